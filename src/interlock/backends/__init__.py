@@ -1,0 +1,1 @@
+"""Backends: the one place that performs input and output.  No business rules live here."""

@@ -1,0 +1,29 @@
+"""What a backend is: it answers the requests of `interlock.core.requests`, and knows nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Backend(Protocol):
+    """One space in one store.
+
+    `uid` is the space's unique id.  `perform` answers Load, LoadAt, Commit, ReadLog, TakeTurn,
+    LeaveTurn and Pause; `perform_async` does the same without blocking the event loop.  Both raise
+    the faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.
+    """
+
+    uid: str
+    name: str
+
+    def perform(self, request: Any) -> Any:
+        """Answer one request."""
+        ...
+
+    async def perform_async(self, request: Any) -> Any:
+        """Answer one request without blocking the event loop."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections and threads.  Closing twice does nothing."""
+        ...

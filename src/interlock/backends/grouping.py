@@ -1,0 +1,119 @@
+"""Groups concurrent commits of one process: whoever comes while one is on its way travels next.
+
+The store is given a list of plans and answers each on its own.  With one caller at a time there
+is no queue, no thread and no waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from interlock.core.outcome import Outcome
+from interlock.core.plan import Plan
+from interlock.errors import AnswerLost, Unavailable
+
+MAX_GROUP = 512
+
+
+class _Slot:
+    __slots__ = ("answer", "done", "fault", "notify", "plan")
+
+    def __init__(self, plan: Plan, notify: Callable[[_Slot], None] | None = None) -> None:
+        self.plan = plan
+        self.notify = notify
+        self.answer: Outcome | None = None
+        self.fault: BaseException | None = None
+        self.done = False
+
+
+class GroupCommit:
+    """Collects plans and hands them to `apply`, one group at a time, in the order they came."""
+
+    def __init__(self, apply: Callable[[Sequence[Plan]], Sequence[Outcome]]) -> None:
+        self._apply = apply
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget waiting plans and locks, as a forked child must."""
+        self._leader = threading.Lock()
+        self._waiting: list[_Slot] = []
+        self._flushing: set[asyncio.AbstractEventLoop] = set()
+
+    def commit(self, plan: Plan) -> Outcome:
+        """Commit one plan, together with those of other threads that wait at the same time."""
+        slot = _Slot(plan)
+        self._waiting.append(slot)
+        while not slot.done:
+            with self._leader:
+                if not slot.done:
+                    self._flush()
+        return _result(slot)
+
+    async def commit_async(self, plan: Plan, run: Callable[..., Any]) -> Outcome:
+        """The same for asyncio.  `run(fn)` runs `fn` in the thread that may block and is awaited."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_Slot] = loop.create_future()
+        slot = _Slot(plan)
+        slot.notify = lambda done: loop.call_soon_threadsafe(_resolve, future, done)
+        self._waiting.append(slot)
+        if loop not in self._flushing:
+            self._flushing.add(loop)
+            task = asyncio.ensure_future(self._flush_all(loop, run))
+            task.add_done_callback(lambda done: done.exception())
+        return _result(await future)
+
+    async def _flush_all(self, loop: asyncio.AbstractEventLoop, run: Callable[..., Any]) -> None:
+        try:
+            await asyncio.sleep(0)  # let every task that is ready add its plan
+            while self._waiting:
+                await run(self._flush_once)
+        except BaseException as problem:
+            for slot in self._waiting:
+                slot.fault = Unavailable(f"the commit could not be sent: {problem!r}")
+                if slot.notify is not None:
+                    slot.notify(slot)
+            self._waiting.clear()
+            raise
+        finally:
+            self._flushing.discard(loop)
+
+    def _flush_once(self) -> None:
+        with self._leader:
+            self._flush()
+
+    def _flush(self) -> None:
+        group = self._waiting[:MAX_GROUP]
+        del self._waiting[: len(group)]  # not MAX_GROUP: others may have joined meanwhile
+        if not group:
+            return
+        try:
+            answers = self._apply([slot.plan for slot in group])
+            for slot, answer in zip(group, answers, strict=True):
+                slot.answer = answer
+        except Exception as problem:
+            for slot in group:
+                slot.fault = problem
+        except BaseException:  # Ctrl-C here: the others' drivers ask again, which is safe
+            for slot in group:
+                slot.fault = AnswerLost("the process was interrupted while it committed")
+            raise
+        finally:
+            for slot in group:
+                slot.done = True
+                if slot.notify is not None:
+                    slot.notify(slot)
+
+
+def _resolve(future: asyncio.Future[_Slot], slot: _Slot) -> None:
+    if not future.done():
+        future.set_result(slot)
+
+
+def _result(slot: _Slot) -> Outcome:
+    if slot.fault is not None:
+        raise slot.fault
+    assert slot.answer is not None
+    return slot.answer

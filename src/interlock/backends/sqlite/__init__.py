@@ -1,0 +1,5 @@
+"""The SQLite backend: the small one, and the default."""
+
+from interlock.backends.sqlite.backend import SQLiteBackend, SQLiteOptions
+
+__all__ = ["SQLiteBackend", "SQLiteOptions"]

@@ -1,0 +1,240 @@
+"""The SQLite backend: requests in, answers out, on the connections of a pool."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from interlock.backends.grouping import GroupCommit
+from interlock.backends.sqlite import place as places
+from interlock.backends.sqlite import read, turns
+from interlock.backends.sqlite.commit import Step
+from interlock.backends.sqlite.connect import (
+    DURABILITY,
+    SQLiteOptions,
+    begin_immediate,
+    check_options,
+    connect,
+    prepare,
+)
+from interlock.backends.sqlite.faults import fault_of, is_busy, translated
+from interlock.backends.sqlite.pool import Pool
+from interlock.backends.sqlite.statements import SQL
+from interlock.core.outcome import Outcome
+from interlock.core.plan import Plan
+from interlock.core.requests import (
+    Commit,
+    LeaveTurn,
+    Load,
+    LoadAt,
+    Pause,
+    Place,
+    ReadLog,
+    TakeTurn,
+)
+from interlock.errors import Unavailable
+
+_NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
+
+
+class SQLiteBackend:
+    """One space in one SQLite file, or in memory.
+
+    `clock` gives microseconds since 1970; without it SQLite's own clock is the store's clock.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        options: SQLiteOptions | None = None,
+        clock: Callable[[], int] | None = None,
+    ) -> None:
+        self.name = name
+        self._options = options or SQLiteOptions()
+        check_options(self._options)
+        self._place = places.parse(url)
+        places.check(self._place)
+        self._clock = clock
+        self._pool = Pool(self._place, lambda: connect(self._place, self._options))
+        self._pool.on_fork = self._start_anew
+        self._group = GroupCommit(self._apply)
+        self._threads: ThreadPoolExecutor | None = None
+        try:
+            with self._pool.writer() as connection, translated(str(self._place)):
+                prepare(connection, self._place, self._options)
+                self._space, self.uid = self._find_space(connection)
+        except BaseException:
+            self._pool.close()
+            raise
+
+    def perform(self, request: Any) -> Any:
+        """Answer one request."""
+        if isinstance(request, Commit):
+            return self._group.commit(request.plan)
+        if isinstance(request, Pause):
+            return self._pause(request)
+        return self._handlers[type(request)](self, request)
+
+    async def perform_async(self, request: Any) -> Any:
+        """Answer one request without blocking the event loop."""
+        if isinstance(request, Commit):
+            return await self._group.commit_async(request.plan, self._in_thread)
+        if isinstance(request, Pause):
+            return await self._pause_async(request)
+        return await self._in_thread(self.perform, request)
+
+    def close(self) -> None:
+        """Close the connections and end the threads.  Closing twice does nothing."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+            self._threads = None
+        self._pool.close()
+
+    # One handler a request
+
+    def _load(self, request: Load) -> Any:
+        with self._reading() as connection:
+            return read.load(connection, self._space, self.uid, request, self._now(connection))
+
+    def _load_at(self, request: LoadAt) -> Any:
+        with self._reading() as connection:
+            return read.load_at(connection, self._space, self.uid, request, self._now(connection))
+
+    def _read_log(self, request: ReadLog) -> Any:
+        with self._reading() as connection:
+            return read.read_log(connection, self._space, request)
+
+    def _take_turn(self, request: TakeTurn) -> Place:
+        with self._reading() as connection:
+            now = self._now(connection)
+            place = turns.look(connection, self._space, self.uid, request, now)
+        if place is None:
+            with self._writing(durable=False) as connection:
+                now = self._now(connection)
+                place = turns.take(connection, self._space, self.uid, request, now)
+        return place
+
+    def _leave_turn(self, request: LeaveTurn) -> None:
+        with self._writing(durable=False) as connection:
+            turns.leave(connection, self._space, request.ticket)
+
+    _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
+        Load: _load,
+        LoadAt: _load_at,
+        ReadLog: _read_log,
+        TakeTurn: _take_turn,
+        LeaveTurn: _leave_turn,
+    }
+
+    def _apply(self, plans: Sequence[Plan]) -> list[Outcome]:
+        """Judge and apply a group of plans in one transaction."""
+        with self._writing(durable=True) as connection:
+            step = Step(connection, self._space, self.uid, self._now(connection))
+            outcomes = [step.commit(plan) for plan in plans]
+            if not step.wrote:
+                connection.execute("ROLLBACK")
+        return outcomes
+
+    # Connections and time
+
+    @contextmanager
+    def _reading(self) -> Any:
+        with translated(str(self._place)), self._pool.reader() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self, durable: bool) -> Any:
+        """A write transaction, committed at the end, rolled back on any fault."""
+        place = str(self._place)
+        deadline = time.monotonic() + self._options.busy_timeout
+        with self._pool.writer() as connection, translated(place):
+            if not durable:
+                connection.execute("PRAGMA synchronous=NORMAL")
+            try:
+                connection.execute("PRAGMA busy_timeout=0")
+                begin_immediate(connection, deadline, place)
+                try:
+                    yield connection
+                    if connection.in_transaction:
+                        _commit(connection, place)
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+            finally:
+                if not durable:
+                    mode = DURABILITY[self._options.durability]
+                    connection.execute(f"PRAGMA synchronous={mode}")
+
+    def _now(self, connection: sqlite3.Connection) -> int:
+        if self._clock is not None:
+            return self._clock()
+        now: int = connection.execute(SQL["now"]).fetchone()[0]
+        return now
+
+    def _find_space(self, connection: sqlite3.Connection) -> tuple[int, str]:
+        row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
+        if row is None and self._place.read_only:
+            raise Unavailable(f"{self._place} has no space {self.name!r} and was opened read-only")
+        if row is None:
+            deadline = time.monotonic() + self._options.busy_timeout
+            begin_immediate(connection, deadline, str(self._place))
+            try:
+                row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
+                if row is None:
+                    values = (self.name, secrets.token_hex(8), self._now(connection))
+                    connection.execute(SQL["add_space"], values)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
+        return row[0], row[1]
+
+    # Waiting
+
+    def _pause(self, request: Pause) -> None:
+        began = time.monotonic()
+        while (seconds := self._next_look(request, began)) > 0:
+            time.sleep(seconds)
+
+    async def _pause_async(self, request: Pause) -> None:
+        began = time.monotonic()
+        while (seconds := await self._in_thread(self._next_look, request, began)) > 0:
+            await asyncio.sleep(seconds)
+
+    def _next_look(self, request: Pause, began: float) -> float:
+        """Return seconds until the next look for news, 0 when there is some or the time is over."""
+        waited = time.monotonic() - began
+        left = request.seconds - waited
+        if request.position is None or left <= 0:
+            return left
+        with self._reading() as connection:
+            if read.log_end(connection, self._space) > request.position:
+                return 0
+        return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
+
+    # Threads and forks
+
+    async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
+
+    def _start_anew(self) -> None:
+        """In a forked child: no thread of the parent is here."""
+        self._threads = None
+        self._group.reset()
+
+
+def _commit(connection: sqlite3.Connection, place: str) -> None:
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error as problem:
+        raise fault_of(problem, place, committing=not is_busy(problem)) from problem

@@ -1,0 +1,181 @@
+"""Opens connections, and makes, checks and migrates the schema of a store."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from interlock.backends.sqlite.faults import fault_of, is_busy
+from interlock.backends.sqlite.place import Place
+from interlock.backends.sqlite.statements import SCHEMA
+from interlock.errors import IncompatibleStore, Invalid, Unavailable
+
+APPLICATION_ID = 0x494C434B  # "ILCK", in the header of the file
+SCHEMA_VERSION = 1
+MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
+
+DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+_OLDEST_SQLITE = (3, 35, 0)
+
+
+class SQLiteOptions(NamedTuple):
+    """Settings of a store in SQLite.
+
+    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` may
+    lose the last commits when the machine (not the process) dies; `off` may also damage the file.
+    `busy_timeout`: seconds to wait for another process that is writing.
+    """
+
+    durability: str = "full"
+    busy_timeout: float = 20.0
+
+
+def check_options(options: SQLiteOptions) -> None:
+    """Raise Invalid where an option has no meaning."""
+    if options.durability not in DURABILITY:
+        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
+    if not 0 <= options.busy_timeout < 86_400:
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds from 0")
+    if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+        raise IncompatibleStore(
+            f"this Python has SQLite {sqlite3.sqlite_version}; Interlock needs 3.35 or newer"
+        )
+
+
+def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
+    """Open one connection.  Raises the library's faults."""
+    try:
+        connection = sqlite3.connect(
+            ":memory:" if place.path is None else _uri(place),
+            timeout=options.busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+            uri=place.path is not None,
+        )
+    except sqlite3.Error as problem:
+        raise fault_of(problem, str(place)) from problem
+    try:
+        connection.execute(f"PRAGMA synchronous={DURABILITY[options.durability]}")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        return connection
+    except sqlite3.Error as problem:
+        connection.close()
+        raise fault_of(problem, str(place)) from problem
+
+
+def prepare(
+    connection: sqlite3.Connection,
+    place: Place,
+    options: SQLiteOptions,
+    migrations: Mapping[int, str] = MIGRATIONS,
+    version: int = SCHEMA_VERSION,
+) -> None:
+    """Bring a store to schema `version`: make it where the file is new, refuse what is not ours."""
+    deadline = time.monotonic() + options.busy_timeout
+    try:
+        found = _checked_version(connection, place, version)
+        if found == version:
+            return
+        if place.read_only:
+            raise IncompatibleStore(
+                f"{place} has schema version {found}, which this Interlock must bring to {version} "
+                "first; open it once without ?mode=ro"
+            )
+        if place.path is not None:
+            _switch_to_wal(connection, deadline, str(place))
+        begin_immediate(connection, deadline, str(place))
+        try:
+            found = _checked_version(connection, place, version)
+            scripts = [SCHEMA] if found == 0 else [migrations[v] for v in range(found, version)]
+            for script in scripts if found != version else ():
+                for statement in _split(script):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={version}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+    except sqlite3.Error as problem:
+        raise fault_of(problem, str(place)) from problem
+
+
+def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str) -> None:
+    """Take the write lock, waiting for other processes until `deadline` (monotonic seconds).
+
+    SQLite's own waiting sleeps up to 100 ms at a time; this asks more often, at random moments,
+    so that a lock that is free does not stay so.
+    """
+    waited = 0
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.Error as problem:
+            if not is_busy(problem):
+                raise
+            if time.monotonic() >= deadline:
+                raise Unavailable(
+                    f"another process kept the write lock of {place} for longer than the busy "
+                    "timeout; try again, or raise busy_timeout="
+                ) from problem
+        waited += 1
+        time.sleep(random.uniform(0.2, 1.0) * min(0.0005 * waited, 0.005))
+
+
+def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) -> int:
+    """Return the schema version of the store, 0 for an empty file."""
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application == APPLICATION_ID:
+        if version > newest:
+            raise IncompatibleStore(
+                f"{place} has schema version {version}, made by a newer Interlock; this one knows "
+                f"versions up to {newest}: upgrade it (pip install -U interlock)"
+            )
+        return version
+    tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+    if application or version or tables:
+        raise IncompatibleStore(
+            f"{place} is a SQLite database of another program, not an Interlock store; "
+            "name another file"
+        )
+    return 0
+
+
+def _switch_to_wal(connection: sqlite3.Connection, deadline: float, place: str) -> None:
+    """Turn write-ahead logging on.  SQLite does not wait for locks here, so this does."""
+    while True:
+        try:
+            mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            if mode != "wal":
+                raise IncompatibleStore(
+                    f"{place} cannot use write-ahead logging (journal mode stays {mode!r}); "
+                    "its file system lacks shared memory"
+                )
+            return
+        except sqlite3.Error as problem:
+            if not is_busy(problem) or time.monotonic() >= deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.01))
+
+
+def _split(script: str) -> list[str]:
+    statements, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements
+
+
+def _uri(place: Place) -> str:
+    assert place.path is not None
+    return place.path.as_uri() + ("?mode=ro" if place.read_only else "")
+
+

@@ -1,0 +1,53 @@
+"""Turns what the sqlite3 module raises into the library's faults, by SQLite's own error codes."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
+
+BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def primary_code(problem: sqlite3.Error) -> int:
+    """Return SQLite's primary result code of an error, 0 where it has none."""
+    return int(getattr(problem, "sqlite_errorcode", 0) or 0) & 0xFF
+
+
+def is_busy(problem: sqlite3.Error) -> bool:
+    """Whether another connection holds the lock that was asked for."""
+    return primary_code(problem) in BUSY_CODES
+
+
+def fault_of(problem: sqlite3.Error, place: str, committing: bool = False) -> Exception:
+    """Return the fault that `problem` is.  `committing`: the COMMIT itself may have been applied."""
+    code = primary_code(problem)
+    name = getattr(problem, "sqlite_errorname", type(problem).__name__)
+    if code == sqlite3.SQLITE_FULL:
+        return Unavailable(f"the disk that holds {place} is full; nothing was written ({name})")
+    if code == sqlite3.SQLITE_READONLY:
+        return Unavailable(f"{place} cannot be written: the file or its folder is read-only ({name})")
+    if code in BUSY_CODES:
+        return Unavailable(f"{place} is locked by another process ({name}); try again")
+    if code == sqlite3.SQLITE_NOTADB:
+        return IncompatibleStore(f"{place} is not an Interlock store: {problem}")
+    if code == sqlite3.SQLITE_CORRUPT or isinstance(problem, sqlite3.DataError):
+        return Corrupt(f"{place} is damaged: {problem} ({name}); restore it from a backup")
+    if committing:
+        return AnswerLost(f"{problem} ({name})")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return Unavailable(f"{place} cannot be opened: {problem}; does its folder exist and may you use it?")
+    return Unavailable(f"{place} cannot be used: {problem} ({name})")
+
+
+@contextmanager
+def translated(place: str) -> Iterator[None]:
+    """Raise the library's faults in place of sqlite3's errors."""
+    try:
+        yield
+    except InterlockError:
+        raise
+    except sqlite3.Error as problem:
+        raise fault_of(problem, place) from problem

@@ -1,0 +1,155 @@
+"""The connections of one store in one process: one that writes, some that read.
+
+Connections are closed before a fork and opened again by whoever needs them next, in the parent
+and in the child: SQLite keeps its file locks by process, and a child that went on with inherited
+ones would believe that it holds locks which it does not.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from interlock.backends.sqlite.place import Place
+from interlock.errors import Closed, Unavailable
+
+
+class Pool:
+    """Hands out connections.  `connect` opens one; a store in memory has only one for everything."""
+
+    def __init__(self, place: Place, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._place = place
+        self._connect = connect
+        self._closed = False
+        self._lost = False
+        self._writer: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []
+        self.on_fork: Callable[[], None] = lambda: None
+        self._reset_locks()
+        _POOLS.add(self)
+
+    @contextmanager
+    def writer(self) -> Iterator[sqlite3.Connection]:
+        """The connection that writes, for one caller at a time."""
+        with self._write_lock:
+            self._check_open()
+            if self._writer is None:
+                self._writer = self._connect()
+            yield self._writer
+
+    @contextmanager
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection that reads, for the caller alone while it has it."""
+        if self._place.path is None:
+            with self.writer() as connection:
+                yield connection
+            return
+        with self._free:
+            while self._paused:
+                self._free.wait()
+            self._check_open()
+            connection = self._idle.pop() if self._idle else None
+            self._out += 1
+        try:
+            if connection is None:
+                connection = self._connect()
+            yield connection
+        finally:
+            with self._free:
+                self._out -= 1
+                if connection is not None:
+                    if self._closed:
+                        connection.close()
+                    else:
+                        self._idle.append(connection)
+                self._free.notify_all()
+
+    def close(self) -> None:
+        """Close every connection, waiting for those in use."""
+        self.pause()
+        self._closed = True
+        self._close_all()
+        self.resume()
+        _POOLS.discard(self)
+
+    def pause(self) -> None:
+        """Wait until no connection is in use, and let nobody have one."""
+        self._write_lock.acquire()
+        with self._free:
+            self._paused = True
+            while self._out:
+                self._free.wait()
+
+    def resume(self) -> None:
+        """Hand out connections again."""
+        with self._free:
+            self._paused = False
+            self._free.notify_all()
+        self._write_lock.release()
+
+    def before_fork(self) -> None:
+        """Pause, with no connection open that the child would inherit."""
+        self.pause()
+        if self._place.path is not None:
+            self._close_all()
+
+    def after_fork_in_child(self) -> None:
+        """Start anew in the child; a store in memory stays with the parent."""
+        self._lost = self._place.path is None
+        self._reset_locks()
+        self.on_fork()
+
+    def _reset_locks(self) -> None:
+        self._write_lock = threading.Lock()
+        self._free = threading.Condition(threading.Lock())
+        self._paused = False
+        self._out = 0
+
+    def _close_all(self) -> None:
+        connections = [*self._idle, *([self._writer] if self._writer else [])]
+        self._idle, self._writer = [], None
+        for connection in connections:
+            with suppress(sqlite3.Error):
+                connection.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"the space in {self._place} was closed; open it again to use it")
+        if self._lost:
+            raise Unavailable("a store in memory does not cross a fork; use a file (sqlite:///team.db)")
+
+
+_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
+_paused_for_fork: list[Pool] = []
+_fork_lock = threading.Lock()
+
+
+def _before_fork() -> None:
+    _fork_lock.acquire()  # two forks that pause the same pools in two orders would wait forever
+    for pool in list(_POOLS):
+        pool.before_fork()
+        _paused_for_fork.append(pool)
+
+
+def _after_fork_in_parent() -> None:
+    while _paused_for_fork:
+        _paused_for_fork.pop().resume()
+    _fork_lock.release()
+
+
+def _after_fork_in_child() -> None:
+    while _paused_for_fork:
+        _paused_for_fork.pop().after_fork_in_child()
+    _fork_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )

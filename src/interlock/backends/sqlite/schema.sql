@@ -1,0 +1,62 @@
+-- The schema of a store, version 1.  Times are microseconds since 1970 (UTC), by the store's clock.
+--
+-- spaces        one row a space; uid tells records of one space from those of another
+-- log           the truth: one row a write of a commit; position is gapless within a space
+-- heads         one row a key, tombstones included: its version, its epoch, and the position of the
+--               log row that holds its value.  A value stands in the log only, so the two cannot disagree
+-- tickets       places in the queues for keys; ticket numbers are never used twice
+-- ticket_keys   which queues a ticket stands in
+
+CREATE TABLE spaces (
+    space INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    uid TEXT NOT NULL UNIQUE,
+    created INTEGER NOT NULL
+);
+
+CREATE TABLE log (
+    space INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT,
+    agent TEXT NOT NULL,
+    time INTEGER NOT NULL,
+    op TEXT NOT NULL,
+    reads TEXT,
+    PRIMARY KEY (space, position)
+) WITHOUT ROWID;
+
+CREATE INDEX log_by_key ON log (space, key, position);
+
+CREATE INDEX log_by_op ON log (space, op);
+
+CREATE TABLE heads (
+    space INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    live INTEGER NOT NULL,
+    PRIMARY KEY (space, key)
+) WITHOUT ROWID;
+
+CREATE TABLE tickets (
+    ticket INTEGER PRIMARY KEY AUTOINCREMENT,
+    space INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    renewed INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    firm INTEGER NOT NULL,
+    UNIQUE (space, name)
+);
+
+CREATE TABLE ticket_keys (
+    space INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    ticket INTEGER NOT NULL,
+    PRIMARY KEY (space, key, ticket)
+) WITHOUT ROWID;

@@ -1,0 +1,24 @@
+"""Loads the statements of the dialect from `statements.sql`, where each has a name and a header."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+_HEADER = re.compile(r"^-- name: (\w+) \(.*\)$", re.MULTILINE)
+
+
+def load(file: str) -> dict[str, str]:
+    """Return the statements of `file` by name, comments and final semicolons removed."""
+    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+    parts = _HEADER.split(text)[1:]
+    return {name: _body(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def _body(text: str) -> str:
+    lines = (line for line in text.splitlines() if not line.startswith("--"))
+    return "\n".join(lines).strip().removesuffix(";")
+
+
+SQL = load("statements.sql")
+SCHEMA = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")

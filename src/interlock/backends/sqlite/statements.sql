@@ -1,0 +1,141 @@
+-- Every statement of the SQLite dialect.  `-- name:` begins one; its arguments stand in the header.
+-- Tables: see schema.sql.  Where :now is given it is the time; elsewhere the store's clock is read.
+
+-- name: now ()
+-- The store's clock in microseconds (SQLite knows milliseconds).
+SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000;
+
+-- name: find_space (name)
+SELECT space, uid FROM spaces WHERE name = ?;
+
+-- name: add_space (name, uid, created)
+INSERT INTO spaces (name, uid, created) VALUES (?, ?, ?);
+
+-- name: log_end (space)
+-- Position and time of the last entry.
+SELECT position, time FROM log WHERE space = ? ORDER BY position DESC LIMIT 1;
+
+-- name: entries_of_op (space, op)
+SELECT key, kind, version, epoch, position, body, time, agent
+FROM log WHERE space = ? AND op = ? ORDER BY position;
+
+-- name: head (space, key)
+SELECT version, epoch, position, live FROM heads WHERE space = ? AND key = ?;
+
+-- name: records (keys as a JSON array, space)
+-- One row a key in the order asked, absent keys with NULLs, all of one moment.
+SELECT k.value, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
+FROM json_each(?1) AS k
+LEFT JOIN heads AS h ON h.space = ?2 AND h.key = k.value
+LEFT JOIN log AS l ON l.space = ?2 AND l.position = h.position
+ORDER BY k.id;
+
+-- name: record (space, key)
+SELECT ?2, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
+FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2
+LEFT JOIN log AS l ON l.space = ?1 AND l.position = h.position;
+
+-- name: scan (space, first, end)
+SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
+FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = h.position
+WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
+ORDER BY h.key;
+
+-- name: scan_versions (space, first, end)
+SELECT key, version, epoch FROM heads
+WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live;
+
+-- name: records_at (keys as a JSON array, space, position)
+-- As `records`, as of a position.
+SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.position, l.kind <> 'delete'
+FROM json_each(?1) AS k
+LEFT JOIN log AS l ON l.space = ?2 AND l.position = (
+    SELECT MAX(position) FROM log WHERE space = ?2 AND key = k.value AND position <= ?3)
+ORDER BY k.id;
+
+-- name: scan_at (space, first, end, position)
+SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.position, 1
+FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = (
+    SELECT MAX(position) FROM log WHERE space = h.space AND key = h.key AND position <= ?4)
+WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
+ORDER BY h.key;
+
+-- name: time_at (space, position)
+SELECT time FROM log WHERE space = ? AND position = ?;
+
+-- name: log_page (space, after, limit)
+SELECT position, key, version, epoch, kind, body, agent, time, op, reads
+FROM log WHERE space = ?1 AND position > ?2 ORDER BY position LIMIT ?3;
+
+-- name: log_page_of_prefix (space, after, limit, first, end)
+SELECT position, key, version, epoch, kind, body, agent, time, op, reads
+FROM log WHERE space = ?1 AND position > ?2 AND key >= ?4 AND (?5 IS NULL OR key < ?5)
+ORDER BY position LIMIT ?3;
+
+-- name: log_page_of_key (space, after, limit, key)
+SELECT position, key, version, epoch, kind, body, agent, time, op, reads
+FROM log INDEXED BY log_by_key WHERE space = ?1 AND key = ?4 AND position > ?2
+ORDER BY position LIMIT ?3;
+
+-- name: append_log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: set_head (space, key, version, epoch, position, live)
+INSERT INTO heads (space, key, version, epoch, position, live) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (space, key) DO UPDATE
+SET version = excluded.version, position = excluded.position, live = excluded.live;
+
+-- name: any_tickets ()
+SELECT EXISTS (SELECT 1 FROM tickets);
+
+-- name: first_ticket (space, key, now)
+-- The live ticket whose turn it is.  A ticket renewed in the future is dead: the clock stepped back.
+SELECT t.ticket, t.agent, t.expires, t.firm
+FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
+WHERE q.space = ?1 AND q.key = ?2 AND t.expires > ?3 AND t.renewed <= ?3 + 1000000
+ORDER BY q.ticket LIMIT 1;
+
+-- name: queued (keys as a JSON array, space, now)
+SELECT q.key, COUNT(*)
+FROM json_each(?1) AS k JOIN ticket_keys AS q ON q.space = ?2 AND q.key = k.value
+JOIN tickets AS t ON t.ticket = q.ticket
+WHERE t.expires > ?3 AND t.renewed <= ?3 + 1000000 GROUP BY q.key;
+
+-- name: ticket (space, ticket, now)
+SELECT ticket, expires, firm FROM tickets
+WHERE space = ?1 AND ticket = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;
+
+-- name: ticket_named (space, name, now)
+SELECT ticket FROM tickets
+WHERE space = ?1 AND name = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;
+
+-- name: tickets_ahead (ticket, space, now)
+SELECT COUNT(DISTINCT other.ticket)
+FROM ticket_keys AS mine
+JOIN ticket_keys AS other
+    ON other.space = mine.space AND other.key = mine.key AND other.ticket < mine.ticket
+JOIN tickets AS t ON t.ticket = other.ticket
+WHERE mine.ticket = ?1 AND mine.space = ?2
+AND t.expires > ?3 AND t.renewed <= ?3 + 1000000;
+
+-- name: add_ticket (space, name, agent, renewed, expires, firm)
+INSERT INTO tickets (space, name, agent, renewed, expires, firm) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: add_ticket_key (space, key, ticket)
+INSERT INTO ticket_keys (space, key, ticket) VALUES (?, ?, ?);
+
+-- name: renew_ticket (renewed, expires, firm, ticket)
+UPDATE tickets SET renewed = ?1, expires = ?2, firm = MAX(firm, ?3) WHERE ticket = ?4;
+
+-- name: drop_ticket (ticket)
+DELETE FROM tickets WHERE ticket = ?;
+
+-- name: drop_ticket_keys (space, ticket)
+DELETE FROM ticket_keys WHERE ticket = ?2 AND space = ?1;
+
+-- name: drop_dead_tickets (now)
+DELETE FROM tickets WHERE expires <= ?1 OR renewed > ?1 + 1000000;
+
+-- name: drop_dead_ticket_keys ()
+DELETE FROM ticket_keys WHERE ticket NOT IN (SELECT ticket FROM tickets);

@@ -1,0 +1,93 @@
+"""The grammar of keys, prefixes and names.  What a key may hold lives in `rules`, not here.
+
+A key is a path of segments joined by `/`: `booking/session_123`, `plan.md`.  Segments are not
+empty and hold no control characters, no white space at their ends, and none of `* { }`, which
+belong to patterns.  The first segment does not begin with `$`: those keys are the library's own.
+"""
+
+from __future__ import annotations
+
+from interlock.core.outcome import Invalid
+
+MAX_KEY_BYTES = 512
+MAX_NAME_BYTES = 128
+_PATTERN_CHARACTERS = "*{}"
+
+
+def check_key(key: object) -> Invalid | None:
+    """Return why `key` is not a key, or None when it is one."""
+    problem = _problem("key", key, MAX_KEY_BYTES)
+    if problem is not None:
+        return problem
+    assert isinstance(key, str)
+    if key.startswith("$"):
+        return Invalid(f"key {key!r} begins with '$', which is kept for the library's own keys", key)
+    for segment in key.split("/"):
+        if not segment:
+            return Invalid(
+                f"key {key!r} has an empty segment; write it as 'a/b', without '/' at either end", key
+            )
+        if segment != segment.strip():
+            return Invalid(f"key {key!r} has white space at the end of segment {segment!r}", key)
+        if segment in (".", ".."):
+            return Invalid(f"key {key!r} has the segment {segment!r}, which is a folder's name", key)
+    for character in _PATTERN_CHARACTERS:
+        if character in key:
+            return Invalid(
+                f"key {key!r} holds {character!r}, which is kept for patterns; leave it out", key
+            )
+    return None
+
+
+def check_prefix(prefix: object) -> Invalid | None:
+    """Return why `prefix` cannot begin a key, or None when it can.  The empty prefix is every key."""
+    if prefix == "":
+        return None
+    problem = _problem("prefix", prefix, MAX_KEY_BYTES)
+    if problem is not None:
+        return problem
+    assert isinstance(prefix, str)
+    for character in _PATTERN_CHARACTERS:
+        if character in prefix:
+            return Invalid(
+                f"prefix {prefix!r} holds {character!r}; a prefix is plain text such as 'booking/'"
+            )
+    return None
+
+
+def check_name(what: str, name: object) -> Invalid | None:
+    """Return why `name` cannot name a space, an agent or an operation (`what` says which)."""
+    problem = _problem(what, name, MAX_NAME_BYTES)
+    if problem is None and isinstance(name, str) and name != name.strip():
+        return Invalid(f"{what} {name!r} has white space at its end")
+    return problem
+
+
+def prefix_end(prefix: str) -> str | None:
+    """Return the first text after every text that begins with `prefix`, or None where there is none.
+
+    Order is that of UTF-8 bytes, which is that of code points.
+    """
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index]) + 1
+        if 0xD800 <= code <= 0xDFFF:
+            code = 0xE000
+        if code <= 0x10FFFF:
+            return prefix[:index] + chr(code)
+    return None
+
+
+def _problem(what: str, text: object, limit: int) -> Invalid | None:
+    if not isinstance(text, str):
+        return Invalid(f"a {what} is a str, not {type(text).__name__} ({text!r:.60})")
+    if not text:
+        return Invalid(f"a {what} cannot be empty")
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return Invalid(f"{what} {text!r:.60} holds a lone surrogate, which UTF-8 cannot carry")
+    if size > limit:
+        return Invalid(f"{what} {text[:40]!r}... is {size} bytes long; the limit is {limit}")
+    if not text.isprintable():
+        return Invalid(f"{what} {text!r:.60} holds a character that cannot be printed")
+    return None

@@ -1,0 +1,280 @@
+"""The protocols, each written once as a generator that yields requests and returns an outcome.
+
+Drivers (`interlock.backends.drive`, the schedule explorer) send the answers.  A protocol never
+yields while it is being closed, so a driver may drop it at any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from interlock.core import decide
+from interlock.core.decide import Writer
+from interlock.core.keys import check_key, check_name, check_prefix
+from interlock.core.outcome import Committed, Conflict, Contended, Held, Invalid, Outcome, Refusal
+from interlock.core.plan import Plan
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import (
+    Commit,
+    LeaveTurn,
+    Load,
+    LoadAt,
+    Pause,
+    Place,
+    ReadLog,
+    TakeTurn,
+    Think,
+)
+from interlock.core.transaction import Transaction, first
+from interlock.core.turns import TICKET_TTL, Limits, take_turn
+
+Steps = Generator[Any, Any, Any]
+
+
+def load(keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
+    """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
+    wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+    if wrong is not None:
+        return wrong
+    return (yield Load(keys, prefixes))
+
+
+def load_at(
+    position: int | None, time_us: int | None, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+) -> Steps:
+    """Read records and scans as of a position or a time.  Returns a Snapshot or Invalid."""
+    wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+    if wrong is not None:
+        return wrong
+    wrong = None if position is None else check_position("position", position)
+    if wrong is not None:
+        return wrong
+    snapshot: Snapshot = yield LoadAt(position, time_us, keys, prefixes)
+    if position is not None and snapshot.position < position:
+        return Invalid(f"position {position} is not there yet: the log ends at {snapshot.position}")
+    return snapshot
+
+
+def log_page(prefix: str, after: int, limit: int) -> Steps:
+    """Read a page of the log.  Returns a LogPage or Invalid."""
+    wrong = check_prefix(prefix) or check_position("after", after)
+    return wrong if wrong is not None else (yield ReadLog(after, prefix, None, limit))
+
+
+def history_page(key: str, after: int, limit: int) -> Steps:
+    """Read a page of one key's entries.  Returns a LogPage or Invalid."""
+    wrong = check_key(key) or check_position("after", after)
+    return wrong if wrong is not None else (yield ReadLog(after, "", key, limit))
+
+
+def wait(seconds: float, position: int) -> Steps:
+    """Wait for news after `position`, at most `seconds`."""
+    return (yield Pause(seconds, position))
+
+
+def outcome(op_id: str) -> Steps:
+    """Ask what an operation id did.  Returns Committed, None or Invalid."""
+    wrong = check_name("operation id", op_id)
+    return wrong if wrong is not None else (yield Load((), (), op_id)).applied
+
+
+def commit(writer: Writer, plan: Plan | Refusal) -> Steps:
+    """Commit one planned write.  Returns its Record or a Refusal."""
+    if isinstance(plan, Refusal):
+        return plan
+    outcome = decide.same_operation(plan, (yield Commit(plan)))
+    return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
+
+
+def commit_transaction(state: Transaction, op_id: str) -> Steps:
+    """Commit a transaction once.  Returns Committed, or a Refusal."""
+    if state.doomed is not None:
+        return state.doomed
+    plan = state.plan(op_id)
+    if not plan.writes:
+        return Committed(state.position or 0, 0, plan.agent, ())
+    return decide.same_operation(plan, (yield Commit(plan)))
+
+
+def update(
+    writer: Writer,
+    key: str,
+    fn: Callable[[Any], Any],
+    default: Any,
+    limits: Limits,
+    op_id: str,
+    resumable: bool,
+) -> Steps:
+    """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
+
+    Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
+    chose `op_id`, so the operation may already have been applied.
+    """
+    wrong = check_key(key) or check_name("operation id", op_id) or check_limits(limits)
+    if wrong is not None:
+        return wrong
+    snapshot: Snapshot = yield Load((key,), (), op_id if resumable else None)
+    if snapshot.applied is not None:
+        return _applied_before(writer, key, op_id, snapshot.applied)
+    record, ticket, attempts = snapshot.records[key], 0, 0
+    in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
+    while True:
+        if in_turn and not ticket:
+            name = f"{op_id}/{attempts}"
+            place = yield from take_turn(writer, (key,), name, limits, snapshot.time_us, attempts)
+            if isinstance(place, Contended):
+                return place
+            ticket, record = place.ticket, place.snapshot.records[key]
+        attempts += 1
+        value = yield from _think(fn, record.value if record.exists else default, writer, key, ticket)
+        outcome: Any = decide.put(writer, record, value, op_id)
+        if isinstance(outcome, Plan):
+            outcome = yield Commit(outcome._replace(ticket=ticket, yields=limits.turns != "never"))
+        if isinstance(outcome, Committed):
+            return _applied_before(writer, key, op_id, outcome)
+        give_up = _give_up(key, outcome, limits, attempts)
+        if give_up is not None:
+            if ticket:
+                yield LeaveTurn(ticket)
+            return give_up
+        in_turn = limits.turns != "never"
+        if isinstance(outcome, Conflict):
+            record = outcome.record
+        if isinstance(outcome, Held):
+            ticket = 0  # no turn yet, or lost by sleeping through it: join the queue
+        elif ticket:
+            place = yield _renewal(writer, (key,), ticket, firm=True)
+            ticket, record = _kept(place, key, record)
+
+
+def transact(
+    writer: Writer,
+    begin: Callable[[Transaction], Any],
+    fn: Callable[[Any], Any],
+    limits: Limits,
+    op_id: str,
+    resumable: bool,
+) -> Steps:
+    """Run `fn` in a transaction and commit; run it again where what it read has moved.
+
+    Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
+    `fn` is given out of the transaction's state.
+    """
+    wrong = check_name("operation id", op_id) or check_limits(limits)
+    if wrong is not None:
+        return Stopped(wrong)
+    snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
+    if snapshot.applied is not None:
+        return None
+    queue: set[str] = set()
+    ticket = attempts = 0
+    while True:
+        if queue and not ticket:
+            name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
+            place = yield from take_turn(writer, keys, name, limits, snapshot.time_us, attempts)
+            if isinstance(place, Contended):
+                return Stopped(place)
+            ticket = place.ticket
+        attempts += 1
+        state = Transaction(writer)
+        renew = _renewal(writer, tuple(sorted(queue)), ticket) if ticket else None
+        answer = None
+        try:
+            answer = yield Think(fn, (begin(state),), renew)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if state.doomed is None:
+                if ticket:
+                    yield LeaveTurn(ticket)
+                raise
+        outcome: Any = state.doomed
+        if outcome is None:
+            plan = state.plan(op_id)._replace(ticket=ticket, yields=limits.turns != "never")
+            outcome = (yield Commit(plan)) if plan.writes else Committed(0, 0, writer.agent, ())
+        if isinstance(outcome, Committed):
+            if ticket and not outcome.writes:
+                yield LeaveTurn(ticket)
+            return answer
+        give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
+        if ticket and (give_up is not None or outcome.key not in queue or isinstance(outcome, Held)):
+            yield LeaveTurn(ticket)
+            ticket = 0
+        if give_up is not None:
+            return Stopped(give_up)
+        if ticket:
+            place = yield _renewal(writer, tuple(sorted(queue)), ticket, firm=True)
+            ticket, _ = _kept(place, outcome.key, None)
+        elif limits.turns != "never":
+            queue.add(outcome.key)
+
+
+class Stopped(NamedTuple):
+    """A transaction that ended in a refusal; told apart from any value that `fn` may return."""
+
+    refusal: Refusal
+
+
+def check_limits(limits: Limits) -> Invalid | None:
+    """Return what is wrong with the limits of an update or a transaction."""
+    if limits.turns not in ("auto", "always", "never"):
+        return Invalid(f"turns={limits.turns!r} is not one of 'auto', 'always', 'never'")
+    if isinstance(limits.attempts, bool) or not isinstance(limits.attempts, int):
+        return Invalid(f"attempts={limits.attempts!r} is not a whole number")
+    if limits.attempts < 1:
+        return Invalid(f"attempts={limits.attempts!r} allows no attempt; it must be at least 1")
+    if limits.patience is not None and not limits.patience >= 0:
+        return Invalid(f"patience={limits.patience!r} is not a number of seconds from 0")
+    return None
+
+
+def check_position(name: str, position: object) -> Invalid | None:
+    """Return why `position` is not a place in a log."""
+    if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**63:
+        return Invalid(f"{name}={position!r} is not a position, a whole number from 0")
+    return None
+
+
+def _think(fn: Callable[[Any], Any], value: Any, writer: Writer, key: str, ticket: int) -> Steps:
+    renew = _renewal(writer, (key,), ticket) if ticket else None
+    try:
+        return (yield Think(fn, (value,), renew))
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if ticket:
+            yield LeaveTurn(ticket)
+        raise
+
+
+def _renewal(writer: Writer, keys: tuple[str, ...], ticket: int, firm: bool = False) -> TakeTurn:
+    return TakeTurn(keys, "", writer.agent, TICKET_TTL, ticket, firm)
+
+
+def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:
+    """Return the ticket and the fresh record after a renewal; ticket 0 where the turn was lost."""
+    if place.ticket and place.ahead == 0:
+        return place.ticket, place.snapshot.records[key]
+    return 0, record
+
+
+def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refusal | None:
+    """Return the refusal to end with, or None where thinking again may help."""
+    assert isinstance(outcome, Refusal)
+    if not isinstance(outcome, Conflict | Held):
+        return outcome
+    if isinstance(outcome, Conflict) and outcome.expected is None:
+        return outcome  # `create` of a key that exists: thinking again meets it again
+    if attempts >= limits.attempts:
+        return Contended(
+            f"gave up {key!r} after {attempts} attempts; last: {outcome.message}", key, attempts, outcome
+        )
+    return None
+
+
+def _applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> Record | Invalid:
+    """Return the record of an operation that wrote exactly `key`."""
+    if len(outcome.writes) != 1 or outcome.writes[0].key != key:
+        return decide.reused_operation(op_id, key)
+    return decide.result(outcome, writer.space)[0]

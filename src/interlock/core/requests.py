@@ -1,0 +1,107 @@
+"""The requests that protocols yield.  A backend answers them; `Think` and `Pause` are the driver's.
+
+Every request is safe to send twice: after a lost answer the driver resubmits it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from interlock.core.plan import Plan
+
+
+class Load(NamedTuple):
+    """A consistent set of records and scanned prefixes.  Answered by a `Snapshot`.
+
+    `op_id`, where given, also asks whether that operation was already applied.
+    """
+
+    keys: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+    op_id: str | None = None
+
+
+class LoadAt(NamedTuple):
+    """The same, as of log position `position`, or as of the store's time `time_us`."""
+
+    position: int | None
+    time_us: int | None
+    keys: tuple[str, ...]
+    prefixes: tuple[str, ...] = ()
+
+
+class Commit(NamedTuple):
+    """One plan.  Answered by an `Outcome`."""
+
+    plan: Plan
+
+
+class ReadLog(NamedTuple):
+    """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
+
+    Answered by a `LogPage`.
+    """
+
+    after: int
+    prefix: str
+    key: str | None
+    limit: int
+
+
+class LogPage(NamedTuple):
+    """Entries in commit order; `upto` is the position that the page is complete up to."""
+
+    entries: list[Any]
+    upto: int
+    head: int
+
+
+class TakeTurn(NamedTuple):
+    """Join the queues of `keys` (`ticket` 0), or renew `ticket` and ask for its place.
+
+    `name` makes joining safe to send twice.  `ttl` is in seconds.  `firm` asks that every
+    other writer waits while this ticket is first.  Answered by a `Place`.
+    """
+
+    keys: tuple[str, ...]
+    name: str
+    agent: str
+    ttl: float
+    ticket: int = 0
+    firm: bool = False
+
+
+class Place(NamedTuple):
+    """A place in the queue: `ahead` live tickets come first.  `ticket` 0: it expired; join again.
+
+    `snapshot` holds the records of the keys as soon as nobody is ahead.
+    """
+
+    ticket: int
+    ahead: int
+    snapshot: Any
+
+
+class LeaveTurn(NamedTuple):
+    """Give up a ticket.  Answered by None."""
+
+    ticket: int
+
+
+class Pause(NamedTuple):
+    """Wait `seconds`, or less where `position` is given and the log grows past it first."""
+
+    seconds: float
+    position: int | None = None
+
+
+class Think(NamedTuple):
+    """Run the caller's function.  `renew` is kept alive meanwhile, so that the turn is not lost."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    renew: TakeTurn | None = None
+
+
+Request = Load | LoadAt | Commit | ReadLog | TakeTurn | LeaveTurn | Pause | Think

@@ -1,0 +1,153 @@
+"""The state of one transaction: what it read, what it will write, and the plan that follows.
+
+Reads of a transaction are one consistent moment.  A later read that finds the space moved asks
+for everything again in one snapshot; where nothing read so far has changed the moment moves
+forward, otherwise the commit could only be refused and the conflict is reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import Any
+
+from interlock.core import decide
+from interlock.core.keys import check_key, check_prefix
+from interlock.core.outcome import Conflict, Invalid, Refusal
+from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import Load
+from interlock.core.values import decode, encode
+
+
+class Transaction:
+    """What one transaction has read and will write.  Pure; one thread at a time."""
+
+    def __init__(self, writer: decide.Writer) -> None:
+        self.writer = writer
+        self.read_records: dict[str, Record] = {}
+        self.read_scans: dict[str, tuple[Record, ...]] = {}
+        self.foreign: dict[str, Expect] = {}
+        self.writes: dict[str, Write] = {}
+        self.position: int | None = None
+        self.doomed: Conflict | None = None
+
+    def load(
+        self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+    ) -> Generator[Any, Any, Refusal | None]:
+        """Protocol: read what of `keys` and `prefixes` is not read yet, at one moment with the rest."""
+        wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+        if wrong is not None:
+            return wrong
+        keys = tuple(key for key in keys if key not in self.read_records)
+        prefixes = tuple(prefix for prefix in prefixes if prefix not in self.read_scans)
+        if not keys and not prefixes:
+            return None
+        snapshot: Snapshot = yield Load(keys, prefixes)
+        if self.position is not None and snapshot.position != self.position:
+            everything = tuple(dict.fromkeys((*self.read_records, *keys)))
+            snapshot = yield Load(everything, (*self.read_scans, *prefixes))
+            self.doomed = self._moved(snapshot)
+            if self.doomed is not None:
+                return self.doomed
+        self.position = snapshot.position
+        self.read_records.update((key, snapshot.records[key]) for key in keys)
+        self.read_scans.update((prefix, snapshot.scans[prefix]) for prefix in prefixes)
+        return None
+
+    def view(self, key: str) -> Record:
+        """Return `key` as the transaction sees it: with its own pending write."""
+        return self._overlaid(self.read_records[key])
+
+    def view_scan(self, prefix: str) -> dict[str, Record]:
+        """Return a scan as the transaction sees it: with its own pending writes."""
+        seen = {record.key: record for record in self.read_scans[prefix]}
+        for key in self.writes:
+            if key.startswith(prefix) and key not in seen:
+                seen[key] = self.read_records.get(key) or Record(
+                    key, None, 0, 0, None, 0, 0, False, self.writer.space
+                )
+        views = (self._overlaid(seen[key]) for key in sorted(seen))
+        return {view.key: view for view in views if view.exists}
+
+    def write(self, record: Record, value: Any) -> Refusal | None:
+        """Write `value` over `record` when the transaction commits."""
+        wrong = decide.own_record(self.writer, record)
+        body = encode(value, self.writer.max_value_bytes)
+        if wrong is not None or isinstance(body, Invalid):
+            return wrong or body  # type: ignore[return-value]  # the other one is a refusal
+        self._expect(record)
+        self.writes[record.key] = Write(PUT, record.key, body)
+        return None
+
+    def create(self, key: str, value: Any) -> Refusal | None:
+        """Write `value` to a key that must not exist when the transaction commits."""
+        body = encode(value, self.writer.max_value_bytes)
+        wrong = check_key(key) or (body if isinstance(body, Invalid) else None)
+        if wrong is not None:
+            return wrong
+        known = self.read_records.get(key)
+        if known is not None and self._overlaid(known).exists:
+            self.doomed = decide.conflict(Expect(key, None, None), self._overlaid(known))
+            return self.doomed
+        if known is None and key not in self.foreign:
+            self.foreign[key] = Expect(key, None, None)
+        assert isinstance(body, str)
+        self.writes[key] = Write(PUT, key, body)
+        return None
+
+    def delete(self, record: Record) -> Refusal | None:
+        """Delete the key of `record` when the transaction commits."""
+        wrong = decide.own_record(self.writer, record)
+        if wrong is None and not record.exists:
+            wrong = Invalid(f"{record.key!r} does not exist, so there is nothing to delete", record.key)
+        if wrong is not None:
+            return wrong
+        self._expect(record)
+        self.writes[record.key] = Write(DELETE, record.key, None)
+        return None
+
+    def plan(self, op_id: str) -> Plan:
+        """Return the plan: every record and prefix read is an expectation."""
+        expects = {key: decide.expect(record) for key, record in self.read_records.items()}
+        for key, expected in self.foreign.items():
+            expects[key] = expected
+        members = {record.key for records in self.read_scans.values() for record in records}
+        return Plan(
+            op_id,
+            self.writer.agent,
+            tuple(e for key, e in expects.items() if key not in members or key in self.writes),
+            tuple(decide.scanned(prefix, found) for prefix, found in self.read_scans.items()),
+            tuple(self.writes[key] for key in sorted(self.writes)),
+        )
+
+    def _expect(self, record: Record) -> None:
+        known = self.read_records.get(record.key)
+        if known is None or decide.expect(known) != decide.expect(record):
+            self.foreign[record.key] = decide.expect(record)
+
+    def _overlaid(self, record: Record) -> Record:
+        pending = self.writes.get(record.key)
+        if pending is None:
+            return record
+        exists = pending.kind == PUT
+        return record._replace(value=decode(pending.body), exists=exists)
+
+    def _moved(self, snapshot: Snapshot) -> Conflict | None:
+        for key, record in self.read_records.items():
+            now = snapshot.records[key]
+            if (now.version, now.epoch) != (record.version, record.epoch):
+                return decide.conflict(decide.expect(record), now)
+        for prefix, records in self.read_scans.items():
+            was = {r.key: (r.version, r.epoch) for r in records}
+            found = {r.key: r for r in snapshot.scans[prefix]}
+            key = decide.first_difference(was, {k: (r.version, r.epoch) for k, r in found.items()})
+            if key is not None:
+                gone = Record(key, None, was.get(key, (0, 0))[0], 0, None, 0, 0, False, self.writer.space)
+                expected = was[key][0] if key in was else None
+                return decide.scan_conflict(prefix, expected, found.get(key, gone))
+        return None
+
+
+def first(problems: Iterable[Invalid | None]) -> Invalid | None:
+    """Return the first problem, if there is one."""
+    return next((problem for problem in problems if problem is not None), None)

@@ -1,0 +1,170 @@
+"""The exceptions.  A refusal means that nothing was written; a fault means that something is broken.
+
+`Refused.retryable` says whether trying again may help and `Refused.next_step` how.  None of them
+is a RuntimeError: some frameworks take a RuntimeError for their own shutdown.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, NoReturn
+
+from interlock.core import outcome as refusals
+from interlock.core.records import Record
+
+
+class InterlockError(Exception):
+    """Everything that Interlock raises."""
+
+
+class Refused(InterlockError):
+    """The store refused the write.  Nothing was written."""
+
+    _kind: ClassVar[type[refusals.Refusal]] = refusals.Refusal
+
+    def __init__(self, outcome: refusals.Refusal | str) -> None:
+        if isinstance(outcome, str):
+            outcome = self._kind(outcome)
+        super().__init__(f"{outcome.message}; {outcome.next_step}")
+        self.outcome: Any = outcome
+
+    def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
+        return type(self), (self.outcome,)
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying again may help."""
+        return bool(self.outcome.retryable)
+
+    @property
+    def next_step(self) -> str:
+        """What to do next, in a few words."""
+        return str(self.outcome.next_step)
+
+
+class Invalid(Refused):
+    """The request is malformed: the message names what, and the limit."""
+
+    _kind = refusals.Invalid
+
+
+class Conflict(Refused):
+    """Something that the write was computed from has moved.  Read again, think again, write again."""
+
+    @property
+    def key(self) -> str:
+        """The key that moved."""
+        return str(self.outcome.key)
+
+    @property
+    def expected(self) -> int | None:
+        """The version that the write was computed from; None where the key had to be absent."""
+        version: int | None = self.outcome.expected
+        return version
+
+    @property
+    def actual(self) -> int:
+        """The version of the key now."""
+        return int(self.outcome.actual)
+
+    @property
+    def record(self) -> Record:
+        """The fresh record, read in the same atomic step that refused the write."""
+        record: Record = self.outcome.record
+        return record
+
+    @property
+    def writer(self) -> str | None:
+        """Who wrote the fresh record."""
+        return self.record.writer
+
+    @property
+    def at(self) -> datetime | None:
+        """When the fresh record was written (store's clock)."""
+        return self.record.at
+
+
+class Held(Refused):
+    """Another agent has the exclusive right to write now."""
+
+    @property
+    def holder(self) -> str:
+        """The agent that holds it."""
+        return str(self.outcome.holder)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds until it may be reclaimed, unless it is renewed."""
+        return float(self.outcome.seconds)
+
+
+class Contended(Refused):
+    """The limit of attempts or of patience was reached."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts were made."""
+        return int(self.outcome.attempts)
+
+
+class Fenced(Refused):
+    """This writer was replaced; it must stop."""
+
+    @property
+    def held(self) -> int:
+        """The epoch that this writer had."""
+        return int(self.outcome.held)
+
+    @property
+    def current(self) -> int:
+        """The epoch in force."""
+        return int(self.outcome.current)
+
+
+class Fault(InterlockError):
+    """Something outside is broken: the file, the disk, the server."""
+
+
+class Unavailable(Fault):
+    """The store cannot be used now.  Nothing was sent, so nothing was written."""
+
+
+class Unknown(Fault):
+    """The write was sent and its answer was lost.  Sending it again with its operation id is safe."""
+
+    def __init__(self, message: str, op_id: str = "") -> None:
+        super().__init__(message)
+        self.op_id = op_id
+
+    def __reduce__(self) -> tuple[type[Unknown], tuple[str, str]]:
+        return type(self), (str(self), self.op_id)
+
+
+class Corrupt(Fault):
+    """The store is damaged: it disagrees with itself or cannot be decoded."""
+
+
+class IncompatibleStore(Fault):
+    """The store is not Interlock's, or was made by a newer Interlock, or sits where it is not safe."""
+
+
+class Closed(Fault):
+    """The space was closed; open it again to use it."""
+
+
+class AnswerLost(Exception):
+    """Raised by a backend: the request was sent and its answer was lost.  Drivers resubmit it."""
+
+
+_EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
+    refusals.Invalid: Invalid,
+    refusals.Conflict: Conflict,
+    refusals.Held: Held,
+    refusals.Contended: Contended,
+    refusals.Fenced: Fenced,
+}
+
+
+def raise_refusal(refusal: refusals.Refusal) -> NoReturn:
+    """Raise a refusal as its exception."""
+    raise _EXCEPTIONS.get(type(refusal), Refused)(refusal)

@@ -1,0 +1,44 @@
+"""Defaults and the checking of arguments that the two façades share."""
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import datetime, timedelta
+
+from interlock.core.decide import Writer
+from interlock.core.keys import check_name
+from interlock.core.records import as_datetime
+from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
+from interlock.errors import Invalid, raise_refusal
+
+DEFAULT_ATTEMPTS = 20  # thoughts
+PAGE = 1000  # entries
+WATCH_PAUSE = 1.0  # seconds
+
+
+def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | None) -> Writer:
+    """Return who writes, from the arguments of `open`.  Raises Invalid."""
+    name = f"{socket.gethostname()}:{os.getpid()}"[-128:] if agent is None else agent
+    wrong = check_name("space", space) or check_name("agent", name)
+    if wrong is not None:
+        raise_refusal(wrong)
+    limit = DEFAULT_MAX_VALUE_BYTES if max_value_bytes is None else max_value_bytes
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise Invalid(f"max_value_bytes={max_value_bytes!r} is not a number of bytes from 1")
+    return Writer(uid, name, limit)
+
+
+def as_time_us(position: int | None, time: datetime | float | None) -> int | None:
+    """Return the time of `at` in microseconds, None where a position was given.  Raises Invalid."""
+    if (position is None) == (time is None):
+        raise Invalid("at() takes either position= or time=, and exactly one of them")
+    if time is None:
+        return None
+    if isinstance(time, datetime):
+        if time.tzinfo is None:
+            raise Invalid(f"time={time!r} has no time zone; use one, such as datetime.now(UTC)")
+        return (time - as_datetime(0)) // timedelta(microseconds=1)
+    if isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e12:
+        raise Invalid(f"time={time!r} is neither an aware datetime nor Unix seconds")
+    return int(time * 1e6)

@@ -1,0 +1,339 @@
+"""The synchronous façade: `interlock.open` and what it returns.  Thin: the protocols are in `core`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+from interlock import reentry
+from interlock.backends.drive import SyncDriver, new_op_id
+from interlock.backends.urls import open_backend
+from interlock.core import decide, protocol
+from interlock.core.keys import check_prefix
+from interlock.core.outcome import Committed, Refusal
+from interlock.core.records import Entry, Record, Snapshot
+from interlock.core.requests import LogPage
+from interlock.core.transaction import Transaction
+from interlock.core.turns import Limits
+from interlock.errors import Invalid, raise_refusal
+from interlock.settings import (
+    DEFAULT_ATTEMPTS,
+    PAGE,
+    WATCH_PAUSE,
+    as_time_us,
+    make_writer,
+)
+
+
+def open(  # noqa: A001  # reads as interlock.open
+    url: str,
+    space: str = "default",
+    agent: str | None = None,
+    *,
+    durability: str | None = None,
+    busy_timeout: float | None = None,
+    max_value_bytes: int | None = None,
+) -> Space:
+    """Open `space` in the store at `url`, making both where they do not exist yet.
+
+    `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` (in memory, for tests);
+    `?mode=ro` opens a file read-only.  `agent` is the name that commits are logged under (default:
+    host and process id).  `durability` is `full` (default), `normal` (a power failure may lose the
+    last commits) or `off` (it may damage the file).  `busy_timeout`: seconds to wait for another
+    process that is writing (20).  `max_value_bytes`: limit of a value's JSON (1 MiB).
+
+    Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
+    """
+    make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
+    backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+    return Space(SyncDriver(backend), make_writer(backend.uid, space, agent, max_value_bytes))
+
+
+class Space:
+    """Shared state of a group of agents.  May be used by many threads; open with `interlock.open`."""
+
+    def __init__(self, driver: SyncDriver, writer: decide.Writer) -> None:
+        self._driver = driver
+        self._writer = writer
+
+    @property
+    def agent(self) -> str:
+        """The name that this space's commits are logged under."""
+        return self._writer.agent
+
+    def read(self, key: str) -> Record:
+        """Return the record of `key`; one that was never written has version 0.  Raises Invalid."""
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys` as of one moment.  Raises Invalid."""
+        names = tuple(dict.fromkeys(keys))
+        reentry.check(self._writer.space, names)
+        return dict(self._run(protocol.load(names)).records)
+
+    def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
+        snapshot: Snapshot = self._run(protocol.load((), (prefix,)))
+        return {record.key: record for record in snapshot.scans[prefix]}
+
+    def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
+        """Write `value` over `record` and return the new record.
+
+        Raises Conflict where the key has moved since `record` was read, Held where an agent whose
+        turn it is has already lost one to a write from outside, Invalid, or a fault.  `op_id` makes
+        sending the same write again harmless; without one a fresh id is drawn.
+        """
+        plan = decide.put(self._writer, record, value, self._op_id(op_id))
+        return self._commit(record.key if isinstance(record, Record) else "", plan)
+
+    def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+        """Write `value` to a key that must not exist, and return its record.  Raises Conflict if it does."""
+        return self._commit(key, decide.create(self._writer, key, value, self._op_id(op_id)))
+
+    def delete(self, record: Record, *, op_id: str | None = None) -> Record:
+        """Delete the key of `record`; its version goes on counting.  Raises Conflict if it has moved."""
+        plan = decide.delete(self._writer, record, self._op_id(op_id))
+        return self._commit(record.key if isinstance(record, Record) else "", plan)
+
+    def update(
+        self,
+        key: str,
+        fn: Callable[[Any], Any],
+        *,
+        default: Any = None,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None = None,
+    ) -> Record:
+        """Read `key`, let `fn(value)` think, commit what it returns; return the new record.
+
+        `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
+        with the fresh value), so effects do not belong into it; what it raises ends the update with
+        nothing written.  `attempts` limits how often it runs and `patience` the seconds spent waiting
+        for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto` thinks at once
+        and queues after a conflict or where a queue exists, `always` queues first, so that every
+        thought counts, `never` only retries.  With an `op_id` that was already applied, `fn` does
+        not run and the record made then is returned.
+        """
+        reentry.check(self._writer.space, (key,))
+        if inspect.iscoroutinefunction(fn):
+            raise Invalid("fn is a coroutine function; use interlock.open_async for async functions")
+        limits = Limits(attempts, patience, turns)
+        think = reentry.marked(self._writer.space, key, fn)
+        steps = protocol.update(
+            self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
+        )
+        record: Record = self._run(steps)
+        return record
+
+    def transaction(self, *, op_id: str | None = None) -> Tx:
+        """Begin a transaction over several keys, committed when its `with` block ends.
+
+        Raises Conflict, at a read or at the end, where anything that it read has moved.
+        """
+        return Tx(self._driver, Transaction(self._writer), self._op_id(op_id))
+
+    def transact(
+        self,
+        fn: Callable[[Tx], Any],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None = None,
+    ) -> Any:
+        """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
+
+        The limits are those of `update`.  Returns None where `op_id` was already applied.
+        """
+        if inspect.iscoroutinefunction(fn):
+            raise Invalid("fn is a coroutine function; use interlock.open_async for async functions")
+        name = self._op_id(op_id)
+        steps = protocol.transact(
+            self._writer,
+            lambda state: Tx(self._driver, state, name),
+            fn,
+            Limits(attempts, patience, turns),
+            name,
+            op_id is not None,
+        )
+        answer = self._driver.run(steps)
+        if isinstance(answer, protocol.Stopped):
+            raise_refusal(answer.refusal)
+        return answer
+
+    def history(self, key: str, *, after: int = 0) -> Iterator[Entry]:
+        """Yield every entry of `key` after position `after`, oldest first."""
+        return self._entries(protocol.history_page, key, after)
+
+    def log(self, after: int = 0, prefix: str = "") -> Iterator[Entry]:
+        """Yield the entries after position `after` whose keys begin with `prefix`, in commit order."""
+        return self._entries(protocol.log_page, prefix, after)
+
+    def watch(self, prefix: str = "", after: int | None = None) -> Iterator[Entry]:
+        """Yield entries as they are committed, without end, from position `after` (None: from now)."""
+        position = self.position() if after is None else after
+        _raise(check_prefix(prefix) or protocol.check_position("after", position))
+        return self._follow(prefix, position)
+
+    def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
+        """Return the space as of a log position, or of a time (aware datetime, or Unix seconds)."""
+        return Moment(self._driver, position, as_time_us(position, time))
+
+    def position(self) -> int:
+        """Return the position of the last entry of the log, 0 where it is empty."""
+        snapshot: Snapshot = self._run(protocol.load(()))
+        return snapshot.position
+
+    def outcome(self, op_id: str) -> Committed | None:
+        """Return the commit that `op_id` made, or None where it was not applied."""
+        done: Committed | None = self._run(protocol.outcome(op_id))
+        return done
+
+    def close(self) -> None:
+        """Give back the connections.  Closing twice does nothing; using it afterwards raises Closed."""
+        self._driver.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<interlock.Space {self._driver.backend.name!r} agent={self.agent!r}>"
+
+    def _follow(self, prefix: str, position: int) -> Iterator[Entry]:
+        while True:
+            page: LogPage = self._run(protocol.log_page(prefix, position, PAGE))
+            yield from page.entries
+            position = page.upto
+            if len(page.entries) < PAGE:
+                self._run(protocol.wait(WATCH_PAUSE, position))
+
+    def _entries(self, page_of: Callable[..., Any], name: str, after: int) -> Iterator[Entry]:
+        first: LogPage = self._run(page_of(name, after, PAGE))
+
+        def pages() -> Iterator[Entry]:
+            page = first
+            yield from page.entries
+            while page.upto < page.head:
+                page = self._run(page_of(name, page.upto, PAGE))
+                yield from page.entries
+
+        return pages()
+
+    def _commit(self, key: str, plan: Any) -> Record:
+        reentry.check(self._writer.space, (key,))
+        record: Record = self._run(protocol.commit(self._writer, plan))
+        return record
+
+    def _run(self, steps: Any) -> Any:
+        answer = self._driver.run(steps)
+        if isinstance(answer, Refusal):
+            raise_refusal(answer)
+        return answer
+
+    def _op_id(self, op_id: str | None) -> str:
+        return new_op_id() if op_id is None else op_id
+
+
+class Tx:
+    """One transaction: reads of one moment, and writes that are committed together or not at all."""
+
+    def __init__(self, driver: SyncDriver, state: Transaction, op_id: str) -> None:
+        self._driver = driver
+        self._state = state
+        self._op_id = op_id
+        self.committed: Committed | None = None
+
+    def read(self, key: str) -> Record:
+        """Return the record of `key`, with this transaction's own write.  Raises Conflict, Invalid."""
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys`."""
+        names = tuple(dict.fromkeys(keys))
+        self._load(names)
+        return {key: self._state.view(key) for key in names}
+
+    def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the existing records under `prefix`; one that appears later is a conflict, too."""
+        self._load((), (prefix,))
+        return self._state.view_scan(prefix)
+
+    def write(self, record: Record, value: Any) -> None:
+        """Write `value` over `record` at the commit."""
+        _raise(self._state.write(record, value))
+
+    def create(self, key: str, value: Any) -> None:
+        """Write `value` to a key that must not exist at the commit."""
+        _raise(self._state.create(key, value))
+
+    def delete(self, record: Record) -> None:
+        """Delete the key of `record` at the commit."""
+        _raise(self._state.delete(record))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
+            _raise(outcome)
+            self.committed = outcome
+
+    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
+        _raise(self._driver.run(self._state.load(keys, prefixes)))
+
+
+class Moment:
+    """The space as it was at one moment: reads only."""
+
+    def __init__(self, driver: SyncDriver, position: int | None, time_us: int | None) -> None:
+        self._driver = driver
+        self._position = position
+        self._time_us = time_us
+
+    def read(self, key: str) -> Record:
+        """Return the record of `key` as it was."""
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys` as they were."""
+        return dict(self._load(tuple(dict.fromkeys(keys))).records)
+
+    def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the records that existed under `prefix`."""
+        return {record.key: record for record in self._load((), (prefix,)).scans[prefix]}
+
+    def position(self) -> int:
+        """Return the log position of this moment."""
+        return self._load(()).position
+
+    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
+        answer = self._driver.run(
+            protocol.load_at(self._position, self._time_us, keys, prefixes)
+        )
+        _raise(answer)
+        snapshot: Snapshot = answer
+        return snapshot
+
+
+def _raise(answer: Any) -> None:
+    if isinstance(answer, Refusal):
+        raise_refusal(answer)
