@@ -16,7 +16,7 @@ from interlock.core.outcome import Contended
 from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
-_SHARE_OF_WAIT = 0.03  # asking this often costs the hand-over at most this share of a turn
+_SHARE_OF_WAIT = 0.03  # asking this often delays the hand-over by at most this share of a turn
 _SHORTEST, _LONGEST = 0.001, 0.25  # seconds
 
 
@@ -28,34 +28,40 @@ class Limits(NamedTuple):
     turns: str
 
 
-def pause_for(ahead: int, waited: float) -> float:
-    """Return seconds until the next question: a share of the wait so far, longer far back."""
-    return min(max(_SHORTEST * ahead, waited * _SHARE_OF_WAIT * ahead), _LONGEST)
+def pause_for(ahead: int, turn: float, waited: float) -> float:
+    """Return seconds until the next question.
+
+    `turn` is how long a turn takes as far as is known, `waited` the time at this place.  Who is
+    next asks often; who is further back sleeps through half of what the turns before should take.
+    """
+    soon = max(_SHORTEST, waited * _SHARE_OF_WAIT)
+    return min(soon + (ahead - 1) * turn / 2, _LONGEST)
 
 
 def take_turn(
     writer: Writer, keys: tuple[str, ...], name: str, limits: Limits, start_us: int, attempts: int
 ) -> Generator[Any, Any, Place | Contended]:
     """Protocol: join the queues of `keys` and wait until nobody is ahead."""
-    ticket, ahead, since_us = 0, -1, 0
+    ticket, ahead, joined_us, since_us, passed = 0, -1, 0, 0, 0
     while True:
-        request = TakeTurn(keys, name, writer.agent, TICKET_TTL, ticket)
-        place: Place = yield request
+        place: Place = yield TakeTurn(keys, name, writer.agent, TICKET_TTL, ticket)
         if place.ticket and place.ahead == 0:
             return place
-        ticket = place.ticket
         now_us = place.snapshot.time_us
-        if not ticket:
-            continue  # the ticket had expired: join again, at the end
-        if place.ahead != ahead:
+        if place.ticket != ticket:  # joined, or the ticket had expired: join again, at the end
+            ticket, ahead, joined_us, since_us, passed = place.ticket, place.ahead, now_us, now_us, 0
+            if not ticket:
+                continue
+        elif place.ahead != ahead:
+            passed += ahead - place.ahead
             ahead, since_us = place.ahead, now_us
         if limits.patience is not None and now_us - start_us >= limits.patience * 1e6:
             yield LeaveTurn(ticket)
             return Contended(
-                f"gave up {keys[0]!r} after {limits.patience} s of patience with {ahead} agents "
-                f"ahead and {attempts} attempts made",
+                f"gave up {keys[0]!r} after {limits.patience} s of patience, {ahead} agents ahead "
+                f"in the queue and {attempts} attempts made",
                 keys[0],
                 attempts,
             )
-        waited = max(now_us - since_us, 0) / 1e6
-        yield Pause(pause_for(ahead, waited))
+        turn = max(now_us - joined_us, 0) / 1e6 / max(passed, 1)
+        yield Pause(pause_for(ahead, turn, max(now_us - since_us, 0) / 1e6))

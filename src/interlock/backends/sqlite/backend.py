@@ -135,12 +135,23 @@ class SQLiteBackend:
 
     def _apply(self, plans: Sequence[Plan]) -> list[Outcome]:
         """Judge and apply a group of plans in one transaction."""
-        with self._writing(durable=True) as connection:
+        answers = self._look_first(plans) if any(plan.yields for plan in plans) else {}
+        left = [plan for index, plan in enumerate(plans) if index not in answers]
+        if left:
+            with self._writing(durable=True) as connection:
+                step = Step(connection, self._space, self.uid, self._now(connection))
+                applied = iter([step.commit(plan) for plan in left])
+                if not step.wrote:
+                    connection.execute("ROLLBACK")
+        return [answers[i] if i in answers else next(applied) for i in range(len(plans))]
+
+    def _look_first(self, plans: Sequence[Plan]) -> dict[int, Outcome]:
+        """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
+        agents that take the write lock only to be refused keep it from the one who can write."""
+        with self._reading() as connection, read.one_moment(connection):
             step = Step(connection, self._space, self.uid, self._now(connection))
-            outcomes = [step.commit(plan) for plan in plans]
-            if not step.wrote:
-                connection.execute("ROLLBACK")
-        return outcomes
+            judged = {index: step.judge(plan) for index, plan in enumerate(plans) if plan.yields}
+        return {index: answer for index, answer in judged.items() if answer is not None}
 
     # Connections and time
 

@@ -26,20 +26,23 @@ class Step:
         self.now = now
         self.time: int = max(now, end[1])  # times never fall along the log, whatever the clock does
         self._queues: bool = self._execute(SQL["any_tickets"]).fetchone()[0] == 1
+        self._heads: dict[str, tuple[int, int, int, int]] = {}  # of the plan judged last
         self.wrote = False
 
     def commit(self, plan: Plan) -> Outcome:
         """Judge one plan, and apply it where nothing stands against it."""
+        return self.judge(plan) or self._apply(plan)
+
+    def judge(self, plan: Plan) -> Outcome | None:
+        """Return the answer to a plan that need not be applied: refused, or applied before."""
         replayed = self._applied(plan)
         if replayed is not None:
             return replayed
-        heads: dict[str, tuple[int, int, int, int]] = {}
-        refusal = self._moved(plan, heads) or self._scan_moved(plan)
+        self._heads = {}
+        refusal = self._moved(plan) or self._scan_moved(plan)
         if refusal is None and self._queues:
             refusal = self._not_in_turn(plan)
-        if refusal is not None:
-            return refusal
-        return self._apply(plan, heads)
+        return refusal
 
     def _applied(self, plan: Plan) -> Outcome | None:
         done = applied(self._execute, self._space, plan.op_id)
@@ -49,10 +52,10 @@ class Step:
             return decide.reused_operation(plan.op_id, plan.writes[0].key)
         return done
 
-    def _moved(self, plan: Plan, heads: dict[str, tuple[int, int, int, int]]) -> Refusal | None:
+    def _moved(self, plan: Plan) -> Refusal | None:
         """Compare every expected record; the epoch decides before the version."""
         for expected in plan.expects:
-            head = heads[expected.key] = self._head(expected.key)
+            head = self._heads[expected.key] = self._head(expected.key)
             version, epoch, _, live = head
             if expected.epoch is not None and expected.epoch != epoch:
                 return decide.fenced(expected.key, expected.epoch, epoch)
@@ -84,13 +87,13 @@ class Step:
                 return decide.held(write.key, holder, (expires - self.now) / 1e6)
         return None
 
-    def _apply(self, plan: Plan, heads: dict[str, tuple[int, int, int, int]]) -> Committed:
+    def _apply(self, plan: Plan) -> Committed:
         reads = decide.reads_beyond(plan)
         reads_text = None if reads is None else json.dumps(reads, ensure_ascii=False)
         first = self._position + 1
         writes = []
         for write in plan.writes:
-            head = heads.get(write.key) or self._head(write.key)
+            head = self._heads.get(write.key) or self._head(write.key)
             version, epoch, position = head[0] + 1, head[1], self._position + 1
             self._execute(
                 SQL["append_log"],

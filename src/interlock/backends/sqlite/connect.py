@@ -107,10 +107,10 @@ def prepare(
 def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str) -> None:
     """Take the write lock, waiting for other processes until `deadline` (monotonic seconds).
 
-    SQLite's own waiting sleeps up to 100 ms at a time; this asks more often, at random moments,
-    so that a lock that is free does not stay so.
+    SQLite's own waiting asks in fixed steps of up to 100 ms; this asks sooner and at random moments,
+    so that a free lock does not stay free, and less and less often, so that many can wait.
     """
-    waited = 0
+    pause = 0.0005
     while True:
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -123,8 +123,8 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
                     f"another process kept the write lock of {place} for longer than the busy "
                     "timeout; try again, or raise busy_timeout="
                 ) from problem
-        waited += 1
-        time.sleep(random.uniform(0.2, 1.0) * min(0.0005 * waited, 0.005))
+        time.sleep(random.uniform(0.2, 1.0) * pause)
+        pause = min(pause * 1.3, 0.02)
 
 
 def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) -> int:

@@ -1,0 +1,141 @@
+"""What a single write promises: one winner, a fresh record for the others, nothing half done."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+import interlock
+from tests.contract.facades import Facades
+
+
+def test_a_key_that_was_never_written_has_version_zero(space: Any) -> None:
+    record = space.read("booking/1")
+    assert (record.version, record.epoch, record.value, record.exists) == (0, 0, None, False)
+    assert (record.writer, record.at) == (None, None)
+
+
+def test_a_write_is_read_back_with_version_writer_and_time(space: Any) -> None:
+    written = space.write(space.read("booking/1"), {"seat": "12A"})
+    assert space.read("booking/1") == written
+    assert (written.version, written.writer, written.value) == (1, "tester", {"seat": "12A"})
+    assert written.at.utcoffset().total_seconds() == 0
+
+
+def test_of_two_writes_from_one_record_the_second_is_refused_with_the_fresh_record(
+    facades: Facades,
+) -> None:
+    ours, theirs = facades.open("us"), facades.open("them")
+    record = ours.read("booking/1")
+    fresh = theirs.write(record, "theirs")
+    with pytest.raises(interlock.Conflict) as refused:
+        ours.write(record, "ours")
+    conflict = refused.value
+    assert conflict.retryable
+    assert (conflict.key, conflict.expected, conflict.actual) == ("booking/1", 0, 1)
+    assert (conflict.record, conflict.writer, conflict.at) == (fresh, "them", fresh.at)
+    assert ours.read("booking/1") == fresh
+    assert ours.position() == 1
+
+
+def test_a_refusal_survives_pickling_between_processes(space: Any) -> None:
+    record = space.read("k")
+    space.write(record, 1)
+    with pytest.raises(interlock.Conflict) as refused:
+        space.write(record, 2)
+    copy = pickle.loads(pickle.dumps(refused.value))
+    assert (type(copy), copy.record, str(copy)) == (
+        interlock.Conflict,
+        refused.value.record,
+        str(refused.value),
+    )
+
+
+def test_create_makes_a_key_once(space: Any) -> None:
+    assert space.create("k", 1).version == 1
+    with pytest.raises(interlock.Conflict) as refused:
+        space.create("k", 2)
+    assert refused.value.expected is None
+    assert space.read("k").value == 1
+
+
+def test_a_deleted_key_keeps_its_version_and_an_old_record_never_matches_again(space: Any) -> None:
+    first = space.create("k", "old")
+    gone = space.delete(first)
+    assert (gone.version, gone.exists, gone.value) == (2, False, None)
+    assert space.read("k") == gone
+    again = space.create("k", "new")
+    assert again.version == 3
+    for stale in (first, gone):
+        with pytest.raises(interlock.Conflict):
+            space.write(stale, "zombie")
+    assert space.read("k") == again
+
+
+def test_deleting_what_is_not_there_is_invalid(space: Any) -> None:
+    with pytest.raises(interlock.Invalid, match="does not exist"):
+        space.delete(space.read("k"))
+
+
+def test_a_tombstone_can_be_written_over(space: Any) -> None:
+    gone = space.delete(space.create("k", 1))
+    assert space.write(gone, 2).version == 3
+
+
+def test_null_is_a_value(space: Any) -> None:
+    record = space.write(space.read("k"), None)
+    assert record.exists
+    assert space.read("k").exists
+    assert list(space.scan()) == ["k"]
+
+
+def test_read_many_and_scan_name_what_they_found(space: Any) -> None:
+    for key in ("a/1", "a/2", "b/1"):
+        space.create(key, key)
+    space.delete(space.read("a/2"))
+    assert {k: r.version for k, r in space.read_many(["b/1", "a/2", "c"]).items()} == {
+        "b/1": 1,
+        "a/2": 2,
+        "c": 0,
+    }
+    assert list(space.scan("a/")) == ["a/1"]
+    assert list(space.scan()) == ["a/1", "b/1"]
+
+
+def test_the_same_operation_twice_is_applied_once_and_answers_twice_the_same(space: Any) -> None:
+    record = space.read("k")
+    first = space.write(record, 1, op_id="charge-1")
+    assert space.write(record, 1, op_id="charge-1") == first
+    assert space.position() == 1
+    assert space.outcome("charge-1").position == 1
+    assert space.outcome("charge-2") is None
+
+
+def test_one_operation_id_for_two_operations_is_invalid(space: Any) -> None:
+    record = space.write(space.read("k"), 1, op_id="charge-1")
+    with pytest.raises(interlock.Invalid, match="already used"):
+        space.write(record, 2, op_id="charge-1")
+    with pytest.raises(interlock.Invalid, match="already used"):
+        space.create("other", 1, op_id="charge-1")
+    assert space.position() == 1
+
+
+def test_an_epoch_that_moved_fences_a_writer_whose_version_still_matches(space: Any) -> None:
+    record = space.create("k", 1)
+    with pytest.raises(interlock.Fenced) as refused:
+        space.write(record._replace(epoch=7), 2)
+    assert not refused.value.retryable
+    assert (refused.value.held, refused.value.current) == (7, 0)
+    assert space.read("k") == record
+
+
+def test_spaces_of_one_store_share_nothing(facades: Facades) -> None:
+    red, blue = facades.open(space="red"), facades.open(space="blue")
+    record = red.create("k", 1)
+    assert not blue.read("k").exists
+    assert blue.position() == 0
+    with pytest.raises(interlock.Invalid, match="another space"):
+        blue.write(record, 2)
+    assert blue.create("k", 2).position == 1

@@ -1,0 +1,184 @@
+"""Transactions: reads of one moment, everything read is checked, all of it or nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import interlock
+from tests.contract.facades import Facades
+
+
+@pytest.fixture
+def other(facades: Facades) -> Any:
+    """A second agent on the same store."""
+    space = interlock.open(facades.url, agent="other")
+    yield space
+    space.close()
+
+
+def test_writes_of_a_transaction_share_one_commit(space: Any) -> None:
+    with space.transaction() as tx:
+        a, b = tx.read("a"), tx.read("b")
+        tx.write(b, 2)
+        tx.write(a, 1)
+    entries = list(space.log())
+    assert [(e.position, e.key) for e in entries] == [(1, "a"), (2, "b")]
+    assert len({(e.op_id, e.time_us) for e in entries}) == 1
+    assert tx.committed.position == 1
+
+
+def test_an_exception_in_the_block_writes_nothing(space: Any) -> None:
+    with pytest.raises(ZeroDivisionError), space.transaction() as tx:
+        tx.write(tx.read("a"), 1 / 0)
+    assert space.position() == 0
+
+
+def test_a_key_that_was_only_read_is_checked(space: Any, other: Any) -> None:
+    """Two doctors are on call; each may leave only while the other stays: write skew."""
+    for doctor in ("alice", "bob"):
+        space.create(f"on-call/{doctor}", True)
+    with pytest.raises(interlock.Conflict) as refused, space.transaction() as tx:  # noqa: PT012
+        alice, bob = tx.read("on-call/alice"), tx.read("on-call/bob")
+        other.write(other.read("on-call/bob"), False)
+        assert bob.value
+        tx.write(alice, False)
+    assert refused.value.key == "on-call/bob"
+    assert space.read("on-call/alice").value is True
+
+
+def test_an_absent_key_that_was_read_is_checked(space: Any, other: Any) -> None:
+    with pytest.raises(interlock.Conflict), space.transaction() as tx:  # noqa: PT012
+        assert not tx.read("claim").exists
+        other.create("claim", "theirs")
+        tx.create("mine", 1)
+    assert not space.read("mine").exists
+
+
+@pytest.mark.parametrize("change", ["new", "changed", "deleted"])
+def test_a_scanned_prefix_is_checked(space: Any, other: Any, change: str) -> None:
+    space.create("task/1", "open")
+    with pytest.raises(interlock.Conflict) as refused, space.transaction() as tx:  # noqa: PT012
+        count = len(tx.scan("task/"))
+        if change == "new":
+            other.create("task/2", "open")
+        elif change == "changed":
+            other.write(other.read("task/1"), "done")
+        else:
+            other.delete(other.read("task/1"))
+        tx.create("summary", count)
+    assert refused.value.outcome.prefix == "task/"
+    assert not space.read("summary").exists
+
+
+def test_a_key_outside_the_scanned_prefix_does_not_conflict(space: Any, other: Any) -> None:
+    space.create("task/1", 1)
+    with space.transaction() as tx:
+        tx.scan("task/")
+        other.create("tasks", 1)
+        other.create("other", 1)
+        tx.create("summary", 1)
+    assert space.read("summary").exists
+
+
+def test_reads_are_one_moment_which_moves_on_while_nothing_read_has_changed(
+    space: Any, other: Any
+) -> None:
+    space.create("a", 1)
+    with space.transaction() as tx:
+        tx.read("a")
+        other.create("b", 2)
+        assert tx.read("b").value == 2
+        tx.create("sum", 3)
+    with pytest.raises(interlock.Conflict) as refused, space.transaction() as tx:  # noqa: PT012
+        tx.read("a")
+        with other.transaction() as both:
+            both.write(both.read("a"), 10)
+            both.write(both.read("b"), 20)
+        tx.read("b")  # a=1 with b=20 never was
+    assert refused.value.key == "a"
+
+
+def test_a_transaction_sees_its_own_writes(space: Any) -> None:
+    space.create("k/1", 1)
+    with space.transaction() as tx:
+        tx.write(tx.read("k/1"), 2)
+        tx.create("k/2", 3)
+        assert tx.read("k/1").value == 2
+        assert {key: r.value for key, r in tx.scan("k/").items()} == {"k/1": 2, "k/2": 3}
+        tx.delete(tx.read("k/1"))
+        assert list(tx.scan("k/")) == ["k/2"]
+    assert {key: r.value for key, r in space.scan().items()} == {"k/2": 3}
+
+
+def test_a_record_from_outside_is_an_expectation_too(space: Any, other: Any) -> None:
+    record = space.create("k", 1)
+    other.write(record, 2)
+    with pytest.raises(interlock.Conflict), space.transaction() as tx:
+        tx.write(record, 3)
+    assert space.read("k").value == 2
+
+
+def test_transact_runs_again_until_its_reads_hold(space: Any, other: Any) -> None:
+    space.create("a", 10)
+    space.create("b", 0)
+    runs = []
+
+    def move(tx: Any) -> str:
+        a, b = tx.read("a"), tx.read("b")
+        runs.append(a.value)
+        if len(runs) == 1:
+            other.write(other.read("a"), 20)
+        tx.write(a, a.value - 5)
+        tx.write(b, b.value + 5)
+        return "moved"
+
+    assert space.transact(move) == "moved"
+    assert runs == [10, 20]
+    assert (space.read("a").value, space.read("b").value) == (15, 5)
+
+
+def test_transact_with_an_operation_id_moves_money_once(space: Any) -> None:
+    space.create("a", 10)
+
+    def take(tx: Any) -> None:
+        a = tx.read("a")
+        tx.write(a, a.value - 5)
+
+    space.transact(take, op_id="take-5")
+    assert space.transact(take, op_id="take-5") is None
+    assert space.read("a").value == 5
+
+
+def test_create_of_an_existing_key_is_not_retried(space: Any) -> None:
+    space.create("k", 1)
+    runs = []
+
+    def claim(tx: Any) -> None:
+        runs.append(1)
+        tx.create("k", 2)
+
+    with pytest.raises(interlock.Conflict):
+        space.transact(claim)
+    assert len(runs) == 1
+
+
+def test_transact_that_only_reads_commits_nothing(space: Any) -> None:
+    space.create("k", 1)
+    assert space.transact(lambda tx: tx.read("k").value) == 1
+    assert space.position() == 1
+
+
+def test_transact_gives_up_after_its_attempts(space: Any, other: Any) -> None:
+    space.create("k", 0)
+
+    def beaten(tx: Any) -> None:
+        record = tx.read("k")
+        other.write(other.read("k"), record.value + 1)
+        tx.write(record, -1)
+
+    with pytest.raises(interlock.Contended) as refused:
+        space.transact(beaten, attempts=3, turns="never")
+    assert refused.value.attempts == 3
+    assert space.read("k").value == 3

@@ -1,0 +1,127 @@
+"""Updates: read, think, commit, and think again on the fresh record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import interlock
+from tests.contract.facades import Facades, elsewhere
+
+
+def test_update_gives_the_default_then_the_value(space: Any) -> None:
+    assert space.update("n", lambda n: n + 1, default=0).value == 1
+    assert space.update("n", lambda n: n + 1, default=0).value == 2
+
+
+def test_update_thinks_again_on_the_fresh_record(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    seen = []
+
+    def think(value: Any) -> Any:
+        seen.append(value)
+        if len(seen) == 1:
+            elsewhere(theirs.create, "k", ["theirs"])
+        return [*(value or []), "ours"]
+
+    assert ours.update("k", think).value == ["theirs", "ours"]
+    assert seen == [None, ["theirs"]]
+    theirs.close()
+
+
+def test_update_gives_up_after_its_attempts_and_leaves_the_queue(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+
+    def beaten(value: Any) -> Any:
+        elsewhere(theirs.update, "k", lambda n: (n or 0) + 1, turns="never")
+        return "ours"
+
+    with pytest.raises(interlock.Contended) as refused:
+        ours.update("k", beaten, attempts=2)
+    assert (refused.value.attempts, refused.value.retryable) == (2, True)
+    assert theirs.read("k").value == 2
+    assert theirs.update("k", lambda n: n + 1, turns="always", patience=0).value == 3
+    theirs.close()
+
+
+def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) -> None:
+    """A writer from outside the queue wins once; then it is told to wait."""
+    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    held: list[interlock.Held] = []
+
+    def beaten(value: Any) -> Any:
+        try:
+            elsewhere(lambda: theirs.write(theirs.read("k"), "theirs"))
+        except interlock.Held as refused:
+            held.append(refused)
+        return "ours"
+
+    assert ours.update("k", beaten, turns="always").value == "ours"
+    assert [refused.holder for refused in held] == ["us"]
+    assert held[0].seconds > 0
+    assert [entry.agent for entry in theirs.log()] == ["them", "us"]
+    theirs.close()
+
+
+def test_what_fn_raises_ends_the_update_with_nothing_written(space: Any) -> None:
+    class Stop(Exception):
+        pass
+
+    def think(value: Any) -> Any:
+        raise Stop
+
+    for turns in ("auto", "always", "never"):
+        with pytest.raises(Stop):
+            space.update("k", think, turns=turns)
+    assert space.position() == 0
+    assert space.update("k", lambda _: 1, turns="always", patience=0).value == 1
+
+
+def test_a_value_that_is_not_json_ends_the_update_with_nothing_written(space: Any) -> None:
+    with pytest.raises(interlock.Invalid, match="set"):
+        space.update("k", lambda _: {1, 2}, turns="always")
+    assert space.position() == 0
+    assert space.update("k", lambda _: 1, turns="always", patience=0).value == 1
+
+
+def test_an_operation_that_was_applied_does_not_think_again(space: Any) -> None:
+    first = space.update("k", lambda _: "first", op_id="op-1")
+
+    def never(value: Any) -> Any:
+        raise AssertionError("fn must not run for an operation that was applied")
+
+    assert space.update("k", never, op_id="op-1") == first
+    with pytest.raises(interlock.Invalid, match="already used"):
+        space.update("other", never, op_id="op-1")
+
+
+def test_calling_the_space_on_the_same_key_inside_update_says_so(facades: Facades) -> None:
+    space = facades.open()
+    other = interlock.open(facades.url)
+    with pytest.raises(interlock.Invalid, match="being updated"):
+        other.update("k", lambda _: other.read("k").value)
+    with pytest.raises(interlock.Invalid, match="being updated"):
+        space.update("k", lambda _: other.update("k", lambda v: v).value)
+    assert other.update("k", lambda _: other.read("elsewhere").version).value == 0
+    other.close()
+
+
+def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
+    """While one agent has its turn, another one that comes waits and thinks only once."""
+    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+
+    def first(value: Any) -> Any:
+        with pytest.raises(interlock.Contended, match="patience"):
+            elsewhere(theirs.update, "k", lambda _: "unseen", patience=0)
+        return "first"
+
+    assert ours.update("k", first, turns="always").value == "first"
+    theirs.close()
+
+
+@pytest.mark.parametrize("options", [{"turns": "maybe"}, {"attempts": 0}, {"patience": -1}])
+def test_limits_without_meaning_are_invalid(space: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(interlock.Invalid):
+        space.update("k", lambda _: 1, **options)
+    assert space.position() == 0
