@@ -98,11 +98,17 @@ class AsyncSpace:
         return await self._commit(record.key if isinstance(record, Record) else "", plan)
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
-        """Write `value` to a key that must not exist, and return its record.  Raises Conflict if it does."""
+        """Write `value` to a key that must not exist, and return its record.
+
+        Raises Conflict if it does.
+        """
         return await self._commit(key, decide.create(self._writer, key, value, self._op_id(op_id)))
 
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
-        """Delete the key of `record`; its version goes on counting.  Raises Conflict if it has moved."""
+        """Delete the key of `record`.
+
+        Its version goes on counting.  Raises Conflict if it has moved.
+        """
         plan = decide.delete(self._writer, record, self._op_id(op_id))
         return await self._commit(record.key if isinstance(record, Record) else "", plan)
 
@@ -167,15 +173,17 @@ class AsyncSpace:
         return self._entries(protocol.history_page, key, after)
 
     def log(self, after: int = 0, prefix: str = "") -> AsyncIterator[Entry]:
-        """Yield the entries after position `after` whose keys begin with `prefix`, in commit order."""
+        """Yield the entries after position `after` under `prefix`, in commit order."""
         return self._entries(protocol.log_page, prefix, after)
 
     def watch(self, prefix: str = "", after: int | None = None) -> AsyncIterator[Entry]:
-        """Yield entries as they are committed, without end, from position `after` (None: from now)."""
+        """Yield entries as they are committed, without end, after `after` (None: from now)."""
         _raise(check_prefix(prefix) or protocol.check_position("after", after or 0))
         return self._follow(prefix, after)
 
-    def at(self, *, position: int | None = None, time: datetime | float | None = None) -> AsyncMoment:
+    def at(
+        self, *, position: int | None = None, time: datetime | float | None = None
+    ) -> AsyncMoment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds)."""
         return AsyncMoment(self._driver, position, as_time_us(position, time))
 
@@ -245,7 +253,7 @@ class AsyncSpace:
 
 
 class AsyncTx:
-    """One transaction: reads of one moment, and writes that are committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all."""
 
     def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
         self._driver = driver
@@ -254,7 +262,10 @@ class AsyncTx:
         self.committed: Committed | None = None
 
     async def read(self, key: str) -> Record:
-        """Return the record of `key`, with this transaction's own write.  Raises Conflict, Invalid."""
+        """Return the record of `key`, with this transaction's own write.
+
+        Raises Conflict, Invalid.
+        """
         return (await self.read_many([key]))[key]
 
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:

@@ -1,4 +1,4 @@
-"""The exceptions.  A refusal means that nothing was written; a fault means that something is broken.
+"""The exceptions.  A refusal: nothing was written.  A fault: something is broken.
 
 `Refused.retryable` says whether trying again may help and `Refused.next_step` how.  None of them
 is a RuntimeError: some frameworks take a RuntimeError for their own shutdown.
@@ -49,7 +49,10 @@ class Invalid(Refused):
 
 
 class Conflict(Refused):
-    """Something that the write was computed from has moved.  Read again, think again, write again."""
+    """Something that the write was computed from has moved.
+
+    Read again, think again, write again.
+    """
 
     @property
     def key(self) -> str:
@@ -130,7 +133,10 @@ class Unavailable(Fault):
 
 
 class Unknown(Fault):
-    """The write was sent and its answer was lost.  Sending it again with its operation id is safe."""
+    """The write was sent and its answer was lost.
+
+    Sending it again with its operation id is safe.
+    """
 
     def __init__(self, message: str, op_id: str = "") -> None:
         super().__init__(message)
@@ -145,7 +151,7 @@ class Corrupt(Fault):
 
 
 class IncompatibleStore(Fault):
-    """The store is not Interlock's, or was made by a newer Interlock, or sits where it is not safe."""
+    """The store is not Interlock's, was made by a newer one, or sits where it is not safe."""
 
 
 class Closed(Fault):

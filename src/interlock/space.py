@@ -1,4 +1,7 @@
-"""The synchronous façade: `interlock.open` and what it returns.  Thin: the protocols are in `core`."""
+"""The synchronous façade: `interlock.open` and what it returns.
+
+Thin: the protocols are in `core`.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,10 @@ def open(  # noqa: A001  # reads as interlock.open
 
 
 class Space:
-    """Shared state of a group of agents.  May be used by many threads; open with `interlock.open`."""
+    """Shared state of a group of agents.
+
+    May be used by many threads; open with `interlock.open`.
+    """
 
     def __init__(self, driver: SyncDriver, writer: decide.Writer) -> None:
         self._driver = driver
@@ -90,11 +96,17 @@ class Space:
         return self._commit(record.key if isinstance(record, Record) else "", plan)
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
-        """Write `value` to a key that must not exist, and return its record.  Raises Conflict if it does."""
+        """Write `value` to a key that must not exist, and return its record.
+
+        Raises Conflict if it does.
+        """
         return self._commit(key, decide.create(self._writer, key, value, self._op_id(op_id)))
 
     def delete(self, record: Record, *, op_id: str | None = None) -> Record:
-        """Delete the key of `record`; its version goes on counting.  Raises Conflict if it has moved."""
+        """Delete the key of `record`.
+
+        Its version goes on counting.  Raises Conflict if it has moved.
+        """
         plan = decide.delete(self._writer, record, self._op_id(op_id))
         return self._commit(record.key if isinstance(record, Record) else "", plan)
 
@@ -113,15 +125,17 @@ class Space:
 
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
-        nothing written.  `attempts` limits how often it runs and `patience` the seconds spent waiting
-        for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto` thinks at once
-        and queues after a conflict or where a queue exists, `always` queues first, so that every
-        thought counts, `never` only retries.  With an `op_id` that was already applied, `fn` does
-        not run and the record made then is returned.
+        nothing written.  `attempts` limits how often it runs and `patience` the seconds spent
+        waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
+        thinks at once and queues after a conflict or where a queue exists, `always` queues first,
+        so that every thought counts, `never` only retries.  With an `op_id` that was already
+        applied, `fn` does not run and the record made then is returned.
         """
         reentry.check(self._writer.space, (key,))
         if inspect.iscoroutinefunction(fn):
-            raise Invalid("fn is a coroutine function; use interlock.open_async for async functions")
+            raise Invalid(
+                "fn is a coroutine function; use interlock.open_async for async functions"
+            )
         limits = Limits(attempts, patience, turns)
         think = reentry.marked(self._writer.space, key, fn)
         steps = protocol.update(
@@ -151,7 +165,9 @@ class Space:
         The limits are those of `update`.  Returns None where `op_id` was already applied.
         """
         if inspect.iscoroutinefunction(fn):
-            raise Invalid("fn is a coroutine function; use interlock.open_async for async functions")
+            raise Invalid(
+                "fn is a coroutine function; use interlock.open_async for async functions"
+            )
         name = self._op_id(op_id)
         steps = protocol.transact(
             self._writer,
@@ -171,11 +187,11 @@ class Space:
         return self._entries(protocol.history_page, key, after)
 
     def log(self, after: int = 0, prefix: str = "") -> Iterator[Entry]:
-        """Yield the entries after position `after` whose keys begin with `prefix`, in commit order."""
+        """Yield the entries after position `after` under `prefix`, in commit order."""
         return self._entries(protocol.log_page, prefix, after)
 
     def watch(self, prefix: str = "", after: int | None = None) -> Iterator[Entry]:
-        """Yield entries as they are committed, without end, from position `after` (None: from now)."""
+        """Yield entries as they are committed, without end, after `after` (None: from now)."""
         position = self.position() if after is None else after
         _raise(check_prefix(prefix) or protocol.check_position("after", position))
         return self._follow(prefix, position)
@@ -195,7 +211,10 @@ class Space:
         return done
 
     def close(self) -> None:
-        """Give back the connections.  Closing twice does nothing; using it afterwards raises Closed."""
+        """Give back the connections.
+
+        Closing twice does nothing; using it afterwards raises Closed.
+        """
         self._driver.backend.close()
 
     def __enter__(self) -> Self:
@@ -248,7 +267,7 @@ class Space:
 
 
 class Tx:
-    """One transaction: reads of one moment, and writes that are committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all."""
 
     def __init__(self, driver: SyncDriver, state: Transaction, op_id: str) -> None:
         self._driver = driver
@@ -257,7 +276,10 @@ class Tx:
         self.committed: Committed | None = None
 
     def read(self, key: str) -> Record:
-        """Return the record of `key`, with this transaction's own write.  Raises Conflict, Invalid."""
+        """Return the record of `key`, with this transaction's own write.
+
+        Raises Conflict, Invalid.
+        """
         return self.read_many([key])[key]
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
@@ -326,9 +348,7 @@ class Moment:
         return self._load(()).position
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        answer = self._driver.run(
-            protocol.load_at(self._position, self._time_us, keys, prefixes)
-        )
+        answer = self._driver.run(protocol.load_at(self._position, self._time_us, keys, prefixes))
         _raise(answer)
         snapshot: Snapshot = answer
         return snapshot

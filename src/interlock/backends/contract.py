@@ -1,4 +1,4 @@
-"""What a backend is: it answers the requests of `interlock.core.requests`, and knows nothing else."""
+"""What a backend is: it answers the requests of `interlock.core.requests`, nothing else."""
 
 from __future__ import annotations
 

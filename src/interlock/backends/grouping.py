@@ -53,11 +53,18 @@ class GroupCommit:
         return _result(slot)
 
     async def commit_async(self, plan: Plan, run: Callable[..., Any]) -> Outcome:
-        """The same for asyncio.  `run(fn)` runs `fn` in the thread that may block and is awaited."""
+        """The same for asyncio.
+
+        `run(fn)` runs `fn` in the thread that may block and is awaited.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Slot] = loop.create_future()
         slot = _Slot(plan)
-        slot.notify = lambda done: loop.call_soon_threadsafe(_resolve, future, done)
+
+        def notify(done: _Slot) -> None:
+            loop.call_soon_threadsafe(_resolve, future, done)
+
+        slot.notify = notify
         self._waiting.append(slot)
         if loop not in self._flushing:
             self._flushing.add(loop)

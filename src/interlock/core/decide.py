@@ -52,8 +52,13 @@ def delete(writer: Writer, record: Record, op_id: str) -> Plan | Refusal:
     if wrong is not None:
         return wrong
     if not record.exists:
-        return Invalid(f"{record.key!r} does not exist, so there is nothing to delete", record.key)
+        return nothing_to_delete(record.key)
     return _single(writer, expect(record), Write(DELETE, record.key, None), op_id)
+
+
+def nothing_to_delete(key: str) -> Invalid:
+    """The refusal of deleting a key that does not exist."""
+    return Invalid(f"{key!r} does not exist, so there is nothing to delete", key)
 
 
 def expect(record: Record) -> Expect:
@@ -133,8 +138,10 @@ def conflict(expected: Expect, record: Record) -> Conflict:
         wanted = "expected never to have been written"
     else:
         wanted = f"expected at version {expected.version}"
-    state = f"is at version {record.version}" if record.exists else (
-        f"was deleted (version {record.version})" if record.version else "was never written"
+    state = (
+        f"is at version {record.version}"
+        if record.exists
+        else (f"was deleted (version {record.version})" if record.version else "was never written")
     )
     by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f}"
     message = f"{record.key!r} was {wanted} but {state}{by if record.version else ''}"
@@ -151,7 +158,9 @@ def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict
 
 def fenced(key: str, held: int, current: int) -> Fenced:
     """The refusal of a writer that was replaced."""
-    return Fenced(f"{key!r} was read at epoch {held}, but its epoch is now {current}", key, held, current)
+    return Fenced(
+        f"{key!r} was read at epoch {held}, but its epoch is now {current}", key, held, current
+    )
 
 
 def held(key: str, holder: str, seconds: float) -> Held:

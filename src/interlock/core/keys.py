@@ -21,16 +21,21 @@ def check_key(key: object) -> Invalid | None:
         return problem
     assert isinstance(key, str)
     if key.startswith("$"):
-        return Invalid(f"key {key!r} begins with '$', which is kept for the library's own keys", key)
+        return Invalid(
+            f"key {key!r} begins with '$', which is kept for the library's own keys", key
+        )
     for segment in key.split("/"):
         if not segment:
             return Invalid(
-                f"key {key!r} has an empty segment; write it as 'a/b', without '/' at either end", key
+                f"key {key!r} has an empty segment; write it as 'a/b', without '/' at either end",
+                key,
             )
         if segment != segment.strip():
             return Invalid(f"key {key!r} has white space at the end of segment {segment!r}", key)
         if segment in (".", ".."):
-            return Invalid(f"key {key!r} has the segment {segment!r}, which is a folder's name", key)
+            return Invalid(
+                f"key {key!r} has the segment {segment!r}, which is a folder's name", key
+            )
     for character in _PATTERN_CHARACTERS:
         if character in key:
             return Invalid(
@@ -40,7 +45,10 @@ def check_key(key: object) -> Invalid | None:
 
 
 def check_prefix(prefix: object) -> Invalid | None:
-    """Return why `prefix` cannot begin a key, or None when it can.  The empty prefix is every key."""
+    """Return why `prefix` cannot begin a key, or None when it can.
+
+    The empty prefix is every key.
+    """
     if prefix == "":
         return None
     problem = _problem("prefix", prefix, MAX_KEY_BYTES)
@@ -64,7 +72,7 @@ def check_name(what: str, name: object) -> Invalid | None:
 
 
 def prefix_end(prefix: str) -> str | None:
-    """Return the first text after every text that begins with `prefix`, or None where there is none.
+    """Return the first text after every text that begins with `prefix`; None if there is none.
 
     Order is that of UTF-8 bytes, which is that of code points.
     """

@@ -127,7 +127,9 @@ def update(
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
         attempts += 1
-        value = yield from _think(fn, record.value if record.exists else default, writer, key, ticket)
+        value = yield from _think(
+            fn, record.value if record.exists else default, writer, key, ticket
+        )
         outcome: Any = decide.put(writer, record, value, op_id)
         if isinstance(outcome, Plan):
             outcome = yield Commit(outcome._replace(ticket=ticket, yields=limits.turns != "never"))
@@ -198,7 +200,9 @@ def transact(
                 yield LeaveTurn(ticket)
             return answer
         give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
-        if ticket and (give_up is not None or outcome.key not in queue or isinstance(outcome, Held)):
+        if ticket and (
+            give_up is not None or outcome.key not in queue or isinstance(outcome, Held)
+        ):
             yield LeaveTurn(ticket)
             ticket = 0
         if give_up is not None:
@@ -268,7 +272,10 @@ def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refus
         return outcome  # `create` of a key that exists: thinking again meets it again
     if attempts >= limits.attempts:
         return Contended(
-            f"gave up {key!r} after {attempts} attempts; last: {outcome.message}", key, attempts, outcome
+            f"gave up {key!r} after {attempts} attempts; last: {outcome.message}",
+            key,
+            attempts,
+            outcome,
         )
     return None
 

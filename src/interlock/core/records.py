@@ -78,6 +78,6 @@ class Snapshot(NamedTuple):
     applied: Any = None
 
 
-def absent(key: str, space: str, *, version: int = 0, epoch: int = 0) -> Record:
+def absent(key: str, space: str) -> Record:
     """Return the record of a key that was never written."""
-    return Record(key, None, version, epoch, None, 0, 0, False, space)
+    return Record(key, None, 0, 0, None, 0, 0, False, space)

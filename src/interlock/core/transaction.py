@@ -14,7 +14,7 @@ from interlock.core import decide
 from interlock.core.keys import check_key, check_prefix
 from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import Record, Snapshot, absent
 from interlock.core.requests import Load
 from interlock.core.values import decode, encode
 
@@ -34,7 +34,7 @@ class Transaction:
     def load(
         self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
     ) -> Generator[Any, Any, Refusal | None]:
-        """Protocol: read what of `keys` and `prefixes` is not read yet, at one moment with the rest."""
+        """Protocol: read what is not read yet, at one moment with the rest."""
         wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
         if wrong is not None:
             return wrong
@@ -63,35 +63,36 @@ class Transaction:
         seen = {record.key: record for record in self.read_scans[prefix]}
         for key in self.writes:
             if key.startswith(prefix) and key not in seen:
-                seen[key] = self.read_records.get(key) or Record(
-                    key, None, 0, 0, None, 0, 0, False, self.writer.space
-                )
+                seen[key] = self.read_records.get(key) or absent(key, self.writer.space)
         views = (self._overlaid(seen[key]) for key in sorted(seen))
         return {view.key: view for view in views if view.exists}
 
     def write(self, record: Record, value: Any) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
         wrong = decide.own_record(self.writer, record)
+        if wrong is not None:
+            return wrong
         body = encode(value, self.writer.max_value_bytes)
-        if wrong is not None or isinstance(body, Invalid):
-            return wrong or body  # type: ignore[return-value]  # the other one is a refusal
+        if isinstance(body, Invalid):
+            return body
         self._expect(record)
         self.writes[record.key] = Write(PUT, record.key, body)
         return None
 
     def create(self, key: str, value: Any) -> Refusal | None:
         """Write `value` to a key that must not exist when the transaction commits."""
-        body = encode(value, self.writer.max_value_bytes)
-        wrong = check_key(key) or (body if isinstance(body, Invalid) else None)
+        wrong = check_key(key)
         if wrong is not None:
             return wrong
+        body = encode(value, self.writer.max_value_bytes)
+        if isinstance(body, Invalid):
+            return body
         known = self.read_records.get(key)
         if known is not None and self._overlaid(known).exists:
             self.doomed = decide.conflict(Expect(key, None, None), self._overlaid(known))
             return self.doomed
         if known is None and key not in self.foreign:
             self.foreign[key] = Expect(key, None, None)
-        assert isinstance(body, str)
         self.writes[key] = Write(PUT, key, body)
         return None
 
@@ -99,7 +100,7 @@ class Transaction:
         """Delete the key of `record` when the transaction commits."""
         wrong = decide.own_record(self.writer, record)
         if wrong is None and not record.exists:
-            wrong = Invalid(f"{record.key!r} does not exist, so there is nothing to delete", record.key)
+            wrong = decide.nothing_to_delete(record.key)
         if wrong is not None:
             return wrong
         self._expect(record)
@@ -140,11 +141,12 @@ class Transaction:
         for prefix, records in self.read_scans.items():
             was = {r.key: (r.version, r.epoch) for r in records}
             found = {r.key: r for r in snapshot.scans[prefix]}
-            key = decide.first_difference(was, {k: (r.version, r.epoch) for k, r in found.items()})
-            if key is not None:
-                gone = Record(key, None, was.get(key, (0, 0))[0], 0, None, 0, 0, False, self.writer.space)
-                expected = was[key][0] if key in was else None
-                return decide.scan_conflict(prefix, expected, found.get(key, gone))
+            now_there = {k: (r.version, r.epoch) for k, r in found.items()}
+            changed = decide.first_difference(was, now_there)
+            if changed is not None:
+                expected = was[changed][0] if changed in was else None
+                fresh = found.get(changed, absent(changed, self.writer.space))
+                return decide.scan_conflict(prefix, expected, fresh)
         return None
 
 

@@ -49,7 +49,13 @@ def take_turn(
             return place
         now_us = place.snapshot.time_us
         if place.ticket != ticket:  # joined, or the ticket had expired: join again, at the end
-            ticket, ahead, joined_us, since_us, passed = place.ticket, place.ahead, now_us, now_us, 0
+            ticket, ahead, joined_us, since_us, passed = (
+                place.ticket,
+                place.ahead,
+                now_us,
+                now_us,
+                0,
+            )
             if not ticket:
                 continue
         elif place.ahead != ahead:

@@ -38,7 +38,7 @@ from interlock.core.requests import (
     ReadLog,
     TakeTurn,
 )
-from interlock.errors import Unavailable
+from interlock.errors import Invalid, Unavailable
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -96,6 +96,18 @@ class SQLiteBackend:
             self._threads.shutdown(wait=True)
             self._threads = None
         self._pool.close()
+
+    def dump(self) -> bytes:
+        """Return everything that a store in memory holds, for `restore`."""
+        with self._pool.writer() as connection, translated(str(self._place)):
+            return connection.serialize()
+
+    def restore(self, image: bytes) -> None:
+        """Bring a store in memory back to what it held at a `dump`.  Raises Invalid on a file."""
+        if self._place.path is not None:
+            raise Invalid(f"{self._place} is a file; only a store in memory can be restored")
+        with self._pool.writer() as connection, translated(str(self._place)):
+            connection.deserialize(image)
 
     # One handler a request
 

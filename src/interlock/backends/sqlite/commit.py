@@ -11,7 +11,7 @@ from interlock.core import decide
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Committed, Outcome, Refusal, Written
 from interlock.core.plan import DELETE, Plan
-from interlock.core.records import Record
+from interlock.core.records import Record, absent
 
 
 class Step:
@@ -123,7 +123,7 @@ def record(row: tuple[Any, ...], uid: str) -> Record:
     """Return the record of a row of the `record` family of statements."""
     key, body, version, epoch, agent, time, position, live = row
     if version is None:
-        return Record(key, None, 0, 0, None, 0, 0, False, uid)
+        return absent(key, uid)
     value = json.loads(body) if live else None
     return Record(key, value, version, epoch, agent, time, position, bool(live), uid)
 

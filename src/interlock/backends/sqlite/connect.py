@@ -107,8 +107,8 @@ def prepare(
 def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str) -> None:
     """Take the write lock, waiting for other processes until `deadline` (monotonic seconds).
 
-    SQLite's own waiting asks in fixed steps of up to 100 ms; this asks sooner and at random moments,
-    so that a free lock does not stay free, and less and less often, so that many can wait.
+    SQLite's own waiting asks in fixed steps of up to 100 ms; this asks sooner and at random
+    moments, so that a free lock does not stay free, and ever less often, so that many can wait.
     """
     pause = 0.0005
     while True:
@@ -177,5 +177,3 @@ def _split(script: str) -> list[str]:
 def _uri(place: Place) -> str:
     assert place.path is not None
     return place.path.as_uri() + ("?mode=ro" if place.read_only else "")
-
-

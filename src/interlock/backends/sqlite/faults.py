@@ -22,13 +22,18 @@ def is_busy(problem: sqlite3.Error) -> bool:
 
 
 def fault_of(problem: sqlite3.Error, place: str, committing: bool = False) -> Exception:
-    """Return the fault that `problem` is.  `committing`: the COMMIT itself may have been applied."""
+    """Return the fault that `problem` is.
+
+    `committing`: the COMMIT itself may have been applied.
+    """
     code = primary_code(problem)
     name = getattr(problem, "sqlite_errorname", type(problem).__name__)
     if code == sqlite3.SQLITE_FULL:
         return Unavailable(f"the disk that holds {place} is full; nothing was written ({name})")
     if code == sqlite3.SQLITE_READONLY:
-        return Unavailable(f"{place} cannot be written: the file or its folder is read-only ({name})")
+        return Unavailable(
+            f"{place} cannot be written: the file or its folder is read-only ({name})"
+        )
     if code in BUSY_CODES:
         return Unavailable(f"{place} is locked by another process ({name}); try again")
     if code == sqlite3.SQLITE_NOTADB:
@@ -38,7 +43,9 @@ def fault_of(problem: sqlite3.Error, place: str, committing: bool = False) -> Ex
     if committing:
         return AnswerLost(f"{problem} ({name})")
     if code == sqlite3.SQLITE_CANTOPEN:
-        return Unavailable(f"{place} cannot be opened: {problem}; does its folder exist and may you use it?")
+        return Unavailable(
+            f"{place} cannot be opened: {problem}; does its folder exist and may you use it?"
+        )
     return Unavailable(f"{place} cannot be used: {problem} ({name})")
 
 

@@ -11,7 +11,19 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from interlock.errors import IncompatibleStore, Invalid
 
 # File systems on which SQLite's locks, or its shared memory, do not hold between hosts.
-_NETWORK = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "ncpfs")
+_NETWORK = (
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "afs",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "ncpfs",
+)
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse")
 
 
@@ -54,7 +66,9 @@ def check(place: Place) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise Invalid(f"{path} is a folder, not a file; name a file in it, such as {path / 'team.db'}")
+        raise Invalid(
+            f"{path} is a folder, not a file; name a file in it, such as {path / 'team.db'}"
+        )
     if not path.parent.is_dir():
         raise Invalid(f"the folder {path.parent} does not exist; make it first")
     if place.read_only and not path.exists():

@@ -19,7 +19,10 @@ from interlock.errors import Closed, Unavailable
 
 
 class Pool:
-    """Hands out connections.  `connect` opens one; a store in memory has only one for everything."""
+    """Hands out connections.
+
+    `connect` opens one; a store in memory has only one for everything.
+    """
 
     def __init__(self, place: Place, connect: Callable[[], sqlite3.Connection]) -> None:
         self._place = place
@@ -45,14 +48,14 @@ class Pool:
     def reader(self) -> Iterator[sqlite3.Connection]:
         """A connection that reads, for the caller alone while it has it."""
         if self._place.path is None:
-            with self.writer() as connection:
-                yield connection
+            with self.writer() as only_one:
+                yield only_one
             return
         with self._free:
             while self._paused:
                 self._free.wait()
             self._check_open()
-            connection = self._idle.pop() if self._idle else None
+            connection: sqlite3.Connection | None = self._idle.pop() if self._idle else None
             self._out += 1
         try:
             if connection is None:
@@ -120,7 +123,9 @@ class Pool:
         if self._closed:
             raise Closed(f"the space in {self._place} was closed; open it again to use it")
         if self._lost:
-            raise Unavailable("a store in memory does not cross a fork; use a file (sqlite:///team.db)")
+            raise Unavailable(
+                "a store in memory does not cross a fork; use a file (sqlite:///team.db)"
+            )
 
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -30,9 +30,7 @@ def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def load(
-    connection: sqlite3.Connection, space: int, uid: str, request: Load, now: int
-) -> Snapshot:
+def load(connection: sqlite3.Connection, space: int, uid: str, request: Load, now: int) -> Snapshot:
     """Answer a Load."""
     execute = connection.execute
     with one_moment(connection):
@@ -68,9 +66,7 @@ def load_at(
             position = min(request.position, end)
         else:
             position = _position_at(connection, space, request.time_us or 0, end)
-        rows = execute(
-            SQL["records_at"], (json.dumps(request.keys), space, position)
-        ).fetchall()
+        rows = execute(SQL["records_at"], (json.dumps(request.keys), space, position)).fetchall()
         records: dict[str, Record] = {row[0]: record(row, uid) for row in rows}
         scans = {
             prefix: tuple(

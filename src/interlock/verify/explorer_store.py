@@ -1,0 +1,140 @@
+"""The store of an exploration: every content that it was seen with, and what it answered to whom.
+
+A content is restored, one request is performed on the real backend, and the new content is
+compared with all earlier ones, row by row; so two schedules that lead to the same content meet.
+What a request does to a content is found out once.  Who asks what, and when, is not decided here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import zlib
+from typing import Any
+
+from interlock.backends.drive import SyncDriver
+from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.requests import Request
+from interlock.settings import make_writer
+from interlock.space import Space
+
+SPACE = "explore"
+_START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first moment
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+
+
+class Raised:
+    """An answer that was a fault: the agent's driver raises it."""
+
+    def __init__(self, problem: Exception) -> None:
+        self.problem = problem
+
+    def __repr__(self) -> str:
+        return f"Raised({type(self.problem).__name__}: {self.problem})"
+
+
+class Answers:
+    """Numbers answers by what they say, and hands out copies that an agent may change."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._pickled: list[bytes] = []
+
+    def number(self, answer: Any) -> int:
+        """Return the number of an answer; equal answers have the same one."""
+        text = repr(answer)
+        number = self._numbers.get(text)
+        if number is None:
+            number = self._numbers[text] = len(self._pickled)
+            self._pickled.append(pickle.dumps(answer))
+        return number
+
+    def __getitem__(self, number: int) -> Any:
+        return pickle.loads(self._pickled[number])
+
+
+class Stores:
+    """Contents of one store in memory, by number, and the transitions between them."""
+
+    def __init__(self) -> None:
+        self._now = _START_US
+        self.backend = SQLiteBackend("sqlite://", SPACE, clock=lambda: self._now)
+        self.answers = Answers()
+        self.requests: list[Request] = []
+        self._request_numbers: dict[tuple[type, Request], int] = {}
+        self._reader = sqlite3.connect(":memory:")
+        self._images: list[bytes] = []
+        self._numbers: dict[str, int] = {}
+        self._queues: list[bool] = []
+        self._transitions: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._loaded, self._image = -1, b""
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._reader.close()
+        self.backend.close()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def space(self, agent: str) -> Space:
+        """Return a space on whatever content is loaded."""
+        writer = make_writer(self.backend.uid, SPACE, agent, None)
+        return Space(SyncDriver(self.backend), writer)
+
+    def request_number(self, request: Request) -> int:
+        """Return the number of a request; the same request has the same one."""
+        key = (type(request), request)  # tuples of two types may be equal
+        number = self._request_numbers.get(key)
+        if number is None:
+            number = self._request_numbers[key] = len(self.requests)
+            self.requests.append(request)
+        return number
+
+    def has_queue(self, store: int) -> bool:
+        """Whether somebody stands in a queue, so that time matters."""
+        return self._queues[store]
+
+    def perform(self, store: int, clock_us: int, request: int) -> tuple[int, int]:
+        """Perform a request on a content; return the numbers of the answer and of the new content.
+
+        `clock_us` is the store's time, in microseconds since the exploration's first moment.
+        """
+        key = (store, clock_us, request)
+        found = self._transitions.get(key)
+        if found is None:
+            self.load(store)
+            self._now = _START_US + clock_us
+            try:
+                answer = self.backend.perform(self.requests[request])
+            except Exception as problem:
+                answer = Raised(problem)
+            number = self.answers.number(answer)
+            found = self._transitions[key] = (number, self.current())
+        return found
+
+    def load(self, store: int) -> None:
+        """Bring the store back to a content."""
+        if self._loaded != store:
+            self._loaded, self._image = store, zlib.decompress(self._images[store])
+            self.backend.restore(self._image)
+
+    def current(self) -> int:
+        """Return the number of the content that the store has now."""
+        image = self.backend.dump()
+        if image != self._image:
+            text, queue = self._content(image)
+            number = self._numbers.get(text)
+            if number is None:
+                number = self._numbers[text] = len(self._images)
+                self._images.append(zlib.compress(image, 1))
+                self._queues.append(queue)
+            self._loaded, self._image = number, image
+        return self._loaded
+
+    def _content(self, image: bytes) -> tuple[str, bool]:
+        """Return the rows of all tables, which is exact, and whether a queue is among them."""
+        self._reader.deserialize(image)
+        names = [name for (name,) in self._reader.execute(_TABLES)]
+        rows = {name: self._reader.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+        return repr(rows), bool(rows["tickets"])
