@@ -18,7 +18,7 @@ from interlock.errors import (
     Unavailable,
     Unknown,
 )
-from interlock.space import Moment, Space, Tx, open  # noqa: A004  # reads as interlock.open
+from interlock.space import Moment, Space, Tx, open  # reads as interlock.open
 
 __version__ = "0.1.0"
 

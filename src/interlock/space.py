@@ -31,7 +31,7 @@ from interlock.settings import (
 )
 
 
-def open(  # noqa: A001  # reads as interlock.open
+def open(  # reads as interlock.open
     url: str,
     space: str = "default",
     agent: str | None = None,

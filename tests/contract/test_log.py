@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ def test_positions_are_gapless_and_in_commit_order(space: Any) -> None:
     assert [e.position for e in entries] == [1, 2, 3, 4, 5]
     assert [e.value for e in entries] == [0, 1, 2, 3, 4]
     assert [e.version for e in entries] == [1, 1, 2, 2, 3]
-    assert all(a.at <= b.at for a, b in zip(entries, entries[1:], strict=False))
+    assert all(a.at <= b.at for a, b in pairwise(entries))
 
 
 def test_a_refused_write_leaves_no_gap(space: Any) -> None:
@@ -56,7 +56,7 @@ def test_an_entry_says_who_when_and_what_the_commit_was_computed_from(space: Any
         price = tx.read("price").value
         tx.scan("order/")
         tx.create("order/1", {"total": price})
-    entry = list(space.history("order/1"))[0]
+    entry = next(iter(space.history("order/1")))
     assert (entry.agent, entry.kind, entry.version) == ("tester", "put", 1)
     assert entry.reads == {"price": 1, "order/*": {}}
 
@@ -118,7 +118,7 @@ def test_watch_from_now_skips_the_past(space: Any) -> None:
     [
         {},
         {"position": 1, "time": 1.0},
-        {"time": datetime(2026, 1, 1)},  # noqa: DTZ001  # no time zone is what is refused
+        {"time": datetime(2026, 1, 1)},  # no time zone is what is refused
         {"time": "now"},
     ],
 )

@@ -16,7 +16,7 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
         raise Invalid(f"a store is named by a URL such as 'sqlite:///team.db', not {url!r}")
     scheme, separator, _ = url.partition("://")
     if scheme == "sqlite" and separator:
-        from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions  # noqa: PLC0415
+        from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 
         known = {name: value for name, value in options.items() if value is not None}
         return SQLiteBackend(url, name, SQLiteOptions(**known))

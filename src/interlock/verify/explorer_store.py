@@ -14,6 +14,7 @@ from typing import Any
 
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.outcome import Refusal
 from interlock.core.requests import Request
 from interlock.settings import make_writer
 from interlock.space import Space
@@ -21,6 +22,18 @@ from interlock.space import Space
 SPACE = "explore"
 _START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first moment
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+
+
+class ExploredSpace(Space):
+    """The real façade, with operation ids that follow from the agent's name and a count."""
+
+    _drawn = 0
+
+    def _op_id(self, op_id: str | None) -> str:
+        if op_id is not None:
+            return op_id
+        self._drawn += 1
+        return f"{self.agent}-{self._drawn}"
 
 
 class Raised:
@@ -37,6 +50,7 @@ class Answers:
     """Numbers answers by what they say, and hands out copies that an agent may change."""
 
     def __init__(self) -> None:
+        self.refusals: set[int] = set()
         self._numbers: dict[str, int] = {}
         self._pickled: list[bytes] = []
 
@@ -47,6 +61,8 @@ class Answers:
         if number is None:
             number = self._numbers[text] = len(self._pickled)
             self._pickled.append(pickle.dumps(answer))
+            if isinstance(answer, Refusal):
+                self.refusals.add(number)
         return number
 
     def __getitem__(self, number: int) -> Any:
@@ -78,9 +94,9 @@ class Stores:
         return len(self._images)
 
     def space(self, agent: str) -> Space:
-        """Return a space on whatever content is loaded."""
+        """Return a space on the content that is loaded, for `setup` and for invariants."""
         writer = make_writer(self.backend.uid, SPACE, agent, None)
-        return Space(SyncDriver(self.backend), writer)
+        return ExploredSpace(SyncDriver(self.backend), writer)
 
     def request_number(self, request: Request) -> int:
         """Return the number of a request; the same request has the same one."""

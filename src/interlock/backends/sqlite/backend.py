@@ -14,7 +14,7 @@ from typing import Any
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite import read, turns
-from interlock.backends.sqlite.commit import Step
+from interlock.backends.sqlite.commit import Step, Where
 from interlock.backends.sqlite.connect import (
     DURABILITY,
     SQLiteOptions,
@@ -61,18 +61,20 @@ class SQLiteBackend:
         check_options(self._options)
         self._place = places.parse(url)
         places.check(self._place)
-        self._clock = clock
         self._pool = Pool(self._place, lambda: connect(self._place, self._options))
         self._pool.on_fork = self._start_anew
         self._group = GroupCommit(self._apply)
         self._threads: ThreadPoolExecutor | None = None
+        connection = connect(self._place, self._options)
         try:
-            with self._pool.writer() as connection, translated(str(self._place)):
+            with translated(str(self._place)):
                 prepare(connection, self._place, self._options)
-                self._space, self.uid = self._find_space(connection)
+                self._where = self._find_space(connection)._replace(clock=clock)
         except BaseException:
-            self._pool.close()
+            connection.close()
             raise
+        self.uid = self._where.uid
+        self._pool.adopt(connection)
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
@@ -113,29 +115,27 @@ class SQLiteBackend:
 
     def _load(self, request: Load) -> Any:
         with self._reading() as connection:
-            return read.load(connection, self._space, self.uid, request, self._now(connection))
+            return read.load(connection, self._where, request)
 
     def _load_at(self, request: LoadAt) -> Any:
         with self._reading() as connection:
-            return read.load_at(connection, self._space, self.uid, request, self._now(connection))
+            return read.load_at(connection, self._where, request)
 
     def _read_log(self, request: ReadLog) -> Any:
         with self._reading() as connection:
-            return read.read_log(connection, self._space, request)
+            return read.read_log(connection, self._where.space, request)
 
     def _take_turn(self, request: TakeTurn) -> Place:
         with self._reading() as connection:
-            now = self._now(connection)
-            place = turns.look(connection, self._space, self.uid, request, now)
+            place = turns.look(connection, self._where, request)
         if place is None:
             with self._writing(durable=False) as connection:
-                now = self._now(connection)
-                place = turns.take(connection, self._space, self.uid, request, now)
+                place = turns.take(connection, self._where, request)
         return place
 
     def _leave_turn(self, request: LeaveTurn) -> None:
         with self._writing(durable=False) as connection:
-            turns.leave(connection, self._space, request.ticket)
+            turns.leave(connection, self._where.space, request.ticket)
 
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
         Load: _load,
@@ -151,7 +151,7 @@ class SQLiteBackend:
         left = [plan for index, plan in enumerate(plans) if index not in answers]
         if left:
             with self._writing(durable=True) as connection:
-                step = Step(connection, self._space, self.uid, self._now(connection))
+                step = Step(connection, self._where)
                 applied = iter([step.commit(plan) for plan in left])
                 if not step.wrote:
                     connection.execute("ROLLBACK")
@@ -161,7 +161,7 @@ class SQLiteBackend:
         """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
         agents that take the write lock only to be refused keep it from the one who can write."""
         with self._reading() as connection, read.one_moment(connection):
-            step = Step(connection, self._space, self.uid, self._now(connection))
+            step = Step(connection, self._where)
             judged = {index: step.judge(plan) for index, plan in enumerate(plans) if plan.yields}
         return {index: answer for index, answer in judged.items() if answer is not None}
 
@@ -181,7 +181,6 @@ class SQLiteBackend:
             if not durable:
                 connection.execute("PRAGMA synchronous=NORMAL")
             try:
-                connection.execute("PRAGMA busy_timeout=0")
                 begin_immediate(connection, deadline, place)
                 try:
                     yield connection
@@ -195,13 +194,7 @@ class SQLiteBackend:
                     mode = DURABILITY[self._options.durability]
                     connection.execute(f"PRAGMA synchronous={mode}")
 
-    def _now(self, connection: sqlite3.Connection) -> int:
-        if self._clock is not None:
-            return self._clock()
-        now: int = connection.execute(SQL["now"]).fetchone()[0]
-        return now
-
-    def _find_space(self, connection: sqlite3.Connection) -> tuple[int, str]:
+    def _find_space(self, connection: sqlite3.Connection) -> Where:
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
         if row is None and self._place.read_only:
             raise Unavailable(f"{self._place} has no space {self.name!r} and was opened read-only")
@@ -211,14 +204,18 @@ class SQLiteBackend:
             try:
                 row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
                 if row is None:
-                    values = (self.name, secrets.token_hex(8), self._now(connection))
+                    values = (
+                        self.name,
+                        secrets.token_hex(8),
+                        connection.execute(SQL["now"]).fetchone()[0],
+                    )
                     connection.execute(SQL["add_space"], values)
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        return row[0], row[1]
+        return Where(*row)
 
     # Waiting
 
@@ -239,7 +236,7 @@ class SQLiteBackend:
         if request.position is None or left <= 0:
             return left
         with self._reading() as connection:
-            if read.log_end(connection, self._space) > request.position:
+            if read.log_end(connection, self._where.space) > request.position:
                 return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 

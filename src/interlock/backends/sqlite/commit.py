@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from interlock.backends.sqlite.statements import SQL
 from interlock.core import decide
@@ -14,19 +15,28 @@ from interlock.core.plan import DELETE, Plan
 from interlock.core.records import Record, absent
 
 
+class Where(NamedTuple):
+    """A space inside a store.  `clock` stands in for SQLite's own, in microseconds."""
+
+    space: int
+    uid: str
+    clock: Callable[[], int] | None = None
+
+
+_ABSENT = (0, 0, 0)  # version, epoch, live
+
+
 class Step:
     """One open write transaction on one space: its clock, its log's end, whether it wrote."""
 
-    def __init__(self, connection: sqlite3.Connection, space: int, uid: str, now: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, where: Where) -> None:
         self._execute = connection.execute
-        self._space = space
-        self._uid = uid
-        end = self._execute(SQL["log_end"], (space,)).fetchone() or (0, 0)
-        self._position: int = end[0]
-        self.now = now
-        self.time: int = max(now, end[1])  # times never fall along the log, whatever the clock does
-        self._queues: bool = self._execute(SQL["any_tickets"]).fetchone()[0] == 1
-        self._heads: dict[str, tuple[int, int, int, int]] = {}  # of the plan judged last
+        self._space = where.space
+        self._uid = where.uid
+        now, self._position, last, self._queues = opening(connection, where)
+        self.now: int = now
+        self.time: int = max(now, last)  # times never fall along the log, whatever the clock does
+        self._heads: dict[str, tuple[int, ...]] = {}  # of the plan judged last
         self.wrote = False
 
     def commit(self, plan: Plan) -> Outcome:
@@ -35,10 +45,12 @@ class Step:
 
     def judge(self, plan: Plan) -> Outcome | None:
         """Return the answer to a plan that need not be applied: refused, or applied before."""
-        replayed = self._applied(plan)
+        key = plan.expects[0].key if plan.expects else ""
+        *head, known = self._execute(SQL["head_and_op"], (self._space, key, plan.op_id)).fetchone()
+        replayed = self._applied(plan) if known else None
         if replayed is not None:
             return replayed
-        self._heads = {}
+        self._heads = {key: _ABSENT if head[0] is None else tuple(head)}
         refusal = self._moved(plan) or self._scan_moved(plan)
         if refusal is None and self._queues:
             refusal = self._not_in_turn(plan)
@@ -55,8 +67,7 @@ class Step:
     def _moved(self, plan: Plan) -> Refusal | None:
         """Compare every expected record; the epoch decides before the version."""
         for expected in plan.expects:
-            head = self._heads[expected.key] = self._head(expected.key)
-            version, epoch, _, live = head
+            version, epoch, live = self._head(expected.key)
             if expected.epoch is not None and expected.epoch != epoch:
                 return decide.fenced(expected.key, expected.epoch, epoch)
             moved = live if expected.version is None else version != expected.version
@@ -93,12 +104,23 @@ class Step:
         first = self._position + 1
         writes = []
         for write in plan.writes:
-            head = self._heads.get(write.key) or self._head(write.key)
-            version, epoch, position = head[0] + 1, head[1], self._position + 1
+            version, epoch, _ = self._head(write.key)
+            version, position = version + 1, self._position + 1
             self._execute(
                 SQL["append_log"],
-                (self._space, position, write.key, version, epoch, write.kind, write.body)
-                + (plan.agent, self.time, plan.op_id, reads_text),
+                (
+                    self._space,
+                    position,
+                    write.key,
+                    version,
+                    epoch,
+                    write.kind,
+                    write.body,
+                    plan.agent,
+                    self.time,
+                    plan.op_id,
+                    reads_text,
+                ),
             )
             live = int(write.kind != DELETE)
             self._execute(SQL["set_head"], (self._space, write.key, version, epoch, position, live))
@@ -110,13 +132,23 @@ class Step:
         self.wrote = True
         return Committed(first, self.time, plan.agent, tuple(writes))
 
-    def _head(self, key: str) -> tuple[int, int, int, int]:
-        row = self._execute(SQL["head"], (self._space, key)).fetchone()
-        return row or (0, 0, 0, 0)
+    def _head(self, key: str) -> tuple[int, ...]:
+        """Version, epoch and whether the key exists, read once a plan."""
+        head = self._heads.get(key)
+        if head is None:
+            head = self._execute(SQL["head"], (self._space, key)).fetchone() or _ABSENT
+            self._heads[key] = head
+        return head
 
     def _record(self, key: str) -> Record:
         row = self._execute(SQL["record"], (self._space, key)).fetchone()
         return record(row, self._uid)
+
+
+def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
+    """Return the time now, position and time of the log's end, and whether any queue stands."""
+    now, position, last, queues = connection.execute(SQL["opening"], (where.space,)).fetchone()
+    return (now if where.clock is None else where.clock()), position, last, queues
 
 
 def record(row: tuple[Any, ...], uid: str) -> Record:

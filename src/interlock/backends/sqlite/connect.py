@@ -19,6 +19,7 @@ MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
 
 DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
 _OLDEST_SQLITE = (3, 35, 0)
+_CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two indexes, the head
 
 
 class SQLiteOptions(NamedTuple):
@@ -60,6 +61,7 @@ def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
         raise fault_of(problem, str(place)) from problem
     try:
         connection.execute(f"PRAGMA synchronous={DURABILITY[options.durability]}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.execute("PRAGMA trusted_schema=OFF")
         return connection
     except sqlite3.Error as problem:

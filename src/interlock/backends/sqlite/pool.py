@@ -42,6 +42,7 @@ class Pool:
             self._check_open()
             if self._writer is None:
                 self._writer = self._connect()
+                self._writer.execute("PRAGMA busy_timeout=0")  # begin_immediate does the waiting
             yield self._writer
 
     @contextmanager
@@ -70,6 +71,13 @@ class Pool:
                     else:
                         self._idle.append(connection)
                 self._free.notify_all()
+
+    def adopt(self, connection: sqlite3.Connection) -> None:
+        """Take over a connection that was opened before the pool was used."""
+        if self._place.path is None:
+            self._writer = connection
+        else:
+            self._idle.append(connection)
 
     def close(self) -> None:
         """Close every connection, waiting for those in use."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from interlock.backends.sqlite.commit import applied, record
+from interlock.backends.sqlite.commit import Where, applied, opening, record
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.keys import prefix_end
 from interlock.core.records import Entry, Record, Snapshot
@@ -30,11 +30,11 @@ def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("ROLLBACK")
 
 
-def load(connection: sqlite3.Connection, space: int, uid: str, request: Load, now: int) -> Snapshot:
+def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
     """Answer a Load."""
-    execute = connection.execute
+    execute, (space, uid, _) = connection.execute, where
     with one_moment(connection):
-        position = log_end(connection, space)
+        now, position, _, queues = opening(connection, where)
         keys = json.dumps(request.keys)
         if len(request.keys) == 1:
             rows = execute(SQL["record"], (space, request.keys[0])).fetchall()
@@ -49,19 +49,17 @@ def load(connection: sqlite3.Connection, space: int, uid: str, request: Load, no
             for prefix in request.prefixes
         }
         queued: dict[str, int] = {}
-        if execute(SQL["any_tickets"]).fetchone()[0]:
+        if queues:
             queued = dict(execute(SQL["queued"], (keys, space, now)).fetchall())
         done = applied(execute, space, request.op_id) if request.op_id is not None else None
     return Snapshot(position, now, records, scans, queued, done)
 
 
-def load_at(
-    connection: sqlite3.Connection, space: int, uid: str, request: LoadAt, now: int
-) -> Snapshot:
+def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot:
     """Answer a LoadAt: the last entry of each key up to a position or a time."""
-    execute = connection.execute
+    execute, (space, uid, _) = connection.execute, where
     with one_moment(connection):
-        end = log_end(connection, space)
+        now, end, _, _ = opening(connection, where)
         if request.position is not None:
             position = min(request.position, end)
         else:

@@ -5,6 +5,13 @@
 -- The store's clock in microseconds (SQLite knows milliseconds).
 SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000;
 
+-- name: opening (space)
+-- What a step begins with: the clock, position and time of the log's end, whether any queue stands.
+SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000,
+    COALESCE(l.position, 0), COALESCE(l.time, 0), EXISTS (SELECT 1 FROM tickets)
+FROM (SELECT 1) LEFT JOIN
+    (SELECT position, time FROM log WHERE space = ?1 ORDER BY position DESC LIMIT 1) AS l;
+
 -- name: find_space (name)
 SELECT space, uid FROM spaces WHERE name = ?;
 
@@ -17,10 +24,16 @@ SELECT position, time FROM log WHERE space = ? ORDER BY position DESC LIMIT 1;
 
 -- name: entries_of_op (space, op)
 SELECT key, kind, version, epoch, position, body, time, agent
-FROM log WHERE space = ? AND op = ? ORDER BY position;
+FROM log INDEXED BY log_by_op WHERE space = ? AND op = ? ORDER BY position;
 
 -- name: head (space, key)
-SELECT version, epoch, position, live FROM heads WHERE space = ? AND key = ?;
+SELECT version, epoch, live FROM heads WHERE space = ? AND key = ?;
+
+-- name: head_and_op (space, key, op)
+-- A head, NULLs where there is none, and whether the operation id is in the log.
+SELECT h.version, h.epoch, h.live,
+    EXISTS (SELECT 1 FROM log INDEXED BY log_by_op WHERE space = ?1 AND op = ?3)
+FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2;
 
 -- name: records (keys as a JSON array, space)
 -- One row a key in the order asked, absent keys with NULLs, all of one moment.
@@ -50,13 +63,13 @@ WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live;
 SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.position, l.kind <> 'delete'
 FROM json_each(?1) AS k
 LEFT JOIN log AS l ON l.space = ?2 AND l.position = (
-    SELECT MAX(position) FROM log WHERE space = ?2 AND key = k.value AND position <= ?3)
+    SELECT MAX(position) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND position <= ?3)
 ORDER BY k.id;
 
 -- name: scan_at (space, first, end, position)
 SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.position, 1
 FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = (
-    SELECT MAX(position) FROM log WHERE space = h.space AND key = h.key AND position <= ?4)
+    SELECT MAX(position) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND position <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
 ORDER BY h.key;
 
@@ -85,9 +98,6 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 INSERT INTO heads (space, key, version, epoch, position, live) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (space, key) DO UPDATE
 SET version = excluded.version, position = excluded.position, live = excluded.live;
-
--- name: any_tickets ()
-SELECT EXISTS (SELECT 1 FROM tickets);
 
 -- name: first_ticket (space, key, now)
 -- The live ticket whose turn it is.  A ticket renewed in the future is dead: the clock stepped back.

@@ -7,55 +7,51 @@ changes need not reach the disk before they are answered.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
-from typing import Any
 
+from interlock.backends.sqlite.commit import Where, opening
 from interlock.backends.sqlite.read import load, one_moment
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.records import Snapshot
 from interlock.core.requests import Load, Place, TakeTurn
 
 _RENEW_BELOW = 0.7  # of the ttl; asking for one's place more often than that only reads
 
 
-def look(
-    connection: sqlite3.Connection, space: int, uid: str, request: TakeTurn, now: int
-) -> Place | None:
+def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place | None:
     """Return the place of a ticket, or None where something must be written to tell it."""
     if not request.ticket:
         return None
     with one_moment(connection):
+        space, now = where.space, opening(connection, where)[0]
         row = connection.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
         if row is None:
-            return _nowhere(connection, space, uid, now)
+            return _nowhere(connection, where)
         _, expires, firm = row
         if expires - now < request.ttl * 1e6 * _RENEW_BELOW or request.firm > firm:
             return None
-        return _place(connection, space, uid, request, request.ticket, now)
+        return _place(connection, where, request, request.ticket, now)
 
 
-def take(
-    connection: sqlite3.Connection, space: int, uid: str, request: TakeTurn, now: int
-) -> Place:
+def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place:
     """Join or renew, inside a write transaction that the caller opened."""
-    execute = connection.execute
+    execute, space = connection.execute, where.space
+    now = opening(connection, where)[0]
     execute(SQL["drop_dead_tickets"], (now,))
     execute(SQL["drop_dead_ticket_keys"])
     expires = now + int(request.ttl * 1e6)
     ticket = request.ticket
     if ticket:
         if execute(SQL["ticket"], (space, ticket, now)).fetchone() is None:
-            return _nowhere(connection, space, uid, now)
+            return _nowhere(connection, where)
         execute(SQL["renew_ticket"], (now, expires, int(request.firm), ticket))
-        return _place(connection, space, uid, request, ticket, now)
+        return _place(connection, where, request, ticket, now)
     row = execute(SQL["ticket_named"], (space, request.name, now)).fetchone()
     if row is not None:
-        return _place(connection, space, uid, request, row[0], now)
+        return _place(connection, where, request, row[0], now)
     values = (space, request.name, request.agent, now, expires, int(request.firm))
     ticket = execute(SQL["add_ticket"], values).lastrowid or 0
     for key in request.keys:
         execute(SQL["add_ticket_key"], (space, key, ticket))
-    return _place(connection, space, uid, request, ticket, now)
+    return _place(connection, where, request, ticket, now)
 
 
 def leave(connection: sqlite3.Connection, space: int, ticket: int) -> None:
@@ -65,14 +61,11 @@ def leave(connection: sqlite3.Connection, space: int, ticket: int) -> None:
 
 
 def _place(
-    connection: sqlite3.Connection, space: int, uid: str, request: TakeTurn, ticket: int, now: int
+    connection: sqlite3.Connection, where: Where, request: TakeTurn, ticket: int, now: int
 ) -> Place:
-    execute: Callable[..., Any] = connection.execute
-    ahead: int = execute(SQL["tickets_ahead"], (ticket, space, now)).fetchone()[0]
-    keys = () if ahead else request.keys
-    return Place(ticket, ahead, load(connection, space, uid, Load(keys), now))
+    row = connection.execute(SQL["tickets_ahead"], (ticket, where.space, now)).fetchone()
+    return Place(ticket, row[0], load(connection, where, Load(() if row[0] else request.keys)))
 
 
-def _nowhere(connection: sqlite3.Connection, space: int, uid: str, now: int) -> Place:
-    snapshot: Snapshot = load(connection, space, uid, Load(()), now)
-    return Place(0, 0, snapshot)
+def _nowhere(connection: sqlite3.Connection, where: Where) -> Place:
+    return Place(0, 0, load(connection, where, Load(())))

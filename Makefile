@@ -1,0 +1,63 @@
+# `make demo` and `make test` work from a fresh clone with Python 3.11 or newer and make alone.
+
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+UV := $(shell command -v uv 2>/dev/null)
+BIN := .venv/bin
+LOCKS := pyproject.toml requirements.lock requirements-dev.lock
+
+.PHONY: demo test quick lint bench lock clean venv
+
+demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
+	$(BIN)/interlock simulate --plot demo.svg
+
+test: .venv/dev.stamp ## everything: lint, strict types, every test
+	$(MAKE) lint
+	$(BIN)/python -m pytest
+
+quick: .venv/dev.stamp ## for daily work, under a minute
+	$(MAKE) lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks --write
+
+venv: .venv/dev.stamp
+
+.venv/bin/python:
+ifeq ($(PYTHON),)
+	@echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1
+endif
+ifeq ($(UV),)
+	$(PYTHON) -m venv .venv
+else
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+endif
+
+# $(call install,lock file,extra)
+define install
+$(if $(UV),VIRTUAL_ENV=.venv $(UV) pip install --quiet,$(BIN)/python -m pip install --quiet --disable-pip-version-check) -r $(1)
+$(if $(UV),VIRTUAL_ENV=.venv $(UV) pip install --quiet,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --no-deps -e .
+endef
+
+.venv/demo.stamp: $(LOCKS) | .venv/bin/python
+	$(call install,requirements.lock)
+	@touch $@
+
+.venv/dev.stamp: $(LOCKS) | .venv/bin/python
+	$(call install,requirements-dev.lock)
+	@touch $@ .venv/demo.stamp
+
+lock: ## renew the lock files (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra plot pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev pyproject.toml -o requirements-dev.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg

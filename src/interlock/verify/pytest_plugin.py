@@ -1,0 +1,26 @@
+"""The pytest plugin, found once Interlock is installed: the fixture `explore_interlock`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from interlock.verify.explorer_search import Exploration
+
+
+@pytest.fixture
+def explore_interlock() -> Callable[..., Exploration]:
+    """`interlock.verify.explore`, which prints what it explored; a `Violation` fails the test."""
+
+    def run(agents: Any, **options: Any) -> Exploration:
+        __tracebackhide__ = True
+        from interlock.verify.explorer import explore  # nobody else pays for it
+
+        exploration = explore(agents, **options)
+        print(exploration)
+        return exploration
+
+    return run
