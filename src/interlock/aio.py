@@ -20,7 +20,14 @@ from interlock.core.requests import LogPage
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import raise_refusal
-from interlock.settings import DEFAULT_ATTEMPTS, PAGE, WATCH_PAUSE, as_time_us, make_writer
+from interlock.settings import (
+    DEFAULT_ATTEMPTS,
+    PAGE,
+    WATCH_PAUSE,
+    as_time_us,
+    checked_op_id,
+    make_writer,
+)
 
 
 def open_async(
@@ -194,7 +201,7 @@ class AsyncSpace:
 
     async def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made, or None where it was not applied."""
-        done: Committed | None = await self._run(protocol.outcome(op_id))
+        done: Committed | None = await self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 
     async def close(self) -> None:
@@ -249,7 +256,7 @@ class AsyncSpace:
         return answer
 
     def _op_id(self, op_id: str | None) -> str:
-        return new_op_id() if op_id is None else op_id
+        return new_op_id() if op_id is None else checked_op_id(op_id)
 
 
 class AsyncTx:

@@ -29,6 +29,14 @@ def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | 
     return Writer(uid, name, limit)
 
 
+def checked_op_id(op_id: str) -> str:
+    """Return an operation id that the caller chose.  Raises Invalid."""
+    wrong = check_name("operation id", op_id)
+    if wrong is not None:
+        raise_refusal(wrong)
+    return op_id
+
+
 def as_time_us(position: int | None, time: datetime | float | None) -> int | None:
     """Return the time of `at` in microseconds, None where a position was given.  Raises Invalid."""
     if (position is None) == (time is None):

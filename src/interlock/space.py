@@ -27,6 +27,7 @@ from interlock.settings import (
     PAGE,
     WATCH_PAUSE,
     as_time_us,
+    checked_op_id,
     make_writer,
 )
 
@@ -207,7 +208,7 @@ class Space:
 
     def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made, or None where it was not applied."""
-        done: Committed | None = self._run(protocol.outcome(op_id))
+        done: Committed | None = self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 
     def close(self) -> None:
@@ -263,7 +264,7 @@ class Space:
         return answer
 
     def _op_id(self, op_id: str | None) -> str:
-        return new_op_id() if op_id is None else op_id
+        return new_op_id() if op_id is None else checked_op_id(op_id)
 
 
 class Tx:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interlock.core.keys import check_key, check_name
+from interlock.core.keys import check_key
 from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.records import Record, as_datetime
@@ -26,7 +26,7 @@ class Writer(NamedTuple):
 
 def put(writer: Writer, record: Record, value: Any, op_id: str) -> Plan | Refusal:
     """Plan writing `value` over `record`."""
-    wrong = own_record(writer, record) or check_name("operation id", op_id)
+    wrong = own_record(writer, record)
     if wrong is not None:
         return wrong
     body = encode(value, writer.max_value_bytes)
@@ -37,7 +37,7 @@ def put(writer: Writer, record: Record, value: Any, op_id: str) -> Plan | Refusa
 
 def create(writer: Writer, key: str, value: Any, op_id: str) -> Plan | Refusal:
     """Plan writing `value` to a key that must not exist."""
-    wrong = check_key(key) or check_name("operation id", op_id)
+    wrong = check_key(key)
     if wrong is not None:
         return wrong
     body = encode(value, writer.max_value_bytes)
@@ -48,7 +48,7 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Plan | Refusal:
 
 def delete(writer: Writer, record: Record, op_id: str) -> Plan | Refusal:
     """Plan deleting the key of `record`, which must exist."""
-    wrong = own_record(writer, record) or check_name("operation id", op_id)
+    wrong = own_record(writer, record)
     if wrong is not None:
         return wrong
     if not record.exists:

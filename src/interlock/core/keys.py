@@ -7,6 +7,8 @@ belong to patterns.  The first segment does not begin with `$`: those keys are t
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from interlock.core.outcome import Invalid
 
 MAX_KEY_BYTES = 512
@@ -16,10 +18,14 @@ _PATTERN_CHARACTERS = "*{}"
 
 def check_key(key: object) -> Invalid | None:
     """Return why `key` is not a key, or None when it is one."""
+    return _check_text(key) if isinstance(key, str) else _problem("key", key, MAX_KEY_BYTES)
+
+
+@lru_cache(maxsize=4096)
+def _check_text(key: str) -> Invalid | None:
     problem = _problem("key", key, MAX_KEY_BYTES)
     if problem is not None:
         return problem
-    assert isinstance(key, str)
     if key.startswith("$"):
         return Invalid(
             f"key {key!r} begins with '$', which is kept for the library's own keys", key

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.keys import check_key, check_name, check_prefix
+from interlock.core.keys import check_key, check_prefix
 from interlock.core.outcome import Committed, Conflict, Contended, Held, Invalid, Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.records import Record, Snapshot
@@ -74,9 +74,8 @@ def wait(seconds: float, position: int) -> Steps:
 
 
 def outcome(op_id: str) -> Steps:
-    """Ask what an operation id did.  Returns Committed, None or Invalid."""
-    wrong = check_name("operation id", op_id)
-    return wrong if wrong is not None else (yield Load((), (), op_id)).applied
+    """Ask what an operation id did.  Returns Committed or None."""
+    return (yield Load((), (), op_id)).applied
 
 
 def commit(writer: Writer, plan: Plan | Refusal) -> Steps:
@@ -111,7 +110,7 @@ def update(
     Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
-    wrong = check_key(key) or check_name("operation id", op_id) or check_limits(limits)
+    wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
     snapshot: Snapshot = yield Load((key,), (), op_id if resumable else None)
@@ -163,7 +162,7 @@ def transact(
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state.
     """
-    wrong = check_name("operation id", op_id) or check_limits(limits)
+    wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
     snapshot: Snapshot = yield Load((), (), op_id if resumable else None)

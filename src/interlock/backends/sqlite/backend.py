@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from interlock.backends.grouping import GroupCommit
@@ -108,8 +108,13 @@ class SQLiteBackend:
         """Bring a store in memory back to what it held at a `dump`.  Raises Invalid on a file."""
         if self._place.path is not None:
             raise Invalid(f"{self._place} is a file; only a store in memory can be restored")
-        with self._pool.writer() as connection, translated(str(self._place)):
-            connection.deserialize(image)
+        with (
+            self._pool.writer() as connection,
+            translated(str(self._place)),
+            closing(sqlite3.connect(":memory:")) as source,
+        ):
+            source.deserialize(image)
+            source.backup(connection)  # deserializing in place would leave json_each dangling
 
     # One handler a request
 

@@ -147,7 +147,8 @@ class Step:
 
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
     """Return the time now, position and time of the log's end, and whether any queue stands."""
-    now, position, last, queues = connection.execute(SQL["opening"], (where.space,)).fetchone()
+    row = connection.execute(SQL["opening"], (where.space,)).fetchone()
+    now, position, last, queues = row or connection.execute(SQL["first_opening"]).fetchone()
     return (now if where.clock is None else where.clock()), position, last, queues
 
 

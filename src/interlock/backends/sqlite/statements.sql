@@ -7,10 +7,15 @@ SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 100
 
 -- name: opening (space)
 -- What a step begins with: the clock, position and time of the log's end, whether any queue stands.
+-- No row where the log is empty.
 SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000,
-    COALESCE(l.position, 0), COALESCE(l.time, 0), EXISTS (SELECT 1 FROM tickets)
-FROM (SELECT 1) LEFT JOIN
-    (SELECT position, time FROM log WHERE space = ?1 ORDER BY position DESC LIMIT 1) AS l;
+    position, time, EXISTS (SELECT 1 FROM tickets)
+FROM log WHERE space = ?1 ORDER BY position DESC LIMIT 1;
+
+-- name: first_opening ()
+-- The same for an empty log.
+SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000,
+    0, 0, EXISTS (SELECT 1 FROM tickets);
 
 -- name: find_space (name)
 SELECT space, uid FROM spaces WHERE name = ?;
