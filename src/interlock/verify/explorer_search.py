@@ -13,6 +13,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from interlock.core.turns import TICKET_TTL
@@ -23,6 +24,7 @@ from interlock.verify.explorer_agents import NOBODY, Agents
 from interlock.verify.explorer_store import Stores
 from interlock.verify.invariants import Invariant, View, broken, name_of
 
+_PACKAGE = str(Path(__file__).parents[1])
 _CLOCK_STEP_US = int(TICKET_TTL * 1e6 / 3)  # soon enough for whoever waits to renew its ticket
 _STALL_US = int(TICKET_TTL * 1e6) + 1  # long enough for every ticket to expire
 _TIME = -1  # who moves where time does
@@ -263,7 +265,9 @@ class Search:
         raise story.Violation(name, reason, tuple(schedule), tuple(ending)) from cause
 
     def _break_failed(self, number: int, agent: str, problem: BaseException) -> NoReturn:
-        place = traceback.extract_tb(problem.__traceback__)[-1]
+        frames = traceback.extract_tb(problem.__traceback__)
+        own = [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+        place = (own or frames)[-1]
         reason = f"{problem} (line {place.lineno} of {place.filename}: {place.line})".lstrip()
         self._break(number, f"{agent} raised {type(problem).__name__}", reason, cause=problem)
 

@@ -43,7 +43,7 @@ class Raised:
         self.problem = problem
 
     def __repr__(self) -> str:
-        return f"Raised({type(self.problem).__name__}: {self.problem})"
+        return f"failed ({type(self.problem).__name__}), {self.problem}"
 
 
 class Answers:

@@ -1,0 +1,48 @@
+"""The command line: thin commands over the façades.  Each command is imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+import interlock
+
+_COMMANDS = {
+    "at": "read",
+    "delete": "write",
+    "get": "read",
+    "history": "read",
+    "keys": "read",
+    "log": "read",
+    "put": "write",
+    "simulate": "simulate",
+    "watch": "read",
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        module: Any = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
+        command: click.Command = getattr(module, name)
+        return command
+
+
+@click.group(cls=_Lazy)
+@click.version_option(interlock.__version__, prog_name="interlock")
+def main() -> None:
+    """Many agents share state without silently destroying each other's work.
+
+    The store is named by --store or INTERLOCK_STORE, such as sqlite:///team.db.
+
+    \b
+    Exit codes: 0 done; 1 the store is broken or away; 2 the call is wrong;
+    3 refused, trying again may help (a conflict); 4 no such key;
+    5 refused for good; 130 interrupted.
+    """

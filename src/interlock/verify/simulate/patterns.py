@@ -1,0 +1,215 @@
+"""The patterns: how an agent adds its contribution to a shared document.  Each one really runs.
+
+A document is a JSON list.  A contribution reads it, thinks (`think(items)` sleeps and returns the
+list with the agent's item added), and writes.  To add a pattern, subclass `Pattern` and put it
+into `PATTERNS`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import interlock
+
+Think = Callable[[list[str]], list[str]]
+
+
+class GaveUp(Exception):
+    """The agent stopped without having written; its contribution was never acknowledged."""
+
+
+class Agent(Protocol):
+    """One agent's connection to the store."""
+
+    def contribute(self, key: str, think: Think) -> None:
+        """Add to the document of `key`.  Returning acknowledges; raises GaveUp otherwise."""
+        ...
+
+    def close(self) -> None:
+        """Give back the connection."""
+        ...
+
+
+class Pattern:
+    """One way of sharing: prepares a store, connects agents to it, and reads what was kept."""
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+
+    def prepare(self, store: str, keys: Iterable[str]) -> None:
+        """Make the store with an empty document for each key."""
+        raise NotImplementedError
+
+    def connect(self, store: str, agent: str) -> Agent:
+        """Connect one agent, in its own process or thread."""
+        raise NotImplementedError
+
+    def kept(self, store: str, keys: Iterable[str]) -> set[str]:
+        """Return every item that the documents hold in the end."""
+        raise NotImplementedError
+
+    def store_in(self, folder: Path) -> str:
+        """Return where the store is, in a folder of its own."""
+        return str(folder / f"{self.name}.db")
+
+
+class RawPattern(Pattern):
+    """A table of documents in plain SQLite: write-ahead logging, every commit synchronous."""
+
+    agent: ClassVar[Callable[[sqlite3.Connection], Agent]]
+
+    def prepare(self, store: str, keys: Iterable[str]) -> None:
+        with closing(_connect(store)) as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE doc (key TEXT PRIMARY KEY, value TEXT, version INTEGER)")
+            db.executemany("INSERT INTO doc VALUES (?, '[]', 0)", [(key,) for key in keys])
+
+    def connect(self, store: str, agent: str) -> Agent:
+        return type(self).agent(_connect(store))
+
+    def kept(self, store: str, keys: Iterable[str]) -> set[str]:
+        with closing(_connect(store)) as db:
+            rows = db.execute("SELECT value FROM doc").fetchall()
+        return {item for (value,) in rows for item in json.loads(value)}
+
+
+class _RawAgent:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+
+    def read(self, key: str) -> tuple[list[str], int]:
+        value, version = self.db.execute(
+            "SELECT value, version FROM doc WHERE key = ?", (key,)
+        ).fetchone()
+        return json.loads(value), version
+
+    def write_if(self, key: str, items: list[str], version: int) -> bool:
+        done = self.db.execute(
+            "UPDATE doc SET value = ?, version = version + 1 WHERE key = ? AND version = ?",
+            (json.dumps(items), key, version),
+        )
+        return done.rowcount == 1
+
+    def close(self) -> None:
+        self.db.close()
+
+
+class _GetModifySet(_RawAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        items, _ = self.read(key)
+        changed = json.dumps(think(items))
+        self.db.execute("UPDATE doc SET value = ? WHERE key = ?", (changed, key))
+
+
+class LastWriteWins(RawPattern):
+    """Get, modify, set."""
+
+    name = "last-write-wins"
+    about = "read, think, write over whatever is there"
+    agent = _GetModifySet
+
+
+class _ResubmitStale(_RawAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        items, version = self.read(key)
+        changed = think(items)
+        while not self.write_if(key, changed, version):
+            _, version = self.read(key)  # the fresh version, with the old data
+
+
+class StaleRetry(RawPattern):
+    """A version check whose retry sends the old data with the fresh version."""
+
+    name = "stale-retry"
+    about = "check the version; when it moved, send the same data again with the new version"
+    agent = _ResubmitStale
+
+
+class _ThreeTries(_RawAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        for _ in range(3):
+            items, version = self.read(key)
+            if self.write_if(key, think(items), version):
+                return
+        raise GaveUp("gave up after three tries")
+
+
+class OptimisticThreeTries(RawPattern):
+    """A version check that reads and thinks again, three times at most."""
+
+    name = "optimistic-3-tries"
+    about = "check the version; when it moved, read and think again, three times at most"
+    agent = _ThreeTries
+
+
+class _LockWhileThinking(_RawAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        self.db.execute("BEGIN EXCLUSIVE")
+        try:
+            items, version = self.read(key)
+            self.write_if(key, think(items), version)
+            self.db.execute("COMMIT")
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+
+
+class LockWhileThinking(RawPattern):
+    """One exclusive lock on the store, held while thinking."""
+
+    name = "lock"
+    about = "hold one exclusive lock from before the read until after the write"
+    agent = _LockWhileThinking
+
+
+class _Updating:
+    def __init__(self, space: interlock.Space) -> None:
+        self.space = space
+
+    def contribute(self, key: str, think: Think) -> None:
+        self.space.update(key, think, default=[])
+
+    def close(self) -> None:
+        self.space.close()
+
+
+class InterlockUpdate(Pattern):
+    """`space.update(key, fn)`."""
+
+    name = "interlock-update"
+    about = "space.update(key, think)"
+
+    def prepare(self, store: str, keys: Iterable[str]) -> None:
+        interlock.open(store, space="simulation").close()
+
+    def connect(self, store: str, agent: str) -> Agent:
+        return _Updating(interlock.open(store, space="simulation", agent=agent))
+
+    def kept(self, store: str, keys: Iterable[str]) -> set[str]:
+        with interlock.open(store, space="simulation") as space:
+            records = space.read_many(keys)
+        return {item for record in records.values() for item in record.value or []}
+
+    def store_in(self, folder: Path) -> str:
+        return f"sqlite:///{super().store_in(folder)}"
+
+
+def _connect(store: str) -> sqlite3.Connection:
+    db = sqlite3.connect(store, timeout=600, isolation_level=None, check_same_thread=False)
+    db.execute("PRAGMA synchronous=FULL")
+    return db
+
+
+_ALL: tuple[type[Pattern], ...] = (
+    LastWriteWins,
+    StaleRetry,
+    OptimisticThreeTries,
+    LockWhileThinking,
+    InterlockUpdate,
+)
+PATTERNS: dict[str, Any] = {pattern.name: pattern() for pattern in _ALL}

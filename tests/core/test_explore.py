@@ -1,0 +1,270 @@
+"""The unaltered code under every schedule.
+
+The numbers of schedules and states are pinned: where a change to a protocol moves them, look at
+whether the new requests are meant, then pin the new numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from math import factorial
+
+import pytest
+
+from interlock.backends.sqlite import SQLiteBackend
+from interlock.core import protocol
+from interlock.core.decide import Writer
+from interlock.core.records import Record
+from interlock.core.requests import ReadLog, Think
+from interlock.core.turns import Limits
+from interlock.errors import Conflict
+from interlock.space import Space, Tx
+from interlock.verify import Exploration, View, explore, protocol_agent
+from tests.core.explored_agents import (
+    Agent,
+    books,
+    every_write_counts,
+    everybody_alive_has_counted,
+    goes_home,
+    increment,
+    increment_in_turn,
+    one_booking_at_most,
+    somebody_is_on_call,
+    two_doctors_on_call,
+)
+
+
+def counted(exploration: Exploration) -> tuple[int, int]:
+    return exploration.schedules, exploration.states
+
+
+@pytest.mark.parametrize(("agents", "requests"), [(1, 4), (2, 3), (3, 2), (3, 4), (4, 2)])
+def test_independent_agents_have_as_many_schedules_as_there_are_interleavings(
+    agents: int, requests: int
+) -> None:
+    def reads(space: Space) -> None:
+        for number in range(requests):
+            space.read(f"{number}")
+
+    explored = explore({f"a{i}": reads for i in range(agents)}, crashes=0, lost_replies=0)
+    assert explored.schedules == factorial(agents * requests) // factorial(requests) ** agents
+    assert explored.states == (requests + 1) ** agents
+    assert explored.longest == agents * requests
+
+
+def test_merged_states_lose_no_schedule_and_no_ending() -> None:
+    """The same as running each schedule from the start on a store of its own."""
+    limits = Limits(20, None, "never")
+
+    def steps(name: str) -> Callable[[Writer], protocol.Steps]:
+        return lambda writer: protocol.update(
+            writer, "log", lambda value: [*value, name], [], limits, f"{name}-1", False
+        )
+
+    def run_alone(schedule: str) -> tuple[str, tuple[str, ...]]:
+        """Run a schedule; return who can move next, and the values written."""
+        backend = SQLiteBackend("sqlite://", "explore", clock=lambda: 1)
+        agents = {name: steps(name)(Writer(backend.uid, name, 1000)) for name in "abc"}
+        pending = {name: next(agent) for name, agent in agents.items()}
+        for name in schedule:
+            answer = backend.perform(pending.pop(name))
+            with suppress(StopIteration):
+                request = agents[name].send(answer)
+                if isinstance(request, Think):
+                    request = agents[name].send(request.fn(*request.args))
+                pending[name] = request
+        page = backend.perform(ReadLog(0, "", None, 100))
+        backend.close()
+        return "".join(pending), tuple(repr(entry.value) for entry in page.entries)
+
+    schedules, endings, unfinished = 0, set(), [""]
+    while unfinished:
+        schedule = unfinished.pop()
+        movable, ending = run_alone(schedule)
+        unfinished += [schedule + name for name in movable]
+        if not movable:
+            schedules += 1
+            endings.add(ending)
+
+    found = set()
+    explored = explore(
+        {name: protocol_agent(steps(name)) for name in "abc"},
+        final=lambda view: found.add(tuple(repr(entry.value) for entry in view.log())),
+        crashes=0,
+        lost_replies=0,
+    )
+    assert explored.schedules == schedules == 198
+    assert found == endings
+    assert len(endings) == 6
+
+
+def test_every_fault_of_one_agent_is_a_schedule() -> None:
+    """Read, write: dies before either, or unanswered; answered; or again after a lost answer."""
+    explored = explore({"a": increment})
+    assert explored.schedules == 6
+    assert explore({"a": increment}, crashes=0).schedules == 2
+    assert explore({"a": increment}, lost_replies=0).schedules == 4
+    assert explore({"a": increment}, crashes=0, lost_replies=0).schedules == 1
+
+
+def test_three_updates_of_one_key() -> None:
+    explored = explore(
+        {"a": increment, "b": increment, "c": increment},
+        invariants=every_write_counts,
+        final=everybody_alive_has_counted,
+    )
+    assert counted(explored) == (54_708, 5_156)
+
+
+def test_three_updates_that_stall_for_longer_than_a_turn_lasts() -> None:
+    explored = explore(
+        {"a": increment, "b": increment, "c": increment},
+        invariants=every_write_counts,
+        final=everybody_alive_has_counted,
+        stalls=1,
+    )
+    assert counted(explored) == (471_168, 21_686)
+
+
+def test_three_updates_that_always_queue() -> None:
+    explored = explore(
+        dict.fromkeys("abc", increment_in_turn),
+        invariants=every_write_counts,
+        final=everybody_alive_has_counted,
+    )
+    assert counted(explored) == (395_664, 16_115)
+
+
+@pytest.mark.slow
+def test_three_updates_that_always_queue_and_stall() -> None:
+    explored = explore(
+        dict.fromkeys("abc", increment_in_turn),
+        invariants=every_write_counts,
+        final=everybody_alive_has_counted,
+        stalls=1,
+    )
+    assert counted(explored) == (60_961_788, 386_036)
+
+
+def test_a_writer_from_outside_the_queue() -> None:
+    def sets(space: Space) -> Record:
+        record = space.read("count")
+        return space.write(record, (record.value or 0) + 1)
+
+    def outsider_may_be_refused(view: View) -> None:
+        if "outsider" in view.results:
+            assert isinstance(view.results["outsider"], Record | Conflict)
+        for agent in {"a", "b"} - view.crashed:
+            assert isinstance(view.results[agent], Record)
+
+    explored = explore(
+        {"outsider": sets, "a": increment, "b": increment},
+        invariants=every_write_counts,
+        final=outsider_may_be_refused,
+    )
+    assert counted(explored) == (26_372, 3_150)
+
+
+def test_three_transfers_in_a_ring() -> None:
+    def accounts(space: Space) -> None:
+        for account in ("x", "y", "z"):
+            space.create(account, 5)
+
+    def transfers(source: str, target: str) -> Agent:
+        def agent(space: Space) -> None:
+            def move(tx: Tx) -> None:
+                a, b = tx.read(source), tx.read(target)
+                tx.write(a, a.value - 1)
+                tx.write(b, b.value + 1)
+
+            space.transact(move)
+
+        return agent
+
+    def nothing_is_lost(view: View) -> bool:
+        return sum(record.value for record in view.scan().values()) == 15
+
+    def everybody_alive_has_moved(view: View) -> None:
+        for agent in view.acknowledged.keys() - view.crashed:
+            assert len(view.acknowledged[agent]) == 1
+
+    explored = explore(
+        {"a": transfers("x", "y"), "b": transfers("y", "z"), "c": transfers("z", "x")},
+        setup=accounts,
+        invariants=nothing_is_lost,
+        final=everybody_alive_has_moved,
+    )
+    assert counted(explored) == (664_058_280, 23_845)
+
+
+def test_three_who_create_the_same_key() -> None:
+    def creates(space: Space) -> str:
+        try:
+            return f"version {space.create('plan.md', space.agent).version}"
+        except Conflict as conflict:
+            return f"too late for {conflict.writer}"
+
+    def one_wins_and_the_others_know_who(view: View) -> None:
+        winner = view.read("plan.md").value
+        results = dict(view.results)
+        if winner in results:
+            assert results.pop(winner) == "version 1"
+        assert set(results.values()) <= {f"too late for {winner}"}
+
+    explored = explore(dict.fromkeys("abc", creates), final=one_wins_and_the_others_know_who)
+    assert counted(explored) == (114, 100)
+
+
+def test_transactions_have_no_write_skew_and_no_phantom() -> None:
+    doctors = {"alice": goes_home("alice", "bob"), "bob": goes_home("bob", "alice")}
+    explored = explore(doctors, setup=two_doctors_on_call, invariants=somebody_is_on_call)
+    assert counted(explored) == (3_140, 202)
+    guests = {guest: books(guest) for guest in ("ann", "ben", "cem")}
+    explored = explore(guests, invariants=one_booking_at_most)
+    assert counted(explored) == (0, 0)
+
+
+def test_deleted_and_created_again() -> None:
+    """Versions never restart, so whoever read before the deletion is refused after it."""
+
+    def replaces(space: Space) -> None:
+        space.delete(space.read("plan.md"))
+        space.create("plan.md", "new")
+
+    def edits(space: Space) -> Record:
+        record = space.read("plan.md")
+        return space.write(record, "edited " + (record.value or "nothing"))
+
+    def nobody_edits_what_he_did_not_read(view: View) -> None:
+        for before, after in zip(view.log(), view.log()[1:], strict=False):
+            if after.agent == "edits":
+                assert after.value == "edited " + (before.value or "nothing")
+
+    explored = explore(
+        {"replaces": replaces, "edits": edits},
+        setup=lambda space: space.create("plan.md", "old"),
+        invariants=nobody_edits_what_he_did_not_read,
+    )
+    assert counted(explored) == (227, 188)
+
+
+def test_protocols_are_explored_as_they_are() -> None:
+    """The generators themselves, without the façade: the same states and schedules."""
+    limits = Limits(20, None, "auto")
+
+    def steps(op_id: str) -> object:
+        def start(writer: Writer) -> protocol.Steps:
+            return protocol.update(writer, "count", lambda n: n + 1, 0, limits, op_id, False)
+
+        return protocol_agent(start)
+
+    def as_a_generator(writer: Writer) -> protocol.Steps:
+        return (
+            yield from protocol.update(writer, "count", lambda n: n + 1, 0, limits, "b-1", False)
+        )
+
+    by_protocol = explore({"a": steps("a-1"), "b": as_a_generator}, final=every_write_counts)
+    by_facade = explore({"a": increment, "b": increment}, final=every_write_counts)
+    assert by_protocol == by_facade
+    assert counted(by_facade) == (220, 132)
