@@ -1,6 +1,6 @@
 # `make demo` and `make test` work from a fresh clone with Python 3.11 or newer and make alone.
 
-PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin

@@ -183,7 +183,7 @@ def test_three_transfers_in_a_ring() -> None:
         return agent
 
     def nothing_is_lost(view: View) -> bool:
-        return sum(record.value for record in view.scan().values()) == 15
+        return sum(int(record.value) for record in view.scan().values()) == 15
 
     def everybody_alive_has_moved(view: View) -> None:
         for agent in view.acknowledged.keys() - view.crashed:
@@ -222,7 +222,7 @@ def test_transactions_have_no_write_skew_and_no_phantom() -> None:
     assert counted(explored) == (3_140, 202)
     guests = {guest: books(guest) for guest in ("ann", "ben", "cem")}
     explored = explore(guests, invariants=one_booking_at_most)
-    assert counted(explored) == (0, 0)
+    assert counted(explored) == (1_248_378, 2_760)
 
 
 def test_deleted_and_created_again() -> None:

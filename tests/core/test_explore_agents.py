@@ -12,6 +12,7 @@ import pytest
 from interlock.errors import Conflict, Contended, Invalid
 from interlock.space import Space, Tx
 from interlock.verify import NotDeterministic, View, Violation, explore
+from interlock.verify.explorer_agents import Agents
 from tests.core.explored_agents import Agent, every_write_counts, increment, increment_in_turn
 
 
@@ -27,7 +28,7 @@ def test_an_agent_waits_for_news_without_a_state_for_every_question() -> None:
         return bool(view.results["waits"] == "go")
 
     explored = explore({"waits": waits, "writes": writes}, final=it_came, crashes=0)
-    assert explored.states == 62
+    assert (explored.schedules, explored.states, explored.longest) == (48, 49, 8)
     with pytest.raises(Violation) as found:
         explore({"waits": waits, "writes": writes}, lost_replies=0)
     assert found.value.invariant == "deadlock"
@@ -42,12 +43,30 @@ def test_a_dead_agent_is_passed_over_when_its_ticket_expires() -> None:
             assert view.results["b"].value in (1, 2)
             ends.append(("a" in view.crashed, view.results["b"].time_us))
 
-    explore(
-        {"a": increment_in_turn, "b": increment_in_turn}, final=b_got_its_turn, lost_replies=0
-    )
+    explore({"a": increment_in_turn, "b": increment_in_turn}, final=b_got_its_turn, lost_replies=0)
     start = min(time for _, time in ends)
     waited = {(crashed, (time - start) / 1e6) for crashed, time in ends}
     assert waited == {(False, 0.0), (True, 0.0), (True, 6.0)}
+
+
+@pytest.mark.parametrize(("names", "faults"), [("ab", {"stalls": 1}), ("abc", {"lost_replies": 0})])
+def test_forgetting_fruitless_questions_loses_no_schedule_and_no_ending(
+    monkeypatch: pytest.MonkeyPatch, names: str, faults: dict[str, Any]
+) -> None:
+    def explored() -> tuple[int, set[Any]]:
+        endings = set()
+
+        def note(view: View) -> None:
+            log = tuple((entry.op_id, entry.value) for entry in view.log())
+            endings.add((log, view.crashed, frozenset(view.results)))
+
+        return explore(
+            dict.fromkeys(names, increment_in_turn), final=note, **faults
+        ).schedules, endings
+
+    forgetting = explored()
+    monkeypatch.setattr(Agents, "_asks_again", lambda agents, local, woken: False)
+    assert forgetting == explored()
 
 
 def test_patience_ends_by_the_clock_of_the_store() -> None:
@@ -132,11 +151,11 @@ def test_cleaning_up_happens_only_while_alive() -> None:
 
     def left_after_working(view: View) -> None:
         alive = view.acknowledged.keys() - view.crashed
-        assert view.read("left").value >= len(alive)
+        assert (view.read("left").value or 0) >= len(alive)
 
-    explored = explore({"a": agent}, final=left_after_working, crashes=0)
-    assert explored.schedules == 4
-    explore({"a": agent, "b": agent}, final=left_after_working, crashes=0)
+    explore({"a": agent, "b": agent}, final=left_after_working)
+    explored = explore({"a": agent}, final=left_after_working, lost_replies=0)
+    assert explored.schedules == 7, "four requests, two of them writes, or a death in between"
 
 
 def test_refusals_end_an_agent_and_are_its_result() -> None:
@@ -238,7 +257,7 @@ def bare_assertion(view: View) -> None:
     ("invariant", "reason"),
     [
         (assertion, "there are two"),
-        (bare_assertion, "bare_assertion"),
+        (bare_assertion, "2 != 2"),
         (lambda view: view.read("count").value != 2, "it returned False"),
         (lambda view: "two" if view.read("count").value == 2 else None, "two"),
     ],
@@ -247,9 +266,10 @@ def bare_assertion(view: View) -> None:
 def test_an_invariant_says_that_it_is_broken(
     invariant: Callable[[View], Any], reason: str, when: str
 ) -> None:
+    checks: dict[str, Any] = {when: [every_write_counts, invariant]}
     with pytest.raises(Violation) as found:
-        explore({"a": increment, "b": increment}, **{when: [every_write_counts, invariant]})
-    assert reason in f"{found.value.invariant}: {found.value.reason}".replace(" ", "_" * 0 or " ")
+        explore({"a": increment, "b": increment}, **checks)
+    assert reason in found.value.reason
     assert len(found.value.schedule) == 4
 
 
@@ -270,7 +290,9 @@ def test_a_shorter_schedule_at_the_end_comes_before_a_longer_one_on_the_way() ->
         return "long" in view.results
 
     with pytest.raises(Violation) as found:
-        explore({"short": short, "long": long}, invariants=never_three, final=never_ends_without_long)
+        explore(
+            {"short": short, "long": long}, invariants=never_three, final=never_ends_without_long
+        )
     assert found.value.invariant == "never ends without long"
     assert len(found.value.schedule) == 2
 

@@ -63,7 +63,7 @@ def test_a_violation_is_the_story_and_nothing_else(pytester: pytest.Pytester) ->
     result.stdout.fnmatch_lines(
         [
             "*kept: it returned False",
-            "*The shortest schedule that does this (5 moves):",
+            "*The shortest schedule that does this (6 moves):",
             "*1. a reads 'count': 'count' is absent.",
         ]
     )

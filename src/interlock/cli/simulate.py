@@ -1,12 +1,15 @@
-"""`interlock simulate`: runs the patterns, shows a table, says what happened, draws a picture."""
+"""`interlock simulate`: runs the patterns, shows a table, says what happened, draws a picture.
+
+How agents run and how a run is scored lives in `interlock.verify.simulate`.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,57 +19,86 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+import interlock
+from interlock.cli.common import reported
 from interlock.verify.simulate import PATTERNS, Result, Settings, run
-from interlock.verify.simulate.picture import draw
+from interlock.verify.simulate.picture import CannotDraw, check_drawable, draw
+from interlock.verify.simulate.settings import parse_multiple, parse_think
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
-
-
-class Duration(click.ParamType):
-    """A duration such as `50ms`, or a range such as `20ms-60ms`; in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[float, float]:
-        """Return the shortest and the longest duration."""
-        if isinstance(value, tuple):
-            return value
-        found = [_DURATION.fullmatch(part.strip()) for part in str(value).split("-")]
-        if not all(found) or len(found) > 2:
-            self.fail(f"{value!r} is not a duration such as 50ms, or a range such as 20ms-60ms")
-        times = [float(match[1]) * _UNITS[match[2]] for match in found if match]
-        if times[0] > times[-1]:
-            self.fail(f"{value!r} begins with the longer duration")
-        return times[0], times[-1]
+_PIPED_WIDTH = 80  # columns
 
 
-class Rate(click.ParamType):
-    """A multiple such as `2x`."""
+def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
+    """Return the callback of an option that `parse` reads, raising ValueError on bad text."""
 
-    name = "rate"
+    def callback(ctx: Any, param: Any, text: str | None) -> Any:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as problem:
+            raise click.BadParameter(str(problem), ctx, param) from problem
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """Return the multiple."""
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)x?", str(value))
-        if match is None or float(match[1]) <= 0:
-            self.fail(f"{value!r} is not a multiple such as 2x")
-        return float(match[1])
+    return callback
 
 
-@click.command()
-@click.option("--agents", type=click.IntRange(1, 1000), default=100, show_default=True)
-@click.option("--think", type=Duration(), default="20ms-60ms", show_default=True)
-@click.option("--keys", type=click.IntRange(1), default=1, show_default=True, help="Shared keys.")
-@click.option("--writes", type=click.IntRange(1), default=1, show_default=True, help="Per agent.")
-@click.option("--arrivals", type=Rate(), help="Agents arrive at this multiple of one key's rate.")
-@click.option("-p", "--pattern", "patterns", type=click.Choice(list(PATTERNS)), multiple=True)
-@click.option("--seed", type=int, help="Think times follow from it (default: drawn, and printed).")
+_PATTERN_LIST = "\b\nPatterns:\n" + "\n".join(
+    f"  {name}\n      {pattern.about}" for name, pattern in PATTERNS.items()
+)
+
+
+@click.command(epilog=_PATTERN_LIST)
+@click.option(
+    "--agents", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many."
+)
+@click.option(
+    "--think",
+    callback=_parsed(parse_think),
+    metavar="DURATION",
+    default="20ms-60ms",
+    show_default=True,
+    help="How long each agent thinks: 50ms, 0.2s, or a range.",
+)
+@click.option(
+    "--keys",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="How many keys the agents share, evenly.",
+)
+@click.option(
+    "--writes",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Contributions of each agent.",
+)
+@click.option(
+    "--arrivals",
+    callback=_parsed(parse_multiple),
+    metavar="MULTIPLE",
+    help="Agents arrive steadily, at this multiple of the rate that their keys can serve, such "
+    "as 2x.  Without it, all at once.",
+)
+@click.option(
+    "-p",
+    "--pattern",
+    "patterns",
+    type=click.Choice(list(PATTERNS)),
+    multiple=True,
+    metavar="PATTERN",
+    help="Run only this pattern; may be repeated.",
+)
+@click.option(
+    "--seed", type=int, help="Think times and arrivals follow from it.  Drawn and printed without."
+)
 @click.option("--threads", is_flag=True, help="Threads instead of processes, for a quick look.")
-@click.option("--store", help="Keep Interlock's store at this URL (default: a temporary file).")
-@click.option("--plot", type=click.Path(path_type=Path), help="Draw timelines to a .svg or .png.")
+@click.option(
+    "--store", help="Keep Interlock's store at this URL, such as sqlite:///team.db; else temporary."
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False, writable=True),
+    help="Draw each agent's timeline to a .svg or .png.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one object per pattern, in a list.")
 def simulate(
     agents: int,
@@ -86,26 +118,72 @@ def simulate(
     Every agent is a real process (or thread) that reads, thinks and writes on one real SQLite
     file.  Nothing is faked: the losing patterns really run.
     """
-    seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    if seed is None:
+        seed = random.SystemRandom().randrange(1_000_000)
+        if as_json:
+            click.echo(f"seed {seed}", err=True)
     settings = Settings(agents, think, keys, writes, seed, arrivals, threads)
-    if plot is not None and plot.suffix not in (".svg", ".png"):
-        raise click.UsageError(f"--plot {plot}: the picture is a .svg or a .png file")
-    chosen = patterns or tuple(PATTERNS)
-    results = []
-    with _progress(agents, len(chosen)) as watch:
-        for name in chosen:
-            own = store if name.startswith("interlock") else None
-            results.append(run(name, settings, own, watch(name)))
+    chosen = tuple(dict.fromkeys(patterns)) or tuple(PATTERNS)
+    with reported(as_json), _terminated_as_interrupted():
+        _check(chosen, store, plot)
+        results = []
+        with _progress(agents) as bar:
+            for name in chosen:
+                pattern = PATTERNS[name]
+                results.append(
+                    run(pattern, settings, store if pattern.takes_store else None, bar(name))
+                )
+        if plot is not None:
+            draw(results, plot)
+        if as_json:
+            click.echo(json.dumps([result.as_json() for result in results], indent=2))
+        else:
+            _show(results, settings, store, plot)
+
+
+def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> None:
+    """Refuse now what would otherwise fail after the agents have run."""
     if plot is not None:
-        draw(results, plot)
-    if as_json:
-        click.echo(json.dumps([result.as_json() for result in results], indent=2))
-    else:
-        _show(results, settings, plot)
+        try:
+            check_drawable(plot)
+        except CannotDraw as problem:
+            raise click.UsageError(f"--plot {plot}: {problem}") from problem
+    if store is None:
+        return
+    takers = [name for name in chosen if PATTERNS[name].takes_store]
+    if not takers:
+        raise click.UsageError(
+            f"--store {store}: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
+            "--pattern interlock-update, or leave --store out"
+        )
+    if store.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        raise click.UsageError(
+            f"--store {store}: agents cannot share a store in memory; name a file, such as "
+            "sqlite:///team.db"
+        )
+    interlock.open(store, space=takers[0]).close()
 
 
 @contextmanager
-def _progress(agents: int, patterns: int) -> Iterator[Any]:
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end the agents and remove the temporary files, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress(agents: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
     """Yield what makes a pattern's progress callback; shown on a terminal only."""
     console = Console(stderr=True)
     columns = (
@@ -119,44 +197,78 @@ def _progress(agents: int, patterns: int) -> Iterator[Any]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
 
-        def watch(name: str) -> Any:
+        def bar(name: str) -> Callable[[int], None]:
             task = bars.add_task(name, total=agents)
             return lambda done: bars.update(task, completed=done)
 
-        yield watch
+        yield bar
 
 
-def _show(results: list[Result], settings: Settings, plot: Path | None) -> None:
-    width = None if sys.stdout.isatty() else 100
-    console = Console(width=width, highlight=False)
-    kind = "threads" if settings.threads else "processes"
-    low, high = (f"{1000 * seconds:g}" for seconds in settings.think)
+def _show(results: list[Result], settings: Settings, store: str | None, plot: Path | None) -> None:
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    console.print(_heading(settings) + "\n")
+    console.print(_table(results))
     console.print(
-        f"{settings.agents} agents ({kind}) on {settings.keys} key{'s' * (settings.keys > 1)} of "
-        f"one SQLite file, {low}-{high} ms of thinking, seed {settings.seed}\n"
+        "\nWall time: in brackets, beside the serial time: the thinking for the busiest key, one "
+        "contribution after the other.\n"
     )
+    for result in results:
+        console.print(f"[bold]{result.pattern}[/]: {result.sentence()}")
+        for error, count in sorted(result.errors.items(), key=lambda item: -item[1]):
+            console.print(f"  {count} failed: {error}", style="dim", markup=False)
+    if store is not None:
+        spaces = [result.pattern for result in results if PATTERNS[result.pattern].takes_store]
+        console.print("\nThe store is kept:")
+        for space in spaces:
+            click.echo(f"  interlock log --store '{store}' --space {space}")
+    if plot is not None:
+        console.print(f"\nThe timelines are in {plot}.", markup=False)
+
+
+def _heading(settings: Settings) -> str:
+    kind = "threads" if settings.threads else "processes"
+    low, high = (_duration(seconds) for seconds in settings.think)
+    think = low if low == high else f"{low} to {high}"
+    writes = f", {settings.writes} writes each" if settings.writes > 1 else ""
+    start = "all at once" if settings.arrivals is None else f"arriving at {settings.arrivals:g}x"
+    return (
+        f"{settings.agents} agents ({kind}) on {settings.keys} key{'s' * (settings.keys > 1)} of "
+        f"one SQLite file, {start}, {think} of thinking{writes}, seed {settings.seed}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:g} s" if seconds >= 1 else f"{1000 * seconds:g} ms"
+
+
+def _table(results: list[Result]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("pattern")
-    for title in ("acknowledged", "kept", "lost", "failed", "thoughts", "wall time"):
-        table.add_column(title, justify="right")
+    table.add_column("pattern", no_wrap=True, vertical="bottom")
+    for title in (
+        "acknowledged\nwrites",
+        "kept",
+        "lost",
+        "failed\nagents",
+        "thoughts\nper agent",
+        "wall time",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         table.add_row(
             result.pattern,
             str(result.acknowledged),
             str(result.kept),
-            f"[red bold]{result.lost}[/]" if result.lost else "[green]0[/]",
-            f"[red bold]{result.failed}[/]" if result.failed else "[green]0[/]",
+            _bad(result.lost),
+            _bad(result.failed),
             f"{result.thoughts:.2f}",
-            f"{result.seconds:.1f} s ({result.seconds / result.lower_bound:.2f}x)",
+            result.wall_time(),
         )
-    console.print(table)
-    console.print(
-        "\nthoughts: per agent.  wall time: beside the time of one agent after the other.\n"
-    )
-    for result in results:
-        console.print(f"[bold]{result.pattern}[/]: {result.sentence()}")
-        for error, count in result.errors.items():
-            if "gave up" not in error:
-                console.print(f"  {count} x {error}", style="red")
-    if plot is not None:
-        console.print(f"\nThe timelines are in {plot}.")
+    return table
+
+
+def _bad(count: int) -> str:
+    return f"[red bold]{count}[/]" if count else "[green]0[/]"
+
+
+if __name__ == "__main__":
+    simulate()

@@ -16,6 +16,7 @@ from interlock.verify.explorer_agents import Agents
 from interlock.verify.explorer_search import Exploration, Faults, Search
 from interlock.verify.explorer_store import Stores
 from interlock.verify.invariants import ALWAYS, Invariant
+from interlock.verify.story import Violation
 
 
 def explore(
@@ -48,6 +49,7 @@ def explore(
     raise anything but a `Refused`; NotDeterministic; Invalid for wrong arguments or where there are
     more than `max_states` states.
     """
+    __tracebackhide__ = True
     if not isinstance(agents, Mapping) or not agents:
         raise Invalid("agents= maps at least one name to a function that takes a Space")
     for name, limit in (("crashes", crashes), ("lost_replies", lost_replies), ("stalls", stalls)):
@@ -64,6 +66,8 @@ def explore(
         search.invariants = _several(invariants)
         search.final = _several(final)
         return search.run(Faults(crashes, lost_replies, stalls))
+    except Violation as violation:
+        raise violation.with_traceback(None)  # noqa: B904  # the story says where; not these frames
     finally:
         stores.close()
 

@@ -5,6 +5,7 @@
 
 from interlock.verify.simulate.patterns import PATTERNS, Pattern
 from interlock.verify.simulate.results import Result, Thought
-from interlock.verify.simulate.runner import Settings, run
+from interlock.verify.simulate.runner import run
+from interlock.verify.simulate.settings import Settings
 
 __all__ = ["PATTERNS", "Pattern", "Result", "Settings", "Thought", "run"]

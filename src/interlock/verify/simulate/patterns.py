@@ -1,22 +1,28 @@
 """The patterns: how an agent adds its contribution to a shared document.  Each one really runs.
 
 A document is a JSON list.  A contribution reads it, thinks (`think(items)` sleeps and returns the
-list with the agent's item added), and writes.  To add a pattern, subclass `Pattern` and put it
-into `PATTERNS`.
+list with the agent's item added), and writes.  To add a pattern, subclass `RawPattern` or
+`InterlockPattern` with a name, a sentence about it and the class of its agents, and put it into
+`PATTERNS`.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import interlock
 
 Think = Callable[[list[str]], list[str]]
+
+_BUSY = 60.0  # seconds that a plain statement waits for another one to finish
+_PATIENCE = 600.0  # seconds that an agent waits for the lock
 
 
 class GaveUp(Exception):
@@ -36,10 +42,14 @@ class Agent(Protocol):
 
 
 class Pattern:
-    """One way of sharing: prepares a store, connects agents to it, and reads what was kept."""
+    """One way of sharing: prepares a store, connects agents to it, and reads what was kept.
+
+    `about` says in a few words what an agent does.  A pattern is pickled to reach the agents.
+    """
 
     name: ClassVar[str]
     about: ClassVar[str]
+    takes_store: ClassVar[bool] = False  # whether it runs on a store that a URL names
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
         """Make the store with an empty document for each key."""
@@ -61,7 +71,7 @@ class Pattern:
 class RawPattern(Pattern):
     """A table of documents in plain SQLite: write-ahead logging, every commit synchronous."""
 
-    agent: ClassVar[Callable[[sqlite3.Connection], Agent]]
+    agent: ClassVar[type[_RawAgent]]
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
         with closing(_connect(store)) as db:
@@ -70,7 +80,7 @@ class RawPattern(Pattern):
             db.executemany("INSERT INTO doc VALUES (?, '[]', 0)", [(key,) for key in keys])
 
     def connect(self, store: str, agent: str) -> Agent:
-        return type(self).agent(_connect(store))
+        return self.agent(_connect(store))
 
     def kept(self, store: str, keys: Iterable[str]) -> set[str]:
         with closing(_connect(store)) as db:
@@ -81,6 +91,9 @@ class RawPattern(Pattern):
 class _RawAgent:
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
+
+    def contribute(self, key: str, think: Think) -> None:
+        raise NotImplementedError
 
     def read(self, key: str) -> tuple[list[str], int]:
         value, version = self.db.execute(
@@ -126,7 +139,7 @@ class StaleRetry(RawPattern):
     """A version check whose retry sends the old data with the fresh version."""
 
     name = "stale-retry"
-    about = "check the version; when it moved, send the same data again with the new version"
+    about = "check the version; when it moved, send the old data with the new version"
     agent = _ResubmitStale
 
 
@@ -149,7 +162,7 @@ class OptimisticThreeTries(RawPattern):
 
 class _LockWhileThinking(_RawAgent):
     def contribute(self, key: str, think: Think) -> None:
-        self.db.execute("BEGIN EXCLUSIVE")
+        self._lock()
         try:
             items, version = self.read(key)
             self.write_if(key, think(items), version)
@@ -157,6 +170,22 @@ class _LockWhileThinking(_RawAgent):
         finally:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
+
+    def _lock(self) -> None:
+        # SQLite's own waiting looks every 100 ms, for all in step when all began at once; that
+        # alone would take longer than the thinking.  Random pauses are kinder to this pattern.
+        self.db.execute("PRAGMA busy_timeout=0")
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self.db.execute("BEGIN EXCLUSIVE")
+                return
+            except sqlite3.OperationalError as problem:
+                if problem.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                if time.monotonic() > deadline:
+                    raise GaveUp(f"gave up after {_PATIENCE:g} s of waiting for the lock") from None
+            time.sleep(random.uniform(0.01, 0.05))
 
 
 class LockWhileThinking(RawPattern):
@@ -167,31 +196,31 @@ class LockWhileThinking(RawPattern):
     agent = _LockWhileThinking
 
 
-class _Updating:
+class _SpaceAgent:
     def __init__(self, space: interlock.Space) -> None:
         self.space = space
 
     def contribute(self, key: str, think: Think) -> None:
-        self.space.update(key, think, default=[])
+        raise NotImplementedError
 
     def close(self) -> None:
         self.space.close()
 
 
-class InterlockUpdate(Pattern):
-    """`space.update(key, fn)`."""
+class InterlockPattern(Pattern):
+    """Keys of a space named like the pattern, so that patterns can share a store."""
 
-    name = "interlock-update"
-    about = "space.update(key, think)"
+    agent: ClassVar[type[_SpaceAgent]]
+    takes_store = True
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
-        interlock.open(store, space="simulation").close()
+        interlock.open(store, space=self.name).close()
 
     def connect(self, store: str, agent: str) -> Agent:
-        return _Updating(interlock.open(store, space="simulation", agent=agent))
+        return self.agent(interlock.open(store, space=self.name, agent=agent))
 
     def kept(self, store: str, keys: Iterable[str]) -> set[str]:
-        with interlock.open(store, space="simulation") as space:
+        with interlock.open(store, space=self.name) as space:
             records = space.read_many(keys)
         return {item for record in records.values() for item in record.value or []}
 
@@ -199,8 +228,21 @@ class InterlockUpdate(Pattern):
         return f"sqlite:///{super().store_in(folder)}"
 
 
+class _Updating(_SpaceAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        self.space.update(key, think, default=[])
+
+
+class InterlockUpdate(InterlockPattern):
+    """`space.update(key, fn)`."""
+
+    name = "interlock-update"
+    about = "space.update(key, think): optimistic once, then takes its turn"
+    agent = _Updating
+
+
 def _connect(store: str) -> sqlite3.Connection:
-    db = sqlite3.connect(store, timeout=600, isolation_level=None, check_same_thread=False)
+    db = sqlite3.connect(store, timeout=_BUSY, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA synchronous=FULL")
     return db
 
@@ -212,4 +254,4 @@ _ALL: tuple[type[Pattern], ...] = (
     LockWhileThinking,
     InterlockUpdate,
 )
-PATTERNS: dict[str, Any] = {pattern.name: pattern() for pattern in _ALL}
+PATTERNS: dict[str, Pattern] = {pattern.name: pattern() for pattern in _ALL}

@@ -2,231 +2,216 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
-import random
+import os
+import resource
+import secrets
+import selectors
+import signal
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from interlock.verify.simulate.patterns import PATTERNS, GaveUp
-from interlock.verify.simulate.results import Result, Thought
-
-_START_LIMIT = 120.0  # seconds that all agents together may take to start
-
-
-class Settings(NamedTuple):
-    """What to simulate.  `think` is a range in seconds.
-
-    `arrivals` lets agents come one after the other, at that multiple of the rate at which one key
-    can be served; None starts all at once.
-    """
-
-    agents: int = 100
-    think: tuple[float, float] = (0.02, 0.06)
-    keys: int = 1
-    writes: int = 1
-    seed: int = 1
-    arrivals: float | None = None
-    threads: bool = False
-
-    def key_of(self, agent: int) -> str:
-        """The key that an agent writes."""
-        return f"document/{agent % self.keys}"
-
-    def think_time(self, agent: int, write: int) -> float:
-        """Seconds that an agent thinks about one contribution; the same in every pattern."""
-        return random.Random(f"{self.seed}/{agent}/{write}").uniform(*self.think)
-
-    def arrival(self, agent: int) -> float:
-        """Seconds after the start at which an agent begins."""
-        mean = sum(self.think) / 2
-        return 0.0 if self.arrivals is None else agent * mean / self.arrivals / self.keys
-
-    def lower_bound(self) -> float:
-        """Seconds that the busiest key needs with its agents one after the other, one thought each."""
-        busy: dict[str, float] = defaultdict(float)
-        for agent in range(self.agents):
-            for write in range(self.writes):
-                busy[self.key_of(agent)] += self.think_time(agent, write)
-        return max(max(busy.values()), self.arrival(self.agents - 1))
-
-
-class _Report(NamedTuple):
-    agent: int
-    acknowledged: list[str]
-    thoughts: list[tuple[str, float, float, bool]]
-    error: str | None
-    over: float
+from interlock.errors import Invalid
+from interlock.verify.simulate.agents import Stopped, Task, live
+from interlock.verify.simulate.patterns import Pattern
+from interlock.verify.simulate.results import Ended, Event, Result, score
+from interlock.verify.simulate.settings import Settings
 
 
 def run(
-    name: str,
+    pattern: Pattern,
     settings: Settings,
     store: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Result:
-    """Run pattern `name` and return its result.  `progress` is told how many agents are done.
+    """Run a pattern and return its result.  `progress` is told how many agents are done.
 
     The store lies in a temporary folder, unless `store` names one (Interlock's patterns only).
+    An agent that raises or dies counts as failed.  Interrupted, it stops every agent first.
+    Raises Invalid where the system cannot carry so many agents.
     """
-    pattern = PATTERNS[name]
-    keys = sorted({settings.key_of(agent) for agent in range(settings.agents)})
+    _allow_open_files(settings)
+    keys = settings.used_keys()
     with tempfile.TemporaryDirectory(prefix="interlock-simulate-") as folder:
         place = store or pattern.store_in(Path(folder))
         pattern.prepare(place, keys)
-        reports, seconds = _run_agents(name, place, settings, progress)
-        kept = pattern.kept(place, keys)
-    return _result(name, settings, reports, seconds, kept)
-
-
-def _result(
-    name: str, settings: Settings, reports: list[_Report], seconds: float, kept: set[str]
-) -> Result:
-    acknowledged = {item for report in reports for item in report.acknowledged}
-    timeline = [
-        Thought(report.agent, began, over, _ending(item, final, acknowledged, kept))
-        for report in reports
-        for item, began, over, final in report.thoughts
-    ]
-    return Result(
-        pattern=name,
-        agents=settings.agents,
-        acknowledged=len(acknowledged),
-        kept=len(acknowledged & kept),
-        lost=len(acknowledged - kept),
-        failed=sum(report.error is not None for report in reports),
-        thoughts=len(timeline) / settings.agents,
-        seconds=seconds,
-        lower_bound=settings.lower_bound(),
-        timeline=tuple(timeline),
-        errors=Counter(report.error for report in reports if report.error is not None),
-    )
-
-
-def _ending(item: str, final: bool, acknowledged: set[str], kept: set[str]) -> str:
-    if not final or item not in acknowledged:
-        return "wasted"
-    return "kept" if item in kept else "lost"
-
-
-def _agent(
-    name: str, store: str, settings: Settings, number: int, go: Any, report: Connection
-) -> None:
-    """One agent: connect, wait for the start, contribute, report."""
-    acknowledged: list[str] = []
-    thoughts: list[list[Any]] = []
-    error = None
-    try:
-        agent = PATTERNS[name].connect(store, f"agent-{number}")
+        named = secrets.token_hex(4)
+        arrivals = settings.arrival_times()
+        crew = _Crew(settings.threads)
         try:
-            report.send("ready")
-            go.wait()
-            start = time.monotonic()
-            time.sleep(settings.arrival(number))
-            for write in range(settings.writes):
-                item = f"{number}:{write}"
-                seconds = settings.think_time(number, write)
-
-                def think(items: list[str], item: str = item, length: float = seconds) -> list[str]:
-                    began = time.monotonic()
-                    time.sleep(length)
-                    thoughts.append([item, began - start, time.monotonic() - start, False])
-                    return [*items, item]
-
-                agent.contribute(settings.key_of(number), think)
-                acknowledged.append(item)
-                thoughts[-1][3] = True
+            for number in range(settings.agents):
+                with _uninterrupted():  # an agent that is half started could not be stopped
+                    crew.start(Task(pattern, place, settings, number, arrivals[number], named))
+            events, released = _conduct(crew, settings.agents, progress)
+            crew.join()
         finally:
-            agent.close()
-    except GaveUp as problem:
-        error = str(problem)
-    except KeyboardInterrupt:
-        error = "interrupted"
-    except Exception as problem:
-        error = f"{type(problem).__name__}: {problem}"
-    rows = [(item, began, over, final) for item, began, over, final in thoughts]
-    report.send(_Report(number, acknowledged, rows, error, time.monotonic()))
-    report.close()
+            with _uninterrupted():
+                crew.stop()
+        kept = pattern.kept(place, keys)
+    return score(pattern.name, settings, events, released, kept)
 
 
-def _run_agents(
-    name: str, store: str, settings: Settings, progress: Callable[[int], None]
-) -> tuple[list[_Report], float]:
-    context = _context()
-    go = threading.Event() if settings.threads else context.Event()
-    with _started(context, name, store, settings, go) as pipes:
-        deadline = time.monotonic() + _START_LIMIT
-        for pipe in pipes.values():
-            if pipe.poll(max(deadline - time.monotonic(), 0)):
-                _receive(pipe)
-        start = time.monotonic()
-        go.set()
-        reports: dict[int, _Report] = {}
-        left = dict(pipes)
-        while left:
-            for pipe in wait(list(left.values())):
-                assert isinstance(pipe, Connection)
-                number = next(n for n, p in left.items() if p is pipe)
-                message = _receive(pipe)
-                if message == "ready":
-                    continue
-                reports[number] = message or _Report(number, [], [], "died", time.monotonic())
-                del left[number]
-                progress(len(reports))
-    seconds = max(report.over for report in reports.values()) - start
-    return [reports[number] for number in sorted(reports)], seconds
+def _conduct(
+    crew: _Crew, agents: int, progress: Callable[[int], None]
+) -> tuple[list[Event], float]:
+    """Release the agents when all are ready; return what they reported and the time of release."""
+    events: list[Event] = []
+    there: set[int] = set()
+    done = 0
+    released: float | None = None
+    for event in crew.hear():
+        events.append(event)
+        there.add(event.agent)
+        if isinstance(event, Ended):
+            done += 1
+            progress(done)
+        if released is None and len(there) == agents:
+            released = crew.release()
+    return events, time.monotonic() if released is None else released
 
 
-def _receive(pipe: Connection) -> Any:
+class _Crew:
+    """The agents of one run, as processes or threads, each with a pipe that it reports on."""
+
+    def __init__(self, threads: bool) -> None:
+        self._context = None if threads else _forking_context()
+        self._gate, self._starter = multiprocessing.Pipe(duplex=False)
+        self._members: dict[int, Any] = {}
+        self._pipes: dict[Connection, int] = {}
+        self._stopped = threading.Event()  # seen by threads only; processes are killed
+
+    def start(self, task: Task) -> None:
+        """Start one agent.  It connects and then waits for the release."""
+        pipe, report = multiprocessing.Pipe(duplex=False)
+        self._pipes[pipe] = task.number
+        if self._context is None:
+            living = functools.partial(live, task, self._gate, report, self._sleep)
+            member: Any = threading.Thread(target=living, daemon=True)
+            member.start()
+        else:
+            member = self._context.Process(
+                target=live, args=(task, self._gate, report), daemon=True
+            )
+            with report:  # the agent's copy must be the only one: its end is how a death is seen
+                member.start()
+        self._members[task.number] = member
+
+    def release(self) -> float:
+        """Let every agent begin, with one system call; return the time just before."""
+        now = time.monotonic()
+        os.write(self._starter.fileno(), b"." * len(self._members))
+        return now
+
+    def hear(self) -> Iterator[Event]:
+        """Yield what the agents report, until each has ended."""
+        with selectors.DefaultSelector() as selector:
+            for pipe in self._pipes:
+                selector.register(pipe, selectors.EVENT_READ, pipe)
+            while self._pipes:
+                for chosen, _ in selector.select():
+                    event = self._receive(chosen.data)
+                    if isinstance(event, Ended):
+                        selector.unregister(chosen.fileobj)
+                        del self._pipes[chosen.data]
+                        chosen.data.close()
+                    yield event
+
+    def _receive(self, pipe: Connection) -> Event:
+        try:
+            event: Event = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            number = self._pipes[pipe]
+            event = Ended(number, self._death(number), time.monotonic())
+        return event
+
+    def join(self) -> None:
+        """Wait until the agents that ended are gone."""
+        for member in self._members.values():
+            member.join()
+
+    def stop(self) -> None:
+        """Leave no agent running."""
+        self._stopped.set()
+        if self._context is not None:
+            for member in self._members.values():
+                member.kill()
+        self._starter.close()  # those who still wait for the release go home
+        for pipe in self._pipes:
+            pipe.close()
+        self.join()
+        self._gate.close()
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise Stopped
+
+    def _death(self, number: int) -> str:
+        member = self._members[number]
+        member.join()
+        code = getattr(member, "exitcode", None)
+        if code is not None and code < 0:
+            return f"died: killed by {signal.Signals(-code).name}"
+        return f"died with exit code {code}"
+
+
+def _forking_context() -> Any:
+    """Return a context whose processes are forked from a small one with the library loaded.
+
+    That makes starting a hundred cheap, and no open SQLite connection is ever forked.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        raise Invalid("this system cannot fork processes; simulate with threads (--threads)")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "interlock.cli"])
+    # Ctrl-C goes to every process of the terminal.  Only this one is to act on it, so the others
+    # are born with it blocked.  The tracker first: starting it unblocks the signal.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pipe.recv()
-    except EOFError:
-        return None
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 @contextmanager
-def _started(
-    context: Any, name: str, store: str, settings: Settings, go: Any
-) -> Iterator[dict[int, Connection]]:
-    """Start every agent; whatever happens, none is left running."""
-    pipes: dict[int, Connection] = {}
-    running: list[Any] = []
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until the block is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
-        for number in range(settings.agents):
-            mine, theirs = context.Pipe(duplex=False)
-            arguments = (name, store, settings, number, go, theirs)
-            if settings.threads:
-                started: Any = threading.Thread(target=_agent, args=arguments, daemon=True)
-            else:
-                started = context.Process(target=_agent, args=arguments, daemon=True)
-            started.start()
-            if not settings.threads:
-                theirs.close()
-            pipes[number] = mine
-            running.append(started)
-        yield pipes
-    except BaseException:
-        for started in running if not settings.threads else ():
-            started.kill()
-        raise
+        yield
     finally:
-        go.set()
-        for started in running:
-            started.join()
-        for pipe in pipes.values():
-            pipe.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for interrupt in came[:1]:
+            signal.raise_signal(interrupt)
 
 
-def _context() -> Any:
-    """Processes are forked from a small server that has the library loaded and nothing open."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
+def _allow_open_files(settings: Settings) -> None:
+    """Raise this process's own limit of open files where the agents need more.  Raises Invalid."""
+    need = 100 + settings.agents * (12 if settings.threads else 4)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
+    except (ValueError, OSError) as problem:
+        raise Invalid(
+            f"{settings.agents} agents need {need} open files and this system allows {hard}; "
+            "simulate fewer agents, or raise the limit (ulimit -n)"
+        ) from problem

@@ -1,0 +1,139 @@
+"""What every command on a store shares: its options, opening the space, errors and exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+import interlock
+
+DONE, FAULT, USAGE, CONFLICT, NOT_FOUND, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+
+
+def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a click command of a function whose first arguments are the open space and --json.
+
+    `reads`: the command only reads, so a store that is not there is an error and is not made.
+    """
+
+    def decorate(fn: Callable[..., None]) -> click.Command:
+        @click.option("--store", envvar="INTERLOCK_STORE", help="URL, such as sqlite:///team.db.")
+        @click.option("--space", envvar="INTERLOCK_SPACE", default="default", show_default=True)
+        @click.option(
+            "--agent", envvar="INTERLOCK_AGENT", help="Name that writes are logged under."
+        )
+        @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+        @functools.wraps(fn)
+        def command(
+            store: str | None, space: str, agent: str | None, as_json: bool, **arguments: Any
+        ) -> None:
+            with reported(as_json):
+                if not store:
+                    raise click.UsageError(
+                        "no store is named; give --store sqlite:///team.db or set INTERLOCK_STORE"
+                    )
+                if reads:
+                    _must_exist(store)
+                with interlock.open(store, space=space, agent=agent) as opened:
+                    fn(opened, as_json, **arguments)
+
+        return click.command()(command)
+
+    return decorate
+
+
+class reported:  # a context manager, read as a phrase
+    """Turns the library's errors into one sentence (or JSON object) on stderr and an exit code."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+        if isinstance(problem, interlock.InterlockError):
+            click.echo(_told(problem, self.as_json), err=True)
+            raise SystemExit(exit_code(problem)) from problem
+        if isinstance(problem, BrokenPipeError):
+            # Whoever read the output has seen enough; keep Python from flushing into the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(DONE) from problem
+        if isinstance(problem, KeyboardInterrupt):
+            raise SystemExit(INTERRUPTED) from problem
+
+
+def exit_code(problem: interlock.InterlockError) -> int:
+    """Return the exit code of an error."""
+    if isinstance(problem, interlock.Invalid):
+        return USAGE
+    if isinstance(problem, interlock.Refused):
+        return CONFLICT if problem.retryable else REFUSED
+    return FAULT
+
+
+def fail(message: str, code: int, as_json: bool, **details: Any) -> None:
+    """Print an error of the command itself and exit."""
+    told = json.dumps({"error": "NotDone", "message": message, **details})
+    click.echo(told if as_json else f"Error: {message}", err=True)
+    raise SystemExit(code)
+
+
+def record_json(record: interlock.Record) -> dict[str, Any]:
+    """Return a record as the object that --json prints."""
+    return {
+        "key": record.key,
+        "value": record.value,
+        "version": record.version,
+        "epoch": record.epoch,
+        "writer": record.writer,
+        "at": record.at.isoformat() if record.at else None,
+        "exists": record.exists,
+    }
+
+
+def entry_json(entry: interlock.Entry) -> dict[str, Any]:
+    """Return a log entry as the object that --json prints."""
+    return {
+        "position": entry.position,
+        "key": entry.key,
+        "version": entry.version,
+        "epoch": entry.epoch,
+        "kind": entry.kind,
+        "value": entry.value,
+        "agent": entry.agent,
+        "at": entry.at.isoformat(),
+        "op_id": entry.op_id,
+        "reads": entry.reads,
+    }
+
+
+def compact(value: Any) -> str:
+    """Return a value as one line of JSON."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _told(problem: interlock.InterlockError, as_json: bool) -> str:
+    if not as_json:
+        return f"Error: {problem}"
+    told: dict[str, Any] = {"error": type(problem).__name__, "message": str(problem)}
+    if isinstance(problem, interlock.Refused):
+        told |= {"retryable": problem.retryable, "next_step": problem.next_step}
+    if isinstance(problem, interlock.Conflict):
+        told |= {"expected": problem.expected, "record": record_json(problem.record)}
+    return compact(told)
+
+
+def _must_exist(store: str) -> None:
+    scheme, _, path = store.partition(":///")
+    file = path.partition("?")[0]
+    if scheme == "sqlite" and file and not os.path.exists(file):
+        raise interlock.Unavailable(
+            f"{file} does not exist; check --store, or write to it first (interlock put ...)"
+        )

@@ -1,0 +1,137 @@
+"""The commands that read: get, keys, log, history, at, watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from itertools import islice
+
+import click
+
+import interlock
+from interlock.cli.common import (
+    NOT_FOUND,
+    compact,
+    entry_json,
+    fail,
+    record_json,
+    store_command,
+)
+
+_after = click.option("--after", type=click.IntRange(0), help="Begin after this position.")
+_prefix = click.option("--prefix", default="", help="Only keys that begin with this.")
+_limit = click.option("--limit", type=click.IntRange(1), help="At most this many entries.")
+
+
+@store_command(reads=True)
+@click.argument("key")
+def get(space: interlock.Space, as_json: bool, key: str) -> None:
+    """Print the value of KEY (with --json: its record)."""
+    _print_record(space.read(key), as_json)
+
+
+@store_command(reads=True)
+@click.argument("prefix", default="")
+def keys(space: interlock.Space, as_json: bool, prefix: str) -> None:
+    """List the keys that begin with PREFIX, with version, writer and time."""
+    _print_records(space.scan(prefix), as_json)
+
+
+@store_command(reads=True)
+@_after
+@_prefix
+@_limit
+def log(
+    space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
+) -> None:
+    """Print the log: every commit, in order."""
+    _print_entries(islice(space.log(after or 0, prefix), limit), as_json)
+
+
+@store_command(reads=True)
+@click.argument("key")
+def history(space: interlock.Space, as_json: bool, key: str) -> None:
+    """Print every version of KEY, oldest first."""
+    _print_entries(space.history(key), as_json)
+
+
+@store_command(reads=True)
+@click.argument("key", required=False)
+@click.option("--position", type=click.IntRange(0), help="The moment after this log position.")
+@click.option("--time", "when", help="The moment, such as 2026-11-21T09:30:00 (local if no zone).")
+@_prefix
+def at(
+    space: interlock.Space,
+    as_json: bool,
+    key: str | None,
+    position: int | None,
+    when: str | None,
+    prefix: str,
+) -> None:
+    """Print KEY, or the keys under --prefix, as they were at a moment."""
+    moment = space.at(position=position, time=None if when is None else _moment(when))
+    if key is not None:
+        _print_record(moment.read(key), as_json)
+    else:
+        _print_records(moment.scan(prefix), as_json)
+
+
+@store_command(reads=True)
+@_after
+@_prefix
+@_limit
+def watch(
+    space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
+) -> None:
+    """Print commits as they happen, until Ctrl-C (or --limit).  Begins now, or --after a position."""
+    _print_entries(islice(space.watch(prefix, after), limit), as_json)
+
+
+def _print_record(record: interlock.Record, as_json: bool) -> None:
+    if as_json:
+        click.echo(compact(record_json(record)))
+    elif record.exists:
+        click.echo(compact(record.value))
+    if not record.exists:
+        was = f" (deleted at version {record.version})" if record.version else ""
+        message = f"{record.key!r} does not exist{was}"
+        fail(message, NOT_FOUND, as_json, key=record.key, version=record.version)
+
+
+def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:
+    width = max((len(key) for key in records), default=0)
+    for record in records.values():
+        if as_json:
+            click.echo(compact(record_json(record)))
+        else:
+            when = _local(record.at) if record.at else ""
+            click.echo(f"{record.key:<{width}}  v{record.version:<4} {record.writer}  {when}")
+
+
+def _print_entries(entries: Iterable[interlock.Entry], as_json: bool) -> None:
+    out = click.get_text_stream("stdout")
+    for entry in entries:
+        if as_json:
+            line = compact(entry_json(entry))
+        else:
+            value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
+            line = (
+                f"{entry.position:>6}  {_local(entry.at)}  {entry.agent}  "
+                f"{entry.key}  v{entry.version}  {value}"
+            )
+        out.write(line + "\n")
+        out.flush()
+
+
+def _local(when: datetime) -> str:
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def _moment(text: str) -> datetime:
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(
+            f"--time {text!r} is not a time such as 2026-11-21T09:30:00 or 2026-11-21T09:30:00+00:00"
+        ) from None
+    return when.astimezone(UTC)

@@ -1,0 +1,95 @@
+"""The commands that write: put, delete.  A write names what it was computed from, or says --force."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+import interlock
+from interlock.cli.common import CONFLICT, compact, fail, record_json, store_command
+
+_version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
+_op_id = click.option("--op-id", help="Makes running the same command again harmless.")
+
+
+@store_command(reads=False)
+@click.argument("key")
+@click.argument("value")
+@_version
+@click.option("--create", is_flag=True, help="Only if KEY does not exist.")
+@click.option("--force", is_flag=True, help="Over whatever KEY holds now.")
+@click.option("--text", is_flag=True, help="VALUE is text, not JSON.")
+@_op_id
+def put(
+    space: interlock.Space,
+    as_json: bool,
+    key: str,
+    value: str,
+    version: int | None,
+    create: bool,
+    force: bool,
+    text: bool,
+    op_id: str | None,
+) -> None:
+    """Write VALUE (JSON; `-` reads it from standard input) to KEY.
+
+    Say what you know of KEY: --version N, --create or --force.  With none of them a key that does
+    not exist is made and one that exists is left alone.
+    """
+    if (version is not None) + create + force > 1:
+        raise click.UsageError("--version, --create and --force exclude each other")
+    if value == "-":
+        value = click.get_text_stream("stdin").read()
+    document = value if text else _parsed(value)
+    if version is not None:
+        record = space.write(_at_version(space, key, version), document, op_id=op_id)
+    elif force:
+        record = space.update(key, lambda _: document, op_id=op_id)
+    else:
+        try:
+            record = space.create(key, document, op_id=op_id)
+        except interlock.Conflict as conflict:
+            if create:
+                raise
+            message = (
+                f"{key!r} exists, at version {conflict.actual}, written by {conflict.writer!r}; "
+                f"read it, then give --version {conflict.actual} (or --force to write over it)"
+            )
+            fail(message, CONFLICT, as_json, record=record_json(conflict.record))
+            raise
+    _told(record, as_json)
+
+
+@store_command(reads=True)
+@click.argument("key")
+@click.option("--version", type=click.IntRange(1), required=True, help="The version it must be at.")
+@_op_id
+def delete(
+    space: interlock.Space, as_json: bool, key: str, version: int, op_id: str | None
+) -> None:
+    """Delete KEY if it is at --version."""
+    record = _at_version(space, key, version)._replace(exists=True)
+    _told(space.delete(record, op_id=op_id), as_json)
+
+
+def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:
+    """The record that the caller says it read; the store compares the version."""
+    return space.read(key)._replace(version=version)
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError as problem:
+        raise click.UsageError(
+            f"VALUE is not JSON ({problem}); write text as '\"...\"' in quotes, or add --text"
+        ) from None
+
+
+def _told(record: interlock.Record, as_json: bool) -> None:
+    if as_json:
+        click.echo(compact(record_json(record)))
+    else:
+        click.echo(f"{record.key} is at version {record.version} (position {record.position})")

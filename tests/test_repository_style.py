@@ -1,0 +1,233 @@
+"""What linter and type checker do not see: sizes, module docstrings, words, links, packaging."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import re
+import tokenize
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+
+import interlock
+from tests.repository import ROOT, Check, files, found, text_of, tracked
+
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
+# Test files that may sleep, each with the reason.
+MAY_SLEEP: dict[str, str] = {}
+
+# Put together here, so that this file passes its own checks.
+HOSTS = ["pypi" + ".org", "python" + "hosted", "npm" + "js"]
+UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
+TICKET = re.compile(r"(?<![\w\"'&])#\d{1,5}\b|\b(issue|bug|pull request|PR|GH)[ -]#?\d+", re.I)
+IGNORE = re.compile(r"#\s*type:\s*ignore(?!\[[\w,\s-]+\]\s+#\s*\w)")
+NOQA = re.compile(r"#\s*noqa(?!:\s*[A-Z]+\d+)", re.I)
+LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^```.*?^```", re.M | re.S)
+
+
+def file_length(name: str, text: str) -> list[str]:
+    """A file that is too long."""
+    lines = len(text.splitlines())
+    return [f"{name}: {lines} lines, at most {MAX_FILE_LINES}"] * (lines > MAX_FILE_LINES)
+
+
+def function_length(name: str, text: str) -> list[str]:
+    """A function that is too long, its decorators not counted."""
+    return [
+        f"{name}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+
+
+def module_docstring(name: str, text: str) -> list[str]:
+    """A module that does not say what lives there."""
+    return [] if ast.get_docstring(ast.parse(text)) else [f"{name}: the module has no docstring"]
+
+
+def unfinished(name: str, text: str) -> list[str]:
+    """A mark for work left undone."""
+    return [f"{name}:{line}: {word}" for line, word in matches(UNFINISHED, text)]
+
+
+def ticket_number(name: str, text: str) -> list[str]:
+    """A number that means something only to who can see the tickets."""
+    return [f"{name}:{line}: {word}" for line, word in matches(TICKET, text)]
+
+
+def unexplained_ignore(name: str, text: str) -> list[str]:
+    """A checker silenced without its code, or (for types) without a reason after it."""
+    comments = (
+        token
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    )
+    return [
+        f"{name}:{token.start[0]}: say which and why: [code]  # reason: {token.string}"
+        for token in comments
+        if IGNORE.search(token.string) or NOQA.search(token.string)
+    ]
+
+
+def sleeping(name: str, text: str) -> list[str]:
+    """A test that sleeps: time is no synchronisation.  Zero seconds only gives way."""
+    if name in MAY_SLEEP:
+        return []
+    return [
+        f"{name}:{node.lineno}: {ast.unparse(node)}; wait for what must happen instead"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).split(".")[-1] == "sleep"
+        and [ast.unparse(argument) for argument in node.args] != ["0"]
+    ]
+
+
+def registry_host(name: str, text: str) -> list[str]:
+    """The host of a package registry."""
+    return [f"{name}: names {host}" for host in HOSTS if host in text.lower()]
+
+
+def broken_link(name: str, text: str) -> list[str]:
+    """A relative link to a file, or to a heading, that is not there."""
+    problems = []
+    for target in LINK.findall(FENCE.sub("", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / file
+        if not path.exists():
+            problems.append(f"{name}: {target} is not there")
+        elif anchor and anchor not in anchors(text_of(path) if file else text):
+            problems.append(f"{name}: {target} names no heading")
+    return problems
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings."""
+    headings = re.findall(r"^#+ +(.+?) *$", FENCE.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and text of each match."""
+    for number, line in enumerate(text.splitlines(), 1):
+        for match in pattern.finditer(line):
+            yield number, match.group()
+
+
+CODE = ("src", "tests", "benchmarks", "examples")
+SOURCES = (".py", ".sql", ".lua", ".toml", "Makefile", ".ci/run")
+CHECKS: list[tuple[Check, tuple[str, ...], tuple[str, ...]]] = [
+    (file_length, (".py", ".sql", ".lua"), CODE),
+    (function_length, (".py",), CODE),
+    (module_docstring, (".py",), ("src",)),
+    (unfinished, (*SOURCES, ".md"), ("",)),
+    (ticket_number, SOURCES, ("",)),
+    (unexplained_ignore, (".py",), ("",)),
+    (sleeping, (".py",), ("tests",)),
+    (registry_host, ("",), ("",)),
+    (broken_link, (".md",), ("",)),
+]
+
+
+@pytest.mark.parametrize(("check", "suffixes", "folders"), CHECKS)
+def test_nothing_in_the_repository_breaks_a_rule(
+    check: Check, suffixes: tuple[str, ...], folders: tuple[str, ...]
+) -> None:
+    paths = files(*suffixes, under=folders)
+    assert paths
+    problems = found(check, paths)
+    assert not problems, problems
+
+
+BAD = [
+    (file_length, "a = 1\n" * (MAX_FILE_LINES + 1)),
+    (function_length, "def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
+    (function_length, "class A:\n  async def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
+    (module_docstring, "# A comment.\nimport os\n"),
+    (unfinished, "pass  # TO" + "DO: the rest"),
+    (ticket_number, "pass  # see #" + "123"),
+    (ticket_number, "pass  # as issue " + "7 asks"),
+    (ticket_number, "pass  # GH" + "-7"),
+    (unexplained_ignore, "f()  # type: ignore"),
+    (unexplained_ignore, "f()  # type: ignore[arg-type]"),
+    (unexplained_ignore, "f()  # noqa"),
+    (sleeping, "time.sleep(0.1)"),
+    (sleeping, "await_it(asyncio.sleep(1))"),
+    (registry_host, "see https://" + "pypi" + ".org/project"),
+    (broken_link, "see [there](no/such/page.md)"),
+    (broken_link, "# A heading\nsee [above](#another-heading)"),
+]
+
+
+@pytest.mark.parametrize(("check", "text"), BAD)
+def test_what_breaks_a_rule_is_found(check: Check, text: str) -> None:
+    assert len(check("tests/bad.py", text)) == 1
+
+
+def test_every_rule_is_tried_on_something_bad() -> None:
+    assert {check for check, *_ in CHECKS} == {check for check, _ in BAD}
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        (file_length, "a = 1\n" * MAX_FILE_LINES),
+        (function_length, "def f():\n" + "    a = 1\n" * (MAX_FUNCTION_LINES - 1)),
+        (ticket_number, "colour = '#123456'; grey = \"#333\"; text = '&#39;'; a = b[1]  # 2 more"),
+        (unexplained_ignore, "f()  # type: ignore[arg-type]  # tried with a wrong type on purpose"),
+        (unexplained_ignore, "import a  # noqa: F401"),
+        (sleeping, "await_it(asyncio.sleep(0))"),
+        (broken_link, "# A `heading`!\n[1](https://a.b) [2](#a-heading) [3](../README.md)"),
+        (broken_link, "```\n[no](link.md)\n```"),
+    ],
+)
+def test_what_keeps_a_rule_is_not(check: Check, text: str) -> None:
+    assert check("tests/good.py", text) == []
+
+
+def test_files_that_may_sleep_exist_and_say_why() -> None:
+    paths = [str(path.relative_to(ROOT)) for path in tracked()]
+    assert [name for name in MAY_SLEEP if name not in paths] == []
+    assert all(reason.strip() for reason in MAY_SLEEP.values())
+
+
+def test_continuous_integration_runs_make_test_and_nothing_else() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    commands = [line for line in text_of(script).splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
+
+
+def test_versions_agree_and_the_package_is_typed() -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    assert project["version"] == interlock.__version__
+    assert project["version"] in text_of(ROOT / "CHANGELOG.md") or (
+        "## Unreleased" in text_of(ROOT / "CHANGELOG.md")
+    )
+    assert (ROOT / "src" / "interlock" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"), [("requirements.lock", ["plot"]), ("requirements-dev.lock", ["dev"])]
+)
+def test_the_locks_hold_every_dependency_with_hashes_and_no_address(
+    lock: str, extras: list[str]
+) -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    text = text_of(ROOT / lock)
+    assert "http" not in text
+    pins = re.split(r"\n(?=\w)", text.strip())
+    assert [pin for pin in pins if not re.match(r"[\w.-]+==\S+[^\n]*\\\n +--hash=", pin)] == []
+    pinned = {pin.split("==")[0] for pin in pins}
+    wanted = [
+        *project["dependencies"],
+        *(need for extra in extras for need in project["optional-dependencies"][extra]),
+    ]
+    names = {re.split(r"[^\w.-]", need)[0].lower() for need in wanted} - {"interlock"}
+    assert names <= pinned, f"run `make lock`: {sorted(names - pinned)} not in {lock}"
