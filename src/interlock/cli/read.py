@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TextIO
 
 import click
 
@@ -83,7 +85,7 @@ def at(
 def watch(
     space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
 ) -> None:
-    """Print commits as they happen, until Ctrl-C (or --limit).  Begins now, or --after a position."""
+    """Print commits as they happen, from now or --after a position, until Ctrl-C."""
     _print_entries(islice(space.watch(prefix, after), limit), as_json)
 
 
@@ -109,7 +111,7 @@ def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:
 
 
 def _print_entries(entries: Iterable[interlock.Entry], as_json: bool) -> None:
-    out = click.get_text_stream("stdout")
+    out: TextIO = sys.stdout
     for entry in entries:
         if as_json:
             line = compact(entry_json(entry))
@@ -132,6 +134,6 @@ def _moment(text: str) -> datetime:
         when = datetime.fromisoformat(text)
     except ValueError:
         raise click.UsageError(
-            f"--time {text!r} is not a time such as 2026-11-21T09:30:00 or 2026-11-21T09:30:00+00:00"
+            f"--time {text!r} is not a time such as 2026-11-21T09:30:00+00:00"
         ) from None
     return when.astimezone(UTC)

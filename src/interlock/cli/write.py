@@ -1,8 +1,9 @@
-"""The commands that write: put, delete.  A write names what it was computed from, or says --force."""
+"""The commands that write: put, delete.  A write says what it was computed from, or --force."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
@@ -41,7 +42,7 @@ def put(
     if (version is not None) + create + force > 1:
         raise click.UsageError("--version, --create and --force exclude each other")
     if value == "-":
-        value = click.get_text_stream("stdin").read()
+        value = sys.stdin.read()
     document = value if text else _parsed(value)
     if version is not None:
         record = space.write(_at_version(space, key, version), document, op_id=op_id)

@@ -190,18 +190,16 @@ def transact(
                 if ticket:
                     yield LeaveTurn(ticket)
                 raise
-        outcome: Any = state.doomed
-        if outcome is None:
-            plan = state.plan(op_id)._replace(ticket=ticket, yields=limits.turns != "never")
-            outcome = (yield Commit(plan)) if plan.writes else Committed(0, 0, writer.agent, ())
+        outcome = state.doomed or (
+            yield from _commit_thought(state, op_id, ticket, limits.turns != "never")
+        )
         if isinstance(outcome, Committed):
             if ticket and not outcome.writes:
                 yield LeaveTurn(ticket)
             return answer
         give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
-        if ticket and (
-            give_up is not None or outcome.key not in queue or isinstance(outcome, Held)
-        ):
+        in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
+        if ticket and not in_turn:
             yield LeaveTurn(ticket)
             ticket = 0
         if give_up is not None:
@@ -249,6 +247,11 @@ def _think(fn: Callable[[Any], Any], value: Any, writer: Writer, key: str, ticke
         if ticket:
             yield LeaveTurn(ticket)
         raise
+
+
+def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -> Steps:
+    plan = state.plan(op_id)._replace(ticket=ticket, yields=yields)
+    return (yield Commit(plan)) if plan.writes else Committed(0, 0, plan.agent, ())
 
 
 def _renewal(writer: Writer, keys: tuple[str, ...], ticket: int, firm: bool = False) -> TakeTurn:
