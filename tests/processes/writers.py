@@ -1,0 +1,66 @@
+"""Writers that are killed: each acknowledges through its pipe before it goes on."""
+
+from __future__ import annotations
+
+import random
+from multiprocessing.connection import Connection
+from typing import Any
+
+import interlock
+
+KEYS = [f"shared/{n}" for n in range(3)]
+
+
+def write_for_ever(url: str, name: str, seed: int, acknowledge: Connection) -> None:
+    """Contribute until killed: updates, transactions over two keys, plain writes.
+
+    Without turns, so that a round need not wait for the ticket of a writer that died.
+    """
+    chance = random.Random(seed)
+    space = interlock.open(url, agent=name)
+    number = 0
+    while True:
+        item = f"{name}:{number}"
+        number += 1
+        _contribute(space, chance, item)
+        acknowledge.send(item)
+
+
+def _contribute(space: interlock.Space, chance: random.Random, item: str) -> None:
+    def add(items: list[str]) -> list[str]:
+        return [*items, item][-500:]
+
+    kind = chance.choice(["update", "transaction", "write"])
+    if kind == "update":
+        space.update(chance.choice(KEYS), add, default=[], attempts=1000, turns="never")
+    elif kind == "write":
+        space.create(f"own/{item}", item)
+    else:
+        first, second = chance.sample(KEYS, 2)
+
+        def both(tx: Any) -> None:
+            for key in (first, second):
+                record = tx.read(key)
+                tx.write(record, add(record.value or []))
+
+        space.transact(both, attempts=1000, turns="never")
+
+
+def disagreements(space: interlock.Space) -> list[str]:
+    """Return where log and records disagree: gaps, versions that jump, a fold that differs."""
+    found: list[str] = []
+    versions: dict[str, int] = {}
+    state: dict[str, Any] = {}
+    for expected, entry in enumerate(space.log(), start=1):
+        if entry.position != expected:
+            found.append(f"position {expected} is missing")
+        if entry.version != versions.get(entry.key, 0) + 1:
+            found.append(f"{entry.key} jumps to version {entry.version}")
+        versions[entry.key] = entry.version
+        state[entry.key] = entry.value
+    records = space.scan()
+    if {key: r.value for key, r in records.items()} != state:
+        found.append("the fold of the log is not what the records hold")
+    if {key: r.version for key, r in records.items()} != versions:
+        found.append("the versions of log and records differ")
+    return found

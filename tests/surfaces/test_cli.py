@@ -1,0 +1,122 @@
+"""The commands for daily use, through click's runner: output, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from interlock.cli import main
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Any:
+    """Run the command line on one new store."""
+    url = f"sqlite:///{tmp_path / 'cli.db'}"
+
+    def run(*arguments: str, stdin: str | None = None) -> Result:
+        environment = {"INTERLOCK_STORE": url, "INTERLOCK_AGENT": "shell"}
+        return CliRunner().invoke(main, list(arguments), input=stdin, env=environment)
+
+    return run
+
+
+def test_put_and_get(call: Any) -> None:
+    assert call("put", "k", '{"a": 1}').exit_code == 0
+    assert json.loads(call("get", "k").stdout) == {"a": 1}
+    record = json.loads(call("get", "k", "--json").stdout)
+    assert (record["version"], record["writer"], record["exists"]) == (1, "shell", True)
+
+
+def test_put_reads_standard_input_and_text(call: Any) -> None:
+    assert call("put", "a", "-", stdin="[1, 2]").exit_code == 0
+    assert call("put", "b", "plain words", "--text").exit_code == 0
+    assert call("get", "a").stdout == "[1, 2]\n"
+    assert call("get", "b").stdout == '"plain words"\n'
+
+
+def test_a_blind_put_never_destroys(call: Any) -> None:
+    call("put", "k", "1")
+    refused = call("put", "k", "2")
+    assert refused.exit_code == 3
+    assert "--version 1" in refused.stderr
+    assert call("get", "k").stdout == "1\n"
+    assert call("put", "k", "2", "--version", "1").exit_code == 0
+    assert call("put", "k", "3", "--version", "1").exit_code == 3
+    assert call("put", "k", "3", "--create").exit_code == 3
+    assert call("get", "k").stdout == "2\n"
+    assert call("put", "k", "4", "--force").exit_code == 0
+
+
+def test_a_conflict_in_json_carries_the_fresh_record(call: Any) -> None:
+    call("put", "k", "1")
+    refused = call("put", "k", "2", "--version", "7", "--json")
+    told = json.loads(refused.stderr)
+    assert (told["error"], told["retryable"], told["record"]["value"]) == ("Conflict", True, 1)
+
+
+def test_the_same_operation_twice_is_one(call: Any) -> None:
+    for _ in range(2):
+        assert call("put", "k", "1", "--create", "--op-id", "once").exit_code == 0
+    assert len(call("log", "--json").stdout.splitlines()) == 1
+
+
+def test_delete_asks_for_the_version(call: Any) -> None:
+    call("put", "k", "1")
+    assert call("delete", "k").exit_code == 2
+    assert call("delete", "k", "--version", "2").exit_code == 3
+    assert call("delete", "k", "--version", "1").exit_code == 0
+    gone = call("get", "k")
+    assert (gone.exit_code, gone.stdout) == (4, "")
+
+
+def test_log_history_at_keys_and_watch(call: Any) -> None:
+    for key, value in (("a/1", "1"), ("b/1", "2"), ("a/2", "3")):
+        call("put", key, value)
+    call("put", "a/1", "9", "--version", "1")
+    positions = [json.loads(line)["position"] for line in call("log", "--json").stdout.splitlines()]
+    assert positions == [1, 2, 3, 4]
+    assert len(call("log", "--prefix", "a/", "--limit", "2").stdout.splitlines()) == 2
+    assert "v2" in call("history", "a/1").stdout
+    assert call("at", "a/1", "--position", "1").stdout == "1\n"
+    assert call("at", "--prefix", "a/", "--position", "1").stdout.startswith("a/1")
+    assert [line.split()[0] for line in call("keys", "a/").stdout.splitlines()] == ["a/1", "a/2"]
+    assert len(call("watch", "--after", "2", "--limit", "2").stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("get", "a//b"), 1),
+        (("put", "a//b", "1"), 2),
+        (("put", "k", "not json"), 2),
+        (("put", "k", "NaN"), 2),
+        (("put", "k", "1", "--version", "1", "--force"), 2),
+        (("get",), 2),
+    ],
+)
+def test_bad_calls_have_their_exit_code_and_no_traceback(
+    call: Any, arguments: tuple[str, ...], code: int
+) -> None:
+    result = call(*arguments)
+    assert result.exit_code == code
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_reading_does_not_make_a_store(tmp_path: Path) -> None:
+    file = tmp_path / "none.db"
+    result = CliRunner().invoke(main, ["get", "k", "--store", f"sqlite:///{file}"])
+    assert result.exit_code == 1
+    assert "does not exist" in result.stderr
+    assert not file.exists()
+
+
+def test_no_store_named_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("INTERLOCK_STORE", raising=False)
+    result = CliRunner().invoke(main, ["get", "k"])
+    assert result.exit_code == 2
+    assert "INTERLOCK_STORE" in result.stderr
