@@ -1,6 +1,9 @@
 """Interlock: many agents share state without silently destroying each other's work."""
 
-from interlock.aio import AsyncMoment, AsyncSpace, AsyncTx, open_async
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.errors import (
@@ -19,6 +22,9 @@ from interlock.errors import (
     Unknown,
 )
 from interlock.space import Moment, Space, Tx, open  # reads as interlock.open
+
+if TYPE_CHECKING:
+    from interlock.aio import AsyncMoment, AsyncSpace, AsyncTx, open_async
 
 __version__ = "0.1.0"
 
@@ -48,3 +54,14 @@ __all__ = [
     "open",
     "open_async",
 ]
+
+_ASYNC = ("AsyncMoment", "AsyncSpace", "AsyncTx", "open_async")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the asyncio façade when it is first used: asyncio doubles the import time."""
+    if name in _ASYNC:
+        from interlock import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module 'interlock' has no attribute {name!r}")

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock import reentry
-from interlock.backends.drive import AsyncDriver, new_op_id
+from interlock.backends.drive import new_op_id
+from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
 from interlock.core import decide, protocol
 from interlock.core.keys import check_prefix

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from datetime import datetime, timedelta
 
 from interlock.core.decide import Writer
@@ -17,9 +16,16 @@ PAGE = 1000  # entries
 WATCH_PAUSE = 1.0  # seconds
 
 
+def default_agent() -> str:
+    """Return the name of an agent that was given none: host and process id."""
+    import socket
+
+    return f"{socket.gethostname()}:{os.getpid()}"[-128:]
+
+
 def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | None) -> Writer:
     """Return who writes, from the arguments of `open`.  Raises Invalid."""
-    name = f"{socket.gethostname()}:{os.getpid()}"[-128:] if agent is None else agent
+    name = default_agent() if agent is None else agent
     wrong = check_name("space", space) or check_name("agent", name)
     if wrong is not None:
         raise_refusal(wrong)

@@ -1,21 +1,16 @@
-"""The drivers: they run a protocol's generator and perform its requests, sync or async.
+"""The synchronous driver: it runs a protocol's generator and performs its requests.
 
-Only here is a request sent, thought run, a lost answer resubmitted, and an id drawn at random.
+Only here (and in `drive_async`) is a request sent, a thought run, a lost answer resubmitted,
+and an id drawn at random.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import functools
-import inspect
 import os
-import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from interlock.backends.contract import Backend
@@ -23,13 +18,13 @@ from interlock.core.requests import Commit, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unknown
 
 RESUBMIT_FOR = 10.0  # seconds
-_RESUBMIT_PAUSE = 0.05
-_RENEWALS_PER_TTL = 3
+RESUBMIT_PAUSE = 0.05
+RENEWALS_PER_TTL = 3
 
 
 def new_op_id() -> str:
     """Return a fresh operation id: milliseconds first, so that ids of one time lie together."""
-    return f"{int(time.time() * 1000):011x}{secrets.token_hex(8)}"
+    return f"{int(time.time() * 1000):011x}{os.urandom(8).hex()}"
 
 
 class SyncDriver:
@@ -65,12 +60,12 @@ class SyncDriver:
     def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
         deadline = time.monotonic() + RESUBMIT_FOR
         while time.monotonic() < deadline:
-            time.sleep(_RESUBMIT_PAUSE)
+            time.sleep(RESUBMIT_PAUSE)
             try:
                 return self.backend.perform(request)
             except (AnswerLost, InterlockError):
                 continue
-        raise _unknown(request, lost) from lost
+        raise unknown(request, lost) from lost
 
     @contextmanager
     def _kept_alive(self, renew: TakeTurn | None) -> Iterator[None]:
@@ -81,7 +76,7 @@ class SyncDriver:
         over = threading.Event()
 
         def renew_until_over() -> None:
-            while not over.wait(renew.ttl / _RENEWALS_PER_TTL):
+            while not over.wait(renew.ttl / RENEWALS_PER_TTL):
                 try:
                     if not self.backend.perform(renew).ticket:
                         return
@@ -97,92 +92,8 @@ class SyncDriver:
             thread.join()
 
 
-class AsyncDriver:
-    """Runs protocols in an asyncio task; a plain function that thinks runs in a worker thread."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self._thinkers: ThreadPoolExecutor | None = None
-        self._pid = os.getpid()
-
-    async def run(self, steps: Generator[Any, Any, Any]) -> Any:
-        """Run a protocol to its end and return its outcome."""
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    answer = await self.answer(request)
-                except BaseException as problem:
-                    request = steps.throw(problem)
-                else:
-                    request = steps.send(answer)
-        except StopIteration as end:
-            return end.value
-
-    async def answer(self, request: Any) -> Any:
-        """Perform one request."""
-        if isinstance(request, Think):
-            async with self._kept_alive(request.renew):
-                return await self._think(request)
-        try:
-            return await self.backend.perform_async(request)
-        except AnswerLost as lost:
-            return await self._resubmit(request, lost)
-
-    def close(self) -> None:
-        """Give back the worker threads."""
-        if self._thinkers is not None:
-            self._thinkers.shutdown(wait=False)
-            self._thinkers = None
-
-    async def _think(self, request: Think) -> Any:
-        fn = request.fn
-        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-            getattr(fn, "__call__", None)  # noqa: B004  # an object whose call is async
-        ):
-            return await fn(*request.args)
-        if self._thinkers is None or self._pid != os.getpid():
-            self._thinkers = ThreadPoolExecutor(256, thread_name_prefix="interlock-think")
-            self._pid = os.getpid()
-        call = functools.partial(contextvars.copy_context().run, fn, *request.args)
-        answer = await asyncio.get_running_loop().run_in_executor(self._thinkers, call)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    async def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
-        deadline = time.monotonic() + RESUBMIT_FOR
-        while time.monotonic() < deadline:
-            await asyncio.sleep(_RESUBMIT_PAUSE)
-            try:
-                return await self.backend.perform_async(request)
-            except (AnswerLost, InterlockError):
-                continue
-        raise _unknown(request, lost) from lost
-
-    @asynccontextmanager
-    async def _kept_alive(self, renew: TakeTurn | None) -> AsyncIterator[None]:
-        """Renew a turn from a task while the caller's function runs."""
-        if renew is None:
-            yield
-            return
-
-        async def renew_until_cancelled() -> None:
-            while True:
-                await asyncio.sleep(renew.ttl / _RENEWALS_PER_TTL)
-                try:
-                    if not (await self.backend.perform_async(renew)).ticket:
-                        return
-                except (AnswerLost, InterlockError):
-                    continue  # the next renewal may get through; the store judges in the end
-
-        task = asyncio.create_task(renew_until_cancelled())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-def _unknown(request: Any, lost: AnswerLost) -> Unknown:
+def unknown(request: Any, lost: AnswerLost) -> Unknown:
+    """Return the fault of a request whose answer stayed away."""
     op_id = request.plan.op_id if isinstance(request, Commit) else ""
     return Unknown(
         f"the answer to {type(request).__name__} was lost and the store stayed away for "

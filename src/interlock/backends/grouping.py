@@ -6,14 +6,16 @@ is no queue, no thread and no waiting.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
 from interlock.errors import AnswerLost, Unavailable
+
+if TYPE_CHECKING:
+    import asyncio  # at run time only where it is used: it doubles the import time
 
 MAX_GROUP = 512
 
@@ -57,6 +59,8 @@ class GroupCommit:
 
         `run(fn)` runs `fn` in the thread that may block and is awaited.
         """
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[_Slot] = loop.create_future()
         slot = _Slot(plan)
@@ -73,6 +77,8 @@ class GroupCommit:
         return _result(await future)
 
     async def _flush_all(self, loop: asyncio.AbstractEventLoop, run: Callable[..., Any]) -> None:
+        import asyncio
+
         try:
             await asyncio.sleep(0)  # let every task that is ready add its plan
             while self._waiting:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import secrets
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.sqlite import place as places
@@ -39,6 +37,9 @@ from interlock.core.requests import (
     TakeTurn,
 )
 from interlock.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -211,7 +212,7 @@ class SQLiteBackend:
                 if row is None:
                     values = (
                         self.name,
-                        secrets.token_hex(8),
+                        os.urandom(8).hex(),
                         connection.execute(SQL["now"]).fetchone()[0],
                     )
                     connection.execute(SQL["add_space"], values)
@@ -230,6 +231,8 @@ class SQLiteBackend:
             time.sleep(seconds)
 
     async def _pause_async(self, request: Pause) -> None:
+        import asyncio
+
         began = time.monotonic()
         while (seconds := await self._in_thread(self._next_look, request, began)) > 0:
             await asyncio.sleep(seconds)
@@ -248,6 +251,9 @@ class SQLiteBackend:
     # Threads and forks
 
     async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
         if self._threads is None:
             self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
         return await asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)

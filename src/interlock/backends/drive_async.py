@@ -1,0 +1,104 @@
+"""The asyncio driver: as `drive`, in a task, without blocking the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import os
+import time
+from collections.abc import AsyncIterator, Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from interlock.backends.contract import Backend
+from interlock.backends.drive import RENEWALS_PER_TTL, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
+from interlock.core.requests import TakeTurn, Think
+from interlock.errors import AnswerLost, InterlockError
+
+
+class AsyncDriver:
+    """Runs protocols in an asyncio task; a plain function that thinks runs in a worker thread."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self._thinkers: ThreadPoolExecutor | None = None
+        self._pid = os.getpid()
+
+    async def run(self, steps: Generator[Any, Any, Any]) -> Any:
+        """Run a protocol to its end and return its outcome."""
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    answer = await self.answer(request)
+                except BaseException as problem:
+                    request = steps.throw(problem)
+                else:
+                    request = steps.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    async def answer(self, request: Any) -> Any:
+        """Perform one request."""
+        if isinstance(request, Think):
+            async with self._kept_alive(request.renew):
+                return await self._think(request)
+        try:
+            return await self.backend.perform_async(request)
+        except AnswerLost as lost:
+            return await self._resubmit(request, lost)
+
+    def close(self) -> None:
+        """Give back the worker threads."""
+        if self._thinkers is not None:
+            self._thinkers.shutdown(wait=False)
+            self._thinkers = None
+
+    async def _think(self, request: Think) -> Any:
+        fn = request.fn
+        if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+            getattr(fn, "__call__", None)  # noqa: B004  # an object whose call is async
+        ):
+            return await fn(*request.args)
+        if self._thinkers is None or self._pid != os.getpid():
+            self._thinkers = ThreadPoolExecutor(256, thread_name_prefix="interlock-think")
+            self._pid = os.getpid()
+        call = functools.partial(contextvars.copy_context().run, fn, *request.args)
+        answer = await asyncio.get_running_loop().run_in_executor(self._thinkers, call)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
+        deadline = time.monotonic() + RESUBMIT_FOR
+        while time.monotonic() < deadline:
+            await asyncio.sleep(RESUBMIT_PAUSE)
+            try:
+                return await self.backend.perform_async(request)
+            except (AnswerLost, InterlockError):
+                continue
+        raise unknown(request, lost) from lost
+
+    @asynccontextmanager
+    async def _kept_alive(self, renew: TakeTurn | None) -> AsyncIterator[None]:
+        """Renew a turn from a task while the caller's function runs."""
+        if renew is None:
+            yield
+            return
+
+        async def renew_until_cancelled() -> None:
+            while True:
+                await asyncio.sleep(renew.ttl / RENEWALS_PER_TTL)
+                try:
+                    if not (await self.backend.perform_async(renew)).ticket:
+                        return
+                except (AnswerLost, InterlockError):
+                    continue  # the next renewal may get through; the store judges in the end
+
+        task = asyncio.create_task(renew_until_cancelled())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
