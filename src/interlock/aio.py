@@ -27,6 +27,7 @@ from interlock.settings import (
     WATCH_PAUSE,
     as_time_us,
     checked_op_id,
+    distinct,
     make_writer,
 )
 
@@ -91,7 +92,7 @@ class AsyncSpace:
 
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
-        names = tuple(dict.fromkeys(keys))
+        names = distinct(keys)
         reentry.check(self._writer.space, names)
         return dict((await self._run(protocol.load(names))).records)
 
@@ -278,7 +279,7 @@ class AsyncTx:
 
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
-        names = tuple(dict.fromkeys(keys))
+        names = distinct(keys)
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -331,7 +332,7 @@ class AsyncMoment:
 
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys` as they were."""
-        return dict((await self._load(tuple(dict.fromkeys(keys)))).records)
+        return dict((await self._load(distinct(keys))).records)
 
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the records that existed under `prefix`."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from interlock.core.decide import Writer
-from interlock.core.keys import check_name
+from interlock.core.keys import check_key, check_name
 from interlock.core.records import as_datetime
 from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
 from interlock.errors import Invalid, raise_refusal
@@ -41,6 +42,17 @@ def checked_op_id(op_id: str) -> str:
     if wrong is not None:
         raise_refusal(wrong)
     return op_id
+
+
+def distinct(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return each key once, in the order asked.  Raises Invalid."""
+    found: dict[str, None] = {}
+    for key in (keys,) if isinstance(keys, str) else keys:
+        wrong = check_key(key)
+        if wrong is not None:
+            raise_refusal(wrong)
+        found[key] = None
+    return tuple(found)
 
 
 def as_time_us(position: int | None, time: datetime | float | None) -> int | None:

@@ -28,6 +28,7 @@ from interlock.settings import (
     WATCH_PAUSE,
     as_time_us,
     checked_op_id,
+    distinct,
     make_writer,
 )
 
@@ -77,7 +78,7 @@ class Space:
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
-        names = tuple(dict.fromkeys(keys))
+        names = distinct(keys)
         reentry.check(self._writer.space, names)
         return dict(self._run(protocol.load(names)).records)
 
@@ -285,7 +286,7 @@ class Tx:
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
-        names = tuple(dict.fromkeys(keys))
+        names = distinct(keys)
         self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -338,7 +339,7 @@ class Moment:
 
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys` as they were."""
-        return dict(self._load(tuple(dict.fromkeys(keys))).records)
+        return dict(self._load(distinct(keys)).records)
 
     def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the records that existed under `prefix`."""

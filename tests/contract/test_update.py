@@ -120,7 +120,9 @@ def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     theirs.close()
 
 
-@pytest.mark.parametrize("options", [{"turns": "maybe"}, {"attempts": 0}, {"patience": -1}])
+@pytest.mark.parametrize(
+    "options", [{"turns": "maybe"}, {"attempts": 0}, {"patience": -1}, {"patience": "x"}]
+)
 def test_limits_without_meaning_are_invalid(space: Any, options: dict[str, Any]) -> None:
     with pytest.raises(interlock.Invalid):
         space.update("k", lambda _: 1, **options)

@@ -225,7 +225,8 @@ def check_limits(limits: Limits) -> Invalid | None:
         return Invalid(f"attempts={limits.attempts!r} is not a whole number")
     if limits.attempts < 1:
         return Invalid(f"attempts={limits.attempts!r} allows no attempt; it must be at least 1")
-    if limits.patience is not None and not limits.patience >= 0:
+    patience = 0 if limits.patience is None else limits.patience
+    if not isinstance(patience, int | float) or not patience >= 0:
         return Invalid(f"patience={limits.patience!r} is not a number of seconds from 0")
     return None
 

@@ -38,7 +38,8 @@ def check_options(options: SQLiteOptions) -> None:
     """Raise Invalid where an option has no meaning."""
     if options.durability not in DURABILITY:
         raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
-    if not 0 <= options.busy_timeout < 86_400:
+    seconds = options.busy_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 1e6:
         raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds from 0")
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise IncompatibleStore(
