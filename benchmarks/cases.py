@@ -200,9 +200,9 @@ def many_keys(folder: Path, scale: int) -> list[Row]:
     body = json.dumps(VALUE)
     db.executemany(
         "INSERT INTO log VALUES (?, ?, ?, 1, 0, 'put', ?, 'bench', 1, ?, NULL)",
-        ((space, n, f"k/{n:08}", body, f"{n:028}") for n in range(1, keys + 1)),
+        (((space << 40) + n, space, f"k/{n:08}", body, f"{n:028}") for n in range(1, keys + 1)),
     )
-    db.execute("INSERT INTO heads SELECT space, key, 1, 0, position, 1 FROM log")
+    db.execute("INSERT INTO heads SELECT space, key, 1, 0, id, 1 FROM log")
     db.commit()
     db.close()
 

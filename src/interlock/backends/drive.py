@@ -6,6 +6,7 @@ and an id drawn at random.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -22,9 +23,30 @@ RESUBMIT_PAUSE = 0.05
 RENEWALS_PER_TTL = 3
 
 
+class _OpIds:
+    """Draws operation ids.  A random number for each process, then a count: asking the system for
+    randomness at each commit costs more than the rest of the driver."""
+
+    def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Take another random number, as a forked child must."""
+        self._process = os.urandom(9).hex()
+        self._count = itertools.count()
+
+    def draw(self) -> str:
+        return f"{time.time_ns() // 1_000_000:011x}{self._process}{next(self._count):x}"
+
+
+_op_ids = _OpIds()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_op_ids.start_anew)
+
+
 def new_op_id() -> str:
     """Return a fresh operation id: milliseconds first, so that ids of one time lie together."""
-    return f"{int(time.time() * 1000):011x}{os.urandom(8).hex()}"
+    return _op_ids.draw()
 
 
 class SyncDriver:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from interlock.core.outcome import Outcome
@@ -21,11 +22,13 @@ MAX_GROUP = 512
 
 
 class _Slot:
-    __slots__ = ("answer", "done", "fault", "notify", "plan")
+    """A plan on its way.  `future` is what a task awaits; a thread waits for `done`."""
 
-    def __init__(self, plan: Plan, notify: Callable[[_Slot], None] | None = None) -> None:
+    __slots__ = ("answer", "done", "fault", "future", "plan")
+
+    def __init__(self, plan: Plan, future: asyncio.Future[None] | None = None) -> None:
         self.plan = plan
-        self.notify = notify
+        self.future = future
         self.answer: Outcome | None = None
         self.fault: BaseException | None = None
         self.done = False
@@ -62,19 +65,15 @@ class GroupCommit:
         import asyncio
 
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[_Slot] = loop.create_future()
-        slot = _Slot(plan)
-
-        def notify(done: _Slot) -> None:
-            loop.call_soon_threadsafe(_resolve, future, done)
-
-        slot.notify = notify
+        slot = _Slot(plan, loop.create_future())
         self._waiting.append(slot)
         if loop not in self._flushing:
             self._flushing.add(loop)
             task = asyncio.ensure_future(self._flush_all(loop, run))
             task.add_done_callback(lambda done: done.exception())
-        return _result(await future)
+        assert slot.future is not None
+        await slot.future
+        return _result(slot)
 
     async def _flush_all(self, loop: asyncio.AbstractEventLoop, run: Callable[..., Any]) -> None:
         import asyncio
@@ -86,8 +85,7 @@ class GroupCommit:
         except BaseException as problem:
             for slot in self._waiting:
                 slot.fault = Unavailable(f"the commit could not be sent: {problem!r}")
-                if slot.notify is not None:
-                    slot.notify(slot)
+            _tell(self._waiting)
             self._waiting.clear()
             raise
         finally:
@@ -114,15 +112,25 @@ class GroupCommit:
                 slot.fault = AnswerLost("the process was interrupted while it committed")
             raise
         finally:
-            for slot in group:
-                slot.done = True
-                if slot.notify is not None:
-                    slot.notify(slot)
+            _tell(group)
 
 
-def _resolve(future: asyncio.Future[_Slot], slot: _Slot) -> None:
-    if not future.done():
-        future.set_result(slot)
+def _tell(slots: Sequence[_Slot]) -> None:
+    """Mark slots as done and wake the tasks that wait, each event loop once."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for slot in slots:
+        slot.done = True
+        if slot.future is not None:
+            loops.setdefault(slot.future.get_loop(), []).append(slot.future)
+    for loop, futures in loops.items():
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 def _result(slot: _Slot) -> Outcome:

@@ -7,14 +7,13 @@ When several apply, the one that comes first in `PRECEDENCE` is the answer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from interlock.core.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """One write of a commit: the key's new version and epoch, and its place in the log."""
 
     key: str
@@ -25,8 +24,7 @@ class Written:
     body: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(NamedTuple):
     """The plan was applied.  `replayed`: by an earlier sending of the same operation id."""
 
     position: int

@@ -6,13 +6,13 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite import read, turns
-from interlock.backends.sqlite.commit import Step, Where
+from interlock.backends.sqlite.commit import Step, Where, host_clock, locate
 from interlock.backends.sqlite.connect import (
     DURABILITY,
     SQLiteOptions,
@@ -20,6 +20,7 @@ from interlock.backends.sqlite.connect import (
     check_options,
     connect,
     prepare,
+    try_begin,
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.pool import Pool
@@ -70,7 +71,7 @@ class SQLiteBackend:
         try:
             with translated(str(self._place)):
                 prepare(connection, self._place, self._options)
-                self._where = self._find_space(connection)._replace(clock=clock)
+                self._where = self._find_space(connection, clock)
         except BaseException:
             connection.close()
             raise
@@ -120,28 +121,22 @@ class SQLiteBackend:
     # One handler a request
 
     def _load(self, request: Load) -> Any:
-        with self._reading() as connection:
-            return read.load(connection, self._where, request)
+        return self._read(read.load, request)
 
     def _load_at(self, request: LoadAt) -> Any:
-        with self._reading() as connection:
-            return read.load_at(connection, self._where, request)
+        return self._read(read.load_at, request)
 
     def _read_log(self, request: ReadLog) -> Any:
-        with self._reading() as connection:
-            return read.read_log(connection, self._where.space, request)
+        return self._read(read.read_log, request)
 
     def _take_turn(self, request: TakeTurn) -> Place:
-        with self._reading() as connection:
-            place = turns.look(connection, self._where, request)
+        place: Place | None = self._read(turns.look, request)
         if place is None:
-            with self._writing(durable=False) as connection:
-                place = turns.take(connection, self._where, request)
+            place = self._write(turns.take, request, durable=False)
         return place
 
     def _leave_turn(self, request: LeaveTurn) -> None:
-        with self._writing(durable=False) as connection:
-            turns.leave(connection, self._where.space, request.ticket)
+        self._write(turns.leave, request, durable=False)
 
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
         Load: _load,
@@ -151,56 +146,78 @@ class SQLiteBackend:
         LeaveTurn: _leave_turn,
     }
 
-    def _apply(self, plans: Sequence[Plan]) -> list[Outcome]:
+    def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
         """Judge and apply a group of plans in one transaction."""
-        answers = self._look_first(plans) if any(plan.yields for plan in plans) else {}
-        left = [plan for index, plan in enumerate(plans) if index not in answers]
-        if left:
-            with self._writing(durable=True) as connection:
-                step = Step(connection, self._where)
-                applied = iter([step.commit(plan) for plan in left])
-                if not step.wrote:
-                    connection.execute("ROLLBACK")
-        return [answers[i] if i in answers else next(applied) for i in range(len(plans))]
+        answers: dict[int, Outcome] = {}
+        left = plans
 
-    def _look_first(self, plans: Sequence[Plan]) -> dict[int, Outcome]:
-        """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
-        agents that take the write lock only to be refused keep it from the one who can write."""
-        with self._reading() as connection, read.one_moment(connection):
-            step = Step(connection, self._where)
-            judged = {index: step.judge(plan) for index, plan in enumerate(plans) if plan.yields}
-        return {index: answer for index, answer in judged.items() if answer is not None}
+        def look() -> bool:
+            """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
+            agents that wait for the lock only to be refused keep it from the one who can write."""
+            nonlocal answers, left
+            answers = self._read(_judged, [(i, p) for i, p in enumerate(plans) if p.yields])
+            left = [plan for index, plan in enumerate(plans) if index not in answers]
+            return bool(left)
+
+        worth_a_look = any([plan.yields for plan in plans])
+        applied: list[Outcome] = self._write(
+            _applied, lambda: left, when_busy=look if worth_a_look else None
+        )
+        if not answers:
+            return applied
+        rest = iter(applied)
+        return [answers[i] if i in answers else next(rest) for i in range(len(plans))]
 
     # Connections and time
 
-    @contextmanager
-    def _reading(self) -> Any:
-        with translated(str(self._place)), self._pool.reader() as connection:
-            yield connection
-
-    @contextmanager
-    def _writing(self, durable: bool) -> Any:
-        """A write transaction, committed at the end, rolled back on any fault."""
-        place = str(self._place)
-        deadline = time.monotonic() + self._options.busy_timeout
-        with self._pool.writer() as connection, translated(place):
-            if not durable:
-                connection.execute("PRAGMA synchronous=NORMAL")
-            try:
-                begin_immediate(connection, deadline, place)
+    def _read(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> Any:
+        """Answer a request in a transaction that only reads, so that all of it is one moment."""
+        try:
+            with self._pool.reader() as connection:
+                connection.execute("BEGIN")
                 try:
-                    yield connection
-                    if connection.in_transaction:
-                        _commit(connection, place)
+                    return work(connection, self._where, request)
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-            finally:
-                if not durable:
-                    mode = DURABILITY[self._options.durability]
-                    connection.execute(f"PRAGMA synchronous={mode}")
+        except sqlite3.Error as problem:
+            raise fault_of(problem, str(self._place)) from problem
 
-    def _find_space(self, connection: sqlite3.Connection) -> Where:
+    def _write(
+        self,
+        work: Callable[[sqlite3.Connection, Where, Any], Any],
+        request: Any,
+        durable: bool = True,
+        when_busy: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Answer a request in a write transaction, rolled back on any fault.
+
+        `when_busy` is called once where the lock is not free, and says whether to wait for it.
+        """
+        try:
+            with self._pool.writer() as connection:
+                if not durable:
+                    connection.execute("PRAGMA synchronous=NORMAL")
+                try:
+                    if not try_begin(connection):
+                        if when_busy is not None and not when_busy():
+                            return []
+                        deadline = time.monotonic() + self._options.busy_timeout
+                        begin_immediate(connection, deadline, str(self._place))
+                    answer = work(connection, self._where, request)
+                    if connection.in_transaction:
+                        _commit(connection, self._place)
+                    return answer
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    if not durable:
+                        mode = DURABILITY[self._options.durability]
+                        connection.execute(f"PRAGMA synchronous={mode}")
+        except sqlite3.Error as problem:
+            raise fault_of(problem, str(self._place)) from problem
+
+    def _find_space(self, connection: sqlite3.Connection, clock: Callable[[], int] | None) -> Where:
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
         if row is None and self._place.read_only:
             raise Unavailable(f"{self._place} has no space {self.name!r} and was opened read-only")
@@ -210,18 +227,15 @@ class SQLiteBackend:
             try:
                 row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
                 if row is None:
-                    values = (
-                        self.name,
-                        os.urandom(8).hex(),
-                        connection.execute(SQL["now"]).fetchone()[0],
-                    )
+                    values = (self.name, os.urandom(8).hex(), host_clock())
                     connection.execute(SQL["add_space"], values)
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        return Where(*row)
+        number, uid = row
+        return locate(number, uid, clock)
 
     # Waiting
 
@@ -243,9 +257,8 @@ class SQLiteBackend:
         left = request.seconds - waited
         if request.position is None or left <= 0:
             return left
-        with self._reading() as connection:
-            if read.log_end(connection, self._where.space) > request.position:
-                return 0
+        if self._read(lambda c, where, _: read.log_end(c, where), request) > request.position:
+            return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 
     # Threads and forks
@@ -264,8 +277,30 @@ class SQLiteBackend:
         self._group.reset()
 
 
-def _commit(connection: sqlite3.Connection, place: str) -> None:
+def _judged(
+    connection: sqlite3.Connection, where: Where, plans: Sequence[tuple[int, Plan]]
+) -> dict[int, Outcome]:
+    """Return the answers to those plans that need not be applied, by number."""
+    step = Step(connection, where, [plan for _, plan in plans])
+    judged = {index: step.judge(plan) for index, plan in plans}
+    return {index: answer for index, answer in judged.items() if answer is not None}
+
+
+def _applied(
+    connection: sqlite3.Connection, where: Where, plans: Callable[[], Sequence[Plan]]
+) -> list[Outcome]:
+    """Judge and apply plans one after the other, each on its own."""
+    step = Step(connection, where, plans())
+    answers = [step.commit(plan) for plan in plans()]
+    if step.wrote:
+        step.flush()
+    else:
+        connection.execute("ROLLBACK")
+    return answers
+
+
+def _commit(connection: sqlite3.Connection, place: places.Place) -> None:
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as problem:
-        raise fault_of(problem, place, committing=not is_busy(problem)) from problem
+        raise fault_of(problem, str(place), committing=not is_busy(problem)) from problem

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from interlock.backends.sqlite.statements import SQL
@@ -14,30 +15,58 @@ from interlock.core.outcome import Committed, Outcome, Refusal, Written
 from interlock.core.plan import DELETE, Plan
 from interlock.core.records import Record, absent
 
+_POSITION_BITS = 40
+
+
+def host_clock() -> int:
+    """Microseconds since 1970.  Every process on a file is on one host, so this is the store's."""
+    return time.time_ns() // 1000
+
 
 class Where(NamedTuple):
-    """A space inside a store.  `clock` stands in for SQLite's own, in microseconds."""
+    """A space inside a store.
+
+    `clock` is the store's, in microseconds.  The ids of the space's log rows are above `first`
+    and up to `last`.
+    """
 
     space: int
     uid: str
-    clock: Callable[[], int] | None = None
+    clock: Callable[[], int]
+    first: int
+    last: int
 
 
-_ABSENT = (0, 0, 0)  # version, epoch, live
+def locate(space: int, uid: str, clock: Callable[[], int] | None) -> Where:
+    """Return where a space is, from its row."""
+    first = space << _POSITION_BITS
+    return Where(space, uid, clock or host_clock, first, first + (1 << _POSITION_BITS) - 1)
+
+
+_Head = tuple[int, int, int]  # version, epoch, live
+_ABSENT: _Head = (0, 0, 0)
 
 
 class Step:
-    """One open write transaction on one space: its clock, its log's end, whether it wrote."""
+    """One open transaction on one space, in which `plans` are judged one after the other.
 
-    def __init__(self, connection: sqlite3.Connection, where: Where) -> None:
+    Each is judged against what the store holds and what the plans before it wrote.  Rows are
+    gathered and written by `flush`, many at once.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, where: Where, plans: Sequence[Plan]) -> None:
+        self._connection = connection
         self._execute = connection.execute
+        self._where = where
         self._space = where.space
-        self._uid = where.uid
-        now, self._position, last, self._queues = opening(connection, where)
-        self.now: int = now
-        self.time: int = max(now, last)  # times never fall along the log, whatever the clock does
-        self._heads: dict[str, tuple[int, ...]] = {}  # of the plan judged last
+        self.now, self._position, last, self._queues = opening(connection, where)
+        self.time = max(self.now, last)  # times never fall along the log, whatever the clock does
+        self._heads: dict[str, _Head] = {}
+        self._known: set[str] = set()
+        self._log_rows: list[tuple[Any, ...]] = []
+        self._head_rows: dict[str, tuple[Any, ...]] = {}
         self.wrote = False
+        self._prefetch(plans)
 
     def commit(self, plan: Plan) -> Outcome:
         """Judge one plan, and apply it where nothing stands against it."""
@@ -45,18 +74,42 @@ class Step:
 
     def judge(self, plan: Plan) -> Outcome | None:
         """Return the answer to a plan that need not be applied: refused, or applied before."""
-        key = plan.expects[0].key if plan.expects else ""
-        *head, known = self._execute(SQL["head_and_op"], (self._space, key, plan.op_id)).fetchone()
-        replayed = self._applied(plan) if known else None
+        replayed = self._applied(plan) if plan.op_id in self._known else None
         if replayed is not None:
             return replayed
-        self._heads = {key: _ABSENT if head[0] is None else tuple(head)}
-        refusal = self._moved(plan) or self._scan_moved(plan)
+        refusal = self._moved(plan)
+        if refusal is None and plan.scans:
+            refusal = self._scan_moved(plan)
         if refusal is None and self._queues:
             refusal = self._not_in_turn(plan)
         return refusal
 
+    def flush(self) -> None:
+        """Write the rows of the plans that were applied."""
+        if self._log_rows:
+            self._connection.executemany(SQL["append_log"], self._log_rows)
+            self._connection.executemany(SQL["set_head"], self._head_rows.values())
+            self._log_rows, self._head_rows = [], {}
+
+    def _prefetch(self, plans: Sequence[Plan]) -> None:
+        """Read every head and operation id that the plans name."""
+        keys = {e.key for plan in plans for e in plan.expects}
+        keys.update(w.key for plan in plans for w in plan.writes)
+        if len(plans) == len(keys) == 1:
+            (key,), op_id = keys, plans[0].op_id
+            row = self._execute(SQL["head_and_op"], (self._space, key, op_id)).fetchone()
+            version, epoch, live, known = row
+            self._heads[key] = _ABSENT if version is None else (version, epoch, live)
+            if known:
+                self._known.add(op_id)
+            return
+        for key, *head in self._execute(SQL["heads"], (json.dumps([*keys]), self._space)):
+            self._heads[key] = tuple(head)
+        ops = json.dumps([plan.op_id for plan in plans])
+        self._known = {op for (op,) in self._execute(SQL["known_ops"], (ops, self._space))}
+
     def _applied(self, plan: Plan) -> Outcome | None:
+        self.flush()
         done = applied(self._execute, self._space, plan.op_id)
         if done is None:
             return None
@@ -67,7 +120,7 @@ class Step:
     def _moved(self, plan: Plan) -> Refusal | None:
         """Compare every expected record; the epoch decides before the version."""
         for expected in plan.expects:
-            version, epoch, live = self._head(expected.key)
+            version, epoch, live = self._heads.get(expected.key, _ABSENT)
             if expected.epoch is not None and expected.epoch != epoch:
                 return decide.fenced(expected.key, expected.epoch, epoch)
             moved = live if expected.version is None else version != expected.version
@@ -76,6 +129,7 @@ class Step:
         return None
 
     def _scan_moved(self, plan: Plan) -> Refusal | None:
+        self.flush()
         for scan in plan.scans:
             rows = self._execute(
                 SQL["scan_versions"], (self._space, scan.prefix, prefix_end(scan.prefix))
@@ -101,55 +155,39 @@ class Step:
     def _apply(self, plan: Plan) -> Committed:
         reads = decide.reads_beyond(plan)
         reads_text = None if reads is None else json.dumps(reads, ensure_ascii=False)
-        first = self._position + 1
+        space, agent, op_id, now = self._space, plan.agent, plan.op_id, self.time
+        position = self._position
         writes = []
-        for write in plan.writes:
-            version, epoch, _ = self._head(write.key)
-            version, position = version + 1, self._position + 1
-            self._execute(
-                SQL["append_log"],
-                (
-                    self._space,
-                    position,
-                    write.key,
-                    version,
-                    epoch,
-                    write.kind,
-                    write.body,
-                    plan.agent,
-                    self.time,
-                    plan.op_id,
-                    reads_text,
-                ),
+        for kind, key, body in plan.writes:
+            version, epoch, _ = self._heads.get(key, _ABSENT)
+            version, position, live = version + 1, position + 1, int(kind != DELETE)
+            entry = self._where.first + position
+            self._log_rows.append(
+                (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads_text)
             )
-            live = int(write.kind != DELETE)
-            self._execute(SQL["set_head"], (self._space, write.key, version, epoch, position, live))
-            writes.append(Written(write.key, write.kind, version, epoch, position, write.body))
-            self._position = position
+            self._head_rows[key] = (space, key, version, epoch, entry, live)
+            self._heads[key] = (version, epoch, live)
+            writes.append(Written(key, kind, version, epoch, position, body))
         if plan.ticket:
             self._execute(SQL["drop_ticket"], (plan.ticket,))
-            self._execute(SQL["drop_ticket_keys"], (self._space, plan.ticket))
+            self._execute(SQL["drop_ticket_keys"], (space, plan.ticket))
+        self._position = position
+        self._known.add(op_id)
         self.wrote = True
-        return Committed(first, self.time, plan.agent, tuple(writes))
-
-    def _head(self, key: str) -> tuple[int, ...]:
-        """Version, epoch and whether the key exists, read once a plan."""
-        head = self._heads.get(key)
-        if head is None:
-            head = self._execute(SQL["head"], (self._space, key)).fetchone() or _ABSENT
-            self._heads[key] = head
-        return head
+        return Committed(writes[0].position, now, agent, tuple(writes))
 
     def _record(self, key: str) -> Record:
+        self.flush()
         row = self._execute(SQL["record"], (self._space, key)).fetchone()
-        return record(row, self._uid)
+        return record(row, self._where.uid)
 
 
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
     """Return the time now, position and time of the log's end, and whether any queue stands."""
-    row = connection.execute(SQL["opening"], (where.space,)).fetchone()
-    now, position, last, queues = row or connection.execute(SQL["first_opening"]).fetchone()
-    return (now if where.clock is None else where.clock()), position, last, queues
+    row = connection.execute(SQL["opening"], (where.first, where.last)).fetchone()
+    if row is None:
+        return where.clock(), 0, 0, connection.execute(SQL["any_ticket"]).fetchone()[0]
+    return where.clock(), row[0] - where.first, row[1], row[2]
 
 
 def record(row: tuple[Any, ...], uid: str) -> Record:

@@ -107,6 +107,17 @@ def prepare(
         raise fault_of(problem, str(place)) from problem
 
 
+def try_begin(connection: sqlite3.Connection) -> bool:
+    """Take the write lock if nobody has it, and say whether that went well."""
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        return True
+    except sqlite3.Error as problem:
+        if is_busy(problem):
+            return False
+        raise
+
+
 def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str) -> None:
     """Take the write lock, waiting for other processes until `deadline` (monotonic seconds).
 
@@ -114,18 +125,12 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
     moments, so that a free lock does not stay free, and ever less often, so that many can wait.
     """
     pause = 0.0005
-    while True:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            return
-        except sqlite3.Error as problem:
-            if not is_busy(problem):
-                raise
-            if time.monotonic() >= deadline:
-                raise Unavailable(
-                    f"another process kept the write lock of {place} for longer than the busy "
-                    "timeout; try again, or raise busy_timeout="
-                ) from problem
+    while not try_begin(connection):
+        if time.monotonic() >= deadline:
+            raise Unavailable(
+                f"another process kept the write lock of {place} for longer than the busy "
+                "timeout; try again, or raise busy_timeout="
+            )
         time.sleep(random.uniform(0.2, 1.0) * pause)
         pause = min(pause * 1.3, 0.02)
 

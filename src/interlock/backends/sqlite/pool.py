@@ -11,11 +11,42 @@ import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from interlock.backends.sqlite.place import Place
 from interlock.errors import Closed, Unavailable
+
+
+class _Writing:
+    """Lends the connection that writes.  Classes, because every commit goes through here."""
+
+    __slots__ = ("_pool",)
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._pool.take_writer()
+
+    def __exit__(self, *problem: object) -> None:
+        self._pool.give_writer()
+
+
+class _Reading:
+    """Lends a connection that reads."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._connection = self._pool.take_reader()
+        return self._connection
+
+    def __exit__(self, *problem: object) -> None:
+        self._pool.give_reader(self._connection)
 
 
 class Pool:
@@ -32,44 +63,61 @@ class Pool:
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self.on_fork: Callable[[], None] = lambda: None
+        self._writing = _Writing(self)
         self._reset_locks()
         _POOLS.add(self)
 
-    @contextmanager
-    def writer(self) -> Iterator[sqlite3.Connection]:
+    def writer(self) -> _Writing:
         """The connection that writes, for one caller at a time."""
-        with self._write_lock:
+        return self._writing
+
+    def reader(self) -> _Writing | _Reading:
+        """A connection that reads, for the caller alone while it has it."""
+        return self._writing if self._place.path is None else _Reading(self)
+
+    def take_writer(self) -> sqlite3.Connection:
+        """Wait for the connection that writes.  `writer` gives it back."""
+        self._write_lock.acquire()
+        try:
             self._check_open()
             if self._writer is None:
                 self._writer = self._connect()
                 self._writer.execute("PRAGMA busy_timeout=0")  # begin_immediate does the waiting
-            yield self._writer
+            return self._writer
+        except BaseException:
+            self._write_lock.release()
+            raise
 
-    @contextmanager
-    def reader(self) -> Iterator[sqlite3.Connection]:
-        """A connection that reads, for the caller alone while it has it."""
-        if self._place.path is None:
-            with self.writer() as only_one:
-                yield only_one
-            return
+    def give_writer(self) -> None:
+        """Give back the connection that writes."""
+        self._write_lock.release()
+
+    def take_reader(self) -> sqlite3.Connection:
+        """Take an idle connection that reads, or open one."""
         with self._free:
             while self._paused:
                 self._free.wait()
             self._check_open()
             connection: sqlite3.Connection | None = self._idle.pop() if self._idle else None
             self._out += 1
+        if connection is not None:
+            return connection
         try:
-            if connection is None:
-                connection = self._connect()
-            yield connection
-        finally:
-            with self._free:
-                self._out -= 1
-                if connection is not None:
-                    if self._closed:
-                        connection.close()
-                    else:
-                        self._idle.append(connection)
+            return self._connect()
+        except BaseException:
+            self.give_reader(None)
+            raise
+
+    def give_reader(self, connection: sqlite3.Connection | None) -> None:
+        """Give back a connection that reads."""
+        with self._free:
+            self._out -= 1
+            if connection is not None:
+                if self._closed:
+                    connection.close()
+                else:
+                    self._idle.append(connection)
+            if self._paused:
                 self._free.notify_all()
 
     def adopt(self, connection: sqlite3.Connection) -> None:

@@ -1,9 +1,10 @@
 -- The schema of a store, version 1.  Times are microseconds since 1970 (UTC), by the store's clock.
 --
 -- spaces        one row a space; uid tells records of one space from those of another
--- log           the truth: one row a write of a commit; position is gapless within a space
--- heads         one row a key, tombstones included: its version, its epoch, and the position of the
---               log row that holds its value.  A value stands in the log only, so the two cannot disagree
+-- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
+--               of a space lie together in commit order; positions are gapless within a space
+-- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
+--               that holds its value.  A value stands in the log only, so the two cannot disagree
 -- tickets       places in the queues for keys; ticket numbers are never used twice
 -- ticket_keys   which queues a ticket stands in
 
@@ -15,8 +16,8 @@ CREATE TABLE spaces (
 );
 
 CREATE TABLE log (
+    id INTEGER PRIMARY KEY,
     space INTEGER NOT NULL,
-    position INTEGER NOT NULL,
     key TEXT NOT NULL,
     version INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
@@ -25,11 +26,10 @@ CREATE TABLE log (
     agent TEXT NOT NULL,
     time INTEGER NOT NULL,
     op TEXT NOT NULL,
-    reads TEXT,
-    PRIMARY KEY (space, position)
-) WITHOUT ROWID;
+    reads TEXT
+);
 
-CREATE INDEX log_by_key ON log (space, key, position);
+CREATE INDEX log_by_key ON log (space, key);
 
 CREATE INDEX log_by_op ON log (space, op);
 
@@ -38,7 +38,7 @@ CREATE TABLE heads (
     key TEXT NOT NULL,
     version INTEGER NOT NULL,
     epoch INTEGER NOT NULL,
-    position INTEGER NOT NULL,
+    entry INTEGER NOT NULL,
     live INTEGER NOT NULL,
     PRIMARY KEY (space, key)
 ) WITHOUT ROWID;

@@ -1,21 +1,17 @@
 -- Every statement of the SQLite dialect.  `-- name:` begins one; its arguments stand in the header.
--- Tables: see schema.sql.  Where :now is given it is the time; elsewhere the store's clock is read.
+-- Tables: see schema.sql.  `first` is space * 2^40, the id before the space's first log row, and
+-- `last` the greatest id that it can have; a position is `id & 0xFFFFFFFFFF`.  `now` is in
+-- microseconds since 1970.
 
--- name: now ()
--- The store's clock in microseconds (SQLite knows milliseconds).
-SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000;
-
--- name: opening (space)
--- What a step begins with: the clock, position and time of the log's end, whether any queue stands.
+-- name: opening (first, last)
+-- What a step begins with: id and time of the log's end, whether any queue stands.
 -- No row where the log is empty.
-SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000,
-    position, time, EXISTS (SELECT 1 FROM tickets)
-FROM log WHERE space = ?1 ORDER BY position DESC LIMIT 1;
+SELECT id, time, EXISTS (SELECT 1 FROM tickets)
+FROM log WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT 1;
 
--- name: first_opening ()
--- The same for an empty log.
-SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000,
-    0, 0, EXISTS (SELECT 1 FROM tickets);
+-- name: any_ticket ()
+-- The last of these for an empty log.
+SELECT EXISTS (SELECT 1 FROM tickets);
 
 -- name: find_space (name)
 SELECT space, uid FROM spaces WHERE name = ?;
@@ -23,16 +19,12 @@ SELECT space, uid FROM spaces WHERE name = ?;
 -- name: add_space (name, uid, created)
 INSERT INTO spaces (name, uid, created) VALUES (?, ?, ?);
 
--- name: log_end (space)
--- Position and time of the last entry.
-SELECT position, time FROM log WHERE space = ? ORDER BY position DESC LIMIT 1;
+-- name: log_end (first, last)
+SELECT COALESCE(MAX(id), ?1) & 0xFFFFFFFFFF FROM log WHERE id > ?1 AND id <= ?2;
 
 -- name: entries_of_op (space, op)
-SELECT key, kind, version, epoch, position, body, time, agent
-FROM log INDEXED BY log_by_op WHERE space = ? AND op = ? ORDER BY position;
-
--- name: head (space, key)
-SELECT version, epoch, live FROM heads WHERE space = ? AND key = ?;
+SELECT key, kind, version, epoch, id & 0xFFFFFFFFFF, body, time, agent
+FROM log INDEXED BY log_by_op WHERE space = ? AND op = ? ORDER BY id;
 
 -- name: head_and_op (space, key, op)
 -- A head, NULLs where there is none, and whether the operation id is in the log.
@@ -40,69 +32,78 @@ SELECT h.version, h.epoch, h.live,
     EXISTS (SELECT 1 FROM log INDEXED BY log_by_op WHERE space = ?1 AND op = ?3)
 FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2;
 
+-- name: heads (keys as a JSON array, space)
+SELECT h.key, h.version, h.epoch, h.live
+FROM json_each(?1) AS k CROSS JOIN heads AS h ON h.space = ?2 AND h.key = k.value;
+
+-- name: known_ops (operation ids as a JSON array, space)
+-- Those that are in the log.
+SELECT o.value FROM json_each(?1) AS o
+WHERE EXISTS (SELECT 1 FROM log INDEXED BY log_by_op WHERE space = ?2 AND op = o.value);
+
 -- name: records (keys as a JSON array, space)
 -- One row a key in the order asked, absent keys with NULLs, all of one moment.
-SELECT k.value, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
+SELECT k.value, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM json_each(?1) AS k
 LEFT JOIN heads AS h ON h.space = ?2 AND h.key = k.value
-LEFT JOIN log AS l ON l.space = ?2 AND l.position = h.position
+LEFT JOIN log AS l ON l.id = h.entry
 ORDER BY k.id;
 
 -- name: record (space, key)
-SELECT ?2, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
+SELECT ?2, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2
-LEFT JOIN log AS l ON l.space = ?1 AND l.position = h.position;
+LEFT JOIN log AS l ON l.id = h.entry;
 
--- name: scan (space, first, end)
-SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, h.position, h.live
-FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = h.position
+-- name: scan (space, first key, end)
+SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
+FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
 ORDER BY h.key;
 
--- name: scan_versions (space, first, end)
+-- name: scan_versions (space, first key, end)
 SELECT key, version, epoch FROM heads
 WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live;
 
--- name: records_at (keys as a JSON array, space, position)
--- As `records`, as of a position.
-SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.position, l.kind <> 'delete'
+-- name: records_at (keys as a JSON array, space, last id)
+-- As `records`, as of a log row.
+SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, l.kind <> 'delete'
 FROM json_each(?1) AS k
-LEFT JOIN log AS l ON l.space = ?2 AND l.position = (
-    SELECT MAX(position) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND position <= ?3)
+LEFT JOIN log AS l ON l.id = (
+    SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND id <= ?3)
 ORDER BY k.id;
 
--- name: scan_at (space, first, end, position)
-SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.position, 1
-FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = (
-    SELECT MAX(position) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND position <= ?4)
+-- name: scan_at (space, first key, end, last id)
+SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, 1
+FROM heads AS h CROSS JOIN log AS l ON l.id = (
+    SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
 ORDER BY h.key;
 
--- name: time_at (space, position)
-SELECT time FROM log WHERE space = ? AND position = ?;
+-- name: time_at (id)
+SELECT time FROM log WHERE id = ?;
 
--- name: log_page (space, after, limit)
-SELECT position, key, version, epoch, kind, body, agent, time, op, reads
-FROM log WHERE space = ?1 AND position > ?2 ORDER BY position LIMIT ?3;
+-- name: log_page (after id, last, limit)
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+FROM log WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3;
 
--- name: log_page_of_prefix (space, after, limit, first, end)
-SELECT position, key, version, epoch, kind, body, agent, time, op, reads
-FROM log WHERE space = ?1 AND position > ?2 AND key >= ?4 AND (?5 IS NULL OR key < ?5)
-ORDER BY position LIMIT ?3;
+-- name: log_page_of_prefix (after id, last, limit, first key, end)
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+FROM log WHERE id > ?1 AND id <= ?2 AND key >= ?4 AND (?5 IS NULL OR key < ?5)
+ORDER BY id LIMIT ?3;
 
--- name: log_page_of_key (space, after, limit, key)
-SELECT position, key, version, epoch, kind, body, agent, time, op, reads
-FROM log INDEXED BY log_by_key WHERE space = ?1 AND key = ?4 AND position > ?2
-ORDER BY position LIMIT ?3;
+-- name: log_page_of_key (after id, last, limit, space, key)
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+FROM log INDEXED BY log_by_key WHERE space = ?4 AND key = ?5 AND id > ?1 AND id <= ?2
+ORDER BY id LIMIT ?3;
 
--- name: append_log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
-INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+-- name: append_log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
+INSERT INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: set_head (space, key, version, epoch, position, live)
-INSERT INTO heads (space, key, version, epoch, position, live) VALUES (?, ?, ?, ?, ?, ?)
+-- name: set_head (space, key, version, epoch, entry, live)
+INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (space, key) DO UPDATE
-SET version = excluded.version, position = excluded.position, live = excluded.live;
+SET version = excluded.version, entry = excluded.entry, live = excluded.live;
 
 -- name: first_ticket (space, key, now)
 -- The live ticket whose turn it is.  A ticket renewed in the future is dead: the clock stepped back.

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sqlite3
 
 from interlock.backends.sqlite.commit import Where, opening
-from interlock.backends.sqlite.read import load, one_moment
+from interlock.backends.sqlite.read import load
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.requests import Load, Place, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, Place, TakeTurn
 
 _RENEW_BELOW = 0.7  # of the ttl; asking for one's place more often than that only reads
 
@@ -20,15 +20,14 @@ def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Pla
     """Return the place of a ticket, or None where something must be written to tell it."""
     if not request.ticket:
         return None
-    with one_moment(connection):
-        space, now = where.space, opening(connection, where)[0]
-        row = connection.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
-        if row is None:
-            return _nowhere(connection, where)
-        _, expires, firm = row
-        if expires - now < request.ttl * 1e6 * _RENEW_BELOW or request.firm > firm:
-            return None
-        return _place(connection, where, request, request.ticket, now)
+    space, now = where.space, opening(connection, where)[0]
+    row = connection.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
+    if row is None:
+        return _nowhere(connection, where)
+    _, expires, firm = row
+    if expires - now < request.ttl * 1e6 * _RENEW_BELOW or request.firm > firm:
+        return None
+    return _place(connection, where, request, request.ticket, now)
 
 
 def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place:
@@ -54,10 +53,10 @@ def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Pla
     return _place(connection, where, request, ticket, now)
 
 
-def leave(connection: sqlite3.Connection, space: int, ticket: int) -> None:
+def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> None:
     """Give up a ticket, inside a write transaction that the caller opened."""
-    connection.execute(SQL["drop_ticket"], (ticket,))
-    connection.execute(SQL["drop_ticket_keys"], (space, ticket))
+    connection.execute(SQL["drop_ticket"], (request.ticket,))
+    connection.execute(SQL["drop_ticket_keys"], (where.space, request.ticket))
 
 
 def _place(
