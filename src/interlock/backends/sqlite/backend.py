@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -159,7 +160,7 @@ class SQLiteBackend:
             left = [plan for index, plan in enumerate(plans) if index not in answers]
             return bool(left)
 
-        worth_a_look = any([plan.yields for plan in plans])
+        worth_a_look = any(plan.yields for plan in plans)
         applied: list[Outcome] = self._write(
             _applied, lambda: left, when_busy=look if worth_a_look else None
         )
@@ -180,7 +181,7 @@ class SQLiteBackend:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
-        except sqlite3.Error as problem:
+        except (sqlite3.Error, json.JSONDecodeError) as problem:
             raise fault_of(problem, str(self._place)) from problem
 
     def _write(
@@ -214,7 +215,7 @@ class SQLiteBackend:
                     if not durable:
                         mode = DURABILITY[self._options.durability]
                         connection.execute(f"PRAGMA synchronous={mode}")
-        except sqlite3.Error as problem:
+        except (sqlite3.Error, json.JSONDecodeError) as problem:
             raise fault_of(problem, str(self._place)) from problem
 
     def _find_space(self, connection: sqlite3.Connection, clock: Callable[[], int] | None) -> Where:

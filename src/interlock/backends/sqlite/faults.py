@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockEr
 BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def primary_code(problem: sqlite3.Error) -> int:
+def primary_code(problem: Exception) -> int:
     """Return SQLite's primary result code of an error, 0 where it has none."""
     return int(getattr(problem, "sqlite_errorcode", 0) or 0) & 0xFF
 
@@ -21,11 +22,13 @@ def is_busy(problem: sqlite3.Error) -> bool:
     return primary_code(problem) in BUSY_CODES
 
 
-def fault_of(problem: sqlite3.Error, place: str, committing: bool = False) -> Exception:
+def fault_of(problem: Exception, place: str, committing: bool = False) -> Exception:
     """Return the fault that `problem` is.
 
     `committing`: the COMMIT itself may have been applied.
     """
+    if isinstance(problem, json.JSONDecodeError):
+        return Corrupt(f"{place} is damaged: a value does not decode ({problem})")
     code = primary_code(problem)
     name = getattr(problem, "sqlite_errorname", type(problem).__name__)
     if code == sqlite3.SQLITE_FULL:

@@ -27,6 +27,9 @@ _NETWORK = (
 _NETWORK_FUSE = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse")
 
 
+_SMALLEST = 512  # bytes of a database; SQLite takes a shorter file for an empty one, to overwrite
+
+
 class Place(NamedTuple):
     """A store's place: `path` is None in memory; `read_only` opens without writing."""
 
@@ -73,6 +76,8 @@ def check(place: Place) -> None:
         raise Invalid(f"the folder {path.parent} does not exist; make it first")
     if place.read_only and not path.exists():
         raise Invalid(f"{path} does not exist, so it cannot be opened read-only")
+    if path.is_file() and 0 < path.stat().st_size < _SMALLEST:
+        raise IncompatibleStore(f"{path} is not an Interlock store; name another file")
     kind = file_system(path.parent)
     if kind in _NETWORK or kind in _NETWORK_FUSE:
         raise IncompatibleStore(
