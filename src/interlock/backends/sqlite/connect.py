@@ -137,16 +137,28 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
 
 def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) -> int:
     """Return the schema version of the store, 0 for an empty file."""
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    began = not connection.in_transaction
+    if began:
+        connection.execute("BEGIN")  # one moment: another process may be making the schema
+    try:
+        application, version, tables = (
+            connection.execute(question).fetchone()[0]
+            for question in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT COUNT(*) FROM sqlite_master",
+            )
+        )
+    finally:
+        if began and connection.in_transaction:
+            connection.execute("ROLLBACK")
     if application == APPLICATION_ID:
         if version > newest:
             raise IncompatibleStore(
                 f"{place} has schema version {version}, made by a newer Interlock; this one knows "
                 f"versions up to {newest}: upgrade it (pip install -U interlock)"
             )
-        return version
-    tables = connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]
+        return int(version)
     if application or version or tables:
         raise IncompatibleStore(
             f"{place} is a SQLite database of another program, not an Interlock store; "
