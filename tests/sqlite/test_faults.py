@@ -46,6 +46,11 @@ print(json.dumps([type(problem).__name__, str(problem), len(acknowledged), *kept
 """
 
 
+def writer_of(space: Any) -> Any:
+    """The connection that the space writes with, as a context manager."""
+    return space._driver.backend._pool.writer()
+
+
 def fill(url: str, limit: int = 0, *before: str) -> list[Any]:
     command = [*before, sys.executable, "-c", FILL, url, str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,10 +75,10 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path: Path) 
 
 def test_a_full_database_is_unavailable_and_nothing_is_half_written(tmp_path: Path) -> None:
     with interlock.open(f"sqlite:///{tmp_path / 'full.db'}") as space:
-        with space._driver.backend._pool.writer() as connection:  # type: ignore[attr-defined]
+        with writer_of(space) as connection:
             connection.execute("PRAGMA max_page_count=100")
         written = 0
-        with pytest.raises(interlock.Unavailable, match="full; nothing was written"):  # noqa: PT012
+        with pytest.raises(interlock.Unavailable, match="full; nothing was written"):  # noqa: PT012  # which write finds it full is SQLite's affair
             for number in range(100):
                 with space.transaction() as tx:
                     tx.create(f"a/{number}", "x" * 9000)
@@ -81,7 +86,7 @@ def test_a_full_database_is_unavailable_and_nothing_is_half_written(tmp_path: Pa
                 written += 1
         assert len(space.scan("a/")) == len(space.scan("b/")) == written > 3
         assert disagreements(space) == []
-        with space._driver.backend._pool.writer() as connection:  # type: ignore[attr-defined]
+        with writer_of(space) as connection:
             connection.execute("PRAGMA max_page_count=100000")
         assert space.create("afterwards", "x" * 9000).position == 2 * written + 1
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,8 +68,8 @@ def test_durable_by_default(store: Path) -> None:
 def test_the_writer_is_durable_again_after_a_turn_was_taken(store: Path) -> None:
     with opened(store) as space:
         space.update("k/000", lambda value: "y", turns="always")
-        pool = space._driver.backend._pool  # type: ignore[attr-defined]
-        with pool.writer() as connection:
+        driver: Any = space._driver
+        with driver.backend._pool.writer() as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
@@ -110,8 +111,8 @@ def test_a_damaged_file_is_reported_as_corrupt(store: Path) -> None:
     pages = bytearray(store.read_bytes())
     pages[8192:] = b"\xaa" * (len(pages) - 8192)
     store.write_bytes(pages)
-    with pytest.raises(interlock.Corrupt, match="restore it from a backup"):  # noqa: PT012
-        space = opened(store)  # what is damaged decides which of these meets it
+    with pytest.raises(interlock.Corrupt, match="restore it from a backup"):  # noqa: PT012  # any may meet it
+        space = opened(store)
         for entry in space.log():
             assert entry.value == "x" * 200
         space.scan("")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,8 @@ def test_times_never_fall_though_the_clock_does() -> None:
 
 def test_threads_that_come_while_one_commits_share_the_next_transaction(tmp_path: Path) -> None:
     with interlock.open(f"sqlite:///{tmp_path / 'store.db'}") as space:
-        group = space._driver.backend._group  # type: ignore[attr-defined]
+        driver: Any = space._driver
+        group = driver.backend._group
         sizes: list[int] = []
         honest, entered, go_on = group._apply, threading.Event(), threading.Event()
 
