@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import interlock
 from interlock.backends.drive import SyncDriver
-from interlock.core import decide, protocol
+from interlock.core import commands, decide
 from interlock.core.outcome import Committed, Written
 
 VALUE = {"status": "PENDING_PAYMENT", "seat": "12A", "note": "x" * 50}
@@ -240,7 +240,7 @@ def overhead(folder: Path, scale: int) -> list[Row]:
 
     def run() -> None:
         for _ in range(2000):
-            driver.run(protocol.commit(me, decide.put(me, record, VALUE, "op")))
+            driver.run(commands.write(me, record, VALUE, "op"))
 
     times = [seconds(run) / 2000 * 1e6 for _ in range(9)]
     return [

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
+from interlock.core.merges import Clash, Reducer
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
+from interlock.core.rules import Rule, guarded, leased, merged, private
 from interlock.errors import (
     Closed,
     Conflict,
@@ -13,7 +16,9 @@ from interlock.errors import (
     Corrupt,
     Fault,
     Fenced,
+    Forbidden,
     Held,
+    IllegalTransition,
     IncompatibleStore,
     InterlockError,
     Invalid,
@@ -21,17 +26,23 @@ from interlock.errors import (
     Unavailable,
     Unknown,
 )
-from interlock.space import Moment, Space, Tx, open  # reads as interlock.open
+from interlock.handles import Lease, Moment, Tx
+from interlock.space import Space, open  # reads as interlock.open
 
 if TYPE_CHECKING:
-    from interlock.aio import AsyncMoment, AsyncSpace, AsyncTx, open_async
+    from interlock.aio import AsyncSpace, open_async
+    from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AGENT_LIFECYCLE",
+    "BOOKING",
+    "AsyncLease",
     "AsyncMoment",
     "AsyncSpace",
     "AsyncTx",
+    "Clash",
     "Closed",
     "Committed",
     "Conflict",
@@ -40,22 +51,33 @@ __all__ = [
     "Entry",
     "Fault",
     "Fenced",
+    "Forbidden",
     "Held",
+    "IllegalTransition",
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Lease",
+    "Machine",
+    "MachineError",
     "Moment",
     "Record",
+    "Reducer",
     "Refused",
+    "Rule",
     "Space",
     "Tx",
     "Unavailable",
     "Unknown",
+    "guarded",
+    "leased",
+    "merged",
     "open",
     "open_async",
+    "private",
 ]
 
-_ASYNC = ("AsyncMoment", "AsyncSpace", "AsyncTx", "open_async")
+_ASYNC = ("AsyncLease", "AsyncMoment", "AsyncSpace", "AsyncTx", "open_async")
 
 
 def __getattr__(name: str) -> Any:

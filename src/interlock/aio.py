@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
 from interlock import reentry
+from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
 from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
-from interlock.core import decide, protocol
+from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
 from interlock.core.requests import LogPage
+from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import raise_refusal
@@ -27,6 +29,7 @@ from interlock.settings import (
     WATCH_PAUSE,
     as_time_us,
     checked_op_id,
+    contribution_id,
     distinct,
     make_writer,
 )
@@ -37,6 +40,8 @@ def open_async(
     space: str = "default",
     agent: str | None = None,
     *,
+    rules: Mapping[str, Rule] | None = None,
+    exclusive: bool = False,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
@@ -52,18 +57,34 @@ def open_async(
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         return AsyncSpace(AsyncDriver(backend), writer)
 
-    return Opening(opened)
+    return Opening(opened, exclusive, rules)
 
 
 class Opening:
     """An AsyncSpace that is being opened: await it, or enter it."""
 
-    def __init__(self, opened: Callable[[], AsyncSpace]) -> None:
+    def __init__(
+        self,
+        opened: Callable[[], AsyncSpace],
+        exclusive: bool,
+        rules: Mapping[str, Rule] | None,
+    ) -> None:
         self._opened = opened
+        self._exclusive = exclusive
+        self._rules = rules
         self._space: AsyncSpace | None = None
 
     def __await__(self) -> Generator[Any, None, AsyncSpace]:
-        return asyncio.to_thread(self._opened).__await__()
+        return self._open().__await__()
+
+    async def _open(self) -> AsyncSpace:
+        space = await asyncio.to_thread(self._opened)
+        try:
+            await space._enter(self._exclusive, self._rules)
+        except BaseException:
+            await space.close()
+            raise
+        return space
 
     async def __aenter__(self) -> AsyncSpace:
         self._space = await self
@@ -94,32 +115,36 @@ class AsyncSpace:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
         names = distinct(keys)
         reentry.check(self._writer.space, names)
-        return dict((await self._run(protocol.load(names))).records)
+        return dict((await self._run(protocol.load(self._writer, names))).records)
 
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot: Snapshot = await self._run(protocol.load((), (prefix,)))
+        snapshot: Snapshot = await self._run(protocol.load(self._writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record, as `Space.write` does."""
-        plan = decide.put(self._writer, record, value, self._op_id(op_id))
-        return await self._commit(record.key if isinstance(record, Record) else "", plan)
+        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        written: Record = await self._run(
+            commands.write(self._writer, record, value, self._op_id(op_id))
+        )
+        return written
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
         Raises Conflict if it does.
         """
-        return await self._commit(key, decide.create(self._writer, key, value, self._op_id(op_id)))
+        name = self._op_id(op_id)
+        return await self._commit(key, lambda: decide.create(self._writer, key, value, name))
 
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
 
         Its version goes on counting.  Raises Conflict if it has moved.
         """
-        plan = decide.delete(self._writer, record, self._op_id(op_id))
-        return await self._commit(record.key if isinstance(record, Record) else "", plan)
+        name, key = self._op_id(op_id), getattr(record, "key", None)
+        return await self._commit(key, lambda: decide.delete(self._writer, record, name))
 
     async def update(
         self,
@@ -177,6 +202,62 @@ class AsyncSpace:
             raise_refusal(answer.refusal)
         return answer
 
+    async def append(
+        self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False
+    ) -> Entry:
+        """Add a contribution to a merged key, without reading it, and return its entry.
+
+        Never conflicts, and takes one round trip however much the key holds.  The same `id` twice
+        is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
+        the key is not merged, Held where somebody has its lease, Invalid.
+        """
+        reentry.check(self._writer.space, (key,))
+        name = contribution_id(key, item, id, dedupe)
+        steps = commands.append(self._writer, key, item, name or new_op_id(), exact=name is None)
+        entry: Entry = await self._run(steps)
+        return entry
+
+    async def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
+        """Move the machine of a key to state `to`, with `changes` of other fields.
+
+        A key is read first, and again where it moved; a record in hand is written once and may be
+        refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
+        """
+        key = target.key if isinstance(target, Record) else target
+        reentry.check(self._writer.space, (key,))
+        steps = commands.transition(self._writer, target, to, changes, new_op_id())
+        record: Record = await self._run(steps)
+        return record
+
+    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> AsyncLease:
+        """Return a lease of `key` to use in a `async with` block, or to `acquire` and `release`.
+
+        `ttl`: seconds after which it may be taken over, unless renewed; it is renewed in the
+        background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
+        """
+        return AsyncLease(self._driver, self._writer, key, ttl, wait, new_op_id())
+
+    async def reclaim(self, key: str) -> Record:
+        """Take the lease of `key` away and fence whoever read the key before.
+
+        For supervisors.  Returns the record at its new epoch.
+        """
+        record: Record = await self._run(leases.reclaim(self._writer, key, new_op_id()))
+        return record
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rules in force as this space last knew them, by pattern."""
+        return dict(self._writer.book.rules.rules)
+
+    async def apply_rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """Store `rules` in place of those that the space has, in one logged commit; return them.
+
+        Raises Invalid, with a report, where they are ambiguous or existing values break them.
+        """
+        await self._run(governing.declare(self._writer, rules, new_op_id(), whole=True))
+        return self.rules
+
     def history(self, key: str, *, after: int = 0) -> AsyncIterator[Entry]:
         """Yield every entry of `key` after position `after`, oldest first."""
         return self._entries(protocol.history_page, key, after)
@@ -194,11 +275,11 @@ class AsyncSpace:
         self, *, position: int | None = None, time: datetime | float | None = None
     ) -> AsyncMoment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds)."""
-        return AsyncMoment(self._driver, position, as_time_us(position, time))
+        return AsyncMoment(self._driver, self._writer, position, as_time_us(position, time))
 
     async def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot: Snapshot = await self._run(protocol.load(()))
+        snapshot: Snapshot = await self._run(protocol.load(self._writer, ()))
         return snapshot.position
 
     async def outcome(self, op_id: str) -> Committed | None:
@@ -246,10 +327,15 @@ class AsyncSpace:
             if after >= page.head:
                 return
 
-    async def _commit(self, key: str, plan: Any) -> Record:
+    async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
         reentry.check(self._writer.space, (key,))
-        record: Record = await self._run(protocol.commit(self._writer, plan))
+        record: Record = await self._run(commands.write_one(self._writer, decision))
         return record
+
+    async def _enter(self, exclusive: bool, rules: Mapping[str, Rule] | None) -> None:
+        await self._run(governing.enter(self._writer, exclusive, new_op_id()))
+        if rules is not None:
+            await self._run(governing.declare(self._writer, rules, new_op_id(), whole=False))
 
     async def _run(self, steps: Any) -> Any:
         answer = await self._driver.run(steps)
@@ -259,97 +345,6 @@ class AsyncSpace:
 
     def _op_id(self, op_id: str | None) -> str:
         return new_op_id() if op_id is None else checked_op_id(op_id)
-
-
-class AsyncTx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
-
-    def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
-        self._driver = driver
-        self._state = state
-        self._op_id = op_id
-        self.committed: Committed | None = None
-
-    async def read(self, key: str) -> Record:
-        """Return the record of `key`, with this transaction's own write.
-
-        Raises Conflict, Invalid.
-        """
-        return (await self.read_many([key]))[key]
-
-    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of `keys`."""
-        names = distinct(keys)
-        await self._load(names)
-        return {key: self._state.view(key) for key in names}
-
-    async def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the existing records under `prefix`; one that appears later is a conflict, too."""
-        await self._load((), (prefix,))
-        return self._state.view_scan(prefix)
-
-    async def write(self, record: Record, value: Any) -> None:
-        """Write `value` over `record` at the commit."""
-        _raise(self._state.write(record, value))
-
-    async def create(self, key: str, value: Any) -> None:
-        """Write `value` to a key that must not exist at the commit."""
-        _raise(self._state.create(key, value))
-
-    async def delete(self, record: Record) -> None:
-        """Delete the key of `record` at the commit."""
-        _raise(self._state.delete(record))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            _raise(outcome)
-            self.committed = outcome
-
-    async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
-        _raise(await self._driver.run(self._state.load(keys, prefixes)))
-
-
-class AsyncMoment:
-    """The space as it was at one moment: reads only."""
-
-    def __init__(self, driver: AsyncDriver, position: int | None, time_us: int | None) -> None:
-        self._driver = driver
-        self._position = position
-        self._time_us = time_us
-
-    async def read(self, key: str) -> Record:
-        """Return the record of `key` as it was."""
-        return (await self.read_many([key]))[key]
-
-    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of `keys` as they were."""
-        return dict((await self._load(distinct(keys))).records)
-
-    async def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the records that existed under `prefix`."""
-        snapshot = await self._load((), (prefix,))
-        return {record.key: record for record in snapshot.scans[prefix]}
-
-    async def position(self) -> int:
-        """Return the log position of this moment."""
-        return (await self._load(())).position
-
-    async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        answer = await self._driver.run(
-            protocol.load_at(self._position, self._time_us, keys, prefixes)
-        )
-        _raise(answer)
-        snapshot: Snapshot = answer
-        return snapshot
 
 
 def _raise(answer: Any) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, ClassVar, NoReturn
 
 from interlock.core import outcome as refusals
+from interlock.core.merges import Clash
 from interlock.core.records import Record
 
 
@@ -77,6 +78,12 @@ class Conflict(Refused):
         return record
 
     @property
+    def clashes(self) -> tuple[Clash, ...]:
+        """The paths that both sides of a rebase changed: path, base, mine, theirs."""
+        clashes: tuple[Clash, ...] = self.outcome.clashes
+        return clashes
+
+    @property
     def writer(self) -> str | None:
         """Who wrote the fresh record."""
         return self.record.writer
@@ -124,6 +131,52 @@ class Fenced(Refused):
         return int(self.outcome.current)
 
 
+class Forbidden(Refused):
+    """The rule of the key does not let this agent write it this way."""
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        return str(self.outcome.key)
+
+    @property
+    def pattern(self) -> str:
+        """The pattern whose rule it is, "" where none matches."""
+        return str(self.outcome.pattern)
+
+    @property
+    def rule(self) -> str:
+        """The rule: `private`, `merged`, `leased` or `guarded`."""
+        return str(self.outcome.rule)
+
+
+class IllegalTransition(Refused):
+    """The machine of the key does not go that way."""
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        return str(self.outcome.key)
+
+    @property
+    def before(self) -> str | None:
+        """The state that the key is in; None where it has no value."""
+        state: str | None = self.outcome.before
+        return state
+
+    @property
+    def after(self) -> str | None:
+        """The state that was asked for; None where the key was to be deleted."""
+        state: str | None = self.outcome.after
+        return state
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The states that may follow."""
+        states: tuple[str, ...] = self.outcome.allowed
+        return states
+
+
 class Fault(InterlockError):
     """Something outside is broken: the file, the disk, the server."""
 
@@ -168,6 +221,8 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Held: Held,
     refusals.Contended: Contended,
     refusals.Fenced: Fenced,
+    refusals.Forbidden: Forbidden,
+    refusals.IllegalTransition: IllegalTransition,
 }
 
 

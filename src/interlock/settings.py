@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -42,6 +44,26 @@ def checked_op_id(op_id: str) -> str:
     if wrong is not None:
         raise_refusal(wrong)
     return op_id
+
+
+def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str | None:
+    """Return the operation id of a contribution that must count once, None for one that is new.
+
+    Raises Invalid.
+    """
+    if id is None and not dedupe:
+        return None
+    if id is not None:
+        wrong = check_name("contribution id", id)
+        if wrong is not None:
+            raise_refusal(wrong)
+        text = json.dumps(["id", key, id])
+    else:
+        try:
+            text = json.dumps(["content", key, item], sort_keys=True)
+        except (TypeError, ValueError) as problem:
+            raise Invalid(f"the item is not JSON: {problem}") from problem
+    return "once-" + hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def distinct(keys: Iterable[str]) -> tuple[str, ...]:

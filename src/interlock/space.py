@@ -6,7 +6,7 @@ Thin: the protocols are in `core`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -14,20 +14,23 @@ from typing import Any, Self
 from interlock import reentry
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.urls import open_backend
-from interlock.core import decide, protocol
+from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
 from interlock.core.requests import LogPage
+from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal
+from interlock.handles import Lease, Moment, Tx
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
     PAGE,
     WATCH_PAUSE,
     as_time_us,
     checked_op_id,
+    contribution_id,
     distinct,
     make_writer,
 )
@@ -38,6 +41,8 @@ def open(  # reads as interlock.open
     space: str = "default",
     agent: str | None = None,
     *,
+    rules: Mapping[str, Rule] | None = None,
+    exclusive: bool = False,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
@@ -50,11 +55,21 @@ def open(  # reads as interlock.open
     last commits) or `off` (it may damage the file).  `busy_timeout`: seconds to wait for another
     process that is writing (20).  `max_value_bytes`: limit of a value's JSON (1 MiB).
 
+    `exclusive` takes the agent's name over from any other process that uses it: what such a
+    process commits from then on is refused with Fenced.  `rules` maps patterns of keys to rules
+    such as `interlock.merged("append")`; they are stored, added to those that the space has.
+
     Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
     """
     make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
     backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
-    return Space(SyncDriver(backend), make_writer(backend.uid, space, agent, max_value_bytes))
+    opened = Space(SyncDriver(backend), make_writer(backend.uid, space, agent, max_value_bytes))
+    try:
+        opened._enter(exclusive, rules)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class Space:
@@ -80,11 +95,11 @@ class Space:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
         names = distinct(keys)
         reentry.check(self._writer.space, names)
-        return dict(self._run(protocol.load(names)).records)
+        return dict(self._run(protocol.load(self._writer, names)).records)
 
     def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot: Snapshot = self._run(protocol.load((), (prefix,)))
+        snapshot: Snapshot = self._run(protocol.load(self._writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
@@ -94,23 +109,25 @@ class Space:
         turn it is has already lost one to a write from outside, Invalid, or a fault.  `op_id` makes
         sending the same write again harmless; without one a fresh id is drawn.
         """
-        plan = decide.put(self._writer, record, value, self._op_id(op_id))
-        return self._commit(record.key if isinstance(record, Record) else "", plan)
+        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        written: Record = self._run(commands.write(self._writer, record, value, self._op_id(op_id)))
+        return written
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
         Raises Conflict if it does.
         """
-        return self._commit(key, decide.create(self._writer, key, value, self._op_id(op_id)))
+        name = self._op_id(op_id)
+        return self._commit(key, lambda: decide.create(self._writer, key, value, name))
 
     def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
 
         Its version goes on counting.  Raises Conflict if it has moved.
         """
-        plan = decide.delete(self._writer, record, self._op_id(op_id))
-        return self._commit(record.key if isinstance(record, Record) else "", plan)
+        name, key = self._op_id(op_id), getattr(record, "key", None)
+        return self._commit(key, lambda: decide.delete(self._writer, record, name))
 
     def update(
         self,
@@ -184,6 +201,60 @@ class Space:
             raise_refusal(answer.refusal)
         return answer
 
+    def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:
+        """Add a contribution to a merged key, without reading it, and return its entry.
+
+        Never conflicts, and takes one round trip however much the key holds.  The same `id` twice
+        is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
+        the key is not merged, Held where somebody has its lease, Invalid.
+        """
+        reentry.check(self._writer.space, (key,))
+        name = contribution_id(key, item, id, dedupe)
+        steps = commands.append(self._writer, key, item, name or new_op_id(), exact=name is None)
+        entry: Entry = self._run(steps)
+        return entry
+
+    def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
+        """Move the machine of a key to state `to`, with `changes` of other fields.
+
+        A key is read first, and again where it moved; a record in hand is written once and may be
+        refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
+        """
+        key = target.key if isinstance(target, Record) else target
+        reentry.check(self._writer.space, (key,))
+        steps = commands.transition(self._writer, target, to, changes, new_op_id())
+        record: Record = self._run(steps)
+        return record
+
+    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> Lease:
+        """Return a lease of `key` to use in a `with` block, or to `acquire` and `release`.
+
+        `ttl`: seconds after which it may be taken over, unless renewed; it is renewed in the
+        background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
+        """
+        return Lease(self._driver, self._writer, key, ttl, wait, new_op_id())
+
+    def reclaim(self, key: str) -> Record:
+        """Take the lease of `key` away and fence whoever read the key before.
+
+        For supervisors.  Returns the record at its new epoch.
+        """
+        record: Record = self._run(leases.reclaim(self._writer, key, new_op_id()))
+        return record
+
+    @property
+    def rules(self) -> dict[str, Rule]:
+        """The rules in force as this space last knew them, by pattern."""
+        return dict(self._writer.book.rules.rules)
+
+    def apply_rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
+        """Store `rules` in place of those that the space has, in one logged commit; return them.
+
+        Raises Invalid, with a report, where they are ambiguous or existing values break them.
+        """
+        self._run(governing.declare(self._writer, rules, new_op_id(), whole=True))
+        return self.rules
+
     def history(self, key: str, *, after: int = 0) -> Iterator[Entry]:
         """Yield every entry of `key` after position `after`, oldest first."""
         return self._entries(protocol.history_page, key, after)
@@ -200,11 +271,11 @@ class Space:
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds)."""
-        return Moment(self._driver, position, as_time_us(position, time))
+        return Moment(self._driver, self._writer, position, as_time_us(position, time))
 
     def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot: Snapshot = self._run(protocol.load(()))
+        snapshot: Snapshot = self._run(protocol.load(self._writer, ()))
         return snapshot.position
 
     def outcome(self, op_id: str) -> Committed | None:
@@ -253,10 +324,15 @@ class Space:
 
         return pages()
 
-    def _commit(self, key: str, plan: Any) -> Record:
+    def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
         reentry.check(self._writer.space, (key,))
-        record: Record = self._run(protocol.commit(self._writer, plan))
+        record: Record = self._run(commands.write_one(self._writer, decision))
         return record
+
+    def _enter(self, exclusive: bool, rules: Mapping[str, Rule] | None) -> None:
+        self._run(governing.enter(self._writer, exclusive, new_op_id()))
+        if rules is not None:
+            self._run(governing.declare(self._writer, rules, new_op_id(), whole=False))
 
     def _run(self, steps: Any) -> Any:
         answer = self._driver.run(steps)
@@ -266,94 +342,6 @@ class Space:
 
     def _op_id(self, op_id: str | None) -> str:
         return new_op_id() if op_id is None else checked_op_id(op_id)
-
-
-class Tx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
-
-    def __init__(self, driver: SyncDriver, state: Transaction, op_id: str) -> None:
-        self._driver = driver
-        self._state = state
-        self._op_id = op_id
-        self.committed: Committed | None = None
-
-    def read(self, key: str) -> Record:
-        """Return the record of `key`, with this transaction's own write.
-
-        Raises Conflict, Invalid.
-        """
-        return self.read_many([key])[key]
-
-    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of `keys`."""
-        names = distinct(keys)
-        self._load(names)
-        return {key: self._state.view(key) for key in names}
-
-    def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the existing records under `prefix`; one that appears later is a conflict, too."""
-        self._load((), (prefix,))
-        return self._state.view_scan(prefix)
-
-    def write(self, record: Record, value: Any) -> None:
-        """Write `value` over `record` at the commit."""
-        _raise(self._state.write(record, value))
-
-    def create(self, key: str, value: Any) -> None:
-        """Write `value` to a key that must not exist at the commit."""
-        _raise(self._state.create(key, value))
-
-    def delete(self, record: Record) -> None:
-        """Delete the key of `record` at the commit."""
-        _raise(self._state.delete(record))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            _raise(outcome)
-            self.committed = outcome
-
-    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
-        _raise(self._driver.run(self._state.load(keys, prefixes)))
-
-
-class Moment:
-    """The space as it was at one moment: reads only."""
-
-    def __init__(self, driver: SyncDriver, position: int | None, time_us: int | None) -> None:
-        self._driver = driver
-        self._position = position
-        self._time_us = time_us
-
-    def read(self, key: str) -> Record:
-        """Return the record of `key` as it was."""
-        return self.read_many([key])[key]
-
-    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of `keys` as they were."""
-        return dict(self._load(distinct(keys)).records)
-
-    def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the records that existed under `prefix`."""
-        return {record.key: record for record in self._load((), (prefix,)).scans[prefix]}
-
-    def position(self) -> int:
-        """Return the log position of this moment."""
-        return self._load(()).position
-
-    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        answer = self._driver.run(protocol.load_at(self._position, self._time_us, keys, prefixes))
-        _raise(answer)
-        snapshot: Snapshot = answer
-        return snapshot
 
 
 def _raise(answer: Any) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from interlock.core.records import Record
-from interlock.space import Space, Tx
+from interlock.handles import Tx
+from interlock.space import Space
 from interlock.verify import View
 
 Agent = Callable[[Space], Any]

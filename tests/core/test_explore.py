@@ -13,13 +13,14 @@ from math import factorial
 import pytest
 
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core import protocol
+from interlock.core import folding, protocol
 from interlock.core.decide import Writer
 from interlock.core.records import Record
 from interlock.core.requests import ReadLog, Think
 from interlock.core.turns import Limits
 from interlock.errors import Conflict
-from interlock.space import Space, Tx
+from interlock.handles import Tx
+from interlock.space import Space
 from interlock.verify import Exploration, View, explore, protocol_agent
 from tests.core.explored_agents import (
     Agent,
@@ -57,7 +58,7 @@ def test_merged_states_lose_no_schedule_and_no_ending() -> None:
     """The same as running each schedule from the start on a store of its own."""
     limits = Limits(20, None, "never")
 
-    def steps(name: str) -> Callable[[Writer], protocol.Steps]:
+    def steps(name: str) -> Callable[[Writer], folding.Steps]:
         return lambda writer: protocol.update(
             writer, "log", lambda value: [*value, name], [], limits, f"{name}-1", False
         )
@@ -254,12 +255,12 @@ def test_protocols_are_explored_as_they_are() -> None:
     limits = Limits(20, None, "auto")
 
     def steps(op_id: str) -> object:
-        def start(writer: Writer) -> protocol.Steps:
+        def start(writer: Writer) -> folding.Steps:
             return protocol.update(writer, "count", lambda n: n + 1, 0, limits, op_id, False)
 
         return protocol_agent(start)
 
-    def as_a_generator(writer: Writer) -> protocol.Steps:
+    def as_a_generator(writer: Writer) -> folding.Steps:
         return (
             yield from protocol.update(writer, "count", lambda n: n + 1, 0, limits, "b-1", False)
         )

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from interlock.backends.contract import Backend
+from interlock.core.folding import Unfoldable
 from interlock.core.requests import Commit, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unknown
 
@@ -68,6 +69,8 @@ class SyncDriver:
                     request = steps.send(answer)
         except StopIteration as end:
             return end.value
+        except Unfoldable as problem:
+            return problem.refusal
 
     def answer(self, request: Any) -> Any:
         """Perform one request."""

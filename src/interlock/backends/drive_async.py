@@ -15,6 +15,7 @@ from typing import Any
 
 from interlock.backends.contract import Backend
 from interlock.backends.drive import RENEWALS_PER_TTL, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
+from interlock.core.folding import Unfoldable
 from interlock.core.requests import TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError
 
@@ -40,6 +41,8 @@ class AsyncDriver:
                     request = steps.send(answer)
         except StopIteration as end:
             return end.value
+        except Unfoldable as problem:
+            return problem.refusal
 
     async def answer(self, request: Any) -> Any:
         """Perform one request."""

@@ -7,24 +7,46 @@ is made here too, so that every backend says the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from interlock.core.keys import check_key
-from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid, Outcome, Refusal
-from interlock.core.plan import DELETE, PUT, Expect, Plan, Scanned, Write
-from interlock.core.records import Record, as_datetime
+from interlock.core.machines import check_delete, check_move, illegal, state_of
+from interlock.core.outcome import (
+    Committed,
+    Conflict,
+    Fenced,
+    Forbidden,
+    Held,
+    Invalid,
+    Outcome,
+    Outdated,
+    Refusal,
+)
+from interlock.core.patterns import owner as owner_of
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
+from interlock.core.records import Record, absent, as_datetime
+from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe
 from interlock.core.values import decode, encode
 
+Decision = Plan | Refusal
 
-class Writer(NamedTuple):
-    """Who asks: the space's unique id, the agent's name, and the limit of a value in bytes."""
+
+@dataclass(slots=True, eq=False)
+class Writer:
+    """Who asks: the space's unique id, the agent's name, and the limit of a value in bytes.
+
+    `book` holds the rules as this writer knows them, `incarnation` that of the agent's name.
+    """
 
     space: str
     agent: str
     max_value_bytes: int
+    book: RuleBook = field(default_factory=RuleBook)
+    incarnation: int = 0
 
 
-def put(writer: Writer, record: Record, value: Any, op_id: str) -> Plan | Refusal:
+def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Decision:
     """Plan writing `value` over `record`."""
     wrong = own_record(writer, record)
     if wrong is not None:
@@ -32,10 +54,13 @@ def put(writer: Writer, record: Record, value: Any, op_id: str) -> Plan | Refusa
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
         return body
-    return _single(writer, expect(record), Write(PUT, record.key, body), op_id)
+    write = Write(PUT, record.key, body)
+    return allowed(writer, record, write, leased) or _single(
+        writer, expect(record), write, op_id, leased
+    )
 
 
-def create(writer: Writer, key: str, value: Any, op_id: str) -> Plan | Refusal:
+def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
     wrong = check_key(key)
     if wrong is not None:
@@ -43,17 +68,116 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Plan | Refusal:
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
         return body
-    return _single(writer, Expect(key, None, None), Write(PUT, key, body), op_id)
+    write = Write(PUT, key, body)
+    return allowed(writer, absent(key, writer.space), write) or _single(
+        writer, Expect(key, None, None), write, op_id
+    )
 
 
-def delete(writer: Writer, record: Record, op_id: str) -> Plan | Refusal:
+def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> Decision:
     """Plan deleting the key of `record`, which must exist."""
     wrong = own_record(writer, record)
     if wrong is not None:
         return wrong
     if not record.exists:
         return nothing_to_delete(record.key)
-    return _single(writer, expect(record), Write(DELETE, record.key, None), op_id)
+    write = Write(DELETE, record.key, None)
+    return allowed(writer, record, write, leased) or _single(
+        writer, expect(record), write, op_id, leased
+    )
+
+
+def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
+    """Plan adding one contribution to a merged key, whatever it holds."""
+    wrong = check_key(key)
+    if wrong is not None:
+        return wrong
+    body = encode(item, writer.max_value_bytes)
+    if isinstance(body, Invalid):
+        return body
+    write = Write(APPEND, key, body)
+    refused = allowed(writer, absent(key, writer.space), write, item=item)
+    return refused or _plan(writer, op_id, (), (write,))
+
+
+def transition(
+    writer: Writer, record: Record, to: str, changes: Mapping[str, Any], op_id: str
+) -> Decision:
+    """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
+    machine = writer.book.rules.match(record.key)[1].machine
+    if machine is None:
+        return Invalid(
+            f"{record.key!r} is not bound to a machine; declare one with "
+            "rules={pattern: interlock.guarded(machine=...)}",
+            record.key,
+        )
+    if to not in machine.transitions:
+        return Invalid(
+            f"{to!r:.80} is not a state of machine {machine.name!r} ({', '.join(machine.states)})",
+            record.key,
+        )
+    old = decode(record.body) if record.exists else {}
+    before = state_of(machine, record.key, old) if record.exists else None
+    if isinstance(before, Invalid):
+        return before
+    if before == to and to not in machine.targets(to):
+        return illegal(machine, record.key, before, to)
+    return put(writer, record, {**old, machine.field: to, **changes}, op_id)
+
+
+def allowed(
+    writer: Writer, base: Record, write: Write, leased: bool = False, item: Any = None
+) -> Refusal | None:
+    """Return what the rule of the key says against a write computed from `base`."""
+    rules = writer.book.rules
+    if not rules.rules and write.kind != APPEND:
+        return None
+    key = write.key
+    pattern, rule = rules.match(key)
+    if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
+        return _forbidden(key, pattern, rule, f"only {owner!r} may write it, not {writer.agent!r}")
+    if rule.kind == LEASED and not leased:
+        return _forbidden(key, pattern, rule, "a write needs its lease: use space.lease(key)")
+    if write.kind == APPEND:
+        return _not_appendable(writer, key, pattern, rule, item)
+    if rule.kind == MERGED and write.kind == PUT:
+        return _forbidden(key, pattern, rule, "it is merged: use space.append(key, item)")
+    if rule.machine is None:
+        return None
+    old = decode(base.body) if base.exists else None
+    if write.kind == DELETE:
+        return check_delete(rule.machine, key, old)
+    return check_move(rule.machine, key, old, base.exists, decode(write.body), writer.agent)
+
+
+def _not_appendable(
+    writer: Writer, key: str, pattern: str, rule: Rule, item: Any
+) -> Refusal | None:
+    if rule.kind != MERGED:
+        return _forbidden(
+            key, pattern, rule, "append() needs a merged key: declare it with interlock.merged(...)"
+        )
+    reducer = writer.book.rules.reducer(key)
+    if reducer is None:
+        return unknown_reducer(key, rule)
+    wrong = reducer.accepts(item) if reducer.accepts is not None else None
+    if wrong is not None:
+        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key)
+    return None
+
+
+def unknown_reducer(key: str, rule: Rule) -> Invalid:
+    """The refusal of a process that does not have the code of a key's reducer."""
+    return Invalid(
+        f"{key!r} is merged with the reducer {rule.reducer!r}, which this process does not know; "
+        "open the space with rules= that hold it",
+        key,
+    )
+
+
+def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
+    where = f"rule {describe(rule)} of pattern {pattern!r}" if pattern else "no rule matches it"
+    return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
 
 
 def nothing_to_delete(key: str) -> Invalid:
@@ -107,6 +231,7 @@ def result(outcome: Committed, space: str) -> list[Record]:
             w.position,
             w.kind != DELETE,
             space,
+            w.body,
         )
         for w in outcome.writes
     ]
@@ -163,6 +288,26 @@ def fenced(key: str, held: int, current: int) -> Fenced:
     )
 
 
+def replaced(agent: str, held: int, current: int) -> Fenced:
+    """The refusal of a process whose agent name was taken over by another one."""
+    return Fenced(
+        f"agent {agent!r} is this process's no more: it came in as incarnation {held}, "
+        f"and another process has since taken over the name as incarnation {current}",
+        "",
+        held,
+        current,
+    )
+
+
+def outdated(known: int, record: Record) -> Outdated:
+    """The refusal of a plan that was decided under other rules than those in force."""
+    return Outdated(
+        f"the plan was decided under version {known} of the rules; version {record.version} is "
+        "in force",
+        record,
+    )
+
+
 def held(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a plan that gives way to the agent whose turn it is."""
     return Held(
@@ -170,6 +315,17 @@ def held(key: str, holder: str, seconds: float) -> Held:
         key,
         holder,
         seconds,
+    )
+
+
+def leased_to(key: str, holder: str, seconds: float) -> Held:
+    """The refusal of a write to a key that another agent has the lease of."""
+    return Held(
+        f"{holder!r} has the lease of {key!r}, for {seconds:.1f} s unless renewed",
+        key,
+        holder,
+        seconds,
+        lease=True,
     )
 
 
@@ -183,5 +339,20 @@ def first_difference(
     return None
 
 
-def _single(writer: Writer, expected: Expect, write: Write, op_id: str) -> Plan:
-    return Plan(op_id, writer.agent, (expected,), (), (write,))
+def _single(
+    writer: Writer, expected: Expect, write: Write, op_id: str, leased: bool = False
+) -> Plan:
+    return _plan(writer, op_id, (expected,), (write,), (write.key,) if leased else ())
+
+
+def _plan(
+    writer: Writer,
+    op_id: str,
+    expects: tuple[Expect, ...],
+    writes: tuple[Write, ...],
+    leased: tuple[str, ...] = (),
+) -> Plan:
+    rules = writer.book.rules.version
+    return Plan(
+        op_id, writer.agent, expects, (), writes, 0, False, rules, writer.incarnation, leased
+    )

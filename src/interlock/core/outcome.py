@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
+    from interlock.core.merges import Clash
     from interlock.core.records import Record
 
 
@@ -62,12 +63,50 @@ class Fenced(Refusal):
 
 
 @dataclass(frozen=True, slots=True)
+class Forbidden(Refusal):
+    """The rule `rule` of pattern `pattern` does not let this writer write `key` this way."""
+
+    key: str
+    pattern: str
+    rule: str
+    next_step: ClassVar[str] = "write another key, or as its rule says"
+
+
+@dataclass(frozen=True, slots=True)
+class IllegalTransition(Refusal):
+    """The machine of `key` does not go from `before` (None: no value yet) to `after`.
+
+    `allowed` holds the states that may follow.
+    """
+
+    key: str
+    machine: str
+    before: str | None
+    after: str | None
+    allowed: tuple[str, ...]
+    next_step: ClassVar[str] = "decide again for the state that the key is in"
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated(Refusal):
+    """The plan was decided under rules that have changed: `record` holds the current ones.
+
+    The protocols reload and decide again; nobody else sees this.
+    """
+
+    record: Record
+    retryable: ClassVar[bool] = True
+    next_step: ClassVar[str] = "reload the rules and decide again"
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict(Refusal):
     """Something that the plan was computed from has moved.
 
     `expected` is the version that the plan was computed from (None: the key had to be absent),
     `actual` the version now, `record` the fresh record, whose writer and time say who and when.
-    For a scanned prefix, `prefix` names it and `key` is the first key that differs.
+    For a scanned prefix, `prefix` names it and `key` is the first key that differs.  `clashes` are
+    the paths that both sides of a rebase changed, with base, mine and theirs.
     """
 
     key: str
@@ -75,17 +114,22 @@ class Conflict(Refusal):
     actual: int
     record: Record
     prefix: str | None = None
+    clashes: tuple[Clash, ...] = ()
     retryable: ClassVar[bool] = True
     next_step: ClassVar[str] = "read again, think again on the fresh record, write again"
 
 
 @dataclass(frozen=True, slots=True)
 class Held(Refusal):
-    """Another agent has the exclusive right to write now; `seconds` until it may be reclaimed."""
+    """Another agent has the exclusive right to write now; `seconds` until it may be reclaimed.
+
+    `lease`: it holds the key's lease; otherwise it is its turn in the queue for the key.
+    """
 
     key: str
     holder: str
     seconds: float
+    lease: bool = False
     retryable: ClassVar[bool] = True
     next_step: ClassVar[str] = "wait and try again"
 
@@ -101,6 +145,15 @@ class Contended(Refusal):
     next_step: ClassVar[str] = "try again later, or raise attempts= or patience="
 
 
-PRECEDENCE: tuple[type[Refusal], ...] = (Invalid, Fenced, Conflict, Held, Contended)
+PRECEDENCE: tuple[type[Refusal], ...] = (
+    Invalid,
+    Fenced,
+    Outdated,
+    Forbidden,
+    IllegalTransition,
+    Conflict,
+    Held,
+    Contended,
+)
 
 Outcome = Committed | Refusal

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 PUT = "put"
 DELETE = "delete"
+APPEND = "append"
 
 
 class Expect(NamedTuple):
@@ -32,7 +33,7 @@ class Scanned(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One key to write: `kind` is `put` (with `body`, JSON text) or `delete`."""
+    """One key to write: `kind` is `put` or `append` (with `body`, JSON text), or `delete`."""
 
     kind: str
     key: str
@@ -44,6 +45,10 @@ class Plan(NamedTuple):
 
     `ticket` is the place in the queue that this plan commits under (0: none).  `yields` makes
     the plan give way (`Held`) to an agent whose turn it is, even where every version matches.
+
+    `rules` is the version of the rule set that it was decided under, `incarnation` that of the
+    agent's name when it was opened, and `leased` the keys whose lease the writer holds, at the
+    epoch that it expects of them.
     """
 
     op_id: str
@@ -53,3 +58,6 @@ class Plan(NamedTuple):
     writes: tuple[Write, ...]
     ticket: int = 0
     yields: bool = False
+    rules: int = 0
+    incarnation: int = 0
+    leased: tuple[str, ...] = ()

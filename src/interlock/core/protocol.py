@@ -6,17 +6,26 @@ yields while it is being closed, so a driver may drop it at any request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from interlock.core import decide
+from interlock.core import commands, decide
 from interlock.core.decide import Writer
+from interlock.core.folding import Steps, ask, fold_snapshot
 from interlock.core.keys import check_key, check_prefix
-from interlock.core.outcome import Committed, Conflict, Contended, Held, Invalid, Outcome, Refusal
+from interlock.core.outcome import (
+    Committed,
+    Conflict,
+    Contended,
+    Fenced,
+    Held,
+    Invalid,
+    Outcome,
+    Refusal,
+)
 from interlock.core.plan import Plan
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
-    Commit,
     LeaveTurn,
     Load,
     LoadAt,
@@ -29,19 +38,21 @@ from interlock.core.requests import (
 from interlock.core.transaction import Transaction, first
 from interlock.core.turns import TICKET_TTL, Limits, take_turn
 
-Steps = Generator[Any, Any, Any]
 
-
-def load(keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
+def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
     wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
     if wrong is not None:
         return wrong
-    return (yield Load(keys, prefixes))
+    return (yield from ask(writer, Load(keys, prefixes)))
 
 
 def load_at(
-    position: int | None, time_us: int | None, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+    writer: Writer,
+    position: int | None,
+    time_us: int | None,
+    keys: tuple[str, ...],
+    prefixes: tuple[str, ...] = (),
 ) -> Steps:
     """Read records and scans as of a position or a time.  Returns a Snapshot or Invalid."""
     wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
@@ -53,7 +64,7 @@ def load_at(
     snapshot: Snapshot = yield LoadAt(position, time_us, keys, prefixes)
     if position is not None and snapshot.position < position:
         return Invalid(f"position {position} is not there yet: the log ends at {snapshot.position}")
-    return snapshot
+    return (yield from fold_snapshot(writer, snapshot, save=False))
 
 
 def log_page(prefix: str, after: int, limit: int) -> Steps:
@@ -78,22 +89,13 @@ def outcome(op_id: str) -> Steps:
     return (yield Load((), (), op_id)).applied
 
 
-def commit(writer: Writer, plan: Plan | Refusal) -> Steps:
-    """Commit one planned write.  Returns its Record or a Refusal."""
-    if isinstance(plan, Refusal):
-        return plan
-    outcome = decide.same_operation(plan, (yield Commit(plan)))
-    return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
-
-
 def commit_transaction(state: Transaction, op_id: str) -> Steps:
     """Commit a transaction once.  Returns Committed, or a Refusal."""
     if state.doomed is not None:
         return state.doomed
-    plan = state.plan(op_id)
-    if not plan.writes:
-        return Committed(state.position or 0, 0, plan.agent, ())
-    return decide.same_operation(plan, (yield Commit(plan)))
+    if not state.changes:
+        return Committed(state.position or 0, 0, state.writer.agent, ())
+    return (yield from commands.commit(state.writer, lambda: state.decision(op_id)))
 
 
 def update(
@@ -113,10 +115,11 @@ def update(
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
-    snapshot: Snapshot = yield Load((key,), (), op_id if resumable else None)
+    snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
     if snapshot.applied is not None:
         return _applied_before(writer, key, op_id, snapshot.applied)
     record, ticket, attempts = snapshot.records[key], 0, 0
+    held = _leased(key, snapshot)
     in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
     while True:
         if in_turn and not ticket:
@@ -125,16 +128,21 @@ def update(
             if isinstance(place, Contended):
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
+            held = _leased(key, place.snapshot)
+        if held is not None:
+            if ticket:
+                yield LeaveTurn(ticket)
+            return held
         attempts += 1
         value = yield from _think(
             fn, record.value if record.exists else default, writer, key, ticket
         )
-        outcome: Any = decide.put(writer, record, value, op_id)
-        if isinstance(outcome, Plan):
-            outcome = yield Commit(outcome._replace(ticket=ticket, yields=limits.turns != "never"))
+        outcome = yield from _put(writer, record, value, op_id, ticket, limits.turns != "never")
         if isinstance(outcome, Committed):
             return _applied_before(writer, key, op_id, outcome)
         give_up = _give_up(key, outcome, limits, attempts)
+        if give_up is None and writer.book.rules.match(key)[1].on_conflict == "raise":
+            give_up = outcome if isinstance(outcome, Conflict) else None
         if give_up is not None:
             if ticket:
                 yield LeaveTurn(ticket)
@@ -142,10 +150,13 @@ def update(
         in_turn = limits.turns != "never"
         if isinstance(outcome, Conflict):
             record = outcome.record
+        elif isinstance(outcome, Fenced):  # somebody had the key to himself meanwhile
+            snapshot = yield from ask(writer, Load((key,)))
+            record, held = snapshot.records[key], _leased(key, snapshot)
         if isinstance(outcome, Held):
             ticket = 0  # no turn yet, or lost by sleeping through it: join the queue
         elif ticket:
-            place = yield _renewal(writer, (key,), ticket, firm=True)
+            place = yield from ask(writer, _renewal(writer, (key,), ticket, firm=True))
             ticket, record = _kept(place, key, record)
 
 
@@ -250,9 +261,42 @@ def _think(fn: Callable[[Any], Any], value: Any, writer: Writer, key: str, ticke
         raise
 
 
+def _put(
+    writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
+) -> Steps:
+    """Commit one thought; where the key's rule says so, merge it with what came in between."""
+    base, mine = record, value
+    rebases = commands.rebased(writer, record.key)
+
+    def decision() -> decide.Decision:
+        plan = decide.put(writer, base, mine, op_id)
+        return plan._replace(ticket=ticket, yields=yields) if isinstance(plan, Plan) else plan
+
+    while True:
+        outcome = yield from commands.commit(writer, decision, exact=False)
+        if not rebases or not isinstance(outcome, Conflict):
+            return outcome
+        merged = commands.rebase(base, mine, outcome)
+        if isinstance(merged, Conflict):
+            return merged
+        base, mine = outcome.record, merged[0]
+
+
+def _leased(key: str, snapshot: Snapshot) -> Held | None:
+    """Return the refusal of thinking about a key that somebody has the lease of."""
+    lease = snapshot.leases.get(key)
+    return None if lease is None else decide.leased_to(key, lease.holder, lease.seconds)
+
+
 def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -> Steps:
-    plan = state.plan(op_id)._replace(ticket=ticket, yields=yields)
-    return (yield Commit(plan)) if plan.writes else Committed(0, 0, plan.agent, ())
+    if not state.changes:
+        return Committed(0, 0, state.writer.agent, ())
+
+    def decision() -> decide.Decision:
+        plan = state.decision(op_id)
+        return plan._replace(ticket=ticket, yields=yields) if isinstance(plan, Plan) else plan
+
+    return (yield from commands.commit(state.writer, decision, exact=False))
 
 
 def _renewal(writer: Writer, keys: tuple[str, ...], ticket: int, firm: bool = False) -> TakeTurn:
@@ -269,7 +313,9 @@ def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:
 def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refusal | None:
     """Return the refusal to end with, or None where thinking again may help."""
     assert isinstance(outcome, Refusal)
-    if not isinstance(outcome, Conflict | Held):
+    if isinstance(outcome, Fenced) and not outcome.key:
+        return outcome  # this process was replaced, not only its reading
+    if not isinstance(outcome, Conflict | Held | Fenced) or getattr(outcome, "lease", False):
         return outcome
     if isinstance(outcome, Conflict) and outcome.expected is None:
         return outcome  # `create` of a key that exists: thinking again meets it again

@@ -19,7 +19,9 @@ class Record(NamedTuple):
 
     `version` counts the writes of the key and never restarts; it is 0 for a key that was never
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
-    `position` is the place in the space's log of the entry that made this version.
+    `position` is the place in the space's log of the entry that made this version.  `body` is the
+    value's JSON text as it was read, which stays what it was when `value` is changed in place;
+    None for a merged key, whose value is a fold.
     """
 
     key: str
@@ -31,6 +33,7 @@ class Record(NamedTuple):
     position: int
     exists: bool
     space: str
+    body: str | None = None
 
     @property
     def at(self) -> datetime | None:
@@ -41,7 +44,8 @@ class Record(NamedTuple):
 class Entry(NamedTuple):
     """One line of a space's log: one write of one commit.
 
-    `kind` is `put` or `delete`.  `op_id` is the operation id that the whole commit shares.
+    `kind` is `put`, `delete` or `append` (`value` is then the
+    contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes.
     """
 
@@ -62,12 +66,33 @@ class Entry(NamedTuple):
         return as_datetime(self.time_us)
 
 
+class Tail(NamedTuple):
+    """What a merged key's value is folded from, in place of a value: JSON texts.
+
+    `base` is the fold up to some entry, None where there is none; `items` an array of the
+    contributions since, `length` of them.
+    """
+
+    base: str | None
+    items: str
+    length: int
+
+
+class Leaseholder(NamedTuple):
+    """Who holds the lease of a key, at which epoch, and for how many seconds unless renewed."""
+
+    holder: str
+    epoch: int
+    seconds: float
+
+
 class Snapshot(NamedTuple):
     """Records of one consistent moment, as a backend answers a Load.
 
     `position` is the log position of that moment (0: empty log), `time_us` the store's time,
     `queued` how many agents wait or think in the queue of each loaded key that has one.
-    `applied` is the commit that the asked operation id already made, if any.
+    `leases` are the live leases of the loaded keys.  `applied` is the commit that the asked
+    operation id already made, if any.
     """
 
     position: int
@@ -76,8 +101,9 @@ class Snapshot(NamedTuple):
     scans: Mapping[str, tuple[Record, ...]]
     queued: Mapping[str, int]
     applied: Any = None
+    leases: Mapping[str, Leaseholder] = {}  # never changed
 
 
-def absent(key: str, space: str) -> Record:
+def absent(key: str, space: str, epoch: int = 0) -> Record:
     """Return the record of a key that was never written."""
-    return Record(key, None, 0, 0, None, 0, 0, False, space)
+    return Record(key, None, 0, epoch, None, 0, 0, False, space)

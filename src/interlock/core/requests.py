@@ -89,6 +89,72 @@ class LeaveTurn(NamedTuple):
     ticket: int
 
 
+class Enter(NamedTuple):
+    """Come into a space as `agent`; `exclusive` raises the incarnation of the name, once for each
+    `name`.
+
+    Answered by an `Entered`.
+    """
+
+    agent: str
+    exclusive: bool
+    name: str
+
+
+class Entered(NamedTuple):
+    """The incarnation of the agent's name, and the record of the rules in force."""
+
+    incarnation: int
+    rules: Any
+
+
+class TakeLease(NamedTuple):
+    """Take the lease of `key` for `ttl` seconds, or renew it (`epoch` above 0), or take it away
+    from whoever holds it (`reclaim`).
+
+    `name` makes taking safe to send twice.  It is granted where nobody holds it and nobody waits
+    before `ticket`, and raises the epoch of the key.  Answered by a `Grant`.
+    """
+
+    key: str
+    name: str
+    agent: str
+    incarnation: int
+    ttl: float
+    epoch: int = 0
+    ticket: int = 0
+    reclaim: bool = False
+
+
+class Grant(NamedTuple):
+    """`granted` says whether the lease is the asker's now, at `record.epoch`.
+
+    Otherwise `holder` has it for `seconds` (""/0: others wait before the asker), or it was lost.
+    `refusal` is set where the asker was replaced.
+    """
+
+    granted: bool
+    record: Any
+    holder: str = ""
+    seconds: float = 0.0
+    refusal: Any = None
+
+
+class DropLease(NamedTuple):
+    """Give up the lease of `key` held at `epoch`.  Answered by None."""
+
+    key: str
+    epoch: int
+
+
+class SaveFold(NamedTuple):
+    """Keep the fold of a merged key as of log `position`: a cache.  Answered by None."""
+
+    key: str
+    position: int
+    body: str
+
+
 class Pause(NamedTuple):
     """Wait `seconds`, or less where `position` is given and the log grows past it first."""
 
@@ -104,4 +170,17 @@ class Think(NamedTuple):
     renew: TakeTurn | None = None
 
 
-Request = Load | LoadAt | Commit | ReadLog | TakeTurn | LeaveTurn | Pause | Think
+Request = (
+    Load
+    | LoadAt
+    | Commit
+    | ReadLog
+    | TakeTurn
+    | LeaveTurn
+    | Enter
+    | TakeLease
+    | DropLease
+    | SaveFold
+    | Pause
+    | Think
+)

@@ -11,9 +11,11 @@ from collections.abc import Generator, Iterable
 from typing import Any
 
 from interlock.core import decide
+from interlock.core.folding import ask
 from interlock.core.keys import check_key, check_prefix
+from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Invalid, Refusal
-from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot, absent
 from interlock.core.requests import Load
 from interlock.core.values import decode, encode
@@ -28,6 +30,8 @@ class Transaction:
         self.read_scans: dict[str, tuple[Record, ...]] = {}
         self.foreign: dict[str, Expect] = {}
         self.writes: dict[str, Write] = {}
+        self.appends: list[Write] = []
+        self.bases: dict[str, Record] = {}
         self.position: int | None = None
         self.doomed: Conflict | None = None
 
@@ -42,10 +46,10 @@ class Transaction:
         prefixes = tuple(prefix for prefix in prefixes if prefix not in self.read_scans)
         if not keys and not prefixes:
             return None
-        snapshot: Snapshot = yield Load(keys, prefixes)
+        snapshot: Snapshot = yield from ask(self.writer, Load(keys, prefixes))
         if self.position is not None and snapshot.position != self.position:
             everything = tuple(dict.fromkeys((*self.read_records, *keys)))
-            snapshot = yield Load(everything, (*self.read_scans, *prefixes))
+            snapshot = yield from ask(self.writer, Load(everything, (*self.read_scans, *prefixes)))
             self.doomed = self._moved(snapshot)
             if self.doomed is not None:
                 return self.doomed
@@ -61,7 +65,7 @@ class Transaction:
     def view_scan(self, prefix: str) -> dict[str, Record]:
         """Return a scan as the transaction sees it: with its own pending writes."""
         seen = {record.key: record for record in self.read_scans[prefix]}
-        for key in self.writes:
+        for key in (*self.writes, *(write.key for write in self.appends)):
             if key.startswith(prefix) and key not in seen:
                 seen[key] = self.read_records.get(key) or absent(key, self.writer.space)
         views = (self._overlaid(seen[key]) for key in sorted(seen))
@@ -107,6 +111,29 @@ class Transaction:
         self.writes[record.key] = Write(DELETE, record.key, None)
         return None
 
+    def append(self, key: str, item: Any) -> Refusal | None:
+        """Add a contribution to a merged key when the transaction commits."""
+        plan = decide.append(self.writer, key, item, "")
+        if isinstance(plan, Plan):
+            self.appends.extend(plan.writes)
+            return None
+        return plan
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.writes or self.appends)
+
+    def decision(self, op_id: str) -> decide.Decision:
+        """Return the plan, or what the rules of the keys say against it."""
+        for write in (*self.writes.values(), *self.appends):
+            base = self.bases.get(write.key) or absent(write.key, self.writer.space)
+            item = decode(write.body) if write.kind == APPEND else None
+            refused = decide.allowed(self.writer, base, write, item=item)
+            if refused is not None:
+                return refused
+        return self.plan(op_id)
+
     def plan(self, op_id: str) -> Plan:
         """Return the plan: every record and prefix read is an expectation."""
         expects = {key: decide.expect(record) for key, record in self.read_records.items()}
@@ -118,16 +145,25 @@ class Transaction:
             self.writer.agent,
             tuple(e for key, e in expects.items() if key not in members or key in self.writes),
             tuple(decide.scanned(prefix, found) for prefix, found in self.read_scans.items()),
-            tuple(self.writes[key] for key in sorted(self.writes)),
+            (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
+            rules=self.writer.book.rules.version,
+            incarnation=self.writer.incarnation,
         )
 
     def _expect(self, record: Record) -> None:
         known = self.read_records.get(record.key)
         if known is None or decide.expect(known) != decide.expect(record):
             self.foreign[record.key] = decide.expect(record)
+            known = record
+        self.bases.setdefault(record.key, known)
 
     def _overlaid(self, record: Record) -> Record:
         pending = self.writes.get(record.key)
+        items = [decode(write.body) for write in self.appends if write.key == record.key]
+        reducer = self.writer.book.rules.reducer(record.key) if items else None
+        if reducer is not None:
+            value = fold_items(reducer, items, record.value, record.exists)
+            return record._replace(value=value, exists=True)
         if pending is None:
             return record
         exists = pending.kind == PUT

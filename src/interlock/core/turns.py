@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
+from interlock.core.folding import ask
 from interlock.core.outcome import Contended
 from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
 
@@ -44,7 +45,9 @@ def take_turn(
     """Protocol: join the queues of `keys` and wait until nobody is ahead."""
     ticket, ahead, joined_us, since_us, passed = 0, -1, 0, 0, 0
     while True:
-        place: Place = yield TakeTurn(keys, name, writer.agent, TICKET_TTL, ticket)
+        place: Place = yield from ask(
+            writer, TakeTurn(keys, name, writer.agent, TICKET_TTL, ticket)
+        )
         if place.ticket and place.ahead == 0:
             return place
         now_us = place.snapshot.time_us

@@ -7,12 +7,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
+from interlock.backends.sqlite import fences, read, turns
 from interlock.backends.sqlite import place as places
-from interlock.backends.sqlite import read, turns
 from interlock.backends.sqlite.commit import Step, Where, host_clock, locate
 from interlock.backends.sqlite.connect import (
     DURABILITY,
@@ -30,15 +30,21 @@ from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
 from interlock.core.requests import (
     Commit,
+    DropLease,
+    Enter,
+    Entered,
+    Grant,
     LeaveTurn,
     Load,
     LoadAt,
     Pause,
     Place,
     ReadLog,
+    SaveFold,
+    TakeLease,
     TakeTurn,
 )
-from interlock.errors import Invalid, Unavailable
+from interlock.errors import Fault, Invalid, Unavailable
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -139,12 +145,35 @@ class SQLiteBackend:
     def _leave_turn(self, request: LeaveTurn) -> None:
         self._write(turns.leave, request, durable=False)
 
+    def _enter(self, request: Enter) -> Entered:
+        answer: Entered
+        if request.exclusive:
+            answer = self._write(fences.enter, request)
+        else:
+            answer = self._read(fences.look, request)
+        return answer
+
+    def _take_lease(self, request: TakeLease) -> Grant:
+        grant: Grant = self._write(fences.take_lease, request)
+        return grant
+
+    def _drop_lease(self, request: DropLease) -> None:
+        self._write(fences.drop_lease, request)
+
+    def _save_fold(self, request: SaveFold) -> None:
+        with suppress(Fault):  # a cache: whoever reads next tries again
+            self._write(read.save_fold, request, durable=False)
+
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
         Load: _load,
         LoadAt: _load_at,
         ReadLog: _read_log,
         TakeTurn: _take_turn,
         LeaveTurn: _leave_turn,
+        Enter: _enter,
+        TakeLease: _take_lease,
+        DropLease: _drop_lease,
+        SaveFold: _save_fold,
     }
 
     def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:

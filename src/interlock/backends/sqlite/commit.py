@@ -12,8 +12,9 @@ from interlock.backends.sqlite.statements import SQL
 from interlock.core import decide
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Committed, Outcome, Refusal, Written
-from interlock.core.plan import DELETE, Plan
-from interlock.core.records import Record, absent
+from interlock.core.plan import APPEND, DELETE, PUT, Plan
+from interlock.core.records import Record, Tail, absent
+from interlock.core.rules import RULES_KEY
 
 _POSITION_BITS = 40
 
@@ -45,6 +46,9 @@ def locate(space: int, uid: str, clock: Callable[[], int] | None) -> Where:
 
 _Head = tuple[int, int, int]  # version, epoch, live
 _ABSENT: _Head = (0, 0, 0)
+CONTRIBUTIONS = 2  # the value of `live` for a merged key
+_LIVE = {PUT: 1, APPEND: CONTRIBUTIONS, DELETE: 0}
+TICKETS, LEASES, INCARNATIONS = 1, 2, 4  # what there is any of
 
 
 class Step:
@@ -59,10 +63,12 @@ class Step:
         self._execute = connection.execute
         self._where = where
         self._space = where.space
-        self.now, self._position, last, self._queues = opening(connection, where)
+        self.now, self._position, last, self._flags = opening(connection, where)
         self.time = max(self.now, last)  # times never fall along the log, whatever the clock does
         self._heads: dict[str, _Head] = {}
         self._known: set[str] = set()
+        self._leases: dict[str, tuple[int, str, int, int]] = {}
+        self._incarnations: dict[str, int] = {}
         self._log_rows: list[tuple[Any, ...]] = []
         self._head_rows: dict[str, tuple[Any, ...]] = {}
         self.wrote = False
@@ -77,10 +83,13 @@ class Step:
         replayed = self._applied(plan) if plan.op_id in self._known else None
         if replayed is not None:
             return replayed
-        refusal = self._moved(plan)
+        refusal = self._replaced(plan) if self._flags & INCARNATIONS else None
+        if refusal is None and self._leases:
+            refusal = self._leased_away(plan)
+        refusal = refusal or self._fenced(plan) or self._outdated(plan) or self._moved(plan)
         if refusal is None and plan.scans:
             refusal = self._scan_moved(plan)
-        if refusal is None and self._queues:
+        if refusal is None and self._flags & TICKETS:
             refusal = self._not_in_turn(plan)
         return refusal
 
@@ -98,15 +107,27 @@ class Step:
         if len(plans) == len(keys) == 1:
             (key,), op_id = keys, plans[0].op_id
             row = self._execute(SQL["head_and_op"], (self._space, key, op_id)).fetchone()
-            version, epoch, live, known = row
+            version, epoch, live, known, rules = row
             self._heads[key] = _ABSENT if version is None else (version, epoch, live)
+            if rules is not None:
+                self._heads.setdefault(RULES_KEY, (rules, 0, 1))
             if known:
                 self._known.add(op_id)
-            return
-        for key, *head in self._execute(SQL["heads"], (json.dumps([*keys]), self._space)):
-            self._heads[key] = tuple(head)
-        ops = json.dumps([plan.op_id for plan in plans])
-        self._known = {op for (op,) in self._execute(SQL["known_ops"], (ops, self._space))}
+        else:
+            names = json.dumps([*keys, RULES_KEY])
+            for key, *head in self._execute(SQL["heads"], (names, self._space)):
+                self._heads[key] = tuple(head)
+            ops = json.dumps([plan.op_id for plan in plans])
+            self._known = {op for (op,) in self._execute(SQL["known_ops"], (ops, self._space))}
+        if self._flags & LEASES:
+            names = json.dumps([*keys])
+            for key, *lease in self._execute(SQL["leases"], (names, self._space)):
+                self._leases[key] = tuple(lease)
+        if self._flags & INCARNATIONS:
+            names = json.dumps([plan.agent for plan in plans])
+            self._incarnations = dict(
+                self._execute(SQL["incarnations"], (names, self._space)).fetchall()
+            )
 
     def _applied(self, plan: Plan) -> Outcome | None:
         self.flush()
@@ -117,12 +138,42 @@ class Step:
             return decide.reused_operation(plan.op_id, plan.writes[0].key)
         return done
 
-    def _moved(self, plan: Plan) -> Refusal | None:
-        """Compare every expected record; the epoch decides before the version."""
+    def _replaced(self, plan: Plan) -> Refusal | None:
+        """Compare the incarnation of the agent's name."""
+        current = self._incarnations.get(plan.agent, 0)
+        if plan.incarnation != current:
+            return decide.replaced(plan.agent, plan.incarnation, current)
+        return None
+
+    def _leased_away(self, plan: Plan) -> Refusal | None:
+        """Refuse writers without the lease; whoever had it before is told by the epoch."""
+        for write in plan.writes:
+            lease = self._leases.get(write.key)
+            if lease is not None and write.key not in plan.leased:
+                _, holder, renewed, expires = lease
+                if alive(renewed, expires, self.now):
+                    return decide.leased_to(write.key, holder, (expires - self.now) / 1e6)
+        return None
+
+    def _fenced(self, plan: Plan) -> Refusal | None:
+        """Compare the epoch of every expected record."""
         for expected in plan.expects:
-            version, epoch, live = self._heads.get(expected.key, _ABSENT)
+            epoch = self._heads.get(expected.key, _ABSENT)[1]
             if expected.epoch is not None and expected.epoch != epoch:
                 return decide.fenced(expected.key, expected.epoch, epoch)
+        return None
+
+    def _outdated(self, plan: Plan) -> Refusal | None:
+        """Compare the version of the rules that the plan was decided under."""
+        version = self._heads.get(RULES_KEY, _ABSENT)[0]
+        if plan.rules == version:
+            return None
+        return decide.outdated(plan.rules, self._record(RULES_KEY))
+
+    def _moved(self, plan: Plan) -> Refusal | None:
+        """Compare the version of every expected record."""
+        for expected in plan.expects:
+            version, _, live = self._heads.get(expected.key, _ABSENT)
             moved = live if expected.version is None else version != expected.version
             if moved:
                 return decide.conflict(expected, self._record(expected.key))
@@ -160,8 +211,12 @@ class Step:
         writes = []
         for kind, key, body in plan.writes:
             version, epoch, _ = self._heads.get(key, _ABSENT)
-            version, position, live = version + 1, position + 1, int(kind != DELETE)
+            version, position, live = version + 1, position + 1, _LIVE[kind]
             entry = self._where.first + position
+            if key in self._leases:
+                epoch = self._written_leased(plan, key, epoch)
+            if kind == DELETE and self._heads[key][2] == CONTRIBUTIONS:
+                self._execute(SQL["save_fold"], (space, key, entry, None))
             self._log_rows.append(
                 (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads_text)
             )
@@ -176,27 +231,62 @@ class Step:
         self.wrote = True
         return Committed(writes[0].position, now, agent, tuple(writes))
 
+    def _written_leased(self, plan: Plan, key: str, epoch: int) -> int:
+        """Return the epoch of a key that is written.  Writing over a lease that has expired takes
+        it away: its holder is fenced from here on."""
+        if key in plan.leased:
+            return epoch
+        del self._leases[key]
+        self._execute(SQL["drop_lease"], (self._space, key, epoch))
+        return epoch + 1
+
     def _record(self, key: str) -> Record:
         self.flush()
         row = self._execute(SQL["record"], (self._space, key)).fetchone()
-        return record(row, self._where.uid)
+        return record(self._connection, self._where, row)
 
 
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
-    """Return the time now, position and time of the log's end, and whether any queue stands."""
+    """Return the time now, position and time of the log's end, and what there is any of."""
     row = connection.execute(SQL["opening"], (where.first, where.last)).fetchone()
     if row is None:
-        return where.clock(), 0, 0, connection.execute(SQL["any_ticket"]).fetchone()[0]
+        return where.clock(), 0, 0, connection.execute(SQL["first_opening"]).fetchone()[0]
     return where.clock(), row[0] - where.first, row[1], row[2]
 
 
-def record(row: tuple[Any, ...], uid: str) -> Record:
-    """Return the record of a row of the `record` family of statements."""
+def alive(renewed: int, expires: int, now: int) -> bool:
+    """Whether a lease or a ticket holds.  One renewed in the future is dead: the clock stepped
+    back."""
+    return expires > now and renewed <= now + 1_000_000
+
+
+def record(
+    connection: sqlite3.Connection, where: Where, row: tuple[Any, ...], last: int | None = None
+) -> Record:
+    """Return the record of a row of the `record` family of statements, as of log row `last`."""
     key, body, version, epoch, agent, time, position, live = row
-    if version is None:
-        return absent(key, uid)
+    if not version:
+        return absent(key, where.uid, epoch or 0)
+    if live == CONTRIBUTIONS:
+        tail = contributions(connection, where, key, last)
+        return Record(key, tail, version, epoch, agent, time, position, True, where.uid)
     value = json.loads(body) if live else None
-    return Record(key, value, version, epoch, agent, time, position, bool(live), uid)
+    exists, body = bool(live), body if live else None
+    return Record(key, value, version, epoch, agent, time, position, exists, where.uid, body)
+
+
+def contributions(connection: sqlite3.Connection, where: Where, key: str, last: int | None) -> Tail:
+    """Return what the value of a merged key is folded from, now or as of log row `last`."""
+    execute, space = connection.execute, where.space
+    base, after = None, where.first
+    saved = execute(SQL["fold"], (space, key)).fetchone()
+    if saved is not None and (last is None or saved[0] <= last):
+        after, base = saved
+    elif last is not None:
+        after = execute(SQL["last_delete"], (space, key, last)).fetchone()[0] or where.first
+    window = (space, key, after, where.last if last is None else last)
+    items, length = execute(SQL["contributions"], window).fetchone()
+    return Tail(base, items, length)
 
 
 def applied(execute: Any, space: int, op_id: str) -> Committed | None:

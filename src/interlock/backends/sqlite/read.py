@@ -9,41 +9,57 @@ import json
 import sqlite3
 from typing import Any
 
-from interlock.backends.sqlite.commit import Where, applied, opening, record
+from interlock.backends.sqlite.commit import (
+    LEASES,
+    TICKETS,
+    Where,
+    alive,
+    applied,
+    opening,
+    record,
+)
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.keys import prefix_end
-from interlock.core.records import Entry, Record, Snapshot
-from interlock.core.requests import Load, LoadAt, LogPage, ReadLog
+from interlock.core.records import Entry, Leaseholder, Record, Snapshot
+from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, SaveFold
 from interlock.core.values import decode_many
 
 
 def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
     """Answer a Load."""
-    execute, space, uid = connection.execute, where.space, where.uid
-    now, position, _, queues = opening(connection, where)
+    execute, space = connection.execute, where.space
+    now, position, _, flags = opening(connection, where)
     if len(request.keys) == 1:
         rows = execute(SQL["record"], (space, request.keys[0])).fetchall()
     elif request.keys:
         rows = execute(SQL["records"], (json.dumps(request.keys), space)).fetchall()
     else:
         rows = []
-    records = {row[0]: record(row, uid) for row in rows}
+    records = {row[0]: record(connection, where, row) for row in rows}
     scans = {
         prefix: tuple(
-            record(row, uid) for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix)))
+            record(connection, where, row)
+            for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix)))
         )
         for prefix in request.prefixes
     }
     queued: dict[str, int] = {}
-    if queues:
+    if flags & TICKETS:
         queued = dict(execute(SQL["queued"], (json.dumps(request.keys), space, now)).fetchall())
+    leases: dict[str, Leaseholder] = {}
+    if flags & LEASES:
+        for key, epoch, holder, renewed, expires in execute(
+            SQL["leases"], (json.dumps(request.keys), space)
+        ):
+            if alive(renewed, expires, now):
+                leases[key] = Leaseholder(holder, epoch, (expires - now) / 1e6)
     done = applied(execute, space, request.op_id) if request.op_id is not None else None
-    return Snapshot(position, now, records, scans, queued, done)
+    return Snapshot(position, now, records, scans, queued, done, leases)
 
 
 def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot:
     """Answer a LoadAt: the last entry of each key up to a position or a time."""
-    execute, space, uid = connection.execute, where.space, where.uid
+    execute, space = connection.execute, where.space
     now, end, _, _ = opening(connection, where)
     if request.position is not None:
         position = min(request.position, end)
@@ -51,10 +67,10 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
         position = _position_at(connection, where, request.time_us or 0, end)
     last = where.first + position
     rows = execute(SQL["records_at"], (json.dumps(request.keys), space, last)).fetchall()
-    records: dict[str, Record] = {row[0]: record(row, uid) for row in rows}
+    records: dict[str, Record] = {row[0]: record(connection, where, row, last) for row in rows}
     scans = {
         prefix: tuple(
-            record(row, uid)
+            record(connection, where, row, last)
             for row in execute(SQL["scan_at"], (space, prefix, prefix_end(prefix), last))
         )
         for prefix in request.prefixes
@@ -76,6 +92,12 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
     entries = _entries(rows.fetchall())
     upto = entries[-1].position if len(entries) == request.limit else max(head, request.after)
     return LogPage(entries, upto, head)
+
+
+def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:
+    """Keep the fold of a merged key, inside a write transaction that the caller opened."""
+    values = (where.space, request.key, where.first + request.position, request.body)
+    connection.execute(SQL["save_fold"], values)
 
 
 def _entries(rows: list[tuple[Any, ...]]) -> list[Entry]:

@@ -4,7 +4,13 @@
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
 --               of a space lie together in commit order; positions are gapless within a space
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
---               that holds its value.  A value stands in the log only, so the two cannot disagree
+--               that holds its value.  A value stands in the log only, so the two cannot disagree.
+--               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
+-- folds         a cache: the fold of a merged key's contributions up to the log row `entry`; no body
+--               where it begins anew after that row
+-- leases        one row a lease that was not given up; expired ones stay until somebody writes or asks
+-- agents        the incarnation of each agent name that was ever opened exclusively
+-- refusals      the last refusals, for `interlock conflicts`
 -- tickets       places in the queues for keys; ticket numbers are never used twice
 -- ticket_keys   which queues a ticket stands in
 
@@ -60,3 +66,44 @@ CREATE TABLE ticket_keys (
     ticket INTEGER NOT NULL,
     PRIMARY KEY (space, key, ticket)
 ) WITHOUT ROWID;
+
+CREATE TABLE folds (
+    space INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    entry INTEGER NOT NULL,
+    body TEXT,
+    UNIQUE (space, key)
+);
+
+CREATE TABLE leases (
+    space INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    name TEXT NOT NULL,
+    renewed INTEGER NOT NULL,
+    expires INTEGER NOT NULL,
+    PRIMARY KEY (space, key)
+) WITHOUT ROWID;
+
+CREATE TABLE agents (
+    space INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    incarnation INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (space, agent)
+) WITHOUT ROWID;
+
+CREATE TABLE refusals (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    space INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    other TEXT,
+    behind INTEGER,
+    time INTEGER NOT NULL,
+    op TEXT NOT NULL
+);
+
+CREATE INDEX refusals_by_key ON refusals (space, key);

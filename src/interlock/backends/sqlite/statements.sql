@@ -4,14 +4,16 @@
 -- microseconds since 1970.
 
 -- name: opening (first, last)
--- What a step begins with: id and time of the log's end, whether any queue stands.
--- No row where the log is empty.
-SELECT id, time, EXISTS (SELECT 1 FROM tickets)
+-- What a step begins with: id and time of the log's end, whether there is any ticket (1), any lease
+-- (2), any incarnation (4).  No row where the log is empty.
+SELECT id, time, EXISTS (SELECT 1 FROM tickets) + 2 * EXISTS (SELECT 1 FROM leases)
+    + 4 * EXISTS (SELECT 1 FROM agents)
 FROM log WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT 1;
 
--- name: any_ticket ()
+-- name: first_opening ()
 -- The last of these for an empty log.
-SELECT EXISTS (SELECT 1 FROM tickets);
+SELECT EXISTS (SELECT 1 FROM tickets) + 2 * EXISTS (SELECT 1 FROM leases)
+    + 4 * EXISTS (SELECT 1 FROM agents);
 
 -- name: find_space (name)
 SELECT space, uid FROM spaces WHERE name = ?;
@@ -27,9 +29,10 @@ SELECT key, kind, version, epoch, id & 0xFFFFFFFFFF, body, time, agent
 FROM log INDEXED BY log_by_op WHERE space = ? AND op = ? ORDER BY id;
 
 -- name: head_and_op (space, key, op)
--- A head, NULLs where there is none, and whether the operation id is in the log.
+-- A head, NULLs where there is none; whether the operation id is in the log; the rules' version.
 SELECT h.version, h.epoch, h.live,
-    EXISTS (SELECT 1 FROM log INDEXED BY log_by_op WHERE space = ?1 AND op = ?3)
+    EXISTS (SELECT 1 FROM log INDEXED BY log_by_op WHERE space = ?1 AND op = ?3),
+    (SELECT version FROM heads WHERE space = ?1 AND key = '$rules')
 FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2;
 
 -- name: heads (keys as a JSON array, space)
@@ -58,25 +61,29 @@ LEFT JOIN log AS l ON l.id = h.entry;
 SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
+    AND substr(h.key, 1, 1) <> '$'
 ORDER BY h.key;
 
 -- name: scan_versions (space, first key, end)
 SELECT key, version, epoch FROM heads
-WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live;
+WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live AND substr(key, 1, 1) <> '$';
 
 -- name: records_at (keys as a JSON array, space, last id)
 -- As `records`, as of a log row.
-SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, l.kind <> 'delete'
+SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
+    CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END
 FROM json_each(?1) AS k
 LEFT JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND id <= ?3)
 ORDER BY k.id;
 
 -- name: scan_at (space, first key, end, last id)
-SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, 1
+SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
+    CASE l.kind WHEN 'append' THEN 2 ELSE 1 END
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
+    AND substr(h.key, 1, 1) <> '$'
 ORDER BY h.key;
 
 -- name: time_at (id)
@@ -103,7 +110,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: set_head (space, key, version, epoch, entry, live)
 INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (space, key) DO UPDATE
-SET version = excluded.version, entry = excluded.entry, live = excluded.live;
+SET version = excluded.version, epoch = excluded.epoch, entry = excluded.entry, live = excluded.live;
 
 -- name: first_ticket (space, key, now)
 -- The live ticket whose turn it is.  A ticket renewed in the future is dead: the clock stepped back.
@@ -155,3 +162,66 @@ DELETE FROM tickets WHERE expires <= ?1 OR renewed > ?1 + 1000000;
 
 -- name: drop_dead_ticket_keys ()
 DELETE FROM ticket_keys WHERE ticket NOT IN (SELECT ticket FROM tickets);
+
+-- name: fold (space, key)
+SELECT entry, body FROM folds WHERE space = ? AND key = ?;
+
+-- name: save_fold (space, key, entry, body)
+-- Never over a later one.
+INSERT INTO folds (space, key, entry, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (space, key) DO UPDATE SET entry = excluded.entry, body = excluded.body
+WHERE excluded.entry > entry;
+
+-- name: contributions (space, key, after id, last id)
+-- As one JSON array, and how many.
+SELECT '[' || COALESCE(group_concat(body, ','), '') || ']', COUNT(*) FROM (
+    SELECT body FROM log INDEXED BY log_by_key
+    WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' ORDER BY id);
+
+-- name: last_delete (space, key, last id)
+-- Of a key as of a log row; reads the key's entries.
+SELECT MAX(id) FROM log INDEXED BY log_by_key
+WHERE space = ? AND key = ? AND id <= ? AND kind = 'delete';
+
+-- name: lease (space, key)
+SELECT epoch, holder, name, renewed, expires FROM leases WHERE space = ? AND key = ?;
+
+-- name: leases (keys as a JSON array, space)
+SELECT l.key, l.epoch, l.holder, l.renewed, l.expires
+FROM json_each(?1) AS k CROSS JOIN leases AS l ON l.space = ?2 AND l.key = k.value;
+
+-- name: set_lease (space, key, epoch, holder, name, renewed, expires)
+INSERT OR REPLACE INTO leases (space, key, epoch, holder, name, renewed, expires)
+VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: renew_lease (renewed, expires, space, key, epoch)
+UPDATE leases SET renewed = ?, expires = ? WHERE space = ? AND key = ? AND epoch = ?;
+
+-- name: drop_lease (space, key, epoch)
+DELETE FROM leases WHERE space = ? AND key = ? AND epoch <= ?;
+
+-- name: raise_epoch (space, key)
+INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, 0, 1, 0, 0)
+ON CONFLICT (space, key) DO UPDATE SET epoch = epoch + 1;
+
+-- name: incarnation (space, agent)
+SELECT incarnation, name FROM agents WHERE space = ? AND agent = ?;
+
+-- name: incarnations (agents as a JSON array, space)
+SELECT a.agent, a.incarnation
+FROM json_each(?1) AS n CROSS JOIN agents AS a ON a.space = ?2 AND a.agent = n.value;
+
+-- name: set_incarnation (space, agent, incarnation, name)
+INSERT OR REPLACE INTO agents (space, agent, incarnation, name) VALUES (?, ?, ?, ?);
+
+-- name: add_refusal (space, key, agent, reason, other, behind, time, op)
+INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: trim_refusals (how many to keep)
+DELETE FROM refusals WHERE id <= (SELECT MAX(id) FROM refusals) - ?;
+
+-- name: refusals (space, limit)
+-- The newest first.
+SELECT key, agent, reason, other, behind, time, op FROM refusals
+WHERE space = ? ORDER BY id DESC LIMIT ?;

@@ -1,0 +1,253 @@
+"""What an AsyncSpace hands out.  The same names as `interlock.handles`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from interlock.backends.drive import RENEWALS_PER_TTL, new_op_id
+from interlock.backends.drive_async import AsyncDriver
+from interlock.core import commands, decide, leases, protocol
+from interlock.core.decide import Writer
+from interlock.core.outcome import Committed, Refusal
+from interlock.core.records import Record, Snapshot
+from interlock.core.transaction import Transaction
+from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
+from interlock.settings import checked_op_id, distinct
+
+
+class AsyncTx:
+    """One transaction: reads of one moment, and writes committed together or not at all."""
+
+    def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
+        self._driver = driver
+        self._state = state
+        self._op_id = op_id
+        self.committed: Committed | None = None
+
+    async def read(self, key: str) -> Record:
+        """Return the record of `key`, with this transaction's own write.
+
+        Raises Conflict, Invalid.
+        """
+        return (await self.read_many([key]))[key]
+
+    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys`."""
+        names = distinct(keys)
+        await self._load(names)
+        return {key: self._state.view(key) for key in names}
+
+    async def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the existing records under `prefix`; one that appears later is a conflict, too."""
+        await self._load((), (prefix,))
+        return self._state.view_scan(prefix)
+
+    async def write(self, record: Record, value: Any) -> None:
+        """Write `value` over `record` at the commit."""
+        _raise(self._state.write(record, value))
+
+    async def create(self, key: str, value: Any) -> None:
+        """Write `value` to a key that must not exist at the commit."""
+        _raise(self._state.create(key, value))
+
+    async def delete(self, record: Record) -> None:
+        """Delete the key of `record` at the commit."""
+        _raise(self._state.delete(record))
+
+    async def append(self, key: str, item: Any) -> None:
+        """Add a contribution to a merged key at the commit.
+
+        Raises Forbidden, Invalid.
+        """
+        _raise(self._state.append(key, item))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
+            _raise(outcome)
+            self.committed = outcome
+
+    async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
+        _raise(await self._driver.run(self._state.load(keys, prefixes)))
+
+
+class AsyncMoment:
+    """The space as it was at one moment: reads only."""
+
+    def __init__(
+        self, driver: AsyncDriver, writer: Writer, position: int | None, time_us: int | None
+    ) -> None:
+        self._driver = driver
+        self._writer = writer
+        self._position = position
+        self._time_us = time_us
+
+    async def read(self, key: str) -> Record:
+        """Return the record of `key` as it was."""
+        return (await self.read_many([key]))[key]
+
+    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys` as they were."""
+        return dict((await self._load(distinct(keys))).records)
+
+    async def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the records that existed under `prefix`."""
+        snapshot = await self._load((), (prefix,))
+        return {record.key: record for record in snapshot.scans[prefix]}
+
+    async def position(self) -> int:
+        """Return the log position of this moment."""
+        return (await self._load(())).position
+
+    async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
+        answer = await self._driver.run(
+            protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
+        )
+        _raise(answer)
+        snapshot: Snapshot = answer
+        return snapshot
+
+
+class AsyncLease:
+    """The exclusive right to write one key, renewed in the background while it is held.
+
+    `async with space.lease("report.md", ttl=30) as lease: await lease.write(draft)`.  Other writers
+    are told `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks
+    say.
+    """
+
+    def __init__(
+        self,
+        driver: AsyncDriver,
+        writer: Writer,
+        key: str,
+        ttl: float,
+        wait: float | None,
+        name: str,
+    ) -> None:
+        self._driver = driver
+        self._writer = writer
+        self._key = key
+        self._ttl = ttl
+        self._wait = wait
+        self._name = name
+        self._record: Record | None = None
+        self._lost: Refusal | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def key(self) -> str:
+        """The key that it is for."""
+        return self._key
+
+    @property
+    def record(self) -> Record:
+        """The record of the key, as it was at the grant or after the last `write`."""
+        if self._record is None:
+            raise Invalid(f"the lease of {self._key!r} was not taken; use it in a with block")
+        return self._record
+
+    @property
+    def value(self) -> Any:
+        """The value of the record."""
+        return self.record.value
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this lease.  Pass it on to whatever else must be fenced."""
+        return self.record.epoch
+
+    @property
+    def lost(self) -> bool:
+        """Whether a renewal has found that the lease was taken away."""
+        return self._lost is not None
+
+    async def acquire(self) -> Self:
+        """Take the lease.
+
+        Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
+        """
+        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._name)
+        self._record = await self._run(steps)
+        self._task = asyncio.create_task(self._renew())
+        return self
+
+    async def write(self, value: Any, *, op_id: str | None = None) -> Record:
+        """Write the key and return its new record.
+
+        Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
+        """
+        name = new_op_id() if op_id is None else checked_op_id(op_id)
+        steps = commands.write(self._writer, self.record, value, name, leased=True)
+        self._record = await self._run(steps)
+        return self.record
+
+    async def delete(self) -> Record:
+        """Delete the key and return its record.
+
+        Raises as `write` does.
+        """
+        record, name = self.record, new_op_id()
+        steps = commands.write_one(
+            self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
+        )
+        self._record = await self._run(steps)
+        return self.record
+
+    async def renew(self, ttl: float | None = None) -> None:
+        """Keep it for another `ttl` seconds.
+
+        Raises Fenced where it was taken away.
+        """
+        await self._run(leases.renew(self._writer, self._key, ttl or self._ttl, self.epoch))
+
+    async def release(self) -> None:
+        """Give it up.  Giving up one that was lost does nothing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+            await self._run(leases.release(self._key, self.epoch))
+
+    async def __aenter__(self) -> Self:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.release()
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._ttl / RENEWALS_PER_TTL)
+            try:
+                await self.renew()
+            except Refused as refused:
+                self._lost = refused.outcome
+                return
+            except (AnswerLost, InterlockError):
+                continue  # the next one may get through; the store judges in the end
+
+    async def _run(self, steps: Any) -> Any:
+        answer = await self._driver.run(steps)
+        _raise(answer)
+        return answer
+
+
+def _raise(answer: Any) -> None:
+    if isinstance(answer, Refusal):
+        raise_refusal(answer)

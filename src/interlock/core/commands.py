@@ -1,0 +1,143 @@
+"""The protocols of one write: decide, commit, and decide again where the rules have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from interlock.core import decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, ask, reload
+from interlock.core.keys import check_key
+from interlock.core.merges import REMOVED, merge3
+from interlock.core.outcome import (
+    Committed,
+    Conflict,
+    Forbidden,
+    IllegalTransition,
+    Outdated,
+    Refusal,
+)
+from interlock.core.records import Entry, Record
+from interlock.core.requests import Commit, Load
+from interlock.core.values import decode
+
+_MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
+
+
+def commit(writer: Writer, decision: Callable[[], Decision], exact: bool = True) -> Steps:
+    """Decide and commit.  Returns Committed or a Refusal.
+
+    `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
+    that was already applied must have written the same values.
+    """
+    while True:
+        plan = decision()
+        if isinstance(plan, Refusal):
+            by_rules = isinstance(plan, Forbidden | IllegalTransition)
+            if by_rules and (yield from reload(writer)):
+                continue
+            return plan
+        outcome = yield from ask(writer, Commit(plan))
+        if isinstance(outcome, Outdated):
+            writer.book.load(outcome.record.version, outcome.record.value)
+            continue
+        return decide.same_operation(plan, outcome) if exact else outcome
+
+
+def write_one(writer: Writer, decision: Callable[[], Decision], exact: bool = True) -> Steps:
+    """Commit one planned write.  Returns its Record or a Refusal."""
+    outcome = yield from commit(writer, decision, exact)
+    return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
+
+
+def write(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Steps:
+    """Write `value` over `record`; rebase it where the key's rule says so."""
+
+    def put() -> Decision:
+        return decide.put(writer, record, value, op_id, leased)
+
+    rebases = isinstance(record, Record) and rebased(writer, record.key)
+    outcome = yield from write_one(writer, put, exact=not rebases)
+    while rebases and isinstance(outcome, Conflict):
+        base, theirs = record, outcome.record
+        merged = rebase(base, value, outcome)
+        if isinstance(merged, Conflict):
+            return merged
+        record, value = theirs, merged[0]
+        outcome = yield from write_one(writer, put, exact=False)
+    return outcome
+
+
+def rebased(writer: Writer, key: str) -> bool:
+    """Whether the rule of `key` is to merge what was changed elsewhere."""
+    return writer.book.rules.match(key)[1].on_conflict == "rebase"
+
+
+def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict:
+    """Return my change made to the fresh record, or the conflict with the paths that clash."""
+    theirs = conflict.record
+    if not theirs.exists or conflict.prefix is not None:
+        return conflict
+    was = decode(base.body) if base.exists else REMOVED
+    merged, clashes = merge3(was, mine, decode(theirs.body))
+    if not clashes:
+        return (merged,)
+    first = clashes[0]
+    where = "/".join(map(str, first.path)) or "the whole value"
+    message = (
+        f"{conflict.message}; both changed {where}: base {first.base!r:.80}, "
+        f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
+    )
+    return replace(conflict, message=message, clashes=clashes)
+
+
+def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) -> Steps:
+    """Add one contribution to a merged key.  Returns its Entry or a Refusal."""
+    outcome = yield from commit(writer, lambda: decide.append(writer, key, item, op_id), exact)
+    if not isinstance(outcome, Committed):
+        return outcome
+    done = outcome.writes[0]
+    return Entry(
+        done.position,
+        key,
+        done.version,
+        done.epoch,
+        done.kind,
+        decode(done.body),
+        outcome.agent,
+        outcome.time_us,
+        op_id,
+        None,
+    )
+
+
+def transition(
+    writer: Writer, target: Record | str, to: str, changes: Mapping[str, Any], op_id: str
+) -> Steps:
+    """Move the machine of a key.  A record in hand is written once; a key is read first, and again
+    where it moved: nothing is thought about in between."""
+    if isinstance(target, Record):
+        wrong = decide.own_record(writer, target)
+        if wrong is not None:
+            return wrong
+        record = target
+    else:
+        wrong = check_key(target)
+        if wrong is not None:
+            return wrong
+        snapshot = yield from ask(writer, Load((target,), (), op_id))
+        if snapshot.applied is not None:
+            return decide.result(snapshot.applied, writer.space)[0]
+        record = snapshot.records[target]
+
+    def move() -> Decision:
+        return decide.transition(writer, record, to, changes, op_id)
+
+    for _ in range(_MOST_TRANSITIONS):
+        outcome = yield from write_one(writer, move)
+        if target is record or not isinstance(outcome, Conflict):
+            break
+        record = outcome.record
+    return outcome

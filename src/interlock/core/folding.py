@@ -1,0 +1,105 @@
+"""Folds merged keys: from what a store answers to the value that a reader gets.
+
+A store answers a Tail; the reducer is code.  A fold that took long is handed back to the store as
+a cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from typing import Any
+
+from interlock.core import decide
+from interlock.core.decide import Writer
+from interlock.core.merges import fold_items
+from interlock.core.outcome import Conflict, Refusal
+from interlock.core.records import Record, Snapshot, Tail
+from interlock.core.requests import Grant, Load, Place, SaveFold
+from interlock.core.rules import RULES_KEY
+from interlock.core.values import encode
+
+SAVE_AFTER = 200  # contributions since the last saved fold
+_LARGEST = 1 << 30
+
+Steps = Generator[Any, Any, Any]
+
+
+class Unfoldable(Exception):
+    """A merged key was met whose reducer this process does not have.  Drivers return `refusal`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def ask(writer: Writer, request: Any) -> Steps:
+    """Protocol: a request, its answer with every merged key folded."""
+    answer = yield request
+    if isinstance(answer, Snapshot):
+        return (yield from fold_snapshot(writer, answer))
+    if isinstance(answer, Place):
+        return answer._replace(snapshot=(yield from fold_snapshot(writer, answer.snapshot)))
+    if isinstance(answer, Grant):
+        return answer._replace(record=(yield from fold_record(writer, answer.record)))
+    if isinstance(answer, Conflict):
+        return (yield from fold_conflict(writer, answer))
+    return answer
+
+
+def fold_snapshot(writer: Writer, snapshot: Snapshot, save: bool = True) -> Steps:
+    """Protocol: a snapshot with every merged key folded."""
+    records, scans = dict(snapshot.records), dict(snapshot.scans)
+    found = False
+    for key, record in records.items():
+        if isinstance(record.value, Tail):
+            records[key], found = (yield from fold_record(writer, record, save)), True
+    for prefix, members in scans.items():
+        if any(isinstance(record.value, Tail) for record in members):
+            folded = []
+            for record in members:
+                folded.append((yield from fold_record(writer, record, save)))
+            scans[prefix], found = tuple(folded), True
+    return snapshot._replace(records=records, scans=scans) if found else snapshot
+
+
+def fold_conflict(writer: Writer, refusal: Conflict) -> Steps:
+    """Protocol: a conflict whose fresh record is folded."""
+    if not isinstance(refusal.record.value, Tail):
+        return refusal
+    record = yield from fold_record(writer, refusal.record, save=False)
+    return Conflict(
+        refusal.message, refusal.key, refusal.expected, refusal.actual, record, refusal.prefix
+    )
+
+
+def fold_record(writer: Writer, record: Record, save: bool = True) -> Steps:
+    """Protocol: the record of a merged key with its value; any other as it is."""
+    tail = record.value
+    if not isinstance(tail, Tail):
+        return record
+    reducer = writer.book.rules.reducer(record.key)
+    if reducer is None:
+        yield from reload(writer)
+        reducer = writer.book.rules.reducer(record.key)
+    if reducer is None:
+        rule = writer.book.rules.match(record.key)[1]
+        raise Unfoldable(decide.unknown_reducer(record.key, rule))
+    started = tail.base is not None
+    start = json.loads(tail.base) if tail.base is not None else None
+    value = fold_items(reducer, json.loads(tail.items), start, started)
+    if save and tail.length >= SAVE_AFTER:
+        body = encode(value, _LARGEST)
+        if isinstance(body, str):
+            yield SaveFold(record.key, record.position, body)
+    return record._replace(value=value)
+
+
+def reload(writer: Writer) -> Steps:
+    """Protocol: go by the rules in force.  Returns whether they were others than before."""
+    snapshot: Snapshot = yield Load((RULES_KEY,))
+    record = snapshot.records[RULES_KEY]
+    if record.version == writer.book.rules.version:
+        return False
+    writer.book.load(record.version, record.value)
+    return True

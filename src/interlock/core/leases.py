@@ -1,0 +1,90 @@
+"""The protocols of leases: the exclusive, expiring right to write a key.
+
+Every grant and every reclaim raises the epoch of the key, which each commit is checked against;
+expiry only says when somebody else may ask.  Who waits stands in a queue of tickets, as for turns.
+"""
+
+from __future__ import annotations
+
+from interlock.core import decide
+from interlock.core.decide import Writer
+from interlock.core.folding import Steps, ask
+from interlock.core.keys import check_key
+from interlock.core.outcome import Invalid
+from interlock.core.requests import DropLease, Grant, LeaveTurn, Pause, Place, TakeLease, TakeTurn
+from interlock.core.turns import TICKET_TTL, pause_for
+
+QUEUE = "$lease/"  # before a key: the queue for its lease
+_LONGEST_TTL = 24 * 3600.0
+
+
+def take(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -> Steps:
+    """Take the lease of `key`, waiting for it at most `wait` seconds (None: without limit).
+
+    Returns the key's Record, whose epoch is the lease's, or Held, Fenced or Invalid.
+    """
+    wrong = check_key(key) or check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    if wrong is None and wait is not None:
+        wrong = check_seconds("wait", wait, 0, float("inf"))
+    if wrong is not None:
+        return wrong
+    asked = TakeLease(key, op_id, writer.agent, writer.incarnation, ttl)
+    grant: Grant = yield from ask(writer, asked)
+    ticket = start_us = since_us = 0
+    while not grant.granted:
+        if grant.refusal is not None:
+            return grant.refusal
+        if wait == 0:
+            return decide.leased_to(key, grant.holder, grant.seconds)
+        place: Place = yield TakeTurn((QUEUE + key,), op_id, writer.agent, TICKET_TTL, ticket)
+        now_us = place.snapshot.time_us
+        if place.ticket != ticket:
+            ticket, since_us = place.ticket, now_us
+            start_us = start_us or now_us
+        if ticket and place.ahead == 0:
+            grant = yield from ask(writer, asked._replace(ticket=ticket))
+            if grant.granted:
+                break
+        if wait is not None and now_us - start_us >= wait * 1e6:
+            yield LeaveTurn(ticket)
+            return decide.leased_to(key, grant.holder, grant.seconds)
+        if ticket:
+            waited = max(now_us - since_us, 0) / 1e6
+            yield Pause(pause_for(max(place.ahead, 1), ttl if place.ahead else 0, waited))
+    return grant.record
+
+
+def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
+    """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
+    asked = TakeLease(key, "", writer.agent, writer.incarnation, ttl, epoch)
+    grant: Grant = yield from ask(writer, asked)
+    if grant.granted:
+        return grant.record
+    return grant.refusal or decide.fenced(key, epoch, grant.record.epoch)
+
+
+def release(key: str, epoch: int) -> Steps:
+    """Give up a lease.  Giving up one that was lost does nothing.  Returns None."""
+    return (yield DropLease(key, epoch))
+
+
+def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
+    """Take the lease of `key` away from whoever holds it, and fence whoever read it before.
+
+    Returns the Record at its new epoch.
+    """
+    wrong = check_key(key)
+    if wrong is not None:
+        return wrong
+    asked = TakeLease(key, op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
+    grant: Grant = yield from ask(writer, asked)
+    return grant.refusal or grant.record
+
+
+def check_seconds(name: str, value: object, least: float, most: float) -> Invalid | None:
+    """Return why `value` is not a number of seconds between two limits."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not least <= value <= most:  # type: ignore[operator]  # it is a number
+        limit = f"from {least:g}" + (f" to {most:g}" if most != float("inf") else "")
+        return Invalid(f"{name}={value!r:.40} is not a number of seconds {limit}")
+    return None

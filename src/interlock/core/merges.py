@@ -1,0 +1,187 @@
+"""Merging: reducers that fold contributions into a value, and the three-way merge of documents."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, NamedTuple
+
+ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT = "associative", "commutative", "idempotent"
+LAWS = (ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT)
+
+
+@dataclass(frozen=True)
+class Reducer:
+    """How the contributions to a merged key become its value.
+
+    `fn(value, item)` returns the value with one more contribution, without changing its arguments;
+    `initial` is the value before the first.  `claims` names the laws that it keeps, read as an
+    operation on contributions: folding them in other groups (associative), in another order
+    (commutative) or twice (idempotent) gives the same value.  `checked` is what
+    `interlock.verify.laws` returned when it found the claims to hold.
+    """
+
+    name: str
+    fn: Callable[[Any, Any], Any]
+    initial: Any = None
+    claims: tuple[str, ...] = ()
+    checked: str = ""
+    accepts: Callable[[Any], str | None] | None = None
+
+    def fold(self, items: Iterable[Any], start: Any = None, started: bool = False) -> Any:
+        """Return the value of `items`, going on from `start` where `started`."""
+        return reduce(self.fn, items, start if started else deepcopy(self.initial))
+
+    def digest(self) -> str:
+        """Return what stands for the function and its claims, as `checked` names it."""
+        try:
+            body = inspect.getsource(self.fn)
+        except (OSError, TypeError):
+            code = getattr(self.fn, "__code__", None)
+            body = repr(self.fn) if code is None else repr((code.co_code, code.co_consts))
+        text = json.dumps([self.name, body, sorted(self.claims)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _append(value: Any, item: Any) -> Any:
+    return [*value, item]
+
+
+def _union(value: Any, item: Any) -> Any:
+    items = item if isinstance(item, list) else [item]
+    merged = {json.dumps(each, sort_keys=True): each for each in (*value, *items)}
+    return [merged[text] for text in sorted(merged)]
+
+
+def _counter(value: Any, item: Any) -> Any:
+    return value + item
+
+
+def _maximum(value: Any, item: Any) -> Any:
+    return item if value is None or item > value else value
+
+
+def _minimum(value: Any, item: Any) -> Any:
+    return item if value is None or item < value else value
+
+
+def _last_writer(value: Any, item: Any) -> Any:
+    return item
+
+
+def _deep_merge(value: Any, item: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(item, dict):
+        return item
+    merged = dict(value)
+    for key, new in item.items():
+        merged[key] = _deep_merge(value[key], new) if key in value else new
+    return merged
+
+
+def _number(item: Any) -> str | None:
+    wrong = isinstance(item, bool) or not isinstance(item, int | float)
+    return f"{item!r:.60} is not a number" if wrong else None
+
+
+def _object(item: Any) -> str | None:
+    return None if isinstance(item, dict) else f"{item!r:.60} is not an object"
+
+
+REDUCERS: Mapping[str, Reducer] = {
+    reducer.name: reducer
+    for reducer in (
+        Reducer("append", _append, [], (ASSOCIATIVE,)),
+        Reducer("union", _union, [], LAWS),
+        Reducer("counter", _counter, 0, (ASSOCIATIVE, COMMUTATIVE), accepts=_number),
+        Reducer("maximum", _maximum, None, LAWS, accepts=_number),
+        Reducer("minimum", _minimum, None, LAWS, accepts=_number),
+        Reducer("last_writer", _last_writer, None, (ASSOCIATIVE, IDEMPOTENT)),
+        Reducer("deep_merge", _deep_merge, {}, (ASSOCIATIVE, IDEMPOTENT), accepts=_object),
+    )
+}
+
+
+def fold_items(reducer: Reducer, items: list[Any], start: Any, started: bool) -> Any:
+    """Return the fold of many items; a list grows in one go instead of once an item."""
+    if reducer is REDUCERS["append"]:
+        return [*(start if started else []), *items]
+    if reducer is REDUCERS["union"]:
+        flat = [each for item in items for each in (item if isinstance(item, list) else [item])]
+        return _union(start if started else [], flat)
+    return reducer.fold(items, start, started)
+
+
+class Clash(NamedTuple):
+    """A path that both sides changed differently: what it was, and what each made of it.
+
+    `path` is the way down as keys and list indexes.  A side that removed it has `REMOVED`.
+    """
+
+    path: tuple[str | int, ...]
+    base: Any
+    mine: Any
+    theirs: Any
+
+
+class _Removed:
+    def __repr__(self) -> str:
+        return "removed"
+
+
+REMOVED = _Removed()
+
+
+def merge3(base: Any, mine: Any, theirs: Any) -> tuple[Any, tuple[Clash, ...]]:
+    """Merge two changes of one document; return it with the paths that both changed differently.
+
+    Objects merge field by field.  A list is one value, with one exception: where both sides only
+    added at its end, the additions of theirs come first, then mine.  With clashes the returned
+    document has theirs in those places, and must not be written.
+    """
+    clashes: list[Clash] = []
+    merged = _merge(base, mine, theirs, (), clashes)
+    return merged, tuple(clashes)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same: 1, 1.0 and true are three values."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _merge(
+    base: Any, mine: Any, theirs: Any, path: tuple[str | int, ...], clashes: list[Clash]
+) -> Any:
+    if same(mine, theirs) or same(base, mine):
+        return theirs
+    if same(base, theirs):
+        return mine
+    if isinstance(mine, dict) and isinstance(theirs, dict) and isinstance(base, dict):
+        merged = {}
+        for key in dict.fromkeys((*theirs, *mine)):
+            value = _merge(
+                base.get(key, REMOVED),
+                mine.get(key, REMOVED),
+                theirs.get(key, REMOVED),
+                (*path, key),
+                clashes,
+            )
+            if value is not REMOVED:
+                merged[key] = value
+        return merged
+    if isinstance(mine, list) and isinstance(theirs, list) and isinstance(base, list):
+        size = len(base)
+        if same(mine[:size], base) and same(theirs[:size], base):
+            return [*theirs, *mine[size:]]
+    clashes.append(Clash(path, base, mine, theirs))
+    return theirs

@@ -1,0 +1,251 @@
+"""What a Space hands out: transactions, moments and leases."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver, new_op_id
+from interlock.core import commands, decide, leases, protocol
+from interlock.core.decide import Writer
+from interlock.core.outcome import Committed, Refusal
+from interlock.core.records import Record, Snapshot
+from interlock.core.transaction import Transaction
+from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
+from interlock.settings import checked_op_id, distinct
+
+
+class Tx:
+    """One transaction: reads of one moment, and writes committed together or not at all."""
+
+    def __init__(self, driver: SyncDriver, state: Transaction, op_id: str) -> None:
+        self._driver = driver
+        self._state = state
+        self._op_id = op_id
+        self.committed: Committed | None = None
+
+    def read(self, key: str) -> Record:
+        """Return the record of `key`, with this transaction's own write.
+
+        Raises Conflict, Invalid.
+        """
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys`."""
+        names = distinct(keys)
+        self._load(names)
+        return {key: self._state.view(key) for key in names}
+
+    def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the existing records under `prefix`; one that appears later is a conflict, too."""
+        self._load((), (prefix,))
+        return self._state.view_scan(prefix)
+
+    def write(self, record: Record, value: Any) -> None:
+        """Write `value` over `record` at the commit."""
+        _raise(self._state.write(record, value))
+
+    def create(self, key: str, value: Any) -> None:
+        """Write `value` to a key that must not exist at the commit."""
+        _raise(self._state.create(key, value))
+
+    def delete(self, record: Record) -> None:
+        """Delete the key of `record` at the commit."""
+        _raise(self._state.delete(record))
+
+    def append(self, key: str, item: Any) -> None:
+        """Add a contribution to a merged key at the commit.
+
+        Raises Forbidden, Invalid.
+        """
+        _raise(self._state.append(key, item))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
+            _raise(outcome)
+            self.committed = outcome
+
+    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
+        _raise(self._driver.run(self._state.load(keys, prefixes)))
+
+
+class Moment:
+    """The space as it was at one moment: reads only."""
+
+    def __init__(
+        self, driver: SyncDriver, writer: Writer, position: int | None, time_us: int | None
+    ) -> None:
+        self._driver = driver
+        self._writer = writer
+        self._position = position
+        self._time_us = time_us
+
+    def read(self, key: str) -> Record:
+        """Return the record of `key` as it was."""
+        return self.read_many([key])[key]
+
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return the records of `keys` as they were."""
+        return dict(self._load(distinct(keys)).records)
+
+    def scan(self, prefix: str = "") -> dict[str, Record]:
+        """Return the records that existed under `prefix`."""
+        return {record.key: record for record in self._load((), (prefix,)).scans[prefix]}
+
+    def position(self) -> int:
+        """Return the log position of this moment."""
+        return self._load(()).position
+
+    def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
+        answer = self._driver.run(
+            protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
+        )
+        _raise(answer)
+        snapshot: Snapshot = answer
+        return snapshot
+
+
+class Lease:
+    """The exclusive right to write one key, renewed in the background while it is held.
+
+    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are told
+    `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks say.
+    """
+
+    def __init__(
+        self,
+        driver: SyncDriver,
+        writer: Writer,
+        key: str,
+        ttl: float,
+        wait: float | None,
+        name: str,
+    ) -> None:
+        self._driver = driver
+        self._writer = writer
+        self._key = key
+        self._ttl = ttl
+        self._wait = wait
+        self._name = name
+        self._record: Record | None = None
+        self._lost: Refusal | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def key(self) -> str:
+        """The key that it is for."""
+        return self._key
+
+    @property
+    def record(self) -> Record:
+        """The record of the key, as it was at the grant or after the last `write`."""
+        if self._record is None:
+            raise Invalid(f"the lease of {self._key!r} was not taken; use it in a with block")
+        return self._record
+
+    @property
+    def value(self) -> Any:
+        """The value of the record."""
+        return self.record.value
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this lease.  Pass it on to whatever else must be fenced."""
+        return self.record.epoch
+
+    @property
+    def lost(self) -> bool:
+        """Whether a renewal has found that the lease was taken away."""
+        return self._lost is not None
+
+    def acquire(self) -> Self:
+        """Take the lease.
+
+        Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
+        """
+        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._name)
+        self._record = self._run(steps)
+        self._thread = threading.Thread(target=self._renew, name="interlock-lease", daemon=True)
+        self._thread.start()
+        return self
+
+    def write(self, value: Any, *, op_id: str | None = None) -> Record:
+        """Write the key and return its new record.
+
+        Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
+        """
+        name = new_op_id() if op_id is None else checked_op_id(op_id)
+        steps = commands.write(self._writer, self.record, value, name, leased=True)
+        self._record = self._run(steps)
+        return self.record
+
+    def delete(self) -> Record:
+        """Delete the key and return its record.
+
+        Raises as `write` does.
+        """
+        record, name = self.record, new_op_id()
+        steps = commands.write_one(
+            self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
+        )
+        self._record = self._run(steps)
+        return self.record
+
+    def renew(self, ttl: float | None = None) -> None:
+        """Keep it for another `ttl` seconds.
+
+        Raises Fenced where it was taken away.
+        """
+        self._run(leases.renew(self._writer, self._key, ttl or self._ttl, self.epoch))
+
+    def release(self) -> None:
+        """Give it up.  Giving up one that was lost does nothing."""
+        self._over.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._run(leases.release(self._key, self.epoch))
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def _renew(self) -> None:
+        while not self._over.wait(self._ttl / RENEWALS_PER_TTL):
+            try:
+                self.renew()
+            except Refused as refused:
+                self._lost = refused.outcome
+                return
+            except (AnswerLost, InterlockError):
+                continue  # the next one may get through; the store judges in the end
+
+    def _run(self, steps: Any) -> Any:
+        answer = self._driver.run(steps)
+        _raise(answer)
+        return answer
+
+
+def _raise(answer: Any) -> None:
+    if isinstance(answer, Refusal):
+        raise_refusal(answer)
