@@ -18,6 +18,12 @@ class Bridge:
         self._target = target
         self._loop = loop
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("_target", "_loop"):
+            super().__setattr__(name, value)
+        else:
+            setattr(self._target, name, value)
+
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
         return self._call(value) if callable(value) else value
@@ -32,14 +38,16 @@ class Bridge:
         def call(*args: Any, **options: Any) -> Any:
             answer = method(*args, **options)
             if inspect.isawaitable(answer):
-                return self._loop.run_until_complete(_finish(answer))
+                return self._bridged(self._loop.run_until_complete(_finish(answer)))
             if hasattr(answer, "__anext__"):
                 return self._iterate(answer)
-            if isinstance(answer, interlock.AsyncTx | interlock.AsyncMoment):
-                return Bridge(answer, self._loop)
-            return answer
+            return self._bridged(answer)
 
         return call
+
+    def _bridged(self, answer: Any) -> Any:
+        kinds = interlock.AsyncTx | interlock.AsyncMoment | interlock.AsyncLease
+        return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
         while True:

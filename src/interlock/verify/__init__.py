@@ -2,6 +2,7 @@
 
 `explore` runs agent functions under every schedule of their requests, with crashes and lost
 replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
+`laws` checks what a reducer of one's own claims.
 Names are imported when they are first used.
 """
 
@@ -15,27 +16,32 @@ if TYPE_CHECKING:
     from interlock.verify.explorer_agents import NotDeterministic, protocol_agent
     from interlock.verify.explorer_search import Exploration
     from interlock.verify.invariants import ALWAYS, View
+    from interlock.verify.reducer_laws import LawBroken, laws
     from interlock.verify.story import Step, Violation
 
 __all__ = [
     "ALWAYS",
     "Exploration",
+    "LawBroken",
     "NotDeterministic",
     "Step",
     "View",
     "Violation",
     "explore",
+    "laws",
     "protocol_agent",
 ]
 
 _HOMES = {
     "ALWAYS": "invariants",
     "Exploration": "explorer_search",
+    "LawBroken": "reducer_laws",
     "NotDeterministic": "explorer_agents",
     "Step": "story",
     "View": "invariants",
     "Violation": "story",
     "explore": "explorer",
+    "laws": "reducer_laws",
     "protocol_agent": "explorer_agents",
 }
 
