@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
+from interlock.core.drawing import draw_machine
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import Clash, Reducer
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
-from interlock.core.rules import Rule, guarded, leased, merged, private
+from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
 from interlock.errors import (
     Closed,
     Conflict,
@@ -27,6 +29,7 @@ from interlock.errors import (
     Unknown,
 )
 from interlock.handles import Lease, Moment, Tx
+from interlock.settings import rules_from_json
 from interlock.space import Space, open  # reads as interlock.open
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ __all__ = [
     "Closed",
     "Committed",
     "Conflict",
+    "ConflictReport",
     "Contended",
     "Corrupt",
     "Entry",
@@ -57,24 +61,29 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "KeyConflicts",
     "Lease",
     "Machine",
     "MachineError",
     "Moment",
     "Record",
     "Reducer",
+    "RefusalNote",
     "Refused",
     "Rule",
     "Space",
     "Tx",
     "Unavailable",
     "Unknown",
+    "describe_rule",
+    "draw_machine",
     "guarded",
     "leased",
     "merged",
     "open",
     "open_async",
     "private",
+    "rules_from_json",
 ]
 
 _ASYNC = ("AsyncLease", "AsyncMoment", "AsyncSpace", "AsyncTx", "open_async")

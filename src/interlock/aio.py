@@ -15,6 +15,7 @@ from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
+from interlock.core.conflicts import ConflictReport
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
@@ -250,13 +251,25 @@ class AsyncSpace:
         """The rules in force as this space last knew them, by pattern."""
         return dict(self._writer.book.rules.rules)
 
-    async def apply_rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
-        """Store `rules` in place of those that the space has, in one logged commit; return them.
+    async def apply_rules(
+        self, rules: Mapping[str, Rule], *, dry_run: bool = False
+    ) -> dict[str, Rule]:
+        """Store `rules` in place of those that the space has, in one logged commit.
+
+        Returns the rules in force.  `dry_run` only looks whether they could be stored.
 
         Raises Invalid, with a report, where they are ambiguous or existing values break them.
         """
-        await self._run(governing.declare(self._writer, rules, new_op_id(), whole=True))
+        await self._run(governing.declare(self._writer, rules, new_op_id(), True, dry_run))
         return self.rules
+
+    async def conflicts(self, limit: int = 1000) -> ConflictReport:
+        """Return the last refusals, newest first, and what they say of each key.
+
+        The store keeps the last 10,000; a refusal may be half a second late.
+        """
+        report: ConflictReport = await self._run(governing.conflicts(limit))
+        return report
 
     def history(self, key: str, *, after: int = 0) -> AsyncIterator[Entry]:
         """Yield every entry of `key` after position `after`, oldest first."""

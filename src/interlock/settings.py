@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from interlock.core.decide import Writer
 from interlock.core.keys import check_key, check_name
 from interlock.core.records import as_datetime
+from interlock.core.rules import Rule, rule_from_json
 from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
 from interlock.errors import Invalid, raise_refusal
 
@@ -90,3 +91,19 @@ def as_time_us(position: int | None, time: datetime | float | None) -> int | Non
     if isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e12:
         raise Invalid(f"time={time!r} is neither an aware datetime nor Unix seconds")
     return int(time * 1e6)
+
+
+def rules_from_json(data: object) -> dict[str, Rule]:
+    """Return rules by pattern out of JSON as `interlock rules show --json` prints it.
+
+    Raises Invalid.
+    """
+    if not isinstance(data, dict):
+        raise Invalid(f"rules are an object from patterns to rules, not {data!r:.60}")
+    found = {}
+    for pattern, rule in data.items():
+        try:
+            found[pattern] = rule_from_json(rule, {})
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            raise Invalid(f"the rule for {pattern!r} is malformed: {problem!r}") from problem
+    return found

@@ -15,6 +15,7 @@ from interlock import reentry
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
+from interlock.core.conflicts import ConflictReport
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
@@ -247,13 +248,23 @@ class Space:
         """The rules in force as this space last knew them, by pattern."""
         return dict(self._writer.book.rules.rules)
 
-    def apply_rules(self, rules: Mapping[str, Rule]) -> dict[str, Rule]:
-        """Store `rules` in place of those that the space has, in one logged commit; return them.
+    def apply_rules(self, rules: Mapping[str, Rule], *, dry_run: bool = False) -> dict[str, Rule]:
+        """Store `rules` in place of those that the space has, in one logged commit.
+
+        Returns the rules in force.  `dry_run` only looks whether they could be stored.
 
         Raises Invalid, with a report, where they are ambiguous or existing values break them.
         """
-        self._run(governing.declare(self._writer, rules, new_op_id(), whole=True))
+        self._run(governing.declare(self._writer, rules, new_op_id(), True, dry_run))
         return self.rules
+
+    def conflicts(self, limit: int = 1000) -> ConflictReport:
+        """Return the last refusals, newest first, and what they say of each key.
+
+        The store keeps the last 10,000; a refusal may be half a second late.
+        """
+        report: ConflictReport = self._run(governing.conflicts(limit))
+        return report
 
     def history(self, key: str, *, after: int = 0) -> Iterator[Entry]:
         """Yield every entry of `key` after position `after`, oldest first."""

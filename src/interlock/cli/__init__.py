@@ -10,14 +10,20 @@ import click
 import interlock
 
 _COMMANDS = {
+    "append": "write",
     "at": "read",
+    "conflicts": "conflicts",
     "delete": "write",
     "get": "read",
     "history": "read",
     "keys": "read",
     "log": "read",
+    "machine": "rules",
     "put": "write",
+    "reclaim": "write",
+    "rules": "rules",
     "simulate": "simulate",
+    "transition": "write",
     "watch": "read",
 }
 

@@ -1,4 +1,7 @@
-"""The commands that write: put, delete.  A write says what it was computed from, or --force."""
+"""The commands that write: put, delete, append, transition, reclaim.
+
+A write says what it was computed from, or --force.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ from typing import Any
 import click
 
 import interlock
-from interlock.cli.common import CONFLICT, compact, fail, record_json, store_command
+from interlock.cli.common import (
+    CONFLICT,
+    compact,
+    entry_json,
+    fail,
+    record_json,
+    store_command,
+)
 
 _version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
 _op_id = click.option("--op-id", help="Makes running the same command again harmless.")
@@ -73,6 +83,60 @@ def delete(
     """Delete KEY if it is at --version."""
     record = _at_version(space, key, version)._replace(exists=True)
     _told(space.delete(record, op_id=op_id), as_json)
+
+
+@store_command(reads=False)
+@click.argument("key")
+@click.argument("item")
+@click.option("--id", "id_", help="The same id twice is one contribution.")
+@click.option("--dedupe", is_flag=True, help="The same ITEM twice is one contribution.")
+@click.option("--text", is_flag=True, help="ITEM is text, not JSON.")
+def append(
+    space: interlock.Space,
+    as_json: bool,
+    key: str,
+    item: str,
+    id_: str | None,
+    dedupe: bool,
+    text: bool,
+) -> None:
+    """Add ITEM (JSON; `-` reads it from standard input) to the merged key KEY."""
+    if item == "-":
+        item = sys.stdin.read()
+    document = item if text else _parsed(item)
+    entry = space.append(key, document, id=id_, dedupe=dedupe)
+    if as_json:
+        click.echo(compact(entry_json(entry)))
+    else:
+        click.echo(f"{key} has {entry.version} contributions (position {entry.position})")
+
+
+@store_command(reads=True)
+@click.argument("key")
+@click.argument("state")
+@click.option("--set", "changes", multiple=True, metavar="FIELD=JSON", help="Change a field, too.")
+def transition(
+    space: interlock.Space, as_json: bool, key: str, state: str, changes: tuple[str, ...]
+) -> None:
+    """Move the state machine of KEY to STATE."""
+    fields = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set {change!r} is not FIELD=JSON")
+        fields[name] = _parsed(value)
+    _told(space.transition(key, state, **fields), as_json)
+
+
+@store_command(reads=True)
+@click.argument("key")
+def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
+    """Take the lease of KEY away, and fence whoever read KEY before."""
+    record = space.reclaim(key)
+    if as_json:
+        click.echo(compact(record_json(record)))
+    else:
+        click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
 
 
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:

@@ -20,7 +20,7 @@ from interlock.core.outcome import (
     Refusal,
 )
 from interlock.core.records import Entry, Record
-from interlock.core.requests import Commit, Load
+from interlock.core.requests import Commit, Load, Noted
 from interlock.core.values import decode
 
 _MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
@@ -38,6 +38,8 @@ def commit(writer: Writer, decision: Callable[[], Decision], exact: bool = True)
             by_rules = isinstance(plan, Forbidden | IllegalTransition)
             if by_rules and (yield from reload(writer)):
                 continue
+            if by_rules:
+                yield Noted(plan, writer.agent)
             return plan
         outcome = yield from ask(writer, Commit(plan))
         if isinstance(outcome, Outdated):

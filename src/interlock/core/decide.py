@@ -26,7 +26,7 @@ from interlock.core.outcome import (
 from interlock.core.patterns import owner as owner_of
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.records import Record, absent, as_datetime
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe
+from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
@@ -176,7 +176,9 @@ def unknown_reducer(key: str, rule: Rule) -> Invalid:
 
 
 def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
-    where = f"rule {describe(rule)} of pattern {pattern!r}" if pattern else "no rule matches it"
+    where = (
+        f"rule {describe_rule(rule)} of pattern {pattern!r}" if pattern else "no rule matches it"
+    )
     return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from interlock.core import decide, rules
+from interlock.core.conflicts import report
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps
 from interlock.core.machines import state_of
@@ -14,7 +15,7 @@ from interlock.core.outcome import Committed, Conflict, Fenced, Invalid, Outdate
 from interlock.core.patterns import fixed_prefix
 from interlock.core.plan import PUT, Plan, Write
 from interlock.core.records import Record, Snapshot, Tail
-from interlock.core.requests import Commit, Enter, Entered, Load
+from interlock.core.requests import Commit, Enter, Entered, Load, ReadRefusals
 from interlock.core.rules import MERGED, RULES_KEY, Rule, RuleSet
 
 _SHOWN = 10  # values that break a rule, in one message
@@ -27,8 +28,11 @@ def enter(writer: Writer, exclusive: bool, name: str) -> Steps:
     writer.book.load(entered.rules.version, entered.rules.value)
 
 
-def declare(writer: Writer, declared: Mapping[str, Rule], op_id: str, whole: bool) -> Steps:
-    """Store rules: added to those that are stored, or in place of them (`whole`).
+def declare(
+    writer: Writer, declared: Mapping[str, Rule], op_id: str, whole: bool, dry_run: bool = False
+) -> Steps:
+    """Store rules: added to those that are stored, or in place of them (`whole`).  `dry_run` only
+    looks whether they could be.
 
     Returns the RuleSet in force, or Invalid: malformed, ambiguous, contradicting what is stored,
     or broken by values that exist.
@@ -53,6 +57,8 @@ def declare(writer: Writer, declared: Mapping[str, Rule], op_id: str, whole: boo
         broken = broken_by(stored, new, (r for found in snapshot.scans.values() for r in found))
         if broken:
             return _report(broken)
+        if dry_run:
+            return stored
         plan = Plan(
             op_id,
             writer.agent,
@@ -145,3 +151,10 @@ def read_rules(writer: Writer) -> Steps:
     record: Any = snapshot.records[RULES_KEY]
     writer.book.load(record.version, record.value)
     return writer.book.rules
+
+
+def conflicts(limit: int) -> Steps:
+    """Return the last refusals, counted, as a ConflictReport."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        return Invalid(f"limit={limit!r} is not a number of refusals from 1")
+    return report((yield ReadRefusals(limit)))

@@ -155,6 +155,19 @@ class SaveFold(NamedTuple):
     body: str
 
 
+class Noted(NamedTuple):
+    """Keep a refusal that was decided without asking the store.  Answered by None."""
+
+    refusal: Any
+    agent: str
+
+
+class ReadRefusals(NamedTuple):
+    """The last refusals, at most `limit`, newest first.  Answered by a list of `RefusalNote`."""
+
+    limit: int
+
+
 class Pause(NamedTuple):
     """Wait `seconds`, or less where `position` is given and the log grows past it first."""
 
@@ -181,6 +194,8 @@ Request = (
     | TakeLease
     | DropLease
     | SaveFold
+    | Noted
+    | ReadRefusals
     | Pause
     | Think
 )

@@ -184,8 +184,9 @@ def union(stored: RuleSet, declared: Mapping[str, Rule]) -> dict[str, Rule] | In
         known = stored.rules.get(pattern)
         if known is not None and known.to_json() != rule.to_json():
             return Invalid(
-                f"the rule for {pattern!r} is stored as {describe(known)}, and was declared as "
-                f"{describe(rule)}; change it with space.apply_rules() or `interlock rules apply`"
+                f"the rule for {pattern!r} is stored as {describe_rule(known)}, and was declared "
+                f"as {describe_rule(rule)}; change it with space.apply_rules() or "
+                "`interlock rules apply`"
             )
     return {**stored.rules, **{pattern: plain(rule) for pattern, rule in declared.items()}}
 
@@ -195,7 +196,7 @@ def plain(rule: Rule) -> Rule:
     return Rule(rule.kind, rule.on_conflict, rule.machine, rule.reducer, rule.keep)
 
 
-def describe(rule: Rule) -> str:
+def describe_rule(rule: Rule) -> str:
     """Return a rule as one would write it."""
     parts = []
     if rule.reducer is not None:

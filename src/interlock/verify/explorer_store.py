@@ -74,7 +74,9 @@ class Stores:
 
     def __init__(self) -> None:
         self._now = _START_US
-        self.backend = SQLiteBackend("sqlite://", SPACE, clock=lambda: self._now)
+        self.backend = SQLiteBackend(
+            "sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False
+        )
         self.answers = Answers()
         self.requests: list[Request] = []
         self._request_numbers: dict[tuple[type, Request], int] = {}

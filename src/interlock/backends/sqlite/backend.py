@@ -11,6 +11,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
+from interlock.backends.noting import KEPT, RefusalNotes
 from interlock.backends.sqlite import fences, read, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Step, Where, host_clock, locate
@@ -26,7 +27,8 @@ from interlock.backends.sqlite.connect import (
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.pool import Pool
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.outcome import Outcome
+from interlock.core.conflicts import RefusalNote, note
+from interlock.core.outcome import Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.requests import (
     Commit,
@@ -37,9 +39,11 @@ from interlock.core.requests import (
     LeaveTurn,
     Load,
     LoadAt,
+    Noted,
     Pause,
     Place,
     ReadLog,
+    ReadRefusals,
     SaveFold,
     TakeLease,
     TakeTurn,
@@ -55,7 +59,7 @@ _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; s
 class SQLiteBackend:
     """One space in one SQLite file, or in memory.
 
-    `clock` gives microseconds since 1970; without it SQLite's own clock is the store's clock.
+    `clock` gives microseconds since 1970; without it the host's clock is the store's clock.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class SQLiteBackend:
         name: str,
         options: SQLiteOptions | None = None,
         clock: Callable[[], int] | None = None,
+        keeps_refusals: bool = True,
     ) -> None:
         self.name = name
         self._options = options or SQLiteOptions()
@@ -73,6 +78,8 @@ class SQLiteBackend:
         self._pool = Pool(self._place, lambda: connect(self._place, self._options))
         self._pool.on_fork = self._start_anew
         self._group = GroupCommit(self._apply)
+        self._keeps_refusals = keeps_refusals
+        self._notes = RefusalNotes(self._save_notes)
         self._threads: ThreadPoolExecutor | None = None
         connection = connect(self._place, self._options)
         try:
@@ -88,7 +95,7 @@ class SQLiteBackend:
     def perform(self, request: Any) -> Any:
         """Answer one request."""
         if isinstance(request, Commit):
-            return self._group.commit(request.plan)
+            return self._noted(request.plan, self._group.commit(request.plan))
         if isinstance(request, Pause):
             return self._pause(request)
         return self._handlers[type(request)](self, request)
@@ -96,13 +103,15 @@ class SQLiteBackend:
     async def perform_async(self, request: Any) -> Any:
         """Answer one request without blocking the event loop."""
         if isinstance(request, Commit):
-            return await self._group.commit_async(request.plan, self._in_thread)
+            outcome = await self._group.commit_async(request.plan, self._in_thread)
+            return self._noted(request.plan, outcome)
         if isinstance(request, Pause):
             return await self._pause_async(request)
         return await self._in_thread(self.perform, request)
 
     def close(self) -> None:
         """Close the connections and end the threads.  Closing twice does nothing."""
+        self._notes.close()
         if self._threads is not None:
             self._threads.shutdown(wait=True)
             self._threads = None
@@ -164,6 +173,14 @@ class SQLiteBackend:
         with suppress(Fault):  # a cache: whoever reads next tries again
             self._write(read.save_fold, request, durable=False)
 
+    def _note(self, request: Noted) -> None:
+        self._keep(request.refusal, request.agent, "")
+
+    def _read_refusals(self, request: ReadRefusals) -> list[RefusalNote]:
+        self._notes.flush()
+        notes: list[RefusalNote] = self._read(read.refusals, request)
+        return notes
+
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
         Load: _load,
         LoadAt: _load_at,
@@ -174,7 +191,32 @@ class SQLiteBackend:
         TakeLease: _take_lease,
         DropLease: _drop_lease,
         SaveFold: _save_fold,
+        Noted: _note,
+        ReadRefusals: _read_refusals,
     }
+
+    def _noted(self, plan: Plan, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Refusal):
+            self._keep(outcome, plan.agent, plan.op_id)
+        return outcome
+
+    def _keep(self, refusal: Refusal, agent: str, op_id: str) -> None:
+        found = note(refusal, agent, op_id, self._where.clock())
+        if found is not None and self._keeps_refusals:
+            self._notes.add(found)
+
+    def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
+        """Keep refusals if nobody is writing; say whether it was done."""
+        with translated(str(self._place)), self._pool.writer() as connection:
+            if not try_begin(connection):
+                return False
+            try:
+                read.save_refusals(connection, self._where, notes, KEPT)
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+        return True
 
     def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
         """Judge and apply a group of plans in one transaction."""
@@ -305,6 +347,7 @@ class SQLiteBackend:
         """In a forked child: no thread of the parent is here."""
         self._threads = None
         self._group.reset()
+        self._notes.start_anew()
 
 
 def _judged(

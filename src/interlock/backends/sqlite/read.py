@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.sqlite.commit import (
@@ -19,9 +20,10 @@ from interlock.backends.sqlite.commit import (
     record,
 )
 from interlock.backends.sqlite.statements import SQL
+from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot
-from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, SaveFold
+from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, ReadRefusals, SaveFold
 from interlock.core.values import decode_many
 
 
@@ -98,6 +100,22 @@ def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -
     """Keep the fold of a merged key, inside a write transaction that the caller opened."""
     values = (where.space, request.key, where.first + request.position, request.body)
     connection.execute(SQL["save_fold"], values)
+
+
+def refusals(
+    connection: sqlite3.Connection, where: Where, request: ReadRefusals
+) -> list[RefusalNote]:
+    """Answer a ReadRefusals."""
+    rows = connection.execute(SQL["refusals"], (where.space, request.limit))
+    return [RefusalNote(*row) for row in rows]
+
+
+def save_refusals(
+    connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote], kept: int
+) -> None:
+    """Keep refusals and forget the oldest, inside a write transaction that the caller opened."""
+    connection.executemany(SQL["add_refusal"], [(where.space, *each) for each in notes])
+    connection.execute(SQL["trim_refusals"], (kept,))
 
 
 def _entries(rows: list[tuple[Any, ...]]) -> list[Entry]:

@@ -1,0 +1,66 @@
+"""Keeps refusals for `interlock conflicts`, beside the path of a write: in a thread, now and then.
+
+What cannot be kept is dropped: a record of refusals must never slow or fail a write.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from interlock.core.conflicts import RefusalNote
+from interlock.errors import InterlockError
+
+KEPT = 10_000  # refusals in a store
+_WAITING = 1000  # refusals of this process that are not in the store yet
+_EVERY = 0.5  # seconds
+_IDLE = 20  # rounds without a refusal, after which the thread ends
+
+
+class RefusalNotes:
+    """Gathers refusals and hands them to `save`, which says whether it could keep them."""
+
+    def __init__(self, save: Callable[[Sequence[RefusalNote]], bool]) -> None:
+        self._save = save
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Forget what waits, and the thread, as a forked child must."""
+        self._waiting: deque[RefusalNote] = deque(maxlen=_WAITING)
+        self._thread: threading.Thread | None = None
+        self._over = threading.Event()
+
+    def add(self, note: RefusalNote) -> None:
+        """Keep one refusal soon."""
+        self._waiting.append(note)
+        if self._thread is None and not self._over.is_set():
+            self._thread = threading.Thread(target=self._run, name="interlock-notes", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> None:
+        """Try to keep what waits, now."""
+        notes = [*self._waiting]
+        try:
+            kept = not notes or self._save(notes)
+        except InterlockError:
+            kept = True  # the store is away or read-only: dropped
+        if kept:
+            for _ in notes:
+                if self._waiting:
+                    self._waiting.popleft()
+
+    def close(self) -> None:
+        """Keep what waits and end the thread."""
+        self._over.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        self.flush()
+
+    def _run(self) -> None:
+        idle = 0
+        while idle < _IDLE and not self._over.wait(_EVERY):
+            idle = 0 if self._waiting else idle + 1
+            self.flush()
+        self._thread = None
