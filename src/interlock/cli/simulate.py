@@ -23,9 +23,11 @@ import interlock
 from interlock.cli.common import reported
 from interlock.verify.simulate import PATTERNS, Result, Settings, run
 from interlock.verify.simulate.picture import CannotDraw, check_drawable, draw
+from interlock.verify.simulate.scenarios import SCENARIOS, known_patterns
 from interlock.verify.simulate.settings import parse_multiple, parse_think
 
 _PIPED_WIDTH = 80  # columns
+_KNOWN = known_patterns()
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -42,6 +44,9 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any
 
 _PATTERN_LIST = "\b\nPatterns:\n" + "\n".join(
     f"  {name}\n      {pattern.about}" for name, pattern in PATTERNS.items()
+)
+_PATTERN_LIST += "\n\n\b\nScenarios:\n" + "\n".join(
+    f"  {name}\n      {scenario.about}" for name, scenario in SCENARIOS.items()
 )
 
 
@@ -88,6 +93,11 @@ _PATTERN_LIST = "\b\nPatterns:\n" + "\n".join(
     help="Run only this pattern; may be repeated.",
 )
 @click.option(
+    "--scenario",
+    type=click.Choice(list(SCENARIOS)),
+    help="Run a story instead, the losing way beside Interlock's: booking, zombie, memory.",
+)
+@click.option(
     "--seed", type=int, help="Think times and arrivals follow from it.  Drawn and printed without."
 )
 @click.option("--threads", is_flag=True, help="Threads instead of processes, for a quick look.")
@@ -107,6 +117,7 @@ def simulate(
     writes: int,
     arrivals: float | None,
     patterns: tuple[str, ...],
+    scenario: str | None,
     seed: int | None,
     threads: bool,
     store: str | None,
@@ -123,13 +134,13 @@ def simulate(
         if as_json:
             click.echo(f"seed {seed}", err=True)
     settings = Settings(agents, think, keys, writes, seed, arrivals, threads)
-    chosen = tuple(dict.fromkeys(patterns)) or tuple(PATTERNS)
+    settings, chosen = _chosen(settings, patterns, scenario)
     with reported(as_json), _terminated_as_interrupted():
         _check(chosen, store, plot)
         results = []
-        with _progress(agents) as bar:
+        with _progress(settings.agents) as bar:
             for name in chosen:
-                pattern = PATTERNS[name]
+                pattern = _KNOWN[name]
                 results.append(
                     run(pattern, settings, store if pattern.takes_store else None, bar(name))
                 )
@@ -141,6 +152,20 @@ def simulate(
             _show(results, settings, store, plot)
 
 
+def _chosen(
+    settings: Settings, patterns: tuple[str, ...], scenario: str | None
+) -> tuple[Settings, tuple[str, ...]]:
+    """Return the patterns to run, and the settings for them."""
+    if scenario is None:
+        return settings, tuple(dict.fromkeys(patterns)) or tuple(PATTERNS)
+    if patterns:
+        raise click.UsageError("--scenario brings its own patterns; leave --pattern out")
+    story = SCENARIOS[scenario]
+    if story.processes and settings.threads:
+        raise click.UsageError(f"--scenario {scenario} stops processes; leave --threads out")
+    return story.settings(settings), tuple(pattern.name for pattern in story.patterns)
+
+
 def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> None:
     """Refuse now what would otherwise fail after the agents have run."""
     if plot is not None:
@@ -150,7 +175,7 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
             raise click.UsageError(f"--plot {plot}: {problem}") from problem
     if store is None:
         return
-    takers = [name for name in chosen if PATTERNS[name].takes_store]
+    takers = [name for name in chosen if _KNOWN[name].takes_store]
     if not takers:
         raise click.UsageError(
             f"--store {store}: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
@@ -217,7 +242,7 @@ def _show(results: list[Result], settings: Settings, store: str | None, plot: Pa
         for error, count in sorted(result.errors.items(), key=lambda item: -item[1]):
             console.print(f"  {count} failed: {error}", style="dim", markup=False)
     if store is not None:
-        spaces = [result.pattern for result in results if PATTERNS[result.pattern].takes_store]
+        spaces = [result.pattern for result in results if _KNOWN[result.pattern].takes_store]
         console.print("\nThe store is kept:")
         for space in spaces:
             click.echo(f"  interlock log --store '{store}' --space {space}")

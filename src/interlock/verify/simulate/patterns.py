@@ -71,24 +71,26 @@ class Pattern:
 class RawPattern(Pattern):
     """A table of documents in plain SQLite: write-ahead logging, every commit synchronous."""
 
-    agent: ClassVar[type[_RawAgent]]
+    agent: ClassVar[type[RawAgent]]
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
-        with closing(_connect(store)) as db:
+        with closing(connect(store)) as db:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("CREATE TABLE doc (key TEXT PRIMARY KEY, value TEXT, version INTEGER)")
             db.executemany("INSERT INTO doc VALUES (?, '[]', 0)", [(key,) for key in keys])
 
     def connect(self, store: str, agent: str) -> Agent:
-        return self.agent(_connect(store))
+        return self.agent(connect(store))
 
     def kept(self, store: str, keys: Iterable[str]) -> set[str]:
-        with closing(_connect(store)) as db:
+        with closing(connect(store)) as db:
             rows = db.execute("SELECT value FROM doc").fetchall()
         return {item for (value,) in rows for item in json.loads(value)}
 
 
-class _RawAgent:
+class RawAgent:
+    """An agent on plain SQLite: reads, and writes if the version has not moved."""
+
     def __init__(self, db: sqlite3.Connection) -> None:
         self.db = db
 
@@ -96,12 +98,14 @@ class _RawAgent:
         raise NotImplementedError
 
     def read(self, key: str) -> tuple[list[str], int]:
+        """Return the document and its version."""
         value, version = self.db.execute(
             "SELECT value, version FROM doc WHERE key = ?", (key,)
         ).fetchone()
         return json.loads(value), version
 
     def write_if(self, key: str, items: list[str], version: int) -> bool:
+        """Write the document if it is at `version`, and say whether it was."""
         done = self.db.execute(
             "UPDATE doc SET value = ?, version = version + 1 WHERE key = ? AND version = ?",
             (json.dumps(items), key, version),
@@ -112,7 +116,7 @@ class _RawAgent:
         self.db.close()
 
 
-class _GetModifySet(_RawAgent):
+class _GetModifySet(RawAgent):
     def contribute(self, key: str, think: Think) -> None:
         items, _ = self.read(key)
         changed = json.dumps(think(items))
@@ -127,7 +131,7 @@ class LastWriteWins(RawPattern):
     agent = _GetModifySet
 
 
-class _ResubmitStale(_RawAgent):
+class _ResubmitStale(RawAgent):
     def contribute(self, key: str, think: Think) -> None:
         items, version = self.read(key)
         changed = think(items)
@@ -143,7 +147,7 @@ class StaleRetry(RawPattern):
     agent = _ResubmitStale
 
 
-class _ThreeTries(_RawAgent):
+class _ThreeTries(RawAgent):
     def contribute(self, key: str, think: Think) -> None:
         for _ in range(3):
             items, version = self.read(key)
@@ -160,7 +164,7 @@ class OptimisticThreeTries(RawPattern):
     agent = _ThreeTries
 
 
-class _LockWhileThinking(_RawAgent):
+class _LockWhileThinking(RawAgent):
     def contribute(self, key: str, think: Think) -> None:
         self._lock()
         try:
@@ -196,7 +200,9 @@ class LockWhileThinking(RawPattern):
     agent = _LockWhileThinking
 
 
-class _SpaceAgent:
+class SpaceAgent:
+    """An agent on a space."""
+
     def __init__(self, space: interlock.Space) -> None:
         self.space = space
 
@@ -210,7 +216,7 @@ class _SpaceAgent:
 class InterlockPattern(Pattern):
     """Keys of a space named like the pattern, so that patterns can share a store."""
 
-    agent: ClassVar[type[_SpaceAgent]]
+    agent: ClassVar[type[SpaceAgent]]
     takes_store = True
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
@@ -228,7 +234,7 @@ class InterlockPattern(Pattern):
         return f"sqlite:///{super().store_in(folder)}"
 
 
-class _Updating(_SpaceAgent):
+class _Updating(SpaceAgent):
     def contribute(self, key: str, think: Think) -> None:
         self.space.update(key, think, default=[])
 
@@ -241,7 +247,26 @@ class InterlockUpdate(InterlockPattern):
     agent = _Updating
 
 
-def _connect(store: str) -> sqlite3.Connection:
+class _Appending(SpaceAgent):
+    def contribute(self, key: str, think: Think) -> None:
+        for item in think([]):
+            self.space.append(key, item)
+
+
+class InterlockAppend(InterlockPattern):
+    """`space.append(key, item)`."""
+
+    name = "interlock-append"
+    about = "space.append(key, item): a contribution to a merged key, which needs no read"
+    agent = _Appending
+
+    def prepare(self, store: str, keys: Iterable[str]) -> None:
+        rules = {key: interlock.merged("append") for key in keys}
+        interlock.open(store, space=self.name, rules=rules).close()
+
+
+def connect(store: str) -> sqlite3.Connection:
+    """Open one durable connection."""
     db = sqlite3.connect(store, timeout=_BUSY, isolation_level=None, check_same_thread=False)
     db.execute("PRAGMA synchronous=FULL")
     return db
@@ -253,5 +278,6 @@ _ALL: tuple[type[Pattern], ...] = (
     OptimisticThreeTries,
     LockWhileThinking,
     InterlockUpdate,
+    InterlockAppend,
 )
 PATTERNS: dict[str, Pattern] = {pattern.name: pattern() for pattern in _ALL}
