@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from interlock.backends.drive import RENEWALS_PER_TTL, new_op_id
+from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
@@ -15,7 +15,7 @@ from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import Transaction
 from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
-from interlock.settings import checked_op_id, distinct
+from interlock.settings import distinct
 
 
 class AsyncTx:
@@ -134,14 +134,14 @@ class AsyncLease:
         key: str,
         ttl: float,
         wait: float | None,
-        name: str,
+        op_id: Callable[[str | None], str],
     ) -> None:
         self._driver = driver
         self._writer = writer
         self._key = key
         self._ttl = ttl
         self._wait = wait
-        self._name = name
+        self._op_id = op_id
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._task: asyncio.Task[None] | None = None
@@ -178,7 +178,7 @@ class AsyncLease:
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
-        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._name)
+        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._task = asyncio.create_task(self._renew())
         return self
@@ -188,8 +188,7 @@ class AsyncLease:
 
         Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
         """
-        name = new_op_id() if op_id is None else checked_op_id(op_id)
-        steps = commands.write(self._writer, self.record, value, name, leased=True)
+        steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
         self._record = await self._run(steps)
         return self.record
 
@@ -198,7 +197,7 @@ class AsyncLease:
 
         Raises as `write` does.
         """
-        record, name = self.record, new_op_id()
+        record, name = self.record, self._op_id(None)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )
@@ -218,6 +217,7 @@ class AsyncLease:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        if self._record is not None:
             await self._run(leases.release(self._key, self.epoch))
 
     async def __aenter__(self) -> Self:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver, new_op_id
+from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import Transaction
 from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
-from interlock.settings import checked_op_id, distinct
+from interlock.settings import distinct
 
 
 class Tx:
@@ -131,14 +131,14 @@ class Lease:
         key: str,
         ttl: float,
         wait: float | None,
-        name: str,
+        op_id: Callable[[str | None], str],
     ) -> None:
         self._driver = driver
         self._writer = writer
         self._key = key
         self._ttl = ttl
         self._wait = wait
-        self._name = name
+        self._op_id = op_id
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._over = threading.Event()
@@ -176,10 +176,9 @@ class Lease:
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
-        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._name)
+        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
-        self._thread = threading.Thread(target=self._renew, name="interlock-lease", daemon=True)
-        self._thread.start()
+        self._keep()
         return self
 
     def write(self, value: Any, *, op_id: str | None = None) -> Record:
@@ -187,8 +186,7 @@ class Lease:
 
         Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
         """
-        name = new_op_id() if op_id is None else checked_op_id(op_id)
-        steps = commands.write(self._writer, self.record, value, name, leased=True)
+        steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
         self._record = self._run(steps)
         return self.record
 
@@ -197,7 +195,7 @@ class Lease:
 
         Raises as `write` does.
         """
-        record, name = self.record, new_op_id()
+        record, name = self.record, self._op_id(None)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )
@@ -217,6 +215,7 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._record is not None:
             self._run(leases.release(self._key, self.epoch))
 
     def __enter__(self) -> Self:
@@ -229,6 +228,11 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+    def _keep(self) -> None:
+        """Begin to renew it."""
+        self._thread = threading.Thread(target=self._renew, name="interlock-lease", daemon=True)
+        self._thread.start()
 
     def _renew(self) -> None:
         while not self._over.wait(self._ttl / RENEWALS_PER_TTL):

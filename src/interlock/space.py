@@ -211,7 +211,9 @@ class Space:
         """
         reentry.check(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
-        steps = commands.append(self._writer, key, item, name or new_op_id(), exact=name is None)
+        steps = commands.append(
+            self._writer, key, item, name or self._op_id(None), exact=name is None
+        )
         entry: Entry = self._run(steps)
         return entry
 
@@ -223,7 +225,7 @@ class Space:
         """
         key = target.key if isinstance(target, Record) else target
         reentry.check(self._writer.space, (key,))
-        steps = commands.transition(self._writer, target, to, changes, new_op_id())
+        steps = commands.transition(self._writer, target, to, changes, self._op_id(None))
         record: Record = self._run(steps)
         return record
 
@@ -233,14 +235,14 @@ class Space:
         `ttl`: seconds after which it may be taken over, unless renewed; it is renewed in the
         background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
         """
-        return Lease(self._driver, self._writer, key, ttl, wait, new_op_id())
+        return Lease(self._driver, self._writer, key, ttl, wait, self._op_id)
 
     def reclaim(self, key: str) -> Record:
         """Take the lease of `key` away and fence whoever read the key before.
 
         For supervisors.  Returns the record at its new epoch.
         """
-        record: Record = self._run(leases.reclaim(self._writer, key, new_op_id()))
+        record: Record = self._run(leases.reclaim(self._writer, key, self._op_id(None)))
         return record
 
     @property
@@ -255,7 +257,7 @@ class Space:
 
         Raises Invalid, with a report, where they are ambiguous or existing values break them.
         """
-        self._run(governing.declare(self._writer, rules, new_op_id(), True, dry_run))
+        self._run(governing.declare(self._writer, rules, self._op_id(None), True, dry_run))
         return self.rules
 
     def conflicts(self, limit: int = 1000) -> ConflictReport:

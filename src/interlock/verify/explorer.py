@@ -58,7 +58,7 @@ def explore(
     stores = Stores()
     try:
         if setup is not None:
-            setup(stores.space("setup"))
+            stores.set_up(setup)
         search = Search(
             Agents(agents, stores), stores, max_states=max_states, horizon_us=int(horizon * 1e6)
         )

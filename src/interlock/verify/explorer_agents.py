@@ -18,7 +18,6 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.requests import Commit, Pause, Request, Think
 from interlock.errors import InterlockError, Invalid, Refused
-from interlock.settings import make_writer
 from interlock.space import Space
 from interlock.verify.explorer_store import SPACE, ExploredSpace, Raised, Stores
 
@@ -140,7 +139,6 @@ class Agents:
         self._nothing = stores.answers.number(None)
         self._elsewhere = _Elsewhere(stores.backend.uid)
         self._programs = [_program(name, agent) for name, agent in agents.items()]
-        self._writers = [make_writer(stores.backend.uid, SPACE, name, None) for name in agents]
 
     def start(self, agent: int) -> int:
         """Return the state of an agent that has asked for nothing yet."""
@@ -206,7 +204,7 @@ class Agents:
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
         try:
-            result = self._programs[agent](ExploredSpace(driver, self._writers[agent]))
+            result = self._programs[agent](ExploredSpace(driver, self._stores.writer(name)))
         except Unwound:
             return _pending(driver), None, None
         except Refused as refusal:

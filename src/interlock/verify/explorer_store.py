@@ -10,12 +10,17 @@ from __future__ import annotations
 import pickle
 import sqlite3
 import zlib
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
 from interlock.core.requests import Request
+from interlock.core.rules import RuleBook
+from interlock.handles import Lease
 from interlock.settings import make_writer
 from interlock.space import Space
 
@@ -24,10 +29,21 @@ _START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first momen
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
+class _ExploredLease(Lease):
+    """A lease that nobody renews in the background: time stands still while anybody can move."""
+
+    def _keep(self) -> None:
+        pass
+
+
 class ExploredSpace(Space):
     """The real façade, with operation ids that follow from the agent's name and a count."""
 
     _drawn = 0
+
+    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> Lease:
+        """Return a lease that nobody renews in the background."""
+        return _ExploredLease(self._driver, self._writer, key, ttl, wait, self._op_id)
 
     def _op_id(self, op_id: str | None) -> str:
         if op_id is not None:
@@ -85,6 +101,7 @@ class Stores:
         self._numbers: dict[str, int] = {}
         self._queues: list[bool] = []
         self._transitions: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._book = RuleBook()
         self._loaded, self._image = -1, b""
 
     def close(self) -> None:
@@ -97,8 +114,19 @@ class Stores:
 
     def space(self, agent: str) -> Space:
         """Return a space on the content that is loaded, for `setup` and for invariants."""
+        return ExploredSpace(SyncDriver(self.backend), self.writer(agent))
+
+    def writer(self, agent: str) -> Writer:
+        """Return who writes as `agent`, with the rules that stood after the setup."""
         writer = make_writer(self.backend.uid, SPACE, agent, None)
-        return ExploredSpace(SyncDriver(self.backend), writer)
+        writer.book = copy(self._book)
+        return writer
+
+    def set_up(self, setup: Callable[[Space], Any]) -> None:
+        """Run the setup, and remember its rules."""
+        space = self.space("setup")
+        setup(space)
+        self._book = space._writer.book
 
     def request_number(self, request: Request) -> int:
         """Return the number of a request; the same request has the same one."""
@@ -110,7 +138,7 @@ class Stores:
         return number
 
     def has_queue(self, store: int) -> bool:
-        """Whether somebody stands in a queue, so that time matters."""
+        """Whether somebody stands in a queue or has a lease, so that time matters."""
         return self._queues[store]
 
     def perform(self, store: int, clock_us: int, request: int) -> tuple[int, int]:
@@ -155,4 +183,4 @@ class Stores:
         self._reader.deserialize(image)
         names = [name for (name,) in self._reader.execute(_TABLES)]
         rows = {name: self._reader.execute(f"SELECT * FROM {name}").fetchall() for name in names}
-        return repr(rows), bool(rows["tickets"])
+        return repr(rows), bool(rows["tickets"] or rows["leases"])

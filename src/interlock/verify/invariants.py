@@ -55,6 +55,15 @@ class View:
             self._log = list(self._space().log())
         return [entry for entry in self._log if entry.key.startswith(prefix)]
 
+    def folded(self, key: str) -> Any:
+        """Return what the contributions to a merged key fold to, one after the other."""
+        reducer = self._space()._writer.book.rules.reducer(key)
+        items: list[Any] = []
+        for entry in self.log(key):
+            if entry.key == key:
+                items = [] if entry.kind == "delete" else [*items, entry.value]
+        return None if reducer is None else reducer.fold(items)
+
 
 def positions_are_gapless(view: View) -> str | None:
     """The log's positions are 1, 2, 3 without a gap."""
@@ -77,17 +86,21 @@ def versions_count_up_by_one(view: View) -> str | None:
 
 def records_are_the_fold_of_the_log(view: View) -> str | None:
     """Every record is what the last entry of its key says, and there are no others."""
-    last = {entry.key: entry for entry in view.log()}
+    entries = [entry for entry in view.log() if not entry.key.startswith("$")]
+    last = {entry.key: entry for entry in entries}
     records = view.read_many(last)
     for key, entry in last.items():
         record = records[key]
-        stands = (record.version, record.epoch, record.position, record.value, record.exists)
-        said = (entry.version, entry.epoch, entry.position, entry.value, entry.kind != "delete")
+        value = view.folded(key) if entry.kind == "append" else entry.value
+        stands = (record.version, record.position, record.value, record.exists)
+        said = (entry.version, entry.position, value, entry.kind != "delete")
         if stands != said:
             return (
-                f"(version, epoch, position, value, exists) of {key!r} is {stands}, "
-                f"but its last entry says {said}"
+                f"(version, position, value, exists) of {key!r} is {stands}, "
+                f"but its entries say {said}"
             )
+        if record.epoch < entry.epoch:
+            return f"the epoch of {key!r} fell from {entry.epoch} to {record.epoch}"
     live = {key for key, entry in last.items() if entry.kind != "delete"}
     if view.scan().keys() != live:
         return f"a scan returns {sorted(view.scan())}, but the log says {sorted(live)}"
@@ -102,7 +115,8 @@ def operations_are_applied_once(view: View) -> str | None:
     for op_id, entries in places.items():
         positions = [entry.position for entry in entries]
         together = positions[-1] - positions[0] == len(positions) - 1
-        if not together or len({entry.key for entry in entries}) < len(entries):
+        written = [entry.key for entry in entries if entry.kind != "append"]
+        if not together or len(set(written)) < len(written):
             where = ", ".join(map(str, positions))
             return f"operation {op_id!r} was applied more than once: positions {where}"
     return None

@@ -6,17 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from interlock.core.outcome import Committed, Refusal
-from interlock.core.plan import DELETE, Plan
+from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
     Commit,
+    DropLease,
+    Grant,
     LeaveTurn,
     Load,
     LoadAt,
     LogPage,
+    Noted,
     Pause,
     Place,
     ReadLog,
+    SaveFold,
+    TakeLease,
     TakeTurn,
 )
 from interlock.verify.explorer_agents import Seen
@@ -106,6 +111,16 @@ def asked(request: Any) -> str:
             return f"leaves the queue (ticket {ticket})"
         case Pause():
             return "goes on waiting"
+        case TakeLease(key, _, _, _, ttl, epoch, _, reclaim):
+            if reclaim:
+                return f"reclaims the lease of {key!r}"
+            return f"{'renews' if epoch else 'asks for'} the lease of {key!r} for {ttl:g} s"
+        case DropLease(key, epoch):
+            return f"gives up the lease of {key!r} (epoch {epoch})"
+        case SaveFold(key):
+            return f"keeps the fold of {key!r}"
+        case Noted(refusal):
+            return f"notes a refusal: {refusal.message}"
     return f"asks {request}"
 
 
@@ -133,6 +148,13 @@ def answered(answer: Any) -> str:
             if not ticket:
                 return "its ticket has expired"
             return f"ticket {ticket}, {f'{ahead} ahead' if ahead else 'it is its turn'}"
+        case Grant():
+            if answer.granted:
+                return f"granted, at epoch {answer.record.epoch}"
+            if answer.refusal is not None:
+                return f"refused, {answer.refusal.message}"
+            holder = f", {answer.holder!r} has it" if answer.holder else ""
+            return f"epoch {answer.record.epoch}{holder}"
         case None:
             return "done"
     return str(answer)
@@ -171,7 +193,9 @@ def _reading(keys: Sequence[str], prefixes: Sequence[str]) -> str:
 
 def _committing(plan: Plan) -> str:
     writes = ", ".join(
-        f"deletes {w.key!r}" if w.kind == DELETE else f"writes {w.key!r} = {_body(w.body)}"
+        f"deletes {w.key!r}"
+        if w.kind == DELETE
+        else f"{'adds to' if w.kind == APPEND else 'writes'} {w.key!r} = {_body(w.body)}"
         for w in plan.writes
     )
     versions = [
