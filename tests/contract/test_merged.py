@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.commands import FOLD_EVERY
 from interlock.core.folding import SAVE_AFTER
 from interlock.core.requests import Load
 from tests.contract.facades import Facades
@@ -158,6 +159,18 @@ def test_a_long_tail_is_folded_once(facades: Facades, team: Any) -> None:
     team.delete(team.read("findings"))
     team.append("findings", "new")
     assert other.read("findings").value == ["new"]
+    other.close()
+
+
+def test_whoever_adds_keeps_the_fold_now_and_then(facades: Facades, team: Any) -> None:
+    """So that nobody who reads finds a long tail."""
+    team.transact(lambda tx: [tx.append("tokens", 1) for _ in range(FOLD_EVERY - 1)][-1])
+    team.append("tokens", 1)
+    team.append("tokens", 1)
+    other = interlock.open(facades.url)
+    tail = other._driver.backend.perform(Load(("tokens",))).records["tokens"].value
+    assert (tail.base, tail.length) == (str(FOLD_EVERY), 1)
+    assert other.read("tokens").value == FOLD_EVERY + 1
     other.close()
 
 

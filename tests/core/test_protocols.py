@@ -77,8 +77,8 @@ REPLACED = decide.replaced("me", 1, 2)
 
 
 class Script:
-    """A driver that gives canned answers: a value, an exception to throw, or what a function of
-    the request returns.  `requests` is what was asked for."""
+    """A driver that gives canned answers: a value, an exception to throw, or a function that makes
+    one of the request.  `requests` is what was asked for."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
@@ -86,17 +86,16 @@ class Script:
 
     def play(self, steps: Any) -> Any:
         """Run a protocol to its end; it must use up every answer and ask for no more."""
+        rest = iter(self.answers)
         try:
             request = next(steps)
-            for index, answer in enumerate(self.answers):
+            for answer in rest:
                 self.requests.append(request)
-                if isinstance(answer, BaseException):
-                    request = steps.throw(answer)
-                else:
-                    given = answer(request) if callable(answer) else answer
-                    request = steps.send(given)
+                given = answer(request) if callable(answer) else answer
+                thrown = isinstance(given, BaseException)
+                request = steps.throw(given) if thrown else steps.send(given)
         except StopIteration as end:
-            unused = self.answers[index + 1 :] if self.requests else self.answers
+            unused = list(rest)
             assert not unused, f"ended before {unused}"
             return end.value
         raise AssertionError(f"asks for more: {request}")
@@ -235,6 +234,12 @@ def test_update_of_an_applied_operation_returns_its_record_without_thinking() ->
     for other in (done("5", key="b"), two):
         outcome = Script(snap(ABSENT, applied=other)).play(update(AUTO, resumable=True))
         assert isinstance(outcome, Invalid)
+
+
+def test_transact_of_an_applied_operation_does_not_think() -> None:
+    script = Script(snap(applied=done("1")))
+    assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
+    assert script.requests == [Load((), (), OP)]
 
 
 def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -> None:

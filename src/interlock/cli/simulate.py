@@ -27,7 +27,6 @@ from interlock.verify.simulate.scenarios import SCENARIOS, known_patterns
 from interlock.verify.simulate.settings import parse_multiple, parse_think
 
 _PIPED_WIDTH = 80  # columns
-_KNOWN = known_patterns()
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -140,7 +139,7 @@ def simulate(
         results = []
         with _progress(settings.agents) as bar:
             for name in chosen:
-                pattern = _KNOWN[name]
+                pattern = known_patterns()[name]
                 results.append(
                     run(pattern, settings, store if pattern.takes_store else None, bar(name))
                 )
@@ -175,7 +174,7 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
             raise click.UsageError(f"--plot {plot}: {problem}") from problem
     if store is None:
         return
-    takers = [name for name in chosen if _KNOWN[name].takes_store]
+    takers = [name for name in chosen if known_patterns()[name].takes_store]
     if not takers:
         raise click.UsageError(
             f"--store {store}: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
@@ -242,7 +241,9 @@ def _show(results: list[Result], settings: Settings, store: str | None, plot: Pa
         for error, count in sorted(result.errors.items(), key=lambda item: -item[1]):
             console.print(f"  {count} failed: {error}", style="dim", markup=False)
     if store is not None:
-        spaces = [result.pattern for result in results if _KNOWN[result.pattern].takes_store]
+        spaces = [
+            result.pattern for result in results if known_patterns()[result.pattern].takes_store
+        ]
         console.print("\nThe store is kept:")
         for space in spaces:
             click.echo(f"  interlock log --store '{store}' --space {space}")

@@ -23,6 +23,7 @@ from interlock.core.records import Entry, Record
 from interlock.core.requests import Commit, Load, Noted
 from interlock.core.values import decode
 
+FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
 _MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
 
 
@@ -101,6 +102,8 @@ def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) 
     if not isinstance(outcome, Committed):
         return outcome
     done = outcome.writes[0]
+    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
+        yield from ask(writer, Load((key,)))  # keeps the fold, so that no reader finds a long tail
     return Entry(
         done.position,
         key,

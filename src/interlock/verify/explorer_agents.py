@@ -138,6 +138,8 @@ class Agents:
         self._ends: dict[tuple[int, int], int] = {}
         self._nothing = stores.answers.number(None)
         self._elsewhere = _Elsewhere(stores.backend.uid)
+        for name in agents:
+            stores.writer(name)  # refuses what is not a name
         self._programs = [_program(name, agent) for name, agent in agents.items()]
 
     def start(self, agent: int) -> int:

@@ -132,7 +132,7 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
                 "timeout; try again, or raise busy_timeout="
             )
         time.sleep(random.uniform(0.2, 1.0) * pause)
-        pause = min(pause * 1.3, 0.02)
+        pause = min(pause * 1.5, 0.1)
 
 
 def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) -> int:
