@@ -148,6 +148,7 @@ def test_a_lone_surrogate_is_invalid_in_values_and_in_keys(
 ) -> None:
     refusal = encode(buried({text: 1} if as_key else text, path))
     assert isinstance(refusal, Invalid)
+    assert "lone surrogate" in refusal.message
     refusal.message.encode()
 
 

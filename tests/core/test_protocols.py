@@ -317,7 +317,7 @@ def test_a_key_whose_epoch_moved_is_read_again() -> None:
     read = snap(rec(5, 5, epoch=1))
     script = Script(snap(ABSENT), run_fn, FENCED, read, run_fn, done("6", 6))
     assert script.play(update(NEVER)).value == 6
-    assert script.requests[3] == Load(("k",))
+    assert (script.requests[3], script.plans[1]) == (Load(("k",)), (0, 5, False))
     script = Script(*JOINED, run_fn, FENCED, read, place(rec(5, 5)), run_fn, done("6", 6))
     assert script.play(update(ALWAYS)).value == 6
     assert script.requests[5] == RENEW._replace(firm=True)
