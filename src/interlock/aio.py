@@ -327,6 +327,7 @@ class AsyncSpace:
             page: LogPage = await self._run(protocol.log_page(prefix, position, PAGE))
             for entry in page.entries:
                 yield entry
+            _raise(protocol.check_reached(position, page.head))
             position = page.upto
             if len(page.entries) < PAGE:
                 await self._run(protocol.wait(WATCH_PAUSE, position))

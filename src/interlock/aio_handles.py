@@ -13,7 +13,7 @@ from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
-from interlock.core.transaction import Transaction
+from interlock.core.transaction import ENDED, Transaction
 from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
 from interlock.settings import distinct
 
@@ -65,6 +65,7 @@ class AsyncTx:
         _raise(self._state.append(key, item))
 
     async def __aenter__(self) -> Self:
+        _raise(ENDED if self._state.ended else None)
         return self
 
     async def __aexit__(
@@ -73,6 +74,7 @@ class AsyncTx:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._state.ended = True
         if kind is None:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             _raise(outcome)

@@ -12,7 +12,7 @@ from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
-from interlock.core.transaction import Transaction
+from interlock.core.transaction import ENDED, Transaction
 from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
 from interlock.settings import distinct
 
@@ -64,6 +64,7 @@ class Tx:
         _raise(self._state.append(key, item))
 
     def __enter__(self) -> Self:
+        _raise(ENDED if self._state.ended else None)
         return self
 
     def __exit__(
@@ -72,6 +73,7 @@ class Tx:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._state.ended = True
         if kind is None:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             _raise(outcome)

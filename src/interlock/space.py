@@ -321,6 +321,7 @@ class Space:
         while True:
             page: LogPage = self._run(protocol.log_page(prefix, position, PAGE))
             yield from page.entries
+            _raise(protocol.check_reached(position, page.head))
             position = page.upto
             if len(page.entries) < PAGE:
                 self._run(protocol.wait(WATCH_PAUSE, position))

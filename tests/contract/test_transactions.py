@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -182,3 +183,76 @@ def test_transact_gives_up_after_its_attempts(space: Any, other: Any) -> None:
         space.transact(beaten, attempts=3, turns="never")
     assert refused.value.attempts == 3
     assert space.read("k").value == 3
+
+
+def test_a_transaction_that_has_ended_takes_nothing_more(space: Any) -> None:
+    record = space.create("k", 1)
+    with space.transaction() as tx:
+        tx.read("k")
+    calls: list[Callable[[], Any]] = [
+        lambda: tx.write(record, 9),
+        lambda: tx.create("new", 9),
+        lambda: tx.delete(record),
+        lambda: tx.append("new", 9),
+        lambda: tx.read("k"),
+        lambda: tx.__enter__(),
+    ]
+    for call in calls:
+        with pytest.raises(interlock.Invalid, match="has ended"):
+            call()
+    assert space.read("k") == record
+
+
+def test_two_versions_of_one_key_conflict(space: Any) -> None:
+    """Otherwise what was computed from the first would be checked against the second only."""
+    space.create("x", 1)
+
+    def from_two_versions(tx: Any) -> None:
+        seen = tx.read("x")
+        elsewhere_write = seen._replace(version=seen.version + 1)
+        tx.write(elsewhere_write, 3)
+
+    with pytest.raises(interlock.Contended, match="version 1"):
+        space.transact(from_two_versions, attempts=1)
+    assert space.read("x").value == 1
+
+
+def test_create_twice_in_one_transaction_conflicts(space: Any) -> None:
+    def twice(tx: Any) -> None:
+        tx.create("k", 1)
+        tx.create("k", 2)
+
+    with pytest.raises(interlock.Conflict):
+        space.transact(twice)
+    assert not space.read("k").exists
+
+
+def test_a_key_that_was_deleted_and_created_again_can_be_written_over(space: Any) -> None:
+    space.delete(space.create("a/1", 1))
+
+    def change(tx: Any) -> None:
+        tx.scan("a/")
+        tx.create("a/1", 1)
+        tx.write(tx.scan("a/")["a/1"], 2)
+
+    space.transact(change)
+    assert space.read("a/1").value == 2
+
+
+def test_a_merged_key_is_either_added_to_or_deleted(facades: Facades) -> None:
+    space = facades.open(rules={"list": interlock.merged("append")})
+    space.append("list", 1)
+    record = space.read("list")
+
+    def add_and_delete(tx: Any) -> None:
+        tx.append("list", 2)
+        tx.delete(record)
+
+    def delete_and_add(tx: Any) -> None:
+        tx.delete(record)
+        tx.append("list", 2)
+
+    for change in (add_and_delete, delete_and_add):
+        with pytest.raises(interlock.Invalid, match="either adds"):
+            space.transact(change)
+    assert space.read("list") == record

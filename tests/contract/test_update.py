@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import interlock
+from interlock.core.requests import Load
 from tests.contract.facades import Facades, elsewhere
 
 
@@ -127,3 +130,45 @@ def test_limits_without_meaning_are_invalid(space: Any, options: dict[str, Any])
     with pytest.raises(interlock.Invalid):
         space.update("k", lambda _: 1, **options)
     assert space.position() == 0
+
+
+async def test_whoever_is_cancelled_gives_up_the_turn_at_once(tmp_path: Path) -> None:
+    """Otherwise the others would wait until the ticket expires."""
+    async with interlock.open_async(f"sqlite:///{tmp_path / 'queue.db'}") as space:
+        thinking, go_on = asyncio.Event(), asyncio.Event()
+
+        async def think(value: int) -> int:
+            thinking.set()
+            await go_on.wait()
+            return value + 1
+
+        async def queued() -> Any:
+            return (await space._driver.backend.perform_async(Load(("k",)))).queued.get("k", 0)
+
+        async def update() -> Any:
+            return await space.update("k", think, default=0, turns="always")
+
+        tasks = [asyncio.create_task(update()) for _ in range(6)]
+        await thinking.wait()
+        while await queued() < 6:
+            await asyncio.sleep(0.001)
+        for task in (tasks[0], tasks[2], tasks[4]):
+            task.cancel()
+        await asyncio.gather(tasks[0], tasks[2], tasks[4], return_exceptions=True)
+        assert await queued() == 3
+        go_on.set()
+        await asyncio.gather(tasks[1], tasks[3], tasks[5])
+        assert (await space.read("k")).value == 3
+        assert await queued() == 0
+
+
+def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+
+    def think(value: Any) -> str:
+        elsewhere(theirs.update, "k", lambda _: "theirs", turns="never", op_id="x")
+        return "ours"
+
+    assert ours.update("k", think, turns="always", op_id="x").value == "theirs"
+    assert theirs._driver.backend.perform(Load(("k",))).queued == {}
+    theirs.close()

@@ -38,6 +38,10 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
                     raise click.UsageError(
                         "no store is named; give --store sqlite:///team.db or set INTERLOCK_STORE"
                     )
+                if store.partition("?")[0] in ("sqlite://", "sqlite:///"):
+                    raise click.UsageError(
+                        "a store in memory ends with the command; name a file (sqlite:///team.db)"
+                    )
                 if reads:
                     _must_exist(store)
                 with interlock.open(store, space=space, agent=agent) as opened:
@@ -67,6 +71,16 @@ class reported:  # a context manager, read as a phrase
             raise SystemExit(DONE) from problem
         if isinstance(problem, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from problem
+        if isinstance(problem, click.UsageError) and self.as_json:
+            told = {"error": "Usage", "message": problem.format_message()}
+            click.echo(
+                compact(told | {"retryable": False, "next_step": "correct the call"}), err=True
+            )
+            raise SystemExit(USAGE) from problem
+        if isinstance(problem, OSError):
+            click.echo(f"Error: the output could not be written: {problem.strerror}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(FAULT) from problem
 
 
 def exit_code(problem: interlock.InterlockError) -> int:
@@ -80,7 +94,16 @@ def exit_code(problem: interlock.InterlockError) -> int:
 
 def fail(message: str, code: int, as_json: bool, **details: Any) -> None:
     """Print an error of the command itself and exit."""
-    told = json.dumps({"error": "NotDone", "message": message, **details})
+    retryable = code == CONFLICT
+    told = json.dumps(
+        {
+            "error": "Conflict" if retryable else "NotFound",
+            "message": message,
+            "retryable": retryable,
+            "next_step": "read it again" if retryable else "",
+            **details,
+        }
+    )
     click.echo(told if as_json else f"Error: {message}", err=True)
     raise SystemExit(code)
 
@@ -122,7 +145,12 @@ def compact(value: Any) -> str:
 def _told(problem: interlock.InterlockError, as_json: bool) -> str:
     if not as_json:
         return f"Error: {problem}"
-    told: dict[str, Any] = {"error": type(problem).__name__, "message": str(problem)}
+    told: dict[str, Any] = {
+        "error": type(problem).__name__,
+        "message": str(problem),
+        "retryable": False,
+        "next_step": "",
+    }
     if isinstance(problem, interlock.Refused):
         told |= {"retryable": problem.retryable, "next_step": problem.next_step}
     if isinstance(problem, interlock.Conflict):
@@ -133,6 +161,8 @@ def _told(problem: interlock.InterlockError, as_json: bool) -> str:
 def _must_exist(store: str) -> None:
     scheme, _, path = store.partition(":///")
     file = path.partition("?")[0]
+    if scheme == "sqlite" and os.path.isfile(file) and not os.path.getsize(file):
+        raise interlock.Unavailable(f"{file} is empty; write to it first (interlock put ...)")
     if scheme == "sqlite" and file and not os.path.exists(file):
         raise interlock.Unavailable(
             f"{file} does not exist; check --store, or write to it first (interlock put ...)"

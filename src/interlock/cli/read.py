@@ -71,6 +71,10 @@ def at(
     prefix: str,
 ) -> None:
     """Print KEY, or the keys under --prefix, as they were at a moment."""
+    if (position is None) == (when is None):
+        raise click.UsageError("name the moment with --position or --time, and exactly one of them")
+    if key is not None and prefix:
+        raise click.UsageError("KEY and --prefix exclude each other")
     moment = space.at(position=position, time=None if when is None else _moment(when))
     if key is not None:
         _print_record(moment.read(key), as_json)

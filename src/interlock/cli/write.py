@@ -58,6 +58,10 @@ def put(
         record = space.write(_at_version(space, key, version), document, op_id=op_id)
     elif force:
         record = space.update(key, lambda _: document, op_id=op_id)
+        if record.value != document:
+            raise interlock.Invalid(
+                f"operation id {op_id!r} was already used for another value; use a fresh id"
+            )
     else:
         try:
             record = space.create(key, document, op_id=op_id)
@@ -81,7 +85,9 @@ def delete(
     space: interlock.Space, as_json: bool, key: str, version: int, op_id: str | None
 ) -> None:
     """Delete KEY if it is at --version."""
-    record = _at_version(space, key, version)._replace(exists=True)
+    record = _at_version(space, key, version)
+    if space.read(key).version != version:
+        record = record._replace(exists=True)  # somebody else was faster: the store says who
     _told(space.delete(record, op_id=op_id), as_json)
 
 
@@ -147,6 +153,8 @@ def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Rec
 def _parsed(value: str) -> Any:
     try:
         return json.loads(value)
+    except RecursionError:
+        raise click.UsageError("VALUE is nested too deeply") from None
     except ValueError as problem:
         raise click.UsageError(
             f"VALUE is not JSON ({problem}); write text as '\"...\"' in quotes, or add --text"

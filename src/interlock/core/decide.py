@@ -270,7 +270,7 @@ def conflict(expected: Expect, record: Record) -> Conflict:
         if record.exists
         else (f"was deleted (version {record.version})" if record.version else "was never written")
     )
-    by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f}"
+    by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
     message = f"{record.key!r} was {wanted} but {state}{by if record.version else ''}"
     return Conflict(message, record.key, expected.version, record.version, record)
 

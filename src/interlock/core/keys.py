@@ -93,9 +93,9 @@ def prefix_end(prefix: str) -> str | None:
 
 def _problem(what: str, text: object, limit: int) -> Invalid | None:
     if not isinstance(text, str):
-        return Invalid(f"a {what} is a str, not {type(text).__name__} ({text!r:.60})")
+        return Invalid(f"{_a(what)} is a str, not {type(text).__name__} ({text!r:.60})")
     if not text:
-        return Invalid(f"a {what} cannot be empty")
+        return Invalid(f"{_a(what)} cannot be empty")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -105,3 +105,7 @@ def _problem(what: str, text: object, limit: int) -> Invalid | None:
     if not text.isprintable():
         return Invalid(f"{what} {text!r:.60} holds a character that cannot be printed")
     return None
+
+
+def _a(what: str) -> str:
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"

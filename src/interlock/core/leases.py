@@ -12,7 +12,7 @@ from interlock.core.folding import Steps, ask
 from interlock.core.keys import check_key
 from interlock.core.outcome import Invalid
 from interlock.core.requests import DropLease, Grant, LeaveTurn, Pause, Place, TakeLease, TakeTurn
-from interlock.core.turns import TICKET_TTL, pause_for
+from interlock.core.turns import TICKET_TTL, Turn, giving_up, pause_for
 
 QUEUE = "$lease/"  # before a key: the queue for its lease
 _LONGEST_TTL = 24 * 3600.0
@@ -28,6 +28,19 @@ def take(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -
         wrong = check_seconds("wait", wait, 0, float("inf"))
     if wrong is not None:
         return wrong
+    turn = Turn()
+    turn.name = op_id
+    try:
+        return (yield from giving_up(turn, _take(writer, key, ttl, wait, turn)))
+    except GeneratorExit:
+        raise
+    except BaseException:
+        yield DropLease(key, 0, op_id)  # it may have been granted, with the answer on its way
+        raise
+
+
+def _take(writer: Writer, key: str, ttl: float, wait: float | None, turn: Turn) -> Steps:
+    op_id = turn.name
     asked = TakeLease(key, op_id, writer.agent, writer.incarnation, ttl)
     grant: Grant = yield from ask(writer, asked)
     ticket = start_us = since_us = 0
@@ -39,7 +52,8 @@ def take(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -
         place: Place = yield TakeTurn((QUEUE + key,), op_id, writer.agent, TICKET_TTL, ticket)
         now_us = place.snapshot.time_us
         if place.ticket != ticket:
-            ticket, since_us = place.ticket, now_us
+            turn.ticket = ticket = place.ticket
+            since_us = now_us
             start_us = start_us or now_us
         if ticket and place.ahead == 0:
             grant = yield from ask(writer, asked._replace(ticket=ticket))

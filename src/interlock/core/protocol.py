@@ -36,7 +36,7 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.core.transaction import Transaction, first
-from interlock.core.turns import TICKET_TTL, Limits, take_turn
+from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 
 
 def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
@@ -112,6 +112,24 @@ def update(
     Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
+    turn = Turn()
+    return (
+        yield from giving_up(
+            turn, _update(writer, key, fn, default, limits, op_id, resumable, turn)
+        )
+    )
+
+
+def _update(
+    writer: Writer,
+    key: str,
+    fn: Callable[[Any], Any],
+    default: Any,
+    limits: Limits,
+    op_id: str,
+    resumable: bool,
+    turn: Turn,
+) -> Steps:
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
@@ -123,8 +141,8 @@ def update(
     in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
     while True:
         if in_turn and not ticket:
-            name = f"{op_id}/{attempts}"
-            place = yield from take_turn(writer, (key,), name, limits, snapshot.time_us, attempts)
+            turn.name = f"{op_id}/{attempts}"
+            place = yield from take_turn(writer, (key,), turn, limits, snapshot.time_us, attempts)
             if isinstance(place, Contended):
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
@@ -134,9 +152,8 @@ def update(
                 yield LeaveTurn(ticket)
             return held
         attempts += 1
-        value = yield from _think(
-            fn, record.value if record.exists else default, writer, key, ticket
-        )
+        renew = _renewal(writer, (key,), ticket) if ticket else None
+        value = yield Think(fn, (record.value if record.exists else default,), renew)
         outcome = yield from _put(writer, record, value, op_id, ticket, limits.turns != "never")
         if isinstance(outcome, Committed):
             return _applied_before(writer, key, op_id, outcome)
@@ -173,6 +190,20 @@ def transact(
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state.
     """
+    turn = Turn()
+    steps = _transact(writer, begin, fn, limits, op_id, resumable, turn)
+    return (yield from giving_up(turn, steps))
+
+
+def _transact(
+    writer: Writer,
+    begin: Callable[[Transaction], Any],
+    fn: Callable[[Any], Any],
+    limits: Limits,
+    op_id: str,
+    resumable: bool,
+    turn: Turn,
+) -> Steps:
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
@@ -183,8 +214,8 @@ def transact(
     ticket = attempts = 0
     while True:
         if queue and not ticket:
-            name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, name, limits, snapshot.time_us, attempts)
+            turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
+            place = yield from take_turn(writer, keys, turn, limits, snapshot.time_us, attempts)
             if isinstance(place, Contended):
                 return Stopped(place)
             ticket = place.ticket
@@ -194,20 +225,18 @@ def transact(
         answer = None
         try:
             answer = yield Think(fn, (begin(state),), renew)
-        except GeneratorExit:
-            raise
-        except BaseException:
+        except Exception:
             if state.doomed is None:
-                if ticket:
-                    yield LeaveTurn(ticket)
-                raise
+                raise  # otherwise it comes of a read that was refused: think again
+        finally:
+            state.ended = True
         outcome = state.doomed or (
             yield from _commit_thought(state, op_id, ticket, limits.turns != "never")
         )
         if isinstance(outcome, Committed):
             if ticket and not outcome.writes:
                 yield LeaveTurn(ticket)
-            return answer
+            return answer if _is_ours(state, op_id, outcome) else None
         give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
         in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
         if ticket and not in_turn:
@@ -249,16 +278,11 @@ def check_position(name: str, position: object) -> Invalid | None:
     return None
 
 
-def _think(fn: Callable[[Any], Any], value: Any, writer: Writer, key: str, ticket: int) -> Steps:
-    renew = _renewal(writer, (key,), ticket) if ticket else None
-    try:
-        return (yield Think(fn, (value,), renew))
-    except GeneratorExit:
-        raise
-    except BaseException:
-        if ticket:
-            yield LeaveTurn(ticket)
-        raise
+def check_reached(position: int, head: int) -> Invalid | None:
+    """Return why nothing can be watched from `position` on: the log has not come so far."""
+    if position > head:
+        return Invalid(f"position {position} is not there yet: the log ends at {head}")
+    return None
 
 
 def _put(
@@ -297,6 +321,14 @@ def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -
         return plan._replace(ticket=ticket, yields=yields) if isinstance(plan, Plan) else plan
 
     return (yield from commands.commit(state.writer, decision, exact=False))
+
+
+def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
+    """Whether what was committed is this thought, and not another one under the same id."""
+    if not outcome.replayed:
+        return True
+    bodies = [write.body for write in state.plan(op_id).writes]
+    return bodies == [write.body for write in outcome.writes]
 
 
 def _renewal(writer: Writer, keys: tuple[str, ...], ticket: int, firm: bool = False) -> TakeTurn:

@@ -84,9 +84,10 @@ class Place(NamedTuple):
 
 
 class LeaveTurn(NamedTuple):
-    """Give up a ticket.  Answered by None."""
+    """Give up a ticket, or (`ticket` 0) the one that was joined as `name`.  Answered by None."""
 
     ticket: int
+    name: str = ""
 
 
 class Enter(NamedTuple):
@@ -141,10 +142,14 @@ class Grant(NamedTuple):
 
 
 class DropLease(NamedTuple):
-    """Give up the lease of `key` held at `epoch`.  Answered by None."""
+    """Give up the lease of `key` held at `epoch`, or (`epoch` 0) the one that was taken as `name`.
+
+    Answered by None.
+    """
 
     key: str
     epoch: int
+    name: str = ""
 
 
 class SaveFold(NamedTuple):

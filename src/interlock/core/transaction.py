@@ -20,6 +20,8 @@ from interlock.core.records import Record, Snapshot, absent
 from interlock.core.requests import Load
 from interlock.core.values import decode, encode
 
+ENDED = Invalid("the transaction has ended; begin another one")
+
 
 class Transaction:
     """What one transaction has read and will write.  Pure; one thread at a time."""
@@ -34,11 +36,14 @@ class Transaction:
         self.bases: dict[str, Record] = {}
         self.position: int | None = None
         self.doomed: Conflict | None = None
+        self.ended = False
 
     def load(
         self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
     ) -> Generator[Any, Any, Refusal | None]:
         """Protocol: read what is not read yet, at one moment with the rest."""
+        if self.ended:
+            return ENDED
         wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
         if wrong is not None:
             return wrong
@@ -73,18 +78,23 @@ class Transaction:
 
     def write(self, record: Record, value: Any) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
+        if self.ended:
+            return ENDED
         wrong = decide.own_record(self.writer, record)
         if wrong is not None:
             return wrong
         body = encode(value, self.writer.max_value_bytes)
         if isinstance(body, Invalid):
             return body
-        self._expect(record)
-        self.writes[record.key] = Write(PUT, record.key, body)
-        return None
+        refused = self._mixed(record.key) or self._expect(record)
+        if refused is None:
+            self.writes[record.key] = Write(PUT, record.key, body)
+        return refused
 
     def create(self, key: str, value: Any) -> Refusal | None:
         """Write `value` to a key that must not exist when the transaction commits."""
+        if self.ended:
+            return ENDED
         wrong = check_key(key)
         if wrong is not None:
             return wrong
@@ -92,8 +102,9 @@ class Transaction:
         if isinstance(body, Invalid):
             return body
         known = self.read_records.get(key)
-        if known is not None and self._overlaid(known).exists:
-            self.doomed = decide.conflict(Expect(key, None, None), self._overlaid(known))
+        view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
+        if view.exists:
+            self.doomed = decide.conflict(Expect(key, None, None), view)
             return self.doomed
         if known is None and key not in self.foreign:
             self.foreign[key] = Expect(key, None, None)
@@ -102,18 +113,27 @@ class Transaction:
 
     def delete(self, record: Record) -> Refusal | None:
         """Delete the key of `record` when the transaction commits."""
+        if self.ended:
+            return ENDED
         wrong = decide.own_record(self.writer, record)
         if wrong is None and not record.exists:
             wrong = decide.nothing_to_delete(record.key)
         if wrong is not None:
             return wrong
-        self._expect(record)
-        self.writes[record.key] = Write(DELETE, record.key, None)
-        return None
+        refused = self._mixed(record.key) or self._expect(record)
+        if refused is None:
+            self.writes[record.key] = Write(DELETE, record.key, None)
+        return refused
 
     def append(self, key: str, item: Any) -> Refusal | None:
         """Add a contribution to a merged key when the transaction commits."""
+        if self.ended:
+            return ENDED
         plan = decide.append(self.writer, key, item, "")
+        if key in self.writes:
+            return Invalid(
+                f"{key!r}: one transaction either adds to a merged key or deletes it", key
+            )
         if isinstance(plan, Plan):
             self.appends.extend(plan.writes)
             return None
@@ -150,12 +170,30 @@ class Transaction:
             incarnation=self.writer.incarnation,
         )
 
-    def _expect(self, record: Record) -> None:
-        known = self.read_records.get(record.key)
-        if known is None or decide.expect(known) != decide.expect(record):
-            self.foreign[record.key] = decide.expect(record)
-            known = record
-        self.bases.setdefault(record.key, known)
+    def _expect(self, record: Record) -> Conflict | None:
+        """Expect `record`; two versions of one key in a transaction can only conflict."""
+        expected, key = decide.expect(record), record.key
+        read, foreign = self.read_records.get(key), self.foreign.get(key)
+        before = decide.expect(read) if read is not None else foreign
+        if before is None:
+            self.foreign[key] = expected
+        elif before.version is None:
+            if record.version and record.exists:  # it was created here, and exists elsewhere
+                self.doomed = decide.conflict(before, record)
+        elif before != expected:
+            self.doomed = decide.conflict(before, record)
+        self.bases.setdefault(
+            key, read or (record if before is None else absent(key, record.space))
+        )
+        return self.doomed
+
+    def _mixed(self, key: str) -> Invalid | None:
+        """Return why a key cannot be written here: contributions to it are pending."""
+        if any(write.key == key for write in self.appends):
+            return Invalid(
+                f"{key!r}: one transaction either adds to a merged key or deletes it", key
+            )
+        return None
 
     def _overlaid(self, record: Record) -> Record:
         pending = self.writes.get(record.key)

@@ -12,7 +12,7 @@ from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
-from interlock.core.folding import ask
+from interlock.core.folding import Steps, ask
 from interlock.core.outcome import Contended
 from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
 
@@ -29,6 +29,26 @@ class Limits(NamedTuple):
     turns: str
 
 
+class Turn:
+    """The place in a queue that a protocol has, or may have: the answer can still be on its way."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.ticket = 0
+
+
+def giving_up(turn: Turn, steps: Steps) -> Steps:
+    """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
+    try:
+        return (yield from steps)
+    except GeneratorExit:
+        raise
+    except BaseException:
+        if turn.name:
+            yield LeaveTurn(turn.ticket) if turn.ticket else LeaveTurn(0, turn.name)
+        raise
+
+
 def pause_for(ahead: int, turn: float, waited: float) -> float:
     """Return seconds until the next question.
 
@@ -40,14 +60,20 @@ def pause_for(ahead: int, turn: float, waited: float) -> float:
 
 
 def take_turn(
-    writer: Writer, keys: tuple[str, ...], name: str, limits: Limits, start_us: int, attempts: int
+    writer: Writer,
+    keys: tuple[str, ...],
+    turn: Turn,
+    limits: Limits,
+    start_us: int,
+    attempts: int,
 ) -> Generator[Any, Any, Place | Contended]:
-    """Protocol: join the queues of `keys` and wait until nobody is ahead."""
+    """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
     ticket, ahead, joined_us, since_us, passed = 0, -1, 0, 0, 0
     while True:
         place: Place = yield from ask(
-            writer, TakeTurn(keys, name, writer.agent, TICKET_TTL, ticket)
+            writer, TakeTurn(keys, turn.name, writer.agent, TICKET_TTL, ticket)
         )
+        turn.ticket = place.ticket
         if place.ticket and place.ahead == 0:
             return place
         now_us = place.snapshot.time_us
@@ -72,5 +98,5 @@ def take_turn(
                 keys[0],
                 attempts,
             )
-        turn = max(now_us - joined_us, 0) / 1e6 / max(passed, 1)
-        yield Pause(pause_for(ahead, turn, max(now_us - since_us, 0) / 1e6))
+        each = max(now_us - joined_us, 0) / 1e6 / max(passed, 1)
+        yield Pause(pause_for(ahead, each, max(now_us - since_us, 0) / 1e6))

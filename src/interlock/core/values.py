@@ -9,6 +9,7 @@ from interlock.core.outcome import Invalid
 
 DEFAULT_MAX_VALUE_BYTES = 1024 * 1024
 
+MAX_DEPTH = 200  # levels; a fixed limit, so that whoever reads a value can decode it, too
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -16,7 +17,7 @@ _SCALARS = (str, int, float, bool, type(None))
 def encode(value: Any, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
     """Return `value` as compact JSON text, or why it is not a value.  `limit` is in UTF-8 bytes."""
     try:
-        wrong = _not_json(value, "value")
+        wrong = _not_json(value, "value", 1)
         if wrong is not None:
             return Invalid(wrong)
         text = _encoder.encode(value)
@@ -46,18 +47,24 @@ def decode_many(texts: list[str]) -> list[Any]:
     return values
 
 
-def _not_json(value: Any, path: str) -> str | None:
+def _not_json(value: Any, path: str, depth: int) -> str | None:
     """Say what the encoder would silently change: keys that are not str, types made for it."""
+    if depth > MAX_DEPTH:
+        return f"the value is nested deeper than {MAX_DEPTH} levels, or holds itself"
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 return f"{path} has the key {key!r} of type {type(key).__name__}; JSON keys are str"
-            if not isinstance(item, _SCALARS) and (found := _not_json(item, f"{path}[{key!r}]")):
+            if not isinstance(item, _SCALARS) and (
+                found := _not_json(item, f"{path}[{key!r}]", depth + 1)
+            ):
                 return found
         return None
     if isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            if not isinstance(item, _SCALARS) and (found := _not_json(item, f"{path}[{index}]")):
+            if not isinstance(item, _SCALARS) and (
+                found := _not_json(item, f"{path}[{index}]", depth + 1)
+            ):
                 return found
         return None
     if isinstance(value, _SCALARS):

@@ -53,6 +53,7 @@ from interlock.errors import Fault, Invalid, Unavailable
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+_OVERTAKING = 1.0  # seconds
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 
@@ -341,7 +342,14 @@ class SQLiteBackend:
 
         if self._threads is None:
             self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # What was sent is carried out.  Whoever is cancelled gives up turns and leases next,
+            # and must not overtake the request that takes them.
+            await asyncio.wait([future], timeout=_OVERTAKING)
+            raise
 
     def _start_anew(self) -> None:
         """In a forked child: no thread of the parent is here."""
@@ -353,10 +361,10 @@ class SQLiteBackend:
 def _judged(
     connection: sqlite3.Connection, where: Where, plans: Sequence[tuple[int, Plan]]
 ) -> dict[int, Outcome]:
-    """Return the answers to those plans that need not be applied, by number."""
+    """Return the refusals of those plans that would be refused, by number."""
     step = Step(connection, where, [plan for _, plan in plans])
     judged = {index: step.judge(plan) for index, plan in plans}
-    return {index: answer for index, answer in judged.items() if answer is not None}
+    return {index: answer for index, answer in judged.items() if isinstance(answer, Refusal)}
 
 
 def _applied(

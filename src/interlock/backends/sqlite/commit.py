@@ -76,7 +76,12 @@ class Step:
 
     def commit(self, plan: Plan) -> Outcome:
         """Judge one plan, and apply it where nothing stands against it."""
-        return self.judge(plan) or self._apply(plan)
+        answer = self.judge(plan)
+        if answer is None:
+            return self._apply(plan)
+        if plan.ticket and isinstance(answer, Committed):
+            self._drop_ticket(plan.ticket)  # applied by another sending, which had no ticket
+        return answer
 
     def judge(self, plan: Plan) -> Outcome | None:
         """Return the answer to a plan that need not be applied: refused, or applied before."""
@@ -224,8 +229,7 @@ class Step:
             self._heads[key] = (version, epoch, live)
             writes.append(Written(key, kind, version, epoch, position, body))
         if plan.ticket:
-            self._execute(SQL["drop_ticket"], (plan.ticket,))
-            self._execute(SQL["drop_ticket_keys"], (space, plan.ticket))
+            self._drop_ticket(plan.ticket)
         self._position = position
         self._known.add(op_id)
         self.wrote = True
@@ -239,6 +243,11 @@ class Step:
         del self._leases[key]
         self._execute(SQL["drop_lease"], (self._space, key, epoch))
         return epoch + 1
+
+    def _drop_ticket(self, ticket: int) -> None:
+        dropped = self._execute(SQL["drop_ticket"], (ticket,)).rowcount
+        self._execute(SQL["drop_ticket_keys"], (self._space, ticket))
+        self.wrote = self.wrote or dropped > 0
 
     def _record(self, key: str) -> Record:
         self.flush()

@@ -78,7 +78,10 @@ def take_lease(connection: sqlite3.Connection, where: Where, request: TakeLease)
 
 def drop_lease(connection: sqlite3.Connection, where: Where, request: DropLease) -> None:
     """Give up a lease."""
-    connection.execute(SQL["drop_lease"], (where.space, request.key, request.epoch))
+    if request.epoch:
+        connection.execute(SQL["drop_lease"], (where.space, request.key, request.epoch))
+    else:
+        connection.execute(SQL["drop_lease_named"], (where.space, request.key, request.name))
 
 
 def _reclaim(connection: sqlite3.Connection, where: Where, request: TakeLease, now: int) -> Grant:

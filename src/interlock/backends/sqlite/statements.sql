@@ -200,6 +200,9 @@ UPDATE leases SET renewed = ?, expires = ? WHERE space = ? AND key = ? AND epoch
 -- name: drop_lease (space, key, epoch)
 DELETE FROM leases WHERE space = ? AND key = ? AND epoch <= ?;
 
+-- name: drop_lease_named (space, key, name)
+DELETE FROM leases WHERE space = ? AND key = ? AND name = ?;
+
 -- name: raise_epoch (space, key)
 INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, 0, 1, 0, 0)
 ON CONFLICT (space, key) DO UPDATE SET epoch = epoch + 1;

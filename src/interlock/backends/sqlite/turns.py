@@ -55,8 +55,13 @@ def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Pla
 
 def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> None:
     """Give up a ticket, inside a write transaction that the caller opened."""
-    connection.execute(SQL["drop_ticket"], (request.ticket,))
-    connection.execute(SQL["drop_ticket_keys"], (where.space, request.ticket))
+    ticket = request.ticket
+    if not ticket:
+        now = opening(connection, where)[0]
+        row = connection.execute(SQL["ticket_named"], (where.space, request.name, now)).fetchone()
+        ticket = row[0] if row else 0
+    connection.execute(SQL["drop_ticket"], (ticket,))
+    connection.execute(SQL["drop_ticket_keys"], (where.space, ticket))
 
 
 def _place(
