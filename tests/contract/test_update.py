@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ async def test_whoever_is_cancelled_gives_up_the_turn_at_once(tmp_path: Path) ->
         tasks = [asyncio.create_task(update()) for _ in range(6)]
         await thinking.wait()
         while await queued() < 6:
-            await asyncio.sleep(0.001)
+            await asyncio.to_thread(threading.Event().wait, 0.001)
         for task in (tasks[0], tasks[2], tasks[4]):
             task.cancel()
         await asyncio.gather(tasks[0], tasks[2], tasks[4], return_exceptions=True)

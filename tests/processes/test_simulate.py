@@ -17,6 +17,7 @@ import interlock
 from interlock.cli.simulate import simulate
 from interlock.verify.simulate import PATTERNS, Settings, run
 from interlock.verify.simulate.patterns import LastWriteWins, Think, _GetModifySet
+from interlock.verify.simulate.scenarios import SCENARIOS
 
 AGENTS = 12
 FIELDS = ["pattern", "agents", "acknowledged", "kept", "lost", "failed", "thoughts", "seconds"]
@@ -259,6 +260,7 @@ import os, sys, tempfile
 tempfile.tempdir = sys.argv.pop(1)
 from interlock.cli.simulate import simulate
 from interlock.verify.simulate import PATTERNS
+from interlock.verify.simulate.scenarios import SCENARIOS
 from interlock.verify.simulate.patterns import LastWriteWins
 
 class OneIsQuick(LastWriteWins):
@@ -321,3 +323,25 @@ def test_a_hundred_agents_at_once_lose_nothing_with_interlock_and_nobody_fails()
     result = run(PATTERNS["interlock-update"], Settings(agents=100, seed=1))
     assert (result.acknowledged, result.kept, result.lost, result.failed) == (100, 100, 0, 0)
     assert result.thoughts <= 2.0
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_in_each_story_the_usual_way_loses_and_interlock_keeps_everything(name: str) -> None:
+    scenario = SCENARIOS[name]
+    settings = scenario.settings(CROWDED)
+    usual, ours = (run(pattern, settings) for pattern in scenario.patterns)
+    assert usual.lost > 0
+    assert (ours.lost, ours.kept) == (0, ours.acknowledged)
+    if name == "zombie":
+        assert ours.errors == {"fenced: it was replaced while it slept": settings.keys}
+        assert ours.acknowledged == settings.keys
+    else:
+        assert (ours.failed, ours.acknowledged) == (0, settings.agents * settings.writes)
+
+
+def test_stories_bring_their_own_patterns() -> None:
+    code, out, _ = invoke("--scenario memory --agents 4 --think 1ms --threads --json")
+    assert code == 0
+    assert [each["pattern"] for each in json.loads(out)] == ["last-write-wins", "interlock-append"]
+    assert invoke("--scenario memory -p lock")[0] == 2
+    assert invoke("--scenario zombie --threads")[0] == 2

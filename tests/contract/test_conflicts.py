@@ -1,0 +1,96 @@
+"""The record of refusals: what collides with what, kept beside the path of a write."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+import interlock
+from interlock.backends import noting
+from tests.contract.facades import Facades, elsewhere
+
+
+@pytest.fixture
+def space(facades: Facades) -> Any:
+    rules = {"booking/*": interlock.guarded(machine=interlock.BOOKING)}
+    return facades.open("us", rules=rules)
+
+
+def test_refusals_are_counted_by_key(facades: Facades, space: Any) -> None:
+    stale = space.read("k")
+    other = interlock.open(facades.url, agent="other")
+    other.create("k", 1)
+    for _ in range(3):
+        with pytest.raises(interlock.Conflict):
+            space.write(stale, 2)
+    space.create("booking/1", {"status": "PENDING"})
+    with pytest.raises(interlock.IllegalTransition):
+        space.transition("booking/1", "COMPLETED")
+    report = space.conflicts()
+    worst = report.keys[0]
+    assert (worst.key, worst.refusals, worst.retries) == ("k", 3, 3)
+    assert worst.reasons == {"Conflict": 3}
+    assert worst.pairs == {("us", "other"): 3}
+    assert 0 <= worst.close <= 3
+    assert (report.keys[1].key, report.keys[1].retries) == ("booking/1", 0)
+    newest = report.refusals[0]
+    assert (newest.reason, newest.agent, newest.other) == ("IllegalTransition", "us", None)
+    assert report.refusals[1].behind_us is not None
+    assert [note.at for note in report.refusals] == sorted(
+        (note.at for note in report.refusals), reverse=True
+    )
+    other.close()
+
+
+def test_refusals_that_update_retries_are_counted_too(facades: Facades, space: Any) -> None:
+    other = interlock.open(facades.url, agent="other")
+
+    def think(value: Any) -> Any:
+        if not value:
+            elsewhere(other.create, "k", 1)
+        return (value or 0) + 1
+
+    assert space.update("k", think).value == 2
+    (key,) = space.conflicts().keys
+    assert (key.key, key.reasons, key.pairs) == ("k", {"Conflict": 1}, {("us", "other"): 1})
+    other.close()
+
+
+def test_refusals_reach_the_store_when_a_space_is_closed(facades: Facades, space: Any) -> None:
+    passing = interlock.open(facades.url, agent="passing")
+    passing.create("k", 1)
+    with pytest.raises(interlock.Conflict):
+        passing.create("k", 2)
+    passing.close()
+    assert [(note.key, note.agent) for note in space.conflicts().refusals] == [("k", "passing")]
+    assert space.conflicts(limit=1).refusals[0].reason == "Conflict"
+    with pytest.raises(interlock.Invalid):
+        space.conflicts(limit=0)
+
+
+def test_the_record_is_bounded(facades: Facades, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interlock.backends.sqlite.backend.KEPT", 5)
+    space = facades.open("us")
+    space.create("k", 0)
+    for _ in range(9):
+        with pytest.raises(interlock.Conflict):
+            space.create("k", 1)
+    assert len(space.conflicts().refusals) == 5
+    assert noting.KEPT == 10_000
+
+
+def test_a_record_that_cannot_be_kept_fails_no_write(facades: Facades) -> None:
+    space = facades.open("us", busy_timeout=0.05)
+    space.create("k", 0)
+    path = facades.url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for _ in range(3):
+            with pytest.raises(interlock.Conflict):
+                space.create("k", 1)
+        other.execute("BEGIN IMMEDIATE")
+        assert len(space.conflicts().refusals) <= 3, "busy: kept for later, and nobody waits"
+        other.execute("ROLLBACK")
+    assert len(space.conflicts().refusals) == 3

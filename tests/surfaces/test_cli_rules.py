@@ -1,0 +1,152 @@
+"""The commands for rules, machines, merged keys and conflicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import interlock
+from interlock.cli import main
+
+RULES = {
+    "findings": interlock.merged("append"),
+    "booking/*": interlock.guarded(machine=interlock.BOOKING, on_conflict="rebase"),
+    "agent/{agent}/**": interlock.private(),
+    "report.md": interlock.leased(),
+}
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Any:
+    """Run the command line on one new store."""
+    url = f"sqlite:///{tmp_path / 'cli.db'}"
+    interlock.open(url).close()
+
+    def run(*arguments: str) -> Result:
+        environment = {"INTERLOCK_STORE": url, "INTERLOCK_AGENT": "shell"}
+        return CliRunner().invoke(main, list(arguments), env=environment)
+
+    return run
+
+
+@pytest.fixture
+def rules_file(tmp_path: Path) -> str:
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps({name: rule.to_json() for name, rule in RULES.items()}))
+    return str(path)
+
+
+def test_rules_are_checked_applied_and_shown(call: Any, rules_file: str) -> None:
+    assert "no rules" in call("rules", "show").stdout
+    checked = call("rules", "check", rules_file)
+    assert "would be added: findings: merged('append')" in checked.stdout
+    assert "no rules" in call("rules", "show").stdout
+    applied = json.loads(call("rules", "apply", rules_file, "--json").stdout)
+    assert applied == {"added": sorted(RULES), "removed": [], "changed": []}
+    shown = json.loads(call("rules", "show", "--json").stdout)
+    assert interlock.rules_from_json(shown) == RULES
+    assert "these already" in call("rules", "apply", rules_file).stdout
+
+
+def test_the_doc_tells_every_kind_of_key(call: Any, rules_file: str) -> None:
+    call("rules", "apply", rules_file)
+    told = {row["keys"]: row for row in json.loads(call("rules", "doc", "--json").stdout)}
+    assert told["findings"]["kind"] == "merged"
+    assert told["booking/*"]["kind"] == "shared, machine-bound"
+    assert "machine 'booking'" in told["booking/*"]["how"]
+    assert told["agent/{agent}/**"]["who_writes"] == "the agent named at {agent}"
+    assert told["report.md"]["kind"] == "leased"
+    assert "all others" in call("rules", "doc").stdout
+
+
+def test_rules_that_values_break_are_reported(call: Any, rules_file: str) -> None:
+    call("put", "findings", "1")
+    for command in ("check", "apply"):
+        refused = call("rules", command, rules_file)
+        assert refused.exit_code == 2
+        assert "'findings': it holds a plain value" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"a": {}}', '{"a": {"rule": "no"}}', '{"a": {"rule": "merged"}}', "{'a'}"]
+)
+def test_files_that_hold_no_rules(call: Any, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    assert call("rules", "apply", str(path)).exit_code == 2
+    assert call("rules", "apply", str(tmp_path / "missing.json")).exit_code == 2
+    assert call("rules", "apply", "no.such.module:RULES").exit_code == 2
+    assert "no rules" in call("rules", "show").stdout
+
+
+def test_rules_come_from_a_module_too(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "team_rules.py").write_text(
+        "import interlock\nRULES = {'k': interlock.merged('counter')}\nOTHER = 7\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert call("rules", "apply", "team_rules:RULES").exit_code == 0
+    assert call("rules", "apply", "team_rules:OTHER").exit_code == 2
+    assert "merged('counter')" in call("rules", "show").stdout
+
+
+def test_append_transition_and_reclaim(call: Any, rules_file: str) -> None:
+    call("rules", "apply", rules_file)
+    assert call("append", "findings", '{"a": 1}', "--id", "x").exit_code == 0
+    entry = json.loads(call("append", "findings", '{"a": 1}', "--id", "x", "--json").stdout)
+    assert (entry["kind"], entry["version"]) == ("append", 1)
+    call("append", "findings", "words", "--text", "--dedupe")
+    assert json.loads(call("get", "findings").stdout) == [{"a": 1}, "words"]
+    call("put", "booking/1", '{"status": "PENDING"}')
+    moved = call("transition", "booking/1", "PENDING_PAYMENT", "--set", "amount=3", "--json")
+    assert json.loads(moved.stdout)["value"] == {"status": "PENDING_PAYMENT", "amount": 3}
+    for arguments in (
+        ("transition", "booking/1", "PENDING"),
+        ("put", "booking/1", '{"status": "PENDING"}', "--force"),
+        ("put", "booking/1", '{"status": "PENDING"}', "--version", "2"),
+        ("put", "agent/ann/notes", "1"),
+        ("put", "report.md", "1"),
+    ):
+        assert call(*arguments).exit_code == 5
+    assert call("transition", "booking/1", "FAILED", "--set", "amount").exit_code == 2
+    assert json.loads(call("reclaim", "booking/1", "--json").stdout)["epoch"] == 1
+    told = {row["key"]: row for row in json.loads(call("conflicts", "--json").stdout)}
+    assert told["booking/1"]["reasons"] == {"IllegalTransition": 3}
+    assert "agent/ann/notes shell: Forbidden" in call("conflicts", "--each").stdout
+    assert "booking/1" in call("conflicts").stdout
+
+
+def test_machines_are_drawn(call: Any, rules_file: str) -> None:
+    call("rules", "apply", rules_file)
+    assert "COMPLETED       -> REFUND_PENDING" in call("machine", "draw", "booking").stdout
+    drawn = call("machine", "draw", "agent-lifecycle", "--format", "mermaid").stdout
+    assert "Idle --> Processing" in drawn
+    assert call("machine", "draw", "interlock:BOOKING", "--format", "svg").stdout[:4] == "<svg"
+    assert call("machine", "draw", "nothing").exit_code == 2
+    assert call("machine", "draw", "interlock:open").exit_code == 2
+
+
+def test_a_used_operation_id_with_another_value_is_refused(call: Any) -> None:
+    assert call("put", "k", "1", "--op-id", "o").exit_code == 0
+    assert call("put", "k", "2", "--op-id", "o", "--force").exit_code == 2
+    assert call("put", "k", "1", "--op-id", "o", "--force").exit_code == 0
+    assert json.loads(call("get", "k").stdout) == 1
+
+
+def test_calls_that_cannot_be_meant(call: Any) -> None:
+    deep = "[" * 5000 + "]" * 5000
+    for arguments in (
+        ("put", "k", deep),
+        ("at", "k"),
+        ("at", "k", "--position", "0", "--prefix", "k"),
+        ("watch", "--after", "99"),
+        ("put", "k", "1", "--store", "sqlite://"),
+    ):
+        assert call(*arguments).exit_code == 2, arguments
+    told = json.loads(call("put", "k", "{bad", "--json").stderr)
+    assert (told["error"], told["retryable"]) == ("Usage", False)
