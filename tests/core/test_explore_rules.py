@@ -16,6 +16,8 @@ from interlock.backends.sqlite.commit import Step
 from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
+from interlock.core.transaction import Transaction
+from interlock.handles import Tx
 from interlock.space import Space
 from interlock.verify import View, Violation, explore
 from tests.core.test_explore_mutants import mutate
@@ -147,6 +149,45 @@ def test_machine_keys_with_a_reclaim() -> None:
         invariants=the_machine_is_obeyed,
     )
     assert (explored.schedules, explored.states) == (290_237, 11_181)
+
+
+def moves_money(space: Space) -> None:
+    def move(tx: Tx) -> None:
+        a, b = tx.read("account/a"), tx.read("account/b")
+        tx.write(a, a.value - 10)
+        tx.write(b, b.value + 10)
+
+    space.transact(move, turns="never")
+
+
+def adds_up(space: Space) -> int:
+    """Read one account after the other, in one transaction."""
+
+    def both(tx: Tx) -> int:
+        total: int = tx.read("account/a").value + tx.read("account/b").value
+        return total
+
+    answer: int = space.transact(both, turns="never")
+    return answer
+
+
+def two_accounts(space: Space) -> None:
+    space.create("account/a", 50)
+    space.create("account/b", 50)
+
+
+def nobody_sees_half_a_transfer(view: View) -> str | None:
+    seen = view.results.get("auditor", 100)
+    return None if seen == 100 else f"the auditor saw {seen}"
+
+
+def test_without_one_moment_reads_are_skewed(monkeypatch: pytest.MonkeyPatch) -> None:
+    agents = {"clerk": moves_money, "auditor": adds_up}
+    explore(agents, setup=two_accounts, invariants=nobody_sees_half_a_transfer)
+    guard = "self.position is not None and snapshot.position != self.position"
+    mutate(monkeypatch, Transaction, "load", guard, "False")
+    with pytest.raises(Violation, match="the auditor saw 110"):
+        explore(agents, setup=two_accounts, invariants=nobody_sees_half_a_transfer)
 
 
 def test_without_the_epoch_a_holder_that_was_replaced_still_writes(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.requests import Load
 from tests.processes.writers import disagreements
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -45,11 +46,9 @@ def started(target: Any, url: str) -> tuple[Any, Any]:
     return process, mine
 
 
-def queue_of(space: interlock.Space, number: int) -> None:
-    """Wait until `number` agents stand in the queue of `k`."""
-    from interlock.core.requests import Load
-
-    while space._driver.backend.perform(Load(("k",))).queued.get("k", 0) < number:
+def queue_of(space: interlock.Space, number: int, key: str = "k") -> None:
+    """Wait until `number` agents stand in the queue of `key`."""
+    while space._driver.backend.perform(Load((key,))).queued.get(key, 0) < number:
         threading.Event().wait(0.01)
 
 
@@ -98,6 +97,38 @@ def test_an_agent_that_dies_waiting_is_passed_over(tmp_path: Path) -> None:
         assert second.recv() == "start thinker waiter"
         for process in (thinker, waiter):
             process.join()
+
+
+def wait_for_lease(url: str, pipe: Any) -> None:
+    with interlock.open(url, agent="waiter") as space:
+        pipe.send("here")
+        with space.lease("k", 30) as lease:
+            pipe.send(lease.epoch)
+            pipe.recv()
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_lease_and_dies_is_passed_over(tmp_path: Path) -> None:
+    """And so is who holds it and dies."""
+    url = f"sqlite:///{tmp_path / 'leases.db'}"
+    with interlock.open(url, agent="us") as space:
+        agents = []
+        with space.lease("k", 30) as lease:
+            for number in range(3):
+                process, pipe = started(wait_for_lease, url)
+                assert pipe.recv() == "here"
+                queue_of(space, number + 1, "$lease/k")
+                agents.append((process, pipe))
+            agents[0][0].kill()
+            agents[0][0].join()
+        assert agents[1][1].recv() == lease.epoch + 1
+        assert space.reclaim("k").epoch == lease.epoch + 2  # the supervisor saw it die
+        agents[1][0].kill()
+        agents[1][0].join()
+        assert agents[2][1].recv() == lease.epoch + 3
+        agents[2][1].send("done")
+        agents[2][0].join()
+        assert disagreements(space) == []
 
 
 def commit_until_interrupted(url: str, pipe: Any) -> None:
