@@ -118,6 +118,7 @@ def test_three_updates_of_one_key() -> None:
     assert counted(explored) == (54_708, 5_156)
 
 
+@pytest.mark.slow
 def test_three_updates_that_stall_for_longer_than_a_turn_lasts() -> None:
     explored = explore(
         {"a": increment, "b": increment, "c": increment},
@@ -167,6 +168,7 @@ def test_a_writer_from_outside_the_queue() -> None:
     assert counted(explored) == (26_372, 3_150)
 
 
+@pytest.mark.slow
 def test_three_transfers_in_a_ring() -> None:
     def accounts(space: Space) -> None:
         for account in ("x", "y", "z"):

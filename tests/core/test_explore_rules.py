@@ -55,6 +55,7 @@ def nobody_writes_after_being_fenced(view: View) -> str | None:
     return None if epochs == sorted(epochs) else f"written at epochs {epochs}"
 
 
+@pytest.mark.slow
 def test_guarded_keys_with_a_reclaim() -> None:
     explored = explore(
         {**dict.fromkeys("abc", increments), "supervisor": reclaims},

@@ -77,7 +77,7 @@ def test_a_reducer_that_changes_its_arguments_or_makes_no_json_is_found() -> Non
         return [*value, 1]
 
     with pytest.raises(LawBroken, match="changes the contributions"):
-        laws(interlock.Reducer("mine", changes, []), documents)
+        laws(interlock.Reducer("mine", changes, []), st.dictionaries(st.just("a"), numbers))
     with pytest.raises(LawBroken, match="not JSON"):
         laws(interlock.Reducer("mine", lambda value, item: {item}, None), numbers)
 

@@ -11,8 +11,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import interlock
 from tests.processes.writers import disagreements
 
@@ -58,7 +56,6 @@ def work(url: str, name: str, seed: int, pipe: Connection) -> None:
             pipe.send("fenced")
 
 
-@pytest.mark.slow
 def test_a_hundred_zombies_and_no_stale_write(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'zombies.db'}"
     with interlock.open(url, rules={"job": interlock.leased()}):
@@ -110,7 +107,6 @@ def add_findings(url: str, number: int, count: int, gate: Any) -> None:
             space.append("findings", f"{number}/{n}")
 
 
-@pytest.mark.slow
 def test_a_hundred_processes_add_a_hundred_findings_each(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'findings.db'}"
     agents, each = 100, 100

@@ -10,15 +10,12 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import interlock
 from tests.processes.writers import disagreements, write_for_ever
 
 ROUNDS, WRITERS, VICTIMS = 50, 8, 3
 
 
-@pytest.mark.slow
 def test_fifty_rounds_of_kill_9_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'killed.db'}"
     interlock.open(url).close()

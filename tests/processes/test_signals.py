@@ -52,7 +52,6 @@ def queue_of(space: interlock.Space, number: int, key: str = "k") -> None:
         threading.Event().wait(0.01)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_agent_that_dies_in_its_turn_is_passed_over(tmp_path: Path, blow: int) -> None:
     url = f"sqlite:///{tmp_path / 'turns.db'}"
@@ -77,7 +76,6 @@ def test_an_agent_that_dies_in_its_turn_is_passed_over(tmp_path: Path, blow: int
         assert disagreements(space) == []
 
 
-@pytest.mark.slow
 def test_an_agent_that_dies_waiting_is_passed_over(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'turns.db'}"
     with interlock.open(url, agent="us") as space:
@@ -107,7 +105,6 @@ def wait_for_lease(url: str, pipe: Any) -> None:
             pipe.recv()
 
 
-@pytest.mark.slow
 def test_who_waits_for_a_lease_and_dies_is_passed_over(tmp_path: Path) -> None:
     """And so is who holds it and dies."""
     url = f"sqlite:///{tmp_path / 'leases.db'}"

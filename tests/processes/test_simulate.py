@@ -318,7 +318,6 @@ def test_an_interrupted_simulation_leaves_nothing_behind(
             os.kill(agent, 0)
 
 
-@pytest.mark.slow
 def test_a_hundred_agents_at_once_lose_nothing_with_interlock_and_nobody_fails() -> None:
     result = run(PATTERNS["interlock-update"], Settings(agents=100, seed=1))
     assert (result.acknowledged, result.kept, result.lost, result.failed) == (100, 100, 0, 0)
