@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
-from interlock.core.drawing import draw_machine
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import Clash, Reducer
 from interlock.core.outcome import Committed
@@ -35,6 +33,8 @@ from interlock.space import Space, open  # reads as interlock.open
 if TYPE_CHECKING:
     from interlock.aio import AsyncSpace, open_async
     from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
+    from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.drawing import draw_machine
 
 __version__ = "0.1.0"
 
@@ -86,13 +86,24 @@ __all__ = [
     "rules_from_json",
 ]
 
-_ASYNC = ("AsyncLease", "AsyncMoment", "AsyncSpace", "AsyncTx", "open_async")
+# Where names live that few need: importing their modules takes long.
+_LATE = {
+    "AsyncLease": "aio_handles",
+    "AsyncMoment": "aio_handles",
+    "AsyncSpace": "aio",
+    "AsyncTx": "aio_handles",
+    "ConflictReport": "core.conflicts",
+    "KeyConflicts": "core.conflicts",
+    "RefusalNote": "core.conflicts",
+    "draw_machine": "core.drawing",
+    "open_async": "aio",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the asyncio façade when it is first used: asyncio doubles the import time."""
-    if name in _ASYNC:
-        from interlock import aio
+    """Import a name when it is first used."""
+    if name not in _LATE:
+        raise AttributeError(f"module 'interlock' has no attribute {name!r}")
+    from importlib import import_module
 
-        return getattr(aio, name)
-    raise AttributeError(f"module 'interlock' has no attribute {name!r}")
+    return getattr(import_module(f"interlock.{_LATE[name]}"), name)

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from interlock import reentry
 from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
@@ -15,7 +15,6 @@ from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
-from interlock.core.conflicts import ConflictReport
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
@@ -34,6 +33,9 @@ from interlock.settings import (
     distinct,
     make_writer,
 )
+
+if TYPE_CHECKING:
+    from interlock.core.conflicts import ConflictReport
 
 
 def open_async(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -64,6 +63,8 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
             text = json.dumps(["content", key, item], sort_keys=True)
         except (TypeError, ValueError) as problem:
             raise Invalid(f"the item is not JSON: {problem}") from problem
+    import hashlib  # at run time only where it is used: importing it takes long
+
     return "once-" + hashlib.sha256(text.encode()).hexdigest()[:40]
 
 

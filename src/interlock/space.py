@@ -9,13 +9,12 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from interlock import reentry
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
-from interlock.core.conflicts import ConflictReport
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Entry, Record, Snapshot
@@ -35,6 +34,9 @@ from interlock.settings import (
     distinct,
     make_writer,
 )
+
+if TYPE_CHECKING:
+    from interlock.core.conflicts import ConflictReport
 
 
 def open(  # reads as interlock.open

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from interlock.core import decide, rules
-from interlock.core.conflicts import report
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps
 from interlock.core.machines import state_of
@@ -157,4 +156,6 @@ def conflicts(limit: int) -> Steps:
     """Return the last refusals, counted, as a ConflictReport."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         return Invalid(f"limit={limit!r} is not a number of refusals from 1")
+    from interlock.core.conflicts import report  # only here: few who write ever ask
+
     return report((yield ReadRefusals(limit)))

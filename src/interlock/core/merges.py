@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -39,6 +37,9 @@ class Reducer:
 
     def digest(self) -> str:
         """Return what stands for the function and its claims, as `checked` names it."""
+        import hashlib  # at run time only where they are used: importing them takes long
+        import inspect
+
         try:
             body = inspect.getsource(self.fn)
         except (OSError, TypeError):

@@ -35,7 +35,7 @@ class Committed(NamedTuple):
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refusal:
     """Nothing was written."""
 
@@ -44,7 +44,7 @@ class Refusal:
     next_step: ClassVar[str] = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Invalid(Refusal):
     """The request is malformed.  `message` names what, and the limit."""
 
@@ -52,7 +52,7 @@ class Invalid(Refusal):
     next_step: ClassVar[str] = "correct the call; sending it again cannot help"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fenced(Refusal):
     """The writer was replaced: `held` is its epoch, `current` the one in force."""
 
@@ -62,7 +62,7 @@ class Fenced(Refusal):
     next_step: ClassVar[str] = "stop: another writer has taken over this key"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forbidden(Refusal):
     """The rule `rule` of pattern `pattern` does not let this writer write `key` this way."""
 
@@ -72,7 +72,7 @@ class Forbidden(Refusal):
     next_step: ClassVar[str] = "write another key, or as its rule says"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class IllegalTransition(Refusal):
     """The machine of `key` does not go from `before` (None: no value yet) to `after`.
 
@@ -87,7 +87,7 @@ class IllegalTransition(Refusal):
     next_step: ClassVar[str] = "decide again for the state that the key is in"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Outdated(Refusal):
     """The plan was decided under rules that have changed: `record` holds the current ones.
 
@@ -99,7 +99,7 @@ class Outdated(Refusal):
     next_step: ClassVar[str] = "reload the rules and decide again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Conflict(Refusal):
     """Something that the plan was computed from has moved.
 
@@ -119,7 +119,7 @@ class Conflict(Refusal):
     next_step: ClassVar[str] = "read again, think again on the fresh record, write again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Held(Refusal):
     """Another agent has the exclusive right to write now; `seconds` until it may be reclaimed.
 
@@ -134,7 +134,7 @@ class Held(Refusal):
     next_step: ClassVar[str] = "wait and try again"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Contended(Refusal):
     """The limit of attempts or of patience was reached; `attempts` thoughts were made."""
 
