@@ -8,7 +8,7 @@ from typing import Any
 
 from interlock.core import decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask, reload
+from interlock.core.folding import Steps, ask, fold_conflict, reload
 from interlock.core.keys import check_key
 from interlock.core.merges import REMOVED, merge3
 from interlock.core.outcome import (
@@ -42,11 +42,16 @@ def commit(writer: Writer, decision: Callable[[], Decision], exact: bool = True)
             if by_rules:
                 yield Noted(plan, writer.agent)
             return plan
-        outcome = yield from ask(writer, Commit(plan))
+        outcome = yield Commit(plan)
+        if isinstance(outcome, Committed):
+            replayed = exact and outcome.replayed
+            return decide.same_operation(plan, outcome) if replayed else outcome
         if isinstance(outcome, Outdated):
             writer.book.load(outcome.record.version, outcome.record.value)
             continue
-        return decide.same_operation(plan, outcome) if exact else outcome
+        if isinstance(outcome, Conflict):
+            return (yield from fold_conflict(writer, outcome))
+        return outcome
 
 
 def write_one(writer: Writer, decision: Callable[[], Decision], exact: bool = True) -> Steps:
@@ -62,7 +67,9 @@ def write(writer: Writer, record: Record, value: Any, op_id: str, leased: bool =
         return decide.put(writer, record, value, op_id, leased)
 
     rebases = isinstance(record, Record) and rebased(writer, record.key)
-    outcome = yield from write_one(writer, put, exact=not rebases)
+    outcome = yield from commit(writer, put, exact=not rebases)
+    if isinstance(outcome, Committed):
+        return decide.result(outcome, writer.space)[0]
     while rebases and isinstance(outcome, Conflict):
         base, theirs = record, outcome.record
         merged = rebase(base, value, outcome)

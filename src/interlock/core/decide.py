@@ -222,20 +222,12 @@ def reads_beyond(plan: Plan) -> dict[str, Any] | None:
 
 def result(outcome: Committed, space: str) -> list[Record]:
     """Return the records that a commit made."""
+    agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            w.key,
-            decode(w.body),
-            w.version,
-            w.epoch,
-            outcome.agent,
-            outcome.time_us,
-            w.position,
-            w.kind != DELETE,
-            space,
-            w.body,
+            key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space, body
         )
-        for w in outcome.writes
+        for key, kind, version, epoch, position, body in outcome.writes
     ]
 
 
