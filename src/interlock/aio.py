@@ -203,6 +203,8 @@ class AsyncSpace:
         answer = await self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
             raise_refusal(answer.refusal)
+        if isinstance(answer, Refusal):  # a merged key that this process cannot fold
+            raise_refusal(answer)
         return answer
 
     async def append(

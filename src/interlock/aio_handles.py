@@ -14,7 +14,7 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import ENDED, Transaction
-from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refusal
 from interlock.settings import distinct
 
 
@@ -146,6 +146,7 @@ class AsyncLease:
         self._op_id = op_id
         self._record: Record | None = None
         self._lost: Refusal | None = None
+        self._held = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -182,6 +183,7 @@ class AsyncLease:
         """
         steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
+        self._held, self._lost = True, None
         self._task = asyncio.create_task(self._renew())
         return self
 
@@ -190,28 +192,30 @@ class AsyncLease:
 
         Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
         """
+        self._check_held()
         steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
-        self._record = await self._run(steps)
-        return self.record
+        return self._moved(await self._run(steps))
 
     async def delete(self) -> Record:
         """Delete the key and return its record.
 
         Raises as `write` does.
         """
+        self._check_held()
         record, name = self.record, self._op_id(None)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )
-        self._record = await self._run(steps)
-        return self.record
+        return self._moved(await self._run(steps))
 
     async def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
 
         Raises Fenced where it was taken away.
         """
-        await self._run(leases.renew(self._writer, self._key, ttl or self._ttl, self.epoch))
+        self._check_held()
+        seconds = self._ttl if ttl is None else ttl
+        await self._run(leases.renew(self._writer, self._key, seconds, self.epoch))
 
     async def release(self) -> None:
         """Give it up.  Giving up one that was lost does nothing."""
@@ -219,8 +223,9 @@ class AsyncLease:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._record is not None:
-            await self._run(leases.release(self._key, self.epoch))
+        if self._held:
+            self._held = False
+            await asyncio.shield(self._run(leases.release(self._key, self.epoch)))
 
     async def __aenter__(self) -> Self:
         return await self.acquire()
@@ -233,6 +238,16 @@ class AsyncLease:
     ) -> None:
         await self.release()
 
+    def _check_held(self) -> None:
+        if self._record is not None and not self._held:
+            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
+
+    def _moved(self, record: Record) -> Record:
+        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
+        if record.epoch == self.epoch and record.version > self.record.version:
+            self._record = record
+        return record
+
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._ttl / RENEWALS_PER_TTL)
@@ -240,6 +255,8 @@ class AsyncLease:
                 await self.renew()
             except Refused as refused:
                 self._lost = refused.outcome
+                return
+            except Closed:
                 return
             except (AnswerLost, InterlockError):
                 continue  # the next one may get through; the store judges in the end

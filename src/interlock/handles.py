@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -13,7 +14,7 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import ENDED, Transaction
-from interlock.errors import AnswerLost, InterlockError, Invalid, Refused, raise_refusal
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refusal
 from interlock.settings import distinct
 
 
@@ -143,6 +144,8 @@ class Lease:
         self._op_id = op_id
         self._record: Record | None = None
         self._lost: Refusal | None = None
+        self._held = False
+        self._pid = os.getpid()
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -180,6 +183,7 @@ class Lease:
         """
         steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
+        self._held, self._lost = True, None
         self._keep()
         return self
 
@@ -188,28 +192,30 @@ class Lease:
 
         Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
         """
+        self._check_held()
         steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
-        self._record = self._run(steps)
-        return self.record
+        return self._moved(self._run(steps))
 
     def delete(self) -> Record:
         """Delete the key and return its record.
 
         Raises as `write` does.
         """
+        self._check_held()
         record, name = self.record, self._op_id(None)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )
-        self._record = self._run(steps)
-        return self.record
+        return self._moved(self._run(steps))
 
     def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
 
         Raises Fenced where it was taken away.
         """
-        self._run(leases.renew(self._writer, self._key, ttl or self._ttl, self.epoch))
+        self._check_held()
+        seconds = self._ttl if ttl is None else ttl
+        self._run(leases.renew(self._writer, self._key, seconds, self.epoch))
 
     def release(self) -> None:
         """Give it up.  Giving up one that was lost does nothing."""
@@ -217,7 +223,8 @@ class Lease:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._record is not None:
+        if self._held and self._pid == os.getpid():  # a forked child has only a copy
+            self._held = False
             self._run(leases.release(self._key, self.epoch))
 
     def __enter__(self) -> Self:
@@ -231,8 +238,19 @@ class Lease:
     ) -> None:
         self.release()
 
+    def _check_held(self) -> None:
+        if self._record is not None and not self._held:
+            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
+
+    def _moved(self, record: Record) -> Record:
+        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
+        if record.epoch == self.epoch and record.version > self.record.version:
+            self._record = record
+        return record
+
     def _keep(self) -> None:
         """Begin to renew it."""
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="interlock-lease", daemon=True)
         self._thread.start()
 
@@ -242,6 +260,8 @@ class Lease:
                 self.renew()
             except Refused as refused:
                 self._lost = refused.outcome
+                return
+            except Closed:
                 return
             except (AnswerLost, InterlockError):
                 continue  # the next one may get through; the store judges in the end

@@ -61,7 +61,7 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
     else:
         try:
             text = json.dumps(["content", key, item], sort_keys=True)
-        except (TypeError, ValueError) as problem:
+        except (TypeError, ValueError, RecursionError) as problem:
             raise Invalid(f"the item is not JSON: {problem}") from problem
     import hashlib  # at run time only where it is used: importing it takes long
 

@@ -202,6 +202,8 @@ class Space:
         answer = self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
             raise_refusal(answer.refusal)
+        if isinstance(answer, Refusal):  # a merged key that this process cannot fold
+            raise_refusal(answer)
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:

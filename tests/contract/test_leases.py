@@ -89,7 +89,7 @@ def test_a_reclaim_fences_the_holder_and_whoever_read_before(facades: Facades, o
         with pytest.raises(interlock.Fenced):
             other.write(seen, 2)
         assert other.write(fresh, 3).version == 2
-    with pytest.raises(interlock.Fenced):
+    with pytest.raises(interlock.Invalid, match="was given up"):
         lease.write(4)
     assert other.read("k").value == 3
 

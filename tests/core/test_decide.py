@@ -155,7 +155,7 @@ def test_a_refused_write_leaves_no_trace(value: Any) -> None:
     foreign: Any = ONE._replace(space="another")
     for refusal in (
         *(tx.write(ONE, value), tx.create("k", value), tx.create("a//b", 1)),
-        *(tx.write(foreign, 1), tx.delete(foreign), tx.append("k", 1)),
+        *(tx.write(foreign, 1), tx.delete(foreign), tx.append("k", value)),
     ):
         assert isinstance(refusal, Invalid | Forbidden)
     assert (tx.changes, tx.doomed) == (False, None)
@@ -164,9 +164,11 @@ def test_a_refused_write_leaves_no_trace(value: Any) -> None:
 
 def test_a_rule_that_forbids_a_write_is_found_before_the_plan() -> None:
     tx = Transaction(writer({"k": leased(), "log": merged("append")}))
-    assert isinstance(tx.append("k", 1), Forbidden)
     assert tx.append("log", 1) is None
     assert isinstance(tx.decision(OP), Plan)
+    assert tx.append("k", 1) is None, "decided at the commit, under the rules of then"
+    assert isinstance(tx.decision(OP), Forbidden)
+    tx.appends.pop()
     tx.write(ABSENT, 1)
     assert isinstance(tx.decision(OP), Forbidden)
 

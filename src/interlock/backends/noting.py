@@ -30,6 +30,7 @@ class RefusalNotes:
         self._waiting: deque[RefusalNote] = deque(maxlen=_WAITING)
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._flushing = threading.Lock()
 
     def add(self, note: RefusalNote) -> None:
         """Keep one refusal soon."""
@@ -40,15 +41,16 @@ class RefusalNotes:
 
     def flush(self) -> None:
         """Try to keep what waits, now."""
-        notes = [*self._waiting]
-        try:
-            kept = not notes or self._save(notes)
-        except InterlockError:
-            kept = True  # the store is away or read-only: dropped
-        if kept:
-            for _ in notes:
-                if self._waiting:
-                    self._waiting.popleft()
+        with self._flushing:
+            notes = [*self._waiting]
+            try:
+                kept = not notes or self._save(notes)
+            except InterlockError:
+                kept = True  # the store is away or read-only: dropped
+            if kept:
+                for _ in notes:
+                    if self._waiting:
+                        self._waiting.popleft()
 
     def close(self) -> None:
         """Keep what waits and end the thread."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask, fold_conflict, reload
+from interlock.core.folding import Steps, Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key
 from interlock.core.merges import REMOVED, merge3
 from interlock.core.outcome import (
@@ -16,6 +17,7 @@ from interlock.core.outcome import (
     Conflict,
     Forbidden,
     IllegalTransition,
+    Invalid,
     Outdated,
     Refusal,
 )
@@ -27,7 +29,11 @@ FOLD_EVERY = 500  # contributions, after which whoever added the last one folds 
 _MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
 
 
-def commit(writer: Writer, decision: Callable[[], Decision], exact: bool = True) -> Steps:
+def commit(
+    writer: Writer,
+    decision: Callable[[], Decision],
+    exact: bool | Callable[[], bool] = True,
+) -> Steps:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
@@ -36,15 +42,16 @@ def commit(writer: Writer, decision: Callable[[], Decision], exact: bool = True)
     while True:
         plan = decision()
         if isinstance(plan, Refusal):
-            by_rules = isinstance(plan, Forbidden | IllegalTransition)
+            forbidden = isinstance(plan, Forbidden | IllegalTransition)
+            by_rules = forbidden or (isinstance(plan, Invalid) and plan.by_rules)
             if by_rules and (yield from reload(writer)):
                 continue
-            if by_rules:
+            if forbidden:
                 yield Noted(plan, writer.agent)
             return plan
         outcome = yield Commit(plan)
         if isinstance(outcome, Committed):
-            replayed = exact and outcome.replayed
+            replayed = outcome.replayed and (exact() if callable(exact) else exact)
             return decide.same_operation(plan, outcome) if replayed else outcome
         if isinstance(outcome, Outdated):
             writer.book.load(outcome.record.version, outcome.record.value)
@@ -66,11 +73,10 @@ def write(writer: Writer, record: Record, value: Any, op_id: str, leased: bool =
     def put() -> Decision:
         return decide.put(writer, record, value, op_id, leased)
 
-    rebases = isinstance(record, Record) and rebased(writer, record.key)
-    outcome = yield from commit(writer, put, exact=not rebases)
+    outcome = yield from commit(writer, put, lambda: not rebased(writer, record.key))
     if isinstance(outcome, Committed):
         return decide.result(outcome, writer.space)[0]
-    while rebases and isinstance(outcome, Conflict):
+    while isinstance(outcome, Conflict) and rebased(writer, record.key):
         base, theirs = record, outcome.record
         merged = rebase(base, value, outcome)
         if isinstance(merged, Conflict):
@@ -110,7 +116,8 @@ def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) 
         return outcome
     done = outcome.writes[0]
     if done.version % FOLD_EVERY == 0 and not outcome.replayed:
-        yield from ask(writer, Load((key,)))  # keeps the fold, so that no reader finds a long tail
+        with suppress(Unfoldable):
+            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
     return Entry(
         done.position,
         key,

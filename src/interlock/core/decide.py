@@ -110,11 +110,13 @@ def transition(
             f"{record.key!r} is not bound to a machine; declare one with "
             "rules={pattern: interlock.guarded(machine=...)}",
             record.key,
+            by_rules=True,
         )
     if to not in machine.transitions:
         return Invalid(
             f"{to!r:.80} is not a state of machine {machine.name!r} ({', '.join(machine.states)})",
             record.key,
+            by_rules=True,
         )
     old = decode(record.body) if record.exists else {}
     before = state_of(machine, record.key, old) if record.exists else None
@@ -122,7 +124,7 @@ def transition(
         return before
     if before == to and to not in machine.targets(to):
         return illegal(machine, record.key, before, to)
-    return put(writer, record, {**old, machine.field: to, **changes}, op_id)
+    return put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
 def allowed(
@@ -144,10 +146,11 @@ def allowed(
         return _forbidden(key, pattern, rule, "it is merged: use space.append(key, item)")
     if rule.machine is None:
         return None
-    old = decode(base.body) if base.exists else None
+    # What was stored, whatever a transaction's view of it says.
+    exists, old = base.body is not None, decode(base.body)
     if write.kind == DELETE:
         return check_delete(rule.machine, key, old)
-    return check_move(rule.machine, key, old, base.exists, decode(write.body), writer.agent)
+    return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
 
 
 def _not_appendable(
@@ -162,7 +165,7 @@ def _not_appendable(
         return unknown_reducer(key, rule)
     wrong = reducer.accepts(item) if reducer.accepts is not None else None
     if wrong is not None:
-        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key)
+        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
     return None
 
 
@@ -171,6 +174,16 @@ def unknown_reducer(key: str, rule: Rule) -> Invalid:
     return Invalid(
         f"{key!r} is merged with the reducer {rule.reducer!r}, which this process does not know; "
         "open the space with rules= that hold it",
+        key,
+        by_rules=True,
+    )
+
+
+def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
+    """The refusal of reading a merged key whose reducer fails on its contributions."""
+    return Invalid(
+        f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
+        f"{type(problem).__name__}: {problem}",
         key,
     )
 

@@ -16,7 +16,7 @@ from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Refusal
 from interlock.core.records import Record, Snapshot, Tail
 from interlock.core.requests import Grant, Load, Place, SaveFold
-from interlock.core.rules import RULES_KEY
+from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 SAVE_AFTER = 200  # contributions since the last saved fold
@@ -47,18 +47,18 @@ def ask(writer: Writer, request: Any) -> Steps:
     return answer
 
 
-def fold_snapshot(writer: Writer, snapshot: Snapshot, save: bool = True) -> Steps:
-    """Protocol: a snapshot with every merged key folded."""
+def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = None) -> Steps:
+    """Protocol: a snapshot with every merged key folded, by the rules of then (`past`) or now."""
     records, scans = dict(snapshot.records), dict(snapshot.scans)
     found = False
     for key, record in records.items():
         if isinstance(record.value, Tail):
-            records[key], found = (yield from fold_record(writer, record, save)), True
+            records[key], found = (yield from fold_record(writer, record, past)), True
     for prefix, members in scans.items():
         if any(isinstance(record.value, Tail) for record in members):
             folded = []
             for record in members:
-                folded.append((yield from fold_record(writer, record, save)))
+                folded.append((yield from fold_record(writer, record, past)))
             scans[prefix], found = tuple(folded), True
     return snapshot._replace(records=records, scans=scans) if found else snapshot
 
@@ -67,31 +67,33 @@ def fold_conflict(writer: Writer, refusal: Conflict) -> Steps:
     """Protocol: a conflict whose fresh record is folded."""
     if not isinstance(refusal.record.value, Tail):
         return refusal
-    record = yield from fold_record(writer, refusal.record, save=False)
+    record = yield from fold_record(writer, refusal.record)
     return Conflict(
         refusal.message, refusal.key, refusal.expected, refusal.actual, record, refusal.prefix
     )
 
 
-def fold_record(writer: Writer, record: Record, save: bool = True) -> Steps:
+def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps:
     """Protocol: the record of a merged key with its value; any other as it is."""
     tail = record.value
     if not isinstance(tail, Tail):
         return record
-    reducer = writer.book.rules.reducer(record.key)
-    if reducer is None:
+    if past is None and tail.rules != writer.book.rules.version:
         yield from reload(writer)
-        reducer = writer.book.rules.reducer(record.key)
+    rules = writer.book.rules if past is None else past
+    reducer = rules.reducer(record.key)
     if reducer is None:
-        rule = writer.book.rules.match(record.key)[1]
-        raise Unfoldable(decide.unknown_reducer(record.key, rule))
+        raise Unfoldable(decide.unknown_reducer(record.key, rules.match(record.key)[1]))
     started = tail.base is not None
     start = json.loads(tail.base) if tail.base is not None else None
-    value = fold_items(reducer, json.loads(tail.items), start, started)
-    if save and tail.length >= SAVE_AFTER:
+    try:
+        value = fold_items(reducer, json.loads(tail.items), start, started)
+    except Exception as problem:
+        raise Unfoldable(decide.not_foldable(record.key, reducer.name, problem)) from problem
+    if past is None and tail.length >= SAVE_AFTER:
         body = encode(value, _LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, record.position, body)
+            yield SaveFold(record.key, record.position, body, tail.rules)
     return record._replace(value=value)
 
 

@@ -36,20 +36,23 @@ def declare(
     Returns the RuleSet in force, or Invalid: malformed, ambiguous, contradicting what is stored,
     or broken by values that exist.
     """
-    wrong = rules.check(declared)
+    wrong = rules.check(declared, writer.book.reducers)
     if wrong is not None:
         return wrong
-    writer.book.learn(declared)
+    book = writer.book.knowing(declared)  # its code counts once the rules do
     while True:
         snapshot: Snapshot = yield Load((RULES_KEY,))
         record = snapshot.records[RULES_KEY]
         writer.book.load(record.version, record.value)
-        stored = writer.book.rules
+        stored = book.read(record.version, record.value)
         wanted = wanted_rules(stored, declared, whole)
         if isinstance(wanted, Invalid):
             return wanted
-        new = RuleSet(0, wanted, dict(writer.book.reducers))
+        new = RuleSet(0, wanted, dict(book.reducers))
         if new.to_json() == stored.to_json():
+            if not dry_run:
+                writer.book.learn(book)
+                writer.book.load(record.version, record.value)
             return stored
         prefixes = _prefixes(stored, new)
         snapshot = yield Load((), prefixes)
@@ -69,6 +72,7 @@ def declare(
         )
         outcome = yield Commit(plan)
         if isinstance(outcome, Committed):
+            writer.book.learn(book)
             writer.book.load(outcome.writes[0].version, new.to_json())
             return writer.book.rules
         if not isinstance(outcome, Conflict | Outdated | Fenced) or (
@@ -116,14 +120,13 @@ def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
 
 def _prefixes(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
     """Return what to scan: where a changed pattern may meet values that break it."""
+    every = (*stored.rules.values(), *new.rules.values())
+    if not any(rule.kind == MERGED or rule.machine is not None for rule in every):
+        return ()  # values can break neither
     changed = [
         pattern
         for pattern in stored.rules.keys() | new.rules.keys()
         if stored.rules.get(pattern) != new.rules.get(pattern)
-        and any(
-            rule is not None and (rule.kind == MERGED or rule.machine is not None)
-            for rule in (stored.rules.get(pattern), new.rules.get(pattern))
-        )
     ]
     prefixes = sorted({fixed_prefix(pattern) for pattern in changed})
     return tuple(

@@ -70,6 +70,9 @@ def _take(writer: Writer, key: str, ttl: float, wait: float | None, turn: Turn) 
 
 def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
+    wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    if wrong is not None:
+        return wrong
     asked = TakeLease(key, "", writer.agent, writer.incarnation, ttl, epoch)
     grant: Grant = yield from ask(writer, asked)
     if grant.granted:

@@ -10,6 +10,7 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT = "associative", "commutative", "idempotent"
+_LARGEST = 1e100
 LAWS = (ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT)
 
 
@@ -85,8 +86,10 @@ def _deep_merge(value: Any, item: Any) -> Any:
 
 
 def _number(item: Any) -> str | None:
-    wrong = isinstance(item, bool) or not isinstance(item, int | float)
-    return f"{item!r:.60} is not a number" if wrong else None
+    if isinstance(item, bool) or not isinstance(item, int | float):
+        return f"{item!r:.60} is not a number"
+    # Sums of larger ones could overflow for whoever reads.
+    return None if -_LARGEST <= item <= _LARGEST else f"a number beyond {_LARGEST:g} in size"
 
 
 def _object(item: Any) -> str | None:

@@ -46,9 +46,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Invalid(Refusal):
-    """The request is malformed.  `message` names what, and the limit."""
+    """The request is malformed.  `message` names what, and the limit.
+
+    `by_rules`: it may be well-formed under other rules than those it was checked by.
+    """
 
     key: str | None = None
+    by_rules: bool = False
     next_step: ClassVar[str] = "correct the call; sending it again cannot help"
 
 

@@ -35,6 +35,7 @@ from interlock.core.requests import (
     TakeTurn,
     Think,
 )
+from interlock.core.rules import RULES_KEY
 from interlock.core.transaction import Transaction, first
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 
@@ -61,10 +62,13 @@ def load_at(
     wrong = None if position is None else check_position("position", position)
     if wrong is not None:
         return wrong
-    snapshot: Snapshot = yield LoadAt(position, time_us, keys, prefixes)
+    snapshot: Snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
     if position is not None and snapshot.position < position:
         return Invalid(f"position {position} is not there yet: the log ends at {snapshot.position}")
-    return (yield from fold_snapshot(writer, snapshot, save=False))
+    records = dict(snapshot.records)
+    rules = records.pop(RULES_KEY)
+    past = writer.book.read(rules.version, rules.value)
+    return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
 def log_page(prefix: str, after: int, limit: int) -> Steps:
@@ -290,7 +294,6 @@ def _put(
 ) -> Steps:
     """Commit one thought; where the key's rule says so, merge it with what came in between."""
     base, mine = record, value
-    rebases = commands.rebased(writer, record.key)
 
     def decision() -> decide.Decision:
         plan = decide.put(writer, base, mine, op_id)
@@ -298,7 +301,7 @@ def _put(
 
     while True:
         outcome = yield from commands.commit(writer, decision, exact=False)
-        if not rebases or not isinstance(outcome, Conflict):
+        if not isinstance(outcome, Conflict) or not commands.rebased(writer, record.key):
             return outcome
         merged = commands.rebase(base, mine, outcome)
         if isinstance(merged, Conflict):

@@ -153,11 +153,15 @@ class DropLease(NamedTuple):
 
 
 class SaveFold(NamedTuple):
-    """Keep the fold of a merged key as of log `position`: a cache.  Answered by None."""
+    """Keep the fold of a merged key as of log `position`: a cache.  Answered by None.
+
+    Nothing is kept where the rules are not at version `rules` any more.
+    """
 
     key: str
     position: int
     body: str
+    rules: int
 
 
 class Noted(NamedTuple):

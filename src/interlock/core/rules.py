@@ -125,23 +125,40 @@ class RuleBook:
 
     def __init__(self) -> None:
         self.rules = RuleSet()
-        self.guards: dict[str, Guard] = {}
+        self.guards: dict[str, dict[str, Guard]] = {}  # by the machine's name
         self.reducers: dict[str, Reducer] = dict(REDUCERS)
 
-    def learn(self, declared: Mapping[str, Rule]) -> None:
-        """Keep the functions that declared rules bring along."""
+    def knowing(self, declared: Mapping[str, Rule]) -> RuleBook:
+        """Return a book that also has the functions that declared rules bring along."""
+        book = RuleBook()
+        book.rules = self.rules
+        book.guards = {machine: dict(guards) for machine, guards in self.guards.items()}
+        book.reducers = dict(self.reducers)
         for rule in declared.values():
             if rule.machine is not None:
-                self.guards.update(rule.machine.functions)
+                book.guards.setdefault(rule.machine.name, {}).update(rule.machine.functions)
             if isinstance(rule, _WithReducer) and rule.code is not None:
-                self.reducers[rule.code.name] = rule.code
+                book.reducers[rule.code.name] = rule.code
+        return book
+
+    def learn(self, other: RuleBook) -> None:
+        """Take over the functions of another book."""
+        self.guards, self.reducers = other.guards, other.reducers
 
     def load(self, version: int, value: Any) -> None:
         """Go by the rules that the store holds."""
+        self.rules = self.read(version, value)
+
+    def read(self, version: int, value: Any) -> RuleSet:
+        """Return rules that the store holds, or held."""
         rules = {
-            pattern: rule_from_json(data, self.guards) for pattern, data in (value or {}).items()
+            pattern: rule_from_json(data, self._guards_of(data))
+            for pattern, data in (value or {}).items()
         }
-        self.rules = RuleSet(version, rules, dict(self.reducers))
+        return RuleSet(version, rules, dict(self.reducers))
+
+    def _guards_of(self, data: Mapping[str, Any]) -> Mapping[str, Guard]:
+        return self.guards.get((data.get("machine") or {}).get("name", ""), {})
 
 
 def rule_from_json(data: Mapping[str, Any], guards: Mapping[str, Guard]) -> Rule:
@@ -156,15 +173,32 @@ def rule_from_json(data: Mapping[str, Any], guards: Mapping[str, Guard]) -> Rule
     )
 
 
-def check(declared: object) -> Invalid | None:
-    """Return what is wrong with a set of rules: malformed, or ambiguous for some key."""
+def check(declared: object, known: Mapping[str, Reducer] = REDUCERS) -> Invalid | None:
+    """Return what is wrong with a set of rules: malformed, or ambiguous for some key.
+
+    `known` are the reducers that need not be declared again.
+    """
     if not isinstance(declared, Mapping):
         return Invalid("rules are a mapping from patterns to rules such as interlock.guarded()")
     for pattern, rule in declared.items():
-        wrong = patterns.check_pattern(pattern) or _check_rule(pattern, rule)
+        wrong = patterns.check_pattern(pattern) or _check_rule(pattern, rule, known)
         if wrong is not None:
             return wrong
-    return ambiguity(declared)
+    return _two_of_one_name(declared) or ambiguity(declared)
+
+
+def _two_of_one_name(declared: Mapping[str, Rule]) -> Invalid | None:
+    """Return which machine is declared twice with different tables or guards."""
+    machines: dict[str, Machine] = {}
+    for rule in declared.values():
+        if rule.machine is None:
+            continue
+        first = machines.setdefault(rule.machine.name, rule.machine)
+        if first != rule.machine or dict(first.functions) != dict(rule.machine.functions):
+            return Invalid(
+                f"two different machines are named {first.name!r}; give them different names"
+            )
+    return None
 
 
 def ambiguity(declared: Mapping[str, Rule]) -> Invalid | None:
@@ -210,7 +244,7 @@ def describe_rule(rule: Rule) -> str:
     return f"{rule.kind}({', '.join(parts)})"
 
 
-def _check_rule(pattern: str, rule: object) -> Invalid | None:
+def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
     if not isinstance(rule, Rule) or rule.kind not in (GUARDED, MERGED, PRIVATE, LEASED):
         return Invalid(
             f"the rule for {pattern!r} is {rule!r:.60}, not one of guarded(), merged(), ..."
@@ -227,14 +261,14 @@ def _check_rule(pattern: str, rule: object) -> Invalid | None:
     if rule.kind == PRIVATE and patterns.OWNER not in pattern.split("/"):
         return Invalid(f"{pattern!r} is private(), so it must name its owner: 'agent/{{agent}}/**'")
     if rule.kind == MERGED:
-        return _check_reducer(pattern, rule)
+        return _check_reducer(pattern, rule, known)
     return None
 
 
-def _check_reducer(pattern: str, rule: Rule) -> Invalid | None:
+def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> Invalid | None:
     code = rule.code if isinstance(rule, _WithReducer) else None
     if code is None:
-        if rule.reducer in REDUCERS:
+        if rule.reducer in known:
             return None
         return Invalid(
             f"{pattern!r}: the reducer {rule.reducer!r} is not one of {', '.join(REDUCERS)}; "

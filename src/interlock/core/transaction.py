@@ -122,22 +122,29 @@ class Transaction:
             return wrong
         refused = self._mixed(record.key) or self._expect(record)
         if refused is None:
-            self.writes[record.key] = Write(DELETE, record.key, None)
+            stored = self.read_records.get(record.key) or self.bases[record.key]
+            if record.key in self.writes and not stored.exists:
+                del self.writes[record.key]  # it was created here: nothing is left to do
+            else:
+                self.writes[record.key] = Write(DELETE, record.key, None)
         return refused
 
     def append(self, key: str, item: Any) -> Refusal | None:
         """Add a contribution to a merged key when the transaction commits."""
         if self.ended:
             return ENDED
-        plan = decide.append(self.writer, key, item, "")
+        wrong = check_key(key)
+        if wrong is not None:
+            return wrong
+        body = encode(item, self.writer.max_value_bytes)
+        if isinstance(body, Invalid):
+            return body
         if key in self.writes:
             return Invalid(
                 f"{key!r}: one transaction either adds to a merged key or deletes it", key
             )
-        if isinstance(plan, Plan):
-            self.appends.extend(plan.writes)
-            return None
-        return plan
+        self.appends.append(Write(APPEND, key, body))
+        return None
 
     @property
     def changes(self) -> bool:

@@ -11,7 +11,6 @@ import pickle
 import sqlite3
 import zlib
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 from interlock.backends.drive import SyncDriver
@@ -119,7 +118,7 @@ class Stores:
     def writer(self, agent: str) -> Writer:
         """Return who writes as `agent`, with the rules that stood after the setup."""
         writer = make_writer(self.backend.uid, SPACE, agent, None)
-        writer.book = copy(self._book)
+        writer.book = self._book.knowing({})
         return writer
 
     def set_up(self, setup: Callable[[Space], Any]) -> None:

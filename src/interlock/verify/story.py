@@ -24,6 +24,7 @@ from interlock.core.requests import (
     TakeLease,
     TakeTurn,
 )
+from interlock.core.rules import RULES_KEY
 from interlock.verify.explorer_agents import Seen
 
 RUN = "run"
@@ -128,7 +129,7 @@ def answered(answer: Any) -> str:
     """Tell an answer, as what comes back."""
     match answer:
         case Snapshot():
-            found = [_record(record) for record in answer.records.values()]
+            found = [_record(answer.records[key]) for key in _told(tuple(answer.records))]
             for prefix, records in answer.scans.items():
                 inside = ", ".join(_record(record) for record in records) or "nothing"
                 found.append(f"{prefix!r} holds {inside}" if prefix else inside)
@@ -187,6 +188,7 @@ def value_in_words(value: Any) -> str:
 
 def _reading(keys: Sequence[str], prefixes: Sequence[str]) -> str:
     scans = " and ".join(f"all keys under {p!r}" if p else "all keys" for p in prefixes)
+    keys = _told(keys)
     does = (f"reads {_names(keys)}" if keys else "", f"scans {scans}" if scans else "")
     return " and ".join(filter(None, does))
 
@@ -219,6 +221,11 @@ def _record(record: Record) -> str:
     if record.version:
         return f"{record.key!r} is deleted (version {record.version})"
     return f"{record.key!r} is absent"
+
+
+def _told(keys: Sequence[str]) -> Sequence[str]:
+    """Leave out the rules where they are only read along with something else."""
+    return [key for key in keys if key != RULES_KEY] if len(keys) > 1 else keys
 
 
 def _names(keys: Sequence[str]) -> str:

@@ -220,7 +220,7 @@ class Step:
             entry = self._where.first + position
             if key in self._leases:
                 epoch = self._written_leased(plan, key, epoch)
-            if kind == DELETE and self._heads[key][2] == CONTRIBUTIONS:
+            if kind == DELETE and self._heads.get(key, _ABSENT)[2] == CONTRIBUTIONS:
                 self._execute(SQL["save_fold"], (space, key, entry, None))
             self._log_rows.append(
                 (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads_text)
@@ -240,9 +240,9 @@ class Step:
         it away: its holder is fenced from here on."""
         if key in plan.leased:
             return epoch
-        del self._leases[key]
+        leased_at = self._leases.pop(key)[0]
         self._execute(SQL["drop_lease"], (self._space, key, epoch))
-        return epoch + 1
+        return epoch + 1 if leased_at == epoch else epoch  # a reclaim has raised it already
 
     def _drop_ticket(self, ticket: int) -> None:
         dropped = self._execute(SQL["drop_ticket"], (ticket,)).rowcount
@@ -295,7 +295,13 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
         after = execute(SQL["last_delete"], (space, key, last)).fetchone()[0] or where.first
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length)
+    return Tail(base, items, length, rules_version(connection, where))
+
+
+def rules_version(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the version of the rules in force."""
+    row = connection.execute(SQL["head"], (where.space, RULES_KEY)).fetchone()
+    return row[0] if row else 0
 
 
 def applied(execute: Any, space: int, op_id: str) -> Committed | None:

@@ -90,7 +90,7 @@ def _reclaim(connection: sqlite3.Connection, where: Where, request: TakeLease, n
     space, key = where.space, request.key
     connection.execute(SQL["raise_epoch"], (space, key))
     fresh = _record(connection, where, key)
-    values = (space, key, fresh.epoch, request.agent, request.name, now, now)
+    values = (space, key, 0, request.agent, request.name, now, now)
     connection.execute(SQL["set_lease"], values)
     return Grant(False, fresh)
 

@@ -18,6 +18,7 @@ from interlock.backends.sqlite.commit import (
     applied,
     opening,
     record,
+    rules_version,
 )
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.conflicts import RefusalNote
@@ -98,8 +99,9 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:
     """Keep the fold of a merged key, inside a write transaction that the caller opened."""
-    values = (where.space, request.key, where.first + request.position, request.body)
-    connection.execute(SQL["save_fold"], values)
+    if rules_version(connection, where) == request.rules:
+        values = (where.space, request.key, where.first + request.position, request.body)
+        connection.execute(SQL["save_fold"], values)
 
 
 def refusals(
@@ -115,7 +117,7 @@ def save_refusals(
 ) -> None:
     """Keep refusals and forget the oldest, inside a write transaction that the caller opened."""
     connection.executemany(SQL["add_refusal"], [(where.space, *each) for each in notes])
-    connection.execute(SQL["trim_refusals"], (kept,))
+    connection.execute(SQL["trim_refusals"], (where.space, kept))
 
 
 def _entries(rows: list[tuple[Any, ...]]) -> list[Entry]:

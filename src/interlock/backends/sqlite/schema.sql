@@ -106,4 +106,4 @@ CREATE TABLE refusals (
     op TEXT NOT NULL
 );
 
-CREATE INDEX refusals_by_key ON refusals (space, key);
+CREATE INDEX refusals_by_space ON refusals (space);

@@ -35,6 +35,9 @@ SELECT h.version, h.epoch, h.live,
     (SELECT version FROM heads WHERE space = ?1 AND key = '$rules')
 FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2;
 
+-- name: head (space, key)
+SELECT version, epoch, live FROM heads WHERE space = ? AND key = ?;
+
 -- name: heads (keys as a JSON array, space)
 SELECT h.key, h.version, h.epoch, h.live
 FROM json_each(?1) AS k CROSS JOIN heads AS h ON h.space = ?2 AND h.key = k.value;
@@ -221,10 +224,11 @@ INSERT OR REPLACE INTO agents (space, agent, incarnation, name) VALUES (?, ?, ?,
 INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: trim_refusals (how many to keep)
-DELETE FROM refusals WHERE id <= (SELECT MAX(id) FROM refusals) - ?;
+-- name: trim_refusals (space, how many to keep)
+DELETE FROM refusals WHERE space = ?1 AND id <= (
+    SELECT id FROM refusals WHERE space = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2);
 
 -- name: refusals (space, limit)
 -- The newest first.
-SELECT key, agent, reason, other, behind, time, op FROM refusals
+SELECT key, agent, reason, other, behind, time, op FROM refusals INDEXED BY refusals_by_space
 WHERE space = ? ORDER BY id DESC LIMIT ?;
