@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import interlock
@@ -177,8 +179,23 @@ def _sleep_as_a_zombie() -> None:
 
 
 def _wake(pid: int) -> None:
+    """Wake a process that stops, once it has: woken before, it would sleep for ever."""
+    while not _stopped(pid):
+        time.sleep(0.005)
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a process is stopped, or gone."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        told = subprocess.run(
+            ["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False
+        )
+        state = told.stdout.strip() or "gone"
+    return state[0] in "TtZg"
 
 
 class _RawWorker(_RawBookingAgent):
