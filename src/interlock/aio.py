@@ -16,13 +16,13 @@ from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed, Refusal
+from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record, Snapshot
 from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
-from interlock.errors import raise_refusal
+from interlock.errors import raise_refusal, raise_refused
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
     PAGE,
@@ -203,8 +203,6 @@ class AsyncSpace:
         answer = await self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
             raise_refusal(answer.refusal)
-        if isinstance(answer, Refusal):  # a merged key that this process cannot fold
-            raise_refusal(answer)
         return answer
 
     async def append(
@@ -287,7 +285,7 @@ class AsyncSpace:
 
     def watch(self, prefix: str = "", after: int | None = None) -> AsyncIterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
-        _raise(check_prefix(prefix) or protocol.check_position("after", after or 0))
+        raise_refused(check_prefix(prefix) or protocol.check_position("after", after or 0))
         return self._follow(prefix, after)
 
     def at(
@@ -331,7 +329,7 @@ class AsyncSpace:
             page: LogPage = await self._run(protocol.log_page(prefix, position, PAGE))
             for entry in page.entries:
                 yield entry
-            _raise(protocol.check_reached(position, page.head))
+            raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
             if len(page.entries) < PAGE:
                 await self._run(protocol.wait(WATCH_PAUSE, position))
@@ -359,14 +357,8 @@ class AsyncSpace:
 
     async def _run(self, steps: Any) -> Any:
         answer = await self._driver.run(steps)
-        if isinstance(answer, Refusal):
-            raise_refusal(answer)
+        raise_refused(answer)
         return answer
 
     def _op_id(self, op_id: str | None) -> str:
         return new_op_id() if op_id is None else checked_op_id(op_id)
-
-
-def _raise(answer: Any) -> None:
-    if isinstance(answer, Refusal):
-        raise_refusal(answer)

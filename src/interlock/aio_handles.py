@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,10 +11,11 @@ from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
-from interlock.core.outcome import Committed, Refusal
+from interlock.core.outcome import Committed
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import ENDED, Transaction
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refusal
+from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
+from interlock.handles import LeaseState
 from interlock.settings import distinct
 
 
@@ -47,25 +48,25 @@ class AsyncTx:
 
     async def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
-        _raise(self._state.write(record, value))
+        raise_refused(self._state.write(record, value))
 
     async def create(self, key: str, value: Any) -> None:
         """Write `value` to a key that must not exist at the commit."""
-        _raise(self._state.create(key, value))
+        raise_refused(self._state.create(key, value))
 
     async def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""
-        _raise(self._state.delete(record))
+        raise_refused(self._state.delete(record))
 
     async def append(self, key: str, item: Any) -> None:
         """Add a contribution to a merged key at the commit.
 
         Raises Forbidden, Invalid.
         """
-        _raise(self._state.append(key, item))
+        raise_refused(self._state.append(key, item))
 
     async def __aenter__(self) -> Self:
-        _raise(ENDED if self._state.ended else None)
+        raise_refused(ENDED if self._state.ended else None)
         return self
 
     async def __aexit__(
@@ -77,11 +78,11 @@ class AsyncTx:
         self._state.ended = True
         if kind is None:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            _raise(outcome)
+            raise_refused(outcome)
             self.committed = outcome
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
-        _raise(await self._driver.run(self._state.load(keys, prefixes)))
+        raise_refused(await self._driver.run(self._state.load(keys, prefixes)))
 
 
 class AsyncMoment:
@@ -116,12 +117,12 @@ class AsyncMoment:
         answer = await self._driver.run(
             protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
         )
-        _raise(answer)
+        raise_refused(answer)
         snapshot: Snapshot = answer
         return snapshot
 
 
-class AsyncLease:
+class AsyncLease(LeaseState):
     """The exclusive right to write one key, renewed in the background while it is held.
 
     `async with space.lease("report.md", ttl=30) as lease: await lease.write(draft)`.  Other writers
@@ -129,52 +130,8 @@ class AsyncLease:
     say.
     """
 
-    def __init__(
-        self,
-        driver: AsyncDriver,
-        writer: Writer,
-        key: str,
-        ttl: float,
-        wait: float | None,
-        op_id: Callable[[str | None], str],
-    ) -> None:
-        self._driver = driver
-        self._writer = writer
-        self._key = key
-        self._ttl = ttl
-        self._wait = wait
-        self._op_id = op_id
-        self._record: Record | None = None
-        self._lost: Refusal | None = None
-        self._held = False
-        self._task: asyncio.Task[None] | None = None
-
-    @property
-    def key(self) -> str:
-        """The key that it is for."""
-        return self._key
-
-    @property
-    def record(self) -> Record:
-        """The record of the key, as it was at the grant or after the last `write`."""
-        if self._record is None:
-            raise Invalid(f"the lease of {self._key!r} was not taken; use it in a with block")
-        return self._record
-
-    @property
-    def value(self) -> Any:
-        """The value of the record."""
-        return self.record.value
-
-    @property
-    def epoch(self) -> int:
-        """The fencing number of this lease.  Pass it on to whatever else must be fenced."""
-        return self.record.epoch
-
-    @property
-    def lost(self) -> bool:
-        """Whether a renewal has found that the lease was taken away."""
-        return self._lost is not None
+    _driver: AsyncDriver
+    _task: asyncio.Task[None] | None = None
 
     async def acquire(self) -> Self:
         """Take the lease.
@@ -238,16 +195,6 @@ class AsyncLease:
     ) -> None:
         await self.release()
 
-    def _check_held(self) -> None:
-        if self._record is not None and not self._held:
-            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
-
-    def _moved(self, record: Record) -> Record:
-        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
-        if record.epoch == self.epoch and record.version > self.record.version:
-            self._record = record
-        return record
-
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._ttl / RENEWALS_PER_TTL)
@@ -263,10 +210,5 @@ class AsyncLease:
 
     async def _run(self, steps: Any) -> Any:
         answer = await self._driver.run(steps)
-        _raise(answer)
+        raise_refused(answer)
         return answer
-
-
-def _raise(answer: Any) -> None:
-    if isinstance(answer, Refusal):
-        raise_refusal(answer)

@@ -226,6 +226,12 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
 }
 
 
+def raise_refused(answer: Any) -> None:
+    """Raise an answer that is a refusal; do nothing about any other."""
+    if isinstance(answer, refusals.Refusal):
+        raise_refusal(answer)
+
+
 def raise_refusal(refusal: refusals.Refusal) -> NoReturn:
     """Raise a refusal as its exception."""
     raise _EXCEPTIONS.get(type(refusal), Refused)(refusal)

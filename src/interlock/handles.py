@@ -14,7 +14,7 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import ENDED, Transaction
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refusal
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.settings import distinct
 
 
@@ -47,25 +47,25 @@ class Tx:
 
     def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
-        _raise(self._state.write(record, value))
+        raise_refused(self._state.write(record, value))
 
     def create(self, key: str, value: Any) -> None:
         """Write `value` to a key that must not exist at the commit."""
-        _raise(self._state.create(key, value))
+        raise_refused(self._state.create(key, value))
 
     def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""
-        _raise(self._state.delete(record))
+        raise_refused(self._state.delete(record))
 
     def append(self, key: str, item: Any) -> None:
         """Add a contribution to a merged key at the commit.
 
         Raises Forbidden, Invalid.
         """
-        _raise(self._state.append(key, item))
+        raise_refused(self._state.append(key, item))
 
     def __enter__(self) -> Self:
-        _raise(ENDED if self._state.ended else None)
+        raise_refused(ENDED if self._state.ended else None)
         return self
 
     def __exit__(
@@ -77,11 +77,11 @@ class Tx:
         self._state.ended = True
         if kind is None:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            _raise(outcome)
+            raise_refused(outcome)
             self.committed = outcome
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
-        _raise(self._driver.run(self._state.load(keys, prefixes)))
+        raise_refused(self._driver.run(self._state.load(keys, prefixes)))
 
 
 class Moment:
@@ -115,21 +115,17 @@ class Moment:
         answer = self._driver.run(
             protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
         )
-        _raise(answer)
+        raise_refused(answer)
         snapshot: Snapshot = answer
         return snapshot
 
 
-class Lease:
-    """The exclusive right to write one key, renewed in the background while it is held.
-
-    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are told
-    `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks say.
-    """
+class LeaseState:
+    """What a lease knows, with either façade."""
 
     def __init__(
         self,
-        driver: SyncDriver,
+        driver: Any,
         writer: Writer,
         key: str,
         ttl: float,
@@ -145,9 +141,6 @@ class Lease:
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
-        self._pid = os.getpid()
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
 
     @property
     def key(self) -> str:
@@ -176,6 +169,28 @@ class Lease:
         """Whether a renewal has found that the lease was taken away."""
         return self._lost is not None
 
+    def _check_held(self) -> None:
+        if self._record is not None and not self._held:
+            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
+
+    def _moved(self, record: Record) -> Record:
+        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
+        if record.epoch == self.epoch and record.version > self.record.version:
+            self._record = record
+        return record
+
+
+class Lease(LeaseState):
+    """The exclusive right to write one key, renewed in the background while it is held.
+
+    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are told
+    `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks say.
+    """
+
+    _driver: SyncDriver
+    _over: threading.Event
+    _thread: threading.Thread | None = None
+
     def acquire(self) -> Self:
         """Take the lease.
 
@@ -183,7 +198,7 @@ class Lease:
         """
         steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
-        self._held, self._lost = True, None
+        self._held, self._lost, self._pid = True, None, os.getpid()
         self._keep()
         return self
 
@@ -219,8 +234,8 @@ class Lease:
 
     def release(self) -> None:
         """Give it up.  Giving up one that was lost does nothing."""
-        self._over.set()
         if self._thread is not None:
+            self._over.set()
             self._thread.join()
             self._thread = None
         if self._held and self._pid == os.getpid():  # a forked child has only a copy
@@ -237,16 +252,6 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
-
-    def _check_held(self) -> None:
-        if self._record is not None and not self._held:
-            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
-
-    def _moved(self, record: Record) -> Record:
-        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
-        if record.epoch == self.epoch and record.version > self.record.version:
-            self._record = record
-        return record
 
     def _keep(self) -> None:
         """Begin to renew it."""
@@ -268,10 +273,5 @@ class Lease:
 
     def _run(self, steps: Any) -> Any:
         answer = self._driver.run(steps)
-        _raise(answer)
+        raise_refused(answer)
         return answer
-
-
-def _raise(answer: Any) -> None:
-    if isinstance(answer, Refusal):
-        raise_refusal(answer)

@@ -16,13 +16,13 @@ from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed, Refusal
+from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record, Snapshot
 from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
-from interlock.errors import Invalid, raise_refusal
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.handles import Lease, Moment, Tx
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -202,8 +202,6 @@ class Space:
         answer = self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
             raise_refusal(answer.refusal)
-        if isinstance(answer, Refusal):  # a merged key that this process cannot fold
-            raise_refusal(answer)
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:
@@ -283,7 +281,7 @@ class Space:
     def watch(self, prefix: str = "", after: int | None = None) -> Iterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
         position = self.position() if after is None else after
-        _raise(check_prefix(prefix) or protocol.check_position("after", position))
+        raise_refused(check_prefix(prefix) or protocol.check_position("after", position))
         return self._follow(prefix, position)
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
@@ -325,7 +323,7 @@ class Space:
         while True:
             page: LogPage = self._run(protocol.log_page(prefix, position, PAGE))
             yield from page.entries
-            _raise(protocol.check_reached(position, page.head))
+            raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
             if len(page.entries) < PAGE:
                 self._run(protocol.wait(WATCH_PAUSE, position))
@@ -354,14 +352,8 @@ class Space:
 
     def _run(self, steps: Any) -> Any:
         answer = self._driver.run(steps)
-        if isinstance(answer, Refusal):
-            raise_refusal(answer)
+        raise_refused(answer)
         return answer
 
     def _op_id(self, op_id: str | None) -> str:
         return new_op_id() if op_id is None else checked_op_id(op_id)
-
-
-def _raise(answer: Any) -> None:
-    if isinstance(answer, Refusal):
-        raise_refusal(answer)

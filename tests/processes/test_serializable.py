@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
 
 import interlock
-from tests.processes.writers import disagreements
+from tests.processes.writers import disagreements, together
 
-SPAWN = multiprocessing.get_context("spawn")
 AGENTS, EACH = 8, 12
 DOCTORS = ["ann", "ben", "cleo"]
 
 
-def together(target: Any, url: str) -> list[Any]:
+def everybody(target: Any, url: str) -> list[Any]:
     """Run `target(space, chance, number)` in eight processes at once; return what each returned."""
-    gate, answers = SPAWN.Barrier(AGENTS), SPAWN.SimpleQueue()
-    running = [
-        SPAWN.Process(target=_run, args=(target, url, number, gate, answers))
-        for number in range(AGENTS)
-    ]
-    for process in running:
-        process.start()
-    found = [answers.get() for _ in running]
-    for process in running:
-        process.join()
-        assert process.exitcode == 0
-    return found
+    return together(_run, AGENTS, target, url)
 
 
 def _run(target: Any, url: str, number: int, gate: Any, answers: Any) -> None:
@@ -59,7 +46,7 @@ def test_two_accounts_never_go_below_zero_together(tmp_path: Path) -> None:
     with interlock.open(url) as space:
         space.create("account/a", 300)
         space.create("account/b", 300)
-        taken = sum(together(withdraw, url))
+        taken = sum(everybody(withdraw, url))
         left = sum(record.value for record in space.scan("account/").values())
         assert taken == 600 - left
         assert left == 0
@@ -98,7 +85,7 @@ def test_nobody_sees_half_a_transfer(tmp_path: Path) -> None:
     with interlock.open(url) as space:
         space.create("account/a", 50)
         space.create("account/b", 50)
-        assert sum(together(move, url)) == 0
+        assert sum(everybody(move, url)) == 0
         assert space.position() == 2 + 2 * EACH * AGENTS // 2
         for position in range(2, space.position() + 1, 2):
             past = space.at(position=position).scan("account/")
@@ -127,7 +114,7 @@ def test_somebody_is_always_on_call(tmp_path: Path) -> None:
     with interlock.open(url) as space:
         for doctor in DOCTORS:
             space.create(f"on_call/{doctor}", doctor)
-        together(take_turns_off, url)
+        everybody(take_turns_off, url)
         there: set[str] = set()
         for entry in space.log():
             there = there - {entry.key} if entry.kind == "delete" else there | {entry.key}
@@ -155,7 +142,7 @@ def claim(space: interlock.Space, chance: random.Random, number: int) -> list[st
 def test_a_name_is_claimed_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'names.db'}"
     with interlock.open(url) as space:
-        claimed = [name for names in together(claim, url) for name in names]
+        claimed = [name for names in everybody(claim, url) for name in names]
         stored = [record.value for record in space.scan("claim/").values()]
         assert len(set(stored)) == len(stored) >= 15
         assert sorted(claimed) == sorted(stored)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -17,26 +16,9 @@ import pytest
 import interlock
 from interlock.backends.sqlite import place
 from interlock.backends.sqlite.connect import SCHEMA_VERSION, SQLiteOptions, connect, prepare
-from tests.processes.writers import disagreements
+from tests.processes.writers import disagreements, together
 
-SPAWN = multiprocessing.get_context("spawn")
 EACH = 25
-
-
-def together(target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
-    """Run `target(*arguments, index, gate, answers)` in processes that start at one moment."""
-    gate, answers = SPAWN.Barrier(number), SPAWN.SimpleQueue()
-    agents = [
-        SPAWN.Process(target=target, args=(*arguments, index, gate, answers))
-        for index in range(number)
-    ]
-    for agent in agents:
-        agent.start()
-    found = [answers.get() for _ in agents]
-    for agent in agents:
-        agent.join()
-        assert agent.exitcode == 0
-    return found
 
 
 def open_and_create(url: str, index: int, gate: Any, answers: Any) -> None:

@@ -1,18 +1,38 @@
-"""Writers that are killed: each acknowledges through its pipe before it goes on."""
+"""What several tests run in processes, and how they start them and look at what came of it."""
 
 from __future__ import annotations
 
+import multiprocessing
 import random
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import interlock
 
+SPAWN = multiprocessing.get_context("spawn")
 KEYS = [f"shared/{n}" for n in range(3)]
 
 
+def together(target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
+    """Run `target(*arguments, index, gate, answers)` in processes that start at one moment."""
+    gate, answers = SPAWN.Barrier(number), SPAWN.SimpleQueue()
+    agents = [
+        SPAWN.Process(target=target, args=(*arguments, index, gate, answers))
+        for index in range(number)
+    ]
+    for agent in agents:
+        agent.start()
+    found = [answers.get() for _ in agents]
+    for agent in agents:
+        agent.join()
+        assert agent.exitcode == 0
+    return found
+
+
 def write_for_ever(url: str, name: str, seed: int, acknowledge: Connection) -> None:
-    """Contribute until killed: updates, transactions over two keys, plain writes.
+    """Contribute until killed, acknowledging each through the pipe before going on: updates,
+    transactions over two keys, plain writes.
 
     Without turns, so that a round need not wait for the ticket of a writer that died.
     """

@@ -33,11 +33,14 @@ def commit(
     writer: Writer,
     decision: Callable[[], Decision],
     exact: bool | Callable[[], bool] = True,
+    ticket: int = 0,
+    yields: bool = False,
 ) -> Steps:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
-    that was already applied must have written the same values.
+    that was already applied must have written the same values.  `ticket` and `yields` are those
+    of the plan.
     """
     while True:
         plan = decision()
@@ -49,6 +52,8 @@ def commit(
             if forbidden:
                 yield Noted(plan, writer.agent)
             return plan
+        if ticket or yields:
+            plan = plan._replace(ticket=ticket, yields=yields)
         outcome = yield Commit(plan)
         if isinstance(outcome, Committed):
             replayed = outcome.replayed and (exact() if callable(exact) else exact)
@@ -61,29 +66,48 @@ def commit(
         return outcome
 
 
-def write_one(writer: Writer, decision: Callable[[], Decision], exact: bool = True) -> Steps:
+def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps:
     """Commit one planned write.  Returns its Record or a Refusal."""
-    outcome = yield from commit(writer, decision, exact)
+    outcome = yield from commit(writer, decision)
     return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
 def write(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Steps:
     """Write `value` over `record`; rebase it where the key's rule says so."""
 
-    def put() -> Decision:
+    def exact() -> bool:  # a merged value need not be the one that was asked for
+        return not rebased(writer, record.key)
+
+    outcome = yield from put(writer, record, value, op_id, leased, exact)
+    return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
+
+
+def put(
+    writer: Writer,
+    record: Record,
+    value: Any,
+    op_id: str,
+    leased: bool = False,
+    exact: bool | Callable[[], bool] = False,
+    ticket: int = 0,
+    yields: bool = False,
+) -> Steps:
+    """Commit `value` over `record`, merged with what came in between where the key's rule says so.
+
+    Returns Committed or a Refusal.
+    """
+
+    def decision() -> Decision:
         return decide.put(writer, record, value, op_id, leased)
 
-    outcome = yield from commit(writer, put, lambda: not rebased(writer, record.key))
-    if isinstance(outcome, Committed):
-        return decide.result(outcome, writer.space)[0]
-    while isinstance(outcome, Conflict) and rebased(writer, record.key):
-        base, theirs = record, outcome.record
-        merged = rebase(base, value, outcome)
+    while True:
+        outcome = yield from commit(writer, decision, exact, ticket, yields)
+        if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
+            return outcome
+        merged = rebase(record, value, outcome)
         if isinstance(merged, Conflict):
             return merged
-        record, value = theirs, merged[0]
-        outcome = yield from write_one(writer, put, exact=False)
-    return outcome
+        record, value, exact = outcome.record, merged[0], False
 
 
 def rebased(writer: Writer, key: str) -> bool:

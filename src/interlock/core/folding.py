@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
@@ -67,10 +68,7 @@ def fold_conflict(writer: Writer, refusal: Conflict) -> Steps:
     """Protocol: a conflict whose fresh record is folded."""
     if not isinstance(refusal.record.value, Tail):
         return refusal
-    record = yield from fold_record(writer, refusal.record)
-    return Conflict(
-        refusal.message, refusal.key, refusal.expected, refusal.actual, record, refusal.prefix
-    )
+    return replace(refusal, record=(yield from fold_record(writer, refusal.record)))
 
 
 def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps:

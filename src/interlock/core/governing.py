@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from interlock.core import decide, rules
 from interlock.core.decide import Writer
@@ -145,14 +144,6 @@ def _report(broken: dict[str, str]) -> Invalid:
         f"the rules were not changed, because {len(broken)} existing {values} them: "
         + "; ".join(shown)
     )
-
-
-def read_rules(writer: Writer) -> Steps:
-    """Return the RuleSet in force."""
-    snapshot: Snapshot = yield Load((RULES_KEY,))
-    record: Any = snapshot.records[RULES_KEY]
-    writer.book.load(record.version, record.value)
-    return writer.book.rules
 
 
 def conflicts(limit: int) -> Steps:

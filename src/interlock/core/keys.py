@@ -7,7 +7,9 @@ belong to patterns.  The first segment does not begin with `$`: those keys are t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 
 from interlock.core.outcome import Invalid
 
@@ -67,6 +69,12 @@ def check_prefix(prefix: object) -> Invalid | None:
                 f"prefix {prefix!r} holds {character!r}; a prefix is plain text such as 'booking/'"
             )
     return None
+
+
+def check_all(keys: Iterable[object], prefixes: Iterable[object]) -> Invalid | None:
+    """Return what is wrong with the first of `keys` and `prefixes` that cannot be one."""
+    problems = chain(map(check_key, keys), map(check_prefix, prefixes))
+    return next((problem for problem in problems if problem is not None), None)
 
 
 def check_name(what: str, name: object) -> Invalid | None:

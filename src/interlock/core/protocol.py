@@ -7,12 +7,13 @@ yields while it is being closed, so a driver may drop it at any request.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask, fold_snapshot
-from interlock.core.keys import check_key, check_prefix
+from interlock.core.folding import Steps, Unfoldable, ask, fold_snapshot
+from interlock.core.keys import check_all, check_key, check_prefix
 from interlock.core.outcome import (
     Committed,
     Conflict,
@@ -23,7 +24,6 @@ from interlock.core.outcome import (
     Outcome,
     Refusal,
 )
-from interlock.core.plan import Plan
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
     LeaveTurn,
@@ -36,13 +36,13 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.core.rules import RULES_KEY
-from interlock.core.transaction import Transaction, first
+from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 
 
 def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
-    wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+    wrong = check_all(keys, prefixes)
     if wrong is not None:
         return wrong
     return (yield from ask(writer, Load(keys, prefixes)))
@@ -56,18 +56,20 @@ def load_at(
     prefixes: tuple[str, ...] = (),
 ) -> Steps:
     """Read records and scans as of a position or a time.  Returns a Snapshot or Invalid."""
-    wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+    wrong = check_all(keys, prefixes)
     if wrong is not None:
         return wrong
     wrong = None if position is None else check_position("position", position)
     if wrong is not None:
         return wrong
     snapshot: Snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
-    if position is not None and snapshot.position < position:
-        return Invalid(f"position {position} is not there yet: the log ends at {snapshot.position}")
+    wrong = check_reached(position or 0, snapshot.position)
+    if wrong is not None:
+        return wrong
     records = dict(snapshot.records)
-    rules = records.pop(RULES_KEY)
-    past = writer.book.read(rules.version, rules.value)
+    rules, past = records.pop(RULES_KEY), writer.book.rules
+    if rules.version != past.version:
+        past = writer.book.read(rules.version, rules.value)
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
@@ -158,7 +160,9 @@ def _update(
         attempts += 1
         renew = _renewal(writer, (key,), ticket) if ticket else None
         value = yield Think(fn, (record.value if record.exists else default,), renew)
-        outcome = yield from _put(writer, record, value, op_id, ticket, limits.turns != "never")
+        outcome = yield from commands.put(
+            writer, record, value, op_id, ticket=ticket, yields=limits.turns != "never"
+        )
         if isinstance(outcome, Committed):
             return _applied_before(writer, key, op_id, outcome)
         give_up = _give_up(key, outcome, limits, attempts)
@@ -196,7 +200,10 @@ def transact(
     """
     turn = Turn()
     steps = _transact(writer, begin, fn, limits, op_id, resumable, turn)
-    return (yield from giving_up(turn, steps))
+    try:
+        return (yield from giving_up(turn, steps))
+    except Unfoldable as problem:
+        return Stopped(problem.refusal)
 
 
 def _transact(
@@ -283,30 +290,10 @@ def check_position(name: str, position: object) -> Invalid | None:
 
 
 def check_reached(position: int, head: int) -> Invalid | None:
-    """Return why nothing can be watched from `position` on: the log has not come so far."""
+    """Return why nothing can be read as of `position`: the log has not come so far."""
     if position > head:
         return Invalid(f"position {position} is not there yet: the log ends at {head}")
     return None
-
-
-def _put(
-    writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
-) -> Steps:
-    """Commit one thought; where the key's rule says so, merge it with what came in between."""
-    base, mine = record, value
-
-    def decision() -> decide.Decision:
-        plan = decide.put(writer, base, mine, op_id)
-        return plan._replace(ticket=ticket, yields=yields) if isinstance(plan, Plan) else plan
-
-    while True:
-        outcome = yield from commands.commit(writer, decision, exact=False)
-        if not isinstance(outcome, Conflict) or not commands.rebased(writer, record.key):
-            return outcome
-        merged = commands.rebase(base, mine, outcome)
-        if isinstance(merged, Conflict):
-            return merged
-        base, mine = outcome.record, merged[0]
 
 
 def _leased(key: str, snapshot: Snapshot) -> Held | None:
@@ -318,12 +305,8 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
 def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -> Steps:
     if not state.changes:
         return Committed(0, 0, state.writer.agent, ())
-
-    def decision() -> decide.Decision:
-        plan = state.decision(op_id)
-        return plan._replace(ticket=ticket, yields=yields) if isinstance(plan, Plan) else plan
-
-    return (yield from commands.commit(state.writer, decision, exact=False))
+    decision = partial(state.decision, op_id)
+    return (yield from commands.commit(state.writer, decision, False, ticket, yields))
 
 
 def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:

@@ -7,12 +7,12 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Any
 
 from interlock.core import decide
 from interlock.core.folding import ask
-from interlock.core.keys import check_key, check_prefix
+from interlock.core.keys import check_all, check_key
 from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
@@ -44,7 +44,7 @@ class Transaction:
         """Protocol: read what is not read yet, at one moment with the rest."""
         if self.ended:
             return ENDED
-        wrong = first(check_key(key) for key in keys) or first(check_prefix(p) for p in prefixes)
+        wrong = check_all(keys, prefixes)
         if wrong is not None:
             return wrong
         keys = tuple(key for key in keys if key not in self.read_records)
@@ -86,7 +86,7 @@ class Transaction:
         body = encode(value, self.writer.max_value_bytes)
         if isinstance(body, Invalid):
             return body
-        refused = self._mixed(record.key) or self._expect(record)
+        refused = self._appended(record.key) or self._expect(record)
         if refused is None:
             self.writes[record.key] = Write(PUT, record.key, body)
         return refused
@@ -120,7 +120,7 @@ class Transaction:
             wrong = decide.nothing_to_delete(record.key)
         if wrong is not None:
             return wrong
-        refused = self._mixed(record.key) or self._expect(record)
+        refused = self._appended(record.key) or self._expect(record)
         if refused is None:
             stored = self.read_records.get(record.key) or self.bases[record.key]
             if record.key in self.writes and not stored.exists:
@@ -140,9 +140,7 @@ class Transaction:
         if isinstance(body, Invalid):
             return body
         if key in self.writes:
-            return Invalid(
-                f"{key!r}: one transaction either adds to a merged key or deletes it", key
-            )
+            return _mixed(key)
         self.appends.append(Write(APPEND, key, body))
         return None
 
@@ -194,13 +192,9 @@ class Transaction:
         )
         return self.doomed
 
-    def _mixed(self, key: str) -> Invalid | None:
+    def _appended(self, key: str) -> Invalid | None:
         """Return why a key cannot be written here: contributions to it are pending."""
-        if any(write.key == key for write in self.appends):
-            return Invalid(
-                f"{key!r}: one transaction either adds to a merged key or deletes it", key
-            )
-        return None
+        return _mixed(key) if any(write.key == key for write in self.appends) else None
 
     def _overlaid(self, record: Record) -> Record:
         pending = self.writes.get(record.key)
@@ -231,6 +225,5 @@ class Transaction:
         return None
 
 
-def first(problems: Iterable[Invalid | None]) -> Invalid | None:
-    """Return the first problem, if there is one."""
-    return next((problem for problem in problems if problem is not None), None)
+def _mixed(key: str) -> Invalid:
+    return Invalid(f"{key!r}: one transaction either adds to a merged key or deletes it", key)

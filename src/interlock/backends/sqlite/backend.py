@@ -208,16 +208,12 @@ class SQLiteBackend:
 
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
         """Keep refusals if nobody is writing; say whether it was done."""
-        with translated(str(self._place)), self._pool.writer() as connection:
-            if not try_begin(connection):
-                return False
-            try:
-                read.save_refusals(connection, self._where, notes, KEPT)
-                connection.execute("COMMIT")
-            finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-        return True
+
+        def save(connection: sqlite3.Connection, where: Where, notes: Any) -> bool:
+            read.save_refusals(connection, where, notes, KEPT)
+            return True
+
+        return bool(self._write(save, notes, durable=False, when_busy=lambda: False))
 
     def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
         """Judge and apply a group of plans in one transaction."""

@@ -245,14 +245,12 @@ class Step:
         return epoch + 1 if leased_at == epoch else epoch  # a reclaim has raised it already
 
     def _drop_ticket(self, ticket: int) -> None:
-        dropped = self._execute(SQL["drop_ticket"], (ticket,)).rowcount
-        self._execute(SQL["drop_ticket_keys"], (self._space, ticket))
-        self.wrote = self.wrote or dropped > 0
+        dropped = drop_ticket(self._connection, self._where, ticket)
+        self.wrote = self.wrote or dropped
 
     def _record(self, key: str) -> Record:
         self.flush()
-        row = self._execute(SQL["record"], (self._space, key)).fetchone()
-        return record(self._connection, self._where, row)
+        return read_record(self._connection, self._where, key)
 
 
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
@@ -282,6 +280,19 @@ def record(
     value = json.loads(body) if live else None
     exists, body = bool(live), body if live else None
     return Record(key, value, version, epoch, agent, time, position, exists, where.uid, body)
+
+
+def read_record(connection: sqlite3.Connection, where: Where, key: str) -> Record:
+    """Return the record of a key as it is now."""
+    row = connection.execute(SQL["record"], (where.space, key)).fetchone()
+    return record(connection, where, row)
+
+
+def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bool:
+    """Give up a place in the queues; say whether it was there."""
+    dropped = connection.execute(SQL["drop_ticket"], (ticket,)).rowcount
+    connection.execute(SQL["drop_ticket_keys"], (where.space, ticket))
+    return dropped > 0
 
 
 def contributions(connection: sqlite3.Connection, where: Where, key: str, last: int | None) -> Tail:

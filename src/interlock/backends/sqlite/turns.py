@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where, opening
+from interlock.backends.sqlite.commit import Where, drop_ticket, opening
 from interlock.backends.sqlite.read import load
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.requests import LeaveTurn, Load, Place, TakeTurn
@@ -60,8 +60,7 @@ def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> N
         now = opening(connection, where)[0]
         row = connection.execute(SQL["ticket_named"], (where.space, request.name, now)).fetchone()
         ticket = row[0] if row else 0
-    connection.execute(SQL["drop_ticket"], (ticket,))
-    connection.execute(SQL["drop_ticket_keys"], (where.space, ticket))
+    drop_ticket(connection, where, ticket)
 
 
 def _place(
