@@ -307,7 +307,7 @@ class AsyncSpace:
     async def close(self) -> None:
         """Give back connections and threads.  Closing twice does nothing."""
         self._driver.close()
-        await asyncio.to_thread(self._driver.backend.close)
+        await self._driver.backend.close_async()
 
     async def __aenter__(self) -> Self:
         return self

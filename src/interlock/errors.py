@@ -203,6 +203,14 @@ class Corrupt(Fault):
     """The store is damaged: it disagrees with itself or cannot be decoded."""
 
 
+class LostCommits(Corrupt):
+    """The store stepped back: commits or grants that it acknowledged are gone.
+
+    A failover to a replica that lagged behind, or a restored backup.  The space is closed; what
+    was computed from the lost commits must be looked at before it is opened again.
+    """
+
+
 class IncompatibleStore(Fault):
     """The store is not Interlock's, was made by a newer one, or sits where it is not safe."""
 

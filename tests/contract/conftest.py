@@ -1,7 +1,9 @@
-"""Fixtures that give every contract test each façade in turn."""
+"""Fixtures that give every contract test each backend and each façade in turn."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,22 @@ import pytest
 
 from tests.contract.facades import Facades
 
+_numbers = itertools.count()
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
 
 @pytest.fixture(params=["sync", "async"])
-def facades(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Facades]:
-    """Opens spaces in one new SQLite file, with the synchronous or the asyncio façade."""
-    opened = Facades(request.param, f"sqlite:///{tmp_path / 'store.db'}")
+def facades(request: pytest.FixtureRequest, store_url: str) -> Iterator[Facades]:
+    """Opens spaces of their own in one store, with the synchronous or the asyncio façade."""
+    opened = Facades(request.param, store_url, f"test-{os.getpid()}-{next(_numbers)}")
     yield opened
     opened.close()
 
@@ -23,3 +36,13 @@ def facades(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Facades]
 def space(facades: Facades) -> Any:
     """One open space."""
     return facades.open()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    return "postgresql://postgres@127.0.0.1:5544/postgres"
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    return "redis://127.0.0.1:6399/0"

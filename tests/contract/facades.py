@@ -95,14 +95,17 @@ def elsewhere(fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
 class Facades:
     """Opens spaces of one kind on one store, and closes them all."""
 
-    def __init__(self, kind: str, url: str) -> None:
+    def __init__(self, kind: str, url: str, space: str = "default") -> None:
         self.kind = kind
         self.url = url
+        self.space = space
         self._loop = asyncio.new_event_loop()
         self._open: list[Any] = []
+        self._peers: list[interlock.Space] = []
 
     def open(self, agent: str = "tester", **options: Any) -> Any:
         space: Any
+        options["space"] = self.space + options.pop("space", "")
         if self.kind == "sync":
             space = interlock.open(options.pop("url", self.url), agent=agent, **options)
         else:
@@ -111,7 +114,15 @@ class Facades:
         self._open.append(space)
         return space
 
+    def peer(self, agent: str | None = None) -> interlock.Space:
+        """Another process's view of the same space: always the synchronous façade."""
+        space = interlock.open(self.url, space=self.space, agent=agent)
+        self._peers.append(space)
+        return space
+
     def close(self) -> None:
+        for peer in self._peers:
+            peer.close()
         for space in self._open:
             space.close()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())

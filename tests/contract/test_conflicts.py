@@ -21,7 +21,7 @@ def space(facades: Facades) -> Any:
 
 def test_refusals_are_counted_by_key(facades: Facades, space: Any) -> None:
     stale = space.read("k")
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
     other.create("k", 1)
     for _ in range(3):
         with pytest.raises(interlock.Conflict):
@@ -46,7 +46,7 @@ def test_refusals_are_counted_by_key(facades: Facades, space: Any) -> None:
 
 
 def test_refusals_that_update_retries_are_counted_too(facades: Facades, space: Any) -> None:
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
 
     def think(value: Any) -> Any:
         if not value:
@@ -60,7 +60,7 @@ def test_refusals_that_update_retries_are_counted_too(facades: Facades, space: A
 
 
 def test_refusals_reach_the_store_when_a_space_is_closed(facades: Facades, space: Any) -> None:
-    passing = interlock.open(facades.url, agent="passing")
+    passing = facades.peer("passing")
     passing.create("k", 1)
     with pytest.raises(interlock.Conflict):
         passing.create("k", 2)

@@ -16,7 +16,7 @@ from tests.contract.facades import Facades, elsewhere
 @pytest.fixture
 def other(facades: Facades) -> Any:
     """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with interlock.open(facades.url, agent="other") as space:
+    with facades.peer("other") as space:
         yield space
 
 
@@ -145,7 +145,7 @@ def test_a_lease_is_renewed_while_it_is_held(facades: Facades, other: Any) -> No
 
 def test_waiting_for_a_lease_is_first_come_first_served(facades: Facades, other: Any) -> None:
     order: list[str] = []
-    joined = [interlock.open(facades.url, agent=f"w{n}") for n in range(3)]
+    joined = [facades.peer(f"w{n}") for n in range(3)]
 
     def wait_and_write(space: interlock.Space) -> None:
         with space.lease("k", 30) as lease:

@@ -95,7 +95,7 @@ def test_a_moment_that_has_not_come_is_invalid(space: Any) -> None:
 
 
 def test_watch_yields_what_is_there_and_what_comes(facades: Facades) -> None:
-    space, other = facades.open(), interlock.open(facades.url, agent="other")
+    space, other = facades.open(), facades.peer("other")
     other.create("a/1", 1)
     news = iter(space.watch("a/", after=0))
     assert next(news).key == "a/1"

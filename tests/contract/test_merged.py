@@ -149,7 +149,7 @@ def test_a_long_tail_is_folded_once(facades: Facades, team: Any) -> None:
     team.transact(lambda tx: [tx.append("findings", n) for n in range(count)][-1])
     assert team.read("findings").value == list(range(count))
     position = team.position()
-    other = interlock.open(facades.url)
+    other = facades.peer()
     tail = other._driver.backend.perform(Load(("findings",))).records["findings"].value
     assert (tail.length, tail.base is not None) == (0, True)
     other.append("findings", count)
@@ -167,7 +167,7 @@ def test_whoever_adds_keeps_the_fold_now_and_then(facades: Facades, team: Any) -
     team.transact(lambda tx: [tx.append("tokens", 1) for _ in range(FOLD_EVERY - 1)][-1])
     team.append("tokens", 1)
     team.append("tokens", 1)
-    other = interlock.open(facades.url)
+    other = facades.peer()
     tail = other._driver.backend.perform(Load(("tokens",))).records["tokens"].value
     assert (tail.base, tail.length) == (str(FOLD_EVERY), 1)
     assert other.read("tokens").value == FOLD_EVERY + 1

@@ -61,7 +61,7 @@ def test_an_update_thinks_once_where_others_changed_something_else(
     facades: Facades, space: Any
 ) -> None:
     space.create("doc/1", {"a": 0, "b": 0})
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
     thoughts: list[Any] = []
 
     def think(value: Any) -> Any:

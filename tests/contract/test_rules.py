@@ -161,7 +161,7 @@ def test_update_of_a_key_that_raises_on_conflict_thinks_once(facades: Facades) -
     space = facades.open(rules={"k": interlock.guarded(on_conflict="raise")})
     space.create("k", 0)
     thoughts = []
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
 
     def think(value: int) -> int:
         thoughts.append(value)

@@ -160,7 +160,7 @@ def test_every_way_to_write_learns_of_new_rules(facades: Facades) -> None:
     ).create("d", {"a": 1})
     early.transact(lambda tx: tx.append("f", 1))
     assert early.read("f").value == [1]
-    again = interlock.open(facades.url, agent="again")
+    again = facades.peer("again")
     again._writer.book.load(0, {})
     assert again.transition("b", "CANCELLED").version == 2
     again._writer.book.load(0, {})

@@ -14,7 +14,7 @@ from tests.contract.facades import Facades
 @pytest.fixture
 def other(facades: Facades) -> Any:
     """A second agent on the same store."""
-    space = interlock.open(facades.url, agent="other")
+    space = facades.peer("other")
     yield space
     space.close()
 

@@ -20,7 +20,7 @@ def test_update_gives_the_default_then_the_value(space: Any) -> None:
 
 
 def test_update_thinks_again_on_the_fresh_record(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    ours, theirs = facades.open("us"), facades.peer("them")
     seen = []
 
     def think(value: Any) -> Any:
@@ -35,7 +35,7 @@ def test_update_thinks_again_on_the_fresh_record(facades: Facades) -> None:
 
 
 def test_update_gives_up_after_its_attempts_and_leaves_the_queue(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    ours, theirs = facades.open("us"), facades.peer("them")
 
     def beaten(value: Any) -> Any:
         elsewhere(theirs.update, "k", lambda n: (n or 0) + 1, turns="never")
@@ -51,7 +51,7 @@ def test_update_gives_up_after_its_attempts_and_leaves_the_queue(facades: Facade
 
 def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) -> None:
     """A writer from outside the queue wins once; then it is told to wait."""
-    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    ours, theirs = facades.open("us"), facades.peer("them")
     held: list[interlock.Held] = []
 
     def beaten(value: Any) -> Any:
@@ -102,7 +102,7 @@ def test_an_operation_that_was_applied_does_not_think_again(space: Any) -> None:
 
 def test_calling_the_space_on_the_same_key_inside_update_says_so(facades: Facades) -> None:
     space = facades.open()
-    other = interlock.open(facades.url)
+    other = facades.peer()
     with pytest.raises(interlock.Invalid, match="being updated"):
         other.update("k", lambda _: other.read("k").value)
     with pytest.raises(interlock.Invalid, match="being updated"):
@@ -113,7 +113,7 @@ def test_calling_the_space_on_the_same_key_inside_update_says_so(facades: Facade
 
 def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     """While one agent has its turn, another one that comes waits and thinks only once."""
-    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    ours, theirs = facades.open("us"), facades.peer("them")
 
     def first(value: Any) -> Any:
         with pytest.raises(interlock.Contended, match="patience"):
@@ -164,7 +164,7 @@ async def test_whoever_is_cancelled_gives_up_the_turn_at_once(tmp_path: Path) ->
 
 
 def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), interlock.open(facades.url, agent="them")
+    ours, theirs = facades.open("us"), facades.peer("them")
 
     def think(value: Any) -> str:
         elsewhere(theirs.update, "k", lambda _: "theirs", turns="never", op_id="x")

@@ -27,3 +27,7 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give back connections and threads.  Closing twice does nothing."""
         ...
+
+    async def close_async(self) -> None:
+        """The same without blocking the event loop, whose own connections are given back too."""
+        ...

@@ -16,12 +16,14 @@ from typing import Any
 
 from interlock.backends.contract import Backend
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Commit, TakeTurn, Think
-from interlock.errors import AnswerLost, InterlockError, Unknown
+from interlock.core.requests import Commit, Load, LoadAt, ReadLog, TakeTurn, Think
+from interlock.errors import AnswerLost, Closed, Corrupt, InterlockError, Unavailable, Unknown
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
 RENEWALS_PER_TTL = 3
+_READS = (Load, LoadAt, ReadLog)
+HOPELESS = (Closed, Corrupt)  # asking again cannot help
 
 
 class _OpIds:
@@ -88,6 +90,8 @@ class SyncDriver:
             time.sleep(RESUBMIT_PAUSE)
             try:
                 return self.backend.perform(request)
+            except HOPELESS:
+                raise
             except (AnswerLost, InterlockError):
                 continue
         raise unknown(request, lost) from lost
@@ -117,8 +121,10 @@ class SyncDriver:
             thread.join()
 
 
-def unknown(request: Any, lost: AnswerLost) -> Unknown:
+def unknown(request: Any, lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
+    if isinstance(request, _READS):
+        return Unavailable(f"the store stayed away for {RESUBMIT_FOR:.0f} s ({lost}); try again")
     op_id = request.plan.op_id if isinstance(request, Commit) else ""
     return Unknown(
         f"the answer to {type(request).__name__} was lost and the store stayed away for "

@@ -14,7 +14,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from interlock.backends.contract import Backend
-from interlock.backends.drive import RENEWALS_PER_TTL, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
+from interlock.backends.drive import (
+    HOPELESS,
+    RENEWALS_PER_TTL,
+    RESUBMIT_FOR,
+    RESUBMIT_PAUSE,
+    unknown,
+)
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError
@@ -79,6 +85,8 @@ class AsyncDriver:
             await asyncio.sleep(RESUBMIT_PAUSE)
             try:
                 return await self.backend.perform_async(request)
+            except HOPELESS:
+                raise
             except (AnswerLost, InterlockError):
                 continue
         raise unknown(request, lost) from lost

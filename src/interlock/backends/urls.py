@@ -7,7 +7,8 @@ from typing import Any
 from interlock.backends.contract import Backend
 from interlock.errors import Invalid
 
-_PLANNED = ("postgresql", "postgres", "redis", "rediss", "redis+cluster")
+_POSTGRES = ("postgresql", "postgres")
+_REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 
 def open_backend(url: str, name: str, **options: Any) -> Backend:
@@ -15,12 +16,18 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
     if not isinstance(url, str):
         raise Invalid(f"a store is named by a URL such as 'sqlite:///team.db', not {url!r}")
     scheme, separator, _ = url.partition("://")
+    known = {name: value for name, value in options.items() if value is not None}
     if scheme == "sqlite" and separator:
         from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 
-        known = {name: value for name, value in options.items() if value is not None}
         return SQLiteBackend(url, name, SQLiteOptions(**known))
-    if scheme in _PLANNED:
-        raise Invalid(f"{scheme}:// stores come with a later version; this one opens sqlite://")
+    if scheme in _POSTGRES and separator:
+        from interlock.backends.postgres import PostgresBackend, PostgresOptions
+
+        return PostgresBackend(url, name, PostgresOptions(**known))
+    if scheme in _REDIS and separator:
+        from interlock.backends.redis import RedisBackend, RedisOptions
+
+        return RedisBackend(url, name, RedisOptions(**known))
     hint = "" if separator else f"; did you mean 'sqlite:///{url}'?"
     raise Invalid(f"{url!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")

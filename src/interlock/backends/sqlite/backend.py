@@ -118,6 +118,12 @@ class SQLiteBackend:
             self._threads = None
         self._pool.close()
 
+    async def close_async(self) -> None:
+        """The same without blocking the event loop."""
+        import asyncio
+
+        await asyncio.to_thread(self.close)
+
     def dump(self) -> bytes:
         """Return everything that a store in memory holds, for `restore`."""
         with self._pool.writer() as connection, translated(str(self._place)):

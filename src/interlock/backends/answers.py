@@ -1,0 +1,216 @@
+"""From the rows that a server answers to what the protocols are given, for every server alike.
+
+What may be written is judged in the server; how a refusal is told is `core.decide`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from interlock.core import decide
+from interlock.core.keys import prefix_end
+from interlock.core.outcome import Committed, Outcome, Refusal, Written
+from interlock.core.plan import Plan
+from interlock.core.records import Entry, Leaseholder, Record, Snapshot, Tail, absent
+from interlock.core.requests import Entered, Grant, LogPage, Place, ReadLog, TakeLease
+from interlock.core.values import decode_many
+from interlock.errors import LostCommits
+
+CONTRIBUTIONS = 2  # the value of `live` for a merged key
+
+
+class Row(NamedTuple):
+    """One row of an answer; `postgres/functions.sql` says what `what` may be and what it has."""
+
+    what: str
+    n: int | None = None
+    key: Any = None
+    kind: Any = None
+    body: Any = None
+    base: Any = None
+    version: Any = None
+    epoch: Any = None
+    agent: Any = None
+    time: Any = None
+    position: Any = None
+    live: Any = None
+    extra: Any = None
+
+
+def record(row: Row, uid: str, rules: int) -> Record:
+    """Return the record of a row; `rules` is the version of the rules at that moment."""
+    if not row.version:
+        return absent(row.key, uid, row.epoch or 0)
+    plain = (row.version, row.epoch, row.agent, row.time, row.position)
+    if row.live == CONTRIBUTIONS:
+        tail = Tail(row.base, row.body, row.extra, rules)
+        return Record(row.key, tail, *plain, True, uid)
+    if not row.live:
+        return Record(row.key, None, *plain, False, uid)
+    return Record(row.key, json.loads(row.body), *plain, True, uid, row.body)
+
+
+def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot:
+    """Return the snapshot of the rows of `load` or `load_at`."""
+    now = Row("now", time=0, position=0, extra=0)
+    records: dict[str, Record] = {}
+    scans: dict[int, list[Record]] = {n: [] for n in range(len(prefixes))}
+    queued: dict[str, int] = {}
+    leases: dict[str, Leaseholder] = {}
+    operation: list[Row] = []
+    for row in rows:
+        if row.what == "now":
+            now = row
+        elif row.what == "key":
+            records[row.key] = record(row, uid, now.extra)
+        elif row.what == "scan":
+            scans[row.n or 0].append(record(row, uid, now.extra))
+        elif row.what == "queued":
+            queued[row.key] = row.extra
+        elif row.what == "lease":
+            leases[row.key] = Leaseholder(row.agent, row.epoch, row.time / 1e6)
+        elif row.what == "op":
+            operation.append(row)
+    found = {
+        prefix: tuple(sorted(scans[n], key=lambda r: r.key)) for n, prefix in enumerate(prefixes)
+    }
+    applied = _committed(operation) if operation else None
+    return Snapshot(now.position, now.time, records, found, queued, applied, leases)
+
+
+def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
+    """Return a page of the log, whose last position is `end`."""
+    values = decode_many(["null" if row[5] is None else row[5] for row in rows])
+    entries = [
+        Entry(
+            *row[:5], value, row[6], row[7], row[8], None if row[9] is None else json.loads(row[9])
+        )
+        for row, value in zip(rows, values, strict=True)
+    ]
+    full = len(entries) == request.limit
+    return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
+
+
+def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outcome]:
+    """Return the outcome of each plan out of the rows of `commit`."""
+    found: list[list[Row]] = [[] for _ in plans]
+    for row in rows:
+        if row.what == "back":
+            raise lost_commits(row.position)
+        found[row.n or 0].append(row)
+    return [_outcome(plan, mine, uid) for plan, mine in zip(plans, found, strict=True)]
+
+
+def place(rows: Sequence[Row], uid: str) -> Place:
+    """Return a place in the queue."""
+    return Place(rows[0].position, rows[0].extra, snapshot(rows[1:], uid, ()))
+
+
+def entered(rows: Sequence[Row], uid: str) -> Entered:
+    """Return what an agent that comes in is told."""
+    return Entered(rows[0].version, record(rows[1], uid, 0))
+
+
+def grant(rows: Sequence[Row], uid: str, request: TakeLease) -> Grant:
+    """Return a lease that was granted, or why it was not."""
+    by_name = {row.what: row for row in rows}
+    fresh = record(by_name["record"], uid, by_name["now"].extra)
+    if request.epoch > fresh.epoch:
+        raise epoch_back(request.key, request.epoch, fresh.epoch)
+    replaced = by_name.get("replaced")
+    if replaced is not None:
+        return Grant(False, fresh, refusal=_replaced(request, replaced.version))
+    row = by_name["grant"]
+    return Grant(bool(row.live), fresh, row.agent or "", row.time / 1e6)
+
+
+def lost_commits(position: int, known: int | None = None) -> LostCommits:
+    """The fault of a store whose log ends before a commit that it acknowledged."""
+    past = "" if known is None else f", but position {known} was acknowledged"
+    return LostCommits(
+        f"the store lost acknowledged commits: its log ends at position {position}{past}. It was "
+        "restored from a backup, or failed over to a replica that lagged behind; look at what is "
+        "missing, then open the space again"
+    )
+
+
+def epoch_back(name: str, held: int, current: int) -> LostCommits:
+    """The fault of a store whose epoch or incarnation is below one that it granted."""
+    return LostCommits(
+        f"the store lost what it granted: {name!r} was held at epoch {held}, but stands at "
+        f"{current}. It was restored from a backup, or failed over to a replica that lagged "
+        "behind; open the space again"
+    )
+
+
+def _outcome(plan: Plan, rows: list[Row], uid: str) -> Outcome:
+    first = rows[0]
+    if first.what == "done":
+        writes = tuple(
+            Written(write.key, write.kind, row.version, row.epoch, row.position, write.body)
+            for write, row in zip(plan.writes, rows, strict=True)
+        )
+        return Committed(first.position, first.time, plan.agent, writes)
+    if first.what == "op":
+        done = _committed(rows)
+        if [(w.kind, w.key) for w in done.writes] != [(w.kind, w.key) for w in plan.writes]:
+            return decide.reused_operation(plan.op_id, plan.writes[0].key)
+        return done
+    return _refusal(plan, first, rows[-1], uid)
+
+
+def _refusal(plan: Plan, first: Row, last: Row, uid: str) -> Refusal:
+    if first.what == "replaced":
+        return _replaced(plan, first.version)
+    if first.what == "leased":
+        return decide.leased_to(first.key, first.agent, first.time / 1e6)
+    if first.what == "turn":
+        return decide.held(first.key, first.agent, first.time / 1e6)
+    if first.what == "fenced":
+        held = plan.expects[first.extra].epoch or 0
+        if held > first.epoch and first.key in plan.leased:
+            raise epoch_back(first.key, held, first.epoch)
+        return decide.fenced(first.key, held, first.epoch)
+    fresh = record(last, uid, plan.rules)
+    if first.what == "outdated":
+        return decide.outdated(plan.rules, fresh)
+    if last.what == "moved":
+        return decide.conflict(plan.expects[first.extra], fresh)
+    scan = plan.scans[first.extra]
+    expected = {key: version for key, version, _ in scan.members}.get(fresh.key)
+    return decide.scan_conflict(scan.prefix, expected, fresh)
+
+
+def _replaced(asker: Plan | TakeLease, current: int) -> Refusal:
+    if asker.incarnation > current:
+        raise epoch_back(asker.agent, asker.incarnation, current)
+    return decide.replaced(asker.agent, asker.incarnation, current)
+
+
+def _committed(rows: Sequence[Row]) -> Committed:
+    writes = tuple(
+        Written(row.key, row.kind, row.version, row.epoch, row.position, row.body) for row in rows
+    )
+    return Committed(rows[0].position, rows[0].time, rows[0].agent, writes, replayed=True)
+
+
+def scans_of(plan: Plan) -> list[dict[str, Any]] | None:
+    """Return the scans of a plan as the servers' steps take them."""
+    return [
+        {
+            "prefix": scan.prefix,
+            "upto": prefix_end(scan.prefix),
+            "keys": [key for key, _, _ in scan.members],
+            "versions": [version for _, version, _ in scan.members],
+            "epochs": [epoch for _, _, epoch in scan.members],
+        }
+        for scan in plan.scans
+    ] or None
+
+
+def reads_of(plan: Plan) -> str | None:
+    """Return what a plan was computed from besides what it writes, as the log keeps it."""
+    reads = decide.reads_beyond(plan)
+    return None if reads is None else json.dumps(reads, ensure_ascii=False)

@@ -1,0 +1,181 @@
+"""The PostgreSQL backend: requests in, answers out, on the connections of psycopg's pools."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from interlock.backends.noting import KEPT
+from interlock.backends.postgres import calls
+from interlock.backends.postgres.calls import Call
+from interlock.backends.postgres.connect import (
+    PostgresOptions,
+    arguments,
+    check_options,
+    prepare,
+)
+from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
+from interlock.backends.postgres.news import News
+from interlock.backends.remote import Known, RemoteBackend
+from interlock.core.conflicts import RefusalNote
+from interlock.core.plan import Plan
+from interlock.errors import Fault
+
+_CONNECTIONS = 8  # of one process, at most
+_IDLE = 60.0  # seconds after which a connection that nobody uses is closed
+_REPEATS = 20
+
+
+class PostgresBackend(RemoteBackend):
+    """One space in one PostgreSQL database."""
+
+    def __init__(self, url: str, name: str, options: PostgresOptions | None = None) -> None:
+        self._options = options or PostgresOptions()
+        check_options(self._options)
+        self._target = prepare(url)
+        super().__init__(name, self._target.place)
+        self._start()
+        _BACKENDS.add(self)
+        self._space, self.uid = self._send(Call("open_space", (name,), lambda rows: rows[0]))
+
+    def _start(self) -> None:
+        self._pool: Any = None
+        self._pools: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, asyncio.Future[Any]
+        ] = weakref.WeakKeyDictionary()
+        self._news: News | None = None
+
+    def _call(self, request: Any) -> Call:
+        return calls.call_of(request, self._space, self.uid)
+
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
+        durable = self._options.durability == "full"
+        return calls.commit(plans, self._space, self.uid, known, durable)
+
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call:
+        return calls.add_refusals(notes, self._space, KEPT)
+
+    # Calls
+
+    def _send(self, call: Call) -> Any:
+        for attempt in range(_REPEATS):
+            try:
+                connection = self._threads_pool().getconn()
+            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
+                raise fault_of(problem, self.place, sent=False) from problem
+            try:
+                rows = connection.execute(call.sql, call.arguments).fetchall()
+            except psycopg.Error as problem:
+                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                    raise fault_of(problem, self.place, sent=True) from problem
+            else:
+                return call.parse(rows)
+            finally:
+                self._pool.putconn(connection)
+            time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+
+    async def _send_async(self, call: Call) -> Any:
+        for attempt in range(_REPEATS):
+            pool = await self._loops_pool()
+            try:
+                connection = await pool.getconn()
+            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
+                raise fault_of(problem, self.place, sent=False) from problem
+            try:
+                cursor = await connection.execute(call.sql, call.arguments)
+                rows = await cursor.fetchall()
+            except psycopg.Error as problem:
+                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                    raise fault_of(problem, self.place, sent=True) from problem
+            else:
+                return call.parse(rows)
+            finally:
+                await pool.putconn(connection)
+            await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+
+    def _threads_pool(self) -> Any:
+        if self._pool is None:
+            self._pool = psycopg_pool.ConnectionPool(
+                self._target.conninfo, open=True, **self._pool_arguments()
+            )
+        return self._pool
+
+    async def _loops_pool(self) -> Any:
+        loop = asyncio.get_running_loop()
+        opening = self._pools.get(loop)
+        if opening is None:
+            opening = self._pools[loop] = asyncio.ensure_future(self._opened())
+        return await asyncio.shield(opening)
+
+    async def _opened(self) -> Any:
+        pool: Any = psycopg_pool.AsyncConnectionPool(
+            self._target.conninfo, open=False, **self._pool_arguments()
+        )
+        await pool.open()
+        return pool
+
+    def _pool_arguments(self) -> dict[str, Any]:
+        return {
+            "kwargs": arguments(self._target.conninfo, self._target.direct),
+            "min_size": 0,
+            "max_size": _CONNECTIONS,
+            "timeout": self._options.busy_timeout,
+            "max_idle": _IDLE,
+            "num_workers": 1,
+            "name": f"interlock-{self.name}",
+        }
+
+    def _disconnect(self) -> None:
+        if self._news is not None:
+            self._news.close()
+        if self._pool is not None:
+            self._pool.close()
+        _BACKENDS.discard(self)
+
+    async def _disconnect_async(self) -> None:
+        opening = self._pools.pop(asyncio.get_running_loop(), None)
+        if opening is not None:
+            await (await opening).close()
+
+    # News
+
+    def _await_news(self, position: int, seconds: float) -> None:
+        self._listener().wait(position, seconds)
+
+    async def _await_news_async(self, position: int, seconds: float) -> None:
+        await self._listener().wait_async(position, seconds)
+
+    def _listener(self) -> News:
+        if self._news is None:
+            self._news = News(self._target, self._space, self._log_end)
+        return self._news
+
+    def _log_end(self) -> int:
+        """Where the log ends now, or 0 where the server does not say."""
+        with suppress(Fault):
+            return int(self._send(Call("log_end", (self._space,), lambda rows: rows[0][0], False)))
+        return 0
+
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        _LEFT_BEHIND.append((self._pool, self._pools, self._news))
+        self._start()
+
+
+_BACKENDS: weakref.WeakSet[PostgresBackend] = weakref.WeakSet()
+_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_BACKENDS):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,197 @@
+"""From requests to calls of the stored functions: one request, one call, one round trip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from interlock.backends import answers
+from interlock.backends.answers import Row
+from interlock.core.conflicts import RefusalNote
+from interlock.core.keys import prefix_end
+from interlock.core.leases import QUEUE
+from interlock.core.plan import Plan
+from interlock.core.requests import (
+    DropLease,
+    Enter,
+    LeaveTurn,
+    Load,
+    LoadAt,
+    ReadLog,
+    ReadRefusals,
+    SaveFold,
+    TakeLease,
+    TakeTurn,
+)
+
+_LAST = 1 << 62  # a position that no log reaches
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Call(NamedTuple):
+    """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
+    so that an answer that is lost leaves doubt."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    parse: Callable[[list[Any]], Any]
+    writes: bool = True
+
+    @property
+    def sql(self) -> str:
+        """The statement."""
+        return statement(self.function, len(self.arguments))
+
+
+def statement(function: str, arguments: int) -> str:
+    """Return the statement that calls a function."""
+    return f"SELECT * FROM interlock.{function}({', '.join(['%s'] * arguments)})"
+
+
+def call_of(request: Any, space: int, uid: str) -> Call:
+    """Return the call of a request."""
+    return _CALLS[type(request)](request, space, uid)
+
+
+def commit(
+    plans: Sequence[Plan], space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call:
+    """Return the call that judges and applies plans."""
+    arguments = (space, _encode([_plan(n, plan) for n, plan in enumerate(plans)]), *known, durable)
+    return Call("commit", arguments, lambda rows: answers.outcomes(plans, _rows(rows), uid))
+
+
+def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call:
+    """Return the call that keeps refusals."""
+    names = ("key", "agent", "reason", "other", "behind", "time", "op")
+    found = [dict(zip(names, each, strict=True)) for each in notes]
+    return Call("add_refusals", (space, _encode(found), kept), _nothing)
+
+
+def _plan(n: int, plan: Plan) -> dict[str, Any]:
+    reads = answers.reads_of(plan)
+    return {
+        "n": n,
+        "op": plan.op_id,
+        "agent": plan.agent,
+        "incarnation": plan.incarnation,
+        "rules": plan.rules,
+        "ticket": plan.ticket,
+        "yields": plan.yields,
+        "reads": reads,
+        "expects": [e.key for e in plan.expects],
+        "versions": [e.version for e in plan.expects],
+        "epochs": [e.epoch for e in plan.expects],
+        "kinds": [w.kind for w in plan.writes],
+        "writes": [w.key for w in plan.writes],
+        "bodies": [w.body for w in plan.writes],
+        "leased": plan.leased,
+        "scans": answers.scans_of(plan),
+    }
+
+
+def _load(request: Load, space: int, uid: str) -> Call:
+    arguments = (space, *_names(request), request.op_id)
+    return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
+
+
+def _load_at(request: LoadAt, space: int, uid: str) -> Call:
+    position = None if request.position is None else min(request.position, _LAST)
+    moment = request.time_us if position is None else None
+    arguments = (space, position, moment, *_names(request))
+    return Call("load_at", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
+
+
+def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | None]]:
+    prefixes = request.prefixes
+    return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
+
+
+def _read_log(request: ReadLog, space: int, uid: str) -> Call:
+    after, prefix = min(request.after, _LAST), request.prefix
+    arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix))
+    return Call(
+        "read_log",
+        arguments,
+        lambda rows: answers.log_page(rows[1:], rows[0][0], request),
+        False,
+    )
+
+
+def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
+    arguments = (
+        space,
+        [*request.keys],
+        request.name,
+        request.agent,
+        int(request.ttl * 1e6),
+        request.ticket,
+        request.firm,
+    )
+    return Call("take_turn", arguments, lambda rows: answers.place(_rows(rows), uid))
+
+
+def _leave_turn(request: LeaveTurn, space: int, uid: str) -> Call:
+    return Call("leave_turn", (space, request.ticket, request.name), _nothing)
+
+
+def _enter(request: Enter, space: int, uid: str) -> Call:
+    arguments = (space, request.agent, request.exclusive, request.name)
+    return Call("enter", arguments, lambda rows: answers.entered(_rows(rows), uid))
+
+
+def _take_lease(request: TakeLease, space: int, uid: str) -> Call:
+    arguments = (
+        space,
+        request.key,
+        QUEUE + request.key,
+        request.name,
+        request.agent,
+        request.incarnation,
+        int(request.ttl * 1e6),
+        request.epoch,
+        request.ticket,
+        request.reclaim,
+    )
+    return Call("take_lease", arguments, lambda rows: answers.grant(_rows(rows), uid, request))
+
+
+def _drop_lease(request: DropLease, space: int, uid: str) -> Call:
+    return Call("drop_lease", (space, request.key, request.epoch, request.name), _nothing)
+
+
+def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
+    arguments = (space, request.key, request.position, request.body, request.rules)
+    return Call("save_fold", arguments, _nothing)
+
+
+def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
+    limit = min(request.limit, _LAST)
+    return Call("read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False)
+
+
+def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:
+    return answers.snapshot(_rows(rows), uid, prefixes)
+
+
+def _rows(rows: list[Any]) -> list[Row]:
+    return [Row._make(row) for row in rows]
+
+
+def _nothing(rows: list[Any]) -> None:
+    return None
+
+
+_CALLS: dict[type, Callable[[Any, int, str], Call]] = {
+    Load: _load,
+    LoadAt: _load_at,
+    ReadLog: _read_log,
+    TakeTurn: _take_turn,
+    LeaveTurn: _leave_turn,
+    Enter: _enter,
+    TakeLease: _take_lease,
+    DropLease: _drop_lease,
+    SaveFold: _save_fold,
+    ReadRefusals: _read_refusals,
+}

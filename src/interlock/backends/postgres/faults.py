@@ -1,0 +1,62 @@
+"""Turns what psycopg raises into the library's faults, by PostgreSQL's own error codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.errors import (
+    AnswerLost,
+    Corrupt,
+    IncompatibleStore,
+    InterlockError,
+    Invalid,
+    Unavailable,
+)
+
+try:
+    import psycopg
+    import psycopg_pool
+except ImportError as missing:
+    raise Invalid(
+        "a store in PostgreSQL needs the extra 'postgres': pip install 'interlock[postgres]' "
+        f"({missing})"
+    ) from missing
+
+__all__ = ["fault_of", "must_repeat", "psycopg", "psycopg_pool"]
+
+_REPEATED = ("40001", "40P01")  # serialization failure, deadlock: rolled back, to be sent again
+_GONE = ("08", "57P01", "57P02", "57P03", "57P05")  # the connection or the server went away
+_NOT_OURS = ("42883", "42P01", "3F000", "42703")  # no such function, table, schema, column
+
+
+def must_repeat(problem: Exception) -> bool:
+    """Whether the server rolled the statement back only because of others."""
+    return isinstance(problem, psycopg.Error) and problem.sqlstate in _REPEATED
+
+
+def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | AnswerLost:
+    """Return the fault that `problem` is.  `sent`: the statement may have reached the server."""
+    if isinstance(problem, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
+        return Unavailable(f"{place} cannot be reached: no connection in time ({problem})")
+    code = getattr(problem, "sqlstate", None) or ""
+    told = str(problem).strip().partition("\n")[0]
+    if code.startswith(_GONE) or not code:
+        return AnswerLost(told) if sent else Unavailable(f"{place} cannot be reached: {told}")
+    if code in ("53100", "53200"):
+        return Unavailable(f"{place} has no disk space or memory left; nothing was written: {told}")
+    if code == "53300":
+        return Unavailable(f"{place} has no connection left; raise its max_connections: {told}")
+    if code == "25006":
+        return Unavailable(f"{place} is read-only, perhaps a replica; name the primary: {told}")
+    if code == "42501":
+        return Unavailable(
+            f"{place} does not let this role do that: {told}; grant it what "
+            "docs/choosing-a-backend.md says"
+        )
+    if code.startswith("28") or code == "3D000":
+        return Unavailable(f"{place} does not let you in: {told}")
+    if code in _NOT_OURS:
+        return IncompatibleStore(f"{place} is not a store of this version of Interlock: {told}")
+    if code.startswith("XX"):
+        return Corrupt(f"{place} is damaged: {told} ({code})")
+    return Unavailable(f"{place} refused the call; nothing was written: {told} ({code})")

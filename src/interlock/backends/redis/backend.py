@@ -1,0 +1,217 @@
+"""The Redis backend: requests in, answers out, each by one call of a script."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from interlock.backends.noting import KEPT
+from interlock.backends.redis import calls
+from interlock.backends.redis.calls import Call, Command, Keys
+from interlock.backends.redis.faults import fault_of, must_wait, redis
+from interlock.backends.redis.options import RedisOptions, check_options, state_key, target_of
+from interlock.backends.redis.wire import AsyncWire, Wire
+from interlock.backends.remote import Known, RemoteBackend
+from interlock.core.conflicts import RefusalNote
+from interlock.core.plan import Plan
+from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
+
+SCHEMA_VERSION = 1
+_OLDEST_SERVER = (6, 2)
+_LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
+_SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
+
+
+class RedisBackend(RemoteBackend):
+    """One space in one Redis or Valkey server, or one cluster."""
+
+    def __init__(self, url: str, name: str, options: RedisOptions | None = None) -> None:
+        self._options = options or RedisOptions()
+        check_options(self._options)
+        self._target = target_of(url)
+        self._keys = Keys(state_key(name))
+        super().__init__(name, self._target.place)
+        self._start()
+        _BACKENDS.add(self)
+        try:
+            self._check_server()
+            self.uid = self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        self._wire: Wire | None = None
+        self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def _call(self, request: Any) -> Call:
+        return calls.call_of(request, self._keys, self.uid)
+
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
+        return calls.commit(plans, self._keys, self.uid, known)
+
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call:
+        return calls.add_refusals(notes, self._keys, KEPT)
+
+    # Calls
+
+    def _send(self, call: Call) -> Any:
+        deadline = time.monotonic() + self._options.busy_timeout
+        last = self._waiting() if call.waits else None
+        replies = self._threads_wire().send(call.commands, last)
+        pause = _SHORTEST
+        while (again := self._not_ready(replies, deadline)) is not None:
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST)
+            commands = [call.commands[i] for i in again]
+            for i, reply in zip(again, self._threads_wire().send(commands), strict=True):
+                replies[i] = reply
+        return self._answer(call, replies, last)
+
+    async def _send_async(self, call: Call) -> Any:
+        deadline = time.monotonic() + self._options.busy_timeout
+        last = self._waiting() if call.waits else None
+        replies = await self._loops_wire().send(call.commands, last)
+        pause = _SHORTEST
+        while (again := self._not_ready(replies, deadline)) is not None:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST)
+            commands = [call.commands[i] for i in again]
+            found = await self._loops_wire().send(commands)
+            for i, reply in zip(again, found, strict=True):
+                replies[i] = reply
+        return self._answer(call, replies, last)
+
+    def _not_ready(self, replies: list[Any], deadline: float) -> list[int] | None:
+        """Return which commands the server could not carry out yet; None where there is none."""
+        found = [i for i, r in enumerate(replies) if isinstance(r, Exception) and must_wait(r)]
+        return found if found and time.monotonic() < deadline else None
+
+    def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise fault_of(reply, self.place, sent=True) from reply
+        if last is not None:
+            self._check_copies(replies.pop())
+        return call.parse(replies)
+
+    def _waiting(self) -> Command | None:
+        """The command that waits for replicas and files after a commit."""
+        target = self._target
+        milliseconds = int(target.wait_timeout * 1000)
+        if target.wait_aof:
+            return ("WAITAOF", 1, target.wait_replicas, milliseconds)
+        return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
+
+    def _check_copies(self, reply: Any) -> None:
+        """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
+        the driver sends it again, which waits again."""
+        local, replicas = reply if isinstance(reply, list) else (1, reply)
+        wanted = self._target.wait_replicas
+        if replicas < wanted or (self._target.wait_aof and local < 1):
+            raise AnswerLost(
+                f"applied, but only {replicas} of {wanted} replicas confirmed it within "
+                f"{self._target.wait_timeout:g} s"
+            )
+
+    def _threads_wire(self) -> Wire:
+        if self._wire is None:
+            self._wire = Wire(self._target, self._keys.state)
+        return self._wire
+
+    def _loops_wire(self) -> AsyncWire:
+        loop = asyncio.get_running_loop()
+        wire = self._wires.get(loop)
+        if wire is None:
+            wire = self._wires[loop] = AsyncWire(self._target, self._keys.state)
+        return wire
+
+    def _disconnect(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+        _BACKENDS.discard(self)
+
+    async def _disconnect_async(self) -> None:
+        wire = self._wires.pop(asyncio.get_running_loop(), None)
+        if wire is not None:
+            await wire.close()
+
+    # Opening
+
+    def _check_server(self) -> None:
+        """Refuse a server that is too old, or that drops keys when its memory is full."""
+        try:
+            told = self._threads_wire().client.info()
+        except redis.exceptions.RedisError as problem:
+            raise fault_of(problem, self.place, sent=False) from problem
+        info = told if "redis_version" in told else next(iter(told.values()))
+        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
+        if version < _OLDEST_SERVER:
+            raise IncompatibleStore(
+                f"{self.place} is Redis {info['redis_version']}; Interlock needs 6.2 or newer"
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
+            raise IncompatibleStore(
+                f"{self.place} drops keys when its memory is full (maxmemory-policy {policy}); "
+                "set it to noeviction"
+            )
+        if info.get("role") == "slave" and not self._target.cluster:
+            raise Unavailable(f"{self.place} is a replica, which cannot be written; name the primary")
+
+    def _open(self) -> str:
+        command = calls.script("open", self._keys.fixed, os.urandom(8).hex(), SCHEMA_VERSION)
+        uid, version = self._send(Call((command,), lambda replies: replies[0]))
+        if version > SCHEMA_VERSION:
+            raise IncompatibleStore(
+                f"space {self.name!r} in {self.place} has schema version {version}, made by a newer "
+                f"Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
+                "(pip install -U interlock)"
+            )
+        return str(uid)
+
+    # News
+
+    def _await_news(self, position: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0.001:
+            if self._threads_wire().send([self._read_blocking(position, left)])[0]:
+                return
+
+    async def _await_news_async(self, position: int, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0.001:
+            if (await self._loops_wire().send([self._read_blocking(position, left)]))[0]:
+                return
+
+    def _read_blocking(self, position: int, seconds: float) -> Command:
+        milliseconds = max(1, int(min(seconds, _LONGEST_WAIT) * 1000))
+        return (
+            *("XREAD", "COUNT", 1, "BLOCK", milliseconds),
+            *("STREAMS", self._keys.log, f"{position}-0"),
+        )
+
+    def _start_anew(self) -> None:
+        super()._start_anew()
+        _LEFT_BEHIND.append((self._wire, self._wires))
+        self._start()
+
+
+_BACKENDS: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
+_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_BACKENDS):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

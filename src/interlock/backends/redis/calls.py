@@ -1,0 +1,238 @@
+"""From requests to commands: one request, one call of a script, one round trip."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from interlock.backends import answers
+from interlock.backends.answers import Row
+from interlock.backends.redis.scripts import SCRIPTS
+from interlock.core.conflicts import RefusalNote
+from interlock.core.keys import prefix_end
+from interlock.core.leases import QUEUE
+from interlock.core.outcome import Committed, Outcome, Written
+from interlock.core.plan import Plan
+from interlock.core.requests import (
+    DropLease,
+    Enter,
+    LeaveTurn,
+    Load,
+    LoadAt,
+    LogPage,
+    ReadLog,
+    ReadRefusals,
+    SaveFold,
+    TakeLease,
+    TakeTurn,
+)
+
+_LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
+
+Command = tuple[Any, ...]
+
+
+class Call(NamedTuple):
+    """Commands that travel together, and how their replies are read.
+
+    `waits`: the answer waits for replicas and files, as the store's URL says.
+    """
+
+    commands: Sequence[Command]
+    parse: Callable[[list[Any]], Any]
+    waits: bool = False
+
+
+class Keys:
+    """The names of a space's keys."""
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.log = f"{state}:log"
+        self.refusals = f"{state}:refusals"
+        self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
+        self._index = f"{state}:i:"
+        self._merged = f"{state}:m:"
+
+    def index(self, key: str) -> str:
+        """The list of positions of a key's entries."""
+        return self._index + key
+
+    def merged(self, key: str) -> str:
+        """The list of a merged key's contributions."""
+        return self._merged + key
+
+
+def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
+    """Return the command that runs a script."""
+    return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
+
+
+def call_of(request: Any, keys: Keys, uid: str) -> Call:
+    """Return the call of a request."""
+    return _CALLS[type(request)](request, keys, uid)
+
+
+def commit(plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call that judges and applies plans, each by a script of its own."""
+
+    def parse(replies: list[Any]) -> list[Outcome]:
+        return [_outcome(plan, reply, uid) for plan, reply in zip(plans, replies, strict=True)]
+
+    return Call([_commit(plan, keys, known) for plan in plans], parse, waits=True)
+
+
+def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
+    """Return the call that keeps refusals."""
+    texts = [json.dumps(each) for each in notes]
+    commands = [("LPUSH", keys.refusals, *texts), ("LTRIM", keys.refusals, 0, kept - 1)]
+    return Call(commands, _nothing)
+
+
+def _commit(plan: Plan, keys: Keys, known: tuple[int, str]) -> Command:
+    names = [*keys.fixed]
+    arguments: list[Any] = [
+        plan.op_id,
+        plan.agent,
+        plan.incarnation,
+        plan.rules,
+        plan.ticket,
+        int(plan.yields),
+        *known,
+        answers.reads_of(plan) or "",
+        len(plan.expects),
+        len(plan.writes),
+        len(plan.scans),
+    ]
+    for key, version, epoch in plan.expects:
+        arguments += (key, "" if version is None else version, "" if epoch is None else epoch)
+    for kind, key, body in plan.writes:
+        names += (keys.index(key), keys.merged(key))
+        arguments += (kind, key, int(key in plan.leased), "" if body is None else body)
+    for scan in plan.scans:
+        arguments += (scan.prefix, prefix_end(scan.prefix) or "", len(scan.members))
+        for member in scan.members:
+            arguments += member
+    return script("commit", names, *arguments)
+
+
+def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
+    if reply[0] == "done":
+        position, numbers = reply[1], reply[3:]
+        writes = tuple(
+            Written(key, kind, numbers[2 * i], numbers[2 * i + 1], position + i, body)
+            for i, (kind, key, body) in enumerate(plan.writes)
+        )
+        return Committed(position, reply[2], plan.agent, writes)
+    if reply[0] == "back":
+        raise answers.lost_commits(reply[1])
+    return answers.outcomes([plan], _rows(reply[1]), uid)[0]
+
+
+def _load(request: Load, keys: Keys, uid: str) -> Call:
+    names = [*keys.fixed, *map(keys.merged, request.keys)]
+    command = script("load", names, request.op_id or "", *_named(request))
+    return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
+
+
+def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
+    names = [*keys.fixed]
+    for key in request.keys:
+        names += (keys.index(key), keys.merged(key))
+    position = "" if request.position is None else min(request.position, _LAST)
+    command = script("load_at", names, position, request.time_us or 0, *_named(request))
+    return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
+
+
+def _named(request: Load | LoadAt) -> list[Any]:
+    found: list[Any] = [len(request.keys), *request.keys, len(request.prefixes)]
+    for prefix in request.prefixes:
+        found += (prefix, prefix_end(prefix) or "")
+    return found
+
+
+def _read_log(request: ReadLog, keys: Keys, uid: str) -> Call:
+    names = [*keys.fixed] if request.key is None else [*keys.fixed, keys.index(request.key)]
+    after = min(request.after, _LAST)
+    command = script("log", names, after, request.limit, request.key or "", request.prefix)
+
+    def parse(reply: list[Any]) -> LogPage:
+        head, upto, rows = reply
+        page = answers.log_page(rows, head, request)
+        return page._replace(upto=max(upto, request.after))
+
+    return _one(command, parse)
+
+
+def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:
+    names = [*keys.fixed, *map(keys.merged, request.keys)]
+    ttl = int(request.ttl * 1e6)
+    command = script(
+        "turn",
+        names,
+        *(request.name, request.agent, ttl, request.ticket, int(request.firm)),
+        *(len(request.keys), *request.keys),
+    )
+    return _one(command, lambda rows: answers.place(_rows(rows), uid))
+
+
+def _leave_turn(request: LeaveTurn, keys: Keys, uid: str) -> Call:
+    return _one(script("leave", keys.fixed, request.ticket, request.name), _nothing)
+
+
+def _enter(request: Enter, keys: Keys, uid: str) -> Call:
+    command = script("enter", keys.fixed, request.agent, int(request.exclusive), request.name)
+    return _one(command, lambda rows: answers.entered(_rows(rows), uid), request.exclusive)
+
+
+def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call:
+    command = script(
+        "lease",
+        [*keys.fixed, keys.merged(request.key)],
+        *(request.key, QUEUE + request.key, request.name, request.agent, request.incarnation),
+        *(int(request.ttl * 1e6), request.epoch, request.ticket, int(request.reclaim)),
+    )
+    return _one(command, lambda rows: answers.grant(_rows(rows), uid, request), True)
+
+
+def _drop_lease(request: DropLease, keys: Keys, uid: str) -> Call:
+    command = script("drop_lease", keys.fixed, request.key, request.epoch, request.name)
+    return _one(command, _nothing)
+
+
+def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
+    names = [*keys.fixed, keys.merged(request.key)]
+    arguments = (request.key, request.position, request.body, request.rules)
+    return _one(script("fold", names, *arguments), _nothing)
+
+
+def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call:
+    command = ("LRANGE", keys.refusals, 0, min(request.limit, _LAST) - 1)
+    return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
+
+
+def _one(command: Command, parse: Callable[[Any], Any], waits: bool = False) -> Call:
+    return Call((command,), lambda replies: parse(replies[0]), waits)
+
+
+def _rows(rows: list[Any]) -> list[Row]:
+    return [Row._make(row) for row in rows]
+
+
+def _nothing(replies: Any) -> None:
+    return None
+
+
+_CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
+    Load: _load,
+    LoadAt: _load_at,
+    ReadLog: _read_log,
+    TakeTurn: _take_turn,
+    LeaveTurn: _leave_turn,
+    Enter: _enter,
+    TakeLease: _take_lease,
+    DropLease: _drop_lease,
+    SaveFold: _save_fold,
+    ReadRefusals: _read_refusals,
+}

@@ -1,0 +1,89 @@
+"""Turns what redis-py raises into the library's faults, by the words of Redis's own errors."""
+
+from __future__ import annotations
+
+from interlock.errors import (
+    AnswerLost,
+    Corrupt,
+    IncompatibleStore,
+    InterlockError,
+    Invalid,
+    Unavailable,
+)
+
+try:
+    import redis
+    import redis.asyncio
+    import redis.exceptions
+except ImportError as missing:
+    raise Invalid(
+        f"a store in Redis needs the extra 'redis': pip install 'interlock[redis]' ({missing})"
+    ) from missing
+
+__all__ = ["fault_of", "is_redirect", "must_wait", "redis", "script_is_missing", "told_by"]
+
+_WAIT = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "FAILOVER")
+_REDIRECT = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
+_REFUSED = {
+    "OOM": "has no memory left; raise maxmemory",
+    "MISCONF": "cannot save to its disk",
+    "NOREPLICAS": "has too few replicas (min-replicas-to-write)",
+    "NOAUTH": "asks for a password; put it into the URL (redis://:password@host)",
+    "WRONGPASS": "refuses the user or password",
+    "NOPERM": "does not let this user do that",
+}
+
+
+def told_by(problem: Exception) -> str:
+    """Return what the server said, with the word that redis-py takes off its known errors."""
+    words = {
+        "BusyLoadingError": "LOADING ",
+        "ReadOnlyError": "READONLY ",
+        "NoScriptError": "NOSCRIPT ",
+        "OutOfMemoryError": "OOM ",
+        "NoPermissionError": "NOPERM ",
+        "AuthenticationError": "NOAUTH ",
+        "AuthenticationWrongNumberOfArgsError": "NOAUTH ",
+        "TryAgainError": "TRYAGAIN ",
+        "ClusterDownError": "CLUSTERDOWN ",
+        "MasterDownError": "MASTERDOWN ",
+        "MovedError": "MOVED ",
+        "AskError": "ASK ",
+    }
+    told = str(problem)
+    word = words.get(type(problem).__name__, "")
+    return told if told.startswith(word) else word + told
+
+
+def must_wait(problem: Exception) -> bool:
+    """Whether the server did nothing and may do it soon.  A script's error names its cause within."""
+    told = told_by(problem)
+    inner = told.startswith("ERR Error running script") or "script: " in told
+    return told.startswith(_WAIT) or (inner and any(f"-{word}" in told for word in _WAIT))
+
+
+def is_redirect(problem: Exception) -> bool:
+    """Whether another node of the cluster has to be asked."""
+    return told_by(problem).startswith(_REDIRECT)
+
+
+def script_is_missing(problem: Exception) -> bool:
+    """Whether the server has forgotten the script: it did nothing."""
+    return told_by(problem).startswith("NOSCRIPT")
+
+
+def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | AnswerLost:
+    """Return the fault that `problem` is.  `sent`: the command may have reached the server."""
+    told = told_by(problem).strip()
+    for word, why in _REFUSED.items():
+        if told.startswith(word) or f"-{word} " in told:
+            return Unavailable(f"{place} {why}; nothing was written: {told}")
+    if isinstance(problem, redis.exceptions.ResponseError) and not must_wait(problem):
+        if "unknown command" in told.lower():
+            return IncompatibleStore(f"{place} is not Redis 6.2 or newer, or Valkey: {told}")
+        if told.startswith("WRONGTYPE") or "Error running script" in told or "script: " in told:
+            return Corrupt(f"{place} holds something else than a space under its keys: {told}")
+        return Unavailable(f"{place} refused the call: {told}")
+    if must_wait(problem) or not sent:
+        return Unavailable(f"{place} cannot be used now: {told}")
+    return AnswerLost(told or type(problem).__name__)

@@ -1,0 +1,80 @@
+"""Settings of a store in Redis, out of its URL and the arguments of `open`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from interlock.errors import Invalid
+
+DURABILITY = ("full", "normal", "off")
+_OURS = ("wait_replicas", "wait_aof", "wait_timeout")
+_ESCAPED = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
+
+
+class RedisOptions(NamedTuple):
+    """Settings of a store in Redis.
+
+    How long a commit lasts is the server's setting (`appendonly`, `appendfsync`); `durability` has
+    no effect.  `busy_timeout`: seconds to wait for a server that is loading, failing over or moving
+    the slot.
+    """
+
+    durability: str = "full"
+    busy_timeout: float = 20.0
+
+
+class Target(NamedTuple):
+    """Where a store is, and what a commit waits for.
+
+    `url` is redis-py's.  `wait_replicas` replicas must have a commit, and with `wait_aof` also the
+    append-only files of the primary and of so many replicas (Redis 7.2), within `wait_timeout`
+    seconds.
+    """
+
+    url: str
+    place: str
+    cluster: bool
+    wait_replicas: int
+    wait_aof: bool
+    wait_timeout: float
+
+
+def check_options(options: RedisOptions) -> None:
+    """Raise Invalid where an option has no meaning."""
+    if options.durability not in DURABILITY:
+        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
+    seconds = options.busy_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds above 0")
+
+
+def target_of(url: str) -> Target:
+    """Return where a store is.  Raises Invalid."""
+    parts = urlsplit(url)
+    asked = dict(parse_qsl(parts.query, keep_blank_values=True))
+    own = {name: asked.pop(name) for name in _OURS if name in asked}
+    scheme = parts.scheme.removesuffix("+cluster")
+    cluster = scheme != parts.scheme
+    try:
+        port = parts.port or 6379
+        replicas = int(own.get("wait_replicas", "0"))
+        timeout = float(own.get("wait_timeout", "1"))
+        aof = {"0": False, "1": True}[own.get("wait_aof", "0")]
+        if replicas < 0 or not 0 < timeout <= 60:
+            raise ValueError("out of range")
+    except (ValueError, KeyError) as problem:
+        raise Invalid(
+            f"the URL {scheme}://{parts.hostname}... is malformed ({problem}); it may have "
+            "wait_replicas=N, wait_aof=1 and wait_timeout=SECONDS (up to 60)"
+        ) from None
+    plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(asked), ""))
+    where = parts.path if scheme == "unix" else f"{parts.hostname or 'localhost'}:{port}{parts.path}"
+    place = f"{parts.scheme}://{where}"
+    return Target(plain, place, cluster, replicas, aof, timeout)
+
+
+def state_key(name: str) -> str:
+    """Return the name of a space's first key.  All its keys hold the same name in braces, so that
+    they share a hash slot; a brace in the name would end that part early."""
+    return f"interlock:{{{name.translate(_ESCAPED)}}}"

@@ -1,0 +1,267 @@
+"""What the backends of servers share: one call a request, grouped commits, the last known commit.
+
+A server's own part says how a request becomes a call, and carries calls there and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple
+
+from interlock.backends import answers
+from interlock.backends.grouping import GroupCommit
+from interlock.backends.grouping_async import AsyncGroupCommit
+from interlock.backends.noting import RefusalNotes
+from interlock.core.conflicts import RefusalNote, note
+from interlock.core.outcome import Committed, Outcome, Refusal
+from interlock.core.plan import Plan
+from interlock.core.records import Snapshot
+from interlock.core.requests import (
+    Commit,
+    LoadAt,
+    LogPage,
+    Noted,
+    Pause,
+    Place,
+    ReadRefusals,
+    SaveFold,
+)
+from interlock.errors import AnswerLost, Closed, Fault, LostCommits
+
+FLIGHTS = 2  # groups of commits on their way at once
+_OVERTAKING = 1.0  # seconds
+
+
+class Known(NamedTuple):
+    """The last commit that this process knows of: where the log ended, and its operation id."""
+
+    position: int = 0
+    op_id: str = ""
+
+
+class RemoteBackend(ABC):
+    """One space on a server."""
+
+    uid: str
+    name: str
+
+    def __init__(self, name: str, place: str) -> None:
+        self.name = name
+        self.place = place
+        self._known = Known()  # of our own commits
+        self._reached = 0  # the furthest position that any answer told of
+        self._ahead_us = 0  # the server's clock before ours, about
+        self._lost: LostCommits | None = None
+        self._closed = False
+        self._group = GroupCommit(self._apply)
+        self._groups: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGroupCommit] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._notes = RefusalNotes(self._save_notes)
+
+    # A server's own part
+
+    @abstractmethod
+    def _call(self, request: Any) -> Any:
+        """Return the call of a request."""
+
+    @abstractmethod
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Any:
+        """Return the call that judges and applies plans; its answer is a list of outcomes."""
+
+    @abstractmethod
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Any:
+        """Return the call that keeps refusals."""
+
+    @abstractmethod
+    def _send(self, call: Any) -> Any:
+        """Carry a call to the server and return its answer.  Raises AnswerLost and the faults."""
+
+    @abstractmethod
+    async def _send_async(self, call: Any) -> Any:
+        """The same without blocking the event loop."""
+
+    @abstractmethod
+    def _await_news(self, position: int, seconds: float) -> None:
+        """Wait until the log ends after `position`, or `seconds` have passed."""
+
+    @abstractmethod
+    async def _await_news_async(self, position: int, seconds: float) -> None:
+        """The same without blocking the event loop."""
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Close the connections of threads."""
+
+    @abstractmethod
+    async def _disconnect_async(self) -> None:
+        """Close the connections of this event loop."""
+
+    # Requests
+
+    def perform(self, request: Any) -> Any:
+        """Answer one request."""
+        self._check_open()
+        if isinstance(request, Commit):
+            return self._noted(request.plan, self._group.commit(request.plan))
+        if isinstance(request, Pause):
+            if request.position is None:
+                return time.sleep(request.seconds)
+            return self._await_news(request.position, request.seconds)
+        if isinstance(request, Noted):
+            return self._keep(request.refusal, request.agent, "")
+        if isinstance(request, ReadRefusals):
+            self._notes.flush()
+        before = self._reached
+        try:
+            return self._checked(request, before, self._send(self._call(request)))
+        except (LostCommits, AnswerLost, Fault) as problem:
+            return self._failed(request, problem)
+
+    async def perform_async(self, request: Any) -> Any:
+        """Answer one request without blocking the event loop."""
+        self._check_open()
+        if isinstance(request, Commit):
+            return self._noted(request.plan, await self._group_of_loop().commit(request.plan))
+        if isinstance(request, Pause):
+            if request.position is None:
+                return await asyncio.sleep(request.seconds)
+            return await self._await_news_async(request.position, request.seconds)
+        if isinstance(request, Noted):
+            return self._keep(request.refusal, request.agent, "")
+        if isinstance(request, ReadRefusals):
+            await asyncio.to_thread(self._notes.flush)
+        before = self._reached
+        try:
+            answer = await finished(self._send_async(self._call(request)))
+            return self._checked(request, before, answer)
+        except (LostCommits, AnswerLost, Fault) as problem:
+            return self._failed(request, problem)
+
+    def close(self) -> None:
+        """Give back the connections.  Closing twice does nothing."""
+        if not self._closed:
+            self._notes.close()
+            self._closed = True
+            self._disconnect()
+
+    async def close_async(self) -> None:
+        """The same from an event loop, whose connections are given back too."""
+        group = self._groups.pop(asyncio.get_running_loop(), None)
+        if group is not None:
+            await group.drain()
+        await asyncio.to_thread(self.close)
+        await self._disconnect_async()
+
+    # Commits
+
+    def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
+        try:
+            found = self._send(self._commit_call(plans, self._known))
+            return self._acknowledged(plans, found)
+        except LostCommits as problem:
+            self._lost = problem
+            raise
+
+    async def _apply_async(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
+        try:
+            found = await self._send_async(self._commit_call(plans, self._known))
+            return self._acknowledged(plans, found)
+        except LostCommits as problem:
+            self._lost = problem
+            raise
+
+    def _group_of_loop(self) -> AsyncGroupCommit:
+        loop = asyncio.get_running_loop()
+        group = self._groups.get(loop)
+        if group is None:
+            group = self._groups[loop] = AsyncGroupCommit(self._apply_async, FLIGHTS)
+        return group
+
+    def _acknowledged(
+        self, plans: Sequence[Plan], outcomes: Sequence[Outcome]
+    ) -> Sequence[Outcome]:
+        """Remember the last commit, so that a store that lost it is noticed."""
+        for plan, outcome in zip(plans, outcomes, strict=True):
+            if isinstance(outcome, Committed):
+                position = outcome.writes[-1].position
+                if position > self._known.position:
+                    self._known = Known(position, plan.op_id)
+        return outcomes
+
+    # What came of it
+
+    def _checked(self, request: Any, before: int, answer: Any) -> Any:
+        """Compare where the log ends with what was known before the request was sent."""
+        position = -1
+        if isinstance(answer, LogPage):
+            position = answer.head
+        elif isinstance(answer, Place | Snapshot) and not isinstance(request, LoadAt):
+            snapshot = answer.snapshot if isinstance(answer, Place) else answer
+            position = snapshot.position
+            self._ahead_us = snapshot.time_us - time.time_ns() // 1000
+        if position > self._reached:
+            self._reached = position
+        elif 0 <= position < before:
+            raise answers.lost_commits(position, before)
+        return answer
+
+    def _failed(self, request: Any, problem: Exception) -> Any:
+        """Raise what a request ended with, as the drivers and callers expect it."""
+        if isinstance(problem, LostCommits):
+            self._lost = problem
+        if isinstance(request, SaveFold) and not isinstance(problem, LostCommits):
+            return None  # a cache: whoever reads next tries again
+        raise problem
+
+    def _check_open(self) -> None:
+        if self._lost is not None:
+            raise self._lost
+        if self._closed:
+            raise Closed(f"the space in {self.place} was closed; open it again to use it")
+
+    # Refusals
+
+    def _noted(self, plan: Plan, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, Refusal):
+            self._keep(outcome, plan.agent, plan.op_id)
+        return outcome
+
+    def _keep(self, refusal: Refusal, agent: str, op_id: str) -> None:
+        found = note(refusal, agent, op_id, time.time_ns() // 1000 + self._ahead_us)
+        if found is not None:
+            self._notes.add(found)
+
+    def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
+        try:
+            self._send(self._notes_call(notes))
+        except AnswerLost:
+            pass  # dropped, or kept: nobody waits for it
+        return True
+
+    def _start_anew(self) -> None:
+        """In a forked child: no thread of the parent is here."""
+        self._group.reset()
+        self._notes.start_anew()
+        self._groups = weakref.WeakKeyDictionary()
+
+
+async def finished(work: Coroutine[Any, Any, Any]) -> Any:
+    """Await `work`.  Where the caller is cancelled it is carried out all the same, for what was
+    sent cannot be taken back: whoever gives up a turn or a lease next must not overtake it."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=_OVERTAKING)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+def next_look(waited: float) -> float:
+    """Return seconds until the next question for news, where the server does not tell."""
+    return min(max(0.002, waited * 0.03), 0.05)
