@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -277,12 +276,11 @@ def test_servers_die_with_the_process_that_started_them(
 
 def test_programs_that_others_cannot_read_are_copied(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
-    shutil.copytree(postgres.packaged().parent, hidden / "pg", symlinks=True)
+    programs = postgres.copied(postgres.packaged(), hidden)
     hidden.chmod(0o700)
-    with Postgres.start(tmp_path / "data", binaries=hidden / "pg" / "bin") as server:
+    with Postgres.start(tmp_path / "data", binaries=programs) as server:
         assert run(server.url(), "SELECT 1") == [(1,)]
-        copied = server.binaries != hidden / "pg" / "bin"
-        assert copied == (process.account() is not None)
+        assert (server.binaries != programs) == (process.account() is not None)
 
 
 @pytest.mark.parametrize("name", ["postgres", "redis"])

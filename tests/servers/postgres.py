@@ -60,12 +60,20 @@ def _usable(binaries: Path) -> Path:
             return binaries
     except PermissionError:
         pass
-    copied = Path(tempfile.mkdtemp(prefix="programs-", dir=shared_folder())) / "copy"
-    copied.parent.chmod(0o755)
-    shutil.copytree(
-        binaries.parent, copied, symlinks=True, ignore=shutil.ignore_patterns("include")
-    )
-    return copied / binaries.name
+    folder = Path(tempfile.mkdtemp(prefix="programs-", dir=shared_folder()))
+    folder.chmod(0o711)
+    return copied(binaries, folder)
+
+
+def copied(binaries: Path, folder: Path) -> Path:
+    """Copy a PostgreSQL with the libraries that a Python package puts beside itself."""
+    package = binaries.parent.parent
+    if (libraries := package.with_name(f"{package.name}.libs")).exists():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    programs = folder / package.name / binaries.parent.name
+    without = shutil.ignore_patterns("include")
+    shutil.copytree(binaries.parent, programs, symlinks=True, ignore=without)
+    return programs / binaries.name
 
 
 @cache
@@ -104,9 +112,9 @@ class Postgres(Server):
         """
         usable = _usable(binaries or packaged())
         server = cls(own(folder), dict(options or {}), usable)
-        copied = run_as_account(["cp", "-R", "-p", _template(usable), server.data])
-        if copied.returncode:
-            raise Failed(f"a new database was not made\n{copied.stdout}")
+        made = run_as_account(["cp", "-R", "-p", _template(usable), server.data])
+        if made.returncode:
+            raise Failed(f"a new database was not made\n{made.stdout}")
         return server.start_first()
 
     def command(self) -> list[str]:
