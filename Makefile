@@ -6,12 +6,12 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick lint bench lock clean venv
+.PHONY: demo test quick lint bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
 
-test: .venv/dev.stamp ## everything: lint, strict types, every test
+test: .venv/dev.stamp servers ## everything: lint, strict types, every test
 	$(MAKE) lint
 	$(BIN)/python -m pytest
 
@@ -26,6 +26,15 @@ lint: .venv/dev.stamp
 
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
+
+# PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
+servers: ## install what the tests start, where root and apt-get can
+	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+		DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND && \
+		{ apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends pgbouncer; } >/dev/null 2>&1; }; \
+	} || echo "PgBouncer is not installed: apt-get install pgbouncer" >&2
 
 venv: .venv/dev.stamp
 

@@ -1,0 +1,64 @@
+"""The real servers that tests share, started when the first test asks and ended with the session.
+
+`INTERLOCK_TEST_POSTGRES` and `INTERLOCK_TEST_REDIS` name servers to use instead.  A server that is
+missing fails the test with what to install.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.servers.postgres import Postgres
+from tests.servers.process import Missing
+from tests.servers.redis import Redis
+
+
+@contextmanager
+def present() -> Iterator[None]:
+    """Turn a server that is not installed into a failure that says what to install."""
+    try:
+        yield
+    except Missing as problem:
+        pytest.fail(str(problem), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A PostgreSQL server that all tests share: make a database or a schema of your own."""
+    with present():
+        server = Postgres.start(tmp_path_factory.mktemp("postgres"))
+    with server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis server that all tests share: use keys or a space of your own."""
+    with present():
+        server = Redis.start(tmp_path_factory.mktemp("redis"))
+    with server:
+        yield server
+
+
+def named_or_started(name: str, request: pytest.FixtureRequest) -> str:
+    """Return the address that the environment names, else that of the server shared by all."""
+    if named := os.environ.get(f"INTERLOCK_TEST_{name.upper()}"):
+        return named
+    server: Postgres | Redis = request.getfixturevalue(f"{name}_server")
+    return server.url()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(request: pytest.FixtureRequest) -> str:
+    """The address of the PostgreSQL server that all tests share."""
+    return named_or_started("postgres", request)
+
+
+@pytest.fixture(scope="session")
+def redis_url(request: pytest.FixtureRequest) -> str:
+    """The address of the Redis server that all tests share."""
+    return named_or_started("redis", request)
