@@ -37,12 +37,3 @@ def space(facades: Facades) -> Any:
     """One open space."""
     return facades.open()
 
-
-@pytest.fixture(scope="session")
-def postgres_url() -> str:
-    return "postgresql://postgres@127.0.0.1:5544/postgres"
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> str:
-    return "redis://127.0.0.1:6399/0"
