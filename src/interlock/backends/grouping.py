@@ -37,8 +37,11 @@ class _Slot:
 class GroupCommit:
     """Collects plans and hands them to `apply`, one group at a time, in the order they came."""
 
-    def __init__(self, apply: Callable[[Sequence[Plan]], Sequence[Outcome]]) -> None:
+    def __init__(
+        self, apply: Callable[[Sequence[Plan]], Sequence[Outcome]], most: int = MAX_GROUP
+    ) -> None:
         self._apply = apply
+        self._most = most
         self.reset()
 
     def reset(self) -> None:
@@ -49,6 +52,11 @@ class GroupCommit:
 
     def commit(self, plan: Plan) -> Outcome:
         """Commit one plan, together with those of other threads that wait at the same time."""
+        if not self._waiting and self._leader.acquire(blocking=False):
+            try:
+                return self._apply((plan,))[0]
+            finally:
+                self._leader.release()
         slot = _Slot(plan)
         self._waiting.append(slot)
         while not slot.done:
@@ -96,8 +104,8 @@ class GroupCommit:
             self._flush()
 
     def _flush(self) -> None:
-        group = self._waiting[:MAX_GROUP]
-        del self._waiting[: len(group)]  # not MAX_GROUP: others may have joined meanwhile
+        group = self._waiting[: self._most]
+        del self._waiting[: len(group)]  # not `most`: others may have joined meanwhile
         if not group:
             return
         try:

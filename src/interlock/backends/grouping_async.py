@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from interlock.backends.grouping import MAX_GROUP
 from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
 from interlock.errors import AnswerLost
@@ -17,13 +16,18 @@ Waiting = tuple[Plan, "asyncio.Future[Outcome]"]
 
 
 class AsyncGroupCommit:
-    """Collects plans and hands them to `apply` in groups; `flights` groups travel at once."""
+    """Collects plans and hands them to `apply` in groups; `flights` groups of at most
+    `most` plans travel at once."""
 
     def __init__(
-        self, apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome]]], flights: int
+        self,
+        apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome]]],
+        flights: int,
+        most: int,
     ) -> None:
         self._apply = apply
         self._flights = flights
+        self._most = most
         self._waiting: list[Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,7 +52,7 @@ class AsyncGroupCommit:
     async def _fly(self) -> None:
         await asyncio.sleep(0)  # let every task that is ready add its plan
         while self._waiting:
-            group = self._waiting[:MAX_GROUP]
+            group = self._waiting[: self._most]
             del self._waiting[: len(group)]
             try:
                 found = await self._apply([plan for plan, _ in group])

@@ -33,6 +33,7 @@ from interlock.core.requests import (
 from interlock.errors import AnswerLost, Closed, Fault, LostCommits
 
 FLIGHTS = 2  # groups of commits on their way at once
+MOST = 128  # plans of a group: a server should not be busy with one for long
 _OVERTAKING = 1.0  # seconds
 
 
@@ -57,7 +58,7 @@ class RemoteBackend(ABC):
         self._ahead_us = 0  # the server's clock before ours, about
         self._lost: LostCommits | None = None
         self._closed = False
-        self._group = GroupCommit(self._apply)
+        self._group = GroupCommit(self._apply, MOST)
         self._groups: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGroupCommit] = (
             weakref.WeakKeyDictionary()
         )
@@ -179,7 +180,9 @@ class RemoteBackend(ABC):
         loop = asyncio.get_running_loop()
         group = self._groups.get(loop)
         if group is None:
-            group = self._groups[loop] = AsyncGroupCommit(self._apply_async, FLIGHTS)
+            group = self._groups[loop] = AsyncGroupCommit(
+                self._apply_async, FLIGHTS, MOST
+            )
         return group
 
     def _acknowledged(

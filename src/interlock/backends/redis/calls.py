@@ -13,7 +13,7 @@ from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.outcome import Committed, Outcome, Written
-from interlock.core.plan import Plan
+from interlock.core.plan import PUT, Plan
 from interlock.core.requests import (
     DropLease,
     Enter,
@@ -52,12 +52,7 @@ class Keys:
         self.log = f"{state}:log"
         self.refusals = f"{state}:refusals"
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
-        self._index = f"{state}:i:"
         self._merged = f"{state}:m:"
-
-    def index(self, key: str) -> str:
-        """The list of positions of a key's entries."""
-        return self._index + key
 
     def merged(self, key: str) -> str:
         """The list of a merged key's contributions."""
@@ -75,12 +70,18 @@ def call_of(request: Any, keys: Keys, uid: str) -> Call:
 
 
 def commit(plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]) -> Call:
-    """Return the call that judges and applies plans, each by a script of its own."""
+    """Return the call that judges and applies plans."""
+    names, arguments = [*keys.fixed], [*known, len(plans)]
+    for plan in plans:
+        _add_plan(plan, keys, names, arguments)
 
     def parse(replies: list[Any]) -> list[Outcome]:
-        return [_outcome(plan, reply, uid) for plan, reply in zip(plans, replies, strict=True)]
+        found = replies[0]
+        if found[0] == "back":
+            raise answers.lost_commits(int(found[1]))
+        return [_outcome(plan, reply, uid) for plan, reply in zip(plans, found, strict=True)]
 
-    return Call([_commit(plan, keys, known) for plan in plans], parse, waits=True)
+    return Call((script("commit", names, *arguments),), parse, waits=True)
 
 
 def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
@@ -90,44 +91,42 @@ def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
     return Call(commands, _nothing)
 
 
-def _commit(plan: Plan, keys: Keys, known: tuple[int, str]) -> Command:
-    names = [*keys.fixed]
-    arguments: list[Any] = [
-        plan.op_id,
-        plan.agent,
-        plan.incarnation,
-        plan.rules,
-        plan.ticket,
-        int(plan.yields),
-        *known,
+def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
+    expects, writes = plan.expects, plan.writes
+    numbers: dict[str, int] = {}
+    for each in (*expects, *writes):
+        numbers.setdefault(each.key, len(numbers) + 1)
+    arguments += (
+        *(plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.ticket, int(plan.yields)),
         answers.reads_of(plan) or "",
-        len(plan.expects),
-        len(plan.writes),
-        len(plan.scans),
-    ]
-    for key, version, epoch in plan.expects:
-        arguments += (key, "" if version is None else version, "" if epoch is None else epoch)
-    for kind, key, body in plan.writes:
-        names += (keys.index(key), keys.merged(key))
-        arguments += (kind, key, int(key in plan.leased), "" if body is None else body)
+        *(len(numbers), len(expects), len(writes), len(plan.scans)),
+        *numbers,
+    )
+    for key, version, epoch in expects:
+        arguments += (
+            numbers[key],
+            "" if version is None else version,
+            "" if epoch is None else epoch,
+        )
+    for kind, key, body in writes:
+        if kind != PUT:
+            names.append(keys.merged(key))
+        arguments += (numbers[key], kind, int(key in plan.leased), "" if body is None else body)
     for scan in plan.scans:
         arguments += (scan.prefix, prefix_end(scan.prefix) or "", len(scan.members))
         for member in scan.members:
             arguments += member
-    return script("commit", names, *arguments)
 
 
 def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
-    if reply[0] == "done":
-        position, numbers = reply[1], reply[3:]
-        writes = tuple(
-            Written(key, kind, numbers[2 * i], numbers[2 * i + 1], position + i, body)
-            for i, (kind, key, body) in enumerate(plan.writes)
-        )
-        return Committed(position, reply[2], plan.agent, writes)
-    if reply[0] == "back":
-        raise answers.lost_commits(reply[1])
-    return answers.outcomes([plan], _rows(reply[1]), uid)[0]
+    position = reply[0]
+    if isinstance(position, list):
+        return answers.outcomes([plan], _rows(reply), uid)[0]
+    writes = tuple(
+        Written(key, kind, reply[2 + 2 * i], reply[3 + 2 * i], position + i, body)
+        for i, (kind, key, body) in enumerate(plan.writes)
+    )
+    return Committed(position, reply[1], plan.agent, writes)
 
 
 def _load(request: Load, keys: Keys, uid: str) -> Call:
@@ -137,9 +136,7 @@ def _load(request: Load, keys: Keys, uid: str) -> Call:
 
 
 def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
-    names = [*keys.fixed]
-    for key in request.keys:
-        names += (keys.index(key), keys.merged(key))
+    names = [*keys.fixed, *map(keys.merged, request.keys)]
     position = "" if request.position is None else min(request.position, _LAST)
     command = script("load_at", names, position, request.time_us or 0, *_named(request))
     return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
@@ -153,9 +150,8 @@ def _named(request: Load | LoadAt) -> list[Any]:
 
 
 def _read_log(request: ReadLog, keys: Keys, uid: str) -> Call:
-    names = [*keys.fixed] if request.key is None else [*keys.fixed, keys.index(request.key)]
     after = min(request.after, _LAST)
-    command = script("log", names, after, request.limit, request.key or "", request.prefix)
+    command = script("log", keys.fixed, after, request.limit, request.key or "", request.prefix)
 
     def parse(reply: list[Any]) -> LogPage:
         head, upto, rows = reply

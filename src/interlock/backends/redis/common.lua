@@ -8,26 +8,28 @@
 --              p, t                    position and time of the last log entry
 --              r                       version of the rules in force
 --              q, n                    number of tickets in the queues; number of the last one given
---              h:<key>                 head: version, epoch, position, live, time, agent (packed)
+--              h:<key>                 head: version, epoch, live, position, time, agent (packed)
 --              b:<key>                 the value of a live head
 --              f:<key>                 fold of a merged key: position, body or false (packed)
 --              l:<key>                 lease: epoch, holder, name, renewed, expires (packed)
 --              a:<agent>               incarnation, name of the request that raised it (packed)
 --              o:<operation id>        position of its first entry, number of entries (packed)
+--              i:<key>                 positions of the key's last entries, below a full block of them
+--              j:<block>:<key>         positions of its entries by version, 64 in each block from 0 on
 --              t:<ticket>              name, agent, renewed, expires, firm, keys (packed)
 --              w:<name>                the ticket that was joined under a name
---   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, v version,
---                                      e epoch, c kind, b body, a agent, t time, o operation id, r reads
+--   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
+--                                      id, m `version epoch kind time agent`, b body, r reads (where any)
 --   KEYS[3]  interlock:{name}:keys     sorted set, every key ever written, in the order of their bytes
 --   KEYS[4]  interlock:{name}:queues   sorted set of <key> NUL <ticket, 16 digits>
---   further  interlock:{name}:i:<key>  list, the positions of the key's entries
---            interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
+--   further  interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
 -- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions.
 -- Times are microseconds since 1970 by the server's clock.  A row of an answer is
 -- what, n, key, kind, body, base, version, epoch, agent, time, position, live, extra (see answers.py).
 
 local STATE, LOG, NAMES, QUEUES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local CHUNK = 1000  -- arguments of one call
+local BLOCK = 64  -- entries of a key in one field
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
 local function clock()
@@ -35,17 +37,9 @@ local function clock()
     return now[1] * 1000000 + now[2]
 end
 
+-- Digits of a number that is too large for Lua to write in full.
 local function text(number)
     return string.format('%.0f', number)
-end
-
-local function field(name)
-    local packed = call('HGET', STATE, name)
-    return packed and unpacked(packed) or nil
-end
-
-local function number_of(name)
-    return tonumber(call('HGET', STATE, name) or 0)
 end
 
 -- Whether a lease or ticket holds.  One renewed in the future is dead: the clock stepped back.
@@ -53,104 +47,162 @@ local function alive(renewed, expires, now)
     return expires > now and renewed <= now + 1000000
 end
 
-local function list_of(kind, key)
-    return STATE .. ':' .. kind .. ':' .. key
-end
+-- What most commits do without, made when it is asked for.
+local function library()
+    local lib = {}
 
--- An entry of the log at a position, its fields by name, or nil.
-local function entry_at(position)
-    local found = call('XRANGE', LOG, text(position), text(position))[1]
-    if not found then return nil end
-    local entry, fields = {p = position}, found[2]
-    for i = 1, #fields, 2 do entry[fields[i]] = fields[i + 1] end
-    return entry
-end
+    function lib.field(name)
+        local packed = call('HGET', STATE, name)
+        return packed and unpacked(packed) or nil
+    end
 
--- The first place in a list of positions that holds one above `position` (1 is the first place).
-local function place_after(list, position)
-    local low, high = 1, call('LLEN', list) + 1
-    while low < high do
-        local middle = math.floor((low + high) / 2)
-        if tonumber(call('LINDEX', list, middle - 1)) > position then
-            high = middle
-        else
-            low = middle + 1
+    function lib.number_of(name)
+        return tonumber(call('HGET', STATE, name) or 0)
+    end
+
+    function lib.list_of(kind, key)
+        return STATE .. ':' .. kind .. ':' .. key
+    end
+
+    -- An entry of the stream, its fields by name.
+    function lib.entry(found)
+        local fields = found[2]
+        local e = {p = tonumber(string.sub(found[1], 1, -3)), r = false}
+        for i = 1, #fields, 2 do e[fields[i]] = fields[i + 1] end
+        local version, epoch, kind, time, agent = string.match(e.m, '^(%d+) (%d+) (%a+) (%d+) (.*)$')
+        e.v, e.e, e.c, e.t, e.a = tonumber(version), tonumber(epoch), kind, tonumber(time), agent
+        if kind == 'delete' then e.b = false end
+        return e
+    end
+
+    -- The entry at a position, or nil.
+    function lib.entry_at(position)
+        local found = call('XRANGE', LOG, position, position)[1]
+        return found and lib.entry(found)
+    end
+
+    -- The positions of a key's entries whose versions lie in a block.
+    function lib.block(key, number, version)
+        local open = number == math.floor(version / BLOCK)
+        local found = {}
+        local texts = call('HGET', STATE, open and 'i:' .. key or 'j:' .. number .. ':' .. key) or ''
+        for position in string.gmatch(texts, '%d+') do found[#found + 1] = tonumber(position) end
+        return found
+    end
+
+    -- The first version of a key whose position is above `position`, one more than there are at most.
+    function lib.version_after(key, position)
+        local head = lib.field('h:' .. key)
+        local versions = head and head[1] or 0
+        local low, high = 0, math.floor(versions / BLOCK)
+        while low < high do  -- the last block that begins at or below the position
+            local middle = math.floor((low + high + 1) / 2)
+            local first = lib.block(key, middle, versions)[1]
+            if first and first <= position then low = middle else high = middle - 1 end
+        end
+        local version = low * BLOCK + 1
+        for _, each in ipairs(lib.block(key, low, versions)) do
+            if each > position then break end
+            version = version + 1
+        end
+        return version, versions
+    end
+
+    -- The position of a version of a key that has so many.
+    function lib.position_of(key, version, versions)
+        local number = math.floor((version - 1) / BLOCK)
+        return lib.block(key, number, versions)[version - number * BLOCK]
+    end
+
+    -- Contributions after one position and up to another: a JSON array, and how many.
+    function lib.contributions(key, after, upto)
+        local bodies = {}
+        for _, item in ipairs(call('LRANGE', lib.list_of('m', key), 0, -1)) do
+            local colon = string.find(item, ':', 1, true)
+            local position = tonumber(string.sub(item, 1, colon - 1))
+            if position > after and position <= upto then
+                bodies[#bodies + 1] = string.sub(item, colon + 1)
+            end
+        end
+        return '[' .. table.concat(bodies, ',') .. ']', #bodies
+    end
+
+    -- The record of a key, now.
+    function lib.record(what, n, key)
+        local head = lib.field('h:' .. key)
+        if not head then
+            return {what, n, key, false, false, false, 0, 0, false, 0, 0, 0, false}
+        end
+        local version, epoch, live, position, time, agent =
+            head[1], head[2], head[3], head[4], head[5], head[6]
+        local body, base, extra = false, false, false
+        if live == 1 then
+            body = call('HGET', STATE, 'b:' .. key)
+        elseif live == 2 then
+            local fold = lib.field('f:' .. key) or {0, false}
+            base = fold[2]
+            body, extra = lib.contributions(key, fold[1], position)
+        end
+        return {what, n, key, false, body, base, version, epoch, agent, time, position, live, extra}
+    end
+
+    -- The entries of an operation, in order.
+    function lib.operation(op, n)
+        local done, rows = lib.field('o:' .. op), {}
+        if done then
+            for position = done[1], done[1] + done[2] - 1 do
+                local e = lib.entry_at(position)
+                rows[#rows + 1] =
+                    {'op', n, e.k, e.c, e.b, false, e.v, e.e, e.a, e.t, position, false, false}
+            end
+        end
+        return rows
+    end
+
+    -- The live tickets in the queue of a key, first come first: pairs of number and ticket.
+    function lib.queue(key, now)
+        local found = {}
+        if lib.number_of('q') == 0 then return found end
+        local from = '[' .. key .. '\0'
+        for _, member in ipairs(call('ZRANGEBYLEX', QUEUES, from, from .. '\255')) do
+            local number = tonumber(string.sub(member, -16))
+            local ticket = lib.field('t:' .. number)
+            if ticket and alive(ticket[3], ticket[4], now) then
+                found[#found + 1] = {number, ticket}
+            end
+        end
+        return found
+    end
+
+    function lib.drop_ticket(number)
+        local ticket = lib.field('t:' .. number)
+        if not ticket then return end
+        for _, key in ipairs(ticket[6]) do
+            call('ZREM', QUEUES, key .. '\0' .. string.format('%016.0f', number))
+        end
+        call('HDEL', STATE, 't:' .. number, 'w:' .. ticket[1])
+        call('HINCRBY', STATE, 'q', -1)
+    end
+
+    -- The first row of a snapshot.
+    function lib.now_row(now)
+        local position, rules = lib.number_of('p'), lib.number_of('r')
+        return {'now', 0, false, false, false, false, 0, 0, false, now, position, 0, rules}
+    end
+
+    -- The rows about who waits for a key, and who has its lease.
+    function lib.add_others(rows, key, now)
+        local waiting = #lib.queue(key, now)
+        if waiting > 0 then
+            rows[#rows + 1] = {'queued', 0, key, false, false, false, false, false, false, false, false,
+                false, waiting}
+        end
+        local lease = lib.field('l:' .. key)
+        if lease and alive(lease[4], lease[5], now) then
+            rows[#rows + 1] = {'lease', 0, key, false, false, false, false, lease[1], lease[2],
+                lease[5] - now, false, false, false}
         end
     end
-    return low
-end
 
--- Contributions after one position and up to another: a JSON array, and how many.
-local function contributions(key, after, upto)
-    local bodies = {}
-    for _, item in ipairs(call('LRANGE', list_of('m', key), 0, -1)) do
-        local colon = string.find(item, ':', 1, true)
-        local position = tonumber(string.sub(item, 1, colon - 1))
-        if position > after and position <= upto then
-            bodies[#bodies + 1] = string.sub(item, colon + 1)
-        end
-    end
-    return '[' .. table.concat(bodies, ',') .. ']', #bodies
-end
-
--- The record of a key, now.
-local function record(what, n, key)
-    local head = field('h:' .. key)
-    if not head then
-        return {what, n, key, false, false, false, 0, 0, false, 0, 0, 0, false}
-    end
-    local version, epoch, position, live, time, agent =
-        head[1], head[2], head[3], head[4], head[5], head[6]
-    local body, base, extra = false, false, false
-    if live == 1 then
-        body = call('HGET', STATE, 'b:' .. key)
-    elseif live == 2 then
-        local fold = field('f:' .. key) or {0, false}
-        base = fold[2]
-        body, extra = contributions(key, fold[1], position)
-    end
-    return {what, n, key, false, body, base, version, epoch, agent, time, position, live, extra}
-end
-
--- The entries of an operation, in order.
-local function operation(op, n)
-    local done, rows = field('o:' .. op), {}
-    if done then
-        for position = done[1], done[1] + done[2] - 1 do
-            local e = entry_at(position)
-            rows[#rows + 1] = {'op', n, e.k, e.c, e.c ~= 'delete' and e.b, false, tonumber(e.v),
-                tonumber(e.e), e.a, tonumber(e.t), position, false, false}
-        end
-    end
-    return rows
-end
-
--- The live tickets in the queue of a key, first come first: pairs of number and ticket.
-local function queue(key, now)
-    local found = {}
-    if number_of('q') == 0 then return found end
-    local from = '[' .. key .. '\0'
-    for _, member in ipairs(call('ZRANGEBYLEX', QUEUES, from, from .. '\255')) do
-        local number = tonumber(string.sub(member, -16))
-        local ticket = field('t:' .. text(number))
-        if ticket and alive(ticket[3], ticket[4], now) then
-            found[#found + 1] = {number, ticket}
-        end
-    end
-    return found
-end
-
-local function drop_ticket(number)
-    local ticket = field('t:' .. text(number))
-    if not ticket then return end
-    for _, key in ipairs(ticket[6]) do
-        call('ZREM', QUEUES, key .. '\0' .. string.format('%016.0f', number))
-    end
-    call('HDEL', STATE, 't:' .. text(number), 'w:' .. ticket[1])
-    call('HINCRBY', STATE, 'q', -1)
-end
-
--- The first row of a snapshot.
-local function now_row(now)
-    return {'now', 0, false, false, false, false, 0, 0, false, now, number_of('p'), 0, number_of('r')}
+    return lib
 end

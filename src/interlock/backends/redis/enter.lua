@@ -4,12 +4,13 @@
 --   3 name of the request.
 -- Rows: entered (version: the incarnation), rules (a record).
 
-local entered = field('a:' .. ARGV[1]) or {0, ''}
+local lib = library()
+local entered = lib.field('a:' .. ARGV[1]) or {0, ''}
 if ARGV[2] == '1' and entered[2] ~= ARGV[3] then
     entered = {entered[1] + 1, ARGV[3]}
     call('HSET', STATE, 'a:' .. ARGV[1], pack(entered))
 end
 return {
     {'entered', 0, false, false, false, false, entered[1], false, false, false, false, false, false},
-    record('rules', 0, '$rules'),
+    lib.record('rules', 0, '$rules'),
 }

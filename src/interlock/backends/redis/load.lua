@@ -3,12 +3,13 @@
 -- ARGV: 1 operation id or '', 2 number of keys, the keys, number of prefixes, for each prefix and end or ''.
 -- Rows: now, key, scan, queued, lease, op (see functions.sql of the PostgreSQL dialect).
 
+local lib = library()
 local now, keys = clock(), {}
-local rows = {now_row(now)}
+local rows = {lib.now_row(now)}
 local at = 3
 for i = 1, tonumber(ARGV[2]) do
     keys[i] = ARGV[at]
-    rows[#rows + 1] = record('key', i - 1, ARGV[at])
+    rows[#rows + 1] = lib.record('key', i - 1, ARGV[at])
     at = at + 1
 end
 at = at + 1
@@ -16,25 +17,16 @@ for i = 1, tonumber(ARGV[at - 1]) do
     local upto = ARGV[at + 1] == '' and '+' or '(' .. ARGV[at + 1]
     for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. ARGV[at], upto)) do
         if string.sub(key, 1, 1) ~= '$' then
-            local row = record('scan', i - 1, key)
+            local row = lib.record('scan', i - 1, key)
             if row[12] > 0 then rows[#rows + 1] = row end
         end
     end
     at = at + 2
 end
 for _, key in ipairs(keys) do
-    local waiting = #queue(key, now)
-    if waiting > 0 then
-        rows[#rows + 1] = {'queued', 0, key, false, false, false, false, false, false, false, false,
-            false, waiting}
-    end
-    local lease = field('l:' .. key)
-    if lease and alive(lease[4], lease[5], now) then
-        rows[#rows + 1] = {'lease', 0, key, false, false, false, false, lease[1], lease[2],
-            lease[5] - now, false, false, false}
-    end
+    lib.add_others(rows, key, now)
 end
 if ARGV[1] ~= '' then
-    for _, row in ipairs(operation(ARGV[1], 0)) do rows[#rows + 1] = row end
+    for _, row in ipairs(lib.operation(ARGV[1], 0)) do rows[#rows + 1] = row end
 end
 return rows

@@ -1,14 +1,15 @@
 -- As load.lua, as of a position or a time.
--- KEYS: those of common.lua, then for each key its lists i and m.
+-- KEYS: those of common.lua, then for each key its list m.
 -- ARGV: 1 position or '', 2 time or '', 3 number of keys, the keys, number of prefixes, for each prefix and
 --   end or ''.  Rows: now, key, scan.
 
-local last = number_of('p')
+local lib = library()
+local last = lib.number_of('p')
 local function position_at(time)  -- times never fall along the log
     local low, high = 0, last
     while low < high do
         local middle = math.floor((low + high + 1) / 2)
-        if tonumber(entry_at(middle).t) <= time then low = middle else high = middle - 1 end
+        if lib.entry_at(middle).t <= time then low = middle else high = middle - 1 end
     end
     return low
 end
@@ -21,15 +22,15 @@ end
 local LIVE = {put = 1, append = 2, delete = 0}
 
 -- What a merged key was folded from then: out of the list, or out of the log where the list has moved on.
-local function tail(key, list, place)
-    local fold = field('f:' .. key) or {0, false}
+local function tail(key, version, versions)
+    local fold = lib.field('f:' .. key) or {0, false}
     if fold[1] <= position then
-        local body, count = contributions(key, fold[1], position)
+        local body, count = lib.contributions(key, fold[1], position)
         return body, fold[2], count
     end
     local bodies = {}
-    for i = place, 1, -1 do
-        local e = entry_at(tonumber(call('LINDEX', list, i - 1)))
+    for each = version, 1, -1 do
+        local e = lib.entry_at(lib.position_of(key, each, versions))
         if e.c == 'delete' then break end
         if e.c == 'append' then table.insert(bodies, 1, e.b) end
     end
@@ -37,19 +38,18 @@ local function tail(key, list, place)
 end
 
 local function record_at(what, n, key)
-    local list = list_of('i', key)
-    local place = place_after(list, position) - 1
-    if place == 0 then
+    local version, versions = lib.version_after(key, position)
+    version = version - 1
+    if version == 0 then
         return {what, n, key, false, false, false, 0, 0, false, 0, 0, 0, false}
     end
-    local e = entry_at(tonumber(call('LINDEX', list, place - 1)))
+    local e = lib.entry_at(lib.position_of(key, version, versions))
     local live, body, base, extra = LIVE[e.c], e.b, false, false
-    if live == 2 then body, base, extra = tail(key, list, place) end
-    return {what, n, key, false, body, base, tonumber(e.v), tonumber(e.e), e.a, tonumber(e.t), e.p, live,
-        extra}
+    if live == 2 then body, base, extra = tail(key, version, versions) end
+    return {what, n, key, false, body, base, e.v, e.e, e.a, e.t, e.p, live, extra}
 end
 
-local rows = {now_row(clock())}
+local rows = {lib.now_row(clock())}
 rows[1][11] = position
 local at = 4
 for i = 1, tonumber(ARGV[3]) do

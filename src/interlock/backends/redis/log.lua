@@ -1,39 +1,40 @@
 -- At most so many entries after a position: of one key, of a prefix, or all.
--- KEYS: those of common.lua, then (where a key is given) its list i.
+-- KEYS: those of common.lua.
 -- ARGV: 1 position, 2 limit, 3 key or '', 4 prefix or ''.
 -- Answers {where the log ends, the position that this is complete up to, entries}; an entry is
 -- position, key, version, epoch, kind, body, agent, time, operation id, reads.  Looks at a limited number of
 -- entries, so that a long log does not hold up the server.
 
+local lib = library()
 local MOST = 5000
 local after, limit, key, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local last, entries, reached, looked = number_of('p'), {}, after, 0
+local last, entries, reached, looked = lib.number_of('p'), {}, after, 0
 
 local function take(e)
-    entries[#entries + 1] = {e.p, e.k, tonumber(e.v), tonumber(e.e), e.c, e.c ~= 'delete' and e.b, e.a,
-        tonumber(e.t), e.o, e.r ~= '' and e.r}
+    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
 end
 
 if after >= last then
     return {last, after, entries}
 elseif key ~= '' then
-    local list = KEYS[5]
-    local place = place_after(list, after)
-    for _, position in ipairs(call('LRANGE', list, place - 1, place + limit - 2)) do
-        take(entry_at(tonumber(position)))
+    local version, versions = lib.version_after(key, after)
+    while version <= versions and #entries < limit do
+        local number = math.floor((version - 1) / BLOCK)
+        local block = lib.block(key, number, versions)
+        for i = version - number * BLOCK, #block do
+            if #entries < limit then take(lib.entry_at(block[i])) end
+        end
+        version = (number + 1) * BLOCK + 1
     end
     reached = #entries == limit and entries[limit][1] or last
 else
     while #entries < limit and looked < MOST and reached < last do
         local count = prefix == '' and math.min(limit - #entries, CHUNK) or CHUNK
-        for _, found in ipairs(call('XRANGE', LOG, text(reached + 1), '+', 'COUNT', count)) do
-            local fields = found[2]
+        for _, found in ipairs(call('XRANGE', LOG, reached + 1, '+', 'COUNT', count)) do
             reached = tonumber(string.sub(found[1], 1, -3))
             looked = looked + 1
-            if prefix == '' or string.sub(fields[2], 1, #prefix) == prefix then
-                local e = {p = reached}
-                for i = 1, #fields, 2 do e[fields[i]] = fields[i + 1] end
-                take(e)
+            if prefix == '' or string.sub(found[2][2], 1, #prefix) == prefix then
+                take(lib.entry(found))
                 if #entries == limit then break end
             end
         end

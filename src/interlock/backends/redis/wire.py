@@ -17,6 +17,11 @@ from interlock.backends.redis.faults import fault_of, is_redirect, redis, script
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.scripts import BY_SHA
 
+try:
+    import hiredis
+except ImportError:  # pragma: no cover  # redis-py does the same, more slowly
+    hiredis = None
+
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
     "decode_responses": True,
@@ -175,7 +180,9 @@ class AsyncWire:
 
 
 def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
-    return [b"".join(part for command in commands for part in connection.pack_command(*command))]
+    if hiredis is not None:
+        return [b"".join([hiredis.pack_command(command) for command in commands])]
+    return [b"".join([part for c in commands for part in connection.pack_command(*c)])]
 
 
 def _reply(connection: Any) -> Any:
