@@ -11,7 +11,7 @@ from interlock.backends.answers import Row
 from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
-from interlock.core.plan import Plan
+from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.requests import (
     DropLease,
     Enter,
@@ -58,8 +58,33 @@ def commit(
     plans: Sequence[Plan], space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call:
     """Return the call that judges and applies plans."""
-    arguments = (space, _encode([_plan(n, plan) for n, plan in enumerate(plans)]), *known, durable)
+    plain = _plain(plans)
+    texts = [(_flat if n in plain else _full)(n, plan) for n, plan in enumerate(plans)]
+    arguments = (space, _encode(texts), *known, durable)
     return Call("commit", arguments, lambda rows: answers.outcomes(plans, _rows(rows), uid))
+
+
+def _plain(plans: Sequence[Plan]) -> set[int]:
+    """Return the numbers of those plans that one statement may judge together: of one key each,
+    and of one that no other plan touches, unless all of them append to it without reading it."""
+    by_key: dict[str, list[int]] = {}
+    shared = set()
+    operations: set[str] = set()
+    for n, plan in enumerate(plans):
+        keys = {each.key for each in (*plan.expects, *plan.writes)}
+        simple = len(keys) == len(plan.writes) == 1 and plan.writes[0].kind != DELETE
+        if plan.scans or plan.ticket or plan.leased or plan.op_id in operations or not simple:
+            shared |= keys
+        operations.add(plan.op_id)
+        for key in keys:
+            by_key.setdefault(key, []).append(n)
+    scanned = tuple(scan.prefix for plan in plans for scan in plan.scans)
+    found: set[int] = set()
+    for key, numbers in by_key.items():
+        appends = all(not plans[n].expects and plans[n].writes[0].kind == APPEND for n in numbers)
+        if key not in shared and (len(numbers) == 1 or appends) and not key.startswith(scanned):
+            found.update(numbers)
+    return found
 
 
 def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call:
@@ -69,8 +94,7 @@ def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call:
     return Call("add_refusals", (space, _encode(found), kept), _nothing)
 
 
-def _plan(n: int, plan: Plan) -> dict[str, Any]:
-    reads = answers.reads_of(plan)
+def _common(n: int, plan: Plan) -> dict[str, Any]:
     return {
         "n": n,
         "op": plan.op_id,
@@ -79,7 +103,21 @@ def _plan(n: int, plan: Plan) -> dict[str, Any]:
         "rules": plan.rules,
         "ticket": plan.ticket,
         "yields": plan.yields,
-        "reads": reads,
+        "reads": answers.reads_of(plan),
+    }
+
+
+def _flat(n: int, plan: Plan) -> dict[str, Any]:
+    found, write = _common(n, plan), plan.writes[0]
+    found |= {"key": write.key, "kind": write.kind, "body": write.body}
+    for expected in plan.expects:
+        found["version"] = -1 if expected.version is None else expected.version
+        found["epoch"] = expected.epoch
+    return found
+
+
+def _full(n: int, plan: Plan) -> dict[str, Any]:
+    return _common(n, plan) | {
         "expects": [e.key for e in plan.expects],
         "versions": [e.version for e in plan.expects],
         "epochs": [e.epoch for e in plan.expects],

@@ -3,10 +3,14 @@
 
 -- Judges each plan of an array, in order, against what the store holds and what those before it wrote,
 -- and applies it where nothing stands against it.  A plan: n (its number), op, agent, incarnation, rules,
--- ticket, yields, reads; expects (keys, versions: null is `must not exist now`, epochs: null is not
--- compared); kinds, writes (keys), bodies; leased (keys); scans (null, or an array of
--- {prefix, upto, keys, versions, epochs}, in the order of the keys).  p_seen and p_seen_op: the position
--- and operation of a commit that the caller knows of; p_durable: whether the answer waits for the disk.  Rows, by n:
+-- ticket, yields, reads; then either
+--   key, version, epoch, kind, body: it puts or appends to one key, computed from that key at most (version
+--   null: from nothing, -1: it must not exist now; epoch null: not compared), under no ticket and no lease,
+--   and no other plan of the array has its operation id or, unless both append from nothing, its key; or
+--   expects (keys, versions: null is `must not exist now`, epochs: null is not compared); kinds, writes
+--   (keys), bodies; leased (keys); scans (null, or an array of {prefix, upto, keys, versions, epochs}).
+-- p_seen and p_seen_op: the position and operation of a commit that the caller knows of; p_durable: whether
+-- the answer waits for the disk.  Rows, by n:
 --   done (position, version, epoch, time) for each write; op (kind) for each entry of a plan that was
 --   applied before; or the first refusal of
 --   replaced (version: the incarnation in force), leased (key, agent, time: until it expires),
@@ -17,68 +21,146 @@
 CREATE FUNCTION interlock.commit(
     p_space integer, p_plans json, p_seen bigint, p_seen_op text, p_durable boolean
 ) RETURNS SETOF answer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
+#variable_conflict use_column
 DECLARE
     s spaces;
     p record;
     r answer;
-    now_us bigint;
-    time_us bigint;
+    total integer := json_array_length(p_plans);
+    applied integer;
     start bigint;
-    flags integer;
-    refused boolean;
-    replayed boolean;
+    now_us bigint;
 BEGIN
-    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    -- The positions that most calls use up; set right below where some plan is refused or writes more.
+    -- Times never fall along the log, whatever the clock does.
+    UPDATE spaces SET position = position + total, time = GREATEST(time, clock_us())
+    WHERE space = p_space RETURNING * INTO s;
+    start := s.position - total;
     IF p_seen > 0 AND NOT EXISTS (
         SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
     THEN
-        r.what := 'back'; r.position := s.position;
+        UPDATE spaces SET position = start WHERE space = p_space;
+        r.what := 'back'; r.position := start;
         RETURN NEXT r;
         RETURN;
     END IF;
-    start := s.position;
-    now_us := clock_us();
-    time_us := GREATEST(now_us, s.time);  -- times never fall along the log, whatever the clock does
-    SELECT (EXISTS (SELECT 1 FROM tickets WHERE space = p_space))::integer
-        + 2 * (EXISTS (SELECT 1 FROM leases WHERE space = p_space))::integer
-        + 4 * (EXISTS (SELECT 1 FROM agents WHERE space = p_space))::integer INTO flags;
-    FOR p IN SELECT * FROM json_to_recordset(p_plans) AS x(
-        n integer, op text, agent text, incarnation bigint, rules bigint, ticket bigint, yields boolean,
-        reads text, expects text[], versions bigint[], epochs bigint[], kinds text[], writes text[],
-        bodies text[], leased text[], scans json)
-    LOOP
-        refused := false; replayed := false;
-        FOR r IN SELECT * FROM judge(p_space, now_us, flags, p.n, p.op, p.agent, p.incarnation, p.rules,
-            p.ticket, p.yields, p.expects, p.versions, p.epochs, p.writes, p.leased, p.scans)
+    -- Those of one key that nothing stands against, all in one statement.  Keys with a lease or a queue
+    -- are left to `commit_one`, as is whatever is refused.
+    RETURN QUERY
+    WITH fine AS MATERIALIZED (
+        SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, p.body, COALESCE(h.epoch, 0) AS epoch,
+            COALESCE(h.version, 0) + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
+            start + row_number() OVER (ORDER BY p.n) AS position
+        FROM json_to_recordset(p_plans) AS p(
+            n integer, op text, agent text, incarnation bigint, rules bigint, reads text, key text,
+            version bigint, epoch bigint, kind text, body text)
+        -- LIMIT: each is looked up by its index, whatever the planner believes of the tables.
+        LEFT JOIN LATERAL (
+            SELECT heads.version, heads.epoch, heads.live FROM heads
+            WHERE heads.space = p_space AND heads.key = p.key LIMIT 1
+        ) AS h ON true
+        WHERE p.key IS NOT NULL
+            AND (SELECT 1 FROM log AS l WHERE l.space = p_space AND l.op = p.op LIMIT 1) IS NULL
+            AND p.incarnation = COALESCE((
+                SELECT a.incarnation FROM agents AS a
+                WHERE a.space = p_space AND a.agent = p.agent LIMIT 1), 0)
+            AND (
+                SELECT 1 FROM leases AS l WHERE l.space = p_space AND l.key = p.key LIMIT 1) IS NULL
+            AND (p.epoch IS NULL OR p.epoch = COALESCE(h.epoch, 0))
+            AND p.rules = COALESCE((
+                SELECT r.version FROM heads AS r
+                WHERE r.space = p_space AND r.key = '$rules' LIMIT 1), 0)
+            AND CASE p.version WHEN -1 THEN COALESCE(h.live, 0) = 0
+                ELSE COALESCE(p.version = COALESCE(h.version, 0), true) END
+            AND (
+                SELECT 1 FROM ticket_keys AS q WHERE q.space = p_space AND q.key = p.key LIMIT 1
+            ) IS NULL
+    ), logged AS (
+        INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+        SELECT p_space, position, key, version, epoch, kind, body, agent, s.time, op, reads FROM fine
+        ORDER BY position
+    ), headed AS (
+        INSERT INTO heads (space, key, version, epoch, entry, live)
+        SELECT DISTINCT ON (key) p_space, key, version, epoch, position,
+            CASE kind WHEN 'append' THEN 2 ELSE 1 END
+        FROM fine ORDER BY key, version DESC
+        ON CONFLICT (space, key) DO UPDATE SET version = excluded.version, epoch = excluded.epoch,
+            entry = excluded.entry, live = excluded.live
+    )
+    SELECT 'done', n, NULL, NULL, NULL, NULL, version, epoch, NULL, s.time, position, NULL::integer,
+        NULL::bigint
+    FROM fine;
+    GET DIAGNOSTICS applied = ROW_COUNT;
+    IF applied < total THEN
+        now_us := clock_us();
+        s.position := start + applied;
+        FOR p IN SELECT * FROM json_to_recordset(p_plans) AS x(
+            n integer, op text, agent text, incarnation bigint, rules bigint, ticket bigint,
+            yields boolean, reads text, key text, version bigint, epoch bigint, kind text, body text,
+            expects text[], versions bigint[], epochs bigint[], kinds text[], writes text[],
+            bodies text[], leased text[], scans json)
         LOOP
-            refused := true; replayed := r.what = 'op';
-            RETURN NEXT r;
-        END LOOP;
-        IF NOT refused THEN
-            r := NULL;
-            r.what := 'done'; r.n := p.n; r.time := time_us;
-            FOR i IN 1 .. cardinality(p.writes) LOOP
-                s.position := s.position + 1;
-                r.position := s.position;
-                SELECT * FROM apply(p_space, s.position, time_us, p.op, p.agent, p.reads, p.kinds[i],
-                    p.writes[i], p.bodies[i], p.writes[i] = ANY (p.leased), flags)
-                INTO r.version, r.epoch;
+            CONTINUE WHEN p.key IS NOT NULL AND EXISTS (
+                SELECT 1 FROM log AS l
+                WHERE l.space = p_space AND l.op = p.op AND l.position > start);
+            IF p.key IS NOT NULL THEN
+                p.writes := ARRAY[p.key]; p.kinds := ARRAY[p.kind]; p.bodies := ARRAY[p.body];
+                p.expects := CASE WHEN p.version IS NULL THEN '{}' ELSE ARRAY[p.key] END;
+                p.versions := ARRAY[NULLIF(p.version, -1)]; p.epochs := ARRAY[p.epoch];
+                p.leased := '{}';
+            END IF;
+            FOR r IN SELECT * FROM commit_one(p_space, s.position, now_us, s.time, p.n, p.op, p.agent,
+                p.incarnation, p.rules, p.ticket, p.yields, p.reads, p.expects, p.versions, p.epochs,
+                p.kinds, p.writes, p.bodies, p.leased, p.scans)
+            LOOP
+                IF r.what = 'done' THEN s.position := r.position; END IF;
                 RETURN NEXT r;
             END LOOP;
-        END IF;
-        IF p.ticket > 0 AND (NOT refused OR replayed) THEN
-            PERFORM drop_ticket(p_space, p.ticket);
-        END IF;
-    END LOOP;
-    IF s.position > start THEN
-        UPDATE spaces SET position = s.position, time = time_us WHERE space = p_space;
-        IF s.listened > now_us THEN
-            PERFORM pg_notify('interlock_' || p_space, s.position::text);
-        END IF;
+        END LOOP;
+        UPDATE spaces SET position = s.position WHERE space = p_space;
     END IF;
-    PERFORM durable(p_durable AND s.position > start);
+    IF s.position > start AND s.listened > s.time THEN
+        PERFORM pg_notify('interlock_' || p_space, s.position::text);
+    END IF;
+    IF NOT p_durable OR s.position = start OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM durable(p_durable AND s.position > start);
+    END IF;
+END $$;
+
+-- Judges one plan and applies it where nothing stands against it.  Rows: those of `commit`.
+CREATE FUNCTION interlock.commit_one(
+    p_space integer, p_position bigint, p_now bigint, p_time bigint, p_n integer, p_op text,
+    p_agent text, p_incarnation bigint, p_rules bigint, p_ticket bigint, p_yields boolean, p_reads text,
+    p_expects text[], p_versions bigint[], p_epochs bigint[], p_kinds text[], p_writes text[],
+    p_bodies text[], p_leased text[], p_scans json
+) RETURNS SETOF answer LANGUAGE plpgsql
+AS $$
+DECLARE
+    r answer;
+    refused boolean := false;
+    replayed boolean := false;
+BEGIN
+    FOR r IN SELECT * FROM judge(p_space, p_now, p_n, p_op, p_agent, p_incarnation, p_rules, p_ticket,
+        p_yields, p_expects, p_versions, p_epochs, p_writes, p_leased, p_scans)
+    LOOP
+        refused := true; replayed := r.what = 'op';
+        RETURN NEXT r;
+    END LOOP;
+    IF NOT refused THEN
+        FOR i IN 1 .. cardinality(p_writes) LOOP
+            r := NULL;
+            r.what := 'done'; r.n := p_n; r.time := p_time; r.position := p_position + i;
+            SELECT * FROM apply(p_space, r.position, p_time, p_op, p_agent, p_reads, p_kinds[i],
+                p_writes[i], p_bodies[i], p_writes[i] = ANY (p_leased))
+            INTO r.version, r.epoch;
+            RETURN NEXT r;
+        END LOOP;
+    END IF;
+    IF p_ticket > 0 AND (NOT refused OR replayed) THEN
+        PERFORM drop_ticket(p_space, p_ticket);
+    END IF;
 END $$;
 
 -- Whether the transaction's answer waits for the disk.  A server set to wait for more is left alone.
@@ -92,10 +174,9 @@ BEGIN
     END IF;
 END $$;
 
--- The rows of the first thing that stands against a plan; none where it may be applied.  flags: whether
--- the space has any ticket (1), any lease (2), any incarnation (4).
+-- The rows of the first thing that stands against a plan; none where it may be applied.
 CREATE FUNCTION interlock.judge(
-    p_space integer, p_now bigint, p_flags integer, p_n integer, p_op text, p_agent text,
+    p_space integer, p_now bigint, p_n integer, p_op text, p_agent text,
     p_incarnation bigint, p_rules bigint, p_ticket bigint, p_yields boolean, p_expects text[],
     p_versions bigint[], p_epochs bigint[], p_writes text[], p_leased text[], p_scans json
 ) RETURNS SETOF answer LANGUAGE plpgsql
@@ -119,25 +200,20 @@ BEGIN
         RETURN QUERY SELECT * FROM operation(p_space, p_op, p_n);
         RETURN;
     END IF;
-    IF p_flags & 4 > 0 THEN
-        number := COALESCE(
-            (SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
-        IF number <> p_incarnation THEN
-            r.what := 'replaced'; r.version := number;
-            RETURN NEXT r;
-            RETURN;
-        END IF;
+    number := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
+    IF number <> p_incarnation THEN
+        r.what := 'replaced'; r.version := number;
+        RETURN NEXT r;
+        RETURN;
     END IF;
-    IF p_flags & 2 > 0 THEN
-        SELECT 'leased', l.key, l.holder, l.expires - p_now INTO r.what, r.key, r.agent, r.time
-        FROM unnest(p_writes) WITH ORDINALITY AS w(key, i)
-        JOIN leases AS l ON l.space = p_space AND l.key = w.key
-        WHERE alive(l.renewed, l.expires, p_now) AND NOT w.key = ANY (p_leased)
-        ORDER BY w.i LIMIT 1;
-        IF FOUND THEN
-            RETURN NEXT r;
-            RETURN;
-        END IF;
+    SELECT 'leased', l.key, l.holder, l.expires - p_now INTO r.what, r.key, r.agent, r.time
+    FROM unnest(p_writes) WITH ORDINALITY AS w(key, i)
+    JOIN leases AS l ON l.space = p_space AND l.key = w.key
+    WHERE alive(l.renewed, l.expires, p_now) AND NOT w.key = ANY (p_leased)
+    ORDER BY w.i LIMIT 1;
+    IF FOUND THEN
+        RETURN NEXT r;
+        RETURN;
     END IF;
     FOR i IN 1 .. cardinality(p_expects) LOOP
         SELECT * INTO head FROM heads WHERE space = p_space AND key = p_expects[i];
@@ -168,9 +244,7 @@ BEGIN
         RETURN QUERY SELECT * FROM judge_scans(p_space, p_n, p_scans);
         IF FOUND THEN RETURN; END IF;
     END IF;
-    IF p_flags & 1 > 0 THEN
-        RETURN QUERY SELECT * FROM judge_turns(p_space, p_now, p_n, p_ticket, p_yields, p_writes);
-    END IF;
+    RETURN QUERY SELECT * FROM judge_turns(p_space, p_now, p_n, p_ticket, p_yields, p_writes);
 END $$;
 
 -- The first key that differs between a scan as expected and as it is now.
@@ -228,7 +302,7 @@ END $$;
 -- expired takes it away: its holder is fenced from here on.
 CREATE FUNCTION interlock.apply(
     p_space integer, p_position bigint, p_time bigint, p_op text, p_agent text, p_reads text,
-    p_kind text, p_key text, p_body text, p_leased boolean, p_flags integer,
+    p_kind text, p_key text, p_body text, p_leased boolean,
     OUT o_version bigint, OUT o_epoch bigint
 ) LANGUAGE plpgsql
 AS $$
@@ -241,7 +315,7 @@ BEGIN
     IF NOT FOUND THEN
         o_version := 1; o_epoch := 0; was := 0;
     END IF;
-    IF p_flags & 2 > 0 AND NOT COALESCE(p_leased, false) THEN
+    IF NOT COALESCE(p_leased, false) THEN
         DELETE FROM leases WHERE space = p_space AND key = p_key RETURNING epoch INTO leased_at;
         IF leased_at = o_epoch THEN  -- otherwise a reclaim has raised it already
             o_epoch := o_epoch + 1;
@@ -273,7 +347,7 @@ $$;
 CREATE FUNCTION interlock.save_fold(
     p_space integer, p_key text, p_position bigint, p_body text, p_rules bigint
 ) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
@@ -327,7 +401,7 @@ CREATE FUNCTION interlock.take_turn(
     p_space integer, p_keys text[], p_name text, p_agent text, p_ttl bigint, p_ticket bigint,
     p_firm boolean
 ) RETURNS SETOF answer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     now_us bigint := clock_us();
@@ -369,7 +443,7 @@ END $$;
 
 -- Gives up a ticket, or (p_ticket 0) the one that was joined under a name.
 CREATE FUNCTION interlock.leave_turn(p_space integer, p_ticket bigint, p_name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
@@ -384,7 +458,7 @@ END $$;
 -- p_name.  Rows: entered (version: the incarnation), rules (a record).
 CREATE FUNCTION interlock.enter(p_space integer, p_agent text, p_exclusive boolean, p_name text)
 RETURNS SETOF answer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r answer;
@@ -409,7 +483,7 @@ CREATE FUNCTION interlock.take_lease(
     p_space integer, p_key text, p_queue text, p_name text, p_agent text, p_incarnation bigint,
     p_ttl bigint, p_epoch bigint, p_ticket bigint, p_reclaim boolean
 ) RETURNS SETOF answer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r answer;
@@ -476,7 +550,7 @@ END $$;
 -- Gives up a lease held at an epoch, or (p_epoch 0) the one that was taken under a name.
 CREATE FUNCTION interlock.drop_lease(p_space integer, p_key text, p_epoch bigint, p_name text)
 RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;

@@ -72,7 +72,7 @@ END $$;
 CREATE FUNCTION interlock.load(
     p_space integer, p_keys text[], p_prefixes text[], p_ends text[], p_op text
 ) RETURNS SETOF answer
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r answer;
@@ -158,7 +158,7 @@ END $$;
 CREATE FUNCTION interlock.load_at(
     p_space integer, p_position bigint, p_time bigint, p_keys text[], p_prefixes text[], p_ends text[]
 ) RETURNS SETOF answer
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r answer;
@@ -202,7 +202,7 @@ CREATE FUNCTION interlock.read_log(
     "position" bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
     "time" bigint, op text, reads text
 )
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -245,7 +245,7 @@ END $$;
 
 -- Keeps refusals (an array of objects) and forgets the oldest.
 CREATE FUNCTION interlock.add_refusals(p_space integer, p_notes json, p_kept integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
