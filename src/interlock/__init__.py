@@ -35,12 +35,16 @@ if TYPE_CHECKING:
     from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.drawing import draw_machine
+    from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
+    from interlock.streams.aio_groups import AsyncGroup
+    from interlock.streams.groups import Group
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
     "AsyncSpace",
@@ -52,10 +56,15 @@ __all__ = [
     "ConflictReport",
     "Contended",
     "Corrupt",
+    "Delivery",
     "Entry",
     "Fault",
     "Fenced",
     "Forbidden",
+    "Group",
+    "GroupConsumer",
+    "GroupInfo",
+    "GroupPending",
     "Held",
     "IllegalTransition",
     "IncompatibleStore",
@@ -88,11 +97,17 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
+    "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "ConflictReport": "core.conflicts",
+    "Delivery": "core.groups",
+    "Group": "streams.groups",
+    "GroupConsumer": "core.groups",
+    "GroupInfo": "core.groups",
+    "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
     "RefusalNote": "core.conflicts",
     "draw_machine": "core.drawing",
