@@ -123,5 +123,7 @@ class Facades:
     def close(self) -> None:
         for space in self._open:
             space.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()

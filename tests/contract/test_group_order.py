@@ -1,14 +1,18 @@
-"""Consumer groups under threads, deaths and forgetting: the entries of one key stay in order."""
+"""Consumer groups under threads, deaths and interruptions: nothing is lost, keys stay in order."""
 
 from __future__ import annotations
 
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 
 import interlock
+from interlock.core.requests import ReadGroup
 from tests.contract.facades import Facades
-from tests.contract.test_consumer_groups import SHORT, add, dying
+from tests.contract.test_consumer_groups import SHORT, add, dying, keys
 
 
 def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:
@@ -61,3 +65,44 @@ def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
         assert positions == sorted(positions)
     assert other.group("g").pending() == []
     other.close()
+
+
+class Interrupted(BaseException):
+    """As a KeyboardInterrupt or a cancelled task."""
+
+
+class Interrupting:
+    """A backend whose next ReadGroup is carried out, and interrupted before its answer comes."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._left = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def perform(self, request: Any) -> Any:
+        answer = self._backend.perform(request)
+        self._interrupt(request)
+        return answer
+
+    async def perform_async(self, request: Any) -> Any:
+        answer = await self._backend.perform_async(request)
+        self._interrupt(request)
+        return answer
+
+    def _interrupt(self, request: Any) -> None:
+        if isinstance(request, ReadGroup) and self._left:
+            self._left = 0
+            raise Interrupted
+
+
+def test_what_was_given_when_taking_was_interrupted_comes_again(space: Any) -> None:
+    add(space, "a", "b")
+    group = space.group("g")
+    assert keys(group.take(1)) == ["a"]
+    driver = space._driver
+    driver.backend = Interrupting(driver.backend)
+    with pytest.raises(Interrupted):
+        group.take()
+    assert [(d.entry.key, d.deliveries) for d in group.take()] == [("a", 2), ("b", 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core.groups import FORGOTTEN_AFTER
-from interlock.core.requests import AckGroup, GroupState, ReadGroup
+from interlock.core.requests import AckGroup, DropGroup, GroupState, ReadGroup
 from interlock.settings import make_writer
 from interlock.space import Space
 
@@ -74,6 +75,15 @@ def test_dead_consumers_with_nothing_pending_are_forgotten(store: Store) -> None
     store.now += 2_000_000
     store.read("three")
     assert list(store.consumers()) == ["three", "two"]
+
+
+def test_a_group_that_is_dropped_leaves_no_rows(store: Store) -> None:
+    store.read("one")
+    store.backend.perform(DropGroup("g"))
+    with closing(sqlite3.connect(":memory:")) as reader:
+        reader.deserialize(store.backend.dump())
+        for table in ("groups", "group_consumers", "group_pending"):
+            assert reader.execute(f"SELECT COUNT(*) FROM {table}").fetchone() == (0,)
 
 
 def test_waiting_for_nothing_writes_nothing(store: Store) -> None:
