@@ -50,7 +50,11 @@ class Bridge:
 
     def _bridged(self, answer: Any) -> Any:
         kinds = (
-            interlock.AsyncTx | interlock.AsyncMoment | interlock.AsyncLease | interlock.AsyncGroup
+            interlock.AsyncTx
+            | interlock.AsyncMoment
+            | interlock.AsyncLease
+            | interlock.AsyncGroup
+            | interlock.AsyncCoordinator
         )
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 

@@ -37,8 +37,7 @@ def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:
 def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
     other = interlock.open(facades.url, agent="other")
     count, writers = 200, 5
-    for n in range(count):
-        other.update(f"k/{n % writers}", lambda _, n=n: n)
+    add(other, *(f"k/{n % writers}" for n in range(count)))
     handled: list[tuple[str, int]] = []
     running, lock = set[str](), threading.Lock()
 

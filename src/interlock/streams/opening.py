@@ -12,8 +12,11 @@ from interlock.errors import raise_refusal
 if TYPE_CHECKING:
     from interlock.backends.drive import SyncDriver
     from interlock.backends.drive_async import AsyncDriver
+    from interlock.core.merges import Reducer
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.consuming import Membership
+    from interlock.streams.coordinating import Job
+    from interlock.streams.coordinators import AsyncCoordinator, Coordinator
     from interlock.streams.groups import Group
 
 
@@ -31,6 +34,14 @@ class _Streams:
         if isinstance(member, Refusal):
             raise_refusal(member)
         return member
+
+    def _job(self, *arguments: Any) -> Job:
+        from interlock.streams.coordinating import job
+
+        found = job(*arguments)
+        if isinstance(found, Refusal):
+            raise_refusal(found)
+        return found
 
 
 class Streams(_Streams):
@@ -58,6 +69,32 @@ class Streams(_Streams):
 
         member = self._membership(name, prefix, start, consumer, ttl)
         return Group(self._driver, member, self._op_id)
+
+    def coordinator(
+        self,
+        into: str,
+        *,
+        source: str,
+        merge: Callable[[Any, Any], Any] | Reducer | str,
+        validate: Callable[[Any], Any] | None = None,
+        dedupe: str | Callable[[Any], Any] | None = "id",
+        initial: Any = None,
+        name: str | None = None,
+        ttl: float = 30.0,
+        wait: float | None = None,
+    ) -> Coordinator:
+        """Return a coordinator, which merges what is written under `source` into the key `into`.
+
+        `merge(value, contribution)` returns the new value (`initial` before the first), or is a
+        reducer or its name.  `validate(contribution)` returns why it is rejected, or raises
+        ValueError; so may `merge`.  `dedupe`: what the same contribution is known by: its `id`
+        field, its `content`, a function, or None.  `name` (default: `into`) is what others stand by
+        for.  `ttl` and `wait` are those of its lease.
+        """
+        from interlock.streams.coordinators import Coordinator
+
+        todo = self._job(into, source, merge, validate, dedupe, initial, name)
+        return Coordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
 
     def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""
@@ -89,6 +126,28 @@ class AsyncStreams(_Streams):
 
         member = self._membership(name, prefix, start, consumer, ttl)
         return AsyncGroup(self._driver, member, self._op_id)
+
+    def coordinator(
+        self,
+        into: str,
+        *,
+        source: str,
+        merge: Callable[[Any, Any], Any] | Reducer | str,
+        validate: Callable[[Any], Any] | None = None,
+        dedupe: str | Callable[[Any], Any] | None = "id",
+        initial: Any = None,
+        name: str | None = None,
+        ttl: float = 30.0,
+        wait: float | None = None,
+    ) -> AsyncCoordinator:
+        """Return a coordinator, which merges what is written under `source` into the key `into`.
+
+        The arguments are those of `interlock.Space.coordinator`; functions may be async.
+        """
+        from interlock.streams.coordinators import AsyncCoordinator
+
+        todo = self._job(into, source, merge, validate, dedupe, initial, name)
+        return AsyncCoordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
 
     async def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""
