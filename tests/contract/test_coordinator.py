@@ -185,15 +185,20 @@ def test_it_thinks_again_where_the_shared_value_moved(space: Any, worker: Any) -
     assert space.read("report").value == ["theirs", 1]
 
 
-def test_it_waits_while_somebody_has_the_shared_value_leased(
-    facades: Facades, space: Any, worker: Any
-) -> None:
+def test_it_waits_while_somebody_has_the_shared_value_leased(space: Any, worker: Any) -> None:
+    thoughts: list[Any] = []
+
+    def merge(value: list[Any], contribution: Any) -> list[Any]:
+        thoughts.append(value)
+        return add(value, contribution)
+
     worker.append("contrib/w1", {"n": 1})
     with worker.lease("report") as lease:
         lease.write(["theirs"])
         threading.Timer(0.1, lease.release).start()
-        assert coordinator(space).catch_up().merged == 1
+        assert coordinator(space, merge=merge).catch_up().merged == 1
     assert space.read("report").value == ["theirs", 1]
+    assert thoughts == [["theirs"]], "it does not think in vain"
 
 
 def test_a_replaced_coordinator_is_fenced(space: Any, worker: Any) -> None:
