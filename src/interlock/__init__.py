@@ -36,12 +36,19 @@ if TYPE_CHECKING:
     from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.drawing import draw_machine
+    from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
+    from interlock.streams.aio_groups import AsyncGroup
+    from interlock.streams.coordinating import Progress
+    from interlock.streams.coordinators import AsyncCoordinator, Coordinator
+    from interlock.streams.groups import Group
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "AsyncCoordinator",
+    "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
     "AsyncSpace",
@@ -52,11 +59,17 @@ __all__ = [
     "Conflict",
     "ConflictReport",
     "Contended",
+    "Coordinator",
     "Corrupt",
+    "Delivery",
     "Entry",
     "Fault",
     "Fenced",
     "Forbidden",
+    "Group",
+    "GroupConsumer",
+    "GroupInfo",
+    "GroupPending",
     "Held",
     "IllegalTransition",
     "IncompatibleStore",
@@ -68,6 +81,7 @@ __all__ = [
     "Machine",
     "MachineError",
     "Moment",
+    "Progress",
     "Record",
     "Reducer",
     "RefusalNote",
@@ -90,12 +104,21 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
+    "AsyncCoordinator": "streams.coordinators",
+    "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "ConflictReport": "core.conflicts",
+    "Coordinator": "streams.coordinators",
+    "Delivery": "core.groups",
+    "Group": "streams.groups",
+    "GroupConsumer": "core.groups",
+    "GroupInfo": "core.groups",
+    "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
+    "Progress": "streams.coordinating",
     "RefusalNote": "core.conflicts",
     "draw_machine": "core.drawing",
     "open_async": "aio",

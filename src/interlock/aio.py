@@ -33,6 +33,7 @@ from interlock.settings import (
     distinct,
     make_writer,
 )
+from interlock.streams.opening import AsyncStreams
 
 if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
@@ -98,7 +99,7 @@ class Opening:
             await self._space.close()
 
 
-class AsyncSpace:
+class AsyncSpace(AsyncStreams):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, driver: AsyncDriver, writer: decide.Writer) -> None:

@@ -34,6 +34,7 @@ from interlock.settings import (
     distinct,
     make_writer,
 )
+from interlock.streams.opening import Streams
 
 if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
@@ -75,7 +76,7 @@ def open(  # reads as interlock.open
     return opened
 
 
-class Space:
+class Space(Streams):
     """Shared state of a group of agents.
 
     May be used by many threads; open with `interlock.open`.

@@ -34,6 +34,9 @@ class Bridge:
     def __exit__(self, *problem: Any) -> Any:
         return self._loop.run_until_complete(self._target.__aexit__(*problem))
 
+    def __iter__(self) -> Iterator[Any]:
+        return self._iterate(self._target.__aiter__())
+
     def _call(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             answer = method(*args, **options)
@@ -46,15 +49,25 @@ class Bridge:
         return call
 
     def _bridged(self, answer: Any) -> Any:
-        kinds = interlock.AsyncTx | interlock.AsyncMoment | interlock.AsyncLease
+        kinds = (
+            interlock.AsyncTx
+            | interlock.AsyncMoment
+            | interlock.AsyncLease
+            | interlock.AsyncGroup
+            | interlock.AsyncCoordinator
+        )
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
-        while True:
-            try:
-                yield self._loop.run_until_complete(_finish(items.__anext__()))
-            except StopAsyncIteration:
-                return
+        try:
+            while True:
+                try:
+                    yield self._loop.run_until_complete(_finish(items.__anext__()))
+                except StopAsyncIteration:
+                    return
+        finally:
+            if inspect.isasyncgen(items) and not self._loop.is_closed():
+                self._loop.run_until_complete(items.aclose())
 
     def transact(self, fn: Callable[[Any], Any], **options: Any) -> Any:
         """The function of an asyncio transaction awaits; here it is given a synchronous view."""
@@ -125,5 +138,7 @@ class Facades:
             peer.close()
         for space in self._open:
             space.close()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()

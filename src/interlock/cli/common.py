@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import sys
@@ -140,6 +141,16 @@ def entry_json(entry: interlock.Entry) -> dict[str, Any]:
 def compact(value: Any) -> str:
     """Return a value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def imported(reference: str) -> Any:
+    """Return what `module:NAME` stands for.  Raises Invalid."""
+    module, _, name = reference.partition(":")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as problem:
+        raise interlock.Invalid(f"{reference} cannot be imported: {problem}") from problem
 
 
 def _told(problem: interlock.InterlockError, as_json: bool) -> str:

@@ -117,16 +117,19 @@ def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:
 def _print_entries(entries: Iterable[interlock.Entry], as_json: bool) -> None:
     out: TextIO = sys.stdout
     for entry in entries:
-        if as_json:
-            line = compact(entry_json(entry))
-        else:
-            value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
-            line = (
-                f"{entry.position:>6}  {_local(entry.at)}  {entry.agent}  "
-                f"{entry.key}  v{entry.version}  {value}"
-            )
-        out.write(line + "\n")
+        out.write(entry_line(entry, as_json) + "\n")
         out.flush()
+
+
+def entry_line(entry: interlock.Entry, as_json: bool) -> str:
+    """Return a log entry as a line for people, or of JSON."""
+    if as_json:
+        return compact(entry_json(entry))
+    value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
+    return (
+        f"{entry.position:>6}  {_local(entry.at)}  {entry.agent}  "
+        f"{entry.key}  v{entry.version}  {value}"
+    )
 
 
 def _local(when: datetime) -> str:

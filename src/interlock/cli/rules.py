@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 import interlock
-from interlock.cli.common import compact, reported, store_command
+from interlock.cli.common import compact, imported, reported, store_command
 
 
 @click.group()
@@ -101,7 +98,7 @@ def draw(name: str, store: str | None, space: str, kind: str) -> None:
 
 def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
     if ":" in name:
-        found = _imported(name)
+        found = imported(name)
         if isinstance(found, interlock.Machine):
             return found
         raise interlock.Invalid(f"{name} is a {type(found).__name__}, not an interlock.Machine")
@@ -118,7 +115,7 @@ def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
 def _read(file: str) -> dict[str, interlock.Rule]:
     """Return the rules of a JSON file or of a Python module."""
     if ":" in file and not Path(file).exists():
-        found = _imported(file)
+        found = imported(file)
         if isinstance(found, Mapping):
             return dict(found)
         raise interlock.Invalid(f"{file} is a {type(found).__name__}, not a mapping of rules")
@@ -129,15 +126,6 @@ def _read(file: str) -> dict[str, interlock.Rule]:
     except ValueError as problem:
         raise interlock.Invalid(f"{file} is not JSON: {problem}") from problem
     return interlock.rules_from_json(data)
-
-
-def _imported(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    sys.path.insert(0, "")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as problem:
-        raise interlock.Invalid(f"{reference} cannot be imported: {problem}") from problem
 
 
 def _tell(

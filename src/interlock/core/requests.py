@@ -177,6 +177,51 @@ class ReadRefusals(NamedTuple):
     limit: int
 
 
+class ReadGroup(NamedTuple):
+    """Take at most `limit` entries for `consumer` of a group.  Answered by `Deliveries`.
+
+    `start` and `prefix` make the group where there is none: the position that it reads after
+    (`groups.END`: the end of the log), and which keys it is about.  `ttl`: seconds without a
+    sign of life (this request, or an AckGroup) after which others may claim what is pending with
+    the consumer.  `resume` delivers again what it was given before and has not acknowledged.
+    `name` makes it safe to send twice: the same name gets the same entries.  With `limit` 0 it is
+    a sign of life and nothing else.
+    """
+
+    group: str
+    consumer: str
+    prefix: str
+    start: int
+    limit: int
+    ttl: float
+    resume: bool
+    name: str
+
+
+class AckGroup(NamedTuple):
+    """Entries are done.  Answered by how many of `positions` were this consumer's and are done."""
+
+    group: str
+    consumer: str
+    positions: tuple[int, ...]
+
+
+class GroupState(NamedTuple):
+    """Look at a group.  Answered by a `GroupInfo`, None where there is no such group."""
+
+    group: str
+
+
+class ListGroups(NamedTuple):
+    """Answered by the names of the space's groups, in order, as a tuple."""
+
+
+class DropGroup(NamedTuple):
+    """Forget a group, with all that is pending in it.  Answered by None."""
+
+    group: str
+
+
 class Pause(NamedTuple):
     """Wait `seconds`, or less where `position` is given and the log grows past it first."""
 
@@ -205,6 +250,11 @@ Request = (
     | SaveFold
     | Noted
     | ReadRefusals
+    | ReadGroup
+    | AckGroup
+    | GroupState
+    | ListGroups
+    | DropGroup
     | Pause
     | Think
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
-from interlock.backends.sqlite import fences, read, turns
+from interlock.backends.sqlite import fences, groups, read, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Step, Where, host_clock, locate
 from interlock.backends.sqlite.connect import (
@@ -31,17 +31,22 @@ from interlock.core.conflicts import RefusalNote, note
 from interlock.core.outcome import Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.requests import (
+    AckGroup,
     Commit,
+    DropGroup,
     DropLease,
     Enter,
     Entered,
     Grant,
+    GroupState,
     LeaveTurn,
+    ListGroups,
     Load,
     LoadAt,
     Noted,
     Pause,
     Place,
+    ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -188,6 +193,10 @@ class SQLiteBackend:
         notes: list[RefusalNote] = self._read(read.refusals, request)
         return notes
 
+    def _read_group(self, request: ReadGroup) -> Any:
+        answer = self._read(groups.look, request)
+        return self._write(groups.read, request, durable=False) if answer is None else answer
+
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
         Load: _load,
         LoadAt: _load_at,
@@ -200,6 +209,11 @@ class SQLiteBackend:
         SaveFold: _save_fold,
         Noted: _note,
         ReadRefusals: _read_refusals,
+        ReadGroup: _read_group,
+        AckGroup: lambda self, request: self._write(groups.acknowledge, request),
+        GroupState: lambda self, request: self._read(groups.state, request),
+        ListGroups: lambda self, request: self._read(groups.names, request),
+        DropGroup: lambda self, request: self._write(groups.drop, request),
     }
 
     def _noted(self, plan: Plan, outcome: Outcome) -> Outcome:

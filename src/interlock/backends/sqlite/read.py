@@ -92,7 +92,7 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         rows = connection.execute(SQL["log_page_of_prefix"], (*window, *bounds))
     else:
         rows = connection.execute(SQL["log_page"], window)
-    entries = _entries(rows.fetchall())
+    entries = entries_of(rows.fetchall())
     upto = entries[-1].position if len(entries) == request.limit else max(head, request.after)
     return LogPage(entries, upto, head)
 
@@ -120,7 +120,8 @@ def save_refusals(
     connection.execute(SQL["trim_refusals"], (where.space, kept))
 
 
-def _entries(rows: list[tuple[Any, ...]]) -> list[Entry]:
+def entries_of(rows: list[tuple[Any, ...]]) -> list[Entry]:
+    """Return the entries of rows of the log."""
     values = decode_many(["null" if row[5] is None else row[5] for row in rows])
     return [
         Entry(

@@ -13,6 +13,11 @@
 -- refusals      the last refusals, for `interlock conflicts`
 -- tickets       places in the queues for keys; ticket numbers are never used twice
 -- ticket_keys   which queues a ticket stands in
+-- groups        consumer groups: the log is dealt to the consumers up to position `cursor`
+-- group_consumers  last sign of life of each consumer, its ttl, and the positions that it acknowledged
+--               last (a JSON array)
+-- group_pending    entries that were dealt and are not acknowledged.  batch: the request that delivered
+--               them to the consumer, "" where none has yet.  All of a key are with one consumer
 
 CREATE TABLE spaces (
     space INTEGER PRIMARY KEY,
@@ -107,3 +112,35 @@ CREATE TABLE refusals (
 );
 
 CREATE INDEX refusals_by_space ON refusals (space);
+
+CREATE TABLE groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    space INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    prefix TEXT NOT NULL,
+    cursor INTEGER NOT NULL,
+    UNIQUE (space, name)
+);
+
+CREATE TABLE group_consumers (
+    group_id INTEGER NOT NULL,
+    consumer TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    ttl INTEGER NOT NULL,
+    acked TEXT NOT NULL,
+    PRIMARY KEY (group_id, consumer)
+) WITHOUT ROWID;
+
+CREATE TABLE group_pending (
+    group_id INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    consumer TEXT NOT NULL,
+    batch TEXT NOT NULL,
+    deliveries INTEGER NOT NULL,
+    PRIMARY KEY (group_id, position)
+) WITHOUT ROWID;
+
+CREATE INDEX group_pending_by_key ON group_pending (group_id, key);
+
+CREATE INDEX group_pending_by_consumer ON group_pending (group_id, consumer, batch, position);

@@ -232,3 +232,95 @@ DELETE FROM refusals WHERE space = ?1 AND id <= (
 -- The newest first.
 SELECT key, agent, reason, other, behind, time, op FROM refusals INDEXED BY refusals_by_space
 WHERE space = ? ORDER BY id DESC LIMIT ?;
+
+-- name: group (space, name)
+SELECT id, prefix, cursor FROM groups WHERE space = ? AND name = ?;
+
+-- name: group_names (space)
+SELECT name FROM groups WHERE space = ? ORDER BY name;
+
+-- name: add_group (space, name, prefix, cursor)
+INSERT INTO groups (space, name, prefix, cursor) VALUES (?, ?, ?, ?);
+
+-- name: move_group (cursor, group)
+UPDATE groups SET cursor = ? WHERE id = ?;
+
+-- name: drop_group (group)
+DELETE FROM groups WHERE id = ?;
+
+-- name: drop_consumers (group)
+DELETE FROM group_consumers WHERE group_id = ?;
+
+-- name: drop_pending (group)
+DELETE FROM group_pending WHERE group_id = ?;
+
+-- name: consumer (group, consumer)
+SELECT seen, ttl, acked FROM group_consumers WHERE group_id = ? AND consumer = ?;
+
+-- name: set_consumer (group, consumer, seen, ttl)
+INSERT INTO group_consumers (group_id, consumer, seen, ttl, acked) VALUES (?, ?, ?, ?, '[]')
+ON CONFLICT (group_id, consumer) DO UPDATE SET seen = excluded.seen, ttl = excluded.ttl;
+
+-- name: consumer_acked (seen, positions as a JSON array, group, consumer)
+UPDATE group_consumers SET seen = ?, acked = ? WHERE group_id = ? AND consumer = ?;
+
+-- name: dead_consumers (group, now)
+-- Those with entries that may be claimed.
+SELECT c.consumer FROM group_consumers AS c
+WHERE c.group_id = ?1 AND (c.seen + c.ttl <= ?2 OR c.seen > ?2 + 1000000) AND EXISTS (
+    SELECT 1 FROM group_pending AS p WHERE p.group_id = c.group_id AND p.consumer = c.consumer);
+
+-- name: forget_consumers (group, time)
+-- Those dead since before `time` that have nothing pending.
+DELETE FROM group_consumers WHERE group_id = ?1 AND seen + ttl < ?2 AND NOT EXISTS (
+    SELECT 1 FROM group_pending AS p
+    WHERE p.group_id = ?1 AND p.consumer = group_consumers.consumer);
+
+-- name: undelivered (group, consumer, limit)
+SELECT position, key FROM group_pending
+WHERE group_id = ? AND consumer = ? AND batch = '' ORDER BY position LIMIT ?;
+
+-- name: undeliver (group, consumer)
+-- What was delivered counts as not delivered, so that it is delivered again.
+UPDATE group_pending SET batch = '' WHERE group_id = ? AND consumer = ? AND batch > '';
+
+-- name: claim_key (consumer, group, key)
+UPDATE group_pending SET consumer = ?, batch = '' WHERE group_id = ? AND key = ?;
+
+-- name: holder (group, key)
+-- The consumer that all pending entries of a key are with.
+SELECT consumer FROM group_pending WHERE group_id = ? AND key = ? LIMIT 1;
+
+-- name: add_pending (group, position, key, consumer)
+INSERT INTO group_pending (group_id, position, key, consumer, batch, deliveries)
+VALUES (?, ?, ?, ?, '', 0);
+
+-- name: deliver (batch, group, position)
+UPDATE group_pending SET batch = ?, deliveries = deliveries + 1 WHERE group_id = ? AND position = ?;
+
+-- name: delivered (first, group, consumer, batch)
+-- The log rows that a request delivered, and how often each was delivered.
+SELECT p.deliveries, l.id & 0xFFFFFFFFFF, l.key, l.version, l.epoch, l.kind, l.body, l.agent,
+    l.time, l.op, l.reads
+FROM group_pending AS p CROSS JOIN log AS l ON l.id = ?1 + p.position
+WHERE p.group_id = ?2 AND p.consumer = ?3 AND p.batch = ?4 ORDER BY p.position;
+
+-- name: group_window (after id, last id, first key, end)
+-- What a group may deal between two log rows.
+SELECT id & 0xFFFFFFFFFF, key FROM log
+WHERE id > ?1 AND id <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4) AND substr(key, 1, 1) <> '$'
+ORDER BY id;
+
+-- name: acknowledge (positions as a JSON array, group, consumer)
+DELETE FROM group_pending WHERE group_id = ?2 AND consumer = ?3
+AND position IN (SELECT value FROM json_each(?1)) RETURNING position;
+
+-- name: consumers (group)
+SELECT c.consumer, c.seen, c.ttl, (
+    SELECT COUNT(*) FROM group_pending AS p
+    WHERE p.group_id = c.group_id AND p.consumer = c.consumer)
+FROM group_consumers AS c WHERE c.group_id = ? ORDER BY c.consumer;
+
+-- name: pending (group, limit)
+SELECT position, key, consumer, deliveries FROM group_pending
+WHERE group_id = ? ORDER BY position LIMIT ?;

@@ -1,0 +1,151 @@
+"""The protocols of consumer groups, each written once as a generator that yields requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.core.folding import Steps
+from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
+from interlock.core.keys import check_name, check_prefix
+from interlock.core.leases import check_seconds
+from interlock.core.outcome import Invalid
+from interlock.core.protocol import check_position
+from interlock.core.requests import (
+    AckGroup,
+    DropGroup,
+    GroupState,
+    ListGroups,
+    Pause,
+    ReadGroup,
+)
+
+RENEWALS_PER_TTL = 3
+_LONGEST_PAUSE = 1.0  # seconds
+_LONGEST_TTL = 24 * 3600.0
+_STARTS = {"beginning": 0, "now": END}
+
+
+@dataclass(frozen=True)
+class Membership:
+    """One consumer's place in one group, as it asks for entries."""
+
+    group: str
+    consumer: str
+    prefix: str
+    start: int
+    ttl: float
+
+
+def membership(
+    group: str, consumer: str, prefix: str, start: object, ttl: float
+) -> Membership | Invalid:
+    """Return the place of a consumer in a group, or what is malformed."""
+    wrong = (
+        check_name("group", group)
+        or check_name("consumer", consumer)
+        or check_prefix(prefix)
+        or check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    )
+    if wrong is not None:
+        return wrong
+    if isinstance(start, str):
+        if start not in _STARTS:
+            return Invalid(f"start={start!r} is not 'beginning', 'now' or a position of the log")
+        return Membership(group, consumer, prefix, _STARTS[start], ttl)
+    wrong = check_position("start", start)
+    if wrong is not None:
+        return wrong
+    assert isinstance(start, int)
+    return Membership(group, consumer, prefix, start, ttl)
+
+
+def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id: str) -> Steps:
+    """Take at most `limit` entries, waiting for the first at most `wait` seconds (None: without
+    limit).  Returns Deliveries or Invalid."""
+    wrong = _check_limit(limit)
+    if wrong is None and wait is not None:
+        wrong = check_seconds("wait", wait, 0, float("inf"))
+    if wrong is not None:
+        return wrong
+    asked = ReadGroup(
+        member.group, member.consumer, member.prefix, member.start, limit, member.ttl, resume, ""
+    )
+    start_us = count = 0
+    while True:
+        answer: Deliveries = yield asked._replace(name=f"{op_id}/{count}")
+        if answer.prefix != member.prefix:
+            return _other_prefix(member, answer.prefix)
+        if answer.items:
+            return answer
+        asked, count = asked._replace(resume=False), count + 1
+        if answer.upto < answer.head:
+            continue
+        start_us = start_us or answer.time_us
+        waited = max(answer.time_us - start_us, 0) / 1e6
+        if wait is not None and waited >= wait:
+            return answer
+        pause = min(_LONGEST_PAUSE, member.ttl / RENEWALS_PER_TTL)
+        yield Pause(pause if wait is None else min(pause, wait - waited), answer.head)
+
+
+def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
+    """Say that entries are done.  Returns how many of them were this consumer's, or Invalid."""
+    positions = []
+    for delivery in deliveries:
+        if not isinstance(delivery, Delivery):
+            return Invalid(
+                f"{delivery!r:.60} is not a Delivery; acknowledge what take() or the loop gave"
+            )
+        positions.append(delivery.entry.position)
+    if not positions:
+        return 0
+    return (yield AckGroup(member.group, member.consumer, tuple(positions)))
+
+
+def renew(member: Membership, ttl: float) -> Steps:
+    """Give a sign of life; with `ttl` 0 let others have what is pending.  Returns None."""
+    yield ReadGroup(member.group, member.consumer, member.prefix, 0, 0, ttl, False, "")
+
+
+def state(group: str) -> Steps:
+    """Look at a group.  Returns a GroupInfo, or Invalid where there is none."""
+    wrong = check_name("group", group)
+    if wrong is not None:
+        return wrong
+    info: GroupInfo | None = yield GroupState(group)
+    return info if info is not None else (yield from _missing(group))
+
+
+def drop(group: str) -> Steps:
+    """Forget a group.  Returns None, or Invalid where there is none."""
+    wrong = check_name("group", group)
+    if wrong is not None:
+        return wrong
+    if (yield GroupState(group)) is None:
+        return (yield from _missing(group))
+    return (yield DropGroup(group))
+
+
+def names() -> Steps:
+    """Return the names of the space's groups."""
+    return (yield ListGroups())
+
+
+def _missing(group: str) -> Steps:
+    known = yield ListGroups()
+    there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
+    return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
+
+
+def _check_limit(limit: Any) -> Invalid | None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_TAKEN:
+        return Invalid(f"limit={limit!r:.40} is not a number of entries from 1 to {MOST_TAKEN}")
+    return None
+
+
+def _other_prefix(member: Membership, prefix: str) -> Invalid:
+    return Invalid(
+        f"group {member.group!r} is about keys under {prefix!r}, not under {member.prefix!r}; "
+        f"open it with prefix={prefix!r}, or give the new group another name"
+    )

@@ -1,0 +1,325 @@
+"""The protocol of a coordinator, written once: contributions from the log into one shared value.
+
+The position up to which the log is handled is committed in the same plan as the value, by the
+holder of a lease and at its epoch.  So every contribution counts once, whoever dies, and a holder
+that was replaced writes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from interlock.core import commands, decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, ask
+from interlock.core.keys import check_key, check_prefix
+from interlock.core.merges import REDUCERS, Reducer
+from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid
+from interlock.core.plan import DELETE, PUT, Plan, Write
+from interlock.core.records import Entry, Record, Snapshot, absent
+from interlock.core.requests import Load, LogPage, Pause, ReadLog, Think
+from interlock.core.values import decode, encode
+
+BATCH = 100  # entries of one commit
+_LONGEST_PAUSE = 0.25  # seconds
+DEDUPE = ("id", "content")
+
+
+class Progress(NamedTuple):
+    """How far a coordinator is: the log is handled up to position `cursor`, and ends at `head`.
+
+    The others count contributions since it first ran: merged, rejected, and seen before.
+    """
+
+    cursor: int
+    head: int
+    merged: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a coordinator does: contributions under `source` are merged into the key `into`."""
+
+    name: str
+    into: str
+    source: str
+    merge: Callable[[Any, Any], Any] | Reducer
+    validate: Callable[[Any], Any] | None
+    dedupe: str | Callable[[Any], Any] | None
+    initial: Any
+
+    @property
+    def state(self) -> str:
+        """The key that is leased, and holds how far the coordinator is."""
+        return f"{self.name}/coordinator"
+
+    def rejected(self, position: int) -> str:
+        """The key that a rejected contribution is kept under."""
+        return f"{self.name}/rejected/{position:012}"
+
+    def seen(self, identity: str) -> str:
+        """The key that says that a contribution was handled."""
+        import hashlib  # at run time only where it is used: importing it takes long
+
+        return f"$coordinator/{self.name}/{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+
+
+class State(NamedTuple):
+    """Where a coordinator stands: the record of its state, and how far it has read the log."""
+
+    record: Record
+    progress: Progress
+
+
+def job(
+    into: str,
+    source: str,
+    merge: object,
+    validate: object,
+    dedupe: object,
+    initial: Any,
+    name: str | None,
+) -> Job | Invalid:
+    """Return what a coordinator is to do, or what is malformed."""
+    wrong = check_key(into) or check_prefix(source) or (name is not None and check_key(name))
+    if wrong:
+        return wrong
+    named = into if name is None else name
+    if isinstance(merge, str) and merge not in REDUCERS:
+        return Invalid(f"merge={merge!r} is not one of {', '.join(REDUCERS)}, nor a function")
+    reducer = REDUCERS[merge] if isinstance(merge, str) else merge
+    if not isinstance(reducer, Reducer) and not callable(reducer):
+        return Invalid(f"merge={merge!r:.60} is neither a function nor the name of a reducer")
+    if validate is not None and not callable(validate):
+        return Invalid(f"validate={validate!r:.60} is not a function of a contribution")
+    if dedupe is not None and dedupe not in DEDUPE and not callable(dedupe):
+        return Invalid(f"dedupe={dedupe!r:.60} is not 'id', 'content', None or a function")
+    own = f"{named}/"
+    for key in (into, own):
+        if key.startswith(source) or source.startswith(own):
+            return Invalid(
+                f"a coordinator that reads keys under {source!r} would read what it writes itself "
+                f"({key!r}); keep contributions under a prefix of their own, such as 'contrib/'"
+            )
+    if isinstance(reducer, Reducer) and initial is None:
+        initial = reducer.initial
+    return Job(named, into, source, reducer, validate, dedupe, initial)
+
+
+def begin(job: Job, record: Record) -> State | Invalid:
+    """Return where to go on, from the record of the leased key."""
+    if not record.exists:
+        return State(record, Progress(0, 0))
+    value = record.value
+    if not isinstance(value, dict) or not {"from", "into", "cursor"} <= value.keys():
+        return Invalid(
+            f"{job.state!r} is not a coordinator's; give the coordinator another name", job.state
+        )
+    if (value["from"], value["into"]) != (job.source, job.into):
+        return Invalid(
+            f"coordinator {job.name!r} merges {value['from']!r} into {value['into']!r}, not "
+            f"{job.source!r} into {job.into!r}; give the new one another name",
+            job.state,
+        )
+    counts = (value.get(count, 0) for count in ("merged", "rejected", "duplicates"))
+    return State(record, Progress(value["cursor"], 0, *counts))
+
+
+def look(writer: Writer, job: Job) -> Steps:
+    """Return the Progress of a coordinator, without its lease, or Invalid."""
+    snapshot: Snapshot = yield from ask(writer, Load((job.state,)))
+    state = begin(job, snapshot.records[job.state])
+    if isinstance(state, Invalid):
+        return state
+    return state.progress._replace(head=snapshot.position)
+
+
+def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) -> Steps:
+    """Merge the next contributions in one commit.  Returns the new State, or a Refusal.
+
+    The record of the state is the same where there was nothing to merge.
+    """
+    page: LogPage = yield ReadLog(state.progress.cursor, job.source, None, BATCH)
+    found = state.progress._replace(cursor=page.upto, head=page.head)
+    entries = [entry for entry in page.entries if entry.kind != DELETE]
+    if not entries:
+        return State(state.record, found)
+    batch = _Batch(job, entries)
+    yield from batch.examine()
+    while True:
+        snapshot: Snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
+        lease = snapshot.leases.get(job.into)
+        if lease is not None:
+            yield Pause(min(lease.seconds, _LONGEST_PAUSE))
+            continue
+        value, done = yield from batch.merge(snapshot)
+        progress = found._replace(
+            merged=found.merged + len(done.merged),
+            rejected=found.rejected + len(done.rejected),
+            duplicates=found.duplicates + len(done.duplicates),
+        )
+        plan = partial(_plan, writer, job, state, progress, snapshot, value, done, op_id())
+        outcome = yield from commands.commit(writer, plan)
+        if isinstance(outcome, Committed):
+            return State(decide.result(outcome, writer.space)[0], progress)
+        if isinstance(outcome, Held):
+            yield Pause(min(outcome.seconds, _LONGEST_PAUSE))
+        elif not isinstance(outcome, Conflict | Fenced) or outcome.key != job.into:
+            return outcome
+
+
+class _Done(NamedTuple):
+    """What became of a batch."""
+
+    merged: list[Entry]
+    rejected: list[tuple[Entry, str]]
+    duplicates: list[Entry]
+    seen: dict[str, int]
+
+
+class _Batch:
+    """Contributions that are merged in one commit; each is examined once, merged as often as the
+    shared value moves meanwhile."""
+
+    def __init__(self, job: Job, entries: list[Entry]) -> None:
+        self._job = job
+        self._entries = entries
+        self._keys: dict[int, str] = {}  # by position, where a contribution can come twice
+        self._reasons: dict[int, str] = {}
+
+    @property
+    def seen_keys(self) -> tuple[str, ...]:
+        """The keys that say which contributions were handled before."""
+        return tuple(dict.fromkeys(self._keys.values()))
+
+    def examine(self) -> Steps:
+        """Protocol: find each contribution's identity, and what is wrong with it."""
+        for entry in self._entries:
+            try:
+                identity = yield from _identity(self._job, entry.value)
+                if identity is not None:
+                    self._keys[entry.position] = self._job.seen(identity)
+                reason = yield from _reason(self._job, entry.value)
+            except ValueError as problem:
+                reason = _told(problem)
+            if reason is not None:
+                self._reasons[entry.position] = reason
+
+    def merge(self, snapshot: Snapshot) -> Steps:
+        """Protocol: merge into the value that was read.  Returns the new value and what was done.
+
+        Where `merge` refuses a contribution it may have changed the value already: begin again.
+        """
+        while True:
+            target = snapshot.records[self._job.into]
+            value = decode(target.body) if target.exists else deepcopy(self._job.initial)
+            done = _Done([], [], [], {})
+            for entry in self._entries:
+                key = self._keys.get(entry.position)
+                if key is not None and (key in done.seen or snapshot.records[key].exists):
+                    done.duplicates.append(entry)
+                    continue
+                if key is not None:
+                    done.seen[key] = entry.position
+                if entry.position in self._reasons:
+                    done.rejected.append((entry, self._reasons[entry.position]))
+                    continue
+                try:
+                    value = yield from _merged(self._job, value, entry.value)
+                except ValueError as problem:
+                    self._reasons[entry.position] = _told(problem)
+                    break
+                done.merged.append(entry)
+            else:
+                return value, done
+
+
+def _identity(job: Job, contribution: Any) -> Steps:
+    """Protocol: what stands for a contribution that must count once; None where each counts."""
+    if job.dedupe == "content":
+        return json.dumps(["content", contribution], sort_keys=True)
+    if job.dedupe == "id":
+        named = isinstance(contribution, dict) and contribution.get("id") is not None
+        return json.dumps(["id", contribution["id"]]) if named else None
+    if callable(job.dedupe):
+        found = yield Think(job.dedupe, (contribution,))
+        return None if found is None else json.dumps(["own", found], sort_keys=True)
+    return None
+
+
+def _reason(job: Job, contribution: Any) -> Steps:
+    """Protocol: why a contribution is rejected, or None."""
+    if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
+        wrong = job.merge.accepts(contribution)
+        if wrong is not None:
+            return wrong
+    if job.validate is None:
+        return None
+    said = yield Think(job.validate, (contribution,))
+    if isinstance(said, str):
+        return said
+    return "it is not valid" if said is False else None
+
+
+def _merged(job: Job, value: Any, contribution: Any) -> Steps:
+    """Protocol: the value with one more contribution."""
+    if isinstance(job.merge, Reducer):
+        return job.merge.fn(value, contribution)
+    return (yield Think(job.merge, (value, contribution)))
+
+
+def _told(problem: ValueError) -> str:
+    return str(problem) or type(problem).__name__
+
+
+def _plan(
+    writer: Writer,
+    job: Job,
+    state: State,
+    progress: Progress,
+    snapshot: Snapshot,
+    value: Any,
+    done: _Done,
+    op_id: str,
+) -> Decision:
+    """Plan the commit of a batch: the state, the value, what was rejected, what was seen."""
+    target = snapshot.records[job.into]
+    told = {"from": job.source, "into": job.into, **progress._asdict()}
+    del told["head"]
+    values: list[tuple[Record, Any]] = [(state.record, told)]
+    if done.merged:
+        values.append((target, value))
+    for entry, reason in done.rejected:
+        kept = {"reason": reason, "contribution": entry.value, "key": entry.key}
+        kept |= {"agent": entry.agent, "position": entry.position}
+        values.append((absent(job.rejected(entry.position), writer.space), kept))
+    writes = []
+    for record, content in values:
+        body = encode(content, writer.max_value_bytes)
+        if isinstance(body, Invalid):
+            return Invalid(f"{record.key!r}: {body.message}", record.key)
+        write = Write(PUT, record.key, body)
+        refused = decide.allowed(writer, record, write, leased=record is state.record)
+        if refused is not None:
+            return refused
+        writes.append(write)
+    writes += [Write(PUT, key, str(position)) for key, position in done.seen.items()]
+    expected = [state.record, *(snapshot.records[key] for key in done.seen)]
+    expected += [target] if done.merged else []
+    return Plan(
+        op_id,
+        writer.agent,
+        tuple(decide.expect(record) for record in expected),
+        (),
+        tuple(writes),
+        rules=writer.book.rules.version,
+        incarnation=writer.incarnation,
+        leased=(job.state,),
+    )

@@ -1,0 +1,302 @@
+"""The coordinator: every contribution counts exactly once in one shared value."""
+
+from __future__ import annotations
+
+import threading
+from itertools import islice
+from typing import Any
+
+import pytest
+
+import interlock
+from tests.contract.facades import Facades
+from tests.contract.test_leases import _never, elsewhere_while
+
+RULES = {"contrib/*": interlock.merged("append"), "draft/{agent}/**": interlock.private()}
+
+
+@pytest.fixture
+def space(facades: Facades) -> Any:
+    return facades.open("boss", rules=RULES)
+
+
+@pytest.fixture
+def worker(facades: Facades, space: Any) -> Any:
+    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
+    with interlock.open(facades.url, agent="w1") as opened:
+        yield opened
+
+
+def add(value: list[Any], contribution: Any) -> list[Any]:
+    return [*value, contribution["n"]]
+
+
+def coordinator(space: Any, **options: Any) -> Any:
+    return space.coordinator(
+        "report", **{"source": "contrib/", "merge": add, "initial": [], **options}
+    )
+
+
+def test_contributions_are_merged_in_log_order(space: Any, worker: Any) -> None:
+    for n in range(3):
+        worker.append(f"contrib/w{n % 2}", {"n": n})
+    boss = coordinator(space)
+    progress = boss.catch_up()
+    assert space.read("report").value == [0, 1, 2]
+    assert (progress.merged, progress.rejected, progress.duplicates) == (3, 0, 0)
+    worker.append("contrib/w1", {"n": 3})
+    assert boss.catch_up().merged == 4
+    assert space.read("report").value == [0, 1, 2, 3]
+    assert boss.catch_up().merged == 4
+    assert space.read("report").version == 2, "nothing new, nothing written"
+    assert boss.progress().merged == 4
+    assert (boss.name, boss.rejected) == ("report", "report/rejected/")
+
+
+def test_another_coordinator_of_the_name_goes_on_where_it_stood(
+    facades: Facades, space: Any, worker: Any
+) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    coordinator(space).catch_up()
+    worker.append("contrib/w1", {"n": 2})
+    assert coordinator(facades.open("heir")).catch_up().merged == 2
+    assert space.read("report").value == [1, 2]
+
+
+def test_it_waits_for_what_comes(facades: Facades, space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    running = iter(coordinator(space))
+    assert next(running).merged == 1
+    worker.create("elsewhere", 1)
+    threading.Timer(0.05, worker.append, ("contrib/w1", {"n": 2})).start()
+    assert next(running).merged == 2
+    assert worker.read("report").value == [1, 2]
+    with pytest.raises(interlock.Held, match="'boss' has the lease"):
+        elsewhere_while(facades, lambda: coordinator(worker, wait=0).catch_up())
+    running.close()
+    assert coordinator(worker, wait=0).catch_up().merged == 2
+
+
+def test_private_keys_hold_contributions_too(facades: Facades, space: Any) -> None:
+    worker = facades.open("w1")
+    record = worker.create("draft/w1/a", {"n": 1})
+    record = worker.write(record, {"n": 2})
+    worker.delete(record)
+    assert coordinator(space, source="draft/").catch_up().merged == 2
+    assert space.read("report").value == [1, 2]
+
+
+def test_the_same_contribution_counts_once(space: Any, worker: Any) -> None:
+    for n, name in enumerate(["a", "b", "a", None, None]):
+        worker.append("contrib/w1", {"n": n} if name is None else {"n": n, "id": name})
+    boss = coordinator(space)
+    assert boss.catch_up().duplicates == 1
+    worker.append("contrib/w2", {"n": 9, "id": "b"})
+    progress = boss.catch_up()
+    assert (progress.merged, progress.duplicates) == (4, 2)
+    assert space.read("report").value == [0, 1, 3, 4]
+    assert "$coordinator" not in str(sorted(space.scan())), "its own notes are nobody's keys"
+
+
+@pytest.mark.parametrize(
+    ("dedupe", "left"),
+    [
+        ("content", [1, 2]),
+        (None, [1, 1, 2]),
+        (lambda contribution: contribution["n"] % 1, [1]),
+        (lambda contribution: None, [1, 1, 2]),
+    ],
+)
+def test_what_the_same_is_can_be_chosen(space: Any, worker: Any, dedupe: Any, left: Any) -> None:
+    for n in (1, 1, 2):
+        worker.append("contrib/w1", {"n": n})
+    coordinator(space, dedupe=dedupe).catch_up()
+    assert space.read("report").value == left
+
+
+def test_what_is_rejected_is_kept_with_its_reason(space: Any, worker: Any) -> None:
+    def validate(contribution: Any) -> Any:
+        if contribution["n"] == 1:
+            return "one is too small"
+        if contribution["n"] == 2:
+            raise ValueError("two is even")
+        return contribution["n"] != 3
+
+    def merge(value: list[Any], contribution: Any) -> list[Any]:
+        value.append(contribution["n"])  # changed in place, and then refused
+        if contribution["n"] == 5:
+            raise ValueError("five does not fit")
+        return value
+
+    for n in (0, 1, 2, 3, 4, 5, 6):
+        worker.append("contrib/w1", {"n": n, "id": f"i{n}"})
+    boss = coordinator(space, validate=validate, merge=merge)
+    progress = boss.catch_up()
+    assert space.read("report").value == [0, 4, 6]
+    assert (progress.merged, progress.rejected) == (3, 4)
+    kept = list(space.scan(boss.rejected).values())
+    assert [record.value["reason"] for record in kept] == [
+        "one is too small",
+        "two is even",
+        "it is not valid",
+        "five does not fit",
+    ]
+    first = kept[0].value
+    assert (first["contribution"], first["key"], first["agent"]) == (
+        {"n": 1, "id": "i1"},
+        "contrib/w1",
+        "w1",
+    )
+    worker.append("contrib/w1", {"n": 1, "id": "i1"})
+    assert boss.catch_up().duplicates == 1
+    assert len(space.scan(boss.rejected)) == 4
+
+
+def test_what_a_function_raises_leaves_nothing_behind(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    worker.append("contrib/w1", {})
+    position = space.position()
+    with pytest.raises(KeyError):
+        coordinator(space).catch_up()
+    assert space.position() == position
+    assert coordinator(space, validate=lambda c: "n" in c, wait=0).catch_up().merged == 1
+
+
+def test_reducers_merge_and_check_what_they_get(space: Any, worker: Any) -> None:
+    for item in (3, "many", 4):
+        worker.append("contrib/w1", item)
+    assert space.coordinator("total", source="contrib/", merge="counter").catch_up().rejected == 1
+    assert space.read("total").value == 7
+    mine = interlock.Reducer("longest", lambda a, b: max(a, str(b), key=len), "")
+    space.coordinator("longest", source="contrib/", merge=mine).catch_up()
+    assert space.read("longest").value == "many"
+
+
+def test_it_thinks_again_where_the_shared_value_moved(space: Any, worker: Any) -> None:
+    moved: list[Any] = []
+
+    def merge(value: list[Any], contribution: Any) -> list[Any]:
+        if not moved:
+            moved.append(worker.create("report", ["theirs"]))
+        return add(value, contribution)
+
+    worker.append("contrib/w1", {"n": 1})
+    assert coordinator(space, merge=merge).catch_up().merged == 1
+    assert space.read("report").value == ["theirs", 1]
+
+
+def test_it_waits_while_somebody_has_the_shared_value_leased(space: Any, worker: Any) -> None:
+    thoughts: list[Any] = []
+
+    def merge(value: list[Any], contribution: Any) -> list[Any]:
+        thoughts.append(value)
+        return add(value, contribution)
+
+    worker.append("contrib/w1", {"n": 1})
+    with worker.lease("report") as lease:
+        lease.write(["theirs"])
+        threading.Timer(0.1, lease.release).start()
+        assert coordinator(space, merge=merge).catch_up().merged == 1
+    assert space.read("report").value == ["theirs", 1]
+    assert thoughts == [["theirs"]], "it does not think in vain"
+
+
+def test_a_replaced_coordinator_is_fenced(space: Any, worker: Any) -> None:
+    """It slept for longer than its lease, in the middle of a merge."""
+
+    def stall(value: list[Any], contribution: Any) -> list[Any]:
+        if contribution["n"] == 1:
+            worker.reclaim("report/coordinator")
+            assert coordinator(worker).catch_up().merged == 1
+        return add(value, contribution)
+
+    worker.append("contrib/w1", {"n": 1})
+    with pytest.raises(interlock.Fenced, match="report/coordinator"):
+        coordinator(space, merge=stall).catch_up()
+    assert space.read("report").value == [1]
+
+
+def test_an_idle_coordinator_learns_that_it_was_replaced(
+    facades: Facades, space: Any, worker: Any
+) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    running = iter(coordinator(space, ttl=0.1))
+    assert next(running).merged == 1
+    worker.reclaim("report/coordinator")
+    with pytest.raises(interlock.Fenced):
+        next(running)
+
+
+def test_a_dead_coordinators_lease_runs_out(facades: Facades, space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    dead = space.lease("report/coordinator", 0.05)
+    dead._renew = _never(facades)
+    dead.acquire()
+    assert coordinator(worker, wait=10).catch_up().merged == 1
+
+
+def test_rules_hold_for_the_coordinator(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    with pytest.raises(interlock.Forbidden, match="private"):
+        space.coordinator("draft/w2/x", source="contrib/", merge=add, initial=[]).catch_up()
+    space.apply_rules({**RULES, "report": interlock.leased()})
+    with pytest.raises(interlock.Forbidden, match="needs its lease"):
+        coordinator(space).catch_up()
+
+
+def test_a_big_backlog_is_merged_in_several_commits(facades: Facades, space: Any) -> None:
+    with space.transaction() as tx:
+        for n in range(250):
+            tx.append("contrib/w1", {"n": n})
+    steps = [progress.merged for progress in islice(iter(coordinator(space)), 3)]
+    assert steps == [100, 200, 250]
+    assert space.read("report").value == list(range(250))
+
+
+def test_two_jobs_of_one_name_are_told_apart(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    coordinator(space).catch_up()
+    with pytest.raises(interlock.Invalid, match="merges 'contrib/' into 'report', not 'draft/'"):
+        coordinator(space, source="draft/").catch_up()
+    with pytest.raises(interlock.Invalid, match="another name"):
+        coordinator(space, source="draft/").progress()
+    worker.create("mine/coordinator", "my own")
+    with pytest.raises(interlock.Invalid, match="not a coordinator's"):
+        coordinator(space, name="mine").catch_up()
+    assert coordinator(space, name="other").catch_up().merged == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"into": "a//b"}, "empty segment"),
+        ({"source": "a*"}, "prefix"),
+        ({"source": ""}, "would read what it writes"),
+        ({"source": "rep"}, "would read what it writes"),
+        ({"source": "report/rejected/"}, "would read what it writes"),
+        ({"name": "contrib/x"}, "would read what it writes"),
+        ({"name": ""}, "key"),
+        ({"merge": "adding"}, "merge='adding' is not one of append"),
+        ({"merge": None}, "merge=None"),
+        ({"validate": "x"}, "validate='x'"),
+        ({"dedupe": "name"}, "dedupe='name'"),
+    ],
+)
+def test_a_malformed_coordinator_is_invalid(
+    space: Any, options: dict[str, Any], names: str
+) -> None:
+    arguments = {"into": "report", "source": "contrib/", "merge": add, **options}
+    with pytest.raises(interlock.Invalid, match=names):
+        space.coordinator(arguments.pop("into"), **arguments)
+
+
+def test_functions_may_be_async_with_the_asyncio_facade_only(facades: Facades, space: Any) -> None:
+    async def think(value: list[Any], contribution: Any) -> list[Any]:
+        return add(value, contribution)
+
+    space.append("contrib/w1", {"n": 1})
+    if facades.kind == "async":
+        assert coordinator(space, merge=think).catch_up().merged == 1
+    else:
+        with pytest.raises(interlock.Invalid, match="open_async"):
+            coordinator(space, merge=think)

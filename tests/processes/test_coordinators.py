@@ -1,0 +1,117 @@
+"""Coordinators that are killed, stopped and woken: each contribution is in the result once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import interlock
+from interlock.core.requests import Load
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+WORKERS, EACH, TTL, BLOWS = 4, 300, 0.2, 16
+SOURCE = "contrib/"
+
+
+def contribute(url: str, worker: int) -> None:
+    """Add contributions; every tenth is sent twice, every seventh is not valid."""
+    with interlock.open(url, agent=f"w{worker}", durability="normal") as space:
+        for n in range(EACH):
+            item = {"id": f"{worker}/{n}", "valid": n % 7 != 0}
+            for _ in range(2 if n % 10 == 0 else 1):
+                space.append(f"{SOURCE}w{worker}", item)
+            threading.Event().wait(0.02)
+
+
+def merge(value: list[str], contribution: Any) -> list[str]:
+    threading.Event().wait(0.001)  # so that it is mostly here when it is killed
+    return [*value, contribution["id"]]
+
+
+def validate(contribution: Any) -> str | None:
+    return None if contribution["valid"] else "not valid"
+
+
+def coordinate(url: str, name: str, told: Any) -> None:
+    """Coordinate until killed; one that was replaced says so and stands by again."""
+    with interlock.open(url, agent=name, durability="normal") as space:
+        while True:
+            boss = space.coordinator(
+                "report", source=SOURCE, merge=merge, validate=validate, initial=[], ttl=TTL
+            )
+            try:
+                for _ in boss:
+                    pass
+            except interlock.Fenced:
+                told.put(name)
+
+
+def holder(space: interlock.Space) -> str:
+    """Return who coordinates now."""
+    leases = space._driver.backend.perform(Load(("report/coordinator",))).leases
+    return leases["report/coordinator"].holder if leases else ""
+
+
+def test_each_contribution_is_merged_once_whoever_dies(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'coordinators.db'}"
+    chance, told = random.Random(20261121), FORKSERVER.SimpleQueue()
+    running: dict[str, Any] = {}
+
+    def start(name: str) -> None:
+        running[name] = FORKSERVER.Process(target=coordinate, args=(url, name, told), daemon=True)
+        running[name].start()
+
+    rules = {f"{SOURCE}*": interlock.merged("append")}
+    with interlock.open(url, agent="boss", rules=rules) as space:
+        workers = [FORKSERVER.Process(target=contribute, args=(url, n)) for n in range(WORKERS)]
+        try:
+            for process in workers:
+                process.start()
+            start("c0")
+            start("c1")
+            for blow in range(BLOWS):
+                while (name := holder(space)) not in running:
+                    threading.Event().wait(0.005)
+                threading.Event().wait(chance.uniform(0, TTL / 2))
+                pid = running[name].pid
+                if blow % 3 == 0:  # a zombie: it sleeps for longer than its lease
+                    os.kill(pid, signal.SIGSTOP)
+                    # It may hold the write lock, so that only a thread can wake it.
+                    wake = threading.Timer(
+                        TTL * chance.uniform(1.5, 3), os.kill, (pid, signal.SIGCONT)
+                    )
+                    wake.start()
+                    wake.join()
+                else:
+                    running.pop(name).kill()
+                    start(f"heir{blow}")
+            for process in workers:
+                process.join()
+            rest = space.coordinator(
+                "report", source=SOURCE, merge=merge, validate=validate, initial=[]
+            )
+            for process in running.values():
+                process.kill()
+                process.join()
+            progress = rest.catch_up()
+        finally:
+            for process in [*running.values(), *workers]:
+                process.kill()
+                process.join()
+        everything = [(f"{w}/{n}", n % 7 != 0) for w in range(WORKERS) for n in range(EACH)]
+        valid = sorted(name for name, good in everything if good)
+        assert sorted(space.read("report").value) == valid
+        kept = [record.value["contribution"]["id"] for record in space.scan(rest.rejected).values()]
+        assert sorted(kept) == sorted(name for name, good in everything if not good)
+        assert (progress.merged, progress.rejected) == (len(valid), len(everything) - len(valid))
+        assert progress.duplicates == WORKERS * len(range(0, EACH, 10))
+        holders = {entry.agent for entry in space.history("report/coordinator")}
+        epochs = [entry.epoch for entry in space.history("report/coordinator")]
+        assert epochs == sorted(epochs), "a commit at an older epoch landed after a newer one"
+        assert len(holders) > 3, "nobody took over: the test shows nothing"
+    assert not told.empty(), "no zombie was fenced: the test shows nothing"
