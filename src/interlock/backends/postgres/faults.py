@@ -15,6 +15,7 @@ from interlock.errors import (
 
 try:
     import psycopg
+    import psycopg.generators
     import psycopg_pool
 except ImportError as missing:
     raise Invalid(
