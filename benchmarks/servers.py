@@ -66,7 +66,9 @@ def one_commit_postgres(folder: Path, scale: int) -> list[Row]:
     with server(Postgres, "postgres", folder) as url:
         db = psycopg.connect(url, autocommit=True)
         db.execute("CREATE TABLE IF NOT EXISTS raw (key text PRIMARY KEY, value text, version int)")
-        db.execute("INSERT INTO raw VALUES ('k', '', 0) ON CONFLICT (key) DO UPDATE SET version = 0")
+        db.execute(
+            "INSERT INTO raw VALUES ('k', '', 0) ON CONFLICT (key) DO UPDATE SET version = 0"
+        )
         update = "UPDATE raw SET value = %s, version = version + 1 WHERE key = %s AND version = %s"
 
         def theirs() -> None:
@@ -78,7 +80,9 @@ def one_commit_postgres(folder: Path, scale: int) -> list[Row]:
         alternating(ours, theirs, 2)
         ratios = alternating(ours, theirs, 11)
     how = "rate beside the raw conditional UPDATE"
-    return [Row("PostgreSQL: guarded commit, one connection", spread(ratios), "at least 0.75x", how)]
+    return [
+        Row("PostgreSQL: guarded commit, one connection", spread(ratios), "at least 0.75x", how)
+    ]
 
 
 def one_commit_redis(folder: Path, scale: int) -> list[Row]:
@@ -124,7 +128,9 @@ def grouped_servers(folder: Path, scale: int) -> list[Row]:
         with server(kind, name, place) as url:
             alone, together = asyncio.run(_concurrent(url, tasks, scale))
         ratio = statistics.median(together) / statistics.median(alone)
-        figure = f"{statistics.median(together):,.0f}/s ({max(together):,.0f} at best; {ratio:.1f}x)"
+        figure = (
+            f"{statistics.median(together):,.0f}/s ({max(together):,.0f} at best; {ratio:.1f}x)"
+        )
         what = f"{name}: {tasks} concurrent tasks, grouped"
         rows.append(Row(what, figure, target, "commits/s, and beside one task alone"))
     return rows
@@ -214,7 +220,9 @@ def news(folder: Path, scale: int) -> list[Row]:
         ):
             times = _latencies(url, max(scale // 3, 5))
             figure = f"{1000 * statistics.median(times):.1f} ms (most: {1000 * max(times):.1f} ms)"
-            rows.append(Row(f"{name}: watch", figure, target, "commit to entry, another connection"))
+            rows.append(
+                Row(f"{name}: watch", figure, target, "commit to entry, another connection")
+            )
     return rows
 
 

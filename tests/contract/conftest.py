@@ -36,4 +36,3 @@ def facades(request: pytest.FixtureRequest, store_url: str) -> Iterator[Facades]
 def space(facades: Facades) -> Any:
     """One open space."""
     return facades.open()
-

@@ -46,9 +46,9 @@ class PostgresBackend(RemoteBackend):
 
     def _start(self) -> None:
         self._pool: Any = None
-        self._pools: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, asyncio.Future[Any]
-        ] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._news: News | None = None
 
     def _call(self, request: Any) -> Call:

@@ -69,9 +69,7 @@ def commit(
     return Call("commit", arguments, lambda rows: answers.outcomes(plans, _rows(rows), uid))
 
 
-def _commit_single(
-    plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool
-) -> Call:
+def _commit_single(plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
     _, key, body = plan.writes[0]
     version, epoch = None, None
     if plan.expects:
@@ -81,7 +79,9 @@ def _commit_single(
         *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.yields),
         *(answers.reads_of(plan), key, version, epoch, plan.writes[0].kind, body, *known, durable),
     )
-    return Call("commit_single", arguments, lambda rows: answers.outcomes((plan,), _rows(rows), uid))
+    return Call(
+        "commit_single", arguments, lambda rows: answers.outcomes((plan,), _rows(rows), uid)
+    )
 
 
 def _is_simple(plan: Plan) -> bool:
@@ -235,7 +235,9 @@ def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
 
 def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
     limit = min(request.limit, _LAST)
-    return Call("read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False)
+    return Call(
+        "read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False
+    )
 
 
 def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:

@@ -77,9 +77,7 @@ def _text(argument: Any) -> bytes | None:
 def _array(items: Sequence[str | None]) -> bytes:
     """Return the literal of an array of texts."""
     quoted = [
-        "NULL"
-        if item is None
-        else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        "NULL" if item is None else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
         for item in items
     ]
     return ("{" + ",".join(quoted) + "}").encode()
