@@ -30,10 +30,11 @@ from interlock.core.requests import (
     ReadRefusals,
     SaveFold,
 )
-from interlock.errors import AnswerLost, Closed, Fault, LostCommits
+from interlock.errors import AnswerLost, Closed, Fault, LostCommits, Unavailable
 
 FLIGHTS = 2  # groups of commits on their way at once
 _OVERTAKING = 1.0  # seconds
+_OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
 class Known(NamedTuple):
@@ -100,6 +101,16 @@ class RemoteBackend(ABC):
     @abstractmethod
     async def _disconnect_async(self) -> None:
         """Close the connections of this event loop."""
+
+    def _first(self, call: Any) -> Any:
+        """Answer a call that opens the space, when no driver stands by to send it again."""
+        for _ in range(_OPENINGS):
+            try:
+                return self._send(call)
+            except AnswerLost as problem:
+                lost = problem
+                time.sleep(_OPENING_PAUSE)
+        raise Unavailable(f"{self.place} cannot be reached: {lost}") from lost
 
     # Requests
 

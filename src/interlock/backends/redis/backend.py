@@ -168,7 +168,7 @@ class RedisBackend(RemoteBackend):
 
     def _open(self) -> str:
         command = calls.script("open", self._keys.fixed, os.urandom(8).hex(), SCHEMA_VERSION)
-        uid, version = self._send(Call((command,), lambda replies: replies[0]))
+        uid, version = self._first(Call((command,), lambda replies: replies[0]))
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
                 f"space {self.name!r} in {self.place} has schema version {version}, made by a newer "

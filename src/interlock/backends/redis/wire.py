@@ -64,19 +64,27 @@ class Wire:
 
     def close(self) -> None:
         """Close every connection."""
-        while self._idle:
-            self._idle.pop()[1].disconnect()
+        while (idle := self._idle_one()) is not None:
+            idle[1].disconnect()
         self.client.close()
+
+    def _idle_one(self) -> tuple[str, Any] | None:
+        """Take a connection that nobody uses; other threads do the same at this moment."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _take(self) -> tuple[str, Any]:
         try:
             node, pool = self._node()
-            while self._idle:
-                at, connection = self._idle.pop()
+            while (idle := self._idle_one()) is not None:
+                at, connection = idle
                 if at == node:
                     return at, connection
                 connection.disconnect()  # the slot has moved
-            connection = pool.make_connection()
+            # Not by the pool, which counts what it makes and never hears that it was dropped.
+            connection = pool.connection_class(**pool.connection_kwargs)
             connection.connect()
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
