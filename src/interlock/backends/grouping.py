@@ -1,6 +1,6 @@
 """Groups concurrent commits of one process: whoever comes while one is on its way travels next.
 
-The store is given a list of plans and answers each on its own.  With one caller at a time there
+The store is given a list of plans and answers each on its own, be it with a fault.  With one caller at a time there
 is no queue, no thread and no waiting.
 """
 
@@ -37,7 +37,7 @@ class _Slot:
 class GroupCommit:
     """Collects plans and hands them to `apply`, one group at a time, in the order they came."""
 
-    def __init__(self, apply: Callable[[Sequence[Plan]], Sequence[Outcome]]) -> None:
+    def __init__(self, apply: Callable[[Sequence[Plan]], Sequence[Outcome | Exception]]) -> None:
         self._apply = apply
         self.reset()
 
@@ -103,7 +103,10 @@ class GroupCommit:
         try:
             answers = self._apply([slot.plan for slot in group])
             for slot, answer in zip(group, answers, strict=True):
-                slot.answer = answer
+                if isinstance(answer, Exception):
+                    slot.fault = answer
+                else:
+                    slot.answer = answer
         except Exception as problem:
             for slot in group:
                 slot.fault = problem

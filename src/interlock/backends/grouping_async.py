@@ -20,7 +20,9 @@ class AsyncGroupCommit:
     """Collects plans and hands them to `apply` in groups; `flights` groups travel at once."""
 
     def __init__(
-        self, apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome]]], flights: int
+        self,
+        apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome | Exception]]],
+        flights: int,
     ) -> None:
         self._apply = apply
         self._flights = flights
@@ -60,7 +62,10 @@ class AsyncGroupCommit:
             else:
                 for (_, answer), outcome in zip(group, found, strict=True):
                     if not answer.done():
-                        answer.set_result(outcome)
+                        if isinstance(outcome, Exception):
+                            answer.set_exception(outcome)
+                        else:
+                            answer.set_result(outcome)
 
 
 def _fail(group: Sequence[Waiting], problem: Exception) -> None:

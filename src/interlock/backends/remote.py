@@ -38,7 +38,9 @@ _OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
 class Known(NamedTuple):
-    """The last commit that this process knows of: where the log ended, and its operation id."""
+    """The last commit that this process knows of: where it stands in the log, and its operation
+    id.  Sent with commits and reads, so that a store that has lost it says so, however far its log
+    has come since."""
 
     position: int = 0
     op_id: str = ""
@@ -53,7 +55,7 @@ class RemoteBackend(ABC):
     def __init__(self, name: str, place: str) -> None:
         self.name = name
         self.place = place
-        self._known = Known()  # of our own commits
+        self._known = Known()  # of our own commits, and of the log that was read
         self._reached = 0  # the furthest position that any answer told of
         self._ahead_us = 0  # the server's clock before ours, about
         self._lost: LostCommits | None = None
@@ -72,7 +74,8 @@ class RemoteBackend(ABC):
 
     @abstractmethod
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Any:
-        """Return the call that judges and applies plans; its answer is a list of outcomes."""
+        """Return the call that judges and applies plans; its answer is an outcome, or a
+        fault, for each."""
 
     @abstractmethod
     def _notes_call(self, notes: Sequence[RefusalNote]) -> Any:
@@ -170,7 +173,7 @@ class RemoteBackend(ABC):
 
     # Commits
 
-    def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
+    def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome | Exception]:
         try:
             found = self._send(self._commit_call(plans, self._known))
             return self._acknowledged(plans, found)
@@ -178,7 +181,7 @@ class RemoteBackend(ABC):
             self._lost = problem
             raise
 
-    async def _apply_async(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
+    async def _apply_async(self, plans: Sequence[Plan]) -> Sequence[Outcome | Exception]:
         try:
             found = await self._send_async(self._commit_call(plans, self._known))
             return self._acknowledged(plans, found)
@@ -194,15 +197,18 @@ class RemoteBackend(ABC):
         return group
 
     def _acknowledged(
-        self, plans: Sequence[Plan], outcomes: Sequence[Outcome]
-    ) -> Sequence[Outcome]:
+        self, plans: Sequence[Plan], outcomes: Sequence[Outcome | Exception]
+    ) -> Sequence[Outcome | Exception]:
         """Remember the last commit, so that a store that lost it is noticed."""
         for plan, outcome in zip(plans, outcomes, strict=True):
             if isinstance(outcome, Committed):
-                position = outcome.writes[-1].position
-                if position > self._known.position:
-                    self._known = Known(position, plan.op_id)
+                self._remember(Known(outcome.writes[-1].position, plan.op_id))
         return outcomes
+
+    def _remember(self, known: Known) -> None:
+        if known.position > self._known.position:
+            self._known = known
+        self._reached = max(self._reached, known.position)
 
     # What came of it
 
@@ -215,10 +221,12 @@ class RemoteBackend(ABC):
             snapshot = answer.snapshot if isinstance(answer, Place) else answer
             position = snapshot.position
             self._ahead_us = snapshot.time_us - time.time_ns() // 1000
-        if position > self._reached:
-            self._reached = position
-        elif 0 <= position < before:
+        if 0 <= position < before:
             raise answers.lost_commits(position, before)
+        self._reached = max(self._reached, position)
+        if isinstance(answer, LogPage) and answer.entries:
+            last = answer.entries[-1]
+            self._remember(Known(last.position, last.op_id))
         return answer
 
     def _failed(self, request: Any, problem: Exception) -> Any:

@@ -58,7 +58,7 @@ class PostgresBackend(RemoteBackend):
         self._news: News | None = None
 
     def _call(self, request: Any) -> Call:
-        return calls.call_of(request, self._space, self.uid)
+        return calls.call_of(request, self._space, self.uid, self._known)
 
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
         durable = self._options.durability == "full"

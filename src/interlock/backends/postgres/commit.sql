@@ -31,9 +31,7 @@ DECLARE
     replayed boolean;
 BEGIN
     SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
-    IF p_seen > 0 AND NOT EXISTS (
-        SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
-    THEN
+    IF is_lost(p_space, p_seen, p_seen_op) THEN
         r.what := 'back'; r.position := s.position;
         RETURN NEXT r;
         RETURN;
@@ -318,7 +316,8 @@ BEGIN
     WHERE mine.space = p_space AND mine.ticket = p_ticket AND alive(t.renewed, t.expires, p_now);
     RETURN NEXT r;
     RETURN QUERY SELECT * FROM load(
-        p_space, CASE WHEN r.extra = 0 AND p_ticket > 0 THEN p_keys ELSE '{}' END, '{}', '{}', NULL);
+        p_space, CASE WHEN r.extra = 0 AND p_ticket > 0 THEN p_keys ELSE '{}' END, '{}', '{}', NULL,
+        0, '');
 END $$;
 
 -- Joins the queues of keys (p_ticket 0) or renews a ticket.  Asking again soon only reads, without

@@ -18,7 +18,7 @@ from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.backends.remote import Known, RemoteBackend
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
-from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
+from interlock.errors import AnswerLost, IncompatibleStore, InterlockError, Unavailable
 
 SCHEMA_VERSION = 1
 _OLDEST_SERVER = (6, 2)
@@ -51,7 +51,7 @@ class RedisBackend(RemoteBackend):
         )
 
     def _call(self, request: Any) -> Call:
-        return calls.call_of(request, self._keys, self.uid)
+        return calls.call_of(request, self._keys, self.uid, self._known)
 
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
         return calls.commit(plans, self._keys, self.uid, known)
@@ -65,40 +65,48 @@ class RedisBackend(RemoteBackend):
         deadline = time.monotonic() + self._options.busy_timeout
         last = self._waiting() if call.waits else None
         replies = self._threads_wire().send(call.commands, last)
+        copies = None if last is None else replies.pop()
         pause = _SHORTEST
-        while (again := self._not_ready(replies, deadline)) is not None:
+        while again := self._not_ready(replies, deadline):
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST)
-            commands = [call.commands[i] for i in again]
-            for i, reply in zip(again, self._threads_wire().send(commands), strict=True):
-                replies[i] = reply
-        return self._answer(call, replies, last)
+            try:
+                found = self._threads_wire().send([call.commands[i] for i in again])
+            except (InterlockError, AnswerLost) as problem:
+                found = [problem] * len(again)  # which says nothing about the others
+            copies = _put(replies, again, found, last)
+        return self._answer(call, replies, copies)
 
     async def _send_async(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
         last = self._waiting() if call.waits else None
         replies = await self._loops_wire().send(call.commands, last)
+        copies = None if last is None else replies.pop()
         pause = _SHORTEST
-        while (again := self._not_ready(replies, deadline)) is not None:
+        while again := self._not_ready(replies, deadline):
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST)
-            commands = [call.commands[i] for i in again]
-            found = await self._loops_wire().send(commands)
-            for i, reply in zip(again, found, strict=True):
-                replies[i] = reply
-        return self._answer(call, replies, last)
+            try:
+                found = await self._loops_wire().send([call.commands[i] for i in again])
+            except (InterlockError, AnswerLost) as problem:
+                found = [problem] * len(again)
+            copies = _put(replies, again, found, last)
+        return self._answer(call, replies, copies)
 
-    def _not_ready(self, replies: list[Any], deadline: float) -> list[int] | None:
-        """Return which commands the server could not carry out yet; None where there is none."""
+    def _not_ready(self, replies: list[Any], deadline: float) -> list[int]:
+        """Return which commands the server could not carry out yet; none when time is up."""
         found = [i for i, r in enumerate(replies) if isinstance(r, Exception) and must_wait(r)]
-        return found if found and time.monotonic() < deadline else None
+        return found if time.monotonic() < deadline else []
 
-    def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
-        for reply in replies:
+    def _answer(self, call: Call, replies: list[Any], copies: Any) -> Any:
+        for i, reply in enumerate(replies):
             if isinstance(reply, Exception):
-                raise fault_of(reply, self.place, sent=True) from reply
-        if last is not None:
-            self._check_copies(replies.pop())
+                known = isinstance(reply, InterlockError | AnswerLost)
+                replies[i] = reply if known else fault_of(reply, self.place, sent=True)
+                if not call.each:
+                    raise replies[i] from reply
+        if copies is not None and not all(isinstance(reply, Exception) for reply in replies):
+            self._check_copies(copies)
         return call.parse(replies)
 
     def _waiting(self) -> Command | None:
@@ -112,6 +120,8 @@ class RedisBackend(RemoteBackend):
     def _check_copies(self, reply: Any) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
+        if isinstance(reply, Exception):
+            raise AnswerLost(f"applied, but not confirmed by replicas: {reply}") from reply
         local, replicas = reply if isinstance(reply, list) else (1, reply)
         wanted = self._target.wait_replicas
         if replicas < wanted or (self._target.wait_aof and local < 1):
@@ -202,6 +212,13 @@ class RedisBackend(RemoteBackend):
         super()._start_anew()
         _LEFT_BEHIND.append((self._wire, self._wires))
         self._start()
+
+
+def _put(replies: list[Any], places: list[int], found: list[Any], last: Command | None) -> Any:
+    """Put later replies in their places.  What was waited for before, they are not part of."""
+    for place, reply in zip(places, found, strict=True):
+        replies[place] = reply
+    return None if last is None else AnswerLost("carried out late, and not waited for")
 
 
 _BACKENDS: weakref.WeakSet[RedisBackend] = weakref.WeakSet()

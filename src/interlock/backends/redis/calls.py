@@ -36,12 +36,14 @@ Command = tuple[Any, ...]
 class Call(NamedTuple):
     """Commands that travel together, and how their replies are read.
 
-    `waits`: the answer waits for replicas and files, as the store's URL says.
+    `waits`: the answer waits for replicas and files, as the store's URL says.  `each`: a command that
+    failed says nothing about the others; `parse` is given its fault.
     """
 
     commands: Sequence[Command]
     parse: Callable[[list[Any]], Any]
     waits: bool = False
+    each: bool = False
 
 
 class Keys:
@@ -69,18 +71,25 @@ def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Any, keys: Keys, uid: str) -> Call:
-    """Return the call of a request."""
+def call_of(request: Any, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call of a request.  `known`: a commit that must be in the log."""
+    if isinstance(request, Load):
+        return _load(request, keys, uid, known)
+    if isinstance(request, ReadLog):
+        return _read_log(request, keys, known)
     return _CALLS[type(request)](request, keys, uid)
 
 
 def commit(plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     """Return the call that judges and applies plans, each by a script of its own."""
 
-    def parse(replies: list[Any]) -> list[Outcome]:
-        return [_outcome(plan, reply, uid) for plan, reply in zip(plans, replies, strict=True)]
+    def parse(replies: list[Any]) -> list[Outcome | Exception]:
+        return [
+            reply if isinstance(reply, Exception) else _outcome(plan, reply, uid)
+            for plan, reply in zip(plans, replies, strict=True)
+        ]
 
-    return Call([_commit(plan, keys, known) for plan in plans], parse, waits=True)
+    return Call([_commit(plan, keys, known) for plan in plans], parse, waits=True, each=True)
 
 
 def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
@@ -130,9 +139,9 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     return answers.outcomes([plan], _rows(reply[1]), uid)[0]
 
 
-def _load(request: Load, keys: Keys, uid: str) -> Call:
+def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
-    command = script("load", names, request.op_id or "", *_named(request))
+    command = script("load", names, request.op_id or "", *known, *_named(request))
     return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
 
 
@@ -152,13 +161,16 @@ def _named(request: Load | LoadAt) -> list[Any]:
     return found
 
 
-def _read_log(request: ReadLog, keys: Keys, uid: str) -> Call:
+def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
     names = [*keys.fixed] if request.key is None else [*keys.fixed, keys.index(request.key)]
     after = min(request.after, _LAST)
-    command = script("log", names, after, request.limit, request.key or "", request.prefix)
+    asked = (after, request.limit, request.key or "", request.prefix)
+    command = script("log", names, *asked, *known)
 
     def parse(reply: list[Any]) -> LogPage:
         head, upto, rows = reply
+        if upto < 0:
+            raise answers.lost_commits(head)
         page = answers.log_page(rows, head, request)
         return page._replace(upto=max(upto, request.after))
 
@@ -225,9 +237,7 @@ def _nothing(replies: Any) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
-    Load: _load,
     LoadAt: _load_at,
-    ReadLog: _read_log,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,
     Enter: _enter,

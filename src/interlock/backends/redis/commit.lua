@@ -64,6 +64,7 @@ end
 -- Applied before?
 if found[5] then
     local rows = operation(op, 0)
+    write_again('p')
     if ticket > 0 then drop_ticket(ticket) end
     return {'rows', rows}
 end

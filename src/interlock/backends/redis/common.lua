@@ -125,6 +125,19 @@ local function operation(op, n)
     return rows
 end
 
+-- Whether a commit that the caller knows of (position '0': none) is not in the log: commits were lost.
+local function is_lost(position, op)
+    if position == '0' then return false end
+    local done, at = field('o:' .. op), tonumber(position)
+    return not done or at < done[1] or at >= done[1] + done[2]
+end
+
+-- Writes what is there already.  Whoever waits for replicas after a request that was sent twice waits for
+-- what his own connection wrote, and so for what the first sending wrote before.
+local function write_again(name)
+    redis.pcall('HSET', STATE, name, call('HGET', STATE, name))  -- refused where memory is full
+end
+
 -- The live tickets in the queue of a key, first come first: pairs of number and ticket.
 local function queue(key, now)
     local found = {}

@@ -16,6 +16,7 @@ from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.scripts import BY_SHA
+from interlock.errors import AnswerLost
 
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
@@ -60,7 +61,8 @@ class Wire:
             connection.disconnect()  # replies that nobody read are on their way
             raise
         self._idle.append((node, connection))
-        return [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        return found if last is None else _waited(replies, found)
 
     def close(self) -> None:
         """Close every connection."""
@@ -137,7 +139,8 @@ class AsyncWire:
             await _drop(connection)  # replies that nobody read are on their way
             raise
         self._idle.append((node, connection))
-        return [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        found = [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        return found if last is None else _waited(replies, found)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -180,6 +183,12 @@ class AsyncWire:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
             return problem
+
+
+def _waited(replies: list[Any], found: list[Any]) -> list[Any]:
+    """Return what was found.  What was sent again was carried out after the waiting."""
+    late = any(reply is not answer for reply, answer in zip(replies, found, strict=True))
+    return [*found[:-1], AnswerLost("carried out, but not waited for")] if late else found
 
 
 def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
