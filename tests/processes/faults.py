@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import random
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -131,6 +132,7 @@ class Work(NamedTuple):
     number: int = 4
     kinds: tuple[str, ...] = KINDS
     turns: str = "never"
+    prefix: str = "w"
 
     def items_of(self, name: str, chance: random.Random) -> Iterator[str]:
         """Yield the names of a writer's items."""
@@ -150,7 +152,9 @@ def _threads(space: interlock.Space, ledger: Ledger, work: Work) -> None:
         except Exception:
             ledger.over.set()  # it is in the ledger
 
-    threads = [threading.Thread(target=write, args=(f"w{n}",)) for n in range(work.number)]
+    threads = [
+        threading.Thread(target=write, args=(f"{work.prefix}{n}",)) for n in range(work.number)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -170,7 +174,30 @@ async def _tasks(space: interlock.AsyncSpace, ledger: Ledger, work: Work) -> Non
         except Exception:
             ledger.over.set()
 
-    await asyncio.gather(*(write(f"w{n}") for n in range(work.number)))
+    await asyncio.gather(*(write(f"{work.prefix}{n}") for n in range(work.number)))
+
+
+def patiently(*arguments: Any, **options: Any) -> interlock.Space:
+    """Open a space as soon as the store lets us."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return interlock.open(*arguments, **options)
+        except Unavailable:
+            if time.monotonic() > ends:
+                raise
+            threading.Event().wait(0.02)
+
+
+async def _patiently_async(*arguments: Any, **options: Any) -> interlock.AsyncSpace:
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await interlock.open_async(*arguments, **options)
+        except Unavailable:
+            if time.monotonic() > ends:
+                raise
+            await asyncio.to_thread(threading.Event().wait, 0.02)
 
 
 @contextmanager
@@ -186,12 +213,12 @@ def writing(
     opened = threading.Event()
 
     def run_sync() -> None:
-        with interlock.open(url, space, "us", **options) as shared:
+        with patiently(url, space, "us", **options) as shared:
             opened.set()
             _threads(shared, ledger, work)
 
     async def run_async() -> None:
-        async with interlock.open_async(url, space, "us", **options) as shared:
+        async with await _patiently_async(url, space, "us", **options) as shared:
             opened.set()
             await _tasks(shared, ledger, work)
 
@@ -206,8 +233,7 @@ def writing(
         finally:
             opened.set()
 
-    with interlock.open(url, space, rules=RULES):
-        pass
+    patiently(url, space, rules=RULES).close()
     runner = threading.Thread(target=run, daemon=True)
     runner.start()
     assert opened.wait(PATIENCE)
@@ -221,7 +247,7 @@ def writing(
 
 def check(url: str, space: str, *ledgers: Ledger) -> list[interlock.Entry]:
     """Check that the log is in order and holds what the ledgers say.  Returns the log."""
-    with interlock.open(url, space, "checker") as opened:
+    with patiently(url, space, "checker") as opened:
         assert disagreements(opened) == []
         entries = [*opened.log()]
         for ledger in ledgers:
@@ -245,7 +271,7 @@ def _check_items(entries: list[interlock.Entry], ledger: Ledger) -> None:
     found: Counter[str] = Counter()
     operations: defaultdict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        if not entry.key.startswith("$"):
+        if isinstance(_item(entry), str) and ":" in _item(entry):
             found[_item(entry)] += 1
             operations[_item(entry)].add(entry.op_id)
     twice = {item: count for item, count in found.items() if count != _expected(item)}

@@ -1,4 +1,4 @@
-"""A Redis Cluster of three masters: spaces over all of it, and slots that move while agents write."""
+"""A Redis Cluster: spaces over all of its masters, and slots that move while agents write."""
 
 from __future__ import annotations
 

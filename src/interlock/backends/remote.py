@@ -239,7 +239,7 @@ class RemoteBackend(ABC):
 
     def _check_open(self) -> None:
         if self._lost is not None:
-            raise self._lost
+            raise LostCommits(*self._lost.args)  # anew: a traceback grows each time it is raised
         if self._closed:
             raise Closed(f"the space in {self.place} was closed; open it again to use it")
 
