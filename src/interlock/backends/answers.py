@@ -63,6 +63,8 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
     for row in rows:
         if row.what == "now":
             now = row
+        elif row.what == "back":
+            raise lost_commits(row.position)
         elif row.what == "key":
             records[row.key] = record(row, uid, now.extra)
         elif row.what == "scan":

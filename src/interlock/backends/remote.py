@@ -30,15 +30,18 @@ from interlock.core.requests import (
     ReadRefusals,
     SaveFold,
 )
-from interlock.errors import AnswerLost, Closed, Fault, LostCommits
+from interlock.errors import AnswerLost, Closed, Fault, LostCommits, Unavailable
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
 _OVERTAKING = 1.0  # seconds
+_OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
 class Known(NamedTuple):
-    """The last commit that this process knows of: where the log ended, and its operation id."""
+    """The last commit that this process knows of: where it stands in the log, and its operation
+    id.  Sent with commits and reads, so that a store that has lost it says so, however far its log
+    has come since."""
 
     position: int = 0
     op_id: str = ""
@@ -53,7 +56,7 @@ class RemoteBackend(ABC):
     def __init__(self, name: str, place: str) -> None:
         self.name = name
         self.place = place
-        self._known = Known()  # of our own commits
+        self._known = Known()  # of our own commits, and of the log that was read
         self._reached = 0  # the furthest position that any answer told of
         self._ahead_us = 0  # the server's clock before ours, about
         self._lost: LostCommits | None = None
@@ -101,6 +104,16 @@ class RemoteBackend(ABC):
     @abstractmethod
     async def _disconnect_async(self) -> None:
         """Close the connections of this event loop."""
+
+    def _first(self, call: Any) -> Any:
+        """Answer a call that opens the space, when no driver stands by to send it again."""
+        for _ in range(_OPENINGS):
+            try:
+                return self._send(call)
+            except AnswerLost as problem:
+                lost = problem
+                time.sleep(_OPENING_PAUSE)
+        raise Unavailable(f"{self.place} cannot be reached: {lost}") from lost
 
     # Requests
 
@@ -189,10 +202,13 @@ class RemoteBackend(ABC):
         """Remember the last commit, so that a store that lost it is noticed."""
         for plan, outcome in zip(plans, outcomes, strict=True):
             if isinstance(outcome, Committed):
-                position = outcome.writes[-1].position
-                if position > self._known.position:
-                    self._known = Known(position, plan.op_id)
+                self._remember(Known(outcome.writes[-1].position, plan.op_id))
         return outcomes
+
+    def _remember(self, known: Known) -> None:
+        if known.position > self._known.position:
+            self._known = known
+        self._reached = max(self._reached, known.position)
 
     # What came of it
 
@@ -205,10 +221,12 @@ class RemoteBackend(ABC):
             snapshot = answer.snapshot if isinstance(answer, Place) else answer
             position = snapshot.position
             self._ahead_us = snapshot.time_us - time.time_ns() // 1000
-        if position > self._reached:
-            self._reached = position
-        elif 0 <= position < before:
+        if 0 <= position < before:
             raise answers.lost_commits(position, before)
+        self._reached = max(self._reached, position)
+        if isinstance(answer, LogPage) and answer.entries:
+            last = answer.entries[-1]
+            self._remember(Known(last.position, last.op_id))
         return answer
 
     def _failed(self, request: Any, problem: Exception) -> Any:
@@ -221,7 +239,7 @@ class RemoteBackend(ABC):
 
     def _check_open(self) -> None:
         if self._lost is not None:
-            raise self._lost
+            raise LostCommits(*self._lost.args)  # anew: a traceback grows each time it is raised
         if self._closed:
             raise Closed(f"the space in {self.place} was closed; open it again to use it")
 

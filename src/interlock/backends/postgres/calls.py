@@ -19,6 +19,7 @@ from interlock.core.requests import (
     LeaveTurn,
     Load,
     LoadAt,
+    LogPage,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -52,8 +53,12 @@ def statement(function: str, arguments: int) -> str:
     return f"SELECT * FROM interlock.{function}({places})"
 
 
-def call_of(request: Any, space: int, uid: str) -> Call:
-    """Return the call of a request."""
+def call_of(request: Any, space: int, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call of a request.  `known`: a commit that must be in the log."""
+    if isinstance(request, Load):
+        return _load(request, space, uid, known)
+    if isinstance(request, ReadLog):
+        return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
 
@@ -158,8 +163,8 @@ def _full(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _load(request: Load, space: int, uid: str) -> Call:
-    arguments = (space, *_names(request), request.op_id)
+def _load(request: Load, space: int, uid: str, known: tuple[int, str]) -> Call:
+    arguments = (space, *_names(request), request.op_id, *known)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
@@ -175,15 +180,17 @@ def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | Non
     return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
 
 
-def _read_log(request: ReadLog, space: int, uid: str) -> Call:
+def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call:
     after, prefix = min(request.after, _LAST), request.prefix
-    arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix))
-    return Call(
-        "read_log",
-        arguments,
-        lambda rows: answers.log_page(rows[1:], rows[0][0], request),
-        False,
-    )
+    arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
+
+    def parse(rows: list[Any]) -> LogPage:
+        head, back = rows[0][0], rows[0][4] is not None
+        if back:
+            raise answers.lost_commits(head)
+        return answers.log_page(rows[1:], head, request)
+
+    return Call("read_log", arguments, parse, False)
 
 
 def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
@@ -253,9 +260,7 @@ def _nothing(rows: list[Any]) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
-    Load: _load,
     LoadAt: _load_at,
-    ReadLog: _read_log,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,
     Enter: _enter,

@@ -47,8 +47,7 @@ DECLARE
 BEGIN
     UPDATE spaces SET position = position + 1, time = GREATEST(time, clock_us())
     WHERE space = p_space RETURNING * INTO s;
-    SELECT w.version + 1, w.epoch, w.fine, p_seen = 0 OR EXISTS (
-        SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
+    SELECT w.version + 1, w.epoch, w.fine, NOT is_lost(p_space, p_seen, p_seen_op)
     INTO r.version, r.epoch, fine, there
     FROM standing(p_space, p_key, p_version, p_epoch, p_op, p_agent, p_incarnation, p_rules) AS w;
     IF fine AND there THEN
@@ -118,9 +117,7 @@ BEGIN
     UPDATE spaces SET position = position + total, time = GREATEST(time, clock_us())
     WHERE space = p_space RETURNING * INTO s;
     start := s.position - total;
-    IF p_seen > 0 AND NOT EXISTS (
-        SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
-    THEN
+    IF is_lost(p_space, p_seen, p_seen_op) THEN
         UPDATE spaces SET position = start WHERE space = p_space;
         r.what := 'back'; r.position := start;
         RETURN NEXT r;
@@ -466,7 +463,8 @@ BEGIN
     WHERE mine.space = p_space AND mine.ticket = p_ticket AND alive(t.renewed, t.expires, p_now);
     RETURN NEXT r;
     RETURN QUERY SELECT * FROM load(
-        p_space, CASE WHEN r.extra = 0 AND p_ticket > 0 THEN p_keys ELSE '{}' END, '{}', '{}', NULL);
+        p_space, CASE WHEN r.extra = 0 AND p_ticket > 0 THEN p_keys ELSE '{}' END, '{}', '{}', NULL,
+        0, '');
 END $$;
 
 -- Joins the queues of keys (p_ticket 0) or renews a ticket.  Asking again soon only reads, without

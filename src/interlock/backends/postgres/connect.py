@@ -81,6 +81,8 @@ def prepare(
         with psycopg.connect(url, **arguments(url, direct=False)) as connection:
             _check_server(connection, place)
             if _checked_version(connection, place, version) != version:
+                # Whoever had to wait for the lock must see what was done meanwhile.
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                     _migrate(connection, place, migrations, version)

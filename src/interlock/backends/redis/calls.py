@@ -64,8 +64,12 @@ def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Any, keys: Keys, uid: str) -> Call:
-    """Return the call of a request."""
+def call_of(request: Any, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call of a request.  `known`: a commit that must be in the log."""
+    if isinstance(request, Load):
+        return _load(request, keys, uid, known)
+    if isinstance(request, ReadLog):
+        return _read_log(request, keys, known)
     return _CALLS[type(request)](request, keys, uid)
 
 
@@ -129,9 +133,9 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     return Committed(position, reply[1], plan.agent, writes)
 
 
-def _load(request: Load, keys: Keys, uid: str) -> Call:
+def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
-    command = script("load", names, request.op_id or "", *_named(request))
+    command = script("load", names, request.op_id or "", *known, *_named(request))
     return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
 
 
@@ -149,12 +153,15 @@ def _named(request: Load | LoadAt) -> list[Any]:
     return found
 
 
-def _read_log(request: ReadLog, keys: Keys, uid: str) -> Call:
+def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
     after = min(request.after, _LAST)
-    command = script("log", keys.fixed, after, request.limit, request.key or "", request.prefix)
+    asked = (after, request.limit, request.key or "", request.prefix)
+    command = script("log", keys.fixed, *asked, *known)
 
     def parse(reply: list[Any]) -> LogPage:
         head, upto, rows = reply
+        if upto < 0:
+            raise answers.lost_commits(head)
         page = answers.log_page(rows, head, request)
         return page._replace(upto=max(upto, request.after))
 
@@ -221,9 +228,7 @@ def _nothing(replies: Any) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
-    Load: _load,
     LoadAt: _load_at,
-    ReadLog: _read_log,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,
     Enter: _enter,
