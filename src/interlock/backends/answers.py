@@ -86,9 +86,7 @@ def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPa
     """Return a page of the log, whose last position is `end`."""
     values = decode_many(["null" if row[5] is None else row[5] for row in rows])
     entries = [
-        Entry(
-            *row[:5], value, row[6], row[7], row[8], None if row[9] is None else json.loads(row[9])
-        )
+        Entry._make((*row[:5], value, *row[6:9], None if row[9] is None else json.loads(row[9])))
         for row, value in zip(rows, values, strict=True)
     ]
     full = len(entries) == request.limit

@@ -1,0 +1,73 @@
+"""Groups concurrent commits of the tasks of one event loop, as `grouping` does for threads.
+
+A few groups are on their way at once, so that one is prepared while the server judges another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from interlock.core.outcome import Outcome
+from interlock.core.plan import Plan
+from interlock.errors import AnswerLost
+
+Waiting = tuple[Plan, "asyncio.Future[Outcome]"]
+
+
+class AsyncGroupCommit:
+    """Collects plans and hands them to `apply` in groups; `flights` groups of at most
+    `most` plans travel at once."""
+
+    def __init__(
+        self,
+        apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome]]],
+        flights: int,
+        most: int,
+    ) -> None:
+        self._apply = apply
+        self._flights = flights
+        self._most = most
+        self._waiting: list[Waiting] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def commit(self, plan: Plan) -> Outcome:
+        """Commit one plan, together with those of other tasks that wait at the same time.
+
+        A task that is cancelled meanwhile does not hear the answer; the plan is not taken back.
+        """
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting.append((plan, answer))
+        if len(self._tasks) < self._flights:
+            task = asyncio.ensure_future(self._fly())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await answer
+
+    async def drain(self) -> None:
+        """Wait for what is on its way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _fly(self) -> None:
+        await asyncio.sleep(0)  # let every task that is ready add its plan
+        while self._waiting:
+            group = self._waiting[: self._most]
+            del self._waiting[: len(group)]
+            try:
+                found = await self._apply([plan for plan, _ in group])
+            except Exception as problem:
+                _fail(group, problem)
+            except BaseException:
+                _fail(group, AnswerLost("the event loop was stopped while it committed"))
+                raise
+            else:
+                for (_, answer), outcome in zip(group, found, strict=True):
+                    if not answer.done():
+                        answer.set_result(outcome)
+
+
+def _fail(group: Sequence[Waiting], problem: Exception) -> None:
+    for _, answer in group:
+        if not answer.done():
+            answer.set_exception(problem)

@@ -10,6 +10,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from interlock.backends import answers
@@ -256,10 +257,8 @@ class RemoteBackend(ABC):
             self._notes.add(found)
 
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
-        try:
+        with suppress(AnswerLost):  # dropped, or kept: nobody waits for it
             self._send(self._notes_call(notes))
-        except AnswerLost:
-            pass  # dropped, or kept: nobody waits for it
         return True
 
     def _start_anew(self) -> None:

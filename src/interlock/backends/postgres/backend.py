@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import time
@@ -70,35 +71,37 @@ class PostgresBackend(RemoteBackend):
     # Calls
 
     def _send(self, call: Call) -> Any:
-        for attempt in range(_REPEATS):
+        for attempt in itertools.count(1):
             connection = self._connection()
             try:
                 results = connection.wait(wire.begin(connection, call, self._target.direct))
                 rows = wire.rows(connection, results)
             except psycopg.Error as problem:
-                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.place, sent=True) from problem
             else:
                 return call.parse(rows)
             finally:
                 self._pool.putconn(connection)
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+        return None
 
     async def _send_async(self, call: Call) -> Any:
-        for attempt in range(_REPEATS):
+        for attempt in itertools.count(1):
             pool = await self._loops_pool()
             connection = await self._connection_async(pool)
             try:
                 steps = wire.begin(connection, call, self._target.direct)
                 rows = wire.rows(connection, await connection.wait(steps))
             except psycopg.Error as problem:
-                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.place, sent=True) from problem
             else:
                 return call.parse(rows)
             finally:
                 await pool.putconn(connection)
             await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+        return None
 
     def _connection(self) -> Any:
         """Take a connection from the pool, which begins to open one whenever it is asked and has

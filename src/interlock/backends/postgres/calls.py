@@ -106,7 +106,7 @@ def _plain(plans: Sequence[Plan]) -> set[int]:
     shared = set()
     operations: set[str] = set()
     for n, plan in enumerate(plans):
-        keys = {each.key for each in (*plan.expects, *plan.writes)}
+        keys = {each.key for each in plan.expects} | {each.key for each in plan.writes}
         if plan.op_id in operations or not _is_simple(plan):
             shared |= keys
         operations.add(plan.op_id)

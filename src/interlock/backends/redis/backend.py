@@ -166,8 +166,8 @@ class RedisBackend(RemoteBackend):
         uid, version = self._first(Call((command,), lambda replies: replies[0]))
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
-                f"space {self.name!r} in {self.place} has schema version {version}, made by a newer "
-                f"Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
+                f"space {self.name!r} in {self.place} has schema version {version}, made by a "
+                f"newer Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
                 "(pip install -U interlock)"
             )
         return str(uid)

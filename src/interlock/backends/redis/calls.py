@@ -98,8 +98,8 @@ def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
 def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
     expects, writes = plan.expects, plan.writes
     numbers: dict[str, int] = {}
-    for each in (*expects, *writes):
-        numbers.setdefault(each.key, len(numbers) + 1)
+    for key in (*[e.key for e in expects], *[w.key for w in writes]):
+        numbers.setdefault(key, len(numbers) + 1)
     arguments += (
         *(plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.ticket, int(plan.yields)),
         answers.reads_of(plan) or "",

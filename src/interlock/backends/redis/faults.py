@@ -57,10 +57,15 @@ def told_by(problem: Exception) -> str:
 
 
 def must_wait(problem: Exception) -> bool:
-    """Whether the server did nothing and may do it soon.  A script's error names its cause within."""
+    """Whether the server did nothing and may do it soon.
+
+    A script's error names its cause within.
+    """
     told = told_by(problem)
     inner = told.startswith("ERR Error running script") or "script: " in told
-    return told.startswith((*_WAIT, _MOVING)) or (inner and any(f"-{word}" in told for word in _WAIT))
+    return told.startswith((*_WAIT, _MOVING)) or (
+        inner and any(f"-{word}" in told for word in _WAIT)
+    )
 
 
 def is_redirect(problem: Exception) -> bool:

@@ -19,9 +19,9 @@ from interlock.backends.redis.scripts import BY_SHA
 from interlock.errors import AnswerLost
 
 try:
-    import hiredis
-except ImportError:  # pragma: no cover  # redis-py does the same, more slowly
-    hiredis = None
+    from hiredis import pack_command
+except ImportError:  # redis-py does the same, more slowly
+    pack_command = None  # type: ignore[assignment]  # a function where it is installed
 
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
@@ -197,8 +197,8 @@ def _waited(replies: list[Any], found: list[Any]) -> list[Any]:
 
 
 def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
-    if hiredis is not None:
-        return [b"".join([hiredis.pack_command(command) for command in commands])]
+    if pack_command is not None:
+        return [b"".join([pack_command(command) for command in commands])]
     return [b"".join([part for c in commands for part in connection.pack_command(*c)])]
 
 
