@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,7 @@ from tests.conftest import present
 from tests.contract.facades import Facades
 from tests.processes.faults import RULES, Work, check, writing
 from tests.processes.writers import disagreements
+from tests.repository import ROOT
 from tests.servers.clients import run
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
@@ -136,6 +141,23 @@ def test_two_processes_share_few_connections(tmp_path: Path) -> None:
             ledger.over.set()
         stack.close()
         check(server.url(), "s", *ledgers)
+
+
+# Disks
+
+
+@pytest.mark.parametrize("what", ["data", "log"])
+def test_a_full_disk(what: str) -> None:
+    """That of the tables, and that of the server's own log, which it does not survive."""
+    mount = ["unshare", "--mount", "--"]
+    if os.geteuid() or subprocess.run([*mount, "true"], check=False).returncode:
+        pytest.skip("only root may mount a small disk for the server's user")
+    with tempfile.TemporaryDirectory() as folder:  # one that the servers' user may enter
+        command = [sys.executable, "-m", "tests.processes.fill_disk", folder, what]
+        done = subprocess.run(
+            [*mount, *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # PgBouncer
