@@ -65,14 +65,16 @@ def test_sessions_that_are_ended_or_cancelled_while_agents_write(
 
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 def test_a_stricter_isolation_by_default_is_not_noticed(
-    postgres_server: Postgres, database: str, facade: str, isolation: str
+    postgres_server: Postgres, database: str, isolation: str
 ) -> None:
+    """By two processes that write at once, one of threads and one of tasks."""
     url = postgres_server.url(database)
-    setting = f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'"
-    run(url, setting)
-    with ExitStack() as stack:  # each ledger's writers share no connection with the others'
-        works = [Work(n, prefix=f"p{n}/") for n in range(3)]
-        ledgers = [stack.enter_context(writing(facade, url, "s", work)) for work in works]
+    run(url, f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+    with ExitStack() as stack:
+        ledgers = [
+            stack.enter_context(writing(facade, url, "s", Work(17, prefix=f"{facade}/")))
+            for facade in ("sync", "async")
+        ]
         for ledger in ledgers:
             ledger.wait_for(20)
     for ledger in ledgers:
