@@ -126,18 +126,23 @@ def test_a_space_is_made_in_a_slot_that_moves(cluster: RedisCluster, facade: str
     facades.close()
 
 
-def test_a_master_that_crashes_and_comes_back(cluster: RedisCluster, facade: str) -> None:
+def test_a_master_that_crashes_and_comes_back(cluster: RedisCluster) -> None:
     here, elsewhere = _on_different_masters(cluster)
     owner = cluster.owner(slot_of(here))
-    with writing(facade, cluster.url(), here, Work(10)) as ledger:
-        with interlock.open(cluster.url(), elsewhere) as other:
-            ledger.wait_for(10)
-            owner.kill()
-            assert other.create("k", 1).version == 1, "the others go on"
-            owner.start_again()
-            cluster.wait_until_ok()
-        ledger.wait_for(10)
-    check(cluster.url(), here, ledger)
+    with (
+        writing("sync", cluster.url(), here, Work(10, prefix="sync/")) as one,
+        writing("async", cluster.url(), here, Work(10, prefix="async/")) as two,
+        interlock.open(cluster.url(), elsewhere) as other,
+    ):
+        one.wait_for(10)
+        two.wait_for(10)
+        owner.kill()
+        assert other.create("k", 1).version == 1, "the others go on"
+        owner.start_again()
+        cluster.wait_until_ok()
+        one.wait_for(10)
+        two.wait_for(10)
+    check(cluster.url(), here, one, two)
 
 
 def _on_different_masters(cluster: RedisCluster) -> tuple[str, str]:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +22,7 @@ from tests.conftest import present
 from tests.contract.facades import Facades
 from tests.processes.faults import RULES, Work, check, writing
 from tests.processes.writers import disagreements
+from tests.repository import ROOT
 from tests.servers.clients import run
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
@@ -60,14 +65,16 @@ def test_sessions_that_are_ended_or_cancelled_while_agents_write(
 
 @pytest.mark.parametrize("isolation", ["serializable", "repeatable read"])
 def test_a_stricter_isolation_by_default_is_not_noticed(
-    postgres_server: Postgres, database: str, facade: str, isolation: str
+    postgres_server: Postgres, database: str, isolation: str
 ) -> None:
+    """By two processes that write at once, one of threads and one of tasks."""
     url = postgres_server.url(database)
-    setting = f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'"
-    run(url, setting)
-    with ExitStack() as stack:  # each ledger's writers share no connection with the others'
-        works = [Work(n, prefix=f"p{n}/") for n in range(3)]
-        ledgers = [stack.enter_context(writing(facade, url, "s", work)) for work in works]
+    run(url, f"ALTER DATABASE {database} SET default_transaction_isolation = '{isolation}'")
+    with ExitStack() as stack:
+        ledgers = [
+            stack.enter_context(writing(facade, url, "s", Work(17, prefix=f"{facade}/")))
+            for facade in ("sync", "async")
+        ]
         for ledger in ledgers:
             ledger.wait_for(20)
     for ledger in ledgers:
@@ -136,6 +143,23 @@ def test_two_processes_share_few_connections(tmp_path: Path) -> None:
             ledger.over.set()
         stack.close()
         check(server.url(), "s", *ledgers)
+
+
+# Disks
+
+
+@pytest.mark.parametrize("what", ["data", "log"])
+def test_a_full_disk(what: str) -> None:
+    """That of the tables, and that of the server's own log, which it does not survive."""
+    mount = ["unshare", "--mount", "--"]
+    if os.geteuid() or subprocess.run([*mount, "true"], check=False).returncode:
+        pytest.skip("only root may mount a small disk for the server's user")
+    with tempfile.TemporaryDirectory() as folder:  # one that the servers' user may enter
+        command = [sys.executable, "-m", "tests.processes.fill_disk", folder, what]
+        done = subprocess.run(
+            [*mount, *command], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 # PgBouncer

@@ -204,6 +204,8 @@ class RemoteBackend(ABC):
         for plan, outcome in zip(plans, outcomes, strict=True):
             if isinstance(outcome, Committed):
                 self._remember(Known(outcome.writes[-1].position, plan.op_id))
+                if not outcome.replayed:
+                    self._ahead_us = outcome.time_us - time.time_ns() // 1000
         return outcomes
 
     def _remember(self, known: Known) -> None:
