@@ -10,7 +10,7 @@ from interlock.backends.postgres.faults import fault_of, psycopg
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
 SCHEMA_VERSION = 1
-SCHEMA_FILES = ("schema.sql", "functions.sql", "commit.sql")
+SCHEMA_FILES = ("schema.sql", "functions.sql", "commit.sql", "groups.sql")
 MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
 DURABILITY = ("full", "normal", "off")
 _OLDEST_SERVER = 150000
