@@ -21,7 +21,7 @@ SHORT = 0.02  # seconds after which a consumer that gives no sign of life is dea
 @pytest.fixture
 def other(facades: Facades) -> Any:
     """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with interlock.open(facades.url, agent="other") as space:
+    with facades.peer("other") as space:
         yield space
 
 

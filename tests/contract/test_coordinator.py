@@ -23,7 +23,7 @@ def space(facades: Facades) -> Any:
 @pytest.fixture
 def worker(facades: Facades, space: Any) -> Any:
     """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with interlock.open(facades.url, agent="w1") as opened:
+    with facades.peer("w1") as opened:
         yield opened
 
 

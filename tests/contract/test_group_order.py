@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import interlock
 from interlock.core.requests import ReadGroup
 from tests.contract.facades import Facades
 from tests.contract.test_consumer_groups import SHORT, add, dying, keys
@@ -35,14 +34,14 @@ def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:
 
 
 def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
     count, writers = 200, 5
     add(other, *(f"k/{n % writers}" for n in range(count)))
     handled: list[tuple[str, int]] = []
     running, lock = set[str](), threading.Lock()
 
     def work(name: str) -> None:
-        with interlock.open(facades.url, agent=name) as mine, mine.group("g") as group:
+        with facades.peer(name) as mine, mine.group("g") as group:
             while len(handled) < count:
                 for delivery in group.take(3, wait=0.05):
                     key = delivery.entry.key
@@ -63,7 +62,6 @@ def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
         positions = [position for key, position in handled if key == f"k/{n}"]
         assert positions == sorted(positions)
     assert other.group("g").pending() == []
-    other.close()
 
 
 class Interrupted(BaseException):

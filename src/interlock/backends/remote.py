@@ -18,6 +18,7 @@ from interlock.backends.grouping import GroupCommit
 from interlock.backends.grouping_async import AsyncGroupCommit
 from interlock.backends.noting import RefusalNotes
 from interlock.core.conflicts import RefusalNote, note
+from interlock.core.groups import Deliveries
 from interlock.core.outcome import Committed, Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.records import Snapshot
@@ -218,7 +219,7 @@ class RemoteBackend(ABC):
     def _checked(self, request: Any, before: int, answer: Any) -> Any:
         """Compare where the log ends with what was known before the request was sent."""
         position = -1
-        if isinstance(answer, LogPage):
+        if isinstance(answer, LogPage | Deliveries):
             position = answer.head
         elif isinstance(answer, Place | Snapshot) and not isinstance(request, LoadAt):
             snapshot = answer.snapshot if isinstance(answer, Place) else answer

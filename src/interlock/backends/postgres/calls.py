@@ -7,19 +7,25 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from interlock.backends import answers
+from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.core.conflicts import RefusalNote
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.requests import (
+    AckGroup,
+    DropGroup,
     DropLease,
     Enter,
+    GroupState,
     LeaveTurn,
+    ListGroups,
     Load,
     LoadAt,
     LogPage,
+    ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -247,6 +253,36 @@ def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
     )
 
 
+def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
+    arguments = (
+        *(space, request.group, request.consumer, request.prefix, min(request.start, _LAST)),
+        *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
+        *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
+    )
+    return Call("read_group", arguments, group_answers.deliveries)
+
+
+def _ack_group(request: AckGroup, space: int, uid: str) -> Call:
+    positions = "{" + ",".join(str(each) for each in request.positions) + "}"
+    arguments = (space, request.group, request.consumer, positions)
+    return Call("ack_group", arguments, lambda rows: rows[0][0])
+
+
+def _group_state(request: GroupState, space: int, uid: str) -> Call:
+    arguments = (space, request.group, LISTED)
+    return Call(
+        "group_state", arguments, lambda rows: group_answers.info(_rows(rows), request.group), False
+    )
+
+
+def _list_groups(request: ListGroups, space: int, uid: str) -> Call:
+    return Call("list_groups", (space,), lambda rows: tuple(name for (name,) in rows), False)
+
+
+def _drop_group(request: DropGroup, space: int, uid: str) -> Call:
+    return Call("drop_group", (space, request.group), _nothing)
+
+
 def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
@@ -268,4 +304,9 @@ _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
     DropLease: _drop_lease,
     SaveFold: _save_fold,
     ReadRefusals: _read_refusals,
+    ReadGroup: _read_group,
+    AckGroup: _ack_group,
+    GroupState: _group_state,
+    ListGroups: _list_groups,
+    DropGroup: _drop_group,
 }

@@ -6,21 +6,27 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from interlock.backends import answers
+from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core.conflicts import RefusalNote
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.outcome import Committed, Outcome, Written
 from interlock.core.plan import PUT, Plan
 from interlock.core.requests import (
+    AckGroup,
+    DropGroup,
     DropLease,
     Enter,
+    GroupState,
     LeaveTurn,
+    ListGroups,
     Load,
     LoadAt,
     LogPage,
+    ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -52,11 +58,16 @@ class Keys:
         self.log = f"{state}:log"
         self.refusals = f"{state}:refusals"
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
+        self.groups = f"{state}:groups"
         self._merged = f"{state}:m:"
 
     def merged(self, key: str) -> str:
         """The list of a merged key's contributions."""
         return self._merged + key
+
+    def group(self, name: str) -> tuple[str, ...]:
+        """All that the scripts about a consumer group use."""
+        return (*self.fixed, self.groups, f"{self.state}:g:{name}", f"{self.state}:d:{name}")
 
 
 def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
@@ -215,6 +226,36 @@ def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call:
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
 
 
+def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
+    command = script(
+        "read_group",
+        keys.group(request.group),
+        *(request.group, request.consumer, request.prefix, min(request.start, _LAST)),
+        *(request.limit, int(request.ttl * 1e6), int(request.resume), request.name),
+        *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
+    )
+    return _one(command, group_answers.deliveries)
+
+
+def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call:
+    names = keys.group(request.group)
+    command = script("ack_group", names, request.consumer, *request.positions)
+    return _one(command, int, True)
+
+
+def _group_state(request: GroupState, keys: Keys, uid: str) -> Call:
+    command = script("group_state", keys.group(request.group), LISTED)
+    return _one(command, lambda rows: group_answers.info(_rows(rows), request.group))
+
+
+def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call:
+    return _one(("ZRANGE", keys.groups, 0, -1), tuple)
+
+
+def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call:
+    return _one(script("drop_group", keys.group(request.group), request.group), _nothing, True)
+
+
 def _one(command: Command, parse: Callable[[Any], Any], waits: bool = False) -> Call:
     return Call((command,), lambda replies: parse(replies[0]), waits)
 
@@ -236,4 +277,9 @@ _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
     DropLease: _drop_lease,
     SaveFold: _save_fold,
     ReadRefusals: _read_refusals,
+    ReadGroup: _read_group,
+    AckGroup: _ack_group,
+    GroupState: _group_state,
+    ListGroups: _list_groups,
+    DropGroup: _drop_group,
 }
