@@ -29,6 +29,7 @@ class AsyncGroupCommit:
         self._flights = flights
         self._most = most
         self._waiting: list[Waiting] = []
+        self._flying = 0  # a task that has ended counts no more, though it is still in the set
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def commit(self, plan: Plan) -> Outcome:
@@ -38,7 +39,8 @@ class AsyncGroupCommit:
         """
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append((plan, answer))
-        if len(self._tasks) < self._flights:
+        if self._flying < self._flights:
+            self._flying += 1
             task = asyncio.ensure_future(self._fly())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -50,21 +52,27 @@ class AsyncGroupCommit:
             await asyncio.wait(self._tasks)
 
     async def _fly(self) -> None:
-        await asyncio.sleep(0)  # let every task that is ready add its plan
-        while self._waiting:
-            group = self._waiting[: self._most]
-            del self._waiting[: len(group)]
-            try:
-                found = await self._apply([plan for plan, _ in group])
-            except Exception as problem:
-                _fail(group, problem)
-            except BaseException:
-                _fail(group, AnswerLost("the event loop was stopped while it committed"))
-                raise
-            else:
-                for (_, answer), outcome in zip(group, found, strict=True):
-                    if not answer.done():
-                        answer.set_result(outcome)
+        try:
+            await asyncio.sleep(0)  # let every task that is ready add its plan
+            while self._waiting:
+                group = self._waiting[: self._most]
+                del self._waiting[: len(group)]
+                await self._send(group)
+        finally:
+            self._flying -= 1
+
+    async def _send(self, group: Sequence[Waiting]) -> None:
+        try:
+            found = await self._apply([plan for plan, _ in group])
+        except Exception as problem:
+            _fail(group, problem)
+        except BaseException:
+            _fail(group, AnswerLost("the event loop was stopped while it committed"))
+            raise
+        else:
+            for (_, answer), outcome in zip(group, found, strict=True):
+                if not answer.done():
+                    answer.set_result(outcome)
 
 
 def _fail(group: Sequence[Waiting], problem: Exception) -> None:
