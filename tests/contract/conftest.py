@@ -1,39 +1,32 @@
-"""Fixtures that give every contract test each backend and each façade in turn."""
+"""What applies the contract suite to each backend: what `make quick` leaves out."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.contract.facades import Facades
-
-_numbers = itertools.count()
-
-
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+# All of SQLite is quick.  Of each server it is this: the writes, reads and checks of one façade.
+QUICK = {
+    "test_postgres.py": ("sync", ("reads_and_writes", "transactions")),
+    "test_redis.py": ("async", ("reads_and_writes", "transactions")),
+}
 
 
-@pytest.fixture(params=["sync", "async"])
-def facades(request: pytest.FixtureRequest, store_url: str) -> Iterator[Facades]:
-    """Opens spaces of their own in one store, with the synchronous or the asyncio façade."""
-    opened = Facades(request.param, store_url, f"test-{os.getpid()}-{next(_numbers)}")
-    yield opened
-    opened.close()
+def is_quick(file: str, facade: str, part: str) -> bool:
+    """Say whether a test of the suite is run by `make quick`."""
+    if file == "test_sqlite.py":
+        return True
+    quick_facade, parts = QUICK.get(file, ("", ()))
+    return facade == quick_facade and part in parts
 
 
-@pytest.fixture
-def space(facades: Facades) -> Any:
-    """One open space."""
-    return facades.open()
-
+@pytest.hookimpl(tryfirst=True)  # before those that are not wanted are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is not quick."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
+            facade = item.callspec.params.get("facades", "") if hasattr(item, "callspec") else ""
+            part = item.function.__module__.rpartition(".")[2]
+            if not is_quick(item.path.name, facade, part):
+                item.add_marker(pytest.mark.slow)

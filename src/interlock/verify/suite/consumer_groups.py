@@ -12,17 +12,13 @@ import pytest
 import interlock
 from interlock.core.groups import SCANNED
 from interlock.core.requests import AckGroup, ReadGroup
-from tests.contract.facades import Facades
-from tests.contract.test_leases import elsewhere_while
+from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.leases import elsewhere_while
 
 SHORT = 0.02  # seconds after which a consumer that gives no sign of life is dead
 
 
-@pytest.fixture
-def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with interlock.open(facades.url, agent="other") as space:
-        yield space
+pytestmark = [pytest.mark.interlock_needs("groups")]
 
 
 def keys(deliveries: Any) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-import interlock
 from interlock.core.requests import ReadGroup
-from tests.contract.facades import Facades
-from tests.contract.test_consumer_groups import SHORT, add, dying, keys
+from interlock.verify.suite.consumer_groups import SHORT, add, dying, keys
+from interlock.verify.suite.facades import Facades
+
+pytestmark = [pytest.mark.interlock_needs("groups")]
 
 
 def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:
@@ -35,14 +36,14 @@ def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:
 
 
 def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
-    other = interlock.open(facades.url, agent="other")
+    other = facades.peer("other")
     count, writers = 200, 5
     add(other, *(f"k/{n % writers}" for n in range(count)))
     handled: list[tuple[str, int]] = []
     running, lock = set[str](), threading.Lock()
 
     def work(name: str) -> None:
-        with interlock.open(facades.url, agent=name) as mine, mine.group("g") as group:
+        with facades.peer(name) as mine, mine.group("g") as group:
             while len(handled) < count:
                 for delivery in group.take(3, wait=0.05):
                     key = delivery.entry.key

@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades, elsewhere
-
-
-@pytest.fixture
-def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with facades.peer("other") as space:
-        yield space
+from interlock.verify.suite.facades import Facades, elsewhere
 
 
 def test_others_are_held_back_while_a_lease_lives(facades: Facades, other: Any) -> None:
