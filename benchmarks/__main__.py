@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.cases import CASES, Row
+from benchmarks import cases, servers
+from benchmarks.cases import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
@@ -22,9 +23,9 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--write", is_flag=True, help="Rewrite benchmarks/RESULTS.md.")
 def main(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> None:
-    """Measure Interlock beside raw SQLite, both sides in one run."""
+    """Measure Interlock beside raw SQLite, PostgreSQL and Redis, both sides in one run."""
     rows: list[Row] = []
-    for case in CASES:
+    for case in (*cases.CASES, *servers.CASES):
         if names and case.__name__ not in names:
             continue
         click.echo(f"{case.__name__} ...", err=True)

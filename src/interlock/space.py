@@ -54,10 +54,13 @@ def open(  # reads as interlock.open
     """Open `space` in the store at `url`, making both where they do not exist yet.
 
     `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` (in memory, for tests);
-    `?mode=ro` opens a file read-only.  `agent` is the name that commits are logged under (default:
-    host and process id).  `durability` is `full` (default), `normal` (a power failure may lose the
-    last commits) or `off` (it may damage the file).  `busy_timeout`: seconds to wait for another
-    process that is writing (20).  `max_value_bytes`: limit of a value's JSON (1 MiB).
+    `?mode=ro` opens a file read-only.  `postgresql://user@host/db` needs the extra `postgres`, and
+    `redis://`, `rediss://` and `redis+cluster://` the extra `redis`.  `agent` is the name that
+    commits are logged under (default: host and process id).  `durability` is `full` (default),
+    `normal` (a crash of the machine may lose the last commits) or `off` (in SQLite it may damage
+    the file); Redis is as durable as the server is set up.  `busy_timeout`: seconds to wait for
+    another process that is writing, for a connection or a server that is not ready (20).
+    `max_value_bytes`: limit of a value's JSON (1 MiB).
 
     `exclusive` takes the agent's name over from any other process that uses it: what such a
     process commits from then on is refused with Fenced.  `rules` maps patterns of keys to rules

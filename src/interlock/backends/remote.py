@@ -180,9 +180,7 @@ class RemoteBackend(ABC):
         loop = asyncio.get_running_loop()
         group = self._groups.get(loop)
         if group is None:
-            group = self._groups[loop] = AsyncGroupCommit(
-                self._apply_async, FLIGHTS, MOST
-            )
+            group = self._groups[loop] = AsyncGroupCommit(self._apply_async, FLIGHTS, MOST)
         return group
 
     def _acknowledged(

@@ -230,7 +230,7 @@ def _progress(agents: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
 
 def _show(results: list[Result], settings: Settings, store: str | None, plot: Path | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
-    console.print(_heading(settings) + "\n")
+    console.print(_heading(settings, store) + "\n")
     console.print(_table(results))
     console.print(
         "\nWall time: in brackets, beside the serial time: the thinking for the busiest key, one "
@@ -251,15 +251,16 @@ def _show(results: list[Result], settings: Settings, store: str | None, plot: Pa
         console.print(f"\nThe timelines are in {plot}.", markup=False)
 
 
-def _heading(settings: Settings) -> str:
+def _heading(settings: Settings, store: str | None) -> str:
     kind = "threads" if settings.threads else "processes"
     low, high = (_duration(seconds) for seconds in settings.think)
     think = low if low == high else f"{low} to {high}"
     writes = f", {settings.writes} writes each" if settings.writes > 1 else ""
     start = "all at once" if settings.arrivals is None else f"arriving at {settings.arrivals:g}x"
+    place = "one SQLite file" if store is None else store.partition("://")[0] + " store"
     return (
         f"{settings.agents} agents ({kind}) on {settings.keys} key{'s' * (settings.keys > 1)} of "
-        f"one SQLite file, {start}, {think} of thinking{writes}, seed {settings.seed}"
+        f"{place}, {start}, {think} of thinking{writes}, seed {settings.seed}"
     )
 
 

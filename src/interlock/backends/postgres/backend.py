@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from interlock.backends.noting import KEPT
-from interlock.backends.postgres import calls
+from interlock.backends.postgres import calls, wire
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import (
     PostgresOptions,
@@ -46,9 +46,9 @@ class PostgresBackend(RemoteBackend):
 
     def _start(self) -> None:
         self._pool: Any = None
-        self._pools: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, asyncio.Future[Any]
-        ] = weakref.WeakKeyDictionary()
+        self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._news: News | None = None
 
     def _call(self, request: Any) -> Call:
@@ -70,7 +70,8 @@ class PostgresBackend(RemoteBackend):
             except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
                 raise fault_of(problem, self.place, sent=False) from problem
             try:
-                rows = connection.execute(call.sql, call.arguments).fetchall()
+                results = connection.wait(wire.begin(connection, call, self._target.direct))
+                rows = wire.rows(connection, results)
             except psycopg.Error as problem:
                 if not must_repeat(problem) or attempt == _REPEATS - 1:
                     raise fault_of(problem, self.place, sent=True) from problem
@@ -88,8 +89,8 @@ class PostgresBackend(RemoteBackend):
             except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
                 raise fault_of(problem, self.place, sent=False) from problem
             try:
-                cursor = await connection.execute(call.sql, call.arguments)
-                rows = await cursor.fetchall()
+                steps = wire.begin(connection, call, self._target.direct)
+                rows = wire.rows(connection, await connection.wait(steps))
             except psycopg.Error as problem:
                 if not must_repeat(problem) or attempt == _REPEATS - 1:
                     raise fault_of(problem, self.place, sent=True) from problem

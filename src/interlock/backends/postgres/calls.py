@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interlock.backends import answers
@@ -44,9 +45,11 @@ class Call(NamedTuple):
         return statement(self.function, len(self.arguments))
 
 
+@lru_cache(maxsize=64)
 def statement(function: str, arguments: int) -> str:
     """Return the statement that calls a function."""
-    return f"SELECT * FROM interlock.{function}({', '.join(['%s'] * arguments)})"
+    places = ", ".join(f"${number}" for number in range(1, arguments + 1))
+    return f"SELECT * FROM interlock.{function}({places})"
 
 
 def call_of(request: Any, space: int, uid: str) -> Call:
@@ -58,10 +61,37 @@ def commit(
     plans: Sequence[Plan], space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call:
     """Return the call that judges and applies plans."""
+    if len(plans) == 1 and _is_simple(plans[0]):
+        return _commit_single(plans[0], space, uid, known, durable)
     plain = _plain(plans)
     texts = [(_flat if n in plain else _full)(n, plan) for n, plan in enumerate(plans)]
     arguments = (space, _encode(texts), *known, durable)
     return Call("commit", arguments, lambda rows: answers.outcomes(plans, _rows(rows), uid))
+
+
+def _commit_single(plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
+    _, key, body = plan.writes[0]
+    version, epoch = None, None
+    if plan.expects:
+        _, version, epoch = plan.expects[0]
+        version = -1 if version is None else version
+    arguments = (
+        *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.yields),
+        *(answers.reads_of(plan), key, version, epoch, plan.writes[0].kind, body, *known, durable),
+    )
+    return Call(
+        "commit_single", arguments, lambda rows: answers.outcomes((plan,), _rows(rows), uid)
+    )
+
+
+def _is_simple(plan: Plan) -> bool:
+    """Whether a plan puts or appends to one key, computed from that key at most."""
+    if len(plan.writes) != 1 or plan.scans or plan.ticket or plan.leased:
+        return False
+    _, key, _ = plan.writes[0]
+    expects = plan.expects
+    mine = not expects or (len(expects) == 1 and expects[0].key == key)
+    return mine and plan.writes[0].kind != DELETE
 
 
 def _plain(plans: Sequence[Plan]) -> set[int]:
@@ -72,8 +102,7 @@ def _plain(plans: Sequence[Plan]) -> set[int]:
     operations: set[str] = set()
     for n, plan in enumerate(plans):
         keys = {each.key for each in (*plan.expects, *plan.writes)}
-        simple = len(keys) == len(plan.writes) == 1 and plan.writes[0].kind != DELETE
-        if plan.scans or plan.ticket or plan.leased or plan.op_id in operations or not simple:
+        if plan.op_id in operations or not _is_simple(plan):
             shared |= keys
         operations.add(plan.op_id)
         for key in keys:
@@ -206,7 +235,9 @@ def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
 
 def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
     limit = min(request.limit, _LAST)
-    return Call("read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False)
+    return Call(
+        "read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False
+    )
 
 
 def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:

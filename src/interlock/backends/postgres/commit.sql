@@ -1,6 +1,86 @@
 -- The atomic step in PostgreSQL: judges plans and applies them, in one call.  Then turns, leases and
 -- incarnations.  See functions.sql for the rows of an answer.
 
+-- What stands in a store for a plan of one key: version, epoch and liveness of the key, and whether nothing
+-- stands against the plan.  Keys with a lease or a queue are not fine here: `judge` looks closer.  Inlined
+-- into the statements that use it; LIMIT has each row looked up by its index, whatever the planner believes
+-- of the tables.  p_version: null is not compared, -1 must not exist now; p_epoch: null is not compared.
+CREATE FUNCTION interlock.standing(
+    p_space integer, p_key text, p_version bigint, p_epoch bigint, p_op text, p_agent text,
+    p_incarnation bigint, p_rules bigint
+) RETURNS TABLE (version bigint, epoch bigint, fine boolean) LANGUAGE sql STABLE
+AS $$
+    SELECT COALESCE(h.version, 0), COALESCE(h.epoch, 0),
+        (SELECT 1 FROM log AS l WHERE l.space = p_space AND l.op = p_op LIMIT 1) IS NULL
+        AND p_incarnation = COALESCE((
+            SELECT a.incarnation FROM agents AS a
+            WHERE a.space = p_space AND a.agent = p_agent LIMIT 1), 0)
+        AND (SELECT 1 FROM leases AS l WHERE l.space = p_space AND l.key = p_key LIMIT 1) IS NULL
+        AND COALESCE(p_epoch = COALESCE(h.epoch, 0), true)
+        AND p_rules = COALESCE((
+            SELECT r.version FROM heads AS r
+            WHERE r.space = p_space AND r.key = '$rules' LIMIT 1), 0)
+        AND CASE p_version WHEN -1 THEN COALESCE(h.live, 0) = 0
+            ELSE COALESCE(p_version = COALESCE(h.version, 0), true) END
+        AND (SELECT 1 FROM ticket_keys AS q WHERE q.space = p_space AND q.key = p_key LIMIT 1) IS NULL
+    FROM (SELECT 1) AS one LEFT JOIN LATERAL (
+        SELECT heads.version, heads.epoch, heads.live FROM heads
+        WHERE heads.space = p_space AND heads.key = p_key LIMIT 1
+    ) AS h ON true
+$$;
+
+-- Judges one plan of one key and applies it: the same as `commit` with this plan alone, at less cost.
+-- Arguments and rows: see `commit`.
+CREATE FUNCTION interlock.commit_single(
+    p_space integer, p_op text, p_agent text, p_incarnation bigint, p_rules bigint, p_yields boolean,
+    p_reads text, p_key text, p_version bigint, p_epoch bigint, p_kind text, p_body text, p_seen bigint,
+    p_seen_op text, p_durable boolean
+) RETURNS SETOF answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    s spaces;
+    r answer;
+    there boolean;
+    fine boolean;
+BEGIN
+    UPDATE spaces SET position = position + 1, time = GREATEST(time, clock_us())
+    WHERE space = p_space RETURNING * INTO s;
+    SELECT w.version + 1, w.epoch, w.fine, p_seen = 0 OR EXISTS (
+        SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
+    INTO r.version, r.epoch, fine, there
+    FROM standing(p_space, p_key, p_version, p_epoch, p_op, p_agent, p_incarnation, p_rules) AS w;
+    IF fine AND there THEN
+        INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+        VALUES (p_space, s.position, p_key, r.version, r.epoch, p_kind, p_body, p_agent, s.time, p_op,
+            p_reads);
+        PERFORM set_head(p_space, p_key, r.version, r.epoch, s.position, p_kind);
+        IF s.listened > s.time THEN
+            PERFORM pg_notify('interlock_' || p_space, s.position::text);
+        END IF;
+        IF NOT p_durable OR current_setting('synchronous_commit') = 'off' THEN
+            PERFORM durable(p_durable);
+        END IF;
+        r.what := 'done'; r.n := 0; r.position := s.position; r.time := s.time;
+        RETURN NEXT r;
+        RETURN;
+    END IF;
+    s.position := s.position - 1;
+    UPDATE spaces SET position = s.position WHERE space = p_space;
+    PERFORM durable(false);
+    IF there THEN
+        RETURN QUERY SELECT * FROM commit(p_space, json_build_array(json_build_object(
+            'n', 0, 'op', p_op, 'agent', p_agent, 'incarnation', p_incarnation, 'rules', p_rules,
+            'ticket', 0, 'yields', p_yields, 'reads', p_reads, 'key', p_key, 'version', p_version,
+            'epoch', p_epoch, 'kind', p_kind, 'body', p_body)), 0, '', p_durable);
+    ELSE
+        r := NULL;
+        r.what := 'back'; r.position := s.position;
+        RETURN NEXT r;
+    END IF;
+END $$;
+
 -- Judges each plan of an array, in order, against what the store holds and what those before it wrote,
 -- and applies it where nothing stands against it.  A plan: n (its number), op, agent, incarnation, rules,
 -- ticket, yields, reads; then either
@@ -50,33 +130,15 @@ BEGIN
     -- are left to `commit_one`, as is whatever is refused.
     RETURN QUERY
     WITH fine AS MATERIALIZED (
-        SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, p.body, COALESCE(h.epoch, 0) AS epoch,
-            COALESCE(h.version, 0) + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
+        SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, p.body, w.epoch,
+            w.version + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
             start + row_number() OVER (ORDER BY p.n) AS position
         FROM json_to_recordset(p_plans) AS p(
             n integer, op text, agent text, incarnation bigint, rules bigint, reads text, key text,
             version bigint, epoch bigint, kind text, body text)
-        -- LIMIT: each is looked up by its index, whatever the planner believes of the tables.
-        LEFT JOIN LATERAL (
-            SELECT heads.version, heads.epoch, heads.live FROM heads
-            WHERE heads.space = p_space AND heads.key = p.key LIMIT 1
-        ) AS h ON true
-        WHERE p.key IS NOT NULL
-            AND (SELECT 1 FROM log AS l WHERE l.space = p_space AND l.op = p.op LIMIT 1) IS NULL
-            AND p.incarnation = COALESCE((
-                SELECT a.incarnation FROM agents AS a
-                WHERE a.space = p_space AND a.agent = p.agent LIMIT 1), 0)
-            AND (
-                SELECT 1 FROM leases AS l WHERE l.space = p_space AND l.key = p.key LIMIT 1) IS NULL
-            AND (p.epoch IS NULL OR p.epoch = COALESCE(h.epoch, 0))
-            AND p.rules = COALESCE((
-                SELECT r.version FROM heads AS r
-                WHERE r.space = p_space AND r.key = '$rules' LIMIT 1), 0)
-            AND CASE p.version WHEN -1 THEN COALESCE(h.live, 0) = 0
-                ELSE COALESCE(p.version = COALESCE(h.version, 0), true) END
-            AND (
-                SELECT 1 FROM ticket_keys AS q WHERE q.space = p_space AND q.key = p.key LIMIT 1
-            ) IS NULL
+        CROSS JOIN LATERAL standing(p_space, p.key, p.version, p.epoch, p.op, p.agent, p.incarnation,
+            p.rules) AS w
+        WHERE p.key IS NOT NULL AND w.fine
     ), logged AS (
         INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
         SELECT p_space, position, key, version, epoch, kind, body, agent, s.time, op, reads FROM fine
@@ -324,13 +386,25 @@ BEGIN
     INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
     VALUES (p_space, p_position, p_key, o_version, o_epoch, p_kind, p_body, p_agent, p_time, p_op,
         p_reads);
-    INSERT INTO heads (space, key, version, epoch, entry, live)
-    VALUES (p_space, p_key, o_version, o_epoch, p_position,
-        CASE p_kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END)
-    ON CONFLICT (space, key) DO UPDATE SET version = excluded.version, epoch = excluded.epoch,
-        entry = excluded.entry, live = excluded.live;
+    PERFORM set_head(p_space, p_key, o_version, o_epoch, p_position, p_kind);
     IF p_kind = 'delete' AND was = 2 THEN
         PERFORM keep_fold(p_space, p_key, p_position, NULL);
+    END IF;
+END $$;
+
+-- What a key is after a write of a kind.
+CREATE FUNCTION interlock.set_head(
+    p_space integer, p_key text, p_version bigint, p_epoch bigint, p_entry bigint, p_kind text
+) RETURNS void LANGUAGE plpgsql
+AS $$
+DECLARE
+    p_live integer := CASE p_kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END;
+BEGIN
+    UPDATE heads SET version = p_version, epoch = p_epoch, entry = p_entry, live = p_live
+    WHERE space = p_space AND key = p_key;
+    IF NOT FOUND THEN
+        INSERT INTO heads (space, key, version, epoch, entry, live)
+        VALUES (p_space, p_key, p_version, p_epoch, p_entry, p_live);
     END IF;
 END $$;
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from interlock.errors import (
     AnswerLost,
     Corrupt,
@@ -15,6 +13,7 @@ from interlock.errors import (
 
 try:
     import psycopg
+    import psycopg.generators
     import psycopg_pool
 except ImportError as missing:
     raise Invalid(

@@ -164,7 +164,9 @@ class RedisBackend(RemoteBackend):
                 "set it to noeviction"
             )
         if info.get("role") == "slave" and not self._target.cluster:
-            raise Unavailable(f"{self.place} is a replica, which cannot be written; name the primary")
+            raise Unavailable(
+                f"{self.place} is a replica, which cannot be written; name the primary"
+            )
 
     def _open(self) -> str:
         command = calls.script("open", self._keys.fixed, os.urandom(8).hex(), SCHEMA_VERSION)

@@ -215,7 +215,8 @@ end
 
 -- A commit that was acknowledged must still be there.
 if ARGV[1] ~= '0' then
-    local done, seen = library().field('o:' .. ARGV[2]), tonumber(ARGV[1])
+    local packed, seen = call('HGET', STATE, 'o:' .. ARGV[2]), tonumber(ARGV[1])
+    local done = packed and unpacked(packed)
     if not done or seen < done[1] or seen >= done[1] + done[2] then
         return {'back', call('HGET', STATE, 'p') or 0}
     end

@@ -69,7 +69,9 @@ def target_of(url: str) -> Target:
             "wait_replicas=N, wait_aof=1 and wait_timeout=SECONDS (up to 60)"
         ) from None
     plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(asked), ""))
-    where = parts.path if scheme == "unix" else f"{parts.hostname or 'localhost'}:{port}{parts.path}"
+    where = (
+        parts.path if scheme == "unix" else f"{parts.hostname or 'localhost'}:{port}{parts.path}"
+    )
     place = f"{parts.scheme}://{where}"
     return Target(plain, place, cluster, replicas, aof, timeout)
 

@@ -1,0 +1,83 @@
+"""Calls of stored functions on psycopg's connections, in libpq's terms: a prepared statement, texts
+for its arguments, rows of texts.
+
+psycopg's cursors do more than that for every call, and take longer over it than the server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from interlock.backends.postgres.calls import Call
+from interlock.backends.postgres.faults import psycopg
+
+_INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
+_GONE = "server closed the connection unexpectedly"
+
+
+def begin(connection: Any, call: Call, prepares: bool) -> Generator[Any, Any, list[Any]]:
+    """Send a call and return the generator that a connection waits for.
+
+    Without `prepares` the statement is parsed each time, as a pooler needs it.
+    """
+    server = connection.pgconn
+    arguments = [_text(argument) for argument in call.arguments]
+    if not prepares:
+        server.send_query_params(call.sql.encode(), arguments)
+    else:
+        known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
+        name = call.function.encode()
+        if call.function not in known:
+            _check(server, [server.prepare(name, call.sql.encode())])
+            known.add(call.function)
+        server.send_query_prepared(name, arguments)
+    found: Generator[Any, Any, list[Any]] = psycopg.generators.execute(server)
+    return found
+
+
+def rows(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of what the server answered.  Raises psycopg's errors."""
+    result = _check(connection.pgconn, results)
+    columns = range(result.nfields)
+    whole = [result.ftype(column) in _INTEGERS for column in columns]
+    return [
+        tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
+        for row in range(result.ntuples)
+    ]
+
+
+def _check(server: Any, results: list[Any]) -> Any:
+    result = results[-1] if results else None
+    if result is None:
+        raise psycopg.OperationalError(_GONE)
+    if result.status not in (psycopg.pq.ExecStatus.TUPLES_OK, psycopg.pq.ExecStatus.COMMAND_OK):
+        raise psycopg.errors.error_from_result(result)
+    return result
+
+
+def _value(text: bytes | None, whole: bool) -> Any:
+    if text is None:
+        return None
+    return int(text) if whole else text.decode()
+
+
+def _text(argument: Any) -> bytes | None:
+    if argument is None:
+        return None
+    if isinstance(argument, str):
+        return argument.encode()
+    if isinstance(argument, bool):
+        return b"t" if argument else b"f"
+    if isinstance(argument, list):
+        return _array(argument)
+    return str(argument).encode()
+
+
+def _array(items: Sequence[str | None]) -> bytes:
+    """Return the literal of an array of texts."""
+    quoted = [
+        "NULL" if item is None else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for item in items
+    ]
+    return ("{" + ",".join(quoted) + "}").encode()
