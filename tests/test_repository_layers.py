@@ -31,6 +31,7 @@ LAYERS: dict[str, set[str]] = {
 THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/cli/": {"click", "rich"},
     "src/interlock/verify/pytest_plugin.py": {"pytest"},
+    "src/interlock/verify/suite/": {"pytest"},
 }
 # The core has no I/O, clock, randomness or threads.
 IMPURE = {

@@ -1,4 +1,4 @@
-"""What applies the contract suite to each backend: what `make quick` leaves out."""
+"""What applies the contract suite to each backend: what they lack, and what `make quick` runs."""
 
 from __future__ import annotations
 
@@ -6,27 +6,42 @@ from pathlib import Path
 
 import pytest
 
-# All of SQLite is quick.  Of each server it is this: the writes, reads and checks of one façade.
+from interlock.verify.suite import Capabilities
+
+_NO_GROUPS = {"groups": "the backend does not answer their requests yet"}
+# What a backend lacks, by the file that applies the suite to it.
+LACKS = {
+    "test_pgbouncer.py": _NO_GROUPS,
+    "test_postgres.py": _NO_GROUPS,
+    "test_redis.py": _NO_GROUPS,
+    "test_redis_cluster.py": _NO_GROUPS,
+}
+# All of SQLite is quick.  Of the other files it is one façade of these parts, or nothing.
 QUICK = {
-    "test_postgres.py": ("sync", ("reads_and_writes", "transactions")),
-    "test_redis.py": ("async", ("reads_and_writes", "transactions")),
+    "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
+    "test_redis.py": ("async", {"reads_and_writes", "transactions"}),
 }
 
 
-def is_quick(file: str, facade: str, part: str) -> bool:
-    """Say whether a test of the suite is run by `make quick`."""
-    if file == "test_sqlite.py":
+@pytest.fixture(scope="module")
+def store_capabilities(request: pytest.FixtureRequest) -> Capabilities:
+    """What the backend of a file has."""
+    return Capabilities(lacks=LACKS.get(request.path.name, {}))
+
+
+def is_quick(item: pytest.Function) -> bool:
+    """Say whether `make quick` runs a test of the suite."""
+    if item.path.name == "test_sqlite.py":
         return True
-    quick_facade, parts = QUICK.get(file, ("", ()))
-    return facade == quick_facade and part in parts
+    facade, parts = QUICK.get(item.path.name, ("", set[str]()))
+    wanted = item.callspec.params.get("facades") if hasattr(item, "callspec") else None
+    return wanted == facade and item.function.__module__.rpartition(".")[2] in parts
 
 
-@pytest.hookimpl(tryfirst=True)  # before those that are not wanted are left out
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is not quick."""
     for item in items:
-        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
-            facade = item.callspec.params.get("facades", "") if hasattr(item, "callspec") else ""
-            part = item.function.__module__.rpartition(".")[2]
-            if not is_quick(item.path.name, facade, part):
-                item.add_marker(pytest.mark.slow)
+        ours = Path(__file__).parent in item.path.parents
+        if ours and isinstance(item, pytest.Function) and not is_quick(item):
+            item.add_marker(pytest.mark.slow)

@@ -13,10 +13,4 @@ def store_url(postgres_url: str) -> str:
     return postgres_url
 
 
-@pytest.fixture(scope="session")
-def store_capabilities() -> suite.Capabilities:
-    """What this backend does not answer yet."""
-    return suite.Capabilities(lacks={"groups": "the backend does not answer their requests yet"})
-
-
 globals().update(suite.tests())

@@ -125,6 +125,9 @@ class _Elsewhere:
     def close(self) -> None:
         """Nothing: an agent that closes its space ends its own use of it."""
 
+    async def close_async(self) -> NoReturn:
+        raise NotImplementedError("explored agents are plain functions, not coroutines")
+
 
 class Agents:
     """Local states of all agents, by number."""
