@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interlock.verify.suite import Capabilities
+from interlock.verify import suite
 
 _NO_GROUPS = {"groups": "the backend does not answer their requests yet"}
 # What a backend lacks, by the file that applies the suite to it.
@@ -24,9 +24,9 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def store_capabilities(request: pytest.FixtureRequest) -> Capabilities:
+def store_capabilities(request: pytest.FixtureRequest) -> suite.Capabilities:
     """What the backend of a file has."""
-    return Capabilities(lacks=LACKS.get(request.path.name, {}))
+    return suite.Capabilities(lacks=LACKS.get(request.path.name, {}))
 
 
 def is_quick(item: pytest.Function) -> bool:
@@ -40,8 +40,9 @@ def is_quick(item: pytest.Function) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what is not quick."""
+    """Mark as slow what of the suite is not quick."""
     for item in items:
-        ours = Path(__file__).parent in item.path.parents
-        if ours and isinstance(item, pytest.Function) and not is_quick(item):
-            item.add_marker(pytest.mark.slow)
+        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
+            ours = item.function.__module__.startswith(f"{suite.__name__}.")
+            if ours and not is_quick(item):
+                item.add_marker(pytest.mark.slow)

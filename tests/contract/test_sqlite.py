@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from interlock.verify import suite
 
 
-@pytest.fixture
-def store_url(tmp_path: Path) -> str:
-    """A new file for each test."""
-    return f"sqlite:///{tmp_path / 'store.db'}"
+@pytest.fixture(scope="module")
+def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One file for all of them: each test has spaces of its own, and making files takes long."""
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'store.db'}"
 
 
 globals().update(suite.tests())

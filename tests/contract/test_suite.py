@@ -48,6 +48,7 @@ def names_in_table(heading: str) -> set[str]:
     return {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
 
 
+@pytest.mark.slow
 def test_the_file_on_the_page_runs_the_suite(
     pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_file_on_the_page_runs_the_suite(
     assert result.parseoutcomes()["passed"] > 20
 
 
+@pytest.mark.slow
 def test_what_a_store_lacks_is_skipped_with_the_reason(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(test_memory=FILES["test_memory.py"])
     result = pytester.runpytest_subprocess("-q", "-rs", "-k", "spaces_of_one_store or tombstone")
@@ -67,6 +69,7 @@ def test_what_a_store_lacks_is_skipped_with_the_reason(pytester: pytest.Pytester
     )
 
 
+@pytest.mark.slow
 def test_a_module_that_needs_what_is_lacking_is_skipped(pytester: pytest.Pytester) -> None:
     text = FILES["test_memory.py"].replace('{"shared": "', '{"groups": "no", "shared": "')
     pytester.makepyfile(test_memory=text)
@@ -75,6 +78,7 @@ def test_a_module_that_needs_what_is_lacking_is_skipped(pytester: pytest.Pyteste
     result.stdout.fnmatch_lines(["SKIPPED [[]2[]] *: the store lacks 'groups': no"])
 
 
+@pytest.mark.slow
 def test_a_backend_that_is_wrong_fails_and_shows_what_was_compared(
     pytester: pytest.Pytester, tmp_path: Path
 ) -> None:
@@ -87,6 +91,7 @@ def test_a_backend_that_is_wrong_fails_and_shows_what_was_compared(
     result.stdout.fnmatch_lines(["*assert (1, 0, None, False) == (0, 0, None, False)"])
 
 
+@pytest.mark.slow
 def test_tests_of_ones_own_have_the_fixtures(pytester: pytest.Pytester) -> None:
     where = "import pytest\n\n@pytest.fixture\ndef store_url(tmp_path):\n"
     where += "    return f'sqlite:///{tmp_path}/store.db'\n\n"
