@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,7 @@ CAPABILITIES: Mapping[str, str] = {
     "fork": "a forked child may go on with a space of its parent, over connections of its own",
     "groups": "consumer groups: ReadGroup, AckGroup, GroupState, ListGroups, DropGroup",
 }
+_NO_FORK = {} if hasattr(os, "fork") else {"fork": "this system has no os.fork"}
 
 
 @dataclass(frozen=True)
@@ -31,5 +33,6 @@ class Capabilities:
         for name in names:
             if name not in CAPABILITIES:
                 raise ValueError(f"{name!r} is not among {', '.join(CAPABILITIES)}")
-            if name in self.lacks:
-                pytest.skip(f"the store lacks {name!r}: {self.lacks[name]}")
+            reason = self.lacks.get(name) or _NO_FORK.get(name)
+            if reason:
+                pytest.skip(f"the store lacks {name!r}: {reason}")

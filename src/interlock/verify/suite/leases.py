@@ -131,7 +131,7 @@ def test_a_lease_is_renewed_while_it_is_held(facades: Facades, other: Any) -> No
     space = facades.open("us")
     with space.lease("k", 0.3) as lease:
         with pytest.raises(interlock.Held):
-            elsewhere_while(facades, lambda: other.lease("k", wait=0.8).acquire())
+            elsewhere_while(facades, lambda: other.lease("k", wait=0.5).acquire())
         assert not lease.lost
         assert lease.write(1).version == 1
 
