@@ -89,7 +89,7 @@ def one_commit_redis(folder: Path, scale: int) -> list[Row]:
     """A guarded commit against a raw SET, and against the published WATCH loop."""
     count, body = 10 * scale, json.dumps(VALUE)
     with server(Redis, "redis", folder) as url:
-        client = redis.Redis.from_url(url)
+        client: Any = redis.Redis.from_url(url)
 
         def plain() -> None:
             for _ in range(count):

@@ -1,4 +1,4 @@
-"""What applies the contract suite to each backend: what they lack, and what `make quick` runs."""
+"""Which tests of the contract suite `make quick` runs.  Every backend here has all capabilities."""
 
 from __future__ import annotations
 
@@ -8,25 +8,11 @@ import pytest
 
 from interlock.verify import suite
 
-_NO_GROUPS = {"groups": "the backend does not answer their requests yet"}
-# What a backend lacks, by the file that applies the suite to it.
-LACKS = {
-    "test_pgbouncer.py": _NO_GROUPS,
-    "test_postgres.py": _NO_GROUPS,
-    "test_redis.py": _NO_GROUPS,
-    "test_redis_cluster.py": _NO_GROUPS,
-}
 # All of SQLite is quick.  Of the other files it is one façade of these parts, or nothing.
 QUICK = {
     "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
     "test_redis.py": ("async", {"reads_and_writes", "transactions"}),
 }
-
-
-@pytest.fixture(scope="module")
-def store_capabilities(request: pytest.FixtureRequest) -> suite.Capabilities:
-    """What the backend of a file has."""
-    return suite.Capabilities(lacks=LACKS.get(request.path.name, {}))
 
 
 def is_quick(item: pytest.Function) -> bool:

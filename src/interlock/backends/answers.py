@@ -63,6 +63,8 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
     for row in rows:
         if row.what == "now":
             now = row
+        elif row.what == "back":
+            raise lost_commits(row.position)
         elif row.what == "key":
             records[row.key] = record(row, uid, now.extra)
         elif row.what == "scan":
@@ -80,15 +82,18 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
     return Snapshot(now.position, now.time, records, found, queued, applied, leases)
 
 
-def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
-    """Return a page of the log, whose last position is `end`."""
+def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
+    """Return the entries of rows of the log."""
     values = decode_many(["null" if row[5] is None else row[5] for row in rows])
-    entries = [
-        Entry(
-            *row[:5], value, row[6], row[7], row[8], None if row[9] is None else json.loads(row[9])
-        )
+    return [
+        Entry._make((*row[:5], value, *row[6:9], None if row[9] is None else json.loads(row[9])))
         for row, value in zip(rows, values, strict=True)
     ]
+
+
+def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
+    """Return a page of the log, whose last position is `end`."""
+    entries = entries_of(rows)
     full = len(entries) == request.limit
     return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
 

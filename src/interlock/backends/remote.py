@@ -10,6 +10,7 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from interlock.backends import answers
@@ -17,6 +18,7 @@ from interlock.backends.grouping import GroupCommit
 from interlock.backends.grouping_async import AsyncGroupCommit
 from interlock.backends.noting import RefusalNotes
 from interlock.core.conflicts import RefusalNote, note
+from interlock.core.groups import Deliveries
 from interlock.core.outcome import Committed, Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.records import Snapshot
@@ -30,15 +32,18 @@ from interlock.core.requests import (
     ReadRefusals,
     SaveFold,
 )
-from interlock.errors import AnswerLost, Closed, Fault, LostCommits
+from interlock.errors import AnswerLost, Closed, Fault, LostCommits, Unavailable
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
 _OVERTAKING = 1.0  # seconds
+_OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
 class Known(NamedTuple):
-    """The last commit that this process knows of: where the log ended, and its operation id."""
+    """The last commit that this process knows of: where it stands in the log, and its operation
+    id.  Sent with commits and reads, so that a store that has lost it says so, however far its log
+    has come since."""
 
     position: int = 0
     op_id: str = ""
@@ -53,7 +58,7 @@ class RemoteBackend(ABC):
     def __init__(self, name: str, place: str) -> None:
         self.name = name
         self.place = place
-        self._known = Known()  # of our own commits
+        self._known = Known()  # of our own commits, and of the log that was read
         self._reached = 0  # the furthest position that any answer told of
         self._ahead_us = 0  # the server's clock before ours, about
         self._lost: LostCommits | None = None
@@ -101,6 +106,16 @@ class RemoteBackend(ABC):
     @abstractmethod
     async def _disconnect_async(self) -> None:
         """Close the connections of this event loop."""
+
+    def _first(self, call: Any) -> Any:
+        """Answer a call that opens the space, when no driver stands by to send it again."""
+        for _ in range(_OPENINGS):
+            try:
+                return self._send(call)
+            except AnswerLost as problem:
+                lost = problem
+                time.sleep(_OPENING_PAUSE)
+        raise Unavailable(f"{self.place} cannot be reached: {lost}") from lost
 
     # Requests
 
@@ -189,26 +204,33 @@ class RemoteBackend(ABC):
         """Remember the last commit, so that a store that lost it is noticed."""
         for plan, outcome in zip(plans, outcomes, strict=True):
             if isinstance(outcome, Committed):
-                position = outcome.writes[-1].position
-                if position > self._known.position:
-                    self._known = Known(position, plan.op_id)
+                self._remember(Known(outcome.writes[-1].position, plan.op_id))
+                if not outcome.replayed:
+                    self._ahead_us = outcome.time_us - time.time_ns() // 1000
         return outcomes
+
+    def _remember(self, known: Known) -> None:
+        if known.position > self._known.position:
+            self._known = known
+        self._reached = max(self._reached, known.position)
 
     # What came of it
 
     def _checked(self, request: Any, before: int, answer: Any) -> Any:
         """Compare where the log ends with what was known before the request was sent."""
         position = -1
-        if isinstance(answer, LogPage):
+        if isinstance(answer, LogPage | Deliveries):
             position = answer.head
         elif isinstance(answer, Place | Snapshot) and not isinstance(request, LoadAt):
             snapshot = answer.snapshot if isinstance(answer, Place) else answer
             position = snapshot.position
             self._ahead_us = snapshot.time_us - time.time_ns() // 1000
-        if position > self._reached:
-            self._reached = position
-        elif 0 <= position < before:
+        if 0 <= position < before:
             raise answers.lost_commits(position, before)
+        self._reached = max(self._reached, position)
+        if isinstance(answer, LogPage) and answer.entries:
+            last = answer.entries[-1]
+            self._remember(Known(last.position, last.op_id))
         return answer
 
     def _failed(self, request: Any, problem: Exception) -> Any:
@@ -221,7 +243,7 @@ class RemoteBackend(ABC):
 
     def _check_open(self) -> None:
         if self._lost is not None:
-            raise self._lost
+            raise LostCommits(*self._lost.args)  # anew: a traceback grows each time it is raised
         if self._closed:
             raise Closed(f"the space in {self.place} was closed; open it again to use it")
 
@@ -238,10 +260,8 @@ class RemoteBackend(ABC):
             self._notes.add(found)
 
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
-        try:
+        with suppress(AnswerLost):  # dropped, or kept: nobody waits for it
             self._send(self._notes_call(notes))
-        except AnswerLost:
-            pass  # dropped, or kept: nobody waits for it
         return True
 
     def _start_anew(self) -> None:

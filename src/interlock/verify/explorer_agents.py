@@ -125,8 +125,8 @@ class _Elsewhere:
     def close(self) -> None:
         """Nothing: an agent that closes its space ends its own use of it."""
 
-    async def close_async(self) -> NoReturn:
-        raise NotImplementedError("explored agents are plain functions, not coroutines")
+    async def close_async(self) -> None:
+        """The same."""
 
 
 class Agents:

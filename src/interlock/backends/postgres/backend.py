@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import time
@@ -29,6 +30,7 @@ from interlock.errors import Fault
 
 _CONNECTIONS = 8  # of one process, at most
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
+_ASKED_EVERY = 0.25  # seconds, for a connection
 _REPEATS = 20
 
 
@@ -42,7 +44,12 @@ class PostgresBackend(RemoteBackend):
         super().__init__(name, self._target.place)
         self._start()
         _BACKENDS.add(self)
-        self._space, self.uid = self._send(Call("open_space", (name,), lambda rows: rows[0]))
+        try:
+            call = Call("open_space", (name,), lambda rows: rows[0])
+            self._space, self.uid = self._first(call)
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self) -> None:
         self._pool: Any = None
@@ -52,7 +59,7 @@ class PostgresBackend(RemoteBackend):
         self._news: News | None = None
 
     def _call(self, request: Any) -> Call:
-        return calls.call_of(request, self._space, self.uid)
+        return calls.call_of(request, self._space, self.uid, self._known)
 
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
         durable = self._options.durability == "full"
@@ -64,41 +71,63 @@ class PostgresBackend(RemoteBackend):
     # Calls
 
     def _send(self, call: Call) -> Any:
-        for attempt in range(_REPEATS):
-            try:
-                connection = self._threads_pool().getconn()
-            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
-                raise fault_of(problem, self.place, sent=False) from problem
+        for attempt in itertools.count(1):
+            connection = self._connection()
             try:
                 results = connection.wait(wire.begin(connection, call, self._target.direct))
                 rows = wire.rows(connection, results)
             except psycopg.Error as problem:
-                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.place, sent=True) from problem
             else:
                 return call.parse(rows)
             finally:
                 self._pool.putconn(connection)
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+        return None
 
     async def _send_async(self, call: Call) -> Any:
-        for attempt in range(_REPEATS):
+        for attempt in itertools.count(1):
             pool = await self._loops_pool()
-            try:
-                connection = await pool.getconn()
-            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
-                raise fault_of(problem, self.place, sent=False) from problem
+            connection = await self._connection_async(pool)
             try:
                 steps = wire.begin(connection, call, self._target.direct)
                 rows = wire.rows(connection, await connection.wait(steps))
             except psycopg.Error as problem:
-                if not must_repeat(problem) or attempt == _REPEATS - 1:
+                if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.place, sent=True) from problem
             else:
                 return call.parse(rows)
             finally:
                 await pool.putconn(connection)
             await asyncio.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
+        return None
+
+    def _connection(self) -> Any:
+        """Take a connection from the pool, which begins to open one whenever it is asked and has
+        none.  It is asked often: left alone after a failure, it would wait as long as the server
+        was away, again."""
+        deadline = time.monotonic() + self._options.busy_timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._threads_pool().getconn(max(min(left, _ASKED_EVERY), 0.001))
+            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
+                self._check_patience(problem, left)
+
+    async def _connection_async(self, pool: Any) -> Any:
+        deadline = time.monotonic() + self._options.busy_timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return await pool.getconn(max(min(left, _ASKED_EVERY), 0.001))
+            except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
+                self._check_patience(problem, left)
+
+    def _check_patience(self, problem: Exception, left: float) -> None:
+        """Raise the fault of a pool that gave no connection, unless there is time to ask again."""
+        if not isinstance(problem, psycopg_pool.PoolTimeout) or left <= _ASKED_EVERY:
+            raise fault_of(problem, self.place, sent=False) from problem
 
     def _threads_pool(self) -> Any:
         if self._pool is None:
@@ -126,7 +155,7 @@ class PostgresBackend(RemoteBackend):
             "kwargs": arguments(self._target.conninfo, self._target.direct),
             "min_size": 0,
             "max_size": _CONNECTIONS,
-            "timeout": self._options.busy_timeout,
+            "reconnect_timeout": 0.0,
             "max_idle": _IDLE,
             "num_workers": 1,
             "name": f"interlock-{self.name}",

@@ -7,18 +7,25 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from interlock.backends import answers
+from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.core.conflicts import RefusalNote
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.requests import (
+    AckGroup,
+    DropGroup,
     DropLease,
     Enter,
+    GroupState,
     LeaveTurn,
+    ListGroups,
     Load,
     LoadAt,
+    LogPage,
+    ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -52,8 +59,12 @@ def statement(function: str, arguments: int) -> str:
     return f"SELECT * FROM interlock.{function}({places})"
 
 
-def call_of(request: Any, space: int, uid: str) -> Call:
-    """Return the call of a request."""
+def call_of(request: Any, space: int, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call of a request.  `known`: a commit that must be in the log."""
+    if isinstance(request, Load):
+        return _load(request, space, uid, known)
+    if isinstance(request, ReadLog):
+        return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
 
@@ -101,7 +112,7 @@ def _plain(plans: Sequence[Plan]) -> set[int]:
     shared = set()
     operations: set[str] = set()
     for n, plan in enumerate(plans):
-        keys = {each.key for each in (*plan.expects, *plan.writes)}
+        keys = {each.key for each in plan.expects} | {each.key for each in plan.writes}
         if plan.op_id in operations or not _is_simple(plan):
             shared |= keys
         operations.add(plan.op_id)
@@ -158,8 +169,8 @@ def _full(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _load(request: Load, space: int, uid: str) -> Call:
-    arguments = (space, *_names(request), request.op_id)
+def _load(request: Load, space: int, uid: str, known: tuple[int, str]) -> Call:
+    arguments = (space, *_names(request), request.op_id, *known)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
@@ -175,15 +186,17 @@ def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | Non
     return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
 
 
-def _read_log(request: ReadLog, space: int, uid: str) -> Call:
+def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call:
     after, prefix = min(request.after, _LAST), request.prefix
-    arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix))
-    return Call(
-        "read_log",
-        arguments,
-        lambda rows: answers.log_page(rows[1:], rows[0][0], request),
-        False,
-    )
+    arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
+
+    def parse(rows: list[Any]) -> LogPage:
+        head, back = rows[0][0], rows[0][4] is not None
+        if back:
+            raise answers.lost_commits(head)
+        return answers.log_page(rows[1:], head, request)
+
+    return Call("read_log", arguments, parse, False)
 
 
 def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
@@ -240,6 +253,36 @@ def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
     )
 
 
+def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
+    arguments = (
+        *(space, request.group, request.consumer, request.prefix, min(request.start, _LAST)),
+        *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
+        *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
+    )
+    return Call("read_group", arguments, group_answers.deliveries)
+
+
+def _ack_group(request: AckGroup, space: int, uid: str) -> Call:
+    positions = "{" + ",".join(str(each) for each in request.positions) + "}"
+    arguments = (space, request.group, request.consumer, positions)
+    return Call("ack_group", arguments, lambda rows: rows[0][0])
+
+
+def _group_state(request: GroupState, space: int, uid: str) -> Call:
+    arguments = (space, request.group, LISTED)
+    return Call(
+        "group_state", arguments, lambda rows: group_answers.info(_rows(rows), request.group), False
+    )
+
+
+def _list_groups(request: ListGroups, space: int, uid: str) -> Call:
+    return Call("list_groups", (space,), lambda rows: tuple(name for (name,) in rows), False)
+
+
+def _drop_group(request: DropGroup, space: int, uid: str) -> Call:
+    return Call("drop_group", (space, request.group), _nothing)
+
+
 def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
@@ -253,9 +296,7 @@ def _nothing(rows: list[Any]) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
-    Load: _load,
     LoadAt: _load_at,
-    ReadLog: _read_log,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,
     Enter: _enter,
@@ -263,4 +304,9 @@ _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
     DropLease: _drop_lease,
     SaveFold: _save_fold,
     ReadRefusals: _read_refusals,
+    ReadGroup: _read_group,
+    AckGroup: _ack_group,
+    GroupState: _group_state,
+    ListGroups: _list_groups,
+    DropGroup: _drop_group,
 }

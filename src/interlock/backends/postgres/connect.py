@@ -10,7 +10,8 @@ from interlock.backends.postgres.faults import fault_of, psycopg
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
 SCHEMA_VERSION = 1
-SCHEMA_FILES = ("schema.sql", "functions.sql", "commit.sql")
+_FILES = ("schema", "functions", "turns", "fences", "judge", "commit", "groups")
+SCHEMA_FILES = tuple(f"{name}.sql" for name in _FILES)
 MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
 DURABILITY = ("full", "normal", "off")
 _OLDEST_SERVER = 150000
@@ -23,8 +24,8 @@ class PostgresOptions(NamedTuple):
     """Settings of a store in PostgreSQL.
 
     `durability`: `full` answers when the commit is on the server's disk (`synchronous_commit` at
-    least `on`).  `normal` and `off` may lose the last commits where the server crashes.  `busy_timeout`:
-    seconds to wait for a connection.
+    least `on`).  `normal` and `off` may lose the last commits where the server crashes.
+    `busy_timeout`: seconds to wait for a connection.
     """
 
     durability: str = "full"
@@ -81,6 +82,8 @@ def prepare(
         with psycopg.connect(url, **arguments(url, direct=False)) as connection:
             _check_server(connection, place)
             if _checked_version(connection, place, version) != version:
+                # Whoever had to wait for the lock must see what was done meanwhile.
+                connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                     _migrate(connection, place, migrations, version)

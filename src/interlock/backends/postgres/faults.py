@@ -36,7 +36,10 @@ def must_repeat(problem: Exception) -> bool:
 def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | AnswerLost:
     """Return the fault that `problem` is.  `sent`: the statement may have reached the server."""
     if isinstance(problem, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
-        return Unavailable(f"{place} cannot be reached: no connection in time ({problem})")
+        return Unavailable(
+            f"{place} cannot be reached, or its connections are all in use: none in time "
+            "(busy_timeout)"
+        )
     code = getattr(problem, "sqlstate", None) or ""
     told = str(problem).strip().partition("\n")[0]
     if code.startswith(_GONE) or not code:

@@ -68,9 +68,11 @@ END $$;
 
 -- A consistent set of records and scans; p_ends[i] is the end of the prefix p_prefixes[i].  Rows: now
 -- (time, position, extra: the version of the rules), key, scan (n: the number of the prefix), queued
--- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation).
+-- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation);
+-- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.
 CREATE FUNCTION interlock.load(
-    p_space integer, p_keys text[], p_prefixes text[], p_ends text[], p_op text
+    p_space integer, p_keys text[], p_prefixes text[], p_ends text[], p_op text, p_seen bigint,
+    p_seen_op text
 ) RETURNS SETOF answer
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -79,6 +81,11 @@ DECLARE
     i integer;
     now_us bigint := clock_us();
 BEGIN
+    IF is_lost(p_space, p_seen, p_seen_op) THEN
+        r.what := 'back'; r.position := log_end(p_space);
+        RETURN NEXT r;
+        RETURN;
+    END IF;
     r.what := 'now';
     SELECT now_us, s.position, COALESCE(h.version, 0) INTO r.time, r.position, r.extra
     FROM spaces AS s LEFT JOIN heads AS h ON h.space = s.space AND h.key = '$rules'
@@ -112,6 +119,14 @@ BEGIN
         RETURN QUERY SELECT * FROM operation(p_space, p_op, 0);
     END IF;
 END $$;
+
+-- Whether a commit that the caller knows of (p_seen 0: none) is not in the log: commits were lost.
+CREATE FUNCTION interlock.is_lost(p_space integer, p_seen bigint, p_seen_op text) RETURNS boolean
+LANGUAGE sql STABLE
+AS $$
+    SELECT p_seen > 0 AND NOT EXISTS (
+        SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
+$$;
 
 -- The entries of an operation, in order.  Rows: op (kind).
 CREATE FUNCTION interlock.operation(p_space integer, p_op text, p_n integer) RETURNS SETOF answer
@@ -195,9 +210,11 @@ BEGIN
 END $$;
 
 -- At most p_limit entries after a position: of one key, of a prefix and its end, or all of them.  The
--- first row has no key: its position is where the log ends.
+-- first row has no key: its position is where the log ends, and its kind is back where the commit at p_seen
+-- of operation p_seen_op is not in the log.
 CREATE FUNCTION interlock.read_log(
-    p_space integer, p_after bigint, p_limit integer, p_key text, p_prefix text, p_end text
+    p_space integer, p_after bigint, p_limit integer, p_key text, p_prefix text, p_end text,
+    p_seen bigint, p_seen_op text
 ) RETURNS TABLE (
     "position" bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
     "time" bigint, op text, reads text
@@ -206,8 +223,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SE
 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT s.position, NULL, NULL::bigint, NULL::bigint, NULL, NULL, NULL, NULL::bigint,
-        NULL, NULL FROM spaces AS s WHERE s.space = p_space;
+    RETURN QUERY SELECT s.position, NULL, NULL::bigint, NULL::bigint,
+        CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
+        NULL FROM spaces AS s WHERE s.space = p_space;
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads

@@ -15,6 +15,12 @@
 -- tickets       places in the queues for keys; unlogged, because they decide who thinks next and never
 --               what may be written
 -- ticket_keys   which queues a ticket stands in
+-- groups        one row a consumer group: which keys it is about, and what it has dealt the log up to
+-- group_consumers  the consumers of a group: last sign of life, for how long it counts, and the positions
+--               that it acknowledged last
+-- group_pending one row an entry that was dealt and is not acknowledged: whose it is, how often it was
+--               delivered, and by which request last (batch; '' where it waits to be delivered).  All
+--               rows of a key are with one consumer
 
 CREATE TABLE interlock.spaces (
     space integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -115,3 +121,36 @@ CREATE TABLE interlock.refusals (
 );
 
 CREATE INDEX refusals_by_space ON interlock.refusals (space, id);
+
+CREATE TABLE interlock.groups (
+    group_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    space integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    prefix text COLLATE "C" NOT NULL,
+    cursor bigint NOT NULL,
+    UNIQUE (space, name)
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.group_consumers (
+    group_id bigint NOT NULL,
+    consumer text COLLATE "C" NOT NULL,
+    seen bigint NOT NULL,
+    ttl bigint NOT NULL,
+    acked bigint[] NOT NULL,
+    PRIMARY KEY (group_id, consumer)
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.group_pending (
+    group_id bigint NOT NULL,
+    position bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    consumer text COLLATE "C" NOT NULL,
+    batch text COLLATE "C" NOT NULL,
+    deliveries integer NOT NULL,
+    PRIMARY KEY (group_id, position)
+);
+
+CREATE INDEX group_pending_by_key ON interlock.group_pending (group_id, key);
+
+CREATE INDEX group_pending_by_consumer
+ON interlock.group_pending (group_id, consumer, batch, position);

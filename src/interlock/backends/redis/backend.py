@@ -51,7 +51,7 @@ class RedisBackend(RemoteBackend):
         )
 
     def _call(self, request: Any) -> Call:
-        return calls.call_of(request, self._keys, self.uid)
+        return calls.call_of(request, self._keys, self.uid, self._known)
 
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
         return calls.commit(plans, self._keys, self.uid, known)
@@ -64,41 +64,32 @@ class RedisBackend(RemoteBackend):
     def _send(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
         last = self._waiting() if call.waits else None
-        replies = self._threads_wire().send(call.commands, last)
         pause = _SHORTEST
-        while (again := self._not_ready(replies, deadline)) is not None:
+        while True:
+            replies = self._threads_wire().send(call.commands, last)
+            if _is_ready(replies) or time.monotonic() >= deadline:
+                return self._answer(call, replies, last)
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST)
-            commands = [call.commands[i] for i in again]
-            for i, reply in zip(again, self._threads_wire().send(commands), strict=True):
-                replies[i] = reply
-        return self._answer(call, replies, last)
 
     async def _send_async(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
         last = self._waiting() if call.waits else None
-        replies = await self._loops_wire().send(call.commands, last)
         pause = _SHORTEST
-        while (again := self._not_ready(replies, deadline)) is not None:
+        while True:
+            replies = await self._loops_wire().send(call.commands, last)
+            if _is_ready(replies) or time.monotonic() >= deadline:
+                return self._answer(call, replies, last)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST)
-            commands = [call.commands[i] for i in again]
-            found = await self._loops_wire().send(commands)
-            for i, reply in zip(again, found, strict=True):
-                replies[i] = reply
-        return self._answer(call, replies, last)
-
-    def _not_ready(self, replies: list[Any], deadline: float) -> list[int] | None:
-        """Return which commands the server could not carry out yet; None where there is none."""
-        found = [i for i, r in enumerate(replies) if isinstance(r, Exception) and must_wait(r)]
-        return found if found and time.monotonic() < deadline else None
 
     def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
+        copies = None if last is None else replies.pop()
         for reply in replies:
             if isinstance(reply, Exception):
                 raise fault_of(reply, self.place, sent=True) from reply
         if last is not None:
-            self._check_copies(replies.pop())
+            self._check_copies(copies)
         return call.parse(replies)
 
     def _waiting(self) -> Command | None:
@@ -112,6 +103,8 @@ class RedisBackend(RemoteBackend):
     def _check_copies(self, reply: Any) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
+        if isinstance(reply, Exception):
+            raise AnswerLost(f"applied, but not confirmed by replicas: {reply}") from reply
         local, replicas = reply if isinstance(reply, list) else (1, reply)
         wanted = self._target.wait_replicas
         if replicas < wanted or (self._target.wait_aof and local < 1):
@@ -170,11 +163,11 @@ class RedisBackend(RemoteBackend):
 
     def _open(self) -> str:
         command = calls.script("open", self._keys.fixed, os.urandom(8).hex(), SCHEMA_VERSION)
-        uid, version = self._send(Call((command,), lambda replies: replies[0]))
+        uid, version = self._first(Call((command,), lambda replies: replies[0]))
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
-                f"space {self.name!r} in {self.place} has schema version {version}, made by a newer "
-                f"Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
+                f"space {self.name!r} in {self.place} has schema version {version}, made by a "
+                f"newer Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
                 "(pip install -U interlock)"
             )
         return str(uid)
@@ -204,6 +197,11 @@ class RedisBackend(RemoteBackend):
         super()._start_anew()
         _LEFT_BEHIND.append((self._wire, self._wires))
         self._start()
+
+
+def _is_ready(replies: list[Any]) -> bool:
+    """Whether the server could carry out the commands: it is not loading or moving the slot."""
+    return not any(isinstance(reply, Exception) and must_wait(reply) for reply in replies)
 
 
 _BACKENDS: weakref.WeakSet[RedisBackend] = weakref.WeakSet()

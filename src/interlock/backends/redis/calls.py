@@ -6,21 +6,27 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from interlock.backends import answers
+from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core.conflicts import RefusalNote
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.outcome import Committed, Outcome, Written
 from interlock.core.plan import PUT, Plan
 from interlock.core.requests import (
+    AckGroup,
+    DropGroup,
     DropLease,
     Enter,
+    GroupState,
     LeaveTurn,
+    ListGroups,
     Load,
     LoadAt,
     LogPage,
+    ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
@@ -52,11 +58,16 @@ class Keys:
         self.log = f"{state}:log"
         self.refusals = f"{state}:refusals"
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
+        self.groups = f"{state}:groups"
         self._merged = f"{state}:m:"
 
     def merged(self, key: str) -> str:
         """The list of a merged key's contributions."""
         return self._merged + key
+
+    def group(self, name: str) -> tuple[str, ...]:
+        """All that the scripts about a consumer group use."""
+        return (*self.fixed, self.groups, f"{self.state}:g:{name}", f"{self.state}:d:{name}")
 
 
 def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
@@ -64,8 +75,12 @@ def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Any, keys: Keys, uid: str) -> Call:
-    """Return the call of a request."""
+def call_of(request: Any, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+    """Return the call of a request.  `known`: a commit that must be in the log."""
+    if isinstance(request, Load):
+        return _load(request, keys, uid, known)
+    if isinstance(request, ReadLog):
+        return _read_log(request, keys, known)
     return _CALLS[type(request)](request, keys, uid)
 
 
@@ -94,8 +109,8 @@ def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
 def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
     expects, writes = plan.expects, plan.writes
     numbers: dict[str, int] = {}
-    for each in (*expects, *writes):
-        numbers.setdefault(each.key, len(numbers) + 1)
+    for key in (*[e.key for e in expects], *[w.key for w in writes]):
+        numbers.setdefault(key, len(numbers) + 1)
     arguments += (
         *(plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.ticket, int(plan.yields)),
         answers.reads_of(plan) or "",
@@ -129,9 +144,9 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     return Committed(position, reply[1], plan.agent, writes)
 
 
-def _load(request: Load, keys: Keys, uid: str) -> Call:
+def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
-    command = script("load", names, request.op_id or "", *_named(request))
+    command = script("load", names, request.op_id or "", *known, *_named(request))
     return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
 
 
@@ -149,12 +164,15 @@ def _named(request: Load | LoadAt) -> list[Any]:
     return found
 
 
-def _read_log(request: ReadLog, keys: Keys, uid: str) -> Call:
+def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
     after = min(request.after, _LAST)
-    command = script("log", keys.fixed, after, request.limit, request.key or "", request.prefix)
+    asked = (after, request.limit, request.key or "", request.prefix)
+    command = script("log", keys.fixed, *asked, *known)
 
     def parse(reply: list[Any]) -> LogPage:
         head, upto, rows = reply
+        if upto < 0:
+            raise answers.lost_commits(head)
         page = answers.log_page(rows, head, request)
         return page._replace(upto=max(upto, request.after))
 
@@ -208,6 +226,36 @@ def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call:
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
 
 
+def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
+    command = script(
+        "read_group",
+        keys.group(request.group),
+        *(request.group, request.consumer, request.prefix, min(request.start, _LAST)),
+        *(request.limit, int(request.ttl * 1e6), int(request.resume), request.name),
+        *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
+    )
+    return _one(command, group_answers.deliveries)
+
+
+def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call:
+    names = keys.group(request.group)
+    command = script("ack_group", names, request.consumer, *request.positions)
+    return _one(command, int, True)
+
+
+def _group_state(request: GroupState, keys: Keys, uid: str) -> Call:
+    command = script("group_state", keys.group(request.group), LISTED)
+    return _one(command, lambda rows: group_answers.info(_rows(rows), request.group))
+
+
+def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call:
+    return _one(("ZRANGE", keys.groups, 0, -1), tuple)
+
+
+def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call:
+    return _one(script("drop_group", keys.group(request.group), request.group), _nothing, True)
+
+
 def _one(command: Command, parse: Callable[[Any], Any], waits: bool = False) -> Call:
     return Call((command,), lambda replies: parse(replies[0]), waits)
 
@@ -221,9 +269,7 @@ def _nothing(replies: Any) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
-    Load: _load,
     LoadAt: _load_at,
-    ReadLog: _read_log,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,
     Enter: _enter,
@@ -231,4 +277,9 @@ _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
     DropLease: _drop_lease,
     SaveFold: _save_fold,
     ReadRefusals: _read_refusals,
+    ReadGroup: _read_group,
+    AckGroup: _ack_group,
+    GroupState: _group_state,
+    ListGroups: _list_groups,
+    DropGroup: _drop_group,
 }

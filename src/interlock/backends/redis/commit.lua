@@ -95,6 +95,7 @@ local function commit(base)
     -- Applied before?
     if found[5] then
         local lib = library()
+        lib.write_again('p')
         if ticket > 0 then lib.drop_ticket(ticket) end
         return lib.operation(op, 0)
     end
@@ -214,13 +215,7 @@ local function commit(base)
 end
 
 -- A commit that was acknowledged must still be there.
-if ARGV[1] ~= '0' then
-    local packed, seen = call('HGET', STATE, 'o:' .. ARGV[2]), tonumber(ARGV[1])
-    local done = packed and unpacked(packed)
-    if not done or seen < done[1] or seen >= done[1] + done[2] then
-        return {'back', call('HGET', STATE, 'p') or 0}
-    end
-end
+if is_lost(ARGV[1], ARGV[2]) then return {'back', call('HGET', STATE, 'p') or 0} end
 local answers, base = {}, 3
 for i = 1, tonumber(ARGV[3]) do
     answers[i] = commit(base)

@@ -47,6 +47,14 @@ local function alive(renewed, expires, now)
     return expires > now and renewed <= now + 1000000
 end
 
+-- Whether a commit that the caller knows of (position '0': none) is not in the log: commits were lost.
+local function is_lost(position, op)
+    if position == '0' then return false end
+    local packed, at = call('HGET', STATE, 'o:' .. op), tonumber(position)
+    local done = packed and unpacked(packed)
+    return not done or at < done[1] or at >= done[1] + done[2]
+end
+
 -- What most commits do without, made when it is asked for.
 local function library()
     local lib = {}
@@ -202,6 +210,12 @@ local function library()
             rows[#rows + 1] = {'lease', 0, key, false, false, false, false, lease[1], lease[2],
                 lease[5] - now, false, false, false}
         end
+    end
+
+    -- Writes what is there already.  Whoever waits for replicas after a request that was sent twice waits
+    -- for what his own connection wrote, and so for what the first sending wrote before.
+    function lib.write_again(name)
+        redis.pcall('HSET', STATE, name, call('HGET', STATE, name))  -- refused where memory is full
     end
 
     return lib

@@ -23,6 +23,7 @@ except ImportError as missing:
 __all__ = ["fault_of", "is_redirect", "must_wait", "redis", "script_is_missing", "told_by"]
 
 _WAIT = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "FAILOVER")
+_MOVING = "TTL exhausted"  # redis-py, after many redirections: nearly always of a slot that moves
 _REDIRECT = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 _REFUSED = {
     "OOM": "has no memory left; raise maxmemory",
@@ -56,10 +57,15 @@ def told_by(problem: Exception) -> str:
 
 
 def must_wait(problem: Exception) -> bool:
-    """Whether the server did nothing and may do it soon.  A script's error names its cause within."""
+    """Whether the server did nothing and may do it soon.
+
+    A script's error names its cause within.
+    """
     told = told_by(problem)
     inner = told.startswith("ERR Error running script") or "script: " in told
-    return told.startswith(_WAIT) or (inner and any(f"-{word}" in told for word in _WAIT))
+    return told.startswith((*_WAIT, _MOVING)) or (
+        inner and any(f"-{word}" in told for word in _WAIT)
+    )
 
 
 def is_redirect(problem: Exception) -> bool:
@@ -84,6 +90,8 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
         if told.startswith("WRONGTYPE") or "Error running script" in told or "script: " in told:
             return Corrupt(f"{place} holds something else than a space under its keys: {told}")
         return Unavailable(f"{place} refused the call: {told}")
+    if told.startswith(_MOVING):
+        return AnswerLost(f"its slot is being moved ({told})")
     if must_wait(problem) or not sent:
         return Unavailable(f"{place} cannot be used now: {told}")
     return AnswerLost(told or type(problem).__name__)

@@ -1,13 +1,19 @@
 -- A consistent set of records and scans.
 -- KEYS: those of common.lua, then for each key its list m.
--- ARGV: 1 operation id or '', 2 number of keys, the keys, number of prefixes, for each prefix and end or ''.
--- Rows: now, key, scan, queued, lease, op (see functions.sql of the PostgreSQL dialect).
+-- ARGV: 1 operation id or '', 2 and 3 position and operation id of a commit that the caller knows of (0:
+--   none), 4 number of keys, the keys, number of prefixes, for each prefix and end or ''.
+-- Rows: now, key, scan, queued, lease, op (see functions.sql of the PostgreSQL dialect); or, alone, back
+--   (position): that commit is not in the log: commits were lost.
 
 local lib = library()
 local now, keys = clock(), {}
 local rows = {lib.now_row(now)}
-local at = 3
-for i = 1, tonumber(ARGV[2]) do
+if is_lost(ARGV[2], ARGV[3]) then
+    rows[1][1] = 'back'
+    return rows
+end
+local at = 5
+for i = 1, tonumber(ARGV[4]) do
     keys[i] = ARGV[at]
     rows[#rows + 1] = lib.record('key', i - 1, ARGV[at])
     at = at + 1

@@ -1,7 +1,8 @@
 -- At most so many entries after a position: of one key, of a prefix, or all.
 -- KEYS: those of common.lua.
--- ARGV: 1 position, 2 limit, 3 key or '', 4 prefix or ''.
--- Answers {where the log ends, the position that this is complete up to, entries}; an entry is
+-- ARGV: 1 position, 2 limit, 3 key or '', 4 prefix or '', 5 and 6 as in load.lua.
+-- Answers {where the log ends, the position that this is complete up to, entries}, the second of them -1
+-- where the commit that the caller knows of is not in the log; an entry is
 -- position, key, version, epoch, kind, body, agent, time, operation id, reads.  Looks at a limited number of
 -- entries, so that a long log does not hold up the server.
 
@@ -9,6 +10,7 @@ local lib = library()
 local MOST = 5000
 local after, limit, key, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local last, entries, reached, looked = lib.number_of('p'), {}, after, 0
+if is_lost(ARGV[5], ARGV[6]) then return {last, -1, {}} end
 
 local function take(e)
     entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}

@@ -1,4 +1,4 @@
-"""The Lua scripts of the dialect, each with what is common to all before it."""
+"""The Lua scripts of the dialect, each with what it shares with others before it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ class Script(NamedTuple):
 
 def _load(name: str) -> Script:
     folder = resources.files(__package__)
-    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in ("common", name)]
+    shared = ("common", "groups") if name in _OF_GROUPS else ("common",)
+    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
     text = "\n".join(parts)
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+_OF_GROUPS = ("read_group", "ack_group", "group_state", "drop_group")
 _NAMES = (
     *("commit", "load", "load_at", "log", "turn", "leave", "enter", "open", "lease"),
     *("drop_lease", "fold"),
+    *_OF_GROUPS,
 )
 SCRIPTS = {name: _load(name) for name in _NAMES}
 BY_SHA = {script.sha: script.text for script in SCRIPTS.values()}

@@ -16,11 +16,12 @@ from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.scripts import BY_SHA
+from interlock.errors import AnswerLost
 
 try:
-    import hiredis
-except ImportError:  # pragma: no cover  # redis-py does the same, more slowly
-    hiredis = None
+    from hiredis import pack_command
+except ImportError:  # redis-py does the same, more slowly
+    pack_command = None  # type: ignore[assignment]  # a function where it is installed
 
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
@@ -65,23 +66,32 @@ class Wire:
             connection.disconnect()  # replies that nobody read are on their way
             raise
         self._idle.append((node, connection))
-        return [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        return found if last is None else _waited(replies, found)
 
     def close(self) -> None:
         """Close every connection."""
-        while self._idle:
-            self._idle.pop()[1].disconnect()
+        while (idle := self._idle_one()) is not None:
+            idle[1].disconnect()
         self.client.close()
+
+    def _idle_one(self) -> tuple[str, Any] | None:
+        """Take a connection that nobody uses; other threads do the same at this moment."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
 
     def _take(self) -> tuple[str, Any]:
         try:
             node, pool = self._node()
-            while self._idle:
-                at, connection = self._idle.pop()
+            while (idle := self._idle_one()) is not None:
+                at, connection = idle
                 if at == node:
                     return at, connection
                 connection.disconnect()  # the slot has moved
-            connection = pool.make_connection()
+            # Not by the pool, which counts what it makes and never hears that it was dropped.
+            connection = pool.connection_class(**pool.connection_kwargs)
             connection.connect()
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
@@ -134,7 +144,8 @@ class AsyncWire:
             await _drop(connection)  # replies that nobody read are on their way
             raise
         self._idle.append((node, connection))
-        return [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        found = [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
+        return found if last is None else _waited(replies, found)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -179,9 +190,15 @@ class AsyncWire:
             return problem
 
 
+def _waited(replies: list[Any], found: list[Any]) -> list[Any]:
+    """Return what was found.  What was sent again was carried out after the waiting."""
+    late = any(reply is not answer for reply, answer in zip(replies, found, strict=True))
+    return [*found[:-1], AnswerLost("carried out, but not waited for")] if late else found
+
+
 def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
-    if hiredis is not None:
-        return [b"".join([hiredis.pack_command(command) for command in commands])]
+    if pack_command is not None:
+        return [b"".join([pack_command(command) for command in commands])]
     return [b"".join([part for c in commands for part in connection.pack_command(*c)])]
 
 

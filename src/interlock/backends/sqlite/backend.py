@@ -14,7 +14,7 @@ from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
 from interlock.backends.sqlite import fences, groups, read, turns
 from interlock.backends.sqlite import place as places
-from interlock.backends.sqlite.commit import Step, Where, host_clock, locate
+from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
     DURABILITY,
     SQLiteOptions,
@@ -244,13 +244,13 @@ class SQLiteBackend:
             """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
             agents that wait for the lock only to be refused keep it from the one who can write."""
             nonlocal answers, left
-            answers = self._read(_judged, [(i, p) for i, p in enumerate(plans) if p.yields])
+            answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.yields])
             left = [plan for index, plan in enumerate(plans) if index not in answers]
             return bool(left)
 
         worth_a_look = any(plan.yields for plan in plans)
         applied: list[Outcome] = self._write(
-            _applied, lambda: left, when_busy=look if worth_a_look else None
+            apply_all, lambda: left, when_busy=look if worth_a_look else None
         )
         if not answers:
             return applied
@@ -372,28 +372,6 @@ class SQLiteBackend:
         self._threads = None
         self._group.reset()
         self._notes.start_anew()
-
-
-def _judged(
-    connection: sqlite3.Connection, where: Where, plans: Sequence[tuple[int, Plan]]
-) -> dict[int, Outcome]:
-    """Return the refusals of those plans that would be refused, by number."""
-    step = Step(connection, where, [plan for _, plan in plans])
-    judged = {index: step.judge(plan) for index, plan in plans}
-    return {index: answer for index, answer in judged.items() if isinstance(answer, Refusal)}
-
-
-def _applied(
-    connection: sqlite3.Connection, where: Where, plans: Callable[[], Sequence[Plan]]
-) -> list[Outcome]:
-    """Judge and apply plans one after the other, each on its own."""
-    step = Step(connection, where, plans())
-    answers = [step.commit(plan) for plan in plans()]
-    if step.wrote:
-        step.flush()
-    else:
-        connection.execute("ROLLBACK")
-    return answers
 
 
 def _commit(connection: sqlite3.Connection, place: places.Place) -> None:

@@ -325,3 +325,25 @@ def applied(execute: Any, space: int, op_id: str) -> Committed | None:
         for key, kind, version, epoch, position, body, _, _ in rows
     )
     return Committed(rows[0][4], rows[0][6], rows[0][7], writes, replayed=True)
+
+
+def judge_all(
+    connection: sqlite3.Connection, where: Where, plans: Sequence[tuple[int, Plan]]
+) -> dict[int, Outcome]:
+    """Return the refusals of those plans that would be refused, by number."""
+    step = Step(connection, where, [plan for _, plan in plans])
+    found = {index: step.judge(plan) for index, plan in plans}
+    return {index: answer for index, answer in found.items() if isinstance(answer, Refusal)}
+
+
+def apply_all(
+    connection: sqlite3.Connection, where: Where, plans: Callable[[], Sequence[Plan]]
+) -> list[Outcome]:
+    """Judge and apply plans one after the other, each on its own."""
+    step = Step(connection, where, plans())
+    answers = [step.commit(plan) for plan in plans()]
+    if step.wrote:
+        step.flush()
+    else:
+        connection.execute("ROLLBACK")
+    return answers

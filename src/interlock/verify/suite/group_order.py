@@ -64,7 +64,6 @@ def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
         positions = [position for key, position in handled if key == f"k/{n}"]
         assert positions == sorted(positions)
     assert other.group("g").pending() == []
-    other.close()
 
 
 class Interrupted(BaseException):
