@@ -82,7 +82,7 @@ def _facades(
 
     for mark in request.node.iter_markers("interlock_needs"):
         capabilities.need(*mark.args)
-    with Facades(kind, url, capabilities) as opened:
+    with Facades(kind, url, capabilities=capabilities) as opened:
         yield opened
 
 

@@ -117,7 +117,7 @@ class Facades:
     """
 
     def __init__(
-        self, kind: str, url: str, capabilities: Capabilities | None = None, space: str = ""
+        self, kind: str, url: str, space: str = "", capabilities: Capabilities | None = None
     ) -> None:
         self.kind = kind
         self.url = url
