@@ -175,7 +175,7 @@ def test_a_live_consumers_entries_are_not_claimed(facades: Facades, other: Any) 
     with space.group("g", consumer="one", ttl=0.3) as group:
         (delivery,) = group.take()
         rival = other.group("g", consumer="two")
-        assert elsewhere_while(facades, lambda: rival.take(wait=0.8)) == []
+        assert elsewhere_while(facades, lambda: rival.take(wait=0.5)) == []
         assert group.ack(delivery) == 1
 
 
@@ -186,7 +186,7 @@ def test_the_loop_keeps_its_consumer_alive(facades: Facades, other: Any) -> None
     rival = other.group("g", consumer="two")
     news = iter(group)
     delivery = next(news)
-    assert elsewhere_while(facades, lambda: rival.take(wait=0.8)) == []
+    assert elsewhere_while(facades, lambda: rival.take(wait=0.5)) == []
     news.close()
     found = elsewhere_while(facades, lambda: taken(rival))
     assert keys(found) == ["a"], "a loop that has ended keeps nothing alive"
