@@ -15,7 +15,7 @@ test: .venv/dev.stamp servers ## everything: lint, strict types, every test
 	$(MAKE) lint
 	$(BIN)/python -m pytest
 
-quick: .venv/dev.stamp ## for daily work, under a minute
+quick: .venv/dev.stamp ## for daily work, under a minute: all of SQLite, a slice of PostgreSQL and Redis
 	$(MAKE) lint
 	$(BIN)/python -m pytest -m "not slow"
 

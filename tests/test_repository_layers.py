@@ -33,6 +33,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},
     "src/interlock/verify/pytest_plugin.py": {"pytest"},
+    "src/interlock/verify/suite/": {"pytest"},
 }
 # The core has no I/O, clock, randomness or threads.
 IMPURE = {

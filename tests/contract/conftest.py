@@ -1,38 +1,34 @@
-"""Fixtures that give every contract test each backend and each façade in turn."""
+"""Which tests of the contract suite `make quick` runs.  Every backend here has all capabilities."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.contract.facades import Facades
+from interlock.verify import suite
 
-_numbers = itertools.count()
-
-
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a store of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    url: str = request.getfixturevalue(f"{request.param}_url")
-    return url
+# All of SQLite is quick.  Of the other files it is one façade of these parts, or nothing.
+QUICK = {
+    "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
+    "test_redis.py": ("async", {"reads_and_writes", "transactions"}),
+}
 
 
-@pytest.fixture(params=["sync", "async"])
-def facades(request: pytest.FixtureRequest, store_url: str) -> Iterator[Facades]:
-    """Opens spaces of their own in one store, with the synchronous or the asyncio façade."""
-    opened = Facades(request.param, store_url, f"test-{os.getpid()}-{next(_numbers)}")
-    yield opened
-    opened.close()
+def is_quick(item: pytest.Function) -> bool:
+    """Say whether `make quick` runs a test of the suite."""
+    if item.path.name == "test_sqlite.py":
+        return True
+    facade, parts = QUICK.get(item.path.name, ("", set[str]()))
+    wanted = item.callspec.params.get("facades") if hasattr(item, "callspec") else None
+    return wanted == facade and item.function.__module__.rpartition(".")[2] in parts
 
 
-@pytest.fixture
-def space(facades: Facades) -> Any:
-    """One open space."""
-    return facades.open()
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what of the suite is not quick."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
+            ours = item.function.__module__.startswith(f"{suite.__name__}.")
+            if ours and not is_quick(item):
+                item.add_marker(pytest.mark.slow)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.verify.suite import Facades
 from tests.conftest import present
-from tests.contract.facades import Facades
 from tests.processes.faults import RULES, Work, check, writing
 from tests.servers.process import wait_until
 from tests.servers.proxy import Proxy

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 class Backend(Protocol):
     """One space in one store.
 
-    `uid` is the space's unique id.  `perform` answers Load, LoadAt, Commit, ReadLog, TakeTurn,
-    LeaveTurn and Pause; `perform_async` does the same without blocking the event loop.  Both raise
-    the faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.
+    `uid` is the space's unique id.  `perform` answers every request but Think, which is the
+    driver's; `perform_async` does the same without blocking the event loop.  Both raise the faults
+    of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.  The tests
+    that a backend passes are `interlock.verify.suite`.
     """
 
     uid: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from interlock.backends.contract import Backend
@@ -9,6 +10,16 @@ from interlock.errors import Invalid
 
 _POSTGRES = ("postgresql", "postgres")
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+
+_OTHERS: dict[str, Callable[..., Backend]] = {}
+
+
+def register(scheme: str, make: Callable[..., Backend]) -> None:
+    """Have `make(url, name, **options)` open the stores whose URLs begin with `scheme://`.
+
+    `options` are `durability` and `busy_timeout` as they were given to `interlock.open`.
+    """
+    _OTHERS[scheme] = make
 
 
 def open_backend(url: str, name: str, **options: Any) -> Backend:
@@ -29,5 +40,7 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
         from interlock.backends.redis import RedisBackend, RedisOptions
 
         return RedisBackend(url, name, RedisOptions(**known))
+    if separator and (make := _OTHERS.get(scheme)) is not None:
+        return make(url, name, **known)
     hint = "" if separator else f"; did you mean 'sqlite:///{url}'?"
     raise Invalid(f"{url!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")

@@ -2,7 +2,8 @@
 
 `explore` runs agent functions under every schedule of their requests, with crashes and lost
 replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
-`laws` checks what a reducer of one's own claims.
+`laws` checks what a reducer of one's own claims.  `interlock.verify.suite` holds the tests that
+every backend passes.
 Names are imported when they are first used.
 """
 

@@ -9,22 +9,20 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades
-from tests.contract.test_leases import _never, elsewhere_while
+from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.leases import _never, elsewhere_while
 
 RULES = {"contrib/*": interlock.merged("append"), "draft/{agent}/**": interlock.private()}
 
 
-@pytest.fixture
-def space(facades: Facades) -> Any:
-    return facades.open("boss", rules=RULES)
+FIXTURES = ("worker",)
+pytestmark = [pytest.mark.interlock_space(agent="boss", rules=RULES)]
 
 
 @pytest.fixture
 def worker(facades: Facades, space: Any) -> Any:
     """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with facades.peer("w1") as opened:
-        yield opened
+    return facades.peer("w1")
 
 
 def add(value: list[Any], contribution: Any) -> list[Any]:

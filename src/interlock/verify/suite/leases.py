@@ -10,14 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades, elsewhere
-
-
-@pytest.fixture
-def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with facades.peer("other") as space:
-        yield space
+from interlock.verify.suite.facades import Facades, elsewhere
 
 
 def test_others_are_held_back_while_a_lease_lives(facades: Facades, other: Any) -> None:
@@ -138,7 +131,7 @@ def test_a_lease_is_renewed_while_it_is_held(facades: Facades, other: Any) -> No
     space = facades.open("us")
     with space.lease("k", 0.3) as lease:
         with pytest.raises(interlock.Held):
-            elsewhere_while(facades, lambda: other.lease("k", wait=0.8).acquire())
+            elsewhere_while(facades, lambda: other.lease("k", wait=0.5).acquire())
         assert not lease.lost
         assert lease.write(1).version == 1
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
 
 import interlock
-from interlock.backends import noting
-from tests.contract.facades import Facades, elsewhere
+from interlock.backends.noting import KEPT
+from interlock.core.outcome import Forbidden
+from interlock.core.requests import Noted
+from interlock.verify.suite.facades import Facades, elsewhere
 
-
-@pytest.fixture
-def space(facades: Facades) -> Any:
-    rules = {"booking/*": interlock.guarded(machine=interlock.BOOKING)}
-    return facades.open("us", rules=rules)
+pytestmark = [
+    pytest.mark.interlock_space(
+        agent="us", rules={"booking/*": interlock.guarded(machine=interlock.BOOKING)}
+    )
+]
 
 
 def test_refusals_are_counted_by_key(facades: Facades, space: Any) -> None:
@@ -71,26 +71,12 @@ def test_refusals_reach_the_store_when_a_space_is_closed(facades: Facades, space
         space.conflicts(limit=0)
 
 
-def test_the_record_is_bounded(facades: Facades, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.backends.sqlite.backend.KEPT", 5)
-    space = facades.open("us")
-    space.create("k", 0)
-    for _ in range(9):
-        with pytest.raises(interlock.Conflict):
-            space.create("k", 1)
-    assert len(space.conflicts().refusals) == 5
-    assert noting.KEPT == 10_000
-
-
-def test_a_record_that_cannot_be_kept_fails_no_write(facades: Facades) -> None:
-    space = facades.open("us", busy_timeout=0.05)
-    space.create("k", 0)
-    path = facades.url.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        for _ in range(3):
-            with pytest.raises(interlock.Conflict):
-                space.create("k", 1)
-        other.execute("BEGIN IMMEDIATE")
-        assert len(space.conflicts().refusals) <= 3, "busy: kept for later, and nobody waits"
-        other.execute("ROLLBACK")
-    assert len(space.conflicts().refusals) == 3
+def test_the_record_is_bounded(space: Any) -> None:
+    note = space._driver.backend.perform
+    for number in range(KEPT + 500):
+        note(Noted(Forbidden("no", f"k/{number}", "k/*", "private()"), "us"))
+        if number % 500 == 499:
+            assert len(space.conflicts(limit=1).refusals) == 1, "what was noted is in the store"
+    kept = space.conflicts(limit=2 * KEPT).refusals
+    assert len(kept) == KEPT
+    assert kept[0].key == f"k/{KEPT + 499}", "the oldest go first"

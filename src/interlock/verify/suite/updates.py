@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import interlock
 from interlock.core.requests import Load
-from tests.contract.facades import Facades, elsewhere
+from interlock.verify.suite.facades import Facades, elsewhere
 
 
 def test_update_gives_the_default_then_the_value(space: Any) -> None:
@@ -133,9 +132,13 @@ def test_limits_without_meaning_are_invalid(space: Any, options: dict[str, Any])
     assert space.position() == 0
 
 
-async def test_whoever_is_cancelled_gives_up_the_turn_at_once(tmp_path: Path) -> None:
+def test_whoever_is_cancelled_gives_up_the_turn_at_once(async_facades: Facades) -> None:
     """Otherwise the others would wait until the ticket expires."""
-    async with interlock.open_async(f"sqlite:///{tmp_path / 'queue.db'}") as space:
+    async_facades.run(_some_are_cancelled(async_facades))
+
+
+async def _some_are_cancelled(facades: Facades) -> None:
+    async with await facades.open_async() as space:
         thinking, go_on = asyncio.Event(), asyncio.Event()
 
         async def think(value: int) -> int:

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades
+from interlock.verify.suite.facades import Facades
 
 RULES = {"booking/*": interlock.guarded(machine=interlock.BOOKING)}
+
+
+FIXTURES = ("bookings",)
 
 
 @pytest.fixture
@@ -145,29 +148,3 @@ def test_guards_see_old_new_and_agent_and_are_code(facades: Facades) -> None:
     with pytest.raises(interlock.IllegalTransition, match="not known in this process"):
         facades.open("stranger").transition("sale/1", "paid", paid=10)
     assert cashier.transition("sale/1", "paid", paid=10).version == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"transitions": {"a": ["b"], "c": ["a"]}}, "no transition leads to 'c'"),
-        ({"transitions": {"a": ["b"]}, "final": ["c"]}, "'c' is not a state"),
-        ({"transitions": {"a": ["b", "c"]}, "final": ["b"]}, "'c' has no way out"),
-        ({"transitions": {"a": ["b"], "b": ["a"]}, "final": ["b"]}, "final and has transitions"),
-        ({"transitions": {"a": ["b"]}, "initial": "z"}, "'z' is not a state"),
-        ({"transitions": {"a": ["b"]}, "guards": {("b", "a"): "g"}}, "guards no transition"),
-        ({"transitions": {"a": ["b"]}, "name": ""}, "needs a name"),
-        ({"transitions": {"a": [""]}}, "is not a name"),
-    ],
-)
-def test_a_table_that_contradicts_itself(options: dict[str, Any], message: str) -> None:
-    arguments = {"name": "m", "field": "f", "initial": "a", **options}
-    with pytest.raises(interlock.MachineError, match=message):
-        interlock.Machine(**arguments)
-
-
-def test_the_ready_made_machines() -> None:
-    lifecycle = interlock.AGENT_LIFECYCLE
-    assert lifecycle.targets("AwaitingInput") == ("Processing", "Completed", "Failed")
-    assert set(lifecycle.final) == {"Completed", "Failed"}
-    assert interlock.BOOKING.targets("COMPLETED") == ("REFUND_PENDING",)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from interlock.core.requests import ReadGroup
-from tests.contract.facades import Facades
-from tests.contract.test_consumer_groups import SHORT, add, dying, keys
+from interlock.verify.suite.consumer_groups import SHORT, add, dying, keys
+from interlock.verify.suite.facades import Facades
+
+pytestmark = [pytest.mark.interlock_needs("groups")]
 
 
 def test_keys_stay_in_order_whoever_handles_them(facades: Facades) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades
+from interlock.verify.suite.facades import Facades
 
 
 def test_a_key_that_was_never_written_has_version_zero(space: Any) -> None:

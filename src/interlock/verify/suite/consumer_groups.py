@@ -12,17 +12,13 @@ import pytest
 import interlock
 from interlock.core.groups import SCANNED
 from interlock.core.requests import AckGroup, ReadGroup
-from tests.contract.facades import Facades
-from tests.contract.test_leases import elsewhere_while
+from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.leases import elsewhere_while
 
 SHORT = 0.02  # seconds after which a consumer that gives no sign of life is dead
 
 
-@pytest.fixture
-def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    with facades.peer("other") as space:
-        yield space
+pytestmark = [pytest.mark.interlock_needs("groups")]
 
 
 def keys(deliveries: Any) -> list[str]:
@@ -179,7 +175,7 @@ def test_a_live_consumers_entries_are_not_claimed(facades: Facades, other: Any) 
     with space.group("g", consumer="one", ttl=0.3) as group:
         (delivery,) = group.take()
         rival = other.group("g", consumer="two")
-        assert elsewhere_while(facades, lambda: rival.take(wait=0.8)) == []
+        assert elsewhere_while(facades, lambda: rival.take(wait=0.5)) == []
         assert group.ack(delivery) == 1
 
 
@@ -190,7 +186,7 @@ def test_the_loop_keeps_its_consumer_alive(facades: Facades, other: Any) -> None
     rival = other.group("g", consumer="two")
     news = iter(group)
     delivery = next(news)
-    assert elsewhere_while(facades, lambda: rival.take(wait=0.8)) == []
+    assert elsewhere_while(facades, lambda: rival.take(wait=0.5)) == []
     news.close()
     found = elsewhere_while(facades, lambda: taken(rival))
     assert keys(found) == ["a"], "a loop that has ended keeps nothing alive"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pytest
+
 import interlock
+from interlock.verify.suite.capabilities import Capabilities
 
 
 class Bridge:
@@ -106,39 +110,74 @@ def elsewhere(fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
 
 
 class Facades:
-    """Opens spaces of one kind on one store, and closes them all."""
+    """Opens spaces of one kind, `sync` or `async`, on one store, and closes them all.
 
-    def __init__(self, kind: str, url: str, space: str = "default") -> None:
+    Their names begin with `space`, which nobody else uses, unless it is given.  Spaces of the
+    asyncio façade are given behind a `Bridge`, so that one test is for both.
+    """
+
+    def __init__(
+        self, kind: str, url: str, space: str = "", capabilities: Capabilities | None = None
+    ) -> None:
         self.kind = kind
         self.url = url
-        self.space = space
+        self.capabilities = capabilities or Capabilities()
+        self.space = space or f"suite-{uuid.uuid4().hex[:16]}"
         self._loop = asyncio.new_event_loop()
-        self._open: list[Any] = []
-        self._peers: list[interlock.Space] = []
+        self._opened: list[Any] = []
 
     def open(self, agent: str = "tester", **options: Any) -> Any:
+        """Open a space as `interlock.open` does.  `space` is added to the name of all spaces here,
+        unless it is no name at all."""
+        self._needs_shared()
+        added = options.pop("space", None)
+        name = self.space if added is None else added and self.space + added
+        arguments = {"url": self.url, "space": name, "agent": agent, **options}
         space: Any
-        options["space"] = self.space + options.pop("space", "")
         if self.kind == "sync":
-            space = interlock.open(options.pop("url", self.url), agent=agent, **options)
+            space = interlock.open(**arguments)
         else:
-            opening = interlock.open_async(options.pop("url", self.url), agent=agent, **options)
-            space = Bridge(self._loop.run_until_complete(_finish(opening)), self._loop)
-        self._open.append(space)
+            space = Bridge(self.run(interlock.open_async(**arguments)), self._loop)
+        self._opened.append(space)
         return space
 
     def peer(self, agent: str | None = None) -> interlock.Space:
         """Another process's view of the same space: always the synchronous façade."""
+        self._needs_shared()
         space = interlock.open(self.url, space=self.space, agent=agent)
-        self._peers.append(space)
+        self._opened.append(space)
         return space
 
+    async def open_async(self, agent: str = "tester") -> interlock.AsyncSpace:
+        """Open a space for a coroutine given to `run`, which closes it."""
+        return await interlock.open_async(self.url, space=self.space, agent=agent)
+
+    def run(self, awaitable: Any) -> Any:
+        """Await something in the event loop of the spaces here."""
+        return self._loop.run_until_complete(_finish(awaitable))
+
+    def __enter__(self) -> Facades:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
     def close(self) -> None:
-        for peer in self._peers:
-            peer.close()
-        for space in self._open:
+        """Close every space that was opened here, and the event loop."""
+        for space in reversed(self._opened):
             space.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
+
+    def _needs_shared(self) -> None:
+        """A second space is one of the same store, or the test means nothing."""
+        if self._opened:
+            self.capabilities.need("shared")
+
+
+@pytest.fixture
+def other(facades: Facades) -> Any:
+    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
+    return facades.peer("other")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades, elsewhere
+from interlock.verify.suite.facades import Facades, elsewhere
 
 PRIVATE = {"agent/{agent}/**": interlock.private()}
 

@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from interlock.settings import PAGE
-from tests.contract.facades import Facades
+from interlock.verify.suite.facades import Facades
 
 
 def test_positions_are_gapless_and_in_commit_order(space: Any) -> None:

@@ -11,7 +11,7 @@ import interlock
 from interlock.core.commands import FOLD_EVERY
 from interlock.core.folding import SAVE_AFTER
 from interlock.core.requests import Load
-from tests.contract.facades import Facades
+from interlock.verify.suite.facades import Facades
 
 RULES = {
     "findings": interlock.merged("append"),
@@ -22,6 +22,9 @@ RULES = {
     "last": interlock.merged("last_writer"),
     "memory": interlock.merged("deep_merge"),
 }
+
+
+FIXTURES = ("team",)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from interlock.core.commands import FOLD_EVERY
-from tests.contract.facades import Facades
+from interlock.verify.suite.facades import Facades
 
 
 def test_a_reader_with_old_rules_folds_by_the_ones_in_force(facades: Facades) -> None:
@@ -217,17 +217,18 @@ def test_a_moment_is_folded_by_the_rules_of_then(facades: Facades) -> None:
     assert space.at(position=then).read("f").value == 3
 
 
-def test_a_forked_child_does_not_give_up_the_lease(tmp_path: Any) -> None:
-    url = f"sqlite:///{tmp_path / 'fork.db'}"
-    with interlock.open(url, agent="us") as space, space.lease("k", 30) as lease:
+@pytest.mark.interlock_needs("fork", "shared")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # on purpose
+def test_a_forked_child_does_not_give_up_the_lease(sync_facades: Facades) -> None:
+    space = sync_facades.open("us")
+    with space.lease("k", 30) as lease:
         pid = os.fork()
         if pid == 0:
-            lease.release()
-            os._exit(0)
+            try:
+                lease.release()
+            finally:
+                os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
-        with (
-            interlock.open(url, agent="them") as other,
-            pytest.raises(interlock.Held),
-        ):
-            other.create("k", 1)
+        with pytest.raises(interlock.Held):
+            sync_facades.peer("them").create("k", 1)
         assert lease.write(1).version == 1

@@ -8,15 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades
-
-
-@pytest.fixture
-def other(facades: Facades) -> Any:
-    """A second agent on the same store."""
-    space = facades.peer("other")
-    yield space
-    space.close()
+from interlock.verify.suite.facades import Facades
 
 
 def test_writes_of_a_transaction_share_one_commit(space: Any) -> None:

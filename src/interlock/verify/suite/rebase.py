@@ -7,15 +7,13 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.contract.facades import Facades, elsewhere
+from interlock.verify.suite.facades import Facades, elsewhere
 
 RULES = {"doc/*": interlock.guarded(on_conflict="rebase", machine=None)}
 PLAN = {"title": "trip", "days": {"mon": "museum", "tue": "sea"}, "notes": ["a"]}
 
 
-@pytest.fixture
-def space(facades: Facades) -> Any:
-    return facades.open("us", rules=RULES)
+pytestmark = [pytest.mark.interlock_space(agent="us", rules=RULES)]
 
 
 def test_disjoint_changes_merge(space: Any) -> None:

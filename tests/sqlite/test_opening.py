@@ -1,0 +1,62 @@
+"""URLs of files, and a file that is locked: what the contract suite says of no other backend."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import interlock
+from interlock.verify.suite import Facades
+
+
+@pytest.fixture
+def store_url(tmp_path: Path) -> str:
+    """A new file for each test."""
+    return f"sqlite:///{tmp_path / 'store.db'}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "team.db",
+        "mysql://host/db",
+        "sqlite://host/team.db",
+        "sqlite:///team.db?mode=rx",
+        "sqlite:///team.db?cache=shared",
+        7,
+    ],
+)
+def test_urls_that_name_no_store(
+    facades: Facades, url: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(interlock.Invalid):
+        facades.open(url=url)
+    assert list(tmp_path.glob("*.db*")) == []
+
+
+@pytest.mark.parametrize("option", [{"space": ""}, {"agent": ""}, {"max_value_bytes": 0}], ids=str)
+def test_what_has_no_meaning_makes_no_file(
+    facades: Facades, option: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(interlock.Invalid):
+        facades.open(**option)
+    assert list(tmp_path.glob("*.db*")) == []
+
+
+def test_a_record_of_refusals_that_cannot_be_kept_fails_no_write(facades: Facades) -> None:
+    space = facades.open("us", busy_timeout=0.05)
+    space.create("k", 0)
+    path = facades.url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for _ in range(3):
+            with pytest.raises(interlock.Conflict):
+                space.create("k", 1)
+        other.execute("BEGIN IMMEDIATE")
+        assert len(space.conflicts().refusals) <= 3, "busy: kept for later, and nobody waits"
+        other.execute("ROLLBACK")
+    assert len(space.conflicts().refusals) == 3
