@@ -1,4 +1,4 @@
-"""Grouping the commits of tasks: nobody waits for a flight that has landed, and groups are bounded."""
+"""Grouping the commits of tasks: a flight that has landed holds nobody up; groups are bounded."""
 
 from __future__ import annotations
 
