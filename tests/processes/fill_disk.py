@@ -48,14 +48,14 @@ def fill(url: str, space: str, megabytes: int) -> int:
 
 def data(folder: Path) -> None:
     """The disk of the tables is full, and has room again."""
-    disk = small_disk(folder / "disk", 22)
+    disk = small_disk(folder / "disk", 18)
     with Postgres.start(folder / "server") as server, ExitStack() as stack:
         run(server.url(), f"CREATE TABLESPACE small LOCATION '{disk}'")
         run(server.url(), "CREATE DATABASE small TABLESPACE small")
         url = server.url("small")
         run(
             url,
-            "CREATE TABLE ballast AS SELECT repeat(n::text, 99) FROM generate_series(1, 9999) n",
+            "CREATE TABLE ballast AS SELECT repeat(n::text, 99) FROM generate_series(1, 5000) n",
         )
         ledgers = [
             stack.enter_context(writing(facade, url, facade, Work(15)))
@@ -63,7 +63,7 @@ def data(folder: Path) -> None:
         ]
         for ledger in ledgers:
             ledger.wait_for(10)
-        fill(url, "filler", 22)
+        fill(url, "filler", 18)
         for ledger in ledgers:
             wait_until(partial(_is_refused, ledger), "writes are refused")
         run(url, "DROP TABLE ballast")

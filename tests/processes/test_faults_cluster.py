@@ -64,7 +64,7 @@ def test_a_slot_moves_while_agents_write(cluster: RedisCluster, facade: str) -> 
     """There and back, with new spaces made in it on the way."""
     [name] = names(1)
     with writing(facade, cluster.url(), name, Work(8, turns="auto")) as ledger:
-        for _ in range(2):
+        for _ in range(4):
             ledger.wait_for(10)
             for step in cluster.move_slot(slot_of(name)):
                 if step == "owned":

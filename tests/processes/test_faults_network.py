@@ -108,7 +108,7 @@ def test_each_commit_of_a_group_is_applied_once(
     monkeypatch.setattr("interlock.backends.remote.RemoteBackend._acknowledged", _counting(sizes))
     work = Work(7, 10, ("create", "append"))
     with writing(net.facade, net.url, net.name, work) as ledger:
-        for _ in range(5):
+        for _ in range(3):
             ledger.wait_for(10)
             net.proxy.delay(0.01)  # so that the others gather meanwhile
             net.cut(way, b"own/w3:").wait()
@@ -136,10 +136,10 @@ def _counting(sizes: list[int]) -> Callable[..., Any]:
 def test_cuts_of_anything_while_agents_write(net: Net, way: str) -> None:
     work = Work(20261121, turns="auto")
     with writing(net.facade, net.url, net.name, work) as ledger:
-        for _ in range(10):
+        for _ in range(6):
             ledger.wait_for(3)
             net.cut(way, b"").wait()
-        for _ in range(3):
+        for _ in range(2):
             ledger.wait_for(3)
             net.proxy.cut_all()
         ledger.wait_for(10)

@@ -51,9 +51,9 @@ def test_a_server_that_goes_down_and_comes_back(
     server: Postgres | Redis, facade: str, name: str, way: str
 ) -> None:
     with writing(facade, server.url(), name, Work(20261121)) as ledger:
-        for _ in range(2):
-            ledger.wait_for(25)
+        for _ in range(2 if way == "kill" else 1):
+            ledger.wait_for(20)
             server.kill() if way == "kill" else server.stop()
             server.start_again()
-        ledger.wait_for(25)
+        ledger.wait_for(20)
     check(server.url(), name, ledger)

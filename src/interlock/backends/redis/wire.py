@@ -127,6 +127,7 @@ class AsyncWire:
         self._key = key
         self._idle: list[tuple[str, Any]] = []
         asynchronous: Any = redis.asyncio
+        self._alone = asyncio.Lock()
         kind: Any = asynchronous.RedisCluster if target.cluster else asynchronous.Redis
         self.client: Any = kind.from_url(target.url, **_DEFAULTS)
 
@@ -171,7 +172,8 @@ class AsyncWire:
         if not self._target.cluster:
             pool = self.client.connection_pool
             return "", pool.connection_class, pool.connection_kwargs
-        await self.client.initialize()
+        async with self._alone:
+            await self.client.initialize()
         node = self.client.get_node_from_key(self._key)
         return node.name, node.connection_class, node.connection_kwargs
 
@@ -183,7 +185,9 @@ class AsyncWire:
         try:
             if command[0] == "EVALSHA":
                 command = _with_text(command)
-            return await self.client.execute_command(*command)
+            # One task at a time: a client that learns of a move cuts its other tasks off.
+            async with self._alone:
+                return await self.client.execute_command(*command)
         except BROKEN as problem:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
