@@ -32,6 +32,7 @@ from interlock.core.requests import (
     TakeLease,
     TakeTurn,
 )
+from interlock.core.rules import RULES_KEY
 
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -107,7 +108,10 @@ def _is_simple(plan: Plan) -> bool:
 
 def _plain(plans: Sequence[Plan]) -> set[int]:
     """Return the numbers of those plans that one statement may judge together: of one key each,
-    and of one that no other plan touches, unless all of them append to it without reading it."""
+    and of one that no other plan touches, unless all of them append to it without reading it.
+    None where one of them changes the rules, which those after it must be judged by."""
+    if any(write.key == RULES_KEY for plan in plans for write in plan.writes):
+        return set()
     by_key: dict[str, list[int]] = {}
     shared = set()
     operations: set[str] = set()

@@ -79,7 +79,7 @@ class Step:
         answer = self.judge(plan)
         if answer is None:
             return self._apply(plan)
-        if plan.ticket and isinstance(answer, Committed):
+        if plan.ticket and plan.op_id in self._known:
             self._drop_ticket(plan.ticket)  # applied by another sending, which had no ticket
         return answer
 
