@@ -41,7 +41,7 @@ def seen(answer: Any) -> Any:
         return items, "" if answer.prefix else answer.upto, answer.head, answer.prefix
     if isinstance(answer, GroupInfo):
         cursor = 0 if answer.prefix else answer.cursor
-        consumers = [(c.name, c.pending, c.alive) for c in answer.consumers]
+        consumers = [consumer._replace(time_us=0) for consumer in answer.consumers]
         return answer._replace(cursor=cursor, consumers=tuple(consumers))
     return answer
 

@@ -61,7 +61,7 @@ def test_every_entry_is_handled_in_order_whoever_dies(place: Place, tmp_path: Pa
         running[name].start()
 
     try:
-        options = {"agent": "writer", "durability": "normal"}
+        options: dict[str, Any] = {"agent": "writer", "durability": "normal"}
         with interlock.open(place.url, space=place.space, **options) as space:
             handled.touch()
             for n in range(CONSUMERS):
