@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+
+
+class Place(NamedTuple):
+    """A space in a store, as other processes open it."""
+
+    url: str
+    space: str
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A space of the test's own in a store of each kind."""
+    if request.param == "sqlite":
+        return Place(f"sqlite:///{tmp_path / 'store.db'}", "s")
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return Place(url, f"processes-{secrets.token_hex(8)}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

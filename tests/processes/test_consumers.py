@@ -11,51 +11,70 @@ from pathlib import Path
 from typing import Any
 
 import interlock
+from tests.processes.conftest import Place
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 CONSUMERS, KEYS, ROUNDS, TTL = 4, 6, 40, 0.15
 
 
-def consume(url: str, name: str, handled: str) -> None:
+def consume(place: Place, name: str, handled: str) -> None:
     """Handle entries until killed: add a line to a file, then acknowledge."""
     chance = random.Random(name)
     file = os.open(handled, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    with interlock.open(url, agent=name) as space, space.group("g", ttl=TTL) as group:
+    with (
+        interlock.open(place.url, space=place.space, agent=name) as space,
+        space.group("g", ttl=TTL) as group,
+    ):
         for delivery in group:
             entry = delivery.entry
             threading.Event().wait(chance.uniform(0, 0.006))  # its work
             os.write(file, f"{entry.key} {entry.position} {name}\n".encode())
-            threading.Event().wait(0.002)  # here it dies with its work done
+            threading.Event().wait(chance.uniform(0, 0.006))  # here it dies with its work done
             group.ack(delivery)
 
 
 def lines(handled: Path) -> list[tuple[str, int]]:
     """Return the key and the position of every handling, in order; a torn line is none."""
-    whole = handled.read_text().rpartition("\n")[0].splitlines() if handled.exists() else []
+    whole = handled.read_text().rpartition("\n")[0].splitlines()
     return [(line.split()[0], int(line.split()[1])) for line in whole]
 
 
-def test_every_entry_is_handled_in_order_whoever_dies(tmp_path: Path) -> None:
-    url, handled = f"sqlite:///{tmp_path / 'groups.db'}", tmp_path / "handled"
-    chance = random.Random(20261121)
+def at_work(handled: Path, seconds: float) -> str:
+    """Return who has handled an entry just now and not acknowledged it, most likely; "" where
+    nobody does."""
+    before, over = handled.stat().st_size, threading.Event()
+    for _ in range(int(seconds / 0.001)):
+        if handled.stat().st_size > before:
+            return handled.read_text().rpartition("\n")[0].split()[-1]
+        over.wait(0.001)
+    return ""
+
+
+def test_every_entry_is_handled_in_order_whoever_dies(place: Place, tmp_path: Path) -> None:
+    chance, handled = random.Random(20261121), tmp_path / "handled"
     running: dict[str, Any] = {}
     stopped: dict[str, threading.Timer] = {}  # it may hold the write lock: a thread must wake it
 
     def start(name: str) -> None:
-        arguments = (url, name, str(handled))
+        arguments = (place, name, str(handled))
         running[name] = FORKSERVER.Process(target=consume, args=arguments, daemon=True)
         running[name].start()
 
     try:
-        with interlock.open(url, agent="writer", durability="normal") as space:
+        options: dict[str, Any] = {"agent": "writer", "durability": "normal"}
+        with interlock.open(place.url, space=place.space, **options) as space:
+            handled.touch()
             for n in range(CONSUMERS):
                 start(f"w{n}")
             for blow in range(ROUNDS):
                 for _ in range(chance.randrange(5, 30)):
                     space.update(f"k/{chance.randrange(KEYS)}", lambda n: n + 1, default=0)
-                threading.Event().wait(chance.uniform(0, TTL / 2))
+                busy = at_work(handled, TTL / 2) if chance.random() < 0.5 else ""
+                if not busy:
+                    threading.Event().wait(chance.uniform(0, TTL / 2))
                 stopped = {name: timer for name, timer in stopped.items() if timer.is_alive()}
-                name = chance.choice(sorted(running.keys() - stopped.keys()))
+                whole = running.keys() - stopped.keys()
+                name = busy if busy in whole else chance.choice(sorted(whole))
                 if len(stopped) < 2 and chance.random() < 0.4:
                     os.kill(running[name].pid, signal.SIGSTOP)
                     wake = (running[name].pid, signal.SIGCONT)

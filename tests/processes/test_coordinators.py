@@ -7,20 +7,24 @@ import os
 import random
 import signal
 import threading
-from pathlib import Path
 from typing import Any
 
 import interlock
 from interlock.core.requests import Load
+from tests.processes.conftest import Place
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 WORKERS, EACH, TTL, BLOWS = 4, 300, 0.2, 16
 SOURCE = "contrib/"
 
 
-def contribute(url: str, worker: int) -> None:
+def opened(place: Place, agent: str, **options: Any) -> interlock.Space:
+    return interlock.open(place.url, space=place.space, agent=agent, durability="normal", **options)
+
+
+def contribute(place: Place, worker: int) -> None:
     """Add contributions; every tenth is sent twice, every seventh is not valid."""
-    with interlock.open(url, agent=f"w{worker}", durability="normal") as space:
+    with opened(place, f"w{worker}") as space:
         for n in range(EACH):
             item = {"id": f"{worker}/{n}", "valid": n % 7 != 0}
             for _ in range(2 if n % 10 == 0 else 1):
@@ -37,9 +41,9 @@ def validate(contribution: Any) -> str | None:
     return None if contribution["valid"] else "not valid"
 
 
-def coordinate(url: str, name: str, told: Any) -> None:
+def coordinate(place: Place, name: str, told: Any) -> None:
     """Coordinate until killed; one that was replaced says so and stands by again."""
-    with interlock.open(url, agent=name, durability="normal") as space:
+    with opened(place, name) as space:
         while True:
             boss = space.coordinator(
                 "report", source=SOURCE, merge=merge, validate=validate, initial=[], ttl=TTL
@@ -57,18 +61,17 @@ def holder(space: interlock.Space) -> str:
     return leases["report/coordinator"].holder if leases else ""
 
 
-def test_each_contribution_is_merged_once_whoever_dies(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'coordinators.db'}"
+def test_each_contribution_is_merged_once_whoever_dies(place: Place) -> None:
     chance, told = random.Random(20261121), FORKSERVER.SimpleQueue()
     running: dict[str, Any] = {}
 
     def start(name: str) -> None:
-        running[name] = FORKSERVER.Process(target=coordinate, args=(url, name, told), daemon=True)
+        running[name] = FORKSERVER.Process(target=coordinate, args=(place, name, told), daemon=True)
         running[name].start()
 
     rules = {f"{SOURCE}*": interlock.merged("append")}
-    with interlock.open(url, agent="boss", rules=rules) as space:
-        workers = [FORKSERVER.Process(target=contribute, args=(url, n)) for n in range(WORKERS)]
+    with opened(place, "boss", rules=rules) as space:
+        workers = [FORKSERVER.Process(target=contribute, args=(place, n)) for n in range(WORKERS)]
         try:
             for process in workers:
                 process.start()
