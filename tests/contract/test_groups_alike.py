@@ -64,8 +64,8 @@ class Asking:
         chance = self._chance
         group, consumer = chance.choice([*PREFIXES]), chance.choice(CONSUMERS)
         what = chance.random()
-        if what < 0.08 and self._sent:
-            return chance.choice(self._sent[-6:])
+        if what < 0.12 and self._sent:
+            return chance.choice(self._sent[-8:])
         if what < 0.40:
             done = tuple(chance.choices(self._given[-12:], k=chance.randint(1, 6)))
             found: Any = AckGroup(group, consumer, done)

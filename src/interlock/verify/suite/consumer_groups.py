@@ -240,6 +240,26 @@ def test_a_request_sent_twice_gives_the_same(space: Any) -> None:
     assert space.group("g").pending() == []
 
 
+def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(space: Any) -> None:
+    add(space, "a", "b", "c")
+    perform = space._driver.backend.perform
+    asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
+    assert keys(perform(asked).items) == ["a", "b"]
+    assert keys(perform(asked._replace(name="n2", limit=1, resume=True)).items) == ["a"]
+    assert keys(perform(asked).items) == ["b", "c"]
+
+
+def test_a_request_whose_entries_were_claimed_gets_none_of_them(space: Any) -> None:
+    add(space, "a", "a")
+    perform = space._driver.backend.perform
+    asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
+    assert values(perform(asked).items) == [1, 2]
+    perform(asked._replace(limit=0, ttl=0.0, name=""))
+    assert values(perform(asked._replace(consumer="two", limit=1, name="n2")).items) == [1]
+    assert perform(asked).items == ()
+    assert values(perform(asked._replace(consumer="two", name="n3")).items) == [2]
+
+
 def test_the_prefix_and_the_start_are_those_of_the_first_reader(space: Any) -> None:
     space.apply_rules({"notes": interlock.merged("append")})
     add(space, "a/1", "b/1", "a/2")
