@@ -79,8 +79,10 @@ def disagreements(space: interlock.Space) -> list[str]:
         if entry.version != versions.get(entry.key, 0) + 1:
             found.append(f"{entry.key} jumps to version {entry.version}")
         versions[entry.key] = entry.version
-        appended = [*state.get(entry.key, []), entry.value]
-        state[entry.key] = appended if entry.kind == "append" else entry.value
+        if entry.kind == "append":
+            state[entry.key] = [*state.get(entry.key, []), entry.value]
+        else:
+            state[entry.key] = entry.value
     records = space.scan()
     if {key: r.value for key, r in records.items()} != state:
         found.append("the fold of the log is not what the records hold")

@@ -6,6 +6,7 @@ A server's own part says how a request becomes a call, and carries calls there a
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
 from abc import ABC, abstractmethod
@@ -32,12 +33,38 @@ from interlock.core.requests import (
     ReadRefusals,
     SaveFold,
 )
-from interlock.errors import AnswerLost, Closed, Fault, LostCommits, Unavailable
+from interlock.errors import AnswerLost, Closed, Fault, Invalid, LostCommits, Unavailable
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
 _OVERTAKING = 1.0  # seconds
 _OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
+
+
+DURABILITY = ("full", "normal", "off")
+
+
+class ServerOptions(NamedTuple):
+    """Settings of a store on a server.
+
+    `durability`: on PostgreSQL `full` answers when the commit is on the server's disk
+    (`synchronous_commit` at least `on`); `normal` and `off` may lose the last commits where the
+    server crashes.  On Redis it has no effect: how long a commit lasts is the server's setting.
+    `busy_timeout`: seconds to wait for a connection, or for a server that is loading, failing over
+    or moving the slot.
+    """
+
+    durability: str = "full"
+    busy_timeout: float = 20.0
+
+
+def check_options(options: ServerOptions) -> None:
+    """Raise Invalid where an option has no meaning."""
+    if options.durability not in DURABILITY:
+        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
+    seconds = options.busy_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds above 0")
 
 
 class Known(NamedTuple):
@@ -55,7 +82,7 @@ class RemoteBackend(ABC):
     uid: str
     name: str
 
-    def __init__(self, name: str, place: str) -> None:
+    def __init__(self, name: str, place: str, options: ServerOptions) -> None:
         self.name = name
         self.place = place
         self._known = Known()  # of our own commits, and of the log that was read
@@ -68,6 +95,9 @@ class RemoteBackend(ABC):
             weakref.WeakKeyDictionary()
         )
         self._notes = RefusalNotes(self._save_notes)
+        self._options = options
+        self._connect()
+        _BACKENDS.add(self)
 
     # A server's own part
 
@@ -98,6 +128,14 @@ class RemoteBackend(ABC):
     @abstractmethod
     async def _await_news_async(self, position: int, seconds: float) -> None:
         """The same without blocking the event loop."""
+
+    @abstractmethod
+    def _connect(self) -> None:
+        """Begin without any connection; they are opened as they are needed."""
+
+    @abstractmethod
+    def _connections(self) -> Any:
+        """Everything that holds connections."""
 
     @abstractmethod
     def _disconnect(self) -> None:
@@ -164,6 +202,7 @@ class RemoteBackend(ABC):
             self._notes.close()
             self._closed = True
             self._disconnect()
+            _BACKENDS.discard(self)
 
     async def close_async(self) -> None:
         """The same from an event loop, whose connections are given back too."""
@@ -265,10 +304,25 @@ class RemoteBackend(ABC):
         return True
 
     def _start_anew(self) -> None:
-        """In a forked child: no thread of the parent is here."""
+        """In a forked child: no thread of the parent is here, and its connections are its own."""
+        _LEFT_BEHIND.append(self._connections())
+        self._connect()
         self._group.reset()
         self._notes.start_anew()
         self._groups = weakref.WeakKeyDictionary()
+
+
+_BACKENDS: weakref.WeakSet[RemoteBackend] = weakref.WeakSet()
+_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_BACKENDS):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 async def finished(work: Coroutine[Any, Any, Any]) -> Any:

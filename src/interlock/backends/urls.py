@@ -33,13 +33,15 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
 
         return SQLiteBackend(url, name, SQLiteOptions(**known))
     if scheme in _POSTGRES and separator:
-        from interlock.backends.postgres import PostgresBackend, PostgresOptions
+        from interlock.backends.postgres import PostgresBackend
+        from interlock.backends.remote import ServerOptions
 
-        return PostgresBackend(url, name, PostgresOptions(**known))
+        return PostgresBackend(url, name, ServerOptions(**known))
     if scheme in _REDIS and separator:
-        from interlock.backends.redis import RedisBackend, RedisOptions
+        from interlock.backends.redis import RedisBackend
+        from interlock.backends.remote import ServerOptions
 
-        return RedisBackend(url, name, RedisOptions(**known))
+        return RedisBackend(url, name, ServerOptions(**known))
     if separator and (make := _OTHERS.get(scheme)) is not None:
         return make(url, name, **known)
     hint = "" if separator else f"; did you mean 'sqlite:///{url}'?"

@@ -1,6 +1,5 @@
 """The PostgreSQL dialect."""
 
 from interlock.backends.postgres.backend import PostgresBackend
-from interlock.backends.postgres.connect import PostgresOptions
 
-__all__ = ["PostgresBackend", "PostgresOptions"]
+__all__ = ["PostgresBackend"]

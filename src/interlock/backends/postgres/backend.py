@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import random
 import time
 import weakref
@@ -15,15 +14,10 @@ from typing import Any
 from interlock.backends.noting import KEPT
 from interlock.backends.postgres import calls, wire
 from interlock.backends.postgres.calls import Call
-from interlock.backends.postgres.connect import (
-    PostgresOptions,
-    arguments,
-    check_options,
-    prepare,
-)
+from interlock.backends.postgres.connect import arguments, prepare
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
 from interlock.backends.postgres.news import News
-from interlock.backends.remote import Known, RemoteBackend
+from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
 from interlock.errors import Fault
@@ -37,13 +31,11 @@ _REPEATS = 20
 class PostgresBackend(RemoteBackend):
     """One space in one PostgreSQL database."""
 
-    def __init__(self, url: str, name: str, options: PostgresOptions | None = None) -> None:
-        self._options = options or PostgresOptions()
-        check_options(self._options)
+    def __init__(self, url: str, name: str, options: ServerOptions | None = None) -> None:
+        options = options or ServerOptions()
+        check_options(options)
         self._target = prepare(url)
-        super().__init__(name, self._target.place)
-        self._start()
-        _BACKENDS.add(self)
+        super().__init__(name, self._target.place, options)
         try:
             call = Call("open_space", (name,), lambda rows: rows[0])
             self._space, self.uid = self._first(call)
@@ -51,7 +43,7 @@ class PostgresBackend(RemoteBackend):
             self.close()
             raise
 
-    def _start(self) -> None:
+    def _connect(self) -> None:
         self._pool: Any = None
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Any]] = (
             weakref.WeakKeyDictionary()
@@ -161,12 +153,14 @@ class PostgresBackend(RemoteBackend):
             "name": f"interlock-{self.name}",
         }
 
+    def _connections(self) -> Any:
+        return self._pool, self._pools, self._news
+
     def _disconnect(self) -> None:
         if self._news is not None:
             self._news.close()
         if self._pool is not None:
             self._pool.close()
-        _BACKENDS.discard(self)
 
     async def _disconnect_async(self) -> None:
         opening = self._pools.pop(asyncio.get_running_loop(), None)
@@ -191,21 +185,3 @@ class PostgresBackend(RemoteBackend):
         with suppress(Fault):
             return int(self._send(Call("log_end", (self._space,), lambda rows: rows[0][0], False)))
         return 0
-
-    def _start_anew(self) -> None:
-        super()._start_anew()
-        _LEFT_BEHIND.append((self._pool, self._pools, self._news))
-        self._start()
-
-
-_BACKENDS: weakref.WeakSet[PostgresBackend] = weakref.WeakSet()
-_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
-
-
-def _after_fork_in_child() -> None:
-    for backend in list(_BACKENDS):
-        backend._start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

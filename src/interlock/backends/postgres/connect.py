@@ -13,23 +13,10 @@ SCHEMA_VERSION = 1
 _FILES = ("schema", "functions", "turns", "fences", "judge", "commit", "groups")
 SCHEMA_FILES = tuple(f"{name}.sql" for name in _FILES)
 MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
-DURABILITY = ("full", "normal", "off")
 _OLDEST_SERVER = 150000
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated
 _CONNECT_TIMEOUT = 10  # seconds
 _UNACKNOWLEDGED = 20_000  # milliseconds after which a vanished server is given up
-
-
-class PostgresOptions(NamedTuple):
-    """Settings of a store in PostgreSQL.
-
-    `durability`: `full` answers when the commit is on the server's disk (`synchronous_commit` at
-    least `on`).  `normal` and `off` may lose the last commits where the server crashes.
-    `busy_timeout`: seconds to wait for a connection.
-    """
-
-    durability: str = "full"
-    busy_timeout: float = 20.0
 
 
 class Target(NamedTuple):
@@ -39,15 +26,6 @@ class Target(NamedTuple):
     conninfo: str
     place: str
     direct: bool
-
-
-def check_options(options: PostgresOptions) -> None:
-    """Raise Invalid where an option has no meaning."""
-    if options.durability not in DURABILITY:
-        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
-    seconds = options.busy_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
-        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds above 0")
 
 
 def place_of(url: str) -> str:

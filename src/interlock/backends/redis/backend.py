@@ -13,9 +13,9 @@ from interlock.backends.noting import KEPT
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
-from interlock.backends.redis.options import RedisOptions, check_options, state_key, target_of
+from interlock.backends.redis.options import state_key, target_of
 from interlock.backends.redis.wire import AsyncWire, Wire
-from interlock.backends.remote import Known, RemoteBackend
+from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
 from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
@@ -29,14 +29,12 @@ _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is 
 class RedisBackend(RemoteBackend):
     """One space in one Redis or Valkey server, or one cluster."""
 
-    def __init__(self, url: str, name: str, options: RedisOptions | None = None) -> None:
-        self._options = options or RedisOptions()
-        check_options(self._options)
+    def __init__(self, url: str, name: str, options: ServerOptions | None = None) -> None:
+        options = options or ServerOptions()
+        check_options(options)
         self._target = target_of(url)
         self._keys = Keys(state_key(name))
-        super().__init__(name, self._target.place)
-        self._start()
-        _BACKENDS.add(self)
+        super().__init__(name, self._target.place, options)
         try:
             self._check_server()
             self.uid = self._open()
@@ -44,7 +42,7 @@ class RedisBackend(RemoteBackend):
             self.close()
             raise
 
-    def _start(self) -> None:
+    def _connect(self) -> None:
         self._wire: Wire | None = None
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = (
             weakref.WeakKeyDictionary()
@@ -125,11 +123,13 @@ class RedisBackend(RemoteBackend):
             wire = self._wires[loop] = AsyncWire(self._target, self._keys.state)
         return wire
 
+    def _connections(self) -> Any:
+        return self._wire, self._wires
+
     def _disconnect(self) -> None:
         if self._wire is not None:
             self._wire.close()
             self._wire = None
-        _BACKENDS.discard(self)
 
     async def _disconnect_async(self) -> None:
         wire = self._wires.pop(asyncio.get_running_loop(), None)
@@ -193,25 +193,7 @@ class RedisBackend(RemoteBackend):
             *("STREAMS", self._keys.log, f"{position}-0"),
         )
 
-    def _start_anew(self) -> None:
-        super()._start_anew()
-        _LEFT_BEHIND.append((self._wire, self._wires))
-        self._start()
-
 
 def _is_ready(replies: list[Any]) -> bool:
     """Whether the server could carry out the commands: it is not loading or moving the slot."""
     return not any(isinstance(reply, Exception) and must_wait(reply) for reply in replies)
-
-
-_BACKENDS: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
-_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
-
-
-def _after_fork_in_child() -> None:
-    for backend in list(_BACKENDS):
-        backend._start_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,4 +1,4 @@
-"""Settings of a store in Redis, out of its URL and the arguments of `open`."""
+"""Where a store in Redis is, and what a commit waits for: out of its URL."""
 
 from __future__ import annotations
 
@@ -7,21 +7,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from interlock.errors import Invalid
 
-DURABILITY = ("full", "normal", "off")
 _OURS = ("wait_replicas", "wait_aof", "wait_timeout")
 _ESCAPED = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
-
-
-class RedisOptions(NamedTuple):
-    """Settings of a store in Redis.
-
-    How long a commit lasts is the server's setting (`appendonly`, `appendfsync`); `durability` has
-    no effect.  `busy_timeout`: seconds to wait for a server that is loading, failing over or moving
-    the slot.
-    """
-
-    durability: str = "full"
-    busy_timeout: float = 20.0
 
 
 class Target(NamedTuple):
@@ -38,15 +25,6 @@ class Target(NamedTuple):
     wait_replicas: int
     wait_aof: bool
     wait_timeout: float
-
-
-def check_options(options: RedisOptions) -> None:
-    """Raise Invalid where an option has no meaning."""
-    if options.durability not in DURABILITY:
-        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
-    seconds = options.busy_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
-        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds above 0")
 
 
 def target_of(url: str) -> Target:
