@@ -183,12 +183,13 @@ class Drawing:
             found.append(plan)
             if self._rare(0.5):
                 seen.imagine(plan)
-        together = _plain(found)
-        closer = [n for n in together if found[n].writes[0].key in seen.touched]
-        order = sorted(
-            (n for n in range(len(found)) if n not in closer[1:]),
-            key=lambda n: (n not in together, n in closer),
-        )
+        while True:
+            together = _plain(found)
+            closer = [n for n in together if found[n].writes[0].key in seen.touched]
+            if len(closer) < 2:
+                break
+            del found[closer[0]]  # which of those left are judged together may be others now
+        order = sorted(range(len(found)), key=lambda n: (n not in together, n in closer))
         return Group(tuple(found[n] for n in order))
 
     def _plan(self, simple: bool) -> Plan:
@@ -202,7 +203,7 @@ class Drawing:
         if seen.plans and self._rare(0.04):
             op_id = chance.choice(seen.plans).op_id
         rules = seen.records[RULES_KEY].version
-        if self._rare(0.02):
+        if self._rare(0.04):
             keys: tuple[str, ...] = (RULES_KEY,)
             writes = [Write(PUT, RULES_KEY, "{}")]
         else:
@@ -239,8 +240,8 @@ class Drawing:
             return Expect(key, None, None)
         if self._rare(0.06):
             version = max(0, version + chance.choice((-1, 1)))
-        if self._rare(0.08):
-            epoch = max(0, epoch - 1)
+        if epoch and self._rare(0.2):
+            epoch -= 1
         return Expect(key, version, None if self._rare(0.08) else epoch)
 
     def _scan(self, prefix: str) -> Scanned:
