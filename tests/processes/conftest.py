@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-
-class Place(NamedTuple):
-    """A space in a store, as other processes open it."""
-
-    url: str
-    space: str
+from tests.processes.writers import Place
 
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import interlock
-from tests.processes.conftest import Place
+from tests.processes.writers import Place
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 CONSUMERS, KEYS, ROUNDS, TTL = 4, 6, 40, 0.15

@@ -11,7 +11,7 @@ from typing import Any
 
 import interlock
 from interlock.core.requests import Load
-from tests.processes.conftest import Place
+from tests.processes.writers import Place
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 WORKERS, EACH, TTL, BLOWS = 4, 300, 0.2, 16
@@ -79,6 +79,7 @@ def test_each_contribution_is_merged_once_whoever_dies(place: Place) -> None:
             start("c1")
             for blow in range(BLOWS):
                 while (name := holder(space)) not in running:
+                    assert any(each.is_alive() for each in running.values()), "all have died"
                     threading.Event().wait(0.005)
                 threading.Event().wait(chance.uniform(0, TTL / 2))
                 pid = running[name].pid

@@ -6,12 +6,19 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import interlock
 
 SPAWN = multiprocessing.get_context("spawn")
 KEYS = [f"shared/{n}" for n in range(3)]
+
+
+class Place(NamedTuple):
+    """A space in a store, as other processes open it."""
+
+    url: str
+    space: str
 
 
 def together(target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
