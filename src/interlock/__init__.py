@@ -23,6 +23,7 @@ from interlock.errors import (
     InterlockError,
     Invalid,
     LostCommits,
+    Pruned,
     Refused,
     Unavailable,
     Unknown,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
+    from interlock.core.trimming import Trimmed
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
@@ -82,12 +84,14 @@ __all__ = [
     "MachineError",
     "Moment",
     "Progress",
+    "Pruned",
     "Record",
     "Reducer",
     "RefusalNote",
     "Refused",
     "Rule",
     "Space",
+    "Trimmed",
     "Tx",
     "Unavailable",
     "Unknown",
@@ -120,6 +124,7 @@ _LATE = {
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
     "RefusalNote": "core.conflicts",
+    "Trimmed": "core.trimming",
     "draw_machine": "core.drawing",
     "open_async": "aio",
 }

@@ -177,6 +177,15 @@ class IllegalTransition(Refused):
         return states
 
 
+class Pruned(Refused):
+    """What was asked for was trimmed: the log is kept from position `oldest` on."""
+
+    @property
+    def oldest(self) -> int:
+        """The first position of the log that is kept."""
+        return int(self.outcome.oldest)
+
+
 class Fault(InterlockError):
     """Something outside is broken: the file, the disk, the server."""
 
@@ -231,6 +240,7 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Fenced: Fenced,
     refusals.Forbidden: Forbidden,
     refusals.IllegalTransition: IllegalTransition,
+    refusals.Pruned: Pruned,
 }
 
 

@@ -38,6 +38,7 @@ from interlock.streams.opening import Streams
 
 if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
+    from interlock.core.trimming import Trimmed
 
 
 def open(  # reads as interlock.open
@@ -274,12 +275,18 @@ class Space(Streams):
         report: ConflictReport = self._run(governing.conflicts(limit))
         return report
 
-    def history(self, key: str, *, after: int = 0) -> Iterator[Entry]:
-        """Yield every entry of `key` after position `after`, oldest first."""
+    def history(self, key: str, *, after: int | None = None) -> Iterator[Entry]:
+        """Yield the entries of `key` after position `after` (None: all kept), oldest first.
+
+        Raises Pruned where what comes after `after` was trimmed.
+        """
         return self._entries(protocol.history_page, key, after)
 
-    def log(self, after: int = 0, prefix: str = "") -> Iterator[Entry]:
-        """Yield the entries after position `after` under `prefix`, in commit order."""
+    def log(self, after: int | None = None, prefix: str = "") -> Iterator[Entry]:
+        """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
+
+        Raises Pruned where what comes after `after` was trimmed.
+        """
         return self._entries(protocol.log_page, prefix, after)
 
     def watch(self, prefix: str = "", after: int | None = None) -> Iterator[Entry]:
@@ -289,8 +296,23 @@ class Space(Streams):
         return self._follow(prefix, position)
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
-        """Return the space as of a log position, or of a time (aware datetime, or Unix seconds)."""
+        """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
+
+        Its reads raise Pruned where the log is not kept so far back.
+        """
         return Moment(self._driver, self._writer, position, as_time_us(position, time))
+
+    def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
+        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
+
+        `keep`: days that entries are kept whose rule does not say, at least one (None: for ever).
+        `before`: what begins at that position is kept.  What consumer groups and coordinators have
+        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
+        """
+        from interlock.core import trimming  # only here: few who write ever trim
+
+        trimmed: Trimmed = self._run(trimming.trim(self._writer, keep, before))
+        return trimmed
 
     def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
@@ -332,7 +354,9 @@ class Space(Streams):
             if len(page.entries) < PAGE:
                 self._run(protocol.wait(WATCH_PAUSE, position))
 
-    def _entries(self, page_of: Callable[..., Any], name: str, after: int) -> Iterator[Entry]:
+    def _entries(
+        self, page_of: Callable[..., Any], name: str, after: int | None
+    ) -> Iterator[Entry]:
         first: LogPage = self._run(page_of(name, after, PAGE))
 
         def pages() -> Iterator[Entry]:

@@ -11,10 +11,19 @@ from typing import Any, NamedTuple
 
 from interlock.core import decide
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Committed, Outcome, Refusal, Written
+from interlock.core.outcome import Committed, Outcome, Pruned, Refusal, Written
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot, Tail, absent
-from interlock.core.requests import Entered, Grant, LogPage, Place, ReadLog, TakeLease
+from interlock.core.requests import (
+    Entered,
+    Floor,
+    Grant,
+    LoadAt,
+    LogPage,
+    Place,
+    ReadLog,
+    TakeLease,
+)
 from interlock.core.values import decode_many
 from interlock.errors import LostCommits
 
@@ -53,7 +62,7 @@ def record(row: Row, uid: str, rules: int) -> Record:
 
 
 def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot:
-    """Return the snapshot of the rows of `load` or `load_at`."""
+    """Return the snapshot of the rows of `load`."""
     now = Row("now", time=0, position=0, extra=0)
     records: dict[str, Record] = {}
     scans: dict[int, list[Record]] = {n: [] for n in range(len(prefixes))}
@@ -80,6 +89,19 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
     }
     applied = _committed(operation) if operation else None
     return Snapshot(now.position, now.time, records, found, queued, applied, leases)
+
+
+def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
+    """Return the snapshot of the rows of `load_at`, or that it is not kept."""
+    if rows[0].what == "pruned":
+        asked = 0 if request.position is None else request.position
+        return decide.pruned(asked, rows[0].extra)
+    return snapshot(rows, uid, request.prefixes)
+
+
+def floor(position: int, needed: int | None, group: Any) -> Floor:
+    """Return where the log is cut."""
+    return Floor(position) if needed is None else Floor(position, needed, group)
 
 
 def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.answers import Row, entries_of
+from interlock.core import decide
 from interlock.core.groups import Deliveries, Delivery, GroupConsumer, GroupInfo, GroupPending
+from interlock.core.outcome import Pruned
+from interlock.core.requests import ReadGroup
 
 
 def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
@@ -16,6 +19,12 @@ def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
     return Deliveries(
         tuple(Delivery(entry, row[10]) for entry, row in items), upto, head, time_us, prefix
     )
+
+
+def dealt(rows: Sequence[Sequence[Any]], request: ReadGroup) -> Deliveries | Pruned:
+    """Return what a consumer is given, or that the group would begin before what is kept."""
+    floor = rows[0][3]
+    return decide.pruned(request.start, floor) if floor else deliveries(rows)
 
 
 def info(rows: Sequence[Row], name: str) -> GroupInfo | None:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "rules": "rules",
     "simulate": "simulate",
     "transition": "write",
+    "trim": "trim",
     "watch": "read",
 }
 

@@ -47,7 +47,7 @@ def log(
     space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
 ) -> None:
     """Print the log: every commit, in order."""
-    _print_entries(islice(space.log(after or 0, prefix), limit), as_json)
+    _print_entries(islice(space.log(after, prefix), limit), as_json)
 
 
 @store_command(reads=True)

@@ -21,6 +21,7 @@ from interlock.core.outcome import (
     Invalid,
     Outcome,
     Outdated,
+    Pruned,
     Refusal,
 )
 from interlock.core.patterns import owner as owner_of
@@ -176,6 +177,16 @@ def unknown_reducer(key: str, rule: Rule) -> Invalid:
         "open the space with rules= that hold it",
         key,
         by_rules=True,
+    )
+
+
+def pruned(position: int, floor: int) -> Pruned:
+    """The refusal of reading what was cut off; the log is kept after position `floor`."""
+    return Pruned(
+        f"the log is kept from position {floor + 1} on; what is needed after position {position} "
+        "was trimmed",
+        position,
+        floor + 1,
     )
 
 

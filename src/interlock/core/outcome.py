@@ -149,6 +149,15 @@ class Contended(Refusal):
     next_step: ClassVar[str] = "try again later, or raise attempts= or patience="
 
 
+@dataclass(frozen=True)
+class Pruned(Refusal):
+    """What was asked for is no longer kept: the log begins at position `oldest`."""
+
+    position: int
+    oldest: int
+    next_step: ClassVar[str] = "begin at the oldest position that is kept"
+
+
 PRECEDENCE: tuple[type[Refusal], ...] = (
     Invalid,
     Fenced,

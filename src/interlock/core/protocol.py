@@ -22,6 +22,7 @@ from interlock.core.outcome import (
     Held,
     Invalid,
     Outcome,
+    Pruned,
     Refusal,
 )
 from interlock.core.records import Record, Snapshot
@@ -39,6 +40,8 @@ from interlock.core.rules import RULES_KEY
 from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 
+_OLDEST = -1  # after this position: from the oldest that is kept
+
 
 def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
@@ -55,14 +58,17 @@ def load_at(
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
 ) -> Steps:
-    """Read records and scans as of a position or a time.  Returns a Snapshot or Invalid."""
+    """Read records and scans as of a position or a time.  Returns a Snapshot, Invalid or
+    Pruned."""
     wrong = check_all(keys, prefixes)
     if wrong is not None:
         return wrong
     wrong = None if position is None else check_position("position", position)
     if wrong is not None:
         return wrong
-    snapshot: Snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
+    snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
+    if isinstance(snapshot, Pruned):
+        return snapshot
     wrong = check_reached(position or 0, snapshot.position)
     if wrong is not None:
         return wrong
@@ -73,16 +79,19 @@ def load_at(
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
-def log_page(prefix: str, after: int, limit: int) -> Steps:
-    """Read a page of the log.  Returns a LogPage or Invalid."""
-    wrong = check_prefix(prefix) or check_position("after", after)
-    return wrong if wrong is not None else (yield ReadLog(after, prefix, None, limit))
+def log_page(prefix: str, after: int | None, limit: int) -> Steps:
+    """Read a page of the log after a position (None: from the oldest that is kept).
+
+    Returns a LogPage, Invalid or Pruned.
+    """
+    wrong = check_prefix(prefix) or check_after(after)
+    return wrong or (yield ReadLog(_OLDEST if after is None else after, prefix, None, limit))
 
 
-def history_page(key: str, after: int, limit: int) -> Steps:
-    """Read a page of one key's entries.  Returns a LogPage or Invalid."""
-    wrong = check_key(key) or check_position("after", after)
-    return wrong if wrong is not None else (yield ReadLog(after, "", key, limit))
+def history_page(key: str, after: int | None, limit: int) -> Steps:
+    """Read a page of one key's entries, as `log_page` does."""
+    wrong = check_key(key) or check_after(after)
+    return wrong or (yield ReadLog(_OLDEST if after is None else after, "", key, limit))
 
 
 def wait(seconds: float, position: int) -> Steps:
@@ -287,6 +296,11 @@ def check_position(name: str, position: object) -> Invalid | None:
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**63:
         return Invalid(f"{name}={position!r} is not a position, a whole number from 0")
     return None
+
+
+def check_after(after: object) -> Invalid | None:
+    """Return why one cannot read after `after`."""
+    return None if after is None else check_position("after", after)
 
 
 def check_reached(position: int, head: int) -> Invalid | None:

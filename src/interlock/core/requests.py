@@ -23,7 +23,10 @@ class Load(NamedTuple):
 
 
 class LoadAt(NamedTuple):
-    """The same, as of log position `position`, or as of the store's time `time_us`."""
+    """The same, as of log position `position`, or as of the store's time `time_us`.
+
+    Answered by a `Snapshot`, or by `Pruned`.
+    """
 
     position: int | None
     time_us: int | None
@@ -40,7 +43,7 @@ class Commit(NamedTuple):
 class ReadLog(NamedTuple):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
-    Answered by a `LogPage`.
+    `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.
     """
 
     after: int
@@ -164,6 +167,28 @@ class SaveFold(NamedTuple):
     rules: int
 
 
+class Trim(NamedTuple):
+    """Cut the log up to position `upto`, the end of a commit, where no consumer group needs what
+    is cut.
+
+    `folds` holds, for each merged key that was appended to last in what is cut, its fold at `upto`
+    as JSON.  What every key was at `upto` is kept, so that any moment from there on can be read.
+    Answered by a `Floor`; with `upto` 0 nothing is cut.
+    """
+
+    upto: int
+    folds: tuple[tuple[str, str], ...]
+
+
+class Floor(NamedTuple):
+    """The log is cut up to `position`.  `group` still needs the entry at `needed` (None: no group
+    does) and those after it."""
+
+    position: int
+    needed: int | None = None
+    group: str = ""
+
+
 class Noted(NamedTuple):
     """Keep a refusal that was decided without asking the store.  Answered by None."""
 
@@ -180,10 +205,11 @@ class ReadRefusals(NamedTuple):
 class ReadGroup(NamedTuple):
     """Take at most `limit` entries for `consumer` of a group.  Answered by `Deliveries`.
 
-    `start` and `prefix` make the group where there is none: the position that it reads after
-    (`groups.END`: the end of the log), and which keys it is about.  `ttl`: seconds without a
-    sign of life (this request, or an AckGroup) after which others may claim what is pending with
-    the consumer.  `resume` delivers again what it was given before and has not acknowledged.
+    `start` and `prefix` make the group where there is none: which keys it is about, and the
+    position that it reads after (0: before the oldest that is kept, `groups.END`: the end of the
+    log); `Pruned` where what follows was cut.  `ttl`: seconds without a sign of life (this request,
+    or an AckGroup) after which others may claim what is pending with the consumer.  `resume`
+    delivers again what it was given before and has not acknowledged.
     `name` makes it safe to send twice: the same name gets the same entries.  With `limit` 0 it is
     a sign of life and nothing else.
     """
@@ -248,6 +274,7 @@ Request = (
     | TakeLease
     | DropLease
     | SaveFold
+    | Trim
     | Noted
     | ReadRefusals
     | ReadGroup

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock.core.folding import Steps
-from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
+from interlock.core.groups import END, MOST_TAKEN, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
 from interlock.core.leases import check_seconds
-from interlock.core.outcome import Invalid
+from interlock.core.outcome import Invalid, Pruned
 from interlock.core.protocol import check_position
 from interlock.core.requests import (
     AckGroup,
@@ -62,7 +62,7 @@ def membership(
 
 def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id: str) -> Steps:
     """Take at most `limit` entries, waiting for the first at most `wait` seconds (None: without
-    limit).  Returns Deliveries or Invalid."""
+    limit).  Returns Deliveries, Invalid or Pruned."""
     wrong = _check_limit(limit)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
@@ -73,7 +73,9 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
     )
     start_us = count = 0
     while True:
-        answer: Deliveries = yield asked._replace(name=f"{op_id}/{count}")
+        answer = yield asked._replace(name=f"{op_id}/{count}")
+        if isinstance(answer, Pruned):
+            return answer
         if answer.prefix != member.prefix:
             return _other_prefix(member, answer.prefix)
         if answer.items:

@@ -19,10 +19,11 @@ from interlock.core.decide import Decision, Writer
 from interlock.core.folding import Steps, ask
 from interlock.core.keys import check_key, check_prefix
 from interlock.core.merges import REDUCERS, Reducer
-from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid
+from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid, Pruned
 from interlock.core.plan import DELETE, PUT, Plan, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import Load, LogPage, Pause, ReadLog, Think
+from interlock.core.requests import Load, Pause, ReadLog, Think
+from interlock.core.trimming import register
 from interlock.core.values import decode, encode
 
 BATCH = 100  # entries of one commit
@@ -132,6 +133,15 @@ def begin(job: Job, record: Record) -> State | Invalid:
     return State(record, Progress(value["cursor"], 0, *counts))
 
 
+def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps:
+    """Have the log kept for the coordinator.  Returns the State to go on from, or a Refusal."""
+    state = begin(job, record)
+    if isinstance(state, Invalid):
+        return state
+    refused = yield from register(writer, job.state, job.source, op_id)
+    return state if refused is None else refused
+
+
 def look(writer: Writer, job: Job) -> Steps:
     """Return the Progress of a coordinator, without its lease, or Invalid."""
     snapshot: Snapshot = yield from ask(writer, Load((job.state,)))
@@ -146,7 +156,11 @@ def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) ->
 
     The record of the state is the same where there was nothing to merge.
     """
-    page: LogPage = yield ReadLog(state.progress.cursor, job.source, None, BATCH)
+    page = yield ReadLog(state.progress.cursor, job.source, None, BATCH)
+    if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trimming
+        page = yield ReadLog(page.oldest - 1, job.source, None, BATCH)
+        if isinstance(page, Pruned):
+            return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
     entries = [entry for entry in page.entries if entry.kind != DELETE]
     if not entries:

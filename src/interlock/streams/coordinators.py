@@ -11,9 +11,8 @@ from interlock.backends.drive import SyncDriver
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import protocol
 from interlock.core.decide import Writer
-from interlock.core.outcome import Refusal
 from interlock.core.records import Record
-from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.errors import Invalid, raise_refused
 from interlock.handles import Lease
 from interlock.settings import WATCH_PAUSE
 from interlock.streams import coordinating
@@ -52,11 +51,8 @@ class CoordinatorHandle:
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self.name!r}>"
 
-    def _begin(self, record: Record) -> State:
-        state = coordinating.begin(self._job, record)
-        if isinstance(state, Refusal):
-            raise_refusal(state)
-        return state
+    def _begin(self, record: Record) -> Any:
+        return coordinating.start(self._writer, self._job, record, self._op_id(None))
 
     def _advance(self, state: State) -> Any:
         return coordinating.advance(self._writer, self._job, state, lambda: self._op_id(None))
@@ -85,7 +81,7 @@ class Coordinator(CoordinatorHandle):
         the functions raise, with nothing of that batch merged.
         """
         with self._lease() as lease:
-            state = self._begin(lease.record)
+            state: State = self._run(self._begin(lease.record))
             while True:
                 before, state = state, self._run(self._advance(state))
                 if state.record is not before.record:
@@ -98,7 +94,7 @@ class Coordinator(CoordinatorHandle):
     def catch_up(self) -> Progress:
         """Take the lease, merge what is there, give the lease up.  Raises what iterating does."""
         with self._lease() as lease:
-            state = self._begin(lease.record)
+            state: State = self._run(self._begin(lease.record))
             while True:
                 state = self._run(self._advance(state))
                 progress: Progress = state.progress
@@ -141,7 +137,7 @@ class AsyncCoordinator(CoordinatorHandle):
     async def catch_up(self) -> Progress:
         """Take the lease, merge what is there, give the lease up.  Raises what iterating does."""
         async with self._lease() as lease:
-            state = self._begin(lease.record)
+            state: State = await self._run(self._begin(lease.record))
             while True:
                 state = await self._run(self._advance(state))
                 progress: Progress = state.progress
@@ -155,7 +151,7 @@ class AsyncCoordinator(CoordinatorHandle):
 
     async def _follow(self) -> AsyncIterator[Progress]:
         async with self._lease() as lease:
-            state = self._begin(lease.record)
+            state: State = await self._run(self._begin(lease.record))
             while True:
                 before, state = state, await self._run(self._advance(state))
                 if state.record is not before.record:

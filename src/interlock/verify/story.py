@@ -23,6 +23,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
     TakeTurn,
+    Trim,
 )
 from interlock.core.rules import RULES_KEY
 from interlock.verify.explorer_agents import Seen
@@ -120,6 +121,8 @@ def asked(request: Any) -> str:
             return f"gives up the lease of {key!r} (epoch {epoch})"
         case SaveFold(key):
             return f"keeps the fold of {key!r}"
+        case Trim(upto):
+            return f"trims the log up to position {upto}" if upto else "asks where the log begins"
         case Noted(refusal):
             return f"notes a refusal: {refusal.message}"
     return f"asks {request}"

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
+from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
+from interlock.core.outcome import Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.requests import (
     AckGroup,
@@ -31,6 +33,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
     TakeTurn,
+    Trim,
 )
 from interlock.core.rules import RULES_KEY
 
@@ -182,7 +185,7 @@ def _load_at(request: LoadAt, space: int, uid: str) -> Call:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
     arguments = (space, position, moment, *_names(request))
-    return Call("load_at", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
+    return Call("load_at", arguments, lambda rows: answers.moment(_rows(rows), uid, request), False)
 
 
 def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | None]]:
@@ -194,10 +197,12 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: list[Any]) -> LogPage:
-        head, back = rows[0][0], rows[0][4] is not None
+    def parse(rows: list[Any]) -> LogPage | Pruned:
+        head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
+        if 0 <= request.after < floor:
+            return decide.pruned(request.after, floor)
         return answers.log_page(rows[1:], head, request)
 
     return Call("read_log", arguments, parse, False)
@@ -250,6 +255,11 @@ def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
     return Call("save_fold", arguments, _nothing)
 
 
+def _trim(request: Trim, space: int, uid: str) -> Call:
+    arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
+    return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
+
+
 def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
     limit = min(request.limit, _LAST)
     return Call(
@@ -263,7 +273,7 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
         *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return Call("read_group", arguments, group_answers.deliveries)
+    return Call("read_group", arguments, lambda rows: group_answers.dealt(rows, request))
 
 
 def _ack_group(request: AckGroup, space: int, uid: str) -> Call:
@@ -307,6 +317,7 @@ _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
     TakeLease: _take_lease,
     DropLease: _drop_lease,
     SaveFold: _save_fold,
+    Trim: _trim,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,
     AckGroup: _ack_group,

@@ -10,7 +10,7 @@ from interlock.backends.postgres.faults import fault_of, psycopg
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
 SCHEMA_VERSION = 1
-_FILES = ("schema", "functions", "turns", "fences", "judge", "commit", "groups")
+_FILES = ("schema", "functions", "turns", "fences", "judge", "commit", "groups", "trim")
 SCHEMA_FILES = tuple(f"{name}.sql" for name in _FILES)
 MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
 _OLDEST_SERVER = 150000

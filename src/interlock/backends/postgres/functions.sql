@@ -120,12 +120,17 @@ BEGIN
     END IF;
 END $$;
 
+-- The position that the log is cut up to, 0 where it is whole.
+CREATE FUNCTION interlock.floor_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
+AS $$ SELECT trimmed FROM spaces WHERE space = p_space $$;
+
 -- Whether a commit that the caller knows of (p_seen 0: none) is not in the log: commits were lost.
 CREATE FUNCTION interlock.is_lost(p_space integer, p_seen bigint, p_seen_op text) RETURNS boolean
 LANGUAGE sql STABLE
 AS $$
     SELECT p_seen > 0 AND NOT EXISTS (
         SELECT 1 FROM log WHERE space = p_space AND position = p_seen AND op = p_seen_op)
+    AND p_seen > floor_of(p_space)
 $$;
 
 -- The entries of an operation, in order.  Rows: op (kind).
@@ -147,7 +152,7 @@ DECLARE
     saved bigint;
 BEGIN
     SELECT p_what, p_n, p_key, l.kind, l.body, NULL, l.version, l.epoch, l.agent, l.time, l.position,
-        CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END, NULL
+        CASE WHEN l.kind = 'delete' THEN 0 WHEN l.kind IN ('append', 'fold') THEN 2 ELSE 1 END, NULL
     INTO r
     FROM log AS l WHERE l.space = p_space AND l.key = p_key AND l.position <= p_position
     ORDER BY l.position DESC LIMIT 1;
@@ -157,9 +162,10 @@ BEGIN
         SELECT entry, body INTO saved, r.base FROM folds
         WHERE space = p_space AND key = p_key AND entry <= p_position;
         IF NOT FOUND THEN
-            SELECT max(l.position) INTO saved FROM log AS l
+            SELECT l.position, l.body INTO saved, r.base FROM log AS l
             WHERE l.space = p_space AND l.key = p_key AND l.position <= p_position
-                AND l.kind = 'delete';
+                AND l.kind IN ('delete', 'fold')
+            ORDER BY l.position DESC LIMIT 1;
         END IF;
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
@@ -169,7 +175,8 @@ BEGIN
     RETURN NEXT r;
 END $$;
 
--- As `load`, as of a position, or (p_position NULL) of a time.  Rows: now, key, scan.
+-- As `load`, as of a position, or (p_position NULL) of a time.  Rows: now, key, scan; or, alone, pruned
+-- (position: what was asked for, extra: the position that the log is cut up to).
 CREATE FUNCTION interlock.load_at(
     p_space integer, p_position bigint, p_time bigint, p_keys text[], p_prefixes text[], p_ends text[]
 ) RETURNS SETOF answer
@@ -178,7 +185,8 @@ AS $$
 DECLARE
     r answer;
     i integer;
-    low bigint := 0;
+    floor bigint := floor_of(p_space);
+    low bigint := floor;
     high bigint;
     middle bigint;
     found_us bigint;
@@ -196,6 +204,15 @@ BEGIN
             IF found_us <= p_time THEN low := middle; ELSE high := middle - 1; END IF;
         END LOOP;
         r.position := low;
+        IF low = floor AND floor > 0 THEN  -- its row is there: it is the last of its key
+            SELECT time INTO found_us FROM log WHERE space = p_space AND position = floor;
+            IF found_us > p_time THEN r.position := 0; END IF;
+        END IF;
+    END IF;
+    IF r.position < floor THEN
+        r.what := 'pruned'; r.extra := floor;
+        RETURN NEXT r;
+        RETURN;
     END IF;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
@@ -209,9 +226,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- At most p_limit entries after a position: of one key, of a prefix and its end, or all of them.  The
--- first row has no key: its position is where the log ends, and its kind is back where the commit at p_seen
--- of operation p_seen_op is not in the log.
+-- At most p_limit entries after a position (-1: from the oldest that is kept): of one key, of a prefix and
+-- its end, or all of them.  The first row has no key: its position is where the log ends, its version what
+-- the log is cut up to, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
 CREATE FUNCTION interlock.read_log(
     p_space integer, p_after bigint, p_limit integer, p_key text, p_prefix text, p_end text,
     p_seen bigint, p_seen_op text
@@ -223,9 +240,10 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SE
 AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT s.position, NULL, NULL::bigint, NULL::bigint,
+    RETURN QUERY SELECT s.position, NULL, s.trimmed, NULL::bigint,
         CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
         NULL FROM spaces AS s WHERE s.space = p_space;
+    p_after := GREATEST(p_after, floor_of(p_space));
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads

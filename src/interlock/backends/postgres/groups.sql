@@ -6,7 +6,8 @@
 -- answered: forgotten, it is dealt again.  An acknowledgement must.
 
 -- One row of what a consumer is given.  The first row is about the group: position is what it has dealt
--- the log up to, version where the log ends, time the server's clock, key the prefix of the group.
+-- the log up to, version where the log ends, time the server's clock, key the prefix of the group, epoch
+-- what the log is cut up to where a new group would begin before that (and is not made).
 CREATE TYPE interlock.delivery AS (
     position bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
     time bigint, op text, reads text, deliveries integer
@@ -122,9 +123,14 @@ BEGIN
             RETURN NEXT d;
             RETURN;
         END IF;
+        IF p_start > 0 AND p_start < floor_of(p_space) THEN
+            d.epoch := floor_of(p_space);
+            RETURN NEXT d;
+            RETURN;
+        END IF;
         INSERT INTO groups (space, name, prefix, cursor)
-        VALUES (p_space, p_group, p_prefix,
-            CASE WHEN p_start < 0 THEN d.version ELSE LEAST(p_start, d.version) END)
+        VALUES (p_space, p_group, p_prefix, CASE WHEN p_start < 0 THEN d.version
+            ELSE GREATEST(LEAST(p_start, d.version), floor_of(p_space)) END)
         RETURNING * INTO g;
     END IF;
     d.key := g.prefix; d.position := g.cursor;

@@ -2,7 +2,9 @@
 -- since 1970 (UTC) by the server's clock; keys compare by their bytes.
 --
 -- spaces        one row a space: where its log ends, and until when somebody listens for news.  Whoever
---               writes to a space locks its row first, so that positions are gapless and in commit order
+--               writes to a space locks its row first, so that positions are gapless and in commit order.
+--               The log is kept after position `trimmed`; up to there, of each key the last row is left: as
+--               it was, or (kind fold) a merged key's fold
 -- log           the truth: one row a write of a commit
 -- heads         one row a key, tombstones included: its version, its epoch, and the position of the log
 --               row that holds its value.  A value stands in the log only, so the two cannot disagree.
@@ -30,7 +32,8 @@ CREATE TABLE interlock.spaces (
     position bigint NOT NULL DEFAULT 0,
     time bigint NOT NULL DEFAULT 0,
     tickets bigint NOT NULL DEFAULT 0,
-    listened bigint NOT NULL DEFAULT 0
+    listened bigint NOT NULL DEFAULT 0,
+    trimmed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 CREATE TABLE interlock.log (

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
+from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
-from interlock.core.outcome import Committed, Outcome, Written
+from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import PUT, Plan
 from interlock.core.requests import (
     AckGroup,
@@ -32,6 +33,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
     TakeTurn,
+    Trim,
 )
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
@@ -154,7 +156,7 @@ def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     position = "" if request.position is None else min(request.position, _LAST)
     command = script("load_at", names, position, request.time_us or 0, *_named(request))
-    return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
+    return _one(command, lambda rows: answers.moment(_rows(rows), uid, request))
 
 
 def _named(request: Load | LoadAt) -> list[Any]:
@@ -169,10 +171,12 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
     asked = (after, request.limit, request.key or "", request.prefix)
     command = script("log", keys.fixed, *asked, *known)
 
-    def parse(reply: list[Any]) -> LogPage:
-        head, upto, rows = reply
+    def parse(reply: list[Any]) -> LogPage | Pruned:
+        head, upto, rows, floor = reply
         if upto < 0:
             raise answers.lost_commits(head)
+        if 0 <= request.after < floor:
+            return decide.pruned(request.after, floor)
         page = answers.log_page(rows, head, request)
         return page._replace(upto=max(upto, request.after))
 
@@ -221,6 +225,12 @@ def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
     return _one(script("fold", names, *arguments), _nothing)
 
 
+def _trim(request: Trim, keys: Keys, uid: str) -> Call:
+    folds = [text for fold in request.folds for text in fold]
+    command = script("trim", (*keys.fixed, keys.groups), request.upto, *folds)
+    return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
+
+
 def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call:
     command = ("LRANGE", keys.refusals, 0, min(request.limit, _LAST) - 1)
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
@@ -234,7 +244,7 @@ def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
         *(request.limit, int(request.ttl * 1e6), int(request.resume), request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return _one(command, group_answers.deliveries)
+    return _one(command, lambda rows: group_answers.dealt(rows, request))
 
 
 def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call:
@@ -276,6 +286,7 @@ _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
     TakeLease: _take_lease,
     DropLease: _drop_lease,
     SaveFold: _save_fold,
+    Trim: _trim,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,
     AckGroup: _ack_group,

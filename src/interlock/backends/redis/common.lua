@@ -7,6 +7,7 @@
 --              uid, schema             of the space
 --              p, t                    position and time of the last log entry
 --              r                       version of the rules in force
+--              c, d                    position that the log is cut up to; time of the entry there
 --              q, n                    number of tickets in the queues; number of the last one given
 --              h:<key>                 head: version, epoch, live, position, time, agent (packed)
 --              b:<key>                 the value of a live head
@@ -15,7 +16,10 @@
 --              a:<agent>               incarnation, name of the request that raised it (packed)
 --              o:<operation id>        position of its first entry, number of entries (packed)
 --              i:<key>                 positions of the key's last entries, below a full block of them
---              j:<block>:<key>         positions of its entries by version, 64 in each block from 0 on
+--              j:<block>:<key>         positions of its entries by version, 64 in each block from 0 on; not
+--                                      of the blocks that were cut
+--              z:<key>                 what a key was where the log is cut: position, version, epoch, kind,
+--                                      time, agent, body (of a merged key: its fold; packed)
 --              t:<ticket>              name, agent, renewed, expires, firm, keys (packed)
 --              w:<name>                the ticket that was joined under a name
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
@@ -51,8 +55,9 @@ end
 local function is_lost(position, op)
     if position == '0' then return false end
     local packed, at = call('HGET', STATE, 'o:' .. op), tonumber(position)
-    local done = packed and unpacked(packed)
-    return not done or at < done[1] or at >= done[1] + done[2]
+    if not packed then return at > tonumber(call('HGET', STATE, 'c') or 0) end
+    local done = unpacked(packed)
+    return at < done[1] or at >= done[1] + done[2]
 end
 
 -- What most commits do without, made when it is asked for.
@@ -98,18 +103,22 @@ local function library()
         return found
     end
 
-    -- The first version of a key whose position is above `position`, one more than there are at most.
+    -- The first version of a key whose position is above `position`, which is not below the cut; one more
+    -- than there are at most.
     function lib.version_after(key, position)
         local head = lib.field('h:' .. key)
         local versions = head and head[1] or 0
-        local low, high = 0, math.floor(versions / BLOCK)
+        local open = math.floor(versions / BLOCK)
+        local low, high = 0, open
         while low < high do  -- the last block that begins at or below the position
             local middle = math.floor((low + high + 1) / 2)
             local first = lib.block(key, middle, versions)[1]
-            if first and first <= position then low = middle else high = middle - 1 end
+            local cut = not first and middle < open
+            if cut or first and first <= position then low = middle else high = middle - 1 end
         end
-        local version = low * BLOCK + 1
-        for _, each in ipairs(lib.block(key, low, versions)) do
+        local positions = lib.block(key, low, versions)
+        local version = (not positions[1] and low < open and low + 1 or low) * BLOCK + 1
+        for _, each in ipairs(positions) do
             if each > position then break end
             version = version + 1
         end
@@ -133,6 +142,18 @@ local function library()
             end
         end
         return '[' .. table.concat(bodies, ',') .. ']', #bodies
+    end
+
+    -- Keeps a fold as of a position, never over a later one.
+    function lib.keep_fold(key, position, fold)
+        local before, list = lib.field('f:' .. key) or {0, false}, lib.list_of('m', key)
+        if position <= before[1] then return end
+        call('HSET', STATE, 'f:' .. key, pack({position, fold}))
+        local item = call('LINDEX', list, 0)
+        while item and tonumber(string.sub(item, 1, string.find(item, ':', 1, true) - 1)) <= position do
+            call('LPOP', list)
+            item = call('LINDEX', list, 0)
+        end
     end
 
     -- The record of a key, now.

@@ -1,17 +1,17 @@
 -- As load.lua, as of a position or a time.
 -- KEYS: those of common.lua, then for each key its list m.
 -- ARGV: 1 position or '', 2 time or '', 3 number of keys, the keys, number of prefixes, for each prefix and
---   end or ''.  Rows: now, key, scan.
+--   end or ''.  Rows: now, key, scan; or, alone, pruned (extra: the position that the log is cut up to).
 
 local lib = library()
-local last = lib.number_of('p')
+local last, floor = lib.number_of('p'), lib.number_of('c')
 local function position_at(time)  -- times never fall along the log
-    local low, high = 0, last
+    local low, high = floor, last
     while low < high do
         local middle = math.floor((low + high + 1) / 2)
         if lib.entry_at(middle).t <= time then low = middle else high = middle - 1 end
     end
-    return low
+    return low == floor and lib.number_of('d') > time and -1 or low
 end
 local position
 if ARGV[1] ~= '' then
@@ -19,6 +19,7 @@ if ARGV[1] ~= '' then
 else
     position = position_at(tonumber(ARGV[2]))
 end
+if position < floor then return {{'pruned', 0, false, false, false, false, 0, 0, false, 0, 0, 0, floor}} end
 local LIVE = {put = 1, append = 2, delete = 0}
 
 -- What a merged key was folded from then: out of the list, or out of the log where the list has moved on.
@@ -28,13 +29,17 @@ local function tail(key, version, versions)
         local body, count = lib.contributions(key, fold[1], position)
         return body, fold[2], count
     end
-    local bodies = {}
+    local bodies, base, cut = {}, false, lib.field('z:' .. key)
     for each = version, 1, -1 do
+        if cut and each == cut[2] then
+            base = cut[4] == 'append' and cut[7]
+            break
+        end
         local e = lib.entry_at(lib.position_of(key, each, versions))
         if e.c == 'delete' then break end
         if e.c == 'append' then table.insert(bodies, 1, e.b) end
     end
-    return '[' .. table.concat(bodies, ',') .. ']', false, #bodies
+    return '[' .. table.concat(bodies, ',') .. ']', base, #bodies
 end
 
 local function record_at(what, n, key)
@@ -42,6 +47,13 @@ local function record_at(what, n, key)
     version = version - 1
     if version == 0 then
         return {what, n, key, false, false, false, 0, 0, false, 0, 0, 0, false}
+    end
+    local cut = lib.field('z:' .. key)
+    if cut and cut[2] == version then
+        local live, body = LIVE[cut[4]], cut[7]
+        local merged = live == 2
+        return {what, n, key, false, merged and '[]' or body, merged and body, version, cut[3], cut[6],
+            cut[5], cut[1], live, merged and 0}
     end
     local e = lib.entry_at(lib.position_of(key, version, versions))
     local live, body, base, extra = LIVE[e.c], e.b, false, false

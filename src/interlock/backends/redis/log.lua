@@ -1,23 +1,26 @@
 -- At most so many entries after a position: of one key, of a prefix, or all.
 -- KEYS: those of common.lua.
--- ARGV: 1 position, 2 limit, 3 key or '', 4 prefix or '', 5 and 6 as in load.lua.
--- Answers {where the log ends, the position that this is complete up to, entries}, the second of them -1
--- where the commit that the caller knows of is not in the log; an entry is
+-- ARGV: 1 position (-1: from the oldest that is kept), 2 limit, 3 key or '', 4 prefix or '', 5 and 6 as in load.lua.
+-- Answers {where the log ends, the position that this is complete up to, entries, where it is cut}, the
+-- second of them -1 where the commit that the caller knows of is not in the log; an entry is
 -- position, key, version, epoch, kind, body, agent, time, operation id, reads.  Looks at a limited number of
 -- entries, so that a long log does not hold up the server.
 
 local lib = library()
 local MOST = 5000
 local after, limit, key, prefix = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local last, entries, reached, looked = lib.number_of('p'), {}, after, 0
-if is_lost(ARGV[5], ARGV[6]) then return {last, -1, {}} end
+local last, floor, entries, looked = lib.number_of('p'), lib.number_of('c'), {}, 0
+if is_lost(ARGV[5], ARGV[6]) then return {last, -1, {}, floor} end
+if after >= 0 and after < floor then return {last, after, {}, floor} end
+after = math.max(after, floor)
+local reached = after
 
 local function take(e)
     entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
 end
 
 if after >= last then
-    return {last, after, entries}
+    return {last, after, entries, floor}
 elseif key ~= '' then
     local version, versions = lib.version_after(key, after)
     while version <= versions and #entries < limit do
@@ -42,4 +45,4 @@ else
         end
     end
 end
-return {last, reached, entries}
+return {last, reached, entries, floor}

@@ -6,7 +6,8 @@
 --   the request, 9 positions of the log that are looked at, at most, 10 microseconds after which a dead
 --   consumer with nothing pending is forgotten.
 -- Answers a row about the group: what it has dealt the log up to, its prefix, where the log ends, 4 times
---   nothing, the time; then the entries: position, key, version, epoch, kind, body, agent, time, operation
+--   nothing, the time (the first of the nothings where a new group would begin before what is kept, and is
+--   not made: the position that the log is cut up to); then the entries: position, key, version, epoch, kind, body, agent, time, operation
 --   id, reads, how often it was delivered.
 
 local MOST = 1000  -- keys of one dead consumer that are looked at
@@ -25,7 +26,11 @@ end
 if not theirs then
     theirs, cursor = prefix, last
     if limit == 0 then return answer({}) end
-    if start >= 0 then cursor = math.min(start, last) end
+    local floor = lib.number_of('c')
+    if start > 0 and start < floor then
+        return {{cursor, theirs, last, floor, false, false, false, now, false, false, false}}
+    end
+    if start >= 0 then cursor = math.max(math.min(start, last), floor) end
     call('HSET', GROUP, 'prefix', prefix, 'cursor', cursor)
     call('ZADD', GROUPS, 0, ARGV[1])
 end

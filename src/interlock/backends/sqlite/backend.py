@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
-from interlock.backends.sqlite import fences, groups, read, turns
+from interlock.backends.sqlite import fences, groups, read, trim, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
@@ -37,6 +37,7 @@ from interlock.core.requests import (
     DropLease,
     Enter,
     Entered,
+    Floor,
     Grant,
     GroupState,
     LeaveTurn,
@@ -52,6 +53,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
     TakeTurn,
+    Trim,
 )
 from interlock.errors import Fault, Invalid, Unavailable
 
@@ -185,6 +187,14 @@ class SQLiteBackend:
         with suppress(Fault):  # a cache: whoever reads next tries again
             self._write(read.save_fold, request, durable=False)
 
+    def _trim(self, request: Trim) -> Floor:
+        floor: Floor
+        if request.upto:
+            floor = self._write(trim.trim, request)
+        else:
+            floor = self._read(trim.look, request)
+        return floor
+
     def _note(self, request: Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
@@ -207,6 +217,7 @@ class SQLiteBackend:
         TakeLease: _take_lease,
         DropLease: _drop_lease,
         SaveFold: _save_fold,
+        Trim: _trim,
         Noted: _note,
         ReadRefusals: _read_refusals,
         ReadGroup: _read_group,

@@ -303,7 +303,8 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
     if saved is not None and (last is None or saved[0] <= last):
         after, base = saved
     elif last is not None:
-        after = execute(SQL["last_delete"], (space, key, last)).fetchone()[0] or where.first
+        started = execute(SQL["fold_start"], (space, key, last)).fetchone()
+        after, base = started or (after, base)
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
     return Tail(base, items, length, rules_version(connection, where))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from interlock.backends.sqlite.commit import Where, alive, opening
 from interlock.backends.sqlite.read import entries_of
 from interlock.backends.sqlite.statements import SQL
+from interlock.backends.sqlite.trim import trimmed
+from interlock.core import decide
 from interlock.core.groups import (
     END,
     FORGOTTEN_AFTER,
@@ -25,6 +27,7 @@ from interlock.core.groups import (
     GroupPending,
 )
 from interlock.core.keys import prefix_end
+from interlock.core.outcome import Pruned
 from interlock.core.requests import AckGroup, DropGroup, GroupState, ListGroups, ReadGroup
 
 _RENEW_BELOW = 0.7  # of the ttl; a consumer that waits only reads more often than that
@@ -59,13 +62,16 @@ def look(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> De
     return Deliveries((), head, head, now, group.prefix)
 
 
-def read(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> Deliveries:
+def read(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> Deliveries | Pruned:
     """Answer a ReadGroup: own entries first, then those of dead consumers, then the log's next."""
     execute, consumer = connection.execute, request.consumer
     now, head, _, _ = opening(connection, where)
     group = _find(connection, where, request.group)
     if group is None and request.limit:
-        start = head if request.start == END else min(request.start, head)
+        floor = trimmed(connection, where)
+        if 0 < request.start < floor:
+            return decide.pruned(request.start, floor)
+        start = head if request.start == END else max(min(request.start, head), floor)
         execute(SQL["add_group"], (where.space, request.group, request.prefix, start))
         group = _find(connection, where, request.group)
     if group is None:

@@ -21,8 +21,11 @@ from interlock.backends.sqlite.commit import (
     rules_version,
 )
 from interlock.backends.sqlite.statements import SQL
+from interlock.backends.sqlite.trim import trimmed
+from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
+from interlock.core.outcome import Pruned
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot
 from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, ReadRefusals, SaveFold
 from interlock.core.values import decode_many
@@ -60,14 +63,17 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
     return Snapshot(position, now, records, scans, queued, done, leases)
 
 
-def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot:
+def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot | Pruned:
     """Answer a LoadAt: the last entry of each key up to a position or a time."""
+    floor = trimmed(connection, where)
     execute, space = connection.execute, where.space
     now, end, _, _ = opening(connection, where)
     if request.position is not None:
         position = min(request.position, end)
     else:
-        position = _position_at(connection, where, request.time_us or 0, end)
+        position = _position_at(connection, where, request.time_us or 0, floor, end)
+    if position < floor:
+        return decide.pruned(max(position, 0), floor)
     last = where.first + position
     rows = execute(SQL["records_at"], (json.dumps(request.keys), space, last)).fetchall()
     records: dict[str, Record] = {row[0]: record(connection, where, row, last) for row in rows}
@@ -81,8 +87,13 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
     return Snapshot(position, now, records, scans, {})
 
 
-def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> LogPage:
+def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> LogPage | Pruned:
     """Answer a ReadLog."""
+    floor = trimmed(connection, where)
+    if request.after < 0:
+        request = request._replace(after=floor)
+    if request.after < floor:
+        return decide.pruned(request.after, floor)
     window = (min(where.first + request.after, where.last), where.last, request.limit)
     head = log_end(connection, where)
     if request.key is not None:
@@ -148,11 +159,19 @@ def log_end(connection: sqlite3.Connection, where: Where) -> int:
     return position
 
 
-def _position_at(connection: sqlite3.Connection, where: Where, time_us: int, end: int) -> int:
-    """Return the last position committed at or before a time.  Times never fall along the log."""
-    low, high = 0, end
+def _position_at(
+    connection: sqlite3.Connection, where: Where, time_us: int, floor: int, end: int
+) -> int:
+    """Return the last position committed at or before a time, -1 where that was trimmed.
+
+    Times never fall along the log.
+    """
+    low, high = floor, end
     while low < high:
         middle = (low + high + 1) // 2
         time: int = connection.execute(SQL["time_at"], (where.first + middle,)).fetchone()[0]
         low, high = (middle, high) if time <= time_us else (low, middle - 1)
+    if low == floor > 0:  # whose row is there: it is the last of its key
+        (time,) = connection.execute(SQL["time_at"], (where.first + floor,)).fetchone()
+        return low if time <= time_us else -1
     return low

@@ -1,6 +1,8 @@
 -- The schema of a store, version 1.  Times are microseconds since 1970 (UTC), by the store's clock.
 --
--- spaces        one row a space; uid tells records of one space from those of another
+-- spaces        one row a space; uid tells records of one space from those of another.  The log is
+--               kept after position `trimmed`; up to there, of each key the last row is left: as it
+--               was, or (kind fold) a merged key's fold
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
 --               of a space lie together in commit order; positions are gapless within a space
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
@@ -23,7 +25,8 @@ CREATE TABLE spaces (
     space INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     uid TEXT NOT NULL UNIQUE,
-    created INTEGER NOT NULL
+    created INTEGER NOT NULL,
+    trimmed INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE log (

@@ -74,7 +74,7 @@ WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live AND substr(
 -- name: records_at (keys as a JSON array, space, last id)
 -- As `records`, as of a log row.
 SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
-    CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END
+    CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
 FROM json_each(?1) AS k
 LEFT JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND id <= ?3)
@@ -82,7 +82,7 @@ ORDER BY k.id;
 
 -- name: scan_at (space, first key, end, last id)
 SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
-    CASE l.kind WHEN 'append' THEN 2 ELSE 1 END
+    CASE l.kind WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
@@ -181,10 +181,36 @@ SELECT '[' || COALESCE(group_concat(body, ','), '') || ']', COUNT(*) FROM (
     SELECT body FROM log INDEXED BY log_by_key
     WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' ORDER BY id);
 
--- name: last_delete (space, key, last id)
--- Of a key as of a log row; reads the key's entries.
-SELECT MAX(id) FROM log INDEXED BY log_by_key
-WHERE space = ? AND key = ? AND id <= ? AND kind = 'delete';
+-- name: fold_start (space, key, last id)
+-- What the contributions to a key as of a log row begin after: the last row that deleted it, or its
+-- fold where the log was trimmed.  Reads the key's entries.
+SELECT id, body FROM log INDEXED BY log_by_key
+WHERE space = ? AND key = ? AND id <= ? AND kind IN ('delete', 'fold') ORDER BY id DESC LIMIT 1;
+
+-- name: trimmed (space)
+SELECT trimmed FROM spaces WHERE space = ?;
+
+-- name: set_trimmed (position, space)
+UPDATE spaces SET trimmed = ? WHERE space = ?;
+
+-- name: group_needs (space)
+-- The first position that a consumer group has not dealt or that is not acknowledged, and its name.
+SELECT MIN(g.cursor + 1, COALESCE(
+    (SELECT MIN(p.position) FROM group_pending AS p WHERE p.group_id = g.id), g.cursor + 1)) AS needed,
+    g.name
+FROM groups AS g WHERE g.space = ? ORDER BY needed LIMIT 1;
+
+-- name: last_of_keys (after id, last id)
+SELECT key, MAX(id) FROM log WHERE id > ? AND id <= ? GROUP BY key;
+
+-- name: drop_older (space, key, id)
+DELETE FROM log WHERE space = ? AND key = ? AND id < ?;
+
+-- name: become_fold (fold, id)
+UPDATE log SET kind = 'fold', body = ?, op = '', reads = NULL WHERE id = ?;
+
+-- name: become_base (id)
+UPDATE log SET op = '', reads = NULL WHERE id = ?;
 
 -- name: lease (space, key)
 SELECT epoch, holder, name, renewed, expires FROM leases WHERE space = ? AND key = ?;

@@ -12,6 +12,7 @@ CAPABILITIES: Mapping[str, str] = {
     "shared": "whoever opens the URL again, in any process, finds the same store",
     "fork": "a forked child may go on with a space of its parent, over connections of its own",
     "groups": "consumer groups: ReadGroup, AckGroup, GroupState, ListGroups, DropGroup",
+    "trimming": "cutting off the oldest part of the log: Trim",
 }
 _NO_FORK = {} if hasattr(os, "fork") else {"fork": "this system has no os.fork"}
 

@@ -1,0 +1,241 @@
+"""Trimming: cutting off the oldest part of a log, never what somebody still needs.
+
+What is cut is the log up to one position, the floor: every entry after it is kept, and of every key
+what it was at the floor, so that any moment from there on can be read.  An entry is kept as long as
+
+- the rule of its key says (`keep=` days; the keys whose names begin with `$` have no rule),
+- its operation id must be known: a day,
+- a consumer group has not dealt and acknowledged it: the store judges that in the atomic step,
+- a coordinator has not merged it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from interlock.core import commands, decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, Unfoldable, ask
+from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
+from interlock.core.plan import APPEND, PUT, Plan, Write
+from interlock.core.protocol import check_position, load_at
+from interlock.core.records import Entry, Record, Snapshot
+from interlock.core.requests import Floor, Load, LogPage, ReadLog, Trim
+from interlock.core.rules import RULES_KEY, RuleSet
+from interlock.core.values import encode
+
+READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
+PAGE = 1000  # entries that one step cuts, at most
+KEPT_AT_LEAST = 24 * 3600.0  # seconds that an operation id is known
+DAY_US = 24 * 3600 * 1_000_000
+_LARGEST = 1 << 30
+
+
+class Trimmed(NamedTuple):
+    """What trimming did: `cut` entries are gone, and `oldest` is the first position that is kept
+    (one after the log's end where nothing is).  `held` says why that one is kept."""
+
+    oldest: int
+    cut: int
+    held: str
+
+
+class _Reader(NamedTuple):
+    """A coordinator: it has handled what is under `source` up to position `cursor`."""
+
+    state: str
+    source: str
+    cursor: int
+
+
+def trim(writer: Writer, keep: object, before: object) -> Steps:
+    """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
+
+    `keep`: days that entries are kept whose rule does not say (None: for ever).  `before`: the
+    entry at that position and those after it are kept (None: as the rules say).
+    """
+    wrong = _check(keep, before)
+    if wrong is not None:
+        return wrong
+    readers = yield from _readers(writer)
+    floor: Floor = yield Trim(0, ())
+    start = floor.position
+    while True:
+        now: Snapshot = yield from ask(writer, Load((RULES_KEY,)))
+        record, rules = now.records[RULES_KEY], writer.book.rules
+        if record.version != rules.version:
+            rules = writer.book.read(record.version, record.value)
+        page = yield from _page(floor.position)
+        if isinstance(page, Pruned):  # somebody else trims, too
+            floor = yield Trim(0, ())
+            continue
+        wanted = _Wanted(rules, keep, before, now.time_us, readers, floor)
+        step = yield from _step(writer, _unneeded(page.entries, wanted))
+        if isinstance(step, Pruned):
+            floor = yield Trim(0, ())
+        elif isinstance(step, Refusal):
+            return step
+        elif step.upto > floor.position:
+            floor = yield Trim(step.upto, step.folds)
+        else:
+            why = step.held or (wanted.why(page.entries[0]) if page.entries else "")
+            return Trimmed(floor.position + 1, floor.position - start, why)
+
+
+def register(writer: Writer, state: str, source: str, op_id: str) -> Steps:
+    """Have the log kept for a coordinator.  Returns None, or a Refusal."""
+    while True:
+        snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
+        record = snapshot.records[READERS_KEY]
+        known = record.value or {}
+        if known.get(state) == source:
+            return None
+        plan = partial(_plan, writer, record, {**known, state: source}, op_id)
+        outcome = yield from commands.commit(writer, plan)
+        if isinstance(outcome, Committed):
+            return None
+        if not isinstance(outcome, Conflict):
+            return outcome
+
+
+def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
+    body = encode(readers, writer.max_value_bytes)
+    if isinstance(body, Invalid):
+        return body
+    return Plan(
+        op_id,
+        writer.agent,
+        (decide.expect(record),),
+        (),
+        (Write(PUT, READERS_KEY, body),),
+        rules=writer.book.rules.version,
+        incarnation=writer.incarnation,
+    )
+
+
+class _Wanted:
+    """Says of entries whether somebody still needs them."""
+
+    def __init__(
+        self,
+        rules: RuleSet,
+        keep: Any,
+        before: Any,
+        now_us: int,
+        readers: tuple[_Reader, ...],
+        floor: Floor,
+    ) -> None:
+        self._rules = rules
+        self._keep = keep
+        self._before = before
+        self._now_us = now_us
+        self._readers = readers
+        self._floor = floor
+
+    def why(self, entry: Entry) -> str:
+        """Return why an entry is kept, "" where nobody needs it."""
+        age_us = self._now_us - entry.time_us
+        if self._before is not None and entry.position >= self._before:
+            return f"position {self._before} was to be kept"
+        if self._floor.needed is not None and entry.position >= self._floor.needed:
+            return f"group {self._floor.group!r} has not finished it"
+        if age_us < KEPT_AT_LEAST * 1e6:
+            return "its operation id is kept for a day"
+        if entry.key.startswith("$"):
+            return ""
+        for reader in self._readers:
+            if entry.key.startswith(reader.source) and entry.position > reader.cursor:
+                return f"the coordinator of {reader.state!r} has not merged it"
+        days = self._rules.match(entry.key)[1].keep
+        days = self._keep if days is None else days
+        if days is None:
+            return f"no rule says how long {entry.key!r} is kept (keep=)"
+        return f"{entry.key!r} is kept for {days:g} days" if age_us < days * DAY_US else ""
+
+
+def _check(keep: object, before: object) -> Invalid | None:
+    if keep is not None and (
+        isinstance(keep, bool) or not isinstance(keep, int | float) or not keep >= 0
+    ):
+        return Invalid(f"keep={keep!r} is not a number of days from 0")
+    return None if before is None else check_position("before", before)
+
+
+def _readers(writer: Writer) -> Steps:
+    """Protocol: the coordinators of the space, and how far each of them is."""
+    snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
+    sources: Mapping[str, str] = snapshot.records[READERS_KEY].value or {}
+    if not sources:
+        return ()
+    snapshot = yield from ask(writer, Load(tuple(sources)))
+    records = {state: snapshot.records[state] for state in sources}
+    return tuple(
+        _Reader(state, sources[state], record.value["cursor"] if record.exists else 0)
+        for state, record in records.items()
+        if record.exists or not record.version  # one that was deleted is not needed any more
+    )
+
+
+def _page(after: int) -> Steps:
+    """Protocol: the next entries, up to the end of a commit."""
+    limit = PAGE
+    while True:
+        page = yield ReadLog(after, "", None, limit)
+        if isinstance(page, Pruned):
+            return page
+        entries = page.entries
+        if len(entries) < limit:
+            return page
+        whole = [entry for entry in entries if entry.op_id != entries[-1].op_id]
+        if whole:
+            return LogPage(whole, whole[-1].position, page.head)
+        limit *= 2
+
+
+def _unneeded(entries: list[Entry], wanted: _Wanted) -> list[Entry]:
+    """Return the first entries that nobody needs; of a commit all or none."""
+    found = list(takewhile(lambda entry: not wanted.why(entry), entries))
+    return _without(found, entries[len(found)]) if len(found) < len(entries) else found
+
+
+def _without(entries: list[Entry], first: Entry) -> list[Entry]:
+    """Return those of whole commits before an entry."""
+    return [e for e in entries if e.position < first.position and e.op_id != first.op_id]
+
+
+class _Step(NamedTuple):
+    """Where to cut, the folds of the merged keys there, and what kept it from going further."""
+
+    upto: int
+    folds: tuple[tuple[str, str], ...] = ()
+    held: str = ""
+
+
+def _step(writer: Writer, entries: list[Entry]) -> Steps:
+    """Protocol: a _Step that cuts `entries`, or a Refusal.
+
+    A key whose reducer this process does not have keeps its contributions.
+    """
+    held = ""
+    while entries:
+        kinds = {entry.key: entry.kind for entry in entries}
+        merged = tuple(key for key, kind in kinds.items() if kind == APPEND)
+        try:
+            snapshot = yield from load_at(writer, entries[-1].position, None, merged)
+        except Unfoldable as problem:
+            held, key = problem.refusal.message, getattr(problem.refusal, "key", None)
+            entries = _without(entries, next(e for e in entries if e.key == key))
+            continue
+        if isinstance(snapshot, Refusal):
+            return snapshot
+        folds = []
+        for key in merged:
+            body = encode(snapshot.records[key].value, _LARGEST)
+            if isinstance(body, Invalid):
+                return body
+            folds.append((key, body))
+        return _Step(entries[-1].position, tuple(folds), held)
+    return _Step(0, (), held)
