@@ -20,9 +20,7 @@ from interlock.core import trimming
 from interlock.core.requests import Floor, Trim
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-LEFT = (
-    "SELECT l.key, l.kind, l.op FROM log AS l JOIN spaces AS s ON s.space = l.space WHERE s.name ="
-)
+LEFT = "SELECT key, kind, op FROM log WHERE space = (SELECT space FROM spaces WHERE name = {})"
 BASES = [("$rules", "put", ""), ("found", "fold", ""), ("k", "put", "")]
 
 

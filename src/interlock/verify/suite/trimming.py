@@ -134,7 +134,12 @@ def test_many_versions_of_one_key(space: Any) -> None:
         put(space, "a")
     end = space.position()
     values = {}
-    for cut in (end - 300, end - 170, end - 3):
+    for cut in (
+        end - 300,
+        end - 170,
+        end - 143,
+        end - 3,
+    ):  # third: 128 versions are cut, two blocks
         oldest = space.trim(keep=0, before=cut).oldest
         assert oldest == cut
         for position in (oldest - 1, oldest, oldest + 1, end):
