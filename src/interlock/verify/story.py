@@ -102,7 +102,7 @@ def asked(request: Any) -> str:
             return _committing(plan)
         case ReadLog(after, prefix, key, _):
             of = f" of {key!r}" if key is not None else f" under {prefix!r}" if prefix else ""
-            return f"reads the log{of} after position {after}"
+            return f"reads the log{of} {f'after position {after}' if after >= 0 else 'as kept'}"
         case TakeTurn(keys, _, _, _, ticket, firm):
             queue = f"the queue for {_names(keys)}"
             if not ticket:
