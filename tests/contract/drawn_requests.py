@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from interlock.backends.postgres.calls import _plain
@@ -25,6 +26,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
     TakeTurn,
+    Trim,
 )
 from interlock.core.rules import RULES_KEY
 from interlock.core.values import encode
@@ -76,6 +78,7 @@ class Seen:
             if record.exists
         }
         self.members = {r.key: (r.version, r.epoch) for r in found.scans[""]}
+        self.entries = reference.perform(ReadLog(-1, "", None, 9999)).entries
         self.incarnations = {
             agent: reference.perform(Enter(agent, False, "")).incarnation for agent in AGENTS
         }
@@ -134,6 +137,7 @@ class Drawing:
             self._fold: 4,
             self._enter: 3,
             self._refusal: 1,
+            self._trim: 2,
         }
         return self._chance.choices([*draws], [*draws.values()])[0]()
 
@@ -307,7 +311,7 @@ class Drawing:
 
     def _read_log(self) -> ReadLog:
         chance = self._chance
-        after = chance.choice((0, chance.randint(0, self._seen.position + 1), 2**70))
+        after = chance.choice((-1, 0, chance.randint(0, self._seen.position + 1), 2**70))
         key = chance.choice((*KEYS, "never")) if self._rare(0.5) else None
         return ReadLog(after, chance.choice(PREFIXES), key, chance.choice((1, 2, 5, 1000)))
 
@@ -316,15 +320,31 @@ class Drawing:
             return ReadRefusals(self._chance.choice((1, 1000)))
         return Noted(Forbidden("no", self._chance.choice(KEYS), "*", "private"), "one")
 
+    def _trim(self) -> Trim:
+        """At the end of a commit, with the folds that a protocol would send."""
+        entries = self._seen.entries
+        ends = [one for one, two in pairwise((*entries, None)) if not two or one.op_id != two.op_id]
+        if not ends or self._rare(0.2):
+            return Trim(0, ())
+        upto = self._chance.choice(ends).position
+        last = {entry.key: entry for entry in entries if entry.position <= upto}
+        appended = [entry for entry in last.values() if entry.kind == APPEND]
+        return Trim(upto, tuple((each.key, fold_at(each.position)) for each in appended))
+
     def _fold(self) -> SaveFold | Load:
         seen = self._seen
         merged = [key for key, kind in seen.kinds.items() if kind == APPEND]
         if not merged:
             return self._load()
         key = self._chance.choice(merged)
-        record = seen.records[key]
         rules = seen.records[RULES_KEY].version + self._rare(0.1)
-        position = max(record.position, 1)
-        if self._rare(0.5):
-            position = self._chance.randint(1, position)
-        return SaveFold(key, position, self._body(), rules)
+        places = [entry.position for entry in seen.entries if entry.key == key]
+        if not places:  # what it is where the log was cut has been said there
+            return self._load()
+        place = self._chance.choice((places[-1], *places))
+        return SaveFold(key, place, fold_at(place), rules)
+
+
+def fold_at(position: int) -> str:
+    """A fold up to an entry, which is the same whoever makes it."""
+    return f'"folded up to {position}"'

@@ -115,7 +115,12 @@ def difference(urls: tuple[str, str], numbers: Sequence[int]) -> tuple[int, str]
         everything = ((*KEYS, RULES_KEY), ("",))
         end = seen.position + 9
         moments = [LoadAt(position, None, *everything) for position in range(0, end, 5)]
-        for request in (Load(*everything), *moments, ReadLog(0, "", None, 9999), ReadRefusals(999)):
+        for request in (
+            Load(*everything),
+            *moments,
+            ReadLog(-1, "", None, 9999),
+            ReadRefusals(999),
+        ):
             if found := differing(request):
                 return len(numbers), "\n".join([*asks, *found])
     return None

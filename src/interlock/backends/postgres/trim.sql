@@ -18,7 +18,7 @@ BEGIN
     SELECT LEAST(g.cursor + 1,
         (SELECT min(p.position) FROM group_pending AS p WHERE p.group_id = g.group_id)) AS first, g.name
     INTO needed, name
-    FROM groups AS g WHERE g.space = p_space ORDER BY first LIMIT 1;
+    FROM groups AS g WHERE g.space = p_space ORDER BY first, g.name LIMIT 1;
     IF p_upto <= floor OR p_upto >= needed THEN
         RETURN NEXT;
         RETURN;

@@ -198,7 +198,7 @@ UPDATE spaces SET trimmed = ? WHERE space = ?;
 SELECT MIN(g.cursor + 1, COALESCE(
     (SELECT MIN(p.position) FROM group_pending AS p WHERE p.group_id = g.id), g.cursor + 1)) AS needed,
     g.name
-FROM groups AS g WHERE g.space = ? ORDER BY needed LIMIT 1;
+FROM groups AS g WHERE g.space = ? ORDER BY needed, g.name LIMIT 1;
 
 -- name: last_of_keys (after id, last id)
 SELECT key, MAX(id) FROM log WHERE id > ? AND id <= ? GROUP BY key;
