@@ -15,9 +15,9 @@ test: .venv/dev.stamp servers ## everything: lint, strict types, every test
 	$(MAKE) lint
 	$(BIN)/python -m pytest
 
-quick: .venv/dev.stamp ## for daily work, under a minute: all of SQLite, a slice of PostgreSQL and Redis
+quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slice of PostgreSQL and Redis
 	$(MAKE) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick --ignore=tests/surfaces/test_vectors.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.postgres import Postgres
 from tests.servers.process import Missing
 from tests.servers.redis import Redis
+
+settings.register_profile("quick", max_examples=20)
 
 
 @contextmanager

@@ -99,7 +99,14 @@ def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("page", pages(), ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page.name == "cli.md" else [])
+        for page in pages()
+    ],
+    ids=name_of,
+)
 def test_what_a_page_shows_runs(
     page: Path,
     tmp_path: Path,

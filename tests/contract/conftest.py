@@ -8,8 +8,9 @@ import pytest
 
 from interlock.verify import suite
 
-# All of SQLite is quick.  Of the other files it is one façade of these parts, or nothing.
+# Of each file it is one façade of these parts, or nothing.  The synchronous SQLite has all but a few.
 QUICK = {
+    "test_sqlite.py": ("sync", {*suite.PARTS} - {"group_order", "trimming"}),
     "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
     "test_redis.py": ("async", {"reads_and_writes", "transactions"}),
 }
@@ -17,11 +18,12 @@ QUICK = {
 
 def is_quick(item: pytest.Function) -> bool:
     """Say whether `make quick` runs a test of the suite."""
-    if item.path.name == "test_sqlite.py":
-        return True
     facade, parts = QUICK.get(item.path.name, ("", set[str]()))
     wanted = item.callspec.params.get("facades") if hasattr(item, "callspec") else None
-    return wanted == facade and item.function.__module__.rpartition(".")[2] in parts
+    part = item.function.__module__.rpartition(".")[2]
+    sqlite = item.path.name == "test_sqlite.py"
+    either = sqlite and (wanted is None or part in ("reads_and_writes", "updates"))
+    return (either or wanted == facade) and part in parts
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted

@@ -152,7 +152,7 @@ def sequence(seed: int) -> list[int]:
     return [chance.randrange(1 << 32) for _ in range(STEPS)]
 
 
-@pytest.mark.parametrize("first", range(0, 26, 13))
+@pytest.mark.parametrize("first", [0, pytest.param(13, marks=pytest.mark.slow)])
 def test_every_store_answers_the_same(first: int, postgres_url: str, redis_url: str) -> None:
     for seed in range(first, first + 13):
         told = shortest((postgres_url, redis_url), sequence(seed))
@@ -173,6 +173,7 @@ HUGE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", HUGE.values(), ids=HUGE.keys())
 def test_huge_values_come_back_as_they_went_in(
     value: Any, postgres_url: str, redis_url: str

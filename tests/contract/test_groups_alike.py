@@ -20,6 +20,8 @@ CONSUMERS = ("one", "one two", "ünï", "z")
 PREFIXES = {"all": "", "some": "ä/", "late": ""}
 LONG = 1000.0  # seconds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def stores(tmp_path: Path, postgres_url: str, redis_url: str) -> Iterator[list[interlock.Space]]:

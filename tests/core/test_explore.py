@@ -54,6 +54,7 @@ def test_independent_agents_have_as_many_schedules_as_there_are_interleavings(
     assert explored.longest == agents * requests
 
 
+@pytest.mark.slow
 def test_merged_states_lose_no_schedule_and_no_ending() -> None:
     """The same as running each schedule from the start on a store of its own."""
     limits = Limits(20, None, "never")

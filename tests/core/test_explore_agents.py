@@ -50,6 +50,7 @@ def test_a_dead_agent_is_passed_over_when_its_ticket_expires() -> None:
     assert waited == {(False, 0.0), (True, 0.0), (True, 6.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("names", "faults"), [("ab", {"stalls": 1}), ("abc", {"lost_replies": 0})])
 def test_forgetting_fruitless_questions_loses_no_schedule_and_no_ending(
     monkeypatch: pytest.MonkeyPatch, names: str, faults: dict[str, Any]

@@ -36,6 +36,7 @@ def test_the_fixture_prints_what_it_explored(
     assert (explored.schedules, explored.states) == (220, 132)
 
 
+@pytest.mark.slow
 def test_the_tests_on_the_page_pass_and_fail_as_it_says(pytester: pytest.Pytester) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     pytester.makepyfile(test_page="\n".join(blocks))

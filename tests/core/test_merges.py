@@ -30,6 +30,7 @@ CONTRIBUTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REDUCERS))
 def test_ready_made_reducers_keep_their_laws(name: str) -> None:
     reducer = REDUCERS[name]
