@@ -8,7 +8,7 @@ import pytest
 
 from interlock.verify import suite
 
-# Of each file it is one façade of these parts, or nothing.  The synchronous SQLite has all but a few.
+# Of each file it is one façade of these parts, or nothing.  Synchronous SQLite has all but a few.
 QUICK = {
     "test_sqlite.py": ("sync", {*suite.PARTS} - {"group_order", "trimming"}),
     "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
