@@ -2,9 +2,9 @@
 
 The log says what each commit was computed from, but not when that was read.  An operation is
 given the latest moment at which all that it read was still current, as the log alone shows it: one
-microsecond before the first commit that replaced any of it, and at the latest one microsecond
-before its own.  Any earlier moment would make the same operations guilty: what counts is whether
-somebody's commit stands between the version that was read and the operation's own commit.
+microsecond before the first commit of another agent that changed any of it, and at the latest one
+microsecond before its own.  Any earlier moment would make the same operations guilty: what counts
+is whether such a commit stands between the version that was read and the operation's own commit.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from interlock.core.keys import prefix_end
+from interlock.core.merges import same
 from interlock.core.plan import APPEND, DELETE
 from interlock.core.records import Entry
 from interlock.verify.detect.operations import Operation
 
 
 class _Made(NamedTuple):
-    """One version of a key, as exported: when it was made, and by which operation."""
+    """One version of a key, as exported: when it was made, and by whom."""
 
     version: int
     time: int
     value: Any
+    agent: str
     op_id: str
     exists: bool
 
@@ -33,7 +35,8 @@ class _Made(NamedTuple):
 def export_trace(entries: Iterable[Entry], session: str = "default") -> Iterator[Operation]:
     """Yield one operation for each commit of a log, in commit order.
 
-    `entries` are those of `space.log()`, from the first one on; `session` names the trace.
+    `entries` are those of `space.log()`, from the first one on, or from where the log still goes
+    back to; `session` names the trace.
 
     The write time is the store's, in microseconds since 1970, moved on where needed so that each
     commit has its own and times rise as positions do: the log's order is the truth.  The read set
@@ -42,7 +45,9 @@ def export_trace(entries: Iterable[Entry], session: str = "default") -> Iterator
     did not counts as read, too, as null.  The write set holds the values put, null where a key was
     deleted, and `{"append": [...], "version": v}` for contributions to a merged key; what was read
     is told the same way, and as `{"version": v}` where the log does not go back so far.
-    Predecessors are the operations that made the versions read.
+    Predecessors are the operations that made the versions read.  The exported read time is one for
+    all keys: an operation whose keys never were current together is told at the earliest, so that
+    more of its keys may be found stale than one.
 
     All that was ever written is held in memory, to be able to say what a stale commit had read.
     """
@@ -66,18 +71,24 @@ class _Past:
         read: dict[str, Any] = {}
         predecessors: dict[str, None] = {}
         replaced = time
+        agent = commit[0].agent
         for key, version in self._versions(commit).items():
-            made, later = self._find(key, version)
+            made, since = self._find(key, version)
             if made is not None:
                 predecessors[made.op_id] = None
-            read[key] = made.value if made else {"version": version} if version else None
-            if later is not None:
-                replaced = min(replaced, later.time)
-        wrote = self._note(op_id, commit, time)
-        agent = commit[0].agent
-        before = tuple(predecessors)
+            value = made.value if made else {"version": version} if version else None
+            read[key] = value
+            others = (m for m in since if m.agent != agent and not same(m.value, value))
+            replaced = min(replaced, next((made.time for made in others), time))
         return Operation(
-            session, op_id, agent, replaced - 1, time, read, wrote, predecessors=before
+            session,
+            op_id,
+            agent,
+            replaced - 1,
+            time,
+            read,
+            self._note(commit, time),
+            predecessors=tuple(predecessors),
         )
 
     def _versions(self, commit: list[Entry]) -> dict[str, int | None]:
@@ -92,20 +103,20 @@ class _Past:
                 versions[name] = version
         return versions
 
-    def _find(self, key: str, version: int | None) -> tuple[_Made | None, _Made | None]:
-        """Return how a version was made, and what replaced it."""
+    def _find(self, key: str, version: int | None) -> tuple[_Made | None, list[_Made]]:
+        """Return how a version was made, None where that is not known, and what came after it."""
         line = self._made.get(key, [])
+        if line and line[-1].version == version:
+            return line[-1], []
         if version is None:
             born = len(line) - 1
             while born and line[born - 1].exists:
                 born -= 1
-            return None, line[born]
-        if line and line[-1].version == version:
-            return line[-1], None
+            return None, line[born:]
         for at in range(len(line) - 2, -1, -1):
             if line[at].version == version:
-                return line[at], line[at + 1]
-        return None, next((made for made in line if made.version > version), None)
+                return line[at], line[at + 1 :]
+        return None, [made for made in line if made.version > version]
 
     def _live(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a prefix that exist; the library's own are no part of any scan."""
@@ -118,7 +129,7 @@ class _Past:
             if self._made[key][-1].exists and not key.startswith("$"):
                 yield key
 
-    def _note(self, op_id: str, commit: list[Entry], time: int) -> dict[str, Any]:
+    def _note(self, commit: list[Entry], time: int) -> dict[str, Any]:
         """Take note of what a commit wrote and return it as exported."""
         wrote: dict[str, Any] = {}
         added: dict[str, list[Any]] = {}
@@ -131,5 +142,6 @@ class _Past:
             line = self._made.setdefault(key, [])
             if not line and self._sorted is not None:
                 insort(self._sorted, key)
-            line.append(_Made(entry.version, time, value, op_id, entry.kind != DELETE))
+            exists = entry.kind != DELETE
+            line.append(_Made(entry.version, time, value, entry.agent, entry.op_id, exists))
         return wrote
