@@ -64,6 +64,15 @@ def test_the_window_of_a_stale_generation_is_strict(
     assert kinds(READER, other) == ([("stale generation", ("i", "j"))] if guilty else [])
 
 
+def test_each_key_may_have_its_own_read_time() -> None:
+    both = READER._replace(read_set={"k": 1, "l": 1}, read_times={"k": 4})
+    other = op("j", "ben", 0, 3, write_set={"k": 2, "l": 2})
+    (found,) = find_anomalies([both, other]).anomalies
+    assert (found.key, found.read_time) == ("l", 1)
+    (found,) = find_anomalies([both._replace(read_times={"l": 3, "k": 2}), other]).anomalies
+    assert (found.key, found.read_time) == ("k", 2)
+
+
 def test_objects_are_the_same_in_any_order_and_lists_are_not() -> None:
     value = {"a": [1, 2], "b": None}
     reader = op("i", "ann", 1, 5, read_set={"k": value})
@@ -199,13 +208,15 @@ def drawn(seed: int) -> list[Operation]:
 
     def operation(id: str) -> Operation:
         read_time = chance.randint(0, 6)
+        write_time = read_time + chance.randint(0, 6)
+        read_set = {key: chance.choice(values) for key in some(keys)}
         effects = [chance.randint(1, 2) for _ in range(chance.randint(0, 3))]
         return op(
             id,
             chance.choice(agents),
             read_time,
-            read_time + chance.randint(0, 6),
-            read_set={key: chance.choice(values) for key in some(keys)},
+            write_time,
+            read_set=read_set,
             write_set={key: chance.choice(values) for key in some(keys)},
             planned_tools=some(tools),
             tools_at_read=some(tools),
@@ -214,6 +225,7 @@ def drawn(seed: int) -> list[Operation]:
             committed_effects=tuple(chance.sample(effects, len(effects))),
             predecessors=some([other for other in ids if other != id])[: chance.randint(0, 2)],
             aborted=chance.random() < 0.15,
+            read_times={key: chance.randint(0, write_time) for key in read_set if len(id) % 2},
         )
 
     return [operation(id) for id in ids]
@@ -228,7 +240,7 @@ def by_brute_force(trace: list[Operation]) -> Iterator[tuple[Any, ...]]:
                 for j in trace
                 if j.agent != i.agent
                 and key in j.write_set
-                and i.read_time < j.write_time < i.write_time
+                and i.read_times.get(key, i.read_time) < j.write_time < i.write_time
                 and not same(i.read_set[key], j.write_set[key])
             ]
             if late:

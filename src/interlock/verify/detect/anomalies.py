@@ -154,7 +154,7 @@ class _Session:
         self._agents.append(self._texts.same(operation.agent))
         self._times.append((operation.read_time, operation.write_time))
         for key, value in operation.read_set.items():
-            self._use(key).read(at, self._texts.of(value))
+            self._use(key).read(at, self._texts.of(value), operation.read_times.get(key))
         for key, value in operation.write_set.items():
             self._use(key).wrote(at, self._texts.of(value))
         self._depend(at, operation)
@@ -235,7 +235,8 @@ class _Session:
                         self._name,
                         (ids[at], ids[other]),
                         (self._agents[at], self._agents[other]),
-                        *self._times[at],
+                        stale.read_time,
+                        self._times[at][1],
                         key=key,
                         other_time=self._times[other][1],
                         shown=(stale.value_read, stale.value_written),

@@ -1,10 +1,10 @@
 """Exports a space's log as a trace of operations: one per commit.
 
-The log says what each commit was computed from, but not when that was read.  An operation is
-given the latest moment at which all that it read was still current, as the log alone shows it: one
-microsecond before the first commit of another agent that changed any of it, and at the latest one
-microsecond before its own.  Any earlier moment would make the same operations guilty: what counts
-is whether such a commit stands between the version that was read and the operation's own commit.
+The log says what each commit was computed from, but not when that was read.  What was read is
+given the latest moment at which the log alone shows that it was still current: one microsecond
+before another agent's commit that changed it, and at the latest one microsecond before the
+operation's own.  Any earlier moment would give the same verdict: what counts is whether such a
+commit stands between the version that was read and the operation's own commit.
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ def export_trace(entries: Iterable[Entry], session: str = "default") -> Iterator
     did not counts as read, too, as null.  The write set holds the values put, null where a key was
     deleted, and `{"append": [...], "version": v}` for contributions to a merged key; what was read
     is told the same way, and as `{"version": v}` where the log does not go back so far.
-    Predecessors are the operations that made the versions read.  The exported read time is one for
-    all keys: an operation whose keys never were current together is told at the earliest, so that
-    more of its keys may be found stale than one.
-
+    Predecessors are the operations that made the versions read.
     All that was ever written is held in memory, to be able to say what a stale commit had read.
     """
     past = _Past()
@@ -70,7 +67,7 @@ class _Past:
         """Return the operation that a commit is, and take note of what it wrote."""
         read: dict[str, Any] = {}
         predecessors: dict[str, None] = {}
-        replaced = time
+        read_times: dict[str, float] = {}
         agent = commit[0].agent
         for key, version in self._versions(commit).items():
             made, since = self._find(key, version)
@@ -79,16 +76,18 @@ class _Past:
             value = made.value if made else {"version": version} if version else None
             read[key] = value
             others = (m for m in since if m.agent != agent and not same(m.value, value))
-            replaced = min(replaced, next((made.time for made in others), time))
+            if (changed := next(others, None)) is not None:
+                read_times[key] = changed.time - 1
         return Operation(
             session,
             op_id,
             agent,
-            replaced - 1,
+            time - 1,
             time,
             read,
             self._note(commit, time),
             predecessors=tuple(predecessors),
+            read_times=read_times,
         )
 
     def _versions(self, commit: list[Entry]) -> dict[str, int | None]:

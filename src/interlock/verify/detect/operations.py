@@ -14,12 +14,10 @@ from interlock.errors import Invalid, Unavailable
 
 _NAMES = ("session", "id", "agent")
 _TIMES = ("read_time", "write_time")
-_VALUES = ("read_set", "write_set")
+_SETS = ("read_set", "write_set", "read_times")
 _TOOLS = ("planned_tools", "tools_at_read", "tools_at_write")
 _EFFECTS = ("intended_effects", "committed_effects")
-_FIELDS = frozenset(
-    (*_NAMES, *_TIMES, *_VALUES, *_TOOLS, *_EFFECTS, "predecessors", "aborted"),
-)
+_FIELDS = frozenset((*_NAMES, *_TIMES, *_SETS, *_TOOLS, *_EFFECTS, "predecessors", "aborted"))
 _REPORT_EVERY = 1000  # lines
 
 
@@ -31,7 +29,8 @@ class Operation(NamedTuple):
     `read_set` and `write_set` map keys to the JSON values read and written.  `planned_tools` are
     the tools it meant to call; `tools_at_read` and `tools_at_write` those that it could see then.
     `intended_effects` and `committed_effects` are JSON values, in order.  `predecessors` are the
-    ids of operations of the session that it depends on.
+    ids of operations of the session that it depends on.  `read_times` holds the read time of keys
+    that were read at another moment than `read_time`.
     """
 
     session: str
@@ -48,11 +47,12 @@ class Operation(NamedTuple):
     committed_effects: tuple[Any, ...] = ()
     predecessors: tuple[str, ...] = ()
     aborted: bool = False
+    read_times: Mapping[str, float] = {}
 
     def to_json(self) -> dict[str, Any]:
         """Return the operation as the object of its line; what is empty is left out."""
         shown: dict[str, Any] = {name: getattr(self, name) for name in (*_NAMES, *_TIMES)}
-        shown |= {name: dict(value) for name in _VALUES if (value := getattr(self, name))}
+        shown |= {name: dict(value) for name in _SETS if (value := getattr(self, name))}
         for group in (_TOOLS, _EFFECTS, ("predecessors",)):
             if any(getattr(self, name) for name in group):
                 shown |= {name: list(getattr(self, name)) for name in group}
@@ -174,14 +174,20 @@ _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_consta
 def _operation(given: dict[str, Any]) -> Operation:
     if not given.keys() <= _FIELDS:
         unknown = next(field for field in given if field not in _FIELDS)
-        known = ", ".join((*_NAMES, *_TIMES, *_VALUES, *_TOOLS, *_EFFECTS))
+        known = ", ".join((*_NAMES, *_TIMES, *_SETS, *_TOOLS, *_EFFECTS))
         step = f"leave it out; the fields are {known}, predecessors, aborted"
         raise _Wrong(unknown, given[unknown], "is not a field", step)
     session, id, agent = (_text(given, name) for name in _NAMES)
     read_time, write_time = (_number(given, name) for name in _TIMES)
-    if write_time < read_time:
-        step = f"both must be of one clock; it read at {read_time}"
-        raise _Wrong("write_time", write_time, "is before read_time", step)
+    read_set, read_times = _mapping(given, "read_set"), _mapping(given, "read_times")
+    for key in read_times:
+        if key not in read_set:
+            step = "give read times of keys in read_set"
+            raise _Wrong("read_times", key, "holds a key that was not read", step)
+    for before in (read_time, *(_number(read_times, key, "read_times ") for key in read_times)):
+        if write_time < before:
+            step = f"both must be of one clock; it read at {before}"
+            raise _Wrong("write_time", write_time, "is before read_time", step)
     _together(given, _TOOLS)
     _together(given, _EFFECTS)
     predecessors = _texts(given, "predecessors")
@@ -197,7 +203,7 @@ def _operation(given: dict[str, Any]) -> Operation:
         agent,
         read_time,
         write_time,
-        _mapping(given, "read_set"),
+        read_set,
         _mapping(given, "write_set"),
         _texts(given, "planned_tools"),
         _texts(given, "tools_at_read"),
@@ -206,6 +212,7 @@ def _operation(given: dict[str, Any]) -> Operation:
         tuple(_items(given, "committed_effects")),
         predecessors,
         aborted,
+        read_times,
     )
 
 
@@ -218,17 +225,17 @@ def _text(given: dict[str, Any], name: str) -> str:
     raise _Wrong(name, value, "is not a text of one character or more", "write a text")
 
 
-def _number(given: dict[str, Any], name: str) -> float:
+def _number(given: Mapping[str, Any], name: str, of: str = "") -> float:
     value = given.get(name)
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return value
     if name not in given:
         raise _missing(given, name, "a number")
     step = "write a number, such as seconds since some moment"
-    raise _Wrong(name, value, "is not a finite number", step)
+    raise _Wrong(f"{of}{name}", value, "is not a finite number", step)
 
 
-def _missing(given: dict[str, Any], name: str, kind: str) -> _Wrong:
+def _missing(given: Mapping[str, Any], name: str, kind: str) -> _Wrong:
     return _Wrong(name, given, "is missing", f"add {kind}: every operation has {name}")
 
 

@@ -38,6 +38,7 @@ class Stale(NamedTuple):
     """A stale read: the first write in its window that made it so, and how many did."""
 
     reader: int
+    read_time: float
     writer: int
     value_read: str
     value_written: str
@@ -47,16 +48,19 @@ class Stale(NamedTuple):
 class Uses:
     """Who read and wrote one key, by the place of the operation in its session."""
 
-    __slots__ = ("_readers", "_values_read", "_values_written", "_writers")
+    __slots__ = ("_moments", "_readers", "_values_read", "_values_written", "_writers")
 
     def __init__(self) -> None:
         self._readers = array("q")
         self._values_read: list[str] = []
+        self._moments: dict[int, float] = {}
         self._writers = array("q")
         self._values_written: list[str] = []
 
-    def read(self, at: int, value: str) -> None:
-        """Note that an operation read `value`."""
+    def read(self, at: int, value: str, moment: float | None) -> None:
+        """Note that an operation read `value`, at another moment than the rest where it says so."""
+        if moment is not None:
+            self._moments[at] = moment
         self._readers.append(at)
         self._values_read.append(value)
 
@@ -76,11 +80,12 @@ class Uses:
         written = [times[at][1] for at in writes.at]
         for reader, value in zip(self._readers, self._values_read, strict=True):
             read_time, write_time = times[reader]
+            read_time = self._moments.get(reader, read_time)
             start, end = bisect_right(written, read_time), bisect_left(written, write_time)
             count = writes.guilty(start, end, agents[reader], value) if start < end else 0
             if count:
                 first = writes.first(start, end, agents[reader], value)
-                yield Stale(reader, writes.at[first], value, writes.values[first], count)
+                yield Stale(reader, read_time, writes.at[first], value, writes.values[first], count)
 
 
 class _Writes:
