@@ -2,9 +2,9 @@
 
 The log says what each commit was computed from, but not when that was read.  What was read is
 given the latest moment at which the log alone shows that it was still current: one microsecond
-before another agent's commit that changed it, and at the latest one microsecond before the
-operation's own.  Any earlier moment would give the same verdict: what counts is whether such a
-commit stands between the version that was read and the operation's own commit.
+before the commit that replaced it, and at the latest one microsecond before the operation's own.
+Any earlier moment would give the same verdict: what counts is whether another agent's commit stands
+between the version that was read and the operation's own commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from interlock.core.keys import prefix_end
-from interlock.core.merges import same
 from interlock.core.plan import APPEND, DELETE
 from interlock.core.records import Entry
 from interlock.verify.detect.operations import Operation
@@ -27,7 +26,6 @@ class _Made(NamedTuple):
     version: int
     time: int
     value: Any
-    agent: str
     op_id: str
     exists: bool
 
@@ -70,14 +68,12 @@ class _Past:
         read_times: dict[str, float] = {}
         agent = commit[0].agent
         for key, version in self._versions(commit).items():
-            made, since = self._find(key, version)
+            made, replaced = self._find(key, version)
             if made is not None:
                 predecessors[made.op_id] = None
-            value = made.value if made else {"version": version} if version else None
-            read[key] = value
-            others = (m for m in since if m.agent != agent and not same(m.value, value))
-            if (changed := next(others, None)) is not None:
-                read_times[key] = changed.time - 1
+            read[key] = made.value if made else {"version": version} if version else None
+            if replaced is not None:
+                read_times[key] = replaced.time - 1
         return Operation(
             session,
             op_id,
@@ -102,20 +98,20 @@ class _Past:
                 versions[name] = version
         return versions
 
-    def _find(self, key: str, version: int | None) -> tuple[_Made | None, list[_Made]]:
-        """Return how a version was made, None where that is not known, and what came after it."""
+    def _find(self, key: str, version: int | None) -> tuple[_Made | None, _Made | None]:
+        """Return how a version was made, None where that is not known, and what replaced it."""
         line = self._made.get(key, [])
         if line and line[-1].version == version:
-            return line[-1], []
+            return line[-1], None
         if version is None:
             born = len(line) - 1
             while born and line[born - 1].exists:
                 born -= 1
-            return None, line[born:]
+            return None, line[born]
         for at in range(len(line) - 2, -1, -1):
             if line[at].version == version:
-                return line[at], line[at + 1 :]
-        return None, [made for made in line if made.version > version]
+                return line[at], line[at + 1]
+        return None, next((made for made in line if made.version > version), None)
 
     def _live(self, prefix: str) -> Iterator[str]:
         """Yield the keys of a prefix that exist; the library's own are no part of any scan."""
@@ -142,5 +138,5 @@ class _Past:
             if not line and self._sorted is not None:
                 insort(self._sorted, key)
             exists = entry.kind != DELETE
-            line.append(_Made(entry.version, time, value, entry.agent, entry.op_id, exists))
+            line.append(_Made(entry.version, time, value, entry.op_id, exists))
         return wrote
