@@ -16,6 +16,8 @@ _COMMANDS = {
     "consume": "streams",
     "coordinate": "streams",
     "delete": "write",
+    "detect": "detect",
+    "export-trace": "detect",
     "get": "read",
     "groups": "streams",
     "history": "read",
@@ -40,7 +42,7 @@ class _Lazy(click.Group):
         if name not in _COMMANDS:
             return None
         module: Any = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
-        command: click.Command = getattr(module, name)
+        command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 
 
@@ -54,5 +56,5 @@ def main() -> None:
     \b
     Exit codes: 0 done; 1 the store is broken or away; 2 the call is wrong;
     3 refused, trying again may help (a conflict); 4 no such key;
-    5 refused for good; 130 interrupted.
+    5 refused for good; 6 a check found something wrong; 130 interrupted.
     """
