@@ -50,8 +50,8 @@ def detect(file: str, limit: int, as_json: bool) -> None:
 
 
 @store_command(reads=True)
-@click.option("--after", type=click.IntRange(0), default=0, help="Begin after this position.")
-def export_trace(space: interlock.Space, as_json: bool, after: int) -> None:
+@click.option("--after", type=click.IntRange(0), help="Begin after this position.")
+def export_trace(space: interlock.Space, as_json: bool, after: int | None) -> None:
     """Print the commits of the log as a trace for `interlock detect`: JSON, one per line.
 
     What was written up to --after is told by its versions only.
