@@ -54,7 +54,7 @@ function judgeMutant(spec, guard, found) {
 }
 
 function shown(trace) {
-  return (trace ?? []).map((state) => `    ${state.trim().replaceAll('\n', '\n    ')}`).join('\n');
+  return (trace ?? []).map((state) => state.trim().replace(/^/gm, '    ')).join('\n');
 }
 
 /** Checks one spec and its mutants; says each result as it comes. */
@@ -71,12 +71,12 @@ async function checkSpec(spec, pool, jar, say) {
   const broken = guards.map(async (guard) => {
     const found = await pool.run(mutant(spec, guard), cfg, invariants);
     const problem = judgeMutant(spec, guard, found);
-    const steps = found.trace?.length ?? 0;
+    const steps = (found.trace?.length ?? 1) - 1;
     const fails = problem === null;
     result.mutants.push({ guard: guard.name, invariant: guard.invariant, steps, fails });
     if (problem) result.problems.push(problem);
     say(fails
-      ? `  ${name} without ${guard.name}: ${guard.invariant} fails after ${steps} states`
+      ? `  ${name} without ${guard.name}: ${guard.invariant} fails after ${steps} steps`
       : `  ${name} without ${guard.name}: NOT AS IT MUST`);
   });
   await Promise.all([whole, ...broken]);

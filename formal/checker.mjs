@@ -70,14 +70,15 @@ function check(tla, { tla: source, cfg, invariants }) {
     withoutComments(source), withoutComments(cfg), '{}', MAX_STATES, MAX_DEPTH, true, false);
   const seconds = Number(process.hrtime.bigint() - started) / 1e9;
   const found = JSON.parse(raw);
+  const trace = (found.trace ?? []).join('\n').split(/^(?=State \d+$)/m).filter(Boolean);
   const base = { states: found.states_explored, seconds };
   if (found.warnings?.length) return { ...base, error: `warnings: ${found.warnings.join('; ')}` };
   if (found.success) return base;
   const index = /^Invariant (\d+) violated$/.exec(found.error_message ?? '');
   if (found.error_type !== 'InvariantViolation' || !index) {
-    return { ...base, error: `${found.error_type}: ${found.error_message}`, trace: found.trace };
+    return { ...base, error: `${found.error_type}: ${found.error_message}`, trace };
   }
-  return { ...base, violated: invariants[Number(index[1])], trace: found.trace };
+  return { ...base, violated: invariants[Number(index[1])], trace };
 }
 
 if (!isMainThread) {

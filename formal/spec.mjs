@@ -3,6 +3,7 @@
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { captured } from './capture.mjs';
 
 export const HERE = dirname(fileURLToPath(import.meta.url));
 const GUARD = /^\s*(\/\\|\\\/) .*\S\s+\\\* @guard ([\w-]+) -> (\w+)$/;
@@ -65,11 +66,13 @@ function guardsOf(name, tla, invariants, problems) {
 
 function lint(kind, file, text) {
   const problems = [];
-  const lines = withoutComments(text).split('\n');
+  const bare = withoutComments(text);
+  const lines = bare.split('\n');
   for (const rule of RULES.filter((r) => r.in === kind)) {
     const hits = lines.flatMap((l, i) => (new RegExp(rule.forbid ?? rule.once).test(l) ? [i + 1] : []));
     const wrong = rule.once ? hits.slice(1) : hits;
     problems.push(...wrong.map((line) => `${file}:${line}: ${rule.why}`));
   }
+  if (kind === 'tla') for (const [line, why] of captured(bare)) problems.push(`${file}:${line}: ${why}`);
   return problems;
 }
