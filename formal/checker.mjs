@@ -40,20 +40,24 @@ export class Pool {
   }
 
   #worker() {
-    const worker = { thread: new Worker(fileURLToPath(import.meta.url)), busy: null };
+    const worker = { thread: null, busy: null };
+    this.#start(worker);
+    return worker;
+  }
+
+  #start(worker) {
     const done = (answer) => {
       const { resolve } = worker.busy;
       worker.busy = null;
       resolve(answer);
       this.#next();
     };
+    worker.thread = new Worker(fileURLToPath(import.meta.url));
     worker.thread.on('message', done);
     worker.thread.on('error', (problem) => {
-      worker.thread = new Worker(fileURLToPath(import.meta.url));
-      worker.thread.on('message', done);
-      done({ error: `the checker crashed: ${problem.message}` });
+      this.#start(worker);
+      if (worker.busy) done({ error: `the checker crashed: ${problem.message}` });
     });
-    return worker;
   }
 
   #next() {
