@@ -1,4 +1,5 @@
-# `make demo` and `make test` work from a fresh clone with Python 3.11 or newer and make alone.
+# `make demo` works from a fresh clone with Python 3.11 or newer and make alone; `make test` also needs
+# Node.js, for the specs.
 
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
@@ -6,14 +7,15 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick lint bench lock clean venv servers
+.PHONY: demo test quick lint specs specs-deep bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
 
-test: .venv/dev.stamp servers ## everything: lint, strict types, every test
+test: .venv/dev.stamp servers formal/node_modules/.stamp ## everything: lint, strict types, every test, the specs
 	$(MAKE) lint
 	$(BIN)/python -m pytest
+	$(MAKE) specs
 
 quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slice of PostgreSQL and Redis
 	$(MAKE) lint
@@ -23,6 +25,24 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
+	@$(NEEDS_NODE)
+	node formal/check.mjs
+
+specs-deep: formal/node_modules/.stamp ## the same with larger bounds: minutes
+	@$(NEEDS_NODE)
+	node formal/check.mjs --deep
+
+define NEEDS_NODE
+command -v node >/dev/null && command -v npm >/dev/null || { \
+	echo "The specs in formal/ need Node.js 18 or newer: node and npm on the PATH." >&2; exit 1; }
+endef
+
+formal/node_modules/.stamp: formal/package.json formal/package-lock.json
+	@$(NEEDS_NODE)
+	cd formal && npm ci --silent --no-audit --no-fund
+	@touch $@
 
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
@@ -69,4 +89,4 @@ lock: ## renew the lock files (needs uv)
 		--extra dev pyproject.toml -o requirements-dev.lock
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
