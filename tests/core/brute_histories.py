@@ -178,6 +178,8 @@ def _runs(order: list[Line]) -> bool:
                 if key.startswith(prefix) and ("value" not in state or state["value"] is not None)
             }
             seen = {key for key in found if "value" not in _state(found[key])}
+            mine = {k for k in seen if any(_same(_state(found[k]), m) for m in writes.get(k, ()))}
+            seen, there = seen - mine, there - mine  # it may have been before or after it wrote
             there -= {
                 key for key in there - seen if writes.get(key, [{}])[-1].get("value", 0) is None
             }

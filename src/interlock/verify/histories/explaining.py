@@ -37,9 +37,7 @@ class Blocked(NamedTuple):
 
 
 def explain(key: Key) -> Anomaly:
-    """Return the anomaly of a key whose operations cannot be ordered, with the fewest operations
-    found that show it.
-    """
+    """Return the anomaly of a key whose operations cannot be ordered."""
     blocked = _blocked(key)
     if blocked is None:
         text = f"its {len(key.placed)} operations cannot be ordered; too many orders to say why"
@@ -196,7 +194,8 @@ def _origins(key: Key, blocked: Blocked, failing: Placed) -> list[Placed]:
     version, exact, value = blocked.certain
     wanted = [*failing.sees, (version if exact else None, value)]
     found = []
-    for seen_version, seen_value in wanted:
+    for seen in wanted:
+        seen_version, seen_value = seen[0] or None, seen[1]  # nobody makes version 0
         for each in key.placed:
             if each is not failing and any(
                 (seen_version is not None and made_version == seen_version)

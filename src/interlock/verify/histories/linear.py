@@ -28,8 +28,9 @@ def check_linearizable(
     key is one operation.
 
     `budget` is how many steps (attempts to place an operation) each key may take.  A key that
-    would take more is in `undecided`.  Each key that fails is one anomaly, with the smallest set
-    of operations found that cannot be ordered; the first `limit` of them are returned.
+    would take more is in `undecided`.  Each key that fails is one anomaly: the first
+    operation that fits in no order, and the few others found that leave it no place.  At most
+    `limit` are returned.
 
     Raises ValueError for a budget or a limit below 1.
     """

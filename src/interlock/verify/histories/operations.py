@@ -102,7 +102,7 @@ class Operation(NamedTuple):
             seen = " then ".join(map(str, self.reads.get(key, ())))
             made = " then ".join(map(str, self.writes.get(key, ())))
             if self.kind == READ:
-                text = f"read {key} as {seen}"
+                text = f"read {key} as {seen}" if seen else f"read {key}"
             elif self.kind == CAS:
                 text = f"set {key} from {seen} to {made}"
             else:
@@ -131,7 +131,7 @@ class Operation(NamedTuple):
 def _single(operation: Operation) -> dict[str, Any]:
     key = next(iter(operation.writes or operation.reads))
     told: dict[str, Any] = {"key": key}
-    main = (operation.writes or operation.reads)[key][0]
+    main = next(iter((operation.writes or operation.reads)[key]), State())
     if main.version is not None:
         told["version"] = main.version
     if main.text is not None:

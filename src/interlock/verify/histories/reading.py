@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from interlock.verify.histories.operations import (
     ABSENT,
@@ -163,8 +163,7 @@ class _Reader:
         invoked, completed = raw.get("invoked"), raw.get("completed")
         for name, value in (("invoked", invoked), ("completed", completed)):
             # Not a bool, which is an int; nor NaN, nor more than a float holds.
-            number = value is not None and (type(value) is float or type(value) is int)
-            if number and -_FOREVER < value < _FOREVER:
+            if type(value) in (float, int) and -_FOREVER < cast(float, value) < _FOREVER:
                 continue
             if name == "invoked" or value is not None:
                 raise self.wrong(name, value, "must be a time, as a number")
@@ -181,9 +180,12 @@ class _Reader:
         if not isinstance(key, str):
             raise self.wrong("key", key, "must be text")
         given = {name: raw[name] for name in ("version", "value") if name in raw}
+        if kind == READ and not given and outcome != OK:
+            return {key: ()}, {}
+        if not given and kind != APPEND:
+            problem = 'give "version", "value" or both: what was read or written'
+            raise self.wrong("version", None, problem)
         if kind == READ:
-            if not given and outcome != OK:
-                return {key: ()}, {}
             return {key: (self._state("version", given, 0),)}, {}
         if kind == APPEND and "value" not in raw:
             raise self.wrong("value", None, "must be the item that was appended")
@@ -231,7 +233,7 @@ class _Reader:
         if not isinstance(given, dict):
             given = {"version": given}
         if not given or given.keys() - {"version", "value"}:
-            raise self.wrong(field, given or None, _STATE)
+            raise self.wrong(field, given, _STATE)
         version, text = given.get("version"), None
         if "version" in given and (type(version) is not int or version < least):
             problem = f"must be an integer, at least {least}; or {_STATE}"

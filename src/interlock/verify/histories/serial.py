@@ -86,9 +86,10 @@ def _cycles(graph: Graph, cyclic: list[list[int]]) -> list[Anomaly]:
                 continue
             searches += 1
             nodes = shortest_cycle(graph.following, node, within, graph.size)
-            if len(nodes) > 2 or (nodes and not covered):
+            # One that shares two with another cycle is mostly that cycle with a detour.
+            if nodes and len(covered.intersection(nodes)) < 2:
                 found.append(_anomaly(graph, reasons.named(nodes)))
-                covered.update(nodes)
+            covered.update(nodes)
     return found
 
 
@@ -157,14 +158,18 @@ def _name(edges: tuple[Edge, ...]) -> str:
 
 
 def _anomaly(graph: Graph, cycle: _Cycle) -> Anomaly:
+    """Return a cycle as it is reported: from the operation that was invoked first."""
     operations = [graph.versions.nodes[node] for node in cycle.nodes]
-    dependencies = tuple(
-        Dependency(edge.kind, edge.key, before, after, edge.scan)
-        for edge, before, after in zip(
-            cycle.edges, operations, [*operations[1:], operations[0]], strict=True
-        )
+    first = min(
+        range(len(operations)), key=lambda at: (operations[at].invoked, operations[at].line)
     )
-    keys = tuple(dict.fromkeys(edge.key for edge in cycle.edges if edge.key))
+    operations = operations[first:] + operations[:first]
+    edges = cycle.edges[first:] + cycle.edges[:first]
+    steps = zip(edges, operations, [*operations[1:], operations[0]], strict=True)
+    dependencies = tuple(
+        Dependency(edge.kind, edge.key, before, after, edge.scan) for edge, before, after in steps
+    )
+    keys = tuple(dict.fromkeys(edge.key for edge in edges if edge.key))
     return Anomaly(cycle.name, keys, tuple(operations), dependencies, NAMES[cycle.name])
 
 
