@@ -135,10 +135,10 @@ def test_the_explanation_names_few_operations_of_many() -> None:
     (anomaly,) = checked(*lines).anomalies
     assert [operation.id or operation.line for operation in anomaly.operations] == [
         297,
-        302,
+        299,
         "stale",
     ]
-    said = "stale fits nowhere between its beginning and its end: k was version 151"
+    said = "stale fits nowhere between its beginning and its end; k was version 151 then"
     assert anomaly.explanation == said
     assert "stale: eve read k as version 149 [1515-1519]" in str(anomaly)
 

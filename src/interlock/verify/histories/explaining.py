@@ -19,6 +19,7 @@ _TRIAL = 10_000  # steps for asking whether an operation is needed
 _TRIALS = 200_000  # steps for all such questions about one key
 _SHOWN = 12  # operations in an explanation
 _STATES = 4  # shown in an explanation
+_NAMED = 3  # operations named in its first sentence
 
 Configuration = tuple[Register, frozenset[int]]
 
@@ -26,8 +27,8 @@ Configuration = tuple[Register, frozenset[int]]
 class Blocked(NamedTuple):
     """The first operation that fails: `at` its place among the key's.
 
-    `certain` is the last state that was certain before, `since` the operations that had not
-    completed then or came later, `states` those that the operation could meet.
+    `certain` is the last state that was certain before it began, `since` the operations that had
+    not completed then or came later, `states` those that the operation could meet.
     """
 
     at: int
@@ -46,12 +47,19 @@ def explain(key: Key) -> Anomaly:
     needed = _needed(key, blocked)[-_SHOWN:]
     shown = {id(p): p for p in (*needed, *_origins(key, blocked, failing), failing)}
     operations = sorted((p.operation for p in shown.values()), key=lambda each: each.invoked)
-    name = failing.operation.id or f"line {failing.operation.line}"
     states = sorted({key.told(state) for state in blocked.states})
     could = " or ".join(states[:_STATES]) + (" or ..." if len(states) > _STATES else "")
-    given = ", with the others in their places," if needed else ""
-    text = f"{name} fits nowhere between its beginning and its end: {key.name} was{given} {could}"
+    text = f"{_name(failing)} fits nowhere between its beginning and its end"
+    if needed:
+        few = len(needed) <= _NAMED
+        others = " and ".join(map(_name, needed)) if few else f"{len(needed)} others"
+        text += f" if {others} fit{'s' * (len(needed) == 1)}, too"
+    text += f"; {key.name} was {could} then"
     return Anomaly(NAME, (key.name,), tuple(operations), (), text)
+
+
+def _name(placed: Placed) -> str:
+    return placed.operation.id or f"line {placed.operation.line}"
 
 
 def _blocked(key: Key) -> Blocked | None:
@@ -61,7 +69,7 @@ def _blocked(key: Key) -> Blocked | None:
     events += [(each.completed, 1, n) for n, each in enumerate(placed) if each.completed < math.inf]
     walk = _Walk(key)
     begun = 0
-    certain, since = key.start, list(range(len(placed)))
+    certain = [(key.start, list[int](), 0)]  # states; who was open then; how many had begun
     met: list[tuple[float, set[Configuration]]] = []
     for time, ended, number in sorted(events):
         if not ended:
@@ -76,12 +84,14 @@ def _blocked(key: Key) -> Blocked | None:
             began = placed[number].invoked
             could = [each for at, these in met if at >= began for each in these]
             states = {state for state, linearized in could if number not in linearized}
-            return Blocked(number, certain, since, list(states))
+            # The last before it began: what overlaps with it may be the reason.
+            start, still, later = next(each for each in reversed(certain) if each[2] <= number)
+            return Blocked(number, start, [*still, *range(later, len(placed))], list(states))
         if len(walk.configurations) == 1:
             (state, linearized) = next(iter(walk.configurations))
             if all(placed[each].completed == math.inf for each in linearized):
                 still = [each for each in walk.open if each not in linearized]
-                certain, since = state, [*still, *range(begun, len(placed))]
+                certain.append((state, still, begun))
         running = (each.invoked for each in walk.open.values() if each.completed < math.inf)
         first = min(running, default=time)
         met = [each for each in met if each[0] >= first]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
+from interlock.core import outcome as refusals
 from interlock.errors import Invalid
 
 READ, WRITE, CAS, APPEND, TXN = "read", "write", "cas", "append", "txn"
@@ -15,6 +17,11 @@ OUTCOMES = (OK, FAILED, UNKNOWN)
 ABSENT = "null"  # the value of a key that does not exist, as JSON
 
 _SHOWN = 60  # characters of a value in a message
+
+
+@dataclass(frozen=True)
+class _Malformed(refusals.Invalid):
+    next_step: ClassVar[str] = "correct the file (docs/histories.md)"
 
 
 class MalformedHistory(Invalid):
@@ -29,7 +36,7 @@ class MalformedHistory(Invalid):
         shown = repr(value)
         shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
         told = f" is {shown};" if field else f": {shown}:" if value is not None else ":"
-        super().__init__(f"{place}{named}{told} {problem}")
+        super().__init__(_Malformed(f"{place}{named}{told} {problem}"))
         self.file, self.line, self.field, self.value = file, line, field, value
         self._problem = problem
 
