@@ -43,6 +43,10 @@ def test_brute_force_says_the_same(start: int) -> None:
 WRITE_1, WRITE_2 = op("write", 0, 1, value=1), op("write", 2, 3, value=2)
 LOST, READ_1 = op("write", 0, 1, value=2, outcome="unknown"), op("read", 4, 5, value=1)
 ADD_1 = op("append", 0, 9, value=1)
+LOST_1 = op("write", 0.1, 1, value=1, outcome="unknown")
+LOST_CAS = op("cas", 0, 1, expect={"value": None}, value=1, outcome="unknown")
+BACK_AND_FORTH = [READ_1, op("write", 6, 7, value=2), op("read", 8, 9, value=2)]
+BACK_AND_FORTH += [op("read", 10, 11, value=1)]
 
 FAILING: list[tuple[str, list[dict[str, Any]]]] = [
     ("a stale read", [WRITE_1, WRITE_2, op("read", 4, 5, value=1)]),
@@ -89,6 +93,12 @@ FAILING: list[tuple[str, list[dict[str, Any]]]] = [
         ],
     ),
 ]
+FAILING.append(
+    (
+        "a scan that found what was overwritten",
+        [*FAILING[-1][1][:2], txn(4, 5, scans={"": {"k": 1}})],
+    )
+)
 
 HOLDING: list[tuple[str, list[dict[str, Any]]]] = [
     ("nothing", []),
@@ -102,6 +112,8 @@ HOLDING: list[tuple[str, list[dict[str, Any]]]] = [
     ),
     ("an unknown write, seen late", [LOST, WRITE_1, READ_1, op("read", 6, 7, value=2)]),
     ("an unknown write, never seen", [LOST, WRITE_1, READ_1]),
+    ("two unknown writes, of which one can come late", [LOST_CAS, LOST_1, *BACK_AND_FORTH]),
+    ("the same, the other way round", [LOST_1, LOST_CAS | {"invoked": 0.2}, *BACK_AND_FORTH]),
     ("a failed compare-and-set", [op("cas", 0, 1, expect=7, value=1, outcome="failed")]),
     ("versions with gaps", [op("write", 0, 1, version=3), op("write", 2, 3, version=9)]),
     ("a version told by the reader", [WRITE_1, op("read", 2, 3, version=40, value=1)]),
@@ -178,7 +190,11 @@ def test_what_takes_too_many_steps_is_undecided_and_no_pass() -> None:
     assert (verdict.outcome, verdict.ok, verdict.anomalies) == ("undecided", False, ())
     assert verdict.undecided == ("k: not decided within 5000 steps",)
     assert "undecided whether" in str(verdict)
-    assert checked(*wide(6), budget=5_000).outcome == "anomalies"
+
+
+def test_what_was_tried_is_not_tried_again() -> None:
+    """Eight writes that overlap have 40,320 orders, and 256 sets of them that are placed."""
+    assert checked(*wide(8), budget=60_000).outcome == "anomalies"
 
 
 def test_another_key_is_still_checked() -> None:

@@ -257,6 +257,13 @@ HOLDING: list[tuple[str, list[dict[str, Any]]]] = [
         ],
     ),
     (
+        "a scan after its own deletion",
+        [
+            txn("a", writes={"task/1": 1}),
+            txn("b", writes={"task/1": {"version": 2, "value": None}}, scans={"task/": {}}),
+        ],
+    ),
+    (
         "values",
         [
             txn("a", writes={"v": {"value": "a"}}),
@@ -307,6 +314,10 @@ UNDECIDED: list[tuple[str, list[dict[str, Any]]]] = [
     (
         "several unknown writes may have made version 2",
         [UNKNOWN, UNKNOWN | {"id": "u2"}, txn("a", reads={"x": 2})],
+    ),
+    (
+        "several unknown writes may have made version 2",
+        [UNKNOWN, UNKNOWN | {"id": "u2", "writes": {"x": 2}}, txn("a", reads={"x": 2})],
     ),
     (
         "what was written has no version",

@@ -183,10 +183,9 @@ class Versions:
         """Look among those that failed, are unknown or wrote it on the way; False if an anomaly."""
         could = [(o, s) for o, s in line.others if _may_be(line, s, version, state)]
         unknown = [(o, s) for o, s in could if o.outcome != FAILED and id(o) not in self.included]
-        exact = [o for o, s in unknown if line.made(s) == version]
         if version not in line.writer:
-            if exact or len(unknown) == 1:
-                chosen = exact[0] if exact else unknown[0][0]
+            if len(unknown) == 1:
+                chosen = unknown[0][0]
                 self.included.add(id(chosen))
                 self._include(chosen, (line, version))
                 if self._is_made(line, version, state):
