@@ -155,6 +155,18 @@ def test_the_explanation_names_few_operations_of_many() -> None:
     assert "stale: eve read k as version 149 [1515-1519]" in str(anomaly)
 
 
+def test_the_explanation_names_what_stands_in_the_way() -> None:
+    (anomaly,) = checked(
+        op("write", -2, -1, value="free", version=1),
+        op("cas", 0, 5, expect=1, value="ann"),
+        op("read", 1, 6, version=1),
+        op("cas", 2, 7, expect=1, value="ben"),
+    ).anomalies
+    assert [operation.line for operation in anomaly.operations] == [1, 2, 4]
+    said = "line 4 fits nowhere between its beginning and its end if line 2 fits, too; k was "
+    assert anomaly.explanation.startswith(said)
+
+
 def test_the_operation_that_is_named_is_the_first_that_fits_nowhere() -> None:
     """What was invoked by its end cannot be ordered, and can be without its answer."""
     named = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -139,6 +140,10 @@ OTHER: list[tuple[str, list[dict[str, Any]]]] = [
         ],
     ),
     (
+        "garbage read",
+        [txn("a", outcome="failed", writes={"x": {"value": "a"}}), txn("c", reads={"x": 7})],
+    ),
+    (
         "dirty read",
         [
             txn("a", outcome="failed", kind="cas", key="x", expect=1, version=2),
@@ -185,13 +190,53 @@ def test_real_time_counts_where_it_is_asked_for(name: str) -> None:
     assert "a had completed before b was invoked" in str(anomaly)
 
 
-def test_real_time_holds_over_many_in_between() -> None:
-    lines = [txn(f"t{n}", writes={f"k{n}": 1}, invoked=n, completed=n + 0.5) for n in range(50)]
+@pytest.mark.parametrize("invoked", [0, 1])
+def test_real_time_holds_over_many_in_between(invoked: int) -> None:
+    """One after the other, and all at once."""
+    lines = [
+        txn(f"t{n}", writes={f"k{n}": 1}, invoked=n * invoked, completed=n + 0.5) for n in range(50)
+    ]
     late = txn("late", reads={"k0": 0}, invoked=100, completed=101)
     (anomaly,) = checked(*lines, late, strict=True).anomalies
     assert [operation.id for operation in anomaly.operations] == ["t0", "late"]
     touching = txn("late", reads={"k0": 0}, invoked=0.5, completed=101)
     assert checked(*lines, touching, strict=True).ok
+
+
+def test_real_time_says_nothing_of_what_is_unknown() -> None:
+    lost = txn("u", writes={"x": 2}, outcome="unknown", completed=1)
+    before = txn("a", reads={"x": 1}, invoked=2, completed=3)
+    after = txn("b", reads={"x": 2}, invoked=4, completed=5)
+    assert checked(START, lost, before, after, strict=True).ok
+
+
+def test_real_time_is_no_reason_at_the_same_instant() -> None:
+    ring = [txn(f"r{n}", reads={f"k{n}": 1}, writes={f"k{(n + 1) % 3}": 1}) for n in range(3)]
+    ring[0]["invoked"] = ring[1]["completed"] = 5
+    (anomaly,) = checked(*ring, strict=True).anomalies
+    assert (anomaly.name, len(anomaly.operations)) == ("cyclic information flow", 3)
+
+
+def test_the_shortest_cycle_is_found_past_many_completions() -> None:
+    def before(*names: str) -> dict[str, Any]:
+        """Return what makes each of these precede the next one: it read what that one wrote."""
+        lines = {name: txn(name, reads={}, writes={}, completed=99) for name in names}
+        for first, then in pairwise(names):
+            lines[first]["reads"][f"{first}-{then}"] = 0
+            lines[then]["writes"][f"{first}-{then}"] = 1
+        return lines
+
+    lines = before("a", "b", "c", "f")
+    for name, other in before("d", "e", "a").items():
+        lines.setdefault(name, other)["writes"].update(other["writes"])
+    lines["f"]["reads"]["f-a"] = 0
+    lines["a"]["writes"]["f-a"] = 1
+    lines["a"]["completed"] = 1
+    lines["d"]["invoked"] = 20
+    others = [txn(f"t{n}", writes={f"t{n}": 1}, completed=n) for n in range(2, 12)]
+    verdict = checked(*lines.values(), *others, strict=True)
+    found = [{operation.id for operation in anomaly.operations} for anomaly in verdict.anomalies]
+    assert found == [{"a", "d", "e"}, {"a", "b", "c", "f"}]
 
 
 def test_the_cycle_is_told_with_operations_and_keys() -> None:
