@@ -167,6 +167,17 @@ def test_the_explanation_names_what_stands_in_the_way() -> None:
     assert anomaly.explanation.startswith(said)
 
 
+def test_a_write_that_changes_nothing_may_still_come_late() -> None:
+    (anomaly,) = checked(
+        op("write", 0, 1, value=2),
+        op("write", 2, 5, value=4),
+        op("write", 2, 6, value=2),
+        op("read", 7, 8, value=2),
+        op("read", 9, 10, value=9),
+    ).anomalies
+    assert anomaly.explanation.startswith("line 5 fits nowhere")
+
+
 def test_the_operation_that_is_named_is_the_first_that_fits_nowhere() -> None:
     """What was invoked by its end cannot be ordered, and can be without its answer."""
     named = 0

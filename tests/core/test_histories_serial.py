@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -218,25 +217,14 @@ def test_real_time_is_no_reason_at_the_same_instant() -> None:
 
 
 def test_the_shortest_cycle_is_found_past_many_completions() -> None:
-    def before(*names: str) -> dict[str, Any]:
-        """Return what makes each of these precede the next one: it read what that one wrote."""
-        lines = {name: txn(name, reads={}, writes={}, completed=99) for name in names}
-        for first, then in pairwise(names):
-            lines[first]["reads"][f"{first}-{then}"] = 0
-            lines[then]["writes"][f"{first}-{then}"] = 1
-        return lines
-
-    lines = before("a", "b", "c", "f")
-    for name, other in before("d", "e", "a").items():
-        lines.setdefault(name, other)["writes"].update(other["writes"])
-    lines["f"]["reads"]["f-a"] = 0
-    lines["a"]["writes"]["f-a"] = 1
-    lines["a"]["completed"] = 1
-    lines["d"]["invoked"] = 20
+    lines = {name: txn(name, reads={}, writes={}, completed=99) for name in "abcde"}
+    for first, then in ("ab", "bc", "ce", "de", "ea"):
+        lines[first]["reads"][f"{first}-{then}"] = 0
+        lines[then]["writes"][f"{first}-{then}"] = 1
+    lines["a"]["completed"], lines["d"]["invoked"] = 1, 20
     others = [txn(f"t{n}", writes={f"t{n}": 1}, completed=n) for n in range(2, 12)]
-    verdict = checked(*lines.values(), *others, strict=True)
-    found = [{operation.id for operation in anomaly.operations} for anomaly in verdict.anomalies]
-    assert found == [{"a", "d", "e"}, {"a", "b", "c", "f"}]
+    (anomaly,) = checked(*lines.values(), *others, strict=True).anomalies
+    assert {operation.id for operation in anomaly.operations} == {"a", "d", "e"}
 
 
 def test_the_cycle_is_told_with_operations_and_keys() -> None:

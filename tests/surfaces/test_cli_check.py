@@ -87,6 +87,12 @@ def test_what_is_not_decided_is_no_pass(check: Any) -> None:
     assert check(many, "--budget", "100").exit_code == 7
 
 
+def test_an_empty_file_is_no_pass(check: Any) -> None:
+    result = check([])
+    assert result.exit_code == 7
+    assert "the file holds no operations" in result.stdout
+
+
 def test_only_so_many_are_printed(check: Any) -> None:
     lines = [line | {"key": f"k{n}"} for n in range(4) for line in STALE]
     result = check(lines, "--limit", "1")

@@ -50,6 +50,8 @@ def check(file: str, model: str | None, budget: int, limit: int, as_json: bool) 
             verdict = check_linearizable(history, budget=budget, limit=limit)
         else:
             verdict = check_serializable(history, strict=model == "strict", limit=limit)
+        if not history:  # most likely the recording failed: that must not pass
+            verdict = verdict._replace(undecided=("the file holds no operations",))
         if as_json:
             click.echo(compact(verdict.to_json()))
         else:
