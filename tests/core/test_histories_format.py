@@ -34,6 +34,7 @@ WRONG: list[tuple[Any, str, str]] = [
     ("", "", "not an operation as JSON"),
     ('{"process": "ann", ', "", "not an operation as JSON"),
     ("[1]", "", "must be an object"),
+    ("{} {}", "", "there is more after character 2"),
     (b"\xff{}", "", "not UTF-8 at byte 1"),
     ('{"kind": "read", "kind": "write"}', "", "'kind' twice"),
     ('{"kind": NaN}', "", "NaN"),

@@ -82,7 +82,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).decode
+_decode = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant).raw_decode
 
 
 class _Reader:
@@ -129,10 +129,12 @@ class _Reader:
             text = line if isinstance(line, str) else line.decode("utf-8")
         except UnicodeDecodeError as problem:
             raise self.wrong("", line, f"not UTF-8 at byte {problem.start + 1}") from problem
-        text = text.rstrip("\r\n")
+        text = text.strip(" \t\r\n")
         try:
-            raw = _decode(text)
-            if "\\ud" in text.lower():  # half a character cannot be printed
+            raw, end = _decode(text)
+            if end < len(text):
+                raise ValueError(f"there is more after character {end}")
+            if "\\u" in text and "\\ud" in text.lower():  # half a character cannot be printed
                 _encode(raw).encode("utf-8")
         except _Repeated as problem:
             raise self.wrong("", text, f"has {str(problem)!r} twice; name it once") from problem

@@ -9,10 +9,12 @@ from typing import NamedTuple
 from interlock.verify.histories.operations import (
     ABSENT,
     APPEND,
+    CAS,
     FAILED,
     OK,
     Operation,
     State,
+    States,
 )
 from interlock.verify.histories.verdicts import Anomaly
 
@@ -27,11 +29,13 @@ class Line:
     def __init__(self, name: str, by_value: bool) -> None:
         self.name = name
         self.by_value = by_value
-        self.ambiguous = False  # a value stands for more than one version
+        self.doubt = ""  # why nothing can be told of this key
         self.numbers: dict[str, int] = {ABSENT: 0}
         self.writer: dict[int, int] = {}
         self.texts: dict[int, str | None] = {0: ABSENT}
         self.by_text: dict[str, list[int]] = {ABSENT: [0]}
+        self.untold = False  # a version has a value that was not recorded
+        self.perhaps: set[str | None] = set()  # the values that were perhaps written
         self.readers: dict[int, list[int]] = {}
         self.after: dict[int, list[int]] = {}
         self.between: dict[int, Operation] = {}  # written, and overwritten by the same transaction
@@ -50,13 +54,17 @@ class Line:
         if self.by_value or state.version is not None:
             return self.made(state)
         same = self.by_text.get(state.text or "", ())
-        return same[0] if len(same) == 1 else None
+        # Another version may have had this value, too, where that was not recorded.
+        doubtful = self.untold or None in self.perhaps or state.text in self.perhaps
+        return same[0] if len(same) == 1 and not doubtful else None
 
     def note(self, version: int, node: int, text: str | None) -> None:
         """Note who made a version, and with which value."""
         self.writer[version] = node
         self.texts[version] = text
-        if text is not None:
+        if text is None:
+            self.untold = True
+        else:
             self.by_text.setdefault(text, []).append(version)
 
 
@@ -93,16 +101,28 @@ class Versions:
         self.unsure: list[Unsure] = []
         self.included: set[int] = set()  # the id() of those found to have taken effect
         self.lines = _lines(self.history)
+        for line in self.lines.values():
+            if line.doubt:
+                self._doubt(line.name, line.doubt)
         for operation in self.history:
             if operation.outcome == OK:
                 self._include(operation)
             else:
                 for key, states in operation.writes.items():
-                    self.lines[key].others += [(operation, state) for state in states]
+                    self._note_other(self.lines[key], operation, states)
         self._resolve()
         for line in self.lines.values():
             self._order(line)
         self._scan()
+
+    def _note_other(self, line: Line, operation: Operation, states: States) -> None:
+        """Note what a transaction that failed, or is unknown, wrote or would have written."""
+        for state in states:
+            if operation.kind == APPEND:  # its value is an item, not the value of the key
+                state = State(state.version, None)
+            line.others.append((operation, state))
+            if operation.outcome != FAILED:
+                line.perhaps.add(state.text)
 
     def _include(self, operation: Operation, found: tuple[Line, int] | None = None) -> None:
         """Let a transaction have taken effect; `found` is a version that it is found to have made.
@@ -115,29 +135,26 @@ class Versions:
         wrote: list[tuple[Line, int]] = []
         for key, states in operation.writes.items():
             line = self.lines[key]
+            if line.doubt:
+                continue
             for state in states[:-1]:
                 if (between := line.made(state)) is not None:
                     line.between[between] = operation
             version, text = line.made(states[-1]), states[-1].text
-            if operation.kind == APPEND:  # its value is an item, not the value of the key
-                version, text = states[-1].version, None
+            if operation.kind == APPEND:
+                text = None
             if version is None and found is not None and found[0] is line:
                 version = found[1]
-            if version is None:
-                if operation.outcome == OK:
-                    self._doubt(key, "what was written has no version")
-            elif version in line.writer or version == 0:
+            if version in line.writer:
                 self._written_twice(line, version, operation)
+            elif version is None:
+                self._doubt(key, "what was written has no version")
             else:
                 line.note(version, node, text)
                 wrote.append((line, version))
         self.writes.append(wrote)
 
     def _written_twice(self, line: Line, version: int, operation: Operation) -> None:
-        if line.by_value:
-            line.ambiguous = True
-            self._doubt(line.name, "a value was written twice and no versions were recorded")
-            return
         other = self.nodes[line.writer[version]]
         base = set(other.reads.get(line.name, ())) & set(operation.reads.get(line.name, ()))
         name = "lost update" if base else "duplicate version"
@@ -162,12 +179,17 @@ class Versions:
             node += 1
 
     def _read(self, node: int, line: Line, state: State) -> None:
+        if line.doubt:
+            return
         operation = self.nodes[node]
         version = line.seen(state)
         if version is None:
             self._doubt(line.name, "what was read has no version")
             return
         if (line, version) in self.writes[node] or line.between.get(version) is operation:
+            if operation.kind == CAS:  # it read before it wrote
+                text = f"{_name(operation)} read {line.name} as {state}, which only it wrote"
+                self._found("garbage read", line, [operation], text)
             return  # its own
         made = not version or self._is_made(line, version, state)
         if made or self._find(node, line, version, state):
@@ -221,9 +243,6 @@ class Versions:
         self.anomalies.append(Anomaly(name, (line.name,), tuple(operations), (), text))
 
     def _order(self, line: Line) -> None:
-        if line.ambiguous:
-            line.readers.clear()
-            return
         if not line.by_value:
             order = sorted({0, *line.writer, *line.readers})
             following: list[int] = []
@@ -264,6 +283,8 @@ class Versions:
                         self._missed(node, prefix, self.lines[name])
 
     def _missed(self, node: int, prefix: str, line: Line) -> None:
+        if line.doubt:
+            return
         read = [line.texts.get(each.version) for each in self.reads[node] if each.line is line]
         if ABSENT in read:
             return  # that says at which version it was absent
@@ -277,17 +298,30 @@ class Versions:
 
 def _lines(history: list[Operation]) -> dict[str, Line]:
     """Return a line for each key; by value where one that took effect has no version."""
-    lines: dict[str, bool] = {}
+    written: dict[str, list[tuple[Operation, State]]] = {}
     for operation in history:
         for key in operation.reads:
-            lines.setdefault(key, False)
+            written.setdefault(key, [])
         for found in operation.scans.values():
             for key in found:
-                lines.setdefault(key, False)
+                written.setdefault(key, [])
         for key, states in operation.writes.items():
-            unversioned = operation.outcome == OK and any(s.version is None for s in states)
-            lines[key] = lines.get(key, False) or unversioned
-    return {key: Line(key, by_value) for key, by_value in lines.items()}
+            written.setdefault(key, []).extend((operation, state) for state in states)
+    return {key: _line(key, made) for key, made in written.items()}
+
+
+def _line(key: str, written: list[tuple[Operation, State]]) -> Line:
+    perhaps = [(each, state) for each, state in written if each.outcome != FAILED]
+    sure = [(each, state) for each, state in perhaps if each.outcome == OK]
+    by_value = any(state.version is None for _, state in sure or perhaps)
+    line = Line(key, by_value)
+    if by_value:
+        values = [ABSENT, *(state.text for _, state in perhaps)]
+        if None in values or any(each.kind == APPEND for each, _ in perhaps):
+            line.doubt = "what was written has no version"
+        elif len(set(values)) < len(values):
+            line.doubt = "a value was written twice and no versions were recorded"
+    return line
 
 
 def _may_be(line: Line, made: State, version: int, seen: State) -> bool:
