@@ -21,6 +21,7 @@ def checked(*lines: dict[str, Any], strict: bool = False, limit: int = 10) -> Ve
 
 
 START = txn("start", writes={"x": 1, "y": 1})
+UNKNOWN = txn("u", reads={"x": 1}, writes={"x": {"value": "u"}}, outcome="unknown")
 
 PLANTED: dict[str, list[dict[str, Any]]] = {
     "lost update": [
@@ -114,6 +115,7 @@ OTHER: list[tuple[str, list[dict[str, Any]]]] = [
         [txn("a", outcome="failed", writes={"x": {"value": "a"}}), txn("c", reads={"x": 7})],
     ),
     ("garbage read", [txn("a", kind="cas", key="x", expect=2, version=2)]),
+    ("garbage read", [UNKNOWN, txn("a", reads={"x": 2}), txn("b", reads={"x": 3})]),
     (
         "dirty read",
         [
@@ -236,8 +238,6 @@ def test_the_shortest_come_first_and_only_so_many() -> None:
         checked(limit=0)
 
 
-UNKNOWN = txn("u", reads={"x": 1}, writes={"x": {"value": "u"}}, outcome="unknown")
-
 HOLDING: list[tuple[str, list[dict[str, Any]]]] = [
     ("nothing", []),
     ("blind writes", [txn("a", writes={"x": 5}), txn("b", writes={"x": 3})]),
@@ -282,6 +282,14 @@ HOLDING: list[tuple[str, list[dict[str, Any]]]] = [
             txn("a", writes={"v": {"value": "a"}}),
             txn("b", reads={"v": {"value": "a"}}, writes={"v": {"value": "b"}}),
             txn("c", reads={"v": {"value": "b"}}),
+        ],
+    ),
+    (
+        "an unknown append, seen",
+        [
+            txn("a", kind="append", key="l", value=1, version=1),
+            txn("u", kind="append", key="l", value=2, outcome="unknown"),
+            txn("b", reads={"l": {"version": 2, "value": [1, 2]}}),
         ],
     ),
     (
