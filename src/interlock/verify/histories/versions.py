@@ -285,12 +285,9 @@ class Versions:
     def _missed(self, node: int, prefix: str, line: Line) -> None:
         if line.doubt:
             return
-        read = [line.texts.get(each.version) for each in self.reads[node] if each.line is line]
-        if ABSENT in read:
-            return  # that says at which version it was absent
-        absent = {version for version in line.writer if line.texts[version] == ABSENT}
-        if absent:
-            self.unsure.append(Unsure(node, line, frozenset(absent | {0})))
+        absent = line.by_text[ABSENT]
+        if len(absent) > 1:
+            self.unsure.append(Unsure(node, line, frozenset(absent)))
             return
         self.reads[node].append(Read(line, 0, prefix))
         line.readers.setdefault(0, []).append(node)
