@@ -12,6 +12,7 @@ import interlock
 _COMMANDS = {
     "append": "write",
     "at": "read",
+    "check": "histories",
     "conflicts": "conflicts",
     "consume": "streams",
     "coordinate": "streams",
@@ -56,5 +57,6 @@ def main() -> None:
     \b
     Exit codes: 0 done; 1 the store is broken or away; 2 the call is wrong;
     3 refused, trying again may help (a conflict); 4 no such key;
-    5 refused for good; 6 a check found something wrong; 130 interrupted.
+    5 refused for good; 6 a check found anomalies; 7 a check is undecided;
+    130 interrupted.
     """

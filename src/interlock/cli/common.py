@@ -15,7 +15,7 @@ import click
 import interlock
 
 DONE, FAULT, USAGE, CONFLICT, NOT_FOUND, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
-FOUND = 6  # a check did what was asked, and found something wrong
+ANOMALIES, UNDECIDED = 6, 7  # of a check
 
 
 def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]:

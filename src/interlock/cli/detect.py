@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import interlock
-from interlock.cli.common import FOUND, compact, reported, store_command
+from interlock.cli.common import ANOMALIES, compact, reported, store_command
 from interlock.verify.detect import Report, SessionReport, find_anomalies, read_trace
 from interlock.verify.detect import export_trace as operations_of
 
@@ -46,7 +46,7 @@ def detect(file: str, limit: int, as_json: bool) -> None:
         else:
             _print(report, limit)
         if report.anomalies:
-            raise SystemExit(FOUND)
+            raise SystemExit(ANOMALIES)
 
 
 @store_command(reads=True)

@@ -2,8 +2,9 @@
 
 `explore` runs agent functions under every schedule of their requests, with crashes and lost
 replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
-`laws` checks what a reducer of one's own claims.  `interlock.verify.suite` holds the tests that
-every backend passes.
+`laws` checks what a reducer of one's own claims.  `check_linearizable` and `check_serializable`
+check recorded histories of any system, which `read_history` reads.  `interlock.verify.suite` holds
+the tests that every backend passes.
 Names are imported when they are first used.
 """
 
@@ -16,34 +17,61 @@ if TYPE_CHECKING:
     from interlock.verify.explorer import explore
     from interlock.verify.explorer_agents import NotDeterministic, protocol_agent
     from interlock.verify.explorer_search import Exploration
+    from interlock.verify.histories.linear import check_linearizable
+    from interlock.verify.histories.operations import MalformedHistory, Operation, State
+    from interlock.verify.histories.reading import parse_history, read_history, write_history
+    from interlock.verify.histories.serial import check_serializable
+    from interlock.verify.histories.verdicts import Anomaly, Dependency, Verdict
     from interlock.verify.invariants import ALWAYS, View
     from interlock.verify.reducer_laws import LawBroken, laws
     from interlock.verify.story import Step, Violation
 
 __all__ = [
     "ALWAYS",
+    "Anomaly",
+    "Dependency",
     "Exploration",
     "LawBroken",
+    "MalformedHistory",
     "NotDeterministic",
+    "Operation",
+    "State",
     "Step",
+    "Verdict",
     "View",
     "Violation",
+    "check_linearizable",
+    "check_serializable",
     "explore",
     "laws",
+    "parse_history",
     "protocol_agent",
+    "read_history",
+    "write_history",
 ]
 
 _HOMES = {
     "ALWAYS": "invariants",
+    "Anomaly": "histories.verdicts",
+    "Dependency": "histories.verdicts",
     "Exploration": "explorer_search",
     "LawBroken": "reducer_laws",
+    "MalformedHistory": "histories.operations",
     "NotDeterministic": "explorer_agents",
+    "Operation": "histories.operations",
+    "State": "histories.operations",
     "Step": "story",
+    "Verdict": "histories.verdicts",
     "View": "invariants",
     "Violation": "story",
+    "check_linearizable": "histories.linear",
+    "check_serializable": "histories.serial",
     "explore": "explorer",
     "laws": "reducer_laws",
+    "parse_history": "histories.reading",
     "protocol_agent": "explorer_agents",
+    "read_history": "histories.reading",
+    "write_history": "histories.reading",
 }
 
 
