@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick lint specs specs-deep bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -18,8 +18,16 @@ test: .venv/dev.stamp servers formal/node_modules/.stamp ## everything: lint, st
 	$(MAKE) specs
 
 quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slice of PostgreSQL and Redis
-	$(MAKE) lint
-	$(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick --ignore=tests/surfaces/test_vectors.py
+	$(MAKE) --no-print-directory -j2 --output-sync=target quick-stores quick-others
+
+QUICK := $(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick -p no:cacheprovider
+
+quick-stores:
+	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py \
+		--ignore=tests/contract/test_pgbouncer.py --ignore=tests/contract/test_redis_cluster.py
+
+quick-others: lint
+	$(QUICK) tests/core tests/test_*.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

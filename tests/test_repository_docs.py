@@ -102,7 +102,9 @@ def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[pytest.mark.slow] if page.name == "cli.md" else [])
+        pytest.param(
+            page, marks=[pytest.mark.slow] if page.name in ("cli.md", "vectors.md") else []
+        )
         for page in pages()
     ],
     ids=name_of,

@@ -238,6 +238,7 @@ def written(folder: Path, tla: str = SMALL, cfg: str = CFG) -> Path:
 
 
 @needs_node
+@pytest.mark.slow
 class TestTheRunner:
     def test_counts_specs_and_mutants(self, tmp_path: Path) -> None:
         ran = run(written(tmp_path))

@@ -152,7 +152,8 @@ def sequence(seed: int) -> list[int]:
     return [chance.randrange(1 << 32) for _ in range(STEPS)]
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 13])
 def test_every_store_answers_the_same(first: int, postgres_url: str, redis_url: str) -> None:
     for seed in range(first, first + 13):
         told = shortest((postgres_url, redis_url), sequence(seed))

@@ -20,6 +20,8 @@ from interlock.verify.detect import Operation, Report, export_trace, find_anomal
 
 AGENTS = ("ann", "ben", "cy", "dan")
 
+pytestmark = pytest.mark.slow
+
 
 def entry(
     position: int,

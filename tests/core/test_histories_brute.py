@@ -16,6 +16,8 @@ from tests.core.brute_histories import (
     valued,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("start", range(0, 3_600, 400))
 def test_linearizable_is_what_brute_force_says(start: int) -> None:
