@@ -6,9 +6,9 @@
 \* consumer, all pending entries of a key with the same one.  A consumer may be taken for dead at
 \* any moment, rightly or not; others then claim what is pending with it.  It may wake up and go on
 \* with what it has in hand, and its acknowledgements may arrive late and again.  A consumer that
-\* asks anew (`resume`) begins with what is pending with it.  What this rests on: no acknowledgement
-\* arrives after its consumer has asked anew.  If one does, the entry, which was handled and is being
-\* handled again, no longer holds back the next ones of its key.
+\* asks anew (`resume`) begins with what is pending with it.  Not modelled: an acknowledgement that
+\* arrives after its consumer has asked anew.  The code refuses it, because it names the delivery that
+\* it is about (verify/suite/consumer_groups.py: test_a_late_ack_leaves_what_is_being_handled_again).
 \*
 \* @code Deal backends/sqlite/groups.py:read backends/sqlite/groups.py:_deal
 \* @code Deal backends/postgres/groups.sql:read_group backends/postgres/groups.sql:deal

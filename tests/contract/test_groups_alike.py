@@ -54,12 +54,12 @@ class Asking:
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
         self._sent: list[Any] = []
-        self._given: list[int] = [1]
+        self._given = [(1, 1)]  # positions, and how often they were delivered
 
     def told(self, answer: Any) -> None:
         """Remember what was given, so that it is acknowledged some time."""
         if isinstance(answer, Deliveries):
-            self._given += [delivery.entry.position for delivery in answer.items]
+            self._given += [(each.entry.position, each.deliveries) for each in answer.items]
 
     def next(self) -> Any:
         """Return a request."""
@@ -69,8 +69,11 @@ class Asking:
         if what < 0.12 and self._sent:
             return chance.choice(self._sent[-8:])
         if what < 0.40:
-            done = tuple(chance.choices(self._given[-12:], k=chance.randint(1, 6)))
-            found: Any = AckGroup(group, consumer, done)
+            done = chance.choices(self._given[-12:], k=chance.randint(1, 6))
+            late = chance.random() < 0.1
+            found: Any = AckGroup(
+                group, consumer, tuple(p for p, _ in done), tuple(n - late for _, n in done)
+            )
         elif what < 0.52:  # it closes: others may claim what it has
             found = ReadGroup(group, consumer, PREFIXES[group], 0, 0, 0.0, False, "")
         elif what < 0.54:

@@ -65,7 +65,7 @@ def test_a_sign_of_life_from_the_future_is_none(store: Store) -> None:
 
 def test_dead_consumers_with_nothing_pending_are_forgotten(store: Store) -> None:
     store.read("idle")
-    store.backend.perform(AckGroup("g", "idle", (1,)))
+    store.backend.perform(AckGroup("g", "idle", (1,), (1,)))
     store.now += int((FORGOTTEN_AFTER + 11) * 1e6)
     store.read("idle")
     assert list(store.consumers()) == ["idle"], "whoever comes again is not new"

@@ -225,11 +225,16 @@ class ReadGroup(NamedTuple):
 
 
 class AckGroup(NamedTuple):
-    """Entries are done.  Answered by how many of `positions` were this consumer's and are done."""
+    """Entries are done.  Answered by how many of `positions` were this consumer's and are done.
+
+    `deliveries` says of each which delivery it was that is done: an entry that was delivered again
+    since is being handled again, and remains pending.
+    """
 
     group: str
     consumer: str
     positions: tuple[int, ...]
+    deliveries: tuple[int, ...]
 
 
 class GroupState(NamedTuple):

@@ -93,16 +93,17 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
 
 def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
     """Say that entries are done.  Returns how many of them were this consumer's, or Invalid."""
-    positions = []
+    positions, counts = [], []
     for delivery in deliveries:
         if not isinstance(delivery, Delivery):
             return Invalid(
                 f"{delivery!r:.60} is not a Delivery; acknowledge what take() or the loop gave"
             )
         positions.append(delivery.entry.position)
+        counts.append(delivery.deliveries)
     if not positions:
         return 0
-    return (yield AckGroup(member.group, member.consumer, tuple(positions)))
+    return (yield AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
 
 
 def renew(member: Membership, ttl: float) -> Steps:

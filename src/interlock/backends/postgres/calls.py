@@ -277,8 +277,9 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
 
 
 def _ack_group(request: AckGroup, space: int, uid: str) -> Call:
-    positions = "{" + ",".join(str(each) for each in request.positions) + "}"
-    arguments = (space, request.group, request.consumer, positions)
+    both = (request.positions, request.deliveries)
+    arrays = ("{" + ",".join(str(each) for each in numbers) + "}" for numbers in both)
+    arguments = (space, request.group, request.consumer, *arrays)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 

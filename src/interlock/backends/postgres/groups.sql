@@ -229,10 +229,11 @@ BEGIN
     RETURN upto;
 END $$;
 
--- Entries are done; how many of them were this consumer's.  What it acknowledged last counts again: it
+-- Entries are done, each as it was delivered the p_counts[i]-th time: one that was delivered again since is
+-- being handled again.  How many of them were this consumer's.  What it acknowledged last counts again: it
 -- is sent twice.
 CREATE FUNCTION interlock.ack_group(
-    p_space integer, p_group text, p_consumer text, p_positions bigint[]
+    p_space integer, p_group text, p_consumer text, p_positions bigint[], p_counts integer[]
 ) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -248,9 +249,10 @@ BEGIN
         RETURN 0;
     END IF;
     WITH gone AS (
-        DELETE FROM group_pending
-        WHERE group_id = c.group_id AND consumer = p_consumer AND position = ANY (p_positions)
-        RETURNING position
+        DELETE FROM group_pending AS p USING unnest(p_positions, p_counts) AS a(position, count)
+        WHERE p.group_id = c.group_id AND p.position = a.position AND p.consumer = p_consumer
+            AND p.deliveries = a.count
+        RETURNING p.position
     )
     SELECT array_agg(position) INTO done FROM gone;
     counted := ARRAY(

@@ -249,7 +249,8 @@ def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
 
 def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call:
     names = keys.group(request.group)
-    command = script("ack_group", names, request.consumer, *request.positions)
+    pairs = zip(request.positions, request.deliveries, strict=True)
+    command = script("ack_group", names, request.consumer, *(n for pair in pairs for n in pair))
     return _one(command, int, True)
 
 

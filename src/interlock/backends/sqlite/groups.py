@@ -105,8 +105,8 @@ def acknowledge(connection: sqlite3.Connection, where: Where, request: AckGroup)
     known = connection.execute(SQL["consumer"], (group.id, request.consumer)).fetchone()
     if known is None:
         return 0
-    positions = json.dumps(request.positions)
-    values = (positions, group.id, request.consumer)
+    pairs = json.dumps([*zip(request.positions, request.deliveries, strict=True)])
+    values = (pairs, group.id, request.consumer)
     done = {position for (position,) in connection.execute(SQL["acknowledge"], values)}
     counted = done | (set(json.loads(known[2])) & set(request.positions))
     now = opening(connection, where)[0]

@@ -337,9 +337,10 @@ SELECT id & 0xFFFFFFFFFF, key FROM log
 WHERE id > ?1 AND id <= ?2 AND key >= ?3 AND (?4 IS NULL OR key < ?4) AND substr(key, 1, 1) <> '$'
 ORDER BY id;
 
--- name: acknowledge (positions as a JSON array, group, consumer)
-DELETE FROM group_pending WHERE group_id = ?2 AND consumer = ?3
-AND position IN (SELECT value FROM json_each(?1)) RETURNING position;
+-- name: acknowledge (pairs of position and deliveries as a JSON array, group, consumer)
+DELETE FROM group_pending WHERE group_id = ?2 AND consumer = ?3 AND (position, deliveries) IN (
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?1))
+RETURNING position;
 
 -- name: consumers (group)
 SELECT c.consumer, c.seen, c.ttl, (

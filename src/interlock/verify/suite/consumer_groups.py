@@ -233,11 +233,26 @@ def test_a_request_sent_twice_gives_the_same(space: Any) -> None:
     more = perform(asked._replace(name="n2", resume=False))
     assert keys(more.items) == ["c"]
     assert perform(asked).items == perform(asked._replace(resume=False)).items == answer.items
-    done = AckGroup("g", "one", (1, 3))
+    done = AckGroup("g", "one", (1, 3), (1, 1))
     assert (perform(done), perform(done)) == (2, 2)
-    assert perform(AckGroup("g", "one", (2, 3))) == 2
-    assert perform(AckGroup("g", "two", (1,))) == 0
+    assert perform(AckGroup("g", "one", (2, 3), (1, 1))) == 2
+    assert perform(AckGroup("g", "two", (1,), (1,))) == 0
     assert space.group("g").pending() == []
+
+
+def test_a_late_ack_leaves_what_is_being_handled_again(space: Any, facades: Facades) -> None:
+    """A process that was replaced under its name has finished an entry, and says so too late."""
+    add(space, "a", "a")
+    one = space.group("g", consumer="one")
+    (before,) = one.take(1)
+    with facades.peer("heir").group("g", consumer="one") as heir:
+        (again,) = heir.take(1)
+        assert (again.entry, again.deliveries) == (before.entry, 2)
+        assert one.ack(before) == 0
+        assert [(p.position, p.consumer) for p in heir.pending()][:1] == [(1, "one")]
+        assert facades.peer("other").group("g", consumer="two").take(1) == []
+        assert (heir.ack(again), one.ack(before)) == (1, 1), "said twice, it counts as done"
+    one.close()
 
 
 def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(space: Any) -> None:
