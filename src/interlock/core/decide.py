@@ -56,7 +56,7 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
     if isinstance(body, Invalid):
         return body
     write = Write(PUT, record.key, body)
-    return allowed(writer, record, write, leased) or _single(
+    return allowed(writer, record, write, leased) or single(
         writer, expect(record), write, op_id, leased
     )
 
@@ -70,7 +70,7 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
     if isinstance(body, Invalid):
         return body
     write = Write(PUT, key, body)
-    return allowed(writer, absent(key, writer.space), write) or _single(
+    return allowed(writer, absent(key, writer.space), write) or single(
         writer, Expect(key, None, None), write, op_id
     )
 
@@ -83,7 +83,7 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
     if not record.exists:
         return nothing_to_delete(record.key)
     write = Write(DELETE, record.key, None)
-    return allowed(writer, record, write, leased) or _single(
+    return allowed(writer, record, write, leased) or single(
         writer, expect(record), write, op_id, leased
     )
 
@@ -357,9 +357,10 @@ def first_difference(
     return None
 
 
-def _single(
+def single(
     writer: Writer, expected: Expect, write: Write, op_id: str, leased: bool = False
 ) -> Plan:
+    """The plan of one write, computed from the record that is expected."""
     return _plan(writer, op_id, (expected,), (write,), (write.key,) if leased else ())
 
 

@@ -21,7 +21,7 @@ from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 SAVE_AFTER = 200  # contributions since the last saved fold
-_LARGEST = 1 << 30
+LARGEST = 1 << 30  # bytes of a fold
 
 Steps = Generator[Any, Any, Any]
 
@@ -89,7 +89,7 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     except Exception as problem:
         raise Unfoldable(decide.not_foldable(record.key, reducer.name, problem)) from problem
     if past is None and tail.length >= SAVE_AFTER:
-        body = encode(value, _LARGEST)
+        body = encode(value, LARGEST)
         if isinstance(body, str):
             yield SaveFold(record.key, record.position, body, tail.rules)
     return record._replace(value=value)

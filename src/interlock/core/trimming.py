@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, Unfoldable, ask
+from interlock.core.folding import LARGEST, Steps, Unfoldable, ask
 from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
-from interlock.core.plan import APPEND, PUT, Plan, Write
+from interlock.core.plan import APPEND, PUT, Write
 from interlock.core.protocol import check_position, load_at
 from interlock.core.records import Entry, Record, Snapshot
 from interlock.core.requests import Floor, Load, LogPage, ReadLog, Trim
@@ -31,7 +31,6 @@ READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it re
 PAGE = 1000  # entries that one step cuts, at most
 KEPT_AT_LEAST = 24 * 3600.0  # seconds that an operation id is known
 DAY_US = 24 * 3600 * 1_000_000
-_LARGEST = 1 << 30
 
 
 class Trimmed(NamedTuple):
@@ -65,14 +64,14 @@ def trim(writer: Writer, keep: object, before: object) -> Steps:
     start = floor.position
     while True:
         now: Snapshot = yield from ask(writer, Load((RULES_KEY,)))
-        record, rules = now.records[RULES_KEY], writer.book.rules
-        if record.version != rules.version:
-            rules = writer.book.read(record.version, record.value)
+        record = now.records[RULES_KEY]
+        if record.version != writer.book.rules.version:
+            writer.book.load(record.version, record.value)
         page = yield from _page(floor.position)
         if isinstance(page, Pruned):  # somebody else trims, too
             floor = yield Trim(0, ())
             continue
-        wanted = _Wanted(rules, keep, before, now.time_us, readers, floor)
+        wanted = _Wanted(writer.book.rules, keep, before, now.time_us, readers, floor)
         step = yield from _step(writer, _unneeded(page.entries, wanted))
         if isinstance(step, Pruned):
             floor = yield Trim(0, ())
@@ -105,52 +104,35 @@ def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str
     body = encode(readers, writer.max_value_bytes)
     if isinstance(body, Invalid):
         return body
-    return Plan(
-        op_id,
-        writer.agent,
-        (decide.expect(record),),
-        (),
-        (Write(PUT, READERS_KEY, body),),
-        rules=writer.book.rules.version,
-        incarnation=writer.incarnation,
-    )
+    return decide.single(writer, decide.expect(record), Write(PUT, READERS_KEY, body), op_id)
 
 
-class _Wanted:
+class _Wanted(NamedTuple):
     """Says of entries whether somebody still needs them."""
 
-    def __init__(
-        self,
-        rules: RuleSet,
-        keep: Any,
-        before: Any,
-        now_us: int,
-        readers: tuple[_Reader, ...],
-        floor: Floor,
-    ) -> None:
-        self._rules = rules
-        self._keep = keep
-        self._before = before
-        self._now_us = now_us
-        self._readers = readers
-        self._floor = floor
+    rules: RuleSet
+    keep: Any
+    before: Any
+    now_us: int
+    readers: tuple[_Reader, ...]
+    floor: Floor
 
     def why(self, entry: Entry) -> str:
         """Return why an entry is kept, "" where nobody needs it."""
-        age_us = self._now_us - entry.time_us
-        if self._before is not None and entry.position >= self._before:
-            return f"position {self._before} was to be kept"
-        if self._floor.needed is not None and entry.position >= self._floor.needed:
-            return f"group {self._floor.group!r} has not finished it"
+        age_us = self.now_us - entry.time_us
+        if self.before is not None and entry.position >= self.before:
+            return f"position {self.before} was to be kept"
+        if self.floor.needed is not None and entry.position >= self.floor.needed:
+            return f"group {self.floor.group!r} has not finished it"
         if age_us < KEPT_AT_LEAST * 1e6:
             return "its operation id is kept for a day"
         if entry.key.startswith("$"):
             return ""
-        for reader in self._readers:
+        for reader in self.readers:
             if entry.key.startswith(reader.source) and entry.position > reader.cursor:
                 return f"the coordinator of {reader.state!r} has not merged it"
-        days = self._rules.match(entry.key)[1].keep
-        days = self._keep if days is None else days
+        days = self.rules.match(entry.key)[1].keep
+        days = self.keep if days is None else days
         if days is None:
             return f"no rule says how long {entry.key!r} is kept (keep=)"
         return f"{entry.key!r} is kept for {days:g} days" if age_us < days * DAY_US else ""
@@ -223,6 +205,8 @@ def _step(writer: Writer, entries: list[Entry]) -> Steps:
     while entries:
         kinds = {entry.key: entry.kind for entry in entries}
         merged = tuple(key for key, kind in kinds.items() if kind == APPEND)
+        if not merged:
+            return _Step(entries[-1].position, (), held)
         try:
             snapshot = yield from load_at(writer, entries[-1].position, None, merged)
         except Unfoldable as problem:
@@ -233,7 +217,7 @@ def _step(writer: Writer, entries: list[Entry]) -> Steps:
             return snapshot
         folds = []
         for key in merged:
-            body = encode(snapshot.records[key].value, _LARGEST)
+            body = encode(snapshot.records[key].value, LARGEST)
             if isinstance(body, Invalid):
                 return body
             folds.append((key, body))

@@ -239,11 +239,13 @@ CREATE FUNCTION interlock.read_log(
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    floor bigint := floor_of(p_space);
 BEGIN
-    RETURN QUERY SELECT s.position, NULL, s.trimmed, NULL::bigint,
+    p_after := GREATEST(p_after, floor);
+    RETURN QUERY SELECT s.position, NULL, floor, NULL::bigint,
         CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
         NULL FROM spaces AS s WHERE s.space = p_space;
-    p_after := GREATEST(p_after, floor_of(p_space));
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
