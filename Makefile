@@ -14,7 +14,7 @@ demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps 
 
 test: .venv/dev.stamp servers formal/node_modules/.stamp ## everything: lint, strict types, every test, the specs
 	$(MAKE) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(MAKE) specs
 
 quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slice of PostgreSQL and Redis

@@ -65,3 +65,18 @@ def postgres_url(request: pytest.FixtureRequest) -> str:
 def redis_url(request: pytest.FixtureRequest) -> str:
     """The address of the Redis server that all tests share."""
     return named_or_started("redis", request)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the schedule explorer went through: `tests/core/conftest.py` pins the numbers."""
+    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
+    rows = [
+        value
+        for report in reports
+        for name, value in getattr(report, "user_properties", ())
+        if name == "explored"
+    ]
+    if rows:
+        terminalreporter.section("explored schedules")
+    for protocol, schedules, states in sorted(rows):
+        terminalreporter.line(f"{protocol:<56} {schedules:>13,} schedules {states:>9,} states")

@@ -255,6 +255,8 @@ class Lease(LeaseState):
 
     def _keep(self) -> None:
         """Begin to renew it."""
+        if not self._driver.keeps_alive:
+            return
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="interlock-lease", daemon=True)
         self._thread.start()

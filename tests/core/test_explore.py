@@ -21,7 +21,8 @@ from interlock.core.turns import Limits
 from interlock.errors import Conflict
 from interlock.handles import Tx
 from interlock.space import Space
-from interlock.verify import Exploration, View, explore, protocol_agent
+from interlock.verify import View, explore, protocol_agent
+from tests.core.conftest import Pin
 from tests.core.explored_agents import (
     Agent,
     books,
@@ -34,10 +35,6 @@ from tests.core.explored_agents import (
     somebody_is_on_call,
     two_doctors_on_call,
 )
-
-
-def counted(exploration: Exploration) -> tuple[int, int]:
-    return exploration.schedules, exploration.states
 
 
 @pytest.mark.parametrize(("agents", "requests"), [(1, 4), (2, 3), (3, 2), (3, 4), (4, 2)])
@@ -110,47 +107,47 @@ def test_every_fault_of_one_agent_is_a_schedule() -> None:
     assert explore({"a": increment}, crashes=0, lost_replies=0).schedules == 1
 
 
-def test_three_updates_of_one_key() -> None:
+def test_three_updates_of_one_key(pin: Pin) -> None:
     explored = explore(
         {"a": increment, "b": increment, "c": increment},
         invariants=every_write_counts,
         final=everybody_alive_has_counted,
     )
-    assert counted(explored) == (54_708, 5_156)
+    pin("update: three agents", explored, (54_708, 5_156))
 
 
 @pytest.mark.slow
-def test_three_updates_that_stall_for_longer_than_a_turn_lasts() -> None:
+def test_three_updates_that_stall_for_longer_than_a_turn_lasts(pin: Pin) -> None:
     explored = explore(
         {"a": increment, "b": increment, "c": increment},
         invariants=every_write_counts,
         final=everybody_alive_has_counted,
         stalls=1,
     )
-    assert counted(explored) == (471_168, 21_686)
+    pin("update: three agents, one stall", explored, (471_168, 21_686))
 
 
-def test_three_updates_that_always_queue() -> None:
+def test_three_updates_that_always_queue(pin: Pin) -> None:
     explored = explore(
         dict.fromkeys("abc", increment_in_turn),
         invariants=every_write_counts,
         final=everybody_alive_has_counted,
     )
-    assert counted(explored) == (395_664, 16_115)
+    pin("update in turn: three agents", explored, (395_664, 16_115))
 
 
 @pytest.mark.slow
-def test_three_updates_that_always_queue_and_stall() -> None:
+def test_three_updates_that_always_queue_and_stall(pin: Pin) -> None:
     explored = explore(
         dict.fromkeys("abc", increment_in_turn),
         invariants=every_write_counts,
         final=everybody_alive_has_counted,
         stalls=1,
     )
-    assert counted(explored) == (60_961_788, 386_036)
+    pin("update in turn: three agents, one stall", explored, (60_961_788, 386_036))
 
 
-def test_a_writer_from_outside_the_queue() -> None:
+def test_a_writer_from_outside_the_queue(pin: Pin) -> None:
     def sets(space: Space) -> Record:
         record = space.read("count")
         return space.write(record, (record.value or 0) + 1)
@@ -166,11 +163,11 @@ def test_a_writer_from_outside_the_queue() -> None:
         invariants=every_write_counts,
         final=outsider_may_be_refused,
     )
-    assert counted(explored) == (26_372, 3_150)
+    pin("update: two agents, and a writer outside the queue", explored, (26_372, 3_150))
 
 
 @pytest.mark.slow
-def test_three_transfers_in_a_ring() -> None:
+def test_three_transfers_in_a_ring(pin: Pin) -> None:
     def accounts(space: Space) -> None:
         for account in ("x", "y", "z"):
             space.create(account, 5)
@@ -199,10 +196,10 @@ def test_three_transfers_in_a_ring() -> None:
         invariants=nothing_is_lost,
         final=everybody_alive_has_moved,
     )
-    assert counted(explored) == (664_058_280, 23_845)
+    pin("transaction: three transfers in a ring", explored, (664_058_280, 23_845))
 
 
-def test_three_who_create_the_same_key() -> None:
+def test_three_who_create_the_same_key(pin: Pin) -> None:
     def creates(space: Space) -> str:
         try:
             return f"version {space.create('plan.md', space.agent).version}"
@@ -217,19 +214,19 @@ def test_three_who_create_the_same_key() -> None:
         assert set(results.values()) <= {f"too late for {winner}"}
 
     explored = explore(dict.fromkeys("abc", creates), final=one_wins_and_the_others_know_who)
-    assert counted(explored) == (114, 100)
+    pin("create: three agents, one key", explored, (114, 100))
 
 
-def test_transactions_have_no_write_skew_and_no_phantom() -> None:
+def test_transactions_have_no_write_skew_and_no_phantom(pin: Pin) -> None:
     doctors = {"alice": goes_home("alice", "bob"), "bob": goes_home("bob", "alice")}
     explored = explore(doctors, setup=two_doctors_on_call, invariants=somebody_is_on_call)
-    assert counted(explored) == (3_140, 202)
+    pin("transaction: two that could skew each other", explored, (3_140, 202))
     guests = {guest: books(guest) for guest in ("ann", "ben", "cem")}
     explored = explore(guests, invariants=one_booking_at_most)
-    assert counted(explored) == (1_248_378, 2_760)
+    pin("transaction: three that could be phantoms", explored, (1_248_378, 2_760))
 
 
-def test_deleted_and_created_again() -> None:
+def test_deleted_and_created_again(pin: Pin) -> None:
     """Versions never restart, so whoever read before the deletion is refused after it."""
 
     def replaces(space: Space) -> None:
@@ -250,10 +247,10 @@ def test_deleted_and_created_again() -> None:
         setup=lambda space: space.create("plan.md", "old"),
         invariants=nobody_edits_what_he_did_not_read,
     )
-    assert counted(explored) == (227, 188)
+    pin("delete, create again, write", explored, (227, 188))
 
 
-def test_protocols_are_explored_as_they_are() -> None:
+def test_protocols_are_explored_as_they_are(pin: Pin) -> None:
     """The generators themselves, without the façade: the same states and schedules."""
     limits = Limits(20, None, "auto")
 
@@ -271,4 +268,4 @@ def test_protocols_are_explored_as_they_are() -> None:
     by_protocol = explore({"a": steps("a-1"), "b": as_a_generator}, final=every_write_counts)
     by_facade = explore({"a": increment, "b": increment}, final=every_write_counts)
     assert by_protocol == by_facade
-    assert counted(by_facade) == (220, 132)
+    pin("update: two agents", by_facade, (220, 132))

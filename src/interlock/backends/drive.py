@@ -55,6 +55,8 @@ def new_op_id() -> str:
 class SyncDriver:
     """Runs protocols in the calling thread."""
 
+    keeps_alive = True  # whether leases and consumers are renewed in the background
+
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 

@@ -80,7 +80,8 @@ class reported:  # a context manager, read as a phrase
             )
             raise SystemExit(USAGE) from problem
         if isinstance(problem, OSError):
-            click.echo(f"Error: the output could not be written: {problem.strerror}", err=True)
+            why = problem.strerror or problem
+            click.echo(f"Error: the output could not be written: {why}", err=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(FAULT) from problem
 

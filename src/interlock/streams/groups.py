@@ -122,6 +122,8 @@ class Group(GroupHandle):
 
     def _keep(self) -> None:
         """Begin to give signs of life, until `_stop` or until nobody has the handle any more."""
+        if not self._driver.keeps_alive:
+            return
         if self._over is None or not self._thread.is_alive():
             self._over = threading.Event()
             weakref.finalize(self, self._over.set)

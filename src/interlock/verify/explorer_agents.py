@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from interlock.backends.contract import Backend
-from interlock.backends.drive import SyncDriver
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.requests import Commit, Pause, Request, Think
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.space import Space
-from interlock.verify.explorer_store import SPACE, ExploredSpace, Raised, Stores
+from interlock.verify.explorer_store import SPACE, ExploredSpace, Raised, StillDriver, Stores
 
 NOBODY = -1  # in place of a number: no request, no state
 _MOST_REQUESTS = 300
@@ -78,7 +77,7 @@ class Local:
     after: dict[int, int] = field(default_factory=dict)
 
 
-class ReplayingDriver(SyncDriver):
+class ReplayingDriver(StillDriver):
     """Answers from a history; unwinds the agent where the history ends."""
 
     def __init__(self, backend: Backend, agent: str, history: list[tuple[Request, Any]]) -> None:

@@ -19,7 +19,6 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
-from interlock.handles import Lease
 from interlock.settings import make_writer
 from interlock.space import Space
 
@@ -28,21 +27,16 @@ _START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first momen
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
 
 
-class _ExploredLease(Lease):
-    """A lease that nobody renews in the background: time stands still while anybody can move."""
+class StillDriver(SyncDriver):
+    """Renews nothing in the background: time stands still while anybody can move."""
 
-    def _keep(self) -> None:
-        pass
+    keeps_alive = False
 
 
 class ExploredSpace(Space):
     """The real façade, with operation ids that follow from the agent's name and a count."""
 
     _drawn = 0
-
-    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> Lease:
-        """Return a lease that nobody renews in the background."""
-        return _ExploredLease(self._driver, self._writer, key, ttl, wait, self._op_id)
 
     def _op_id(self, op_id: str | None) -> str:
         if op_id is not None:
@@ -113,7 +107,7 @@ class Stores:
 
     def space(self, agent: str) -> Space:
         """Return a space on the content that is loaded, for `setup` and for invariants."""
-        return ExploredSpace(SyncDriver(self.backend), self.writer(agent))
+        return ExploredSpace(StillDriver(self.backend), self.writer(agent))
 
     def writer(self, agent: str) -> Writer:
         """Return who writes as `agent`, with the rules that stood after the setup."""
