@@ -20,11 +20,16 @@ from interlock.errors import (
     Held,
     IllegalTransition,
     IncompatibleStore,
+    InDoubt,
     InterlockError,
     Invalid,
     LostCommits,
+    NotDone,
+    ProgramChanged,
     Pruned,
     Refused,
+    RunFailed,
+    TimedOut,
     Unavailable,
     Unknown,
 )
@@ -39,6 +44,10 @@ if TYPE_CHECKING:
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
+    from interlock.runs.aio_run import AsyncRun
+    from interlock.runs.desks import AsyncRuns, Runs
+    from interlock.runs.records import RunInfo, StepInfo
+    from interlock.runs.run import Run
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
@@ -53,6 +62,8 @@ __all__ = [
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
+    "AsyncRun",
+    "AsyncRuns",
     "AsyncSpace",
     "AsyncTx",
     "Clash",
@@ -74,6 +85,7 @@ __all__ = [
     "GroupPending",
     "Held",
     "IllegalTransition",
+    "InDoubt",
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
@@ -83,6 +95,8 @@ __all__ = [
     "Machine",
     "MachineError",
     "Moment",
+    "NotDone",
+    "ProgramChanged",
     "Progress",
     "Pruned",
     "Record",
@@ -90,7 +104,13 @@ __all__ = [
     "RefusalNote",
     "Refused",
     "Rule",
+    "Run",
+    "RunFailed",
+    "RunInfo",
+    "Runs",
     "Space",
+    "StepInfo",
+    "TimedOut",
     "Trimmed",
     "Tx",
     "Unavailable",
@@ -112,6 +132,8 @@ _LATE = {
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
+    "AsyncRun": "runs.aio_run",
+    "AsyncRuns": "runs.desks",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "ConflictReport": "core.conflicts",
@@ -124,6 +146,10 @@ _LATE = {
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
     "RefusalNote": "core.conflicts",
+    "Run": "runs.run",
+    "RunInfo": "runs.records",
+    "Runs": "runs.desks",
+    "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
     "draw_machine": "core.drawing",
     "open_async": "aio",

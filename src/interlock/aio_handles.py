@@ -131,6 +131,7 @@ class AsyncLease(LeaseState):
     """
 
     _driver: AsyncDriver
+    _take = staticmethod(leases.take)
     _task: asyncio.Task[None] | None = None
 
     async def acquire(self) -> Self:
@@ -138,7 +139,7 @@ class AsyncLease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
-        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
+        steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._held, self._lost = True, None
         self._task = asyncio.create_task(self._renew())

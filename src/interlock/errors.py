@@ -186,6 +186,48 @@ class Pruned(Refused):
         return int(self.outcome.oldest)
 
 
+class ProgramChanged(Refused):
+    """The program of a run asks for other steps than those that are recorded."""
+
+    _kind = refusals.ProgramChanged
+
+
+class RunFailed(Refused):
+    """A run has failed: everything that it could undo is undone.  Raised in a program, it makes
+    the run fail at once."""
+
+    _kind = refusals.RunFailed
+
+
+class TimedOut(InterlockError):
+    """A run waited for something that nobody sent in time."""
+
+
+class NotDone(InterlockError):
+    """Raised by the function of an effect: the call was refused, and has certainly had no effect.
+
+    It is recorded, and raised again whenever the program comes to this effect.
+    """
+
+
+class InDoubt(InterlockError):
+    """A call to the outside failed, and nobody here knows whether it has had its effect.
+
+    The run is to be taken up again: the policy of the effect decides then.
+    """
+
+    def __init__(self, effect: str, key: str, path: str, problem: BaseException | None) -> None:
+        why = "" if problem is None else f": {type(problem).__name__}: {problem}"
+        super().__init__(
+            f"effect {effect!r} (step {path}, idempotency key {key}) was begun, and nobody knows "
+            f"whether it has happened{why}; take the run up again, and its policy decides"
+        )
+        self.effect, self.key, self.path, self.problem = effect, key, path, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.effect, self.key, self.path, self.problem)
+
+
 class Fault(InterlockError):
     """Something outside is broken: the file, the disk, the server."""
 
@@ -241,6 +283,8 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Forbidden: Forbidden,
     refusals.IllegalTransition: IllegalTransition,
     refusals.Pruned: Pruned,
+    refusals.ProgramChanged: ProgramChanged,
+    refusals.RunFailed: RunFailed,
 }
 
 

@@ -188,6 +188,7 @@ class Lease(LeaseState):
     """
 
     _driver: SyncDriver
+    _take = staticmethod(leases.take)
     _over: threading.Event
     _thread: threading.Thread | None = None
 
@@ -196,7 +197,7 @@ class Lease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
-        steps = leases.take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
+        steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
         self._held, self._lost, self._pid = True, None, os.getpid()
         self._keep()

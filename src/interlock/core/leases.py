@@ -23,7 +23,12 @@ def take(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -
 
     Returns the key's Record, whose epoch is the lease's, or Held, Fenced or Invalid.
     """
-    wrong = check_key(key) or check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    return check_key(key) or (yield from take_own(writer, key, ttl, wait, op_id))
+
+
+def take_own(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -> Steps:
+    """The same for a key of the library's own."""
+    wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
     if wrong is not None:
@@ -90,9 +95,11 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
 
     Returns the Record at its new epoch.
     """
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
+    return check_key(key) or (yield from reclaim_own(writer, key, op_id))
+
+
+def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps:
+    """The same for a key of the library's own."""
     asked = TakeLease(key, op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
     grant: Grant = yield from ask(writer, asked)
     return grant.refusal or grant.record

@@ -158,6 +158,23 @@ class Pruned(Refusal):
     next_step: ClassVar[str] = "begin at the oldest position that is kept"
 
 
+@dataclass(frozen=True)
+class RunFailed(Refusal):
+    """A run has failed, or is to fail."""
+
+    next_step: ClassVar[str] = "begin another run, under another id"
+
+
+@dataclass(frozen=True)
+class ProgramChanged(Refusal):
+    """The program of a run asks for other steps than those that are recorded."""
+
+    next_step: ClassVar[str] = (
+        "finish the run with the program that began it, or cancel it; give the runs of a new "
+        "program other ids"
+    )
+
+
 PRECEDENCE: tuple[type[Refusal], ...] = (
     Invalid,
     Fenced,

@@ -201,14 +201,15 @@ def transact(
     limits: Limits,
     op_id: str,
     resumable: bool,
+    new: Callable[[Writer], Transaction] = Transaction,
 ) -> Steps:
     """Run `fn` in a transaction and commit; run it again where what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
-    `fn` is given out of the transaction's state.
+    `fn` is given out of the transaction's state, and `new` that state.
     """
     turn = Turn()
-    steps = _transact(writer, begin, fn, limits, op_id, resumable, turn)
+    steps = _transact(writer, begin, fn, limits, op_id, resumable, new, turn)
     try:
         return (yield from giving_up(turn, steps))
     except Unfoldable as problem:
@@ -222,25 +223,29 @@ def _transact(
     limits: Limits,
     op_id: str,
     resumable: bool,
+    new: Callable[[Writer], Transaction],
     turn: Turn,
 ) -> Steps:
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
-    snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
-    if snapshot.applied is not None:
-        return None
+    start_us = 0
+    if resumable or limits.patience is not None:
+        snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
+        if snapshot.applied is not None:
+            return None
+        start_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, snapshot.time_us, attempts)
+            place = yield from take_turn(writer, keys, turn, limits, start_us, attempts)
             if isinstance(place, Contended):
                 return Stopped(place)
             ticket = place.ticket
         attempts += 1
-        state = Transaction(writer)
+        state = new(writer)
         renew = _renewal(writer, tuple(sorted(queue)), ticket) if ticket else None
         answer = None
         try:
@@ -258,6 +263,8 @@ def _transact(
                 yield LeaveTurn(ticket)
             return answer if _is_ours(state, op_id, outcome) else None
         give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
+        if state.is_over(outcome):
+            give_up = outcome
         in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
         if ticket and not in_turn:
             yield LeaveTurn(ticket)

@@ -144,6 +144,10 @@ class Transaction:
         self.appends.append(Write(APPEND, key, body))
         return None
 
+    def is_over(self, refusal: Refusal) -> bool:
+        """Whether thinking again could not help, whoever moved what was read."""
+        return False
+
     @property
     def changes(self) -> bool:
         """Whether there is anything to commit."""

@@ -99,10 +99,10 @@ BEGIN
             l.time, l.position, h.live, NULL::bigint
         FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = h.entry
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.live = 1 AND left(h.key, 1) <> '$';
+            AND h.live = 1 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
         RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.live = 2 AND left(h.key, 1) <> '$';
+            AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
     IF EXISTS (SELECT 1 FROM tickets AS t WHERE t.space = p_space) THEN
         RETURN QUERY SELECT 'queued', 0, q.key, NULL, NULL, NULL, NULL::bigint, NULL::bigint, NULL,
@@ -222,7 +222,7 @@ BEGIN
         RETURN QUERY SELECT m.*
         FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.version > 0 AND left(h.key, 1) <> '$' AND m.live > 0;
+            AND h.version > 0 AND m.live > 0 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
 END $$;
 

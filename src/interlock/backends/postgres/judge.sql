@@ -120,7 +120,7 @@ BEGIN
         FULL JOIN (
             SELECT key, version, epoch FROM heads
             WHERE space = p_space AND key >= scan.prefix AND (scan.upto IS NULL OR key < scan.upto)
-                AND live > 0 AND left(key, 1) <> '$'
+                AND live > 0 AND (scan.prefix <> '' OR left(key, 1) <> '$')
         ) AS h ON h.key = m.key
         WHERE (m.version, m.epoch) IS DISTINCT FROM (h.version, h.epoch)
         ORDER BY 1 LIMIT 1;

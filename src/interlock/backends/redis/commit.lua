@@ -57,7 +57,7 @@ local function scan_moved(at, scans)
             if not differing or key < differing then differing = key end
         end
         for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. prefix, upto == '' and '+' or '(' .. upto)) do
-            if string.sub(key, 1, 1) ~= '$' then
+            if prefix ~= '' or string.sub(key, 1, 1) ~= '$' then
                 local head, member = lib.field('h:' .. key), members[key]
                 if head[3] > 0 then
                     if not member or member[1] ~= head[1] or member[2] ~= head[2] then differ(key) end

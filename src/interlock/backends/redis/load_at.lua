@@ -72,7 +72,7 @@ at = at + 1
 for i = 1, tonumber(ARGV[at - 1]) do
     local upto = ARGV[at + 1] == '' and '+' or '(' .. ARGV[at + 1]
     for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. ARGV[at], upto)) do
-        if string.sub(key, 1, 1) ~= '$' then
+        if ARGV[at] ~= '' or string.sub(key, 1, 1) ~= '$' then
             local row = record_at('scan', i - 1, key)
             if row[12] > 0 then rows[#rows + 1] = row end
         end

@@ -64,12 +64,13 @@ LEFT JOIN log AS l ON l.id = h.entry;
 SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
-    AND substr(h.key, 1, 1) <> '$'
+    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
 -- name: scan_versions (space, first key, end)
 SELECT key, version, epoch FROM heads
-WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live AND substr(key, 1, 1) <> '$';
+WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live
+    AND (?2 <> '' OR substr(key, 1, 1) <> '$');
 
 -- name: records_at (keys as a JSON array, space, last id)
 -- As `records`, as of a log row.
@@ -86,7 +87,7 @@ SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
-    AND substr(h.key, 1, 1) <> '$'
+    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
 -- name: time_at (id)

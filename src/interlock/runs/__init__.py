@@ -1,0 +1,1 @@
+"""Durable runs: steps, effects and recovery."""

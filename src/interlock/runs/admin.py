@@ -1,0 +1,199 @@
+"""The protocols of everybody but a run's worker: beginning, looking, sending, cancelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from interlock.core import commands, decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, ask
+from interlock.core.keys import check_key
+from interlock.core.leases import reclaim_own
+from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
+from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import Load
+from interlock.core.values import encode
+from interlock.runs import recording
+from interlock.runs.records import (
+    AWAITING,
+    DONE,
+    OPEN,
+    PROCESSING,
+    check_run_id,
+    fence_key,
+    own_prefix,
+    run_info,
+    sent_key,
+)
+from interlock.runs.state import RunState
+
+_MOST_ATTEMPTS = 100
+
+
+def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps:
+    """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
+    wrong = check_run_id(run_id)
+    if wrong is None and program is not None and (not isinstance(program, str) or not program):
+        wrong = Invalid(f"program={program!r:.60} is not the name of a program")
+    if wrong is not None:
+        return wrong
+    outcome = yield from recording.define(writer, run_id, program, given, writer.agent, op_id)
+    return None if isinstance(outcome, Committed) else outcome
+
+
+def show(writer: Writer, run_id: str) -> Steps:
+    """Return a RunInfo, or Invalid where there is no such run."""
+    found = yield from _load(writer, run_id)
+    if isinstance(found, Refusal):
+        return found
+    fence, status, snapshot = found
+    records = {record.key: record for record in snapshot.scans[own_prefix(run_id)]}
+    return run_info(run_id, fence, status.value, records)
+
+
+def runs(writer: Writer, open_only: bool) -> Steps:
+    """Return what there is of each run without its steps: RunInfo by id."""
+    prefixes = (OPEN,) if open_only else (OPEN, DONE)
+    snapshot: Snapshot = yield from ask(writer, Load((), prefixes))
+    found = {}
+    for prefix in prefixes:
+        for record in snapshot.scans[prefix]:
+            found[record.key.removeprefix(prefix)] = record.value
+    keys = tuple(fence_key(run_id) for run_id in found)
+    fences: Snapshot = yield from ask(writer, Load(keys))
+    return {
+        run_id: run_info(run_id, fences.records[fence_key(run_id)], found[run_id], {})
+        for run_id in sorted(found)
+    }
+
+
+def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps:
+    """Give a run what it waits for, or will wait for.
+
+    Returns None, Conflict where something was sent under this name, or Invalid.
+    """
+    wrong = check_key(name)
+    if wrong is not None or "/" in name:
+        return wrong or Invalid(f"{name!r} holds '/', and is no name of what a run waits for")
+    key = sent_key(run_id, name)
+    body = encode(value, writer.max_value_bytes)
+    if isinstance(body, Invalid):
+        return body
+
+    def plan(status: Record, fence: Record) -> Decision:
+        due = encode({**status.value, "due_us": 1})
+        assert isinstance(due, str)
+        expects = (Expect(key, 0, None), decide.expect(status))
+        return _plan(writer, op_id, expects, (Write(PUT, key, body), Write(PUT, status.key, due)))
+
+    return (yield from _change(writer, run_id, plan))
+
+
+def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
+    """Have a run that was parked, or pauses after a failure, taken up again at once.
+
+    Returns None, or Invalid.
+    """
+
+    def plan(status: Record, fence: Record) -> Decision:
+        value = {**status.value, "failures": 0, "parked": False, "due_us": 1}
+        if value.get("waits", {}).pop("", None) and not value["waits"]:
+            value["state"] = PROCESSING
+        body = encode(value)
+        assert isinstance(body, str)
+        return _plan(writer, op_id, (decide.expect(status),), (Write(PUT, status.key, body),))
+
+    return (yield from _change(writer, run_id, plan))
+
+
+def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+    """Have a run fail, whoever works on it; what it did is undone when it is taken up next.
+
+    Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
+    """
+    found = yield from _load(writer, run_id)
+    if isinstance(found, Refusal):
+        return found
+    fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    if isinstance(fence, Refusal):
+        return fence
+    found = yield from _load(writer, run_id, ended=False)
+    if isinstance(found, Refusal):
+        return found
+    first, status, snapshot = found
+    run = RunState(run_id, writer, first._replace(epoch=fence.epoch), status, {})
+    nothing = not any(
+        record.value.get("undo")
+        for record in snapshot.scans[own_prefix(run_id)]
+        if isinstance(record.value, dict)
+    )
+    awake = {"state": PROCESSING, "ending": reason, "due_us": 1, "parked": False, "waits": {}}
+    yield from recording.record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})
+    if nothing:
+        yield from recording.fail(run, reason, f"{op_id}/2")
+    return nothing
+
+
+def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps:
+    """Commit a change of an unfinished run; plan it again where the run has moved on."""
+    for _ in range(_MOST_ATTEMPTS):
+        found = yield from _load(writer, run_id, ended=False)
+        if isinstance(found, Refusal):
+            return found
+        fence, status, _ = found
+        outcome = yield from commands.commit(writer, lambda: plan(status, fence))  # noqa: B023  # it is called before the loop goes on
+        if not isinstance(outcome, Conflict) or outcome.key != status.key:
+            break
+    return None if isinstance(outcome, Committed) else outcome
+
+
+def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps:
+    """Return a run's first record, where it stands, and the snapshot; Invalid where it is not."""
+    wrong = check_run_id(run_id)
+    if wrong is not None:
+        return wrong
+    keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
+    snapshot: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    fence, opened, done = (snapshot.records[key] for key in keys)
+    if not fence.exists:
+        return Invalid(f"there is no run {run_id!r} in this space")
+    if done.exists and not ended:
+        return Invalid(f"run {run_id!r} has ended: it is {done.value['state']}")
+    return fence, done if done.exists else opened, snapshot
+
+
+def _plan(
+    writer: Writer, op_id: str, expects: tuple[Expect, ...], writes: tuple[Write, ...]
+) -> Plan:
+    rules = writer.book.rules.version
+    return Plan(
+        op_id, writer.agent, expects, (), writes, rules=rules, incarnation=writer.incarnation
+    )
+
+
+def is_due(info: Mapping[str, Any], now_us: int) -> bool:
+    """Whether a worker is to take a run up that stands so."""
+    due: int = info["due_us"]
+    return 0 < due <= now_us if info["state"] == AWAITING else due <= now_us
+
+
+def claimable(writer: Writer, programs: frozenset[str]) -> Steps:
+    """Return the ids of runs to take up, the longest due first, and who works on them.
+
+    A run that somebody has the lease of is left out.
+    """
+    snapshot: Snapshot = yield from ask(writer, Load((), (OPEN,)))
+    waiting = [
+        (record.value["due_us"], record.position, record.key.removeprefix(OPEN))
+        for record in snapshot.scans[OPEN]
+        if is_due(record.value, snapshot.time_us)
+    ]
+    keys = tuple(fence_key(run_id) for _, _, run_id in sorted(waiting))
+    fences: Snapshot = yield from ask(writer, Load(keys))
+    return [
+        (key.removeprefix(fence_key("")), fences.records[key].value)
+        for key in keys
+        if key not in fences.leases and fences.records[key].value.get("program") in programs
+    ], snapshot.position

@@ -1,0 +1,171 @@
+"""The protocol of an effect: a call to the outside that must not be lost and not be made twice.
+
+The intent is committed before the call and the result after it.  Where only the intent is there,
+nobody here knows whether the call was made: the effect is in doubt, and its policy decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.core.folding import Steps
+from interlock.core.outcome import Invalid
+from interlock.core.plan import Expect
+from interlock.core.records import Record
+from interlock.core.requests import Think
+from interlock.errors import InDoubt, NotDone, raise_refusal
+from interlock.errors import Invalid as InvalidError
+from interlock.runs import recording, waiting
+from interlock.runs.records import EFFECT, FINISHED, REFUSED, SKIPPED, STARTED, digest
+from interlock.runs.state import RunState, Undo
+
+POLICIES = ("ask", "retry", "skip")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A call to the outside: `fn(key, *args)`, and what happens when it is in doubt."""
+
+    name: str
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    content: Any  # what the idempotency key is derived from
+    in_doubt: str = "ask"
+    check: Callable[..., Any] | None = None
+    compensate: Callable[..., Any] | None = None
+    decided_from: tuple[Expect, ...] = ()
+
+
+def make(
+    name: str,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    key: Any,
+    in_doubt: str,
+    check: Callable[..., Any] | None,
+    compensate: Callable[..., Any] | None,
+    decided_from: object,
+) -> Effect:
+    """Return an effect as it was asked for.  Raises Invalid."""
+    for what, given in (("fn", fn), ("check", check), ("compensate", compensate)):
+        if given is not None and not callable(given):
+            raise InvalidError(f"{what}={given!r:.60} of effect {name!r} is not a function")
+    if in_doubt not in POLICIES:
+        raise InvalidError(f"in_doubt={in_doubt!r} is not one of {', '.join(POLICIES)}")
+    if check is not None and in_doubt != "ask":
+        raise InvalidError(f"effect {name!r} has both check= and in_doubt={in_doubt!r}; give one")
+    content = list(args) if key is None else key
+    expected = _expected(decided_from)
+    return Effect(name, fn, args, content, in_doubt, check, compensate, expected)
+
+
+def _expected(records: object) -> tuple[Expect, ...]:
+    if isinstance(records, Mapping):
+        return tuple(Expect(key, version, None) for key, version in records.items())
+    found = (records,) if isinstance(records, Record) else records
+    if not isinstance(found, list | tuple) or not all(isinstance(r, Record) for r in found):
+        raise InvalidError("decided_from= is a Record, several, or a mapping from keys to versions")
+    return tuple(Expect(r.key, r.version, r.epoch) for r in found)
+
+
+def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps:
+    """Make the call once, and return its result; or the one that is recorded."""
+    what = f"effect {effect.name!r}"
+    arguments, content = digest(list(effect.args), what), digest(effect.content, what)
+    for wrong in (arguments, content):
+        if isinstance(wrong, Invalid):
+            raise_refusal(wrong)
+    assert isinstance(arguments, str)
+    known = run.recall(path, EFFECT, effect.name, arguments)
+    key = _key(run, path, effect.name, str(content))
+    told: dict[str, Any] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
+    told |= {"content": effect.content, "undo": effect.compensate is not None}
+    if known is not None and known["state"] != STARTED:
+        return _settled(run, path, effect, known)
+    if known is not None:
+        happened = yield from _in_doubt(run, path, effect, key)
+        if happened is not None:
+            told |= {"state": happened[0], "result": happened[1]}
+            return (yield from _finish(run, path, effect, told, op_id))
+    attempt = (known or {}).get("attempt", 0) + 1
+    intent = told | {"state": STARTED, "attempt": attempt}
+    expects = effect.decided_from if known is None else ()
+    yield from recording.record(run, {path: intent}, op_id(), expects=expects)
+    try:
+        result = yield Think(effect.fn, (key, *effect.args))
+    except NotDone as refused:
+        told |= {"state": REFUSED, "result": None, "error": str(refused)}
+        yield from recording.record(run, {path: told}, op_id())
+        raise
+    except Exception as problem:
+        happened = yield from _looked_up(effect, key)
+        if not happened:
+            raise InDoubt(effect.name, key, path, problem) from problem
+        result = happened[1]
+    told |= {"state": FINISHED, "result": result}
+    return (yield from _finish(run, path, effect, told, op_id))
+
+
+def _key(run: RunState, path: str, name: str, content: str) -> str:
+    """Return the idempotency key: the same for the same action of this run, wherever it stands."""
+    made = digest([run.writer.space, run.id, name, content], name)
+    assert isinstance(made, str)
+    first = run.keys.setdefault(made, path)
+    if first != path:
+        raise InvalidError(
+            f"effect {name!r} with the same content is step {first} already; where both are "
+            "meant, give them different key="
+        )
+    return made
+
+
+def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> Any:
+    """Return what is recorded of an effect."""
+    if known["state"] == REFUSED:
+        raise NotDone(known["error"])
+    if known["state"] == FINISHED:
+        _undoable(run, path, effect, known)
+    return known["result"]
+
+
+def _in_doubt(run: RunState, path: str, effect: Effect, key: str) -> Steps:
+    """Return how it ended and its result, or None where the call is to be made (again)."""
+    if effect.check is not None:
+        return (yield from _looked_up(effect, key))
+    if effect.in_doubt == "retry":
+        return None
+    if effect.in_doubt == "skip":
+        return SKIPPED, None
+    return (yield from waiting.ask_about(run, path, effect.name))
+
+
+def _looked_up(effect: Effect, key: str) -> Steps:
+    """Ask the outside whether the effect has happened; None where it has not, or nobody can say."""
+    if effect.check is None:
+        return None
+    found = yield Think(effect.check, (key, *effect.args))
+    return None if found is None else (FINISHED, found)
+
+
+def _finish(
+    run: RunState, path: str, effect: Effect, told: dict[str, Any], op_id: Callable[[], str]
+) -> Steps:
+    yield from recording.record(run, {path: told}, op_id())
+    return _settled(run, path, effect, run.steps[path].value)
+
+
+def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> None:
+    if effect.compensate is not None:
+        position = run.steps[path].position
+        run.undo[path] = Undo(
+            position, path, effect.name, known["key"], known["result"], effect.compensate
+        )
+
+
+def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps:
+    """Undo the finished effects, the last one first; what was undone before is not undone again."""
+    for undo in sorted(run.undo.values(), reverse=True, key=lambda undo: undo.position):
+        effect = Effect(f"undo {undo.name}", undo.fn, (undo.result,), [undo.key], "retry")
+        yield from perform(run, f"undo.{undo.path}", effect, op_id)

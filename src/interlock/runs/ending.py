@@ -1,0 +1,93 @@
+"""The protocol of leaving a run: it is complete, has failed and is undone, or is to be taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from interlock.core.folding import Steps, ask
+from interlock.core.records import Snapshot
+from interlock.core.requests import Load
+from interlock.errors import Fault, Fenced, InDoubt, InterlockError, RunFailed
+from interlock.runs import recording
+from interlock.runs.effects import undo_all
+from interlock.runs.records import AWAITING, EFFECT, STARTED
+from interlock.runs.state import RunState
+
+_FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
+_LONGEST_PAUSE = 60.0
+_LONGEST_ERROR = 2000  # characters
+
+
+def leave(
+    run: RunState,
+    problem: BaseException | None,
+    result: Any,
+    attempts: int,
+    op_id: Callable[[], str],
+) -> Steps:
+    """Record how the program ended: well, or with `problem`.
+
+    A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
+    failures are counted: the run is to be taken up again, and after `attempts` of them it is
+    parked.
+    """
+    if run.over:
+        return
+    try:
+        if isinstance(problem, RunFailed) or run.ending is not None:
+            yield from _end_badly(run, problem, op_id)
+        elif problem is None:
+            _check_nothing_in_doubt(run)
+            yield from recording.complete(run, result, op_id())
+        else:
+            raise problem
+    except Exception as failure:
+        if not isinstance(failure, RunFailed) and not is_outside(run, failure):
+            yield from _count_failure(run, failure, attempts, op_id())
+        if failure is not problem:
+            raise
+    except BaseException as unwound:
+        if unwound is not problem:
+            raise
+
+
+def is_outside(run: RunState, problem: Exception) -> bool:
+    """Whether the program is not to blame: the store is away, or the run was taken over."""
+    return isinstance(problem, Fault) or (
+        isinstance(problem, Fenced) and problem.outcome.key in (run.fence.key, "")
+    )
+
+
+def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[], str]) -> Steps:
+    if run.ending is None:
+        reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
+        yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
+    reason = str(run.ending)
+    yield from undo_all(run, op_id)
+    yield from recording.fail(run, reason, op_id())
+    if problem is None:
+        raise RunFailed(reason)
+
+
+def _check_nothing_in_doubt(run: RunState) -> None:
+    for path, record in run.steps.items():
+        value = record.value
+        if value["kind"] == EFFECT and value["state"] == STARTED:
+            raise InDoubt(value["name"], value["key"], path, None)
+
+
+def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:
+    now: Snapshot = yield from ask(run.writer, Load(()))
+    said = str(problem) if isinstance(problem, InterlockError) else repr(problem)
+
+    def status(before: Mapping[str, Any]) -> Mapping[str, Any]:
+        failures = before["failures"] + 1
+        pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
+        after = {**before, "failures": failures, "error": said[:_LONGEST_ERROR]}
+        if failures < attempts:
+            return {**after, "due_us": now.time_us + int(pause * 1e6)}
+        parked = {"state": AWAITING, "parked": True, "waits": {"": "resume"}, "due_us": 0}
+        return {**after, **parked}
+
+    yield from recording.record(run, {}, op_id, status)

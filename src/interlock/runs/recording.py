@@ -1,0 +1,177 @@
+"""The protocols of a run's own records: taking it up, recording a step, ending it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from interlock.core import commands, decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, ask
+from interlock.core.outcome import Committed, Conflict, Refusal
+from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import Load
+from interlock.core.values import decode, encode
+from interlock.errors import RunFailed, raise_refusal
+from interlock.runs.records import (
+    COMPLETED,
+    DONE,
+    FAILED,
+    IDLE,
+    OPEN,
+    PROCESSING,
+    fence_key,
+    own_prefix,
+    step_key,
+)
+from interlock.runs.state import RunState
+
+_MOST_ATTEMPTS = 100  # at recording where a run stands, while others move it
+
+
+def record(
+    run: RunState,
+    steps: Mapping[str, Mapping[str, Any]],
+    op_id: str,
+    status: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    expects: tuple[Expect, ...] = (),
+) -> Steps:
+    """Record steps by path, and where the run stands, in one commit.
+
+    `status` makes the new one out of the one before.  Raises Fenced where the run was taken over.
+    """
+
+    def decision() -> Decision:
+        return run.plan(op_id, steps, None if status is None else status(run.status.value), expects)
+
+    for _ in range(_MOST_ATTEMPTS):
+        outcome = yield from commands.commit(run.writer, decision)
+        if isinstance(outcome, Conflict) and outcome.key == run.status.key:
+            run.status = outcome.record  # another task of this run has moved it
+            continue
+        break
+    if not isinstance(outcome, Committed):
+        raise_refusal(outcome)
+    written = {write.key: write for write in outcome.writes}
+    for path in steps:
+        done = written[step_key(run.id, path)]
+        run.remember(path, decode(done.body), done.version, done.position)
+    for made in decide.result(outcome, run.writer.space):
+        if made.exists and made.key.startswith((OPEN, DONE)):
+            run.status = made
+    return outcome
+
+
+def define(
+    writer: Writer, run_id: str, program: str | None, given: Any, agent: str, op_id: str
+) -> Steps:
+    """Make a run that nobody works on yet.  Returns Committed, or Conflict where there is one."""
+    values = (
+        (fence_key(run_id), {"program": program, "input": given}),
+        (f"{OPEN}{run_id}", _first_status(agent, IDLE)),
+    )
+
+    def decision() -> Decision:
+        writes = []
+        for key, value in values:
+            body = encode(value, writer.max_value_bytes)
+            if isinstance(body, Refusal):
+                return body
+            writes.append(Write(PUT, key, body))
+        expects = tuple(Expect(key, 0, None) for key, _ in values)
+        rules = writer.book.rules.version
+        return Plan(
+            op_id,
+            writer.agent,
+            expects,
+            (),
+            tuple(writes),
+            rules=rules,
+            incarnation=writer.incarnation,
+        )
+
+    return (yield from commands.commit(writer, decision))
+
+
+def take_up(
+    writer: Writer, run_id: str, fence: Record, program: str | None, given: Any, new: str
+) -> Steps:
+    """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
+
+    `fence` is the record of the lease.  Raises RunFailed where the run has failed.
+    """
+    keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
+    found: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    first, opened, done = (found.records[key] for key in keys)
+    if not first.version:
+        return (yield from _begin(writer, run_id, fence, program, given, new))
+    fence = first._replace(epoch=fence.epoch)
+    prefix = step_key(run_id, "")
+    steps = {
+        record.key.removeprefix(prefix): record
+        for record in found.scans[own_prefix(run_id)]
+        if record.key.startswith(prefix)
+    }
+    run = RunState(run_id, writer, fence, done if done.exists else opened, steps)
+    if run.over:
+        if run.status.value["state"] == FAILED:
+            raise RunFailed(run.status.value["error"])
+        return run
+    status = run.status.value
+    if status["state"] != PROCESSING or status["agent"] != writer.agent or status["waits"]:
+        again = {"state": PROCESSING, "agent": writer.agent, "waits": {}, "due_us": 0}
+        yield from record(run, {}, new, lambda status: {**status, **again})
+    return run
+
+
+def _begin(
+    writer: Writer, run_id: str, fence: Record, program: str | None, given: Any, new: str
+) -> Steps:
+    key, status_key = fence_key(run_id), f"{OPEN}{run_id}"
+    body = encode({"program": program, "input": given}, writer.max_value_bytes)
+    if isinstance(body, Refusal):
+        raise_refusal(body)
+    status = encode(_first_status(writer.agent, PROCESSING))
+    assert isinstance(status, str)
+
+    def decision() -> Decision:
+        return Plan(
+            new,
+            writer.agent,
+            (decide.expect(fence), Expect(status_key, 0, None)),
+            (),
+            (Write(PUT, key, body), Write(PUT, status_key, status)),
+            rules=writer.book.rules.version,
+            incarnation=writer.incarnation,
+            leased=(key,),
+        )
+
+    outcome = yield from commands.commit(writer, decision)
+    if not isinstance(outcome, Committed):
+        raise_refusal(outcome)
+    made = {record.key: record for record in decide.result(outcome, writer.space)}
+    return RunState(run_id, writer, made[key], made[status_key], {})
+
+
+def _first_status(agent: str, state: str) -> dict[str, Any]:
+    return {"state": state, "agent": agent, "failures": 0, "waits": {}, "due_us": 0}
+
+
+def complete(run: RunState, result: Any, op_id: str) -> Steps:
+    """Record that the run has ended well."""
+    run.check_complete(run.root)
+    if not run.over:
+        ended = partial(_ended, COMPLETED, {"result": result})
+        yield from record(run, {}, op_id, ended)
+
+
+def fail(run: RunState, reason: str, op_id: str) -> Steps:
+    """Record that the run has failed, once everything is undone."""
+    yield from record(run, {}, op_id, partial(_ended, FAILED, {"error": reason}))
+
+
+def _ended(state: str, more: Mapping[str, Any], status: Mapping[str, Any]) -> Mapping[str, Any]:
+    kept = {key: status[key] for key in ("agent", "failures") if key in status}
+    return {**kept, "state": state, **more}
