@@ -34,22 +34,19 @@ def leave(
     """
     if run.over:
         return
+    failure = problem
     try:
         if isinstance(problem, RunFailed) or run.ending is not None:
             yield from _end_badly(run, problem, op_id)
         elif problem is None:
             _check_nothing_in_doubt(run)
             yield from recording.complete(run, result, op_id())
-        else:
-            raise problem
-    except Exception as failure:
-        if not isinstance(failure, RunFailed) and not is_outside(run, failure):
-            yield from _count_failure(run, failure, attempts, op_id())
-        if failure is not problem:
-            raise
-    except BaseException as unwound:
-        if unwound is not problem:
-            raise
+    except Exception as found:
+        failure = found
+    if isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
+        yield from _count_failure(run, failure, attempts, op_id())
+    if failure is not None and failure is not problem:
+        raise failure
 
 
 def is_outside(run: RunState, problem: Exception) -> bool:
