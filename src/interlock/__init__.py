@@ -10,6 +10,7 @@ from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
 from interlock.errors import (
+    BreakerOpen,
     Closed,
     Conflict,
     Contended,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
+    from interlock.runs.breakers import AsyncBreaker, Breaker
+    from interlock.runs.breaking import BreakerInfo
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
@@ -49,12 +52,16 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "AsyncBreaker",
     "AsyncCoordinator",
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
     "AsyncSpace",
     "AsyncTx",
+    "Breaker",
+    "BreakerInfo",
+    "BreakerOpen",
     "Clash",
     "Closed",
     "Committed",
@@ -108,12 +115,15 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
+    "AsyncBreaker": "runs.breakers",
     "AsyncCoordinator": "streams.coordinators",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
+    "Breaker": "runs.breakers",
+    "BreakerInfo": "runs.breaking",
     "ConflictReport": "core.conflicts",
     "Coordinator": "streams.coordinators",
     "Delivery": "core.groups",

@@ -23,6 +23,7 @@ from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import raise_refusal, raise_refused
+from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
     PAGE,
@@ -100,7 +101,7 @@ class Opening:
             await self._space.close()
 
 
-class AsyncSpace(AsyncStreams):
+class AsyncSpace(AsyncStreams, AsyncBreakers):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, driver: AsyncDriver, writer: decide.Writer) -> None:
