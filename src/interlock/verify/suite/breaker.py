@@ -152,6 +152,7 @@ def test_a_probe_that_is_interrupted_says_nothing(facades: Facades, other: Any) 
 def claimed(space: Any, name: str, timeout: float) -> Any:
     """Return the passage of a probe whose agent has died, or sleeps."""
     found = breaking.limits(name, 2, 60, timeout, 0.05)
+    assert isinstance(found, breaking.Limits)
     return found, space._driver.run(breaking.admit(space._writer, found, space._op_id(None)))
 
 
