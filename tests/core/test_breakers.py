@@ -14,6 +14,9 @@ import pytest
 
 import interlock
 from interlock.backends.drive import SyncDriver
+from interlock.core import decide
+from interlock.core.conflicts import note
+from interlock.core.plan import Expect
 from interlock.errors import BreakerOpen, Unavailable
 from interlock.runs import breaking
 from tests.servers.process import wait_until
@@ -190,7 +193,7 @@ def test_breakers_nest(space: interlock.Space) -> None:
 
 def test_a_refusal_is_pickled_and_says_what_to_do() -> None:
     circuit = breaking.Circuit("open", until_us=2_000_000, agent="b", reason="OSError: no answer")
-    record = breaking._seen(interlock.Record("k", None, 0, 0, None, 0, 0, False, "s"), 0).record
+    record = interlock.Record("k", None, 0, 0, None, 0, 0, False, "s")
     refused = BreakerOpen(breaking.refused("planner", breaking.Seen(record, circuit, 500_000)))
     copy = pickle.loads(pickle.dumps(refused))
     assert (copy.name, copy.state, copy.seconds) == ("planner", "open", 1.5)
@@ -198,3 +201,10 @@ def test_a_refusal_is_pickled_and_says_what_to_do() -> None:
         "breaker 'planner' is open for another 1.5 s; 'b' opened it: OSError: no answer; "
         "wait and ask again, or go on without this call"
     )
+
+
+def test_conflicts_that_no_caller_sees_are_not_noted() -> None:
+    for key, kept in (("$breaker/planner", False), ("plan.md", True)):
+        record = interlock.Record(key, None, 0, 0, None, 0, 0, False, "s")
+        refusal = decide.conflict(Expect(key, 1, 0), record)
+        assert (note(refusal, "us", "op", 0) is not None) is kept
