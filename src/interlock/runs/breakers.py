@@ -81,8 +81,8 @@ class BreakerHandle:
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self.name!r} {self.state}>"
 
-    def _known(self, now: float) -> Passage | None:
-        """Return a passage by what was seen a short while ago; None where the store must be asked.
+    def _known(self, now: float) -> _Call | None:
+        """Let a call through by what was seen a short while ago; None: the store must be asked.
 
         Of many threads one asks; the others go by what was seen last meanwhile.
         """
@@ -94,7 +94,7 @@ class BreakerHandle:
         if seen is None or due:
             return None
         if seen.circuit.state == CLOSED:
-            return Passage(seen)
+            return _Call(self, Passage(seen), now)
         if age_us >= seen.wait_us:
             return None
         raise BreakerOpen(breaking.refused(self.name, seen, age_us))
@@ -188,17 +188,14 @@ class Breaker(BreakerHandle):
 
     def __enter__(self) -> Self:
         now = time.monotonic()
-        passage = self._known(now)
-        if passage is None:
+        call = self._known(now)
+        if call is None:
             try:
-                call = self._admitted(self._driver.run(self._ask()), now)
-            except BreakerOpen:
-                raise
+                answer = self._driver.run(self._ask())
             except BaseException:
                 self._forget()
                 raise
-        else:
-            call = _Call(self, passage, now)
+            call = self._admitted(answer, now)
         self._begin(call)
         return self
 
@@ -254,17 +251,14 @@ class AsyncBreaker(BreakerHandle):
 
     async def __aenter__(self) -> Self:
         now = time.monotonic()
-        passage = self._known(now)
-        if passage is None:
+        call = self._known(now)
+        if call is None:
             try:
-                call = self._admitted(await self._driver.run(self._ask()), now)
-            except BreakerOpen:
-                raise
+                answer = await self._driver.run(self._ask())
             except BaseException:
                 self._forget()
                 raise
-        else:
-            call = _Call(self, passage, now)
+            call = self._admitted(answer, now)
         call.timer = asyncio.timeout(max(call.started + self.timeout - time.monotonic(), 0))
         self._begin(call)
         await call.timer.__aenter__()
