@@ -289,11 +289,12 @@ class Operation {
     const [rank, time] = [plan.creates ? CREATE : 1, request.t0];
     const text = `sent ${nameOf(request.ask)}, computed from version ${plan.v} at epoch ${plan.e}`;
     const options = { line: request.line, exact: false };
+    const sent = { op: plan.op, was: plan.v, at: plan.e, put: plan.put };
     if (this.waits !== null) {
       this.of.add({ a: 'Restart', op: plan.op }, place, rank, time, request, text, options);
     }
     if (plan.creates || this.of.wasSeen([plan.v, plan.e]) || plan.v + plan.e === 0) {
-      this.of.add({ a: 'Send', ...plan }, place, rank, time, request, text, options);
+      this.of.add({ ...sent, a: 'Send', creates: plan.creates }, place, rank, time, request, text, options);
     } else {
       this.of.never(place, rank, request, `${text}, which nobody was told of`, options);
     }
@@ -340,13 +341,13 @@ class Operation {
       ? this.of.epochFrom(told.current) : [told.actual, told.records[0][2]];
     const moved = told.told === 'Conflict';
     const place = this.#float(at);
-    const inForce = moved ? { by: 'version', v: at[0], e: at[1] } : { by: 'epoch', e: told.current };
-    const about = plan.creates ? {} : { was: plan.v, at: plan.e };
-    const a = plan.creates ? 'Exists' : this.waits === null ? 'Deny' : 'Refuse';
-    const tla = { a, op: plan.op, put: plan.put, ...inForce, ...about };
+    const told1 = moved ? { v: at[0], e: at[1] } : { e: told.current };
+    const again = this.waits === null ? 'Again' : '';
+    const a = plan.creates ? 'Exists' : `${moved ? 'Moved' : 'Fenced'}${again}`;
+    const tla = { a, op: plan.op, was: plan.v, at: plan.e, put: plan.put, ...told1 };
     const more = `${text}: ${moved ? `version ${at[0]}` : `epoch ${told.current}`} is in force`;
     this.of.add(tla, place, 1, request.t1, request, more, { exact: moved });
-    if (a === 'Refuse') this.waits = null;
+    if (!plan.creates) this.waits = null;
   }
 }
 

@@ -58,7 +58,7 @@ async function checkTrace(pool, trace) {
 function told(event, events) {
   const { file, agent } = event.request;
   const [version, epoch] = event.place;
-  return { number: events.indexOf(event) + 1, file, line: event.line, agent, event: event.tla.a,
+  return { number: events.indexOf(event) + 1, file, line: event.line, agent, event: event.tla.a, op: event.tla.op ?? null,
            version, epoch, text: event.text };
 }
 
