@@ -104,6 +104,12 @@ class KeyEvents {
     return this.witnessed.find(({ place }) => place[1] >= epoch)?.place ?? [0, epoch];
   }
 
+  /** A place that had been reached when something was asked for: somebody had been told of it. */
+  reachedBefore({ clock, t0 }) {
+    const before = this.witnessed.filter(({ request }) => request.clock === clock && request.t1 < t0);
+    return before.reduce((place, seen) => later(place, seen.place), [0, 0]);
+  }
+
   wasSeen(place) {
     return this.witnessed.some((seen) => !compare(seen.place, place));
   }
@@ -309,7 +315,8 @@ class Operation {
       return this.#refused(request, plan, told);
     }
     const text = `${nameOf(request.ask)} was answered ${told.told}`;
-    return this.of.add({ a: 'New', op }, this.last, 1, request.t1, request, text);
+    const place = this.#float(this.of.reachedBefore(request));
+    return this.of.add({ a: 'New', op }, place, 1, request.t1, request, text);
   }
 
   #committed(request, plan, told) {
@@ -337,9 +344,9 @@ class Operation {
 
   #refused(request, plan, told) {
     const text = `${nameOf(request.ask)} was answered ${told.told}`;
-    const at = told.told === 'Fenced'
-      ? this.of.epochFrom(told.current) : [told.actual, told.records[0][2]];
     const moved = told.told === 'Conflict';
+    const at = moved ? [told.actual, told.records[0][2]]
+      : later(this.of.epochFrom(told.current), this.of.reachedBefore(request));
     const place = this.#float(at);
     const told1 = moved ? { v: at[0], e: at[1] } : { e: told.current };
     const again = this.waits === null ? 'Again' : '';

@@ -57,12 +57,12 @@ class Recorded(NamedTuple):
                     sent[line["op_id"]].append(line)
         return sent
 
-    def write(self, folder: Path) -> None:
-        """Write the files to a folder of their own."""
-        folder.mkdir(parents=True)
+    def write(self, folder: Path, name: str) -> None:
+        """Write the files to a folder, as those of a space of another name; so begin theirs."""
         for file, lines in self.files.items():
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            (folder / Path(file).name).write_text(text)
+            head = {**lines[0], "space": name, "name": name}
+            text = "".join(json.dumps(line) + "\n" for line in [head, *lines[1:]])
+            (folder / f"{name}-{Path(file).name}").write_text(text)
 
 
 def recorded(folder: Path) -> list[Recorded]:
@@ -88,8 +88,12 @@ def _doctored(trace: Recorded, chosen: Asked, version: int, epoch: int) -> Recor
     op_id, agent, kind = chosen.ask["op_id"], chosen.ask["agent"], chosen.ask["writes"][0][0]
     log = [*kept, [position, key, version, epoch, kind, agent, op_id]]
     answer = {
-        **{"n": chosen.told["n"], "at": upto, "told": "Committed", "position": position},
-        **{"replayed": False, "writes": [[key, version, epoch, position]]},
+        "n": chosen.told["n"],
+        "at": upto,
+        "told": "Committed",
+        "position": position,
+        "replayed": False,
+        "writes": [[key, version, epoch, position]],
     }
     files = {}
     for file, lines in trace.files.items():
@@ -100,9 +104,7 @@ def _doctored(trace: Recorded, chosen: Asked, version: int, epoch: int) -> Recor
     return Recorded(trace.name, files)
 
 
-def _changed(
-    trace: Recorded, is_it: Callable[[Asked], bool]
-) -> Iterator[tuple[Asked, Recorded]]:
+def _changed(trace: Recorded, is_it: Callable[[Asked], bool]) -> Iterator[tuple[Asked, Recorded]]:
     """Yield an answer and the trace in which it says that its plan was committed after all."""
     seen: State = (0, 0)
     for asked in trace.answered():
@@ -116,7 +118,7 @@ def _is_last(asked: Asked, seen: State, told_of: State) -> bool:
     """Whether nobody had yet been told of a state after the one that an answer tells of."""
     if asked.told["told"] == "Fenced":
         return bool(asked.told["current"] == seen[1])
-    return bool(asked.told["told"] == "Committed") or told_of == seen
+    return told_of == seen or bool(asked.told["told"] == "Committed")
 
 
 def _is_conflict(asked: Asked) -> bool:
@@ -144,18 +146,11 @@ def breaches(trace: Recorded, guard: str) -> list[str]:
     """Return the operations that a store without a guard let through, in the order of the log.
 
     `version`, `epoch`: what is in the log and was computed from something else.  `operation`: what
-    was refused although it is in the log.
+    conflicted with what its own sending had made before, whose answer was lost.
     """
     plans = trace.plans()
     if guard == "operation":
-        applied = {entry[6] for entry in trace.log()}
-        return [
-            asked.ask["op_id"]
-            for asked in trace.answered()
-            if asked.ask["ask"] == "Commit"
-            and asked.told["told"] != "Committed"
-            and asked.ask["op_id"] in applied
-        ]
+        return [op_id for op_id, told in _refused_all_the_same(trace) if told == "Conflict"]
     found, exists = [], False
     for _, _, version, epoch, kind, _, op_id in trace.log():
         bases = [plan["expects"][0][1:] for plan in plans[op_id]]
@@ -166,3 +161,34 @@ def breaches(trace: Recorded, guard: str) -> list[str]:
         found += [] if fits else [op_id]
         exists = kind == "put"
     return found
+
+
+def suspects(trace: Recorded, guard: str) -> list[str]:
+    """Return the operations that may be found to have been let through.
+
+    A lease that holds an operation back, after a sending of it that was lost and applied, is found
+    only where somebody had seen what it made: until then it may have been on its way.
+    """
+    if guard == "operation":
+        return [op_id for op_id, _ in _refused_all_the_same(trace)]
+    return breaches(trace, guard)[:1]
+
+
+def _refused_all_the_same(trace: Recorded) -> list[tuple[str, str]]:
+    """Return the operations that were refused after a sending whose answer was lost was applied,
+    and by what."""
+    applied = {(entry[6], entry[2]) for entry in trace.log()}
+    answered = {(asked.file, asked.ask["n"]) for asked in trace.answered()}
+    lost = {
+        line["op_id"]: line
+        for file, lines in trace.files.items()
+        for line in lines
+        if line.get("ask") == "Commit" and (file, line["n"]) not in answered
+    }
+    return [
+        (op_id, asked.told["told"])
+        for asked in trace.answered()
+        if asked.ask["ask"] == "Commit" and asked.told["told"] != "Committed"
+        if (op_id := asked.ask["op_id"]) in lost and lost[op_id]["at"] < asked.ask["at"]
+        if (op_id, (lost[op_id]["expects"][0][1] or 0) + 1) in applied
+    ]

@@ -172,7 +172,7 @@ def _be_agent(run: Run, number: int, after: int, dies: bool) -> None:
     doomed = op_id if number == DOOMED and step >= 0 and dies else ""
     loses = op_id if number == LOST and run.url == run.direct else ""
     opened = urls._opened
-    urls._opened = lambda *a, **options: Faulty(opened(*a, **options), run, doomed, loses)  # type: ignore[assignment]  # it stands before the real one
+    urls._opened = lambda *a, **options: Faulty(opened(*a, **options), run, doomed, loses)
     _break(run.broken)
     facade = "async" if (run.seed + number) % 2 else "sync"
     with Facades(facade, run.url, run.space) as facades:

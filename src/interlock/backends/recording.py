@@ -133,7 +133,7 @@ def _clock() -> str:
 
 
 def _asked(request: Any) -> dict[str, Any]:
-    asked = {"ask": type(request).__name__}
+    asked: dict[str, Any] = {"ask": type(request).__name__}
     if isinstance(request, Commit):
         plan = request.plan
         asked |= plan._asdict()
