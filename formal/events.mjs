@@ -208,10 +208,13 @@ class KeyEvents {
     }
   }
 
-  /** Whether a write took away a lease whose time was up, which raises the epoch, too. */
+  /** Whether a write took away a lease whose time was up, which raises the epoch, too: unless a
+      request whose answer was lost may have raised it, and is not needed to explain a raise before. */
   #tookAway(request, epoch) {
+    const before = Array.from({ length: epoch - 1 }, (_, i) => i + 1);
+    const needed = before.filter((each) => !this.granted.has(each)).length;
     const leases = this.granted.size + this.doubtful.length;
-    const raised = this.granted.has(epoch) || this.doubtful.length > 0;
+    const raised = this.granted.has(epoch) || this.doubtful.length > needed;
     return leases > 0 && !raised && !request.ask.leased.includes(this.key);
   }
 
@@ -291,7 +294,8 @@ class Operation {
   #send(request, plan) {
     const name = `${plan.v}/${plan.e}/${plan.put}`;
     if (this.done || this.waits === name || this.sent.has(name)) return;
-    const place = this.#float([plan.v, plan.e]);
+    const known = plan.creates || this.of.wasSeen([plan.v, plan.e]) || plan.v + plan.e === 0;
+    const place = this.#float(known ? [plan.v, plan.e] : this.of.reachedBefore(request));
     const [rank, time] = [plan.creates ? CREATE : 1, request.t0];
     const text = `sent ${nameOf(request.ask)}, computed from version ${plan.v} at epoch ${plan.e}`;
     const options = { line: request.line, exact: false };
@@ -299,8 +303,9 @@ class Operation {
     if (this.waits !== null) {
       this.of.add({ a: 'Restart', op: plan.op }, place, rank, time, request, text, options);
     }
-    if (plan.creates || this.of.wasSeen([plan.v, plan.e]) || plan.v + plan.e === 0) {
-      this.of.add({ ...sent, a: 'Send', creates: plan.creates }, place, rank, time, request, text, options);
+    if (known) {
+      const tla = { ...sent, a: 'Send', creates: plan.creates };
+      this.of.add(tla, place, rank, time, request, text, options);
     } else {
       this.of.never(place, rank, request, `${text}, which nobody was told of`, options);
     }

@@ -1,6 +1,6 @@
 // node traces.mjs PATH ... [--json] [--workers N]
 // Checks that what real processes recorded is a behaviour of GuardedCommit.tla.  A path is a file or
-// a folder that INTERLOCK_RECORD named.  Exit 0 where every trace is accepted, otherwise 1.
+// a folder that INTERLOCK_RECORD named.  Exit 1 where a trace is rejected, or nothing could be checked.
 import { availableParallelism } from 'node:os';
 import { parseArgs } from 'node:util';
 import { Pool, requireChecker } from './checker.mjs';
@@ -51,7 +51,7 @@ async function checkTrace(pool, trace) {
     const judged = { key, events: events.length, accepted: wrong === null };
     result.keys.push(wrong ? { ...judged, wrong: told(wrong, events) } : judged);
   }
-  result.accepted = result.keys.every((key) => key.accepted);
+  result.accepted = result.keys.length > 0 && result.keys.every((key) => key.accepted);
   return result;
 }
 
@@ -71,19 +71,22 @@ async function main() {
   const started = Date.now();
   const results = await Promise.all(traces.map((trace) => checkTrace(pool, trace)))
     .finally(() => pool.close());
-  const rejected = results.filter((result) => !result.accepted);
+  const rejected = results.filter(({ keys }) => keys.some((key) => !key.accepted));
+  const accepted = results.filter((result) => result.accepted);
   const keys = results.flatMap((result) => result.keys);
   const total = {
     traces: results.length,
-    accepted: results.length - rejected.length,
+    accepted: accepted.length,
+    rejected: rejected.length,
     keys: keys.length,
     left: results.reduce((n, result) => n + Object.keys(result.left).length, 0),
     events: keys.reduce((n, key) => n + key.events, 0),
     seconds: (Date.now() - started) / 1000,
   };
-  if (options.json) console.log(JSON.stringify({ ok: !rejected.length, ...total, results }));
+  const ok = accepted.length > 0 && !rejected.length;
+  if (options.json) console.log(JSON.stringify({ ok, ...total, results }));
   else say(results, total);
-  process.exitCode = rejected.length ? 1 : 0;
+  process.exitCode = ok ? 0 : 1;
 }
 
 function say(results, total) {

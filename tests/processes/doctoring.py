@@ -126,7 +126,7 @@ def _is_conflict(asked: Asked) -> bool:
 
 
 def _is_fenced(asked: Asked) -> bool:
-    return asked.told["told"] == "Fenced"
+    return bool(asked.told["told"] == "Fenced")
 
 
 def _is_replayed(asked: Asked) -> bool:

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,9 +115,14 @@ class Recording:
         self._write({**head, "clock": _clock()})
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self._file is not None:
-            # One call writes the whole line, so that threads need no lock.
-            os.write(self._file, json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        if self._file is None:
+            return
+        text = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        try:
+            os.write(self._file, text)  # one call for the whole line: threads need no lock
+        except OSError as problem:  # the store's answer is worth more than the record of it
+            self._end()
+            warnings.warn(f"{self._folder}: recording ends: {problem}", RuntimeWarning, 2)
 
     def _end(self) -> None:
         if self._file is not None and self._pid == os.getpid():
