@@ -200,7 +200,8 @@ class KeyEvents {
     const tla = { a: 'Apply', op: plan.op, was: plan.v, at: plan.e, put: plan.put, to: version, heard };
     const options = { exact: true, line: heard ? request.toldLine : request.line };
     const span = heard ? {} : { t1: Infinity };
-    this.add(tla, [version, epoch], CHANGE, request.t1, request, text, { ...options, ...span });
+    const from = plan.creates ? '' : `, computed from version ${plan.v} at epoch ${plan.e}`;
+    this.add(tla, [version, epoch], CHANGE, request.t1, request, text + from, { ...options, ...span });
     if (epoch === plan.e + 1 && this.#tookAway(request, epoch)) {
       const taken = { a: 'Reclaim', v: version, e: epoch };
       this.granted.set(epoch, request);

@@ -55,11 +55,14 @@ async function checkTrace(pool, trace) {
   return result;
 }
 
+/** What is wrong, with the version and epoch that were in force before it. */
 function told(event, events) {
   const { file, agent } = event.request;
-  const [version, epoch] = event.place;
-  return { number: events.indexOf(event) + 1, file, line: event.line, agent, event: event.tla.a, op: event.tla.op ?? null,
-           version, epoch, text: event.text };
+  const before = events.slice(0, events.indexOf(event)).map(({ tla }) => tla);
+  const version = before.filter(({ a }) => a === 'Apply').at(-1)?.to ?? 0;
+  const epoch = before.filter(({ a }) => a === 'Reclaim').at(-1)?.e ?? 0;
+  return { number: before.length + 1, file, line: event.line, agent, op: event.tla.op ?? null,
+           text: event.text, version, epoch };
 }
 
 async function main() {
@@ -94,7 +97,8 @@ function say(results, total) {
     for (const [key, why] of Object.entries(left)) console.log(`${name}: ${key} is left out: ${why}`);
     for (const { key, events, wrong } of keys.filter((each) => !each.accepted)) {
       console.error(`${name}: ${key}: event ${wrong.number} of ${events} is wrong\n` +
-        `  ${wrong.file}:${wrong.line}: ${wrong.agent || 'somebody'}: ${wrong.text}`);
+        `  ${wrong.file}:${wrong.line}: ${wrong.agent || 'somebody'}: ${wrong.text}\n` +
+        `  in force before it: version ${wrong.version} at epoch ${wrong.epoch}`);
     }
   }
   const out = total.left ? `, ${total.left} keys left out` : '';

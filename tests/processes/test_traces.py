@@ -24,14 +24,17 @@ from tests.test_specs import FORMAL, NODE, needs_node
 pytestmark = needs_node
 
 RUNS = int(os.environ.get("INTERLOCK_TRACES", "40"))
+MUTANT_RUNS = 20
 CREWS = 2
 KINDS = ["sqlite", "postgres", "redis"]
 
 
-def carried_out(kind: str, request: pytest.FixtureRequest, folder: Path, broken: str = "") -> Path:
+def carried_out(
+    kind: str, request: pytest.FixtureRequest, folder: Path, runs: int, broken: str = ""
+) -> Path:
     """Carry out the runs on one kind of store; return the folder of their traces."""
     traces = folder / "traces"
-    seeds = iter(range(RUNS))
+    seeds = iter(range(runs))
 
     def work(crew: Crew, stack: ExitStack) -> None:
         if kind == "sqlite":
@@ -75,7 +78,7 @@ def judged(folder: Path) -> Any:
 @pytest.fixture(scope="module", params=KINDS)
 def traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The traces of runs on each kind of store."""
-    return carried_out(request.param, request, tmp_path_factory.mktemp("traced"))
+    return carried_out(request.param, request, tmp_path_factory.mktemp("traced"), RUNS)
 
 
 def test_what_real_processes_did_is_accepted(traces: Path) -> None:
@@ -119,7 +122,7 @@ def test_the_same_with_a_guard_ignored_is_rejected(
 def test_a_store_without_a_guard_is_found_out(
     guard: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    folder = carried_out("sqlite", request, tmp_path, guard)
+    folder = carried_out("sqlite", request, tmp_path, MUTANT_RUNS, guard)
     by_name = {result["name"]: result for result in judged(folder)["results"]}
     rejected = 0
     for trace in recorded(folder):
@@ -129,4 +132,4 @@ def test_a_store_without_a_guard_is_found_out(
         if not key["accepted"]:
             rejected += 1
             assert key["wrong"]["op"] in suspects(trace, guard), (trace.name, key, breached)
-    assert rejected >= RUNS // 10
+    assert rejected >= MUTANT_RUNS // 10
