@@ -168,6 +168,7 @@ class KeyEvents {
       if (doubt.length) this.doubtful.push(doubt[0]);
       else for (const request of sendings) this.#raise(request);
     }
+    this.doubtful.sort((a, b) => a.t0 - b.t0);
   }
 
   #raise(request) {
@@ -249,7 +250,8 @@ class KeyEvents {
       if (request) {
         const why = `${text}: the answer to a ${request.ask.ask} was lost`;
         const tla = { a: 'Reclaim', v: place[0], e: epoch };
-        this.add(tla, place, CHANGE, request.t0, request, why, { line: request.line });
+        const options = { line: request.line, exact: true, t1: Infinity };
+        this.add(tla, place, CHANGE, request.t0, request, why, options);
       } else {
         this.never(place, CHANGE, first.request, `${text}, and nobody asked for that`);
       }
@@ -335,7 +337,8 @@ class Operation {
     } else {
       const place = this.#float([version, epoch]);
       const entry = this.of.byPosition.get(position);
-      const fits = entry && entry.op === plan.op && entry.version === version;
+      const fits = entry && entry.op === plan.op && entry.key === this.of.key &&
+        entry.version === version && entry.epoch === epoch;
       if (!fits || plan.v === null || this.of.accounted.has(position)) {
         const why = `${text}, position ${position}, where the log holds ${entry?.op ?? 'nothing'}`;
         this.of.never(place, CHANGE, request, why, { exact: true });
@@ -354,10 +357,10 @@ class Operation {
     const at = moved ? [told.actual, told.records[0][2]]
       : later(this.of.epochFrom(told.current), this.of.reachedBefore(request));
     const place = this.#float(at);
-    const told1 = moved ? { v: at[0], e: at[1] } : { e: told.current };
+    const inForce = moved ? { v: at[0], e: at[1] } : { e: told.current };
     const again = this.waits === null ? 'Again' : '';
     const a = plan.creates ? 'Exists' : `${moved ? 'Moved' : 'Fenced'}${again}`;
-    const tla = { a, op: plan.op, was: plan.v, at: plan.e, put: plan.put, ...told1 };
+    const tla = { a, op: plan.op, was: plan.v, at: plan.e, put: plan.put, ...inForce };
     const more = `${text}: ${moved ? `version ${at[0]}` : `epoch ${told.current}`} is in force`;
     this.of.add(tla, place, 1, request.t1, request, more, { exact: moved });
     if (!plan.creates) this.waits = null;
