@@ -43,7 +43,7 @@ specs-deep: formal/node_modules/.stamp ## the same with larger bounds: minutes
 	node formal/check.mjs --deep
 
 traces: .venv/dev.stamp servers formal/node_modules/.stamp ## 200 runs of real processes on each store, checked against a spec
-	INTERLOCK_TRACES=200 $(BIN)/python -m pytest tests/processes/test_traces.py
+	INTERLOCK_TRACES=200 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/processes/test_traces.py
 
 define NEEDS_NODE
 command -v node >/dev/null && command -v npm >/dev/null || { \

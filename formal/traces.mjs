@@ -36,8 +36,9 @@ async function firstWrong(pool, events) {
   const found = await pool.run(tla, cfg, invariants);
   if (found.error) throw new Wrong(found.error);
   if (found.violated === 'NotAccepted' && found.states === events.length + 1) return null;
+  if (found.violated === 'Kept') throw new Wrong('the spec takes every event, and breaks a promise');
   if (found.violated || found.states > events.length) {
-    throw new Wrong(`the trace is ambiguous: ${found.violated}, ${found.states} states`);
+    throw new Wrong(`${found.states} states for ${events.length} events: one leads to several`);
   }
   return events[found.states - 1];  // each event leads to one state
 }
