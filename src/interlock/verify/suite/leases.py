@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.requests import DropLease, TakeLease
 from interlock.verify.suite.facades import Facades, elsewhere
 
 
@@ -125,6 +126,31 @@ def test_an_expired_lease_that_nobody_took_still_writes(facades: Facades, other:
         while other._driver.backend.perform(_load("k")).leases:
             threading.Event().wait(0.005)
         assert stalled.write("late, and right").version == 1
+
+
+def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
+    perform = space._driver.backend.perform
+    asked = TakeLease("k", "n1", "us", 0, 30.0)
+    for _ in range(2):
+        grant = perform(asked)
+        assert (grant.granted, grant.record.epoch) == (True, 1)
+    taken_away = asked._replace(name="n2", reclaim=True)
+    for _ in range(2):
+        grant = perform(taken_away)
+        assert (grant.granted, grant.record.epoch) == (False, 2)
+
+
+def test_a_lease_that_was_lost_cannot_be_given_up_for_the_next_holder(space: Any) -> None:
+    perform = space._driver.backend.perform
+    expired = TakeLease("k", "n1", "us", 0, 0.0)
+    assert perform(expired).record.epoch == 1
+    assert perform(expired._replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
+    perform(DropLease("k", 1))
+    with pytest.raises(interlock.Held) as refused:
+        space.create("k", 1)
+    assert refused.value.holder == "them"
+    perform(DropLease("k", 2))
+    assert space.create("k", 1).version == 1
 
 
 def test_a_lease_is_renewed_while_it_is_held(facades: Facades, other: Any) -> None:

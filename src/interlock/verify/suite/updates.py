@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import Load
+from interlock.core.requests import Load, TakeTurn
 from interlock.verify.suite.facades import Facades, elsewhere
 
 
@@ -64,6 +64,21 @@ def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) 
     assert [refused.holder for refused in held] == ["us"]
     assert held[0].seconds > 0
     assert [entry.agent for entry in theirs.log()] == ["them", "us"]
+    theirs.close()
+
+
+def test_an_update_without_a_turn_gives_way_to_who_has_it(facades: Facades) -> None:
+    """It began before anybody had a turn.  A plain write does not give way: it competes."""
+    ours, theirs = facades.open("us"), facades.peer("them")
+
+    def overtaken(value: Any) -> Any:
+        ask = ours._driver.backend.perform
+        assert elsewhere(ask, TakeTurn(("k",), "n1", "us", 6.0)).ahead == 0
+        return "theirs"
+
+    with pytest.raises(interlock.Contended, match="turn to write 'k'"):
+        theirs.update("k", overtaken, attempts=1)
+    assert theirs.write(theirs.read("k"), "at once").version == 1
     theirs.close()
 
 

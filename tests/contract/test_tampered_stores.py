@@ -1,0 +1,105 @@
+"""What a server can do behind Interlock's back: its clock steps back, a commit is lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+import interlock
+
+LATER = 4_000_000_000_000_000  # microseconds since 1970: in a hundred years
+
+
+class Postgres:
+    """A space in PostgreSQL, and its tables."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        where = self._run("SELECT space FROM interlock.spaces WHERE name = %s", name)
+        self._space = where[0]
+
+    def _run(self, statement: str, *values: object) -> Any:
+        with psycopg.connect(self._url, autocommit=True) as raw:
+            cursor = raw.execute(statement, values)  # type: ignore[arg-type]  # not a literal
+            return cursor.fetchone() if cursor.description else None
+
+    def wrote_later(self) -> None:
+        """Make the last commit one of the future."""
+        change = "UPDATE interlock.spaces SET time = %s WHERE space = %s"
+        self._run(change, LATER, self._space)
+
+    def replace_last(self, op_id: str) -> None:
+        """Have another operation at the place of the last one."""
+        change = "UPDATE interlock.log SET op = 'another' WHERE space = %s AND op = %s"
+        self._run(change, self._space, op_id)
+
+
+class Redis:
+    """A space in Redis, and its hash."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self._url = url
+        self._state = f"interlock:{{{name}}}"
+
+    def wrote_later(self) -> None:
+        """Make the last commit one of the future."""
+        with closing(redis.Redis.from_url(self._url)) as raw:
+            raw.hset(self._state, "t", str(LATER))
+
+    def replace_last(self, op_id: str) -> None:
+        """Have another operation at the place of the last one."""
+        with closing(redis.Redis.from_url(self._url)) as raw:
+            assert raw.hdel(self._state, f"o:{op_id}") == 1
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def opened(request: pytest.FixtureRequest) -> Iterator[tuple[interlock.Space, Postgres | Redis]]:
+    """A space with one commit, `k` by the operation `first`, and what can be done to its store."""
+    url, name = request.getfixturevalue(f"{request.param}_url"), f"tampered-{uuid.uuid4().hex[:12]}"
+    with interlock.open(url, space=name, agent="a") as space:
+        space.create("k", 1, op_id="first")
+        yield space, Postgres(url, name) if request.param == "postgres" else Redis(url, name)
+
+
+def test_times_do_not_fall_though_the_clock_does(
+    opened: tuple[interlock.Space, Postgres | Redis],
+) -> None:
+    space, store = opened
+    store.wrote_later()
+    space.create("alone", 1)
+    with space.transaction() as tx:
+        tx.create("a", 1)
+        tx.create("b", 1)
+    times = [entry.time_us for entry in space.log()]
+    assert times[1:] == [LATER] * 3 > times[:1]
+
+
+def commit_several(space: interlock.Space) -> None:
+    with space.transaction() as tx:
+        tx.create("a", 1)
+        tx.create("b", 1)
+
+
+USES: dict[str, Callable[[interlock.Space], object]] = {
+    "write": lambda space: space.create("other", 1),
+    "transaction": commit_several,
+    "read": lambda space: space.read("k"),
+    "log": lambda space: list(space.log()),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_whoever_committed_what_is_lost_is_told(
+    opened: tuple[interlock.Space, Postgres | Redis], use: str
+) -> None:
+    """The log is as long as it was: another commit has the position."""
+    space, store = opened
+    store.replace_last("first")
+    with pytest.raises(interlock.LostCommits):
+        USES[use](space)
