@@ -26,7 +26,7 @@ class Postgres:
 
     def _run(self, statement: str, *values: object) -> Any:
         with psycopg.connect(self._url, autocommit=True) as raw:
-            cursor = raw.execute(statement, values)  # type: ignore[arg-type]  # not a literal
+            cursor = raw.execute(statement, values)
             return cursor.fetchone() if cursor.description else None
 
     def wrote_later(self) -> None:

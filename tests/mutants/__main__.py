@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -50,6 +51,8 @@ def main(
         page.write(table, ROOT)
         return
     began = time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell has its background jobs ignore Ctrl-C
+        signal.signal(number, signal.default_int_handler)
     try:
         verdicts = _run(chosen, jobs, timeout, as_json)
     except KeyboardInterrupt:
@@ -61,7 +64,7 @@ def main(
     survivors = [each for each in verdicts if each.what != FOUND]
     click.echo(f"{seconds:.0f} s, {jobs} at once", err=as_json)
     if survivors:
-        sys.exit(_complaint(survivors, len(verdicts)))
+        sys.exit(complaint(survivors, len(verdicts)))
     click.echo(f"{len(verdicts)} mutants, each found by its test", err=as_json)
 
 
@@ -108,14 +111,14 @@ def _told(verdicts: list[Verdict], seconds: float) -> dict[str, object]:
             "why": each.why,
             "seconds": round(each.seconds, 1),
         }
-        for each in verdicts
+        for each in sorted(verdicts, key=lambda each: each.mutant.name if each.mutant else "")
         if each.mutant is not None
     ]
     ok = counts[FOUND] == len(verdicts)
-    return {"ok": ok, "seconds": round(seconds, 1), "mutants": sorted(rows, key=lambda r: r["mutant"])}
+    return {"ok": ok, "seconds": round(seconds, 1), "mutants": rows}
 
 
-def _complaint(survivors: list[Verdict], count: int) -> str:
+def complaint(survivors: list[Verdict], count: int) -> str:
     lines = []
     for what, advice in ADVICE.items():
         named = [each for each in survivors if each.what == what and each.mutant is not None]

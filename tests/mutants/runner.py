@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -26,6 +27,10 @@ EXPECTED = {"AssertionError", "Failed", "Refused"}
 FOUND, SURVIVES, HANGS, BROKEN = "found", "SURVIVES", "HANGS", "BROKEN"
 _ENDS_WITHIN = 15.0  # seconds that an interrupted test has to stop its servers
 _GONE_WITHIN = 20.0  # seconds until the servers of a killed test are dead, and their files gone
+
+
+class Stopped(Exception):
+    """The runner was closed before a test began."""
 
 
 class Verdict(NamedTuple):
@@ -49,8 +54,9 @@ class Ran(NamedTuple):
 class Copy:
     """A copy of the sources, in which one test at a time runs."""
 
-    def __init__(self, root: Path, folder: Path) -> None:
+    def __init__(self, root: Path, folder: Path, compiled: Path) -> None:
         self.folder = folder / "copy"
+        self._compiled = compiled
         self._temporary = folder / "tmp"
         self.folder.mkdir(parents=True)
         self._temporary.mkdir()
@@ -73,7 +79,7 @@ class Copy:
         before, stamp = path.read_bytes(), path.stat().st_mtime
         self._changes += 1
         path.write_text(mutated(mutant, before.decode()), encoding="utf-8")
-        # Compiled files are told apart by size and whole seconds: each change has a second of its own.
+        # Compiled files are told apart by size and whole seconds: each change has its own.
         os.utime(path, (stamp + self._changes, stamp + self._changes))
         try:
             yield
@@ -95,6 +101,9 @@ class Copy:
             "MUTANTS_WITNESS": str(self.witness),
             "TMPDIR": str(self._temporary),
             "PYTEST_ADDOPTS": "",
+            # Compiling what pytest rewrites takes longer than most tests: it is kept between them.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(self._compiled),
         }
 
     @property
@@ -112,13 +121,13 @@ class Runner:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
         self._stopped = False
-        self._folder = Path(tempfile.mkdtemp(prefix="interlock-mutants-"))
-        self._folder.chmod(0o711)
+        self.folder = Path(tempfile.mkdtemp(prefix="interlock-mutants-"))
+        self.folder.chmod(0o711)
         self._threads = ThreadPoolExecutor(jobs)
         self._copies: SimpleQueue[Copy] = SimpleQueue()
         try:
             for number in range(jobs):
-                self._copies.put(Copy(root, self._folder / str(number)))
+                self._copies.put(Copy(root, self.folder / str(number), self.folder / "compiled"))
         except BaseException:
             self.close()
             raise
@@ -134,26 +143,25 @@ class Runner:
         with self._lock:
             self._stopped = True
             running = [*self._running]
-        self._threads.shutdown(wait=False, cancel_futures=True)
         for process in running:
             _interrupt(process)
         self._threads.shutdown()
-        _remove(self._folder)
+        _remove(self.folder)
 
     def each(self, mutants: Sequence[Mutant], say: Callable[[Verdict], None]) -> list[Verdict]:
         """Judge every mutant; tell each verdict as it comes."""
-        return self._all([lambda m=mutant: self._judge(m) for mutant in mutants], say)  # type: ignore[misc]  # mypy does not infer a lambda with a default
+        return self._all([partial(self._judge, mutant) for mutant in mutants], say)
 
     def without_mutants(self, tests: Sequence[str]) -> list[Verdict]:
         """Return the tests' files whose tests fail as the sources are."""
         files: dict[str, list[str]] = {}
         for test in dict.fromkeys(tests):
             files.setdefault(test.partition("::")[0], []).append(test)
-        work = [lambda n=named: self._healthy(n) for named in files.values()]  # type: ignore[misc]  # the same
+        work = [partial(self._healthy, named) for named in files.values()]
         return [each for each in self._all(work, lambda _: None) if each.what != FOUND]
 
     def _all(
-        self, work: list[Callable[[], Verdict]], say: Callable[[Verdict], None]
+        self, work: Sequence[Callable[[], Verdict]], say: Callable[[Verdict], None]
     ) -> list[Verdict]:
         waiting: set[Future[Verdict]] = {self._threads.submit(each) for each in work}
         verdicts = []
@@ -189,7 +197,7 @@ class Runner:
         began = time.monotonic()
         with self._lock:
             if self._stopped:
-                raise KeyboardInterrupt
+                raise Stopped
             process = subprocess.Popen(
                 copy.command(tests),
                 cwd=copy.folder,

@@ -51,7 +51,7 @@ class Mutant(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All guards by name, all mutants, and the guards of specs that no mutant takes out, with why."""
+    """All guards by name, all mutants, and why no mutant takes some guards of specs out."""
 
     guards: dict[str, Guard]
     mutants: list[Mutant]
@@ -96,7 +96,8 @@ def _layer(folder: Path, layer: str, guards: dict[str, Guard]) -> Iterator[Mutan
 
 def _node(test: str, layer: str) -> str:
     store = "sqlite" if layer == "core" else layer
-    return test if "::" in test else f"tests/contract/test_{store}.py::{test}[sync]"
+    whole = test if "[" in test else f"{test}[sync]"
+    return test if "::" in test else f"tests/contract/test_{store}.py::{whole}"
 
 
 def _toml(path: Path) -> dict[str, Any]:

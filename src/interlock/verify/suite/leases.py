@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import DropLease, TakeLease
+from interlock.core.leases import QUEUE
+from interlock.core.requests import DropLease, TakeLease, TakeTurn
 from interlock.verify.suite.facades import Facades, elsewhere
 
 
@@ -186,6 +187,17 @@ def test_waiting_for_a_lease_is_first_come_first_served(facades: Facades, other:
         space.close()
     assert order == ["w0", "w1", "w2"]
     assert [entry.agent for entry in other.history("k")] == order
+
+
+def test_nobody_passes_the_queue_for_a_lease(space: Any) -> None:
+    """Who comes when a lease is free, and somebody has waited for it, comes later."""
+    perform = space._driver.backend.perform
+    waits = perform(TakeTurn((QUEUE + "k",), "n1", "first", 6.0))
+    with pytest.raises(interlock.Held) as refused:
+        space.lease("k", wait=0).acquire()
+    assert refused.value.holder == "first"
+    asked = TakeLease("k", "n1", "first", 0, 30.0, ticket=waits.ticket)
+    assert perform(asked).granted
 
 
 def test_a_leased_key_needs_its_lease(facades: Facades) -> None:

@@ -128,13 +128,15 @@ def test_calling_the_space_on_the_same_key_inside_update_says_so(facades: Facade
 def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     """While one agent has its turn, another one that comes waits and thinks only once."""
     ours, theirs = facades.open("us"), facades.peer("them")
+    thoughts: list[Any] = []
 
     def first(value: Any) -> Any:
-        with pytest.raises(interlock.Contended, match="patience"):
-            elsewhere(theirs.update, "k", lambda _: "unseen", patience=0)
+        with pytest.raises(interlock.Contended, match="of patience, 1 agents ahead"):
+            elsewhere(theirs.update, "k", thoughts.append, patience=0)
         return "first"
 
     assert ours.update("k", first, turns="always").value == "first"
+    assert thoughts == [], "it thought before its turn"
     theirs.close()
 
 
