@@ -1,7 +1,8 @@
-"""What a server can do behind Interlock's back: its clock steps back, a commit is lost."""
+"""PostgreSQL and Redis: the clock steps back, a commit is lost, a client forks."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -34,6 +35,10 @@ class Postgres:
         change = "UPDATE interlock.spaces SET time = %s WHERE space = %s"
         self._run(change, LATER, self._space)
 
+    def connections(self) -> int:
+        """Return how many there are, with the one that asks."""
+        return int(self._run("SELECT count(*) FROM pg_stat_activity WHERE client_port > 0")[0])
+
     def replace_last(self, op_id: str) -> None:
         """Have another operation at the place of the last one."""
         change = "UPDATE interlock.log SET op = 'another' WHERE space = %s AND op = %s"
@@ -51,6 +56,12 @@ class Redis:
         """Make the last commit one of the future."""
         with closing(redis.Redis.from_url(self._url)) as raw:
             raw.hset(self._state, "t", str(LATER))
+
+    def connections(self) -> int:
+        """Return how many there are, with the one that asks."""
+        with closing(redis.Redis.from_url(self._url)) as raw:
+            found: Any = raw.info("clients")
+        return int(found["connected_clients"])
 
     def replace_last(self, op_id: str) -> None:
         """Have another operation at the place of the last one."""
@@ -103,3 +114,30 @@ def test_whoever_committed_what_is_lost_is_told(
     store.replace_last("first")
     with pytest.raises(interlock.LostCommits):
         USES[use](space)
+
+
+def test_a_forked_child_has_connections_of_its_own(
+    opened: tuple[interlock.Space, Postgres | Redis],
+) -> None:
+    """Two processes that read from one connection would get each other's answers."""
+    space, store = opened
+    before = store.connections()
+    told, tell = os.pipe()
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(writable)
+            os.write(tell, str(space.read("k").value).encode())
+            os.read(readable, 1)  # until the parent has counted
+        finally:
+            os._exit(0)
+    os.close(tell)
+    try:
+        assert os.read(told, 10) == b"1"
+        assert store.connections() > before
+    finally:
+        for each in (told, readable, writable):
+            os.close(each)
+        os.waitpid(pid, 0)
+    assert space.read("k").value == 1

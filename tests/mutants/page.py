@@ -10,6 +10,7 @@ from tests.mutants.table import Guard, Mutant, Table, Wrong, spec_guards, suite_
 
 PAGE = Path("docs") / "guarantees.md"
 BEGIN = "<!-- The table is made by `python -m tests.mutants --write`. -->"
+NAMES = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
 END = "<!-- The end of the table. -->"
 
 
@@ -42,6 +43,11 @@ def rows(table: Table, root: Path) -> str:
         tests = "<br>".join(dict.fromkeys(shown(each, root) for each in mutants))
         specs = in_specs(guard, invariants)
         lines.append(f"| {guard.name} | {guard.promise} | {specs} | {kept} | {tests} |")
+    lines += ["", "Backends that do not have a guard:", ""]
+    without: dict[tuple[str, str], list[str]] = {}
+    for (guard_name, backend), why in table.lacking.items():
+        without.setdefault((guard_name, why), []).append(NAMES[backend])
+    lines += [f"- {name} ({', '.join(who)}): {why}." for (name, why), who in without.items()]
     lines += ["", "No line of the code stands for these guards of specs:", ""]
     reasons: dict[str, list[str]] = {}
     for spec, why in table.excused.items():

@@ -8,10 +8,12 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from posixpath import normpath
 from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
-LAYERS = ("core", "sqlite", "postgres", "redis")
+BACKENDS = ("sqlite", "postgres", "redis")
+LAYERS = ("core", *BACKENDS)
 SPEC_GUARD = re.compile(r"\\\* @guard ([\w-]+) -> (\w+)")
 
 
@@ -51,11 +53,16 @@ class Mutant(NamedTuple):
 
 
 class Table(NamedTuple):
-    """All guards by name, all mutants, and why no mutant takes some guards of specs out."""
+    """All guards by name, and all mutants.
+
+    `excused` says why no mutant takes some guards of the specs out, `lacking` why some backends do
+    not have a guard that others have, by guard and backend.
+    """
 
     guards: dict[str, Guard]
     mutants: list[Mutant]
     excused: dict[str, str]
+    lacking: dict[tuple[str, str], str]
 
 
 def read(folder: Path = HERE) -> Table:
@@ -68,8 +75,13 @@ def read(folder: Path = HERE) -> Table:
             raise Wrong(f"guards.toml: {guard.name} is there twice")
         guards[guard.name] = guard
     excused = {spec: row["why"] for row in told.get("excused", ()) for spec in row["specs"]}
+    lacking = {
+        (row["guard"], backend): row["why"]
+        for row in told.get("lacking", ())
+        for backend in row["backends"]
+    }
     mutants = [each for layer in LAYERS for each in _layer(folder, layer, guards)]
-    return Table(guards, mutants, excused)
+    return Table(guards, mutants, excused, lacking)
 
 
 def _layer(folder: Path, layer: str, guards: dict[str, Guard]) -> Iterator[Mutant]:
@@ -86,7 +98,7 @@ def _layer(folder: Path, layer: str, guards: dict[str, Guard]) -> Iterator[Mutan
             f"{layer}/{guard.name}{place}",
             layer,
             guard.name,
-            f"{told['folder']}/{row['file']}",
+            normpath(f"{told['folder']}/{row['file']}"),
             row["text"],
             row["becomes"],
             _node(row.get("test", guard.test), layer),
@@ -119,6 +131,7 @@ def problems(table: Table, root: Path) -> list[str]:
     wrong += [f"{name}: two mutants of this name" for name in {*names} if names.count(name) > 1]
     held = {mutant.guard for mutant in table.mutants}
     wrong += [f"{name}: no mutant takes it out" for name in table.guards if name not in held]
+    wrong += _missing(table)
     for guard in table.guards.values():
         if bool(guard.specs) == bool(guard.no_spec):
             wrong.append(f"{guard.name}: name its guards in the specs, or say why there is none")
@@ -134,6 +147,19 @@ def problems(table: Table, root: Path) -> list[str]:
         if not has_test(root, mutant.test):
             wrong.append(f"{mutant.name}: there is no {mutant.test}")
     return wrong
+
+
+def _missing(table: Table) -> list[str]:
+    """Return the backends without a mutant of a guard that another backend has."""
+    held = {(mutant.guard, mutant.layer) for mutant in table.mutants}
+    asked = {guard for guard, layer in held if layer in BACKENDS}
+    wanted = {(guard, backend) for guard in asked for backend in BACKENDS}
+    return [
+        *(f"{guard}: no mutant of {b}, and no reason" for guard, b in sorted(wanted - held)
+          if (guard, b) not in table.lacking),
+        *(f"{guard}: {b} has it, or lacks what nobody has" for guard, b in sorted(table.lacking)
+          if (guard, b) not in wanted - held),
+    ]  # fmt: skip
 
 
 def spec_guards(folder: Path) -> dict[str, str]:

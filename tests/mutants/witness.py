@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# A shell has its background jobs ignore Ctrl-C, by which a test is told to stop its servers.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _told: list[dict[str, Any]] = []
 _ran: list[str] = []
@@ -45,8 +50,6 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 def pytest_sessionfinish() -> None:
     """Write it all down, with the place that Interlock came from where it was imported."""
-    import sys
-
     module = sys.modules.get("interlock")
     told = {"ran": _ran, "failures": _told, "source": getattr(module, "__file__", None)}
     Path(os.environ["MUTANTS_WITNESS"]).write_text(json.dumps(told), encoding="utf-8")
