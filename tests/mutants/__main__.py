@@ -119,6 +119,7 @@ def _told(verdicts: list[Verdict], seconds: float) -> dict[str, object]:
 
 
 def complaint(survivors: list[Verdict], count: int) -> str:
+    """Return which mutants are not found, and what to do about each kind."""
     lines = []
     for what, advice in ADVICE.items():
         named = [each for each in survivors if each.what == what and each.mutant is not None]
