@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
+from contextlib import suppress
 
 import interlock
 from interlock.verify.torture import plan
@@ -88,3 +89,8 @@ class Worker(Actor):
                 began = time.monotonic()
                 done = await self._group.ack(*taken)
                 noted.facts["acked"] = [began, time.monotonic(), done]
+
+    async def close(self) -> None:
+        """Give back what was taken of the group and not acknowledged."""
+        with suppress(interlock.InterlockError):  # what stays away is claimed by others in time
+            await self._group.close()

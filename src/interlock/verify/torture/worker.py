@@ -105,6 +105,7 @@ async def live(settings: Settings, folder: Path, number: int, url: str) -> None:
     async with await _open(url, settings, number) as space:
         worker = Worker(space)
         await asyncio.gather(*(life.work(worker) for _ in range(settings.tasks)))
+        await worker.close()
     watching.cancel()
 
 
