@@ -83,7 +83,9 @@ class Overall:
         if funds != plan.ACCOUNTS * plan.FUNDS:
             self.findings.add("money appears or disappears", f"{by} saw {funds} in all")
 
-    def check(self, log: Log, spans: list[tuple[int, float, float]], epochs: dict[str, int]) -> None:
+    def check(
+        self, log: Log, spans: list[tuple[int, float, float]], epochs: dict[str, int]
+    ) -> None:
         """Check everything; `epochs` are those of the log's entries by the name of the commit."""
         self._check_time(spans)
         self._check_leases(epochs)
@@ -115,7 +117,9 @@ class Overall:
                 if grant.epoch <= epoch:
                     break
                 if grant.completed < invoked:
-                    text = f"{name} wrote {key} with epoch {epoch} after {grant.by} had {grant.epoch}"
+                    text = (
+                        f"{name} wrote {key} with epoch {epoch} after {grant.by} had {grant.epoch}"
+                    )
                     self.findings.add("zombie wrote", text)
                     break
 

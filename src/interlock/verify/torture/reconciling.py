@@ -111,14 +111,18 @@ class Window:
         self.tally.doubtful.append((name, len(lines)))
         self.tally.applied += 1
         self._count_twice(done, Counter(line.key for line in lines))
-        reads = {line.key: (line.version - 1, NOT_NOTED) for line in lines}
+        reads: dict[str, Seen] = {}
+        for line in lines:
+            reads[line.key] = line.version - 1, NOT_NOTED
         scans: dict[str, dict[str, Seen]] = {}
         for key, read in (lines[0].reads or {}).items():
             if isinstance(read, int):
                 reads[key] = read, NOT_NOTED
             else:
                 scans[key.removesuffix("*")] = {each: (n, NOT_NOTED) for each, n in read.items()}
-        writes = {line.key: (line.version, None if line.deleted else name) for line in lines}
+        writes: dict[str, Seen] = {}
+        for line in lines:
+            writes[line.key] = line.version, None if line.deleted else name
         # It took effect at some time after it was sent: its entries are there.
         self._add(done, Piece(done.invoked, self.tally.ended, name, reads, writes, scans))
         self.tally.spans.append((lines[0].position, done.invoked, self.tally.ended))

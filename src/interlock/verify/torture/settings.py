@@ -53,13 +53,13 @@ class Settings(NamedTuple):
 
     def to_json(self) -> str:
         """Return what a worker is started with."""
-        return json.dumps(self)
+        return json.dumps(self._asdict())
 
     @staticmethod
     def from_json(text: str) -> Settings:
         """Return the settings that `to_json` wrote."""
-        *plain, faults = json.loads(text)
-        return Settings(*plain, tuple(faults))
+        fields = json.loads(text)
+        return Settings(**fields | {"faults": tuple(fields["faults"])})
 
 
 def is_file(url: str) -> bool:

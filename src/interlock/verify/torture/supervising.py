@@ -15,8 +15,16 @@ from interlock.errors import Unavailable
 from interlock.verify.torture.board import Board
 from interlock.verify.torture.plan import Fault, faults
 from interlock.verify.torture.proxy import Proxy
-from interlock.verify.torture.settings import CLOCK, CUT, KILL, LOST, RESTART, STOP, Settings
-from interlock.verify.torture.settings import is_file
+from interlock.verify.torture.settings import (
+    CLOCK,
+    CUT,
+    KILL,
+    LOST,
+    RESTART,
+    STOP,
+    Settings,
+    is_file,
+)
 from interlock.verify.torture.worker import orders
 
 _TICK = 0.02  # seconds
