@@ -51,10 +51,12 @@ def tortured(kind: str, operations: int, seed: int) -> Report:
             shown[0] = time.monotonic()
             print(f"{kind}: {stage} {done:,} of {of:,}", file=sys.stderr, flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="interlock-torture-") as name:
-        with store(kind, Path(name)) as (url, restart):
-            settings = Settings(url, new_space(seed), operations, seed)
-            return run(settings, restart=restart, progress=progress)
+    with (
+        tempfile.TemporaryDirectory(prefix="interlock-torture-") as name,
+        store(kind, Path(name)) as (url, restart),
+    ):
+        settings = Settings(url, new_space(seed), operations, seed)
+        return run(settings, restart=restart, progress=progress)
 
 
 def main() -> int:

@@ -139,7 +139,7 @@ def _place(settings: Settings, store: str | None, yes: bool) -> Iterator[Setting
             yield settings._replace(url=f"sqlite:///{folder}/torture.db")
         return
     scheme, _, path = store.partition("?")[0].partition(":///")
-    if (scheme == "sqlite" and path in ("", ":memory:")) or store.startswith("sqlite://?"):
+    if scheme in ("sqlite", "sqlite://") and path in ("", ":memory:"):
         raise click.UsageError(
             f"--store {store}: processes cannot share a store in memory; name a file, such as "
             "sqlite:///torture.db"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import NamedTuple
 
 from interlock.verify.torture import plan
@@ -105,7 +106,7 @@ class Overall:
     def _check_leases(self, epochs: dict[str, int]) -> None:
         for key, grants in self.grants.items():
             grants.sort()
-            for one, other in zip(grants, grants[1:], strict=False):
+            for one, other in pairwise(grants):
                 if one.epoch == other.epoch:
                     text = f"{key} epoch {one.epoch}: {one.by} and {other.by}"
                     self.findings.add("two have one lease", text)

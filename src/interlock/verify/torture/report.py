@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from interlock.verify.torture.findings import LOST_WRITE, TWICE
@@ -74,5 +75,5 @@ class Report(NamedTuple):
 def gaps(times: array[float]) -> tuple[float, float]:
     """Return the longest time without an acknowledgement, and the sum of those that are long."""
     ordered = sorted(times)
-    between = [later - earlier for earlier, later in zip(ordered, ordered[1:], strict=False)]
+    between = [later - earlier for earlier, later in pairwise(ordered)]
     return max(between, default=0.0), sum(gap for gap in between if gap >= LONG)

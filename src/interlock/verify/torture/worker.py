@@ -1,4 +1,4 @@
-"""One worker process: `python -m interlock.verify.torture.worker`, with its orders on standard input.
+"""One worker process: `python -m interlock.verify.torture.worker`, which reads its orders.
 
 It goes on with the plan where the worker before it left off, and ends when the plan does, or when
 whoever started it is gone.
