@@ -146,7 +146,8 @@ class Actor:
 
         began = time.monotonic()
         made = await send()
-        noted.commit(began, op.id, {key: (made.version - 1, before)}, {key: seen(made)})
+        read: Seen = (0, None) if before is None else (None, before)
+        noted.commit(began, op.id, {key: read}, {key: seen(made)})
         if op.kind == "again":
             noted.facts["same"] = seen(await send()) == seen(made)
 

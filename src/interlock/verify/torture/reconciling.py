@@ -68,7 +68,7 @@ class Window:
         found = self._lines.pop((done.worker, done.number), {})
         for piece in done.pieces:
             if piece.commit:
-                self._acknowledged(done, piece, found.pop(piece.commit, []))
+                piece = self._acknowledged(done, piece, found.pop(piece.commit, []))
             self._add(done, piece)
         for name, lines in found.items():
             self._not_acknowledged(done, name, lines)
@@ -81,8 +81,10 @@ class Window:
             for lines in by_name.values():
                 self.findings.add("nobody asked for it", _where(lines[0]))
 
-    def _acknowledged(self, done: Done, piece: Piece, lines: list[Line]) -> None:
+    def _acknowledged(self, done: Done, piece: Piece, lines: list[Line]) -> Piece:
+        """Compare a commit with its entries; return it with the versions that the log has."""
         self.tally.commits += 1
+        writes = dict(piece.writes)
         keys = Counter(line.key for line in lines)
         for key, seen in piece.writes.items():
             if not keys[key]:
@@ -96,9 +98,11 @@ class Window:
             elif told[0] != line.version and keys[line.key] == 1:
                 text = f"{_told(done)}: was told version {told[0]}; {_where(line)}"
                 self.findings.add("answered another version", text)
+                writes[line.key] = line.version, told[1]
         if lines:
             first = min(line.position for line in lines)
             self.tally.spans.append((first, piece.invoked, piece.completed))
+        return piece._replace(writes=writes)
 
     def _not_acknowledged(self, done: Done, name: str, lines: list[Line]) -> None:
         where = f"{_told(done)}: {_where(lines[0])}"

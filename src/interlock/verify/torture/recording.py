@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from interlock.verify.torture.plan import Op
 
-Seen = tuple[int, str | None]  # a version, and the operation id of who wrote it (None: absent)
+# A version (None: not told), and the operation id of who wrote it (None: absent).
+Seen = tuple[int | None, str | None]
 
 ACKNOWLEDGED, REFUSED, UNAVAILABLE, UNKNOWN = "ok", "refused", "unavailable", "unknown"
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -16,7 +16,7 @@ FAULTS = {
     RESTART: "the server is killed or restarted",
 }
 # How many operations there are for each fault of a kind.
-EVERY = {KILL: 10_000, STOP: 10_000, CLOCK: 10_000, CUT: 5_000, LOST: 2_000, RESTART: 100_000}
+EVERY = {KILL: 10_000, STOP: 10_000, CLOCK: 10_000, CUT: 5_000, LOST: 5_000, RESTART: 100_000}
 WINDOW = 20_000  # operations that share keys, about; each window is checked as a whole
 PROXIED = ("postgresql", "postgres", "redis")
 
