@@ -7,6 +7,7 @@ killed is replaced by one that goes on with the rest of the same plan.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ KINDS = {
 }
 _NAMES = list(KINDS)
 _WEIGHTS = list(accumulate(KINDS.values()))
+_OP_ID = re.compile(r"op-(\d+)-(\d+)(?:\.\d+)?$")
 _DRAWN = 1 << 20
 _JUMPS = (3600, -3600, 86_400, -86_400, 315_360_000, -315_360_000)  # seconds
 
@@ -79,15 +81,13 @@ class Op(NamedTuple):
 
 def op_id(worker: int, number: int) -> str:
     """Return the operation id of an operation."""
-    return f"op-{worker}-{number}-"
+    return f"op-{worker}-{number}"
 
 
 def parse_op_id(text: str) -> tuple[int, int] | None:
     """Return worker and number out of an operation id, or of what was derived from one."""
-    parts = text.split("-", 3)
-    if len(parts) < 4 or parts[0] != "op":
-        return None
-    return int(parts[1]), int(parts[2])
+    found = _OP_ID.match(text)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def operation(settings: Settings, worker: int, number: int) -> Op:

@@ -52,7 +52,7 @@ class Worker(Actor):
             noted.read(began, {key: lease.record})
             for turn in range(1 + op.b % 3):
                 await asyncio.sleep(_WORK * (op.c % 16) / 16)
-                name, before, began = f"{op.id}{turn}", lease.record, time.monotonic()
+                name, before, began = f"{op.id}.{turn}", lease.record, time.monotonic()
                 made = await lease.write({"by": name}, op_id=name)
                 noted.commit(began, name, {key: seen(before)}, {key: seen(made)})
 
