@@ -36,7 +36,7 @@ KINDS = {
     "audit": 2,  # read all accounts in one transaction
     "duty": 5,  # a decision by several keys that writes one (prone to write skew)
     "roster": 3,  # a decision by a scan that makes a key (prone to phantoms)
-    "lease": 3,
+    "lease": 2.5,
     "intrude": 1,  # write a leased key without its lease
     "reclaim": 0.5,
     "step": 3,  # move a machine
@@ -49,7 +49,8 @@ _OP_ID = re.compile(r"op-(\d+)-(\d+)(?:\.\d+)?$")
 _DRAWN = 1 << 20
 _JUMPS = (3600, -3600, 86_400, -86_400, 315_360_000, -315_360_000)  # seconds
 
-HOT, CHURNED, ACCOUNTS, DUTIES, ROSTERS, LEASED, JOBS, LISTS, SUMS = 12, 12, 8, 4, 40, 3, 6, 4, 3
+HOT, CHURNED, ACCOUNTS, DUTIES, ROSTERS = 24, 24, 12, 8, 40  # keys of each window
+LEASED, JOBS, LISTS, SUMS = 3, 8, 4, 3
 ON_CALL = 4  # keys of each duty
 PLACES = 3  # keys of each roster, at most
 FUNDS = 100  # of each account, at the beginning

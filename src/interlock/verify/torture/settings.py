@@ -11,7 +11,7 @@ FAULTS = {
     KILL: "a worker is killed (kill -9) and started again",
     STOP: "a worker is stopped for longer than its leases last (SIGSTOP), then wakes",
     CLOCK: "the clock of a worker jumps by hours or years",
-    CUT: "connections to the server are cut: all of them, or one before a commit is sent",
+    CUT: "connections are cut: those of every other worker, or one before a commit is sent",
     LOST: "a commit is applied and its reply is lost",
     RESTART: "the server is killed or restarted",
 }

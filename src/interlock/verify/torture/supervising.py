@@ -49,13 +49,13 @@ class Crew:
         self,
         settings: Settings,
         folder: Path,
-        url: str,
+        proxied_url: str,
         proxy: Proxy | None,
         restart: Callable[[], None] | None,
     ) -> None:
         self.settings = settings
         self.folder = folder
-        self.url = url
+        self.proxied_url = proxied_url
         self.proxy = proxy
         self.restart = restart
         self.board = Board(folder / "board", settings.workers)
@@ -114,7 +114,9 @@ class Crew:
         told: IO[bytes] | None = process.stdin
         assert told is not None, "it was asked for"
         with told:
-            told.write(orders(self.settings, self.folder, worker, self.url))
+            # Every other worker: the proxy takes as much of a processor as a worker does.
+            url = self.settings.url if worker % 2 else self.proxied_url
+            told.write(orders(self.settings, self.folder, worker, url))
 
     def _reap(self) -> None:
         for worker, process in list(self._processes.items()):
