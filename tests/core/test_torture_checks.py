@@ -230,11 +230,12 @@ def recorded(folder: Path) -> list[Done]:
 def test_a_record_with_a_torn_line_is_read(tmp_path: Path) -> None:
     ops = [operation(SETTINGS, 0, number) for number in range(3)]
     recorder = Recorder(tmp_path, 0)
-    noted = Noted()
+    noted = Noted(lambda facts: recorder.note(ops[1], facts))
     noted.commit(1.0, ops[0].id, {KEY: (0, None)}, {KEY: (1, ops[0].id)})
     recorder.begin(ops[0], 1.0)
     recorder.end(ops[0], 2.0, "ok", "", noted.pieces, {"same": True})
     recorder.begin(ops[1], 3.0)
+    noted.record(taken(4, 5))
     (file,) = tmp_path.iterdir()
     with file.open("ab") as torn:
         torn.write(b'\n["e",1,4.0,"ok"')
@@ -242,6 +243,7 @@ def test_a_record_with_a_torn_line_is_read(tmp_path: Path) -> None:
     first, *others = recorded(tmp_path)
     assert (first.outcome, first.pieces[0].writes) == ("ok", {KEY: (1, ops[0].id)})
     assert first.facts == {"same": True}
+    assert others[0].facts == taken(4, 5)
     assert [(each.number, each.outcome, each.completed) for each in others] == [
         (1, "unknown", None),
         (2, "unknown", None),

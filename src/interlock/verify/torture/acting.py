@@ -68,9 +68,10 @@ def seen(record: interlock.Record) -> Seen:
 
 
 class Noted:
-    """What is noted of one operation while it runs."""
+    """What is noted of one operation while it runs; `record` puts facts down at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, record: Callable[[dict[str, Any]], None]) -> None:
+        self.record = record
         self.pieces: list[Piece] = []
         self.facts: dict[str, Any] = {}
 

@@ -65,6 +65,10 @@ class Recorder:
         """Note that an operation begins."""
         self._write(op, ["b", op.number, op.kind, now])
 
+    def note(self, op: Op, facts: dict[str, Any]) -> None:
+        """Note what an operation knows before it goes on: another call may be its last."""
+        self._write(op, ["n", op.number, facts])
+
     def end(
         self, op: Op, now: float, outcome: str, reason: str, pieces: list[Piece], facts: Any
     ) -> None:
@@ -99,6 +103,7 @@ def read_window(folder: Path, window: int, workers: int) -> Iterator[Done]:
 
 def _read(worker: int, lines: Any) -> Iterator[Done]:
     begun: dict[int, tuple[str, float]] = {}
+    noted: dict[int, dict[str, Any]] = {}
     for line in lines:
         try:
             kind, number, *rest = json.loads(line)
@@ -107,12 +112,17 @@ def _read(worker: int, lines: Any) -> Iterator[Done]:
         if kind == "b":
             begun[number] = rest[0], rest[1]
             continue
+        if kind == "n":
+            noted.setdefault(number, {}).update(rest[0])
+            continue
         completed, outcome, reason, pieces, facts = rest
         name, invoked = begun.pop(number)
         found = tuple([_piece(piece) for piece in pieces])
-        yield Done(worker, number, name, invoked, completed, outcome, reason, found, facts or {})
+        facts = noted.pop(number, {}) | facts
+        yield Done(worker, number, name, invoked, completed, outcome, reason, found, facts)
     for number, (name, invoked) in begun.items():
-        yield Done(worker, number, name, invoked, None, UNKNOWN, "no answer", (), {})
+        facts = noted.get(number, {})
+        yield Done(worker, number, name, invoked, None, UNKNOWN, "no answer", (), facts)
 
 
 def _piece(raw: list[Any]) -> Piece:

@@ -82,7 +82,8 @@ class Worker(Actor):
         async with self._consuming:
             began = time.monotonic()
             taken = await self._group.take(_TAKEN)
-            noted.facts["taken"] = [began, [each.entry.position for each in taken]]
+            # Who dies between the acknowledgement and its answer was given them all the same.
+            noted.record({"taken": [began, [each.entry.position for each in taken]]})
             if op.c % 8 == 0:
                 await self._group.close()
             elif taken:

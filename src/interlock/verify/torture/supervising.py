@@ -25,7 +25,7 @@ from interlock.verify.torture.settings import (
     Settings,
     is_file,
 )
-from interlock.verify.torture.worker import orders
+from interlock.verify.torture.worker import CLOSED, orders
 
 _TICK = 0.02  # seconds
 _PATIENCE = 120.0  # seconds without any answer
@@ -130,7 +130,7 @@ class Crew:
             if self.board.dies(worker):
                 self.board.set_dies(worker, False)
                 self.struck[LOST] += worker not in self._killed
-            elif worker not in self._killed:
+            elif worker not in self._killed and code != CLOSED:
                 self.crashes += 1
                 if self.crashes > _MOST_CRASHES:
                     raise Unavailable(f"workers crashed {self.crashes} times; {self._said()}")

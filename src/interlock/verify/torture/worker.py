@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import interlock
@@ -28,6 +29,7 @@ from interlock.verify.torture.recording import (
 from interlock.verify.torture.settings import Settings
 from interlock.verify.torture.streaming import Worker
 
+CLOSED = 3  # the exit code where the store lost commits, or is damaged; that is recorded
 UNEXPECTED = "!"  # begins the reason of an error that must not happen
 _PAUSE = 0.25  # seconds after the store was away
 _LOOKS_EVERY = 1.0
@@ -51,7 +53,7 @@ class Life:
             # Noted first: who comes after never begins an operation a second time.
             self.board.set_begun(self.number, self.next)
             self.recorder.begin(op, time.monotonic())
-            noted = Noted()
+            noted = Noted(partial(self.recorder.note, op))
             outcome, reason, fatal = ACKNOWLEDGED, "", None
             try:
                 await worker.perform(op, noted)
@@ -117,7 +119,10 @@ def orders(settings: Settings, folder: Path, number: int, url: str) -> bytes:
 def main() -> None:
     """Run a worker."""
     settings, folder, number, url = json.load(sys.stdin)
-    asyncio.run(live(Settings.from_json(settings), Path(folder), number, url))
+    try:
+        asyncio.run(live(Settings.from_json(settings), Path(folder), number, url))
+    except interlock.Corrupt:
+        raise SystemExit(CLOSED) from None
 
 
 if __name__ == "__main__":
