@@ -28,7 +28,7 @@ KEY = "hot/0/1"
 
 def done(number: int, outcome: str = "ok", at: float = 1.0, **facts: Any) -> Done:
     """An operation of worker 0 that made version `number` of the key, as it was told."""
-    pieces = ()
+    pieces: tuple[Piece, ...] = ()
     if outcome == "ok":
         name = op_id(0, number)
         before = (number - 1, op_id(0, number - 1) if number > 1 else None)

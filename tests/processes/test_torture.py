@@ -22,6 +22,7 @@ from interlock.verify.torture import FAULTS, Settings, new_space, run
 from tests.repository import PACKAGE
 from tests.servers import guard
 from tests.servers.process import wait_until
+from tests.servers.redis import Redis
 from tests.torture import STORES, store, tortured
 
 SEED = 7
@@ -132,6 +133,22 @@ def test_a_missing_guard_is_found(name: str, tmp_path: Path) -> None:
     assert missing.anomaly in report["anomalies"], report["anomalies"]
     assert report["verdict"] == "anomalies"
     assert report["examples"][missing.anomaly][0]
+
+
+def test_a_server_that_forgets_is_found(tmp_path: Path) -> None:
+    with Redis.start(tmp_path, {"appendonly": "no"}) as server:
+
+        def restart() -> None:
+            server.kill()
+            server.start_again()
+
+        settings = Settings(
+            server.url(), new_space(SEED), 2000, SEED, workers=3, faults=("restart",)
+        )
+        report = run(settings, restart=restart)
+    assert report.anomalies["acknowledged and lost"] > 100
+    assert "LostCommits" in report.reasons, "nobody noticed while it ran"
+    assert report.crashes == 0
 
 
 def test_the_history_is_kept_for_other_checkers(tmp_path: Path) -> None:

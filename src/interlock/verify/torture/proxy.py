@@ -131,11 +131,6 @@ class Proxy:
             self.cuts += 1
         cut.done()
 
-    @property
-    def ordered(self) -> bool:
-        """Whether a cut is ordered that has not happened yet."""
-        return self._ordered is not None
-
     def hold_back(self) -> None:
         """Wait as long as `delay()` says."""
         if self.seconds:

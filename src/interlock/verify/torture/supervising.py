@@ -8,13 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from interlock.errors import Unavailable
 from interlock.verify.torture.board import Board
 from interlock.verify.torture.plan import Fault, faults
-from interlock.verify.torture.proxy import Proxy
+from interlock.verify.torture.proxy import Cut, Proxy
 from interlock.verify.torture.settings import (
     CLOCK,
     CUT,
@@ -64,6 +65,7 @@ class Crew:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._waking: dict[int, float] = {}
         self._killed: set[int] = set()
+        self._ordered: tuple[str, Cut] | None = None
 
     def run(self, progress: Callable[[int], None]) -> Ran:
         """Run the plan to its end.
@@ -84,6 +86,7 @@ class Crew:
                 raise Unavailable(f"no operation was answered for {_PATIENCE:g} s; {self._said()}")
             self._wake(now)
             self._reap()
+            self._count_cut()
             while due and due[0].after <= answered and self._strike(due[0]):
                 del due[0]
             time.sleep(_TICK)
@@ -113,7 +116,7 @@ class Crew:
         self._processes[worker] = process
         told: IO[bytes] | None = process.stdin
         assert told is not None, "it was asked for"
-        with told:
+        with suppress(BrokenPipeError), told:  # one that died at once is seen by `_reap`
             # Every other worker: the proxy takes as much of a processor as a worker does.
             url = self.settings.url if worker % 2 else self.proxied_url
             told.write(orders(self.settings, self.folder, worker, url))
@@ -174,14 +177,20 @@ class Crew:
     def _strike_network(self, fault: Fault, proxy: Proxy) -> bool:
         if fault.kind == CUT and fault.amount:
             proxy.cut_all()
-        elif proxy.ordered:
+            self.struck[CUT] += 1
+        elif self._ordered is not None:
             return False
         elif fault.kind == CUT:
-            proxy.cut_before_next(_COMMIT)
+            self._ordered = CUT, proxy.cut_before_next(_COMMIT)
         else:
-            proxy.cut_after_next(_COMMIT)
-        self.struck[fault.kind] += 1
+            self._ordered = LOST, proxy.cut_after_next(_COMMIT)
         return True
+
+    def _count_cut(self) -> None:
+        """Count the cut that was ordered, once a commit has met it."""
+        if self._ordered is not None and self._ordered[1].happened:
+            self.struck[self._ordered[0]] += 1
+            self._ordered = None
 
     def _signal(self, worker: int, number: int) -> None:
         self._processes[worker].send_signal(number)
