@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import interlock
@@ -15,11 +15,10 @@ from interlock.verify.torture import plan
 from interlock.verify.torture.findings import Findings
 from interlock.verify.torture.logged import Log, check_records
 from interlock.verify.torture.overall import Overall, Taken
-from interlock.verify.torture.reconciling import Tally, Window
+from interlock.verify.torture.reconciling import DRAWN, Tally, Window
 from interlock.verify.torture.recording import read_window
 from interlock.verify.torture.settings import Settings
 from interlock.verify.torture.streaming import GROUP, GROUP_PREFIX
-from interlock.verify.torture.worker import UNEXPECTED
 
 _DRAINED_WITHIN = 30.0  # seconds
 _ALL = 1_000_000_000  # anomalies
@@ -104,15 +103,9 @@ def _drain(space: interlock.Space, overall: Overall, findings: Findings) -> None
 
 def _check_doubtful(space: interlock.Space, tally: Tally, findings: Findings) -> None:
     """Ask the store what became of commits whose answer was lost, and compare with the log."""
-    for name, entries in tally.doubtful[:_ASKED]:
-        outcome = space.outcome(name)
+    for doubt in tally.doubtful[:_ASKED]:
+        outcome = space.outcome(doubt.name)
         told = len(outcome.writes) if outcome else 0
-        if told and told != entries:
-            text = f"{name}: {entries} entries in the log, outcome says {told}"
+        if told != doubt.entries and doubt.kind not in DRAWN:
+            text = f"{doubt.name}: {doubt.entries} entries in the log, outcome says {told}"
             findings.add("outcome is not what the log says", text)
-
-
-def reasons(tally: Tally) -> Iterator[tuple[str, int]]:
-    """Yield the refusals and faults that workers were told, the most frequent first."""
-    for reason, count in tally.reasons.most_common():
-        yield reason.removeprefix(UNEXPECTED), count

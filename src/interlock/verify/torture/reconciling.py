@@ -6,6 +6,7 @@ import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from interlock.verify.histories.operations import ABSENT, OK, TXN, Operation, State, States
 from interlock.verify.torture.acting import NOT_NOTED
@@ -23,6 +24,17 @@ from interlock.verify.torture.recording import (
 )
 from interlock.verify.torture.worker import UNEXPECTED
 
+# Kinds whose commits have an operation id that the library draws; their values tell whose they are.
+DRAWN = ("append", "count", "step")
+
+
+class Doubt(NamedTuple):
+    """A commit that may have got no answer: its operation id, and how many entries it has."""
+
+    name: str
+    kind: str
+    entries: int
+
 
 class Tally:
     """What is counted over all windows."""
@@ -33,7 +45,7 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.commits = 0
-        self.doubtful: list[tuple[str, int]] = []  # commits, and how many entries they have
+        self.doubtful: list[Doubt] = []
         self.applied = 0  # of the doubtful ones
         self.acknowledged = array("d")  # when
         self.spans: list[tuple[int, float, float]] = []  # position, invoked, completed of commits
@@ -61,9 +73,9 @@ class Window:
         if done.outcome == ACKNOWLEDGED:
             tally.acknowledged.append(done.completed or 0.0)
         else:
-            tally.reasons[done.reason.partition(":")[0].lstrip(UNEXPECTED)] += 1
+            tally.reasons[done.reason.partition(":")[0].removeprefix(UNEXPECTED)] += 1
         if done.reason.startswith(UNEXPECTED):
-            text = f"{_told(done)}: {done.reason.lstrip(UNEXPECTED)}"
+            text = f"{_told(done)}: {done.reason.removeprefix(UNEXPECTED)}"
             self.findings.add("unexpected error", text)
         found = self._lines.pop((done.worker, done.number), {})
         for piece in done.pieces:
@@ -73,7 +85,7 @@ class Window:
         for name, lines in found.items():
             self._not_acknowledged(done, name, lines)
         if done.outcome == UNKNOWN and not found and not done.pieces:
-            tally.doubtful.append((op_id(done.worker, done.number), 0))
+            tally.doubtful.append(Doubt(op_id(done.worker, done.number), done.kind, 0))
 
     def finish(self) -> None:
         """Look for entries that nobody asked for."""
@@ -112,7 +124,7 @@ class Window:
         if done.outcome == ACKNOWLEDGED:
             self.findings.add("wrote more than it said", where)
             return
-        self.tally.doubtful.append((name, len(lines)))
+        self.tally.doubtful.append(Doubt(name, done.kind, len(lines)))
         self.tally.applied += 1
         self._count_twice(done, Counter(line.key for line in lines))
         reads: dict[str, Seen] = {}

@@ -11,7 +11,7 @@ from pathlib import Path
 import interlock
 from interlock.errors import Invalid, Unavailable
 from interlock.verify.torture.acting import RULES
-from interlock.verify.torture.checking import Checked, check, reasons
+from interlock.verify.torture.checking import Checked, check
 from interlock.verify.torture.proxying import proxied
 from interlock.verify.torture.report import Report, gaps
 from interlock.verify.torture.settings import Settings, possible
@@ -93,7 +93,7 @@ def _report(
     tally, findings = checked.tally, checked.findings
     longest, in_all = gaps(tally.acknowledged)
     if ran.crashes:
-        findings.add("worker crashed", "see the error that it recorded last", ran.crashes)
+        findings.add("worker crashed", ran.said, ran.crashes)
     return Report(
         seed=settings.seed,
         space=settings.space,
@@ -102,7 +102,7 @@ def _report(
         workers=settings.workers,
         kinds=dict(tally.kinds.most_common()),
         outcomes=dict(tally.outcomes.most_common()),
-        reasons=dict(reasons(tally)),
+        reasons=dict(tally.reasons.most_common()),
         commits=tally.commits,
         doubtful=len(tally.doubtful),
         doubtful_applied=tally.applied,

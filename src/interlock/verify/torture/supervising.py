@@ -35,12 +35,16 @@ _COMMIT = b"op-"  # in every request that commits
 
 
 class Ran(NamedTuple):
-    """What happened while the workers ran: faults by kind, and crashes that nobody ordered."""
+    """What happened while the workers ran: faults by kind, and crashes that nobody ordered.
+
+    `ended` is when, by the monotonic clock; `said` the end of what the workers printed.
+    """
 
     faults: Counter[str]
     crashes: int
     seconds: float
     ended: float
+    said: str
 
 
 class Crew:
@@ -91,7 +95,7 @@ class Crew:
                 del due[0]
             time.sleep(_TICK)
         ended = time.monotonic()
-        return Ran(self.struck, self.crashes, ended - began, ended)
+        return Ran(self.struck, self.crashes, ended - began, ended, self._said())
 
     def stop(self) -> None:
         """Leave no worker running."""

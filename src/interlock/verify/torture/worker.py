@@ -50,9 +50,10 @@ class Life:
         while self.next < self.settings.share:
             op = operation(self.settings, self.number, self.next)
             self.next += 1
-            # Noted first: who comes after never begins an operation a second time.
-            self.board.set_begun(self.number, self.next)
+            # Both before the store is asked: what was sent is on record, and who comes after a
+            # process that was killed never sends it again.
             self.recorder.begin(op, time.monotonic())
+            self.board.set_begun(self.number, self.next)
             noted = Noted(partial(self.recorder.note, op))
             outcome, reason, fatal = ACKNOWLEDGED, "", None
             try:
