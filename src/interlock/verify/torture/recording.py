@@ -1,12 +1,14 @@
 """The record of a run: each worker writes, to a file for each window, what it began and was told.
 
-A line is written with one system call before the call to the store and one after it, so a process
-that is killed loses at most an answer.  The last line of a file may be torn.
+A line is written before the call to the store and one after it, into a file that is mapped into
+memory: a process that is killed loses at most an answer, and a line costs no system call.  The last
+line that a process wrote may be torn, and room that it did not use is zeros.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from interlock.verify.torture.plan import Op
 Seen = tuple[int | None, str | None]
 
 ACKNOWLEDGED, REFUSED, UNAVAILABLE, UNKNOWN = "ok", "refused", "unavailable", "unknown"
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+_ROOM = 1 << 20  # bytes that a file grows by, at least
 
 
 class Piece(NamedTuple):
@@ -59,7 +61,7 @@ class Recorder:
     def __init__(self, folder: Path, worker: int) -> None:
         self._folder = folder
         self._worker = worker
-        self._files: dict[int, int] = {}
+        self._files: dict[int, _Lines] = {}
 
     def begin(self, op: Op, now: float) -> None:
         """Note that an operation begins."""
@@ -80,11 +82,38 @@ class Recorder:
         if file is None:
             # The operations of two windows overlap only a little; older files are not used again.
             for old in [window for window in self._files if window < op.window - 1]:
-                os.close(self._files.pop(old))
+                self._files.pop(old).close()
             path = self._folder / file_name(op.window, self._worker)
-            file = self._files[op.window] = os.open(path, _FLAGS, 0o600)
+            file = self._files[op.window] = _Lines(path)
         # A line break first: the file may end with a torn line of a process that was killed.
-        os.write(file, b"\n" + json.dumps(line, separators=(",", ":")).encode())
+        file.add(b"\n" + json.dumps(line, separators=(",", ":")).encode())
+
+
+class _Lines:
+    """A file that is written through memory, behind what is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        self._at = self._size = os.fstat(self._file).st_size
+        self._map: mmap.mmap | None = None
+
+    def add(self, line: bytes) -> None:
+        """Write a line."""
+        end = self._at + len(line)
+        if self._map is None or end > self._size:
+            self.close(with_file=False)
+            self._size = end + _ROOM
+            os.ftruncate(self._file, self._size)
+            self._map = mmap.mmap(self._file, self._size)
+        self._map[self._at : end] = line
+        self._at = end
+
+    def close(self, with_file: bool = True) -> None:
+        """Give the memory back, and the file."""
+        if self._map is not None:
+            self._map.close()
+        if with_file:
+            os.close(self._file)
 
 
 def file_name(window: int, worker: int) -> str:
@@ -106,7 +135,7 @@ def _read(worker: int, lines: Any) -> Iterator[Done]:
     noted: dict[int, dict[str, Any]] = {}
     for line in lines:
         try:
-            kind, number, *rest = json.loads(line)
+            kind, number, *rest = json.loads(line.strip(b"\0\n"))
         except ValueError:  # empty, or torn
             continue
         if kind == "b":
