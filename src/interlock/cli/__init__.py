@@ -30,6 +30,7 @@ _COMMANDS = {
     "reclaim": "write",
     "rules": "rules",
     "simulate": "simulate",
+    "torture": "torture",
     "transition": "write",
     "trim": "trim",
     "watch": "read",
