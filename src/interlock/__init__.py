@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
     from interlock.streams.groups import Group
+    from interlock.streams.projections import AsyncProjection, Projection
 
 __version__ = "0.1.0"
 
@@ -53,6 +54,7 @@ __all__ = [
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
+    "AsyncProjection",
     "AsyncSpace",
     "AsyncTx",
     "Clash",
@@ -84,6 +86,7 @@ __all__ = [
     "MachineError",
     "Moment",
     "Progress",
+    "Projection",
     "Pruned",
     "Record",
     "Reducer",
@@ -112,6 +115,7 @@ _LATE = {
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
+    "AsyncProjection": "streams.projections",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "ConflictReport": "core.conflicts",
@@ -123,6 +127,7 @@ _LATE = {
     "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
+    "Projection": "streams.projections",
     "RefusalNote": "core.conflicts",
     "Trimmed": "core.trimming",
     "draw_machine": "core.drawing",

@@ -99,9 +99,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, group: Any) -> Floor:
+def floor(position: int, needed: int | None, by: Any) -> Floor:
     """Return where the log is cut."""
-    return Floor(position) if needed is None else Floor(position, needed, group)
+    return Floor(position) if needed is None else Floor(position, needed, by)
 
 
 def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:

@@ -20,17 +20,21 @@ from interlock.core.requests import (
     AckGroup,
     DropGroup,
     DropLease,
+    DropProjection,
     Enter,
     GroupState,
+    Kept,
     LeaveTurn,
     ListGroups,
     Load,
     LoadAt,
+    LoadProjection,
     LogPage,
     ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
@@ -61,6 +65,7 @@ class Keys:
         self.refusals = f"{state}:refusals"
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
         self.groups = f"{state}:groups"
+        self.projections = f"{state}:projections"
         self._merged = f"{state}:m:"
 
     def merged(self, key: str) -> str:
@@ -225,9 +230,24 @@ def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
     return _one(script("fold", names, *arguments), _nothing)
 
 
+def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call:
+    return _one(script("save_projection", (*keys.fixed, keys.projections), *request), _nothing)
+
+
+def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call:
+    command = script("load_projection", keys.fixed, request.name)
+    return _one(command, lambda reply: Kept(*reply) if reply else None)
+
+
+def _drop_projection(request: DropProjection, keys: Keys, uid: str) -> Call:
+    command = script("drop_projection", (*keys.fixed, keys.projections), request.name)
+    return _one(command, _nothing, True)
+
+
 def _trim(request: Trim, keys: Keys, uid: str) -> Call:
     folds = [text for fold in request.folds for text in fold]
-    command = script("trim", (*keys.fixed, keys.groups), request.upto, *folds)
+    names = (*keys.fixed, keys.groups, keys.projections)
+    command = script("trim", names, request.upto, *folds)
     return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
 
 
@@ -287,6 +307,9 @@ _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
     TakeLease: _take_lease,
     DropLease: _drop_lease,
     SaveFold: _save_fold,
+    SaveProjection: _save_projection,
+    LoadProjection: _load_projection,
+    DropProjection: _drop_projection,
     Trim: _trim,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,
