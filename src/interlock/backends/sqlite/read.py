@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
 from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import (
