@@ -23,9 +23,9 @@ from interlock.streams import projecting
 from interlock.verify.suite.facades import Facades
 
 RULES = {"found/*": interlock.merged("append")}
-FIXTURES = ("aged",)
+FIXTURES = ("small_pages",)
 pytestmark = [
-    pytest.mark.usefixtures("aged"),
+    pytest.mark.usefixtures("small_pages"),
     pytest.mark.interlock_space(agent="ann", rules=RULES),
 ]
 SEATS = PROJECTIONS + "seats/1"
@@ -33,7 +33,7 @@ trims = pytest.mark.interlock_needs("trimming")
 
 
 @pytest.fixture
-def aged(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operation ids need not be known for a day, and pages are small."""
     monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
     monkeypatch.setattr(projecting, "PAGE", 7)
