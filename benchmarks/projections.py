@@ -182,10 +182,11 @@ _FILL_REDIS = """
 local n, count, seats, state = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), KEYS[1]
 for i = n, n + count - 1 do
     local key, version = string.format('seat/%04d', i % seats), math.floor(i / seats) + 1
-    redis.call('XADD', KEYS[2], (i + 1) .. '-0', 'k', key, 'o', string.format('%028d', i), 'm',
-        version .. ' 0 put 1 bench', 'b', '{"seat":"12A","paid":' .. i .. '}')
+    local op, body = string.format('%028d', i), '{"seat":"12A","paid":' .. i .. '}'
+    redis.call('XADD', KEYS[2], (i + 1) .. '-0', 'k', key, 'o', op, 'm',
+        version .. ' 0 put 1 bench', 'b', body)
     redis.call('HSET', state, 'h:' .. key, cmsgpack.pack({version, 0, 1, i + 1, 1, 'bench'}),
-        'b:' .. key, '{"seat":"12A","paid":' .. i .. '}')
+        'b:' .. key, body, 'o:' .. op, cmsgpack.pack({i + 1, 1}))
 end
 redis.call('HSET', state, 'p', n + count, 't', 1)
 """

@@ -209,7 +209,7 @@ def test_what_cannot_be_read_is_not_used(space: Any, facades: Facades) -> None:
 def test_the_later_of_two_that_are_kept_at_once_stays(space: Any, facades: Facades) -> None:
     put(space, *"abc" * 5)
     backend, end = backend_of(facades), space.position()
-    for position in (end - 3, end - 1, end - 2, end - 1):
+    for position in (end - 3, end - 1, end - 2):
         backend.perform(SaveProjection(SEATS, position, f"{position}"))
     assert backend.perform(LoadProjection(SEATS)) == Kept(end - 1, f"{end - 1}")
     backend.perform(SaveProjection(SEATS, end + 1, "ahead"))
