@@ -114,14 +114,14 @@ class Streams(_Streams):
         initial: Any = None,
         name: str | None = None,
         version: int = 1,
-        snapshot_every: int = 10_000,
+        snapshot_every: int = 1000,
     ) -> Projection:
         """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
 
         The fold is pure: what it returns depends on the value and the entry only.  It may change
         the value and return it.  With a `name` the value, which is JSON then, is kept in the store
         every `snapshot_every` log positions, so that opening it costs what came since, and the log
-        after it is not trimmed.  A fold that has changed needs another `version`.
+        after that is not trimmed.  A fold that has changed needs another `version`.
         """
         from interlock.streams.projections import Projection
 
@@ -189,7 +189,7 @@ class AsyncStreams(_Streams):
         initial: Any = None,
         name: str | None = None,
         version: int = 1,
-        snapshot_every: int = 10_000,
+        snapshot_every: int = 1000,
     ) -> AsyncProjection:
         """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
 

@@ -36,7 +36,7 @@ PAGE = 1000  # entries
 class Shape:
     """What a projection is: `fold` of the entries under `prefix`, beginning with `initial`.
 
-    It is kept under `kept_as` ("": it is not kept) every `every` positions.
+    It is kept under `kept_as` ("": it is not kept) when it has come `every` positions further.
     """
 
     fold: Fold
@@ -91,17 +91,13 @@ def refresh(shape: Shape, view: View) -> Steps:
 
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
-    opened = not view.is_open
-    refused = (yield from _open(shape, view)) if opened else None
+    refused = None if view.is_open else (yield from _open(shape, view))
     if refused is not None:
         return refused
     while True:
         page: LogPage | Pruned = yield ReadLog(view.position, shape.prefix, None, PAGE)
         if isinstance(page, Pruned):
-            if opened or not shape.kept_as:
-                return page
-            opened = True  # somebody else's is further on, and the log is cut up to there
-            refused = yield from _open(shape, view)
+            refused = yield from _skip(shape, view, page)
             if refused is not None:
                 return refused
             continue
@@ -109,12 +105,11 @@ def refresh(shape: Shape, view: View) -> Steps:
         if refused is not None:
             return refused
         _take(shape, view, page)
-        if shape.kept_as and view.position - view.saved >= shape.every:
-            refused = yield from _save(shape, view)
-            if refused is not None:
-                return refused
         if page.upto >= page.head:
-            return None
+            break
+    if shape.kept_as and view.position - view.saved >= shape.every:
+        return (yield from _save(shape, view))
+    return None
 
 
 def drop(shape: Shape, view: View) -> Steps:
@@ -160,6 +155,20 @@ def _open(shape: Shape, view: View) -> Steps:
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.
     return (yield from _save(shape, view)) if shape.kept_as else None
+
+
+def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps:
+    """Protocol: go on from what another process has kept since, where the log is cut up to there.
+
+    Returns None, or a refusal: nothing is known of the value then.
+    """
+    before = view.position
+    if shape.kept_as:
+        refused = yield from _open(shape, view)
+        if refused is not None or view.position > before:
+            return refused
+    view.is_open = False
+    return pruned
 
 
 def _read(body: str) -> dict[str, Any] | None:

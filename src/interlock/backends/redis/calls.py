@@ -217,10 +217,9 @@ def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:
         fields = [text for pair in fields.items() for text in pair]
     _, key, _, op, _, meta, _, body, *reads = fields
     version, epoch, kind, time, agent = meta.split(" ", 4)
-    return (
-        *(int(number[:-2]), key, int(version), int(epoch), kind),
-        *(None if kind == DELETE else body, agent, int(time), op, reads[1] if reads else None),
-    )
+    value, position = None if kind == DELETE else body, int(number[:-2])
+    read = reads[1] if reads else None
+    return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read
 
 
 def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:

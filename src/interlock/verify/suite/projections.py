@@ -311,8 +311,11 @@ def test_one_that_lags_behind_goes_on_from_what_is_kept(space: Any) -> None:
     put(space, "z")
     assert lags.refresh()["entries"] == whole["entries"] + 1
     assert lags.value["keys"] == {**whole["keys"], "z": 1}
-    with pytest.raises(interlock.Pruned):
-        unnamed.refresh()
+    for _ in range(2):
+        with pytest.raises(interlock.Pruned):
+            unnamed.refresh()
+    with pytest.raises(interlock.Invalid, match="refresh"):
+        unnamed.value  # noqa: B018  # reading it raises
 
 
 def test_values_of_any_size_and_kind(space: Any, facades: Facades) -> None:
