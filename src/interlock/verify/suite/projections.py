@@ -223,6 +223,7 @@ def test_the_later_of_two_that_are_kept_at_once_stays(space: Any, facades: Facad
 
 def test_views_at_once(space: Any, facades: Facades) -> None:
     """Two writers and three views that keep what they have, in threads."""
+    facades.capabilities.need("shared")
     problems: list[BaseException] = []
     done = threading.Event()
 
