@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
     from interlock.streams.groups import Group
+    from interlock.streams.projections import AsyncProjection, Projection
 
 __version__ = "0.1.0"
 
@@ -66,6 +67,7 @@ __all__ = [
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
+    "AsyncProjection",
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
@@ -105,6 +107,7 @@ __all__ = [
     "NotDone",
     "ProgramChanged",
     "Progress",
+    "Projection",
     "Pruned",
     "Record",
     "Reducer",
@@ -142,6 +145,7 @@ _LATE = {
     "AsyncMoment": "aio_handles",
     "AsyncRun": "runs.aio_run",
     "AsyncRuns": "runs.desks",
+    "AsyncProjection": "streams.projections",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "Breaker": "runs.breakers",
@@ -155,6 +159,7 @@ _LATE = {
     "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
+    "Projection": "streams.projections",
     "RefusalNote": "core.conflicts",
     "Run": "runs.run",
     "RunInfo": "runs.records",
