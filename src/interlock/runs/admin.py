@@ -39,7 +39,7 @@ def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: s
         wrong = Invalid(f"program={program!r:.60} is not the name of a program")
     if wrong is not None:
         return wrong
-    outcome = yield from recording.define(writer, run_id, program, given, writer.agent, op_id)
+    outcome = yield from recording.define(writer, run_id, program, given, op_id)
     return None if isinstance(outcome, Committed) else outcome
 
 
@@ -106,6 +106,15 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
         return _plan(writer, op_id, (decide.expect(status),), (Write(PUT, status.key, body),))
 
     return (yield from _change(writer, run_id, plan))
+
+
+def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
+    """Take a run away from whoever works on it.  Returns None, or Invalid."""
+    wrong = check_run_id(run_id)
+    if wrong is not None:
+        return wrong
+    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    return fence if isinstance(fence, Refusal) else None
 
 
 def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:

@@ -61,6 +61,13 @@ class Runs(_Desk):
         """Have a run that is parked, or pauses after a failure, taken up at once."""
         self._run(admin.resume(self._writer, id, self._op_id(None)))
 
+    def reclaim(self, id: str) -> None:
+        """Take a run away from whoever works on it, such as a process that is known to be dead.
+
+        It can be taken up at once, and whoever worked on it is Fenced.
+        """
+        self._run(admin.reclaim(self._writer, id, self._op_id(None)))
+
     def cancel(self, id: str, reason: str = "cancelled") -> bool:
         """Have a run fail, whoever works on it; return whether it has by now.
 
@@ -105,6 +112,10 @@ class AsyncRuns(_Desk):
     async def resume(self, id: str) -> None:
         """Have a run that is parked, or pauses after a failure, taken up at once."""
         await self._run(admin.resume(self._writer, id, self._op_id(None)))
+
+    async def reclaim(self, id: str) -> None:
+        """Take a run away from whoever works on it: see `interlock.Runs.reclaim`."""
+        await self._run(admin.reclaim(self._writer, id, self._op_id(None)))
 
     async def cancel(self, id: str, reason: str = "cancelled") -> bool:
         """Have a run fail, whoever works on it: see `interlock.Runs.cancel`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from interlock.core import decide
 from interlock.core.folding import Steps, ask
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
@@ -107,16 +108,23 @@ def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) ->
 
 
 def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps:
-    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot."""
-    keys = () if key is None else (key,)
+    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
+
+    Raises Fenced where the run was taken over meanwhile.
+    """
+    fence = run.fence
+    keys = (fence.key,) if key is None else (fence.key, key)
     while True:
         left = (until_us - now.time_us) / 1e6 if until_us else WATCH_PAUSE
         if left <= 0 or (key is not None and now.records[key].exists):
             return now
         if run.suspends:
             raise Suspended
-        yield Pause(min(left, WATCH_PAUSE), now.position if keys else None)
+        yield Pause(min(left, WATCH_PAUSE), None if key is None else now.position)
         now = yield from ask(run.writer, Load(keys))
+        epoch = now.records[fence.key].epoch
+        if epoch != fence.epoch:
+            raise_refusal(decide.fenced(fence.key, fence.epoch, epoch))
 
 
 def _waiting(

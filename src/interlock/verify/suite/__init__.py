@@ -18,8 +18,8 @@ from interlock.verify.suite.capabilities import CAPABILITIES, Capabilities
 
 PARTS = (
     *("bad_input", "conflicts", "consumer_groups", "coordinator", "group_order", "leases", "log"),
-    *("machines", "merged", "reads_and_writes", "rebase", "rules", "rules_again", "transactions"),
-    *("trimming", "updates"),
+    *("machines", "merged", "reads_and_writes", "rebase", "rules", "rules_again", "runs"),
+    *("transactions", "trimming", "updates"),
 )
 
 __all__ = ["CAPABILITIES", "PARTS", "Capabilities", "Facades", "tests"]
