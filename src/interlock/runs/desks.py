@@ -53,9 +53,11 @@ class Runs(_Desk):
     def settle(self, id: str, path: str, happened: bool, result: Any = None) -> None:
         """Say whether the effect at step `path`, which is in doubt, has happened.
 
-        `result` is what its function would have returned.  Raises as `send` does.
+        `result` is what its function would have returned.  Raises Conflict where it was said
+        before, Invalid where nothing is in doubt there.
         """
-        self.send(id, f"effect-{path}", {"happened": happened, "result": result})
+        op_id = self._op_id(None)
+        self._run(admin.settle(self._writer, id, path, happened, result, op_id))
 
     def resume(self, id: str) -> None:
         """Have a run that is parked, or pauses after a failure, taken up at once."""
@@ -107,7 +109,8 @@ class AsyncRuns(_Desk):
 
     async def settle(self, id: str, path: str, happened: bool, result: Any = None) -> None:
         """Say whether an effect in doubt has happened: see `interlock.Runs.settle`."""
-        await self.send(id, f"effect-{path}", {"happened": happened, "result": result})
+        op_id = self._op_id(None)
+        await self._run(admin.settle(self._writer, id, path, happened, result, op_id))
 
     async def resume(self, id: str) -> None:
         """Have a run that is parked, or pauses after a failure, taken up at once."""

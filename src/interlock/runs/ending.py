@@ -8,10 +8,10 @@ from typing import Any
 from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
-from interlock.errors import Fault, Fenced, InDoubt, InterlockError, RunFailed
+from interlock.errors import Fault, Fenced, InDoubt, InterlockError, ProgramChanged, RunFailed
 from interlock.runs import recording
 from interlock.runs.effects import undo_all
-from interlock.runs.records import AWAITING, EFFECT, STARTED
+from interlock.runs.records import AWAITING, EFFECT, FINISHED, STARTED
 from interlock.runs.state import RunState
 
 _FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
@@ -61,17 +61,31 @@ def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[],
         reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
     reason = str(run.ending)
+    _check_can_be_undone(run)
     yield from undo_all(run, op_id)
     yield from recording.fail(run, reason, op_id())
     if problem is None:
         raise RunFailed(reason)
 
 
-def _check_nothing_in_doubt(run: RunState) -> None:
+def _check_nothing_in_doubt(run: RunState, only_undone: bool = False) -> None:
     for path, record in run.steps.items():
         value = record.value
         if value["kind"] == EFFECT and value["state"] == STARTED:
-            raise InDoubt(value["name"], value["key"], path, None)
+            if value["undo"] or not only_undone:
+                raise InDoubt(value["name"], value["key"], path, None)
+
+
+def _check_can_be_undone(run: RunState) -> None:
+    """Raise where there is something to undo that the program has not come to, or is in doubt."""
+    _check_nothing_in_doubt(run, only_undone=True)
+    for path, record in run.steps.items():
+        value = record.value
+        if value.get("undo") and value["state"] == FINISHED and path not in run.undo:
+            raise ProgramChanged(
+                f"effect {value['name']!r} (step {path} of run {run.id!r}) is to be undone, and "
+                "the program has ended before it asked for it"
+            )
 
 
 def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:

@@ -134,6 +134,7 @@ def take_up(
     status = run.status.value
     if status["state"] != PROCESSING or status["agent"] != writer.agent or status["waits"]:
         again = {"state": PROCESSING, "agent": writer.agent, "waits": {}, "due_us": 0}
+        again["parked"] = False
         yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
     return run
 

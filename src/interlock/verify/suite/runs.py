@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,6 +36,25 @@ def crash(space: Any, program: Program, run_id: str = "r", **options: Any) -> No
     """Do a run until its process dies."""
     with pytest.raises(Crash):
         work(space, program, run_id, **options)
+
+
+@contextmanager
+def once_it_waits(other: Any, act: Callable[[Any], Any], agent: str = "") -> Iterator[None]:
+    """Act in a thread, on what is shown of run `r`, once it is AwaitingInput (of `agent`)."""
+
+    def wait() -> None:
+        for _ in range(1000):
+            shown = {run.id: run for run in other.runs.list(open=True)}.get("r")
+            if shown and shown.state == "AwaitingInput" and agent in ("", shown.agent):
+                return act(other.runs.show("r"))
+            threading.Event().wait(0.005)
+        other.runs.cancel("r")
+        pytest.fail("the run does not wait")
+
+    with ThreadPoolExecutor(1) as thread:
+        acting = thread.submit(wait)
+        yield
+        acting.result()
 
 
 class Calls:
@@ -339,18 +360,9 @@ def test_a_zombie_does_not_record_the_result_of_its_effect(facades: Facades, oth
 def test_whoever_waits_for_a_run_that_was_taken_away_is_told(facades: Facades, other: Any) -> None:
     space = facades.open("zombie")
 
-    def take_away() -> None:
-        for _ in range(4000):
-            if other.runs.show("r").state == "AwaitingInput":
-                return other.runs.reclaim("r")
-            threading.Event().wait(0.005)
-
-    with pytest.raises(interlock.Fenced), space.run("r") as run:
-        run.step("s", len, "abc")
-        thread = threading.Thread(target=take_away)
-        thread.start()
-        run.wait_for("never")
-    thread.join()
+    with once_it_waits(other, lambda _: other.runs.reclaim("r")), pytest.raises(interlock.Fenced):
+        work(space, lambda run: run.wait_for("never"))
+    assert other.runs.show("r").failures == 0
 
 
 def test_the_log_shows_the_life_of_a_run(facades: Facades, other: Any) -> None:
