@@ -155,9 +155,10 @@ def test_steps_at_the_same_time(space: Any) -> None:
 
     def program(run: Any, end: Callable[[], Any]) -> Any:
         def outer(name: str) -> Any:
+            found = run.step("inner", inner, name)[1:]
             if end is crashing:
-                together.wait(20)  # neither ends before the other has begun
-            return [run.step("inner", inner, name)[1:], name == "b" and end()]
+                together.wait(20)  # neither ends before the other has come so far
+            return [found, name == "b" and end()]
 
         return [run.parallel(("a", outer, "a"), ("b", outer, "b")), run.step("last", len, "abc")]
 

@@ -380,7 +380,7 @@ def test_bad_options_are_invalid_and_nothing_is_written(space: Any) -> None:
         lambda: space.run("r", attempts=0),
         lambda: space.run("r", attempts=True),
         lambda: space.run("r", agent=""),
-        lambda: space.run("r", agent="a/b"),
+        lambda: space.run("r", agent="a\nb"),
         lambda: space.run("r", ttl=0).__enter__(),
         lambda: space.run("r", ttl="1").__enter__(),
         lambda: space.run("r", wait=-1).__enter__(),
