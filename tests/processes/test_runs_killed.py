@@ -23,7 +23,9 @@ KILLS = int(os.environ.get("INTERLOCK_TEST_KILLS", "40"))
 OF_A_RUN = 0.3  # of the time that an undisturbed run takes: the longest until a kill
 AT_THE_START = 0.15  # of the kills strike while the process opens the space and takes the run up
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([work.__module__])
+PROCESSES.set_forkserver_preload(
+    [work.__module__, *(f"interlock.backends.{kind}" for kind in ("sqlite", "postgres", "redis"))]
+)
 
 
 def test_a_run_that_is_killed_again_and_again_has_each_effect_once(

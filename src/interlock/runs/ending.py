@@ -32,9 +32,9 @@ def leave(
     failures are counted: the run is to be taken up again, and after `attempts` of them it is
     parked.
     """
-    if run.over:
-        return
-    failure = problem
+    if run.over or (problem is not None and not isinstance(problem, Exception)):
+        return  # a process that is stopped, or a run that is left to wait, has ended nothing
+    failure: Exception | None = problem
     try:
         if isinstance(problem, RunFailed) or run.ending is not None:
             yield from _end_badly(run, problem, op_id)
@@ -43,7 +43,7 @@ def leave(
             yield from recording.complete(run, result, op_id())
     except Exception as found:
         failure = found
-    if isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
+    if failure is not None and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
         raise failure
