@@ -52,7 +52,7 @@ class Teller(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     ledger = Ledger()
 
-    def do_POST(self) -> None:  # noqa: N802  # the name that http.server asks for
+    def do_POST(self) -> None:
         """Carry a request out, with a moment on the way to the ledger and on the way back."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         threading.Event().wait(0.002)

@@ -17,10 +17,10 @@ TTL = 1.0  # seconds; a lease that is granted to a process just killed lasts no 
 def work(place: Place, run_id: str, port: int, sign: Connection) -> None:
     """What a process does: take the run up, and go on with it to its end, with signs of life."""
     sign.send("begun")
-    with interlock.open(place.url, space=place.space, agent="worker") as space:
-        with space.run(run_id, ttl=TTL) as run:
-            sign.send("in the run")
-            run.result = pays_and_books(run, port)
+    space = interlock.open(place.url, space=place.space, agent="worker")
+    with space, space.run(run_id, ttl=TTL) as run:
+        sign.send("in the run")
+        run.result = pays_and_books(run, port)
 
 
 def pays_and_books(run: interlock.Run, port: int) -> Any:

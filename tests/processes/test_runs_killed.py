@@ -1,4 +1,4 @@
-"""`kill -9` of a durable run at random moments: every effect once, and the state that it would have.
+"""`kill -9` of a durable run at random moments: each effect once, and the state that is due.
 
 `INTERLOCK_TEST_KILLS` says how many kills are to strike, on each backend.
 """

@@ -71,9 +71,9 @@ def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[],
 def _check_nothing_in_doubt(run: RunState, only_undone: bool = False) -> None:
     for path, record in run.steps.items():
         value = record.value
-        if value["kind"] == EFFECT and value["state"] == STARTED:
-            if value["undo"] or not only_undone:
-                raise InDoubt(value["name"], value["key"], path, None)
+        doubt = value["kind"] == EFFECT and value["state"] == STARTED
+        if doubt and (value["undo"] or not only_undone):
+            raise InDoubt(value["name"], value["key"], path, None)
 
 
 def _check_can_be_undone(run: RunState) -> None:

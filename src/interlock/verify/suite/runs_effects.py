@@ -1,7 +1,8 @@
-"""Effects of durable runs: the intent before the call, the result after it, and what lies between."""
+"""Effects of durable runs: the intent before the call, the result after it, and doubt between."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from interlock.verify.suite.facades import Facades
 from interlock.verify.suite.runs import (
     Calls,
     Crash,
-    Program,
+    End,
     crash,
     crashing,
     once_it_waits,
@@ -77,7 +78,7 @@ def test_the_intent_is_committed_before_the_call_and_the_result_after(
 def test_a_finished_effect_is_not_repeated(space: Any) -> None:
     bank = Bank()
 
-    def program(run: Any, end: Program) -> Any:
+    def program(run: Any, end: End) -> Any:
         one = run.effect("pay", bank.charge, (1, 2))
         return [one, run.step("end", end)]
 
@@ -173,7 +174,8 @@ def test_an_answer_is_for_one_attempt(facades: Facades, other: Any) -> None:
 
 def test_only_what_is_in_doubt_is_settled(facades: Facades, other: Any) -> None:
     space = facades.open()
-    with pytest.raises(Crash), space.run("r") as run:
+
+    def program(run: Any) -> None:
         run.step("s", len, "abc")
         run.effect("pay", Bank().charge, 7)
         position = other.position()
@@ -183,7 +185,8 @@ def test_only_what_is_in_doubt_is_settled(facades: Facades, other: Any) -> None:
         with pytest.raises(interlock.Invalid):
             other.runs.settle("nobody", "1", True)
         assert other.position() == position
-        raise Crash
+
+    work(space, program)
 
 
 def test_what_is_certainly_not_done_is_recorded_and_raised_again(space: Any) -> None:
@@ -193,7 +196,7 @@ def test_what_is_certainly_not_done_is_recorded_and_raised_again(space: Any) -> 
         called(key)
         raise interlock.NotDone("no money")
 
-    def program(run: Any, end: Program) -> Any:
+    def program(run: Any, end: End) -> Any:
         with pytest.raises(interlock.NotDone, match="no money"):
             run.effect("pay", declined, 7)
         return run.step("end", end)
@@ -240,10 +243,8 @@ def test_a_run_does_not_complete_while_an_effect_is_in_doubt(space: Any) -> None
         raise ConnectionError("the line is dead")
 
     def program(run: Any, fn: Any) -> str:
-        try:
+        with suppress(interlock.InDoubt):
             run.effect("pay", fn, in_doubt="retry")
-        except interlock.InDoubt:
-            pass
         return "done"
 
     with pytest.raises(interlock.InDoubt):
@@ -292,7 +293,7 @@ def test_an_effect_is_held_back_where_what_it_was_decided_from_moved(
     space, bank = facades.open(), Bank()
     other.create("price", 7)
 
-    def program(run: Any, meanwhile: Program) -> Any:
+    def program(run: Any, meanwhile: End) -> Any:
         price = other.read("price")
         meanwhile(price)
         given = {"record": price, "records": [price], "versions": {"price": price.version}}
