@@ -90,7 +90,7 @@ def walks(found: list[str]) -> bool:
 def test_a_finished_step_is_not_done_again(space: Any) -> None:
     first, second = Calls(), Calls()
 
-    def program(run: Any, ends: Program) -> Any:
+    def program(run: Any, ends: End) -> Any:
         one = run.step("first", first, "a")
         return [one, run.step("end", ends), run.step("second", second, one)]
 

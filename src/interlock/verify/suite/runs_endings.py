@@ -17,6 +17,7 @@ from interlock.verify.suite.runs import (
     crash,
     crashing,
     states,
+    walks,
     work,
 )
 from interlock.verify.suite.runs_effects import Bank
