@@ -10,6 +10,7 @@ from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
 from interlock.errors import (
+    BreakerOpen,
     Closed,
     Conflict,
     Contended,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
     from interlock.runs.aio_run import AsyncRun
+    from interlock.runs.breakers import AsyncBreaker, Breaker
+    from interlock.runs.breaking import BreakerInfo
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.run import Run
@@ -58,6 +61,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "AsyncBreaker",
     "AsyncCoordinator",
     "AsyncGroup",
     "AsyncLease",
@@ -66,6 +70,9 @@ __all__ = [
     "AsyncRuns",
     "AsyncSpace",
     "AsyncTx",
+    "Breaker",
+    "BreakerInfo",
+    "BreakerOpen",
     "Clash",
     "Closed",
     "Committed",
@@ -128,6 +135,7 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
+    "AsyncBreaker": "runs.breakers",
     "AsyncCoordinator": "streams.coordinators",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
@@ -136,6 +144,8 @@ _LATE = {
     "AsyncRuns": "runs.desks",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
+    "Breaker": "runs.breakers",
+    "BreakerInfo": "runs.breaking",
     "ConflictReport": "core.conflicts",
     "Coordinator": "streams.coordinators",
     "Delivery": "core.groups",

@@ -17,12 +17,13 @@ from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
 from interlock.core.requests import Think
-from interlock.errors import InDoubt, NotDone, raise_refusal, raise_refused
+from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
 from interlock.runs import recording, waiting
 from interlock.runs.records import (
     EFFECT,
     FINISHED,
+    HELD_BACK,
     REFUSED,
     SKIPPED,
     STARTED,
@@ -92,6 +93,9 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
             raise_refusal(wrong)
     assert isinstance(arguments, str)
     known = run.recall(path, EFFECT, effect.name, arguments)
+    attempt = (known or {}).get("attempt", 0) + 1
+    if known is not None and known["state"] == HELD_BACK:
+        known = None  # a breaker was open: the call was not made
     key = _key(run, path, effect.name, str(content))
     told: dict[str, Any] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
     told |= {"content": effect.content, "undo": effect.compensate is not None}
@@ -102,12 +106,15 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
         if happened is not None:
             told |= {"state": happened[0], "result": happened[1]}
             return (yield from _finish(run, path, effect, told, op_id))
-    attempt = (known or {}).get("attempt", 0) + 1
     intent = told | {"state": STARTED, "attempt": attempt}
     expects = effect.decided_from if known is None else ()
     yield from recording.record(run, {path: intent}, op_id(), expects=expects)
     try:
         result = yield Think(effect.fn, (key, *effect.args))
+    except BreakerOpen:
+        if known is None or effect.in_doubt != "retry":  # else an earlier call is still in doubt
+            yield from recording.record(run, {path: intent | {"state": HELD_BACK}}, op_id())
+        raise
     except NotDone as refused:
         told |= {"state": REFUSED, "result": None, "error": str(refused)}
         yield from recording.record(run, {path: told}, op_id())

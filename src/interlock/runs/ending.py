@@ -8,7 +8,15 @@ from typing import Any
 from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
-from interlock.errors import Fault, Fenced, InDoubt, InterlockError, ProgramChanged, RunFailed
+from interlock.errors import (
+    BreakerOpen,
+    Fault,
+    Fenced,
+    InDoubt,
+    InterlockError,
+    ProgramChanged,
+    RunFailed,
+)
 from interlock.runs import recording
 from interlock.runs.effects import undo_all
 from interlock.runs.records import AWAITING, EFFECT, FINISHED, STARTED
@@ -43,7 +51,9 @@ def leave(
             yield from recording.complete(run, result, op_id())
     except Exception as found:
         failure = found
-    if failure is not None and not run.over and not is_outside(run, failure):
+    if isinstance(failure, BreakerOpen) and not run.over:
+        yield from _park(run, failure, op_id())
+    elif failure is not None and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
         raise failure
@@ -86,6 +96,15 @@ def _check_can_be_undone(run: RunState) -> None:
                 f"effect {value['name']!r} (step {path} of run {run.id!r}) is to be undone, and "
                 "the program has ended before it asked for it"
             )
+
+
+def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
+    """Record that the run is to be taken up again once the breaker lets a call through."""
+    now: Snapshot = yield from ask(run.writer, Load(()))
+    due_us = now.time_us + int(failure.seconds * 1e6)
+    parked = {"state": AWAITING, "due_us": due_us, "error": str(failure)[:_LONGEST_ERROR]}
+    parked["waits"] = {"": f"breaker {failure.name}"}
+    yield from recording.record(run, {}, op_id, lambda status: {**status, **parked})
 
 
 def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:

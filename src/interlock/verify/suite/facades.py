@@ -59,6 +59,7 @@ class Bridge:
             | interlock.AsyncLease
             | interlock.AsyncGroup
             | interlock.AsyncCoordinator
+            | interlock.AsyncBreaker
             | interlock.AsyncRuns
         )
         if isinstance(answer, interlock.AsyncRun):

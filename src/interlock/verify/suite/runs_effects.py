@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.outcome import BreakerOpen
 from interlock.verify.suite.facades import Facades
 from interlock.verify.suite.runs import (
     Calls,
@@ -304,3 +305,45 @@ def test_an_effect_is_held_back_where_what_it_was_decided_from_moved(
     assert (moved.value.key, bank.calls) == ("price", [])
     assert other.runs.show("r").steps == ()
     assert work(space, lambda run: program(run, lambda price: None)) == [1, 8]
+
+
+def held_back(key: str, *args: Any) -> None:
+    raise interlock.BreakerOpen(BreakerOpen("the breaker is open", "bank", "open", 0.01, "down"))
+
+
+def test_an_answer_is_not_taken_for_a_call_after_the_breaker_was_open(
+    facades: Facades, other: Any
+) -> None:
+    space, bank = facades.open(), Bank()
+
+    def program(run: Any, fn: Any) -> Any:
+        return run.effect("pay", fn, 7)
+
+    bank.dies = "before"
+    crash(space, lambda run: program(run, bank.charge))
+    other.runs.settle("r", "1", False)
+    with pytest.raises(interlock.BreakerOpen):
+        work(space, lambda run: program(run, held_back))
+    bank.dies = "after"
+    crash(space, lambda run: program(run, bank.charge))
+    other.runs.settle("r", "1", True, "looked up")
+    assert work(space, lambda run: program(run, bank.charge)) == "looked up"
+    assert len(bank.calls) == 1
+
+
+def test_what_is_in_doubt_stays_so_while_the_breaker_is_open(space: Any) -> None:
+    bank = Bank()
+
+    def program(run: Any, fn: Any, end: End = lambda: None) -> Any:
+        run.effect("pay", fn, "pay", in_doubt="retry", compensate=bank.refund)
+        return run.step("end", end)
+
+    bank.dies = "after"
+    crash(space, lambda run: program(run, bank.charge))
+    with pytest.raises(interlock.BreakerOpen):
+        work(space, lambda run: program(run, held_back))
+    assert space.runs.show("r").in_doubt == ("pay",)
+    assert space.runs.cancel("r", "not wanted") is False
+    with pytest.raises(interlock.RunFailed, match="not wanted"):
+        work(space, lambda run: program(run, bank.charge))
+    assert [result for _, result in bank.undone] == [[1, "pay"]]
