@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -68,15 +69,18 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the schedule explorer went through: `tests/core/conftest.py` pins the numbers."""
-    reports = [*terminalreporter.stats.get("passed", ()), *terminalreporter.stats.get("failed", ())]
-    rows = [
-        value
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == "explored"
-    ]
-    if rows:
+    """Show what the schedule explorer went through (`tests/core/conftest.py` pins the numbers), and
+    what the runs that were killed."""
+    passed, failed = (terminalreporter.stats.get(how, ()) for how in ("passed", "failed"))
+    found: dict[str, list[Any]] = {"explored": [], "killed": []}
+    for report in (*passed, *failed):
+        for name, value in getattr(report, "user_properties", ()):
+            found.get(name, []).append(value)
+    if found["explored"]:
         terminalreporter.section("explored schedules")
-    for protocol, schedules, states in sorted(rows):
+    for protocol, schedules, states in sorted(found["explored"]):
         terminalreporter.line(f"{protocol:<56} {schedules:>13,} schedules {states:>9,} states")
+    if found["killed"]:
+        terminalreporter.section("killed runs")
+    for line in found["killed"]:
+        terminalreporter.line(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from tests.core.explored_agents import (
 
 
 def mutate(
-    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, guard: str, without: str
+    monkeypatch: pytest.MonkeyPatch, owner: type | ModuleType, name: str, guard: str, without: str
 ) -> None:
     """Run `owner.name` with the one place where it says `guard` saying `without`."""
     function: Any = getattr(owner, name)

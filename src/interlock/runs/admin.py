@@ -19,13 +19,18 @@ from interlock.runs import recording
 from interlock.runs.records import (
     AWAITING,
     DONE,
+    EFFECT,
+    FINISHED,
     OPEN,
     PROCESSING,
+    STARTED,
+    answer_name,
     check_run_id,
     fence_key,
     own_prefix,
     run_info,
     sent_key,
+    step_key,
 )
 from interlock.runs.state import RunState
 
@@ -39,7 +44,7 @@ def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: s
         wrong = Invalid(f"program={program!r:.60} is not the name of a program")
     if wrong is not None:
         return wrong
-    outcome = yield from recording.define(writer, run_id, program, given, writer.agent, op_id)
+    outcome = yield from recording.define(writer, run_id, program, given, op_id)
     return None if isinstance(outcome, Committed) else outcome
 
 
@@ -83,12 +88,30 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
         return body
 
     def plan(status: Record, fence: Record) -> Decision:
-        due = encode({**status.value, "due_us": 1})
+        due = encode({**status.value, "due_us": 0 if status.value.get("parked") else 1})
         assert isinstance(due, str)
         expects = (Expect(key, 0, None), decide.expect(status))
         return _plan(writer, op_id, expects, (Write(PUT, key, body), Write(PUT, status.key, due)))
 
     return (yield from _change(writer, run_id, plan))
+
+
+def settle(
+    writer: Writer, run_id: str, path: str, happened: bool, result: Any, op_id: str
+) -> Steps:
+    """Say whether an effect that is in doubt has happened.  Returns None, Conflict or Invalid."""
+    found = yield from _load(writer, run_id, ended=False)
+    if isinstance(found, Refusal):
+        return found
+    if not isinstance(happened, bool):
+        return Invalid(f"happened={happened!r:.60} is neither True nor False")
+    records = {record.key: record.value for record in found[2].scans[own_prefix(run_id)]}
+    step = records.get(step_key(run_id, path), {})
+    if (step.get("kind"), step.get("state")) != (EFFECT, STARTED):
+        return Invalid(f"step {path!r:.60} of run {run_id!r} is not an effect that is in doubt")
+    answer = {"happened": happened, "result": result}
+    name = answer_name(path, step["attempt"])
+    return (yield from send(writer, run_id, name, answer, op_id))
 
 
 def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
@@ -108,14 +131,25 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
     return (yield from _change(writer, run_id, plan))
 
 
+def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
+    """Take a run away from whoever works on it.  Returns None, or Invalid."""
+    wrong = check_run_id(run_id)
+    if wrong is not None:
+        return wrong
+    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    return fence if isinstance(fence, Refusal) else None
+
+
 def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
     """Have a run fail, whoever works on it; what it did is undone when it is taken up next.
 
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
     """
-    found = yield from _load(writer, run_id)
+    found = yield from _load(writer, run_id, ended=False)
     if isinstance(found, Refusal):
         return found
+    if not isinstance(reason, str) or not reason:
+        return Invalid(f"reason={reason!r:.60} is not a reason in words")
     fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
         return fence
@@ -124,10 +158,11 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
         return found
     first, status, snapshot = found
     run = RunState(run_id, writer, first._replace(epoch=fence.epoch), status, {})
+    prefix = step_key(run_id, "")
     nothing = not any(
-        record.value.get("undo")
+        record.value.get("undo") and record.value["state"] in (STARTED, FINISHED)
         for record in snapshot.scans[own_prefix(run_id)]
-        if isinstance(record.value, dict)
+        if record.key.startswith(prefix)
     )
     awake = {"state": PROCESSING, "ending": reason, "due_us": 1, "parked": False, "waits": {}}
     yield from recording.record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})

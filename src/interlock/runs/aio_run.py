@@ -64,7 +64,7 @@ class AsyncRun(RunHandle):
 
     def sleep(self, seconds: float) -> Awaitable[None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
-        waiting.check_seconds_or_none("seconds", seconds)
+        waiting.check_sleep(seconds)
         path = self._state.frame.next_path()
         return self._run(waiting.sleep(self._state, path, seconds, self._draw))
 
@@ -117,7 +117,7 @@ class AsyncRun(RunHandle):
     async def _do(
         self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        told = self._told(name, [list(args), kwargs])
+        told = self._told(name, fn, [list(args), kwargs])
         found = self._recalled(path, told)
         if found is None:
             think = thought(self._state, fn, args, kwargs)

@@ -53,13 +53,22 @@ class Runs(_Desk):
     def settle(self, id: str, path: str, happened: bool, result: Any = None) -> None:
         """Say whether the effect at step `path`, which is in doubt, has happened.
 
-        `result` is what its function would have returned.  Raises as `send` does.
+        `result` is what its function would have returned.  Raises Conflict where it was said
+        before, Invalid where nothing is in doubt there.
         """
-        self.send(id, f"effect-{path}", {"happened": happened, "result": result})
+        op_id = self._op_id(None)
+        self._run(admin.settle(self._writer, id, path, happened, result, op_id))
 
     def resume(self, id: str) -> None:
         """Have a run that is parked, or pauses after a failure, taken up at once."""
         self._run(admin.resume(self._writer, id, self._op_id(None)))
+
+    def reclaim(self, id: str) -> None:
+        """Take a run away from whoever works on it, such as a process that is known to be dead.
+
+        It can be taken up at once, and whoever worked on it is Fenced.
+        """
+        self._run(admin.reclaim(self._writer, id, self._op_id(None)))
 
     def cancel(self, id: str, reason: str = "cancelled") -> bool:
         """Have a run fail, whoever works on it; return whether it has by now.
@@ -100,11 +109,16 @@ class AsyncRuns(_Desk):
 
     async def settle(self, id: str, path: str, happened: bool, result: Any = None) -> None:
         """Say whether an effect in doubt has happened: see `interlock.Runs.settle`."""
-        await self.send(id, f"effect-{path}", {"happened": happened, "result": result})
+        op_id = self._op_id(None)
+        await self._run(admin.settle(self._writer, id, path, happened, result, op_id))
 
     async def resume(self, id: str) -> None:
         """Have a run that is parked, or pauses after a failure, taken up at once."""
         await self._run(admin.resume(self._writer, id, self._op_id(None)))
+
+    async def reclaim(self, id: str) -> None:
+        """Take a run away from whoever works on it: see `interlock.Runs.reclaim`."""
+        await self._run(admin.reclaim(self._writer, id, self._op_id(None)))
 
     async def cancel(self, id: str, reason: str = "cancelled") -> bool:
         """Have a run fail, whoever works on it: see `interlock.Runs.cancel`."""

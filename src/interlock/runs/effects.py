@@ -10,15 +10,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from interlock.core import protocol
 from interlock.core.folding import Steps
+from interlock.core.keys import check_key
 from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
 from interlock.core.requests import Think
-from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal
+from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
 from interlock.runs import recording, waiting
-from interlock.runs.records import EFFECT, FINISHED, HELD_BACK, REFUSED, SKIPPED, STARTED, digest
+from interlock.runs.records import (
+    EFFECT,
+    FINISHED,
+    HELD_BACK,
+    REFUSED,
+    SKIPPED,
+    STARTED,
+    check_call,
+    digest,
+)
 from interlock.runs.state import RunState, Undo
 
 POLICIES = ("ask", "retry", "skip")
@@ -49,7 +60,8 @@ def make(
     decided_from: object,
 ) -> Effect:
     """Return an effect as it was asked for.  Raises Invalid."""
-    for what, given in (("fn", fn), ("check", check), ("compensate", compensate)):
+    raise_refused(check_call(EFFECT, name, fn))
+    for what, given in (("check", check), ("compensate", compensate)):
         if given is not None and not callable(given):
             raise InvalidError(f"{what}={given!r:.60} of effect {name!r} is not a function")
     if in_doubt not in POLICIES:
@@ -63,6 +75,8 @@ def make(
 
 def _expected(records: object) -> tuple[Expect, ...]:
     if isinstance(records, Mapping):
+        for key, version in records.items():
+            raise_refused(check_key(key) or protocol.check_position(f"version of {key!r}", version))
         return tuple(Expect(key, version, None) for key, version in records.items())
     found = (records,) if isinstance(records, Record) else records
     if not isinstance(found, list | tuple) or not all(isinstance(r, Record) for r in found):
@@ -79,6 +93,7 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
             raise_refusal(wrong)
     assert isinstance(arguments, str)
     known = run.recall(path, EFFECT, effect.name, arguments)
+    attempt = (known or {}).get("attempt", 0) + 1
     if known is not None and known["state"] == HELD_BACK:
         known = None  # a breaker was open: the call was not made
     key = _key(run, path, effect.name, str(content))
@@ -87,18 +102,18 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
     if known is not None and known["state"] != STARTED:
         return _settled(run, path, effect, known)
     if known is not None:
-        happened = yield from _in_doubt(run, path, effect, key)
+        happened = yield from _in_doubt(run, path, effect, known)
         if happened is not None:
             told |= {"state": happened[0], "result": happened[1]}
             return (yield from _finish(run, path, effect, told, op_id))
-    attempt = (known or {}).get("attempt", 0) + 1
     intent = told | {"state": STARTED, "attempt": attempt}
     expects = effect.decided_from if known is None else ()
     yield from recording.record(run, {path: intent}, op_id(), expects=expects)
     try:
         result = yield Think(effect.fn, (key, *effect.args))
     except BreakerOpen:
-        yield from recording.record(run, {path: told | {"state": HELD_BACK}}, op_id())
+        if known is None or effect.in_doubt != "retry":  # else an earlier call is still in doubt
+            yield from recording.record(run, {path: intent | {"state": HELD_BACK}}, op_id())
         raise
     except NotDone as refused:
         told |= {"state": REFUSED, "result": None, "error": str(refused)}
@@ -135,15 +150,15 @@ def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any])
     return known["result"]
 
 
-def _in_doubt(run: RunState, path: str, effect: Effect, key: str) -> Steps:
+def _in_doubt(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> Steps:
     """Return how it ended and its result, or None where the call is to be made (again)."""
     if effect.check is not None:
-        return (yield from _looked_up(effect, key))
+        return (yield from _looked_up(effect, known["key"]))
     if effect.in_doubt == "retry":
         return None
     if effect.in_doubt == "skip":
         return SKIPPED, None
-    return (yield from waiting.ask_about(run, path, effect.name))
+    return (yield from waiting.ask_about(run, path, effect.name, known["attempt"]))
 
 
 def _looked_up(effect: Effect, key: str) -> Steps:

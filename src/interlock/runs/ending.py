@@ -8,10 +8,18 @@ from typing import Any
 from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
-from interlock.errors import BreakerOpen, Fault, Fenced, InDoubt, InterlockError, RunFailed
+from interlock.errors import (
+    BreakerOpen,
+    Fault,
+    Fenced,
+    InDoubt,
+    InterlockError,
+    ProgramChanged,
+    RunFailed,
+)
 from interlock.runs import recording
 from interlock.runs.effects import undo_all
-from interlock.runs.records import AWAITING, EFFECT, STARTED
+from interlock.runs.records import AWAITING, EFFECT, FINISHED, STARTED
 from interlock.runs.state import RunState
 
 _FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
@@ -32,9 +40,9 @@ def leave(
     failures are counted: the run is to be taken up again, and after `attempts` of them it is
     parked.
     """
-    if run.over:
-        return
-    failure = problem
+    if run.over or (problem is not None and not isinstance(problem, Exception)):
+        return  # a process that is stopped, or a run that is left to wait, has ended nothing
+    failure: Exception | None = problem
     try:
         if isinstance(problem, RunFailed) or run.ending is not None:
             yield from _end_badly(run, problem, op_id)
@@ -45,7 +53,7 @@ def leave(
         failure = found
     if isinstance(failure, BreakerOpen) and not run.over:
         yield from _park(run, failure, op_id())
-    elif isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
+    elif failure is not None and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
         raise failure
@@ -63,17 +71,31 @@ def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[],
         reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
     reason = str(run.ending)
+    _check_can_be_undone(run)
     yield from undo_all(run, op_id)
     yield from recording.fail(run, reason, op_id())
     if problem is None:
         raise RunFailed(reason)
 
 
-def _check_nothing_in_doubt(run: RunState) -> None:
+def _check_nothing_in_doubt(run: RunState, only_undone: bool = False) -> None:
     for path, record in run.steps.items():
         value = record.value
-        if value["kind"] == EFFECT and value["state"] == STARTED:
+        doubt = value["kind"] == EFFECT and value["state"] == STARTED
+        if doubt and (value["undo"] or not only_undone):
             raise InDoubt(value["name"], value["key"], path, None)
+
+
+def _check_can_be_undone(run: RunState) -> None:
+    """Raise where there is something to undo that the program has not come to, or is in doubt."""
+    _check_nothing_in_doubt(run, only_undone=True)
+    for path, record in run.steps.items():
+        value = record.value
+        if value.get("undo") and value["state"] == FINISHED and path not in run.undo:
+            raise ProgramChanged(
+                f"effect {value['name']!r} (step {path} of run {run.id!r}) is to be undone, and "
+                "the program has ended before it asked for it"
+            )
 
 
 def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:

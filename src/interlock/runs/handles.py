@@ -13,9 +13,9 @@ from interlock.core.folding import Steps, ask
 from interlock.core.outcome import Invalid as InvalidOutcome
 from interlock.core.requests import Load
 from interlock.core.turns import Limits
-from interlock.errors import Invalid, raise_refusal
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.runs import waiting
-from interlock.runs.records import FINISHED, STEP, digest
+from interlock.runs.records import FINISHED, STEP, check_call, digest
 from interlock.runs.state import Frame, RunState, StepTransaction, inside
 from interlock.settings import DEFAULT_ATTEMPTS
 
@@ -103,12 +103,11 @@ class RunHandle:
     def _draw(self) -> str:
         return self._op_id(None)
 
-    def _told(self, name: str, arguments: Any) -> dict[str, Any]:
+    def _told(self, name: str, fn: object, arguments: Any) -> dict[str, Any]:
+        raise_refused(check_call(STEP, name, fn))
         made = digest(arguments, f"step {name!r}")
         if isinstance(made, InvalidOutcome):
             raise_refusal(made)
-        if not isinstance(name, str) or not name:
-            raise Invalid(f"{name!r:.60} is not the name of a step")
         return {"kind": STEP, "name": name, "args": made, "state": FINISHED}
 
     def _recalled(self, path: str, told: dict[str, Any]) -> tuple[Any] | None:
@@ -148,7 +147,7 @@ class RunHandle:
     def _checked_wait(self, name: str, timeout: float | None) -> str:
         if not isinstance(name, str) or not name or "/" in name:
             raise Invalid(f"{name!r:.60} is not a name of what a run waits for")
-        waiting.check_seconds_or_none("timeout", timeout)
+        waiting.check_timeout(timeout)
         return self._state.frame.next_path()
 
 

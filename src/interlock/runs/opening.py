@@ -29,7 +29,8 @@ class _Opening:
         """Return who works on the run.  Raises Invalid."""
         from interlock.runs.records import check_run_id
 
-        raise_refused(check_run_id(id) or (agent and check_name("agent", agent)))
+        raise_refused(check_run_id(id))
+        raise_refused(None if agent is None else check_name("agent", agent))
         if agent is None or agent == self._writer.agent:
             return self._writer, id
         return replace(self._writer, agent=agent, incarnation=0), id

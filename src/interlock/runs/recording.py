@@ -65,31 +65,40 @@ def record(
 
 
 def define(
-    writer: Writer, run_id: str, program: str | None, given: Any, agent: str, op_id: str
+    writer: Writer,
+    run_id: str,
+    program: str | None,
+    given: Any,
+    op_id: str,
+    fence: Record | None = None,
 ) -> Steps:
-    """Make a run that nobody works on yet.  Returns Committed, or Conflict where there is one."""
-    values = (
-        (fence_key(run_id), {"program": program, "input": given}),
-        (f"{OPEN}{run_id}", _first_status(agent, IDLE)),
-    )
+    """Make a run, which is Idle.  Returns Committed, or Conflict where there is one.
+
+    `fence`: the record of the run's lease, for whoever goes on to work on it.
+    """
+    first = {"state": IDLE, "agent": writer.agent, "failures": 0, "waits": {}, "due_us": 0}
+    key = fence_key(run_id)
+    values = ((key, {"program": program, "input": given}), (f"{OPEN}{run_id}", first))
 
     def decision() -> Decision:
         writes = []
-        for key, value in values:
+        for name, value in values:
             body = encode(value, writer.max_value_bytes)
             if isinstance(body, Refusal):
                 return body
-            writes.append(Write(PUT, key, body))
-        expects = tuple(Expect(key, 0, None) for key, _ in values)
-        rules = writer.book.rules.version
+            writes.append(Write(PUT, name, body))
         return Plan(
             op_id,
             writer.agent,
-            expects,
+            (
+                Expect(key, 0, None) if fence is None else decide.expect(fence),
+                Expect(f"{OPEN}{run_id}", 0, None),
+            ),
             (),
             tuple(writes),
-            rules=rules,
+            rules=writer.book.rules.version,
             incarnation=writer.incarnation,
+            leased=() if fence is None else (key,),
         )
 
     return (yield from commands.commit(writer, decision))
@@ -106,7 +115,10 @@ def take_up(
     found: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     first, opened, done = (found.records[key] for key in keys)
     if not first.version:
-        return (yield from _begin(writer, run_id, fence, program, given, new))
+        outcome = yield from define(writer, run_id, program, given, new, fence)
+        if not isinstance(outcome, Committed):
+            raise_refusal(outcome)
+        first, opened = decide.result(outcome, writer.space)
     fence = first._replace(epoch=fence.epoch)
     prefix = step_key(run_id, "")
     steps = {
@@ -122,41 +134,9 @@ def take_up(
     status = run.status.value
     if status["state"] != PROCESSING or status["agent"] != writer.agent or status["waits"]:
         again = {"state": PROCESSING, "agent": writer.agent, "waits": {}, "due_us": 0}
-        yield from record(run, {}, new, lambda status: {**status, **again})
+        again["parked"] = False
+        yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
     return run
-
-
-def _begin(
-    writer: Writer, run_id: str, fence: Record, program: str | None, given: Any, new: str
-) -> Steps:
-    key, status_key = fence_key(run_id), f"{OPEN}{run_id}"
-    body = encode({"program": program, "input": given}, writer.max_value_bytes)
-    if isinstance(body, Refusal):
-        raise_refusal(body)
-    status = encode(_first_status(writer.agent, PROCESSING))
-    assert isinstance(status, str)
-
-    def decision() -> Decision:
-        return Plan(
-            new,
-            writer.agent,
-            (decide.expect(fence), Expect(status_key, 0, None)),
-            (),
-            (Write(PUT, key, body), Write(PUT, status_key, status)),
-            rules=writer.book.rules.version,
-            incarnation=writer.incarnation,
-            leased=(key,),
-        )
-
-    outcome = yield from commands.commit(writer, decision)
-    if not isinstance(outcome, Committed):
-        raise_refusal(outcome)
-    made = {record.key: record for record in decide.result(outcome, writer.space)}
-    return RunState(run_id, writer, made[key], made[status_key], {})
-
-
-def _first_status(agent: str, state: str) -> dict[str, Any]:
-    return {"state": state, "agent": agent, "failures": 0, "waits": {}, "due_us": 0}
 
 
 def complete(run: RunState, result: Any, op_id: str) -> Steps:

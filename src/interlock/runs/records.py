@@ -60,6 +60,20 @@ def sent_key(run_id: str, name: str) -> str:
     return f"$run/{run_id}/sent/{name}"
 
 
+def answer_name(path: str, attempt: int) -> str:
+    """The name under which it is said whether an attempt at an effect has happened."""
+    return f"effect-{path}-{attempt}"
+
+
+def check_call(kind: str, name: object, fn: object) -> Invalid | None:
+    """Return why something is not a step's name and function."""
+    if not isinstance(name, str) or not name:
+        return Invalid(f"{name!r:.60} is not the name of a step")
+    if not callable(fn):
+        return Invalid(f"{kind} {name!r:.60} is given {fn!r:.60}, which is not a function")
+    return None
+
+
 def check_run_id(run_id: object) -> Invalid | None:
     """Return why `run_id` cannot name a run."""
     wrong = check_key(run_id)

@@ -55,6 +55,9 @@ class Run(RunHandle):
         Each runs in a thread.  Raises what the first of them raises, once all have ended.
         """
         frame = self._state.frame
+        for call in calls:
+            if not isinstance(call, tuple) or len(call) < 2:
+                raise Invalid(f"{call!r:.60} is not a step: (name, fn, *args)")
         tasks = [(frame.next_path(), *call) for call in calls]
         with ThreadPoolExecutor(max(len(tasks), 1), thread_name_prefix="interlock-step") as pool:
             futures = [
@@ -103,7 +106,7 @@ class Run(RunHandle):
 
     def sleep(self, seconds: float) -> None:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
-        waiting.check_seconds_or_none("seconds", seconds)
+        waiting.check_sleep(seconds)
         path = self._state.frame.next_path()
         self._run(waiting.sleep(self._state, path, seconds, self._draw))
 
@@ -151,7 +154,7 @@ class Run(RunHandle):
     def _do(self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if inspect.iscoroutinefunction(fn):
             raise Invalid(f"step {name!r} is a coroutine function; use interlock.open_async")
-        told = self._told(name, [list(args), kwargs])
+        told = self._told(name, fn, [list(args), kwargs])
         found = self._recalled(path, told)
         if found is None:
             think = thought(self._state, fn, args, kwargs)

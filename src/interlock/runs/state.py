@@ -131,12 +131,14 @@ class RunState:
 
     def check_complete(self, frame: Frame) -> None:
         """Raise ProgramChanged where a step is recorded that the program did not ask for."""
-        left = f"{frame.path}.{frame.count + 1}" if frame.path else str(frame.count + 1)
-        if left in self.steps:
-            raise ProgramChanged(
-                f"step {left} of run {self.id!r} is recorded as {self.steps[left].value['name']!r},"
-                " and the program did not ask for it"
-            )
+        inside = f"{frame.path}." if frame.path else ""
+        for path, record in self.steps.items():
+            place = path.removeprefix(inside)
+            if path.startswith(inside) and place.isdigit() and int(place) > frame.count:
+                raise ProgramChanged(
+                    f"step {path} of run {self.id!r} is recorded as {record.value['name']!r}, and "
+                    "the program did not ask for it"
+                )
 
     def remember(self, path: str, value: Mapping[str, Any], version: int, position: int) -> None:
         """Know what was just recorded of a step."""

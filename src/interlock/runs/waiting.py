@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from interlock.core import decide
 from interlock.core.folding import Steps, ask
+from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load, Pause
@@ -23,6 +25,7 @@ from interlock.runs.records import (
     STARTED,
     TIMED_OUT,
     WAIT,
+    answer_name,
     digest,
     sent_key,
 )
@@ -46,12 +49,14 @@ def wait_for(
         return _answer(run, name, known)
     key = sent_key(run.id, name)
     now: Snapshot = yield from ask(run.writer, Load((key,)))
-    if known is None and not now.records[key].exists:
-        until_us = 0 if timeout is None else now.time_us + int(timeout * 1e6)
-        known = told | {"state": STARTED, "until_us": until_us}
-        yield from recording.record(run, {path: known}, op_id(), _waiting(path, name, until_us))
     until_us = (known or {}).get("until_us", 0)
-    now = yield from _until(run, key, until_us, now)
+    if not now.records[key].exists:
+        new = {}
+        if known is None:
+            until_us = 0 if timeout is None else now.time_us + int(timeout * 1e6)
+            new = {path: told | {"state": STARTED, "until_us": until_us}}
+        yield from recording.record(run, new, op_id(), _waiting(path, name, until_us))
+        now = yield from _until(run, key, until_us, now)
     sent = now.records[key]
     ended = {"state": FINISHED, "result": sent.value} if sent.exists else {"state": TIMED_OUT}
     told |= {"until_us": until_us, "result": None} | ended
@@ -65,12 +70,12 @@ def _answer(run: RunState, name: str, known: Mapping[str, Any]) -> Any:
     return known["result"]
 
 
-def ask_about(run: RunState, path: str, name: str) -> Steps:
-    """Have a person say whether an effect in doubt has happened.
+def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps:
+    """Have a person say whether this attempt at an effect, which is in doubt, has happened.
 
     Returns how it ended and its result, or None where it has not happened.
     """
-    sent = f"effect-{path}"
+    sent = answer_name(path, attempt)
     key = sent_key(run.id, sent)
     now: Snapshot = yield from ask(run.writer, Load((key,)))
     if not now.records[key].exists:
@@ -107,16 +112,23 @@ def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) ->
 
 
 def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps:
-    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot."""
-    keys = () if key is None else (key,)
+    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
+
+    Raises Fenced where the run was taken over meanwhile.
+    """
+    fence = run.fence
+    keys = (fence.key,) if key is None else (fence.key, key)
     while True:
         left = (until_us - now.time_us) / 1e6 if until_us else WATCH_PAUSE
         if left <= 0 or (key is not None and now.records[key].exists):
             return now
         if run.suspends:
             raise Suspended
-        yield Pause(min(left, WATCH_PAUSE), now.position if keys else None)
+        yield Pause(min(left, WATCH_PAUSE), None if key is None else now.position)
         now = yield from ask(run.writer, Load(keys))
+        epoch = now.records[fence.key].epoch
+        if epoch != fence.epoch:
+            raise_refusal(decide.fenced(fence.key, fence.epoch, epoch))
 
 
 def _waiting(
@@ -142,10 +154,14 @@ def _no_arguments() -> str:
     return str(digest([], "wait"))
 
 
-def check_seconds_or_none(name: str, seconds: object) -> None:
+def check_timeout(timeout: object) -> None:
     """Raise Invalid where something is neither None nor a number of seconds."""
-    from interlock.core.leases import check_seconds
+    if timeout is not None:
+        check_sleep(timeout, "timeout")
 
-    wrong = None if seconds is None else check_seconds(name, seconds, 0, _LONGEST_SLEEP)
+
+def check_sleep(seconds: object, name: str = "seconds") -> None:
+    """Raise Invalid where something is not a number of seconds that a run may wait."""
+    wrong = check_seconds(name, seconds, 0, _LONGEST_SLEEP)
     if wrong is not None:
         raise_refusal(wrong)

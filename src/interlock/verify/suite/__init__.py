@@ -19,7 +19,8 @@ from interlock.verify.suite.capabilities import CAPABILITIES, Capabilities
 PARTS = (
     *("bad_input", "breaker", "conflicts", "consumer_groups", "coordinator", "group_order"),
     *("leases", "log", "machines", "merged", "projections", "reads_and_writes", "rebase", "rules"),
-    *("rules_again", "transactions", "trimming", "updates"),
+    *("rules_again", "runs", "runs_effects", "runs_endings", "runs_waiting", "transactions"),
+    *("trimming", "updates"),
 )
 
 __all__ = ["CAPABILITIES", "PARTS", "Capabilities", "Facades", "tests"]

@@ -30,13 +30,13 @@ class Bridge:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._target, name)
-        return self._call(value) if callable(value) else value
+        return self._call(value) if callable(value) else self._bridged(value)
 
     def __enter__(self) -> Any:
-        return Bridge(self._loop.run_until_complete(self._target.__aenter__()), self._loop)
+        return type(self)(self._await(self._target.__aenter__()), self._loop)
 
     def __exit__(self, *problem: Any) -> Any:
-        return self._loop.run_until_complete(self._target.__aexit__(*problem))
+        return self._await(self._target.__aexit__(*problem))
 
     def __iter__(self) -> Iterator[Any]:
         return self._iterate(self._target.__aiter__())
@@ -45,7 +45,7 @@ class Bridge:
         def call(*args: Any, **options: Any) -> Any:
             answer = method(*args, **options)
             if inspect.isawaitable(answer):
-                return self._bridged(self._loop.run_until_complete(_finish(answer)))
+                return self._bridged(self._await(answer))
             if hasattr(answer, "__anext__"):
                 return self._iterate(answer)
             return self._bridged(answer)
@@ -61,14 +61,23 @@ class Bridge:
             | interlock.AsyncCoordinator
             | interlock.AsyncBreaker
             | interlock.AsyncProjection
+            | interlock.AsyncRuns
         )
+        if isinstance(answer, interlock.AsyncRun):
+            return RunBridge(answer, self._loop)
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
+
+    def _await(self, awaitable: Any) -> Any:
+        """Await something, too in a function that an asyncio façade runs in a thread."""
+        if self._loop.is_running():
+            return asyncio.run_coroutine_threadsafe(_finish(awaitable), self._loop).result()
+        return self._loop.run_until_complete(_finish(awaitable))
 
     def _iterate(self, items: AsyncIterator[Any]) -> Iterator[Any]:
         try:
             while True:
                 try:
-                    yield self._loop.run_until_complete(_finish(items.__anext__()))
+                    yield self._await(items.__anext__())
                 except StopAsyncIteration:
                     return
         finally:
@@ -79,26 +88,22 @@ class Bridge:
         """The function of an asyncio transaction awaits; here it is given a synchronous view."""
 
         async def run(tx: Any) -> Any:
-            return await asyncio.to_thread(fn, _ThreadTx(tx, self._loop))
+            return await asyncio.to_thread(fn, Bridge(tx, self._loop))
 
         return self._loop.run_until_complete(self._target.transact(run, **options))
 
 
-class _ThreadTx:
-    def __init__(self, tx: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._tx = tx
-        self._loop = loop
+class RunBridge(Bridge):
+    """A run of the asyncio façade, with the synchronous one's way to do steps at the same time."""
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._tx, name)
+    def parallel(self, *calls: tuple[Any, ...]) -> list[Any]:
+        """Do as `interlock.Run.parallel`."""
 
-        def call(*args: Any) -> Any:
-            answer = method(*args)
-            if inspect.isawaitable(answer):
-                return asyncio.run_coroutine_threadsafe(_finish(answer), self._loop).result()
-            return answer
+        async def gathered() -> list[Any]:
+            return await asyncio.gather(*(self._target.step(*call) for call in calls))
 
-        return call
+        found: list[Any] = self._await(gathered())
+        return found
 
 
 async def _finish(awaitable: Any) -> Any:
