@@ -11,7 +11,7 @@ import pytest
 
 from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
-FACADES = {"space", "aio", "handles", "aio_handles", "settings", "reentry", "streams"}
+FACADES = {"space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"}
 BELOW_FACADES = {"core", "errors", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives
 

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.run import Run
+    from interlock.runs.worker import AsyncWorker, Worker
+    from interlock.runs.working import Worked
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
@@ -66,6 +68,7 @@ __all__ = [
     "AsyncRuns",
     "AsyncSpace",
     "AsyncTx",
+    "AsyncWorker",
     "Clash",
     "Closed",
     "Committed",
@@ -115,6 +118,8 @@ __all__ = [
     "Tx",
     "Unavailable",
     "Unknown",
+    "Worked",
+    "Worker",
     "describe_rule",
     "draw_machine",
     "guarded",
@@ -136,6 +141,7 @@ _LATE = {
     "AsyncRuns": "runs.desks",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
+    "AsyncWorker": "runs.worker",
     "ConflictReport": "core.conflicts",
     "Coordinator": "streams.coordinators",
     "Delivery": "core.groups",
@@ -151,6 +157,8 @@ _LATE = {
     "Runs": "runs.desks",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
+    "Worked": "runs.working",
+    "Worker": "runs.worker",
     "draw_machine": "core.drawing",
     "open_async": "aio",
 }

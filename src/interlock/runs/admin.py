@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from interlock.core import commands, decide
@@ -17,7 +17,6 @@ from interlock.core.requests import Load
 from interlock.core.values import encode
 from interlock.runs import recording
 from interlock.runs.records import (
-    AWAITING,
     DONE,
     OPEN,
     PROCESSING,
@@ -171,29 +170,3 @@ def _plan(
     return Plan(
         op_id, writer.agent, expects, (), writes, rules=rules, incarnation=writer.incarnation
     )
-
-
-def is_due(info: Mapping[str, Any], now_us: int) -> bool:
-    """Whether a worker is to take a run up that stands so."""
-    due: int = info["due_us"]
-    return 0 < due <= now_us if info["state"] == AWAITING else due <= now_us
-
-
-def claimable(writer: Writer, programs: frozenset[str]) -> Steps:
-    """Return the ids of runs to take up, the longest due first, and who works on them.
-
-    A run that somebody has the lease of is left out.
-    """
-    snapshot: Snapshot = yield from ask(writer, Load((), (OPEN,)))
-    waiting = [
-        (record.value["due_us"], record.position, record.key.removeprefix(OPEN))
-        for record in snapshot.scans[OPEN]
-        if is_due(record.value, snapshot.time_us)
-    ]
-    keys = tuple(fence_key(run_id) for _, _, run_id in sorted(waiting))
-    fences: Snapshot = yield from ask(writer, Load(keys))
-    return [
-        (key.removeprefix(fence_key("")), fences.records[key].value)
-        for key in keys
-        if key not in fences.leases and fences.records[key].value.get("program") in programs
-    ], snapshot.position

@@ -13,7 +13,7 @@ from interlock.backends.drive_async import AsyncDriver
 from interlock.core import leases
 from interlock.core.records import as_datetime
 from interlock.errors import InterlockError, raise_refused
-from interlock.runs import effects, ending, recording, waiting
+from interlock.runs import effects, ending, waiting
 from interlock.runs.handles import RunHandle, thought
 from interlock.runs.records import fence_key
 
@@ -86,15 +86,10 @@ class AsyncRun(RunHandle):
         lease = _RunLease(self._driver, self._writer, key, self._ttl, self._wait, self._op_id)
         self._lease = await lease.acquire()
         try:
-            self._known = await self._run(
-                recording.take_up(
-                    self._writer, self._id, lease.record, self._program, self._given, self._draw()
-                )
-            )
+            self._known = await self._run(self._take_up(lease.record))
         except BaseException:
             await lease.release()
             raise
-        self._known.suspends = self._suspends
         self.result = self._known.status.value.get("result")
         return self
 

@@ -9,10 +9,10 @@ from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
 from interlock.errors import Fault, Fenced, InDoubt, InterlockError, RunFailed
-from interlock.runs import recording
+from interlock.runs import recording, working
 from interlock.runs.effects import undo_all
-from interlock.runs.records import AWAITING, EFFECT, STARTED
-from interlock.runs.state import RunState
+from interlock.runs.records import EFFECT, STARTED
+from interlock.runs.state import RunState, Suspended
 
 _FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
 _LONGEST_PAUSE = 60.0
@@ -30,7 +30,7 @@ def leave(
 
     A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
     failures are counted: the run is to be taken up again, and after `attempts` of them it is
-    parked.
+    parked.  One that its worker leaves because it stops is due at once.
     """
     if run.over:
         return
@@ -38,11 +38,13 @@ def leave(
     try:
         if isinstance(problem, RunFailed) or run.ending is not None:
             yield from _end_badly(run, problem, op_id)
-        elif problem is None:
+        elif problem is None and not run.stopped:
             _check_nothing_in_doubt(run)
             yield from recording.complete(run, result, op_id())
-    except Exception as found:
+    except (Exception, Suspended) as found:
         failure = found
+    if run.stopped:
+        yield from recording.record(run, {}, op_id(), lambda status: {**status, "due_us": 1})
     if isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
@@ -84,7 +86,6 @@ def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str)
         after = {**before, "failures": failures, "error": said[:_LONGEST_ERROR]}
         if failures < attempts:
             return {**after, "due_us": now.time_us + int(pause * 1e6)}
-        parked = {"state": AWAITING, "parked": True, "waits": {"": "resume"}, "due_us": 0}
-        return {**after, **parked}
+        return {**after, **working.parked(said[:_LONGEST_ERROR])}
 
     yield from recording.record(run, {}, op_id, status)
