@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from interlock.runs.aio_run import AsyncRun
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
+    from interlock.runs.replaying import RunMoment
     from interlock.runs.run import Run
     from interlock.runs.worker import AsyncWorker, Worker
     from interlock.runs.working import Worked
@@ -110,6 +111,7 @@ __all__ = [
     "Run",
     "RunFailed",
     "RunInfo",
+    "RunMoment",
     "Runs",
     "Space",
     "StepInfo",
@@ -154,6 +156,7 @@ _LATE = {
     "RefusalNote": "core.conflicts",
     "Run": "runs.run",
     "RunInfo": "runs.records",
+    "RunMoment": "runs.replaying",
     "Runs": "runs.desks",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
