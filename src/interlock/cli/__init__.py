@@ -28,10 +28,12 @@ _COMMANDS = {
     "put": "write",
     "reclaim": "write",
     "rules": "rules",
+    "runs": "runs",
     "simulate": "simulate",
     "transition": "write",
     "trim": "trim",
     "watch": "read",
+    "worker": "worker",
 }
 
 
