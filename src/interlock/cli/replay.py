@@ -33,17 +33,17 @@ def replay(
     moments = space.runs.replay(id)
     if moment is not None and (first is not None or back):
         raise click.UsageError("--at shows one moment; leave out --from and --back")
+    if first is not None and first > len(moments):
+        raise interlock.Invalid(f"run {id!r} has {len(moments)} moments, so no --from {first}")
     chosen = list(range(len(moments)))
     if moment is not None:
         chosen = [n for n in chosen if _is_reached(moments[n], moment)][-1:]
         if not chosen:
             raise interlock.Invalid(f"nothing of run {id!r} was in the log yet at {moment}")
     elif back:
-        chosen = chosen[::-1][len(moments) - (first or len(moments)) :]
+        chosen = chosen[:first][::-1]
     elif first is not None:
         chosen = chosen[first - 1 :]
-    if not chosen:
-        raise interlock.Invalid(f"run {id!r} has {len(moments)} moments; give --from 1 to that")
     if not as_json and len(chosen) > 1 and sys.stdin.isatty() and sys.stdout.isatty():
         _walk(moments, chosen)
         return
