@@ -10,8 +10,6 @@ import click
 import interlock
 from interlock.cli.common import compact, entry_json, local, moment_of, run_json, store_command
 
-_HELP = "n next, p previous, q quit"
-
 
 @store_command(reads=True)
 @click.argument("id")
@@ -28,7 +26,7 @@ def replay(
 ) -> None:
     """Show each commit of the run ID and the state after it.
 
-    On a terminal one at a time, forwards and back with the keys n, p and q.
+    On a terminal one at a time, forwards and back.
     """
     moments = space.runs.replay(id)
     if moment is not None and (first is not None or back):
@@ -55,16 +53,12 @@ def _walk(moments: list[interlock.RunMoment], chosen: list[int]) -> None:
     place = 0
     while True:
         click.echo(_text(moments, chosen[place]))
-        while True:
-            click.echo(f"[{_HELP}] ", nl=False, err=True)
-            pressed = click.getchar(echo=False)
-            click.echo(err=True)
-            step = {"n": 1, "p": -1, "q": 0, "\x04": 0}.get(pressed)
-            if step == 0:
-                return
-            if step is not None and 0 <= place + step < len(chosen):
-                place += step
-                break
+        click.echo("[Enter next, p previous, q quit] ", nl=False)
+        said = sys.stdin.readline()
+        if not said or said.strip() == "q":
+            return
+        place += -1 if said.strip() == "p" else 1
+        place = min(max(place, 0), len(chosen) - 1)
 
 
 def _is_reached(moment: interlock.RunMoment, given: str) -> bool:
