@@ -3,7 +3,8 @@
     python examples/pipeline.py [sqlite:///pipeline.db]
 
 Each agent is a worker with a program of its own, here in threads; they could be on three machines.
-They hand over by runs: one starts the runs of another, which sends back what it has found.  Kill any of them at any moment: the next worker of that program goes on.
+They hand over by runs: one starts the runs of another, which sends back what it has found.  Kill
+any of them at any moment: the next worker of that program goes on.
 """
 
 from __future__ import annotations
