@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -41,6 +41,12 @@ specs: formal/node_modules/.stamp ## every spec holds, and fails without any one
 specs-deep: formal/node_modules/.stamp ## the same with larger bounds: minutes
 	@$(NEEDS_NODE)
 	node formal/check.mjs --deep
+
+traces: .venv/dev.stamp servers formal/node_modules/.stamp ## 200 runs of real processes on each store, checked against a spec
+	INTERLOCK_TRACES=200 $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/processes/test_traces.py
+
+mutants: .venv/dev.stamp servers ## each guard taken out of the code, one at a time, turns a test red: minutes
+	$(BIN)/python -m tests.mutants
 
 define NEEDS_NODE
 command -v node >/dev/null && command -v npm >/dev/null || { \

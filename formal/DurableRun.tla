@@ -15,16 +15,16 @@
 \* A worker that is asleep between intent and call stands for a call that arrives late, too: who is
 \* not answered does not call again, but takes the run over, at a new epoch.
 \*
-\* @design TakeOver the run's lease is granted to another worker: its epoch is raised
-\* @design Begin the worker reads the log: the first step without a result, and whether it has an intent
-\* @design Intend the run commits the intent of a step, unless its worker was replaced
-\* @design Call the step's function runs: the effect happens
-\* @design Retry policy "retry": the call may be made again, under the same idempotency key
-\* @design Check policy "check": the other system is asked whether the effect has happened
-\* @design Stop policy "ask": the run stops, and shows what is in doubt
-\* @design Answer policy "ask": a human has looked, and says what has happened
-\* @design Result the run commits the result of a step, unless its worker was replaced
-\* @design Finish the run is done once each of its steps has a result
+\* @code TakeOver runs/recording.py:take_up core/leases.py:take_own
+\* @code Begin runs/state.py:RunState.recall
+\* @code Intend runs/effects.py:perform
+\* @code Call runs/effects.py:perform
+\* @code Retry runs/effects.py:_in_doubt
+\* @code Check runs/effects.py:_looked_up
+\* @code Stop runs/waiting.py:ask_about
+\* @code Answer runs/waiting.py:ask_about
+\* @code Result runs/recording.py:record
+\* @code Finish runs/recording.py:complete
 EXTENDS Naturals, Sequences
 
 CONSTANTS

@@ -10,6 +10,7 @@ from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
 from interlock.errors import (
+    BreakerOpen,
     Closed,
     Conflict,
     Contended,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
     from interlock.runs.aio_run import AsyncRun
+    from interlock.runs.breakers import AsyncBreaker, Breaker
+    from interlock.runs.breaking import BreakerInfo
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.replaying import RunMoment
@@ -61,6 +64,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "AsyncBreaker",
     "AsyncCoordinator",
     "AsyncGroup",
     "AsyncLease",
@@ -70,6 +74,9 @@ __all__ = [
     "AsyncSpace",
     "AsyncTx",
     "AsyncWorker",
+    "Breaker",
+    "BreakerInfo",
+    "BreakerOpen",
     "Clash",
     "Closed",
     "Committed",
@@ -135,6 +142,7 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
+    "AsyncBreaker": "runs.breakers",
     "AsyncCoordinator": "streams.coordinators",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
@@ -144,6 +152,8 @@ _LATE = {
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "AsyncWorker": "runs.worker",
+    "Breaker": "runs.breakers",
+    "BreakerInfo": "runs.breaking",
     "ConflictReport": "core.conflicts",
     "Coordinator": "streams.coordinators",
     "Delivery": "core.groups",

@@ -23,6 +23,7 @@ from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import raise_refusal, raise_refused
+from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -101,7 +102,7 @@ class Opening:
             await self._space.close()
 
 
-class AsyncSpace(AsyncStreams, OpensAsyncRuns):
+class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, driver: AsyncDriver, writer: decide.Writer) -> None:

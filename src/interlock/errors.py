@@ -228,6 +228,34 @@ class InDoubt(InterlockError):
         return type(self), (self.effect, self.key, self.path, self.problem)
 
 
+class BreakerOpen(Refused):
+    """A circuit breaker lets no call through now: what it guards does not answer.
+
+    The call was not made.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name of the breaker."""
+        return str(self.outcome.name)
+
+    @property
+    def state(self) -> str:
+        """`open`, or `half_open`: somebody else is trying whether it works again."""
+        return str(self.outcome.state)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds after which to ask again: until a probe is due; while one is under way, at most
+        one."""
+        return float(self.outcome.seconds)
+
+    @property
+    def reason(self) -> str:
+        """The failure that opened it."""
+        return str(self.outcome.reason)
+
+
 class Fault(InterlockError):
     """Something outside is broken: the file, the disk, the server."""
 
@@ -285,6 +313,7 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Pruned: Pruned,
     refusals.ProgramChanged: ProgramChanged,
     refusals.RunFailed: RunFailed,
+    refusals.BreakerOpen: BreakerOpen,
 }
 
 

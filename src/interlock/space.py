@@ -24,6 +24,7 @@ from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.handles import Lease, Moment, Tx
+from interlock.runs.breaking_opening import Breakers
 from interlock.runs.opening import OpensRuns
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -81,7 +82,7 @@ def open(  # reads as interlock.open
     return opened
 
 
-class Space(Streams, OpensRuns):
+class Space(Streams, OpensRuns, Breakers):
     """Shared state of a group of agents.
 
     May be used by many threads; open with `interlock.open`.

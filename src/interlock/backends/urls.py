@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,24 @@ def register(scheme: str, make: Callable[..., Backend]) -> None:
 
 
 def open_backend(url: str, name: str, **options: Any) -> Backend:
-    """Return the backend of space `name` in the store at `url`.  Raises Invalid and the faults."""
+    """Return the backend of space `name` in the store at `url`.  Raises Invalid and the faults.
+
+    Where the environment names a folder as INTERLOCK_RECORD, what it is asked is recorded there.
+    """
+    backend = _opened(url, name, **options)
+    folder = os.environ.get("INTERLOCK_RECORD")
+    if not folder:
+        return backend
+    from interlock.backends.recording import Recording
+
+    try:
+        return Recording(backend, folder)
+    except BaseException:
+        backend.close()
+        raise
+
+
+def _opened(url: str, name: str, **options: Any) -> Backend:
     if not isinstance(url, str):
         raise Invalid(f"a store is named by a URL such as 'sqlite:///team.db', not {url!r}")
     scheme, separator, _ = url.partition("://")

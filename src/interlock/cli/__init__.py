@@ -12,6 +12,7 @@ import interlock
 _COMMANDS = {
     "append": "write",
     "at": "read",
+    "breakers": "breakers",
     "check": "histories",
     "conflicts": "conflicts",
     "consume": "streams",

@@ -72,8 +72,9 @@ class ConflictReport(NamedTuple):
 
 def note(refusal: Refusal, agent: str, op_id: str, now_us: int) -> RefusalNote | None:
     """Return what to keep of a refusal; None for one that the caller never sees."""
-    if isinstance(refusal, Outdated):
-        return None
+    key = str(getattr(refusal, "key", "") or "")
+    if isinstance(refusal, Outdated) or key.startswith("$"):
+        return None  # the protocols of the library's own keys decide again
     other: str | None = None
     behind = None
     if isinstance(refusal, Conflict):
@@ -81,7 +82,6 @@ def note(refusal: Refusal, agent: str, op_id: str, now_us: int) -> RefusalNote |
         behind = max(now_us - refusal.record.time_us, 0) if refusal.record.version else None
     elif isinstance(refusal, Held):
         other = refusal.holder
-    key = str(getattr(refusal, "key", "") or "")
     return RefusalNote(key, agent, type(refusal).__name__, other, behind, now_us, op_id)
 
 

@@ -175,6 +175,21 @@ class ProgramChanged(Refusal):
     )
 
 
+@dataclass(frozen=True)
+class BreakerOpen(Refusal):
+    """Breaker `name` lets no call through: it is `open`, or `half_open` and somebody else probes.
+
+    `seconds`: when to ask again.  `reason`: the failure that opened it.
+    """
+
+    name: str
+    state: str
+    seconds: float
+    reason: str
+    retryable: ClassVar[bool] = True
+    next_step: ClassVar[str] = "wait and ask again, or go on without this call"
+
+
 PRECEDENCE: tuple[type[Refusal], ...] = (
     Invalid,
     Fenced,

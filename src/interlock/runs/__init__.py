@@ -1,1 +1,1 @@
-"""Durable runs: steps, effects and recovery."""
+"""Durable runs: work that goes on after a crash, and what it needs on the way."""

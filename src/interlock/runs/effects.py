@@ -15,10 +15,10 @@ from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
 from interlock.core.requests import Think
-from interlock.errors import InDoubt, NotDone, raise_refusal
+from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal
 from interlock.errors import Invalid as InvalidError
 from interlock.runs import recording, waiting
-from interlock.runs.records import EFFECT, FINISHED, REFUSED, SKIPPED, STARTED, digest
+from interlock.runs.records import EFFECT, FINISHED, HELD_BACK, REFUSED, SKIPPED, STARTED, digest
 from interlock.runs.state import RunState, Undo
 
 POLICIES = ("ask", "retry", "skip")
@@ -79,6 +79,8 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
             raise_refusal(wrong)
     assert isinstance(arguments, str)
     known = run.recall(path, EFFECT, effect.name, arguments)
+    if known is not None and known["state"] == HELD_BACK:
+        known = None  # a breaker was open: the call was not made
     key = _key(run, path, effect.name, str(content))
     told: dict[str, Any] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
     told |= {"content": effect.content, "undo": effect.compensate is not None}
@@ -95,6 +97,9 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
     yield from recording.record(run, {path: intent}, op_id(), expects=expects)
     try:
         result = yield Think(effect.fn, (key, *effect.args))
+    except BreakerOpen:
+        yield from recording.record(run, {path: told | {"state": HELD_BACK}}, op_id())
+        raise
     except NotDone as refused:
         told |= {"state": REFUSED, "result": None, "error": str(refused)}
         yield from recording.record(run, {path: told}, op_id())

@@ -8,10 +8,10 @@ from typing import Any
 from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
-from interlock.errors import Fault, Fenced, InDoubt, InterlockError, RunFailed
+from interlock.errors import BreakerOpen, Fault, Fenced, InDoubt, InterlockError, RunFailed
 from interlock.runs import recording, working
 from interlock.runs.effects import undo_all
-from interlock.runs.records import EFFECT, STARTED
+from interlock.runs.records import AWAITING, EFFECT, STARTED
 from interlock.runs.state import RunState, Suspended
 
 _FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
@@ -45,7 +45,9 @@ def leave(
         failure = found
     if run.stopped:
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "due_us": 1})
-    if isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
+    if isinstance(failure, BreakerOpen) and not run.over:
+        yield from _park(run, failure, op_id())
+    elif isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
         raise failure
@@ -74,6 +76,15 @@ def _check_nothing_in_doubt(run: RunState) -> None:
         value = record.value
         if value["kind"] == EFFECT and value["state"] == STARTED:
             raise InDoubt(value["name"], value["key"], path, None)
+
+
+def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
+    """Record that the run is to be taken up again once the breaker lets a call through."""
+    now: Snapshot = yield from ask(run.writer, Load(()))
+    due_us = now.time_us + int(failure.seconds * 1e6)
+    parked = {"state": AWAITING, "due_us": due_us, "error": str(failure)[:_LONGEST_ERROR]}
+    parked["waits"] = {"": f"breaker {failure.name}"}
+    yield from recording.record(run, {}, op_id, lambda status: {**status, **parked})
 
 
 def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:

@@ -22,12 +22,13 @@ DONE = "$runs/done/"
 
 # What a step can be, and how it can stand.
 STEP, EFFECT, WAIT, SLEEP = "step", "effect", "wait", "sleep"
-STARTED, FINISHED, REFUSED, SKIPPED, TIMED_OUT = (
+STARTED, FINISHED, REFUSED, SKIPPED, TIMED_OUT, HELD_BACK = (
     "started",
     "finished",
     "refused",
     "skipped",
     "timed out",
+    "held back",
 )
 
 IDLE, PROCESSING, AWAITING, COMPLETED, FAILED = (

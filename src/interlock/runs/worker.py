@@ -18,7 +18,7 @@ from interlock.runs import working
 from interlock.runs.aio_run import AsyncRun
 from interlock.runs.ending import is_outside
 from interlock.runs.handles import RunHandle, check_attempts
-from interlock.runs.records import COMPLETED, fence_key
+from interlock.runs.records import AWAITING, COMPLETED, fence_key
 from interlock.runs.run import Run
 from interlock.runs.state import RunState, Suspended
 from interlock.runs.working import Due, Worked
@@ -242,6 +242,10 @@ class AsyncWorker(WorkerHandle):
                 run.result = run.result if returned is None else returned
         except (Exception, Suspended) as found:
             problem = found
+        except BaseExceptionGroup as group:  # of an asyncio.TaskGroup
+            if group.subgroup(Suspended) is None:
+                raise
+            problem = group
         finally:
             self._busy.discard(run_id)
         self._tell(run, program, problem)
@@ -276,4 +280,4 @@ def _how(run: RunState, problem: BaseException | None) -> str:
         return "parked"
     if run.stopped:
         return "left"
-    return "waits" if isinstance(problem, Suspended) else "again"
+    return "waits" if status["state"] == AWAITING else "again"

@@ -17,9 +17,9 @@ import pytest
 from interlock.verify.suite.capabilities import CAPABILITIES, Capabilities
 
 PARTS = (
-    *("bad_input", "conflicts", "consumer_groups", "coordinator", "group_order", "leases", "log"),
-    *("machines", "merged", "reads_and_writes", "rebase", "rules", "rules_again", "transactions"),
-    *("trimming", "updates"),
+    *("bad_input", "breaker", "conflicts", "consumer_groups", "coordinator", "group_order"),
+    *("leases", "log", "machines", "merged", "reads_and_writes", "rebase", "rules"),
+    *("rules_again", "transactions", "trimming", "updates"),
 )
 
 __all__ = ["CAPABILITIES", "PARTS", "Capabilities", "Facades", "tests"]

@@ -59,6 +59,7 @@ class Bridge:
             | interlock.AsyncLease
             | interlock.AsyncGroup
             | interlock.AsyncCoordinator
+            | interlock.AsyncBreaker
         )
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from interlock.core.requests import ReadGroup
-from interlock.verify.suite.consumer_groups import SHORT, add, dying, keys
+from interlock.verify.suite.consumer_groups import SHORT, add, dying, keys, taken
 from interlock.verify.suite.facades import Facades
 
 pytestmark = [pytest.mark.interlock_needs("groups")]
@@ -64,6 +64,16 @@ def test_four_threads_handle_each_key_in_order(facades: Facades) -> None:
         positions = [position for key, position in handled if key == f"k/{n}"]
         assert positions == sorted(positions)
     assert other.group("g").pending() == []
+
+
+def test_an_ack_of_what_was_claimed_and_not_delivered_yet_does_not_count(space: Any) -> None:
+    add(space, "a", "a")
+    dead, heir = dying(space, "dead"), space.group("g", consumer="heir")
+    _, second = dead.take()
+    (first,) = taken(heir, 1)
+    assert dead.ack(second) == 0
+    assert heir.ack(first) == 1
+    assert [(d.entry, d.deliveries) for d in heir.take()] == [(second.entry, 2)]
 
 
 class Interrupted(BaseException):

@@ -231,6 +231,17 @@ def test_a_key_that_was_deleted_and_created_again_can_be_written_over(space: Any
     assert space.read("a/1").value == 2
 
 
+def test_what_a_transaction_writes_over_a_deleted_key_counts_on(space: Any) -> None:
+    first = space.create("k", 1)
+    space.delete(first)
+    with space.transaction() as tx:
+        tx.create("k", 2)
+        tx.create("beside", 2)
+    assert space.read("k").version == 3
+    with pytest.raises(interlock.Conflict):
+        space.write(first, 3)
+
+
 def test_a_merged_key_is_either_added_to_or_deleted(facades: Facades) -> None:
     space = facades.open(rules={"list": interlock.merged("append")})
     space.append("list", 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import Load
+from interlock.core.requests import Load, TakeTurn
 from interlock.verify.suite.facades import Facades, elsewhere
 
 
@@ -67,6 +67,21 @@ def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) 
     theirs.close()
 
 
+def test_an_update_without_a_turn_gives_way_to_who_has_it(facades: Facades) -> None:
+    """It began before anybody had a turn.  A plain write does not give way: it competes."""
+    ours, theirs = facades.open("us"), facades.peer("them")
+
+    def overtaken(value: Any) -> Any:
+        ask = ours._driver.backend.perform
+        assert elsewhere(ask, TakeTurn(("k",), "n1", "us", 6.0)).ahead == 0
+        return "theirs"
+
+    with pytest.raises(interlock.Contended, match="turn to write 'k'"):
+        theirs.update("k", overtaken, attempts=1)
+    assert theirs.write(theirs.read("k"), "at once").version == 1
+    theirs.close()
+
+
 def test_what_fn_raises_ends_the_update_with_nothing_written(space: Any) -> None:
     class Stop(Exception):
         pass
@@ -113,13 +128,15 @@ def test_calling_the_space_on_the_same_key_inside_update_says_so(facades: Facade
 def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     """While one agent has its turn, another one that comes waits and thinks only once."""
     ours, theirs = facades.open("us"), facades.peer("them")
+    thoughts: list[Any] = []
 
     def first(value: Any) -> Any:
-        with pytest.raises(interlock.Contended, match="patience"):
-            elsewhere(theirs.update, "k", lambda _: "unseen", patience=0)
+        with pytest.raises(interlock.Contended, match="of patience, 1 agents ahead"):
+            elsewhere(theirs.update, "k", thoughts.append, patience=0)
         return "first"
 
     assert ours.update("k", first, turns="always").value == "first"
+    assert thoughts == [], "it thought before its turn"
     theirs.close()
 
 

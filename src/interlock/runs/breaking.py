@@ -1,0 +1,321 @@
+"""The circuit breaker's protocol: what its shared state is, and who may call when.
+
+closed -> open after `failures` failures `within` some seconds -> half open after `reset_after`: one
+agent has claimed the only probe -> closed where it succeeds, open again where it fails.  The state
+machine is that of M. Nygard, "Release It!"; here each of its moves is one guarded commit of the key
+`$breaker/<name>`, judged by the store's clock, so it is one machine for all hosts.
+
+A probe is fenced by the version that its claim made: one that answers after another agent has
+claimed the next probe finds another version, and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+from interlock.core import commands, decide
+from interlock.core.decide import Decision, Writer
+from interlock.core.folding import Steps, ask
+from interlock.core.keys import check_name
+from interlock.core.leases import check_seconds
+from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Refusal
+from interlock.core.plan import PUT, Plan, Write
+from interlock.core.records import Record, Snapshot, as_datetime
+from interlock.core.requests import Load
+from interlock.core.values import encode
+
+CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
+INDEX = "$breakers"  # {name of a breaker: true}
+MOST_FAILURES = 1000
+_LONGEST = 24 * 3600.0  # seconds
+_ASK_AGAIN_US = 1_000_000  # while a probe is under way: it may answer at any moment
+_LONGEST_REASON = 200  # characters
+
+
+class Limits(NamedTuple):
+    """What a breaker goes by, times in microseconds."""
+
+    name: str
+    failures: int
+    within_us: int
+    timeout_us: int
+    reset_after_us: int
+
+    @property
+    def key(self) -> str:
+        """The key of its state."""
+        return _key(self.name)
+
+
+class BreakerInfo(NamedTuple):
+    """A breaker's shared state.
+
+    `failures` were counted up to the last one.  `seconds`: until the next probe may begin, where it
+    is not closed.  `opened`, `agent` and `reason`: when, by whom and why it was opened last.
+    `probe` is the agent whose probe is under way.
+    """
+
+    name: str
+    state: str
+    failures: int
+    seconds: float
+    opened: datetime | None
+    agent: str
+    reason: str
+    probe: str
+
+
+class Circuit(NamedTuple):
+    """What is stored of a breaker.
+
+    `failed` are the times of the failures that count, while closed.  `until_us`: when the next
+    probe may begin; while half open, when the claim of this one expires.  `openings` tells a call
+    that was let through before the last opening from one after it.
+    """
+
+    state: str = CLOSED
+    failed: tuple[int, ...] = ()
+    openings: int = 0
+    opened_us: int = 0
+    until_us: int = 0
+    agent: str = ""
+    reason: str = ""
+    probe: str = ""
+
+    def failing(self, now_us: int, limits: Limits, agent: str, reason: str) -> Circuit:
+        """Return the circuit after a failure."""
+        recent = tuple(time for time in self.failed if time > now_us - limits.within_us)
+        failed = (*recent, now_us)
+        if self.state == CLOSED and len(failed) < limits.failures:
+            return self._replace(failed=failed)
+        until_us = now_us + limits.reset_after_us
+        return Circuit(OPEN, (), self.openings + 1, now_us, until_us, agent, reason)
+
+    def claimed(self, now_us: int, limits: Limits, agent: str) -> Circuit:
+        """Return the circuit while `agent` probes."""
+        until_us = now_us + limits.timeout_us
+        return self._replace(state=HALF_OPEN, until_us=until_us, probe=agent)
+
+    def unclaimed(self) -> Circuit:
+        """Return the circuit once a probe was given up: the next one may begin at once."""
+        return self._replace(state=OPEN, until_us=self.opened_us, probe="")
+
+    def closed(self) -> Circuit:
+        """Return the circuit once calls may go through again; the reason stays to be read."""
+        return self._replace(state=CLOSED, failed=(), until_us=0, probe="")
+
+
+class Seen(NamedTuple):
+    """A breaker as it was at one moment of the store's clock."""
+
+    record: Record
+    circuit: Circuit
+    time_us: int
+
+    @property
+    def wait_us(self) -> int:
+        """Microseconds until the next probe may begin."""
+        closed = self.circuit.state == CLOSED
+        return 0 if closed else max(self.circuit.until_us - self.time_us, 0)
+
+
+class Passage(NamedTuple):
+    """A call that may go through, and what it was let through by."""
+
+    seen: Seen
+    probe: bool = False
+
+
+def limits(
+    name: str, failures: object, within: object, timeout: object, reset_after: object
+) -> Limits | Invalid:
+    """Return what a breaker goes by, or what is malformed."""
+    wrong = check_name("breaker", name)
+    for what, value in (("within", within), ("timeout", timeout), ("reset_after", reset_after)):
+        wrong = wrong or check_seconds(what, value, 0.001, _LONGEST)
+    if wrong is not None:
+        return wrong
+    whole = isinstance(failures, int) and not isinstance(failures, bool)
+    if not whole or not 1 <= failures <= MOST_FAILURES:  # type: ignore[operator]  # it is an int
+        return Invalid(f"failures={failures!r:.40} is not a whole number from 1 to {MOST_FAILURES}")
+    times = (int(value * 1e6) for value in (within, timeout, reset_after))  # type: ignore[operator]  # checked
+    return Limits(name, failures, *times)  # type: ignore[arg-type]  # checked
+
+
+def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
+    """Return the refusal of a call, by what was seen `age_us` ago."""
+    circuit, left_us = seen.circuit, max(seen.wait_us - age_us, 0)
+    if circuit.state == HALF_OPEN:
+        now = f"half open: {circuit.probe!r} is trying whether it works again"
+        left_us = min(left_us, _ASK_AGAIN_US)
+    else:
+        now = f"open for another {left_us / 1e6:.1f} s"
+    message = f"breaker {name!r} is {now}; {circuit.agent!r} opened it: {circuit.reason}"
+    return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
+
+
+def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+    """Ask whether a call may go through, claiming the probe where one is due.
+
+    Returns a Passage, the Seen by which it may not, or a Refusal.
+    """
+    seen = yield from _load(writer, limits.name)
+    while True:
+        circuit: Circuit = seen.circuit
+        if circuit.state == CLOSED:
+            return Passage(seen)
+        if seen.wait_us:
+            return seen
+        claimed = circuit.claimed(seen.time_us, limits, writer.agent)
+        outcome = yield from _move(writer, seen, claimed, op_id)
+        if isinstance(outcome, Seen):
+            return Passage(outcome, probe=True)
+        if not isinstance(outcome, Conflict):
+            return outcome
+        seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
+
+
+def failed(writer: Writer, limits: Limits, passage: Passage, reason: str, op_id: str) -> Steps:
+    """Count the failure of a call.  Returns the Seen after it, or a Refusal.
+
+    A probe that was replaced, and a call from before the last opening, change nothing.
+    """
+    while True:
+        snapshot: Snapshot = yield from ask(writer, Load((limits.key, INDEX)))
+        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        if passage.probe:
+            seen = passage.seen._replace(time_us=seen.time_us)
+        elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
+            return seen
+        circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _told(reason))
+        index = None if seen.record.version else snapshot.records[INDEX]
+        outcome = yield from _move(writer, seen, circuit, op_id, index, limits.name)
+        if passage.probe:
+            return _settled(outcome, seen.time_us)
+        if not isinstance(outcome, Conflict):
+            return outcome
+
+
+def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps:
+    """Close the breaker after its probe, unless the probe was replaced.
+
+    Returns the Seen after it, or a Refusal.
+    """
+    seen = passage.seen
+    outcome = yield from _move(writer, seen, seen.circuit.closed(), op_id)
+    return _settled(outcome, seen.time_us)
+
+
+def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps:
+    """Give back the claim of a probe that did not find out, unless it was replaced.
+
+    Returns the Seen after it, or a Refusal.
+    """
+    seen = passage.seen
+    outcome = yield from _move(writer, seen, seen.circuit.unclaimed(), op_id)
+    return _settled(outcome, seen.time_us)
+
+
+def reset(writer: Writer, name: str, op_id: str) -> Steps:
+    """Close a breaker by hand.  Returns the Seen after it, or a Refusal."""
+    wrong = check_name("breaker", name)
+    if wrong is not None:
+        return wrong
+    while True:
+        seen: Seen = yield from _load(writer, name)
+        circuit = seen.circuit.closed()
+        if circuit == seen.circuit:
+            return seen
+        outcome = yield from _move(writer, seen, circuit, op_id)
+        if not isinstance(outcome, Conflict):
+            return outcome
+
+
+def look(writer: Writer, name: str) -> Steps:
+    """Return the Seen of a breaker, or Invalid."""
+    return check_name("breaker", name) or (yield from _load(writer, name))
+
+
+def every(writer: Writer) -> Steps:
+    """Return the BreakerInfo of each breaker of the space that ever counted a failure, by name."""
+    snapshot: Snapshot = yield from ask(writer, Load((INDEX,)))
+    names = sorted(snapshot.records[INDEX].value or ())
+    snapshot = yield from ask(writer, Load(tuple(map(_key, names))))
+    records = (snapshot.records[_key(name)] for name in names)
+    return [info(name, _seen(r, snapshot.time_us)) for name, r in zip(names, records, strict=True)]
+
+
+def info(name: str, seen: Seen) -> BreakerInfo:
+    """Return what is to be told of a breaker."""
+    circuit = seen.circuit
+    opened = as_datetime(circuit.opened_us) if circuit.openings else None
+    seconds, failures = seen.wait_us / 1e6, len(circuit.failed)
+    told = (circuit.agent, circuit.reason, circuit.probe)
+    return BreakerInfo(name, circuit.state, failures, seconds, opened, *told)
+
+
+def _key(name: str) -> str:
+    return f"$breaker/{name}"
+
+
+def _load(writer: Writer, name: str) -> Steps:
+    """Protocol: a breaker as it is now."""
+    snapshot: Snapshot = yield from ask(writer, Load((_key(name),)))
+    return _seen(snapshot.records[_key(name)], snapshot.time_us)
+
+
+def _seen(record: Record, time_us: int) -> Seen:
+    value = record.value or {}
+    circuit = Circuit(**{**value, "failed": tuple(value.get("failed", ()))})
+    return Seen(record, circuit, max(time_us, record.time_us))
+
+
+def _settled(outcome: Any, time_us: int) -> Any:
+    """Return what is to be known after a probe has told its answer."""
+    return _seen(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
+
+
+def _move(
+    writer: Writer,
+    seen: Seen,
+    circuit: Circuit,
+    op_id: str,
+    index: Record | None = None,
+    name: str = "",
+) -> Steps:
+    """Protocol: commit what becomes of a breaker; `index`, where it is a new one.
+
+    Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
+    """
+    plan: Callable[[], Decision] = partial(_plan, writer, seen, circuit, op_id, index, name)
+    outcome = yield from commands.commit(writer, plan)
+    if not isinstance(outcome, Committed):
+        return outcome
+    return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
+
+
+def _plan(
+    writer: Writer, seen: Seen, circuit: Circuit, op_id: str, index: Record | None, name: str
+) -> Decision:
+    values: list[tuple[Record, Any]] = [(seen.record, circuit._asdict())]
+    if index is not None:
+        values.append((index, {**(index.value or {}), name: True}))
+    writes = []
+    for record, value in values:
+        body = encode(value, writer.max_value_bytes)
+        if isinstance(body, Refusal):
+            return body
+        writes.append(Write(PUT, record.key, body))
+    expects = tuple(decide.expect(record) for record, _ in values)
+    rules, incarnation = writer.book.rules.version, writer.incarnation
+    return Plan(
+        op_id, writer.agent, expects, (), tuple(writes), rules=rules, incarnation=incarnation
+    )
+
+
+def _told(reason: str) -> str:
+    """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
+    return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
