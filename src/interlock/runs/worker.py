@@ -141,11 +141,13 @@ class Worker(WorkerHandle):
                             break
                         self._busy.add(run_id)
                         running.add(pool.submit(self._work_on, run_id, program))
-                    if not due.runs:
-                        if once and not running:
+                    running = self._still(running)
+                    if once and not due.runs:
+                        if not running:
                             return
+                        wait_for_futures(running, due.seconds, FIRST_COMPLETED)
+                    elif not due.runs:
                         self._run(working.wait(due, self._over.is_set))
-                        running = self._still(running)
             except BaseException:
                 self.stop()
                 raise
@@ -207,11 +209,15 @@ class AsyncWorker(WorkerHandle):
                         break
                     self._busy.add(run_id)
                     running.add(asyncio.create_task(self._work_on(run_id, program)))
-                if not due.runs:
-                    if once and not running:
+                running = self._still(running)
+                if once and not due.runs:
+                    if not running:
                         return
+                    await asyncio.wait(
+                        running, timeout=due.seconds, return_when=asyncio.FIRST_COMPLETED
+                    )
+                elif not due.runs:
                     await self._run(working.wait(due, self._over.is_set))
-                    running = self._still(running)
         except BaseException:
             self.stop()
             raise
