@@ -120,25 +120,37 @@ def test_only_due_runs_of_its_own_programs_are_taken_up(space: interlock.Space) 
         raise ValueError("not now")
     space.worker({"mine": program}).work(once=True)
     assert sorted(began) == ["a", "d"]
-    assert space.runs.show("c").state == "Completed"
+    states = {info.id: info.state for info in space.runs.list()}
+    assert states == {
+        "a": "Completed",
+        "b": "Idle",
+        "c": "Completed",
+        "d": "Completed",
+        "e": "Processing",
+    }
 
 
 def test_a_backlog_that_is_old_by_the_time_it_is_worked_on(space: interlock.Space) -> None:
-    """Runs that another ends, or that are not due any more, when the worker comes to them."""
+    """Runs that are over, or not due any more, when the worker comes to them."""
     began: list[str] = []
+
+    def fails(run: interlock.Run) -> None:
+        raise ValueError(run.id)
 
     def program(run: interlock.Run) -> None:
         began.append(run.id)
-        for name in ("a", "b", "c"):
-            if name != run.id and len(began) == 1:
-                space.runs.cancel(name)
+        if len(began) == 1:
+            space.runs.cancel(next(name for name in names if name != run.id))
+            space.worker({"p": fails}, attempts=1).work(once=True)  # parks what is left
 
-    for name in ("a", "b", "c"):
+    names = ("a", "b", "c", "d")
+    for name in names:
         space.runs.start(name, "p")
     told: list[Worked] = []
     space.worker({"p": program}, slots=1, told=told.append).work(once=True)
-    assert len(began) == 1
     assert [(worked.id, worked.how) for worked in told] == [(began[0], "completed")]
+    states = sorted(info.state for info in space.runs.list())
+    assert states == ["AwaitingInput", "AwaitingInput", "Completed", "Failed"]
 
 
 def test_a_pause_after_a_failure_is_kept(space: interlock.Space) -> None:
@@ -176,7 +188,7 @@ def test_undoing_is_left_and_gone_on_with(space: interlock.Space) -> None:
     worker.work()
     assert ([w.how for w in told], undone) == (["left"], ["second"])
     assert space.runs.show("r").state == "Processing"
-    space.worker({"p": program}, told=told.append).work(once=True)
+    space.worker({"p": program}, attempts=1, told=told.append).work(once=True)  # nobody died
     assert ([w.how for w in told], undone) == (["left", "failed"], ["second", "first"])
 
 
