@@ -270,7 +270,7 @@ async def test_each_facade_has_its_kind_of_program(space: interlock.Space) -> No
     async def awaited(run: interlock.AsyncRun) -> None: ...
 
     with pytest.raises(interlock.Invalid, match="coroutine function"):
-        space.worker({"p": awaited})
+        space.worker({"p": awaited})  # type: ignore[dict-item]  # it is refused
     async with await interlock.open_async("sqlite://") as other:
         with pytest.raises(interlock.Invalid, match="not a coroutine function"):
             other.worker({"p": lambda run: None})
@@ -285,8 +285,8 @@ async def test_a_worker_in_tasks(tmp_path: Path) -> None:
                 return name
 
             async with asyncio.TaskGroup() as group:
-                group.create_task(run.step("a", add, "a"))  # type: ignore[arg-type]  # a coroutine
-                answer = group.create_task(run.wait_for("go"))  # type: ignore[arg-type]  # the same
+                group.create_task(run.step("a", add, "a"))
+                answer = group.create_task(run.wait_for("go"))
             if answer.result() == "fail":
                 raise ValueError("told to")
             return answer.result()
