@@ -75,8 +75,10 @@ def unexplained_ignore(name: str, text: str) -> list[str]:
 
 
 def sleeping(name: str, text: str) -> list[str]:
-    """A test that sleeps: time is no synchronisation.  Zero seconds only gives way, and the sleep of
-    a durable run is what is tested."""
+    """A test that sleeps: time is no synchronisation.
+
+    Zero seconds only gives way, and the sleep of a durable run is what is tested.
+    """
     if name in MAY_SLEEP:
         return []
     return [

@@ -308,6 +308,28 @@ async def test_a_worker_in_tasks(tmp_path: Path) -> None:
         assert len(await space.scan("made/")) == 3
 
 
+async def test_what_is_left_running_beside_a_wait_begins_nothing_new(tmp_path: Path) -> None:
+    async with await interlock.open_async(f"sqlite:///{tmp_path / 'a.db'}", agent="us") as space:
+        gate, ended = asyncio.Event(), asyncio.Event()
+
+        async def beside(run: interlock.AsyncRun) -> None:
+            try:
+                await gate.wait()
+                with pytest.raises(interlock.Invalid, match="was left"):
+                    await run.effect("late", lambda key: None)
+            finally:
+                ended.set()
+
+        async def program(run: interlock.AsyncRun) -> None:
+            await asyncio.gather(beside(run), run.wait_for("go"))
+
+        await space.runs.start("r", "p")
+        await space.worker({"p": program}).work(once=True)
+        gate.set()
+        await ended.wait()
+        assert [step.name for step in (await space.runs.show("r")).steps] == ["go"]
+
+
 async def test_a_cancelled_worker_leaves_its_runs(tmp_path: Path) -> None:
     async with await interlock.open_async(f"sqlite:///{tmp_path / 'a.db'}", agent="us") as space:
         reached, gate = asyncio.Event(), asyncio.Event()

@@ -107,6 +107,7 @@ class AsyncRun(RunHandle):
                 raise
             problem.add_note(f"run {self._id!r}: {second}")
         finally:
+            self._state.left = True
             await self._lease.release()
 
     async def _do(

@@ -141,6 +141,7 @@ class Run(RunHandle):
                 raise
             problem.add_note(f"run {self._id!r}: {second}")
         finally:
+            self._state.left = True
             self._lease.release()
 
     def _do(self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -23,6 +23,7 @@ from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record
 from interlock.core.transaction import Transaction
 from interlock.core.values import encode
+from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
 from interlock.runs.records import DONE, OPEN, fence_key, step_key
 
@@ -87,6 +88,7 @@ class RunState:
     suspends: bool = False  # whether to leave where it would wait for long
     stopping: Callable[[], bool] = lambda: False  # whether to leave before the next new step
     stopped: bool = False  # whether that has happened
+    left: bool = False  # whether its block was left
     undo: dict[str, Undo] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # places of effects, by idempotency key
 
@@ -124,6 +126,10 @@ class RunState:
                 raise ProgramChanged(
                     f"run {self.id!r} is {self.status.value['state']}, and its program asks for a "
                     f"step {path} ({kind} {name!r}) that it did not have"
+                )
+            if self.left:
+                raise InvalidError(
+                    f"run {self.id!r} was left, and its program asks for step {path}"
                 )
             if self.stopping():
                 self.stopped = True
