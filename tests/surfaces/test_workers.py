@@ -153,6 +153,33 @@ def test_a_backlog_that_is_old_by_the_time_it_is_worked_on(space: interlock.Spac
     assert states == ["AwaitingInput", "AwaitingInput", "Completed", "Failed"]
 
 
+@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_run_that_is_taken_up_while_it_is_cancelled(
+    tmp_path: Path, space: interlock.Space, waits: bool, moment: int
+) -> None:
+    """A worker comes before any one request of the one who cancels it."""
+    url = f"sqlite:///{tmp_path / 'runs.db'}"
+    with interlock.open(url, agent="other") as other:
+        worker = other.worker({"approve": approve})
+        space.runs.start("r", "approve")
+        if waits:
+            worker.work(once=True)
+            space.runs.send("r", "something", 1)  # it is due
+        real, requests = space._driver.answer, [0]
+
+        def answer(request: Any) -> Any:
+            requests[0] += 1
+            if requests[0] == moment + 1:
+                worker.work(once=True)
+            return real(request)
+
+        space._driver.answer = answer  # type: ignore[method-assign]  # a worker comes in between
+        assert space.runs.cancel("r")
+        info = other.runs.show("r")
+        assert (info.state, info.error) == ("Failed", "cancelled")
+
+
 def test_a_pause_after_a_failure_is_kept(space: interlock.Space) -> None:
     def fails(run: interlock.Run) -> None:
         raise SystemExit(3)  # counted like any failure, and ends nothing else
