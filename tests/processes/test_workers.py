@@ -158,14 +158,17 @@ def test_the_second_signal_ends_a_worker_at_once(fleet: Fleet, space: interlock.
 
 
 def test_every_run_is_worked_on_once_by_two_workers(fleet: Fleet, space: interlock.Space) -> None:
-    for n in range(50):
-        program = ("four_steps", "four_awaited")[n % 2]
-        space.runs.start(f"r{n}", f"{MODULE}:{program}", fleet.given())
     workers = [
         fleet.start(program, name=f"{program}-{n}")
         for program in ("four_steps", "four_awaited")
         for n in range(2)
     ]
+    for worker in workers:
+        assert worker.stderr is not None
+        assert "working on" in worker.stderr.readline()
+    for n in range(50):
+        program = ("four_steps", "four_awaited")[n % 2]
+        space.runs.start(f"r{n}", f"{MODULE}:{program}", fleet.given())
     wait_until(lambda: not space.runs.list(open=True), "the end of 50 runs")
     for worker in workers:
         worker.send_signal(signal.SIGTERM)

@@ -43,13 +43,12 @@ def worker(
     if any(coroutines) and not all(coroutines):
         raise click.UsageError("start one worker for the coroutine functions, one for the others")
     options["told"] = _tell_json if as_json else _tell
-    slots = options["slots"]
-    click.echo(f"working on {', '.join(functions)}, {slots} runs at a time", err=True)
     if all(coroutines):
         interrupted = asyncio.run(_work(functions, options, once))
     else:
         made = space.worker(functions, **options)
         with _stopped_by_signals(made.stop) as came:
+            _say(functions, options)
             made.work(once)
         interrupted = signal.SIGINT in came
     if interrupted:
@@ -63,6 +62,7 @@ async def _work(functions: dict[str, Any], options: dict[str, Any], once: bool) 
     ) as space:
         made = space.worker(functions, **options)
         with _stopped_by_signals(made.stop) as came:
+            _say(functions, options)
             await made.work(once)
     return signal.SIGINT in came
 
@@ -87,6 +87,11 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     finally:
         for each, was in before.items():
             signal.signal(each, was)
+
+
+def _say(functions: dict[str, Any], options: dict[str, Any]) -> None:
+    said = f"working on {', '.join(functions)}, {options['slots']} runs at a time"
+    click.echo(said, err=True)
 
 
 def _tell(worked: interlock.Worked) -> None:
