@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants torture bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -57,6 +57,12 @@ formal/node_modules/.stamp: formal/package.json formal/package-lock.json
 	@$(NEEDS_NODE)
 	cd formal && npm ci --silent --no-audit --no-fund
 	@touch $@
+
+OPERATIONS := 1000000
+SEED := 1
+
+torture: .venv/dev.stamp ## operations of many processes on each store while faults strike: an hour or more
+	$(BIN)/python -m tests.torture --operations $(OPERATIONS) --seed $(SEED)
 
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write

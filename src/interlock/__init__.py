@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
     from interlock.streams.groups import Group
+    from interlock.streams.projections import AsyncProjection, Projection
 
 __version__ = "0.1.0"
 
@@ -69,6 +70,7 @@ __all__ = [
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
+    "AsyncProjection",
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
@@ -109,6 +111,7 @@ __all__ = [
     "NotDone",
     "ProgramChanged",
     "Progress",
+    "Projection",
     "Pruned",
     "Record",
     "Reducer",
@@ -149,6 +152,7 @@ _LATE = {
     "AsyncMoment": "aio_handles",
     "AsyncRun": "runs.aio_run",
     "AsyncRuns": "runs.desks",
+    "AsyncProjection": "streams.projections",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
     "AsyncWorker": "runs.worker",
@@ -163,6 +167,7 @@ _LATE = {
     "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
+    "Projection": "streams.projections",
     "RefusalNote": "core.conflicts",
     "Run": "runs.run",
     "RunInfo": "runs.records",

@@ -13,17 +13,21 @@ from interlock.core.leases import QUEUE
 from interlock.core.outcome import Forbidden
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.requests import (
+    PROJECTIONS,
     Commit,
     DropLease,
+    DropProjection,
     Enter,
     LeaveTurn,
     Load,
     LoadAt,
+    LoadProjection,
     Noted,
     Place,
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
@@ -138,6 +142,7 @@ class Drawing:
             self._enter: 3,
             self._refusal: 1,
             self._trim: 2,
+            self._projection: 3,
         }
         return self._chance.choices([*draws], [*draws.values()])[0]()
 
@@ -330,6 +335,15 @@ class Drawing:
         last = {entry.key: entry for entry in entries if entry.position <= upto}
         appended = [entry for entry in last.values() if entry.kind == APPEND]
         return Trim(upto, tuple((each.key, fold_at(each.position)) for each in appended))
+
+    def _projection(self) -> SaveProjection | LoadProjection | DropProjection:
+        name = PROJECTIONS + self._chance.choice(("ключ 'ü\"/1", "b/2"))
+        if self._rare(0.4):
+            return LoadProjection(name)
+        if self._rare(0.4):  # for what is kept holds the log
+            return DropProjection(name)
+        place = self._chance.randint(0, self._seen.position + 1)
+        return SaveProjection(name, place, f'"as of {place}"')
 
     def _fold(self) -> SaveFold | Load:
         seen = self._seen

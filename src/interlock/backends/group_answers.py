@@ -15,7 +15,7 @@ from interlock.core.requests import ReadGroup
 def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
     """Return what a consumer is given; `postgres/groups.sql` says what its first row tells."""
     (upto, prefix, head, _, _, _, _, time_us, *_), *dealt = rows
-    items = zip(entries_of(dealt), dealt, strict=True)
+    items = zip(entries_of([row[:10] for row in dealt]), dealt, strict=True)
     return Deliveries(
         tuple(Delivery(entry, row[10]) for entry, row in items), upto, head, time_us, prefix
     )

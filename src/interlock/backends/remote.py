@@ -32,6 +32,7 @@ from interlock.core.requests import (
     Place,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
 )
 from interlock.errors import AnswerLost, Closed, Fault, Invalid, LostCommits, Unavailable
 
@@ -276,7 +277,7 @@ class RemoteBackend(ABC):
         """Raise what a request ended with, as the drivers and callers expect it."""
         if isinstance(problem, LostCommits):
             self._lost = problem
-        if isinstance(request, SaveFold) and not isinstance(problem, LostCommits):
+        if isinstance(request, SaveFold | SaveProjection) and not isinstance(problem, LostCommits):
             return None  # a cache: whoever reads next tries again
         raise problem
 

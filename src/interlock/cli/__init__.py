@@ -31,6 +31,7 @@ _COMMANDS = {
     "rules": "rules",
     "runs": "runs",
     "simulate": "simulate",
+    "torture": "torture",
     "transition": "write",
     "trim": "trim",
     "watch": "read",

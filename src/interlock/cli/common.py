@@ -6,8 +6,10 @@ import functools
 import importlib
 import json
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +19,7 @@ import interlock
 
 DONE, FAULT, USAGE, CONFLICT, NOT_FOUND, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 ANOMALIES, UNDECIDED = 6, 7  # of a check
+PIPED_WIDTH = 80  # columns of a table that is not shown on a terminal
 
 
 def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]:
@@ -85,6 +88,24 @@ class reported:  # a context manager, read as a phrase
             click.echo(f"Error: the output could not be written: {why}", err=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(FAULT) from problem
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end what was started and remove temporary files, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def exit_code(problem: interlock.InterlockError) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,13 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import interlock
-from interlock.cli.common import reported
+from interlock.cli.common import PIPED_WIDTH, reported, terminated_as_interrupted
 from interlock.verify.simulate import PATTERNS, Result, Settings, run
 from interlock.verify.simulate.picture import CannotDraw, check_drawable, draw
 from interlock.verify.simulate.scenarios import SCENARIOS, known_patterns
 from interlock.verify.simulate.settings import parse_multiple, parse_think
-
-_PIPED_WIDTH = 80  # columns
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -134,7 +131,7 @@ def simulate(
             click.echo(f"seed {seed}", err=True)
     settings = Settings(agents, think, keys, writes, seed, arrivals, threads)
     settings, chosen = _chosen(settings, patterns, scenario)
-    with reported(as_json), _terminated_as_interrupted():
+    with reported(as_json), terminated_as_interrupted():
         _check(chosen, store, plot)
         results = []
         with _progress(settings.agents) as bar:
@@ -189,24 +186,6 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the agents and remove the temporary files, as Ctrl-C does."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _progress(agents: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
     """Yield what makes a pattern's progress callback; shown on a terminal only."""
     console = Console(stderr=True)
@@ -229,7 +208,7 @@ def _progress(agents: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
 
 
 def _show(results: list[Result], settings: Settings, store: str | None, plot: Path | None) -> None:
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
     console.print(_heading(settings, store) + "\n")
     console.print(_table(results))
     console.print(

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from interlock.core.plan import Plan
 
+PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
+
 
 class Load(NamedTuple):
     """A consistent set of records and scanned prefixes.  Answered by a `Snapshot`.
@@ -168,8 +170,8 @@ class SaveFold(NamedTuple):
 
 
 class Trim(NamedTuple):
-    """Cut the log up to position `upto`, the end of a commit, where no consumer group needs what
-    is cut.
+    """Cut the log up to position `upto`, the end of a commit, where no consumer group and no kept
+    projection needs what is cut.
 
     `folds` holds, for each merged key that was appended to last in what is cut, its fold at `upto`
     as JSON.  What every key was at `upto` is kept, so that any moment from there on can be read.
@@ -181,12 +183,44 @@ class Trim(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The log is cut up to `position`.  `group` still needs the entry at `needed` (None: no group
-    does) and those after it."""
+    """The log is cut up to `position`.  `by` still needs the entry at `needed` (None: nobody does)
+    and those after it: a group, or a projection, whose name begins with `PROJECTIONS`."""
 
     position: int
     needed: int | None = None
-    group: str = ""
+    by: str = ""
+
+
+class SaveProjection(NamedTuple):
+    """Keep a projection as of log position `position`, never over a later one.  Answered by None.
+
+    It is kept beside the log, without an entry or a version, and may be lost.  Nothing is kept
+    where the log is cut beyond `position` or ends before it; as long as it is kept, Trim cuts
+    nothing after it.
+    """
+
+    name: str
+    position: int
+    body: str
+
+
+class LoadProjection(NamedTuple):
+    """Ask what is kept of a projection.  Answered by a `Kept`, or None."""
+
+    name: str
+
+
+class Kept(NamedTuple):
+    """A projection as of log position `position`, as it was saved."""
+
+    position: int
+    body: str
+
+
+class DropProjection(NamedTuple):
+    """Forget what is kept of a projection.  Answered by None."""
+
+    name: str
 
 
 class Noted(NamedTuple):
@@ -280,6 +314,9 @@ Request = (
     | DropLease
     | SaveFold
     | Trim
+    | SaveProjection
+    | LoadProjection
+    | DropProjection
     | Noted
     | ReadRefusals
     | ReadGroup

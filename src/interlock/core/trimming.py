@@ -5,7 +5,8 @@ what it was at the floor, so that any moment from there on can be read.  An entr
 
 - the rule of its key says (`keep=` days; the keys whose names begin with `$` have no rule),
 - its operation id must be known: a day,
-- a consumer group has not dealt and acknowledged it: the store judges that in the atomic step,
+- a consumer group has not dealt and acknowledged it, or what is kept of a projection does not
+  include it: the store judges both in the atomic step,
 - a coordinator has not merged it.
 """
 
@@ -23,7 +24,7 @@ from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
 from interlock.core.plan import APPEND, PUT, Write
 from interlock.core.protocol import check_position, load_at
 from interlock.core.records import Entry, Record, Snapshot
-from interlock.core.requests import Floor, Load, LogPage, ReadLog, Trim
+from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Trim
 from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
@@ -123,7 +124,7 @@ class _Wanted(NamedTuple):
         if self.before is not None and entry.position >= self.before:
             return f"position {self.before} was to be kept"
         if self.floor.needed is not None and entry.position >= self.floor.needed:
-            return f"group {self.floor.group!r} has not finished it"
+            return _needs(self.floor.by)
         if age_us < KEPT_AT_LEAST * 1e6:
             return "its operation id is kept for a day"
         if entry.key.startswith("$"):
@@ -136,6 +137,14 @@ class _Wanted(NamedTuple):
         if days is None:
             return f"no rule says how long {entry.key!r} is kept (keep=)"
         return f"{entry.key!r} is kept for {days:g} days" if age_us < days * DAY_US else ""
+
+
+def _needs(name: str) -> str:
+    """Return why the store itself keeps an entry."""
+    if not name.startswith(PROJECTIONS):
+        return f"group {name!r} has not finished it"
+    projection, _, version = name.removeprefix(PROJECTIONS).rpartition("/")
+    return f"projection {projection!r} (version {version}) has no snapshot that includes it"
 
 
 def _check(keep: object, before: object) -> Invalid | None:

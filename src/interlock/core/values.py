@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from interlock.core.outcome import Invalid
@@ -41,7 +42,7 @@ def decode(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def decode_many(texts: list[str]) -> list[Any]:
+def decode_many(texts: Sequence[str]) -> list[Any]:
     """Return the values of many JSON texts in one pass, several times faster than one by one."""
     values: list[Any] = json.loads("[" + ",".join(texts) + "]")
     return values

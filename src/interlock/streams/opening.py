@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from interlock.streams.coordinating import Job
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
     from interlock.streams.groups import Group
+    from interlock.streams.projecting import Fold, Shape
+    from interlock.streams.projections import AsyncProjection, Projection
 
 
 class _Streams:
@@ -43,9 +45,17 @@ class _Streams:
             raise_refusal(found)
         return found
 
+    def _shape(self, *arguments: Any) -> Shape:
+        from interlock.streams.projecting import shape
+
+        found = shape(*arguments)
+        if isinstance(found, Refusal):
+            raise_refusal(found)
+        return found
+
 
 class Streams(_Streams):
-    """Groups and coordinators, with the synchronous façade."""
+    """Groups, coordinators and projections, with the synchronous façade."""
 
     _driver: SyncDriver
     _run: Callable[[Any], Any]
@@ -96,6 +106,28 @@ class Streams(_Streams):
         todo = self._job(into, source, merge, validate, dedupe, initial, name)
         return Coordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
 
+    def projection(
+        self,
+        fold: Fold,
+        *,
+        prefix: str = "",
+        initial: Any = None,
+        name: str | None = None,
+        version: int = 1,
+        snapshot_every: int = 1000,
+    ) -> Projection:
+        """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
+
+        The fold is pure: what it returns depends on the value and the entry only.  It may change
+        the value and return it.  With a `name` the value, which is JSON then, is kept in the store
+        every `snapshot_every` log positions, so that opening it costs what came since, and the log
+        after that is not trimmed.  A fold that has changed needs another `version`.
+        """
+        from interlock.streams.projections import Projection
+
+        found = self._shape(fold, prefix, initial, name, version, snapshot_every)
+        return Projection(self._driver, found)
+
     def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""
         from interlock.streams.consuming import names
@@ -104,7 +136,7 @@ class Streams(_Streams):
 
 
 class AsyncStreams(_Streams):
-    """Groups and coordinators, with the asyncio façade."""
+    """Groups, coordinators and projections, with the asyncio façade."""
 
     _driver: AsyncDriver
     _run: Callable[[Any], Any]
@@ -148,6 +180,25 @@ class AsyncStreams(_Streams):
 
         todo = self._job(into, source, merge, validate, dedupe, initial, name)
         return AsyncCoordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
+
+    def projection(
+        self,
+        fold: Fold,
+        *,
+        prefix: str = "",
+        initial: Any = None,
+        name: str | None = None,
+        version: int = 1,
+        snapshot_every: int = 1000,
+    ) -> AsyncProjection:
+        """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
+
+        The arguments are those of `interlock.Space.projection`.
+        """
+        from interlock.streams.projections import AsyncProjection
+
+        found = self._shape(fold, prefix, initial, name, version, snapshot_every)
+        return AsyncProjection(self._driver, found)
 
     async def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""

@@ -2,7 +2,8 @@
 
 `explore` runs agent functions under every schedule of their requests, with crashes and lost
 replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
-`laws` checks what a reducer of one's own claims.  `check_linearizable` and `check_serializable`
+`laws` checks what a reducer of one's own claims, `check_projection` that a projection's fold is
+pure.  `check_linearizable` and `check_serializable`
 check recorded histories of any system, which `read_history` reads.  `interlock.verify.suite` holds
 the tests that every backend passes.
 Names are imported when they are first used.
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from interlock.verify.histories.serial import check_serializable
     from interlock.verify.histories.verdicts import Anomaly, Dependency, Verdict
     from interlock.verify.invariants import ALWAYS, View
+    from interlock.verify.projection_check import FoldBroken, check_projection
     from interlock.verify.reducer_laws import LawBroken, laws
     from interlock.verify.story import Step, Violation
 
@@ -31,6 +33,7 @@ __all__ = [
     "Anomaly",
     "Dependency",
     "Exploration",
+    "FoldBroken",
     "LawBroken",
     "MalformedHistory",
     "NotDeterministic",
@@ -41,6 +44,7 @@ __all__ = [
     "View",
     "Violation",
     "check_linearizable",
+    "check_projection",
     "check_serializable",
     "explore",
     "laws",
@@ -55,6 +59,7 @@ _HOMES = {
     "Anomaly": "histories.verdicts",
     "Dependency": "histories.verdicts",
     "Exploration": "explorer_search",
+    "FoldBroken": "projection_check",
     "LawBroken": "reducer_laws",
     "MalformedHistory": "histories.operations",
     "NotDeterministic": "explorer_agents",
@@ -65,6 +70,7 @@ _HOMES = {
     "View": "invariants",
     "Violation": "story",
     "check_linearizable": "histories.linear",
+    "check_projection": "projection_check",
     "check_serializable": "histories.serial",
     "explore": "explorer",
     "laws": "reducer_laws",

@@ -15,12 +15,14 @@ from interlock.core.requests import (
     LeaveTurn,
     Load,
     LoadAt,
+    LoadProjection,
     LogPage,
     Noted,
     Pause,
     Place,
     ReadLog,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
@@ -121,6 +123,10 @@ def asked(request: Any) -> str:
             return f"gives up the lease of {key!r} (epoch {epoch})"
         case SaveFold(key):
             return f"keeps the fold of {key!r}"
+        case SaveProjection(name, position):
+            return f"keeps {name!r} as of position {position}"
+        case LoadProjection(name):
+            return f"asks what is kept of {name!r}"
         case Trim(upto):
             return f"trims the log up to position {upto}" if upto else "asks where the log begins"
         case Noted(refusal):

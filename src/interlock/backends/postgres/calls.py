@@ -20,17 +20,21 @@ from interlock.core.requests import (
     AckGroup,
     DropGroup,
     DropLease,
+    DropProjection,
     Enter,
     GroupState,
+    Kept,
     LeaveTurn,
     ListGroups,
     Load,
     LoadAt,
+    LoadProjection,
     LogPage,
     ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
@@ -255,6 +259,19 @@ def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
     return Call("save_fold", arguments, _nothing)
 
 
+def _save_projection(request: SaveProjection, space: int, uid: str) -> Call:
+    return Call("save_projection", (space, *request), _nothing)
+
+
+def _load_projection(request: LoadProjection, space: int, uid: str) -> Call:
+    arguments = (space, request.name)
+    return Call("load_projection", arguments, lambda rows: Kept(*rows[0]) if rows else None, False)
+
+
+def _drop_projection(request: DropProjection, space: int, uid: str) -> Call:
+    return Call("drop_projection", (space, request.name), _nothing)
+
+
 def _trim(request: Trim, space: int, uid: str) -> Call:
     arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
@@ -318,6 +335,9 @@ _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
     TakeLease: _take_lease,
     DropLease: _drop_lease,
     SaveFold: _save_fold,
+    SaveProjection: _save_projection,
+    LoadProjection: _load_projection,
+    DropProjection: _drop_projection,
     Trim: _trim,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,

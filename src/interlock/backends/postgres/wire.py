@@ -13,6 +13,8 @@ from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.faults import psycopg
 
 _INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
+_TEXT = 25
+_MANY = 20  # rows from which psycopg's own reader, which is set up anew each time, is faster
 _GONE = "server closed the connection unexpectedly"
 
 
@@ -40,7 +42,13 @@ def rows(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
     """Return the rows of what the server answered.  Raises psycopg's errors."""
     result = _check(connection.pgconn, results)
     columns = range(result.nfields)
-    whole = [result.ftype(column) in _INTEGERS for column in columns]
+    types = [result.ftype(column) for column in columns]
+    if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
+        reader = psycopg.adapt.Transformer(connection)
+        reader.set_pgresult(result)
+        found: list[tuple[Any, ...]] = reader.load_rows(0, result.ntuples, tuple)
+        return found
+    whole = [each in _INTEGERS for each in types]
     return [
         tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
         for row in range(result.ntuples)

@@ -15,28 +15,33 @@ from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.outcome import Committed, Outcome, Pruned, Written
-from interlock.core.plan import PUT, Plan
+from interlock.core.plan import DELETE, PUT, Plan
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
     DropLease,
+    DropProjection,
     Enter,
     GroupState,
+    Kept,
     LeaveTurn,
     ListGroups,
     Load,
     LoadAt,
+    LoadProjection,
     LogPage,
     ReadGroup,
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
 )
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
+_STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
 
 Command = tuple[Any, ...]
 
@@ -61,6 +66,7 @@ class Keys:
         self.refusals = f"{state}:refusals"
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
         self.groups = f"{state}:groups"
+        self.projections = f"{state}:projections"
         self._merged = f"{state}:m:"
 
     def merged(self, key: str) -> str:
@@ -167,20 +173,53 @@ def _named(request: Load | LoadAt) -> list[Any]:
 
 
 def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
+    """Of one key: by a script.  Of all: off the stream as it is, of which a script would make Lua
+    values first, and then what the log is known by, so that what was cut meanwhile is noticed."""
     after = min(request.after, _LAST)
-    asked = (after, request.limit, request.key or "", request.prefix)
-    command = script("log", keys.fixed, *asked, *known)
+    look = script("log", keys.fixed, after, request.limit, request.key or "", *known)
+    if request.key is not None:
+        return _one(look, lambda reply: _page(request, reply, reply[3], None))
+    count = max(request.limit, _STREAMED) if request.prefix else request.limit
+    first = "-" if after < 0 else after + 1
+    stream = ("XRANGE", keys.log, first, "+", "COUNT", count)
 
-    def parse(reply: list[Any]) -> LogPage | Pruned:
-        head, upto, rows, floor = reply
-        if upto < 0:
-            raise answers.lost_commits(head)
-        if 0 <= request.after < floor:
-            return decide.pruned(request.after, floor)
-        page = answers.log_page(rows, head, request)
-        return page._replace(upto=max(upto, request.after))
+    def parse(replies: list[Any]) -> LogPage | Pruned:
+        found, reply = replies
+        rows = [_streamed(item) for item in found]
+        reached = rows[-1][0] if rows else max(request.after, reply[1])
+        if request.prefix:
+            rows = [row for row in rows if row[1].startswith(request.prefix)]
+        if len(rows) >= request.limit:
+            rows = rows[: request.limit]
+            reached = rows[-1][0]
+        return _page(request, reply, rows, reached)
 
-    return _one(command, parse)
+    return Call((stream, look), parse)
+
+
+def _page(
+    request: ReadLog, reply: list[Any], rows: list[Any], reached: int | None
+) -> LogPage | Pruned:
+    """Return a page of the log; `reached`: what it is complete up to, None where it says so."""
+    head, floor, lost, _ = reply
+    if lost:
+        raise answers.lost_commits(head)
+    if 0 <= request.after < floor:
+        return decide.pruned(request.after, floor)
+    page = answers.log_page(rows, head, request)
+    return page if reached is None else page._replace(upto=reached)
+
+
+def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the row of an entry of the stream; see common.lua for its fields."""
+    number, fields = item
+    if isinstance(fields, dict):  # where redis-py sent it again, because the slot had moved
+        fields = [text for pair in fields.items() for text in pair]
+    _, key, _, op, _, meta, _, body, *reads = fields
+    version, epoch, kind, time, agent = meta.split(" ", 4)
+    value, position = None if kind == DELETE else body, int(number[:-2])
+    read = reads[1] if reads else None
+    return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read
 
 
 def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:
@@ -225,9 +264,24 @@ def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
     return _one(script("fold", names, *arguments), _nothing)
 
 
+def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call:
+    return _one(script("save_projection", (*keys.fixed, keys.projections), *request), _nothing)
+
+
+def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call:
+    command = script("load_projection", keys.fixed, request.name)
+    return _one(command, lambda reply: Kept(*reply) if reply else None)
+
+
+def _drop_projection(request: DropProjection, keys: Keys, uid: str) -> Call:
+    command = script("drop_projection", (*keys.fixed, keys.projections), request.name)
+    return _one(command, _nothing, True)
+
+
 def _trim(request: Trim, keys: Keys, uid: str) -> Call:
     folds = [text for fold in request.folds for text in fold]
-    command = script("trim", (*keys.fixed, keys.groups), request.upto, *folds)
+    names = (*keys.fixed, keys.groups, keys.projections)
+    command = script("trim", names, request.upto, *folds)
     return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
 
 
@@ -287,6 +341,9 @@ _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
     TakeLease: _take_lease,
     DropLease: _drop_lease,
     SaveFold: _save_fold,
+    SaveProjection: _save_projection,
+    LoadProjection: _load_projection,
+    DropProjection: _drop_projection,
     Trim: _trim,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,

@@ -22,11 +22,13 @@
 --                                      time, agent, body (of a merged key: its fold; packed)
 --              t:<ticket>              name, agent, renewed, expires, firm, keys (packed)
 --              w:<name>                the ticket that was joined under a name
+--              v:<name>                what is kept of a projection: position, body (packed)
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
 --                                      id, m `version epoch kind time agent`, b body, r reads (where any)
 --   KEYS[3]  interlock:{name}:keys     sorted set, every key ever written, in the order of their bytes
 --   KEYS[4]  interlock:{name}:queues   sorted set of <key> NUL <ticket, 16 digits>
 --   further  interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
+--            interlock:{name}:projections  sorted set, the names of what is kept of projections, by position
 -- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions.
 -- Times are microseconds since 1970 by the server's clock.  A row of an answer is
 -- what, n, key, kind, body, base, version, epoch, agent, time, position, live, extra (see answers.py).

@@ -26,7 +26,7 @@ def _load(name: str) -> Script:
 _OF_GROUPS = ("read_group", "ack_group", "group_state", "drop_group")
 _NAMES = (
     *("commit", "load", "load_at", "log", "turn", "leave", "enter", "open", "lease"),
-    *("drop_lease", "fold", "trim"),
+    *("drop_lease", "fold", "trim", "save_projection", "load_projection", "drop_projection"),
     *_OF_GROUPS,
 )
 SCRIPTS = {name: _load(name) for name in _NAMES}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
-from interlock.backends.sqlite import fences, groups, read, trim, turns
+from interlock.backends.sqlite import fences, groups, projections, read, trim, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
@@ -35,6 +35,7 @@ from interlock.core.requests import (
     Commit,
     DropGroup,
     DropLease,
+    DropProjection,
     Enter,
     Entered,
     Floor,
@@ -44,6 +45,7 @@ from interlock.core.requests import (
     ListGroups,
     Load,
     LoadAt,
+    LoadProjection,
     Noted,
     Pause,
     Place,
@@ -51,6 +53,7 @@ from interlock.core.requests import (
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
     TakeLease,
     TakeTurn,
     Trim,
@@ -183,9 +186,9 @@ class SQLiteBackend:
     def _drop_lease(self, request: DropLease) -> None:
         self._write(fences.drop_lease, request)
 
-    def _save_fold(self, request: SaveFold) -> None:
-        with suppress(Fault):  # a cache: whoever reads next tries again
-            self._write(read.save_fold, request, durable=False)
+    def _cache(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> None:
+        with suppress(Fault):  # whoever reads next tries again
+            self._write(work, request, durable=False)
 
     def _trim(self, request: Trim) -> Floor:
         floor: Floor
@@ -216,7 +219,10 @@ class SQLiteBackend:
         Enter: _enter,
         TakeLease: _take_lease,
         DropLease: _drop_lease,
-        SaveFold: _save_fold,
+        SaveFold: lambda self, request: self._cache(read.save_fold, request),
+        SaveProjection: lambda self, request: self._cache(projections.save, request),
+        LoadProjection: lambda self, request: self._read(projections.load, request),
+        DropProjection: lambda self, request: self._write(projections.drop, request),
         Trim: _trim,
         Noted: _note,
         ReadRefusals: _read_refusals,

@@ -10,8 +10,8 @@ import json
 import sqlite3
 from typing import NamedTuple
 
+from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import Where, alive, opening
-from interlock.backends.sqlite.read import entries_of
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
 from interlock.core import decide

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
 
+from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import (
     LEASES,
     TICKETS,
@@ -26,9 +26,8 @@ from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
-from interlock.core.records import Entry, Leaseholder, Record, Snapshot
+from interlock.core.records import Leaseholder, Record, Snapshot
 from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, ReadRefusals, SaveFold
-from interlock.core.values import decode_many
 
 
 def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
@@ -129,28 +128,6 @@ def save_refusals(
     """Keep refusals and forget the oldest, inside a write transaction that the caller opened."""
     connection.executemany(SQL["add_refusal"], [(where.space, *each) for each in notes])
     connection.execute(SQL["trim_refusals"], (where.space, kept))
-
-
-def entries_of(rows: list[tuple[Any, ...]]) -> list[Entry]:
-    """Return the entries of rows of the log."""
-    values = decode_many(["null" if row[5] is None else row[5] for row in rows])
-    return [
-        Entry(
-            position,
-            key,
-            version,
-            epoch,
-            kind,
-            value,
-            agent,
-            time,
-            op,
-            None if reads is None else json.loads(reads),
-        )
-        for (position, key, version, epoch, kind, _, agent, time, op, reads), value in zip(
-            rows, values, strict=True
-        )
-    ]
 
 
 def log_end(connection: sqlite3.Connection, where: Where) -> int:

@@ -9,7 +9,8 @@
 --               that holds its value.  A value stands in the log only, so the two cannot disagree.
 --               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
 -- folds         a cache: the fold of a merged key's contributions up to the log row `entry`; no body
---               where it begins anew after that row
+--               where it begins anew after that row; and, by a key that begins with $projection/, what
+--               is kept of a projection, which holds the log after it
 -- leases        one row a lease that was not given up; expired ones stay until somebody writes or asks
 -- agents        the incarnation of each agent name that was ever opened exclusively
 -- refusals      the last refusals, for `interlock conflicts`

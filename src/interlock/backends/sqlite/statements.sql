@@ -194,12 +194,20 @@ SELECT trimmed FROM spaces WHERE space = ?;
 -- name: set_trimmed (position, space)
 UPDATE spaces SET trimmed = ? WHERE space = ?;
 
--- name: group_needs (space)
--- The first position that a consumer group has not dealt or that is not acknowledged, and its name.
+-- name: needed (space, first)
+-- The first position that a consumer group has not dealt or that is not acknowledged, or that what is
+-- kept of a projection does not include; and the name of the group or projection.
 SELECT MIN(g.cursor + 1, COALESCE(
     (SELECT MIN(p.position) FROM group_pending AS p WHERE p.group_id = g.id), g.cursor + 1)) AS needed,
-    g.name
-FROM groups AS g WHERE g.space = ? ORDER BY needed, g.name LIMIT 1;
+    g.name AS name
+FROM groups AS g WHERE g.space = ?1
+UNION ALL
+SELECT f.entry - ?2 + 1, f.key FROM folds AS f
+WHERE f.space = ?1 AND f.key >= '$projection/' AND f.key < '$projection0'
+ORDER BY needed, name LIMIT 1;
+
+-- name: drop_fold (space, key)
+DELETE FROM folds WHERE space = ? AND key = ?;
 
 -- name: last_of_keys (after id, last id)
 SELECT key, MAX(id) FROM log WHERE id > ? AND id <= ? GROUP BY key;

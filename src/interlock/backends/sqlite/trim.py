@@ -34,8 +34,8 @@ def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
 
 
 def look(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
-    """Return where the log is cut, and what the consumer groups still need."""
-    needed = connection.execute(SQL["group_needs"], (where.space,)).fetchone()
+    """Return where the log is cut, and what consumer groups and projections still need."""
+    needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
     position = trimmed(connection, where)
     return Floor(position) if needed is None else Floor(position, *needed)
 

@@ -18,7 +18,7 @@ from interlock.verify.suite.capabilities import CAPABILITIES, Capabilities
 
 PARTS = (
     *("bad_input", "breaker", "conflicts", "consumer_groups", "coordinator", "group_order"),
-    *("leases", "log", "machines", "merged", "reads_and_writes", "rebase", "rules"),
+    *("leases", "log", "machines", "merged", "projections", "reads_and_writes", "rebase", "rules"),
     *("rules_again", "transactions", "trimming", "updates"),
 )
 

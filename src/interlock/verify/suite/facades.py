@@ -60,6 +60,7 @@ class Bridge:
             | interlock.AsyncGroup
             | interlock.AsyncCoordinator
             | interlock.AsyncBreaker
+            | interlock.AsyncProjection
         )
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 

@@ -321,6 +321,7 @@ def test_writers_followers_and_trimmers_at_once(
     space: Any, facades: Facades, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three writers, two who trim, one who follows the log through a group that misses nothing."""
+    facades.capabilities.need("shared")
     monkeypatch.setattr(trimming, "PAGE", 10)
     count, start = 120, space.position()
     over, problems, seen = threading.Event(), list[BaseException](), list[int]()

@@ -1,0 +1,202 @@
+"""The protocols of a projection, written once: entries of the log folded into a value in memory.
+
+A named projection is kept in the store every so many positions, so that opening it costs what came
+since.  What is kept is a cache: without it the log is folded from its beginning.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+from interlock.core.folding import LARGEST, Steps
+from interlock.core.keys import check_key, check_prefix
+from interlock.core.outcome import Invalid, Pruned
+from interlock.core.protocol import check_reached
+from interlock.core.records import Entry
+from interlock.core.requests import (
+    PROJECTIONS,
+    DropProjection,
+    Kept,
+    LoadProjection,
+    LogPage,
+    ReadLog,
+    SaveProjection,
+)
+from interlock.core.values import decode, encode
+
+Fold = Callable[[Any, Entry], Any]
+PAGE = 1000  # entries
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a projection is: `fold` of the entries under `prefix`, beginning with `initial`.
+
+    It is kept under `kept_as` ("": it is not kept) when it has come `every` positions further.
+    """
+
+    fold: Fold
+    prefix: str
+    initial: Any
+    kept_as: str
+    every: int
+
+
+@dataclass
+class View:
+    """A projection as of log position `position`; `saved` is the position that it was kept at.
+
+    Nothing is known of the value until `is_open`.  `changes` counts what may have changed it.
+    """
+
+    value: Any = None
+    position: int = 0
+    saved: int = 0
+    is_open: bool = False
+    changes: int = 0
+
+    def become(self, value: Any, position: int) -> None:
+        """Begin with a value that is kept at a position."""
+        self.value, self.position, self.saved, self.is_open = value, position, position, True
+        self.changes += 1
+
+
+def shape(
+    fold: object, prefix: str, initial: Any, name: str | None, version: object, every: object
+) -> Shape | Invalid:
+    """Return what a projection is, or what is malformed."""
+    if not callable(fold) or inspect.iscoroutinefunction(fold):
+        return Invalid(f"fold={fold!r:.60} is not a plain function of a value and an entry")
+    wrong = check_prefix(prefix) or (name is not None and check_key(name))
+    if wrong:
+        return wrong
+    for what, number in (("version", version), ("snapshot_every", every)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            return Invalid(f"{what}={number!r:.40} is not a whole number from 1")
+    assert isinstance(every, int)
+    if name is None:
+        return Shape(fold, prefix, deepcopy(initial), "", every)
+    body = encode(initial, LARGEST)
+    if isinstance(body, Invalid):
+        return Invalid(f"initial: {body.message}; a projection that is kept is JSON")
+    return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every)
+
+
+def refresh(shape: Shape, view: View) -> Steps:
+    """Fold what came since, up to the end of the log.
+
+    Returns None, Invalid or Pruned; raises what the fold raises.
+    """
+    refused = None if view.is_open else (yield from _open(shape, view))
+    if refused is not None:
+        return refused
+    while True:
+        page: LogPage | Pruned = yield ReadLog(view.position, shape.prefix, None, PAGE)
+        if isinstance(page, Pruned):
+            refused = yield from _skip(shape, view, page)
+            if refused is not None:
+                return refused
+            continue
+        refused = check_reached(view.position, page.head)
+        if refused is not None:
+            return refused
+        _take(shape, view, page)
+        if page.upto >= page.head:
+            break
+    if shape.kept_as and view.position - view.saved >= shape.every:
+        return (yield from _save(shape, view))
+    return None
+
+
+def drop(shape: Shape, view: View) -> Steps:
+    """Forget what is kept, and the value.  Returns None, or Invalid."""
+    if not shape.kept_as:
+        return Invalid("the projection has no name, so nothing of it is kept")
+    view.is_open = False
+    return (yield DropProjection(shape.kept_as))
+
+
+def own(key: str) -> bool:
+    """Say whether a key is the library's own, which no projection is about."""
+    return key.startswith("$")
+
+
+def _take(shape: Shape, view: View, page: LogPage) -> None:
+    """Fold a page."""
+    entries = page.entries
+    if not shape.prefix or own(shape.prefix):
+        entries = [entry for entry in entries if not own(entry.key)]
+    view.is_open = False  # a fold that raises may have changed the value
+    value, fold = view.value, shape.fold
+    for entry in entries:
+        value = fold(value, entry)
+    view.value, view.position, view.is_open = value, page.upto, True
+    view.changes += len(entries)
+
+
+def _open(shape: Shape, view: View) -> Steps:
+    """Protocol: begin with what is kept, or with the initial value.  Returns None, or Invalid."""
+    view.is_open = False
+    if shape.kept_as:
+        kept: Kept | None = yield LoadProjection(shape.kept_as)
+        found = None if kept is None else _read(kept.body)
+        if kept is not None and found is not None:
+            if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
+                return Invalid(
+                    f"{_named(shape)} is kept with prefix={found['prefix']!r} and "
+                    f"initial={found['initial']!r:.60}; give what has changed another version"
+                )
+            view.become(found["value"], kept.position)
+            return None
+    view.become(deepcopy(shape.initial), 0)
+    # Kept as it begins, it holds the log for what is to be folded.
+    return (yield from _save(shape, view)) if shape.kept_as else None
+
+
+def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps:
+    """Protocol: go on from what another process has kept since, where the log is cut up to there.
+
+    Returns None, or a refusal: nothing is known of the value then.
+    """
+    before = view.position
+    if shape.kept_as:
+        refused = yield from _open(shape, view)
+        if refused is not None or view.position > before:
+            return refused
+    view.is_open = False
+    return pruned
+
+
+def _read(body: str) -> dict[str, Any] | None:
+    """Return what was kept, None where it cannot be read."""
+    try:
+        found = decode(body)
+    except ValueError:
+        return None
+    whole = isinstance(found, dict) and found.keys() == {"prefix", "initial", "value"}
+    return found if whole else None
+
+
+def _save(shape: Shape, view: View) -> Steps:
+    """Protocol: keep the value as it is.  Returns None, or Invalid."""
+    whole = {"prefix": shape.prefix, "initial": shape.initial, "value": view.value}
+    body = encode(whole, LARGEST)
+    if isinstance(body, Invalid):
+        return Invalid(f"{_named(shape)} cannot be kept: {body.message}")
+    if decode(body) != whole:
+        return Invalid(
+            f"{_named(shape)} cannot be kept: its JSON gives another value back (a tuple becomes a "
+            "list); fold into what JSON has, or leave out name="
+        )
+    view.saved = view.position
+    yield SaveProjection(shape.kept_as, view.position, body)
+    return None
+
+
+def _named(shape: Shape) -> str:
+    name, _, version = shape.kept_as.removeprefix(PROJECTIONS).rpartition("/")
+    return f"projection {name!r} (version {version})"
