@@ -50,7 +50,10 @@ if TYPE_CHECKING:
     from interlock.runs.breaking import BreakerInfo
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
+    from interlock.runs.replaying import RunMoment
     from interlock.runs.run import Run
+    from interlock.runs.worker import AsyncWorker, Worker
+    from interlock.runs.working import Worked
     from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
     from interlock.streams.coordinators import AsyncCoordinator, Coordinator
@@ -72,6 +75,7 @@ __all__ = [
     "AsyncRuns",
     "AsyncSpace",
     "AsyncTx",
+    "AsyncWorker",
     "Breaker",
     "BreakerInfo",
     "BreakerOpen",
@@ -117,6 +121,7 @@ __all__ = [
     "Run",
     "RunFailed",
     "RunInfo",
+    "RunMoment",
     "Runs",
     "Space",
     "StepInfo",
@@ -125,6 +130,8 @@ __all__ = [
     "Tx",
     "Unavailable",
     "Unknown",
+    "Worked",
+    "Worker",
     "describe_rule",
     "draw_machine",
     "guarded",
@@ -148,6 +155,7 @@ _LATE = {
     "AsyncProjection": "streams.projections",
     "AsyncSpace": "aio",
     "AsyncTx": "aio_handles",
+    "AsyncWorker": "runs.worker",
     "Breaker": "runs.breakers",
     "BreakerInfo": "runs.breaking",
     "ConflictReport": "core.conflicts",
@@ -163,9 +171,12 @@ _LATE = {
     "RefusalNote": "core.conflicts",
     "Run": "runs.run",
     "RunInfo": "runs.records",
+    "RunMoment": "runs.replaying",
     "Runs": "runs.desks",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
+    "Worked": "runs.working",
+    "Worker": "runs.worker",
     "draw_machine": "core.drawing",
     "open_async": "aio",
 }

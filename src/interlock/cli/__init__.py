@@ -29,11 +29,13 @@ _COMMANDS = {
     "put": "write",
     "reclaim": "write",
     "rules": "rules",
+    "runs": "runs",
     "simulate": "simulate",
     "torture": "torture",
     "transition": "write",
     "trim": "trim",
     "watch": "read",
+    "worker": "worker",
 }
 
 

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -161,9 +162,42 @@ def entry_json(entry: interlock.Entry) -> dict[str, Any]:
     }
 
 
+def run_json(info: interlock.RunInfo) -> dict[str, Any]:
+    """Return a run as the object that --json prints."""
+    return {**info._asdict(), "steps": [step._asdict() for step in info.steps]}
+
+
 def compact(value: Any) -> str:
     """Return a value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def local(when: datetime) -> str:
+    """Return a time as people read it: in the local zone, with milliseconds."""
+    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def moment_of(option: str, text: str) -> datetime:
+    """Return the time that was given for an option.  Raises click.UsageError."""
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(
+            f"{option} {text!r} is not a time such as 2026-11-21T09:30:00+00:00"
+        ) from None
+    return when.astimezone(UTC)
+
+
+def parsed(value: str) -> Any:
+    """Return what a VALUE of the command line holds.  Raises click.UsageError."""
+    try:
+        return json.loads(value)
+    except RecursionError:
+        raise click.UsageError("VALUE is nested too deeply") from None
+    except ValueError as problem:
+        raise click.UsageError(
+            f"VALUE is not JSON ({problem}); write text as '\"...\"' in quotes, or add --text"
+        ) from None
 
 
 def imported(reference: str) -> Any:

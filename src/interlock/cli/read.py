@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from itertools import islice
 from typing import TextIO
 
@@ -16,6 +15,8 @@ from interlock.cli.common import (
     compact,
     entry_json,
     fail,
+    local,
+    moment_of,
     record_json,
     store_command,
 )
@@ -75,7 +76,7 @@ def at(
         raise click.UsageError("name the moment with --position or --time, and exactly one of them")
     if key is not None and prefix:
         raise click.UsageError("KEY and --prefix exclude each other")
-    moment = space.at(position=position, time=None if when is None else _moment(when))
+    moment = space.at(position=position, time=None if when is None else moment_of("--time", when))
     if key is not None:
         _print_record(moment.read(key), as_json)
     else:
@@ -110,7 +111,7 @@ def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:
         if as_json:
             click.echo(compact(record_json(record)))
         else:
-            when = _local(record.at) if record.at else ""
+            when = local(record.at) if record.at else ""
             click.echo(f"{record.key:<{width}}  v{record.version:<4} {record.writer}  {when}")
 
 
@@ -127,20 +128,6 @@ def entry_line(entry: interlock.Entry, as_json: bool) -> str:
         return compact(entry_json(entry))
     value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
     return (
-        f"{entry.position:>6}  {_local(entry.at)}  {entry.agent}  "
+        f"{entry.position:>6}  {local(entry.at)}  {entry.agent}  "
         f"{entry.key}  v{entry.version}  {value}"
     )
-
-
-def _local(when: datetime) -> str:
-    return when.astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-
-
-def _moment(text: str) -> datetime:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(
-            f"--time {text!r} is not a time such as 2026-11-21T09:30:00+00:00"
-        ) from None
-    return when.astimezone(UTC)

@@ -5,9 +5,7 @@ A write says what it was computed from, or --force.
 
 from __future__ import annotations
 
-import json
 import sys
-from typing import Any
 
 import click
 
@@ -17,6 +15,7 @@ from interlock.cli.common import (
     compact,
     entry_json,
     fail,
+    parsed,
     record_json,
     store_command,
 )
@@ -53,7 +52,7 @@ def put(
         raise click.UsageError("--version, --create and --force exclude each other")
     if value == "-":
         value = sys.stdin.read()
-    document = value if text else _parsed(value)
+    document = value if text else parsed(value)
     if version is not None:
         record = space.write(_at_version(space, key, version), document, op_id=op_id)
     elif force:
@@ -109,7 +108,7 @@ def append(
     """Add ITEM (JSON; `-` reads it from standard input) to the merged key KEY."""
     if item == "-":
         item = sys.stdin.read()
-    document = item if text else _parsed(item)
+    document = item if text else parsed(item)
     entry = space.append(key, document, id=id_, dedupe=dedupe)
     if as_json:
         click.echo(compact(entry_json(entry)))
@@ -130,7 +129,7 @@ def transition(
         name, equals, value = change.partition("=")
         if not equals:
             raise click.UsageError(f"--set {change!r} is not FIELD=JSON")
-        fields[name] = _parsed(value)
+        fields[name] = parsed(value)
     _told(space.transition(key, state, **fields), as_json)
 
 
@@ -148,17 +147,6 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:
     """The record that the caller says it read; the store compares the version."""
     return space.read(key)._replace(version=version)
-
-
-def _parsed(value: str) -> Any:
-    try:
-        return json.loads(value)
-    except RecursionError:
-        raise click.UsageError("VALUE is nested too deeply") from None
-    except ValueError as problem:
-        raise click.UsageError(
-            f"VALUE is not JSON ({problem}); write text as '\"...\"' in quotes, or add --text"
-        ) from None
 
 
 def _told(record: interlock.Record, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from interlock.core import commands, decide
@@ -15,12 +15,14 @@ from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Load
 from interlock.core.values import encode
+from interlock.errors import Fenced
 from interlock.runs import recording
 from interlock.runs.records import (
-    AWAITING,
     DONE,
     EFFECT,
+    FAILED,
     FINISHED,
+    IDLE,
     OPEN,
     PROCESSING,
     STARTED,
@@ -35,6 +37,7 @@ from interlock.runs.records import (
 from interlock.runs.state import RunState
 
 _MOST_ATTEMPTS = 100
+_ENDS_WITHIN_US = 60_000_000  # until a worker ends what the one who cancelled it could not
 
 
 def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps:
@@ -145,11 +148,28 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
 
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
     """
-    found = yield from _load(writer, run_id, ended=False)
-    if isinstance(found, Refusal):
-        return found
     if not isinstance(reason, str) or not reason:
         return Invalid(f"reason={reason!r:.60} is not a reason in words")
+    for attempt in range(_MOST_ATTEMPTS):
+        found = yield from _load(writer, run_id)
+        if isinstance(found, Refusal):
+            return found
+        status = found[1]
+        if attempt and status.value["state"] == FAILED:
+            return True  # by a worker that has taken it up meanwhile
+        if status.key.startswith(DONE):
+            return _has_ended(run_id, status)
+        try:
+            return (yield from _cancel(writer, run_id, reason, f"{op_id}/{attempt}"))
+        except Fenced as problem:
+            if problem.outcome.key != fence_key(run_id):
+                raise
+            fenced = problem
+    raise fenced
+
+
+def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+    """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
     fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
         return fence
@@ -164,11 +184,18 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
         for record in snapshot.scans[own_prefix(run_id)]
         if record.key.startswith(prefix)
     )
-    awake = {"state": PROCESSING, "ending": reason, "due_us": 1, "parked": False, "waits": {}}
-    yield from recording.record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})
+    if not nothing or status.value["state"] == IDLE:
+        due_us = snapshot.time_us + _ENDS_WITHIN_US if nothing else 1
+        awake = {"state": PROCESSING, "ending": reason, "due_us": due_us}
+        awake |= {"parked": False, "waits": {}}
+        yield from recording.record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})
     if nothing:
         yield from recording.fail(run, reason, f"{op_id}/2")
     return nothing
+
+
+def _has_ended(run_id: str, status: Record) -> Invalid:
+    return Invalid(f"run {run_id!r} has ended: it is {status.value['state']}")
 
 
 def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps:
@@ -195,7 +222,7 @@ def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps:
     if not fence.exists:
         return Invalid(f"there is no run {run_id!r} in this space")
     if done.exists and not ended:
-        return Invalid(f"run {run_id!r} has ended: it is {done.value['state']}")
+        return _has_ended(run_id, done)
     return fence, done if done.exists else opened, snapshot
 
 
@@ -206,29 +233,3 @@ def _plan(
     return Plan(
         op_id, writer.agent, expects, (), writes, rules=rules, incarnation=writer.incarnation
     )
-
-
-def is_due(info: Mapping[str, Any], now_us: int) -> bool:
-    """Whether a worker is to take a run up that stands so."""
-    due: int = info["due_us"]
-    return 0 < due <= now_us if info["state"] == AWAITING else due <= now_us
-
-
-def claimable(writer: Writer, programs: frozenset[str]) -> Steps:
-    """Return the ids of runs to take up, the longest due first, and who works on them.
-
-    A run that somebody has the lease of is left out.
-    """
-    snapshot: Snapshot = yield from ask(writer, Load((), (OPEN,)))
-    waiting = [
-        (record.value["due_us"], record.position, record.key.removeprefix(OPEN))
-        for record in snapshot.scans[OPEN]
-        if is_due(record.value, snapshot.time_us)
-    ]
-    keys = tuple(fence_key(run_id) for _, _, run_id in sorted(waiting))
-    fences: Snapshot = yield from ask(writer, Load(keys))
-    return [
-        (key.removeprefix(fence_key("")), fences.records[key].value)
-        for key in keys
-        if key not in fences.leases and fences.records[key].value.get("program") in programs
-    ], snapshot.position

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from interlock.backends.drive_async import AsyncDriver
 from interlock.core import leases
 from interlock.core.records import as_datetime
 from interlock.errors import InterlockError, raise_refused
-from interlock.runs import effects, ending, recording, waiting
+from interlock.runs import effects, ending, waiting
 from interlock.runs.handles import RunHandle, thought
 from interlock.runs.records import fence_key
 
@@ -36,7 +36,7 @@ class AsyncRun(RunHandle):
 
     def step(
         self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Awaitable[Any]:
+    ) -> Coroutine[Any, Any, Any]:
         """Return `fn(*args, **kwargs)`, or the recorded result: see `interlock.Run.step`."""
         return self._do(self._state.frame.next_path(), name, fn, args, kwargs)
 
@@ -51,18 +51,18 @@ class AsyncRun(RunHandle):
         check: Callable[..., Any] | None = None,
         compensate: Callable[..., Any] | None = None,
         decided_from: Any = (),
-    ) -> Awaitable[Any]:
+    ) -> Coroutine[Any, Any, Any]:
         """Call the outside once: see `interlock.Run.effect`."""
         effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path = self._state.frame.next_path()
         return self._run(effects.perform(self._state, path, effect, self._draw))
 
-    def wait_for(self, name: str, timeout: float | None = None) -> Awaitable[Any]:
+    def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
         """Return what somebody sends to the run as `name`: see `interlock.Run.wait_for`."""
         path = self._checked_wait(name, timeout)
         return self._run(waiting.wait_for(self._state, path, name, timeout, self._draw))
 
-    def sleep(self, seconds: float) -> Awaitable[None]:
+    def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
         waiting.check_sleep(seconds)
         path = self._state.frame.next_path()
@@ -86,15 +86,10 @@ class AsyncRun(RunHandle):
         lease = _RunLease(self._driver, self._writer, key, self._ttl, self._wait, self._op_id)
         self._lease = await lease.acquire()
         try:
-            self._known = await self._run(
-                recording.take_up(
-                    self._writer, self._id, lease.record, self._program, self._given, self._draw()
-                )
-            )
+            self._known = await self._run(self._take_up(lease.record))
         except BaseException:
             await lease.release()
             raise
-        self._known.suspends = self._suspends
         self.result = self._known.status.value.get("result")
         return self
 
@@ -112,6 +107,7 @@ class AsyncRun(RunHandle):
                 raise
             problem.add_note(f"run {self._id!r}: {second}")
         finally:
+            self._state.left = True
             await self._lease.release()
 
     async def _do(

@@ -9,8 +9,11 @@ from interlock.backends.drive import SyncDriver
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core.decide import Writer
 from interlock.errors import raise_refused
-from interlock.runs import admin
+from interlock.runs import admin, replaying
 from interlock.runs.records import RunInfo
+from interlock.runs.replaying import RunMoment
+
+Moments = list[RunMoment]  # inside the classes below `list` is their method
 
 
 class _Desk:
@@ -41,6 +44,14 @@ class Runs(_Desk):
         """Return a run with its steps.  Raises Invalid where there is none."""
         info: RunInfo = self._run(admin.show(self._writer, id))
         return info
+
+    def replay(self, id: str) -> Moments:
+        """Return each commit of a run, and the run as it was after it, in order.
+
+        Raises Invalid where there is no such run.  The log's oldest part may be cut.
+        """
+        moments: Moments = self._run(replaying.replay(self._writer, id))
+        return moments
 
     def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.
@@ -102,6 +113,11 @@ class AsyncRuns(_Desk):
         """Return a run with its steps.  Raises Invalid where there is none."""
         info: RunInfo = await self._run(admin.show(self._writer, id))
         return info
+
+    async def replay(self, id: str) -> Moments:
+        """Return each commit of a run, and the run after it: see `interlock.Runs.replay`."""
+        moments: Moments = await self._run(replaying.replay(self._writer, id))
+        return moments
 
     async def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for: see `interlock.Runs.send`."""

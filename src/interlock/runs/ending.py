@@ -17,10 +17,10 @@ from interlock.errors import (
     ProgramChanged,
     RunFailed,
 )
-from interlock.runs import recording
+from interlock.runs import recording, working
 from interlock.runs.effects import undo_all
 from interlock.runs.records import AWAITING, EFFECT, FINISHED, STARTED
-from interlock.runs.state import RunState
+from interlock.runs.state import RunState, Suspended
 
 _FIRST_PAUSE = 1.0  # seconds until a run that failed is taken up again
 _LONGEST_PAUSE = 60.0
@@ -38,22 +38,25 @@ def leave(
 
     A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
     failures are counted: the run is to be taken up again, and after `attempts` of them it is
-    parked.
+    parked.  One that its worker leaves because it stops is due at once.
     """
-    if run.over or (problem is not None and not isinstance(problem, Exception)):
-        return  # a process that is stopped, or a run that is left to wait, has ended nothing
-    failure: Exception | None = problem
-    try:
-        if isinstance(problem, RunFailed) or run.ending is not None:
-            yield from _end_badly(run, problem, op_id)
-        elif problem is None:
-            _check_nothing_in_doubt(run)
-            yield from recording.complete(run, result, op_id())
-    except Exception as found:
-        failure = found
+    if run.over:
+        return
+    failure = problem
+    if problem is None or isinstance(problem, Exception):  # others stop a process, or leave a run
+        try:
+            if isinstance(problem, RunFailed) or run.ending is not None:
+                yield from _end_badly(run, problem, op_id)
+            elif problem is None and not run.stopped:
+                _check_nothing_in_doubt(run)
+                yield from recording.complete(run, result, op_id())
+        except (Exception, Suspended) as found:
+            failure = found
+    if run.stopped:
+        yield from recording.record(run, {}, op_id(), lambda status: {**status, "due_us": 1})
     if isinstance(failure, BreakerOpen) and not run.over:
         yield from _park(run, failure, op_id())
-    elif failure is not None and not run.over and not is_outside(run, failure):
+    elif isinstance(failure, Exception) and not run.over and not is_outside(run, failure):
         yield from _count_failure(run, failure, attempts, op_id())
     if failure is not None and failure is not problem:
         raise failure
@@ -117,7 +120,6 @@ def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str)
         after = {**before, "failures": failures, "error": said[:_LONGEST_ERROR]}
         if failures < attempts:
             return {**after, "due_us": now.time_us + int(pause * 1e6)}
-        parked = {"state": AWAITING, "parked": True, "waits": {"": "resume"}, "due_us": 0}
-        return {**after, **parked}
+        return {**after, **working.parked(said[:_LONGEST_ERROR])}
 
     yield from recording.record(run, {}, op_id, status)

@@ -11,10 +11,11 @@ from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
 from interlock.core.outcome import Invalid as InvalidOutcome
+from interlock.core.records import Record
 from interlock.core.requests import Load
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
-from interlock.runs import waiting
+from interlock.runs import recording, waiting
 from interlock.runs.records import FINISHED, STEP, check_call, digest
 from interlock.runs.state import Frame, RunState, StepTransaction, inside
 from interlock.settings import DEFAULT_ATTEMPTS
@@ -40,10 +41,9 @@ class RunHandle:
         ttl: float = TTL,
         wait: float | None = None,
         attempts: int = ATTEMPTS,
-        suspends: bool = False,
+        stopping: Callable[[], bool] | None = None,
     ) -> None:
-        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-            raise Invalid(f"attempts={attempts!r} is not a number of failures from 1")
+        check_attempts(attempts)
         self._driver = driver
         self._writer = writer
         self._id = run_id
@@ -53,7 +53,7 @@ class RunHandle:
         self._ttl = ttl
         self._wait = wait
         self._attempts = attempts
-        self._suspends = suspends
+        self._stopping = stopping
         self._known: RunState | None = None
         self.result: Any = None
 
@@ -99,6 +99,17 @@ class RunHandle:
         if self._known is None:
             raise Invalid(f"run {self._id!r} is not worked on here; use it in a with block")
         return self._known
+
+    def _take_up(self, fence: Record) -> Steps:
+        """Protocol: go on with the run, or begin it, once its lease is taken."""
+        attempts = None if self._stopping is None else self._attempts
+        given, new = self._given, self._draw()
+        run = yield from recording.take_up(
+            self._writer, self._id, fence, self._program, given, new, attempts
+        )
+        if self._stopping is not None:
+            run.suspends, run.stopping = True, self._stopping
+        return run
 
     def _draw(self) -> str:
         return self._op_id(None)
@@ -149,6 +160,12 @@ class RunHandle:
             raise Invalid(f"{name!r:.60} is not a name of what a run waits for")
         waiting.check_timeout(timeout)
         return self._state.frame.next_path()
+
+
+def check_attempts(attempts: object) -> None:
+    """Raise Invalid where something is no number of failures after which a run is parked."""
+    if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+        raise Invalid(f"attempts={attempts!r} is not a number of failures from 1")
 
 
 def thought(run: RunState, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., Any]:

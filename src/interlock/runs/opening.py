@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from interlock.runs.aio_run import AsyncRun
     from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.run import Run
+    from interlock.runs.worker import AsyncWorker, Worker
+    from interlock.runs.working import Worked
 
 _TTL = 30.0  # seconds
 _ATTEMPTS = 5
+_SLOTS = 4
+_POLL = 1.0  # seconds
 
 
 class _Opening:
@@ -76,6 +80,29 @@ class OpensRuns(_Opening):
             attempts=attempts,
         )
 
+    def worker(
+        self,
+        programs: Mapping[str, Callable[[Run], Any]],
+        *,
+        slots: int = _SLOTS,
+        ttl: float = _TTL,
+        poll: float = _POLL,
+        attempts: int = _ATTEMPTS,
+        told: Callable[[Worked], object] | None = None,
+    ) -> Worker:
+        """Return a worker: it takes up the runs of `programs`, `slots` at a time.
+
+        `programs` maps names, as `space.runs.start` is given them, to functions of a Run; what one
+        returns is the result of the run.  `ttl`: seconds after which others take over the runs of a
+        worker that has died.  It looks for runs whenever one has moved, and every `poll` seconds.
+        After `attempts` failures, or workers that died at the same step, a run is parked.
+        `told(worked)` is called whenever the worker is done with a run for now, in the run's
+        thread.  Raises Invalid.
+        """
+        from interlock.runs.worker import Worker
+
+        return Worker(self, programs, slots, ttl, poll, attempts, told)
+
     @property
     def runs(self) -> Runs:
         """The runs of this space, for whoever begins, watches and answers them."""
@@ -116,6 +143,24 @@ class OpensAsyncRuns(_Opening):
             wait=wait,
             attempts=attempts,
         )
+
+    def worker(
+        self,
+        programs: Mapping[str, Callable[[AsyncRun], Any]],
+        *,
+        slots: int = _SLOTS,
+        ttl: float = _TTL,
+        poll: float = _POLL,
+        attempts: int = _ATTEMPTS,
+        told: Callable[[Worked], object] | None = None,
+    ) -> AsyncWorker:
+        """Return a worker for coroutine functions of an AsyncRun.
+
+        The arguments are those of `interlock.Space.worker`.
+        """
+        from interlock.runs.worker import AsyncWorker
+
+        return AsyncWorker(self, programs, slots, ttl, poll, attempts, told)
 
     @property
     def runs(self) -> AsyncRuns:

@@ -15,6 +15,7 @@ from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Load
 from interlock.core.values import decode, encode
 from interlock.errors import RunFailed, raise_refusal
+from interlock.runs import working
 from interlock.runs.records import (
     COMPLETED,
     DONE,
@@ -26,7 +27,7 @@ from interlock.runs.records import (
     own_prefix,
     step_key,
 )
-from interlock.runs.state import RunState
+from interlock.runs.state import RunState, Suspended
 
 _MOST_ATTEMPTS = 100  # at recording where a run stands, while others move it
 
@@ -105,11 +106,18 @@ def define(
 
 
 def take_up(
-    writer: Writer, run_id: str, fence: Record, program: str | None, given: Any, new: str
+    writer: Writer,
+    run_id: str,
+    fence: Record,
+    program: str | None,
+    given: Any,
+    new: str,
+    attempts: int | None = None,
 ) -> Steps:
     """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
 
-    `fence` is the record of the lease.  Raises RunFailed where the run has failed.
+    `fence` is the record of the lease.  `attempts` is given by a worker: see `working.admit`.
+    Raises RunFailed where the run has failed, Suspended where a worker is to leave it alone.
     """
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
     found: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
@@ -127,16 +135,31 @@ def take_up(
         if record.key.startswith(prefix)
     }
     run = RunState(run_id, writer, fence, done if done.exists else opened, steps)
+    if attempts is not None:
+        admitted = working.admit(run, found.time_us, attempts)
+        again = _again(writer) | admitted
+        yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
+        if run.status.value.get("parked"):
+            raise Suspended
+        return run
     if run.over:
         if run.status.value["state"] == FAILED:
             raise RunFailed(run.status.value["error"])
         return run
     status = run.status.value
     if status["state"] != PROCESSING or status["agent"] != writer.agent or status["waits"]:
-        again = {"state": PROCESSING, "agent": writer.agent, "waits": {}, "due_us": 0}
-        again["parked"] = False
-        yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
+        yield from record(run, {}, f"{new}/1", lambda status: {**status, **_again(writer)})
     return run
+
+
+def _again(writer: Writer) -> dict[str, Any]:
+    return {
+        "state": PROCESSING,
+        "agent": writer.agent,
+        "waits": {},
+        "due_us": 0,
+        "parked": False,
+    }
 
 
 def complete(run: RunState, result: Any, op_id: str) -> Steps:

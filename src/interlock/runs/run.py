@@ -16,7 +16,7 @@ from interlock.core import leases
 from interlock.core.records import as_datetime
 from interlock.errors import InterlockError, Invalid, raise_refused
 from interlock.handles import Lease, Tx
-from interlock.runs import effects, ending, recording, waiting
+from interlock.runs import effects, ending, waiting
 from interlock.runs.handles import RunHandle, thought
 from interlock.runs.records import fence_key
 
@@ -123,15 +123,10 @@ class Run(RunHandle):
         lease = _RunLease(self._driver, self._writer, key, self._ttl, self._wait, self._op_id)
         self._lease = lease.acquire()
         try:
-            self._known = self._run(
-                recording.take_up(
-                    self._writer, self._id, lease.record, self._program, self._given, self._draw()
-                )
-            )
+            self._known = self._run(self._take_up(lease.record))
         except BaseException:
             lease.release()
             raise
-        self._known.suspends = self._suspends
         self.result = self._known.status.value.get("result")
         return self
 
@@ -149,6 +144,7 @@ class Run(RunHandle):
                 raise
             problem.add_note(f"run {self._id!r}: {second}")
         finally:
+            self._state.left = True
             self._lease.release()
 
     def _do(self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

@@ -23,8 +23,13 @@ from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record
 from interlock.core.transaction import Transaction
 from interlock.core.values import encode
+from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
 from interlock.runs.records import DONE, OPEN, fence_key, step_key
+
+
+class Suspended(BaseException):
+    """Unwinds a program whose run waits, or whose worker stops: no `except Exception` keeps it."""
 
 
 class Undo(NamedTuple):
@@ -81,6 +86,9 @@ class RunState:
     status: Record  # where it stands: what is under `$runs/open/`, or `$runs/done/`
     steps: dict[str, Record]
     suspends: bool = False  # whether to leave where it would wait for long
+    stopping: Callable[[], bool] = lambda: False  # whether to leave before the next new step
+    stopped: bool = False  # whether that has happened
+    left: bool = False  # whether its block was left
     undo: dict[str, Undo] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # places of effects, by idempotency key
 
@@ -107,7 +115,8 @@ class RunState:
     def recall(self, path: str, kind: str, name: str, arguments: str) -> Mapping[str, Any] | None:
         """Return what is recorded of a step; None where it is new, and may be done now.
 
-        Raises ProgramChanged, and RunFailed where nothing new may be done any more.
+        Raises ProgramChanged, RunFailed where nothing new may be done any more, and Suspended where
+        the worker stops before it.
         """
         record = self.steps.get(path)
         if record is None:
@@ -118,6 +127,13 @@ class RunState:
                     f"run {self.id!r} is {self.status.value['state']}, and its program asks for a "
                     f"step {path} ({kind} {name!r}) that it did not have"
                 )
+            if self.left:
+                raise InvalidError(
+                    f"run {self.id!r} was left, and its program asks for step {path}"
+                )
+            if self.stopping():
+                self.stopped = True
+                raise Suspended
             return None
         known: Mapping[str, Any] = deepcopy(record.value)
         was, now = (known["kind"], known["name"]), (kind, name)

@@ -29,14 +29,10 @@ from interlock.runs.records import (
     digest,
     sent_key,
 )
-from interlock.runs.state import RunState
+from interlock.runs.state import RunState, Suspended
 from interlock.settings import WATCH_PAUSE
 
 _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
-
-
-class Suspended(BaseException):
-    """Unwinds a program whose run waits: no `except Exception` of the program keeps it."""
 
 
 def wait_for(

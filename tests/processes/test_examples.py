@@ -1,0 +1,56 @@
+"""Every example runs, on every kind of store, and ends as it says."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+from tests.processes.writers import Place
+from tests.repository import ROOT, files, name_of
+
+NAMES = ("approval", "payment_reconciliation", "pipeline")
+
+
+def test_every_example_is_tested() -> None:
+    found = [name_of(path) for path in files(".py", under=["examples"])]
+    assert found == [f"examples/{name}.py" for name in NAMES]
+
+
+@pytest.fixture
+def url(place: Place, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return place.url
+
+
+def test_a_killed_payment_is_charged_once(url: str) -> None:
+    found = importlib.import_module("payment_reconciliation").main(url)
+    assert [amount for _, amount in found["ledger"]] == [42, 42]
+    assert len({key for key, _ in found["ledger"]}) == 2, "an idempotency key for each order"
+    assert found["states"] == ["Completed", "Completed"]
+    assert found["payments"] == [{"status": "COMPLETED", "charged": 42}] * 2
+
+
+def test_three_agents_write_an_article(url: str) -> None:
+    found = importlib.import_module("pipeline").main(url)
+    assert found["text"].splitlines() == [
+        "fencing: who lost one is refused, whatever its clock says",
+        "leases: who holds one may write, until it runs out",
+        "logs: what happened can be read again, in order",
+    ]
+    researched = {f"article-1.{topic}": "researcher" for topic in ("fencing", "leases", "logs")}
+    others = {"article-1": "planner", "article-1.text": "writer"}
+    assert found["agents"] == researched | others
+    assert found["notes"] == 3
+
+
+def test_a_person_approves(url: str) -> None:
+    found = importlib.import_module("approval").main(url)
+    assert found == {
+        "runs": {
+            "refund-16": "20 paid back",
+            "refund-17": "900 paid back",
+            "refund-18": "boss said no",
+        },
+        "paid": {"refunds/refund-16": 20, "refunds/refund-17": 900},
+    }
