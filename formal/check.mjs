@@ -1,35 +1,23 @@
 // node check.mjs [NAME ...] [--deep] [--json] [--workers N] [--dir DIR]
 // Checks that every spec holds with its pinned number of distinct states, and that without any one of
 // its guard lines it violates the invariant that the guard names.  Exit 0 if so, otherwise 1.
-import { availableParallelism } from 'node:os';
 import { resolve } from 'node:path';
-import { parseArgs } from 'node:util';
 import { Pool, requireChecker } from './checker.mjs';
+import { commandLine, run } from './cli.mjs';
 import { HERE, Wrong, mutant, names, readSpec } from './spec.mjs';
 import { jarOrNull, underTlc } from './tlc.mjs';
 
 const OPTIONS = {
   deep: { type: 'boolean', default: false },
-  json: { type: 'boolean', default: false },
-  workers: { type: 'string', default: String(Math.min(availableParallelism(), 8)) },
   dir: { type: 'string', default: HERE },
 };
 
 function chosen() {
-  let parsed;
-  try {
-    parsed = parseArgs({ options: OPTIONS, allowPositionals: true });
-  } catch (problem) {
-    throw new Wrong(problem.message);
-  }
-  const { values, positionals } = parsed;
+  const { values, positionals } = commandLine(OPTIONS);
   const folder = resolve(values.dir);
   const known = names(folder);
   const unknown = positionals.filter((name) => !known.includes(name));
   if (unknown.length) throw new Wrong(`no spec ${unknown.join(', ')}; there are ${known.join(', ')}`);
-  if (!/^[1-9]\d*$/.test(values.workers)) {
-    throw new Wrong(`--workers ${values.workers} is not a number from 1`);
-  }
   return { ...values, folder, wanted: positionals.length ? positionals : known };
 }
 
@@ -108,10 +96,4 @@ async function main() {
   say(`${results.length} specs hold, ${mutants} mutants fail as they must`);
 }
 
-try {
-  await main();
-} catch (problem) {
-  if (!(problem instanceof Wrong)) throw problem;
-  console.error(problem.message);
-  process.exit(1);
-}
+await run(main);

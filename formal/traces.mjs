@@ -1,31 +1,16 @@
 // node traces.mjs PATH ... [--json] [--workers N]
 // Checks that what real processes recorded is a behaviour of GuardedCommit.tla.  A path is a file or
 // a folder that INTERLOCK_RECORD named.  Exit 1 where a trace is rejected, or nothing could be checked.
-import { availableParallelism } from 'node:os';
-import { parseArgs } from 'node:util';
 import { Pool, requireChecker } from './checker.mjs';
+import { commandLine, run } from './cli.mjs';
 import { eventsByKey } from './events.mjs';
 import { Wrong } from './spec.mjs';
 import { readTraces } from './tracefile.mjs';
 import { traceSpec } from './tracespec.mjs';
 
-const OPTIONS = {
-  json: { type: 'boolean', default: false },
-  workers: { type: 'string', default: String(Math.min(availableParallelism(), 8)) },
-};
-
 function chosen() {
-  let parsed;
-  try {
-    parsed = parseArgs({ options: OPTIONS, allowPositionals: true });
-  } catch (problem) {
-    throw new Wrong(problem.message);
-  }
-  const { values, positionals } = parsed;
+  const { values, positionals } = commandLine();
   if (!positionals.length) throw new Wrong('name the files or folders that hold the traces');
-  if (!/^[1-9]\d*$/.test(values.workers)) {
-    throw new Wrong(`--workers ${values.workers} is not a number from 1`);
-  }
   return { ...values, paths: positionals };
 }
 
@@ -107,10 +92,4 @@ function say(results, total) {
   console.log(`${total.accepted} of ${total.traces} traces accepted`);
 }
 
-try {
-  await main();
-} catch (problem) {
-  if (!(problem instanceof Wrong)) throw problem;
-  console.error(problem.message);
-  process.exit(1);
-}
+await run(main);

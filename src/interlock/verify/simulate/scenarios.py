@@ -31,7 +31,8 @@ from interlock.verify.simulate.patterns import (
 )
 from interlock.verify.simulate.settings import Settings
 
-_CLAIM = 0.15  # seconds that a claim, or a lease, lasts unless it is renewed
+_CLAIM = 0.15  # seconds that a claim lasts
+_TTL = 30.0  # of a lease: its renewal must not hold the store when its process is stopped
 _UNPAID = {"status": "PENDING_PAYMENT", "seat": None, "seat_by": None, "paid_by": None}
 
 
@@ -236,7 +237,7 @@ class ZombieVersionCheck(_RawPair):
 
 class _Worker(SpaceAgent):
     def contribute(self, key: str, think: Think) -> None:
-        lease = self.space.lease(key, ttl=_CLAIM)
+        lease = self.space.lease(key, ttl=_TTL)
         with lease:
             self.space.create(f"pid/{key}", os.getpid())
             changed = think([])
@@ -251,7 +252,8 @@ class _Replacement(SpaceAgent):
     def contribute(self, key: str, think: Think) -> None:
         while not (pid := self.space.read(f"pid/{key}")).exists:
             time.sleep(0.01)
-        with self.space.lease(key, ttl=30) as lease:
+        self.space.reclaim(key)
+        with self.space.lease(key, ttl=_TTL) as lease:
             _wake(pid.value)
             lease.write([*(lease.value or []), *think([])])
 

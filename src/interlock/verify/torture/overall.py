@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ from interlock.verify.torture import plan
 from interlock.verify.torture.findings import Findings
 from interlock.verify.torture.logged import Log
 from interlock.verify.torture.recording import ACKNOWLEDGED, Done
+
+Span = tuple[int, float, float]  # position, invoked, completed
 
 
 class Grant(NamedTuple):
@@ -84,24 +87,18 @@ class Overall:
         if funds != plan.ACCOUNTS * plan.FUNDS:
             self.findings.add("money appears or disappears", f"{by} saw {funds} in all")
 
-    def check(
-        self, log: Log, spans: list[tuple[int, float, float]], epochs: dict[str, int]
-    ) -> None:
+    def check(self, log: Log, spans: list[Span], epochs: dict[str, int]) -> None:
         """Check everything; `epochs` are those of the log's entries by the name of the commit."""
         self._check_time(spans)
         self._check_leases(epochs)
         self._check_readers(log)
         self._check_group(log)
 
-    def _check_time(self, spans: list[tuple[int, float, float]]) -> None:
+    def _check_time(self, spans: list[Span]) -> None:
         """Who was answered before another one was sent comes before it in the log."""
-        latest, at = float("-inf"), 0
-        for position, invoked, completed in sorted(spans):
-            if completed < latest:
-                text = f"position {position} was answered before position {at} was sent"
-                self.findings.add("order is not that of real time", text)
-            if invoked > latest:
-                latest, at = invoked, position
+        for position, at in _overtaken(spans):
+            text = f"position {position} was answered before position {at} was sent"
+            self.findings.add("order is not that of real time", text)
 
     def _check_leases(self, epochs: dict[str, int]) -> None:
         for key, grants in self.grants.items():
@@ -138,7 +135,7 @@ class Overall:
         delivered = {position for taken in self.taken for position in taken.positions}
         for position in sorted(log.jobs.keys() - delivered):
             self.findings.add("never delivered", f"position {position}: {log.jobs[position]}")
-        by_key: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+        by_key: dict[str, list[Span]] = defaultdict(list)
         done: dict[int, float] = {}
         for acked in self.acked:
             for position in acked.positions:
@@ -153,10 +150,16 @@ class Overall:
                     text = f"position {position}"
                     self.findings.add("delivered after it was acknowledged", text)
         for key, times in by_key.items():
-            latest, at = float("-inf"), 0
-            for position, invoked, completed in sorted(times):
-                if completed < latest:
-                    text = f"{key}: position {position} was done before position {at}"
-                    self.findings.add("order of a key is not kept", text)
-                if invoked > latest:
-                    latest, at = invoked, position
+            for position, at in _overtaken(times):
+                text = f"{key}: position {position} was done before position {at}"
+                self.findings.add("order of a key is not kept", text)
+
+
+def _overtaken(spans: list[Span]) -> Iterator[tuple[int, int]]:
+    """Yield each position that was completed before an earlier one was invoked, and that one."""
+    latest, at = float("-inf"), 0
+    for position, invoked, completed in sorted(spans):
+        if completed < latest:
+            yield position, at
+        if invoked > latest:
+            latest, at = invoked, position
