@@ -23,7 +23,7 @@ LAYERS: dict[str, set[str]] = {
     **dict.fromkeys(FACADES, FACADES | BELOW_FACADES),
     PUBLIC: FACADES | BELOW_FACADES,
     "verify": {PUBLIC} | FACADES | BELOW_FACADES,
-    "cli": {PUBLIC, "verify"} | FACADES,
+    "cli": {PUBLIC, "server", "verify"} | FACADES,
     "adapters": {PUBLIC} | FACADES,
     "server": {PUBLIC} | FACADES,
 }

@@ -18,10 +18,10 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 import interlock
+from interlock.adapters.extras import NotInstalled
 from interlock.adapters.vectors import (
     MOST_AT_ONCE,
     Contribution,
-    NotInstalled,
     content_id,
     upsert_chroma,
     upsert_qdrant,

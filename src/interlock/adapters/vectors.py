@@ -18,7 +18,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from interlock import InterlockError, Invalid
+from interlock import Invalid
+from interlock.adapters.extras import needs
 
 if TYPE_CHECKING:
     from chromadb import Collection
@@ -30,10 +31,6 @@ MOST_AT_ONCE = 1000  # contributions in one call: what every store takes in one 
 # Metadata that is ours, so that it can be searched by.
 RESERVED = ("id", "agent", "space", "name", "text")
 _INT64 = range(-(2**63), 2**63)
-
-
-class NotInstalled(InterlockError, ImportError):
-    """The library of a vector store is missing; says what to install."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +70,8 @@ def upsert_chroma(
     """
     checked = [_checked(agent, each, space) for each in contributions]
     unique = _unique(checked)
-    try:
+    with needs("Chroma", "chroma"):
         from chromadb.errors import InvalidArgumentError
-    except ImportError as problem:
-        raise NotInstalled("Chroma is not installed: pip install 'interlock[chroma]'") from problem
     vectors: list[Sequence[float] | Sequence[int]] = [each.vector for each in unique]
     try:
         collection.upsert(
@@ -106,10 +101,8 @@ def upsert_qdrant(
     """
     checked = [_checked(agent, each, space) for each in contributions]
     unique = _unique(checked)
-    try:
+    with needs("Qdrant", "qdrant"):
         from qdrant_client.models import PointStruct
-    except ImportError as problem:
-        raise NotInstalled("Qdrant is not installed: pip install 'interlock[qdrant]'") from problem
     with _lock_of(client):
         _check_dimensions(client, collection, vector_name, len(unique[0].vector))
         points = [

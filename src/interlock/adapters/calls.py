@@ -1,0 +1,115 @@
+"""Calls of a space written once, and made with or without asyncio.
+
+A framework asks for the same thing twice, as `put` and as `aput`.  An adapter writes it once, as a
+generator that yields calls, and `run` or `run_async` makes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from interlock import AsyncSpace, Invalid, Space
+
+
+@dataclass(frozen=True)
+class Call:
+    """One method of the space, with its arguments; answers what the method returns."""
+
+    name: str
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Writes of one transaction, each the name of a method of `Tx` and its arguments."""
+
+    writes: tuple[tuple[Any, ...], ...]
+
+
+Steps = Generator[Call | Commit, Any, Any]
+
+
+def call(name: str, *args: Any, **named: Any) -> Call:
+    """Return the call of `space.name(*args, **named)`, to be yielded.
+
+    Methods that return an iterator, such as `log` and `history`, answer a list.
+    """
+    return Call(name, args, named)
+
+
+def commit(writes: Iterable[tuple[Any, ...]]) -> Commit:
+    """Return the commit of several writes, such as `("write", record, value)`, to be yielded."""
+    return Commit(tuple(writes))
+
+
+def run(space: Space | AsyncSpace, steps: Steps) -> Any:
+    """Make the calls that `steps` yields, and return what it returns.
+
+    Raises Invalid where `space` was opened with `interlock.open_async`.
+    """
+    if not isinstance(space, Space):
+        raise Invalid(
+            "a synchronous call needs a space opened with interlock.open; "
+            "this one is from interlock.open_async: use the asynchronous methods"
+        )
+    return _drive(space, steps)
+
+
+async def run_async(space: Space | AsyncSpace, steps: Steps) -> Any:
+    """Make the calls that `steps` yields, and return what it returns.
+
+    The calls of a space that was opened with `interlock.open` are made in a thread.
+    """
+    if isinstance(space, Space):
+        return await asyncio.to_thread(_drive, space, steps)
+    answer: Any = None
+    send: Callable[[Any], Any] = steps.send
+    while True:
+        try:
+            request = send(answer)
+        except StopIteration as ended:
+            return ended.value
+        try:
+            answer, send = await _made(space, request), steps.send
+        except Exception as problem:
+            answer, send = problem, steps.throw
+
+
+def _drive(space: Space, steps: Steps) -> Any:
+    answer: Any = None
+    send: Callable[[Any], Any] = steps.send
+    while True:
+        try:
+            request = send(answer)
+        except StopIteration as ended:
+            return ended.value
+        try:
+            answer, send = _make(space, request), steps.send
+        except Exception as problem:
+            answer, send = problem, steps.throw
+
+
+def _make(space: Space, request: Call | Commit) -> Any:
+    if isinstance(request, Call):
+        answer = getattr(space, request.name)(*request.args, **request.named)
+        return list(answer) if isinstance(answer, Iterator) else answer
+    with space.transaction() as tx:
+        for name, *args in request.writes:
+            getattr(tx, name)(*args)
+    return tx.committed
+
+
+async def _made(space: AsyncSpace, request: Call | Commit) -> Any:
+    if isinstance(request, Call):
+        answer = getattr(space, request.name)(*request.args, **request.named)
+        if hasattr(answer, "__aiter__"):
+            return [item async for item in answer]
+        return await answer
+    async with space.transaction() as tx:
+        for name, *args in request.writes:
+            await getattr(tx, name)(*args)
+    return tx.committed

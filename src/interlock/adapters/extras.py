@@ -1,0 +1,23 @@
+"""Libraries that an adapter needs and the base install leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from interlock import InterlockError
+
+
+class NotInstalled(InterlockError, ImportError):
+    """A library that an adapter needs is missing; says what to install."""
+
+
+@contextmanager
+def needs(library: str, extra: str) -> Iterator[None]:
+    """Import within it what the extra `extra` brings.  Raises NotInstalled where it is missing."""
+    try:
+        yield
+    except ImportError as problem:
+        raise NotInstalled(
+            f"{library} is not installed: pip install 'interlock[{extra}]'"
+        ) from problem
