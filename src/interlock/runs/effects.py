@@ -107,12 +107,13 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
             told |= {"state": happened[0], "result": happened[1]}
             return (yield from _finish(run, path, effect, told, op_id))
     intent = told | {"state": STARTED, "attempt": attempt}
-    expects = effect.decided_from if known is None else ()
+    perhaps_made = known is not None and effect.in_doubt == "retry"
+    expects = () if perhaps_made else effect.decided_from
     yield from recording.record(run, {path: intent}, op_id(), expects=expects)
     try:
         result = yield Think(effect.fn, (key, *effect.args))
     except BreakerOpen:
-        if known is None or effect.in_doubt != "retry":  # else an earlier call is still in doubt
+        if not perhaps_made:  # else an earlier call is still in doubt
             yield from recording.record(run, {path: intent | {"state": HELD_BACK}}, op_id())
         raise
     except NotDone as refused:

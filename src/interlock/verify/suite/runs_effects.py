@@ -307,6 +307,35 @@ def test_an_effect_is_held_back_where_what_it_was_decided_from_moved(
     assert work(space, lambda run: program(run, lambda price: None)) == [1, 8]
 
 
+@pytest.mark.parametrize("in_doubt", ["ask", "retry"])
+def test_what_an_effect_was_decided_from_counts_again_where_it_has_not_happened(
+    facades: Facades, other: Any, in_doubt: str
+) -> None:
+    space, bank = facades.open(), Bank()
+    other.create("price", 7)
+    check = {"check": bank.look} if in_doubt == "ask" else {}
+
+    def program(run: Any) -> Any:
+        price = other.read("price")
+        return run.effect("pay", bank.charge, 7, decided_from=price, in_doubt=in_doubt, **check)
+
+    bank.dies = "before"
+    crash(space, program)
+    read = other.read("price")
+
+    def moved(run: Any) -> Any:
+        return run.effect("pay", bank.charge, 7, decided_from=read, in_doubt=in_doubt, **check)
+
+    other.write(read, 8)
+    if in_doubt == "retry":  # the first call may have been made: it is made again
+        assert work(space, moved) == [1, 7]
+    else:
+        with pytest.raises(interlock.Conflict):
+            work(space, moved)
+        assert bank.calls == []
+        assert work(space, program) == [1, 7]
+
+
 def held_back(key: str, *args: Any) -> None:
     raise interlock.BreakerOpen(BreakerOpen("the breaker is open", "bank", "open", 0.01, "down"))
 

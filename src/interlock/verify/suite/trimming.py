@@ -368,3 +368,18 @@ def test_writers_followers_and_trimmers_at_once(
     assert sorted(space.read("found/all").value) == sorted([*range(count)] * 3)
     assert sum(r.value for key, r in space.scan("w").items()) == 3 * count
     assert space.trim(keep=0).oldest == space.position() + 1
+
+
+def test_a_run_is_replayed_as_far_back_as_the_log_is_kept(space: Any) -> None:
+    with space.run("r") as run:
+        for n in range(4):
+            run.step(f"step {n}", len, "ab")
+    whole = space.runs.replay("r")
+    assert [len(moment.run.steps) for moment in whole][-5:] == [1, 2, 3, 4, 4]
+    cut = whole[-3]
+    assert space.trim(keep=0, before=cut.position).oldest == cut.position
+    assert space.runs.replay("r") == whole[-3:]
+    space.trim(keep=0)
+    with pytest.raises(interlock.Invalid, match="nothing of a run 'r' is in the log"):
+        space.runs.replay("r")
+    assert len(space.runs.show("r").steps) == 4
