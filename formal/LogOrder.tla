@@ -16,7 +16,7 @@
 \* @code Look core/protocol.py:log_page backends/sqlite/read.py:read_log
 \* @code Look backends/postgres/functions.sql:read_log backends/redis/log.lua
 \* @code Page backends/sqlite/read.py:read_log backends/postgres/functions.sql:read_log
-\* @code Page backends/redis/log.lua:take
+\* @code Page backends/redis/calls.py:_page
 \* @world Crash the reader dies with a page that it has not handled, and begins again
 EXTENDS Naturals, Sequences, FiniteSets
 

@@ -18,7 +18,9 @@ from tests.servers.postgres import Postgres
 from tests.servers.process import Missing
 from tests.servers.redis import Redis
 
-settings.register_profile("quick", max_examples=20)
+# How long an example takes says nothing: the machine may be busy.
+settings.register_profile("default", deadline=None)
+settings.register_profile("quick", max_examples=20, deadline=None)
 
 
 @contextmanager

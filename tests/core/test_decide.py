@@ -302,16 +302,16 @@ def think(tx: Transaction) -> str:
 
 
 EMPTY, MOVED = snap(), conflict(rec(0, 2), 1)
-QUEUED = [EMPTY, run_fn, MOVED, place(rec(0, 2))]  # what is answered until the turn has come
+QUEUED = [run_fn, MOVED, place(rec(0, 2))]  # what is answered until the turn has come
 
 
 def test_transact_thinks_and_commits_without_a_turn() -> None:
-    script = Script(EMPTY, run_fn, done("1"))
+    script = Script(run_fn, done("1"))
     assert script.play(transact(AUTO, think)) == "answer"
-    assert (script.requests[0], script.requests[1].renew) == (Load((), (), None), None)
-    plan = script.requests[2].plan
+    assert (script.kinds, script.requests[0].renew) == (["Think", "Commit"], None)
+    plan = script.requests[1].plan
     assert (plan.ticket, plan.yields, [w.key for w in plan.writes]) == (0, True, ["j", "k"])
-    script = Script(EMPTY, run_fn, MOVED, run_fn, done("1"))
+    script = Script(run_fn, MOVED, run_fn, done("1"))
     assert script.play(transact(NEVER, think)) == "answer"
     assert script.plans == [(0, 1, False)] * 2
 
@@ -320,8 +320,8 @@ def test_after_a_conflict_transact_thinks_in_the_turn_of_that_key() -> None:
     script = Script(*QUEUED, run_fn, MOVED, place(rec(0, 3)), run_fn, done("1"))
     assert script.play(transact(AUTO, think)) == "answer"
     renew = TakeTurn(("k",), "", "me", TICKET_TTL, TICKET)
-    assert script.requests[3] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
-    assert (script.requests[4].renew, script.requests[6]) == (renew, renew._replace(firm=True))
+    assert script.requests[2] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
+    assert (script.requests[3].renew, script.requests[5]) == (renew, renew._replace(firm=True))
     assert [ticket for ticket, _, _ in script.plans] == [0, TICKET, TICKET]
 
 
@@ -349,7 +349,7 @@ CREATED = decide.conflict(Expect("k", None, None), rec(0, 2))
 
 @pytest.mark.parametrize("refusal", [MOVED, HELD, HELD_LEASE, CREATED])
 def test_transact_that_ends_in_a_refusal_leaves_the_queue(refusal: Refusal) -> None:
-    for attempts, before in ((1, [EMPTY]), (2, QUEUED)):
+    for attempts, before in ((1, []), (2, QUEUED)):
         leaving = [None] if attempts == 2 else []
         script = Script(*before, run_fn, refusal, *leaving)
         stopped = script.play(transact(Limits(attempts, None, "auto"), think))
@@ -364,7 +364,7 @@ def test_transact_that_ends_in_a_refusal_leaves_the_queue(refusal: Refusal) -> N
 
 def test_what_fn_raises_ends_transact_after_leaving_the_queue_but_not_where_it_is_dropped() -> None:
     raised, dropped = KeyboardInterrupt(), GeneratorExit()
-    for before, end, left in ((QUEUED[:1], raised, 0), (QUEUED, raised, 1), (QUEUED, dropped, 0)):
+    for before, end, left in (([], raised, 0), (QUEUED, raised, 1), (QUEUED, dropped, 0)):
         script = Script(*before, end, *[None] * left)
         with pytest.raises(type(end)):
             script.play(transact(AUTO, think))
@@ -380,13 +380,13 @@ def test_a_doomed_thought_is_thought_again_whatever_it_returns_or_raises(end: An
         return end  # run_fn has it thrown where it is an exception
 
     thoughts = iter([doom, think])
-    script = Script(EMPTY, run_fn, place(), run_fn, done("1"))
+    script = Script(run_fn, place(), run_fn, done("1"))
     assert script.play(transact(AUTO, lambda tx: next(thoughts)(tx))) == "answer"
-    assert script.kinds == ["Load", "Think", "TakeTurn", "Think", "Commit"]
+    assert script.kinds == ["Think", "TakeTurn", "Think", "Commit"]
 
 
 def test_a_thought_that_writes_nothing_leaves_the_queue_without_a_commit() -> None:
-    assert Script(EMPTY, "seen").play(transact(AUTO, think)) == "seen"
+    assert Script("seen").play(transact(AUTO, think)) == "seen"
     script = Script(*QUEUED, "seen", None)
     assert script.play(transact(AUTO, think)) == "seen"
     assert script.requests[-1] == LeaveTurn(TICKET)

@@ -101,7 +101,8 @@ def test_a_hundred_zombies_and_no_stale_write(tmp_path: Path) -> None:
 
 
 def add_findings(url: str, number: int, count: int, gate: Any) -> None:
-    with interlock.open(url, agent=f"a{number}") as space:
+    # A hundred write at once, and may wait for long on a busy machine.
+    with interlock.open(url, agent=f"a{number}", busy_timeout=240) as space:
         gate.wait()
         for n in range(count):
             space.append("findings", f"{number}/{n}")

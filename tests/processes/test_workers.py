@@ -159,7 +159,7 @@ def test_the_second_signal_ends_a_worker_at_once(fleet: Fleet, space: interlock.
 
 def test_every_run_is_worked_on_once_by_two_workers(fleet: Fleet, space: interlock.Space) -> None:
     workers = [
-        fleet.start(program, name=f"{program}-{n}")
+        fleet.start(program, "--ttl", "30", name=f"{program}-{n}")
         for program in ("four_steps", "four_awaited")
         for n in range(2)
     ]

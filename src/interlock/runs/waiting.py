@@ -15,7 +15,7 @@ from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load, Pause
-from interlock.errors import TimedOut, raise_refusal
+from interlock.errors import RunFailed, TimedOut, raise_refusal
 from interlock.runs import recording
 from interlock.runs.records import (
     AWAITING,
@@ -47,6 +47,7 @@ def wait_for(
     now: Snapshot = yield from ask(run.writer, Load((key,)))
     until_us = (known or {}).get("until_us", 0)
     if not now.records[key].exists:
+        _check_goes_on(run)
         new = {}
         if known is None:
             until_us = 0 if timeout is None else now.time_us + int(timeout * 1e6)
@@ -102,9 +103,17 @@ def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) ->
         known |= {"until_us": until_us, "result": None}
         yield from recording.record(run, {path: known}, op_id())
     until_us = known["until_us"]
+    if until_us > now.time_us:
+        _check_goes_on(run)
     if run.suspends and until_us > now.time_us:
         yield from recording.record(run, {}, op_id(), _waiting(path, "sleep", until_us))
     yield from _until(run, None, until_us, now)
+
+
+def _check_goes_on(run: RunState) -> None:
+    """Raise RunFailed where the run is ending, and so waits for nothing any more."""
+    if run.ending is not None:
+        raise RunFailed(run.ending)
 
 
 def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps:

@@ -41,14 +41,22 @@ def crash(space: Any, program: Program, run_id: str = "r", **options: Any) -> No
 
 
 @contextmanager
-def once_it_waits(other: Any, act: Callable[[Any], Any], agent: str = "") -> Iterator[None]:
-    """Act in a thread, on what is shown of run `r`, once it is AwaitingInput (of `agent`)."""
+def once_it_waits(
+    other: Any, act: Callable[[Any], Any], agent: str = "", step: str = ""
+) -> Iterator[None]:
+    """Act in a thread, on what is shown of run `r`, once it waits.
+
+    That is once it is AwaitingInput (of `agent`), or has come to `step`.
+    """
 
     def wait() -> Any:
         for _ in range(1000):
             shown = {run.id: run for run in other.runs.list(open=True)}.get("r")
+            found = other.runs.show("r") if shown else None
+            if step and found and any(each.name == step for each in found.steps):
+                return act(found)
             if shown and shown.state == "AwaitingInput" and agent in ("", shown.agent):
-                return act(other.runs.show("r"))
+                return act(found)
             threading.Event().wait(0.005)
         other.runs.cancel("r")
         return pytest.fail("the run does not wait")

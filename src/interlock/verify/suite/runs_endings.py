@@ -16,6 +16,7 @@ from interlock.verify.suite.runs import (
     Program,
     crash,
     crashing,
+    once_it_waits,
     states,
     walks,
     work,
@@ -177,6 +178,27 @@ def test_cancelling_has_effects_undone_by_who_takes_the_run_up(
         work(space, saga(bank, lambda: pytest.fail("nothing new is begun any more")))
     assert [result[1] for _, result in bank.undone] == ["car", "hotel", "flight"]
     assert (other.runs.show("r").state, other.runs.show("r").error) == ("Failed", "not wanted")
+
+
+@pytest.mark.parametrize("waits", ["go", "sleep"])
+def test_a_run_that_was_cancelled_waits_for_nothing(
+    facades: Facades, other: Any, waits: str
+) -> None:
+    space, bank = facades.open(), Bank()
+
+    def program(run: Any) -> Any:
+        run.effect("hotel", bank.charge, "hotel", compensate=bank.refund)
+        return run.wait_for("go") if waits == "go" else run.sleep(10_000)
+
+    with (
+        once_it_waits(other, lambda _: other.runs.cancel("r", "not wanted"), step=waits),
+        pytest.raises(interlock.Fenced),
+    ):
+        work(space, program)
+    with pytest.raises(interlock.RunFailed, match="not wanted"):
+        work(space, program)
+    assert [result[1] for _, result in bank.undone] == ["hotel"]
+    assert other.runs.show("r").state == "Failed"
 
 
 def test_what_is_listed(space: Any) -> None:
