@@ -10,7 +10,8 @@
     langgraph/once/<thread>/<key>                     an input that must count once
     langgraph/run-id/<run id>/<thread>                which threads a run id is in
 
-`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed where they are long; an empty one is `%`.
+`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed where they are long; an empty one
+is `%`.
 """
 
 from __future__ import annotations

@@ -6,8 +6,10 @@ parent, and where a run holds the thread (`Saver.run`), everybody else is (Held,
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -31,7 +33,8 @@ class Saver(BaseCheckpointSaver[str]):
     """Checkpoints of LangGraph threads in a space.
 
     `space`: from `interlock.open`, for both ways of calling a graph, or from
-    `interlock.open_async`, for the asynchronous ones only.  `serde` is LangGraph's, such as an
+    `interlock.open_async`, for the asynchronous ones; the synchronous ones then work from other
+    threads than that of the event loop that made the saver.  `serde` is LangGraph's, such as an
     `EncryptedSerializer`.
     """
 
@@ -40,6 +43,9 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=serde)
         self.space = space
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # there is none
+            self._loop = asyncio.get_running_loop()
 
     def run(
         self,
@@ -206,7 +212,18 @@ class Saver(BaseCheckpointSaver[str]):
         return await self._arun(reading.history(self.serde, config, channels))  # type: ignore[no-any-return]  # what it returns
 
     def _run(self, steps: Steps) -> Any:
-        return run(self.space, steps)
+        if isinstance(self.space, Space) or self._loop is None or _in_loop(self._loop):
+            return run(self.space, steps)
+        waiting = asyncio.run_coroutine_threadsafe(run_async(self.space, steps), self._loop)
+        return waiting.result()
 
     async def _arun(self, steps: Steps) -> Any:
         return await run_async(self.space, steps)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this thread runs the loop, and so cannot wait for it."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
