@@ -281,7 +281,7 @@ def hanging(place: Place) -> tuple[Any, Any]:
 def test_the_next_process_goes_on_where_one_was_killed(
     place: Place, shared: interlock.Space
 ) -> None:
-    one, heard = hanging(place)
+    one, _ = hanging(place)
     one.kill()
     one.join()
     saver, firsts = Saver(shared), list[str]()

@@ -11,11 +11,8 @@ import secrets
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from importlib import import_module
 from typing import Any
-
-import langgraph.checkpoint.sqlite
-import langgraph.checkpoint.sqlite.aio
-import langgraph.store.memory
 
 import interlock
 from interlock.adapters.langgraph import Saver, Store
@@ -23,9 +20,9 @@ from interlock.adapters.langgraph import Saver, Store
 _URL = os.environ.get("INTERLOCK_PEERS_URL", "sqlite://")
 
 
-def _new() -> dict[str, str]:
-    """Return where a test keeps its state."""
-    return {"url": _URL, "space": f"peers-{secrets.token_hex(8)}", "agent": "peers"}
+def _place() -> tuple[str, str, str]:
+    """Return where a test keeps its state, and as whom: not by uuid4, which some tests replace."""
+    return _URL, f"peers-{secrets.token_hex(8)}", "peers"
 
 
 class SqliteSaver(Saver):
@@ -35,7 +32,7 @@ class SqliteSaver(Saver):
     @contextmanager
     def from_conn_string(cls, _: str) -> Iterator[Saver]:
         """Do as LangGraph's: give a saver for a `with` block."""
-        with interlock.open(**_new()) as space:
+        with interlock.open(*_place()) as space:
             yield cls(space)
 
 
@@ -46,7 +43,7 @@ class AsyncSqliteSaver(Saver):
     @asynccontextmanager
     async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:
         """Do as LangGraph's: give a saver for an `async with` block."""
-        async with interlock.open_async(**_new()) as space:
+        async with interlock.open_async(*_place()) as space:
             yield cls(space)
 
 
@@ -54,11 +51,15 @@ class InMemoryStore(Store):
     """Our store under the name of LangGraph's, which nobody closes."""
 
     def __init__(self, **options: Any) -> None:
-        space = interlock.open(**_new())
+        space = interlock.open(*_place())
         super().__init__(space, **options)
         weakref.finalize(self, space.close)
 
 
-langgraph.checkpoint.sqlite.SqliteSaver = SqliteSaver  # type: ignore[attr-defined,misc]  # rebound
-langgraph.checkpoint.sqlite.aio.AsyncSqliteSaver = AsyncSqliteSaver  # type: ignore[attr-defined,misc]  # rebound
-langgraph.store.memory.InMemoryStore = InMemoryStore  # type: ignore[misc,assignment]  # rebound
+# By name: the environment of our own tests does not have these packages.
+for _module, _class in (
+    ("langgraph.checkpoint.sqlite", SqliteSaver),
+    ("langgraph.checkpoint.sqlite.aio", AsyncSqliteSaver),
+    ("langgraph.store.memory", InMemoryStore),
+):
+    setattr(import_module(_module), _class.__name__, _class)

@@ -137,10 +137,16 @@ def read_packed(keys: Iterable[str], also: Iterable[str] = ()) -> Steps:
     found: dict[str, Record] = {}
     if wanted := [*names, *also]:
         found = yield call("read_many", list(dict.fromkeys(wanted)))
+    return (yield from completed(found[name] for name in names)), found
+
+
+def completed(records: Iterable[Record]) -> Steps:
+    """Return the values that begin in `records`, by key; None where there is none."""
+    begun = list(records)
     rest: dict[str, Record] = {}
-    if missing := pieces_of(found[name] for name in names):
+    if missing := pieces_of(begun):
         rest = yield call("read_many", missing)
-    return {name: unpacked(found[name], rest) for name in names}, found
+    return {record.key: unpacked(record, rest) for record in begun}
 
 
 def _pieces(record: Record) -> int:

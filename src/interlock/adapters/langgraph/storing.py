@@ -26,10 +26,10 @@ from interlock import Conflict, Fenced, Invalid, Record
 from interlock.adapters.calls import Steps, call, commit
 from interlock.adapters.langgraph.keys import (
     Place,
+    completed,
     next_key,
     packed,
     prefix,
-    read_packed,
     run_id_key,
     run_key,
     segment,
@@ -138,8 +138,8 @@ def put_writes(
     ]
 
     def decided(found: Mapping[str, Record], _: Mapping[str, Record]) -> Steps:
-        values, _ = yield from read_packed([key])
-        known = (values[key] or {}).get("writes", {}) if found[key].exists else {}
+        values = yield from completed([found[key]])
+        known = values[key]["writes"] if values[key] else {}
         for index, write in kept:
             if index < 0 or str(index) not in known:
                 known[str(index)] = [*write, conf.get(EPOCH)]
