@@ -1,0 +1,28 @@
+"""LangGraph: a store that is guarded, reducers, and a check of a graph's state.
+
+Names are imported when they are first used: each needs other parts of LangGraph.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlock.adapters.langgraph.store import Store
+
+__all__ = [
+    "Store",
+]
+
+_HOMES = {
+    "Store": "store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
