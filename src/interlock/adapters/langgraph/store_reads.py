@@ -2,11 +2,14 @@
 
 A task is a task of a LangGraph run, or else the context that Python code runs in: a thread, an
 asyncio task.  What a context has read is never changed in place: contexts are copied, and a copy
-goes its own way.
+goes its own way.  A LangGraph task may also read in contexts below its own, as `asyncio.gather`
+makes them; what they have read counts where its own context has read nothing.
 """
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -18,6 +21,7 @@ with needs("LangGraph", "langgraph"):
     from langchain_core.runnables.config import var_child_runnable_config
 
 REMEMBERED = 10_000  # reads of one context; the oldest are forgotten first
+TASKS = 1_000  # LangGraph tasks whose reads in contexts below are remembered
 _TASK_ID = "__pregel_task_id"  # where LangGraph tells a node which task it is
 
 
@@ -32,6 +36,8 @@ Place = tuple[str, str]  # of a record: its space, its key
 Reads = Mapping[Place, Seen]
 
 _reads: ContextVar[tuple[str | None, Reads]] = ContextVar("interlock_reads", default=(None, {}))
+_of_tasks: OrderedDict[str, Reads] = OrderedDict()
+_lock = threading.Lock()
 
 
 def place(record: Record) -> Place:
@@ -51,21 +57,38 @@ def after_write(record: Record) -> Seen:
 
 def current() -> Reads:
     """Return what this task has read."""
-    task, reads = _reads.get()
-    return reads if task == _task() else {}
+    task = _task()
+    own = _own(task)
+    if task is None:
+        return own
+    with _lock:
+        return {**_of_tasks.get(task, {}), **own}
 
 
 def remember(found: Reads) -> None:
     """Add to what this task has read."""
     if not found:
         return
-    reads = dict(current())
-    for where in found:
-        reads.pop(where, None)  # the newest come last
+    task = _task()
+    _reads.set((task, _newest(_own(task), found)))
+    if task is not None:
+        with _lock:
+            _of_tasks[task] = _newest(_of_tasks.pop(task, {}), found)
+            while len(_of_tasks) > TASKS:
+                _of_tasks.popitem(last=False)
+
+
+def _own(task: str | None) -> Reads:
+    of, reads = _reads.get()
+    return reads if of == task else {}
+
+
+def _newest(before: Reads, found: Reads) -> Reads:
+    reads = {where: each for where, each in before.items() if where not in found}
     reads.update(found)
-    for where in list(reads)[: len(reads) - REMEMBERED]:
+    for where in list(reads)[: max(0, len(reads) - REMEMBERED)]:
         del reads[where]
-    _reads.set((_task(), reads))
+    return reads
 
 
 def _task() -> str | None:
