@@ -1,0 +1,39 @@
+"""LangGraph: a checkpointer and a store that are guarded, reducers, and a check of a graph's state.
+
+Names are imported when they are first used: each needs other parts of LangGraph.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from interlock.adapters.extras import needs
+
+if TYPE_CHECKING:
+    from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
+    from interlock.adapters.langgraph.saver import Saver
+    from interlock.adapters.langgraph.store import Store
+
+__all__ = [
+    "AlreadyDone",
+    "Saver",
+    "Store",
+    "ThreadRun",
+]
+
+_HOMES = {
+    "AlreadyDone": "running",
+    "Saver": "saver",
+    "Store": "store",
+    "ThreadRun": "running",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    with needs("LangGraph", "langgraph"):
+        return getattr(import_module(f"{__name__}.{home}"), name)
