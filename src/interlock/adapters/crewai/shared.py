@@ -141,7 +141,7 @@ def _frames(persistence: object) -> Iterator[FrameType]:
 def _flow_in(frame: FrameType) -> Any:
     """Return the flow object whose method a frame is, or that it was called with; or None."""
     names = frame.f_locals
-    found = (names.get(name) for name in ("flow_instance", "self"))
+    found = (names.get(name) for name in ("flow_instance", "self", "flow"))
     return next((each for each in found if isinstance(each, Flow)), None)
 
 
