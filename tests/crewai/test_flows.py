@@ -279,6 +279,38 @@ def test_four_start_methods_at_once_are_all_kept(
     assert sorted(saved["notes"]) == list(names)
 
 
+def test_of_two_saves_at_once_the_later_one_has_the_later_state(local: interlock.Space) -> None:
+    persistence = Persistence(local)
+    encoding, saved = threading.Event(), threading.Event()
+
+    class Watched(Persistence):
+        def save_state(self, flow_uuid: str, method_name: str, state_data: Any) -> None:
+            super().save_state(flow_uuid, method_name, state_data)
+            if method_name == "second":
+                saved.set()
+
+    class Slow:
+        def __str__(self) -> str:
+            if not encoding.is_set():
+                encoding.set()
+                saved.wait(0.3)  # it comes only where the other save need not wait for this one
+            return "slow"
+
+    @persist(Watched(local))
+    class Two(Flow[dict[str, Any]]):
+        @start()
+        def first(self) -> None:
+            self.state["first"] = Slow()
+
+        @start()
+        def second(self) -> None:
+            assert encoding.wait(WAIT)
+            self.state["second"] = True
+
+    Two().kickoff(inputs={"id": "trip", "second": False})
+    assert persistence.load_state("trip") == {"id": "trip", "first": "slow", "second": True}
+
+
 def test_a_model_is_updated_as_a_dict_is(local: interlock.Space) -> None:
     class Count(BaseModel):
         id: str = ""
