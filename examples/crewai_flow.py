@@ -17,8 +17,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-for switch in ("CREWAI_DISABLE_TELEMETRY", "CREWAI_DISABLE_TRACKING", "OTEL_SDK_DISABLED"):
-    os.environ.setdefault(switch, "true")
+os.environ.update(
+    CREWAI_DISABLE_TELEMETRY="true", CREWAI_DISABLE_TRACKING="true", OTEL_SDK_DISABLED="true"
+)
 
 from crewai.flow.flow import Flow, start
 from crewai.flow.persistence import FlowPersistence, SQLiteFlowPersistence, persist

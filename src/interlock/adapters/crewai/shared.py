@@ -1,4 +1,4 @@
-"""Which flow object is at work, what it has seen of the store, and the state that its methods share.
+"""Which flow object is at work, what it has seen of the store, and the state its methods share.
 
 CrewAI tells a persistence the id of a flow, and not which of several flow objects with that id is
 saving.  The guard needs that: a save is compared with what *this* object has loaded or saved last.
