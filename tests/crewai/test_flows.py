@@ -165,6 +165,9 @@ def test_a_flow_that_did_not_load_what_is_there_cannot_overwrite_it(
     Counting().kickoff()
     with pytest.raises(interlock.Conflict), typed_errors():
         Counting().kickoff()
+    assert persistence.load_state("fixed") is not None  # a look is not the flow's
+    with pytest.raises(interlock.Conflict), typed_errors():
+        Counting().kickoff()
     Counting().kickoff(inputs={"id": "fixed"})
     assert persistence.load_state("fixed") == {"id": "fixed", "steps": 2}
 
