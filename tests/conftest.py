@@ -21,6 +21,10 @@ from tests.servers.redis import Redis
 # How long an example takes says nothing: the machine may be busy.
 settings.register_profile("default", deadline=None)
 settings.register_profile("quick", max_examples=20, deadline=None)
+# `make crewai` runs these in an environment of their own: CrewAI and openai-agents exclude each
+# other.
+collect_ignore = ["crewai"]
+
 
 
 @contextmanager
