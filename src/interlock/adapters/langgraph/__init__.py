@@ -9,14 +9,44 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlock.adapters.langgraph.reducers import (
+        append,
+        counter,
+        deep_merge,
+        last_writer,
+        maximum,
+        minimum,
+        union,
+    )
+    from interlock.adapters.langgraph.state import Problem, StateReport, check_state
     from interlock.adapters.langgraph.store import Store
 
 __all__ = [
+    "Problem",
+    "StateReport",
     "Store",
+    "append",
+    "check_state",
+    "counter",
+    "deep_merge",
+    "last_writer",
+    "maximum",
+    "minimum",
+    "union",
 ]
 
 _HOMES = {
+    "Problem": "state",
+    "StateReport": "state",
     "Store": "store",
+    "append": "reducers",
+    "check_state": "state",
+    "counter": "reducers",
+    "deep_merge": "reducers",
+    "last_writer": "reducers",
+    "maximum": "reducers",
+    "minimum": "reducers",
+    "union": "reducers",
 }
 
 
