@@ -164,6 +164,24 @@ async def test_what_a_node_reads_in_tasks_below_it_counts(space: interlock.Space
     assert {item.key: item.value["n"] for item in store.search(MEMORIES)} == {"a": 2, "b": 2}
 
 
+async def test_tasks_that_begin_with_the_same_reads_go_their_own_ways(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {"n": 0})
+    gate = asyncio.Barrier(2)
+
+    async def add() -> None:
+        item = await store.aget(MEMORIES, "k")
+        assert item is not None
+        await gate.wait()
+        await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+
+    assert await store.aget(MEMORIES, "k") is not None
+    done = await asyncio.gather(add(), add(), return_exceptions=True)
+    assert sorted(map(type, done), key=str) == [type(None), interlock.Conflict]
+
+
 # What is refused, and what is not
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "payment_reconciliation", "pipeline")
+NAMES = ("approval", "langgraph_memory", "payment_reconciliation", "pipeline")
 
 
 def test_every_example_is_tested() -> None:
@@ -54,3 +54,9 @@ def test_a_person_approves(url: str) -> None:
         },
         "paid": {"refunds/refund-16": 20, "refunds/refund-17": 900},
     }
+
+
+def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:
+    found = importlib.import_module("langgraph_memory").main(url)
+    assert len(found["LangGraph"]) == 1
+    assert found["Interlock"] == [f"from agent-{n}" for n in range(8)]
