@@ -26,7 +26,6 @@ settings.register_profile("quick", max_examples=20, deadline=None)
 collect_ignore = ["crewai"]
 
 
-
 @contextmanager
 def present() -> Iterator[None]:
     """Turn a server that is not installed into a failure that says what to install."""

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from interlock.adapters.extras import needs
 
 if TYPE_CHECKING:
-    from interlock.adapters.langgraph.reducers import append, counter, deep_merge, last_writer, maximum, minimum, union
+    from interlock.adapters.langgraph.reducers import (
+        append,
+        counter,
+        deep_merge,
+        last_writer,
+        maximum,
+        minimum,
+        union,
+    )
     from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
     from interlock.adapters.langgraph.state import Problem, StateReport, check_state
