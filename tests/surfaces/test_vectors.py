@@ -18,7 +18,7 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 import interlock
-from interlock.adapters.extras import NotInstalled
+from interlock.extras import NotInstalled
 from interlock.adapters.vectors import (
     MOST_AT_ONCE,
     Contribution,
