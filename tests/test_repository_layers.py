@@ -35,7 +35,14 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},
-    "src/interlock/server/mcp_": {"anyio", "jsonschema", "mcp", "mcp_types", "starlette", "uvicorn"},
+    "src/interlock/server/mcp_": {
+        "anyio",
+        "jsonschema",
+        "mcp",
+        "mcp_types",
+        "starlette",
+        "uvicorn",
+    },
     "src/interlock/verify/pytest_plugin.py": {"pytest"},
     "src/interlock/verify/suite/": {"pytest"},
 }

@@ -13,6 +13,7 @@ from interlock.cli.common import INTERRUPTED, check_is_kept, must_exist, reporte
 from interlock.cli.rules import read_rules
 from interlock.extras import needs
 
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # as RFC 6750 has it
 
 
@@ -58,14 +59,14 @@ def mcp(
             raise click.UsageError("--exclusive needs a name: --agent NAME, or --token NAME:TOKEN")
         if http is None and (names or allow_host):
             raise click.UsageError("--token and --allow-host are for --http")
-        with needs("The MCP SDK", "mcp"):
+        address = None if http is None else _address(http, bool(names))
+        found = {} if rules is None else {"rules": read_rules(rules)}
+        with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
             from interlock.server.mcp_agents import opened
             from interlock.server.mcp_running import serve_http, serve_stdio
             from interlock.server.mcp_serving import make_server
-        address = None if http is None else _address(http, bool(names))
 
         async def serve() -> signal.Signals | None:
-            found = {} if rules is None else {"rules": read_rules(rules)}
             known: dict[str, Any] = {"names": [name for name in names.values() if name], **found}
             async with opened(url, space, agent, exclusive=exclusive, **known) as agents:
                 server = make_server(agents, read_only)
@@ -96,13 +97,11 @@ def _names(tokens: tuple[str, ...]) -> dict[str, str | None]:
 
 
 def _address(text: str, tokens: bool) -> tuple[str, int]:
-    from interlock.server.mcp_running import LOCAL
-
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise click.UsageError(f"--http {text!r} is not HOST:PORT, such as 127.0.0.1:8765")
-    if host not in LOCAL and not tokens:
+    if host not in _LOCAL and not tokens:
         raise click.UsageError(f"others can reach {host}: give a --token (INTERLOCK_MCP_TOKEN)")
     return host, int(port)
 

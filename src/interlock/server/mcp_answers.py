@@ -66,18 +66,24 @@ def absent(key: str) -> Refusal:
     )
 
 
-def refusal_of(problem: InterlockError, op_id: str | None = None) -> Answer:
-    """Return the refusal, or the fault, that the space raised; `op_id` is the client's."""
+def refusal_of(problem: InterlockError, agent: str = "", op_id: str | None = None) -> Answer:
+    """Return the refusal, or the fault, that the space raised to an agent.
+
+    `op_id`: of the operation, as the client names it.
+    """
     message, next_step = str(problem), _TELL
     retryable = isinstance(problem, interlock.Unavailable | interlock.Unknown)
     if isinstance(problem, Refused):
         message, next_step = str(problem.outcome.message), problem.next_step
         retryable = problem.retryable
+    next_step = _NEXT_STEPS.get(type(problem), next_step)
+    if isinstance(problem, interlock.Held) and problem.holder == agent:
+        next_step = "you hold it yourself: pass the lease_id of your lease, or wait"
     return {
         "kind": type(problem).__name__,
         "message": message,
         "retryable": retryable,
-        "next_step": _NEXT_STEPS.get(type(problem), next_step),
+        "next_step": next_step,
         **_details(problem),
         **({"op_id": op_id} if isinstance(problem, interlock.Unknown) else {}),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 import interlock
@@ -71,13 +70,13 @@ def _time(text: str | None) -> datetime | None:
 async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     found = await agent.space.scan(arguments.get("prefix", ""))
     after = arguments.get("after")
-    names = iter(sorted(key for key in found if after is None or key > after))
-    shown = list(islice(names, arguments.get("limit", _LIMIT)))
+    names = sorted(key for key in found if after is None or key > after)
+    shown = names[: arguments.get("limit", _LIMIT)]
     values = arguments.get("values", False)
-    more = next(names, None) is not None
     return {
         "records": [record_answer(found[key], values) for key in shown],
-        "next_after": shown[-1] if more else None,
+        "next_after": shown[-1] if shown else after,
+        "more": len(names) > len(shown),
     }
 
 
@@ -86,33 +85,38 @@ async def _history(agent: Agent, arguments: Arguments) -> Answer:
     limit = arguments.get("limit", _LIMIT)
     if after is None:
         latest = deque([each async for each in agent.space.history(key)], limit)
-        return _entries(list(latest), None)
-    return await _page(agent.space.history(key, after=after), limit)
+        return _entries(list(latest), 0, more=False)
+    return await _page(agent.space.history(key, after=after), after, limit)
 
 
 async def _log(agent: Agent, arguments: Arguments) -> Answer:
     after, prefix = arguments.get("after"), arguments.get("prefix", "")
     limit = arguments.get("limit", _LIMIT)
     if after is not None:
-        return await _page(agent.space.log(after, prefix), limit)
+        return await _page(agent.space.log(after, prefix), after, limit)
     start = max(await agent.space.position() - limit, 0)
     try:
-        return await _page(agent.space.log(start, prefix), limit)
+        return await _page(agent.space.log(start, prefix), start, limit)
     except interlock.Pruned as pruned:
-        return await _page(agent.space.log(pruned.oldest - 1, prefix), limit)
+        start = pruned.oldest - 1
+        return await _page(agent.space.log(start, prefix), start, limit)
 
 
-async def _page(entries: AsyncIterator[Entry], limit: int) -> Answer:
+async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
     shown: list[Entry] = []
     async for entry in entries:
         if len(shown) == limit:
-            return _entries(shown, shown[-1].position)
+            return _entries(shown, after, more=True)
         shown.append(entry)
-    return _entries(shown, None)
+    return _entries(shown, after, more=False)
 
 
-def _entries(entries: list[Entry], next_after: int | None) -> Answer:
-    return {"entries": [entry_answer(each) for each in entries], "next_after": next_after}
+def _entries(entries: list[Entry], after: int, more: bool) -> Answer:
+    return {
+        "entries": [entry_answer(each) for each in entries],
+        "next_after": entries[-1].position if entries else after,
+        "more": more,
+    }
 
 
 async def _outcome(agent: Agent, arguments: Arguments) -> Answer:

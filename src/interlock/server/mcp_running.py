@@ -25,7 +25,6 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from interlock import Unavailable
 
 PATH = "/mcp"
-LOCAL = ("127.0.0.1", "localhost", "::1")
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _LARGEST_REQUEST = 16 * 1024 * 1024  # bytes
 _STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
@@ -120,7 +119,7 @@ async def _until_stopped(
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound to an address.  Raises Unavailable."""
+    """Return a socket that listens at an address.  Raises Unavailable."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -128,6 +127,7 @@ def _bound(host: str, port: int) -> socket.socket:
         made = socket.socket(family, kind, protocol)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(address)
+        made.listen(128)  # whoever is told the URL may call at once
     except (OSError, OverflowError, UnicodeError) as problem:
         raise Unavailable(f"cannot listen on {host}:{port}: {problem}") from problem
     return made

@@ -9,11 +9,11 @@ import json
 import logging
 import secrets
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import mcp_types as types
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
-from jsonschema.exceptions import best_match  # type: ignore[import-untyped]  # it has no types
 from mcp import MCPError
 from mcp.server import Server
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -29,7 +29,8 @@ from interlock.server.mcp_tools import INSTRUCTIONS, TOOLS, Tool
 
 _log = logging.getLogger("interlock.mcp")
 _VALIDATORS = {name: Draft202012Validator(tool.input_schema) for name, tool in TOOLS.items()}
-_MOST_SAID = 300  # characters of what is wrong with an argument: it may hold the whole value
+_MOST_WRONG = 5  # arguments that are told to be wrong
+_MOST_SAID = 200  # characters of what is wrong with each: it may hold the whole value
 
 Context = ServerRequestContext[Any, Any]
 
@@ -58,18 +59,20 @@ def make_server(agents: Agents, read_only: bool = False) -> Server[Any]:
         )
 
     async def _answered(ctx: Context, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+        name = ""
         try:
             if tool.name not in tools:
                 raise Refusal("Forbidden", "this server only reads", "use the tools that read")
             checked = _checked(tool, arguments)
             agent = await agents.of(_caller(ctx))
+            name = agent.name
             if tool.name == "about":
                 return {"ok": True, **await about(agents, agent, read_only)}
             return {"ok": True, **await CALLS[tool.name](agent, checked)}
         except Refusal as refusal:
             return {"ok": False, "refusal": refusal.answer}
         except InterlockError as problem:
-            return {"ok": False, "refusal": refusal_of(problem)}
+            return {"ok": False, "refusal": refusal_of(problem, name)}
         except Exception:
             mark = secrets.token_hex(4)
             _log.exception("%s failed (%s)", tool.name, mark)
@@ -113,12 +116,12 @@ def _caller(ctx: Context) -> Caller:
 
 def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a call.  Raises Refusal where they do not fit the tool's schema."""
-    problem = best_match(_VALIDATORS[tool.name].iter_errors(arguments))
-    if problem is not None:
-        where = "/".join(map(str, problem.absolute_path))
+    wrong = list(islice(_VALIDATORS[tool.name].iter_errors(arguments), _MOST_WRONG))
+    if wrong:
+        said = (f"{'/'.join(map(str, each.absolute_path))}: {each.message}" for each in wrong)
         raise Refusal(
             "Invalid",
-            f"{where or 'the arguments'}: {problem.message}"[:_MOST_SAID],
+            "; ".join(each.removeprefix(": ")[:_MOST_SAID] for each in said),
             "correct the arguments as the tool's schema says; nothing was done",
         )
     whole = {name for name, schema in tool.properties.items() if schema.get("type") == "integer"}

@@ -85,8 +85,9 @@ _RESULTS: dict[str, Schema] = {
     "entries": {"type": "array", "items": _ENTRY},
     "next_after": {
         "type": ["integer", "string", "null"],
-        "description": "Pass it as `after` for what follows; null where nothing does.",
+        "description": "Pass it as `after` for what follows, now or later.",
     },
+    "more": {"type": "boolean", "description": "Whether more follows now."},
     "lease": {"type": "object", "description": "Its lease_id, key, and the seconds left."},
     "applied": {"type": "boolean"},
     "written": {"type": "array", "items": {"type": "object"}},
@@ -210,7 +211,7 @@ _READERS = (
             "limit": _LIMIT,
         },
         (),
-        ("records", "next_after"),
+        ("records", "next_after", "more"),
         reads=True,
     ),
     Tool(
@@ -234,7 +235,7 @@ _READERS = (
         "the latest ones.",
         {"key": _KEY, "after": _AFTER, "limit": _LIMIT},
         ("key",),
-        ("entries", "next_after"),
+        ("entries", "next_after", "more"),
         reads=True,
     ),
     Tool(
@@ -244,7 +245,7 @@ _READERS = (
         "pass the `next_after` of the last answer as `after`.",
         {"prefix": _PREFIX, "after": _AFTER, "limit": _LIMIT},
         (),
-        ("entries", "next_after"),
+        ("entries", "next_after", "more"),
         reads=True,
     ),
     Tool(

@@ -175,7 +175,7 @@ def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Ans
                 return done
             raise
         except Unknown as problem:
-            return {"ok": False, "refusal": refusal_of(problem, op_id)}
+            return {"ok": False, "refusal": refusal_of(problem, agent.name, op_id)}
         if isinstance(written, Entry):
             return {"entry": entry_answer(written)}
         return {"record": record_answer(written)}
