@@ -30,13 +30,13 @@ def memory_server(file: Path) -> MCPServer:
     server = MCPServer("memory")
 
     @server.tool()
-    def read(keys: list[str]) -> dict[str, Any]:
+    async def read(keys: list[str]) -> dict[str, Any]:
         """Read what is remembered."""
         stored = json.loads(file.read_text()) if file.exists() else {}
         return {"records": [{"key": key, "value": stored.get(key)} for key in keys]}
 
     @server.tool()
-    def write(key: str, value: Any) -> dict[str, Any]:
+    async def write(key: str, value: Any) -> dict[str, Any]:
         """Remember something."""
         stored = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps({**stored, key: value}))
