@@ -86,7 +86,7 @@ class FileStatus(NamedTuple):
 @dataclass(frozen=True)
 class _Edited(refusals.Conflict):
     next_step: ClassVar[str] = (
-        "files.adopt(path) commits the edit, files.discard(path) sets it aside"
+        "commit the edit with adopt(path), or set it aside with discard(path)"
     )
 
 
