@@ -12,7 +12,7 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Conflict
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Think
-from interlock.errors import Invalid, raise_refused
+from interlock.errors import Invalid, Unavailable, raise_refused
 from interlock.files import documents
 from interlock.files.documents import (
     PREFIX,
@@ -131,13 +131,19 @@ def load(desk: Desk, key: str) -> Doing[Record]:
 
 
 def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
-    """Do something on the disk.  Raises Unpublished where the disk refuses."""
+    """Do something on the disk.
+
+    Raises Unpublished where it refuses a document that is committed, Unavailable otherwise.
+    """
     try:
         return (yield Think(fn, arguments))
     except OSError as problem:
-        document = next((each for each in arguments if isinstance(each, Document)), None)
-        what = "" if document is None else f"{document.path!r} version {document.version}: "
-        raise Unpublished(f"{what}{problem.strerror or problem}", document) from problem
+        why = f"{problem.strerror or problem}"
+        for document in arguments:
+            if isinstance(document, Document):
+                told = f"{document.path!r} version {document.version} is not on the disk: {why}"
+                raise Unpublished(told, document) from problem
+        raise Unavailable(f"the disk of the files: {why}") from problem
 
 
 def check(answer: Any) -> None:

@@ -25,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from interlock.errors import Invalid
 from interlock.files import disk
 from interlock.files.disk import ABSENT, EMPTY_FOLDER, PLAIN, Found
 
@@ -131,7 +130,7 @@ class Workspace:
     def publish(self, path: str, want: Version, force: bool = False) -> str:
         """Put a version in place.  Returns PUBLISHED, OVERTAKEN or EDITED.
 
-        `force`: what was edited is set aside.  Raises OSError, Invalid.
+        `force`: what was edited is set aside.  Raises OSError.
         """
         shelf = self._shelf(path)
         fence = Fence(want.version, want.position, want.mode, want.digest)
@@ -153,7 +152,7 @@ class Workspace:
         raise OSError(errno.EBUSY, "the file changes all the time", path)
 
     def see(self, path: str) -> Seen:
-        """Look at the place of a document.  Raises OSError, Invalid."""
+        """Look at the place of a document.  Raises OSError."""
         shelf = self._shelf_of(path)
         before = Listing(disk.names(shelf))
         try:
@@ -320,9 +319,9 @@ class Workspace:
         try:
             folder = disk.enter(self.root, folders, make)
         except OSError as problem:
-            if problem.errno not in (errno.ENOTDIR, errno.ELOOP):
-                raise
-            raise Invalid(f"{path!r}: a folder on the way is a link or a file") from problem
+            if problem.errno in (errno.ENOTDIR, errno.ELOOP):
+                problem.strerror = "a folder on the way is a link or a file"
+            raise
         try:
             yield folder, name
         finally:
