@@ -12,7 +12,7 @@ import pytest
 
 import interlock
 from interlock.files import disk
-from interlock.verify.suite import Facades
+from interlock.verify.suite.facades import Facades, elsewhere
 
 STORES = [
     "sqlite",
@@ -82,9 +82,11 @@ def test_an_update_thinks_again(files: Any, others: interlock.Files, root: Path)
     def think(text: str) -> str:
         thoughts.append(text)
         if len(thoughts) == 1:
-            others.write(others.read("plan.md"), "theirs\n")
+            elsewhere(lambda: others.write(others.read("plan.md"), "theirs\n"))
         return text + "mine\n"
 
+    with pytest.raises(interlock.Invalid, match="being updated"):
+        files.update("other", lambda text: files.read("other").text)
     assert files.update("plan.md", think, turns="never").text == "theirs\nmine\n"
     assert thoughts == ["", "theirs\n"]
     assert (root / "plan.md").read_text() == "theirs\nmine\n"
@@ -262,7 +264,7 @@ def test_a_full_disk_is_told_and_the_write_stands(
 
     with monkeypatch.context() as patched:
         patched.setattr(disk, "write", full)
-        with pytest.raises(interlock.Unpublished, match="'a' version 2 .*No space left") as told:
+        with pytest.raises(interlock.Unpublished, match=r"'a' version 2 .*No space left") as told:
             files.update("a", lambda text: text + "2")
         assert told.value.document is not None
         assert told.value.document.text == "12"
