@@ -9,7 +9,7 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "payment_reconciliation", "pipeline")
+NAMES = ("approval", "payment_reconciliation", "pipeline", "shared_files")
 
 
 def test_every_example_is_tested() -> None:
@@ -32,7 +32,7 @@ def test_a_killed_payment_is_charged_once(url: str) -> None:
 
 
 def test_three_agents_write_an_article(url: str) -> None:
-    found = importlib.import_module("pipeline").main(url)
+    found = importlib.import_module("pipeline", "shared_files").main(url)
     assert found["text"].splitlines() == [
         "fencing: who lost one is refused, whatever its clock says",
         "leases: who holds one may write, until it runs out",
@@ -54,3 +54,8 @@ def test_a_person_approves(url: str) -> None:
         },
         "paid": {"refunds/refund-16": 20, "refunds/refund-17": 900},
     }
+
+
+def test_agents_share_a_file(url: str) -> None:
+    found = importlib.import_module("shared_files").main(url)
+    assert found == {"open": 1, "interlock": 8, "agents": 8}
