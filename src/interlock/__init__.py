@@ -45,6 +45,15 @@ if TYPE_CHECKING:
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
+    from interlock.files.aio_handles import AsyncFiles, AsyncFilesTx
+    from interlock.files.documents import (
+        Document,
+        FileConflict,
+        FileEdited,
+        FileStatus,
+        Unpublished,
+    )
+    from interlock.files.handles import Files, FilesTx
     from interlock.runs.aio_run import AsyncRun
     from interlock.runs.breakers import AsyncBreaker, Breaker
     from interlock.runs.breaking import BreakerInfo
@@ -68,6 +77,8 @@ __all__ = [
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
+    "AsyncFiles",
+    "AsyncFilesTx",
     "AsyncGroup",
     "AsyncLease",
     "AsyncMoment",
@@ -89,9 +100,15 @@ __all__ = [
     "Coordinator",
     "Corrupt",
     "Delivery",
+    "Document",
     "Entry",
     "Fault",
     "Fenced",
+    "FileConflict",
+    "FileEdited",
+    "FileStatus",
+    "Files",
+    "FilesTx",
     "Forbidden",
     "Group",
     "GroupConsumer",
@@ -131,6 +148,7 @@ __all__ = [
     "Tx",
     "Unavailable",
     "Unknown",
+    "Unpublished",
     "Worked",
     "Worker",
     "describe_rule",
@@ -148,6 +166,8 @@ __all__ = [
 _LATE = {
     "AsyncBreaker": "runs.breakers",
     "AsyncCoordinator": "streams.coordinators",
+    "AsyncFiles": "files.aio_handles",
+    "AsyncFilesTx": "files.aio_handles",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
     "AsyncMoment": "aio_handles",
@@ -162,6 +182,12 @@ _LATE = {
     "ConflictReport": "core.conflicts",
     "Coordinator": "streams.coordinators",
     "Delivery": "core.groups",
+    "Document": "files.documents",
+    "FileConflict": "files.documents",
+    "FileEdited": "files.documents",
+    "FileStatus": "files.documents",
+    "Files": "files.handles",
+    "FilesTx": "files.handles",
     "Group": "streams.groups",
     "GroupConsumer": "core.groups",
     "GroupInfo": "core.groups",
@@ -176,6 +202,7 @@ _LATE = {
     "Runs": "runs.desks",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
+    "Unpublished": "files.documents",
     "Worked": "runs.working",
     "Worker": "runs.worker",
     "draw_machine": "core.drawing",

@@ -23,6 +23,7 @@ from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import raise_refusal, raise_refused
+from interlock.files.opening import OpensAsyncFiles
 from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
 from interlock.settings import (
@@ -102,7 +103,7 @@ class Opening:
             await self._space.close()
 
 
-class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers):
+class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, driver: AsyncDriver, writer: decide.Writer) -> None:

@@ -23,6 +23,7 @@ from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.files.opening import OpensFiles
 from interlock.handles import Lease, Moment, Tx
 from interlock.runs.breaking_opening import Breakers
 from interlock.runs.opening import OpensRuns
@@ -82,7 +83,7 @@ def open(  # reads as interlock.open
     return opened
 
 
-class Space(Streams, OpensRuns, Breakers):
+class Space(Streams, OpensRuns, Breakers, OpensFiles):
     """Shared state of a group of agents.
 
     May be used by many threads; open with `interlock.open`.

@@ -16,6 +16,7 @@ NAMES = (
     "mcp_two_clients",
     "payment_reconciliation",
     "pipeline",
+    "shared_files",
 )
 ELSEWHERE = ("crewai_flow",)  # tested where their framework is installed: `tests/crewai`
 
@@ -40,7 +41,7 @@ def test_a_killed_payment_is_charged_once(url: str) -> None:
 
 
 def test_three_agents_write_an_article(url: str) -> None:
-    found = importlib.import_module("pipeline").main(url)
+    found = importlib.import_module("pipeline", "shared_files").main(url)
     assert found["text"].splitlines() == [
         "fencing: who lost one is refused, whatever its clock says",
         "leases: who holds one may write, until it runs out",
@@ -79,3 +80,8 @@ def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:
     found = importlib.import_module("langgraph_memory").main(url)
     assert len(found["LangGraph"]) == 1
     assert found["Interlock"] == [f"from agent-{n}" for n in range(8)]
+
+
+def test_agents_share_a_file(url: str) -> None:
+    found = importlib.import_module("shared_files").main(url)
+    assert found == {"open": 1, "interlock": 8, "agents": 8}

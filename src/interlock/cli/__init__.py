@@ -20,6 +20,7 @@ _COMMANDS = {
     "delete": "write",
     "detect": "detect",
     "export-trace": "detect",
+    "files": "files",
     "get": "read",
     "groups": "streams",
     "history": "read",

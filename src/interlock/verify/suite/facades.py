@@ -62,6 +62,8 @@ class Bridge:
             | interlock.AsyncBreaker
             | interlock.AsyncProjection
             | interlock.AsyncRuns
+            | interlock.AsyncFiles
+            | interlock.AsyncFilesTx
         )
         if isinstance(answer, interlock.AsyncRun):
             return RunBridge(answer, self._loop)

@@ -1,0 +1,153 @@
+"""What the operations share: the desk of a handle, and bringing a document onto the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from interlock import reentry
+from interlock.core import protocol
+from interlock.core.decide import Writer
+from interlock.core.outcome import Conflict
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import Think
+from interlock.errors import Invalid, Unavailable, raise_refused
+from interlock.files import documents
+from interlock.files.documents import (
+    PREFIX,
+    Document,
+    FileConflict,
+    Unpublished,
+    as_found,
+    to_document,
+    to_version,
+)
+from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
+
+T = TypeVar("T")
+Doing = Generator[Any, Any, T]  # an operation, and what it returns
+REFUSE, ADOPT = "refuse", "adopt"
+_MOST_OVERTAKEN = 5
+
+
+@dataclass
+class Desk:
+    """What the files of one handle share."""
+
+    writer: Writer
+    workspace: Workspace
+    pattern: str
+    outside: str
+    merge: bool
+    op_id: Callable[[str | None], str]
+    opened: bool = False
+
+    def key(self, path: object) -> str:
+        """Return the key of a path.  Raises Invalid."""
+        key = documents.key_of(path, self.pattern)
+        reentry.check(self.writer.space, (key,))
+        return key
+
+
+def desk(
+    writer: Writer,
+    root: str,
+    pattern: object,
+    outside: str,
+    merge: bool,
+    op_id: Callable[[str | None], str],
+) -> Desk:
+    """Return the desk of the files below `root`.  Raises Invalid."""
+    if outside not in (REFUSE, ADOPT):
+        raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
+    found = Workspace(root, writer.space)
+    return Desk(writer, found, documents.checked_pattern(pattern), outside, merge, op_id)
+
+
+def shown(desk: Desk, document: Document) -> Doing[Document]:
+    """See that a document is on the disk; a disk that refuses is told by its state."""
+    try:
+        return (yield from bring(desk, document))
+    except Unpublished:
+        return as_found(document, documents.UNPUBLISHED)
+
+
+def bring(
+    desk: Desk, document: Document, force: bool = False, includes: str = ""
+) -> Doing[Document]:
+    """See that a document, or what has come since, is on the disk.
+
+    `force` sets an edit aside; `includes` is the digest of one that was merged into the document.
+    Returns the document with its state.  Raises Unpublished.
+    """
+    newest = document
+    for _ in range(_MOST_OVERTAKEN):
+        state = yield from on_disk(_put, desk.workspace, newest, force, includes)
+        if state != OVERTAKEN:
+            break
+        record = yield from load(desk, document.record.key)
+        if record.version == newest.version:
+            break  # the store has stepped back
+        newest = to_document(record)
+    if state == PUBLISHED and newest is not document:
+        state = OVERTAKEN
+    return as_found(document, state)
+
+
+def _put(workspace: Workspace, document: Document, force: bool, includes: str) -> str:
+    """Put a document on the disk unless it is there."""
+    want, seen = to_version(document, includes), workspace.see(document.path)
+    if want.version == 0:
+        return EDITED if seen.edited else PUBLISHED
+    if seen.newest <= want.version and seen.shows(want):
+        return PUBLISHED
+    return workspace.publish(document.path, want, force)
+
+
+def bring_all(
+    desk: Desk, found: Iterable[Document], force: bool = False
+) -> Doing[tuple[Document, ...]]:
+    """See that each document is on the disk, and go on where one cannot be.
+
+    Returns the documents.  Raises the first Unpublished at the end.
+    """
+    done, failed = [], []
+    for document in found:
+        try:
+            done.append((yield from bring(desk, document, force)))
+        except Unpublished as problem:
+            failed.append(problem)
+    if failed:
+        raise failed[0]
+    return tuple(done)
+
+
+def load(desk: Desk, key: str) -> Doing[Record]:
+    """Return the record of a key."""
+    snapshot: Snapshot = yield from protocol.load(desk.writer, (key,))
+    check(snapshot)
+    return snapshot.records[key]
+
+
+def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
+    """Do something on the disk.
+
+    Raises Unpublished where it refuses a document that is committed, Unavailable otherwise.
+    """
+    try:
+        return (yield Think(fn, arguments))
+    except OSError as problem:
+        why = f"{problem.strerror or problem}"
+        for document in arguments:
+            if isinstance(document, Document):
+                told = f"{document.path!r} version {document.version} is not on the disk: {why}"
+                raise Unpublished(told, document) from problem
+        raise Unavailable(f"the disk of the files: {why}") from problem
+
+
+def check(answer: Any) -> None:
+    """Raise a refusal; one by another writer of a document carries the fresh document."""
+    if isinstance(answer, Conflict) and answer.key.startswith(PREFIX):
+        raise FileConflict(answer, to_document(answer.record))
+    raise_refused(answer)

@@ -1,0 +1,228 @@
+"""What a document is, how a space keeps it, and how its writes are refused."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import unicodedata
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, ClassVar, NamedTuple
+
+from interlock.core import outcome as refusals
+from interlock.core.keys import check_key
+from interlock.core.patterns import check_pattern, matches
+from interlock.core.records import Record
+from interlock.errors import Conflict, Corrupt, Fault, Invalid, raise_refusal
+from interlock.files.workspace import EDITED, PUBLISHED, STATE, Version
+
+PREFIX = "files/"
+DEFAULT_MODE = 0o644
+UNPUBLISHED = "unpublished"
+
+
+@dataclass(frozen=True, eq=False)
+class Document:
+    """One document as it was read, or was written.
+
+    `data` is None where it does not exist.  `state` says what of it is on the disk: `published`;
+    `overtaken` (a newer version is, or will be); `edited` (the file was changed around the space,
+    and was left as it is); `unpublished` (the disk refused).
+    """
+
+    path: str
+    data: bytes | None
+    version: int
+    mode: int
+    record: Record
+    state: str = PUBLISHED
+
+    @property
+    def text(self) -> str:
+        """The content as text, "" where it does not exist.  Raises Invalid where it is none."""
+        try:
+            return (self.data or b"").decode()
+        except UnicodeDecodeError as problem:
+            raise Invalid(f"{self.path!r} is no UTF-8 text: use .data") from problem
+
+    @property
+    def exists(self) -> bool:
+        """Whether it exists."""
+        return self.data is not None
+
+    @property
+    def edited(self) -> bool:
+        """Whether the file was changed around the space."""
+        return self.state == EDITED
+
+    @property
+    def writer(self) -> str | None:
+        """Who wrote this version."""
+        return self.record.writer
+
+    @property
+    def at(self) -> datetime | None:
+        """When it was written (store's clock)."""
+        return self.record.at
+
+    def __repr__(self) -> str:
+        return f"<interlock.Document {self.path!r} version={self.version} {self.state}>"
+
+
+class FileStatus(NamedTuple):
+    """A document whose file is not what the space holds.
+
+    `state`: `edited`, `missing`, `new` (a file that the space does not have), `behind` (not
+    published yet), `saved` (an edit that was set aside, in the file `where`).
+    """
+
+    path: str
+    state: str
+    version: int
+    where: str
+
+
+@dataclass(frozen=True)
+class _Edited(refusals.Conflict):
+    next_step: ClassVar[str] = (
+        "commit the edit with adopt(path), or set it aside with discard(path)"
+    )
+
+
+class FileConflict(Conflict):
+    """Somebody else has written the document.  `document` is the fresh one."""
+
+    def __init__(self, outcome: refusals.Conflict, document: Document) -> None:
+        super().__init__(outcome)
+        self.document = document
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.outcome, self.document)
+
+
+class FileEdited(FileConflict):
+    """The file was changed around the space, and is left as it is.
+
+    `outside` is what it holds now, None where it is no plain file.
+    """
+
+    def __init__(
+        self, outcome: refusals.Conflict, document: Document, outside: bytes | None = None
+    ) -> None:
+        super().__init__(outcome, document)
+        self.outside = outside
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.outcome, self.document, self.outside)
+
+
+class Unpublished(Fault):
+    """The write is committed, and the disk refused the file; `files.sync()` tries again."""
+
+    def __init__(self, message: str, document: Document | None = None) -> None:
+        super().__init__(message)
+        self.document = document
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.document)
+
+
+def checked_pattern(pattern: object) -> str:
+    """Return a pattern of paths.  Raises Invalid."""
+    wrong = check_pattern(pattern)
+    if wrong is not None:
+        raise_refusal(wrong)
+    return str(pattern)
+
+
+def key_of(path: object, pattern: str) -> str:
+    """Return the key of a document.  Raises Invalid where the path is none or does not match."""
+    if not isinstance(path, str):
+        raise Invalid(f"a path is a str, not {type(path).__name__} ({path!r:.60})")
+    wrong = check_key(PREFIX + path)
+    if wrong is not None:
+        raise Invalid(f"path {path!r:.100}: {wrong.message}")
+    if os.sep != "/" and os.sep in path:
+        raise Invalid(f"path {path!r} has {os.sep!r}; folders are separated by '/'")
+    if unicodedata.normalize("NFC", path) != path:
+        raise Invalid(f"path {path!r} is not in the Unicode normal form NFC")
+    if path.split("/")[0].lower() == STATE:
+        raise Invalid(f"path {path!r} is in {STATE}, which is the library's own")
+    if not matches(pattern, path):
+        raise Invalid(f"path {path!r} is not among {pattern!r}, which these files are")
+    return PREFIX + path
+
+
+def is_path(path: str, pattern: str) -> bool:
+    """Say whether a file that was found can be a document."""
+    try:
+        key_of(path, pattern)
+    except Invalid:
+        return False
+    return True
+
+
+def to_bytes(content: object) -> bytes:
+    """Return the bytes of text or bytes.  Raises Invalid."""
+    if isinstance(content, bytes):
+        return content
+    if not isinstance(content, str):
+        raise Invalid(f"content is str or bytes, not {type(content).__name__}")
+    try:
+        return content.encode()
+    except UnicodeEncodeError as problem:
+        raise Invalid(f"the text cannot be written as UTF-8: {problem}") from problem
+
+
+def to_value(data: bytes, mode: int) -> dict[str, Any]:
+    """Return what the space holds of a content: text where it is text."""
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= 0o777:
+        raise Invalid(f"mode={mode!r} is not a number of permissions such as 0o644")
+    if b"\0" not in data:
+        try:
+            return {"text": data.decode(), "mode": mode}
+        except UnicodeDecodeError:
+            pass
+    return {"base64": base64.b64encode(data).decode("ascii"), "mode": mode}
+
+
+def from_value(key: str, value: Any) -> tuple[bytes, int]:
+    """Return content and permissions out of a value.  Raises Corrupt."""
+    try:
+        if "text" in value:
+            return value["text"].encode(), int(value["mode"])
+        return base64.b64decode(value["base64"], validate=True), int(value["mode"])
+    except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as problem:
+        raise Corrupt(f"{key!r} holds no document: {value!r:.60}") from problem
+
+
+def to_document(record: Record) -> Document:
+    """Return the document of a record.  Raises Corrupt."""
+    path = record.key.removeprefix(PREFIX)
+    if not record.exists:
+        return Document(path, None, record.version, DEFAULT_MODE, record)
+    data, mode = from_value(record.key, record.value)
+    return Document(path, data, record.version, mode, record)
+
+
+def to_version(document: Document, includes: str = "") -> Version:
+    """Return what is to be on the disk of a document."""
+    position = document.record.position
+    return Version(document.version, position, document.mode, document.data, includes)
+
+
+def as_found(document: Document, state: str) -> Document:
+    """Return a document with what came of publishing it."""
+    return replace(document, state=state)
+
+
+def edited(document: Document, outside: bytes | None, base: int | None) -> FileEdited:
+    """Return the refusal of a write to a file that was changed around the space."""
+    message = (
+        f"{document.path!r} was edited on the disk since version {base or 0} was published"
+        if base
+        else f"{document.path!r} is a file that was not published from this space"
+    )
+    refusal = _Edited(message, document.record.key, base, document.version, document.record)
+    return FileEdited(refusal, document, outside)

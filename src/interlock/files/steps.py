@@ -1,0 +1,180 @@
+"""The operations on shared documents, written once: generators whose requests a driver performs.
+
+What is done on the disk is a `Think`: with asyncio it is done in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from interlock.core import commands, decide, protocol
+from interlock.core.folding import Steps
+from interlock.core.outcome import Committed, Conflict
+from interlock.core.records import Snapshot
+from interlock.core.transaction import Transaction
+from interlock.errors import raise_refused
+from interlock.files import documents
+from interlock.files.desk import ADOPT, Desk, Doing, bring, bring_all, check, load, on_disk, shown
+from interlock.files.documents import (
+    Document,
+    FileConflict,
+    FileEdited,
+    edited,
+    to_bytes,
+    to_document,
+    to_value,
+)
+from interlock.files.merging import merged
+from interlock.files.syncing import adopt, opened
+from interlock.files.workspace import Seen
+
+_MOST_MERGES = 100
+
+
+def read(desk: Desk, path: object) -> Doing[Document]:
+    """Read a document, and see that it is on the disk.  Returns a Document."""
+    key = desk.key(path)
+    yield from opened(desk)
+    record = yield from load(desk, key)
+    document = yield from shown(desk, to_document(record))
+    if document.edited and desk.outside == ADOPT:
+        with suppress(FileEdited):  # it clashes with what came since, and is left as it is
+            return (yield from adopt(desk, document.path))
+    return document
+
+
+def write(
+    desk: Desk, document: Document, content: Any, mode: int | None, op_id: str
+) -> Doing[Document]:
+    """Write a document that was read.  Returns the new one."""
+    data = to_bytes(content)
+    kept = document.mode if mode is None else mode
+    desk.key(document.path)
+    yield from settled(desk, document)
+    record, exact = document.record, not desk.merge
+    for _ in range(_MOST_MERGES):
+        value = to_value(data, kept)
+        outcome = yield from commands.put(desk.writer, record, value, op_id, exact=exact)
+        if not isinstance(outcome, Conflict):
+            break
+        fresh = to_document(outcome.record)
+        both = _both(desk, document, data, fresh)
+        if both is None:
+            raise FileConflict(outcome, fresh)
+        data, record, document, exact = both, outcome.record, fresh, False
+        kept = fresh.mode if mode is None else mode
+    raise_refused(outcome)
+    written = decide.result(outcome, desk.writer.space)[0]
+    return (yield from bring(desk, to_document(written)))
+
+
+def _both(desk: Desk, base: Document, mine: bytes, theirs: Document) -> bytes | None:
+    """Return both changes, None where they are not to be merged, or cannot be."""
+    if not desk.merge or base.data is None or theirs.data is None:
+        return None
+    return merged(base.path, base.data, mine, theirs.data)
+
+
+def delete(desk: Desk, document: Document, op_id: str) -> Doing[Document]:
+    """Delete a document that was read.  Returns what is left of it."""
+    desk.key(document.path)
+    yield from settled(desk, document)
+    outcome = yield from commands.write_one(
+        desk.writer, lambda: decide.delete(desk.writer, document.record, op_id)
+    )
+    check(outcome)
+    return (yield from bring(desk, to_document(outcome)))
+
+
+def update(desk: Desk, path: object, think: Steps) -> Doing[Document]:
+    """Run an update of the document's key; see that what it wrote is on the disk."""
+    key = desk.key(path)
+    yield from opened(desk)
+    yield from settled(desk, to_document((yield from load(desk, key))))
+    outcome = yield from think
+    check(outcome)
+    return (yield from bring(desk, to_document(outcome)))
+
+
+def settled(desk: Desk, document: Document) -> Doing[None]:
+    """See that the file was not changed around the space.  Raises FileEdited."""
+    seen: Seen = yield from on_disk(desk.workspace.see, document.path)
+    if not seen.edited:
+        return
+    if desk.outside == ADOPT:
+        yield from adopt(desk, document.path)
+        return
+    fresh = to_document((yield from load(desk, document.record.key)))
+    if seen.found.data is None or seen.found.data != fresh.data:
+        raise edited(fresh, seen.found.data, seen.last.version if seen.last else None)
+
+
+class Changes:
+    """A transaction over documents: what it has read, and what it will write."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.state = Transaction(desk.writer)
+
+    def read(self, path: object) -> Doing[Document]:
+        """Read a document.  Returns it, with this transaction's own change."""
+        key = self.desk.key(path)
+        yield from opened(self.desk)
+        check((yield from self.state.load((key,))))
+        return (yield from _shown_unless_changed(self, key))
+
+    def write(self, document: Document, content: Any, mode: int | None) -> Doing[None]:
+        """Write a document at the commit."""
+        self.desk.key(document.path)
+        value = to_value(to_bytes(content), document.mode if mode is None else mode)
+        yield from settled(self.desk, document)
+        check(self.state.write(document.record, value))
+
+    def create(self, path: object, content: Any, mode: int | None) -> Doing[None]:
+        """Make a document that must not exist at the commit."""
+        key = self.desk.key(path)
+        yield from opened(self.desk)
+        value = to_value(to_bytes(content), documents.DEFAULT_MODE if mode is None else mode)
+        yield from settled(self.desk, to_document((yield from load(self.desk, key))))
+        check(self.state.create(key, value))
+
+    def delete(self, document: Document) -> Doing[None]:
+        """Delete a document at the commit."""
+        self.desk.key(document.path)
+        yield from settled(self.desk, document)
+        check(self.state.delete(document.record))
+
+    def commit(self, op_id: str) -> Doing[tuple[Document, ...]]:
+        """Commit all, then see that all is on the disk.  Returns the documents written."""
+        self.state.ended = True
+        outcome = yield from protocol.commit_transaction(self.state, op_id)
+        check(outcome)
+        assert isinstance(outcome, Committed)
+        keys = tuple(dict.fromkeys(each.key for each in outcome.writes))
+        if not keys:
+            return ()
+        snapshot: Snapshot = yield from protocol.load(self.desk.writer, keys)
+        check(snapshot)
+        return (yield from bring_all(self.desk, map(to_document, snapshot.records.values())))
+
+
+def _shown_unless_changed(changes: Changes, key: str) -> Doing[Document]:
+    document = to_document(changes.state.view(key))
+    if key in changes.state.writes:
+        return document
+    return (yield from shown(changes.desk, document))
+
+
+def publish(
+    desk: Desk, contents: Mapping[Document | str, Any], op_id: str
+) -> Doing[tuple[Document, ...]]:
+    """Write several documents in one commit.  Returns the new ones."""
+    changes = Changes(desk)
+    for target, content in contents.items():
+        if isinstance(target, Document):
+            yield from changes.write(target, content, None)
+        else:
+            yield from changes.create(target, content, None)
+    return (yield from changes.commit(op_id))

@@ -1,0 +1,242 @@
+"""The disk and the space: what differs, and making it the same; edits made around the space."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+from interlock.core import commands, decide, protocol
+from interlock.core.outcome import Conflict, Pruned
+from interlock.core.records import Record, Snapshot
+from interlock.core.requests import LogPage
+from interlock.errors import Invalid
+from interlock.files import documents
+from interlock.files.desk import ADOPT, Desk, Doing, bring, bring_all, check, load, on_disk, shown
+from interlock.files.documents import (
+    PREFIX,
+    Document,
+    FileConflict,
+    Unpublished,
+    as_found,
+    edited,
+    to_document,
+    to_value,
+    to_version,
+)
+from interlock.files.merging import merged
+from interlock.files.workspace import EDITED, Seen, Workspace, digest_of
+
+_PAGE = 1000  # entries
+
+
+def opened(desk: Desk) -> Doing[None]:
+    """Make good, once, what those who were killed have left undone."""
+    if not desk.opened:
+        with suppress(Unpublished):  # whoever writes, or calls sync, is told
+            yield from sync(desk)
+
+
+def sync(desk: Desk, force: bool = False) -> Doing[tuple[Document, ...]]:
+    """See that the disk is what the space holds.
+
+    Returns the documents whose file was changed, or is left as it was edited.
+    """
+    desk.opened = True
+    before = yield from on_disk(_not_shown, desk.workspace, (yield from everything(desk)))
+    found = list((yield from bring_all(desk, before, force)))
+    if desk.outside == ADOPT and not force:
+        found = [each for each in found if not each.edited]
+        found += yield from adopt_all(desk)
+    return tuple(found)
+
+
+def rebuild(desk: Desk) -> Doing[tuple[Document, ...]]:
+    """Make the disk what the space holds; what was edited is set aside.  Returns the documents."""
+    paths = yield from on_disk(desk.workspace.paths)
+    highest = yield from on_disk(_highest, desk.workspace, paths)
+    documents = yield from everything(desk)
+    yield from on_disk(_step_back, desk.workspace, highest, documents)
+    return (yield from sync(desk, force=True))
+
+
+def _highest(workspace: Workspace, paths: list[str]) -> dict[str, int]:
+    return {path: workspace.see(path).newest for path in paths}
+
+
+def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Document]) -> None:
+    """Forget versions that a store that stepped back has lost: it was read after the disk was."""
+    for document in found:
+        if highest.get(document.path, 0) > document.version:
+            workspace.step_back(document.path, document.version)
+
+
+def everything(desk: Desk) -> Doing[list[Document]]:
+    """Return the documents of the space, and those deleted that were once published here."""
+    snapshot: Snapshot = yield from protocol.load(desk.writer, (), (PREFIX,))
+    check(snapshot)
+    records = {record.key: record for record in snapshot.scans[PREFIX]}
+    paths: list[str] = yield from on_disk(desk.workspace.paths)
+    keys = tuple(key for key in (PREFIX + path for path in paths) if key not in records)
+    if keys:
+        gone: Snapshot = yield from protocol.load(desk.writer, keys)
+        check(gone)
+        records |= gone.records
+    return [
+        to_document(record)
+        for key, record in sorted(records.items())
+        if documents.is_path(key.removeprefix(PREFIX), desk.pattern)
+    ]
+
+
+def _not_shown(workspace: Workspace, found: list[Document]) -> list[Document]:
+    """Return the documents whose place does not show them."""
+    return [each for each in found if _state(workspace, each) is not None]
+
+
+def status(desk: Desk) -> Doing[tuple[documents.FileStatus, ...]]:
+    """Return what of the disk is not what the space holds."""
+    found = yield from everything(desk)
+    told: tuple[documents.FileStatus, ...] = yield from on_disk(_status, desk, found)
+    return told
+
+
+def _status(desk: Desk, found: list[Document]) -> tuple[documents.FileStatus, ...]:
+    workspace, known = desk.workspace, {each.path for each in found}
+    told = []
+    for document in found:
+        state = _state(workspace, document)
+        if state is not None:
+            told.append(documents.FileStatus(document.path, state, document.version, ""))
+    told += [
+        documents.FileStatus(path, "new", 0, "")
+        for path in workspace.files()
+        if path not in known and documents.is_path(path, desk.pattern)
+    ]
+    told += [
+        documents.FileStatus(path, "saved", 0, where)
+        for path, where in workspace.saved()
+        if documents.is_path(path, desk.pattern)
+    ]
+    return tuple(sorted(told))
+
+
+def _state(workspace: Workspace, document: Document) -> str | None:
+    """Return what is the matter with the file of a document, None where nothing is."""
+    want, seen = to_version(document), workspace.see(document.path)
+    if seen.edited:
+        return EDITED if seen.found.data is None or seen.found.data != want.data else "behind"
+    if want.version == 0 or seen.shows(want):
+        return None
+    done = seen.last is not None and seen.last.version == want.version
+    return "missing" if done and seen.found.data is None else "behind"
+
+
+# Edits made around the space
+
+
+def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Document]:
+    """Commit what the file holds.  Returns the document."""
+    key = desk.key(path)
+    seen: Seen = yield from on_disk(desk.workspace.see, key.removeprefix(PREFIX))
+    fresh = to_document((yield from load(desk, key)))
+    data = seen.found.data
+    removed = seen.found.kind == "absent" and seen.last is not None
+    base = seen.last.version if seen.last is not None else 0
+    if not seen.edited and not removed:
+        return (yield from shown(desk, fresh))
+    if data is None and not removed:
+        raise Invalid(f"{fresh.path!r} is no plain file on the disk, so it cannot be committed")
+    if data == fresh.data:
+        return (yield from bring(desk, fresh))
+    record, includes = fresh.record if over is None else over.record, ""
+    if over is None and fresh.version != base:
+        data = yield from _rebased(desk, seen, fresh)
+        includes = digest_of(seen.found.data)
+        if data == fresh.data:
+            return (yield from bring(desk, fresh, includes=includes))
+    outcome = yield from _adopted(desk, record, data, seen.found.mode or fresh.mode)
+    if isinstance(outcome, Conflict):
+        raise edited(to_document(outcome.record), seen.found.data, base)
+    check(outcome)
+    return (yield from bring(desk, to_document(outcome), includes=includes))
+
+
+def _adopted(desk: Desk, record: Record, data: bytes | None, mode: int) -> Doing[Any]:
+    """Commit an edit over a record.  Returns its Record or a Refusal."""
+    op_id = desk.op_id(None)
+    if data is None:
+        steps = commands.write_one(desk.writer, lambda: decide.delete(desk.writer, record, op_id))
+    else:
+        value = to_value(data, mode)
+        steps = commands.write_one(
+            desk.writer, lambda: decide.put(desk.writer, record, value, op_id, False)
+        )
+    return (yield from steps)
+
+
+def _rebased(desk: Desk, seen: Seen, fresh: Document) -> Doing[bytes]:
+    """Return the edit made to the fresh document.  Raises FileEdited where it cannot be."""
+    last, data = seen.last, seen.found.data
+    if desk.merge and last is not None and data is not None and fresh.data is not None:
+        key = fresh.record.key
+        snapshot = yield from protocol.load_at(desk.writer, last.position, None, (key,))
+        if not isinstance(snapshot, Pruned):
+            check(snapshot)
+            was = to_document(snapshot.records[key])
+            if was.version == last.version and was.data is not None:
+                both = merged(fresh.path, was.data, data, fresh.data)
+                if both is not None:
+                    return both
+    raise edited(fresh, data, last.version if last is not None else None)
+
+
+def adopt_all(desk: Desk) -> Doing[tuple[Document, ...]]:
+    """Commit every edit and every new file.  Returns the documents; clashes are left as they
+    are."""
+    done = []
+    for found in (yield from status(desk)):
+        if found.state in (EDITED, "new"):
+            try:
+                done.append((yield from adopt(desk, found.path)))
+            except FileConflict as refused:
+                done.append(as_found(refused.document, EDITED))
+    return tuple(done)
+
+
+def discard(desk: Desk, path: object) -> Doing[Document]:
+    """Set aside what the file holds and put the space's content in its place."""
+    key = desk.key(path)
+    document = to_document((yield from load(desk, key)))
+    if document.version == 0:
+        raise Invalid(f"{document.path!r} is not in the space: adopt the file, or remove it")
+    return (yield from bring(desk, document, force=True))
+
+
+# Following
+
+
+def head(desk: Desk) -> Doing[int]:
+    """Return where the log ends."""
+    snapshot: Snapshot = yield from protocol.load(desk.writer, ())
+    check(snapshot)
+    return snapshot.position
+
+
+def catch_up(desk: Desk, position: int) -> Doing[tuple[tuple[Document, ...], int]]:
+    """Bring what came after a position.  Returns the documents and the next position."""
+    page: LogPage = yield from protocol.log_page(PREFIX, position, _PAGE)
+    check(page)
+    check(protocol.check_reached(position, page.head))
+    keys = tuple(
+        dict.fromkeys(
+            entry.key
+            for entry in page.entries
+            if documents.is_path(entry.key.removeprefix(PREFIX), desk.pattern)
+        )
+    )
+    found: tuple[Document, ...] = ()
+    if keys:
+        snapshot: Snapshot = yield from protocol.load(desk.writer, keys)
+        check(snapshot)
+        found = yield from bring_all(desk, map(to_document, snapshot.records.values()))
+    return found, page.upto
