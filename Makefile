@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants torture bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants torture peers bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -64,6 +64,9 @@ SEED := 1
 torture: .venv/dev.stamp ## operations of many processes on each store while faults strike: an hour or more
 	$(BIN)/python -m tests.torture --operations $(OPERATIONS) --seed $(SEED)
 
+peers: .venv/dev.stamp .venv-peers/stamp ## suites that others wrote, unmodified, against the adapters: half an hour
+	$(BIN)/python -m tests.peers --jobs 2
+
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
 
@@ -102,11 +105,25 @@ endef
 	$(call install,requirements-dev.lock)
 	@touch $@ .venv/demo.stamp
 
+# An environment for suites that others wrote, with what only they need: it holds Interlock's sources,
+# not its install.
+.venv-peers/stamp: requirements-peers.lock
+ifeq ($(UV),)
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+else
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-peers
+	VIRTUAL_ENV=.venv-peers $(UV) pip install --quiet -r $<
+endif
+	@touch $@
+
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra plot pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		tests/peers/requirements.in -o requirements-peers.lock
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
