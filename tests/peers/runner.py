@@ -94,7 +94,10 @@ def judged(
     """Judge the outcomes of a suite's tests, or of a part, against the failures expected."""
     passed, failed = log.having("passed"), log.having("failed")
     ran = len(passed) + len(failed)
-    wrong = [f"{test} failed: {log.why[test].strip()[:_SHOWN]}" for test in sorted(failed - expected.keys())]
+    wrong = [
+        f"{test} failed: {log.why[test].strip()[:_SHOWN]}"
+        for test in sorted(failed - expected.keys())
+    ]
     for test in sorted(expected.keys() - failed):
         how = "passed" if test in passed else "did not run"
         wrong.append(f"{test} {how}, and is expected to fail: {expected[test]}")

@@ -78,4 +78,6 @@ def counted(
 def effects(case: str, expected: int, ran: int, what: str) -> Result:
     """Return how often something ran that must run an exact number of times."""
     passed = ran == expected
-    return Result(case, expected, ran, passed, f"{what} ran {ran} times, not {expected}" * (not passed))
+    return Result(
+        case, expected, ran, passed, f"{what} ran {ran} times, not {expected}" * (not passed)
+    )

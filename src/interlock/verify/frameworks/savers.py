@@ -7,6 +7,7 @@ import operator
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from interlock.verify.frameworks.meeting import (
@@ -80,7 +81,7 @@ class _Kit:
                 held=lambda saver: _held(saver, gate, number),
             )
 
-        answers = together([lambda number=n: agent(number) for n in range(_RUNS)], gate)  # type: ignore[misc]  # a default binds it
+        answers = together([partial(agent, n) for n in range(_RUNS)], gate)
         expected = list(_FIRST)
         for number, answer in enumerate(answers):
             if not isinstance(answer, Exception):
@@ -162,9 +163,7 @@ class _Kit:
         def replacement() -> Any:
             stalls.wait()
             try:
-                return self._run(
-                    thread, "question", lambda _: ["answer"], enter=self.take_over
-                )
+                return self._run(thread, "question", lambda _: ["answer"], enter=self.take_over)
             finally:
                 goes_on.set()
 

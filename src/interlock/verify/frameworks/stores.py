@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypedDict
 
 from interlock.verify.frameworks.meeting import (
@@ -61,7 +62,7 @@ class _Kit:
 
             return connected(self.make, "batch", body)
 
-        answers = together([lambda number=n: agent(number) for n in range(_WRITERS)], gate)  # type: ignore[misc]  # a default binds it
+        answers = together([partial(agent, n) for n in range(_WRITERS)], gate)
         return self._found(key, answers)
 
     def parallel_nodes(self) -> Result:
@@ -82,11 +83,9 @@ class _Kit:
         self._begin(key)
 
         async def body(opened: Connection) -> list[Any]:
-            tasks = [
-                until_told_yes(lambda n=n: _add(opened, key, f"{n}", gate, n))  # type: ignore[misc]  # a default binds it
-                for n in range(_WRITERS)
-            ]
-            return await asyncio.gather(*map(asyncio.ensure_future, tasks), return_exceptions=True)
+            adding = [partial(_add, opened, key, f"{n}", gate, n) for n in range(_WRITERS)]
+            tasks = [asyncio.ensure_future(until_told_yes(each)) for each in adding]
+            return await asyncio.gather(*tasks, return_exceptions=True)
 
         answers = connected(self.make, "batch", body, in_loop=True)
         if any(isinstance(answer, NotImplementedError) for answer in answers):
@@ -161,9 +160,7 @@ def _fan_out(opened: Connection, key: str, gate: Gate) -> Any:
         initial_interval=0.01, max_interval=0.05, max_attempts=ATTEMPTS, retry_on=Exception
     )
     for number in range(_WRITERS):
-        builder.add_node(
-            f"node {number}", _node(opened, key, gate, number), retry_policy=again
-        )
+        builder.add_node(f"node {number}", _node(opened, key, gate, number), retry_policy=again)
         builder.add_edge(START, f"node {number}")
     return builder
 
