@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from interlock.verify.frameworks.meeting import (
@@ -135,36 +136,31 @@ class _Kit:
 
 def _notes(persistence: Any, name: str, think: Thought) -> Any:
     """Return a flow that reads its notes, thinks, and adds one."""
-    from crewai.flow.flow import Flow, start
-    from crewai.flow.persistence import persist
+    crewai, persisting = import_module("crewai.flow.flow"), import_module("crewai.flow.persistence")
 
-    class Notes(Flow[dict[str, Any]]):
-        @start()
-        def note(self) -> None:
-            before = list(self.state.get("notes", []))
-            think()
-            self.state["notes"] = [*before, name]
+    def note(self: Any) -> None:
+        before = list(self.state.get("notes", []))
+        think()
+        self.state["notes"] = [*before, name]
 
-    return persist(persistence)(Notes)
+    made = type("Notes", (crewai.Flow,), {"note": crewai.start()(note)})
+    return persisting.persist(persistence)(made)
 
 
 def _approval(acted: list[str]) -> Any:
     """Return a flow that asks a person, and then acts."""
-    from crewai.flow import HumanFeedbackPending, human_feedback
-    from crewai.flow.flow import Flow, listen, start
+    flow, crewai = import_module("crewai.flow"), import_module("crewai.flow.flow")
 
     class Ask:
-        def request_feedback(self, context: Any, flow: Any) -> str:
-            raise HumanFeedbackPending(context=context)
+        def request_feedback(self, context: Any, flow_: Any) -> str:
+            raise flow.HumanFeedbackPending(context=context)
 
-    class Approval(Flow[dict[str, Any]]):
-        @start()
-        @human_feedback(message="Pay?", provider=Ask())
-        def propose(self) -> str:
-            return "pay 100"
+    def propose(self: Any) -> str:
+        return "pay 100"
 
-        @listen(propose)
-        def pay(self, answer: Any) -> None:
-            acted.append(answer.feedback)
+    def pay(self: Any, answer: Any) -> None:
+        acted.append(answer.feedback)
 
-    return Approval
+    asked = flow.human_feedback(message="Pay?", provider=Ask())(propose)
+    methods = {"propose": crewai.start()(asked), "pay": crewai.listen("propose")(pay)}
+    return type("Approval", (crewai.Flow,), methods)

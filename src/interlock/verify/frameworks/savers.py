@@ -215,7 +215,7 @@ def _graph(*nodes: Node) -> StateGraph[Any]:
     before = START
     for number, node in enumerate(nodes):
         name = f"node {number}"
-        builder.add_node(name, lambda state, node=node: {"messages": node(state)})  # type: ignore[arg-type]  # it takes the state
+        builder.add_node(name, lambda state, node=node: {"messages": node(state)})
         builder.add_edge(before, name)
         before = name
     return builder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from interlock.verify.frameworks.meeting import (
@@ -182,10 +183,12 @@ class _Kit:
         `asked`: the runs whose model was asked, which costs; a refused one is none of them.
         """
         texts = self._history(id)
-        pairs = [*zip(texts, texts[1:], strict=False)]
+        pairs = [*pairwise(texts)]
         done = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
-        whole = [f"turn {n}" for n in range(_RUNS) if (f"question {n}", f"answer {n}") in pairs]
-        found = counted(case, [f"turn {n}" for n in done], whole, refusals(answers))
+        whole = [
+            f"whole turn {n}" for n in range(_RUNS) if (f"question {n}", f"answer {n}") in pairs
+        ]
+        found = counted(case, [f"whole turn {n}" for n in done], whole, refusals(answers))
         in_vain = [n for n in asked if n not in done]
         if not in_vain:
             return found
