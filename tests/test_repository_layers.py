@@ -29,6 +29,7 @@ LAYERS: dict[str, set[str]] = {
 }
 # Files that may import more than the standard library when they are imported.
 THIRD_PARTY: dict[str, set[str]] = {
+    "src/interlock/adapters/langgraph/": {"langchain_core", "langgraph"},
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},

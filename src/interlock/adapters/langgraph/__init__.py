@@ -1,0 +1,33 @@
+"""LangGraph: a checkpointer and a store that are guarded, reducers, and a check of a graph's state.
+
+Names are imported when they are first used: each needs other parts of LangGraph.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
+    from interlock.adapters.langgraph.saver import Saver
+
+__all__ = [
+    "AlreadyDone",
+    "Saver",
+    "ThreadRun",
+]
+
+_HOMES = {
+    "AlreadyDone": "running",
+    "Saver": "saver",
+    "ThreadRun": "running",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
