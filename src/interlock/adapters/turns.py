@@ -1,0 +1,51 @@
+"""A lease that asyncio code takes, whichever kind of space it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from interlock import AsyncLease, AsyncSpace, Held, Lease, Space
+
+_SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
+
+
+async def take(
+    space: Space | AsyncSpace, key: str, ttl: float, wait: float | None
+) -> Lease | AsyncLease:
+    """Take the lease of `key`, waiting at most `wait` seconds for it (None: without limit).
+
+    Raises Held, Fenced, Invalid.
+    """
+    if not isinstance(space, Space):
+        return await space.lease(key, ttl, wait=wait).acquire()
+    until = None if wait is None else time.monotonic() + wait
+    pause = _SHORTEST
+    while True:
+        # Nobody waits in a worker thread: whoever has the lease needs those to go on.
+        lease = space.lease(key, ttl, wait=0)
+        taking = asyncio.ensure_future(asyncio.to_thread(lease.acquire))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            taking.add_done_callback(_give_up_late)
+            raise
+        except Held:
+            if until is not None and time.monotonic() >= until:
+                raise
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, _LONGEST)
+
+
+async def give_up(lease: Lease | AsyncLease) -> None:
+    """Give up a lease; one that was lost is none of ours."""
+    if isinstance(lease, Lease):
+        await asyncio.to_thread(lease.release)
+    else:
+        await lease.release()
+
+
+def _give_up_late(taking: asyncio.Future[Lease]) -> None:
+    """Give up a lease that was taken after nobody waited for it any more."""
+    if not taking.cancelled() and taking.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, taking.result().release)
