@@ -17,7 +17,7 @@ from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed
-from interlock.core.records import Entry, Record, Snapshot
+from interlock.core.records import Entry, Record, Snapshot, as_datetime
 from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
@@ -323,6 +323,11 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers):
         """Return the position of the last entry of the log, 0 where it is empty."""
         snapshot: Snapshot = await self._run(protocol.load(self._writer, ()))
         return snapshot.position
+
+    async def time(self) -> datetime:
+        """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
+        snapshot: Snapshot = await self._run(protocol.load(self._writer, ()))
+        return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made, or None where it was not applied."""

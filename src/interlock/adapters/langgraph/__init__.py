@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
+    from interlock.adapters.langgraph.store import Store
 
 __all__ = [
     "AlreadyDone",
     "Saver",
+    "Store",
     "ThreadRun",
 ]
 
 _HOMES = {
     "AlreadyDone": "running",
     "Saver": "saver",
+    "Store": "store",
     "ThreadRun": "running",
 }
 

@@ -1,0 +1,264 @@
+"""One batch of a store's operations as calls of the space: all reads, then all writes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space, Tx
+from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
+from interlock.adapters.extras import needs
+from interlock.adapters.langgraph import store_reads as reads
+from interlock.adapters.langgraph.store_index import Embedded, ranked
+from interlock.adapters.langgraph.store_items import (
+    Found,
+    Kept,
+    Path,
+    begins,
+    found,
+    listed,
+    literal_prefix,
+    lives_until,
+    matches,
+    microseconds,
+    until,
+)
+from interlock.adapters.langgraph.store_keys import item_key, refresh_key, scan_prefix
+
+with needs("LangGraph", "langgraph"):
+    from langgraph.store.base import (
+        GetOp,
+        ListNamespacesOp,
+        Op,
+        PutOp,
+        SearchOp,
+        validate_op_namespace,
+    )
+
+_REFRESHED_AFTER = 0.01  # of a time to live: reads that follow each other closely write once
+
+
+class Alive(NamedTuple):
+    """Items that are not expired, by their keys in the space, and all records they came from.
+
+    `now` is the store's time, 0 where nobody asked; `ends` says when those die that do.
+    """
+
+    items: dict[str, Found]
+    now: int = 0
+    ends: Mapping[str, int] = {}  # never changed
+
+
+class _Late(NamedTuple):
+    """The record that a write was computed from, and that is not there any more."""
+
+    record: Record
+
+
+class Batch:
+    """The operations of one call, with what they need from outside of the space.
+
+    `seen` is what this task has read before, `embedded` the vectors of the operations.
+    """
+
+    def __init__(
+        self, space: Space | AsyncSpace, ops: tuple[Op, ...], seen: reads.Reads, embedded: Embedded
+    ) -> None:
+        self._space = space
+        self._ops = ops
+        self._seen = seen
+        self._embedded = embedded
+
+    def steps(self) -> Steps:
+        """Return the results, and what this task has read by now."""
+        gets = [item_key(op.namespace, op.key) for op in self._ops if isinstance(op, GetOp)]
+        records: dict[str, Record] = (yield call("read_many", gets)) if gets else {}
+        asked = dict(records)
+        for prefix in self._prefixes():
+            records.update((yield call("scan", prefix)))
+        alive = yield from live(records.values())
+        results, used = self._results(alive)
+        for record in (alive.items[key].record for key in used):
+            asked[record.key] = record
+        read = {reads.place(record): reads.seen(record) for record in asked.values()}
+        yield from self._refresh(alive, [key for key, refresh in used.items() if refresh])
+        written = yield from self._write({**self._seen, **read})
+        return results, {**read, **written}
+
+    # Reading
+
+    def _prefixes(self) -> list[str]:
+        """Return what to scan: no prefix is under another one."""
+        wanted = set()
+        for op in self._ops:
+            if isinstance(op, SearchOp):
+                wanted.add(scan_prefix(op.namespace_prefix))
+            elif isinstance(op, ListNamespacesOp):
+                wanted.add(scan_prefix(literal_prefix(op.match_conditions or ())))
+        return [
+            each
+            for each in sorted(wanted)
+            if not any(each != other and each.startswith(other) for other in wanted)
+        ]
+
+    def _results(self, alive: Alive) -> tuple[list[Any], dict[str, bool]]:
+        """Return the results, and which items they hold: whether each is to be refreshed."""
+        results: list[Any] = []
+        used: dict[str, bool] = {}
+        for op in self._ops:
+            if isinstance(op, GetOp):
+                at = item_key(op.namespace, op.key)
+                item = alive.items.get(at)
+                results.append(None if item is None else item.item())
+                answered = [] if item is None else [at]
+            elif isinstance(op, SearchOp):
+                hits = self._search(op, alive)
+                results.append(hits)
+                answered = [item_key(hit.namespace, hit.key) for hit in hits]
+            elif isinstance(op, ListNamespacesOp):
+                results.append(_list(op, alive))
+                continue
+            else:
+                results.append(None)
+                continue
+            for at in answered:
+                used[at] = used.get(at, False) or op.refresh_ttl
+        return results, used
+
+    def _search(self, op: SearchOp, alive: Alive) -> list[Any]:
+        prefix = tuple(op.namespace_prefix)
+        hits = [
+            item
+            for item in alive.items.values()
+            if begins(item.kept.namespace, prefix) and matches(item.kept.value, op.filter)
+        ]
+        hits.sort(key=lambda item: -item.record.position)
+        page = slice(op.offset, op.offset + op.limit)
+        query = self._embedded.queries.get(op.query or "")
+        if query is not None:
+            return ranked(query, hits)[page]
+        return [item.ranked() for item in hits[page]]
+
+    def _refresh(self, alive: Alive, keys: Iterable[str]) -> Steps:
+        """Put off the end of items that were read."""
+        due: dict[str, dict[str, int]] = {}
+        for key in keys:
+            kept = alive.items[key].kept
+            if kept.expires is None or kept.ttl is None:
+                continue
+            end = until(alive.now, kept.ttl)
+            if (end - alive.ends[key]) > _REFRESHED_AFTER * (end - alive.now):
+                due[refresh_key(key)] = {"of": kept.expires, "until": end}
+
+        def think(records: Mapping[str, Record]) -> Steps:
+            yield from ()  # nothing more is asked
+            return [("write", records[key], body) for key, body in due.items()], None
+
+        if due:
+            yield transact(self._space, due, think)
+
+    # Writing
+
+    def _write(self, known: reads.Reads) -> Steps:
+        """Commit the writes; return what this task knows of what it had read before."""
+        puts = {item_key(op.namespace, op.key): op for op in self._ops if isinstance(op, PutOp)}
+
+        def think(records: Mapping[str, Record]) -> Steps:
+            alive = yield from live(records.values(), any(op.ttl for op in puts.values()))
+            writes: list[tuple[Any, ...]] = []
+            for key, op in puts.items():
+                record = records[key]
+                if op.value is None and not record.exists:
+                    continue
+                before = self._seen.get(reads.place(record))
+                if before is not None and before != reads.seen(record):
+                    return [], _Late(record._replace(**before._asdict()))
+                if op.value is None:
+                    writes.append(("delete", record))
+                else:
+                    writes.append(("write", record, body(key, op, alive, self._embedded)))
+            return writes, [record for _, record, *_ in writes]
+
+        if not puts:
+            return {}
+        answer = yield transact(self._space, puts, think)
+        if isinstance(answer, _Late):
+            yield commit([("write", answer.record, None)])  # refused: versions never come back
+        written = {reads.place(record): reads.after_write(record) for record in answer}
+        return {where: each for where, each in written.items() if where in known}
+
+
+def live(records: Iterable[Record], timed: bool = False) -> Steps:
+    """Return the items among records that are not expired.  `timed`: ask for the time, too."""
+    items = {record.key: found(record) for record in records if record.exists}
+    mortal = [key for key, item in items.items() if item.kept.expires is not None]
+    if not mortal and not timed:
+        return Alive(items)
+    later: dict[str, Record] = {}
+    if mortal:
+        later = yield call("read_many", [refresh_key(key) for key in mortal])
+    now = microseconds((yield call("time")))
+    ends = {key: lives_until(items[key].kept, later[refresh_key(key)]) for key in mortal}
+    alive = {key: item for key, item in items.items() if ends.get(key, now + 1) > now}
+    return Alive(alive, now, ends)
+
+
+def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Any]:
+    """Return what the space keeps of an item that is written over what is alive.  Raises
+    Invalid."""
+    if not isinstance(op.value, Mapping):
+        raise Invalid(f"the value of {op.key!r:.60} is {op.value!r:.60}, which is no mapping")
+    before = alive.items.get(key)
+    return Kept(
+        tuple(op.namespace),
+        op.key,
+        dict(op.value),
+        None if before is None else before.created,
+        op.ttl,
+        None if op.ttl is None else until(alive.now, op.ttl),
+        embedded.of(op),
+    ).body()
+
+
+def transact(
+    space: Space | AsyncSpace, keys: Iterable[str], think: Callable[[dict[str, Record]], Steps]
+) -> Call:
+    """Return the call that reads keys, thinks, and commits the writes that `think` returns.
+
+    `think(records)` yields calls and returns the writes, each the name of a method of `Tx` and
+    its arguments, and what the call answers.
+    """
+    names = list(keys)
+
+    def in_thread(tx: Tx) -> Any:
+        writes, answer = run(space, think(tx.read_many(names)))
+        for name, *args in writes:
+            getattr(tx, name)(*args)
+        return answer
+
+    async def in_loop(tx: AsyncTx) -> Any:
+        writes, answer = await run_async(space, think(await tx.read_many(names)))
+        for name, *args in writes:
+            await getattr(tx, name)(*args)
+        return answer
+
+    return call("transact", in_thread if isinstance(space, Space) else in_loop)
+
+
+def checked(ops: Iterable[Op]) -> tuple[Op, ...]:
+    """Return operations whose namespaces are well-formed.
+
+    Raises InvalidNamespaceError, ValueError.
+    """
+    found = tuple(ops)
+    for op in found:
+        if not isinstance(op, GetOp | SearchOp | ListNamespacesOp | PutOp):
+            raise ValueError(f"Unknown operation type: {type(op)}")
+        validate_op_namespace(op)
+    return found
+
+
+def _list(op: ListNamespacesOp, alive: Alive) -> list[Path]:
+    namespaces = {item.kept.namespace for item in alive.items.values()}
+    wanted = listed(namespaces, op.match_conditions or (), op.max_depth)
+    return wanted[op.offset : op.offset + op.limit]
