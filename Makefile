@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants torture peers bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -48,6 +48,10 @@ traces: .venv/dev.stamp servers formal/node_modules/.stamp ## 200 runs of real p
 mutants: .venv/dev.stamp servers ## each guard taken out of the code, one at a time, turns a test red: minutes
 	$(BIN)/python -m tests.mutants
 
+# CrewAI and openai-agents need different versions of one library.
+crewai: .venv-crewai/dev.stamp servers ## the CrewAI adapter, its page and its example, in an environment of their own
+	.venv-crewai/bin/python -m pytest tests/crewai
+
 define NEEDS_NODE
 command -v node >/dev/null && command -v npm >/dev/null || { \
 	echo "The specs in formal/ need Node.js 18 or newer: node and npm on the PATH." >&2; exit 1; }
@@ -64,7 +68,7 @@ SEED := 1
 torture: .venv/dev.stamp ## operations of many processes on each store while faults strike: an hour or more
 	$(BIN)/python -m tests.torture --operations $(OPERATIONS) --seed $(SEED)
 
-peers: .venv/dev.stamp .venv-peers/stamp ## suites that others wrote, unmodified, against the adapters: half an hour
+peers: .venv/dev.stamp .venv-peers/dev.stamp .venv-crewai/dev.stamp ## suites that others wrote, unmodified, against the adapters: half an hour
 	$(BIN)/python -m tests.peers --jobs 2
 
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
@@ -81,20 +85,21 @@ servers: ## install what the tests start, where root and apt-get can
 
 venv: .venv/dev.stamp
 
-.venv/bin/python:
+.venv/bin/python .venv-crewai/bin/python .venv-peers/bin/python:
 ifeq ($(PYTHON),)
 	@echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1
 endif
 ifeq ($(UV),)
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(@:/bin/python=)
 else
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@:/bin/python=)
 endif
 
-# $(call install,lock file,extra)
+# $(call install,lock file): into the environment of the target
+PIP = $(if $(UV),VIRTUAL_ENV=$(@D) $(UV) pip install --quiet,$(@D)/bin/python -m pip install --quiet --disable-pip-version-check)
 define install
-$(if $(UV),VIRTUAL_ENV=.venv $(UV) pip install --quiet,$(BIN)/python -m pip install --quiet --disable-pip-version-check) -r $(1)
-$(if $(UV),VIRTUAL_ENV=.venv $(UV) pip install --quiet,$(BIN)/python -m pip install --quiet --disable-pip-version-check) --no-deps -e .
+$(PIP) -r $(1)
+$(PIP) --no-deps -e .
 endef
 
 .venv/demo.stamp: $(LOCKS) | .venv/bin/python
@@ -105,16 +110,13 @@ endef
 	$(call install,requirements-dev.lock)
 	@touch $@ .venv/demo.stamp
 
-# An environment for suites that others wrote, with what only they need: it holds Interlock's sources,
-# not its install.
-.venv-peers/stamp: requirements-peers.lock
-ifeq ($(UV),)
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
-else
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv-peers
-	VIRTUAL_ENV=.venv-peers $(UV) pip install --quiet -r $<
-endif
+.venv-crewai/dev.stamp: pyproject.toml requirements-crewai.lock | .venv-crewai/bin/python
+	$(call install,requirements-crewai.lock)
+	@touch $@
+
+# The suites that others wrote get Interlock's sources, not its install.
+.venv-peers/dev.stamp: requirements-peers.lock | .venv-peers/bin/python
+	$(PIP) -r $<
 	@touch $@
 
 lock: ## renew the lock files (needs uv)
@@ -123,7 +125,9 @@ lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		tests/peers/requirements.in -o requirements-peers.lock
+		--extra crewai --extra postgres --extra redis pyproject.toml requirements-crewai.in -o requirements-crewai.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements-peers.in -o requirements-peers.lock
 
 clean:
-	rm -rf .venv .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-crewai .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules

@@ -32,6 +32,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/adapters/langgraph/": {"langchain_core", "langgraph"},
     "src/interlock/adapters/autogen/": {"autogen_agentchat", "autogen_core", "pydantic"},
     "src/interlock/adapters/openai_agents/": {"agents"},
+    "src/interlock/adapters/crewai/": {"crewai", "numpy", "pydantic"},
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},

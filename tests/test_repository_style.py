@@ -219,7 +219,12 @@ def test_versions_agree_and_the_package_is_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("requirements.lock", ["plot"]), ("requirements-dev.lock", ["dev"])]
+    ("lock", "extras"),
+    [
+        ("requirements.lock", ["plot"]),
+        ("requirements-dev.lock", ["dev"]),
+        ("requirements-crewai.lock", ["crewai", "postgres", "redis"]),
+    ],
 )
 def test_the_locks_hold_every_dependency_with_hashes_and_no_address(
     lock: str, extras: list[str]

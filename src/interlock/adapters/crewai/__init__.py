@@ -1,0 +1,22 @@
+"""CrewAI: guarded persistence of flows, and a memory that agents on many hosts share.
+
+`Persistence(space)` goes where CrewAI takes a `FlowPersistence`, and `MemoryStorage(space)` where it
+takes a `StorageBackend`.  Keys: `crewai/flow/<id>` holds what is saved of a flow,
+`crewai/memory/record/<id>` a memory, `crewai/memory/dimensions` the length of the vectors.  Ids are
+quoted, and hashed where they are long.
+"""
+
+from __future__ import annotations
+
+from interlock.adapters.crewai.flows import FlowRun, Persistence
+from interlock.adapters.crewai.memory import MemoryStorage
+from interlock.adapters.crewai.shared import typed_errors, update, update_async
+
+__all__ = [
+    "FlowRun",
+    "MemoryStorage",
+    "Persistence",
+    "typed_errors",
+    "update",
+    "update_async",
+]

@@ -1,0 +1,279 @@
+"""What CrewAI saves of its flows, each save compared with what the same run has seen last."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, Token
+from datetime import date
+from types import TracebackType
+from typing import Any, Self
+
+from interlock import Invalid, Record, Space
+from interlock.adapters.crewai.keys import checked, flow_key, put
+from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver
+from interlock.adapters.extras import needs
+
+with needs("CrewAI", "crewai"):
+    from crewai.flow.async_feedback.types import PendingFeedbackContext
+    from crewai.flow.persistence import FlowPersistence
+    from crewai.flow.persistence.factory import default_flow_persistence
+    from pydantic import BaseModel, PrivateAttr
+
+_runs: ContextVar[Mapping[Place, FlowRun]] = ContextVar("interlock_crewai_runs")
+
+
+class Persistence(FlowPersistence):
+    """Keeps the state of flows in a space, and refuses a save that would undo another run's.
+
+    Goes wherever CrewAI takes a persistence: `@persist(Persistence(space))`,
+    `MyFlow(persistence=...)`, `set_flow_persistence_factory(lambda: Persistence(space))`.  A run
+    that saves over what it has not loaded gets Conflict, and Held while another one has the flow in
+    a `run` block; CrewAI raises a RuntimeError with it as `__cause__` (see `typed_errors`).
+    """
+
+    persistence_type: str = "Persistence"
+    _space: Space = PrivateAttr()
+
+    def __init__(self, space: Space | None = None, /, **fields: Any) -> None:
+        super().__init__(**fields)
+        # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
+        self._space = self._registered() if space is None else checked(space)
+
+    def init_db(self) -> None:
+        """Do nothing: opening the space has made what it needs."""
+
+    def save_state(self, flow_uuid: str, method_name: str, state_data: Any) -> None:
+        """Save a flow's state after a method: a dict or a Pydantic model.
+
+        Raises Conflict where the flow object that saves has not loaded or made what is there, Held,
+        Fenced where its `run` block was taken over, Invalid where the state is no JSON.
+        """
+        who = saver(self, flow_uuid)
+        state = _as_dict(state_data, who)
+        self._save(flow_uuid, who, lambda before: {**before, "method": method_name, "state": state})
+
+    def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
+        """Return the state that was saved last, or None."""
+        record = self._load(flow_uuid, loader(self))
+        return copy.deepcopy(record.value["state"]) if record.exists else None
+
+    def save_pending_feedback(
+        self, flow_uuid: str, context: PendingFeedbackContext, state_data: Any
+    ) -> None:
+        """Save a flow's state and what it asks a person, in one commit.  Raises as `save_state`."""
+        who = saver(self, flow_uuid)
+        state = _as_dict(state_data, who)
+        asked = json.loads(json.dumps(context.to_dict(), default=_plain))
+        value = {
+            "method": context.method_name,
+            "state": state,
+            "pending": {"context": asked, "state": state},
+        }
+        self._save(flow_uuid, who, lambda before: value)
+
+    def load_pending_feedback(
+        self, flow_uuid: str
+    ) -> tuple[dict[str, Any], PendingFeedbackContext] | None:
+        """Return the state of a flow that waits for a person, and what it asked; or None."""
+        record = self._load(flow_uuid, loader(self), pending=True)
+        pending = record.value.get("pending") if record.exists else None
+        if pending is None:
+            return None
+        pending = copy.deepcopy(pending)
+        return pending["state"], PendingFeedbackContext.from_dict(pending["context"])
+
+    def clear_pending_feedback(self, flow_uuid: str) -> None:
+        """Note that a flow goes on with an answer.
+
+        Raises Conflict where it went on already: one of two answers wins, before what follows it.
+        """
+        who = saver(self, flow_uuid)
+        with who.saving:
+            place = Place(self._space, flow_key(flow_uuid))
+            base = who.last(place) or (None if who.is_flow else self._current(place))
+            if base is not None and base.exists and "pending" in base.value:
+                rest = {name: part for name, part in base.value.items() if name != "pending"}
+                who.saw(place, self._write(place, base, rest))
+            elif who.is_flow and self._current(place).exists:
+                self._write(place, None, {})  # raises the Conflict
+
+    def run(self, flow_id: str, *, ttl: float = 30.0, wait: float | None = None) -> FlowRun:
+        """Return a block for one run of a flow at a time, on all hosts: the others wait in turn.
+
+        `with persistence.run("trip-1") as run: flow.kickoff(inputs=run.inputs)`, or `async with`.
+        `ttl`: seconds after which a process that died is passed over.  `wait`: seconds to wait for
+        the turn (None: without limit), then Held is raised.
+        """
+        return FlowRun(Place(self._space, flow_key(flow_id)), flow_id, ttl, wait)
+
+    def _save(
+        self, flow_uuid: str, who: Caller, change: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        place = Place(self._space, flow_key(flow_uuid))
+        with who.saving:
+            base = who.last(place)
+            before = base.value if base is not None and base.exists else {}
+            who.saw(place, self._write(place, base, change(before)))
+
+    def _load(self, flow_uuid: str, who: Caller, pending: bool = False) -> Record:
+        place = Place(self._space, flow_key(flow_uuid))
+        with who.saving:
+            record = self._current(place)
+            who.saw(place, record, pending)
+        return record
+
+    def _current(self, place: Place) -> Record:
+        run = _runs.get({}).get(place)
+        return self._space.read(place.key) if run is None else run.record
+
+    def _write(self, place: Place, base: Record | None, value: dict[str, Any]) -> Record:
+        run = _runs.get({}).get(place)
+        if run is None:
+            return put(self._space, place.key, base, value)
+        return run.write(base, value)
+
+    @staticmethod
+    def _registered() -> Space:
+        default = default_flow_persistence()
+        if not isinstance(default, Persistence):
+            raise Invalid(
+                "Persistence needs a space: Persistence(space); for flows that CrewAI restores "
+                "from a checkpoint, set_flow_persistence_factory(lambda: Persistence(space))"
+            )
+        return default._space
+
+
+class FlowRun:
+    """The one run of a flow that is under way; use it in a `with` or `async with` block.
+
+    What the flow saves is fenced: once another process has taken over, it is refused with Fenced.
+    Errors of Interlock leave the block as themselves, not as CrewAI's RuntimeError.
+    """
+
+    def __init__(self, place: Place, flow_id: str, ttl: float, wait: float | None) -> None:
+        self.flow_id = flow_id
+        self._place = place
+        self._lease = place.space.lease(place.key, ttl, wait=wait)
+        self._token: Token[Mapping[Place, FlowRun]] | None = None
+        self._lock = threading.Lock()
+        self._given_up = self._taken = False
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What makes a kickoff go on from the saved state: `{"id": flow_id}`."""
+        return {"id": self.flow_id}
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this run.  Pass it on to whatever else must be fenced."""
+        return self._lease.epoch
+
+    @property
+    def record(self) -> Record:
+        """The record that the flow is kept in, as of the start or of the last save."""
+        return self._lease.record
+
+    def write(self, base: Record | None, value: Any) -> Record:
+        """Write the flow's record over what one of its flow objects has seen; for `Persistence`."""
+        with self._lock:
+            if (base.version if base else 0) != self.record.version:
+                raise Invalid(
+                    f"this flow object has not seen the last state of {self.flow_id!r}: kick it "
+                    "off with the `inputs` of the run block, and one at a time"
+                )
+            return self._lease.write(value)
+
+    def __enter__(self) -> Self:
+        self._lease.acquire()
+        return self._entered()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._left()
+        self._lease.release()
+        raise_typed(problem)
+
+    async def __aenter__(self) -> Self:
+        try:
+            await _in_thread_of_its_own(self._take)
+        except asyncio.CancelledError:
+            with self._lock:
+                self._given_up = True
+                taken = self._taken
+            if taken:
+                self._lease.release()
+            raise
+        return self._entered()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._left()
+        await _in_thread_of_its_own(self._lease.release)
+        raise_typed(problem)
+
+    def _take(self) -> None:
+        """Take the lease, for a task that may be cancelled meanwhile."""
+        self._lease.acquire()
+        with self._lock:
+            self._taken = not self._given_up
+        if not self._taken:
+            self._lease.release()
+
+    def _entered(self) -> Self:
+        self._token = _runs.set({**_runs.get({}), self._place: self})
+        return self
+
+    def _left(self) -> None:
+        if self._token is not None:
+            _runs.reset(self._token)
+            self._token = None
+
+
+async def _in_thread_of_its_own(work: Callable[[], Any]) -> None:
+    """Run what waits for others.  Those in asyncio's own threads would keep out the flow that they
+    wait for, whose methods run there."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix="interlock-crewai")
+    try:
+        await asyncio.get_running_loop().run_in_executor(threads, work)
+    finally:
+        threads.shutdown(wait=False)
+
+
+def _as_dict(state: Any, who: Caller) -> dict[str, Any]:
+    """Return a state as JSON, as CrewAI's own persistence writes it.  Raises Invalid."""
+    if not isinstance(state, dict | BaseModel):
+        raise Invalid(f"a flow's state is a dict or a Pydantic model, not {type(state).__name__}")
+    with who.changing:
+        try:
+            text = json.dumps(_plain(state), default=_plain)
+        except (TypeError, ValueError) as problem:
+            raise Invalid(f"the flow's state is no JSON: {problem}") from problem
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold in place of a value that it cannot."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, BaseModel):
+        try:
+            return value.model_dump(mode="json")
+        except Exception:  # a field that Pydantic has no JSON for
+            return value.model_dump(mode="python")
+    if isinstance(value, set | frozenset | tuple):
+        return list(value)
+    return value.isoformat() if isinstance(value, date) else str(value)

@@ -1,0 +1,80 @@
+"""The keys of the adapter, and the one way in which it writes them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from interlock import AsyncSpace, Invalid, Record, Space, Tx
+
+MEMORIES = "crewai/memory/record/"
+DIMENSIONS = "crewai/memory/dimensions"
+_LONGEST = 256  # characters of a quoted id; a key may have 512 bytes
+
+
+def flow_key(flow_id: object) -> str:
+    """Return the key of a flow."""
+    return f"crewai/flow/{_quoted(str(flow_id))}"
+
+
+def memory_key(record_id: object) -> str:
+    """Return the key of a memory."""
+    return f"{MEMORIES}{_quoted(str(record_id))}"
+
+
+def _quoted(text: str) -> str:
+    """Return any text as one segment of a key; no two texts as the same."""
+    quoted = quote(text, safe="", errors="surrogatepass")
+    if quoted in (".", ".."):
+        return quoted.replace(".", "%2E")
+    if len(quoted) <= _LONGEST:
+        return quoted
+    # No quoted text has an exclamation mark.
+    return f"!{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def checked(space: Space) -> Space:
+    """Return the space if CrewAI's synchronous calls can use it.  Raises Invalid."""
+    if isinstance(space, AsyncSpace) or not isinstance(space, Space):
+        raise Invalid(
+            f"CrewAI needs a space opened with interlock.open, not {type(space).__name__}: "
+            "it calls its stores synchronously, in asyncio, too"
+        )
+    return space
+
+
+def put(
+    space: Space,
+    key: str,
+    base: Record | None,
+    value: Any,
+    check: Callable[[Tx], None] = lambda tx: None,
+) -> Record:
+    """Write `value` over `base`, or to a key that must not exist; return the new record.
+
+    `check` may read and write other keys in the same commit.
+
+    Never merged, whatever the key's rule says: who writes goes on from `value`, and would undo at
+    its next save what had been merged in.  Raises Conflict, Held.
+    """
+    if base is None:
+        base = space.read(key)
+        if base.exists:
+            space.create(key, value)  # raises the Conflict
+    with space.transaction() as tx:
+        check(tx)
+        tx.write(base, value)
+    assert tx.committed is not None  # a block that did not raise was committed
+    written = next(each for each in tx.committed.writes if each.key == key)
+    return base._replace(
+        value=value,
+        version=written.version,
+        epoch=written.epoch,
+        writer=tx.committed.agent,
+        time_us=tx.committed.time_us,
+        position=written.position,
+        exists=True,
+        body=written.body,
+    )

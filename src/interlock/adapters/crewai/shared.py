@@ -1,0 +1,236 @@
+"""Which flow object is at work, what it has seen of the store, and the state that its methods share.
+
+CrewAI tells a persistence the id of a flow, and not which of several flow objects with that id is
+saving.  The guard needs that: a save is compared with what *this* object has loaded or saved last.
+The object stands in the frame that calls; where none does, the caller's context stands for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any, NamedTuple
+
+from interlock import InterlockError, Record, Space
+from interlock.adapters.extras import needs
+
+with needs("CrewAI", "crewai"):
+    from crewai.flow.runtime import Flow
+
+_MOST_IN_A_CONTEXT = 256  # states that one context remembers to have loaded
+
+
+class Place(NamedTuple):
+    """Where a flow is kept."""
+
+    space: Space
+    key: str
+
+
+class _Loaded:
+    """What a context has loaded; `pending`: for one flow object, which is about to be resumed."""
+
+    def __init__(self, record: Record, pending: bool) -> None:
+        self.record = record
+        self.pending = pending
+
+
+_loaded: ContextVar[Mapping[Place, _Loaded]] = ContextVar("interlock_crewai_loaded")
+_handing_over = threading.Lock()
+
+
+class Caller:
+    """Who reads and writes: what it has seen last is what its next save must come from.
+
+    This one is a context with no flow at work in it.
+    """
+
+    is_flow = False
+
+    def __init__(self) -> None:
+        # The methods of one flow save in several threads: each after the other, not against it.
+        self.saving = threading.RLock()
+        self.changing = threading.RLock()
+
+    def last(self, place: Place) -> Record | None:
+        """Return the record that was read or written last, None where there was none."""
+        known = _loaded.get({}).get(place)
+        return None if known is None else known.record
+
+    def saw(self, place: Place, record: Record, pending: bool = False) -> None:
+        """Remember a record that was read or written."""
+        known = {**_loaded.get({}), place: _Loaded(record, pending)}
+        while len(known) > _MOST_IN_A_CONTEXT:
+            del known[next(iter(known))]
+        _loaded.set(known)
+
+
+class _FlowCaller(Caller):
+    """A flow object."""
+
+    is_flow = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[Place, Record] = {}
+
+    def last(self, place: Place) -> Record | None:
+        if place not in self._seen:
+            known = _loaded.get({}).get(place)
+            with _handing_over:  # to one flow object only, of those that are resumed with it
+                if known is not None and known.pending:
+                    known.pending = False
+                    self._seen[place] = known.record
+        return self._seen.get(place)
+
+    def saw(self, place: Place, record: Record, pending: bool = False) -> None:
+        self._seen[place] = record
+
+
+_flows: weakref.WeakKeyDictionary[Any, _FlowCaller] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+def caller_of(flow: Any) -> Caller:
+    """Return the caller that a flow object is."""
+    with _making:
+        return _flows.setdefault(flow, _FlowCaller())
+
+
+def loader(persistence: object) -> Caller:
+    """Return who loads through `persistence`: the flow object whose kickoff calls it.
+
+    Code of the user's own that looks at a state inside a flow is not that flow: the state that the
+    flow goes on with does not come from there.
+    """
+    for frame in _frames(persistence):
+        if not _is_crewai(frame.f_globals.get("__name__", "")):
+            break
+        if (flow := _flow_in(frame)) is not None:
+            return caller_of(flow)
+    return Caller()
+
+
+def saver(persistence: object, flow_id: object) -> Caller:
+    """Return who saves through `persistence`: the flow object of that id that is at work."""
+    for frame in _frames(persistence):
+        flow = _flow_in(frame)
+        if flow is not None and flow.flow_id == str(flow_id):
+            return caller_of(flow)
+    return Caller()
+
+
+def _frames(persistence: object) -> Iterator[FrameType]:
+    """Yield the frames that called a method of `persistence`, the nearest first."""
+    frame: FrameType | None = sys._getframe(2)
+    inside = True
+    while frame is not None:
+        inside = inside and frame.f_locals.get("self") is persistence
+        if not inside:
+            yield frame
+        frame = frame.f_back
+
+
+def _flow_in(frame: FrameType) -> Any:
+    """Return the flow object whose method a frame is, or that it was called with; or None."""
+    names = frame.f_locals
+    found = (names.get(name) for name in ("flow_instance", "self", "flow"))
+    return next((each for each in found if isinstance(each, Flow)), None)
+
+
+def _is_crewai(module: str) -> bool:
+    return module == "crewai" or module.startswith("crewai.")
+
+
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Raise Interlock's own error in place of the RuntimeError that CrewAI makes of it.
+
+    `with typed_errors(): flow.kickoff(...)` raises Conflict, Held, Fenced.  Without it they are the
+    `__cause__` of the RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        raise_typed(problem)
+        raise
+
+
+def raise_typed(problem: BaseException | None) -> None:
+    """Raise Interlock's error that a RuntimeError of CrewAI came from; else do nothing.
+
+    A `kickoff` inside a running event loop fails twice, the second time with an error of asyncio,
+    whose context is the first.
+    """
+    cause = problem if isinstance(problem, RuntimeError) else None
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        found: BaseException | None = cause.__cause__ or cause.__context__
+        if isinstance(found, InterlockError):
+            raise found from None
+        cause = found if isinstance(found, RuntimeError) else None
+
+
+# The state that the methods of one flow share
+
+
+def update(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
+    """Read a field of a flow's state, let `fn(value)` think, set what it returns; return that.
+
+    For methods that run at once: where another one has changed the field meanwhile, `fn` thinks
+    again, on the fresh value.  `fn` gets a copy, and `default` where a dict has no such field.
+    """
+    changing = caller_of(flow).changing
+    while True:
+        before = _copied(flow, field, default)
+        value = fn(copy.deepcopy(before))
+        with changing:
+            if _get(flow, field, default) == before:
+                _set(flow, field, value)
+                return value
+
+
+async def update_async(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
+    """Do what `update` does; `fn` may be a coroutine function."""
+    changing = caller_of(flow).changing
+    while True:
+        before = _copied(flow, field, default)
+        value = fn(copy.deepcopy(before))
+        if inspect.isawaitable(value):
+            value = await value
+        with changing:
+            if _get(flow, field, default) == before:
+                _set(flow, field, value)
+                return value
+
+
+def _copied(flow: Any, field: str, default: Any) -> Any:
+    with caller_of(flow).changing:
+        return copy.deepcopy(_get(flow, field, default))
+
+
+def _get(flow: Any, field: str, default: Any) -> Any:
+    state = _state(flow)
+    return state.get(field, default) if isinstance(state, dict) else getattr(state, field)
+
+
+def _set(flow: Any, field: str, value: Any) -> None:
+    state = _state(flow)
+    if isinstance(state, dict):
+        state[field] = value
+    else:
+        setattr(state, field, value)
+
+
+def _state(flow: Any) -> Any:
+    """Return the state itself; `flow.state` may be a view of it with locks."""
+    state = flow.state
+    return state._unwrap() if hasattr(state, "_unwrap") else state
