@@ -11,7 +11,10 @@ import pytest
 
 from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
-FACADES = {"space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"}
+FACADES = {
+    *("space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"),
+    *("extras", "sharing"),
+}
 BELOW_FACADES = {"core", "errors", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives
 
@@ -36,6 +39,14 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},
+    "src/interlock/server/mcp_": {
+        "anyio",
+        "jsonschema",
+        "mcp",
+        "mcp_types",
+        "starlette",
+        "uvicorn",
+    },
     "src/interlock/verify/pytest_plugin.py": {"pytest"},
     "src/interlock/verify/suite/": {"pytest"},
 }

@@ -226,7 +226,9 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers):
         entry: Entry = await self._run(steps)
         return entry
 
-    async def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
+    async def transition(
+        self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
+    ) -> Record:
         """Move the machine of a key to state `to`, with `changes` of other fields.
 
         A key is read first, and again where it moved; a record in hand is written once and may be
@@ -234,7 +236,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers):
         """
         key = target.key if isinstance(target, Record) else target
         reentry.check(self._writer.space, (key,))
-        steps = commands.transition(self._writer, target, to, changes, self._op_id(None))
+        steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = await self._run(steps)
         return record
 

@@ -158,13 +158,13 @@ class AsyncLease(LeaseState):
         steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
         return self._moved(await self._run(steps))
 
-    async def delete(self) -> Record:
+    async def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
 
         Raises as `write` does.
         """
         self._check_held()
-        record, name = self.record, self._op_id(None)
+        record, name = self.record, self._op_id(op_id)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )

@@ -220,13 +220,13 @@ class Lease(LeaseState):
         steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
         return self._moved(self._run(steps))
 
-    def delete(self) -> Record:
+    def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
 
         Raises as `write` does.
         """
         self._check_held()
-        record, name = self.record, self._op_id(None)
+        record, name = self.record, self._op_id(op_id)
         steps = commands.write_one(
             self._writer, lambda: decide.delete(self._writer, record, name, leased=True)
         )

@@ -226,7 +226,9 @@ class Space(Streams, OpensRuns, Breakers):
         entry: Entry = self._run(steps)
         return entry
 
-    def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
+    def transition(
+        self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
+    ) -> Record:
         """Move the machine of a key to state `to`, with `changes` of other fields.
 
         A key is read first, and again where it moved; a record in hand is written once and may be
@@ -234,7 +236,7 @@ class Space(Streams, OpensRuns, Breakers):
         """
         key = target.key if isinstance(target, Record) else target
         reentry.check(self._writer.space, (key,))
-        steps = commands.transition(self._writer, target, to, changes, self._op_id(None))
+        steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = self._run(steps)
         return record
 

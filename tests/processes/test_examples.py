@@ -9,7 +9,7 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "payment_reconciliation", "pipeline")
+NAMES = ("approval", "mcp_two_clients", "payment_reconciliation", "pipeline")
 ELSEWHERE = ("crewai_flow",)  # tested where their framework is installed: `tests/crewai`
 
 
@@ -43,6 +43,11 @@ def test_three_agents_write_an_article(url: str) -> None:
     others = {"article-1": "planner", "article-1.text": "writer"}
     assert found["agents"] == researched | others
     assert found["notes"] == 3
+
+
+def test_two_mcp_clients_keep_all_notes(url: str) -> None:
+    found = importlib.import_module("mcp_two_clients").main(url)
+    assert found == {"a memory file": (10, 5), "interlock mcp": (10, 10)}
 
 
 def test_a_person_approves(url: str) -> None:

@@ -18,7 +18,6 @@ from qdrant_client import QdrantClient
 from qdrant_client.models import Distance, PointStruct, VectorParams
 
 import interlock
-from interlock.adapters.extras import NotInstalled
 from interlock.adapters.vectors import (
     MOST_AT_ONCE,
     Contribution,
@@ -26,6 +25,7 @@ from interlock.adapters.vectors import (
     upsert_chroma,
     upsert_qdrant,
 )
+from interlock.extras import NotInstalled
 
 AGENTS, EACH = 6, 20
 SPAWN = multiprocessing.get_context("spawn")

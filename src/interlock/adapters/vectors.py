@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from interlock import Invalid
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 if TYPE_CHECKING:
     from chromadb import Collection

@@ -26,6 +26,7 @@ _COMMANDS = {
     "keys": "read",
     "log": "read",
     "machine": "rules",
+    "mcp": "mcp",
     "put": "write",
     "reclaim": "write",
     "rules": "rules",

@@ -44,12 +44,9 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
                     raise click.UsageError(
                         "no store is named; give --store sqlite:///team.db or set INTERLOCK_STORE"
                     )
-                if store.partition("?")[0] in ("sqlite://", "sqlite:///"):
-                    raise click.UsageError(
-                        "a store in memory ends with the command; name a file (sqlite:///team.db)"
-                    )
+                check_is_kept(store)
                 if reads:
-                    _must_exist(store)
+                    must_exist(store)
                 with interlock.open(store, space=space, agent=agent) as opened:
                     fn(opened, as_json, **arguments)
 
@@ -226,7 +223,16 @@ def _told(problem: interlock.InterlockError, as_json: bool) -> str:
     return compact(told)
 
 
-def _must_exist(store: str) -> None:
+def check_is_kept(store: str) -> None:
+    """Raise click.UsageError where a store is in memory, and would end with the command."""
+    if store.partition("?")[0] in ("sqlite://", "sqlite:///"):
+        raise click.UsageError(
+            "a store in memory ends with the command; name a file (sqlite:///team.db)"
+        )
+
+
+def must_exist(store: str) -> None:
+    """Raise Unavailable where a store is a file that is not there, or empty."""
     scheme, _, path = store.partition(":///")
     file = path.partition("?")[0]
     if scheme == "sqlite" and os.path.isfile(file) and not os.path.getsize(file):

@@ -38,7 +38,7 @@ def check(space: interlock.Space, as_json: bool, file: str) -> None:
 
     FILE is JSON as `rules show --json` prints it, or module:NAME of a mapping in Python code.
     """
-    wanted = _read(file)
+    wanted = read_rules(file)
     space.apply_rules(wanted, dry_run=True)
     _tell(space.rules, wanted, as_json, "would be ")
 
@@ -51,7 +51,7 @@ def apply(space: interlock.Space, as_json: bool, file: str) -> None:
     FILE is JSON as `rules show --json` prints it, or module:NAME of a mapping in Python code.
     """
     before = space.rules
-    wanted = _read(file)
+    wanted = read_rules(file)
     space.apply_rules(wanted)
     _tell(before, wanted, as_json, "")
 
@@ -112,8 +112,8 @@ def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
     return known[name]
 
 
-def _read(file: str) -> dict[str, interlock.Rule]:
-    """Return the rules of a JSON file or of a Python module."""
+def read_rules(file: str) -> dict[str, interlock.Rule]:
+    """Return the rules of a JSON file or of a Python module.  Raises Invalid."""
     if ":" in file and not Path(file).exists():
         found = imported(file)
         if isinstance(found, Mapping):

@@ -1,15 +1,15 @@
-"""Libraries that an adapter needs and the base install leaves out."""
+"""Libraries that an adapter or a server needs and the base install leaves out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from interlock import InterlockError
+from interlock.errors import InterlockError
 
 
 class NotInstalled(InterlockError, ImportError):
-    """A library that an adapter needs is missing; says what to install."""
+    """A library that is needed here is missing; says what to install."""
 
 
 @contextmanager
