@@ -7,16 +7,16 @@ import gc
 import threading
 from typing import Any
 
-import interlock
 import pytest
 from crewai.flow.flow import Flow, listen, start
 from crewai.flow.persistence import persist
 from crewai.flow.persistence.factory import set_flow_persistence_factory
+from pydantic import BaseModel
+from stories import WAIT, approval_flow, at_once, meeting, notes_flow
+
+import interlock
 from interlock.adapters.crewai import Persistence, typed_errors, update, update_async
 from interlock.adapters.crewai.keys import flow_key
-from pydantic import BaseModel
-
-from stories import WAIT, approval_flow, at_once, meeting, notes_flow
 
 
 def no_thought() -> None:

@@ -6,15 +6,15 @@ import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import interlock
 import pytest
 from crewai.memory.storage.backend import EmbeddingDimensionMismatchError, StorageBackend
 from crewai.memory.storage.factory import set_memory_storage_factory
 from crewai.memory.types import MemoryRecord
 from crewai.memory.unified_memory import Memory
-from interlock.adapters.crewai import MemoryStorage
-
 from stories import WAIT, at_once
+
+import interlock
+from interlock.adapters.crewai import MemoryStorage
 
 WEATHER, HOTEL, FLIGHT = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.8, 0.6, 0.0]
 NOON = datetime(2026, 5, 1, 12)

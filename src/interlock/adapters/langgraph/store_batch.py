@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space, Tx
 from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
-from interlock.adapters.extras import needs
 from interlock.adapters.langgraph import store_reads as reads
 from interlock.adapters.langgraph.store_index import Embedded, ranked
 from interlock.adapters.langgraph.store_items import (
@@ -24,6 +23,7 @@ from interlock.adapters.langgraph.store_items import (
     until,
 )
 from interlock.adapters.langgraph.store_keys import item_key, refresh_key, scan_prefix
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (

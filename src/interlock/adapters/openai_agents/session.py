@@ -106,9 +106,7 @@ class Session:
         while another run has it, SessionFenced.
         """
         turn = await self._turn(wrapper)
-        done: Changed | None = await self._made(
-            pop(self._keys, _hold(turn), self._basis(turn))
-        )
+        done: Changed | None = await self._made(pop(self._keys, _hold(turn), self._basis(turn)))
         if done is None:
             return None
         if turn is None:
@@ -122,9 +120,7 @@ class Session:
         Raises as `pop_item` does.
         """
         turn = await self._turn(wrapper)
-        done: Changed | None = await self._made(
-            clear(self._keys, _hold(turn), self._basis(turn))
-        )
+        done: Changed | None = await self._made(clear(self._keys, _hold(turn), self._basis(turn)))
         if done is not None and turn is None:
             self._learn(done)
 

@@ -132,6 +132,10 @@ def is_answer(items: Sequence[Any]) -> bool:
     last = items[-1]
     if not isinstance(last, dict) or last.get("role") != "assistant":
         return False
-    asked = [(_OUTPUT_OF[each["type"]], each["call_id"]) for each in items if each.get("type") in _OUTPUT_OF]
+    asked = [
+        (_OUTPUT_OF[each["type"]], each["call_id"])
+        for each in items
+        if each.get("type") in _OUTPUT_OF
+    ]
     answered = [(each.get("type"), each.get("call_id")) for each in items]
     return all(each in answered for each in asked)
