@@ -101,8 +101,9 @@ def judged(
     for test in sorted(expected.keys() - failed):
         how = "passed" if test in passed else "did not run"
         wrong.append(f"{test} {how}, and is expected to fail: {expected[test]}")
-    if ran < suite.tests and not partial:
-        wrong.append(f"{ran} tests ran, and {suite.tests} are in the suite")
+    least = (suite.own_tests if store == OWN else 0) or suite.tests
+    if ran < least and not partial:
+        wrong.append(f"{ran} tests ran, and {least} are in the suite")
     return Outcome(
         suite=suite,
         store=store,
