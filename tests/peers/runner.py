@@ -137,7 +137,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="interlock-peers-") as name:
         log = Path(name) / "log.jsonl"
         command = [python or str(suite.python), "-m", "pytest", "-q", "-p", "peers_log"]
-        command += [] if own else ["-p", suite.plugin]
+        command += [] if store == OWN or not suite.plugin else ["-p", suite.plugin]
         command += [*suite.arguments, *(["-k", both] if both else [])]
         command += ["-n", str(jobs)] if jobs > 1 else []
         with _url("sqlite" if store == OWN else store, Path(name)) as url:
