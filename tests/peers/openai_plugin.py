@@ -1,8 +1,8 @@
 """A plugin of pytest: OpenAI Agents' own tests, with our session in the place of `SQLiteSession`.
 
-Loaded with `-p` before the suite's conftest, so that every `from agents import SQLiteSession` of the
-tests finds ours.  The space comes from `INTERLOCK_PEERS_URL`: one for each path of a database, and a
-new one for each session in memory.
+Loaded with `-p` before the suite's conftest, so that every `from agents import SQLiteSession` of
+the tests finds ours.  The space comes from `INTERLOCK_PEERS_URL`: one for each path of a database,
+and a new one for each session in memory.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import agents
+import agents.extensions.memory.encrypt_session  # the framework itself goes on telling them apart
 import agents.memory
 import agents.memory.sqlite_session
 
@@ -64,4 +65,4 @@ def close_all() -> None:
 
 atexit.register(close_all)
 for module in (agents, agents.memory, agents.memory.sqlite_session):
-    module.SQLiteSession = PeerSession  # type: ignore[misc]  # the point of this plugin
+    setattr(module, "SQLiteSession", PeerSession)  # noqa: B010  # a name of theirs, rebound

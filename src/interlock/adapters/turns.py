@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
-from interlock import AsyncLease, AsyncSpace, Held, Lease, Space
+from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
 
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
 
@@ -35,6 +36,13 @@ async def take(
                 raise
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST)
+
+
+async def write(lease: Lease | AsyncLease, value: Any) -> Record:
+    """Write the key of a lease.  Raises Fenced where it was taken away, Invalid."""
+    if isinstance(lease, Lease):
+        return await asyncio.to_thread(lease.write, value)
+    return await lease.write(value)
 
 
 async def give_up(lease: Lease | AsyncLease) -> None:

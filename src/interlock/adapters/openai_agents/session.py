@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """A session of OpenAI Agents in a space: `Runner.run(agent, "...", session=Session(space, id))`.
+    """A session of OpenAI Agents in a space: `Runner.run(..., session=Session(space, "s"))`.
 
     A run takes the session's turn with its first call, before the model is asked: a second run on
     the same session is refused with SessionHeld, or waits up to `wait` seconds (None: without
@@ -135,6 +135,7 @@ class Session:
         if mine is not None and not mine.over:
             yield self
             return
+        await ended(self._where)
         begun = await self._begin(explicit=True)
         try:
             yield self
@@ -154,11 +155,11 @@ class Session:
         mine = known(self._where).turn
         if mine is not None and not mine.over:
             return mine
+        await ended(self._where)
         # Only a run passes a wrapper.
         return None if wrapper is None else await self._begin(explicit=False)
 
     async def _begin(self, explicit: bool) -> Turn:
-        await ended(self._where)
         with translated():
             lease = await take(self._space, self._keys.turn, self._ttl, self._wait)
         begun = Turn(self._where, lease, explicit)

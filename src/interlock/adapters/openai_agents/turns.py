@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from interlock import AsyncLease, AsyncSpace, InterlockError, Lease, Record, Space
+from interlock import AsyncLease, InterlockError, Lease, Record
+from interlock.adapters import seen
+from interlock.adapters.seen import Where
 from interlock.adapters.turns import give_up
 
 # The modules whose coroutines are a run: of `Runner.run`, and of the task of `run_streamed`.
 _RUNNERS = ("agents.run", "agents.run_internal.run_loop")
-_MOST_KNOWN = 100  # sessions that a context remembers
 _OUTPUT_OF = {"function_call": "function_call_output", "computer_call": "computer_call_output"}
-
-
-Where = tuple[Space | AsyncSpace, str]  # a space, and a key in it
 
 
 class Turn:
@@ -107,23 +103,15 @@ class Known(NamedTuple):
     head: Record | None = None
 
 
-# Never changed in place: a task that is begun gets what its parent knew then.
-_known: ContextVar[Mapping[Where, Known]] = ContextVar(
-    "interlock_openai_sessions", default=MappingProxyType({})
-)
-
-
 def known(where: Where) -> Known:
     """Return what this context knows of a session."""
-    return _known.get().get(where, Known())
+    found: Known = seen.known(where, Known())
+    return found
 
 
 def learn(where: Where, **what: Any) -> None:
     """Remember something of a session in this context."""
-    others = {key: each for key, each in _known.get().items() if key != where}
-    for oldest in list(others)[: len(others) + 1 - _MOST_KNOWN]:
-        del others[oldest]
-    _known.set({**others, where: known(where)._replace(**what)})
+    seen.learn(where, known(where)._replace(**what))
 
 
 def is_answer(items: Sequence[Any]) -> bool:
@@ -132,10 +120,5 @@ def is_answer(items: Sequence[Any]) -> bool:
     last = items[-1]
     if not isinstance(last, dict) or last.get("role") != "assistant":
         return False
-    asked = [
-        (_OUTPUT_OF[each["type"]], each["call_id"])
-        for each in items
-        if each.get("type") in _OUTPUT_OF
-    ]
-    answered = [(each.get("type"), each.get("call_id")) for each in items]
-    return all(each in answered for each in asked)
+    kinds = [(each.get("type"), each.get("call_id")) for each in items]
+    return all((_OUTPUT_OF[kind], id) in kinds for kind, id in kinds if kind in _OUTPUT_OF)
