@@ -18,7 +18,8 @@ from tests.servers.postgres import Postgres
 from tests.servers.process import Missing
 from tests.servers.redis import Redis
 
-# Needs an environment of its own, which `make crewai` makes: CrewAI and openai-agents exclude each other.
+# `make crewai` runs these in an environment of their own: CrewAI and openai-agents exclude each
+# other.
 collect_ignore = ["crewai"]
 
 settings.register_profile("quick", max_examples=20)

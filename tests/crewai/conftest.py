@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 # CrewAI sends what it does to its makers, and some tests run with no network.
-for switch in ("CREWAI_DISABLE_TELEMETRY", "CREWAI_DISABLE_TRACKING", "OTEL_SDK_DISABLED"):
-    os.environ[switch] = "true"
+os.environ.update(
+    CREWAI_DISABLE_TELEMETRY="true", CREWAI_DISABLE_TRACKING="true", OTEL_SDK_DISABLED="true"
+)
 os.environ["CREWAI_TRACING_ENABLED"] = "false"
 
 import interlock

@@ -14,6 +14,14 @@ from crewai.flow.persistence import FlowPersistence, persist
 WAIT = 60  # seconds; keeps a test from waiting for ever
 
 
+def no_thought() -> None:
+    """Think of nothing."""
+
+
+def kickoff(flow: type[Flow[Any]], who: str, flow_id: str = "trip") -> Any:
+    return flow().kickoff(inputs={"id": flow_id, "who": who})
+
+
 def notes_flow(persistence: FlowPersistence, think: Callable[[], object]) -> type[Flow[Any]]:
     """A flow that reads its notes, thinks, and adds one."""
 
@@ -29,7 +37,7 @@ def notes_flow(persistence: FlowPersistence, think: Callable[[], object]) -> typ
 
 
 def approval_flow(persistence: FlowPersistence, done: list[str], saved: bool) -> type[Flow[Any]]:
-    """A flow that asks a person and then acts; `saved`: after each method, not only at the pause."""
+    """A flow that asks a person, then acts; `saved`: after each method, not only at the pause."""
 
     class Ask:
         def request_feedback(self, context: Any, flow: Any) -> str:

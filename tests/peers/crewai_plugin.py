@@ -14,8 +14,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-for switch in ("CREWAI_DISABLE_TELEMETRY", "CREWAI_DISABLE_TRACKING", "OTEL_SDK_DISABLED"):
-    os.environ.setdefault(switch, "true")
+os.environ.update(
+    CREWAI_DISABLE_TELEMETRY="true", CREWAI_DISABLE_TRACKING="true", OTEL_SDK_DISABLED="true"
+)
 
 import crewai.flow.persistence
 import crewai.flow.persistence.sqlite

@@ -1,7 +1,7 @@
 """CrewAI: guarded persistence of flows, and a memory that agents on many hosts share.
 
-`Persistence(space)` goes where CrewAI takes a `FlowPersistence`, and `MemoryStorage(space)` where it
-takes a `StorageBackend`.  Keys: `crewai/flow/<id>` holds what is saved of a flow,
+`Persistence(space)` goes where CrewAI takes a `FlowPersistence`, and `MemoryStorage(space)` where
+it takes a `StorageBackend`.  Keys: `crewai/flow/<id>` holds what is saved of a flow,
 `crewai/memory/record/<id>` a memory, `crewai/memory/dimensions` the length of the vectors.  Ids are
 quoted, and hashed where they are long.
 """

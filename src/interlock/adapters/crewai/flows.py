@@ -24,6 +24,8 @@ with needs("CrewAI", "crewai"):
     from crewai.flow.persistence.factory import default_flow_persistence
     from pydantic import BaseModel, PrivateAttr
 
+Change = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
 _runs: ContextVar[Mapping[Place, FlowRun]] = ContextVar("interlock_crewai_runs")
 
 
@@ -53,9 +55,11 @@ class Persistence(FlowPersistence):
         Raises Conflict where the flow object that saves has not loaded or made what is there, Held,
         Fenced where its `run` block was taken over, Invalid where the state is no JSON.
         """
-        who = saver(self, flow_uuid)
-        state = _as_dict(state_data, who)
-        self._save(flow_uuid, who, lambda before: {**before, "method": method_name, "state": state})
+
+        def change(before: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+            return {**before, "method": method_name, "state": state}
+
+        self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
 
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
         """Return the state that was saved last, or None."""
@@ -66,15 +70,13 @@ class Persistence(FlowPersistence):
         self, flow_uuid: str, context: PendingFeedbackContext, state_data: Any
     ) -> None:
         """Save a flow's state and what it asks a person, in one commit.  Raises as `save_state`."""
-        who = saver(self, flow_uuid)
-        state = _as_dict(state_data, who)
         asked = json.loads(json.dumps(context.to_dict(), default=_plain))
-        value = {
-            "method": context.method_name,
-            "state": state,
-            "pending": {"context": asked, "state": state},
-        }
-        self._save(flow_uuid, who, lambda before: value)
+
+        def change(before: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+            pending = {"context": asked, "state": state}
+            return {"method": context.method_name, "state": state, "pending": pending}
+
+        self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
 
     def load_pending_feedback(
         self, flow_uuid: str
@@ -111,14 +113,13 @@ class Persistence(FlowPersistence):
         """
         return FlowRun(Place(self._space, flow_key(flow_id)), flow_id, ttl, wait)
 
-    def _save(
-        self, flow_uuid: str, who: Caller, change: Callable[[dict[str, Any]], dict[str, Any]]
-    ) -> None:
+    def _save(self, flow_uuid: str, who: Caller, state: Any, change: Change) -> None:
         place = Place(self._space, flow_key(flow_uuid))
-        with who.saving:
+        with who.saving:  # first, so that of two methods' saves the later one has the later state
+            plain = _as_dict(state, who)
             base = who.last(place)
             before = base.value if base is not None and base.exists else {}
-            who.saw(place, self._write(place, base, change(before)))
+            who.saw(place, self._write(place, base, change(before, plain)))
 
     def _load(self, flow_uuid: str, who: Caller, pending: bool = False) -> Record:
         place = Place(self._space, flow_key(flow_uuid))

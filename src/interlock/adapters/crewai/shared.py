@@ -1,4 +1,4 @@
-"""Which flow object is at work, what it has seen of the store, and the state that its methods share.
+"""Which flow object is at work, what it has seen of the store, and the state its methods share.
 
 CrewAI tells a persistence the id of a flow, and not which of several flow objects with that id is
 saving.  The guard needs that: a save is compared with what *this* object has loaded or saved last.
@@ -34,16 +34,14 @@ class Place(NamedTuple):
     key: str
 
 
-class _Loaded:
-    """What a context has loaded; `pending`: for one flow object, which is about to be resumed."""
+class _Loaded(NamedTuple):
+    """What a context has loaded; `pending`: for a flow object, which is about to be resumed."""
 
-    def __init__(self, record: Record, pending: bool) -> None:
-        self.record = record
-        self.pending = pending
+    record: Record
+    pending: bool
 
 
 _loaded: ContextVar[Mapping[Place, _Loaded]] = ContextVar("interlock_crewai_loaded")
-_handing_over = threading.Lock()
 
 
 class Caller:
@@ -84,10 +82,8 @@ class _FlowCaller(Caller):
     def last(self, place: Place) -> Record | None:
         if place not in self._seen:
             known = _loaded.get({}).get(place)
-            with _handing_over:  # to one flow object only, of those that are resumed with it
-                if known is not None and known.pending:
-                    known.pending = False
-                    self._seen[place] = known.record
+            if known is not None and known.pending:
+                self._seen[place] = known.record
         return self._seen.get(place)
 
     def saw(self, place: Place, record: Record, pending: bool = False) -> None:
