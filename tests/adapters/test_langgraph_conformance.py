@@ -18,7 +18,7 @@ BASE, ALL = 58, 81  # checks of what every checkpointer must do, and with all th
 @pytest.mark.parametrize("facade", ["sync", "async"])
 async def test_the_conformance_suite_passes(place: Place, facade: str) -> None:
     @checkpointer_test(name="interlock")
-    async def saver() -> AsyncIterator[Saver]:  # type: ignore[misc]  # a generator, too
+    async def saver() -> AsyncIterator[Saver]:
         space = place.space + secrets.token_hex(4)
         if facade == "sync":
             with interlock.open(place.url, space=space) as opened:

@@ -62,8 +62,8 @@ def chain(saver: Saver, length: int, thread: str = "thread", **metadata: Any) ->
 
 def ids_of(saver: Saver, config: Any = None, **options: Any) -> list[str]:
     """Return the ids of what is listed."""
-    wanted = {"configurable": {"thread_id": "thread", "checkpoint_ns": ""}}
-    return [each.checkpoint["id"] for each in saver.list(config or wanted, **options)]
+    wanted: Any = config or {"configurable": {"thread_id": "thread", "checkpoint_ns": ""}}
+    return [each.checkpoint["id"] for each in saver.list(wanted, **options)]
 
 
 def named(id: str | None, thread: str = "thread") -> Any:

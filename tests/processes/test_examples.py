@@ -9,8 +9,7 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "mcp_two_clients", "payment_reconciliation", "pipeline")
-ELSEWHERE = ("crewai_flow",)  # tested where their framework is installed: `tests/crewai`
+NAMES = ("approval", "langgraph_thread", "payment_reconciliation", "pipeline")
 
 
 def test_every_example_is_tested() -> None:
@@ -60,3 +59,9 @@ def test_a_person_approves(url: str) -> None:
         },
         "paid": {"refunds/refund-16": 20, "refunds/refund-17": 900},
     }
+
+
+def test_a_langgraph_thread_keeps_all_messages_and_pays_once(url: str) -> None:
+    found = importlib.import_module("langgraph_thread").main(url)
+    assert found["Interlock"] == {"messages": 12, "payments": 1}
+    assert found["LangGraph"] == {"messages": 4, "payments": 2}

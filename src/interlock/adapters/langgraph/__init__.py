@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from interlock.adapters.extras import needs
+
 if TYPE_CHECKING:
     from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
@@ -33,4 +35,5 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    with needs("LangGraph", "langgraph"):
+        return getattr(import_module(f"{__name__}.{home}"), name)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 from interlock import AsyncSpace, AsyncTx, Invalid, Space, Tx
 from interlock.adapters.calls import Steps, call, run, run_async
 from interlock.adapters.langgraph import store_reads as reads
-from interlock.adapters.langgraph.store_batch import Alive, Batch, body, checked, live
+from interlock.adapters.langgraph.store_batch import Alive, Batch, body, checked, live, sweep
 from interlock.adapters.langgraph.store_index import NOT_EMBEDDED, Embedded, Index
 from interlock.adapters.langgraph.store_keys import item_key
 from interlock.extras import needs
@@ -158,6 +158,17 @@ class Store(BaseStore):
             value, read = await self._space.transact(self._thinking_in_loop(change, fn))
         reads.remember(read)
         return cast(dict[str, Any], value)
+
+    def sweep_ttl(self) -> int:
+        """Delete what is expired, and return how many items that were.
+
+        Expired items are in no answer anyway; this gives their room back.  Call it now and then.
+        """
+        return cast(int, run(self._space, sweep()))
+
+    async def asweep_ttl(self) -> int:
+        """Delete what is expired, as `sweep_ttl` does."""
+        return cast(int, await run_async(self._space, sweep()))
 
     def _thinking_in_thread(
         self, space: Space, change: _Change, fn: Callable[[Any], Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space, Tx
+from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record, Space, Tx
 from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
 from interlock.adapters.langgraph import store_reads as reads
 from interlock.adapters.langgraph.store_index import Embedded, ranked
@@ -22,8 +22,13 @@ from interlock.adapters.langgraph.store_items import (
     microseconds,
     until,
 )
-from interlock.adapters.langgraph.store_keys import item_key, refresh_key, scan_prefix
-from interlock.extras import needs
+from interlock.adapters.langgraph.store_keys import (
+    ITEMS,
+    REFRESHED,
+    item_key,
+    refresh_key,
+    scan_prefix,
+)
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (
@@ -181,7 +186,14 @@ class Batch:
 
         if not puts:
             return {}
-        answer = yield transact(self._space, puts, think)
+        read_before = {key for _, key in self._seen}
+        if any(key in read_before for key in puts):
+            # One that is late stays late: it does not queue for the key.
+            writes, answer = yield from think((yield call("read_many", puts)))
+            if writes:
+                yield commit(writes)
+        else:
+            answer = yield transact(self._space, puts, think)
         if isinstance(answer, _Late):
             yield commit([("write", answer.record, None)])  # refused: versions never come back
         written = {reads.place(record): reads.after_write(record) for record in answer}
@@ -243,6 +255,24 @@ def transact(
         return answer
 
     return call("transact", in_thread if isinstance(space, Space) else in_loop)
+
+
+def sweep() -> Steps:
+    """Delete expired items, and what says when items were read that are gone; count the items."""
+    records: dict[str, Record] = yield call("scan", ITEMS)
+    refreshed: dict[str, Record] = yield call("scan", REFRESHED)
+    alive = yield from live(records.values())
+    dead = [record for key, record in records.items() if key not in alive.items]
+    wanted = {refresh_key(key) for key in alive.items}
+    orphans = [record for key, record in refreshed.items() if key not in wanted]
+    deleted = 0
+    for record in (*dead, *orphans):
+        try:
+            yield call("delete", record)
+        except (Conflict, Held):
+            continue  # it lives again
+        deleted += record.key in records
+    return deleted
 
 
 def checked(ops: Iterable[Op]) -> tuple[Op, ...]:
