@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai torture bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -68,6 +68,9 @@ SEED := 1
 torture: .venv/dev.stamp ## operations of many processes on each store while faults strike: an hour or more
 	$(BIN)/python -m tests.torture --operations $(OPERATIONS) --seed $(SEED)
 
+peers: .venv/dev.stamp .venv-peers/dev.stamp .venv-crewai/dev.stamp ## suites that others wrote, unmodified, against the adapters: half an hour
+	$(BIN)/python -m tests.peers --jobs 2
+
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
 
@@ -82,7 +85,7 @@ servers: ## install what the tests start, where root and apt-get can
 
 venv: .venv/dev.stamp
 
-.venv/bin/python .venv-crewai/bin/python:
+.venv/bin/python .venv-crewai/bin/python .venv-peers/bin/python:
 ifeq ($(PYTHON),)
 	@echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1
 endif
@@ -111,6 +114,11 @@ endef
 	$(call install,requirements-crewai.lock)
 	@touch $@
 
+# The suites that others wrote get Interlock's sources, not its install.
+.venv-peers/dev.stamp: requirements-peers.lock | .venv-peers/bin/python
+	$(PIP) -r $<
+	@touch $@
+
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra plot pyproject.toml -o requirements.lock
@@ -118,6 +126,8 @@ lock: ## renew the lock files (needs uv)
 		--extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra crewai --extra postgres --extra redis pyproject.toml requirements-crewai.in -o requirements-crewai.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements-peers.in -o requirements-peers.lock
 
 clean:
-	rm -rf .venv .venv-crewai build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-crewai .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules

@@ -32,9 +32,9 @@ LAYERS: dict[str, set[str]] = {
 }
 # Files that may import more than the standard library when they are imported.
 THIRD_PARTY: dict[str, set[str]] = {
+    "src/interlock/adapters/autogen/": {"autogen_agentchat", "autogen_core", "pydantic"},
     "src/interlock/adapters/crewai/": {"crewai", "numpy", "pydantic"},
     "src/interlock/adapters/langgraph/": {"langchain_core", "langgraph"},
-    "src/interlock/adapters/autogen/": {"autogen_agentchat", "autogen_core", "pydantic"},
     "src/interlock/adapters/openai_agents/": {"agents"},
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},

@@ -16,7 +16,7 @@ from typing import Any, Self
 from interlock import Invalid, Record, Space
 from interlock.adapters.crewai.keys import checked, flow_key, put
 from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
     from crewai.flow.async_feedback.types import PendingFeedbackContext

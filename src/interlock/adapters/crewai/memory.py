@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from interlock import Conflict, Invalid, Record, Space, Tx
 from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, checked, memory_key, put
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
     import numpy as np

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from interlock import InterlockError, Record, Space
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
     from crewai.flow.runtime import Flow

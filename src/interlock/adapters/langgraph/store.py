@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple, cast
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Space, Tx
 from interlock.adapters.calls import Steps, call, run, run_async
-from interlock.adapters.extras import needs
 from interlock.adapters.langgraph import store_reads as reads
 from interlock.adapters.langgraph.store_batch import Alive, Batch, body, checked, live, sweep
 from interlock.adapters.langgraph.store_index import NOT_EMBEDDED, Embedded, Index
 from interlock.adapters.langgraph.store_keys import item_key
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (

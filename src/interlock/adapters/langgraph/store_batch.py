@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record, Space, Tx
 from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
-from interlock.adapters.extras import needs
 from interlock.adapters.langgraph import store_reads as reads
 from interlock.adapters.langgraph.store_index import Embedded, ranked
 from interlock.adapters.langgraph.store_items import (

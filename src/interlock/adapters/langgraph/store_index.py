@@ -14,8 +14,8 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from interlock import Invalid
-from interlock.adapters.extras import needs
 from interlock.adapters.langgraph.store_items import Found
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from interlock import Invalid, Record
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import Item, MatchCondition, SearchItem

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 from interlock import Record
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langchain_core.runnables.config import var_child_runnable_config

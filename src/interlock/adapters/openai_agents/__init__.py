@@ -7,7 +7,7 @@ hashed where it is long.
 
 from __future__ import annotations
 
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("OpenAI Agents", "openai-agents"):
     from interlock.adapters.openai_agents.errors import (

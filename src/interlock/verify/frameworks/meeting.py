@@ -1,0 +1,161 @@
+"""Agents, each in a thread of its own, that meet where work gets lost.
+
+An agent is written once, as a coroutine.  Where the subject is opened with `async with`, it runs in
+an event loop of its own; otherwise its calls are synchronous, and it never waits for a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+PATIENCE = 3.0  # seconds that an agent waits for others, which a lock may keep from coming
+ATTEMPTS = 100  # of an agent that is refused
+_MOMENT = 0.005  # seconds between two looks of a task
+
+
+class Gate:
+    """Holds agents until all of them are there: each has read, and none has written.
+
+    It opens for good when all have come or left, or after `patience` seconds: a subject that lets
+    one agent work at a time keeps the others away.  Each agent is held once.
+    """
+
+    def __init__(self, agents: int, patience: float) -> None:
+        self._missing = agents
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._seen: set[object] = set()
+        self._open = threading.Event()
+
+    def wait(self, agent: object) -> None:
+        """Hold an agent until all are there."""
+        if self.leave(agent):
+            self._open.wait(self._patience)
+            self._open.set()
+
+    async def wait_in_loop(self, agent: object) -> None:
+        """Hold a task, and not the others of its loop."""
+        if self.leave(agent):
+            until = time.monotonic() + self._patience
+            while not self._open.is_set() and time.monotonic() < until:
+                await asyncio.sleep(_MOMENT)
+            self._open.set()
+
+    def leave(self, agent: object) -> bool:
+        """Note that an agent is there, or will never come; say whether that is new."""
+        with self._lock:
+            if agent in self._seen:
+                return False
+            self._seen.add(agent)
+            self._missing -= 1
+            if self._missing <= 0:
+                self._open.set()
+            return True
+
+
+class Connection:
+    """A subject, opened; `call` makes its calls with or without asyncio."""
+
+    def __init__(self, subject: Any, in_loop: bool) -> None:
+        self.subject = subject
+        self.in_loop = in_loop
+
+    async def call(self, of: Any, name: str, *args: Any, **named: Any) -> Any:
+        """Call a method of `of`: `invoke`, or in a loop its twin `ainvoke`."""
+        if self.in_loop:
+            return await getattr(of, f"a{name}")(*args, **named)
+        return getattr(of, name)(*args, **named)
+
+    @asynccontextmanager
+    async def entered(self, manager: Any) -> AsyncIterator[Any]:
+        """Enter a context manager, with `async with` in a loop where it has that."""
+        if self.in_loop and hasattr(manager, "__aenter__"):
+            async with manager as value:
+                yield value
+        else:
+            with manager as value:
+                yield value
+
+    async def hold(self, gate: Gate, agent: object) -> None:
+        """Hold this agent at a gate."""
+        if self.in_loop:
+            await gate.wait_in_loop(agent)
+        else:
+            gate.wait(agent)
+
+
+Body = Callable[[Connection], Coroutine[Any, Any, Any]]
+
+
+def connected(make: Callable[[], Any], has: str, body: Body, in_loop: bool = False) -> Any:
+    """Open a subject as a process of its own would, run `body` with it, and return its answer.
+
+    `make` returns the subject, which has a method `has`, or a context manager that gives it.
+    `in_loop`: where the subject has no other than asynchronous methods.
+    """
+    made = make()
+    bare = hasattr(made, has)
+    looping = in_loop or (not bare and not hasattr(made, "__enter__"))
+
+    async def opened() -> Any:
+        if bare:
+            return await body(Connection(made, looping))
+        async with Connection(made, looping).entered(made) as subject:
+            return await body(Connection(subject, looping))
+
+    return asyncio.run(opened()) if looping else _without_loop(opened())
+
+
+def together(agents: Sequence[Callable[[], Any]], gate: Gate | None = None) -> list[Any]:
+    """Run agents in threads; return what each returned, or the exception that told it no."""
+    answers: list[Any] = [None] * len(agents)
+
+    def work(number: int) -> None:
+        try:
+            answers[number] = agents[number]()
+        except Exception as problem:
+            answers[number] = problem
+        finally:
+            if gate is not None:
+                gate.leave(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(agents))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+async def until_told_yes(attempt: Callable[[], Awaitable[Any]]) -> Any:
+    """Try again what is refused, from the read on, as an agent does that is told.
+
+    Raises what the last attempt raised.
+    """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return await attempt()
+        except Exception:
+            if not left:
+                raise
+    raise AssertionError("there is at least one attempt")
+
+
+def refusals(answers: Sequence[Any]) -> list[Exception]:
+    """Return what refused agents were told."""
+    return [answer for answer in answers if isinstance(answer, Exception)]
+
+
+def _without_loop(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine that waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as ended:
+        return ended.value
+    work.close()
+    raise RuntimeError("a synchronous subject waited for an event loop")
