@@ -227,6 +227,7 @@ def test_a_rule_that_merges_does_not_merge_behind_the_flow(tmp_path: Any) -> Non
     rules = {"crewai/flow/*": interlock.guarded(on_conflict="rebase")}
     with interlock.open(f"sqlite:///{tmp_path / 's.db'}", agent="crew", rules=rules) as space:
         persistence = Persistence(space)
+        kickoff(notes_flow(persistence, no_thought), "x", "t")
         flow = notes_flow(persistence, meeting(2))
         told = at_once(2, lambda n: flow().kickoff(inputs={"id": "t", "who": "x", f"f{n}": n}))
     assert [type(each.__cause__) for each in told if each] == [interlock.Conflict]
