@@ -121,6 +121,18 @@ def test_append_transition_and_reclaim(call: Any, rules_file: str) -> None:
     assert "booking/1" in call("conflicts").stdout
 
 
+def test_what_others_changed_meanwhile_is_kept_where_the_rule_rebases(
+    call: Any, rules_file: str
+) -> None:
+    call("rules", "apply", rules_file)
+    call("put", "booking/1", "--create", '{"status": "PENDING", "seat": 1, "meal": 1}')
+    call("put", "booking/1", "--version", "1", '{"status": "PENDING", "seat": 2, "meal": 1}')
+    late = ("put", "booking/1", "--version", "1", "--json")
+    merged = call(*late, '{"status": "PENDING", "seat": 1, "meal": 2}')
+    assert json.loads(merged.stdout)["value"] == {"status": "PENDING", "seat": 2, "meal": 2}
+    assert call(*late, '{"status": "PENDING", "seat": 3, "meal": 1}').exit_code == 3
+
+
 def test_machines_are_drawn(call: Any, rules_file: str) -> None:
     call("rules", "apply", rules_file)
     assert "COMPLETED       -> REFUND_PENDING" in call("machine", "draw", "booking").stdout

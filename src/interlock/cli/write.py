@@ -6,6 +6,7 @@ A write says what it was computed from, or --force.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 import click
 
@@ -85,9 +86,8 @@ def delete(
 ) -> None:
     """Delete KEY if it is at --version."""
     record = _at_version(space, key, version)
-    if space.read(key).version != version:
-        record = record._replace(exists=True)  # somebody else was faster: the store says who
-    _told(space.delete(record, op_id=op_id), as_json)
+    # Where it is not there, somebody else was faster: the store says who.
+    _told(space.delete(record._replace(exists=True), op_id=op_id), as_json)
 
 
 @store_command(reads=False)
@@ -145,8 +145,15 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
 
 
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:
-    """The record that the caller says it read; the store compares the version."""
-    return space.read(key)._replace(version=version)
+    """The record as the caller read it, which rules and merges go by."""
+    record = space.read(key)
+    if record.version == version:
+        return record
+    with suppress(interlock.Pruned):
+        for entry in space.history(key):
+            if entry.version == version:
+                return space.at(position=entry.position).read(key)
+    return record._replace(version=version, exists=False, value=None, body=None)
 
 
 def _told(record: interlock.Record, as_json: bool) -> None:
