@@ -169,17 +169,22 @@ async def test_tasks_that_begin_with_the_same_reads_go_their_own_ways(
 ) -> None:
     store = Store(space)
     store.put(MEMORIES, "k", {"n": 0})
-    gate = asyncio.Barrier(2)
+    both_have_read, first_has_put = asyncio.Barrier(2), asyncio.Event()
 
-    async def add() -> None:
+    async def add(first: bool) -> None:
         item = await store.aget(MEMORIES, "k")
         assert item is not None
-        await gate.wait()
-        await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+        await both_have_read.wait()
+        if not first:
+            await first_has_put.wait()
+        try:
+            await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+        finally:
+            first_has_put.set()
 
     assert await store.aget(MEMORIES, "k") is not None
-    done = await asyncio.gather(add(), add(), return_exceptions=True)
-    assert sorted(map(type, done), key=str) == [type(None), interlock.Conflict]
+    done = await asyncio.gather(add(True), add(False), return_exceptions=True)
+    assert list(map(type, done)) == [type(None), interlock.Conflict]
 
 
 # What is refused, and what is not
