@@ -46,6 +46,10 @@ class AsyncTx:
         await self._load((), (prefix,))
         return self._state.view_scan(prefix)
 
+    async def expect(self, record: Record) -> None:
+        """Let the commit be refused where `record`, read outside the transaction, has moved."""
+        raise_refused(self._state.expect(record))
+
     async def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
         raise_refused(self._state.write(record, value))

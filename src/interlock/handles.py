@@ -45,6 +45,14 @@ class Tx:
         self._load((), (prefix,))
         return self._state.view_scan(prefix)
 
+    def expect(self, record: Record) -> None:
+        """Let the commit be refused where `record`, read outside the transaction, has moved.
+
+        Nothing is read or written for it; an epoch that was raised is Fenced, a new version a
+        Conflict.
+        """
+        raise_refused(self._state.expect(record))
+
     def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
         raise_refused(self._state.write(record, value))

@@ -9,7 +9,13 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "langgraph_memory", "payment_reconciliation", "pipeline")
+NAMES = (
+    "approval",
+    "langgraph_memory",
+    "langgraph_thread",
+    "payment_reconciliation",
+    "pipeline",
+)
 
 
 def test_every_example_is_tested() -> None:
@@ -60,3 +66,9 @@ def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:
     found = importlib.import_module("langgraph_memory").main(url)
     assert len(found["LangGraph"]) == 1
     assert found["Interlock"] == [f"from agent-{n}" for n in range(8)]
+
+
+def test_a_langgraph_thread_keeps_all_messages_and_pays_once(url: str) -> None:
+    found = importlib.import_module("langgraph_thread").main(url)
+    assert found["Interlock"] == {"messages": 12, "payments": 1}
+    assert found["LangGraph"] == {"messages": 4, "payments": 2}

@@ -76,6 +76,12 @@ class Transaction:
         views = (self._overlaid(seen[key]) for key in sorted(seen))
         return {view.key: view for view in views if view.exists}
 
+    def expect(self, record: Record) -> Refusal | None:
+        """Expect at the commit that `record`, read outside the transaction, has not moved."""
+        if self.ended:
+            return ENDED
+        return decide.own_record(self.writer, record) or self._expect(record)
+
     def write(self, record: Record, value: Any) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:

@@ -1,4 +1,4 @@
-"""LangGraph: a store that is guarded, reducers, and a check of a graph's state.
+"""LangGraph: a checkpointer and a store that are guarded, reducers, and a check of a graph's state.
 
 Names are imported when they are first used: each needs other parts of LangGraph.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from interlock.adapters.extras import needs
 
 if TYPE_CHECKING:
     from interlock.adapters.langgraph.reducers import (
@@ -18,13 +20,18 @@ if TYPE_CHECKING:
         minimum,
         union,
     )
+    from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
+    from interlock.adapters.langgraph.saver import Saver
     from interlock.adapters.langgraph.state import Problem, StateReport, check_state
     from interlock.adapters.langgraph.store import Store
 
 __all__ = [
+    "AlreadyDone",
     "Problem",
+    "Saver",
     "StateReport",
     "Store",
+    "ThreadRun",
     "append",
     "check_state",
     "counter",
@@ -36,9 +43,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AlreadyDone": "running",
     "Problem": "state",
+    "Saver": "saver",
     "StateReport": "state",
     "Store": "store",
+    "ThreadRun": "running",
     "append": "reducers",
     "check_state": "state",
     "counter": "reducers",
@@ -55,4 +65,5 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    with needs("LangGraph", "langgraph"):
+        return getattr(import_module(f"{__name__}.{home}"), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -39,6 +40,25 @@ def test_a_key_that_was_only_read_is_checked(space: Any, other: Any) -> None:
         tx.write(alice, False)
     assert refused.value.key == "on-call/bob"
     assert space.read("on-call/alice").value is True
+
+
+@pytest.mark.parametrize("change", ["write", "reclaim", "none"])
+def test_a_record_read_before_the_transaction_is_checked(
+    space: Any, other: Any, change: str
+) -> None:
+    space.create("fence", "mine")
+    fence, absent = space.read("fence"), space.read("absent")
+    if change == "write":
+        other.write(other.read("fence"), "theirs")
+    elif change == "reclaim":
+        other.reclaim("fence")
+    refused = {"write": interlock.Conflict, "reclaim": interlock.Fenced}.get(change)
+    with pytest.raises(refused) if refused else nullcontext(), space.transaction() as tx:
+        tx.expect(fence)
+        tx.expect(absent)
+        tx.create("work", 1)
+    assert space.read("work").exists == (change == "none")
+    assert space.read("fence").version == 1 + (change == "write")
 
 
 def test_an_absent_key_that_was_read_is_checked(space: Any, other: Any) -> None:

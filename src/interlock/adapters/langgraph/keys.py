@@ -1,0 +1,154 @@
+"""The keys of a checkpointer, and values larger than one key holds.
+
+    langgraph/run/<thread>                            who works on the thread: the run's lease
+    langgraph/head/<thread>/<ns>                      the newest checkpoints, in commit order
+    langgraph/page/<thread>/<ns>/<number>             the older ones, 32 to a page
+    langgraph/checkpoint/<thread>/<ns>/<id>           a checkpoint without the values of channels
+    langgraph/blob/<thread>/<ns>/<channel>/<version>  the value of a channel, once per version
+    langgraph/writes/<thread>/<ns>/<id>/<task>        what a task wrote on top of a checkpoint
+    langgraph/next/<thread>/<id>                      which checkpoint follows that one
+    langgraph/once/<thread>/<key>                     an input that must count once
+    langgraph/run-id/<run id>/<thread>                which threads a run id is in
+
+`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed where they are long; an empty one
+is `%`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from interlock import Record
+from interlock.adapters.calls import Steps, call
+
+ROOT = "langgraph"
+OF_A_THREAD = ("head", "page", "checkpoint", "blob", "writes", "next", "once")
+PIECE = 400_000  # characters of JSON in one key; quoting may double them
+_LONGEST = 64  # characters of a segment that is not hashed
+
+
+class Place(NamedTuple):
+    """A thread and one of its namespaces; the root namespace is the empty text."""
+
+    thread: str
+    ns: str
+
+    @property
+    def _within(self) -> str:
+        return f"{segment(self.thread)}/{segment(self.ns)}"
+
+    @property
+    def head(self) -> str:
+        """The key of the newest checkpoints."""
+        return f"{ROOT}/head/{self._within}"
+
+    @property
+    def pages(self) -> str:
+        """The prefix of the older checkpoints."""
+        return f"{ROOT}/page/{self._within}/"
+
+    def page(self, number: int) -> str:
+        """Return the key of a page of older checkpoints."""
+        return f"{self.pages}{number}"
+
+    def checkpoint(self, id: str) -> str:
+        """Return the key of a checkpoint."""
+        return f"{ROOT}/checkpoint/{self._within}/{segment(id)}"
+
+    def blob(self, channel: str, version: object) -> str:
+        """Return the key of a version of a channel."""
+        return f"{ROOT}/blob/{self._within}/{segment(channel)}/{segment(str(version))}"
+
+    def writes(self, id: str) -> str:
+        """Return the prefix of what was written on top of a checkpoint."""
+        return f"{ROOT}/writes/{self._within}/{segment(id)}/"
+
+
+def segment(text: str) -> str:
+    """Return a segment of a key that stands for `text`, and for no other one."""
+    quoted = quote(text, safe="", errors="surrogatepass")
+    if quoted in (".", ".."):
+        return quoted.replace(".", "%2E")
+    if len(quoted) <= _LONGEST:
+        return quoted or "%"
+    return "%h" + hashlib.sha256(quoted.encode()).hexdigest()[:40]
+
+
+def prefix(kind: str, thread: str | None = None) -> str:
+    """Return the prefix of one kind of keys, of all threads (None) or of one."""
+    return f"{ROOT}/{kind}/" if thread is None else f"{ROOT}/{kind}/{segment(thread)}/"
+
+
+def run_key(thread: str) -> str:
+    """Return the key of the run that works on a thread."""
+    return f"{ROOT}/run/{segment(thread)}"
+
+
+def next_key(thread: str, id: str | None) -> str:
+    """Return the key of what follows a checkpoint (None: of the first one)."""
+    return f"{ROOT}/next/{segment(thread)}/{segment(id or '')}"
+
+
+def once_key(thread: str, key: str) -> str:
+    """Return the key of an input that must count once."""
+    return f"{ROOT}/once/{segment(thread)}/{segment(key)}"
+
+
+def run_id_key(run_id: str, thread: str) -> str:
+    """Return the key that says that a thread holds checkpoints of a run id."""
+    return f"{ROOT}/run-id/{segment(run_id)}/{segment(thread)}"
+
+
+def packed(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values that keep `value`: one, or several where it is large."""
+    text = json.dumps(value)
+    if len(text) <= PIECE:
+        yield key, value
+        return
+    pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+    yield key, {"pieces": len(pieces), "text": pieces[0]}
+    for number, piece in enumerate(pieces[1:], start=1):
+        yield f"{key}/{number}", piece
+
+
+def pieces_of(records: Iterable[Record]) -> list[str]:
+    """Return the keys that hold the rest of values that are kept in several."""
+    return [f"{record.key}/{number}" for record in records for number in range(1, _pieces(record))]
+
+
+def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
+    """Return the value that begins in `record`; None where it, or a piece of it, is not there."""
+    count = _pieces(record)
+    if not count:
+        return record.value
+    rest = [others.get(key) for key in pieces_of([record])]
+    if not all(piece is not None and piece.exists for piece in rest):
+        return None
+    return json.loads(record.value["text"] + "".join(each.value for each in rest if each))
+
+
+def read_packed(keys: Iterable[str], also: Iterable[str] = ()) -> Steps:
+    """Read values by key, and the records of the keys `also`, that of each value among them."""
+    names = list(keys)
+    found: dict[str, Record] = {}
+    if wanted := [*names, *also]:
+        found = yield call("read_many", list(dict.fromkeys(wanted)))
+    return (yield from completed(found[name] for name in names)), found
+
+
+def completed(records: Iterable[Record]) -> Steps:
+    """Return the values that begin in `records`, by key; None where there is none."""
+    begun = list(records)
+    rest: dict[str, Record] = {}
+    if missing := pieces_of(begun):
+        rest = yield call("read_many", missing)
+    return {record.key: unpacked(record, rest) for record in begun}
+
+
+def _pieces(record: Record) -> int:
+    value = record.value
+    return value["pieces"] if isinstance(value, dict) and "pieces" in value else 0

@@ -1,0 +1,217 @@
+"""A run on a thread: the exclusive right to work on it, checked with every checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import TracebackType
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from interlock import AsyncLease, AsyncSpace, Held, InterlockError, Invalid, Lease, Refused, Space
+from interlock.adapters.calls import Steps, call, commit, run, run_async
+from interlock.adapters.langgraph.keys import once_key, run_key
+from interlock.adapters.langgraph.removing import rolled_back
+from interlock.adapters.langgraph.storing import ENDED, EPOCH, ONCE, RUNNING
+
+TTL = 30.0  # seconds
+POLICIES = ("enqueue", "reject", "interrupt", "rollback")
+_DONE = "done"
+_SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
+
+
+class AlreadyDone(InterlockError):
+    """The input that `once` names was handled by an earlier run; there is nothing left to do."""
+
+
+class ThreadRun:
+    """A run on a thread; see `Saver.run`."""
+
+    def __init__(
+        self,
+        space: Space | AsyncSpace,
+        serde: SerializerProtocol,
+        thread_id: str,
+        config: RunnableConfig | None = None,
+        on_busy: str = "enqueue",
+        once: str | None = None,
+        ttl: float = TTL,
+        wait: float | None = None,
+    ) -> None:
+        if on_busy not in POLICIES:
+            raise Invalid(f"on_busy={on_busy!r} is not one of {', '.join(POLICIES)}")
+        self._space = space
+        self._serde = serde
+        self._thread = str(thread_id)
+        self._given = config
+        self._on_busy = on_busy
+        self._once = None if once is None else once_key(self._thread, once)
+        self._name = once
+        self._ttl = ttl
+        self._wait = wait
+        self._victim: int | None = None
+        self._begun = False
+        self._lease: Any = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether the thread is known to have been taken away from this run."""
+        return self._lease is not None and bool(self._lease.lost)
+
+    def input(self, given: Any) -> Any:
+        """Return what to call the graph with: `given`, or None where an earlier run that died had
+        put it into the thread already, so that the graph goes on where that one stopped."""
+        return None if self._begun else given
+
+    def __enter__(self) -> RunnableConfig:
+        if not isinstance(self._space, Space):
+            raise Invalid("`with` needs a space from interlock.open; here it is `async with`")
+        return self._enter(self._space, self._on_busy, self._wait)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert isinstance(self._space, Space)  # it was entered
+        try:
+            if kind is None:
+                run(self._space, self._finished())
+            self._lease.write(self._state(ENDED))
+        except Refused:
+            if kind is None:
+                raise
+        finally:
+            self._lease.release()
+
+    async def __aenter__(self) -> RunnableConfig:
+        if isinstance(self._space, Space):
+            return await self._enter_threaded(self._space)
+        self._lease = await self._taken_async(self._space)
+        try:
+            await run_async(self._space, self._prepared())
+            await self._lease.write(self._state(RUNNING))
+        except BaseException:
+            await self._lease.release()
+            raise
+        return self._config()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(self._space, Space):
+            await asyncio.to_thread(self.__exit__, kind, problem, traceback)
+            return
+        try:
+            if kind is None:
+                await run_async(self._space, self._finished())
+            await self._lease.write(self._state(ENDED))
+        except Refused:
+            if kind is None:
+                raise
+        finally:
+            await self._lease.release()
+
+    def _enter(self, space: Space, on_busy: str, wait: float | None) -> RunnableConfig:
+        self._lease = self._taken(space, on_busy, wait)
+        try:
+            run(space, self._prepared())
+            self._lease.write(self._state(RUNNING))
+        except BaseException:
+            self._lease.release()
+            raise
+        return self._config()
+
+    def _taken(self, space: Space, on_busy: str, wait: float | None) -> Lease:
+        """Take the thread, from whoever has it where that is asked for."""
+        key = run_key(self._thread)
+        if on_busy == "enqueue":
+            return space.lease(key, self._ttl, wait=wait).acquire()
+        try:
+            return space.lease(key, self._ttl, wait=0).acquire()
+        except Held:
+            if on_busy == "reject":
+                raise
+        self._replace(space.reclaim(key).value)
+        return space.lease(key, self._ttl, wait=wait).acquire()
+
+    async def _taken_async(self, space: AsyncSpace) -> AsyncLease:
+        key, wait = run_key(self._thread), self._wait
+        if self._on_busy == "enqueue":
+            return await space.lease(key, self._ttl, wait=wait).acquire()
+        try:
+            return await space.lease(key, self._ttl, wait=0).acquire()
+        except Held:
+            if self._on_busy == "reject":
+                raise
+        self._replace((await space.reclaim(key)).value)
+        return await space.lease(key, self._ttl, wait=wait).acquire()
+
+    async def _enter_threaded(self, space: Space) -> RunnableConfig:
+        """Enter with a synchronous space.  Nobody waits in a worker thread: the run that is waited
+        for needs those."""
+        on_busy, pause = self._on_busy.replace("enqueue", "reject"), _SHORTEST
+        until = None if self._wait is None else time.monotonic() + self._wait
+        while True:
+            entering = asyncio.ensure_future(asyncio.to_thread(self._enter, space, on_busy, 0))
+            try:
+                return await asyncio.shield(entering)
+            except asyncio.CancelledError:
+                entering.add_done_callback(self._give_up)
+                raise
+            except Held:
+                late = until is not None and time.monotonic() >= until
+                if late or self._on_busy == "reject":
+                    raise
+            on_busy = "reject"  # whoever had the thread was told to leave it
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST)
+
+    def _give_up(self, entering: asyncio.Future[RunnableConfig]) -> None:
+        """Leave a thread that was taken after nobody waited for it any more."""
+        if entering.exception() is None:
+            asyncio.get_running_loop().run_in_executor(None, self._lease.release)
+
+    def _replace(self, state: Any) -> None:
+        """Remember the run that the thread was taken from."""
+        running = state is not None and state["state"] == RUNNING
+        self._victim = state["epoch"] if running and self._on_busy == "rollback" else None
+
+    def _prepared(self) -> Steps:
+        """Look whether the input was handled; remove what a run that is rolled back has stored."""
+        self._begun = False
+        if self._once is not None:
+            record = yield call("read", self._once)
+            if record.value == _DONE:
+                raise AlreadyDone(f"{self._name!r} was handled on thread {self._thread!r}")
+            self._begun = record.exists
+        if self._victim is not None:
+            victim, epoch = self._victim, self._lease.epoch
+            yield from rolled_back(self._serde, self._thread, victim, epoch)
+            self._victim = None
+
+    def _finished(self) -> Steps:
+        """Note that the input was handled; only for whoever still has the thread."""
+        if self._once is not None:
+            record = yield call("read", self._once)
+            yield commit([("expect", self._lease.record), ("write", record, _DONE)])
+
+    def _state(self, state: str) -> dict[str, Any]:
+        return {"state": state, "epoch": self._lease.epoch, "once": self._name}
+
+    def _config(self) -> RunnableConfig:
+        config: RunnableConfig = {**(self._given or {})}
+        config["configurable"] = {
+            **config.get("configurable", {}),
+            "thread_id": self._thread,
+            EPOCH: self._lease.epoch,
+        }
+        if self._once is not None:
+            config["configurable"][ONCE] = self._once
+        return config

@@ -1,0 +1,229 @@
+"""A LangGraph checkpointer on a space: runs on one thread cannot overwrite each other.
+
+A checkpoint of a run is refused (Conflict) where another run has already gone on from the same
+parent, and where a run holds the thread (`Saver.run`), everybody else is (Held, Fenced).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+
+from interlock import AsyncSpace, Space
+from interlock.adapters.calls import Steps, run, run_async
+from interlock.adapters.langgraph import reading, removing, storing
+from interlock.adapters.langgraph.running import TTL, ThreadRun
+
+
+class Saver(BaseCheckpointSaver[str]):
+    """Checkpoints of LangGraph threads in a space.
+
+    `space`: from `interlock.open`, for both ways of calling a graph, or from
+    `interlock.open_async`, for the asynchronous ones; the synchronous ones then work from other
+    threads than that of the event loop that made the saver.  `serde` is LangGraph's, such as an
+    `EncryptedSerializer`.
+    """
+
+    def __init__(
+        self, space: Space | AsyncSpace, *, serde: SerializerProtocol | None = None
+    ) -> None:
+        super().__init__(serde=serde)
+        self.space = space
+        self._loop: asyncio.AbstractEventLoop | None = None
+        with suppress(RuntimeError):  # there is none
+            self._loop = asyncio.get_running_loop()
+
+    def run(
+        self,
+        thread_id: str,
+        *,
+        config: RunnableConfig | None = None,
+        on_busy: str = "enqueue",
+        once: str | None = None,
+        ttl: float = TTL,
+        wait: float | None = None,
+    ) -> ThreadRun:
+        """Return a run on a thread, for a `with` or an `async with` block that gives its config.
+
+        `async with saver.run("thread-1") as config: await graph.ainvoke(input, config)`.  Only one
+        run at a time works on a thread.  `on_busy` says what happens where there is one: `enqueue`
+        waits for it, in the order of arrival, `wait` seconds (None: without limit), `reject` raises
+        Held, `interrupt` takes the thread away from it and keeps what it has stored, `rollback`
+        also removes what it has stored.  `ttl`: seconds after which others may take over the thread
+        of a process that has died.  `once` names the input: one that was handled raises
+        AlreadyDone, see `ThreadRun.input`.  `config` is added to the config.
+
+        Entering raises Held, AlreadyDone, Invalid.  A run that lost the thread is Fenced at its
+        next checkpoint, at the latest when the block ends.
+        """
+        return ThreadRun(self.space, self.serde, thread_id, config, on_busy, once, ttl, wait)
+
+    def get_next_version(self, current: str | None, channel: None) -> str:
+        """Return a version above `current`, which no other branch of the thread gives."""
+        number = int(str(current).split(".")[0]) if current is not None else 0
+        return f"{number + 1:032}.{random.random():016}"
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Return the checkpoint that a config names, or the newest of its thread."""
+        found: CheckpointTuple | None = self._run(reading.get_tuple(self.serde, config))
+        return found
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """Do as `get_tuple`."""
+        found: CheckpointTuple | None = await self._arun(reading.get_tuple(self.serde, config))
+        return found
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """Yield checkpoints, newest first: of a namespace, a thread, or all."""
+        listing = reading.Listing(self.serde, config, filter, before, limit)
+        while found := self._run(listing.batch()):
+            yield from found
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Do as `list`."""
+        listing = reading.Listing(self.serde, config, filter, before, limit)
+        while found := await self._arun(listing.batch()):
+            for each in found:
+                yield each
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Store a checkpoint, and return its config.
+
+        Raises Conflict where another run has gone on from the same parent, or the parent was
+        removed; Held where a run holds the thread, Fenced where this one does not any more.
+        """
+        return self._run(storing.put(self.serde, config, checkpoint, metadata, new_versions))  # type: ignore[no-any-return]  # what `put` returns
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Do as `put`."""
+        steps = storing.put(self.serde, config, checkpoint, metadata, new_versions)
+        return await self._arun(steps)  # type: ignore[no-any-return]  # what `put` returns
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Store what a task wrote on top of a checkpoint.
+
+        Raises Held where a run holds the thread, Fenced where this one does not any more.
+        """
+        self._run(storing.put_writes(self.serde, config, writes, task_id, task_path))
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """Do as `put_writes`."""
+        await self._arun(storing.put_writes(self.serde, config, writes, task_id, task_path))
+
+    def delete_thread(self, thread_id: str) -> None:
+        """Remove all that is kept of a thread.  Raises Held while a run holds it."""
+        self._run(removing.delete_thread(str(thread_id)))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """Do as `delete_thread`."""
+        await self._arun(removing.delete_thread(str(thread_id)))
+
+    def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Copy all checkpoints of a thread to another one.  Raises Conflict where that has any."""
+        self._run(removing.copy_thread(str(source_thread_id), str(target_thread_id)))
+
+    async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
+        """Do as `copy_thread`."""
+        await self._arun(removing.copy_thread(str(source_thread_id), str(target_thread_id)))
+
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Keep the newest checkpoint of each namespace, with what its delta channels are read from;
+        with the strategy `delete`, nothing.
+
+        Raises Held while a run holds a thread, Invalid.
+        """
+        self._run(removing.prune(self.serde, thread_ids, strategy))
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Do as `prune`."""
+        await self._arun(removing.prune(self.serde, thread_ids, strategy))
+
+    def delete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove the checkpoints made under these run ids.  Raises Held while a run holds their
+        thread."""
+        self._run(removing.delete_for_runs(self.serde, run_ids))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Do as `delete_for_runs`."""
+        await self._arun(removing.delete_for_runs(self.serde, run_ids))
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Return what each channel was written along the parents, back to where its value is."""
+        return self._run(reading.history(self.serde, config, channels))  # type: ignore[no-any-return]  # what it returns
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """Do as `get_delta_channel_history`."""
+        return await self._arun(reading.history(self.serde, config, channels))  # type: ignore[no-any-return]  # what it returns
+
+    def _run(self, steps: Steps) -> Any:
+        if isinstance(self.space, Space) or self._loop is None or _in_loop(self._loop):
+            return run(self.space, steps)
+        waiting = asyncio.run_coroutine_threadsafe(run_async(self.space, steps), self._loop)
+        return waiting.result()
+
+    async def _arun(self, steps: Steps) -> Any:
+        return await run_async(self.space, steps)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this thread runs the loop, and so cannot wait for it."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

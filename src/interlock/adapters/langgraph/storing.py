@@ -1,0 +1,246 @@
+"""Storing checkpoints and writes: each put is one commit, judged with everything it stands on.
+
+A put names the run that works on the thread and the checkpoint that it follows.  Where the thread
+is another run's, where that run was replaced, where the parent was removed, or where something else
+already follows the parent, the store refuses the whole of it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    get_checkpoint_metadata,
+)
+from langgraph.checkpoint.serde.base import SerializerProtocol
+from langgraph.checkpoint.serde.types import RESUME
+
+from interlock import Conflict, Fenced, Invalid, Record
+from interlock.adapters.calls import Steps, call, commit
+from interlock.adapters.langgraph.keys import (
+    Place,
+    completed,
+    next_key,
+    packed,
+    prefix,
+    run_id_key,
+    run_key,
+    segment,
+)
+
+EPOCH, ONCE = "__interlock_epoch", "__interlock_once"  # what travels in a run's config
+RUNNING, ENDED = "running", "ended"
+PAGE = 32  # checkpoints in a page of the index
+_ATTEMPTS = 100  # at a commit whose keys others move
+_NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
+_RUN_SOURCES = ("input", "loop")
+
+Write = tuple[Any, ...]
+
+
+def place_of(config: RunnableConfig) -> Place:
+    """Return the thread and namespace that a config names."""
+    conf = config["configurable"]
+    return Place(str(conf["thread_id"]), str(conf.get("checkpoint_ns") or ""))
+
+
+def config_of(place: Place, id: str) -> RunnableConfig:
+    """Return the config that names a checkpoint."""
+    names = {"thread_id": place.thread, "checkpoint_ns": place.ns, "checkpoint_id": id}
+    return {"configurable": names}
+
+
+def dumped(serde: SerializerProtocol, value: Any) -> list[str]:
+    """Return a value as a type and text, as it is kept in JSON."""
+    kind, data = serde.dumps_typed(value)
+    return [kind, base64.b64encode(data).decode()]
+
+
+def loaded(serde: SerializerProtocol, kept: Sequence[str]) -> Any:
+    """Return the value that is kept as `kept`."""
+    return serde.loads_typed((kept[0], base64.b64decode(kept[1])))
+
+
+def put(
+    serde: SerializerProtocol,
+    config: RunnableConfig,
+    checkpoint: Checkpoint,
+    metadata: CheckpointMetadata,
+    new_versions: ChannelVersions,
+) -> Steps:
+    """Store a checkpoint, and the values of the channels that are new."""
+    place, id, conf = place_of(config), checkpoint["id"], config["configurable"]
+    parent, once = conf.get("checkpoint_id"), conf.get(ONCE)
+    full: Any = get_checkpoint_metadata(config, metadata)
+    run_id = full.get("run_id")
+    rest: dict[str, Any] = {**checkpoint}
+    values = rest.pop("channel_values")
+    kept = {
+        "id": id,
+        "parent": parent,
+        "checkpoint": dumped(serde, rest),
+        "metadata": dumped(serde, full),
+    }
+    blobs = {
+        place.blob(name, version): dumped(serde, values[name])
+        for name, version in new_versions.items()
+        if name in values
+    }
+    new = {key: value for name, blob in blobs.items() for key, value in packed(name, blob)}
+    follows = _follows(place, config, checkpoint, metadata)
+    fence, own = run_key(place.thread), place.checkpoint(id)
+    before = place.checkpoint(parent) if parent else None
+    by_run_id = run_id_key(str(run_id), place.thread) if run_id else None
+    keys = [key for key in (fence, place.head, own, before, by_run_id, once) if key]
+    entry = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
+
+    def decided(found: Mapping[str, Record], present: Mapping[str, Record]) -> Steps:
+        writes = [_fencing(config, found[fence]), *_begun(config, found)]
+        if before:
+            writes.append(("expect", _there(found[before])))
+        if by_run_id:
+            known = found[by_run_id].exists
+            writes.append(
+                ("expect", found[by_run_id]) if known else ("write", found[by_run_id], place.thread)
+            )
+        if not found[own].exists:
+            writes += _listed(place, found[place.head], entry)
+            writes += [("create", follows, id)] if follows else []
+        writes += yield from _over(packed(own, kept), found)
+        return writes + [("create", key, value) for key, value in new.items() if key not in present]
+
+    yield from _committed(config, keys, decided, follows, new)
+    return config_of(place, id)
+
+
+def put_writes(
+    serde: SerializerProtocol,
+    config: RunnableConfig,
+    writes: Sequence[tuple[str, Any]],
+    task_id: str,
+    task_path: str,
+) -> Steps:
+    """Store what a task wrote on top of a checkpoint; what is there already stays."""
+    place, conf = place_of(config), config["configurable"]
+    key, fence = place.writes(conf["checkpoint_id"]) + segment(task_id), run_key(place.thread)
+    begins = task_id == _NULL_TASK or any(channel == RESUME for channel, _ in writes)
+    once = conf.get(ONCE) if begins else None
+    kept = [
+        (WRITES_IDX_MAP.get(channel, index), [channel, *dumped(serde, value), task_path])
+        for index, (channel, value) in enumerate(writes)
+    ]
+
+    def decided(found: Mapping[str, Record], _: Mapping[str, Record]) -> Steps:
+        values = yield from completed([found[key]])
+        known = values[key]["writes"] if values[key] else {}
+        for index, write in kept:
+            if index < 0 or str(index) not in known:
+                known[str(index)] = [*write, conf.get(EPOCH)]
+        made = yield from _over(packed(key, {"task": task_id, "writes": known}), found)
+        begun = _begun(config, found) if once else []
+        return [_fencing(config, found[fence]), *begun, *made]
+
+    yield from _committed(config, [fence, key, *([once] if once else [])], decided, None, {})
+
+
+def _committed(
+    config: RunnableConfig,
+    keys: Sequence[str],
+    decided: Any,
+    follows: str | None,
+    new: Mapping[str, Any],
+) -> Steps:
+    """Read, decide, commit; again where something moved that does not concern the run."""
+    present: dict[str, Record] = {}
+    epoch = config["configurable"].get(EPOCH)
+    for attempt in range(1, _ATTEMPTS + 1):
+        found = yield call("read_many", list(dict.fromkeys(keys)))
+        writes = yield from decided(found, present)
+        try:
+            return (yield commit(writes))
+        except Conflict as conflict:
+            if conflict.key == follows or attempt == _ATTEMPTS or _removed(conflict, keys):
+                raise
+            if conflict.key in new:  # a version is one value: whoever stored it stored this one
+                there = yield call("read_many", list(new))
+                present = {key: record for key, record in there.items() if record.exists}
+        except Fenced:
+            if epoch is not None or attempt == _ATTEMPTS:
+                raise
+
+
+def _removed(conflict: Conflict, keys: Sequence[str]) -> bool:
+    """Whether a checkpoint that was read is not there any more."""
+    return conflict.key.startswith(prefix("checkpoint")) and not conflict.record.exists
+
+
+def _follows(
+    place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+) -> str | None:
+    """Return the key that lets one checkpoint only follow the parent; None where several may.
+
+    Those are forks that the caller asked for by naming a checkpoint, updates from outside, and the
+    namespaces of subgraphs.  A first checkpoint follows nothing: the thread was empty.
+    """
+    parent, source = config["configurable"].get("checkpoint_id"), metadata.get("source")
+    if place.ns or (parent and source not in _RUN_SOURCES):
+        return None
+    if parent:
+        named = (config.get("metadata") or {}).get("checkpoint_id")
+        return None if named == parent else next_key(place.thread, parent)
+    started = checkpoint["channel_versions"] and source in (*_RUN_SOURCES, "update")
+    return next_key(place.thread, None) if started else None
+
+
+def _there(parent: Record) -> Record:
+    """Return a parent as it was when the run read it: there."""
+    removed = parent.version and not parent.exists
+    return parent._replace(version=parent.version - 1) if removed else parent
+
+
+def _fencing(config: RunnableConfig, run: Record) -> Write:
+    """Return what holds a commit to the run of its config.
+
+    Who has none is held back by a run that is alive, and ends one that is not.
+    """
+    epoch = config["configurable"].get(EPOCH)
+    if epoch is not None:
+        if run.epoch == epoch and run.value["state"] == ENDED:
+            raise Invalid("the run of this config has ended; begin another one with saver.run()")
+        return ("expect", run._replace(epoch=epoch))
+    if run.exists and run.value["state"] == RUNNING:
+        return ("write", run, {**run.value, "state": ENDED})
+    return ("expect", run)
+
+
+def _begun(config: RunnableConfig, found: Mapping[str, Record]) -> list[Write]:
+    """Return what notes that the input of a run is in the thread."""
+    record = found.get(config["configurable"].get(ONCE, ""))
+    return [] if record is None or record.exists else [("write", record, "begun")]
+
+
+def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]:
+    """Return what puts a checkpoint at the end of the index."""
+    was: dict[str, Any] = head.value if head.exists else {"pages": 0, "entries": []}
+    entries, pages = was["entries"], was["pages"]
+    writes: list[Write] = []
+    if len(entries) >= PAGE:
+        writes.append(("create", place.page(pages), entries))
+        entries, pages = [], pages + 1
+    value = {**place._asdict(), "pages": pages, "entries": [*entries, entry]}
+    return [*writes, ("write", head, value)]
+
+
+def _over(pieces: Any, found: Mapping[str, Record]) -> Steps:
+    """Return the writes of a value that may be there, in its pieces, already."""
+    made = dict(pieces)
+    more = [key for key in made if key not in found]
+    rest = (yield call("read_many", more)) if more else {}
+    return [("write", {**found, **rest}[key], value) for key, value in made.items()]

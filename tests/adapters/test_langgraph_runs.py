@@ -1,0 +1,342 @@
+"""Runs on one thread at once: nothing is lost or done twice, and whoever was replaced stops."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from langgraph.types import Command
+
+import interlock
+from interlock.adapters.langgraph import AlreadyDone, Saver
+from tests.adapters.langgraph_graphs import (
+    Talk,
+    hang_in_the_second_step,
+    in_two_steps,
+    no_time,
+    paying,
+    said,
+    talking,
+    talking_in_threads,
+)
+from tests.processes.writers import Place
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([hang_in_the_second_step.__module__])
+RUNS = 5
+THREAD: Any = {"configurable": {"thread_id": "thread"}}
+
+
+@pytest.fixture(params=["async", "sync"])
+async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
+    """A space of either façade, for asynchronous graphs."""
+    if request.param == "async":
+        async with interlock.open_async(place.url, space=place.space, agent="app") as opened:
+            yield opened
+    else:
+        with interlock.open(place.url, space=place.space, agent="app") as opened:
+            yield opened
+
+
+@pytest.fixture
+def shared(place: Place) -> Iterator[interlock.Space]:
+    """A space for threads."""
+    with interlock.open(place.url, space=place.space, agent="app") as opened:
+        yield opened
+
+
+async def messages(graph: Any) -> list[str]:
+    """Return what a thread holds."""
+    found: list[str] = (await graph.aget_state(THREAD)).values.get("messages", [])
+    return found
+
+
+async def test_five_runs_at_once_keep_all_messages(space: Any) -> None:
+    saver = Saver(space)
+    graph = talking(saver, no_time)
+
+    async def run(number: int) -> None:
+        async with saver.run("thread") as config:
+            await graph.ainvoke(said(f"{number}"), config)
+
+    await run(0)
+    await asyncio.gather(*(run(number) for number in range(1, RUNS + 1)))
+    found = await messages(graph)
+    assert len(found) == 12
+    assert sorted(found[::2]) == [str(number) for number in range(RUNS + 1)]
+    assert found[1::2] == [f"re: {message}" for message in found[::2]]
+
+
+def test_five_threads_at_once_keep_all_messages(shared: interlock.Space) -> None:
+    saver = Saver(shared)
+    graph = talking_in_threads(saver, lambda _: None)
+
+    def run(number: int) -> None:
+        with saver.run("thread") as config:
+            graph.invoke(said(f"{number}"), config)
+
+    with ThreadPoolExecutor(RUNS) as pool:
+        list(pool.map(run, range(RUNS)))
+    found = graph.get_state(THREAD).values["messages"]
+    assert sorted(found[::2]) == [str(number) for number in range(RUNS)]
+    assert found[1::2] == [f"re: {message}" for message in found[::2]]
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "new"])
+async def test_without_a_run_whoever_comes_second_is_told(space: Any, begun: bool) -> None:
+    together = asyncio.Barrier(RUNS)
+
+    async def meet(message: str) -> None:
+        if message != "0":
+            await together.wait()
+
+    # All have read the thread before anybody writes: each asks for the newest checkpoint first.
+    class Meeting(Saver):
+        async def aget_tuple(self, config: Any) -> Any:
+            found = await super().aget_tuple(config)
+            if meeting:
+                await together.wait()
+            return found
+
+    meeting = False
+    graph = talking(Meeting(space), no_time)
+    if begun:
+        await graph.ainvoke(said("0"), THREAD)
+    meeting = True
+    ran = await asyncio.gather(
+        *(graph.ainvoke(said(f"{n}"), THREAD) for n in range(1, RUNS + 1)), return_exceptions=True
+    )
+    meeting = False
+    refused = [each for each in ran if isinstance(each, BaseException)]
+    assert len(refused) == RUNS - 1
+    assert all(isinstance(each, interlock.Conflict) for each in refused)
+    assert len(await messages(graph)) == 2 + 2 * begun
+
+
+async def test_a_resume_that_is_delivered_twice_has_one_effect(space: Any) -> None:
+    saver, charged = Saver(space), list[str]()
+    graph = paying(saver, charged.append)
+    async with saver.run("thread", once="order-7") as config:
+        await graph.ainvoke(said("pay"), config)
+
+    async def deliver() -> str:
+        run = saver.run("thread", once="answer-7")
+        try:
+            async with run as config:
+                await graph.ainvoke(run.input(Command(resume="yes")), config)
+        except AlreadyDone:
+            return "already done"
+        return "done"
+
+    told = await asyncio.gather(deliver(), deliver())
+    assert (sorted(told), charged) == (["already done", "done"], ["yes"])
+    assert await messages(graph) == ["pay", "paid: yes"]
+
+
+async def test_without_a_name_the_state_says_whether_there_is_anything_to_resume(
+    space: Any,
+) -> None:
+    saver, charged = Saver(space), list[str]()
+    graph = paying(saver, charged.append)
+    await graph.ainvoke(said("pay"), THREAD)
+
+    async def deliver() -> None:
+        async with saver.run("thread") as config:
+            if (await graph.aget_state(config)).next:
+                await graph.ainvoke(Command(resume="yes"), config)
+
+    await asyncio.gather(deliver(), deliver())
+    assert charged == ["yes"]
+
+
+async def replaced(space: Any, on_busy: str) -> tuple[Any, BaseException | None]:
+    """Have a run replaced between its two steps; return its graph, and what it was told."""
+    saver, there, go_on = Saver(space), asyncio.Event(), asyncio.Event()
+
+    async def first(state: Talk) -> Talk:
+        return said(f"first of {state['messages'][-1]}")
+
+    async def second(state: Talk) -> Talk:
+        if state["messages"][-1] == "first of old":
+            there.set()
+            await go_on.wait()
+        return said(f"second of {state['messages'][-2]}")
+
+    graph = in_two_steps(saver, first, second)
+    async with saver.run("thread") as config:
+        await graph.ainvoke(said("before"), config)
+
+    async def old() -> None:
+        async with saver.run("thread") as config:
+            await graph.ainvoke(said("old"), config, durability="sync")
+
+    running = asyncio.create_task(old())
+    await there.wait()
+    async with saver.run("thread", on_busy=on_busy) as config:
+        await graph.ainvoke(said("new"), config)
+    go_on.set()
+    (ended,) = await asyncio.gather(running, return_exceptions=True)
+    return graph, ended
+
+
+BEFORE = ["before", "first of before", "second of before"]
+NEW = ["new", "first of new", "second of new"]
+
+
+async def test_an_interrupted_run_keeps_what_it_stored_and_writes_no_more(space: Any) -> None:
+    graph, ended = await replaced(space, "interrupt")
+    assert isinstance(ended, interlock.Fenced)
+    assert await messages(graph) == [*BEFORE, "old", "first of old", *NEW]
+
+
+async def test_a_run_that_is_rolled_back_leaves_nothing(space: Any) -> None:
+    graph, ended = await replaced(space, "rollback")
+    assert isinstance(ended, interlock.Fenced)
+    assert await messages(graph) == [*BEFORE, *NEW]
+    states = [state async for state in graph.aget_state_history(THREAD)]
+    assert not any("old" in state.values.get("messages", ()) for state in states)
+
+
+async def test_a_busy_thread_can_be_refused(space: Any) -> None:
+    saver = Saver(space)
+    async with saver.run("thread"):
+        with pytest.raises(interlock.Held) as held:
+            async with saver.run("thread", on_busy="reject"):
+                raise AssertionError("it was let in")
+        assert held.value.holder == "app"
+        with pytest.raises(interlock.Held):
+            async with saver.run("thread", wait=0.02):
+                raise AssertionError("it was let in")
+    async with saver.run("thread", on_busy="reject"):
+        pass
+
+
+async def test_who_has_no_run_is_held_back_while_there_is_one(space: Any) -> None:
+    saver = Saver(space)
+    graph = talking(saver, no_time)
+    await graph.ainvoke(said("before"), THREAD)
+    async with saver.run("thread") as config:
+        for write in (
+            graph.ainvoke(said("from outside"), THREAD),
+            graph.aupdate_state(THREAD, said("from outside")),
+            saver.adelete_thread("thread"),
+            saver.aprune(["thread"]),
+        ):
+            with pytest.raises(interlock.Held):
+                await write
+        await graph.ainvoke(said("from the run"), config)
+    await graph.ainvoke(said("after"), THREAD)
+    assert (await messages(graph))[::2] == ["before", "from the run", "after"]
+
+
+async def test_the_config_of_a_run_that_has_ended_writes_nothing(space: Any) -> None:
+    saver = Saver(space)
+    graph = talking(saver, no_time)
+    async with saver.run("thread") as config:
+        await graph.ainvoke(said("in it"), config)
+    with pytest.raises(interlock.Invalid, match="has ended"):
+        await graph.ainvoke(said("after it"), config)
+    async with saver.run("thread"):
+        with pytest.raises(interlock.Fenced):
+            await graph.ainvoke(said("after it"), config)
+    assert await messages(graph) == ["in it", "re: in it"]
+
+
+async def test_a_waiting_run_that_is_cancelled_leaves_the_thread_to_others(space: Any) -> None:
+    saver = Saver(space)
+
+    async def wait() -> None:
+        async with saver.run("thread"):
+            raise AssertionError("it was let in")
+
+    async with saver.run("thread"):
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    async with asyncio.timeout(20), saver.run("thread"):
+        pass
+
+
+def hanging(place: Place) -> tuple[Any, Any]:
+    """Return a process that is in the second step of a run, and the pipe to it."""
+    heard, told = PROCESSES.Pipe()
+    one = PROCESSES.Process(
+        target=hang_in_the_second_step, args=(place.url, place.space, "hello-1", told)
+    )
+    one.start()
+    assert heard.recv() == "in the second step"
+    return one, heard
+
+
+@pytest.mark.slow
+def test_the_next_process_goes_on_where_one_was_killed(
+    place: Place, shared: interlock.Space
+) -> None:
+    one, _ = hanging(place)
+    one.kill()
+    one.join()
+    saver, firsts = Saver(shared), list[str]()
+
+    def first(_: Talk) -> Talk:
+        firsts.append("again")
+        return said("first")
+
+    graph = in_two_steps(saver, first, lambda _: said("second"))
+    run = saver.run("thread", once="hello-1")
+    with run as config:  # waits until the lease of the dead process has expired
+        given = run.input(said("hello"))
+        graph.invoke(given, config)
+    assert (given, firsts) == (None, [])
+    assert graph.get_state(THREAD).values["messages"] == ["hello", "first", "second"]
+    with pytest.raises(AlreadyDone), saver.run("thread", once="hello-1"):
+        raise AssertionError("it was let in")
+
+
+@pytest.mark.slow
+def test_a_stopped_process_that_was_replaced_writes_nothing(
+    place: Place, shared: interlock.Space
+) -> None:
+    one, heard = hanging(place)
+    assert one.pid is not None
+    os.kill(one.pid, signal.SIGSTOP)
+    saver = Saver(shared)
+    graph = in_two_steps(saver, lambda _: said("first"), lambda _: said("second"))
+    with saver.run("thread", once="hello-1") as config:
+        graph.invoke(None, config)
+    os.kill(one.pid, signal.SIGCONT)
+    heard.send("go on")
+    assert heard.recv() == "fenced: Fenced"
+    one.join()
+    assert graph.get_state(THREAD).values["messages"] == ["hello", "first", "second"]
+
+
+def test_a_run_that_a_supervisor_ended_is_told(shared: interlock.Space) -> None:
+    saver, there, go_on = Saver(shared), threading.Event(), threading.Event()
+
+    def think(_: str) -> None:
+        there.set()
+        assert go_on.wait(60)
+
+    graph = talking_in_threads(saver, think)
+
+    def work() -> None:
+        with saver.run("thread") as config:
+            graph.invoke(said("zombie"), config, durability="sync")
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        assert there.wait(60)
+        shared.reclaim("langgraph/run/thread")
+        go_on.set()
+        with pytest.raises(interlock.Fenced):
+            working.result()
+    assert graph.get_state(THREAD).values["messages"] == ["zombie"]
