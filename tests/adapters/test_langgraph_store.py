@@ -1,4 +1,4 @@
-"""The LangGraph store: it refuses what was computed from the past, and takes any text."""
+"""The LangGraph store: it refuses what was computed from the past."""
 
 from __future__ import annotations
 
@@ -12,13 +12,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 from langgraph.graph import START, StateGraph
-from langgraph.store.base import (
-    BaseStore,
-    GetOp,
-    InvalidNamespaceError,
-    PutOp,
-    SearchOp,
-)
+from langgraph.store.base import BaseStore, InvalidNamespaceError, PutOp
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import RetryPolicy
 
@@ -169,17 +163,22 @@ async def test_tasks_that_begin_with_the_same_reads_go_their_own_ways(
 ) -> None:
     store = Store(space)
     store.put(MEMORIES, "k", {"n": 0})
-    gate = asyncio.Barrier(2)
+    both_have_read, first_has_put = asyncio.Barrier(2), asyncio.Event()
 
-    async def add() -> None:
+    async def add(first: bool) -> None:
         item = await store.aget(MEMORIES, "k")
         assert item is not None
-        await gate.wait()
-        await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+        await both_have_read.wait()
+        if not first:
+            await first_has_put.wait()
+        try:
+            await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+        finally:
+            first_has_put.set()
 
     assert await store.aget(MEMORIES, "k") is not None
-    done = await asyncio.gather(add(), add(), return_exceptions=True)
-    assert sorted(map(type, done), key=str) == [type(None), interlock.Conflict]
+    done = await asyncio.gather(add(True), add(False), return_exceptions=True)
+    assert list(map(type, done)) == [type(None), interlock.Conflict]
 
 
 # What is refused, and what is not
@@ -346,58 +345,3 @@ def test_processes_lose_nothing(tmp_path: Path, postgres_url: str, redis_url: st
     for url in urls:
         with interlock.open(url, name) as opened:
             assert kept(Store(opened)) == list(range(30))
-
-
-# Namespaces, keys and values that are out of the ordinary
-
-
-STRANGE = ["a b", "ä/ö", "*", "{x}", "$rules", "..", "=", "#", "%41", " ", "x" * 600, "日本" * 90]
-
-
-def test_any_text_is_a_label_or_a_key(space: interlock.Space) -> None:
-    store, memory = Store(space), InMemoryStore()
-    labels = [text for text in STRANGE if "." not in text]
-    for each in (store, memory):
-        for key in ["", *STRANGE]:
-            each.put(("deep", *labels, key.replace(".", "") or "-"), key, {"key": key})
-        for label in labels:
-            each.put((label,), "k", {"label": label})
-    for namespace in [(), ("deep",), *((label,) for label in labels), ("deep", *labels[:10])]:
-        found = {(i.namespace, i.key): i.value for i in store.search(namespace, limit=100)}
-        wanted = {(i.namespace, i.key): i.value for i in memory.search(namespace, limit=100)}
-        assert found == wanted
-    for key in ["", *STRANGE]:
-        item = store.get(("deep", *labels, key.replace(".", "") or "-"), key)
-        assert item is not None
-        assert item.value == {"key": key}
-    assert all(len(key.encode()) <= 512 for key in space.scan())
-
-
-@pytest.mark.parametrize(
-    "op",
-    [
-        GetOp(("a.b",), "k"),
-        PutOp(("a", ""), "k", {}),
-        SearchOp(("a.b",)),
-        PutOp(("a", 1), "k", {}),  # type: ignore[arg-type]  # on purpose
-        GetOp(("a\x00",), "k"),
-    ],
-)
-def test_a_namespace_that_langgraph_refuses_is_refused_in_a_batch(op: Any) -> None:
-    with interlock.open("sqlite://") as space, pytest.raises(InvalidNamespaceError):
-        Store(space).batch([op])
-
-
-def test_values_that_are_no_json_or_too_large_are_refused_with_the_limit() -> None:
-    with interlock.open("sqlite://", max_value_bytes=1000) as space:
-        store = Store(space)
-        with pytest.raises(interlock.Invalid, match="1,000"):
-            store.put(MEMORIES, "k", {"text": "x" * 1000})
-        with pytest.raises(interlock.Invalid, match="JSON"):
-            store.put(MEMORIES, "k", {"at": object()})
-        with pytest.raises(interlock.Invalid, match="surrogate"):
-            store.put(MEMORIES, "\ud800", {})
-        assert space.scan() == {}
-        space.create("langgraph/store/memories/team/=x", 1)
-        with pytest.raises(interlock.Invalid, match="no item"):
-            store.get(MEMORIES, "x")
