@@ -1,0 +1,1 @@
+"""The adapters to agent frameworks, on every kind of store."""
