@@ -233,8 +233,8 @@ async def test_parallel_items_are_all_kept_in_order(space: Any) -> None:
         assert own == sorted(own)
 
 
-async def test_two_that_pop_get_two_items(space: Any) -> None:
-    await Session(space, "s").add_items([user(str(n)) for n in range(4)])
+async def test_pops_that_have_read_nothing_get_an_item_each(space: Any) -> None:
+    await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
     popped = await asyncio.gather(*(alone(Session(space, "s").pop_item()) for _ in range(6)))
     assert sorted(texts([each for each in popped if each is not None])) == ["0", "1", "2", "3"]
 
