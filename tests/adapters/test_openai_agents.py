@@ -263,7 +263,8 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
     model = GatedModel([[assistant_message("first")]])
 
     def wrapped() -> EncryptedSession:
-        return EncryptedSession("s", Session(space, "s"), encryption_key="synthetic")
+        inner: Any = Session(space, "s")  # it asks for a base class, and uses the protocol
+        return EncryptedSession("s", inner, encryption_key="synthetic")
 
     running = asyncio.create_task(ask(wrapped(), "one", Agent(name="a", model=model)))
     await model.asked.wait()
