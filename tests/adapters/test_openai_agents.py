@@ -141,7 +141,7 @@ async def test_a_run_keeps_the_session_while_its_tools_work(space: Any) -> None:
         return "looked"
 
     outside = contextvars.copy_context()
-    steps = [
+    steps: list[Any] = [
         ModelStep(output=[function_call("look", {}, call_id="1")]),
         [assistant_message("done")],
     ]
