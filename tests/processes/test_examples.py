@@ -11,9 +11,11 @@ from tests.repository import ROOT, files, name_of
 
 NAMES = (
     "approval",
+    "autogen_teams",
     "langgraph_memory",
     "langgraph_thread",
     "mcp_two_clients",
+    "openai_agents_session",
     "payment_reconciliation",
     "pipeline",
     "shared_files",
@@ -85,3 +87,20 @@ def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:
 def test_agents_share_a_file(url: str) -> None:
     found = importlib.import_module("shared_files").main(url)
     assert found == {"open": 1, "interlock": 8, "agents": 8}
+
+
+def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
+    found = importlib.import_module("autogen_teams").main(url)
+    assert found["ours"] == 12
+    assert found["theirs"] < 12
+
+
+def test_agents_of_openai_share_a_session(url: str) -> None:
+    found = importlib.import_module("openai_agents_session").main(url)
+    assert found["ours"] == {
+        "talk": ["user", "assistant", "user", "assistant"],
+        "kept": True,
+        "refused": "SessionConflict",
+    }
+    assert not found["theirs"]["kept"]
+    assert not found["theirs"]["refused"]

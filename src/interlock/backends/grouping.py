@@ -78,7 +78,7 @@ class GroupCommit:
         if loop not in self._flushing:
             self._flushing.add(loop)
             task = asyncio.ensure_future(self._flush_all(loop, run))
-            task.add_done_callback(lambda done: done.exception())
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         assert slot.future is not None
         await slot.future
         return _result(slot)
