@@ -197,7 +197,9 @@ def test_editors_killed_and_stopped_lose_nothing(
 # Every step of putting a version in place
 
 
-def begin(place: Place, root: Path, what: str, number: int, blow: int) -> tuple[Any, Connection]:
+def begin(
+    place: Place, root: Path, what: str, number: int | str, blow: int
+) -> tuple[Any, Connection]:
     """Have a process write that is struck before a step on the disk."""
     mine, theirs = FORKED.Pipe(duplex=False)
     child = FORKED.Process(target=struck, args=(place, root, what, number, blow, theirs))
@@ -233,7 +235,7 @@ def first_of(what: str) -> int:
 
 
 BEFORE = {"write": "first\n", "create": None, "delete": "first\n"}
-AFTER = {"write": "struck\n", "create": "struck\n", "delete": None}
+AFTER = {"write": "write\n", "create": "create\n", "delete": None}
 
 
 @pytest.mark.parametrize("what", ["write", "create", "delete"])
@@ -309,6 +311,29 @@ def test_stopped_at_any_step_it_holds_nobody_up_and_changes_nothing_later(
             assert files.status() == ()
     assert number > 10
     assert 0 < refused < number / EVERY, "stopped both before and after its commit"
+
+
+def test_a_late_writer_changes_nothing_though_the_newer_one_was_killed(tmp_path: Path) -> None:
+    number, shown = first_of("write"), Counter[str | None]()
+    while True:
+        number += EVERY
+        place, root = fresh(tmp_path, "write", number)
+        late, _late_said = begin(place, root, "write", "exchange", signal.SIGSTOP)
+        assert stopped(late)
+        newer, _newer_said = begin(place, root, "newer", number, signal.SIGKILL)
+        newer.join()
+        shown[on_disk(root)] += 1
+        if on_disk(root) == "newer\n":
+            woken(late, root, "newer\n")
+        else:
+            os.kill(late.pid, signal.SIGCONT)
+            late.join()
+        with interlock.open(place.url, space=place.space, agent="us") as space:
+            assert space.files(root).read("plan.md").text == on_disk(root)
+        if newer.exitcode == 0:
+            break
+    assert shown["first\n"] > 1
+    assert shown["newer\n"] > 1
 
 
 def test_an_edit_made_while_a_publisher_is_stopped_is_kept(tmp_path: Path) -> None:
