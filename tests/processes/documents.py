@@ -48,7 +48,7 @@ def before_each_step(act: Callable[[str], None]) -> None:
 
 
 def struck(
-    place: Place, root: Path, what: str, number: int | str, blow: int, answer: Connection
+    place: Place, root: Path, what: str, at: int | str, blow: int, answer: Connection
 ) -> None:
     """Write, make or delete `plan.md`; be struck once before a step: its number or name."""
     steps, due = 0, True
