@@ -325,7 +325,7 @@ def test_a_late_writer_changes_nothing_though_the_newer_one_was_killed(tmp_path:
         shown[on_disk(root)] += 1
         if on_disk(root) == "newer\n":
             woken(late, root, "newer\n")
-        else:
+        else:  # it was killed before
             os.kill(late.pid, signal.SIGCONT)
             late.join()
         with interlock.open(place.url, space=place.space, agent="us") as space:
