@@ -7,7 +7,6 @@ import random
 import signal
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,36 +33,44 @@ def lines_of(text: str) -> list[str]:
     return lines
 
 
-def before_each_step(act: Callable[[], None]) -> None:
+def before_each_step(act: Callable[[str], None]) -> None:
     """Have `act` called before every single step on the disk of this process."""
 
-    def acting(step: Callable[..., Any]) -> Callable[..., Any]:
+    def acting(name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         def stepped(*arguments: Any) -> Any:
-            act()
+            act(name)
             return step(*arguments)
 
         return stepped
 
     for name in disk.STEPS:
-        setattr(disk, name, acting(getattr(disk, name)))
+        setattr(disk, name, acting(name, getattr(disk, name)))
 
 
-def struck(place: Place, root: Path, what: str, number: int, blow: int, answer: Connection) -> None:
-    """Write, make or delete `plan.md`; be struck before the step `number` on the disk."""
-    steps = 0
+def struck(
+    place: Place, root: Path, what: str, at: int | str, blow: int, answer: Connection
+) -> None:
+    """Write, make or delete `plan.md`; be struck once before a step: its number or name."""
+    steps, due = 0, True
 
-    def count() -> None:
-        nonlocal steps
+    def count(name: str) -> None:
+        nonlocal steps, due
         steps += 1
-        if steps == number:
+        if due and at in (steps, name):
+            due = False
             os.kill(os.getpid(), blow)
 
     with interlock.open(place.url, space=place.space, agent="struck") as space:
         files = space.files(root)
+        if what == "newer":  # puts nothing in place but its own version
+            files._desk.opened = True
+            before_each_step(count)
+            files.update("plan.md", lambda _: "newer\n")
+            return
         document = files.read("plan.md")
         before_each_step(count)
         try:
-            files.delete(document) if what == "delete" else files.write(document, "struck\n")
+            files.delete(document) if what == "delete" else files.write(document, f"{what}\n")
         except interlock.FileConflict:
             answer.send(("refused", steps))
         else:
@@ -74,9 +81,9 @@ def edit_for_ever(place: Place, root: Path, name: str, seed: int, pipe: Connecti
     """Edit documents until killed; say what was acknowledged, what was refused, when it stops."""
     chance = random.Random(seed)
 
-    def maybe_stop() -> None:
+    def maybe_stop(name: str) -> None:
         if chance.random() < 0.0005:
-            pipe.send(("stopped", name, ""))
+            pipe.send(("stopped", "", ""))
             os.kill(os.getpid(), signal.SIGSTOP)
 
     before_each_step(maybe_stop)
@@ -102,8 +109,6 @@ def _edit(files: interlock.Files, chance: random.Random, item: str, pipe: Connec
         return
     others = [] if kind == "write" else [each for each in chance.sample(PATHS, 2) if each != path]
     documents = [files.read(each) for each in (path, *others)]
-    with suppress(ValueError):
-        os.sched_yield()
     texts = {each: seal([*lines_of(each.text), item]) for each in documents}
     try:
         if others:

@@ -91,7 +91,7 @@ class AsyncFiles(FilesHandle):
         return await self._run(steps.delete(self._desk, document, self._desk.op_id(op_id)))
 
     async def publish(
-        self, contents: Mapping[Document | str, str | bytes], *, op_id: str | None = None
+        self, contents: Mapping[Any, str | bytes], *, op_id: str | None = None
     ) -> tuple[Document, ...]:
         """Write several documents in one commit; return the new ones.
 

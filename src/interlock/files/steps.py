@@ -167,9 +167,7 @@ def _shown_unless_changed(changes: Changes, key: str) -> Doing[Document]:
     return (yield from shown(changes.desk, document))
 
 
-def publish(
-    desk: Desk, contents: Mapping[Document | str, Any], op_id: str
-) -> Doing[tuple[Document, ...]]:
+def publish(desk: Desk, contents: Mapping[Any, Any], op_id: str) -> Doing[tuple[Document, ...]]:
     """Write several documents in one commit.  Returns the new ones."""
     changes = Changes(desk)
     for target, content in contents.items():
