@@ -8,7 +8,7 @@ Each entry of a memory is a key `autogen/memory/<name>/<random>`, each one of a 
 from __future__ import annotations
 
 from interlock.adapters.autogen.teams import team_state
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 with needs("AutoGen", "autogen"):
     from interlock.adapters.autogen.cache import SharedCacheStore

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from interlock.adapters.extras import needs
+from interlock.extras import needs
 
 if TYPE_CHECKING:
     from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun

@@ -29,6 +29,7 @@ from interlock.adapters.langgraph.store_keys import (
     refresh_key,
     scan_prefix,
 )
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (
