@@ -86,7 +86,8 @@ SUITES = (
         version="1.15.30",
         sha256="17de4b7cc3f2c207033e9f82be4f7d749e540b0e415a3885a8d97bb43a90a318",
         tests=crewai_expected.TESTS,
-        arguments=crewai_expected.FILES,
+        # It has no settings of its own for pytest, which would look for ours.
+        arguments=("-c", "pyproject.toml", "--rootdir", ".", *crewai_expected.FILES),
         plugin="crewai_plugin",
         expected=crewai_expected.EXPECTED,
         environment=".venv-crewai",
