@@ -9,7 +9,13 @@ import pytest
 from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
-NAMES = ("approval", "langgraph_thread", "payment_reconciliation", "pipeline")
+NAMES = (
+    "approval",
+    "autogen_teams",
+    "openai_agents_session",
+    "payment_reconciliation",
+    "pipeline",
+)
 
 
 def test_every_example_is_tested() -> None:
@@ -61,7 +67,18 @@ def test_a_person_approves(url: str) -> None:
     }
 
 
-def test_a_langgraph_thread_keeps_all_messages_and_pays_once(url: str) -> None:
-    found = importlib.import_module("langgraph_thread").main(url)
-    assert found["Interlock"] == {"messages": 12, "payments": 1}
-    assert found["LangGraph"] == {"messages": 4, "payments": 2}
+def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
+    found = importlib.import_module("autogen_teams").main(url)
+    assert found["ours"] == 12
+    assert found["theirs"] < 12
+
+
+def test_agents_of_openai_share_a_session(url: str) -> None:
+    found = importlib.import_module("openai_agents_session").main(url)
+    assert found["ours"] == {
+        "talk": ["user", "assistant", "user", "assistant"],
+        "kept": True,
+        "refused": "SessionConflict",
+    }
+    assert not found["theirs"]["kept"]
+    assert not found["theirs"]["refused"]

@@ -1,0 +1,221 @@
+"""AutoGen's teams, memories and caches, shared by several at once, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from autogen_core import CacheStore, Image
+from autogen_core.memory import Memory, MemoryContent, MemoryMimeType
+from autogen_core.model_context import UnboundedChatCompletionContext
+from autogen_core.models import SystemMessage, UserMessage
+from PIL import Image as Pictures
+
+import interlock
+from interlock.adapters.autogen import SharedCacheStore, SharedMemory, team_state
+from tests.adapters.autogen_teams import CountingModel, history, run_team, team
+from tests.processes.writers import Place, together
+
+
+@pytest.fixture(params=["async", "sync"])
+async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
+    """A space as either façade opens it."""
+    if request.param == "async":
+        async with interlock.open_async(place.url, space=place.space, agent="tests") as opened:
+            yield opened
+    else:
+        with interlock.open(place.url, space=place.space, agent="tests") as opened_sync:
+            yield opened_sync
+
+
+@pytest.fixture
+def store(place: Place) -> Iterator[interlock.Space]:
+    with interlock.open(place.url, space=place.space, agent="tests") as opened:
+        yield opened
+
+
+async def stored(space: Any, name: str = "c") -> list[str]:
+    """Return the history of a conversation, as a new team finds it."""
+    fresh = team()
+    async with team_state(space, name, fresh):
+        return history(await fresh.save_state())
+
+
+async def talk(space: Any, task: str, **options: Any) -> None:
+    """Give a new team one task in the conversation `c`."""
+    mine = team()
+    async with team_state(space, "c", mine, **options):
+        await mine.run(task=task)
+
+
+async def test_parallel_teams_of_one_conversation_keep_everything(space: Any) -> None:
+    await asyncio.gather(*(talk(space, f"task {n}") for n in range(6)))
+    found = await stored(space)
+    assert sorted(found[::2]) == [f"task {n}" for n in range(6)]
+    assert found[1::2] == [f"seen {n}" for n in range(1, 7)], "each went on from the one before"
+    assert len(found) == 12
+
+
+async def test_a_team_that_was_replaced_saves_nothing(space: Any) -> None:
+    gate, model = asyncio.Event(), CountingModel()
+    model.gate = gate
+
+    async def stall() -> None:
+        mine = team(model)
+        async with team_state(space, "c", mine):
+            await mine.run(task="late")
+
+    zombie = asyncio.create_task(stall())
+    await model.asked.wait()
+    with pytest.raises(interlock.Held) as held:
+        await talk(space, "too early", wait=0)
+    assert held.value.holder == "tests"
+    reclaimed = space.reclaim("autogen/state/c")
+    if asyncio.iscoroutine(reclaimed):
+        await reclaimed
+    await talk(space, "in time")
+    gate.set()
+    with pytest.raises(interlock.Fenced):
+        await zombie
+    assert await stored(space) == ["in time", "seen 1"]
+
+
+async def test_what_fails_saves_nothing_and_frees_the_conversation(space: Any) -> None:
+    await talk(space, "kept")
+
+    async def fail() -> None:
+        mine = team()
+        async with team_state(space, "c", mine, wait=0):
+            await mine.run(task="lost")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await fail()
+    assert await stored(space) == ["kept", "seen 1"]
+
+
+async def test_a_state_that_is_too_large_is_refused(place: Place) -> None:
+    async with interlock.open_async(place.url, space=place.space, max_value_bytes=2000) as small:
+        with pytest.raises(interlock.Invalid, match="bytes"):
+            await talk(small, "x" * 3000)
+        await talk(small, "short")
+
+
+async def test_a_memory_keeps_what_parallel_teams_add(space: Any) -> None:
+    def remembered(text: str) -> MemoryContent:
+        return MemoryContent(content=text, mime_type=MemoryMimeType.TEXT)
+
+    one, two = SharedMemory(space, "facts"), SharedMemory(space, "facts")
+    assert isinstance(one, Memory)
+
+    async def add(memory: SharedMemory, texts: list[str]) -> None:
+        for text in texts:
+            await memory.add(remembered(text))
+
+    await asyncio.gather(add(one, ["a1", "a2", "a3"]), add(two, ["b1", "b2", "b3"]))
+    found = [each.content for each in (await one.query("anything")).results]
+    assert sorted(str(each) for each in found) == ["a1", "a2", "a3", "b1", "b2", "b3"]
+    assert [each for each in found if str(each).startswith("a")] == ["a1", "a2", "a3"]
+    context = UnboundedChatCompletionContext()
+    told = await two.update_context(context)
+    assert len(told.memories.results) == 6
+    (message,) = await context.get_messages()
+    assert isinstance(message, SystemMessage)
+    assert "1. " in message.content
+    await asyncio.gather(one.clear(), two.clear())
+    assert (await one.query()).results == []
+    await two.close()
+
+
+async def test_a_memory_returns_contents_as_they_were(space: Any) -> None:
+    picture = Image(Pictures.new("RGB", (2, 2), "red"))
+    contents = [
+        MemoryContent(content="text", mime_type=MemoryMimeType.TEXT, metadata={"n": 1}),
+        MemoryContent(content={"a": [1, None]}, mime_type="application/json"),
+        MemoryContent(content=b"\x00\xff", mime_type=MemoryMimeType.BINARY),
+        MemoryContent(content=picture, mime_type=MemoryMimeType.IMAGE),
+    ]
+    memory = SharedMemory(space)
+    for content in contents:
+        await memory.add(content)
+    found = (await memory.query()).results
+    assert found[:3] == contents[:3]
+    assert isinstance(found[3].content, Image)
+    assert found[3].content.to_base64() == picture.to_base64()
+
+
+async def test_an_assistant_is_told_what_the_memory_holds(space: Any) -> None:
+    memory, model = SharedMemory(space), CountingModel()
+    await memory.add(MemoryContent(content="likes tea", mime_type=MemoryMimeType.TEXT))
+    await team(model, [memory]).run(task="what to drink?")
+    assert any("likes tea" in str(each.content) for each in model.shown)
+
+
+def test_a_cache_refuses_to_overwrite_what_was_not_read(store: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+    other: SharedCacheStore[Any] = SharedCacheStore(store)
+    assert isinstance(cache, CacheStore)
+    assert cache.get("k/1", "nothing") == "nothing"
+    cache.set("k/1", [1])
+    with ThreadPoolExecutor(1) as elsewhere:
+        with pytest.raises(interlock.Conflict) as conflict:
+            elsewhere.submit(other.set, "k/1", [2]).result()
+        assert conflict.value.record.value == [1]
+        assert elsewhere.submit(other.get, "k/1").result() == [1]
+        elsewhere.submit(other.set, "k/1", [1, 2]).result()
+    with pytest.raises(interlock.Conflict):
+        cache.set("k/1", [1, 3])
+    keeping: SharedCacheStore[Any] = SharedCacheStore(store, on_conflict="keep")
+    keeping.set("k/1", "mine")
+    assert cache.get("k/1") == [1, 2]
+    cache.set("k/1", UserMessage(content="hello", source="user"))
+    assert cache.get("k/1") == {"content": "hello", "source": "user", "type": "UserMessage"}
+
+
+def test_parallel_agents_keep_everything_in_a_cache(store: interlock.Space) -> None:
+    gate = threading.Barrier(5)
+
+    def add(n: int) -> None:
+        cache: SharedCacheStore[list[int]] = SharedCacheStore(store)
+        gate.wait()
+        while True:
+            found = cache.get("list") or []
+            try:
+                return cache.set("list", [*found, n])
+            except interlock.Conflict:
+                continue
+
+    with ThreadPoolExecutor(5) as threads:
+        list(threads.map(add, range(5)))
+    cache: SharedCacheStore[list[int]] = SharedCacheStore(store)
+    assert sorted(cache.get("list") or []) == [0, 1, 2, 3, 4]
+    with ThreadPoolExecutor(5) as threads:
+        list(threads.map(lambda n: cache.update("list", lambda old: [*(old or []), n]), range(5)))
+    assert len(cache.get("list") or []) == 10
+
+
+async def test_a_cache_says_what_it_needs(space: Any) -> None:
+    if isinstance(space, interlock.AsyncSpace):
+        with pytest.raises(interlock.Invalid, match=r"interlock\.open"):
+            SharedCacheStore(space)  # type: ignore[arg-type]  # that is what is refused
+    else:
+        with pytest.raises(interlock.Invalid, match="keep"):
+            SharedCacheStore(space, on_conflict="maybe")
+
+
+@pytest.mark.slow
+def test_processes_go_on_from_each_other(place: Place) -> None:
+    interlock.open(place.url, space=place.space).close()
+    assert together(run_team, 2, place.url, place.space) == ["done"] * 2
+
+    async def found() -> list[str]:
+        async with interlock.open_async(place.url, space=place.space) as opened:
+            return await stored(opened, "shared")
+
+    history_of_all = asyncio.run(found())
+    assert history_of_all[1::2] == [f"seen {n}" for n in range(1, 7)]
+    assert sorted(history_of_all[::2]) == sorted(f"{i}/{n}" for i in range(2) for n in range(3))
