@@ -102,8 +102,9 @@ def run_page(text: str, name: str, fixture: Callable[[str], Any]) -> int:
                     run_command(command, f"{name}:{block.line}", block.exit_code)
                 continue
             # Empty lines before it make tracebacks show the page's own line numbers.
-            text = "\n" * (block.line - 1) + block.text
-            exec(compile(text, name, "exec", dont_inherit=True), namespace)  # no imports of ours
+            source = "\n" * (block.line - 1) + block.text
+            # As it is for a reader: without the __future__ imports of this file.
+            exec(compile(source, name, "exec", dont_inherit=True), namespace)
             for test in [namespace[each] for each in namespace if each.startswith("test_")]:
                 if id(test) not in tested:
                     tested.add(id(test))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merges import Clash, Reducer
+from interlock.core.merges import REDUCERS, Clash, Reducer
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
@@ -65,6 +65,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
     "AsyncGroup",

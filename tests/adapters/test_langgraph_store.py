@@ -94,7 +94,8 @@ def test_without_a_retry_policy_the_conflict_reaches_the_caller(space: interlock
     with pytest.raises(interlock.Conflict) as caught:
         graph.invoke({"done": 0}, AT_ONCE)
     assert caught.value.retryable
-    assert RetryPolicy().retry_on(caught.value), "LangGraph runs the node again by default"
+    retried: Any = RetryPolicy().retry_on
+    assert retried(caught.value), "LangGraph runs the node again by default"
 
 
 async def test_parallel_async_nodes_keep_everything(place: Place) -> None:
@@ -163,6 +164,29 @@ async def test_what_a_node_reads_in_tasks_below_it_counts(space: interlock.Space
     assert {item.key: item.value["n"] for item in store.search(MEMORIES)} == {"a": 2, "b": 2}
 
 
+async def test_tasks_that_begin_with_the_same_reads_go_their_own_ways(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {"n": 0})
+    both_have_read, first_has_put = asyncio.Barrier(2), asyncio.Event()
+
+    async def add(first: bool) -> None:
+        item = await store.aget(MEMORIES, "k")
+        assert item is not None
+        await both_have_read.wait()
+        if not first:
+            await first_has_put.wait()
+        try:
+            await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
+        finally:
+            first_has_put.set()
+
+    assert await store.aget(MEMORIES, "k") is not None
+    done = await asyncio.gather(add(True), add(False), return_exceptions=True)
+    assert list(map(type, done)) == [type(None), interlock.Conflict]
+
+
 # What is refused, and what is not
 
 
@@ -227,6 +251,11 @@ def _one_more(value: Any) -> dict[str, int]:
     return {"n": value["n"] + 1}
 
 
+def _both(fn: Any, number: int) -> list[Any]:
+    """Half of them coroutine functions, half plain ones."""
+    return [fn, _one_more] * (number // 2)
+
+
 def test_updates_from_threads_lose_nothing(space: interlock.Space) -> None:
     store = Store(space)
     done = in_threads(
@@ -245,10 +274,7 @@ async def test_async_updates_lose_nothing_and_may_use_the_store(space: interlock
 
     async with asyncio.timeout(60):
         await asyncio.gather(
-            *(
-                store.aupdate(MEMORIES, "count", fn, default={"n": 0})
-                for fn in [more, _one_more] * (many // 2)
-            )
+            *(store.aupdate(MEMORIES, "count", fn, default={"n": 0}) for fn in _both(more, many))
         )
     item = await store.aget(MEMORIES, "count")
     assert item is not None
@@ -262,10 +288,7 @@ async def test_updates_of_an_async_space_lose_nothing(place: Place) -> None:
     async with place.open_async() as opened:
         store = Store(opened)
         await asyncio.gather(
-            *(
-                store.aupdate(MEMORIES, "count", fn, default={"n": 0})
-                for fn in [more, _one_more] * (NODES // 2)
-            )
+            *(store.aupdate(MEMORIES, "count", fn, default={"n": 0}) for fn in _both(more, NODES))
         )
         item = await store.aget(MEMORIES, "count")
         assert item is not None

@@ -11,8 +11,8 @@ from tests.repository import ROOT, files, name_of
 
 NAMES = (
     "approval",
-    "autogen_teams",
-    "openai_agents_session",
+    "langgraph_memory",
+    "langgraph_thread",
     "payment_reconciliation",
     "pipeline",
 )
@@ -67,18 +67,13 @@ def test_a_person_approves(url: str) -> None:
     }
 
 
-def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
-    found = importlib.import_module("autogen_teams").main(url)
-    assert found["ours"] == 12
-    assert found["theirs"] < 12
+def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:
+    found = importlib.import_module("langgraph_memory").main(url)
+    assert len(found["LangGraph"]) == 1
+    assert found["Interlock"] == [f"from agent-{n}" for n in range(8)]
 
 
-def test_agents_of_openai_share_a_session(url: str) -> None:
-    found = importlib.import_module("openai_agents_session").main(url)
-    assert found["ours"] == {
-        "talk": ["user", "assistant", "user", "assistant"],
-        "kept": True,
-        "refused": "SessionConflict",
-    }
-    assert not found["theirs"]["kept"]
-    assert not found["theirs"]["refused"]
+def test_a_langgraph_thread_keeps_all_messages_and_pays_once(url: str) -> None:
+    found = importlib.import_module("langgraph_thread").main(url)
+    assert found["Interlock"] == {"messages": 12, "payments": 1}
+    assert found["LangGraph"] == {"messages": 4, "payments": 2}

@@ -11,22 +11,52 @@ from typing import TYPE_CHECKING, Any
 from interlock.extras import needs
 
 if TYPE_CHECKING:
+    from interlock.adapters.langgraph.reducers import (
+        append,
+        counter,
+        deep_merge,
+        last_writer,
+        maximum,
+        minimum,
+        union,
+    )
     from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
+    from interlock.adapters.langgraph.state import Problem, StateReport, check_state
     from interlock.adapters.langgraph.store import Store
 
 __all__ = [
     "AlreadyDone",
+    "Problem",
     "Saver",
+    "StateReport",
     "Store",
     "ThreadRun",
+    "append",
+    "check_state",
+    "counter",
+    "deep_merge",
+    "last_writer",
+    "maximum",
+    "minimum",
+    "union",
 ]
 
 _HOMES = {
     "AlreadyDone": "running",
+    "Problem": "state",
     "Saver": "saver",
+    "StateReport": "state",
     "Store": "store",
     "ThreadRun": "running",
+    "append": "reducers",
+    "check_state": "state",
+    "counter": "reducers",
+    "deep_merge": "reducers",
+    "last_writer": "reducers",
+    "maximum": "reducers",
+    "minimum": "reducers",
+    "union": "reducers",
 }
 
 
