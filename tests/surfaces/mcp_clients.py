@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from mcp.client._transport import TransportStreams
 from mcp.client.stdio import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
@@ -160,5 +161,14 @@ def http_server(place: Place, *options: str, **environment: str) -> Iterator[str
 def over_http(url: str, token: str = "", client: str = "tester", mode: str = "auto") -> Client:
     """Return a client of a server over HTTP, which sends an access token if there is one."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    transport = streamable_http_client(url, http_client=create_mcp_http_client(headers=headers))
-    return Client(transport, mode=mode, client_info=Implementation(name=client, version="1"))
+    info = Implementation(name=client, version="1")
+    return Client(_transport(url, headers), mode=mode, client_info=info)
+
+
+@asynccontextmanager
+async def _transport(url: str, headers: dict[str, str]) -> AsyncIterator[TransportStreams]:
+    async with (
+        create_mcp_http_client(headers=headers) as http,
+        streamable_http_client(url, http_client=http) as streams,
+    ):
+        yield streams

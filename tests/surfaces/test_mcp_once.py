@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import interlock
 from interlock.core.requests import Commit
 from interlock.errors import AnswerLost
+from interlock.server import mcp_writes
 from interlock.server.mcp_agents import Agent, opened
 from interlock.server.mcp_tools import TOOLS
 from tests.processes.writers import Place
@@ -80,13 +81,34 @@ async def test_a_call_sent_again_is_applied_once(
 
 async def test_a_call_that_is_under_way_twice_is_applied_once(us: Tools) -> None:
     start = await made(us)
+    await us.done("update_fields", key="k", fields={"b": 2}, version=1, epoch=0)
     calls = [
         us.done("update_fields", key="k", fields={"a": 2}, version=1, epoch=0, op_id="one")
         for _ in range(8)
     ]
     answers = await asyncio.gather(*calls)
-    assert {answer["record"]["version"] for answer in answers} == {2}
-    assert (await us.done("about"))["position"] == start + 1
+    assert {answer["record"]["version"] for answer in answers} == {3}
+    assert (await us.done("about"))["position"] == start + 2
+
+
+async def test_a_call_that_was_applied_after_it_was_asked_for_is_told_what_it_did(
+    us: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sending commits between the second one's question and its write."""
+    await made(us)
+    await us.done("update_fields", key="k", fields={"b": 2}, version=1, epoch=0)
+    call = {"key": "k", "fields": {"a": 2}, "version": 1, "epoch": 0, "op_id": "one"}
+    first = await us.done("update_fields", **call)
+    real = mcp_writes.outcome_of
+    asked = []
+
+    async def outcome_of(agent: Agent, key: str, op_id: str) -> interlock.Committed | None:
+        asked.append(op_id)
+        return None if len(asked) == 1 else await real(agent, key, op_id)
+
+    monkeypatch.setattr(mcp_writes, "outcome_of", outcome_of)
+    again = await us.done("update_fields", **call)
+    assert (again["record"], again["replayed"]) == (first["record"], True)
 
 
 async def test_two_agents_may_give_operations_the_same_name(place: Place) -> None:

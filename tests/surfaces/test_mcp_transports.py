@@ -94,7 +94,7 @@ async def test_on_stdio_a_client_is_the_agent_it_was_started_for(local: Place) -
             for owner in ("planner", "tester"):
                 await tools.refused("Forbidden", "create", key=f"agent/{owner}/x", value=1)
             await tools.done("create", key=f"agent/{name}/x", value=1)
-    async with using(on_stdio(place, client="a/b {agent} \ud83d\ude80" + "é" * 99)) as tools:
+    async with using(on_stdio(place, client="a/b {agent} \U0001f680" + "é" * 99)) as tools:
         names.add(name := await tools.agent())
         await tools.done("create", key=f"agent/{name}/x", value=1)
     assert len(names) == 3

@@ -66,11 +66,8 @@ def absent(key: str) -> Refusal:
     )
 
 
-def refusal_of(problem: InterlockError, agent: str = "", op_id: str | None = None) -> Answer:
-    """Return the refusal, or the fault, that the space raised to an agent.
-
-    `op_id`: of the operation, as the client names it.
-    """
+def refusal_of(problem: InterlockError, agent: str = "") -> Answer:
+    """Return the refusal, or the fault, that was raised to an agent."""
     message, next_step = str(problem), _TELL
     retryable = isinstance(problem, interlock.Unavailable | interlock.Unknown)
     if isinstance(problem, Refused):
@@ -85,7 +82,6 @@ def refusal_of(problem: InterlockError, agent: str = "", op_id: str | None = Non
         "retryable": retryable,
         "next_step": next_step,
         **_details(problem),
-        **({"op_id": op_id} if isinstance(problem, interlock.Unknown) else {}),
     }
 
 
@@ -112,6 +108,8 @@ def _details(problem: InterlockError) -> Answer:
             }
         case interlock.Pruned():
             return {"oldest_position": problem.oldest}
+        case interlock.Unknown():
+            return {"op_id": problem.op_id}
     return {}
 
 

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from typing import Any, Self, cast
 
 import anyio
@@ -120,16 +121,18 @@ async def _until_stopped(
 
 def _bound(host: str, port: int) -> socket.socket:
     """Return a socket that listens at an address.  Raises Unavailable."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        made = socket.socket(family, kind, protocol)
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-        made.listen(128)  # whoever is told the URL may call at once
-    except (OSError, OverflowError, UnicodeError) as problem:
-        raise Unavailable(f"cannot listen on {host}:{port}: {problem}") from problem
+    with ExitStack() as on_failure:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            made = on_failure.enter_context(socket.socket(family, kind, protocol))
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+            made.listen(128)  # whoever is told the URL may call at once
+        except (OSError, UnicodeError) as problem:
+            raise Unavailable(f"cannot listen on {host}:{port}: {problem}") from problem
+        on_failure.pop_all()
     return made
 
 

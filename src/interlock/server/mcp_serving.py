@@ -40,34 +40,56 @@ def make_server(agents: Agents, read_only: bool = False) -> Server[Any]:
 
     `read_only`: the tools that write are not there.
     """
-    tools = {name: tool for name, tool in TOOLS.items() if tool.reads or not read_only}
+    handlers = _Handlers(agents, read_only)
+    server: Server[Any] = Server(
+        "interlock",
+        version=interlock.__version__,
+        title="Interlock: shared state of many agents",
+        instructions=INSTRUCTIONS,
+        on_list_tools=handlers.list_tools,
+        on_call_tool=handlers.call_tool,
+    )
+    server.middleware.append(handlers.only_with_a_session)
+    return server
+
+
+class _Handlers:
+    """What the server does with requests."""
+
+    def __init__(self, agents: Agents, read_only: bool) -> None:
+        self._agents = agents
+        self._read_only = read_only
+        self._tools = {name: tool for name, tool in TOOLS.items() if tool.reads or not read_only}
 
     async def list_tools(
-        ctx: Context, params: types.PaginatedRequestParams | None
+        self, ctx: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[tool.described() for tool in tools.values()])
+        return types.ListToolsResult(tools=[tool.described() for tool in self._tools.values()])
 
-    async def call_tool(ctx: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(
+        self, ctx: Context, params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
+        """Call a tool.  A refusal is an answer, and an error for the model that reads it."""
         if params.name not in TOOLS:
-            known = ", ".join(tools)
+            known = ", ".join(self._tools)
             raise MCPError(types.INVALID_PARAMS, f"unknown tool {params.name!r:.80}; use {known}")
-        answer = await _answered(ctx, TOOLS[params.name], params.arguments or {})
+        answer = await self._answered(ctx, TOOLS[params.name], params.arguments or {})
         return types.CallToolResult(
             content=[types.TextContent(text=json.dumps(answer, ensure_ascii=False))],
             structured_content=answer,
             is_error=not answer["ok"],
         )
 
-    async def _answered(ctx: Context, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+    async def _answered(self, ctx: Context, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
         name = ""
         try:
-            if tool.name not in tools:
+            if tool.name not in self._tools:
                 raise Refusal("Forbidden", "this server only reads", "use the tools that read")
             checked = _checked(tool, arguments)
-            agent = await agents.of(_caller(ctx))
+            agent = await self._agents.of(_caller(ctx))
             name = agent.name
             if tool.name == "about":
-                return {"ok": True, **await about(agents, agent, read_only)}
+                return {"ok": True, **await about(self._agents, agent, self._read_only)}
             return {"ok": True, **await CALLS[tool.name](agent, checked)}
         except Refusal as refusal:
             return {"ok": False, "refusal": refusal.answer}
@@ -80,28 +102,16 @@ def make_server(agents: Agents, read_only: bool = False) -> Server[Any]:
             step = "tell a person; to learn whether a write was applied, read the key"
             return {"ok": False, "refusal": Refusal("InternalError", said, step).answer}
 
-    server: Server[Any] = Server(
-        "interlock",
-        version=interlock.__version__,
-        title="Interlock: shared state of many agents",
-        instructions=INSTRUCTIONS,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
-    )
-
-    async def only_with_a_session(ctx: Context, call_next: CallNext) -> HandlerResult:
+    async def only_with_a_session(self, ctx: Context, call_next: CallNext) -> HandlerResult:
         """Send clients without a session back to the handshake, where nothing else names them."""
         modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
-        if modern and ctx.request is not None and not agents.knows(_caller(ctx)):
+        if modern and ctx.request is not None and not self._agents.knows(_caller(ctx)):
             raise MCPError(
                 types.UNSUPPORTED_PROTOCOL_VERSION,
                 "without a name for each access token, clients are told apart by their sessions",
                 {"supported": list(HANDSHAKE_PROTOCOL_VERSIONS), "requested": ctx.protocol_version},
             )
         return await call_next(ctx)
-
-    server.middleware.append(only_with_a_session)
-    return server
 
 
 def _caller(ctx: Context) -> Caller:

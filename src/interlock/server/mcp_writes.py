@@ -22,7 +22,6 @@ from interlock.server.mcp_answers import (
     entry_answer,
     moved,
     record_answer,
-    refusal_of,
 )
 from interlock.settings import contribution_id
 
@@ -175,7 +174,7 @@ def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Ans
                 return done
             raise
         except Unknown as problem:
-            return {"ok": False, "refusal": refusal_of(problem, agent.name, op_id)}
+            raise Unknown(str(problem), op_id) from problem  # as the client may name it
         if isinstance(written, Entry):
             return {"entry": entry_answer(written)}
         return {"record": record_answer(written)}
