@@ -13,8 +13,14 @@ NAMES = (
     "approval",
     "langgraph_memory",
     "langgraph_thread",
+    "mcp_two_clients",
     "payment_reconciliation",
     "pipeline",
+)
+ELSEWHERE = (  # tested where their framework is: `tests/crewai`, `tests/adapters`
+    "autogen_teams",
+    "crewai_flow",
+    "openai_agents_session",
 )
 
 

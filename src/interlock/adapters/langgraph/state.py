@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.adapters.extras import needs
 from interlock.adapters.langgraph.reducers import OURS
 from interlock.adapters.langgraph.samples import Unknown, sample
+from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.channels import AnyValue, BinaryOperatorAggregate, LastValue
