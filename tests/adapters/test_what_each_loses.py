@@ -20,6 +20,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
 import interlock
+from interlock.adapters.autogen import SharedCacheStore, team_state
 from interlock.adapters.langgraph import Saver, Store
 from interlock.adapters.openai_agents import Session
 from interlock.verify.frameworks import (
@@ -159,6 +160,21 @@ def test_autogen_loses_runs_of_one_conversation_and_cached_values(tmp_path: Path
     cache: InMemoryCache[list[str]] = InMemoryCache()
     assert counts(check_team_state(in_a_file)) == {"parallel_runs": (12, 4)}
     assert counts(check_cache_store(lambda: cache)) == {"parallel_writers": (5, 1)}
+
+
+def test_our_team_state_and_cache_keep_them(place: Place) -> None:
+    @asynccontextmanager
+    async def in_a_space(team: Any) -> AsyncIterator[None]:
+        async with (
+            interlock.open_async(place.url, space=place.space, agent="worker") as space,
+            team_state(space, "conversation", team),
+        ):
+            yield
+
+    report = check_team_state(in_a_space, patience=PATIENCE)
+    assert counts(report) == {"parallel_runs": (12, 12)}, report
+    report = check_cache_store(maker(place, SharedCacheStore), patience=PATIENCE)
+    assert counts(report) == {"parallel_writers": (5, 5)}, report
 
 
 # MCP: a memory server.  The reference one needs Node.js; each of its tools reads the whole file,

@@ -43,7 +43,7 @@ def main(
         click.echo(f"{label} ...", err=True)
         say = partial(_progress, label)
         try:
-            outcome = run(suite, on, say=say, own=own, python=python, matching=matching, jobs=jobs)
+            outcome = run(suite, on, say=say, python=python, matching=matching, jobs=jobs)
         except NotFetched as problem:
             raise click.ClickException(str(problem)) from None
         for line in outcome.wrong:

@@ -6,6 +6,8 @@ puts `Persistence` in place of `SQLiteFlowPersistence`, and what cannot pass.
 
 from __future__ import annotations
 
+import sqlite3
+
 PACKAGE = "crewai==1.15.30"
 PLUGIN = "crewai_plugin"
 FILES = (
@@ -41,3 +43,5 @@ NEEDS_SQLITE_3_45: dict[str, str] = {
     f"{_LIFE}::test_sqlite_provider_closes_every_connection": "SQLite has no function jsonb",
     f"{_LIFE}::test_sqlite_provider_db_is_removable_after_use": "SQLite has no function jsonb",
 }
+if sqlite3.sqlite_version_info < (3, 45):
+    EXPECTED |= NEEDS_SQLITE_3_45

@@ -120,14 +120,13 @@ def run(
     store: str,
     *,
     say: Callable[[str], None],
-    own: bool = False,
     python: str | None = None,
     matching: str = "",
     jobs: int = 1,
 ) -> Outcome:
-    """Run a suite on a store: sqlite, postgres or redis.
+    """Run a suite on a store: sqlite, postgres or redis; OWN: without our plugin.
 
-    `own`: without our plugin.  `python` takes the place of the suite's environment.  `matching`, as
+    `python` takes the place of the suite's environment.  `matching`, as
     pytest's -k, runs a part, and tests that do not run are no fault then.  `say` gets progress for
     people.  Raises NotFetched where the suite cannot be had.
     """
@@ -143,7 +142,7 @@ def run(
         with _url("sqlite" if store == OWN else store, Path(name)) as url:
             code, said = _pytest(command, folder, _environment(suite, log, url), log, say)
         read = Log.read(log)
-    expected = {} if own else suite.expected_failures()
+    expected = {} if store == OWN else suite.expected
     if matching:
         expected = {test: why for test, why in expected.items() if test in read.outcomes}
     outcome = judged(suite, store, read, expected, partial=bool(matching))
