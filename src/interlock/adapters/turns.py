@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
 
+T = TypeVar("T")
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
 
 
@@ -20,16 +23,23 @@ async def take(
     """
     if not isinstance(space, Space):
         return await space.lease(key, ttl, wait=wait).acquire()
+    return await taken(lambda: space.lease(key, ttl, wait=0).acquire(), Lease.release, wait)
+
+
+async def taken(take: Callable[[], T], give_up: Callable[[T], object], wait: float | None) -> T:
+    """Return what `take()` does in a thread, asked again where it raises Held.
+
+    Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  What was
+    taken after this was cancelled is given up.  Raises Held once `wait` seconds have passed.
+    """
     until = None if wait is None else time.monotonic() + wait
     pause = _SHORTEST
     while True:
-        # Nobody waits in a worker thread: whoever has the lease needs those to go on.
-        lease = space.lease(key, ttl, wait=0)
-        taking = asyncio.ensure_future(asyncio.to_thread(lease.acquire))
+        taking = asyncio.ensure_future(asyncio.to_thread(take))
         try:
             return await asyncio.shield(taking)
         except asyncio.CancelledError:
-            taking.add_done_callback(_give_up_late)
+            taking.add_done_callback(partial(_give_up_late, give_up))
             raise
         except Held:
             if until is not None and time.monotonic() >= until:
@@ -53,7 +63,6 @@ async def give_up(lease: Lease | AsyncLease) -> None:
         await lease.release()
 
 
-def _give_up_late(taking: asyncio.Future[Lease]) -> None:
-    """Give up a lease that was taken after nobody waited for it any more."""
+def _give_up_late(give_up: Callable[[T], object], taking: asyncio.Future[T]) -> None:
     if not taking.cancelled() and taking.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, taking.result().release)
+        asyncio.get_running_loop().run_in_executor(None, give_up, taking.result())

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
 
 from interlock import AsyncSpace, Invalid, Record, Space, Tx
+from interlock.adapters.naming import quoted
 
 MEMORIES = "crewai/memory/record/"
 DIMENSIONS = "crewai/memory/dimensions"
-_LONGEST = 256  # characters of a quoted id; a key may have 512 bytes
 
 
 def flow_key(flow_id: object) -> str:
     """Return the key of a flow."""
-    return f"crewai/flow/{_quoted(str(flow_id))}"
+    return f"crewai/flow/{quoted(str(flow_id))}"
 
 
 def memory_key(record_id: object) -> str:
     """Return the key of a memory."""
-    return f"{MEMORIES}{_quoted(str(record_id))}"
-
-
-def _quoted(text: str) -> str:
-    """Return any text as one segment of a key; no two texts as the same."""
-    quoted = quote(text, safe="", errors="surrogatepass")
-    if quoted in (".", ".."):
-        return quoted.replace(".", "%2E")
-    if len(quoted) <= _LONGEST:
-        return quoted
-    # No quoted text has an exclamation mark.
-    return f"!{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()}"
+    return f"{MEMORIES}{quoted(str(record_id))}"
 
 
 def checked(space: Space) -> Space:

@@ -16,14 +16,13 @@ is `%`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from interlock import Record
 from interlock.adapters.calls import Steps, call
+from interlock.adapters.naming import quoted
 
 ROOT = "langgraph"
 OF_A_THREAD = ("head", "page", "checkpoint", "blob", "writes", "next", "once")
@@ -70,12 +69,7 @@ class Place(NamedTuple):
 
 def segment(text: str) -> str:
     """Return a segment of a key that stands for `text`, and for no other one."""
-    quoted = quote(text, safe="", errors="surrogatepass")
-    if quoted in (".", ".."):
-        return quoted.replace(".", "%2E")
-    if len(quoted) <= _LONGEST:
-        return quoted or "%"
-    return "%h" + hashlib.sha256(quoted.encode()).hexdigest()[:40]
+    return quoted(text, _LONGEST)
 
 
 def prefix(kind: str, thread: str | None = None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from itertools import chain, repeat
 from types import TracebackType
 from typing import Any
 
@@ -15,11 +15,11 @@ from interlock.adapters.calls import Steps, call, commit, run, run_async
 from interlock.adapters.langgraph.keys import once_key, run_key
 from interlock.adapters.langgraph.removing import rolled_back
 from interlock.adapters.langgraph.storing import ENDED, EPOCH, ONCE, RUNNING
+from interlock.adapters.turns import taken
 
 TTL = 30.0  # seconds
 POLICIES = ("enqueue", "reject", "interrupt", "rollback")
 _DONE = "done"
-_SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
 
 
 class AlreadyDone(InterlockError):
@@ -154,29 +154,14 @@ class ThreadRun:
         return await space.lease(key, self._ttl, wait=wait).acquire()
 
     async def _enter_threaded(self, space: Space) -> RunnableConfig:
-        """Enter with a synchronous space.  Nobody waits in a worker thread: the run that is waited
-        for needs those."""
-        on_busy, pause = self._on_busy.replace("enqueue", "reject"), _SHORTEST
-        until = None if self._wait is None else time.monotonic() + self._wait
-        while True:
-            entering = asyncio.ensure_future(asyncio.to_thread(self._enter, space, on_busy, 0))
-            try:
-                return await asyncio.shield(entering)
-            except asyncio.CancelledError:
-                entering.add_done_callback(self._give_up)
-                raise
-            except Held:
-                late = until is not None and time.monotonic() >= until
-                if late or self._on_busy == "reject":
-                    raise
-            on_busy = "reject"  # whoever had the thread was told to leave it
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, _LONGEST)
-
-    def _give_up(self, entering: asyncio.Future[RunnableConfig]) -> None:
-        """Leave a thread that was taken after nobody waited for it any more."""
-        if entering.exception() is None:
-            asyncio.get_running_loop().run_in_executor(None, self._lease.release)
+        """Enter with a synchronous space."""
+        # Asked again, whoever had the thread was told to leave it.
+        policies = chain([self._on_busy.replace("enqueue", "reject")], repeat("reject"))
+        return await taken(
+            lambda: self._enter(space, next(policies), 0),
+            lambda config: self._lease.release(),
+            0 if self._on_busy == "reject" else self._wait,
+        )
 
     def _replace(self, state: Any) -> None:
         """Remember the run that the thread was taken from."""
