@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -249,19 +250,20 @@ async def test_the_config_of_a_run_that_has_ended_writes_nothing(space: Any) -> 
     assert await messages(graph) == ["in it", "re: in it"]
 
 
-async def test_a_waiting_run_that_is_cancelled_leaves_the_thread_to_others(space: Any) -> None:
+@pytest.mark.parametrize("busy", [True, False], ids=["waiting", "entering"])
+async def test_a_run_that_is_cancelled_leaves_the_thread_to_others(space: Any, busy: bool) -> None:
     saver = Saver(space)
 
-    async def wait() -> None:
+    async def enter() -> None:
         async with saver.run("thread"):
             raise AssertionError("it was let in")
 
-    async with saver.run("thread"):
-        waiting = asyncio.create_task(wait())
+    async with saver.run("thread") if busy else nullcontext():
+        entering = asyncio.create_task(enter())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        entering.cancel()
+        await asyncio.gather(entering, return_exceptions=True)
     async with asyncio.timeout(20), saver.run("thread"):
         pass
 
