@@ -27,6 +27,7 @@ from interlock.runs.records import (
     REFUSED,
     SKIPPED,
     STARTED,
+    UNDOING,
     check_call,
     digest,
 )
@@ -117,6 +118,8 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
             yield from recording.record(run, {path: intent | {"state": HELD_BACK}}, op_id())
         raise
     except NotDone as refused:
+        if path.startswith(UNDOING):
+            raise  # it is still to be undone: the next attempt calls again
         told |= {"state": REFUSED, "result": None, "error": str(refused)}
         yield from recording.record(run, {path: told}, op_id())
         raise
@@ -189,4 +192,4 @@ def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps:
     """Undo the finished effects, the last one first; what was undone before is not undone again."""
     for undo in sorted(run.undo.values(), reverse=True, key=lambda undo: undo.position):
         effect = Effect(f"undo {undo.name}", undo.fn, (undo.result,), [undo.key], "retry")
-        yield from perform(run, f"undo.{undo.path}", effect, op_id)
+        yield from perform(run, f"{UNDOING}{undo.path}", effect, op_id)

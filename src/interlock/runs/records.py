@@ -22,6 +22,7 @@ DONE = "$runs/done/"
 
 # What a step can be, and how it can stand.
 STEP, EFFECT, WAIT, SLEEP = "step", "effect", "wait", "sleep"
+UNDOING = "undo."  # what the path of an effect begins with that undoes another one
 STARTED, FINISHED, REFUSED, SKIPPED, TIMED_OUT, HELD_BACK = (
     "started",
     "finished",

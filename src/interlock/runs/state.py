@@ -25,7 +25,7 @@ from interlock.core.transaction import Transaction
 from interlock.core.values import encode
 from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
-from interlock.runs.records import DONE, OPEN, fence_key, step_key
+from interlock.runs.records import DONE, OPEN, UNDOING, fence_key, step_key
 
 
 class Suspended(BaseException):
@@ -120,7 +120,7 @@ class RunState:
         """
         record = self.steps.get(path)
         if record is None:
-            if self.ending is not None and not path.startswith("undo"):
+            if self.ending is not None and not path.startswith(UNDOING):
                 raise RunFailed(self.ending)
             if self.over:
                 raise ProgramChanged(

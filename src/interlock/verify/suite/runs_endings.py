@@ -75,6 +75,27 @@ def test_undoing_goes_on_after_a_crash(space: Any, dies: str) -> None:
     assert space.runs.show("r").state == "Failed"
 
 
+def test_an_undo_that_was_refused_is_called_again(space: Any) -> None:
+    bank, refusals = Bank(), ["closed today"]
+
+    def refund(key: str, result: Any) -> None:
+        if refusals:
+            raise interlock.NotDone(refusals.pop())
+        bank.refund(key, result)
+
+    def program(run: Any) -> None:
+        run.effect("pay", bank.charge, "pay", compensate=refund)
+        raise interlock.RunFailed("sold out")
+
+    with pytest.raises(interlock.RunFailed) as failed:
+        work(space, program)
+    assert "closed today" in failed.value.__notes__[0]
+    assert space.runs.show("r").state == "Processing"
+    with pytest.raises(interlock.RunFailed, match="sold out"):
+        work(space, program)
+    assert [result for _, result in bank.undone] == [[1, "pay"]]
+
+
 def test_what_is_in_doubt_when_a_run_fails_is_found_out_and_undone(space: Any) -> None:
     bank = Bank()
 
