@@ -29,7 +29,9 @@ def unpacked(suite: Suite, cache: Path = CACHE) -> Path:
     folder = cache / archive.name.removesuffix(".tar.gz")
     shutil.rmtree(folder, ignore_errors=True)
     with tarfile.open(archive) as opened:
-        opened.extractall(cache, filter="data")
+        # Python 3.11 has the filter since 3.11.4.
+        opened.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        opened.extractall(cache)
     if not folder.is_dir():
         raise NotFetched(f"{archive} does not hold the folder {folder.name}")
     return folder
