@@ -16,6 +16,8 @@ from tests.peers.sources import NotFetched, archive_name, unpacked
 from tests.peers.suites import HERE, SUITES, Suite
 from tests.repository import ROOT, text_of
 
+pytestmark = pytest.mark.slow  # each starts a pytest of its own
+
 TESTS = """
 import os
 import pytest

@@ -100,14 +100,14 @@ def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
     assert not problems, "\n".join(problems)
 
 
+# They start many commands, or import a framework.
+SLOW = {"cli.md", "vectors.md", "torture.md", "mcp.md", "langgraph.md", "langgraph-store.md"}
+SLOW |= {"openai-agents.md", "autogen.md", "frameworks-kit.md"}
+
+
 @pytest.mark.parametrize(
     "page",
-    [
-        pytest.param(
-            page, marks=[pytest.mark.slow] if page.name in ("cli.md", "vectors.md") else []
-        )
-        for page in pages()
-    ],
+    [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in pages()],
     ids=name_of,
 )
 def test_what_a_page_shows_runs(
