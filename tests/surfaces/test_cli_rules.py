@@ -133,6 +133,14 @@ def test_what_others_changed_meanwhile_is_kept_where_the_rule_rebases(
     assert call(*late, '{"status": "PENDING", "seat": 3, "meal": 1}').exit_code == 3
 
 
+def test_what_is_deleted_cannot_be_deleted_again(call: Any) -> None:
+    call("put", "plan.md", "--create", "1")
+    assert call("delete", "plan.md", "--version", "1").exit_code == 0
+    assert call("delete", "plan.md", "--version", "1").exit_code == 3
+    again = call("delete", "plan.md", "--version", "2")
+    assert (again.exit_code, "plan.md" in again.stderr) == (2, True)
+
+
 def test_machines_are_drawn(call: Any, rules_file: str) -> None:
     call("rules", "apply", rules_file)
     assert "COMPLETED       -> REFUND_PENDING" in call("machine", "draw", "booking").stdout

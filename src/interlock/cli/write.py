@@ -85,9 +85,10 @@ def delete(
     space: interlock.Space, as_json: bool, key: str, version: int, op_id: str | None
 ) -> None:
     """Delete KEY if it is at --version."""
-    record = _at_version(space, key, version)
-    # Where it is not there, somebody else was faster: the store says who.
-    _told(space.delete(record._replace(exists=True), op_id=op_id), as_json)
+    record = space.read(key)
+    if record.version != version:  # somebody else was faster: the store says who
+        record = record._replace(version=version, exists=True)
+    _told(space.delete(record, op_id=op_id), as_json)
 
 
 @store_command(reads=False)
