@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock.backends.redaction import redact_url
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import REDUCERS, Clash, Reducer
 from interlock.core.outcome import Committed
@@ -34,6 +35,7 @@ from interlock.errors import (
     Unavailable,
     Unknown,
 )
+from interlock.extras import NotInstalled
 from interlock.handles import Lease, Moment, Tx
 from interlock.settings import rules_from_json
 from interlock.space import Space, open  # reads as interlock.open
@@ -127,6 +129,7 @@ __all__ = [
     "MachineError",
     "Moment",
     "NotDone",
+    "NotInstalled",
     "ProgramChanged",
     "Progress",
     "Projection",
@@ -159,6 +162,7 @@ __all__ = [
     "open",
     "open_async",
     "private",
+    "redact_url",
     "rules_from_json",
 ]
 

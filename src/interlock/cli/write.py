@@ -16,6 +16,7 @@ from interlock.cli.common import (
     compact,
     entry_json,
     fail,
+    no_such_key,
     parsed,
     record_json,
     store_command,
@@ -73,7 +74,6 @@ def put(
                 f"read it, then give --version {conflict.actual} (or --force to write over it)"
             )
             fail(message, CONFLICT, as_json, record=record_json(conflict.record))
-            raise
     _told(record, as_json)
 
 
@@ -138,6 +138,9 @@ def transition(
 @click.argument("key")
 def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
     """Take the lease of KEY away, and fence whoever read KEY before."""
+    record = space.read(key)
+    if not record.version and not record.epoch:  # neither written nor leased: a slip of the pen
+        no_such_key(record, as_json)
     record = space.reclaim(key)
     if as_json:
         click.echo(compact(record_json(record)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 from interlock.backends.postgres.faults import fault_of, psycopg
-from interlock.errors import IncompatibleStore, Invalid, Unavailable
+from interlock.backends.redaction import Hidden, malformed
+from interlock.errors import IncompatibleStore, Unavailable
 
 SCHEMA_VERSION = 1
 _FILES = ("schema", "functions", "turns", "fences", "judge", "commit", "groups", "trim")
@@ -19,7 +21,8 @@ _CONNECT_TIMEOUT = 10  # seconds
 _UNACKNOWLEDGED = 20_000  # milliseconds after which a vanished server is given up
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True, repr=False)
+class Target(Hidden):
     """Where a store is.  `direct`: no pooler such as PgBouncer stands between, which would share a
     session among clients: no prepared statements and no notifications then."""
 
@@ -32,8 +35,10 @@ def place_of(url: str) -> str:
     """Return how a store is named in messages: without its password.  Raises Invalid."""
     try:
         parts = psycopg.conninfo.conninfo_to_dict(url)
-    except psycopg.Error as problem:
-        raise Invalid(f"the URL of the PostgreSQL store is malformed: {problem}") from None
+    except psycopg.Error:  # whose text quotes the URL
+        raise malformed(
+            url, "its host, port or an option is not one that PostgreSQL knows (docs: libpq, URIs)"
+        ) from None
     host, port = parts.get("host") or "localhost", parts.get("port") or 5432
     return f"postgresql://{host}:{port}/{parts.get('dbname') or parts.get('user') or ''}"
 

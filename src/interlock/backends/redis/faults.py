@@ -7,18 +7,14 @@ from interlock.errors import (
     Corrupt,
     IncompatibleStore,
     InterlockError,
-    Invalid,
     Unavailable,
 )
+from interlock.extras import needs
 
-try:
+with needs("redis-py", "redis"):
     import redis
     import redis.asyncio
     import redis.exceptions
-except ImportError as missing:
-    raise Invalid(
-        f"a store in Redis needs the extra 'redis': pip install 'interlock[redis]' ({missing})"
-    ) from missing
 
 __all__ = ["fault_of", "is_redirect", "must_wait", "redis", "script_is_missing", "told_by"]
 
@@ -53,6 +49,8 @@ def told_by(problem: Exception) -> str:
     }
     told = str(problem)
     word = words.get(type(problem).__name__, "")
+    if word == "NOAUTH " and told.startswith("invalid"):
+        word = "WRONGPASS "  # redis-py has one class for both
     return told if told.startswith(word) else word + told
 
 

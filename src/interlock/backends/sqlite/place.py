@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from interlock.backends.redaction import redact_url
 from interlock.errors import IncompatibleStore, Invalid
 
 # File systems on which SQLite's locks, or its shared memory, do not hold between hosts.
@@ -45,12 +46,12 @@ def parse(url: str) -> Place:
 
     `?mode=ro` opens the file read-only.  Raises Invalid.
     """
-    parts = urlsplit(url)
-    if parts.netloc:
+    if url.partition("://")[2][:1] not in ("", "/", "?"):
         raise Invalid(
-            f"{url!r} names the host {parts.netloc!r}; a file is sqlite:///relative.db "
+            f"{redact_url(url)!r} names a host; a file is sqlite:///relative.db "
             "or sqlite:////absolute.db (three or four slashes)"
         )
+    parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     mode = options.pop("mode", "rwc")
     if options or mode not in ("ro", "rwc"):
