@@ -120,3 +120,25 @@ def test_no_store_named_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["get", "k"])
     assert result.exit_code == 2
     assert "INTERLOCK_STORE" in result.stderr
+
+
+def test_a_missing_key_has_one_exit_code(call: Any) -> None:
+    call("put", "k", "1")
+    for command in (["get"], ["history"], ["reclaim"], ["at", "--position", "1"]):
+        missing = call(*command, "no/such/key")
+        assert (missing.exit_code, "does not exist" in missing.stderr) == (4, True), command
+    call("delete", "k", "--version", "1")
+    assert call("history", "k").exit_code == 0
+
+
+def test_reclaim_of_a_mistyped_key_makes_no_epoch(call: Any) -> None:
+    call("put", "report.md", "1")
+    assert call("reclaim", "raport.md").exit_code == 4
+    assert json.loads(call("get", "raport.md", "--json").stdout)["epoch"] == 0
+    assert call("reclaim", "report.md").exit_code == 0
+
+
+def test_a_program_without_a_function_says_what_is_missing(call: Any, tmp_path: Path) -> None:
+    for reference in ("shop", "shop:", ":buy"):
+        told = call("worker", reference)
+        assert (told.exit_code, "is not module:NAME" in told.stderr) == (2, True), reference

@@ -44,7 +44,9 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
 
 def _opened(url: str, name: str, **options: Any) -> Backend:
     if not isinstance(url, str):
-        raise Invalid(f"a store is named by a URL such as 'sqlite:///team.db', not {redact_url(url)}")
+        raise Invalid(
+            f"a store is named by a URL such as 'sqlite:///team.db', not {redact_url(url)}"
+        )
     scheme, separator, rest = url.partition("://")
     known = {name: value for name, value in options.items() if value is not None}
     if scheme == "sqlite" and separator:

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import compact, imported, store_command
 from interlock.cli.read import entry_line
+from interlock.cli.table import DataTable
 
 
 @click.group()
@@ -46,7 +46,7 @@ def show(space: interlock.Space, as_json: bool, group: str) -> None:
         click.echo(compact(_told(info)))
         return
     click.echo(f"{info.name}: keys under {info.prefix!r}, dealt up to {info.cursor} of {info.head}")
-    table = Table("consumer", "pending", "last sign of life", "alive")
+    table = DataTable("consumer", "pending", "last sign of life", "alive")
     for consumer in info.consumers:
         when = f"{consumer.at.astimezone():%Y-%m-%d %H:%M:%S}"
         table.add_row(consumer.name, str(consumer.pending), when, "yes" if consumer.alive else "no")
