@@ -15,6 +15,7 @@ _COMMANDS = {
     "at": "read",
     "breakers": "breakers",
     "check": "histories",
+    "check-store": "store_check",
     "conflicts": "conflicts",
     "consume": "streams",
     "coordinate": "streams",
