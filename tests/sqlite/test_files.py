@@ -202,7 +202,9 @@ def test_network_file_systems_are_detected(
     folder.mkdir()
     mounts = tmp_path / "mounts"
     point = str(folder).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nhost:/x {point} {kind} rw 0 0\n")
+    mounts.write_text(
+        f"1 0 254:0 / / rw shared:1 - ext4 /dev/vda rw\n2 1 0:9 / {point} rw - {kind} host:/x rw\n"
+    )
     assert place.file_system(folder, str(mounts)) == kind
     assert place.file_system(tmp_path, str(mounts)) == "ext4"
     assert place.file_system(tmp_path, str(tmp_path / "no such file")) is None

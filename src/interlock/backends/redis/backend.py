@@ -20,7 +20,7 @@ from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
 from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _OLDEST_SERVER = (6, 2)
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
@@ -144,17 +144,22 @@ class RedisBackend(RemoteBackend):
             told = self._threads_wire().client.info()
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, self.place, sent=False) from problem
-        info = told if "redis_version" in told else next(iter(told.values()))
+        for info in [told] if "redis_version" in told else told.values():
+            self._check_node(info)
+
+    def _check_node(self, info: dict[str, Any]) -> None:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST_SERVER:
             raise IncompatibleStore(
                 f"{self.place} is Redis {info['redis_version']}; Interlock needs 6.2 or newer"
             )
         policy = info.get("maxmemory_policy", "noeviction")
-        if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
+        # volatile-* drops only keys that expire, and ours do not.
+        if policy.startswith("allkeys") and not self._target.allow_eviction:
             raise IncompatibleStore(
-                f"{self.place} drops keys when its memory is full (maxmemory-policy {policy}); "
-                "set it to noeviction"
+                f"{self.place} evicts keys when its memory is full (maxmemory-policy {policy}), "
+                "and acknowledged commits with them. Set it to noeviction, or open the store with "
+                "?allow_eviction=1"
             )
         if info.get("role") == "slave" and not self._target.cluster:
             raise Unavailable(

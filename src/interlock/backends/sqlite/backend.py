@@ -85,7 +85,6 @@ class SQLiteBackend:
         self._options = options or SQLiteOptions()
         check_options(self._options)
         self._place = places.parse(url)
-        places.check(self._place)
         self._pool = Pool(self._place, lambda: connect(self._place, self._options))
         self._pool.on_fork = self._start_anew
         self._group = GroupCommit(self._apply)

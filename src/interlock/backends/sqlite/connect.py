@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from interlock.backends.sqlite.faults import fault_of, is_busy
-from interlock.backends.sqlite.place import Place
-from interlock.backends.sqlite.statements import SCHEMA
+from interlock.backends.sqlite.place import Place, check, make
+from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
 APPLICATION_ID = 0x494C434B  # "ILCK", in the header of the file
-SCHEMA_VERSION = 1
-MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
+SCHEMA_VERSION = 2
 
 DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
 _OLDEST_SQLITE = (3, 35, 0)
@@ -49,6 +48,8 @@ def check_options(options: SQLiteOptions) -> None:
 
 def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
     """Open one connection.  Raises the library's faults."""
+    check(place)
+    make(place)
     try:
         connection = sqlite3.connect(
             ":memory:" if place.path is None else _uri(place),

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-from interlock.backends.sqlite.place import Place
+from interlock.backends.sqlite.place import Place, identity
 from interlock.errors import Closed, Unavailable
 
 
@@ -60,6 +60,7 @@ class Pool:
         self._connect = connect
         self._closed = False
         self._lost = False
+        self._identity: tuple[int, int] | None = None
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self.on_fork: Callable[[], None] = lambda: None
@@ -81,7 +82,7 @@ class Pool:
         try:
             self._check_open()
             if self._writer is None:
-                self._writer = self._connect()
+                self._writer = self._open()
                 self._writer.execute("PRAGMA busy_timeout=0")  # begin_immediate does the waiting
             return self._writer
         except BaseException:
@@ -103,7 +104,7 @@ class Pool:
         if connection is not None:
             return connection
         try:
-            return self._connect()
+            return self._open()
         except BaseException:
             self.give_reader(None)
             raise
@@ -125,6 +126,7 @@ class Pool:
         if self._place.path is None:
             self._writer = connection
         else:
+            self._identity = identity(self._place.path)
             self._idle.append(connection)
 
     def close(self) -> None:
@@ -175,6 +177,15 @@ class Pool:
             with suppress(sqlite3.Error):
                 connection.close()
 
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            self._check_open()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _check_open(self) -> None:
         if self._closed:
             raise Closed(f"the space in {self._place} was closed; open it again to use it")
@@ -182,6 +193,8 @@ class Pool:
             raise Unavailable(
                 "a store in memory does not cross a fork; use a file (sqlite:///team.db)"
             )
+        if self._place.path is not None:
+            identity(self._place.path, self._identity)
 
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
