@@ -120,3 +120,12 @@ def test_no_store_named_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["get", "k"])
     assert result.exit_code == 2
     assert "INTERLOCK_STORE" in result.stderr
+
+
+def test_put_force_can_store_null(call: Any) -> None:
+    call("put", "k", "1")
+    for _ in range(2):
+        done = call("put", "k", "null", "--force", "--op-id", "once")
+        assert (done.exit_code, done.stdout) == (0, "k is at version 2 (position 2)\n")
+    assert call("put", "k", "2", "--force", "--op-id", "once").exit_code == 2
+    assert call("get", "k").stdout == "null\n"

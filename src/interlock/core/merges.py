@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT = "associative", "commutative", "idempotent"
@@ -34,7 +33,12 @@ class Reducer:
 
     def fold(self, items: Iterable[Any], start: Any = None, started: bool = False) -> Any:
         """Return the value of `items`, going on from `start` where `started`."""
-        return reduce(self.fn, items, start if started else deepcopy(self.initial))
+        value = start if started else deepcopy(self.initial)
+        for item in items:
+            value = self.fn(value, item)
+            if value is None and self.initial is not None:
+                raise TypeError("it returned None; did it forget its return?")
+        return value
 
     def digest(self) -> str:
         """Return what stands for the function and its claims, as `checked` names it."""

@@ -69,8 +69,8 @@ class AsyncFiles(FilesHandle):
 
         `fn` may be a coroutine function.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text.  The other
-        arguments are those of `Space.update`.
+        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
 
         def think(value: Any) -> Any:
