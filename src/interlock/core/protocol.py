@@ -207,9 +207,7 @@ def _commit_value(
     if value is DELETE:
         decision = partial(decide.delete, writer, record, op_id)
         return (yield from commands.commit(writer, decision, False, ticket, yields))
-    return (
-        yield from commands.put(writer, record, value, op_id, ticket=ticket, yields=yields)
-    )
+    return (yield from commands.put(writer, record, value, op_id, ticket=ticket, yields=yields))
 
 
 def transact(
