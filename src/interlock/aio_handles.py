@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,8 +19,22 @@ from interlock.handles import LeaseState
 from interlock.settings import distinct
 
 
+class Buffered:
+    """What a write of an AsyncTx returns: it is part of the transaction already, awaited or not."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+BUFFERED = Buffered()
+
+
 class AsyncTx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all.
+
+    Reads are awaited.  Writes are made at the commit, so there is nothing to await yet.
+    """
 
     def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
         self._driver = driver
@@ -46,28 +60,33 @@ class AsyncTx:
         await self._load((), (prefix,))
         return self._state.view_scan(prefix)
 
-    async def expect(self, record: Record) -> None:
+    def expect(self, record: Record) -> Buffered:
         """Let the commit be refused where `record`, read outside the transaction, has moved."""
         raise_refused(self._state.expect(record))
+        return BUFFERED
 
-    async def write(self, record: Record, value: Any) -> None:
+    def write(self, record: Record, value: Any) -> Buffered:
         """Write `value` over `record` at the commit."""
         raise_refused(self._state.write(record, value))
+        return BUFFERED
 
-    async def create(self, key: str, value: Any) -> None:
+    def create(self, key: str, value: Any) -> Buffered:
         """Write `value` to a key that must not exist at the commit."""
         raise_refused(self._state.create(key, value))
+        return BUFFERED
 
-    async def delete(self, record: Record) -> None:
+    def delete(self, record: Record) -> Buffered:
         """Delete the key of `record` at the commit."""
         raise_refused(self._state.delete(record))
+        return BUFFERED
 
-    async def append(self, key: str, item: Any) -> None:
+    def append(self, key: str, item: Any) -> Buffered:
         """Add a contribution to a merged key at the commit.
 
         Raises Forbidden, Invalid.
         """
         raise_refused(self._state.append(key, item))
+        return BUFFERED
 
     async def __aenter__(self) -> Self:
         raise_refused(ENDED if self._state.ended else None)

@@ -155,7 +155,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
 
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
-        nothing written.  `attempts` limits how often it runs and `patience` the seconds spent
+        nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
+        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
         thinks at once and queues after a conflict or where a queue exists, `always` queues first,
         so that every thought counts, `never` only retries.  With an `op_id` that was already
@@ -192,7 +193,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     ) -> Any:
         """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
 
-        The limits are those of `update`.  Returns None where `op_id` was already applied.
+        The limits are those of `update`.  Returns None where `op_id` was already applied.  Raises
+        Invalid where `fn` only changed a value that it had read: it forgot `tx.write`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(

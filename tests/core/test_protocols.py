@@ -221,7 +221,7 @@ def test_update_alone_reads_thinks_and_commits_without_a_turn() -> None:
 
 @pytest.mark.parametrize(("found", "given"), [(ABSENT, "default"), (rec(None, 1), None)])
 def test_update_gives_the_default_only_where_nothing_exists(found: Record, given: Any) -> None:
-    script = Script(snap(found), lambda think: think.args[0], done("1"))
+    script = Script(snap(found), 1, done("1"))
     script.play(update(AUTO, default="default"))
     assert script.requests[1].args == (given,)
 

@@ -142,3 +142,12 @@ def test_a_program_without_a_function_says_what_is_missing(call: Any, tmp_path: 
     for reference in ("shop", "shop:", ":buy"):
         told = call("worker", reference)
         assert (told.exit_code, "is not module:NAME" in told.stderr) == (2, True), reference
+
+
+def test_put_force_can_store_null(call: Any) -> None:
+    call("put", "k", "1")
+    for _ in range(2):
+        done = call("put", "k", "null", "--force", "--op-id", "once")
+        assert (done.exit_code, done.stdout) == (0, "k is at version 2 (position 2)\n")
+    assert call("put", "k", "2", "--force", "--op-id", "once").exit_code == 2
+    assert call("get", "k").stdout == "null\n"

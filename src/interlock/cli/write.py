@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import Any
+from uuid import uuid4
 
 import click
 
@@ -58,11 +60,7 @@ def put(
     if version is not None:
         record = space.write(_at_version(space, key, version), document, op_id=op_id)
     elif force:
-        record = space.update(key, lambda _: document, op_id=op_id)
-        if record.value != document:
-            raise interlock.Invalid(
-                f"operation id {op_id!r} was already used for another value; use a fresh id"
-            )
+        record = _forced(space, key, document, op_id)
     else:
         try:
             record = space.create(key, document, op_id=op_id)
@@ -146,6 +144,23 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
         click.echo(compact(record_json(record)))
     else:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
+
+
+def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) -> interlock.Record:
+    """Write over whatever is there."""
+    if document is not None:
+        record = space.update(key, lambda _: document, op_id=op_id)
+    else:  # an update takes None for a forgotten return
+        name = op_id or f"put-{uuid4().hex}"
+        space.transact(lambda tx: tx.write(tx.read(key), None), op_id=name)
+        done = space.outcome(name)
+        assert done is not None  # it was committed just now, or before
+        record = space.at(position=done.position).read(key)
+    if record.value != document:
+        raise interlock.Invalid(
+            f"operation id {op_id!r} was already used for another value; use a fresh id"
+        )
+    return record
 
 
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:

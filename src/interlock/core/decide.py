@@ -206,6 +206,20 @@ def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
     return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
 
 
+def forgot_return(what: str, key: str | None = None) -> Invalid:
+    """The refusal of a function (`what` names it) that returned None instead of a value."""
+    return Invalid(f"{what} returned None; did it forget its return?", key)
+
+
+def forgot_write(key: str) -> Invalid:
+    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    return Invalid(
+        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
+        "None; did it forget tx.write(record, value)?",
+        key,
+    )
+
+
 def nothing_to_delete(key: str) -> Invalid:
     """The refusal of deleting a key that does not exist."""
     return Invalid(f"{key!r} does not exist, so there is nothing to delete", key)

@@ -7,6 +7,7 @@ yields while it is being closed, so a driver may drop it at any request.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from interlock.core.requests import (
 from interlock.core.rules import RULES_KEY
 from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
+from interlock.core.values import DELETE
 
 _OLDEST = -1  # after this position: from the oldest that is kept
 
@@ -168,9 +170,10 @@ def _update(
             return held
         attempts += 1
         renew = _renewal(writer, (key,), ticket) if ticket else None
-        value = yield Think(fn, (record.value if record.exists else default,), renew)
-        outcome = yield from commands.put(
-            writer, record, value, op_id, ticket=ticket, yields=limits.turns != "never"
+        given = record.value if record.exists else deepcopy(default)  # `fn` may change it
+        value = yield Think(fn, (given,), renew)
+        outcome = yield from _commit_value(
+            writer, record, value, op_id, ticket, limits.turns != "never"
         )
         if isinstance(outcome, Committed):
             return _applied_before(writer, key, op_id, outcome)
@@ -192,6 +195,19 @@ def _update(
         elif ticket:
             place = yield from ask(writer, _renewal(writer, (key,), ticket, firm=True))
             ticket, record = _kept(place, key, record)
+
+
+def _commit_value(
+    writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
+) -> Steps:
+    """Commit what the function of an update returned.  Returns Committed or a Refusal."""
+    if value is None:
+        what = f"the function that updates {record.key!r}"
+        return decide.forgot_return(what, record.key)
+    if value is DELETE:
+        decision = partial(decide.delete, writer, record, op_id)
+        return (yield from commands.commit(writer, decision, False, ticket, yields))
+    return (yield from commands.put(writer, record, value, op_id, ticket=ticket, yields=yields))
 
 
 def transact(
@@ -256,7 +272,7 @@ def _transact(
         finally:
             state.ended = True
         outcome = state.doomed or (
-            yield from _commit_thought(state, op_id, ticket, limits.turns != "never")
+            yield from _commit_thought(state, answer, op_id, ticket, limits.turns != "never")
         )
         if isinstance(outcome, Committed):
             if ticket and not outcome.writes:
@@ -323,8 +339,13 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
     return None if lease is None else decide.leased_to(key, lease.holder, lease.seconds)
 
 
-def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -> Steps:
+def _commit_thought(
+    state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
+) -> Steps:
     if not state.changes:
+        forgotten = state.changed_in_place() if answer is None else None
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         return Committed(0, 0, state.writer.agent, ())
     decision = partial(state.decision, op_id)
     return (yield from commands.commit(state.writer, decision, False, ticket, yields))

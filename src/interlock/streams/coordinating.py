@@ -25,6 +25,7 @@ from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Think
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
+from interlock.errors import raise_refusal
 
 BATCH = 100  # entries of one commit
 _LONGEST_PAUSE = 0.25  # seconds
@@ -246,7 +247,7 @@ class _Batch:
                     done.rejected.append((entry, self._reasons[entry.position]))
                     continue
                 try:
-                    value = yield from _merged(self._job, value, entry.value)
+                    value = yield from _merged(self._job, value, entry)
                 except ValueError as problem:
                     self._reasons[entry.position] = _told(problem)
                     break
@@ -282,11 +283,17 @@ def _reason(job: Job, contribution: Any) -> Steps:
     return "it is not valid" if said is False else None
 
 
-def _merged(job: Job, value: Any, contribution: Any) -> Steps:
-    """Protocol: the value with one more contribution."""
+def _merged(job: Job, value: Any, entry: Entry) -> Steps:
+    """Protocol: the value with one more contribution.  Raises Invalid for None."""
     if isinstance(job.merge, Reducer):
-        return job.merge.fn(value, contribution)
-    return (yield Think(job.merge, (value, contribution)))
+        return job.merge.fold([entry.value], value, started=True)
+    merged = yield Think(job.merge, (value, entry.value))
+    if merged is None:
+        what = (
+            f"merge of coordinator {job.name!r}, given {entry.key!r} (position {entry.position}),"
+        )
+        raise_refusal(decide.forgot_return(what, job.into))
+    return merged
 
 
 def _told(problem: ValueError) -> str:

@@ -299,3 +299,15 @@ def test_functions_may_be_async_with_the_asyncio_facade_only(facades: Facades, s
     else:
         with pytest.raises(interlock.Invalid, match="open_async"):
             coordinator(space, merge=think)
+
+
+def test_a_coordinator_refuses_a_merge_that_returns_none(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    coordinator(space).catch_up()
+    worker.append("contrib/w1", {"n": 2})
+    forgets = coordinator(space, merge=lambda value, contribution: value.append(contribution["n"]))
+    with pytest.raises(interlock.Invalid, match=r"'contrib/w1' \(position \d+\), returned None"):
+        forgets.catch_up()
+    assert space.read("report").value == [1]
+    assert coordinator(space).catch_up().merged == 2
+    assert space.read("report").value == [1, 2]
