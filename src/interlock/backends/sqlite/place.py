@@ -1,4 +1,4 @@
-"""Where a store is: the file behind a URL, and whether it may sit there."""
+"""Where a store is: the file behind a URL, whether it may sit there, and its way to the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from interlock.errors import IncompatibleStore, Invalid
+from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
 # File systems on which SQLite's locks, or its shared memory, do not hold between hosts.
 _NETWORK = (
@@ -84,6 +84,28 @@ def check(place: Place) -> None:
             f"{path} is on a network file system ({kind}), where SQLite's locks do not hold; "
             "use a local disk, or PostgreSQL or Redis for several hosts"
         )
+
+
+def sync_log(place: Place) -> None:
+    """Bring everything that is in the write-ahead log to the disk.  Raises Unconfirmed.
+
+    What is there no longer was synced by the checkpoint that moved it.  (The file of the store itself
+    must not be opened here: closing it would drop SQLite's locks.)
+    """
+    if place.path is None:
+        return
+    try:
+        log = os.open(
+            os.path.realpath(place.path) + "-wal", os.O_RDONLY if place.read_only else os.O_RDWR
+        )
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise Unconfirmed(f"applied, but not synced to the disk: {problem}") from problem
 
 
 def file_system(folder: Path, mounts: str = "/proc/self/mounts") -> str | None:
