@@ -42,13 +42,13 @@ BEGIN
         RETURN NEXT r;
         RETURN;
     END IF;
-    PERFORM durable(false);
     IF there THEN
         RETURN QUERY SELECT * FROM commit(p_space, json_build_array(json_build_object(
             'n', 0, 'op', p_op, 'agent', p_agent, 'incarnation', p_incarnation, 'rules', p_rules,
             'ticket', 0, 'yields', p_yields, 'reads', p_reads, 'key', p_key, 'version', p_version,
             'epoch', p_epoch, 'kind', p_kind, 'body', p_body)), 0, '', p_durable);
     ELSE
+        PERFORM durable(false);
         r := NULL;
         r.what := 'back'; r.position := log_end(p_space);
         RETURN NEXT r;
@@ -64,7 +64,8 @@ END $$;
 --   expects (keys, versions: null is `must not exist now`, epochs: null is not compared); kinds, writes
 --   (keys), bodies; leased (keys); scans (null, or an array of {prefix, upto, keys, versions, epochs}).
 -- p_seen and p_seen_op: the position and operation of a commit that the caller knows of; p_durable: whether
--- the answer waits for the disk.  Rows, by n:
+-- the answer waits for the disk, also where it says that a plan was applied before: whoever applied it may
+-- not have waited.  Rows, by n:
 --   done (position, version, epoch, time) for each write; op (kind) for each entry of a plan that was
 --   applied before; or the first refusal of
 --   replaced (version: the incarnation in force), leased (key, agent, time: until it expires),
@@ -84,6 +85,7 @@ DECLARE
     r answer;
     total integer := json_array_length(p_plans);
     applied integer;
+    said boolean := false;  -- that a plan was applied before
     start bigint;
     last bigint;
     time_us bigint;
@@ -146,6 +148,7 @@ BEGIN
                 p.kinds, p.writes, p.bodies, p.leased, p.scans)
             LOOP
                 IF r.what = 'done' THEN last := r.position; END IF;
+                said := said OR r.what = 'op';
                 RETURN NEXT r;
             END LOOP;
         END LOOP;
@@ -153,8 +156,9 @@ BEGIN
     IF last > start AND s.listened > time_us THEN
         PERFORM pg_notify('interlock_' || p_space, last::text);
     END IF;
-    IF NOT p_durable OR last = start OR current_setting('synchronous_commit') = 'off' THEN
-        PERFORM durable(p_durable AND last > start);
+    said := said OR last > start;
+    IF NOT p_durable OR NOT said OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM durable(p_durable AND said);
     END IF;
 END $$;
 
@@ -192,7 +196,9 @@ BEGIN
     END IF;
 END $$;
 
--- Whether the transaction's answer waits for the disk.  A server set to wait for more is left alone.
+-- Whether the transaction's answer waits for the disk: for all that was committed before it, too, since
+-- the server flushes its log, and sends it to a standby, in order.  It waits only where the transaction
+-- itself wrote or locked a row.  A server set to wait for more is left alone.
 CREATE FUNCTION interlock.durable(p_durable boolean) RETURNS void LANGUAGE plpgsql
 AS $$
 BEGIN

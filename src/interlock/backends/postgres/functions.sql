@@ -118,10 +118,11 @@ END $$;
 -- A consistent set of records and scans; p_ends[i] is the end of the prefix p_prefixes[i].  Rows: now
 -- (time, position, extra: the version of the rules), key, scan (n: the number of the prefix), queued
 -- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation);
--- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.
+-- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.  p_durable: see
+-- `commit`; here it is about the operation.
 CREATE FUNCTION interlock.load(
     p_space integer, p_keys text[], p_prefixes text[], p_ends text[], p_op text, p_seen bigint,
-    p_seen_op text
+    p_seen_op text, p_durable boolean DEFAULT false
 ) RETURNS SETOF answer
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -165,7 +166,19 @@ BEGIN
     WHERE l.space = p_space AND l.key = ANY (p_keys) AND alive(l.renewed, l.expires, now_us);
     IF p_op IS NOT NULL THEN
         RETURN QUERY SELECT * FROM operation(p_space, p_op, 0);
+        IF FOUND AND p_durable THEN
+            PERFORM wait_for_all();
+        END IF;
     END IF;
+END $$;
+
+-- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
+-- the server's log that means nothing, and no lock that others would wait for.
+CREATE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'interlock', '');
+    PERFORM durable(true);
 END $$;
 
 -- The position that the log is cut up to, 0 where it is whole.

@@ -13,6 +13,7 @@ DECLARE
 BEGIN
     IF p_upto > 0 THEN
         PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+        PERFORM durable(true);
     END IF;
     floor := floor_of(p_space);
     SELECT n.first, n.name INTO needed, name FROM (
@@ -43,7 +44,6 @@ BEGIN
     END LOOP;
     UPDATE spaces AS s SET trimmed = p_upto WHERE s.space = p_space;
     floor := p_upto;
-    PERFORM durable(true);
     RETURN NEXT;
 END $$;
 
@@ -72,5 +72,5 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
     DELETE FROM folds AS f WHERE f.space = p_space AND f.key = p_name;
-    PERFORM durable(true);
+    PERFORM wait_for_all();  -- it may have been deleted by another sending
 END $$;

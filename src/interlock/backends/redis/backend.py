@@ -18,7 +18,7 @@ from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
-from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
+from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
 
 SCHEMA_VERSION = 2
 _OLDEST_SERVER = (6, 2)
@@ -34,6 +34,7 @@ class RedisBackend(RemoteBackend):
         check_options(options)
         self._target = target_of(url)
         self._keys = Keys(state_key(name))
+        self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
         try:
             self._check_server()
@@ -61,52 +62,75 @@ class RedisBackend(RemoteBackend):
 
     def _send(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
-        last = self._waiting() if call.waits else None
+        commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = self._threads_wire().send(call.commands, last)
+            replies = self._threads_wire().send(commands, last)
             if _is_ready(replies) or time.monotonic() >= deadline:
-                return self._answer(call, replies, last)
+                break
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST)
+        answer = self._answer(call, replies, last)
+        return self._send(call._replace(waits=True)) if self._must_wait(call, answer) else answer
 
     async def _send_async(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
-        last = self._waiting() if call.waits else None
+        commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = await self._loops_wire().send(call.commands, last)
+            replies = await self._loops_wire().send(commands, last)
             if _is_ready(replies) or time.monotonic() >= deadline:
-                return self._answer(call, replies, last)
+                break
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST)
+        answer = self._answer(call, replies, last)
+        if self._must_wait(call, answer):
+            return await self._send_async(call._replace(waits=True))
+        return answer
+
+    def _commands(self, call: Call) -> tuple[Sequence[Command], Command | None]:
+        """The commands of a call, and the one that waits for replicas and files after them.
+
+        WAIT is about what its own connection wrote, and the answer may be about what another one
+        wrote before: so this one writes, too, whatever the call did.
+        """
+        last = self._waiting() if call.waits else None
+        return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
+
+    def _must_wait(self, call: Call, answer: Any) -> bool:
+        """Whether a call that only read told of something that its answer must wait for."""
+        if call.waits or call.claims is None or self._waiting() is None:
+            return False
+        return call.claims(answer)
 
     def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
-        copies = None if last is None else replies.pop()
+        waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
                 raise fault_of(reply, self.place, sent=True) from reply
-        if last is not None:
-            self._check_copies(copies)
-        return call.parse(replies)
+        answer = call.parse(replies)
+        if waited and (call.claims is None or call.claims(answer)):
+            self._check_copies(*waited)
+        return answer
 
     def _waiting(self) -> Command | None:
-        """The command that waits for replicas and files after a commit."""
+        """The command that waits for replicas and files."""
         target = self._target
         milliseconds = int(target.wait_timeout * 1000)
         if target.wait_aof:
             return ("WAITAOF", 1, target.wait_replicas, milliseconds)
         return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
 
-    def _check_copies(self, reply: Any) -> None:
+    def _check_copies(self, reply: Any, marked: Any) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
-        if isinstance(reply, Exception):
-            raise AnswerLost(f"applied, but not confirmed by replicas: {reply}") from reply
+        for each in (marked, reply):
+            if isinstance(each, Exception):
+                raise Unconfirmed(f"applied, but not confirmed by replicas: {each}") from each
         local, replicas = reply if isinstance(reply, list) else (1, reply)
         wanted = self._target.wait_replicas
         if replicas < wanted or (self._target.wait_aof and local < 1):
-            raise AnswerLost(
+            raise Unconfirmed(
                 f"applied, but only {replicas} of {wanted} replicas confirmed it within "
                 f"{self._target.wait_timeout:g} s"
             )

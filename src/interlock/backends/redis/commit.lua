@@ -95,7 +95,6 @@ local function commit(base)
     -- Applied before?
     if found[5] then
         local lib = library()
-        lib.write_again('p')
         if ticket > 0 then lib.drop_ticket(ticket) end
         return lib.operation(op, 0)
     end

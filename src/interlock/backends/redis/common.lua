@@ -274,11 +274,5 @@ local function library()
         end
     end
 
-    -- Writes what is there already.  Whoever waits for replicas after a request that was sent twice waits
-    -- for what his own connection wrote, and so for what the first sending wrote before.
-    function lib.write_again(name)
-        redis.pcall('HSET', STATE, name, call('HGET', STATE, name))  -- refused where memory is full
-    end
-
     return lib
 end

@@ -28,7 +28,7 @@ from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.pool import Pool
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.conflicts import RefusalNote, note
-from interlock.core.outcome import Outcome, Refusal
+from interlock.core.outcome import Committed, Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.requests import (
     AckGroup,
@@ -152,7 +152,10 @@ class SQLiteBackend:
     # One handler a request
 
     def _load(self, request: Load) -> Any:
-        return self._read(read.load, request)
+        snapshot = self._read(read.load, request)
+        if snapshot.applied is not None:
+            self._reach_disk()
+        return snapshot
 
     def _load_at(self, request: LoadAt) -> Any:
         return self._read(read.load_at, request)
@@ -178,7 +181,9 @@ class SQLiteBackend:
         return answer
 
     def _take_lease(self, request: TakeLease) -> Grant:
-        grant: Grant = self._write(fences.take_lease, request)
+        grant: Grant = self._write(
+            fences.take_lease, request, claims=lambda grant: grant.granted or request.reclaim
+        )
         return grant
 
     def _drop_lease(self, request: DropLease) -> None:
@@ -265,7 +270,10 @@ class SQLiteBackend:
 
         worth_a_look = any(plan.yields for plan in plans)
         applied: list[Outcome] = self._write(
-            apply_all, lambda: left, when_busy=look if worth_a_look else None
+            apply_all,
+            lambda: left,
+            when_busy=look if worth_a_look else None,
+            claims=lambda outcomes: any(isinstance(each, Committed) for each in outcomes),
         )
         if not answers:
             return applied
@@ -293,10 +301,13 @@ class SQLiteBackend:
         request: Any,
         durable: bool = True,
         when_busy: Callable[[], bool] | None = None,
+        claims: Callable[[Any], bool] = lambda answer: True,
     ) -> Any:
         """Answer a request in a write transaction, rolled back on any fault.
 
         `when_busy` is called once where the lock is not free, and says whether to wait for it.
+        `claims` says of an answer whether it tells of something that was done: where nothing was
+        written now, it was done before.
         """
         try:
             with self._pool.writer() as connection:
@@ -308,9 +319,12 @@ class SQLiteBackend:
                             return []
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
+                    changes = connection.total_changes
                     answer = work(connection, self._where, request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
+                    if durable and connection.total_changes == changes and claims(answer):
+                        self._reach_disk()
                     return answer
                 finally:
                     if connection.in_transaction:
@@ -320,6 +334,12 @@ class SQLiteBackend:
                         connection.execute(f"PRAGMA synchronous={mode}")
         except (sqlite3.Error, json.JSONDecodeError) as problem:
             raise fault_of(problem, str(self._place)) from problem
+
+    def _reach_disk(self) -> None:
+        """Bring to the disk what was committed before, perhaps by a process that does not wait for
+        it, as this one would have brought its own commit there."""
+        if self._options.durability == "full":
+            places.sync_log(self._place)
 
     def _find_space(self, connection: sqlite3.Connection, clock: Callable[[], int] | None) -> Where:
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()

@@ -16,7 +16,8 @@ from interlock.errors import IncompatibleStore, Invalid, Unavailable
 APPLICATION_ID = 0x494C434B  # "ILCK", in the header of the file
 SCHEMA_VERSION = 2
 
-DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+# Not OFF for `off`: a checkpoint would move the commits of other processes without syncing them.
+DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "NORMAL"}
 _OLDEST_SQLITE = (3, 35, 0)
 _CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two indexes, the head
 
@@ -24,8 +25,8 @@ _CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two i
 class SQLiteOptions(NamedTuple):
     """Settings of a store in SQLite.
 
-    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` may
-    lose the last commits when the machine (not the process) dies; `off` may also damage the file.
+    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` and
+    `off` may lose the last commits when the machine (not the process) dies.
     `busy_timeout`: seconds to wait for another process that is writing.
     """
 

@@ -1,4 +1,4 @@
-"""Where a store is: the file behind a URL, and whether it may sit there."""
+"""Where a store is: the file behind a URL, whether it may sit there, and its way to the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from interlock.backends.redaction import redact_url
-from interlock.errors import IncompatibleStore, Invalid, Unavailable
+from interlock.errors import IncompatibleStore, Invalid, Unavailable, Unconfirmed
 
 # File systems on which SQLite's locks, or its shared memory, do not hold between hosts.
 _NETWORK = (
@@ -152,6 +152,28 @@ def is_mount_point(path: Path, mounts: str = _MOUNTS) -> bool:
     """Whether something is mounted at this very file."""
     target = str(path.resolve())
     return any(point == target for point, _ in _mounted(mounts))
+
+
+def sync_log(place: Place) -> None:
+    """Bring everything that is in the write-ahead log to the disk.  Raises Unconfirmed.
+
+    What is there no longer was synced by the checkpoint that moved it.  (The file of the store
+    itself must not be opened here: closing it would drop SQLite's locks.)
+    """
+    if place.path is None:
+        return
+    try:
+        log = os.open(
+            os.path.realpath(place.path) + "-wal", os.O_RDONLY if place.read_only else os.O_RDWR
+        )
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
+    except FileNotFoundError:
+        return
+    except OSError as problem:
+        raise Unconfirmed(f"applied, but not synced to the disk: {problem}") from problem
 
 
 def file_system(folder: Path, mounts: str = _MOUNTS) -> str | None:
