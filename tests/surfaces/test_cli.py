@@ -151,3 +151,19 @@ def test_put_force_can_store_null(call: Any) -> None:
         assert (done.exit_code, done.stdout) == (0, "k is at version 2 (position 2)\n")
     assert call("put", "k", "2", "--force", "--op-id", "once").exit_code == 2
     assert call("get", "k").stdout == "null\n"
+
+
+def test_keys_of_adapters_are_not_written(call: Any) -> None:
+    for arguments in (
+        ("put", "langgraph/blob/t", "1"),
+        ("put", "langgraph/blob/t", "1", "--force"),
+        ("put", "openai-agents/s/head", "1", "--version", "0"),
+        ("delete", "crewai/flow/1", "--version", "1"),
+        ("append", "autogen/memory/m/1", "1"),
+        ("transition", "langgraph/run/t", "ended"),
+    ):
+        call("put", "k", "1")  # there is a store
+        refused = call(*arguments)
+        assert refused.exit_code == 5
+        assert "adapter" in refused.stderr
+    assert call("put", "langgraph", "1").exit_code == 0
