@@ -1,12 +1,13 @@
-"""PostgreSQL dies with what it had not written, or waits for a standby that is away: a replay of such
-a commit is as durable as its asker demands, or is not acknowledged."""
+"""PostgreSQL dies with what it had not written, or waits for a standby that is away.
+
+A replay of such a commit is as durable as its asker demands, or is not acknowledged.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psycopg

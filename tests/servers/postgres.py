@@ -119,7 +119,8 @@ class Postgres(Server):
 
     def standby(self) -> Postgres:
         """Start a standby, made by `pg_basebackup`, that follows this server."""
-        standby = type(self)(own(self.folder.with_name(f"{self.folder.name}-standby")), {}, self.binaries)
+        folder = self.folder.with_name(f"{self.folder.name}-standby")
+        standby = type(self)(own(folder), {}, self.binaries)
         copy = ["--pgdata", standby.data, "--host", self.host, "--port", str(self.port)]
         options = ["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
         made = run_as_account([self.binaries / "pg_basebackup", *copy, *options])
