@@ -1,4 +1,4 @@
--- The functions of a store in PostgreSQL, version 1.  Each answers one request in one round trip, and
+-- The functions of a store in PostgreSQL, version 2.  Each answers one request in one round trip, and
 -- nothing else touches the tables: a role that may only call them cannot go round the guards.
 --
 -- Tables: see schema.sql.  p_space is spaces.space, times are microseconds, clock_us is the server's clock.
@@ -23,7 +23,7 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 
 -- The schema version of the store.
-CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
+CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
 -- The space of a name, made where it does not exist: (space, uid).
 CREATE FUNCTION interlock.open_space(p_name text) RETURNS TABLE (space integer, uid text)

@@ -1,4 +1,4 @@
--- The tables of a store in PostgreSQL, version 1, in a schema of their own.  Times are microseconds
+-- The tables of a store in PostgreSQL, version 2, in a schema of their own.  Times are microseconds
 -- since 1970 (UTC) by the server's clock; keys compare by their bytes.
 --
 -- spaces        one row a space: where its log ends, and until when somebody listens for news.  Whoever

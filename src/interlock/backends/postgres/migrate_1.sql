@@ -1,0 +1,2 @@
+-- From schema version 1 of a store in PostgreSQL to version 2: what changes in the tables.  The functions
+-- and their types are gone when it runs, and are made anew after it.
