@@ -32,7 +32,7 @@ class Postgres:
 
     def wrote_later(self) -> None:
         """Make the last commit one of the future."""
-        change = "UPDATE interlock.spaces SET time = %s WHERE space = %s"
+        change = "UPDATE interlock.log SET time = %s WHERE space = %s AND op = 'first'"
         self._run(change, LATER, self._space)
 
     def connections(self) -> int:

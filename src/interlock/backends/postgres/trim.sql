@@ -53,9 +53,8 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces AS s
-    WHERE s.space = p_space AND p_position BETWEEN s.trimmed AND s.position FOR UPDATE;
-    IF FOUND THEN
+    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    IF p_position BETWEEN floor_of(p_space) AND log_end(p_space) THEN
         PERFORM keep_fold(p_space, p_name, p_position, p_body);
     END IF;
     PERFORM durable(false);
