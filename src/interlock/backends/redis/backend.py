@@ -14,8 +14,15 @@ from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
 from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
-from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
+from interlock.backends.remote import (
+    Known,
+    RemoteBackend,
+    ServerOptions,
+    check_options,
+    next_look,
+)
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
@@ -44,7 +51,7 @@ class RedisBackend(RemoteBackend):
             raise
 
     def _connect(self) -> None:
-        self._wire: Wire | None = None
+        self._store = STORES.borrow(self._target, lambda: Store(self._target))
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = (
             weakref.WeakKeyDictionary()
         )
@@ -65,7 +72,9 @@ class RedisBackend(RemoteBackend):
         commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = self._threads_wire().send(commands, last)
+            replies = self._threads_wire().send(
+                commands, last, self._keys.state, self._options.busy_timeout
+            )
             if _is_ready(replies) or time.monotonic() >= deadline:
                 break
             time.sleep(pause)
@@ -78,7 +87,9 @@ class RedisBackend(RemoteBackend):
         commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = await self._loops_wire().send(commands, last)
+            replies = await self._loops_wire().send(
+                commands, last, self._keys.state, self._options.busy_timeout
+            )
             if _is_ready(replies) or time.monotonic() >= deadline:
                 break
             await asyncio.sleep(pause)
@@ -136,29 +147,25 @@ class RedisBackend(RemoteBackend):
             )
 
     def _threads_wire(self) -> Wire:
-        if self._wire is None:
-            self._wire = Wire(self._target, self._keys.state)
-        return self._wire
+        return self._store.wire()
 
     def _loops_wire(self) -> AsyncWire:
         loop = asyncio.get_running_loop()
         wire = self._wires.get(loop)
         if wire is None:
-            wire = self._wires[loop] = AsyncWire(self._target, self._keys.state)
+            wire = self._wires[loop] = self._store.borrow_wire()
         return wire
 
     def _connections(self) -> Any:
-        return self._wire, self._wires
+        return self._store, self._wires
 
     def _disconnect(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        if STORES.give_back(self._target, self._store):
+            self._store.close()
 
     async def _disconnect_async(self) -> None:
-        wire = self._wires.pop(asyncio.get_running_loop(), None)
-        if wire is not None:
-            await wire.close()
+        if self._wires.pop(asyncio.get_running_loop(), None) is not None:
+            await self._store.give_back_wire()
 
     # Opening
 
@@ -204,23 +211,46 @@ class RedisBackend(RemoteBackend):
     # News
 
     def _await_news(self, position: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0.001:
-            if self._threads_wire().send([self._read_blocking(position, left)])[0]:
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0.001:
+            wire, key = self._threads_wire(), self._keys.state
+            if self._store.watching.acquire(blocking=False):
+                try:
+                    found = wire.send_at_once([self._read_news(position, left)], None, key)
+                finally:
+                    self._store.watching.release()
+                pause = 0.0
+            else:
+                patience = self._options.busy_timeout
+                found = wire.send([self._read_news(position)], None, key, patience)
+                pause = next_look(time.monotonic() - began)
+            if found[0]:
                 return
+            time.sleep(min(pause, left))
 
     async def _await_news_async(self, position: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0.001:
-            if (await self._loops_wire().send([self._read_blocking(position, left)]))[0]:
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0.001:
+            wire, key = self._loops_wire(), self._keys.state
+            if self._store.watching.acquire(blocking=False):
+                try:
+                    found = await wire.send_at_once([self._read_news(position, left)], None, key)
+                finally:
+                    self._store.watching.release()
+                pause = 0.0
+            else:
+                patience = self._options.busy_timeout
+                found = await wire.send([self._read_news(position)], None, key, patience)
+                pause = next_look(time.monotonic() - began)
+            if found[0]:
                 return
+            await asyncio.sleep(min(pause, left))
 
-    def _read_blocking(self, position: int, seconds: float) -> Command:
+    def _read_news(self, position: int, seconds: float = 0) -> Command:
+        """The command that reads an entry after a position, waiting for it so many seconds."""
         milliseconds = max(1, int(min(seconds, _LONGEST_WAIT) * 1000))
-        return (
-            *("XREAD", "COUNT", 1, "BLOCK", milliseconds),
-            *("STREAMS", self._keys.log, f"{position}-0"),
-        )
+        wait = ("BLOCK", milliseconds) if seconds else ()
+        return ("XREAD", "COUNT", 1, *wait, "STREAMS", self._keys.log, f"{position}-0")
 
 
 def _is_ready(replies: list[Any]) -> bool:

@@ -6,13 +6,14 @@ import json
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
-from interlock.backends.sqlite import fences, groups, projections, read, trim, turns
+from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
@@ -20,12 +21,9 @@ from interlock.backends.sqlite.connect import (
     SQLiteOptions,
     begin_immediate,
     check_options,
-    connect,
-    prepare,
     try_begin,
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
-from interlock.backends.sqlite.pool import Pool
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.conflicts import RefusalNote, note
 from interlock.core.outcome import Committed, Outcome, Refusal
@@ -58,10 +56,7 @@ from interlock.core.requests import (
     TakeTurn,
     Trim,
 )
-from interlock.errors import Fault, Invalid, Unavailable
-
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+from interlock.errors import Closed, Fault, Invalid, Unavailable
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -84,22 +79,20 @@ class SQLiteBackend:
         self._options = options or SQLiteOptions()
         check_options(self._options)
         self._place = places.parse(url)
-        self._pool = Pool(self._place, lambda: connect(self._place, self._options))
-        self._pool.on_fork = self._start_anew
+        self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalNotes(self._save_notes)
-        self._threads: ThreadPoolExecutor | None = None
-        connection = connect(self._place, self._options)
+        self._key, self._store = store.borrow(self._place, self._options)
+        self._pool = self._store.pool
         try:
-            with translated(str(self._place)):
-                prepare(connection, self._place, self._options)
+            with self._pool.reader() as connection, translated(str(self._place)):
                 self._where = self._find_space(connection, clock)
         except BaseException:
-            connection.close()
+            store.give_back(self._key, self._store)
             raise
         self.uid = self._where.uid
-        self._pool.adopt(connection)
+        _BACKENDS.add(self)
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
@@ -119,12 +112,12 @@ class SQLiteBackend:
         return await self._in_thread(self.perform, request)
 
     def close(self) -> None:
-        """Close the connections and end the threads.  Closing twice does nothing."""
-        self._notes.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
-            self._threads = None
-        self._pool.close()
+        """Give back the connections and threads.  Closing twice does nothing."""
+        if not self._closed:
+            self._notes.close()
+            self._closed = True
+            _BACKENDS.discard(self)
+            store.give_back(self._key, self._store)
 
     async def close_async(self) -> None:
         """The same without blocking the event loop."""
@@ -284,6 +277,7 @@ class SQLiteBackend:
 
     def _read(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> Any:
         """Answer a request in a transaction that only reads, so that all of it is one moment."""
+        self._check_open()
         try:
             with self._pool.reader() as connection:
                 connection.execute("BEGIN")
@@ -309,6 +303,7 @@ class SQLiteBackend:
         `claims` says of an answer whether it tells of something that was done: where nothing was
         written now, it was done before.
         """
+        self._check_open()
         try:
             with self._pool.writer() as connection:
                 if not durable:
@@ -361,6 +356,10 @@ class SQLiteBackend:
         number, uid = row
         return locate(number, uid, clock)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"the space in {self._place} was closed; open it again to use it")
+
     # Waiting
 
     def _pause(self, request: Pause) -> None:
@@ -389,22 +388,33 @@ class SQLiteBackend:
 
     async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         import asyncio
-        from concurrent.futures import ThreadPoolExecutor
 
         from interlock import cancellation
 
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
-        future = asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
+        self._check_open()
+        future = asyncio.get_running_loop().run_in_executor(self._store.threads(), fn, *args)
         # What was sent is carried out.  Whoever is cancelled gives up turns and leases next, and
         # must not overtake the request that takes them.
         return await cancellation.finish(future)
 
     def _start_anew(self) -> None:
-        """In a forked child: no thread of the parent is here."""
-        self._threads = None
+        """In a forked child: no thread of the parent is here, and no connection."""
+        self._store = store.borrow_in_child(self._key, self._store)
+        self._pool = self._store.pool
         self._group.reset()
         self._notes.start_anew()
+
+
+_BACKENDS: weakref.WeakSet[SQLiteBackend] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_BACKENDS):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _commit(connection: sqlite3.Connection, place: places.Place) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from interlock.backends.sqlite.faults import fault_of, is_busy
-from interlock.backends.sqlite.place import Place, check, make
+from interlock.backends.sqlite.place import Place, check
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
@@ -50,7 +50,6 @@ def check_options(options: SQLiteOptions) -> None:
 def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
     """Open one connection.  Raises the library's faults."""
     check(place)
-    make(place)
     try:
         connection = sqlite3.connect(
             ":memory:" if place.path is None else _uri(place),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -112,12 +113,12 @@ def make(place: Place) -> None:
     if place.path is None or place.read_only:
         return
     with suppress(OSError):  # there is one already; or SQLite says better why it cannot be made
-        descriptor = os.open(place.path.resolve(), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            if hasattr(os, "fchmod"):
-                os.fchmod(descriptor, place.permissions)  # whatever the umask is
-        finally:
-            os.close(descriptor)
+        path = place.path.resolve()
+        if hasattr(os, "mknod") and sys.platform == "linux":
+            os.mknod(path, 0o600)  # opens nothing: closing it would drop SQLite's locks
+        else:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        path.chmod(place.permissions)  # whatever the umask is
 
 
 def identity(path: Path, known: tuple[int, int] | None = None) -> tuple[int, int]:
