@@ -279,6 +279,7 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
     assert ASKED[asked](pair.facades.open("does not wait")) is not None or asked == "transact"
     pair.follow()
     wait_until(lambda: _answered(ASKED[asked], second), "the replica confirms")
+    pair.replica.promote()
     pair.fail_over()
     assert second.read("b").value == 2
 
