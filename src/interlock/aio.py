@@ -333,7 +333,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = await self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 

@@ -193,8 +193,9 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     ) -> Any:
         """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
 
-        The limits are those of `update`.  Returns None where `op_id` was already applied.  Raises
-        Invalid where `fn` only changed a value that it had read: it forgot `tx.write`.
+        The limits are those of `update`.  Returns None where `op_id` was already applied by a
+        transaction.  Raises Invalid where `fn` only changed a value that it had read: it forgot
+        `tx.write`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
@@ -332,7 +333,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         return as_datetime(snapshot.time_us)
 
     def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 

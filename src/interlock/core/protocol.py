@@ -31,6 +31,7 @@ from interlock.core.requests import (
     LeaveTurn,
     Load,
     LoadAt,
+    LogPage,
     Pause,
     Place,
     ReadLog,
@@ -152,7 +153,7 @@ def _update(
         return wrong
     snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
     if snapshot.applied is not None:
-        return _applied_before(writer, key, op_id, snapshot.applied)
+        return decide.applied_before(writer, key, op_id, snapshot.applied)
     record, ticket, attempts = snapshot.records[key], 0, 0
     held = _leased(key, snapshot)
     in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
@@ -176,7 +177,7 @@ def _update(
             writer, record, value, op_id, ticket, limits.turns != "never"
         )
         if isinstance(outcome, Committed):
-            return _applied_before(writer, key, op_id, outcome)
+            return decide.applied_before(writer, key, op_id, outcome)
         give_up = _give_up(key, outcome, limits, attempts)
         if give_up is None and writer.book.rules.match(key)[1].on_conflict == "raise":
             give_up = outcome if isinstance(outcome, Conflict) else None
@@ -249,7 +250,8 @@ def _transact(
     if resumable or limits.patience is not None:
         snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
-            return None
+            other = yield from _other_operation(writer, op_id, snapshot.applied)
+            return None if other is None else Stopped(other)
         start_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
@@ -292,6 +294,16 @@ def _transact(
             ticket, _ = _kept(place, outcome.key, None)
         elif limits.turns != "never":
             queue.add(outcome.key)
+
+
+def _other_operation(writer: Writer, op_id: str, applied: Committed) -> Steps:
+    """Return why what was applied under an operation id is no transaction of this writer's."""
+    other = decide.others_operation(writer, op_id, applied)
+    if other is None and len(applied.writes) == 1:
+        page = yield ReadLog(applied.position - 1, "", None, 1)
+        if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
+            return decide.reused_operation(op_id, applied.writes[0].key)
+    return other
 
 
 class Stopped(NamedTuple):
@@ -387,10 +399,3 @@ def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refus
             outcome,
         )
     return None
-
-
-def _applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> Record | Invalid:
-    """Return the record of an operation that wrote exactly `key`."""
-    if len(outcome.writes) != 1 or outcome.writes[0].key != key:
-        return decide.reused_operation(op_id, key)
-    return decide.result(outcome, writer.space)[0]
