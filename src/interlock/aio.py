@@ -306,6 +306,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     ) -> AsyncMoment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
 
+        A position inside a commit stands for the end of that commit.
+
         Its reads raise Pruned where the log is not kept so far back.
         """
         return AsyncMoment(self._driver, self._writer, position, as_time_us(position, time))

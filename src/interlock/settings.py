@@ -32,8 +32,8 @@ def _host() -> str:
 
 def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | None) -> Writer:
     """Return who writes, from the arguments of `open`.  Raises Invalid."""
-    host = _host() if agent is None else None
-    name = agent if host is None else default_agent(host)
+    host = _host() if agent is None else ""
+    name = default_agent(host) if agent is None else agent
     wrong = check_name("space", space) or check_name("agent", name)
     if wrong is not None:
         raise_refusal(wrong)

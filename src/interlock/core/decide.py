@@ -46,13 +46,13 @@ class Writer:
     max_value_bytes: int
     book: RuleBook = field(default_factory=RuleBook)
     incarnation: int = 0
-    host: str | None = None
+    host: str = ""
 
     def is_own(self, agent: str) -> bool:
         """Whether an operation of `agent` is this writer's.  Who has no name is known by its host:
         another process may send its operation again."""
         host, _, process = agent.rpartition(":")
-        unnamed = self.host is not None and host == self.host and process.isdigit()
+        unnamed = self.host != "" and host == self.host and process.isdigit()
         return agent == self.agent or unnamed
 
 

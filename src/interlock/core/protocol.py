@@ -43,6 +43,7 @@ from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 from interlock.core.values import DELETE
 
+_COMMIT_PAGE = 100  # entries of a commit whose end is looked for
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -61,14 +62,19 @@ def load_at(
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
 ) -> Steps:
-    """Read records and scans as of a position or a time.  Returns a Snapshot, Invalid or
-    Pruned."""
+    """Read records and scans as of a position or a time.
+
+    A position inside a commit is read as of the end of that commit: nothing else was ever there.
+    Returns a Snapshot, Invalid or Pruned.
+    """
     wrong = check_all(keys, prefixes)
     if wrong is not None:
         return wrong
-    wrong = None if position is None else check_position("position", position)
-    if wrong is not None:
-        return wrong
+    if position is not None:
+        wrong = check_position("position", position)
+        if wrong is not None:
+            return wrong
+        position = yield from _end_of_commit(position)
     snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
     if isinstance(snapshot, Pruned):
         return snapshot
@@ -80,6 +86,22 @@ def load_at(
     if rules.version != past.version:
         past = writer.book.read(rules.version, rules.value)
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
+
+
+def _end_of_commit(position: int) -> Steps:
+    """Return the position of the last entry of the commit that the entry at `position` is of."""
+    limit, op_id = 2, None
+    while position:
+        page = yield ReadLog(position - 1, "", None, limit)
+        entries = [] if isinstance(page, Pruned) else page.entries
+        for entry in entries:
+            if op_id not in (None, entry.op_id):
+                return position
+            op_id, position = entry.op_id, entry.position
+        if len(entries) < limit:
+            break
+        limit = _COMMIT_PAGE
+    return position
 
 
 def log_page(prefix: str, after: int | None, limit: int) -> Steps:
