@@ -193,8 +193,9 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     ) -> Any:
         """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
 
-        The limits are those of `update`.  Returns None where `op_id` was already applied.  Raises
-        Invalid where `fn` only changed a value that it had read: it forgot `tx.write`.
+        The limits are those of `update`.  Returns None where `op_id` was already applied by a
+        transaction.  Raises Invalid where `fn` only changed a value that it had read: it forgot
+        `tx.write`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
@@ -305,6 +306,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
 
+        A position inside a commit stands for the end of that commit.
+
         Its reads raise Pruned where the log is not kept so far back.
         """
         return Moment(self._driver, self._writer, position, as_time_us(position, time))
@@ -332,7 +335,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         return as_datetime(snapshot.time_us)
 
     def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 

@@ -190,6 +190,7 @@ class Transaction:
             (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
             rules=self.writer.book.rules.version,
             incarnation=self.writer.incarnation,
+            transaction=True,
         )
 
     def _expect(self, record: Record) -> Conflict | None:

@@ -316,3 +316,14 @@ def test_writes_of_an_asyncio_transaction_need_no_await(facades: Facades, awaite
             return [record.value for record in (await space.scan()).values()]
 
     assert facades.run(check()) == [2, 3, [4]]
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+def test_transact_with_the_operation_id_of_a_single_write_is_refused(space: Any, verb: str) -> None:
+    if verb == "create":
+        space.create("k", 1, op_id="x")
+    else:
+        space.update("k", lambda _: 1, op_id="x")
+    with pytest.raises(interlock.Invalid, match="already used for another operation"):
+        space.transact(lambda tx: tx.create("other", 1), op_id="x")
+    assert not space.read("other").exists

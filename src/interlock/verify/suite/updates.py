@@ -184,7 +184,7 @@ async def _some_are_cancelled(facades: Facades) -> None:
 
 
 def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), facades.peer("them")
+    ours, theirs = facades.open("us"), facades.peer("us")
 
     def think(value: Any) -> str:
         elsewhere(theirs.update, "k", lambda _: "theirs", turns="never", op_id="x")
