@@ -95,7 +95,8 @@ def test_times_do_not_fall_though_the_clock_does(
 def test_refused_plan_of_a_group_uses_up_no_position(
     opened: tuple[interlock.Space, Postgres | Redis],
 ) -> None:
-    space, backend = opened[0], opened[0]._driver.backend
+    space = opened[0]
+    backend: Any = space._driver.backend
     stale = Plan("stale", "a", (Expect("k", 7, None),), (), (Write(PUT, "k", "2"),))
     several = Plan("several", "a", (), (), (Write(PUT, "x", "1"), Write(PUT, "y", "1")))
     assert [type(each).__name__ for each in backend._apply((stale, several))] == [

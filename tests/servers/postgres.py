@@ -121,7 +121,7 @@ class Postgres(Server):
         """Start a standby, made by `pg_basebackup`, that follows this server."""
         folder = self.folder.with_name(f"{self.folder.name}-standby")
         standby = type(self)(own(folder), {}, self.binaries)
-        copy = ["--pgdata", standby.data, "--host", self.host, "--port", str(self.port)]
+        copy = ["--pgdata", str(standby.data), "--host", str(self.host), "--port", str(self.port)]
         options = ["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
         made = run_as_account([self.binaries / "pg_basebackup", *copy, *options])
         if made.returncode:

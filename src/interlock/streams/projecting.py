@@ -136,7 +136,11 @@ def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
     view.is_open = False  # a fold that raises may have changed the value
     value, fold = view.value, shape.fold
     for entry in entries:
-        value = fold(value, entry)
+        try:
+            value = fold(value, entry)
+        except Exception as problem:  # leaving it out would make another view than the log says
+            problem.add_note(f"the projection folded {entry.key!r}, position {entry.position}")
+            raise
         if value is None and shape.initial is not None:
             return forgot_return(f"the fold of the projection, at position {entry.position},")
     view.value, view.position, view.is_open = value, page.upto, True

@@ -189,8 +189,10 @@ def test_a_fold_that_fails_leaves_nothing_half_done(space: Any) -> None:
     projection.refresh()
     put(space, "a", "z")
     for _ in range(2):
-        with pytest.raises(ArithmeticError):
+        with pytest.raises(ArithmeticError) as problem:
             projection.refresh()
+        position = space.read("z").position
+        assert problem.value.__notes__[-1].endswith(f"folded 'z', position {position}")
         with pytest.raises(interlock.Invalid):
             projection.value  # noqa: B018  # reading it raises
     broken[0] = False
