@@ -63,21 +63,21 @@ def written(server: Postgres) -> tuple[int, int]:
 def test_a_replay_is_flushed_before_it_is_answered(
     lazy: Postgres, facades: Facades, asked: str
 ) -> None:
-    normal, full = facades.open("normal", durability="normal"), facades.open("full")
+    normal, full = facades.open("us", durability="normal"), facades.open("us")
     normal.create("k", 1, op_id="op")
     made, flushed = written(lazy)
     assert flushed < made
-    ASKED[asked](facades.open("other", durability="normal"))
+    ASKED[asked](facades.open("us", durability="normal"))
     assert written(lazy)[1] < made, "whoever asks for less waits for less"
     ASKED[asked](full)
     assert written(lazy)[1] >= made
 
 
 def test_a_replay_outlives_a_crash(lazy: Postgres, facades: Facades) -> None:
-    normal = facades.open("normal", durability="normal")
+    normal = facades.open("us", durability="normal")
     for key in ("single", "grouped"):
         normal.create(key, 1, op_id=key)
-    facades.open("full").create("single", 1, op_id="single")
+    facades.open("us").create("single", 1, op_id="single")
     normal.create("not asked for", 1)
     lazy.kill()
     lazy.start_again()
@@ -86,7 +86,7 @@ def test_a_replay_outlives_a_crash(lazy: Postgres, facades: Facades) -> None:
 
 
 def test_a_replay_in_a_group_of_refusals_is_flushed(lazy: Postgres, facades: Facades) -> None:
-    normal, full = facades.open("normal", durability="normal"), facades.open("full")
+    normal, full = facades.open("us", durability="normal"), facades.open("us")
     record = normal.create("k", 1, op_id="op")
     normal.write(record, 2)
     made, _ = written(lazy)
@@ -103,7 +103,7 @@ def test_a_replay_in_a_group_of_refusals_is_flushed(lazy: Postgres, facades: Fac
 
 def test_a_server_set_to_wait_for_more_is_left_alone(lazy: Postgres, facades: Facades) -> None:
     """Also where a commit takes the longer way: its key has a queue."""
-    record = facades.open("full").create("k", 1)
+    record = facades.open("us").create("k", 1)
     plan = f"'op', 'us', 0, 0, false, NULL, 'k', {record.version}, 0, 'put', '2', 0, ''"
     with psycopg.connect(lazy.url()) as connection:
         for change in ("SELECT 1", "INSERT INTO interlock.leases VALUES (1, 'k', 0, '', '', 0, 0)"):
@@ -118,7 +118,7 @@ def test_a_server_set_to_wait_for_more_is_left_alone(lazy: Postgres, facades: Fa
 
 def test_what_is_sent_twice_is_flushed(lazy: Postgres, facades: Facades) -> None:
     """Names of requests that were answered before: leases, incarnations, groups, cuts."""
-    full = facades.open("full")
+    full = facades.open("us")
     full.create("findings", 1)
     backend: Any = full._driver.backend
     backend.perform(ReadGroup("g", "us", "", 0, 10, 30.0, False, "first"))
@@ -217,7 +217,7 @@ def test_what_no_standby_confirmed_is_unknown(
     for driver in ("drive", "drive_async"):
         monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0)
     primary, _, facades = away
-    normal, space = facades.open("normal", durability="normal"), facades.open("us")
+    normal, space = facades.open("us", durability="normal"), facades.open("us")
     normal.create("k", 1, op_id="op")
     found: list[BaseException] = []
 

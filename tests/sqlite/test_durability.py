@@ -70,8 +70,8 @@ ASKED: dict[str, Callable[[Any], Any]] = {
 def test_a_replay_reaches_the_disk_before_it_is_answered(
     facades: Facades, disk: Disk, asked: str
 ) -> None:
-    facades.open("normal", durability="normal").create("k", 1, op_id="op")
-    full = facades.open("full")
+    facades.open("us", durability="normal").create("k", 1, op_id="op")
+    full = facades.open("us")
     before = disk.syncs
     ASKED[asked](full)
     assert disk.syncs > before
@@ -80,14 +80,14 @@ def test_a_replay_reaches_the_disk_before_it_is_answered(
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_whoever_asks_for_less_waits_for_less(facades: Facades, disk: Disk, asked: str) -> None:
-    facades.open("normal", durability="normal").create("k", 1, op_id="op")
-    ASKED[asked](facades.open("other", durability="normal"))
+    facades.open("us", durability="normal").create("k", 1, op_id="op")
+    ASKED[asked](facades.open("us", durability="normal"))
     assert not disk.syncs
 
 
 def test_only_a_replay_is_synced_twice(facades: Facades, disk: Disk) -> None:
     """A commit is synced by SQLite; a refusal and a read claim nothing."""
-    full = facades.open("full")
+    full = facades.open("us")
     before = disk.syncs
     record = full.create("k", 1, op_id="op")
     full.write(record, 2)
@@ -106,8 +106,8 @@ def test_a_disk_that_fails_leaves_a_replay_unknown(
 ) -> None:
     for driver in ("drive", "drive_async"):
         monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0.1)
-    facades.open("normal", durability="normal").create("k", 1, op_id="op")
-    full = facades.open("full")
+    facades.open("us", durability="normal").create("k", 1, op_id="op")
+    full = facades.open("us")
 
     def fsync(fd: int) -> None:
         raise OSError(5, "Input/output error")
