@@ -50,6 +50,7 @@ def open_async(
     *,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
+    create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
@@ -61,7 +62,7 @@ def open_async(
     make_writer("", space, agent, max_value_bytes)
 
     def opened() -> AsyncSpace:
-        backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+        backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         return AsyncSpace(AsyncDriver(backend), writer)
 

@@ -51,11 +51,14 @@ def open(  # reads as interlock.open
     *,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
+    create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
 ) -> Space:
     """Open `space` in the store at `url`, making both where they do not exist yet.
+
+    With `create=False` nothing is made: Unavailable is raised where either is not there.
 
     `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` (in memory, for tests);
     `?mode=ro` opens a file read-only.  `postgresql://user@host/db` needs the extra `postgres`, and
@@ -73,7 +76,7 @@ def open(  # reads as interlock.open
     Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
     """
     make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
-    backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+    backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
     opened = Space(SyncDriver(backend), make_writer(backend.uid, space, agent, max_value_bytes))
     try:
         opened._enter(exclusive, rules)

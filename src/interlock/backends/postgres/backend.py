@@ -31,7 +31,9 @@ _REPEATS = 20
 class PostgresBackend(RemoteBackend):
     """One space in one PostgreSQL database."""
 
-    def __init__(self, url: str, name: str, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+    ) -> None:
         options = options or ServerOptions()
         check_options(options)
         self._durable = options.durability == "full"
