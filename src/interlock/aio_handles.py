@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -178,6 +179,7 @@ class AsyncLease(LeaseState):
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._held, self._lost = True, None
+        self._pid = os.getpid()
         self._task = asyncio.create_task(self._renew())
         return self
 
@@ -217,7 +219,7 @@ class AsyncLease(LeaseState):
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
-        if self._held:
+        if self._held and self._pid == os.getpid():  # a forked child has only a copy
             self._held = False
             await asyncio.shield(self._run(leases.release(self._key, self.epoch)))
 
