@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock import Invalid, Record, Space
-from interlock.adapters.crewai.keys import checked, flow_key, put
+from interlock.adapters.crewai.keys import flow_key, put, synchronous
 from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver
 from interlock.extras import needs
 
@@ -44,7 +44,7 @@ class Persistence(FlowPersistence):
     def __init__(self, space: Space | None = None, /, **fields: Any) -> None:
         super().__init__(**fields)
         # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
-        self._space = self._registered() if space is None else checked(space)
+        self._space = self._registered() if space is None else synchronous(space, "Persistence")
 
     def init_db(self) -> None:
         """Do nothing: opening the space has made what it needs."""
