@@ -97,6 +97,7 @@ class SQLiteBackend:
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
+        self._check_open()
         if isinstance(request, Commit):
             return self._noted(request.plan, self._group.commit(request.plan))
         if isinstance(request, Pause):
@@ -105,6 +106,7 @@ class SQLiteBackend:
 
     async def perform_async(self, request: Any) -> Any:
         """Answer one request without blocking the event loop."""
+        self._check_open()
         if isinstance(request, Commit):
             outcome = await self._group.commit_async(request.plan, self._in_thread)
             return self._noted(request.plan, outcome)
@@ -293,7 +295,6 @@ class SQLiteBackend:
 
         `when_busy` is called once where the lock is not free, and says whether to wait for it.
         """
-        self._check_open()
         try:
             with self._pool.writer() as connection:
                 if not durable:
@@ -370,7 +371,6 @@ class SQLiteBackend:
     async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         import asyncio
 
-        self._check_open()
         future = asyncio.get_running_loop().run_in_executor(self._store.threads(), fn, *args)
         try:
             return await asyncio.shield(future)
