@@ -287,6 +287,22 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
     assert second.read("b").value == 2
 
 
+def test_a_replay_writes_before_it_waits(pair: Pair) -> None:
+    """WAIT is about what its own connection wrote, though the server of the tests, Redis 6.2, waits
+    for everything."""
+    pair.facades.open("does not wait").create("b", 2, op_id="op")
+    space = pair.facades.open(url=f"{pair.url}?wait_replicas=1&wait_timeout=10")
+    for ask in ASKED.values():
+        before = _changes(pair.primary)
+        ask(space)
+        assert _changes(pair.primary) > before
+
+
+def _changes(server: Redis) -> int:
+    found = re.findall(r"rdb_changes_since_last_save:(\d+)", server.ask("INFO", "persistence"))
+    return int(found[0])
+
+
 def _answered(ask: Callable[[Any], Any], space: Any) -> bool:
     try:
         ask(space)
