@@ -44,6 +44,14 @@ def add(tx: Any) -> None:
     tx.create("k", 1)
 
 
+def commit(asked: str, space: Any) -> None:
+    """Commit what `ASKED[asked]` asks again."""
+    if asked == "transact":
+        space.transact(add, op_id="op")
+    else:
+        space.create("k", 1, op_id="op")
+
+
 ASKED: dict[str, Callable[[Any], Any]] = {
     "create": lambda space: space.create("k", 1, op_id="op"),
     "update": lambda space: space.update("k", lambda _: 1, op_id="op"),
@@ -61,7 +69,7 @@ def written(server: Postgres) -> tuple[int, int]:
 
 def test_a_commit_is_flushed_before_it_is_answered(lazy: Postgres, facades: Facades) -> None:
     """Although the server is set to answer before."""
-    normal, full = facades.open("normal", durability="normal"), facades.open("full")
+    normal, full = facades.open("us", durability="normal"), facades.open("us")
     normal.create("a", 1)
     made, flushed = written(lazy)
     assert flushed < made
@@ -74,7 +82,7 @@ def test_a_replay_is_flushed_before_it_is_answered(
     lazy: Postgres, facades: Facades, asked: str
 ) -> None:
     normal, full = facades.open("us", durability="normal"), facades.open("us")
-    normal.create("k", 1, op_id="op")
+    commit(asked, normal)
     made, flushed = written(lazy)
     assert flushed < made
     ASKED[asked](facades.open("us", durability="normal"))
@@ -228,7 +236,7 @@ def test_what_no_standby_confirmed_is_unknown(
         monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0)
     primary, _, facades = away
     normal, space = facades.open("us", durability="normal"), facades.open("us")
-    normal.create("k", 1, op_id="op")
+    commit(asked, normal)
     found: list[BaseException] = []
 
     def ask() -> None:

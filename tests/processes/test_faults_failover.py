@@ -247,6 +247,14 @@ def add(tx: Any) -> None:
     tx.create("b", 2)
 
 
+def commit(asked: str, space: Any) -> None:
+    """Commit what `ASKED[asked]` asks again."""
+    if asked == "transact":
+        space.transact(add, op_id="op")
+    else:
+        space.create("b", 2, op_id="op")
+
+
 ASKED: dict[str, Callable[[Any], Any]] = {
     "create": lambda space: space.create("b", 2, op_id="op"),
     "update": lambda space: space.update("b", lambda _: 2, op_id="op"),
@@ -263,14 +271,14 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
     for driver in ("drive", "drive_async"):
         monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0.1)
     url = f"{pair.url}?wait_replicas=1&wait_timeout=0.05"
-    first, second = pair.facades.open(url=url), pair.facades.open("second", url=url)
+    first, second = pair.facades.open(url=url), pair.facades.open(url=url)
     wait_until(lambda: _confirmed(first), "the replica confirms")
     record = second.read("a")
     wait_until(pair.all_confirmed, "the replica has confirmed everything")
     pair.replica.pause()
     try:
         with pytest.raises(interlock.Unknown):
-            first.create("b", 2, op_id="op")
+            commit(asked, first)
         for space in (first, second):
             with pytest.raises(interlock.Unknown, match="0 of 1 replicas") as unknown:
                 ASKED[asked](space)
@@ -278,7 +286,7 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
         with pytest.raises(interlock.Conflict):
             second.write(record._replace(version=9), 3)
         assert second.outcome("never sent") is None
-        ASKED[asked](pair.facades.open("does not wait"))
+        ASKED[asked](pair.facades.open())
     finally:
         pair.replica.resume()
     wait_until(lambda: _answered(ASKED[asked], second), "the replica confirms")
@@ -287,15 +295,15 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
     assert second.read("b").value == 2
 
 
-def test_a_replay_writes_before_it_waits(pair: Pair) -> None:
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_replay_writes_before_it_waits(pair: Pair, asked: str) -> None:
     """WAIT is about what its own connection wrote, though the server of the tests, Redis 6.2, waits
     for everything."""
-    pair.facades.open("does not wait").create("b", 2, op_id="op")
     space = pair.facades.open(url=f"{pair.url}?wait_replicas=1&wait_timeout=10")
-    for ask in ASKED.values():
-        before = _changes(pair.primary)
-        ask(space)
-        assert _changes(pair.primary) > before
+    commit(asked, pair.facades.open())
+    before = _changes(pair.primary)
+    ASKED[asked](space)
+    assert _changes(pair.primary) > before
 
 
 def _changes(server: Redis) -> int:
