@@ -123,7 +123,7 @@ async def test_a_lease_is_given_up_though_the_request_is_lost_and_cancelled(tmp_
                 raise AnswerLost("nobody knows")
             return await perform(request)
 
-        space._driver.backend.perform_async = losing  # type: ignore[method-assign]
+        space._driver.backend.perform_async = losing  # type: ignore[method-assign]  # of this one only
         taking = asyncio.create_task(space.lease("key").acquire())
         await asyncio.wait([taking])
         assert taking.cancelled()
