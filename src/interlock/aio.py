@@ -367,7 +367,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 yield entry
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
-            if len(page.entries) < PAGE:
+            if position >= page.head:
                 await self._run(protocol.wait(WATCH_PAUSE, position))
 
     async def _entries(

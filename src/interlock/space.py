@@ -366,7 +366,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
             yield from page.entries
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
-            if len(page.entries) < PAGE:
+            if position >= page.head:
                 self._run(protocol.wait(WATCH_PAUSE, position))
 
     def _entries(

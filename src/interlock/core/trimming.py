@@ -172,18 +172,18 @@ def _readers(writer: Writer) -> Steps:
 
 def _page(after: int) -> Steps:
     """Protocol: the next entries, up to the end of a commit."""
-    limit = PAGE
+    entries: list[Entry] = []
     while True:
-        page = yield ReadLog(after, "", None, limit)
+        page = yield ReadLog(after, "", None, PAGE)
         if isinstance(page, Pruned):
             return page
-        entries = page.entries
-        if len(entries) < limit:
-            return page
+        entries += page.entries
+        if page.upto >= page.head:
+            return page._replace(entries=entries)
         whole = [entry for entry in entries if entry.op_id != entries[-1].op_id]
         if whole:
             return LogPage(whole, whole[-1].position, page.head)
-        limit *= 2
+        after = page.upto
 
 
 def _unneeded(entries: list[Entry], wanted: _Wanted) -> list[Entry]:

@@ -283,7 +283,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- At most p_limit entries after a position (-1: from the oldest that is kept): of one key, of a prefix and
+-- At most p_limit entries, and 4 MB of values (but one entry at least), after a position (-1: from the oldest that is kept): of one key, of a prefix and
 -- its end, or all of them.  The first row has no key: its position is where the log ends, its version what
 -- the log is cut up to, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
 CREATE FUNCTION interlock.read_log(
@@ -306,14 +306,21 @@ BEGIN
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
-        FROM log AS l WHERE l.space = p_space AND l.key = p_key AND l.position > p_after
-        ORDER BY l.position LIMIT p_limit;
+        FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
+                OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
+                AND l.key = p_key
+                ORDER BY l.position LIMIT p_limit) AS m) AS l
+        WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     ELSE
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
-        FROM log AS l WHERE l.space = p_space AND l.position > p_after
-            AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
-        ORDER BY l.position LIMIT p_limit;
+        FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
+                OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
+                AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
+                ORDER BY l.position LIMIT p_limit) AS m) AS l
+        WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     END IF;
 END $$;
 

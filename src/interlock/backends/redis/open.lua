@@ -9,5 +9,8 @@ if not uid and call('EXISTS', STATE .. ':groups', STATE .. ':projections') > 0 t
     missing(STATE, 'is not there, but there are consumer groups or projections')
 end
 call('HSETNX', STATE, 'uid', ARGV[1])
-if lib.number_of('schema') < tonumber(ARGV[2]) then call('HSET', STATE, 'schema', ARGV[2]) end
+if lib.number_of('schema') < tonumber(ARGV[2]) then
+    call('HSET', STATE, 'schema', ARGV[2])
+    if position then call('HSETNX', STATE, 'x', 2 ^ 30) end  -- schema 1 did not know
+end
 return {call('HGET', STATE, 'uid'), lib.number_of('schema')}

@@ -96,6 +96,7 @@ class SQLiteBackend:
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
+        self._check_open()
         if isinstance(request, Commit):
             return self._noted(request.plan, self._group.commit(request.plan))
         if isinstance(request, Pause):
@@ -104,6 +105,7 @@ class SQLiteBackend:
 
     async def perform_async(self, request: Any) -> Any:
         """Answer one request without blocking the event loop."""
+        self._check_open()
         if isinstance(request, Commit):
             outcome = await self._group.commit_async(request.plan, self._in_thread)
             return self._noted(request.plan, outcome)
@@ -303,7 +305,6 @@ class SQLiteBackend:
         `claims` says of an answer whether it tells of something that was done: where nothing was
         written now, it was done before.
         """
-        self._check_open()
         try:
             with self._pool.writer() as connection:
                 if not durable:
@@ -391,7 +392,6 @@ class SQLiteBackend:
 
         from interlock import cancellation
 
-        self._check_open()
         future = asyncio.get_running_loop().run_in_executor(self._store.threads(), fn, *args)
         # What was sent is carried out.  Whoever is cancelled gives up turns and leases next, and
         # must not overtake the request that takes them.
