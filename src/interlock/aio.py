@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -133,7 +132,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record, as `Space.write` does."""
-        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        reentry.check_write(self._writer.space, (getattr(record, "key", None),))
         written: Record = await self._run(
             commands.write(self._writer, record, value, self._op_id(op_id))
         )
@@ -170,10 +169,9 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         limits = Limits(attempts, patience, turns)
-        mark = reentry.marked_async if inspect.iscoroutinefunction(fn) else reentry.marked
-        think = mark(self._writer.space, key, fn)
+        think = reentry.Thought(self._writer.space, key).marked(fn)
         steps = protocol.update(
             self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
         )
@@ -197,11 +195,11 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         op_id: str | None = None,
     ) -> Any:
         """Run the coroutine function `fn(tx)` in a transaction, as `Space.transact` does."""
-        name = self._op_id(op_id)
+        name, thought = self._op_id(op_id), reentry.Thought(self._writer.space)
         steps = protocol.transact(
             self._writer,
-            lambda state: AsyncTx(self._driver, state, name),
-            fn,
+            lambda state: thought.begin(state, AsyncTx(self._driver, state, name)),
+            thought.marked(fn),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,
@@ -220,7 +218,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
         the key is not merged, Held where somebody has its lease, Invalid.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
         steps = commands.append(
             self._writer, key, item, name or self._op_id(None), exact=name is None
@@ -237,7 +235,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = await self._run(steps)
         return record
@@ -382,7 +380,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 return
 
     async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         record: Record = await self._run(commands.write_one(self._writer, decision))
         return record
 

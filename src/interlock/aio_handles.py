@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from interlock import cancellation
+from interlock import cancellation, reentry
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import commands, decide, leases, protocol
@@ -53,6 +53,7 @@ class AsyncTx:
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -63,21 +64,25 @@ class AsyncTx:
 
     def expect(self, record: Record) -> Buffered:
         """Let the commit be refused where `record`, read outside the transaction, has moved."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
         return BUFFERED
 
     def write(self, record: Record, value: Any) -> Buffered:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
         return BUFFERED
 
     def create(self, key: str, value: Any) -> Buffered:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
         return BUFFERED
 
     def delete(self, record: Record) -> Buffered:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
         return BUFFERED
 
@@ -86,6 +91,7 @@ class AsyncTx:
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
         return BUFFERED
 
@@ -104,6 +110,9 @@ class AsyncTx:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(outcome)
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(await self._driver.run(self._state.load(keys, prefixes)))
@@ -165,6 +174,7 @@ class AsyncLease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._held, self._lost = True, None

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import reentry
 from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
@@ -37,6 +38,7 @@ class Tx:
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -51,18 +53,22 @@ class Tx:
         Nothing is read or written for it; an epoch that was raised is Fenced, a new version a
         Conflict.
         """
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
 
     def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
 
     def create(self, key: str, value: Any) -> None:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
 
     def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
 
     def append(self, key: str, item: Any) -> None:
@@ -70,6 +76,7 @@ class Tx:
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
 
     def __enter__(self) -> Self:
@@ -87,6 +94,9 @@ class Tx:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(outcome)
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(self._driver.run(self._state.load(keys, prefixes)))
@@ -207,6 +217,7 @@ class Lease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
         self._held, self._lost, self._pid = True, None, os.getpid()

@@ -120,7 +120,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         turn it is has already lost one to a write from outside, Invalid, or a fault.  `op_id` makes
         sending the same write again harmless; without one a fresh id is drawn.
         """
-        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        reentry.check_write(self._writer.space, (getattr(record, "key", None),))
         written: Record = self._run(commands.write(self._writer, record, value, self._op_id(op_id)))
         return written
 
@@ -162,13 +162,13 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         so that every thought counts, `never` only retries.  With an `op_id` that was already
         applied, `fn` does not run and the record made then is returned.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
                 "fn is a coroutine function; use interlock.open_async for async functions"
             )
         limits = Limits(attempts, patience, turns)
-        think = reentry.marked(self._writer.space, key, fn)
+        think = reentry.Thought(self._writer.space, key).marked(fn)
         steps = protocol.update(
             self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
         )
@@ -201,11 +201,11 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
             raise Invalid(
                 "fn is a coroutine function; use interlock.open_async for async functions"
             )
-        name = self._op_id(op_id)
+        name, thought = self._op_id(op_id), reentry.Thought(self._writer.space)
         steps = protocol.transact(
             self._writer,
-            lambda state: Tx(self._driver, state, name),
-            fn,
+            lambda state: thought.begin(state, Tx(self._driver, state, name)),
+            thought.marked(fn),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,
@@ -222,7 +222,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
         the key is not merged, Held where somebody has its lease, Invalid.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
         steps = commands.append(
             self._writer, key, item, name or self._op_id(None), exact=name is None
@@ -239,7 +239,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = self._run(steps)
         return record
@@ -384,7 +384,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         return pages()
 
     def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         record: Record = self._run(commands.write_one(self._writer, decision))
         return record
 

@@ -286,6 +286,7 @@ def _transact(
             ticket = place.ticket
         attempts += 1
         state = new(writer)
+        state.turns = frozenset(queue)
         renew = _renewal(writer, tuple(sorted(queue)), ticket) if ticket else None
         answer = None
         try:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
@@ -131,16 +132,16 @@ class RunHandle:
     ) -> Steps:
         """Protocol: run a step in a transaction.  Returns its result as it is recorded."""
         run, op_id = self._state, self._draw()
-        frame = Frame(run, path)
+        frame, thought = Frame(run, path), reentry.Thought(self._writer.space)
 
-        def begin(state: StepTransaction) -> Frame:
+        def begin(state: StepTransaction) -> Any:
             frame.begin(tx_of(self._driver, state, op_id), state.told)
-            return frame
+            return thought.begin(state, frame)
 
         answer = yield from protocol.transact(
             self._writer,
             begin,  # type: ignore[arg-type]  # it is given what `new` makes
-            think,
+            thought.marked(think),
             _LIMITS,
             op_id,
             False,

@@ -227,6 +227,8 @@ class RunState:
 class StepTransaction(Transaction):
     """The transaction of a step: what it wrote, and that it is finished, together or not at all."""
 
+    recorded = True
+
     def __init__(self, run: RunState, path: str, told: Mapping[str, Any]) -> None:
         super().__init__(run.writer)
         self.run = run
