@@ -276,7 +276,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     async def conflicts(self, limit: int = 1000) -> ConflictReport:
         """Return the last refusals, newest first, and what they say of each key.
 
-        The store keeps the last 10,000; a refusal may be half a second late.
+        The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
+        fast to be kept are counted as `dropped`.
         """
         report: ConflictReport = await self._run(governing.conflicts(limit))
         return report

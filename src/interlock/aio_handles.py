@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -178,6 +179,7 @@ class AsyncLease(LeaseState):
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._held, self._lost = True, None
+        self._pid = os.getpid()
         self._task = asyncio.create_task(self._renew())
         return self
 
@@ -216,7 +218,8 @@ class AsyncLease(LeaseState):
 
         Giving up one that was lost does nothing.
         """
-        held, self._held = self._held, False
+        held = self._held and self._pid == os.getpid()  # a forked child has only a copy
+        self._held = False
         renewing, self._task = self._task, None
         if held or renewing is not None:
             await cancellation.finish(self._give_up(held, renewing))

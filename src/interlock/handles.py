@@ -161,6 +161,7 @@ class LeaseState:
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
+        self._pid = os.getpid()
 
     @property
     def key(self) -> str:
@@ -186,10 +187,15 @@ class LeaseState:
 
     @property
     def lost(self) -> bool:
-        """Whether a renewal has found that the lease was taken away."""
-        return self._lost is not None
+        """Whether a renewal has found that the lease was taken away, or this is a forked child."""
+        return self._lost is not None or self._pid != os.getpid()
 
     def _check_held(self) -> None:
+        if self._record is not None and self._pid != os.getpid():
+            raise Invalid(
+                f"the lease of {self._key!r} belongs to the process that took it, not to one that "
+                "was forked from it; take a lease here"
+            )
         if self._record is not None and not self._held:
             raise Invalid(f"the lease of {self._key!r} was given up; take it again")
 

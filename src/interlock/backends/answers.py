@@ -101,9 +101,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: Any) -> Floor:
+def floor(position: int, needed: int | None, by: Any, cut: int) -> Floor:
     """Return where the log is cut."""
-    return Floor(position) if needed is None else Floor(position, needed, by)
+    return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
 
 
 def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:

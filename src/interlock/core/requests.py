@@ -183,12 +183,14 @@ class Trim(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The log is cut up to `position`.  `by` still needs the entry at `needed` (None: nobody does)
-    and those after it: a group, or a projection, whose name begins with `PROJECTIONS`."""
+    """The log is cut up to `position`, of which this request has cut `cut` entries.  `by` still
+    needs the entry at `needed` (None: nobody does) and those after it: a group, or a projection,
+    whose name begins with `PROJECTIONS`."""
 
     position: int
     needed: int | None = None
     by: str = ""
+    cut: int = 0
 
 
 class SaveProjection(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -99,6 +100,11 @@ class RunHandle:
     def _state(self) -> RunState:
         if self._known is None:
             raise Invalid(f"run {self._id!r} is not worked on here; use it in a with block")
+        if self._known.pid != os.getpid():
+            raise Invalid(
+                f"run {self._id!r} belongs to the process that works on it, not to one that was "
+                "forked from it"
+            )
         return self._known
 
     def _take_up(self, fence: Record) -> Steps:
