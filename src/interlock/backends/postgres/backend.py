@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from interlock.backends.contract import no_space
 from interlock.backends.noting import KEPT
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
@@ -33,12 +34,15 @@ class PostgresBackend(RemoteBackend):
         self._durable = options.durability == "full"
         self._key = (url, options.busy_timeout)
         self._store = _STORES.borrow(
-            self._key, lambda: Store(prepare(url, options.busy_timeout), options.busy_timeout)
+            self._key,
+            lambda: Store(prepare(url, options.busy_timeout, create), options.busy_timeout),
         )
         super().__init__(name, self._store.target.place, options)
         try:
-            call = Call("open_space", (name,), lambda rows: rows[0])
-            self._space, self.uid = self._first(call)
+            found = self._first(Call("open_space", (name, create), lambda rows: rows))
+            if not found:
+                raise no_space(self.place, name)
+            self._space, self.uid = found[0]
         except BaseException:
             self.close()
             raise

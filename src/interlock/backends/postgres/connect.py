@@ -88,24 +88,24 @@ def server_settings(busy_timeout: float) -> dict[str, int]:
     }
 
 
-def prepare(url: str, busy_timeout: float) -> Target:
-    """Bring a store to the schema of this version: make it where there is none, refuse what is not
-    ours.  Where the server has no connection left, wait for one."""
+def prepare(url: str, busy_timeout: float, create: bool = True) -> Target:
+    """Bring a store to the schema of this version: make it where there is none and `create`, refuse
+    what is not ours.  Where the server has no connection left, wait for one."""
     place = place_of(url)
     deadline = time.monotonic() + busy_timeout
     while True:
         try:
-            return _prepared(url, place)
+            return _prepared(url, place, create)
         except psycopg.Error as problem:
             if not is_full(problem) or time.monotonic() + _FULL_PAUSE > deadline:
                 raise fault_of(problem, place, sent=False) from problem
         time.sleep(_FULL_PAUSE)
 
 
-def _prepared(url: str, place: str) -> Target:
+def _prepared(url: str, place: str, create: bool) -> Target:
     with psycopg.connect(url, **arguments(url, direct=False)) as connection:
         _check_server(connection, place)
-        schema.bring_up(connection, place)
+        schema.bring_up(connection, place, create)
         row = connection.execute(_SESSION).fetchone() or (0, False, "")
         direct = row[0] == connection.info.backend_pid
         if not direct and row[2] != "read committed":

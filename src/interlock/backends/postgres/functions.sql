@@ -25,13 +25,13 @@ AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 -- The schema version of the store.
 CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
--- The space of a name, made where it does not exist: (space, uid).
-CREATE FUNCTION interlock.open_space(p_name text) RETURNS TABLE (space integer, uid text)
+-- The space of a name: (space, uid).  Where it does not exist, it is made, or (p_create false) no row.
+CREATE FUNCTION interlock.open_space(p_name text, p_create boolean) RETURNS TABLE (space integer, uid text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
     RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND p_create THEN
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
