@@ -337,7 +337,10 @@ class SQLiteBackend:
         """Bring to the disk what was committed before, perhaps by a process that does not wait for
         it, as this one would have brought its own commit there."""
         if self._options.durability == "full":
-            places.sync_log(self._place)
+            self._sync()
+
+    def _sync(self) -> None:
+        places.sync_log(self._place)
 
     def _find_space(
         self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
