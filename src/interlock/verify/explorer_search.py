@@ -125,10 +125,9 @@ class Search:
             elif local.request != NOBODY:
                 awake = True
                 yield from self._moves_of(number, state, index)
-        if awake:
-            if state.faults.stalls and self._stores.has_queue(state.store):
-                faults = state.faults._replace(stalls=state.faults.stalls - 1)
-                yield Move(story.STALL, _TIME, self._later(state, _STALL_US, 0, faults))
+        if awake and state.faults.stalls and self._stores.has_queue(state.store):
+            faults = state.faults._replace(stalls=state.faults.stalls - 1)
+            yield Move(story.STALL, _TIME, self._later(state, _STALL_US, 0, faults))
         if state.faults.power_failures and state.disk != state.store:
             yield Move(story.POWER, _TIME, self._failed(state))
         if asleep and not awake:
