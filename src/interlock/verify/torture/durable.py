@@ -14,19 +14,24 @@ import interlock
 from interlock.verify.torture.findings import LOST_WRITE, Findings
 from interlock.verify.torture.settings import Settings
 
+_Way = Callable[[interlock.Space, str], Any]
 _AGENT = "durable"  # of both: an operation id belongs to an agent
 
 
-def _create(tx: interlock.Tx, key: str) -> None:
-    tx.create(key, 1)
+def _create(space: interlock.Space, key: str) -> None:
+    space.create(key, 1, op_id=key)
 
 
-# How the second process is told: what it asks, with the key and the operation id.
-_WAYS: tuple[Callable[[interlock.Space, str, str], Any], ...] = (
-    lambda space, key, op: space.outcome(op),
-    lambda space, key, op: space.create(key, 1, op_id=op),
-    lambda space, key, op: space.update(key, lambda _: 1, op_id=op),
-    lambda space, key, op: space.transact(lambda tx: _create(tx, key), op_id=op),
+def _transact(space: interlock.Space, key: str) -> None:
+    space.transact(lambda tx: tx.create(key, 1), op_id=key)
+
+
+# How the first commits, and what the second asks, with the key, which is the operation id.
+_WAYS: tuple[tuple[_Way, _Way], ...] = (
+    (_create, lambda space, key: space.outcome(key)),
+    (_create, _create),
+    (_create, lambda space, key: space.update(key, lambda _: 1, op_id=key)),
+    (_transact, _transact),
 )
 
 
@@ -43,14 +48,15 @@ class Durable:
         Raises the faults of a store that is away.
         """
         number = len(self._promised)
-        key = op = f"durable-{number}"
+        key = f"durable-{number}"
+        commit, ask = _WAYS[number % len(_WAYS)]
         with (
             interlock.open(self._url, self._space, _AGENT, durability="normal") as normal,
             interlock.open(self._url, self._space, _AGENT) as full,
         ):
             full.read(key)  # whatever opening it writes is flushed before, not after
-            normal.create(key, 1, op_id=op)
-            _WAYS[number % len(_WAYS)](full, key, op)
+            commit(normal, key)
+            ask(full, key)
         self._promised.append(key)
 
     def check(self, findings: Findings) -> None:
