@@ -92,11 +92,11 @@ class Backend(SQLiteBackend):
         return super().perform(request)
 
     def _write(
-        self, work: Any, request: Any, durable: bool = True, *more: Any, **named: Any
+        self, work: Any, request: Any, durable: bool = True, *more: Any, **options: Any
     ) -> Any:
         with self._pool.writer() as connection:
             before = connection.total_changes
-        answer = super()._write(work, request, durable, *more, **named)
+        answer = super()._write(work, request, durable, *more, **options)
         with self._pool.writer() as connection:
             changed = connection.total_changes != before
         self.synced = self.synced or (changed and durable)
