@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
@@ -21,7 +21,7 @@ from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
-from interlock.errors import raise_refusal, raise_refused
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.files.opening import OpensAsyncFiles
 from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
@@ -40,6 +40,12 @@ from interlock.streams.opening import AsyncStreams
 if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
     from interlock.core.trimming import Trimmed
+
+
+_NOT_OPENED = (
+    "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
+    "`async with interlock.open_async(...) as space`"
+)
 
 
 def open_async(
@@ -68,8 +74,25 @@ def open_async(
     return Opening(opened, exclusive, rules)
 
 
+class NotOpened(Invalid, AttributeError):
+    """A space that is not open yet was used.  `hasattr` takes it for an AttributeError."""
+
+
 class Opening:
     """An AsyncSpace that is being opened: await it, or enter it."""
+
+    if not TYPE_CHECKING:  # type checkers know better that there is no such attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or not hasattr(AsyncSpace, name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise NotOpened(_NOT_OPENED.format(f"has no {name!r} before it is open"))
+
+        def __enter__(self) -> NoReturn:
+            raise NotOpened(_NOT_OPENED.format("cannot be entered by a plain `with`"))
+
+        def __exit__(self, *_: object) -> None:
+            """Is never reached."""
 
     def __init__(
         self,
