@@ -24,6 +24,15 @@ class Load(NamedTuple):
     op_id: str | None = None
 
 
+class ListKeys(NamedTuple):
+    """At most `limit` existing keys that begin with `prefix` and come after `after` ("": any), in
+    order, without their values.  Answered by a tuple of `KeyInfo`."""
+
+    prefix: str
+    after: str
+    limit: int
+
+
 class LoadAt(NamedTuple):
     """The same, as of log position `position`, or as of the store's time `time_us`.
 
@@ -313,6 +322,7 @@ class Think(NamedTuple):
 
 Request = (
     Load
+    | ListKeys
     | LoadAt
     | Commit
     | ReadLog

@@ -223,6 +223,22 @@ BEGIN
     END IF;
 END $$;
 
+-- Existing keys under a prefix, from p_first to p_end and without p_after, in order, at most p_limit.
+CREATE FUNCTION interlock.list_keys(
+    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer
+) RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
+    FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
+    WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
+        AND (p_end IS NULL OR h.key < p_end)
+        AND h.live > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+    ORDER BY h.key LIMIT p_limit;
+END $$;
+
 -- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
 -- the server's log that means nothing, and no lock that others would wait for.
 CREATE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE plpgsql

@@ -42,6 +42,7 @@ from interlock.core.requests import (
     GroupState,
     LeaveTurn,
     ListGroups,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -229,6 +230,7 @@ class SQLiteBackend:
         ReadGroup: _read_group,
         AckGroup: lambda self, request: self._write(groups.acknowledge, request),
         GroupState: lambda self, request: self._read(groups.state, request),
+        ListKeys: lambda self, request: self._read(read.list_keys, request),
         ListGroups: lambda self, request: self._read(groups.names, request),
         DropGroup: lambda self, request: self._write(groups.drop, request),
     }

@@ -67,6 +67,13 @@ WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
     AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
+-- name: list_keys (space, prefix, end, first key, after, limit)
+SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
+FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
+WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3) AND h.live
+    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+ORDER BY h.key LIMIT ?6;
+
 -- name: scan_versions (space, first key, end)
 SELECT key, version, epoch FROM heads
 WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live
