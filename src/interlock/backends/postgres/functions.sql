@@ -39,6 +39,57 @@ BEGIN
     END IF;
 END $$;
 
+-- Locks a space: from the next statement on, all is seen that was committed before.  A stricter isolation
+-- would see what was there before it waited for the lock.
+CREATE FUNCTION interlock.lock_space(p_space integer) RETURNS spaces
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    s spaces;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING MESSAGE = 'Interlock needs the isolation READ COMMITTED';
+    END IF;
+    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    RETURN s;
+END $$;
+
+-- Answers
+
+-- The rows of a function that holds the lock of a space.  Where they are so many bytes that the server could
+-- block in sending them, with the lock, to a client that does not read, they are kept for a minute, and one
+-- row says under which key (extra, or deliveries: -1); `fetch_answers` gives them after the commit.
+CREATE FUNCTION interlock.bounded(p_rows answer[]) RETURNS SETOF answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    r answer;
+BEGIN
+    IF pg_column_size(p_rows) <= 24000 THEN
+        RETURN QUERY SELECT * FROM unnest(p_rows);
+    ELSE
+        r.key := keep_answer(to_json(p_rows)); r.extra := -1;
+        RETURN NEXT r;
+    END IF;
+END $$;
+
+CREATE FUNCTION interlock.keep_answer(p_rows json) RETURNS text
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    made text := gen_random_uuid();
+BEGIN
+    DELETE FROM answers WHERE made_at < clock_us() - 60000000;
+    INSERT INTO answers (id, made_at, rows) VALUES (made, clock_us(), p_rows);
+    RETURN made;
+END $$;
+
+CREATE FUNCTION interlock.fetch_answers(p_id text) RETURNS SETOF answer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+    SELECT a.* FROM answers AS k, json_populate_recordset(NULL::answer, k.rows) AS a WHERE k.id = p_id
+$$;
+
 -- Reading
 
 -- Where the log of a space ends: one row, of zeros where it is empty.  Inlined, as the next three.
