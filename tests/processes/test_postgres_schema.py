@@ -195,6 +195,6 @@ def test_no_function_looks_names_up_where_its_caller_says(database: str) -> None
     for name, settings, body in rows:
         if name in INLINED:
             named = re.findall(r"\b(?:FROM|JOIN|LATERAL)\s+([a-z_.]+)", str(body))
-    XX
+            assert all(each.startswith(("interlock.", "clock_timestamp")) for each in named), name
         else:
             assert "search_path=interlock, pg_temp" in str(settings), name

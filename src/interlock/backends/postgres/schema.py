@@ -19,8 +19,8 @@ from interlock.errors import IncompatibleStore
 SCHEMA_VERSION = 2
 TABLES = "schema.sql"
 FUNCTIONS = (
-    *("functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql", "groups.sql"),
-    "trim.sql",
+    *("roles.sql", "functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql"),
+    *("groups.sql", "trim.sql"),
 )
 MIGRATIONS: Mapping[int, str] = {1: "migrate_1.sql"}  # from this version to the next one
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated
@@ -97,8 +97,9 @@ BEGIN
 END $$
 """
 _CALLERS = """
-SELECT DISTINCT g.grantee::regrole::text FROM pg_proc AS p, aclexplode(p.proacl) AS g
-WHERE p.pronamespace = 'interlock'::regnamespace AND g.grantee NOT IN (0, p.proowner)
+SELECT r.rolname, array_agg(p.proname::text)
+FROM pg_proc AS p, aclexplode(p.proacl) AS g JOIN pg_roles AS r ON r.oid = g.grantee
+WHERE p.pronamespace = 'interlock'::regnamespace AND g.grantee <> p.proowner GROUP BY r.rolname
 """
 
 
@@ -172,13 +173,15 @@ def script(name: str) -> str:
 
 
 def _migrate(connection: Any, version: int) -> None:
-    callers = [caller for (caller,) in connection.execute(_CALLERS).fetchall()]
+    callers = connection.execute(_CALLERS).fetchall()
     connection.execute(_DROP_FUNCTIONS)
     for step in range(version, SCHEMA_VERSION):
         connection.execute(script(MIGRATIONS[step]))
     _make_functions(connection)
-    for caller in callers:
-        connection.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA interlock TO {caller}")
+    for role, names in callers:
+        level = "operator" if "trim" in names else "writer" if "commit" in names else "reader"
+        own_name = version > 1 and "act_as_any_agent" not in names
+        connection.execute("SELECT interlock.grant_role(%s, %s, %s)", (role, level, own_name))
 
 
 def _make_functions(connection: Any) -> None:
