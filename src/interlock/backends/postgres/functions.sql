@@ -32,6 +32,7 @@ AS $$
 BEGIN
     RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
     IF NOT FOUND AND p_create THEN
+        PERFORM check_writer();
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
@@ -419,7 +420,8 @@ BEGIN
     INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
     SELECT p_space, n.key, n.agent, n.reason, n.other, n.behind, n.time, n.op
     FROM json_to_recordset(p_notes)
-        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text);
+        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text)
+    WHERE may_be(n.agent);
     DELETE FROM refusals WHERE space = p_space AND id <= (
         SELECT id FROM refusals WHERE space = p_space ORDER BY id DESC OFFSET p_kept LIMIT 1);
 END $$;
