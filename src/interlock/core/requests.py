@@ -262,6 +262,7 @@ class ReadGroup(NamedTuple):
     log); `Pruned` where what follows was cut.  `ttl`: seconds without a sign of life (this request,
     or an AckGroup) after which others may claim what is pending with the consumer.  `resume`
     delivers again what it was given before and has not acknowledged.
+    An answer ends early where its values reach `PAGE_BYTES`.
     `name` makes it safe to send twice: the same name gets the same entries.  With `limit` 0 it is
     a sign of life and nothing else.
     """

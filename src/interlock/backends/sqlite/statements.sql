@@ -322,6 +322,11 @@ DELETE FROM group_consumers WHERE group_id = ?1 AND seen + ttl < ?2 AND NOT EXIS
 SELECT position, key FROM group_pending
 WHERE group_id = ? AND consumer = ? AND batch = '' ORDER BY position LIMIT ?;
 
+-- name: undelivered_sizes (group, consumer, limit, first id)
+-- The same, and how long each is.
+SELECT position, (SELECT LENGTH(body) FROM log WHERE id = ?4 + position) FROM group_pending
+WHERE group_id = ?1 AND consumer = ?2 AND batch = '' ORDER BY position LIMIT ?3;
+
 -- name: undeliver (group, consumer)
 -- What was delivered counts as not delivered, so that it is delivered again.
 UPDATE group_pending SET batch = '' WHERE group_id = ? AND consumer = ? AND batch > '';
