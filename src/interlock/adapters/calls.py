@@ -33,6 +33,23 @@ class Commit:
 Steps = Generator[Call | Commit, Any, Any]
 
 
+def checked(space: object, adapter: str) -> Space | AsyncSpace:
+    """Return the space that an adapter was given.  Raises Invalid where it is none.
+
+    What was given is not shown: it may be a URL with a password.
+    """
+    if isinstance(space, Space | AsyncSpace):
+        return space
+    if hasattr(space, "__await__"):
+        raise Invalid(
+            f"{adapter} was given interlock.open_async(...) without await: await it first"
+        )
+    raise Invalid(
+        f"{adapter} needs an open space, not {type(space).__name__}: "
+        f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
+    )
+
+
 def call(name: str, *args: Any, **named: Any) -> Call:
     """Return the call of `space.name(*args, **named)`, to be yielded.
 
