@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from interlock.core.decide import Writer
-from interlock.core.keys import check_key, check_name
+from interlock.core.keys import check_key, check_name, check_unreserved
 from interlock.core.records import as_datetime
 from interlock.core.rules import Rule, rule_from_json
 from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
-from interlock.errors import Invalid, raise_refusal
+from interlock.errors import Invalid, raise_refusal, raise_refused
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
@@ -77,6 +77,20 @@ def distinct(keys: Iterable[str]) -> tuple[str, ...]:
             raise_refusal(wrong)
         found[key] = None
     return tuple(found)
+
+
+def is_reserved(key: str) -> bool:
+    """Whether `key` belongs to an adapter, so that servers do not show it."""
+    return check_unreserved(key) is not None
+
+
+def refuse_reserved(keys: Iterable[object]) -> None:
+    """Raise Forbidden where one of `keys` belongs to an adapter.
+
+    For surfaces that take keys from outside: servers, the command line.
+    """
+    for key in keys:
+        raise_refused(check_unreserved(key))
 
 
 def as_time_us(position: int | None, time: datetime | float | None) -> int | None:

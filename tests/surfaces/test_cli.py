@@ -142,3 +142,19 @@ def test_a_program_without_a_function_says_what_is_missing(call: Any, tmp_path: 
     for reference in ("shop", "shop:", ":buy"):
         told = call("worker", reference)
         assert (told.exit_code, "is not module:NAME" in told.stderr) == (2, True), reference
+
+
+def test_keys_of_adapters_are_not_written(call: Any) -> None:
+    for arguments in (
+        ("put", "langgraph/blob/t", "1"),
+        ("put", "langgraph/blob/t", "1", "--force"),
+        ("put", "openai-agents/s/head", "1", "--version", "0"),
+        ("delete", "crewai/flow/1", "--version", "1"),
+        ("append", "autogen/memory/m/1", "1"),
+        ("transition", "langgraph/run/t", "ended"),
+    ):
+        call("put", "k", "1")  # there is a store
+        refused = call(*arguments)
+        assert refused.exit_code == 5
+        assert "adapter" in refused.stderr
+    assert call("put", "langgraph", "1").exit_code == 0

@@ -1,6 +1,6 @@
 """The commands that write: put, delete, append, transition, reclaim.
 
-A write says what it was computed from, or --force.
+A write says what it was computed from, or --force.  Keys of adapters are not written here.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from interlock.cli.common import (
     record_json,
     store_command,
 )
+from interlock.settings import refuse_reserved
 
 _version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
 _op_id = click.option("--op-id", help="Makes running the same command again harmless.")
@@ -50,6 +51,7 @@ def put(
     Say what you know of KEY: --version N, --create or --force.  With none of them a key that does
     not exist is made and one that exists is left alone.
     """
+    refuse_reserved([key])
     if (version is not None) + create + force > 1:
         raise click.UsageError("--version, --create and --force exclude each other")
     if value == "-":
@@ -85,6 +87,7 @@ def delete(
     space: interlock.Space, as_json: bool, key: str, version: int, op_id: str | None
 ) -> None:
     """Delete KEY if it is at --version."""
+    refuse_reserved([key])
     record = space.read(key)
     if record.version != version:  # somebody else was faster: the store says who
         record = record._replace(version=version, exists=True)
@@ -107,6 +110,7 @@ def append(
     text: bool,
 ) -> None:
     """Add ITEM (JSON; `-` reads it from standard input) to the merged key KEY."""
+    refuse_reserved([key])
     if item == "-":
         item = sys.stdin.read()
     document = item if text else parsed(item)
@@ -125,6 +129,7 @@ def transition(
     space: interlock.Space, as_json: bool, key: str, state: str, changes: tuple[str, ...]
 ) -> None:
     """Move the state machine of KEY to STATE."""
+    refuse_reserved([key])
     fields = {}
     for change in changes:
         name, equals, value = change.partition("=")
