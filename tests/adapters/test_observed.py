@@ -21,9 +21,9 @@ def read(reads: TaskReads, version: int) -> None:
     reads.read(Caller.of(TASK), Observed.of(record(version)))
 
 
-def write(reads: TaskReads, current: int) -> bool:
+def write(reads: TaskReads, current: int, worker: str | None = None) -> bool:
     """Write as an adapter does; say whether that was allowed."""
-    caller = Caller.of(TASK)
+    caller = Caller.of(TASK) if worker is None else Caller(TASK, worker)
     evidence = reads.evidence(caller, record(current))
     if evidence is None or not evidence.is_current(record(current)):
         reads.refused(caller, record(current))
@@ -100,6 +100,18 @@ async def test_workers_of_one_task_do_not_write_over_each_other() -> None:
         await asyncio.gather(late, *(worker(n, reads_in_child) for n in (0, 2)))
     assert acknowledged
     assert all(computed_from == over for computed_from, over in acknowledged)
+
+
+def test_of_what_neighbours_read_the_oldest_decides() -> None:
+    reads = TaskReads()
+    for worker, version in (("one", 1), ("child of two", 1)):
+        reads.read(Caller(TASK, worker), Observed.of(record(version)))
+    assert write(reads, 1, "one")
+    reads.read(Caller(TASK, "three"), Observed.of(record(2)))
+    assert write(reads, 2, "three"), "its own read, whatever others have read"
+    reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
+    assert not write(reads, 3, "two"), "computed from version 1"
+    assert write(reads, 3, "four")
 
 
 def test_threads_of_a_pool_are_other_workers_in_each_job() -> None:

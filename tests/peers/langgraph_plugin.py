@@ -33,7 +33,7 @@ class SqliteSaver(Saver):
     def from_conn_string(cls, _: str) -> Iterator[Saver]:
         """Do as LangGraph's: give a saver for a `with` block."""
         with interlock.open(*_place()) as space:
-            yield cls(space)
+            yield cls(space, allow=True)  # graphs with types of their own
 
 
 class AsyncSqliteSaver(Saver):
@@ -44,7 +44,7 @@ class AsyncSqliteSaver(Saver):
     async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:
         """Do as LangGraph's: give a saver for an `async with` block."""
         async with interlock.open_async(*_place()) as space:
-            yield cls(space)
+            yield cls(space, allow=True)
 
 
 class InMemoryStore(Store):
@@ -52,7 +52,8 @@ class InMemoryStore(Store):
 
     def __init__(self, **options: Any) -> None:
         space = interlock.open(*_place())
-        super().__init__(space, **options)
+        # Their tests put over what they have not read.
+        super().__init__(space, unread="overwrite", **options)
         weakref.finalize(self, space.close)
 
 
