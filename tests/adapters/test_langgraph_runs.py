@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,7 @@ import pytest
 from langgraph.types import Command
 
 import interlock
-from interlock.adapters.langgraph import AlreadyDone, Saver
+from interlock.adapters.langgraph import AlreadyDone, Overtaken, Saver
 from tests.adapters.langgraph_graphs import (
     Talk,
     hang_in_the_second_step,
@@ -119,6 +120,62 @@ async def test_without_a_run_whoever_comes_second_is_told(space: Any, begun: boo
     assert len(refused) == RUNS - 1
     assert all(isinstance(each, interlock.Conflict) for each in refused)
     assert len(await messages(graph)) == 2 + 2 * begun
+
+
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
+    space: Any, durability: str
+) -> None:
+    async def yielding(_: str) -> None:
+        await asyncio.sleep(0)
+
+    graph, overtaken = talking(Saver(space), yielding), list[str]()
+    callers = 20 if durability == "async" else 8
+
+    async def send(message: str) -> None:
+        while True:
+            try:
+                await graph.ainvoke(said(message), THREAD, durability=durability)
+            except interlock.Conflict:
+                continue
+            except Overtaken:
+                overtaken.append(message)
+            return
+
+    await asyncio.gather(*(send(f"{n}") for n in range(callers)))
+    found = [each for each in await messages(graph) if not each.startswith("re: ")]
+    assert sorted(found) == sorted(f"{n}" for n in range(callers))
+    if durability == "exit":
+        assert not overtaken, "nothing is stored before the end"
+
+
+@pytest.mark.parametrize("where", ["node", "end"])
+async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retried(
+    space: Any, where: str
+) -> None:
+    saver = Saver(space)
+    taken: list[Any] = []
+
+    async def takes(_: str) -> None:
+        if not taken:
+            taken.append(saver.run("thread"))
+            await taken[0].__aenter__()
+
+    class Other(Saver):
+        """Whose writes of nodes are not stored, so that the next checkpoint is refused."""
+
+        async def aput_writes(self, *_: Any, **__: Any) -> None: ...
+
+    graph = talking(saver if where == "node" else Other(space), takes)
+    with pytest.raises(Overtaken) as caught:
+        await graph.ainvoke(said("0"), THREAD, durability="sync")
+    assert isinstance(caught.value.__cause__, interlock.Held)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), Overtaken)
+    with pytest.raises(interlock.Held):  # nothing of this one is stored
+        await graph.ainvoke(said("1"), THREAD)
+    await taken[0].__aexit__(None, None, None)
+    await graph.ainvoke(None, THREAD)
+    assert await messages(graph) == ["0", "re: 0"]
 
 
 async def test_a_resume_that_is_delivered_twice_has_one_effect(space: Any) -> None:

@@ -136,7 +136,8 @@ class Saver(BaseCheckpointSaver[str]):
         """Store a checkpoint, and return its config.
 
         Raises Conflict where another run has gone on from the same parent, or the parent was
-        removed; Held where a run holds the thread, Fenced where this one does not any more.
+        removed; Held where a run holds the thread, Fenced where this one does not any more.  Where
+        the call's input is in the thread already, Overtaken stands in the place of the first two.
         """
         return self._run(storing.put(self.serde, config, checkpoint, metadata, new_versions))  # type: ignore[no-any-return]  # what `put` returns
 
@@ -160,7 +161,8 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> None:
         """Store what a task wrote on top of a checkpoint.
 
-        Raises Held where a run holds the thread, Fenced where this one does not any more.
+        Raises Held, or Overtaken, where a run holds the thread, Fenced where this one does not any
+        more.
         """
         self._run(storing.put_writes(self.serde, config, writes, task_id, task_path))
 
