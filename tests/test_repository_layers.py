@@ -13,7 +13,7 @@ from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
 FACADES = {
     *("space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"),
-    *("files", "sharing"),
+    *("files", "sharing", "cancellation"),
 }
 BELOW_FACADES = {"core", "errors", "extras", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives
@@ -23,8 +23,9 @@ LAYERS: dict[str, set[str]] = {
     "core": set(),
     "errors": {"core"},
     "extras": {"errors"},
-    "backends": {"core", "errors", "extras"},
+    "backends": {"core", "errors", "extras", "cancellation"},
     **dict.fromkeys(FACADES, FACADES | BELOW_FACADES),
+    "cancellation": set(),
     PUBLIC: FACADES | BELOW_FACADES,
     "verify": {PUBLIC} | FACADES | BELOW_FACADES,
     "cli": {PUBLIC, "extras", "server", "verify"} | FACADES,
