@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from interlock import reentry
+from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
 from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
@@ -86,7 +86,8 @@ class Opening:
         return self._open().__await__()
 
     async def _open(self) -> AsyncSpace:
-        space = await asyncio.to_thread(self._opened)
+        opening = asyncio.to_thread(self._opened)
+        space = await cancellation.obtain(opening, AsyncSpace.close)
         try:
             await space._enter(self._exclusive, self._rules)
         except BaseException:
@@ -340,7 +341,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     async def close(self) -> None:
         """Give back connections and threads.  Closing twice does nothing."""
         self._driver.close()
-        await self._driver.backend.close_async()
+        await cancellation.finish(self._driver.backend.close_async())
 
     async def __aenter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import cancellation
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import commands, decide, leases, protocol
@@ -180,14 +181,14 @@ class AsyncLease(LeaseState):
         await self._run(leases.renew(self._writer, self._key, seconds, self.epoch))
 
     async def release(self) -> None:
-        """Give it up.  Giving up one that was lost does nothing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-        if self._held:
-            self._held = False
-            await asyncio.shield(self._run(leases.release(self._key, self.epoch)))
+        """Give it up, even where the caller is cancelled meanwhile.
+
+        Giving up one that was lost does nothing.
+        """
+        held, self._held = self._held, False
+        renewing, self._task = self._task, None
+        if held or renewing is not None:
+            await cancellation.finish(self._give_up(held, renewing))
 
     async def __aenter__(self) -> Self:
         return await self.acquire()
@@ -199,6 +200,16 @@ class AsyncLease(LeaseState):
         traceback: TracebackType | None,
     ) -> None:
         await self.release()
+
+    async def _give_up(self, held: bool, renewing: asyncio.Task[None] | None) -> None:
+        if renewing is not None:
+            renewing.cancel()
+        try:
+            if held:  # a renewal that comes after it does nothing
+                await self._run(leases.release(self._key, self.epoch))
+        finally:
+            if renewing is not None:
+                await cancellation.stop(renewing)
 
     async def _renew(self) -> None:
         while True:

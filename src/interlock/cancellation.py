@@ -1,4 +1,4 @@
-"""What a cancellation (asyncio) must not stop half way: what was sent, and giving back what is held.
+"""What a cancellation (asyncio) must not stop half way: requests, and giving back what is held.
 
 `await finish(work)` where giving up in the middle would leave a lease, a turn or half an answer
 behind.  Nothing here relies on the garbage collector: when a call returns, what it began has ended,
@@ -29,8 +29,8 @@ async def finish(work: Awaitable[T]) -> T:
 
 
 async def obtain(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]]) -> T:
-    """Await something that is to be given back.  Where the caller is cancelled meanwhile it is given
-    back as soon as it is there."""
+    """Await something that has to be given back.  Where the caller is cancelled meanwhile, it is
+    given back as soon as it is there."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from interlock import cancellation
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
     HOPELESS,
@@ -41,6 +42,9 @@ class AsyncDriver:
             while True:
                 try:
                     answer = await self.answer(request)
+                except asyncio.CancelledError as problem:
+                    request = steps.throw(problem)
+                    break
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -49,6 +53,8 @@ class AsyncDriver:
             return end.value
         except Unfoldable as problem:
             return problem.refusal
+        # What a cancelled protocol still asks for gives up what it holds.
+        return await cancellation.finish(self.run(_resumed(request, steps)))
 
     async def answer(self, request: Any) -> Any:
         """Perform one request."""
@@ -111,5 +117,18 @@ class AsyncDriver:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancellation.stop(task)
+
+
+def _resumed(request: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Go on with a protocol that has made `request`."""
+    while True:
+        try:
+            try:
+                answer = yield request
+            except BaseException as problem:
+                request = steps.throw(problem)
+            else:
+                request = steps.send(answer)
+        except StopIteration as end:
+            return end.value

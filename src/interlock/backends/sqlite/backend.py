@@ -63,7 +63,6 @@ from interlock.errors import Fault, Invalid, Unavailable
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-_OVERTAKING = 1.0  # seconds
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 
@@ -373,16 +372,14 @@ class SQLiteBackend:
         import asyncio
         from concurrent.futures import ThreadPoolExecutor
 
+        from interlock import cancellation
+
         if self._threads is None:
             self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
         future = asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # What was sent is carried out.  Whoever is cancelled gives up turns and leases next,
-            # and must not overtake the request that takes them.
-            await asyncio.wait([future], timeout=_OVERTAKING)
-            raise
+        # What was sent is carried out.  Whoever is cancelled gives up turns and leases next, and
+        # must not overtake the request that takes them.
+        return await cancellation.finish(future)
 
     def _start_anew(self) -> None:
         """In a forked child: no thread of the parent is here."""
