@@ -149,9 +149,8 @@ async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
         assert not overtaken, "nothing is stored before the end"
 
 
-@pytest.mark.parametrize("where", ["node", "end"])
 async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retried(
-    space: Any, where: str
+    space: Any,
 ) -> None:
     saver = Saver(space)
     taken: list[Any] = []
@@ -161,21 +160,37 @@ async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retrie
             taken.append(saver.run("thread"))
             await taken[0].__aenter__()
 
-    class Other(Saver):
-        """Whose writes of nodes are not stored, so that the next checkpoint is refused."""
-
-        async def aput_writes(self, *_: Any, **__: Any) -> None: ...
-
-    graph = talking(saver if where == "node" else Other(space), takes)
+    graph = talking(saver, takes)
     with pytest.raises(Overtaken) as caught:
         await graph.ainvoke(said("0"), THREAD, durability="sync")
     assert isinstance(caught.value.__cause__, interlock.Held)
     assert isinstance(pickle.loads(pickle.dumps(caught.value)), Overtaken)
+    newest = (await graph.aget_state(THREAD)).config
+    with pytest.raises(Overtaken):  # as LangGraph stores what a node has written
+        await saver.aput_writes(newest, [("messages", ["re: 0"])], "task")
     with pytest.raises(interlock.Held):  # nothing of this one is stored
         await graph.ainvoke(said("1"), THREAD)
     await taken[0].__aexit__(None, None, None)
     await graph.ainvoke(None, THREAD)
     assert await messages(graph) == ["0", "re: 0"]
+
+
+async def test_an_input_that_another_run_dropped_is_sent_again(space: Any) -> None:
+    """LangGraph drops an input that no step has taken up where another input comes."""
+    others = talking(Saver(space), no_time)
+
+    class Slow(Saver):
+        async def aput(self, config: Any, checkpoint: Any, metadata: Any, *rest: Any) -> Any:
+            if metadata["source"] == "loop" and not between:
+                between.append(await others.ainvoke(said("theirs"), THREAD))
+            return await super().aput(config, checkpoint, metadata, *rest)
+
+    between: list[Any] = []
+    graph = talking(Slow(space), no_time)
+    with pytest.raises(interlock.Conflict):
+        await graph.ainvoke(said("mine"), THREAD, durability="sync")
+    await graph.ainvoke(said("mine"), THREAD)
+    assert await messages(graph) == ["theirs", "re: theirs", "mine", "re: mine"]
 
 
 async def test_a_resume_that_is_delivered_twice_has_one_effect(space: Any) -> None:

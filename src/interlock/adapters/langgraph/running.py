@@ -16,6 +16,7 @@ from interlock.adapters.langgraph.keys import once_key, run_key
 from interlock.adapters.langgraph.removing import rolled_back
 from interlock.adapters.langgraph.storing import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.turns import taken
+from interlock.cancellation import finish
 
 TTL = 30.0  # seconds
 POLICIES = ("enqueue", "reject", "interrupt", "rollback")
@@ -106,7 +107,8 @@ class ThreadRun:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(self._space, Space):
-            await asyncio.to_thread(self.__exit__, kind, problem, traceback)
+            # To its end, also where the caller is cancelled: others wait for the thread.
+            await finish(asyncio.to_thread(self.__exit__, kind, problem, traceback))
             return
         try:
             if kind is None:
