@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import multiprocessing
 import os
 import pickle
@@ -414,3 +415,48 @@ def test_a_run_that_a_supervisor_ended_is_told(shared: interlock.Space) -> None:
         with pytest.raises(interlock.Fenced):
             working.result()
     assert graph.get_state(THREAD).values["messages"] == ["zombie"]
+
+
+@pytest.mark.parametrize("on_busy", ["enqueue", "reject", "interrupt"])
+async def test_a_run_inside_of_a_run_of_the_same_thread_is_refused(
+    space: Any, on_busy: str
+) -> None:
+    saver = Saver(space)
+
+    async def nested() -> None:
+        async with saver.run("thread", on_busy=on_busy):
+            pass
+
+    async def in_a_node(_: str) -> None:
+        await asyncio.gather(nested())
+
+    async def after() -> None:
+        async with Saver(space).run("thread"):
+            pass
+
+    async with saver.run("thread") as config:
+        for inner in (
+            nested,
+            lambda: asyncio.wait_for(nested(), 30),
+            lambda: talking(saver, in_a_node).ainvoke(said("hello"), config),
+        ):
+            with pytest.raises(interlock.Invalid, match="wait for itself"):
+                await inner()
+        async with saver.run("other"):
+            pass
+        waiting = asyncio.create_task(after(), context=contextvars.Context())
+    await waiting
+    await nested()
+
+
+def test_a_run_inside_of_a_run_is_refused_in_threads_of_a_graph(shared: interlock.Space) -> None:
+    saver = Saver(shared)
+
+    def think(_: str) -> None:
+        with saver.run("thread"):
+            pass
+
+    graph = talking_in_threads(saver, think)
+    with saver.run("thread") as config, pytest.raises(interlock.Invalid, match="wait for itself"):
+        graph.invoke(said("hello"), config)
+    think("free again")

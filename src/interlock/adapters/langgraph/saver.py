@@ -79,7 +79,8 @@ class Saver(BaseCheckpointSaver[str]):
         of a process that has died.  `once` names the input: one that was handled raises
         AlreadyDone, see `ThreadRun.input`.  `config` is added to the config.
 
-        Entering raises Held, AlreadyDone, Invalid.  A run that lost the thread is Fenced at its
+        Entering raises Held, AlreadyDone, Invalid (also inside of another run of the thread, which
+        would wait for itself).  A run that lost the thread is Fenced at its
         next checkpoint, at the latest when the block ends.
         """
         return ThreadRun(self.space, self.serde, thread_id, config, on_busy, once, ttl, wait)
