@@ -12,11 +12,12 @@ from tests.repository import PACKAGE
 # When a coroutine that waits is cancelled:
 EARLY = "early"  # as soon as it waits
 LATE = "late"  # when what it waited for is there, and it has not heard of it
-TWICE = "twice"  # early, and again while it cleans up
+AGAIN = "again"  # early, and again and again while it cleans up
 TIMEOUT = "timeout"  # by asyncio.timeout
 GROUP = "group"  # by asyncio.TaskGroup, because a sibling failed
-WAYS = (EARLY, LATE, TWICE, TIMEOUT, GROUP)
+WAYS = (EARLY, LATE, AGAIN, TIMEOUT, GROUP)
 
+_STRIKES = 3  # of AGAIN
 _LONGEST = 10.0  # seconds, after which a task that has not ended counts as left behind
 
 
@@ -40,7 +41,7 @@ class _Cut(Awaitable[Any]):
             except StopIteration as end:
                 return end.value
             problem = None
-            now = count == self._at or (self._way == TWICE and count == self._at + 1)
+            now = self._at <= count < self._at + (_STRIKES if self._way == AGAIN else 1)
             self.struck = self.struck or now
             if now and self._way != LATE:
                 self._strike()
@@ -116,7 +117,7 @@ async def every_await(
         at = 0
         while True:
             key = f"{name}-{way}-{at}"
-            struck = await cancelled_at(lambda key=key: make(key), at, way)  # type: ignore[misc]
+            struck = await cancelled_at(lambda key=key: make(key), at, way)  # type: ignore[misc]  # a lambda with a default
             yield key
             if not struck:
                 break

@@ -10,6 +10,7 @@ from interlock.core.merges import REDUCERS, Clash, Reducer
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
+from interlock.core.values import DELETE
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -76,6 +77,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "DELETE",
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
@@ -50,6 +49,7 @@ def open_async(
     *,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
+    create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
@@ -61,7 +61,7 @@ def open_async(
     make_writer("", space, agent, max_value_bytes)
 
     def opened() -> AsyncSpace:
-        backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+        backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         return AsyncSpace(AsyncDriver(backend), writer)
 
@@ -133,7 +133,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record, as `Space.write` does."""
-        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        reentry.check_write(self._writer.space, (getattr(record, "key", None),))
         written: Record = await self._run(
             commands.write(self._writer, record, value, self._op_id(op_id))
         )
@@ -170,10 +170,9 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         limits = Limits(attempts, patience, turns)
-        mark = reentry.marked_async if inspect.iscoroutinefunction(fn) else reentry.marked
-        think = mark(self._writer.space, key, fn)
+        think = reentry.Thought(self._writer.space, key).marked(fn)
         steps = protocol.update(
             self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
         )
@@ -197,11 +196,11 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         op_id: str | None = None,
     ) -> Any:
         """Run the coroutine function `fn(tx)` in a transaction, as `Space.transact` does."""
-        name = self._op_id(op_id)
+        name, thought = self._op_id(op_id), reentry.Thought(self._writer.space)
         steps = protocol.transact(
             self._writer,
-            lambda state: AsyncTx(self._driver, state, name),
-            fn,
+            lambda state: thought.begin(state, AsyncTx(self._driver, state, name)),
+            thought.marked(fn),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,
@@ -220,7 +219,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
         the key is not merged, Held where somebody has its lease, Invalid.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
         steps = commands.append(
             self._writer, key, item, name or self._op_id(None), exact=name is None
@@ -237,7 +236,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = await self._run(steps)
         return record
@@ -278,7 +277,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     async def conflicts(self, limit: int = 1000) -> ConflictReport:
         """Return the last refusals, newest first, and what they say of each key.
 
-        The store keeps the last 10,000; a refusal may be half a second late.
+        The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
+        fast to be kept are counted as `dropped`.
         """
         report: ConflictReport = await self._run(governing.conflicts(limit))
         return report
@@ -307,6 +307,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     ) -> AsyncMoment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
 
+        A position inside a commit stands for the end of that commit.
+
         Its reads raise Pruned where the log is not kept so far back.
         """
         return AsyncMoment(self._driver, self._writer, position, as_time_us(position, time))
@@ -334,7 +336,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = await self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 
@@ -365,7 +367,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 yield entry
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
-            if len(page.entries) < PAGE:
+            if position >= page.head:
                 await self._run(protocol.wait(WATCH_PAUSE, position))
 
     async def _entries(
@@ -380,7 +382,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 return
 
     async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         record: Record = await self._run(commands.write_one(self._writer, decision))
         return record
 

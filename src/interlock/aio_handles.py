@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import os
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from interlock import cancellation
+from interlock import cancellation, reentry
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import commands, decide, leases, protocol
@@ -20,8 +21,22 @@ from interlock.handles import LeaseState
 from interlock.settings import distinct
 
 
+class Buffered:
+    """What a write of an AsyncTx returns: it is part of the transaction already, awaited or not."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+BUFFERED = Buffered()
+
+
 class AsyncTx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all.
+
+    Reads are awaited.  Writes are made at the commit, so there is nothing to await yet.
+    """
 
     def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
         self._driver = driver
@@ -39,6 +54,7 @@ class AsyncTx:
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -47,28 +63,38 @@ class AsyncTx:
         await self._load((), (prefix,))
         return self._state.view_scan(prefix)
 
-    async def expect(self, record: Record) -> None:
+    def expect(self, record: Record) -> Buffered:
         """Let the commit be refused where `record`, read outside the transaction, has moved."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
+        return BUFFERED
 
-    async def write(self, record: Record, value: Any) -> None:
+    def write(self, record: Record, value: Any) -> Buffered:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
+        return BUFFERED
 
-    async def create(self, key: str, value: Any) -> None:
+    def create(self, key: str, value: Any) -> Buffered:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
+        return BUFFERED
 
-    async def delete(self, record: Record) -> None:
+    def delete(self, record: Record) -> Buffered:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
+        return BUFFERED
 
-    async def append(self, key: str, item: Any) -> None:
+    def append(self, key: str, item: Any) -> Buffered:
         """Add a contribution to a merged key at the commit.
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
+        return BUFFERED
 
     async def __aenter__(self) -> Self:
         raise_refused(ENDED if self._state.ended else None)
@@ -85,6 +111,9 @@ class AsyncTx:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(outcome)
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(await self._driver.run(self._state.load(keys, prefixes)))
@@ -124,6 +153,8 @@ class AsyncMoment:
         )
         raise_refused(answer)
         snapshot: Snapshot = answer
+        if self._position is not None:
+            self._position = snapshot.position  # the end of a commit from now on
         return snapshot
 
 
@@ -144,9 +175,11 @@ class AsyncLease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = await self._run(steps)
         self._held, self._lost = True, None
+        self._pid = os.getpid()
         self._task = asyncio.create_task(self._renew())
         return self
 
@@ -185,7 +218,8 @@ class AsyncLease(LeaseState):
 
         Giving up one that was lost does nothing.
         """
-        held, self._held = self._held, False
+        held = self._held and self._pid == os.getpid()  # a forked child has only a copy
+        self._held = False
         renewing, self._task = self._task, None
         if held or renewing is not None:
             await cancellation.finish(self._give_up(held, renewing))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import reentry
 from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
@@ -37,6 +38,7 @@ class Tx:
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -51,18 +53,22 @@ class Tx:
         Nothing is read or written for it; an epoch that was raised is Fenced, a new version a
         Conflict.
         """
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
 
     def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
 
     def create(self, key: str, value: Any) -> None:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
 
     def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
 
     def append(self, key: str, item: Any) -> None:
@@ -70,6 +76,7 @@ class Tx:
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
 
     def __enter__(self) -> Self:
@@ -87,6 +94,9 @@ class Tx:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(outcome)
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(self._driver.run(self._state.load(keys, prefixes)))
@@ -125,6 +135,8 @@ class Moment:
         )
         raise_refused(answer)
         snapshot: Snapshot = answer
+        if self._position is not None:
+            self._position = snapshot.position  # the end of a commit from now on
         return snapshot
 
 
@@ -149,6 +161,7 @@ class LeaseState:
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
+        self._pid = os.getpid()
 
     @property
     def key(self) -> str:
@@ -174,10 +187,15 @@ class LeaseState:
 
     @property
     def lost(self) -> bool:
-        """Whether a renewal has found that the lease was taken away."""
-        return self._lost is not None
+        """Whether a renewal has found that the lease was taken away, or this is a forked child."""
+        return self._lost is not None or self._pid != os.getpid()
 
     def _check_held(self) -> None:
+        if self._record is not None and self._pid != os.getpid():
+            raise Invalid(
+                f"the lease of {self._key!r} belongs to the process that took it, not to one that "
+                "was forked from it; take a lease here"
+            )
         if self._record is not None and not self._held:
             raise Invalid(f"the lease of {self._key!r} was given up; take it again")
 
@@ -205,6 +223,7 @@ class Lease(LeaseState):
 
         Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
         self._record = self._run(steps)
         self._held, self._lost, self._pid = True, None, os.getpid()

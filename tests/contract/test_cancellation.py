@@ -17,7 +17,9 @@ import pytest
 
 import interlock
 from interlock import AsyncSpace
-from tests.cancellation import EARLY, LATE, TWICE, every_await, nothing_left
+from interlock.core.requests import DropLease, TakeLease
+from interlock.errors import AnswerLost
+from tests.cancellation import AGAIN, EARLY, LATE, every_await, nothing_left
 
 Scenario = Callable[[AsyncSpace, str], Awaitable[Any]]
 WHOLE = {"a": 1, "b": 2}
@@ -107,6 +109,28 @@ async def test_cancelled_anywhere_nobody_waits_and_nothing_is_half(
         assert set(done) == {False, True}
 
 
+async def test_a_lease_is_given_up_though_the_request_is_lost_and_cancelled(tmp_path: Path) -> None:
+    async with two_agents(f"sqlite:///{tmp_path / 'store.db'}") as (space, other):
+        perform, dropped = space._driver.backend.perform_async, False
+
+        async def losing(request: Any) -> Any:
+            nonlocal dropped
+            if isinstance(request, TakeLease):
+                taking.cancel()
+            elif isinstance(request, DropLease) and not dropped:
+                dropped = True
+                taking.cancel()
+                raise AnswerLost("nobody knows")
+            return await perform(request)
+
+        space._driver.backend.perform_async = losing  # type: ignore[method-assign]  # of this one only
+        taking = asyncio.create_task(space.lease("key").acquire())
+        await asyncio.wait([taking])
+        assert taking.cancelled()
+        await nobody_waits(other, "key")
+        assert dropped
+
+
 async def test_a_run_cancelled_anywhere_is_taken_up_at_once(url: str) -> None:
     calls: dict[str, int] = {}
 
@@ -124,7 +148,7 @@ async def test_a_run_cancelled_anywhere_is_taken_up_at_once(url: str) -> None:
             run.result = await run.effect("charge", charge, key=key, in_doubt="skip")
 
     async with two_agents(url) as (space, other):
-        ways = (EARLY, LATE, TWICE)
+        ways = (EARLY, LATE, AGAIN)
         async for key in every_await(lambda key: program(space, key), "run", ways):
             await program(other, key)
             assert (await other.runs.show(key)).state == "Completed"
@@ -144,7 +168,7 @@ async def test_a_consumer_cancelled_anywhere_keeps_nothing(url: str) -> None:
 
         await other.create("in/0", 0)
         handled = 0
-        async for key in every_await(consume, "in/entry", (EARLY, LATE, TWICE)):
+        async for key in every_await(consume, "in/entry", (EARLY, LATE, AGAIN)):
             async with other.group(group, prefix="in/", consumer="other", ttl=60) as they:
                 found = await they.take(10, wait=0)
                 assert await they.ack(*found) == len(found)
@@ -168,7 +192,7 @@ async def test_a_worker_cancelled_anywhere_leaves_its_runs_to_others(url: str) -
             await space.runs.start(key, "book")
             await space.worker({"book": book}).work(once=True)
 
-        async for key in every_await(work, "run", (EARLY, LATE, TWICE)):
+        async for key in every_await(work, "run", (EARLY, LATE, AGAIN)):
             await nothing_left()
             if key in [run.id for run in await other.runs.list()]:
                 async with asyncio.timeout(10):
@@ -187,7 +211,7 @@ async def test_a_coordinator_cancelled_anywhere_is_replaced_at_once(url: str) ->
             await coordinator(space).catch_up()
 
         count = 0
-        async for _ in every_await(coordinate, "in/item", (EARLY, LATE, TWICE)):
+        async for _ in every_await(coordinate, "in/item", (EARLY, LATE, AGAIN)):
             await coordinator(other).catch_up()
             count = len(await other.scan("in/"))
             assert (await other.read("sum")).value == (count or None)

@@ -83,14 +83,17 @@ SQL = {
     "an entry is gone": "DELETE FROM {log} WHERE op = 'second'",
     "a version is another": "UPDATE {log} SET version = 7 WHERE op = 'second'",
     "an epoch fell": "UPDATE {log} SET epoch = 9 WHERE op = 'second'",
-    "a body is no JSON": "UPDATE {log} SET body = '{{\"seat\"' WHERE op = 'second'",
     "an operation id is another's": "UPDATE {log} SET op = 'first' WHERE op = 'last'",
     "a time fell": "UPDATE {log} SET time = 1 WHERE op = 'last'",
-    "a key's version is another": "UPDATE {heads} SET version = version + 1 WHERE key = 'a'",
-    "a key's epoch fell": "UPDATE {heads} SET epoch = 0 WHERE key = 'a'",
     "a key is gone": "DELETE FROM {heads} WHERE key = 'b'",
     "a deleted key is back": "UPDATE {heads} SET live = 1 WHERE key = 'gone'",
     "a fold is another": "UPDATE {folds} SET body = '[1]' WHERE key = 'notes'",
+}
+# PostgreSQL refuses the first, and reads the others from the log alone.
+ONLY_SQLITE = {
+    "a body is no JSON": "UPDATE {log} SET body = '{{\"seat\"' WHERE op = 'second'",
+    "a key's version is another": "UPDATE {heads} SET version = version + 1 WHERE key = 'a'",
+    "a key's epoch fell": "UPDATE {heads} SET epoch = 0 WHERE key = 'a'",
 }
 ONLY_BY_DIGEST = {
     "a value is another": "UPDATE {log} SET body = '{{\"seat\": \"1A\"}}' WHERE op = 'second'",
@@ -136,6 +139,19 @@ def test_an_edit_by_hand_is_noticed(store: Store, edit: str) -> None:
     before = checked(store).to_json()
     store.edit_sql({**SQL, **ONLY_BY_DIGEST}[edit])
     assert checked(store, before if edit in ONLY_BY_DIGEST else None).found
+
+
+@pytest.mark.parametrize("edit", ONLY_SQLITE)
+@pytest.mark.parametrize("store", ["sqlite"], indirect=True)
+def test_an_edit_by_hand_is_noticed_in_sqlite(store: Store, edit: str) -> None:
+    store.edit_sql(ONLY_SQLITE[edit])
+    assert checked(store).found
+
+
+@pytest.mark.parametrize("store", ["postgres"], indirect=True)
+def test_postgres_refuses_a_body_that_is_no_json(store: Store) -> None:
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+        store.edit_sql(ONLY_SQLITE["a body is no JSON"])
 
 
 @pytest.mark.parametrize("edit", REDIS)

@@ -111,7 +111,7 @@ def test_reading_does_not_make_a_store(tmp_path: Path) -> None:
     file = tmp_path / "none.db"
     result = CliRunner().invoke(main, ["get", "k", "--store", f"sqlite:///{file}"])
     assert result.exit_code == 1
-    assert "does not exist" in result.stderr
+    assert "there is no Interlock store" in result.stderr
     assert not file.exists()
 
 
@@ -142,6 +142,15 @@ def test_a_program_without_a_function_says_what_is_missing(call: Any, tmp_path: 
     for reference in ("shop", "shop:", ":buy"):
         told = call("worker", reference)
         assert (told.exit_code, "is not module:NAME" in told.stderr) == (2, True), reference
+
+
+def test_put_force_can_store_null(call: Any) -> None:
+    call("put", "k", "1")
+    for _ in range(2):
+        done = call("put", "k", "null", "--force", "--op-id", "once")
+        assert (done.exit_code, done.stdout) == (0, "k is at version 2 (position 2)\n")
+    assert call("put", "k", "2", "--force", "--op-id", "once").exit_code == 2
+    assert call("get", "k").stdout == "null\n"
 
 
 def test_keys_of_adapters_are_not_written(call: Any) -> None:

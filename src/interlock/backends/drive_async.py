@@ -24,7 +24,7 @@ from interlock.backends.drive import (
 )
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import TakeTurn, Think
-from interlock.errors import AnswerLost, InterlockError
+from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 
 
 class AsyncDriver:
@@ -93,6 +93,8 @@ class AsyncDriver:
                 return await self.backend.perform_async(request)
             except HOPELESS:
                 raise
+            except Unconfirmed as problem:
+                lost = problem
             except (AnswerLost, InterlockError):
                 continue
         raise unknown(request, lost) from lost

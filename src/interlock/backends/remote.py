@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
 from interlock import cancellation
 from interlock.backends import answers
 from interlock.backends.grouping import GroupCommit

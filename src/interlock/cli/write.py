@@ -1,4 +1,4 @@
-"""The commands that write: put, delete, append, transition, reclaim.
+"""The commands that write: init, put, delete, append, transition, reclaim.
 
 A write says what it was computed from, or --force.  Keys of adapters are not written here.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import Any
+from uuid import uuid4
 
 import click
 
@@ -25,6 +27,17 @@ from interlock.settings import refuse_reserved
 
 _version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
 _op_id = click.option("--op-id", help="Makes running the same command again harmless.")
+
+
+@store_command(reads=False)
+def init(space: interlock.Space, as_json: bool) -> None:
+    """Make the store and the space where they do not exist yet.
+
+    Commands that only read make neither.
+    """
+    name = click.get_current_context().params["space"]
+    made = {"space": name, "position": space.position()}
+    click.echo(compact(made) if as_json else f"space {name!r} is there")
 
 
 @store_command(reads=False)
@@ -60,11 +73,7 @@ def put(
     if version is not None:
         record = space.write(_at_version(space, key, version), document, op_id=op_id)
     elif force:
-        record = space.update(key, lambda _: document, op_id=op_id)
-        if record.value != document:
-            raise interlock.Invalid(
-                f"operation id {op_id!r} was already used for another value; use a fresh id"
-            )
+        record = _forced(space, key, document, op_id)
     else:
         try:
             record = space.create(key, document, op_id=op_id)
@@ -151,6 +160,23 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
         click.echo(compact(record_json(record)))
     else:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
+
+
+def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) -> interlock.Record:
+    """Write over whatever is there."""
+    if document is not None:
+        record = space.update(key, lambda _: document, op_id=op_id)
+    else:  # an update takes None for a forgotten return
+        name = op_id or f"put-{uuid4().hex}"
+        space.transact(lambda tx: tx.write(tx.read(key), None), op_id=name)
+        done = space.outcome(name)
+        assert done is not None  # it was committed just now, or before
+        record = space.at(position=done.position).read(key)
+    if record.value != document:
+        raise interlock.Invalid(
+            f"operation id {op_id!r} was already used for another value; use a fresh id"
+        )
+    return record
 
 
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:

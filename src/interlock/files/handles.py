@@ -12,6 +12,7 @@ from interlock.backends.drive import SyncDriver
 from interlock.core import protocol
 from interlock.core.folding import Steps
 from interlock.core.turns import Limits
+from interlock.core.values import DELETE
 from interlock.errors import Invalid
 from interlock.files import documents, steps, syncing
 from interlock.files.desk import Desk, Doing, T, check
@@ -44,9 +45,7 @@ class FilesHandle:
 
     def _updating(self, path: object, think: Think, limits: Limits, op_id: str | None) -> Steps:
         writer, key, name = self._desk.writer, self._desk.key(path), self._desk.op_id(op_id)
-        awaited = inspect.iscoroutinefunction(think)
-        marked = reentry.marked_async if awaited else reentry.marked
-        think = marked(writer.space, key, think)
+        think = reentry.Thought(writer.space, key).marked(think)
         return protocol.update(writer, key, think, None, limits, name, op_id is not None)
 
     def _content(self, path: str, value: Any) -> str | bytes:
@@ -59,7 +58,9 @@ class FilesHandle:
         except UnicodeDecodeError:
             return data
 
-    def _value(self, before: Any, content: Any) -> dict[str, Any]:
+    def _value(self, before: Any, content: Any) -> Any:
+        if content is None or content is DELETE:
+            return content  # what these mean is the same for every update
         mode = documents.DEFAULT_MODE if before is None else int(before["mode"])
         return documents.to_value(documents.to_bytes(content), mode)
 
@@ -113,8 +114,8 @@ class Files(FilesHandle):
     ) -> Document:
         """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text.  The other
-        arguments are those of `Space.update`.
+        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(

@@ -278,8 +278,14 @@ class _Check:
                     self._wrong(f"{record.key!r} is not the fold of its contributions", last)
 
     def _check_others(self) -> None:
-        """Keys that have a value and no entry: those that were trimmed, and none else."""
+        """Keys that have a value and no entry: those that were trimmed, and none else.  Keys that
+        have an entry with a value: a scan finds them all."""
         found = self._perform(Load((), ("",)))
+        scanned = {record.key for record in found.scans[""]}
+        for key, last in self._last.items():
+            existed = last.kind != "delete" and not key.startswith("$")
+            if existed and key not in scanned and found.position == self._upto:
+                self._wrong(f"{key!r} is in the log, but a scan does not find it", last)
         for record in found.scans[""]:
             if record.key not in self._last and (self._first or 1) <= record.position <= self._upto:
                 self._wrong(f"{record.key!r} exists without an entry in the log", key=record.key)

@@ -72,7 +72,7 @@ BEGIN
     ELSE
         SELECT ticket INTO number FROM tickets WHERE space = p_space AND name = p_name;
         IF NOT FOUND THEN
-            UPDATE spaces SET tickets = tickets + 1 WHERE space = p_space RETURNING tickets INTO number;
+            number := nextval('ticket_numbers');
             INSERT INTO tickets (space, ticket, name, agent, renewed, expires, firm)
             VALUES (p_space, number, p_name, p_agent, now_us, now_us + p_ttl, p_firm);
             INSERT INTO ticket_keys (space, key, ticket)

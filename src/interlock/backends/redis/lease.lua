@@ -29,7 +29,6 @@ elseif epoch > 0 then  -- a renewal; an expired lease that nobody took may go on
         granted = 1
     end
 elseif lease and lease[3] == name then  -- sent twice
-    lib.write_again('l:' .. key)
     granted = ARGV[9] == '1' and 0 or 1
 elseif ARGV[9] == '1' then
     set_lease(true, now)

@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from interlock.backends.redaction import Hidden, malformed
 from interlock.backends.redis.faults import redis
 
-_OURS = ("wait_replicas", "wait_aof", "wait_timeout")
+_OURS = ("wait_replicas", "wait_aof", "wait_timeout", "allow_eviction")
+_BOOLEANS = {"0": False, "1": True}
 _ESCAPED = str.maketrans({"{": "%7B", "}": "%7D", "%": "%25"})
 
 
@@ -19,7 +20,7 @@ class Target(Hidden):
 
     `url` is redis-py's.  `wait_replicas` replicas must have a commit, and with `wait_aof` also the
     append-only files of the primary and of so many replicas (Redis 7.2), within `wait_timeout`
-    seconds.
+    seconds.  `allow_eviction` opens a store on a server that evicts keys when its memory is full.
     """
 
     url: str
@@ -28,6 +29,7 @@ class Target(Hidden):
     wait_replicas: int
     wait_aof: bool
     wait_timeout: float
+    allow_eviction: bool = False
 
 
 def target_of(url: str) -> Target:
@@ -44,14 +46,15 @@ def target_of(url: str) -> Target:
         port = parts.port or 6379
         replicas = int(own.get("wait_replicas", "0"))
         timeout = float(own.get("wait_timeout", "1"))
-        aof = {"0": False, "1": True}[own.get("wait_aof", "0")]
+        aof = _BOOLEANS[own.get("wait_aof", "0")]
+        evicts = _BOOLEANS[own.get("allow_eviction", "0")]
         if replicas < 0 or not 0 < timeout <= 60:
             raise ValueError("out of range")
     except (ValueError, KeyError):
         raise malformed(
             url,
-            "its port is a number, and it may have wait_replicas=N, wait_aof=1 and "
-            "wait_timeout=SECONDS (up to 60)",
+            "its port is a number, and it may have wait_replicas=N, wait_aof=1, "
+            "wait_timeout=SECONDS (up to 60) and allow_eviction=1",
         ) from None
     plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(asked), ""))
     where = (
@@ -59,7 +62,7 @@ def target_of(url: str) -> Target:
     )
     place = f"{parts.scheme}://{where}"
     _check_options(url, plain, asked)
-    return Target(plain, place, cluster, replicas, aof, timeout)
+    return Target(plain, place, cluster, replicas, aof, timeout, evicts)
 
 
 def _check_options(url: str, plain: str, asked: Mapping[str, str]) -> None:

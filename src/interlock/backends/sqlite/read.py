@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from interlock.backends.answers import entries_of
+from interlock.backends.answers import log_page, size_of
 from interlock.backends.sqlite.commit import (
     LEASES,
     TICKETS,
@@ -27,7 +27,15 @@ from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
 from interlock.core.records import Leaseholder, Record, Snapshot
-from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, ReadRefusals, SaveFold
+from interlock.core.requests import (
+    PAGE_BYTES,
+    Load,
+    LoadAt,
+    LogPage,
+    ReadLog,
+    ReadRefusals,
+    SaveFold,
+)
 
 
 def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
@@ -102,9 +110,13 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         rows = connection.execute(SQL["log_page_of_prefix"], (*window, *bounds))
     else:
         rows = connection.execute(SQL["log_page"], window)
-    entries = entries_of(rows.fetchall())
-    upto = entries[-1].position if len(entries) == request.limit else max(head, request.after)
-    return LogPage(entries, upto, head)
+    found, size = [], 0
+    for row in rows:
+        found.append(row)
+        size += size_of(row)
+        if size >= PAGE_BYTES:
+            break
+    return log_page(found, head, request)
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:

@@ -149,7 +149,8 @@ def test_any_moment_of_a_merged_key_can_be_read_again(team: Any) -> None:
 def test_a_long_tail_is_folded_once(facades: Facades, team: Any) -> None:
     """Reading costs what came since the last fold was kept, and the fold changes no version."""
     count = SAVE_AFTER + 50
-    team.transact(lambda tx: [tx.append("findings", n) for n in range(count)][-1])
+    team.transact(lambda tx: [tx.append("findings", n) for n in range(count - 1)][-1])
+    team.append("findings", count - 1)
     assert team.read("findings").value == list(range(count))
     position = team.position()
     other = facades.peer()
@@ -205,3 +206,11 @@ def test_claims_that_were_not_checked_are_refused(facades: Facades) -> None:
     stolen = interlock.Reducer("append", longest)
     with pytest.raises(interlock.Invalid, match="belongs to a reducer of Interlock"):
         facades.open("ann", rules={"title": interlock.merged(stolen)})
+
+
+def test_a_reducer_that_returns_none_is_named(facades: Facades) -> None:
+    forgets = interlock.Reducer("forgets", lambda value, item: value.append(item), [])
+    space = facades.open(rules={"list": interlock.merged(forgets)})
+    space.append("list", 1)
+    with pytest.raises(interlock.Invalid, match="'forgets' raised TypeError: it returned None"):
+        space.read("list")

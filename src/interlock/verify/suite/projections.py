@@ -189,8 +189,10 @@ def test_a_fold_that_fails_leaves_nothing_half_done(space: Any) -> None:
     projection.refresh()
     put(space, "a", "z")
     for _ in range(2):
-        with pytest.raises(ArithmeticError):
+        with pytest.raises(ArithmeticError) as problem:
             projection.refresh()
+        position = space.read("z").position
+        assert problem.value.__notes__[-1].endswith(f"folded 'z', position {position}")
         with pytest.raises(interlock.Invalid):
             projection.value  # noqa: B018  # reading it raises
     broken[0] = False
@@ -289,10 +291,10 @@ def test_the_store_itself_keeps_what_a_projection_needs(space: Any, facades: Fac
     put(space, "a", "b", "c")
     backend, end = backend_of(facades), space.position()
     backend.perform(SaveProjection(SEATS, end - 2, "x"))
-    assert backend.perform(Trim(end - 1, ())) == Floor(0, end - 1, SEATS)
-    assert backend.perform(Trim(end - 2, ())) == Floor(end - 2, end - 1, SEATS)
+    assert backend.perform(Trim(end - 1, ())) == Floor(0, end - 1, SEATS, 0)
+    assert backend.perform(Trim(end - 2, ())) == Floor(end - 2, end - 1, SEATS, end - 2)
     backend.perform(DropProjection(SEATS))
-    assert backend.perform(Trim(end, ())) == Floor(end)
+    assert backend.perform(Trim(end, ())) == Floor(end, cut=2)
     backend.perform(SaveProjection(SEATS, end - 1, "x"))
     assert backend.perform(LoadProjection(SEATS)) is None, "the log after it is not whole"
     backend.perform(SaveProjection(SEATS, end, "x"))
@@ -370,3 +372,13 @@ def test_only_what_has_a_name_can_be_dropped(space: Any) -> None:
         view(space, name=None).drop()
     view(space).drop()
     assert view(space).refresh() == EMPTY
+
+
+def test_a_projection_refuses_a_fold_that_returns_none(space: Any) -> None:
+    space.create("a", 1)
+    forgets = space.projection(lambda seen, entry: seen.append(entry.key), initial=[])
+    with pytest.raises(interlock.Invalid, match=r"position \d+, returned None"):
+        forgets.refresh()
+    last = space.projection(lambda seen, entry: entry.value, initial=None)
+    space.write(space.read("a"), None)
+    assert last.refresh() is None

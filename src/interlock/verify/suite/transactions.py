@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.facades import Facades, elsewhere
 
 
 def test_writes_of_a_transaction_share_one_commit(space: Any) -> None:
@@ -142,7 +142,7 @@ def test_transact_runs_again_until_its_reads_hold(space: Any, other: Any) -> Non
         a, b = tx.read("a"), tx.read("b")
         runs.append(a.value)
         if len(runs) == 1:
-            other.write(other.read("a"), 20)
+            elsewhere(lambda: other.write(other.read("a"), 20))
         tx.write(a, a.value - 5)
         tx.write(b, b.value + 5)
         return "moved"
@@ -188,7 +188,7 @@ def test_transact_gives_up_after_its_attempts(space: Any, other: Any) -> None:
 
     def beaten(tx: Any) -> None:
         record = tx.read("k")
-        other.write(other.read("k"), record.value + 1)
+        elsewhere(lambda: other.write(other.read("k"), record.value + 1))
         tx.write(record, -1)
 
     with pytest.raises(interlock.Contended) as refused:
@@ -279,3 +279,51 @@ def test_a_merged_key_is_either_added_to_or_deleted(facades: Facades) -> None:
         with pytest.raises(interlock.Invalid, match="either adds"):
             space.transact(change)
     assert space.read("list") == record
+
+
+def test_transact_refuses_a_function_that_only_changed_what_it_read(space: Any) -> None:
+    space.create("booking/1", {"paid": True})
+    with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
+        space.transact(lambda tx: tx.read("booking/1").value.update(seat="12A"))
+    assert space.transact(lambda tx: tx.read("booking/1").value.pop("paid")) is True
+    assert space.transact(lambda tx: None if tx.read("booking/1").value else 1) is None
+    assert space.read("booking/1").version == 1
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_writes_of_an_asyncio_transaction_need_no_await(facades: Facades, awaited: bool) -> None:
+    """They are part of the commit already; code that awaits them goes on working."""
+
+    async def check() -> list[Any]:
+        rules = {"list": interlock.merged("append")}
+        async with await facades.open_async() as space:
+            await space.apply_rules(rules)
+            changed, deleted = await space.create("a", 1), await space.create("b", 1)
+
+            async def change(tx: interlock.AsyncTx) -> None:
+                for name, *arguments in (
+                    ("expect", changed),
+                    ("write", changed, 2),
+                    ("delete", deleted),
+                    ("create", "c", 3),
+                    ("append", "list", 4),
+                ):
+                    made = getattr(tx, name)(*arguments)
+                    if awaited:
+                        await made
+
+            await space.transact(change)
+            return [record.value for record in (await space.scan()).values()]
+
+    assert facades.run(check()) == [2, 3, [4]]
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+def test_transact_with_the_operation_id_of_a_single_write_is_refused(space: Any, verb: str) -> None:
+    if verb == "create":
+        space.create("k", 1, op_id="x")
+    else:
+        space.update("k", lambda _: 1, op_id="x")
+    with pytest.raises(interlock.Invalid, match="already used for another operation"):
+        space.transact(lambda tx: tx.create("other", 1), op_id="x")
+    assert not space.read("other").exists

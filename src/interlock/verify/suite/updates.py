@@ -184,7 +184,7 @@ async def _some_are_cancelled(facades: Facades) -> None:
 
 
 def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), facades.peer("them")
+    ours, theirs = facades.open("us"), facades.peer("us")
 
     def think(value: Any) -> str:
         elsewhere(theirs.update, "k", lambda _: "theirs", turns="never", op_id="x")
@@ -193,3 +193,131 @@ def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> N
     assert ours.update("k", think, turns="always", op_id="x").value == "theirs"
     assert theirs._driver.backend.perform(Load(("k",))).queued == {}
     theirs.close()
+
+
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_update_refuses_none(space: Any, turns: str) -> None:
+    """A function that changed its argument and forgot its return must not store null."""
+    space.create("booking/1", {"paid": True})
+    with pytest.raises(interlock.Invalid, match="returned None; did it forget its return"):
+        space.update("booking/1", lambda booking: booking.update(seat="12A"), turns=turns)
+    assert space.read("booking/1").value == {"paid": True}
+    with pytest.raises(interlock.Invalid, match="forget its return"):
+        space.update("list", lambda items: items.append(1), default=[], turns=turns)
+    assert not space.read("list").exists
+    assert space.update("booking/1", lambda booking: {**booking, "n": 1}, patience=0).version == 2
+
+
+def test_update_gives_each_thought_its_own_default(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), facades.peer("them")
+
+    thoughts = iter((1, 2))
+
+    def think(seats: list[int]) -> list[int]:
+        seats.append(len(seats))
+        if next(thoughts) == 1:
+            elsewhere(lambda: theirs.delete(theirs.create("k", [9])))
+        return seats
+
+    default: list[int] = []
+    assert ours.update("k", think, default=default).value == [0]
+    assert default == []
+    theirs.close()
+
+
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_update_deletes_with_the_sentinel(space: Any, turns: str) -> None:
+    space.create("k", 1)
+    gone = space.update("k", lambda value: interlock.DELETE, turns=turns, op_id="delete-k")
+    assert (gone.exists, gone.version) == (False, 2)
+    assert space.update("k", lambda value: 1 / 0, op_id="delete-k") == gone
+    assert [entry.kind for entry in space.history("k")] == ["put", "delete"]
+    with pytest.raises(interlock.Invalid, match="nothing to delete"):
+        space.update("k", lambda value: interlock.DELETE)
+    with pytest.raises(interlock.Invalid, match=r"interlock\.DELETE"):
+        space.create("k", {"nested": interlock.DELETE})
+    assert space.write(space.read("k"), None).exists  # null is a value
+
+
+def test_an_update_that_deletes_thinks_again_on_the_fresh_record(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), facades.peer("them")
+    theirs.create("k", 1)
+
+    def think(value: int) -> Any:
+        if value == 1:
+            elsewhere(theirs.update, "k", lambda n: n + 1)
+        return interlock.DELETE if value == 1 else -value
+
+    assert ours.update("k", think).value == -2
+    theirs.close()
+
+
+INSIDE: dict[str, Any] = {
+    "transact": lambda s: s.transact(lambda tx: tx.write(tx.read("k"), 1)),
+    "transact, creating": lambda s: s.transact(lambda tx: tx.create("k", 1)),
+    "transact, of a record": lambda s: s.transact(lambda tx: tx.write(READ[0], 1)),
+    "lease": lambda s: s.lease("k").acquire(),
+    "coordinator": lambda s: s.coordinator("k", source="from/", merge="append").catch_up(),
+    "create": lambda s: s.create("k", 1),
+}
+READ: list[interlock.Record] = []
+
+
+@pytest.mark.parametrize("call", INSIDE)
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_whatever_would_wait_for_the_update_around_it_is_refused(
+    facades: Facades, call: str, turns: str
+) -> None:
+    space, same = facades.open(), facades.peer("tester")
+    READ[:] = [space.create("k", 0)]
+    with pytest.raises(interlock.Invalid, match="being updated"):
+        space.update("k", lambda _: INSIDE[call](same), turns=turns)
+    assert space.update("k", lambda n: n + 1, turns="always", patience=0).value == 1
+
+
+@pytest.mark.parametrize("call", [*INSIDE, "update", "append"])
+@pytest.mark.parametrize("touched", ["read", "scan", "written"])
+def test_whatever_would_wait_for_the_transaction_around_it_is_refused(
+    facades: Facades, call: str, touched: str
+) -> None:
+    space, same = facades.open(), facades.peer("tester")
+    READ[:] = [space.create("k", 0)]
+    calls = INSIDE | {
+        "update": lambda s: s.update("k", lambda n: n + 1),
+        "append": lambda s: s.append("k", 1),
+    }
+
+    def think(tx: Any) -> None:
+        if touched == "read":
+            tx.read("k")
+        elif touched == "scan":
+            tx.scan("k")
+        else:
+            tx.write(READ[0], 1)
+        assert same.update("other", lambda n: n + 1, default=0).value
+        calls[call](same)
+
+    with pytest.raises(interlock.Invalid, match="being decided in a transaction"):
+        space.transact(think)
+    assert space.update("k", lambda n: n + 1, turns="always", patience=0).value == 1
+
+
+def test_a_task_that_an_update_left_behind_is_not_inside_it(facades: Facades) -> None:
+    async def check() -> int:
+        async with await facades.open_async() as space:
+            go_on, tasks = asyncio.Event(), []
+
+            async def later() -> None:
+                await go_on.wait()
+                await space.update("k", lambda n: n + 1)
+
+            async def think(n: int) -> int:
+                tasks.append(asyncio.create_task(later()))
+                return n + 1
+
+            await space.update("k", think, default=0)
+            go_on.set()
+            await tasks[0]
+            return int((await space.read("k")).value)
+
+    assert facades.run(check()) == 2
