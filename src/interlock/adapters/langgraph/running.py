@@ -132,7 +132,7 @@ class ThreadRun:
 
     def _not_inside(self) -> Steps:
         """Raise Invalid inside of another run of this thread, which would wait for itself."""
-        for other in _runs.get():
+        for other in _runs.get() if self._on_busy != "reject" else ():
             if other._entered and other._thread == self._thread:
                 record = yield call("read", run_key(self._thread))
                 if record.space == other._lease.record.space:

@@ -42,6 +42,7 @@ PAGE = 32  # checkpoints in a page of the index
 _ATTEMPTS = 100  # at a commit whose keys others move
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
 _RUN_SOURCES = ("input", "loop")
+_RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
 Write = tuple[Any, ...]
@@ -177,7 +178,9 @@ def put_writes(
     try:
         yield from _committed(config, [fence, key, *([once] if once else [])], decided, None, {})
     except Held as held:
-        if not begins and (yield from _has_input(serde, config)):
+        # What update_state writes comes before the checkpoint that it makes.
+        in_a_call = not begins and _RUNTIME in conf
+        if in_a_call and (yield from _has_input(serde, config)):
             raise Overtaken(place.thread) from held
         raise
 
