@@ -30,7 +30,7 @@ class SqliteSaver(Saver):
 
     @classmethod
     @contextmanager
-    def from_conn_string(cls, _: str) -> Iterator[Saver]:
+    def from_conn_string(cls, _: str) -> Iterator[Saver]:  # type: ignore[override]  # as LangGraph's
         """Do as LangGraph's: give a saver for a `with` block."""
         with interlock.open(*_place()) as space:
             yield cls(space, allow=True)  # graphs with types of their own
@@ -41,7 +41,7 @@ class AsyncSqliteSaver(Saver):
 
     @classmethod
     @asynccontextmanager
-    async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:
+    async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:  # type: ignore[override]  # as LangGraph's
         """Do as LangGraph's: give a saver for an `async with` block."""
         async with interlock.open_async(*_place()) as space:
             yield cls(space, allow=True)

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -28,6 +28,7 @@ from interlock.adapters.calls import Steps, checked, run, run_async
 from interlock.adapters.langgraph import reading, removing, storing
 from interlock.adapters.langgraph.running import TTL, ThreadRun
 from interlock.adapters.langgraph.serde import Allowed, strict
+from interlock.adapters.opened import Opened
 
 
 class Saver(BaseCheckpointSaver[str]):
@@ -58,6 +59,19 @@ class Saver(BaseCheckpointSaver[str]):
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):  # there is none
             self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    def from_conn_string(
+        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+    ) -> Opened[Self]:
+        """Open a space, for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
+
+        The arguments are those of `interlock.open`; `options` are those of Saver.
+        """
+        return Opened(lambda opened: cls(opened, **options), conn_string, space, agent)
+
+    def setup(self) -> None:
+        """Do nothing: a space is made when it is opened."""
 
     def run(
         self,

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space, Tx
 from interlock.adapters.calls import Steps, call, checked, run, run_async
@@ -25,6 +25,7 @@ from interlock.adapters.langgraph.store_batch import (
 from interlock.adapters.langgraph.store_index import NOT_EMBEDDED, Embedded, Index
 from interlock.adapters.langgraph.store_keys import item_key
 from interlock.adapters.observed import Observed, ObservedDict
+from interlock.adapters.opened import Opened
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
@@ -104,6 +105,19 @@ class Store(BaseStore):
         self._space = checked(space, "Store")
         self._index = None if index is None else Index(index)
         self.ttl_config = ttl
+
+    @classmethod
+    def from_conn_string(
+        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+    ) -> Opened[Self]:
+        """Open a space, for `with` or `async with`: `with Store.from_conn_string(url) as store:`.
+
+        The arguments are those of `interlock.open`; `options` are those of Store.
+        """
+        return Opened(lambda opened: cls(opened, **options), conn_string, space, agent)
+
+    def setup(self) -> None:
+        """Do nothing: a space is made when it is opened."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations: all reads, then all writes in one commit.
