@@ -15,6 +15,7 @@ from interlock.errors import (
     Conflict,
     Contended,
     Corrupt,
+    Deadlock,
     Fault,
     Fenced,
     Forbidden,
@@ -34,13 +35,13 @@ from interlock.errors import (
     Unavailable,
     Unknown,
 )
-from interlock.handles import Lease, Moment, Tx
+from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.settings import rules_from_json
 from interlock.space import Space, open  # reads as interlock.open
 
 if TYPE_CHECKING:
     from interlock.aio import AsyncSpace, open_async
-    from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
+    from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
@@ -81,6 +82,7 @@ __all__ = [
     "AsyncFilesTx",
     "AsyncGroup",
     "AsyncLease",
+    "AsyncLeases",
     "AsyncMoment",
     "AsyncProjection",
     "AsyncRun",
@@ -99,6 +101,7 @@ __all__ = [
     "Contended",
     "Coordinator",
     "Corrupt",
+    "Deadlock",
     "Delivery",
     "Document",
     "Entry",
@@ -122,6 +125,7 @@ __all__ = [
     "Invalid",
     "KeyConflicts",
     "Lease",
+    "Leases",
     "LostCommits",
     "Machine",
     "MachineError",
@@ -170,6 +174,7 @@ _LATE = {
     "AsyncFilesTx": "files.aio_handles",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
+    "AsyncLeases": "aio_handles",
     "AsyncMoment": "aio_handles",
     "AsyncRun": "runs.aio_run",
     "AsyncRuns": "runs.desks",

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import Commit, Load, LoadAt, ReadLog, TakeTurn, Think
@@ -66,7 +67,7 @@ class SyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = self.answer(request)
+                    answer = self.answer(holding.told(self.backend.uid, request))
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -79,12 +80,19 @@ class SyncDriver:
     def answer(self, request: Any) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
-            with self._kept_alive(request.renew):
-                return request.fn(*request.args)
+            return self.think(request)
         try:
             return self.backend.perform(request)
         except AnswerLost as lost:
             return self._resubmit(request, lost)
+
+    def think(self, request: Think) -> Any:
+        """Run the caller's function, in its turn where it has one."""
+        with (
+            self._kept_alive(request.renew if self.keeps_alive else None),
+            holding.in_turn(self.backend.uid, request.renew),
+        ):
+            return request.fn(*request.args)
 
     def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
         deadline = time.monotonic() + RESUBMIT_FOR

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
     HOPELESS,
@@ -40,7 +41,7 @@ class AsyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = await self.answer(request)
+                    answer = await self.answer(holding.told(self.backend.uid, request))
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -54,7 +55,8 @@ class AsyncDriver:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
-                return await self._think(request)
+                with holding.in_turn(self.backend.uid, request.renew):
+                    return await self._think(request)
         try:
             return await self.backend.perform_async(request)
         except AnswerLost as lost:

@@ -27,7 +27,15 @@ from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
 from interlock.core.records import Leaseholder, Record, Snapshot
-from interlock.core.requests import Load, LoadAt, LogPage, ReadLog, ReadRefusals, SaveFold
+from interlock.core.requests import (
+    NEAR,
+    Load,
+    LoadAt,
+    LogPage,
+    ReadLog,
+    ReadRefusals,
+    SaveFold,
+)
 
 
 def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
@@ -50,7 +58,10 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
     }
     queued: dict[str, int] = {}
     if flags & TICKETS:
-        queued = dict(execute(SQL["queued"], (json.dumps(request.keys), space, now)).fetchall())
+        for key in request.keys:
+            (count,) = execute(SQL["queued"], (space, key, now, NEAR)).fetchone()
+            if count:
+                queued[key] = count
     leases: dict[str, Leaseholder] = {}
     if flags & LEASES:
         for key, epoch, holder, renewed, expires in execute(
