@@ -128,7 +128,7 @@ BEGIN
         IF cardinality(others) = 16 THEN
             far := greatest(far, (SELECT count(*) FROM (
                 SELECT 1 FROM ticket_keys WHERE space = p_space AND key = mine.key AND ticket < p_ticket
-                ORDER BY ticket LIMIT 1000) AS some));
+                ORDER BY ticket LIMIT 1000) AS those));
         END IF;
         SELECT * INTO first FROM tickets WHERE space = p_space AND ticket = others[1];
         IF first.expires - p_now > 2 * p_ttl THEN
