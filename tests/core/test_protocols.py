@@ -125,7 +125,7 @@ def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> A
 
 
 JOINED = [snap(ABSENT), place(rec(1, 1))]  # what turns="always" is answered first
-RENEW = TakeTurn(("k",), "", "me", TICKET_TTL, TICKET)
+RENEW = TakeTurn(("k",), "op/0", "me", TICKET_TTL, TICKET)
 
 
 # commit
@@ -253,7 +253,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
     assert all(turn.keys == ("k",) and not turn.firm for turn in turns)
     assert all(request.position is None for request in script.requests if type(request) is Pause)
-    assert script.requests[-2] == Think(add_one, (8,), RENEW)
+    assert script.requests[-2] == Think(add_one, (8,), RENEW._replace(name="op/1"))
     assert script.plans == [(0, 0, True), (TICKET, 4, True)]
 
 
