@@ -81,7 +81,7 @@ async def _rate(url: str, count: int, seconds: float) -> tuple[float, tuple[floa
                 await space.update("k", lambda n: n + 1, default=0, turns="always")
 
         tasks = [asyncio.create_task(wait()) for _ in range(count)]
-        await asyncio.sleep(seconds / 5 + count / 1_000)  # until all of them stand in the queue
+        await asyncio.sleep(seconds / 5 + count / 200)  # until all of them stand in the queue
         other = asyncio.create_task(asyncio.to_thread(_latency, url, seconds))
         began, before = time.perf_counter(), await space.position()
         await asyncio.sleep(seconds)

@@ -16,8 +16,9 @@ from typing import Any
 
 from interlock.backends import holding
 from interlock.backends.contract import Backend
+from interlock.backends.waiting import WAITERS, pause
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Commit, Load, LoadAt, ReadLog, TakeTurn, Think
+from interlock.core.requests import Commit, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
 from interlock.errors import AnswerLost, Closed, Corrupt, InterlockError, Unavailable, Unknown
 
 RESUBMIT_FOR = 10.0  # seconds
@@ -81,10 +82,15 @@ class SyncDriver:
         """Perform one request."""
         if isinstance(request, Think):
             return self.think(request)
+        uid = self.backend.uid
+        if isinstance(request, Pause) and request.ticket and pause(uid, request):
+            return None
         try:
-            return self.backend.perform(request)
+            answer = self.backend.perform(request)
         except AnswerLost as lost:
-            return self._resubmit(request, lost)
+            answer = self._resubmit(request, lost)
+        WAITERS.answered(uid, request, answer)
+        return answer
 
     def think(self, request: Think) -> Any:
         """Run the caller's function, in its turn where it has one."""

@@ -22,8 +22,9 @@ from interlock.backends.drive import (
     RESUBMIT_PAUSE,
     unknown,
 )
+from interlock.backends.waiting import WAITERS, pause_async
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import TakeTurn, Think
+from interlock.core.requests import Pause, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError
 
 
@@ -57,10 +58,15 @@ class AsyncDriver:
             async with self._kept_alive(request.renew):
                 with holding.in_turn(self.backend.uid, request.renew):
                     return await self._think(request)
+        uid = self.backend.uid
+        if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
+            return None
         try:
-            return await self.backend.perform_async(request)
+            answer = await self.backend.perform_async(request)
         except AnswerLost as lost:
-            return await self._resubmit(request, lost)
+            answer = await self._resubmit(request, lost)
+        WAITERS.answered(uid, request, answer)
+        return answer
 
     def close(self) -> None:
         """Give back the worker threads."""

@@ -16,7 +16,6 @@ from interlock.core.requests import (
     DropLease,
     Grant,
     LeaveTurn,
-    Pause,
     Place,
     TakeLease,
     TakeTurn,
@@ -73,7 +72,8 @@ def _take(
         place: Place = yield TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
         now_us = place.snapshot.time_us
         turn.ticket, start_us = place.ticket, start_us or now_us
-        pause = progress.pause(place)
+        left = None if wait is None else wait - (now_us - start_us) / 1e6
+        pause = progress.pause(place, left)
         if place.ticket and place.ahead == 0:
             grant = yield from ask(writer, asked._replace(ticket=place.ticket))
             if grant.granted:
@@ -81,14 +81,11 @@ def _take(
         if place.cycle:
             yield LeaveTurn(place.ticket)
             return decide.deadlock(place.cycle)
-        if wait is not None:
-            left = wait - (now_us - start_us) / 1e6
-            if left <= 0:
-                yield LeaveTurn(place.ticket)
-                return decide.leased_to(grant.key, grant.holder, grant.seconds)
-            pause = min(pause, left)
+        if left is not None and left <= 0:
+            yield LeaveTurn(place.ticket)
+            return decide.leased_to(grant.key, grant.holder, grant.seconds)
         if place.ticket:
-            yield Pause(pause)
+            yield pause
     return grant.records
 
 

@@ -305,10 +305,16 @@ class DropGroup(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Wait `seconds`, or less where `position` is given and the log grows past it first."""
+    """Wait `seconds`, or less where `position` is given and the log grows past it first.
+
+    Where others of the same process wait in the queue before `ticket`, up to `most` seconds, or
+    less where they have all gone; that is the driver's.
+    """
 
     seconds: float
     position: int | None = None
+    ticket: int = 0
+    most: float = 0.0
 
 
 class Think(NamedTuple):

@@ -20,11 +20,12 @@ from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
+_SHARE_OF_TTL = 0.6  # nobody sleeps for longer than this
 _TTL_IN_PAUSES = 4  # so long it lives that it is asked for in time, and seldom written
 _SHARE_OF_WAIT = 0.03  # asking this often delays the hand-over by at most this share of a turn
 _SHORTEST, _LONGEST = 0.001, 0.25  # seconds between two questions near the head
 _FURTHEST = 20.0  # seconds, at the end of the longest queue
-_FASTEST_TURN = 0.01  # seconds: nobody sleeps longer than the turns ahead could take
+_FASTEST_TURN = 0.003  # seconds: nobody sleeps longer than the turns ahead could take
 
 
 class Limits(NamedTuple):
@@ -52,23 +53,32 @@ class Progress:
 
     def __init__(self) -> None:
         self.ttl = TICKET_TTL
-        self._ticket = self._ahead = self._passed = self._joined_us = self._since_us = 0
+        self._ticket = self._ahead = self._passed = 0
+        self._joined_us = self._since_us = self._asked_us = 0
 
-    def pause(self, place: Place) -> float:
-        """Return seconds until the next question."""
+    def pause(self, place: Place, left: float | None = None) -> Pause:
+        """Return the wait until the next question, for at most `left` seconds."""
         now_us = place.snapshot.time_us
+        slept = max(now_us - self._asked_us, 0) / 1e6 if place.ticket == self._ticket else 0.0
+        self._asked_us = now_us
         if place.ticket != self._ticket:  # joined, or the ticket had expired: again, at the end
             self._ticket, self._ahead, self._passed = place.ticket, place.ahead, 0
             self._joined_us = self._since_us = now_us
-            self.ttl = TICKET_TTL
         elif place.ahead != self._ahead:
             self._passed += self._ahead - place.ahead
             self._ahead, self._since_us = place.ahead, now_us
-        each = max(now_us - self._joined_us, 0) / 1e6 / max(self._passed, 1)
+        elapsed = max(now_us - self._joined_us, 0) / 1e6
+        each = elapsed / max(self._passed, 1)
         seconds = pause_for(place.ahead, each, max(now_us - self._since_us, 0) / 1e6)
-        seconds = min(seconds, self.ttl * 0.6)
-        self.ttl = min(max(TICKET_TTL, seconds * _TTL_IN_PAUSES), _LONGEST_TTL)
-        return seconds
+        # Not longer than it has been watched: how fast the queue moves is not known any better.
+        seconds = min(seconds, max(elapsed, _SHORTEST), self.ttl * _SHARE_OF_TTL)
+        most = self.ttl * _SHARE_OF_TTL
+        self.ttl = min(
+            max(TICKET_TTL, seconds * _TTL_IN_PAUSES, slept * _TTL_IN_PAUSES), _LONGEST_TTL
+        )
+        if left is not None:
+            seconds, most = min(seconds, left), min(most, left)
+        return Pause(seconds, None, place.ticket, most)
 
 
 def giving_up(turn: Turn, steps: Steps) -> Steps:
@@ -111,21 +121,21 @@ def take_turn(
         turn.ticket = ticket = place.ticket
         if ticket and place.ahead == 0:
             return place
-        pause = progress.pause(place)
+        left = None
+        if limits.patience is not None:
+            left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
+        pause = progress.pause(place, left)
         if not ticket:
             continue
         if place.cycle:
             yield LeaveTurn(ticket)
             return decide.deadlock(place.cycle)
-        if limits.patience is not None:
-            left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
-            if left <= 0:
-                yield LeaveTurn(ticket)
-                return Contended(
-                    f"gave up {keys[0]!r} after {limits.patience} s of patience, {place.ahead} "
-                    f"agents ahead in the queue and {attempts} attempts made",
-                    keys[0],
-                    attempts,
-                )
-            pause = min(pause, left)
-        yield Pause(pause)
+        if left is not None and left <= 0:
+            yield LeaveTurn(ticket)
+            return Contended(
+                f"gave up {keys[0]!r} after {limits.patience} s of patience, {place.ahead} "
+                f"agents ahead in the queue and {attempts} attempts made",
+                keys[0],
+                attempts,
+            )
+        yield pause
