@@ -44,9 +44,8 @@ class Waiters:
                 self._left(uid, request.plan.ticket)
         elif isinstance(request, LeaveTurn):
             self._left(uid, request.ticket)
-        elif isinstance(request, TakeLease):
-            if request.ticket and answer.granted:
-                self._left(uid, request.ticket)
+        elif isinstance(request, TakeLease) and request.ticket and answer.granted:
+            self._left(uid, request.ticket)
 
     def behind(self, uid: str, ticket: int, wake: Callable[[], None]) -> int:
         """Return how many wait here before a ticket; call `wake` when nobody does any more."""

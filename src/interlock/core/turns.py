@@ -73,9 +73,7 @@ class Progress:
         # Not longer than it has been watched: how fast the queue moves is not known any better.
         seconds = min(seconds, max(elapsed, _SHORTEST), self.ttl * _SHARE_OF_TTL)
         most = self.ttl * _SHARE_OF_TTL
-        self.ttl = min(
-            max(TICKET_TTL, seconds * _TTL_IN_PAUSES, slept * _TTL_IN_PAUSES), _LONGEST_TTL
-        )
+        self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
         if left is not None:
             seconds, most = min(seconds, left), min(most, left)
         return Pause(seconds, None, place.ticket, most)
