@@ -18,7 +18,7 @@ from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.backends.waiting import WAITERS, pause
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Commit, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
+from interlock.core.requests import Commit, LeaveTurn, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
 from interlock.errors import AnswerLost, Closed, Corrupt, InterlockError, Unavailable, Unknown
 
 RESUBMIT_FOR = 10.0  # seconds
@@ -85,6 +85,8 @@ class SyncDriver:
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and pause(uid, request):
             return None
+        if isinstance(request, LeaveTurn):
+            WAITERS.answered(uid, request, None)  # whatever becomes of it
         try:
             answer = self.backend.perform(request)
         except AnswerLost as lost:

@@ -24,7 +24,7 @@ from interlock.backends.drive import (
 )
 from interlock.backends.waiting import WAITERS, pause_async
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Pause, TakeTurn, Think
+from interlock.core.requests import LeaveTurn, Pause, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError
 
 
@@ -61,6 +61,8 @@ class AsyncDriver:
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
             return None
+        if isinstance(request, LeaveTurn):
+            WAITERS.answered(uid, request, None)  # whatever becomes of it
         try:
             answer = await self.backend.perform_async(request)
         except AnswerLost as lost:

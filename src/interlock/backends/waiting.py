@@ -39,12 +39,14 @@ class Waiters:
             if request.ticket != answer.ticket:
                 self._left(uid, request.ticket)
                 self._joined(uid, request.keys, answer.ticket)
+            if answer.ticket and not answer.ahead:
+                self._passed_by(uid, request.keys, answer.ticket)
         elif isinstance(request, Commit):
             if request.plan.ticket and isinstance(answer, Committed):
                 self._left(uid, request.plan.ticket)
-        elif isinstance(request, LeaveTurn):
-            self._left(uid, request.ticket)
-        elif isinstance(request, TakeLease) and request.ticket and answer.granted:
+        elif isinstance(request, LeaveTurn) or (
+            isinstance(request, TakeLease) and request.ticket and answer.granted
+        ):
             self._left(uid, request.ticket)
 
     def behind(self, uid: str, ticket: int, wake: Callable[[], None]) -> int:
@@ -69,6 +71,14 @@ class Waiters:
                 self._keys[uid, ticket] = keys
                 for key in keys:
                     insort(self._queues.setdefault((uid, key), []), ticket)
+
+    def _passed_by(self, uid: str, keys: tuple[str, ...], ticket: int) -> None:
+        """Forget those before who are there no more: their program was dropped as it was."""
+        for key in keys:
+            with self._lock:
+                gone = [each for each in self._queues.get((uid, key), ()) if each < ticket]
+            for each in gone:
+                self._left(uid, each)
 
     def _left(self, uid: str, ticket: int) -> None:
         if not ticket:
