@@ -13,22 +13,24 @@ from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
 FACADES = {
     *("space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"),
-    *("extras", "files", "sharing"),
+    *("files", "sharing", "cancellation"),
 }
-BELOW_FACADES = {"core", "errors", "backends"}
+BELOW_FACADES = {"core", "errors", "extras", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives
 
 # A part may import itself and these.
 LAYERS: dict[str, set[str]] = {
     "core": set(),
     "errors": {"core"},
-    "backends": {"core", "errors"},
+    "extras": {"errors"},
+    "backends": {"core", "errors", "extras", "cancellation"},
     **dict.fromkeys(FACADES, FACADES | BELOW_FACADES),
+    "cancellation": set(),
     PUBLIC: FACADES | BELOW_FACADES,
     "verify": {PUBLIC} | FACADES | BELOW_FACADES,
-    "cli": {PUBLIC, "server", "verify"} | FACADES,
-    "adapters": {PUBLIC} | FACADES,
-    "server": {PUBLIC} | FACADES,
+    "cli": {PUBLIC, "extras", "server", "verify"} | FACADES,
+    "adapters": {PUBLIC, "extras"} | FACADES,
+    "server": {PUBLIC, "extras"} | FACADES,
 }
 # Files that may import more than the standard library when they are imported.
 THIRD_PARTY: dict[str, set[str]] = {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock.backends.redaction import redact_url
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import REDUCERS, Clash, Reducer
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
+from interlock.core.values import DELETE
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -35,6 +37,7 @@ from interlock.errors import (
     Unavailable,
     Unknown,
 )
+from interlock.extras import NotInstalled
 from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.settings import rules_from_json
 from interlock.space import Space, open  # reads as interlock.open
@@ -75,6 +78,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AGENT_LIFECYCLE",
     "BOOKING",
+    "DELETE",
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
@@ -131,6 +135,7 @@ __all__ = [
     "MachineError",
     "Moment",
     "NotDone",
+    "NotInstalled",
     "ProgramChanged",
     "Progress",
     "Projection",
@@ -163,6 +168,7 @@ __all__ = [
     "open",
     "open_async",
     "private",
+    "redact_url",
     "rules_from_json",
 ]
 

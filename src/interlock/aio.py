@@ -9,7 +9,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from interlock import reentry
+from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
 from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
@@ -88,7 +88,8 @@ class Opening:
         return self._open().__await__()
 
     async def _open(self) -> AsyncSpace:
-        space = await asyncio.to_thread(self._opened)
+        opening = asyncio.to_thread(self._opened)
+        space = await cancellation.obtain(opening, AsyncSpace.close)
         try:
             await space._enter(self._exclusive, self._rules)
         except BaseException:
@@ -320,6 +321,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     ) -> AsyncMoment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
 
+        A position inside a commit stands for the end of that commit.
+
         Its reads raise Pruned where the log is not kept so far back.
         """
         return AsyncMoment(self._driver, self._writer, position, as_time_us(position, time))
@@ -347,14 +350,14 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = await self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 
     async def close(self) -> None:
         """Give back connections and threads.  Closing twice does nothing."""
         self._driver.close()
-        await self._driver.backend.close_async()
+        await cancellation.finish(self._driver.backend.close_async())
 
     async def __aenter__(self) -> Self:
         return self

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import cancellation
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.holding import explained, taking
@@ -20,8 +21,22 @@ from interlock.handles import LeasesState, LeaseState
 from interlock.settings import distinct
 
 
+class Buffered:
+    """What a write of an AsyncTx returns: it is part of the transaction already, awaited or not."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+BUFFERED = Buffered()
+
+
 class AsyncTx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all.
+
+    Reads are awaited.  Writes are made at the commit, so there is nothing to await yet.
+    """
 
     def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
         self._driver = driver
@@ -47,28 +62,33 @@ class AsyncTx:
         await self._load((), (prefix,))
         return self._state.view_scan(prefix)
 
-    async def expect(self, record: Record) -> None:
+    def expect(self, record: Record) -> Buffered:
         """Let the commit be refused where `record`, read outside the transaction, has moved."""
         raise_refused(self._state.expect(record))
+        return BUFFERED
 
-    async def write(self, record: Record, value: Any) -> None:
+    def write(self, record: Record, value: Any) -> Buffered:
         """Write `value` over `record` at the commit."""
         raise_refused(self._state.write(record, value))
+        return BUFFERED
 
-    async def create(self, key: str, value: Any) -> None:
+    def create(self, key: str, value: Any) -> Buffered:
         """Write `value` to a key that must not exist at the commit."""
         raise_refused(self._state.create(key, value))
+        return BUFFERED
 
-    async def delete(self, record: Record) -> None:
+    def delete(self, record: Record) -> Buffered:
         """Delete the key of `record` at the commit."""
         raise_refused(self._state.delete(record))
+        return BUFFERED
 
-    async def append(self, key: str, item: Any) -> None:
+    def append(self, key: str, item: Any) -> Buffered:
         """Add a contribution to a merged key at the commit.
 
         Raises Forbidden, Invalid.
         """
         raise_refused(self._state.append(key, item))
+        return BUFFERED
 
     async def __aenter__(self) -> Self:
         raise_refused(ENDED if self._state.ended else None)
@@ -124,6 +144,8 @@ class AsyncMoment:
         )
         raise_refused(answer)
         snapshot: Snapshot = answer
+        if self._position is not None:
+            self._position = snapshot.position  # the end of a commit from now on
         return snapshot
 
 
@@ -183,15 +205,15 @@ class AsyncLease(LeaseState):
         await self._run(leases.renew(self._writer, self._key, seconds, self.epoch))
 
     async def release(self) -> None:
-        """Give it up.  Giving up one that was lost does nothing."""
+        """Give it up, even where the caller is cancelled meanwhile.
+
+        Giving up one that was lost does nothing.
+        """
         self._end()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-        if self._held:
-            self._held = False
-            await asyncio.shield(self._run(leases.release(self._key, self.epoch)))
+        held, self._held = self._held, False
+        renewing, self._task = self._task, None
+        if held or renewing is not None:
+            await cancellation.finish(self._give_up(held, renewing))
 
     async def __aenter__(self) -> Self:
         return await self.acquire()
@@ -210,6 +232,16 @@ class AsyncLease(LeaseState):
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._task is None or not self._task.done())
+
+    async def _give_up(self, held: bool, renewing: asyncio.Task[None] | None) -> None:
+        if renewing is not None:
+            renewing.cancel()
+        try:
+            if held:  # a renewal that comes after it does nothing
+                await self._run(leases.release(self._key, self.epoch))
+        finally:
+            if renewing is not None:
+                await cancellation.stop(renewing)
 
     async def _renew(self) -> None:
         while True:

@@ -318,6 +318,10 @@ class AnswerLost(Exception):
     """Raised by a backend: the request was sent and its answer was lost.  Drivers resubmit it."""
 
 
+class Unconfirmed(AnswerLost):
+    """Raised by a backend: it was applied, but not everything that its answer waits for has it."""
+
+
 _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Invalid: Invalid,
     refusals.Conflict: Conflict,

@@ -126,6 +126,8 @@ class Moment:
         )
         raise_refused(answer)
         snapshot: Snapshot = answer
+        if self._position is not None:
+            self._position = snapshot.position  # the end of a commit from now on
         return snapshot
 
 

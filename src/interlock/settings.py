@@ -8,34 +8,39 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from interlock.core.decide import Writer
-from interlock.core.keys import check_key, check_name
+from interlock.core.keys import check_key, check_name, check_unreserved
 from interlock.core.records import as_datetime
 from interlock.core.rules import Rule, rule_from_json
 from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
-from interlock.errors import Invalid, raise_refusal
+from interlock.errors import Invalid, raise_refusal, raise_refused
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
 WATCH_PAUSE = 1.0  # seconds
 
 
-def default_agent() -> str:
+def default_agent(host: str) -> str:
     """Return the name of an agent that was given none: host and process id."""
+    return f"{host}:{os.getpid()}"
+
+
+def _host() -> str:
     import socket
 
-    return f"{socket.gethostname()}:{os.getpid()}"[-128:]
+    return socket.gethostname()[-100:]
 
 
 def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | None) -> Writer:
     """Return who writes, from the arguments of `open`.  Raises Invalid."""
-    name = default_agent() if agent is None else agent
+    host = _host() if agent is None else ""
+    name = default_agent(host) if agent is None else agent
     wrong = check_name("space", space) or check_name("agent", name)
     if wrong is not None:
         raise_refusal(wrong)
     limit = DEFAULT_MAX_VALUE_BYTES if max_value_bytes is None else max_value_bytes
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise Invalid(f"max_value_bytes={max_value_bytes!r} is not a number of bytes from 1")
-    return Writer(uid, name, limit)
+    return Writer(uid, name, limit, host=host)
 
 
 def checked_op_id(op_id: str) -> str:
@@ -51,6 +56,9 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
 
     Raises Invalid.
     """
+    wrong = check_key(key)
+    if wrong is not None:
+        raise_refusal(wrong)
     if id is None and not dedupe:
         return None
     if id is not None:
@@ -89,6 +97,20 @@ def distinct_keys(keys: Iterable[str]) -> tuple[str, ...]:
         twice = next(key for key in found if names.count(key) > 1)
         raise Invalid(f"leases() names {twice!r} twice; it would wait for itself")
     return tuple(sorted(found))
+
+
+def is_reserved(key: str) -> bool:
+    """Whether `key` belongs to an adapter, so that servers do not show it."""
+    return check_unreserved(key) is not None
+
+
+def refuse_reserved(keys: Iterable[object]) -> None:
+    """Raise Forbidden where one of `keys` belongs to an adapter.
+
+    For surfaces that take keys from outside: servers, the command line.
+    """
+    for key in keys:
+        raise_refused(check_unreserved(key))
 
 
 def as_time_us(position: int | None, time: datetime | float | None) -> int | None:

@@ -157,7 +157,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
 
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
-        nothing written.  `attempts` limits how often it runs and `patience` the seconds spent
+        nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
+        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
         thinks at once and queues after a conflict or where a queue exists, `always` queues first,
         so that every thought counts, `never` only retries.  With an `op_id` that was already
@@ -194,7 +195,9 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     ) -> Any:
         """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
 
-        The limits are those of `update`.  Returns None where `op_id` was already applied.
+        The limits are those of `update`.  Returns None where `op_id` was already applied by a
+        transaction.  Raises Invalid where `fn` only changed a value that it had read: it forgot
+        `tx.write`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
@@ -317,6 +320,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
 
+        A position inside a commit stands for the end of that commit.
+
         Its reads raise Pruned where the log is not kept so far back.
         """
         return Moment(self._driver, self._writer, position, as_time_us(position, time))
@@ -344,7 +349,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         return as_datetime(snapshot.time_us)
 
     def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made, or None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None where it was not applied."""
         done: Committed | None = self._run(protocol.outcome(checked_op_id(op_id)))
         return done
 

@@ -233,10 +233,73 @@ async def test_parallel_items_are_all_kept_in_order(space: Any) -> None:
         assert own == sorted(own)
 
 
-async def test_pops_that_have_read_nothing_get_an_item_each(space: Any) -> None:
+async def test_pop_and_clear_refuse_what_was_never_read(space: Any) -> None:
     await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
-    popped = await asyncio.gather(*(alone(Session(space, "s").pop_item()) for _ in range(6)))
+    for destroy in (Session(space, "s").pop_item, Session(space, "s").clear_session):
+        with pytest.raises(SessionConflict):
+            await alone(destroy())
+    assert len(await Session(space, "s").get_items()) == 4
+
+
+async def test_pops_that_may_overwrite_get_an_item_each(space: Any) -> None:
+    await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
+    made = [Session(space, "s", overwrite_unread=True) for _ in range(6)]
+    popped = await asyncio.gather(*(alone(each.pop_item()) for each in made))
     assert sorted(texts([each for each in popped if each is not None])) == ["0", "1", "2", "3"]
+
+
+async def test_two_requests_undo_once_wherever_they_read(space: Any) -> None:
+    shared, ready = Session(space, "s"), asyncio.Barrier(2)
+    await alone(Session(space, "s").add_items([user(str(n)) for n in range(9)]))
+
+    async def undo(session: Session, read: Any) -> None:
+        await read(session.get_items())
+        await ready.wait()
+        await session.pop_item()
+        await session.pop_item()
+
+    async def within(coroutine: Any) -> Any:
+        return (await asyncio.gather(coroutine))[0]
+
+    left = 9
+    for read in (within, alone, lambda coroutine: asyncio.wait_for(coroutine, 9)):
+        for sessions in ((shared, shared), (Session(space, "s"), Session(space, "s"))):
+            done = await asyncio.gather(
+                *(undo(each, read) for each in sessions), return_exceptions=True
+            )
+            assert {type(each) for each in done} == {type(None), SessionConflict}
+            left -= 2
+            if left < 4:
+                await alone(Session(space, "s").add_items([user("more")] * 6))
+                left += 6
+            assert len(await alone(Session(space, "s").get_items())) == left
+
+
+async def test_a_request_that_is_delivered_twice_pops_once(space: Any) -> None:
+    await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
+
+    async def undo() -> Any:
+        session = Session(space, "s")
+        await session.get_items()
+        return await session.pop_item(op_id="undo-1")
+
+    assert await undo() == user("3")
+    assert await undo() == user("3")
+    both = await asyncio.gather(undo(), undo())
+    assert [*both] == [user("3"), user("3")]
+    assert len(await Session(space, "s").get_items()) == 3
+
+
+async def test_whoever_had_a_run_may_pop_what_it_stored(space: Any) -> None:
+    session = Session(space, "s")
+    for n in range(2):
+        await ask(session, f"q{n}")
+        assert texts([await session.pop_item()]) == [f"to q{n}"]
+        result = Runner.run_streamed(agent("streamed"), "s", session=session, run_config=QUIET)
+        async for _ in result.stream_events():
+            pass
+        assert texts([await session.pop_item()]) == ["streamed"]
+    await session.clear_session()
 
 
 async def test_what_cannot_be_stored_is_said(space: Any) -> None:
@@ -247,6 +310,10 @@ async def test_what_cannot_be_stored_is_said(space: Any) -> None:
     assert isinstance(refused.value, interlock.Invalid)
     with pytest.raises(SessionInvalid, match="no text"):
         Session(space, 17)  # type: ignore[arg-type]  # that is what is refused
+    wrong: Any = ("s", "sqlite:///store.db"), ("s", space)
+    for arguments in wrong:
+        with pytest.raises(SessionInvalid, match=r"interlock\.open\(url\)"):
+            Session(*arguments)
     assert await Session(space, "s").get_items() == []
 
 

@@ -13,6 +13,7 @@ import pytest
 import redis
 
 import interlock
+from interlock.core.plan import PUT, Expect, Plan, Write
 
 LATER = 4_000_000_000_000_000  # microseconds since 1970: in a hundred years
 
@@ -32,7 +33,7 @@ class Postgres:
 
     def wrote_later(self) -> None:
         """Make the last commit one of the future."""
-        change = "UPDATE interlock.spaces SET time = %s WHERE space = %s"
+        change = "UPDATE interlock.log SET time = %s WHERE space = %s AND op = 'first'"
         self._run(change, LATER, self._space)
 
     def connections(self) -> int:
@@ -89,6 +90,20 @@ def test_times_do_not_fall_though_the_clock_does(
         tx.create("b", 1)
     times = [entry.time_us for entry in space.log()]
     assert times[1:] == [LATER] * 3 > times[:1]
+
+
+def test_refused_plan_of_a_group_uses_up_no_position(
+    opened: tuple[interlock.Space, Postgres | Redis],
+) -> None:
+    space = opened[0]
+    backend: Any = space._driver.backend
+    stale = Plan("stale", "a", (Expect("k", 7, None),), (), (Write(PUT, "k", "2"),))
+    several = Plan("several", "a", (), (), (Write(PUT, "x", "1"), Write(PUT, "y", "1")))
+    assert [type(each).__name__ for each in backend._apply((stale, several))] == [
+        "Conflict",
+        "Committed",
+    ]
+    assert [entry.position for entry in space.log()] == [1, 2, 3]
 
 
 def commit_several(space: interlock.Space) -> None:

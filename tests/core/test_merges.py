@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,6 +71,45 @@ def test_a_law_that_does_not_hold_is_named_with_an_example(fn: Any, initial: Any
         laws(interlock.Reducer("mine", fn, initial, claims), numbers)
     assert broken.value.law == law
     assert 1 <= len(broken.value.items) <= 3
+
+
+BREAKS_ONLY = {  # each law, and a reducer that keeps the others
+    "associative": interlock.Reducer("m", lambda value, item: max(value, -item), 0),
+    "commutative": interlock.Reducer("m", lambda value, item: item, None),
+    "idempotent": interlock.Reducer("m", lambda value, item: value + item, 0),
+}
+
+
+@pytest.mark.parametrize("law", BREAKS_ONLY)
+def test_a_reducer_that_breaks_one_law_is_refused_for_that_one_only(law: str) -> None:
+    others = tuple(name for name in BREAKS_ONLY if name != law)
+    kept = replace(BREAKS_ONLY[law], claims=others)
+    assert laws(kept, numbers) == kept.digest()
+    with pytest.raises(LawBroken, match=f"is not {law}") as broken:
+        laws(replace(kept, claims=(*others, law)), numbers)
+    assert broken.value.law == law
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda value, item: item if value is None else (value + item) / 2,  # an average
+        lambda value, item: (value or 0) - item,
+        lambda value, item: [*(value or []), item],  # a value that is no contribution
+        lambda value, item: sorted({*(value or ()), item}),  # one that cannot even be one
+    ],
+)
+def test_a_reducer_that_cannot_be_regrouped_is_not_associative(fn: Any) -> None:
+    mine = interlock.Reducer("mine", fn, None, ("associative",))
+    with pytest.raises(LawBroken, match="is not associative") as broken:
+        laws(mine, numbers)
+    assert 1 <= len(broken.value.items) <= 3
+
+
+def test_a_reducer_without_determinism_is_found() -> None:
+    counts = iter(range(10_000))
+    with pytest.raises(LawBroken, match="is not deterministic"):
+        laws(interlock.Reducer("mine", lambda value, item: next(counts), None), numbers)
 
 
 def test_a_reducer_that_changes_its_arguments_or_makes_no_json_is_found() -> None:

@@ -21,14 +21,16 @@ from interlock.core.outcome import (
     Written,
 )
 from interlock.core.plan import Expect
-from interlock.core.records import Leaseholder, Record, Snapshot, absent
+from interlock.core.records import Entry, Leaseholder, Record, Snapshot, absent
 from interlock.core.requests import (
     Commit,
     LeaveTurn,
     Load,
+    LogPage,
     Noted,
     Pause,
     Place,
+    ReadLog,
     TakeTurn,
     Think,
 )
@@ -221,7 +223,7 @@ def test_update_alone_reads_thinks_and_commits_without_a_turn() -> None:
 
 @pytest.mark.parametrize(("found", "given"), [(ABSENT, "default"), (rec(None, 1), None)])
 def test_update_gives_the_default_only_where_nothing_exists(found: Record, given: Any) -> None:
-    script = Script(snap(found), lambda think: think.args[0], done("1"))
+    script = Script(snap(found), 1, done("1"))
     script.play(update(AUTO, default="default"))
     assert script.requests[1].args == (given,)
 
@@ -237,9 +239,14 @@ def test_update_of_an_applied_operation_returns_its_record_without_thinking() ->
 
 
 def test_transact_of_an_applied_operation_does_not_think() -> None:
-    script = Script(snap(applied=done("1")))
+    entry = Entry(1, "k", 1, 0, "put", 1, "me", 5, OP, {})
+    script = Script(snap(applied=done("1")), LogPage([entry], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
-    assert script.requests == [Load((), (), OP)]
+    assert script.requests == [Load((), (), OP), ReadLog(0, "", None, 1)]
+    script = Script(snap(applied=done("1")), LogPage([entry._replace(reads=None)], 1, 9))
+    assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)).refusal == (
+        decide.reused_operation(OP, "k")
+    )
 
 
 def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -> None:

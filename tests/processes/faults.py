@@ -117,7 +117,7 @@ async def contribute_async(
 
         async def both(tx: interlock.AsyncTx) -> None:
             for record in (await tx.read_many(pair)).values():
-                await tx.write(record, add(record.value or []))
+                tx.write(record, add(record.value or []))
 
         await space.transact(both, attempts=1000, turns=turns)
 

@@ -243,6 +243,74 @@ def _confirmed(space: Any) -> bool:
         return False
 
 
+def add(tx: Any) -> None:
+    tx.create("b", 2)
+
+
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "create": lambda space: space.create("b", 2, op_id="op"),
+    "update": lambda space: space.update("b", lambda _: 2, op_id="op"),
+    "transact": lambda space: space.transact(add, op_id="op"),
+    "outcome": lambda space: space.outcome("op"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_replay_that_no_replica_confirms_is_unknown(
+    pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks, and however often, until a replica has it.  Nobody waits for a refusal."""
+    for driver in ("drive", "drive_async"):
+        monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0.1)
+    url = f"{pair.url}?wait_replicas=1&wait_timeout=0.05"
+    first, second = pair.facades.open(url=url), pair.facades.open("second", url=url)
+    wait_until(lambda: _confirmed(first), "the replica confirms")
+    record = second.read("a")
+    pair.part()
+    with pytest.raises(interlock.Unknown):
+        first.create("b", 2, op_id="op")
+    for space in (first, second):
+        with pytest.raises(interlock.Unknown, match="0 of 1 replicas") as unknown:
+            ASKED[asked](space)
+        assert unknown.value.op_id == "op"
+    with pytest.raises(interlock.Conflict):
+        second.write(record._replace(version=9), 3)
+    assert second.outcome("never sent") is None
+    assert ASKED[asked](pair.facades.open("does not wait")) is not None or asked == "transact"
+    pair.follow()
+    wait_until(lambda: _answered(ASKED[asked], second), "the replica confirms")
+    pair.replica.promote()
+    pair.fail_over()
+    assert second.read("b").value == 2
+
+
+def _answered(ask: Callable[[Any], Any], space: Any) -> bool:
+    try:
+        ask(space)
+    except interlock.Unknown:
+        return False
+    return True
+
+
+def test_a_replay_is_not_confirmed_where_memory_is_full(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing can be written then, so nothing can be waited for."""
+    for driver in ("drive", "drive_async"):
+        monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0.1)
+    pair.facades.open().create("b", 2, op_id="op")
+    space = pair.facades.open(url=f"{pair.url}?wait_replicas=1&wait_timeout=0.05")
+    pair.replica.pause()
+    pair.primary.ask("CONFIG", "SET", "maxmemory", 1)
+    try:
+        for ask in ASKED.values():
+            with pytest.raises((interlock.Unknown, interlock.Unavailable)):
+                ask(space)
+    finally:
+        pair.primary.ask("CONFIG", "SET", "maxmemory", 0)
+        pair.replica.resume()
+
+
 def test_a_script_that_was_forgotten_is_confirmed_all_the_same(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

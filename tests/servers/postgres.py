@@ -117,6 +117,17 @@ class Postgres(Server):
             raise Failed(f"a new database was not made\n{made.stdout}")
         return server.start_first()
 
+    def standby(self) -> Postgres:
+        """Start a standby, made by `pg_basebackup`, that follows this server."""
+        folder = self.folder.with_name(f"{self.folder.name}-standby")
+        standby = type(self)(own(folder), {}, self.binaries)
+        copy = ["--pgdata", str(standby.data), "--host", str(self.host), "--port", str(self.port)]
+        options = ["--username=postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        made = run_as_account([self.binaries / "pg_basebackup", *copy, *options])
+        if made.returncode:
+            raise Failed(f"pg_basebackup failed\n{made.stdout}")
+        return standby.start_first()
+
     def command(self) -> list[str]:
         """Return the command that runs the server."""
         settings = {
@@ -135,7 +146,8 @@ class Postgres(Server):
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        return len(lines) >= 8 and int(lines[0]) == self.pid and lines[7].strip() == "ready"
+        ready = ("ready", "standby")
+        return len(lines) >= 8 and int(lines[0]) == self.pid and lines[7].strip() in ready
 
     def url(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -59,18 +61,49 @@ def fill(url: str, limit: int = 0, *before: str) -> list[Any]:
     return answer
 
 
-def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path: Path) -> None:
-    """A disk of four megabytes, mounted for the test."""
+def with_small_disk(folder: Path, then: str) -> list[str]:
+    """A command that mounts a disk of four megabytes, runs the shell script `then` in it, and then
+    the command that follows."""
     mount = ["unshare", "--map-root-user", "--mount", "--"]
     if shutil.which("unshare") is None or subprocess.run([*mount, "true"], check=False).returncode:
         pytest.skip("this machine lets nobody mount a small disk; the page limit below remains")
-    script = f'mount -t tmpfs -o size=4m tmpfs {tmp_path} && exec "$@"'
-    answer = fill(f"sqlite:///{tmp_path}/full.db", 0, *mount, "sh", "-c", script, "sh")
+    script = f'mount -t tmpfs -o size=4m tmpfs {folder} && cd {folder} && {then} && exec "$@"'
+    return [*mount, "sh", "-c", script, "sh"]
+
+
+def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path: Path) -> None:
+    answer = fill(f"sqlite:///{tmp_path}/full.db", 0, *with_small_disk(tmp_path, "true"))
     kind, text, acknowledged, first, second = answer
     assert (kind, first, second) == ("Unavailable", acknowledged, acknowledged)
     assert "the disk that holds" in text
     assert "full" in text
     assert acknowledged > 10
+
+
+@pytest.mark.parametrize(
+    ("then", "command", "why"),
+    [
+        ("{put} && mount -o remount,ro .", "get", "folder is read-only"),
+        ("{put} && mount -o remount,ro .", "put", "folder is read-only"),
+        ("mount -o remount,ro .", "put", "folder is read-only"),
+        ("{put} && (head -c 8m /dev/zero > rest || true)", "put", "is full; nothing was written"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_told_as_such(
+    tmp_path: Path, then: str, command: str, why: str
+) -> None:
+    interlock = [sys.executable, "-c", "from interlock.cli import main; main()"]
+    put = shlex.join([*interlock, "put", "k", "1"])
+    before = with_small_disk(tmp_path, f"({then.format(put=put)}) 2>/dev/null >/dev/null")
+    value = ["--force", "2"] if command == "put" else []
+    told = subprocess.run(
+        [*before, *interlock, command, "k", *value],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "INTERLOCK_STORE": f"sqlite:///{tmp_path}/team.db"},
+    )
+    assert (told.returncode, why in told.stderr) == (1, True), told.stderr
 
 
 def test_a_full_database_is_unavailable_and_nothing_is_half_written(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_new_file_is_a_store_in_wal_mode(tmp_path: Path) -> None:
 
 def test_durable_by_default(store: Path) -> None:
     """2 is FULL: the disk has a commit before it is acknowledged."""
-    for durability, level in (("full", 2), ("normal", 1), ("off", 0)):
+    for durability, level in (("full", 2), ("normal", 1), ("off", 1)):
         with closing(connect(place.parse(f"sqlite:///{store}"), SQLiteOptions(durability))) as db:
             assert db.execute("PRAGMA synchronous").fetchone() == (level,)
     assert SQLiteOptions().durability == "full"
@@ -202,7 +202,9 @@ def test_network_file_systems_are_detected(
     folder.mkdir()
     mounts = tmp_path / "mounts"
     point = str(folder).replace(" ", "\\040")
-    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nhost:/x {point} {kind} rw 0 0\n")
+    mounts.write_text(
+        f"1 0 254:0 / / rw shared:1 - ext4 /dev/vda rw\n2 1 0:9 / {point} rw - {kind} host:/x rw\n"
+    )
     assert place.file_system(folder, str(mounts)) == kind
     assert place.file_system(tmp_path, str(mounts)) == "ext4"
     assert place.file_system(tmp_path, str(tmp_path / "no such file")) is None

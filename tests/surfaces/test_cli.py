@@ -120,3 +120,50 @@ def test_no_store_named_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main, ["get", "k"])
     assert result.exit_code == 2
     assert "INTERLOCK_STORE" in result.stderr
+
+
+def test_a_missing_key_has_one_exit_code(call: Any) -> None:
+    call("put", "k", "1")
+    for command in (["get"], ["history"], ["reclaim"], ["at", "--position", "1"]):
+        missing = call(*command, "no/such/key")
+        assert (missing.exit_code, "does not exist" in missing.stderr) == (4, True), command
+    call("delete", "k", "--version", "1")
+    assert call("history", "k").exit_code == 0
+
+
+def test_reclaim_of_a_mistyped_key_makes_no_epoch(call: Any) -> None:
+    call("put", "report.md", "1")
+    assert call("reclaim", "raport.md").exit_code == 4
+    assert json.loads(call("get", "raport.md", "--json").stdout)["epoch"] == 0
+    assert call("reclaim", "report.md").exit_code == 0
+
+
+def test_a_program_without_a_function_says_what_is_missing(call: Any, tmp_path: Path) -> None:
+    for reference in ("shop", "shop:", ":buy"):
+        told = call("worker", reference)
+        assert (told.exit_code, "is not module:NAME" in told.stderr) == (2, True), reference
+
+
+def test_put_force_can_store_null(call: Any) -> None:
+    call("put", "k", "1")
+    for _ in range(2):
+        done = call("put", "k", "null", "--force", "--op-id", "once")
+        assert (done.exit_code, done.stdout) == (0, "k is at version 2 (position 2)\n")
+    assert call("put", "k", "2", "--force", "--op-id", "once").exit_code == 2
+    assert call("get", "k").stdout == "null\n"
+
+
+def test_keys_of_adapters_are_not_written(call: Any) -> None:
+    for arguments in (
+        ("put", "langgraph/blob/t", "1"),
+        ("put", "langgraph/blob/t", "1", "--force"),
+        ("put", "openai-agents/s/head", "1", "--version", "0"),
+        ("delete", "crewai/flow/1", "--version", "1"),
+        ("append", "autogen/memory/m/1", "1"),
+        ("transition", "langgraph/run/t", "ended"),
+    ):
+        call("put", "k", "1")  # there is a store
+        refused = call(*arguments)
+        assert refused.exit_code == 5
+        assert "adapter" in refused.stderr
+    assert call("put", "langgraph", "1").exit_code == 0

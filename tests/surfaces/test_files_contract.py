@@ -273,3 +273,32 @@ def test_a_full_disk_is_told_and_the_write_stands(
     assert [(each.path, each.state) for each in files.status()] == [("a", "behind")]
     files.sync()
     assert (root / "a").read_text() == "12"
+
+
+def test_update_of_a_file_refuses_none_and_deletes_with_the_sentinel(
+    files: Any, root: Path
+) -> None:
+    files.update("plan.md", lambda text: "one\n")
+    with pytest.raises(interlock.Invalid, match="forget its return"):
+        files.update("plan.md", lambda text: None)
+    assert (root / "plan.md").read_text() == files.read("plan.md").text == "one\n"
+    assert not files.update("plan.md", lambda text: interlock.DELETE).exists
+    assert not (root / "plan.md").exists()
+
+
+def test_an_asyncio_transaction_over_files_refuses_a_change_that_was_not_awaited(
+    facades: Facades, root: Path
+) -> None:
+    async def check() -> None:
+        async with await facades.open_async() as space:
+            files = space.files(root)
+            with pytest.raises(interlock.Invalid, match=r"await tx\.create"):  # noqa: PT012
+                async with files.transaction() as tx:
+                    await tx.create("a.md", "a")
+                    tx.create("b.md", "b")
+            assert await files.paths() == []
+            async with files.transaction() as tx:
+                await tx.create("a.md", "a")
+            assert await files.paths() == ["a.md"]
+
+    facades.run(check())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 
 import interlock
 from interlock.core import trimming
+from interlock.core.keys import RESERVED
 from interlock.server.mcp_agents import opened
 from interlock.server.mcp_calls import CALLS
 from interlock.server.mcp_tools import TOOLS
+from interlock.server.mcp_writes import WRITES
 from tests.processes.writers import Place
 from tests.surfaces.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 
@@ -329,3 +332,51 @@ async def test_a_failure_of_the_server_itself_is_told_without_its_insides(
         refusal = await tools.refused("InternalError", "read", keys=["k"])
     assert "secret" not in refusal["message"]
     assert "a secret" in caplog.text
+
+
+async def test_keys_of_adapters_are_hidden_and_refused(local: Place) -> None:
+    named = sorted(f"{prefix}thread/secret" for prefix in RESERVED)
+    with interlock.open(local.url, space=local.space) as space:
+        for key in ("a", *named, "b", *named):
+            space.update(key, lambda value: (value or 0) + 1)
+    known = {"version": 2, "epoch": 0}
+    async with in_a_task(here(local)) as tools:
+        for key in named:
+            calls: dict[str, dict[str, Any]] = {
+                "read": {"keys": ["a", key]},
+                "read_at": {"keys": [key], "position": 3},
+                "history": {"key": key},
+                "outcome": {"key": key, "op_id": "1"},
+                "create": {"key": key + "/new", "value": 1},
+                "write": {"key": key, "value": 1, **known},
+                "update_fields": {"key": key, "fields": {}, **known},
+                "append": {"key": key, "item": 1},
+                "transition": {"key": key, "to": "PENDING"},
+                "delete": {"key": key, **known},
+                "take_lease": {"key": key},
+            }
+            for tool, arguments in calls.items():
+                refusal = await tools.refused("Forbidden", tool, **arguments)
+                assert "adapter" in refusal["message"]
+        listed = await tools.done("list_keys", values=True)
+        logged = [await tools.done("log"), await tools.done("log", after=0)]
+        assert (await tools.done("list_keys", prefix="langgraph/"))["records"] == []
+        assert (await tools.done("log", after=0, limit=1))["next_after"] < 6
+    assert [record["key"] for record in listed["records"]] == ["a", "b"]
+    for page in logged:
+        assert [entry["key"] for entry in page["entries"]] == ["a", "b"]
+        assert (page["next_after"], page["more"]) == (10, False)
+    with_key = {"read", "read_at", "history", "outcome"} | set(WRITES) | {"take_lease"}
+    taking = {name for name, tool in TOOLS.items() if {"key", "keys"} & tool.properties.keys()}
+    assert taking == with_key, "a new tool that takes keys belongs into this test"
+
+
+def test_adapters_keep_what_they_keep_under_reserved_prefixes() -> None:
+    sources = Path(interlock.__file__).parent.joinpath("adapters").glob("*/*.py")
+    found = {
+        match.group(1)
+        for source in sources
+        for match in re.finditer(r"""["']([a-z-]+/)[a-z{-]""", source.read_text(encoding="utf-8"))
+    }
+    assert found - {"text/"} <= set(RESERVED)
+    assert found >= set(RESERVED) - {"langgraph/"}

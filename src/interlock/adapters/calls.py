@@ -28,9 +28,27 @@ class Commit:
     """Writes of one transaction, each the name of a method of `Tx` and its arguments."""
 
     writes: tuple[tuple[Any, ...], ...]
+    op_id: str | None = None
 
 
 Steps = Generator[Call | Commit, Any, Any]
+
+
+def checked(space: object, adapter: str) -> Space | AsyncSpace:
+    """Return the space that an adapter was given.  Raises Invalid where it is none.
+
+    What was given is not shown: it may be a URL with a password.
+    """
+    if isinstance(space, Space | AsyncSpace):
+        return space
+    if hasattr(space, "__await__"):
+        raise Invalid(
+            f"{adapter} was given interlock.open_async(...) without await: await it first"
+        )
+    raise Invalid(
+        f"{adapter} needs an open space, not {type(space).__name__}: "
+        f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
+    )
 
 
 def call(name: str, *args: Any, **named: Any) -> Call:
@@ -41,9 +59,9 @@ def call(name: str, *args: Any, **named: Any) -> Call:
     return Call(name, args, named)
 
 
-def commit(writes: Iterable[tuple[Any, ...]]) -> Commit:
+def commit(writes: Iterable[tuple[Any, ...]], op_id: str | None = None) -> Commit:
     """Return the commit of several writes, such as `("write", record, value)`, to be yielded."""
-    return Commit(tuple(writes))
+    return Commit(tuple(writes), op_id)
 
 
 def run(space: Space | AsyncSpace, steps: Steps) -> Any:
@@ -97,7 +115,7 @@ def _make(space: Space, request: Call | Commit) -> Any:
     if isinstance(request, Call):
         answer = getattr(space, request.name)(*request.args, **request.named)
         return list(answer) if isinstance(answer, Iterator) else answer
-    with space.transaction() as tx:
+    with space.transaction(op_id=request.op_id) as tx:
         for name, *args in request.writes:
             getattr(tx, name)(*args)
     return tx.committed
@@ -109,7 +127,7 @@ async def _made(space: AsyncSpace, request: Call | Commit) -> Any:
         if hasattr(answer, "__aiter__"):
             return [item async for item in answer]
         return await answer
-    async with space.transaction() as tx:
+    async with space.transaction(op_id=request.op_id) as tx:
         for name, *args in request.writes:
             await getattr(tx, name)(*args)
     return tx.committed

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
+from interlock.cancellation import obtain
 
 T = TypeVar("T")
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
@@ -32,15 +32,15 @@ async def taken(take: Callable[[], T], give_up: Callable[[T], object], wait: flo
     Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  What was
     taken after this was cancelled is given up.  Raises Held once `wait` seconds have passed.
     """
+
+    async def give_back(got: T) -> None:
+        await asyncio.to_thread(give_up, got)
+
     until = None if wait is None else time.monotonic() + wait
     pause = _SHORTEST
     while True:
-        taking = asyncio.ensure_future(asyncio.to_thread(take))
         try:
-            return await asyncio.shield(taking)
-        except asyncio.CancelledError:
-            taking.add_done_callback(partial(_give_up_late, give_up))
-            raise
+            return await obtain(asyncio.to_thread(take), give_back)
         except Held:
             if until is not None and time.monotonic() >= until:
                 raise
@@ -61,8 +61,3 @@ async def give_up(lease: Lease | AsyncLease) -> None:
         await asyncio.to_thread(lease.release)
     else:
         await lease.release()
-
-
-def _give_up_late(give_up: Callable[[T], object], taking: asyncio.Future[T]) -> None:
-    if not taking.cancelled() and taking.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, give_up, taking.result())

@@ -19,7 +19,15 @@ from interlock.backends.contract import Backend
 from interlock.backends.waiting import WAITERS, pause
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import Commit, LeaveTurn, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
-from interlock.errors import AnswerLost, Closed, Corrupt, InterlockError, Unavailable, Unknown
+from interlock.errors import (
+    AnswerLost,
+    Closed,
+    Corrupt,
+    InterlockError,
+    Unavailable,
+    Unconfirmed,
+    Unknown,
+)
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
@@ -110,6 +118,8 @@ class SyncDriver:
                 return self.backend.perform(request)
             except HOPELESS:
                 raise
+            except Unconfirmed as problem:
+                lost = problem
             except (AnswerLost, InterlockError):
                 continue
         raise unknown(request, lost) from lost
@@ -141,9 +151,15 @@ class SyncDriver:
 
 def unknown(request: Any, lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
+    op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
+    if isinstance(lost, Unconfirmed):
+        return Unknown(
+            f"{lost}; it may be lost where the server fails. Send it again with op_id={op_id!r}, "
+            "which is safe",
+            op_id,
+        )
     if isinstance(request, _READS):
         return Unavailable(f"the store stayed away for {RESUBMIT_FOR:.0f} s ({lost}); try again")
-    op_id = request.plan.op_id if isinstance(request, Commit) else ""
     return Unknown(
         f"the answer to {type(request).__name__} was lost and the store stayed away for "
         f"{RESUBMIT_FOR:.0f} s ({lost}); send it again with op_id={op_id!r}, which is safe",

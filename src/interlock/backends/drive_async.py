@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from interlock import cancellation
 from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
@@ -25,7 +26,7 @@ from interlock.backends.drive import (
 from interlock.backends.waiting import WAITERS, pause_async
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import LeaveTurn, Pause, TakeTurn, Think
-from interlock.errors import AnswerLost, InterlockError
+from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 
 
 class AsyncDriver:
@@ -43,6 +44,9 @@ class AsyncDriver:
             while True:
                 try:
                     answer = await self.answer(holding.told(self.backend.uid, request))
+                except asyncio.CancelledError as problem:
+                    request = steps.throw(problem)
+                    break
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -51,6 +55,8 @@ class AsyncDriver:
             return end.value
         except Unfoldable as problem:
             return problem.refusal
+        # What a cancelled protocol still asks for gives up what it holds.
+        return await cancellation.finish(self.run(_resumed(request, steps)))
 
     async def answer(self, request: Any) -> Any:
         """Perform one request."""
@@ -97,6 +103,8 @@ class AsyncDriver:
                 return await self.backend.perform_async(request)
             except HOPELESS:
                 raise
+            except Unconfirmed as problem:
+                lost = problem
             except (AnswerLost, InterlockError):
                 continue
         raise unknown(request, lost) from lost
@@ -121,5 +129,18 @@ class AsyncDriver:
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancellation.stop(task)
+
+
+def _resumed(request: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Go on with a protocol that has made `request`."""
+    while True:
+        try:
+            try:
+                answer = yield request
+            except BaseException as problem:
+                request = steps.throw(problem)
+            else:
+                request = steps.send(answer)
+        except StopIteration as end:
+            return end.value

@@ -80,7 +80,15 @@ class GroupCommit:
             task = asyncio.ensure_future(self._flush_all(loop, run))
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         assert slot.future is not None
-        await slot.future
+        try:
+            await slot.future
+        except asyncio.CancelledError:
+            from interlock import cancellation
+
+            slot.future = loop.create_future()  # the other one is cancelled
+            if not slot.done:
+                await cancellation.outlast(slot.future)
+            raise
         return _result(slot)
 
     async def _flush_all(self, loop: asyncio.AbstractEventLoop, run: Callable[..., Any]) -> None:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
+from interlock import cancellation
 from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
 from interlock.errors import AnswerLost
 
-Waiting = tuple[Plan, "asyncio.Future[Outcome]"]
+
+class _Waiting:
+    """A plan on its way, and what its task awaits."""
+
+    __slots__ = ("answer", "plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
 
 class AsyncGroupCommit:
@@ -28,23 +37,30 @@ class AsyncGroupCommit:
         self._apply = apply
         self._flights = flights
         self._most = most
-        self._waiting: list[Waiting] = []
+        self._waiting: list[_Waiting] = []
         self._flying = 0  # a task that has ended counts no more, though it is still in the set
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def commit(self, plan: Plan) -> Outcome:
         """Commit one plan, together with those of other tasks that wait at the same time.
 
-        A task that is cancelled meanwhile does not hear the answer; the plan is not taken back.
+        A task that is cancelled meanwhile does not hear the answer; the plan is not taken back,
+        and the task goes on once it is judged.
         """
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting.append((plan, answer))
+        waiting = _Waiting(plan)
+        self._waiting.append(waiting)
         if self._flying < self._flights:
             self._flying += 1
             task = asyncio.ensure_future(self._fly())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await answer
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            if waiting.answer.cancelled():  # the flight may have landed already
+                waiting.answer = asyncio.get_running_loop().create_future()
+                await cancellation.outlast(waiting.answer)
+            raise
 
     async def drain(self) -> None:
         """Wait for what is on its way."""
@@ -61,21 +77,21 @@ class AsyncGroupCommit:
         finally:
             self._flying -= 1
 
-    async def _send(self, group: Sequence[Waiting]) -> None:
+    async def _send(self, group: Sequence[_Waiting]) -> None:
         try:
-            found = await self._apply([plan for plan, _ in group])
+            found = await self._apply([waiting.plan for waiting in group])
         except Exception as problem:
             _fail(group, problem)
         except BaseException:
             _fail(group, AnswerLost("the event loop was stopped while it committed"))
             raise
         else:
-            for (_, answer), outcome in zip(group, found, strict=True):
-                if not answer.done():
-                    answer.set_result(outcome)
+            for waiting, outcome in zip(group, found, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(outcome)
 
 
-def _fail(group: Sequence[Waiting], problem: Exception) -> None:
-    for _, answer in group:
-        if not answer.done():
-            answer.set_exception(problem)
+def _fail(group: Sequence[_Waiting], problem: Exception) -> None:
+    for waiting in group:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(problem)

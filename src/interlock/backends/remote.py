@@ -10,10 +10,12 @@ import os
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
+from interlock import cancellation
 from interlock.backends import answers
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.grouping_async import AsyncGroupCommit
@@ -38,7 +40,6 @@ from interlock.errors import AnswerLost, Closed, Fault, Invalid, LostCommits, Un
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
-_OVERTAKING = 1.0  # seconds
 _OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
@@ -192,7 +193,9 @@ class RemoteBackend(ABC):
             await asyncio.to_thread(self._notes.flush)
         before = self._reached
         try:
-            answer = await finished(self._send_async(self._call(request)))
+            # What was sent is carried out.  Whoever is cancelled gives up turns and leases next,
+            # and must not overtake the request that takes them.
+            answer = await cancellation.finish(self._send_async(self._call(request)))
             return self._checked(request, before, answer)
         except (LostCommits, AnswerLost, Fault) as problem:
             return self._failed(request, problem)
@@ -324,18 +327,6 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-async def finished(work: Coroutine[Any, Any, Any]) -> Any:
-    """Await `work`.  Where the caller is cancelled it is carried out all the same, for what was
-    sent cannot be taken back: whoever gives up a turn or a lease next must not overtake it."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=_OVERTAKING)
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        raise
 
 
 def next_look(waited: float) -> float:

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from interlock.backends.contract import Backend
+from interlock.backends.redaction import check_server_url, redact_url
 from interlock.errors import Invalid
 
-_POSTGRES = ("postgresql", "postgres")
+_POSTGRES = ("postgresql", "postgres")  # with or without a driver, as SQLAlchemy spells them
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
 
 _OTHERS: dict[str, Callable[..., Backend]] = {}
@@ -43,24 +44,29 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
 
 def _opened(url: str, name: str, **options: Any) -> Backend:
     if not isinstance(url, str):
-        raise Invalid(f"a store is named by a URL such as 'sqlite:///team.db', not {url!r}")
-    scheme, separator, _ = url.partition("://")
+        raise Invalid(
+            f"a store is named by a URL such as 'sqlite:///team.db', not {redact_url(url)}"
+        )
+    scheme, separator, rest = url.partition("://")
     known = {name: value for name, value in options.items() if value is not None}
     if scheme == "sqlite" and separator:
         from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 
         return SQLiteBackend(url, name, SQLiteOptions(**known))
-    if scheme in _POSTGRES and separator:
+    if scheme.partition("+")[0] in _POSTGRES and separator:
         from interlock.backends.postgres import PostgresBackend
         from interlock.backends.remote import ServerOptions
 
-        return PostgresBackend(url, name, ServerOptions(**known))
+        check_server_url(url)
+        return PostgresBackend(f"postgresql://{rest}", name, ServerOptions(**known))
     if scheme in _REDIS and separator:
         from interlock.backends.redis import RedisBackend
         from interlock.backends.remote import ServerOptions
 
+        check_server_url(url)
         return RedisBackend(url, name, ServerOptions(**known))
     if separator and (make := _OTHERS.get(scheme)) is not None:
         return make(url, name, **known)
-    hint = "" if separator else f"; did you mean 'sqlite:///{url}'?"
-    raise Invalid(f"{url!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")
+    safe = redact_url(url)
+    hint = f"; did you mean 'sqlite:///{safe}'?" if not separator and safe == url else ""
+    raise Invalid(f"{safe!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")

@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 import interlock
+from interlock.cli.terminal import escaping
 
 _COMMANDS = {
     "append": "write",
     "at": "read",
     "breakers": "breakers",
     "check": "histories",
+    "check-store": "store_check",
     "conflicts": "conflicts",
     "consume": "streams",
     "coordinate": "streams",
@@ -42,6 +44,10 @@ _COMMANDS = {
 
 
 class _Lazy(click.Group):
+    def main(self, *args: Any, **options: Any) -> Any:
+        with escaping():
+            return super().main(*args, **options)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
@@ -61,7 +67,8 @@ def main() -> None:
     The store is named by --store or INTERLOCK_STORE, such as sqlite:///team.db.
 
     \b
-    Exit codes: 0 done; 1 the store is broken or away; 2 the call is wrong;
+    Exit codes: 0 done; 1 the store is broken or away, or an extra is not installed;
+    2 the call is wrong;
     3 refused, trying again may help (a conflict); 4 no such key;
     5 refused for good; 6 a check found anomalies; 7 a check is undecided;
     130 interrupted.

@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import NOT_FOUND, compact, fail, store_command
+from interlock.cli.table import DataTable
 
 
 @click.group()
@@ -27,7 +27,9 @@ def list_breakers(space: interlock.Space, as_json: bool) -> None:
     elif not found:
         click.echo("no breakers")
     else:
-        table = Table("breaker", "state", "failures", "next probe", "opened", "by", "because of")
+        table = DataTable(
+            "breaker", "state", "failures", "next probe", "opened", "by", "because of"
+        )
         for info in found:
             opened = f"{info.opened.astimezone():%Y-%m-%d %H:%M:%S}" if info.opened else ""
             probe = "" if info.state == "closed" else f"in {info.seconds:.1f} s"

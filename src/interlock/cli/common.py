@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -114,7 +114,7 @@ def exit_code(problem: interlock.InterlockError) -> int:
     return FAULT
 
 
-def fail(message: str, code: int, as_json: bool, **details: Any) -> None:
+def fail(message: str, code: int, as_json: bool, **details: Any) -> NoReturn:
     """Print an error of the command itself and exit."""
     retryable = code == CONFLICT
     told = json.dumps(
@@ -128,6 +128,13 @@ def fail(message: str, code: int, as_json: bool, **details: Any) -> None:
     )
     click.echo(told if as_json else f"Error: {message}", err=True)
     raise SystemExit(code)
+
+
+def no_such_key(record: interlock.Record, as_json: bool) -> NoReturn:
+    """Say that a key does not exist, and exit."""
+    was = f" (deleted at version {record.version})" if record.version else ""
+    message = f"{record.key!r} does not exist{was}"
+    fail(message, NOT_FOUND, as_json, key=record.key, version=record.version)
 
 
 def record_json(record: interlock.Record) -> dict[str, Any]:
@@ -200,11 +207,16 @@ def parsed(value: str) -> Any:
 def imported(reference: str) -> Any:
     """Return what `module:NAME` stands for.  Raises Invalid."""
     module, _, name = reference.partition(":")
-    sys.path.insert(0, "")
+    if not module or not name:
+        raise interlock.Invalid(f"{reference!r} is not module:NAME, such as {module or 'shop'}:buy")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as problem:
-        raise interlock.Invalid(f"{reference} cannot be imported: {problem}") from problem
+    except Exception as problem:  # importing runs the module
+        raise interlock.Invalid(
+            f"{reference} cannot be imported: {type(problem).__name__}: {problem}"
+        ) from problem
 
 
 def _told(problem: interlock.InterlockError, as_json: bool) -> str:
@@ -237,6 +249,9 @@ def must_exist(store: str) -> None:
     file = path.partition("?")[0]
     if scheme == "sqlite" and os.path.isfile(file) and not os.path.getsize(file):
         raise interlock.Unavailable(f"{file} is empty; write to it first (interlock put ...)")
+    folder = os.path.dirname(file)
+    if scheme == "sqlite" and folder and not os.path.isdir(folder):
+        raise interlock.Unavailable(f"the folder {folder} does not exist; check --store")
     if scheme == "sqlite" and file and not os.path.exists(file):
         raise interlock.Unavailable(
             f"{file} does not exist; check --store, or write to it first (interlock put ...)"

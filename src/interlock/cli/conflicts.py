@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import compact, store_command
+from interlock.cli.table import DataTable
 
 
 @store_command(reads=True)
@@ -32,7 +32,7 @@ def conflicts(space: interlock.Space, as_json: bool, limit: int, each: bool) -> 
 
 
 def _print(report: interlock.ConflictReport) -> None:
-    table = Table("key", "refusals", "reasons", "between", "within 100 ms", "retries")
+    table = DataTable("key", "refusals", "reasons", "between", "within 100 ms", "retries")
     for key in report.keys:
         pairs = sorted(key.pairs.items(), key=lambda item: -item[1])
         between = ", ".join(f"{agent} / {other} {n}" for (agent, other), n in pairs[:3])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from interlock.cli.common import ANOMALIES, UNDECIDED, compact, reported
+from interlock.cli.table import DataTable
 from interlock.verify import Verdict, check_linearizable, check_serializable, read_history
 
 MODELS = ("linearizable", "serializable", "strict")
@@ -63,7 +63,7 @@ def check(file: str, model: str | None, budget: int, limit: int, as_json: bool) 
 def _show(verdict: Verdict) -> None:
     click.echo(verdict.headline())
     if verdict.anomalies:
-        table = Table("anomaly", "keys", "operations", box=None, pad_edge=False)
+        table = DataTable("anomaly", "keys", "operations", box=None, pad_edge=False)
         for anomaly in verdict.anomalies:
             names = [operation.id or f"line {operation.line}" for operation in anomaly.operations]
             table.add_row(anomaly.name, ", ".join(anomaly.keys), ", ".join(names))

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from typing import TextIO
 
 import click
 
 import interlock
 from interlock.cli.common import (
-    NOT_FOUND,
     compact,
     entry_json,
-    fail,
     local,
     moment_of,
+    no_such_key,
     record_json,
     store_command,
 )
@@ -55,7 +54,12 @@ def log(
 @click.argument("key")
 def history(space: interlock.Space, as_json: bool, key: str) -> None:
     """Print every version of KEY, oldest first."""
-    _print_entries(space.history(key), as_json)
+    entries = space.history(key)
+    first = next(entries, None)
+    if first is not None:
+        _print_entries(chain([first], entries), as_json)
+    elif not (record := space.read(key)).exists:
+        no_such_key(record, as_json)
 
 
 @store_command(reads=True)
@@ -100,9 +104,7 @@ def _print_record(record: interlock.Record, as_json: bool) -> None:
     elif record.exists:
         click.echo(compact(record.value))
     if not record.exists:
-        was = f" (deleted at version {record.version})" if record.version else ""
-        message = f"{record.key!r} does not exist{was}"
-        fail(message, NOT_FOUND, as_json, key=record.key, version=record.version)
+        no_such_key(record, as_json)
 
 
 def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import compact, imported, reported, store_command
+from interlock.cli.table import DataTable
 
 
 @click.group()
@@ -63,7 +63,7 @@ def doc(space: interlock.Space, as_json: bool) -> None:
     if as_json:
         click.echo(compact(rows))
         return
-    table = Table("keys", "kind", "who writes", "how")
+    table = DataTable("keys", "kind", "who writes", "how")
     for row in rows:
         table.add_row(row["keys"], row["kind"], row["who_writes"], row["how"])
     table.add_row("all others" if rows else "all", "shared", "everybody", "from a record they read")

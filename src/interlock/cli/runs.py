@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import compact, parsed, run_json, store_command
 from interlock.cli.replay import replay
+from interlock.cli.table import DataTable
 
 _STATES = [*interlock.AGENT_LIFECYCLE.states, "parked"]
 
@@ -48,12 +47,12 @@ def list_runs(space: interlock.Space, as_json: bool, open_only: bool, state: str
     if not found:
         click.echo("no runs")
         return
-    table = Table("run", "state", "program", "agent", "failures", "waits for", "error")
+    table = DataTable("run", "state", "program", "agent", "failures", "waits for", "error")
     for info in found:
         stands, failures = _stands(info), str(info.failures or "")
         waits, program = ", ".join(info.waits), info.program or ""
         cells = (info.id, stands, program, info.agent, failures, waits, info.error or "")
-        table.add_row(*map(escape, cells))
+        table.add_row(*cells)
     Console().print(table)
 
 
@@ -82,10 +81,10 @@ def show(space: interlock.Space, as_json: bool, id: str) -> None:
                 f"interlock runs settle {id} {step.path} --happened (or --not-happened)"
             )
     if info.steps:
-        table = Table("step", "kind", "name", "state", "result")
+        table = DataTable("step", "kind", "name", "state", "result")
         for step in info.steps:
             cells = (step.path, step.kind, step.name, step.state, compact(step.result))
-            table.add_row(*map(escape, cells))
+            table.add_row(*cells)
         Console().print(table)
 
 

@@ -174,13 +174,12 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
     takers = [name for name in chosen if known_patterns()[name].takes_store]
     if not takers:
         raise click.UsageError(
-            f"--store {store}: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
+            f"--store: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
             "--pattern interlock-update, or leave --store out"
         )
     if store.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
         raise click.UsageError(
-            f"--store {store}: agents cannot share a store in memory; name a file, such as "
-            "sqlite:///team.db"
+            "--store: agents cannot share a store in memory; name a file, such as sqlite:///team.db"
         )
     interlock.open(store, space=takers[0]).close()
 
@@ -225,7 +224,7 @@ def _show(results: list[Result], settings: Settings, store: str | None, plot: Pa
         ]
         console.print("\nThe store is kept:")
         for space in spaces:
-            click.echo(f"  interlock log --store '{store}' --space {space}")
+            click.echo(f"  interlock log --store '{interlock.redact_url(store)}' --space {space}")
     if plot is not None:
         console.print(f"\nThe timelines are in {plot}.", markup=False)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 import interlock
 from interlock.cli.common import compact, imported, store_command
 from interlock.cli.read import entry_line
+from interlock.cli.table import DataTable
 
 
 @click.group()
@@ -46,7 +46,7 @@ def show(space: interlock.Space, as_json: bool, group: str) -> None:
         click.echo(compact(_told(info)))
         return
     click.echo(f"{info.name}: keys under {info.prefix!r}, dealt up to {info.cursor} of {info.head}")
-    table = Table("consumer", "pending", "last sign of life", "alive")
+    table = DataTable("consumer", "pending", "last sign of life", "alive")
     for consumer in info.consumers:
         when = f"{consumer.at.astimezone():%Y-%m-%d %H:%M:%S}"
         table.add_row(consumer.name, str(consumer.pending), when, "yes" if consumer.alive else "no")
@@ -100,6 +100,13 @@ def consume(
 )
 @click.option("--name", help="Coordinators of one name stand by for each other. [default: --into]")
 @click.option("--ttl", default=30.0, show_default=True, help="Seconds until another takes over.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["reject", "stop"]),
+    default="reject",
+    show_default=True,
+    help="What becomes of a contribution that the functions fail on.",
+)
 @click.option("--once", is_flag=True, help="Merge what is there and stop.")
 def coordinate(
     space: interlock.Space,
@@ -111,6 +118,7 @@ def coordinate(
     dedupe: str,
     name: str | None,
     ttl: float,
+    on_error: Literal["reject", "stop"],
     once: bool,
 ) -> None:
     """Merge contributions into one key, each exactly once, until Ctrl-C."""
@@ -122,6 +130,7 @@ def coordinate(
         dedupe=None if dedupe == "none" else dedupe,
         name=name,
         ttl=ttl,
+        on_error=on_error,
     )
     if once:
         _tell(coordinator.catch_up(), as_json)

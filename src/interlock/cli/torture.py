@@ -141,7 +141,7 @@ def _place(settings: Settings, store: str | None, yes: bool) -> Iterator[Setting
     scheme, _, path = store.partition("?")[0].partition(":///")
     if scheme in ("sqlite", "sqlite://") and path in ("", ":memory:"):
         raise click.UsageError(
-            f"--store {store}: processes cannot share a store in memory; name a file, such as "
+            "--store: processes cannot share a store in memory; name a file, such as "
             "sqlite:///torture.db"
         )
     new = scheme == "sqlite" and not Path(path).exists()

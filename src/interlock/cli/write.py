@@ -1,12 +1,14 @@
 """The commands that write: put, delete, append, transition, reclaim.
 
-A write says what it was computed from, or --force.
+A write says what it was computed from, or --force.  Keys of adapters are not written here.
 """
 
 from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from typing import Any
+from uuid import uuid4
 
 import click
 
@@ -16,10 +18,12 @@ from interlock.cli.common import (
     compact,
     entry_json,
     fail,
+    no_such_key,
     parsed,
     record_json,
     store_command,
 )
+from interlock.settings import refuse_reserved
 
 _version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
 _op_id = click.option("--op-id", help="Makes running the same command again harmless.")
@@ -49,6 +53,7 @@ def put(
     Say what you know of KEY: --version N, --create or --force.  With none of them a key that does
     not exist is made and one that exists is left alone.
     """
+    refuse_reserved([key])
     if (version is not None) + create + force > 1:
         raise click.UsageError("--version, --create and --force exclude each other")
     if value == "-":
@@ -57,11 +62,7 @@ def put(
     if version is not None:
         record = space.write(_at_version(space, key, version), document, op_id=op_id)
     elif force:
-        record = space.update(key, lambda _: document, op_id=op_id)
-        if record.value != document:
-            raise interlock.Invalid(
-                f"operation id {op_id!r} was already used for another value; use a fresh id"
-            )
+        record = _forced(space, key, document, op_id)
     else:
         try:
             record = space.create(key, document, op_id=op_id)
@@ -73,7 +74,6 @@ def put(
                 f"read it, then give --version {conflict.actual} (or --force to write over it)"
             )
             fail(message, CONFLICT, as_json, record=record_json(conflict.record))
-            raise
     _told(record, as_json)
 
 
@@ -85,6 +85,7 @@ def delete(
     space: interlock.Space, as_json: bool, key: str, version: int, op_id: str | None
 ) -> None:
     """Delete KEY if it is at --version."""
+    refuse_reserved([key])
     record = space.read(key)
     if record.version != version:  # somebody else was faster: the store says who
         record = record._replace(version=version, exists=True)
@@ -107,6 +108,7 @@ def append(
     text: bool,
 ) -> None:
     """Add ITEM (JSON; `-` reads it from standard input) to the merged key KEY."""
+    refuse_reserved([key])
     if item == "-":
         item = sys.stdin.read()
     document = item if text else parsed(item)
@@ -125,6 +127,7 @@ def transition(
     space: interlock.Space, as_json: bool, key: str, state: str, changes: tuple[str, ...]
 ) -> None:
     """Move the state machine of KEY to STATE."""
+    refuse_reserved([key])
     fields = {}
     for change in changes:
         name, equals, value = change.partition("=")
@@ -138,11 +141,31 @@ def transition(
 @click.argument("key")
 def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
     """Take the lease of KEY away, and fence whoever read KEY before."""
+    record = space.read(key)
+    if not record.version and not record.epoch:  # neither written nor leased: a slip of the pen
+        no_such_key(record, as_json)
     record = space.reclaim(key)
     if as_json:
         click.echo(compact(record_json(record)))
     else:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
+
+
+def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) -> interlock.Record:
+    """Write over whatever is there."""
+    if document is not None:
+        record = space.update(key, lambda _: document, op_id=op_id)
+    else:  # an update takes None for a forgotten return
+        name = op_id or f"put-{uuid4().hex}"
+        space.transact(lambda tx: tx.write(tx.read(key), None), op_id=name)
+        done = space.outcome(name)
+        assert done is not None  # it was committed just now, or before
+        record = space.at(position=done.position).read(key)
+    if record.value != document:
+        raise interlock.Invalid(
+            f"operation id {op_id!r} was already used for another value; use a fresh id"
+        )
+    return record
 
 
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:

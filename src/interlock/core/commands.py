@@ -35,12 +35,13 @@ def commit(
     exact: bool | Callable[[], bool] = True,
     ticket: int = 0,
     yields: bool = False,
+    shared: bool = False,
 ) -> Steps:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
     that was already applied must have written the same values.  `ticket` and `yields` are those
-    of the plan.
+    of the plan.  `shared`: the operation may have been applied by another agent.
     """
     while True:
         plan = decision()
@@ -56,8 +57,13 @@ def commit(
             plan = plan._replace(ticket=ticket, yields=yields)
         outcome = yield Commit(plan)
         if isinstance(outcome, Committed):
-            replayed = outcome.replayed and (exact() if callable(exact) else exact)
-            return decide.same_operation(plan, outcome) if replayed else outcome
+            if not outcome.replayed:
+                return outcome
+            other = None if shared else decide.others_operation(writer, plan.op_id, outcome)
+            if other is not None:
+                return other
+            same = exact() if callable(exact) else exact
+            return decide.same_operation(plan, outcome) if same else outcome
         if isinstance(outcome, Outdated):
             writer.book.load(outcome.record.version, outcome.record.value)
             continue
@@ -134,8 +140,13 @@ def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict
 
 
 def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) -> Steps:
-    """Add one contribution to a merged key.  Returns its Entry or a Refusal."""
-    outcome = yield from commit(writer, lambda: decide.append(writer, key, item, op_id), exact)
+    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
+
+    Returns its Entry or a Refusal.
+    """
+    outcome = yield from commit(
+        writer, lambda: decide.append(writer, key, item, op_id), exact, shared=not exact
+    )
     if not isinstance(outcome, Committed):
         return outcome
     done = outcome.writes[0]
@@ -172,7 +183,7 @@ def transition(
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))
         if snapshot.applied is not None:
-            return decide.result(snapshot.applied, writer.space)[0]
+            return decide.applied_before(writer, target, op_id, snapshot.applied)
         record = snapshot.records[target]
 
     def move() -> Decision:

@@ -41,6 +41,7 @@ class Writer:
     """Who asks: the space's unique id, the agent's name, and the limit of a value in bytes.
 
     `book` holds the rules as this writer knows them, `incarnation` that of the agent's name.
+    `host` is set where the agent was given no name: it is then that of its host and process.
     """
 
     space: str
@@ -48,6 +49,14 @@ class Writer:
     max_value_bytes: int
     book: RuleBook = field(default_factory=RuleBook)
     incarnation: int = 0
+    host: str = ""
+
+    def is_own(self, agent: str) -> bool:
+        """Whether an operation of `agent` is this writer's.  Who has no name is known by its host:
+        another process may send its operation again."""
+        host, _, process = agent.rpartition(":")
+        unnamed = self.host != "" and host == self.host and process.isdigit()
+        return agent == self.agent or unnamed
 
 
 def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Decision:
@@ -209,6 +218,20 @@ def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
     return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
 
 
+def forgot_return(what: str, key: str | None = None) -> Invalid:
+    """The refusal of a function (`what` names it) that returned None instead of a value."""
+    return Invalid(f"{what} returned None; did it forget its return?", key)
+
+
+def forgot_write(key: str) -> Invalid:
+    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    return Invalid(
+        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
+        "None; did it forget tx.write(record, value)?",
+        key,
+    )
+
+
 def nothing_to_delete(key: str) -> Invalid:
     """The refusal of deleting a key that does not exist."""
     return Invalid(f"{key!r} does not exist, so there is nothing to delete", key)
@@ -244,7 +267,7 @@ def reads_beyond(plan: Plan) -> dict[str, Any] | None:
     }
     for scan in plan.scans:
         reads[scan.prefix + "*"] = {key: version for key, version, _ in scan.members}
-    return reads or None
+    return reads if reads or plan.transaction else None
 
 
 def result(outcome: Committed, space: str) -> list[Record]:
@@ -273,6 +296,24 @@ def reused_operation(op_id: str, key: str) -> Invalid:
         f"operation id {op_id!r} was already used for another operation; "
         "use a fresh id for each new operation",
         key,
+    )
+
+
+def applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> Record | Invalid:
+    """Return the record of an operation that wrote exactly `key`, and is this writer's."""
+    if len(outcome.writes) != 1 or outcome.writes[0].key != key:
+        return reused_operation(op_id, key)
+    return others_operation(writer, op_id, outcome) or result(outcome, writer.space)[0]
+
+
+def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid | None:
+    """Return why an operation that was applied before is not this writer's; None where it is."""
+    if writer.is_own(outcome.agent):
+        return None
+    return Invalid(
+        f"operation id {op_id!r} was already used by agent {outcome.agent!r}, not by "
+        f"{writer.agent!r}; use a fresh id for each new operation",
+        outcome.writes[0].key,
     )
 
 

@@ -3,6 +3,7 @@
 A key is a path of segments joined by `/`: `booking/session_123`, `plan.md`.  Segments are not
 empty and hold no control characters, no white space at their ends, and none of `* { }`, which
 belong to patterns.  The first segment does not begin with `$`: those keys are the library's own.
+Keys under the prefixes of `RESERVED` belong to an adapter.
 """
 
 from __future__ import annotations
@@ -11,11 +12,20 @@ from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
 
-from interlock.core.outcome import Invalid
+from interlock.core.outcome import Forbidden, Invalid
 
 MAX_KEY_BYTES = 512
 MAX_NAME_BYTES = 128
 _PATTERN_CHARACTERS = "*{}"
+
+# What adapters keep, in a form of their own.  Only the adapter writes it: servers neither show nor
+# take keys that begin so, and the command line writes none.
+RESERVED = {
+    "autogen/": "the AutoGen adapter",
+    "crewai/": "the CrewAI adapter",
+    "langgraph/": "the LangGraph adapter",
+    "openai-agents/": "the OpenAI Agents adapter",
+}
 
 
 def check_key(key: object) -> Invalid | None:
@@ -49,6 +59,15 @@ def _check_text(key: str) -> Invalid | None:
             return Invalid(
                 f"key {key!r} holds {character!r}, which is kept for patterns; leave it out", key
             )
+    return None
+
+
+def check_unreserved(key: object) -> Forbidden | None:
+    """Return why `key` is an adapter's and nobody else's, or None when it is not."""
+    for prefix, owner in RESERVED.items():
+        if isinstance(key, str) and key.startswith(prefix):
+            message = f"{key!r} belongs to {owner}, which alone reads and writes '{prefix}...'"
+            return Forbidden(message, key, f"{prefix}**", "reserved")
     return None
 
 

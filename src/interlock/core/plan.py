@@ -48,7 +48,8 @@ class Plan(NamedTuple):
 
     `rules` is the version of the rule set that it was decided under, `incarnation` that of the
     agent's name when it was opened, and `leased` the keys whose lease the writer holds, at the
-    epoch that it expects of them.
+    epoch that it expects of them.  `transaction`: its entries say what it was computed from even
+    where that is nothing, which tells them from those of a single write.
     """
 
     op_id: str
@@ -61,3 +62,4 @@ class Plan(NamedTuple):
     rules: int = 0
     incarnation: int = 0
     leased: tuple[str, ...] = ()
+    transaction: bool = False

@@ -7,6 +7,7 @@ yields while it is being closed, so a driver may drop it at any request.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,6 +31,7 @@ from interlock.core.requests import (
     LeaveTurn,
     Load,
     LoadAt,
+    LogPage,
     Pause,
     Place,
     ReadLog,
@@ -39,7 +41,9 @@ from interlock.core.requests import (
 from interlock.core.rules import RULES_KEY
 from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
+from interlock.core.values import DELETE
 
+_COMMIT_PAGE = 100  # entries of a commit whose end is looked for
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -58,14 +62,19 @@ def load_at(
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
 ) -> Steps:
-    """Read records and scans as of a position or a time.  Returns a Snapshot, Invalid or
-    Pruned."""
+    """Read records and scans as of a position or a time.
+
+    A position inside a commit is read as of the end of that commit: nothing else was ever there.
+    Returns a Snapshot, Invalid or Pruned.
+    """
     wrong = check_all(keys, prefixes)
     if wrong is not None:
         return wrong
-    wrong = None if position is None else check_position("position", position)
-    if wrong is not None:
-        return wrong
+    if position is not None:
+        wrong = check_position("position", position)
+        if wrong is not None:
+            return wrong
+        position = yield from _end_of_commit(position)
     snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
     if isinstance(snapshot, Pruned):
         return snapshot
@@ -77,6 +86,22 @@ def load_at(
     if rules.version != past.version:
         past = writer.book.read(rules.version, rules.value)
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
+
+
+def _end_of_commit(position: int) -> Steps:
+    """Return the position of the last entry of the commit that the entry at `position` is of."""
+    limit, op_id = 2, None
+    while position:
+        page = yield ReadLog(position - 1, "", None, limit)
+        entries = [] if isinstance(page, Pruned) else page.entries
+        for entry in entries:
+            if op_id not in (None, entry.op_id):
+                return position
+            op_id, position = entry.op_id, entry.position
+        if len(entries) < limit:
+            break
+        limit = _COMMIT_PAGE
+    return position
 
 
 def log_page(prefix: str, after: int | None, limit: int) -> Steps:
@@ -150,7 +175,7 @@ def _update(
         return wrong
     snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
     if snapshot.applied is not None:
-        return _applied_before(writer, key, op_id, snapshot.applied)
+        return decide.applied_before(writer, key, op_id, snapshot.applied)
     record, ticket, attempts = snapshot.records[key], 0, 0
     held = _leased(key, snapshot)
     in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
@@ -168,12 +193,13 @@ def _update(
             return held
         attempts += 1
         renew = _renewal(writer, (key,), turn, ticket) if ticket else None
-        value = yield Think(fn, (record.value if record.exists else default,), renew)
-        outcome = yield from commands.put(
-            writer, record, value, op_id, ticket=ticket, yields=limits.turns != "never"
+        given = record.value if record.exists else deepcopy(default)  # `fn` may change it
+        value = yield Think(fn, (given,), renew)
+        outcome = yield from _commit_value(
+            writer, record, value, op_id, ticket, limits.turns != "never"
         )
         if isinstance(outcome, Committed):
-            return _applied_before(writer, key, op_id, outcome)
+            return decide.applied_before(writer, key, op_id, outcome)
         give_up = _give_up(key, outcome, limits, attempts)
         if give_up is None and writer.book.rules.match(key)[1].on_conflict == "raise":
             give_up = outcome if isinstance(outcome, Conflict) else None
@@ -192,6 +218,19 @@ def _update(
         elif ticket:
             place = yield from ask(writer, _renewal(writer, (key,), turn, ticket, firm=True))
             ticket, record = _kept(place, key, record)
+
+
+def _commit_value(
+    writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
+) -> Steps:
+    """Commit what the function of an update returned.  Returns Committed or a Refusal."""
+    if value is None:
+        what = f"the function that updates {record.key!r}"
+        return decide.forgot_return(what, record.key)
+    if value is DELETE:
+        decision = partial(decide.delete, writer, record, op_id)
+        return (yield from commands.commit(writer, decision, False, ticket, yields))
+    return (yield from commands.put(writer, record, value, op_id, ticket=ticket, yields=yields))
 
 
 def transact(
@@ -233,7 +272,8 @@ def _transact(
     if resumable or limits.patience is not None:
         snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
-            return None
+            other = yield from _other_operation(writer, op_id, snapshot.applied)
+            return None if other is None else Stopped(other)
         start_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
@@ -256,7 +296,7 @@ def _transact(
         finally:
             state.ended = True
         outcome = state.doomed or (
-            yield from _commit_thought(state, op_id, ticket, limits.turns != "never")
+            yield from _commit_thought(state, answer, op_id, ticket, limits.turns != "never")
         )
         if isinstance(outcome, Committed):
             if ticket and not outcome.writes:
@@ -276,6 +316,16 @@ def _transact(
             ticket, _ = _kept(place, outcome.key, None)
         elif limits.turns != "never":
             queue.add(outcome.key)
+
+
+def _other_operation(writer: Writer, op_id: str, applied: Committed) -> Steps:
+    """Return why what was applied under an operation id is no transaction of this writer's."""
+    other = decide.others_operation(writer, op_id, applied)
+    if other is None and len(applied.writes) == 1:
+        page = yield ReadLog(applied.position - 1, "", None, 1)
+        if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
+            return decide.reused_operation(op_id, applied.writes[0].key)
+    return other
 
 
 class Stopped(NamedTuple):
@@ -323,8 +373,13 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
     return None if lease is None else decide.leased_to(key, lease.holder, lease.seconds)
 
 
-def _commit_thought(state: Transaction, op_id: str, ticket: int, yields: bool) -> Steps:
+def _commit_thought(
+    state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
+) -> Steps:
     if not state.changes:
+        forgotten = state.changed_in_place() if answer is None else None
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         return Committed(0, 0, state.writer.agent, ())
     decision = partial(state.decision, op_id)
     return (yield from commands.commit(state.writer, decision, False, ticket, yields))
@@ -368,10 +423,3 @@ def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refus
             outcome,
         )
     return None
-
-
-def _applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> Record | Invalid:
-    """Return the record of an operation that wrote exactly `key`."""
-    if len(outcome.writes) != 1 or outcome.writes[0].key != key:
-        return decide.reused_operation(op_id, key)
-    return decide.result(outcome, writer.space)[0]

@@ -46,7 +46,8 @@ class Entry(NamedTuple):
 
     `kind` is `put`, `delete` or `append` (`value` is then the
     contribution).  `op_id` is the operation id that the whole commit shares.
-    `reads` names what else the commit was computed from: versions by key, scanned prefixes.
+    `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
+    for a transaction that read nothing else, None for a single write.
     """
 
     position: int

@@ -150,6 +150,13 @@ class Transaction:
         self.appends.append(Write(APPEND, key, body))
         return None
 
+    def changed_in_place(self) -> str | None:
+        """Return the first key whose value was changed after it was read; None where none was."""
+        for key, record in self.read_records.items():
+            if record.body is not None and decode(record.body) != record.value:
+                return key
+        return None
+
     def is_over(self, refusal: Refusal) -> bool:
         """Whether thinking again could not help, whoever moved what was read."""
         return False
@@ -183,6 +190,7 @@ class Transaction:
             (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
             rules=self.writer.book.rules.version,
             incarnation=self.writer.incarnation,
+            transaction=True,
         )
 
     def _expect(self, record: Record) -> Conflict | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 from interlock.core.outcome import Invalid
@@ -13,6 +14,18 @@ DEFAULT_MAX_VALUE_BYTES = 1024 * 1024
 MAX_DEPTH = 200  # levels; a fixed limit, so that whoever reads a value can decode it, too
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SCALARS = (str, int, float, bool, type(None))
+
+
+class Deletion(Enum):
+    """What the function of an update returns to delete the key: `interlock.DELETE`."""
+
+    DELETE = "DELETE"
+
+    def __repr__(self) -> str:
+        return "interlock.DELETE"
+
+
+DELETE = Deletion.DELETE
 
 
 def encode(value: Any, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
@@ -70,4 +83,6 @@ def _not_json(value: Any, path: str, depth: int) -> str | None:
         return None
     if isinstance(value, _SCALARS):
         return None
+    if value is DELETE:
+        return f"{path} is interlock.DELETE, which only the function of an update may return"
     return f"{path} is a {type(value).__name__}, which is not JSON"

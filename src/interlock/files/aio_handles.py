@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import protocol
 from interlock.core.turns import Limits
+from interlock.errors import Invalid
 from interlock.files import steps, syncing
 from interlock.files.desk import Doing, T, check
 from interlock.files.documents import Document, FileStatus
@@ -69,8 +70,8 @@ class AsyncFiles(FilesHandle):
 
         `fn` may be a coroutine function.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text.  The other
-        arguments are those of `Space.update`.
+        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
 
         def think(value: Any) -> Any:
@@ -164,13 +165,30 @@ class AsyncFiles(FilesHandle):
         return answer
 
 
+class Change:
+    """A change of a document that is to be awaited: the file is looked at first."""
+
+    def __init__(self, name: str, making: Coroutine[Any, Any, None]) -> None:
+        self.name = name
+        self.making = making
+        self.awaited = False
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        self.awaited = True
+        return self.making.__await__()
+
+
 class AsyncFilesTx:
-    """One transaction over documents: reads of one moment, and writes committed together."""
+    """One transaction over documents: reads of one moment, and writes committed together.
+
+    All methods are awaited; the block raises Invalid at its end where one was not.
+    """
 
     def __init__(self, driver: AsyncDriver, changes: steps.Changes, op_id: str) -> None:
         self._driver = driver
         self._changes = changes
         self._op_id = op_id
+        self._made: list[Change] = []
         self.written: tuple[Document, ...] = ()
 
     async def read(self, path: str) -> Document:
@@ -180,19 +198,17 @@ class AsyncFilesTx:
         """
         return await self._run(self._changes.read(path))
 
-    async def write(
-        self, document: Document, content: str | bytes, *, mode: int | None = None
-    ) -> None:
+    def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> Change:
         """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
-        await self._run(self._changes.write(document, content, mode))
+        return self._change("write", self._changes.write(document, content, mode))
 
-    async def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> None:
+    def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> Change:
         """Make a document that must not exist at the commit.  Raises as `write` does."""
-        await self._run(self._changes.create(path, content, mode))
+        return self._change("create", self._changes.create(path, content, mode))
 
-    async def delete(self, document: Document) -> None:
+    def delete(self, document: Document) -> Change:
         """Delete a document at the commit.  Raises as `write` does."""
-        await self._run(self._changes.delete(document))
+        return self._change("delete", self._changes.delete(document))
 
     async def __aenter__(self) -> Self:
         return self
@@ -204,8 +220,21 @@ class AsyncFilesTx:
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
+        forgotten = [change for change in self._made if not change.awaited]
+        for change in forgotten:
+            change.making.close()
         if kind is None:
+            if forgotten:
+                raise Invalid(
+                    f"{forgotten[0].name}() of this transaction was not awaited, so nothing was "
+                    f"committed; write `await tx.{forgotten[0].name}(...)`"
+                )
             self.written = await self._run(self._changes.commit(self._op_id))
+
+    def _change(self, name: str, operation: Doing[None]) -> Change:
+        change = Change(name, self._run(operation))
+        self._made.append(change)
+        return change
 
     async def _run(self, operation: Doing[T]) -> T:
         answer: T = await self._driver.run(operation)

@@ -12,6 +12,7 @@ from interlock.backends.drive import SyncDriver
 from interlock.core import protocol
 from interlock.core.folding import Steps
 from interlock.core.turns import Limits
+from interlock.core.values import DELETE
 from interlock.errors import Invalid
 from interlock.files import documents, steps, syncing
 from interlock.files.desk import Desk, Doing, T, check
@@ -59,7 +60,9 @@ class FilesHandle:
         except UnicodeDecodeError:
             return data
 
-    def _value(self, before: Any, content: Any) -> dict[str, Any]:
+    def _value(self, before: Any, content: Any) -> Any:
+        if content is None or content is DELETE:
+            return content  # what these mean is the same for every update
         mode = documents.DEFAULT_MODE if before is None else int(before["mode"])
         return documents.to_value(documents.to_bytes(content), mode)
 
@@ -113,8 +116,8 @@ class Files(FilesHandle):
     ) -> Document:
         """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text.  The other
-        arguments are those of `Space.update`.
+        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(

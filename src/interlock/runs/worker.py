@@ -12,6 +12,7 @@ from concurrent.futures import wait as wait_for_futures
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from interlock import cancellation
 from interlock.core.leases import check_seconds
 from interlock.errors import Fenced, Held, Invalid, raise_refusal, raise_refused
 from interlock.runs import working
@@ -196,7 +197,7 @@ class AsyncWorker(WorkerHandle):
     async def work(self, once: bool = False) -> None:
         """Take up runs as they become due: see `interlock.Worker.work`.
 
-        Cancelled, it leaves them as `stop` does.
+        Cancelled, it leaves them as `stop` does; cancelled again, it cancels them.
         """
         running: set[asyncio.Task[None]] = set()
         try:
@@ -220,9 +221,10 @@ class AsyncWorker(WorkerHandle):
                     await self._run(working.wait(due, self._over.is_set))
         except BaseException:
             self.stop()
+            await _ended(running)
             raise
-        finally:
-            await asyncio.gather(*running)
+        await _ended(running)
+        self._still(running)
 
     async def _one_free(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
         """Wait until a slot is free; return what still runs."""
@@ -260,6 +262,20 @@ class AsyncWorker(WorkerHandle):
         answer = await self._space._driver.run(steps)
         raise_refused(answer)
         return answer
+
+
+async def _ended(running: set[asyncio.Task[None]]) -> None:
+    """Wait until runs have come to their next step; where that is cancelled, cancel them."""
+    if not running:
+        return
+    try:
+        await asyncio.wait(running)
+    except asyncio.CancelledError:
+        await cancellation.finish(asyncio.gather(*map(cancellation.stop, running)))
+        raise
+    for task in running:
+        if not task.cancelled():
+            task.exception()  # seen: the first one is raised
 
 
 @contextmanager

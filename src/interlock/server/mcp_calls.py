@@ -13,6 +13,7 @@ from interlock.server.mcp_agents import Agent, Agents
 from interlock.server.mcp_answers import Answer, entry_answer, record_answer
 from interlock.server.mcp_leases import Hold
 from interlock.server.mcp_writes import WRITES, operation, outcome_of
+from interlock.settings import is_reserved
 from interlock.sharing import under
 
 _LIMIT = 50
@@ -70,7 +71,7 @@ def _time(text: str | None) -> datetime | None:
 async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     found = await agent.space.scan(arguments.get("prefix", ""))
     after = arguments.get("after")
-    names = sorted(key for key in found if after is None or key > after)
+    names = sorted(key for key in found if (after is None or key > after) and not is_reserved(key))
     shown = names[: arguments.get("limit", _LIMIT)]
     values = arguments.get("values", False)
     return {
@@ -85,7 +86,7 @@ async def _history(agent: Agent, arguments: Arguments) -> Answer:
     limit = arguments.get("limit", _LIMIT)
     if after is None:
         latest = deque([each async for each in agent.space.history(key)], limit)
-        return _entries(list(latest), 0, more=False)
+        return _entries(list(latest), latest[-1].position if latest else 0, more=False)
     return await _page(agent.space.history(key, after=after), after, limit)
 
 
@@ -105,16 +106,19 @@ async def _log(agent: Agent, arguments: Arguments) -> Answer:
 async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
     shown: list[Entry] = []
     async for entry in entries:
-        if len(shown) == limit:
-            return _entries(shown, after, more=True)
-        shown.append(entry)
+        if not is_reserved(entry.key):
+            if len(shown) == limit:
+                return _entries(shown, after, more=True)
+            shown.append(entry)
+        after = entry.position
     return _entries(shown, after, more=False)
 
 
 def _entries(entries: list[Entry], after: int, more: bool) -> Answer:
+    """Answer a page of the log that was read up to position `after`."""
     return {
         "entries": [entry_answer(each) for each in entries],
-        "next_after": entries[-1].position if entries else after,
+        "next_after": after,
         "more": more,
     }
 

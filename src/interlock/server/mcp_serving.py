@@ -26,6 +26,7 @@ from interlock.server.mcp_agents import Agents, Caller
 from interlock.server.mcp_answers import Answer, Refusal, refusal_of
 from interlock.server.mcp_calls import CALLS, about
 from interlock.server.mcp_tools import INSTRUCTIONS, TOOLS, Tool
+from interlock.settings import refuse_reserved
 
 _log = logging.getLogger("interlock.mcp")
 _VALIDATORS = {name: Draft202012Validator(tool.input_schema) for name, tool in TOOLS.items()}
@@ -86,6 +87,7 @@ class _Handlers:
             if tool.name not in self._tools:
                 raise Refusal("Forbidden", "this server only reads", "use the tools that read")
             checked = _checked(tool, arguments)
+            refuse_reserved([*checked.get("keys", ()), checked.get("key")])
             agent = await self._agents.of(_caller(ctx))
             name = agent.name
             if tool.name == "about":

@@ -9,9 +9,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import cancellation
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
-from interlock.errors import AnswerLost, Closed, InterlockError, raise_refused
+from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.streams import consuming
 from interlock.streams.consuming import Membership
 from interlock.streams.groups import GroupHandle
@@ -41,9 +42,14 @@ class AsyncGroup(GroupHandle):
 
         Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
         """
-        resume, self._resume = self._resume, True  # cancelled, it may have been given some
-        steps = consuming.take(self._member, limit, wait, resume, self._op_id(None))
-        found: Deliveries = await self._run(steps)
+        steps = consuming.take(self._member, limit, wait, self._resume, self._op_id(None))
+        try:
+            found: Deliveries = await self._run(steps)
+        except Refused:
+            raise
+        except BaseException:
+            self._given = self._resume = True  # it may have been given some
+            raise
         self._resume = False
         if found.items:
             self._given = True
@@ -75,10 +81,10 @@ class AsyncGroup(GroupHandle):
 
     async def close(self) -> None:
         """Let others have at once what this consumer was given and did not acknowledge."""
-        await self._stop()
-        if self._given:
-            self._given, self._resume = False, True
-            await asyncio.shield(self._run(consuming.renew(self._member, 0.0)))
+        given, self._given = self._given, False
+        if given or self._task is not None:
+            self._resume = True
+            await cancellation.finish(self._give_back(given))
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,11 +113,15 @@ class AsyncGroup(GroupHandle):
             self._task = asyncio.create_task(_renew(self._driver, self._member))
             weakref.finalize(self, _cancel, self._task)
 
+    async def _give_back(self, given: bool) -> None:
+        await self._stop()  # first: a sign of life after it would keep the entries from others
+        if given:
+            await self._run(consuming.renew(self._member, 0.0))
+
     async def _stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        renewing, self._task = self._task, None
+        if renewing is not None:
+            await cancellation.stop(renewing)
 
     async def _run(self, steps: Any) -> Any:
         answer = await self._driver.run(steps)

@@ -3,6 +3,9 @@
 The position up to which the log is handled is committed in the same plan as the value, by the
 holder of a lease and at its epoch.  So every contribution counts once, whoever dies, and a holder
 that was replaced writes nothing.
+
+One contribution that cannot be merged does not stop the others: it is kept with the reason, and
+passed by.  What is not its fault (the store is away, a service does not answer) is raised.
 """
 
 from __future__ import annotations
@@ -17,18 +20,32 @@ from typing import Any, NamedTuple
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
 from interlock.core.folding import Steps, ask
-from interlock.core.keys import check_key, check_prefix
+from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix
 from interlock.core.merges import REDUCERS, Reducer
-from interlock.core.outcome import Committed, Conflict, Fenced, Held, Invalid, Pruned
+from interlock.core.outcome import (
+    Committed,
+    Conflict,
+    Fenced,
+    Held,
+    IllegalTransition,
+    Invalid,
+    Pruned,
+    Refusal,
+)
 from interlock.core.plan import DELETE, PUT, Plan, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Think
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
+from interlock.errors import InterlockError, raise_refusal
 
 BATCH = 100  # entries of one commit
 _LONGEST_PAUSE = 0.25  # seconds
+_LONGEST_REASON = 2000  # characters
 DEDUPE = ("id", "content")
+ON_ERROR = (REJECT, STOP) = ("reject", "stop")
+# What a function raises that is not the fault of the contribution that it was given.
+_OUTSIDE = (InterlockError, OSError, MemoryError, NameError, ImportError)
 
 
 class Progress(NamedTuple):
@@ -55,6 +72,7 @@ class Job:
     validate: Callable[[Any], Any] | None
     dedupe: str | Callable[[Any], Any] | None
     initial: Any
+    stops: bool
 
     @property
     def state(self) -> str:
@@ -87,6 +105,7 @@ def job(
     dedupe: object,
     initial: Any,
     name: str | None,
+    on_error: object,
 ) -> Job | Invalid:
     """Return what a coordinator is to do, or what is malformed."""
     wrong = check_key(into) or check_prefix(source) or (name is not None and check_key(name))
@@ -102,6 +121,8 @@ def job(
         return Invalid(f"validate={validate!r:.60} is not a function of a contribution")
     if dedupe is not None and dedupe not in DEDUPE and not callable(dedupe):
         return Invalid(f"dedupe={dedupe!r:.60} is not 'id', 'content', None or a function")
+    if on_error not in ON_ERROR:
+        return Invalid(f"on_error={on_error!r:.60} is neither {REJECT!r} nor {STOP!r}")
     own = f"{named}/"
     for key in (into, own):
         if key.startswith(source) or source.startswith(own):
@@ -111,7 +132,11 @@ def job(
             )
     if isinstance(reducer, Reducer) and initial is None:
         initial = reducer.initial
-    return Job(named, into, source, reducer, validate, dedupe, initial)
+    found = Job(named, into, source, reducer, validate, dedupe, initial, on_error == STOP)
+    longest = MAX_KEY_BYTES - len(found.seen("")) + len(named)
+    if len(named.encode()) > longest:
+        return Invalid(f"{named!r:.60} is longer than {longest} bytes, too long for a coordinator")
+    return found
 
 
 def begin(job: Job, record: Record) -> State | Invalid:
@@ -173,8 +198,9 @@ def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) ->
         if lease is not None:
             yield Pause(min(lease.seconds, _LONGEST_PAUSE))
             continue
-        value, done = yield from batch.merge(snapshot)
+        value, done = yield from batch.merge(writer, snapshot)
         progress = found._replace(
+            cursor=found.cursor if done.upto is None else done.upto,
             merged=found.merged + len(done.merged),
             rejected=found.rejected + len(done.rejected),
             duplicates=found.duplicates + len(done.duplicates),
@@ -182,20 +208,24 @@ def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) ->
         plan = partial(_plan, writer, job, state, progress, snapshot, value, done, op_id())
         outcome = yield from commands.commit(writer, plan)
         if isinstance(outcome, Committed):
+            _log(job, done)
             return State(decide.result(outcome, writer.space)[0], progress)
         if isinstance(outcome, Held):
             yield Pause(min(outcome.seconds, _LONGEST_PAUSE))
+        elif isinstance(outcome, Invalid | IllegalTransition) and not batch.each_checked:
+            batch.each_checked = True  # to find the contribution that does not fit
         elif not isinstance(outcome, Conflict | Fenced) or outcome.key != job.into:
             return outcome
 
 
 class _Done(NamedTuple):
-    """What became of a batch."""
+    """What became of a batch, up to position `upto` (None: all of it)."""
 
     merged: list[Entry]
     rejected: list[tuple[Entry, str]]
     duplicates: list[Entry]
     seen: dict[str, int]
+    upto: int | None = None
 
 
 class _Batch:
@@ -207,6 +237,7 @@ class _Batch:
         self._entries = entries
         self._keys: dict[int, str] = {}  # by position, where a contribution can come twice
         self._reasons: dict[int, str] = {}
+        self.each_checked = False  # whether the value is checked after each contribution
 
     @property
     def seen_keys(self) -> tuple[str, ...]:
@@ -216,43 +247,79 @@ class _Batch:
     def examine(self) -> Steps:
         """Protocol: find each contribution's identity, and what is wrong with it."""
         for entry in self._entries:
-            try:
-                identity = yield from _identity(self._job, entry.value)
-                if identity is not None:
-                    self._keys[entry.position] = self._job.seen(identity)
-                reason = yield from _reason(self._job, entry.value)
-            except ValueError as problem:
-                reason = _told(problem)
+            identity = yield from self._unless_at_fault(entry, _identity(self._job, entry.value))
+            if identity is not None:
+                self._keys[entry.position] = self._job.seen(identity)
+            reason = yield from self._unless_at_fault(entry, _reason(self._job, entry.value))
             if reason is not None:
                 self._reasons[entry.position] = reason
 
-    def merge(self, snapshot: Snapshot) -> Steps:
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
 
-        Where `merge` refuses a contribution it may have changed the value already: begin again.
+        Where a contribution turns out to be at fault, the value may be changed already: begin
+        again.
         """
         while True:
-            target = snapshot.records[self._job.into]
-            value = decode(target.body) if target.exists else deepcopy(self._job.initial)
-            done = _Done([], [], [], {})
-            for entry in self._entries:
-                key = self._keys.get(entry.position)
-                if key is not None and (key in done.seen or snapshot.records[key].exists):
-                    done.duplicates.append(entry)
-                    continue
-                if key is not None:
-                    done.seen[key] = entry.position
-                if entry.position in self._reasons:
-                    done.rejected.append((entry, self._reasons[entry.position]))
-                    continue
-                try:
-                    value = yield from _merged(self._job, value, entry.value)
-                except ValueError as problem:
-                    self._reasons[entry.position] = _told(problem)
-                    break
-                done.merged.append(entry)
+            found = yield from self._merge(writer, snapshot)
+            if found is not None:
+                return found
+
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
+        target = snapshot.records[self._job.into]
+        value = decode(target.body) if target.exists else deepcopy(self._job.initial)
+        done, body, before = _Done([], [], [], {}), "", None
+        for entry in self._entries:
+            key, reason = self._keys.get(entry.position), self._reasons.get(entry.position)
+            if key is not None and (key in done.seen or snapshot.records[key].exists):
+                done.duplicates.append(entry)
+            elif reason is not None:
+                done.rejected.append((entry, reason))
             else:
-                return value, done
+                merging = _merged(self._job, value, entry)
+                value = yield from self._unless_at_fault(entry, merging)
+                if entry.position in self._reasons:
+                    return None
+                checked = _checked(writer, target, value) if self.each_checked else ""
+                if not isinstance(checked, str):
+                    if not done.merged:
+                        self._blame(entry, checked.message, None)
+                        return None
+                    # It may fit once what comes before it is committed.
+                    return decode(body), done._replace(upto=before)
+                body = checked
+                done.merged.append(entry)
+            if key is not None:
+                done.seen.setdefault(key, entry.position)
+            before = entry.position
+        return value, done
+
+    def _unless_at_fault(self, entry: Entry, steps: Steps) -> Steps:
+        """Protocol: what `steps` return; None where the contribution is at fault, which is noted.
+
+        Raises Invalid where that stops the coordinator, and what is not the contribution's fault.
+        """
+        try:
+            return (yield from steps)
+        except _OUTSIDE as problem:
+            problem.add_note(f"in coordinator {self._job.name!r}, for {_named(entry)}")
+            raise
+        except ValueError as problem:  # how a function rejects
+            self._reasons[entry.position] = _short(str(problem) or type(problem).__name__)
+        except Exception as problem:
+            self._blame(entry, f"{type(problem).__name__}: {problem}", problem)
+        return None
+
+    def _blame(self, entry: Entry, reason: str, problem: Exception | None) -> None:
+        if self._job.stops:
+            said = f"coordinator {self._job.name!r} cannot merge {_named(entry)}: {_short(reason)}"
+            try:
+                raise_refusal(Invalid(said, entry.key))
+            except InterlockError as stopped:
+                raise stopped from problem
+        self._reasons[entry.position] = _short(reason)
+        # Not the contribution's own verdict: once the function is mended, it may be sent again.
+        self._keys.pop(entry.position, None)
 
 
 def _identity(job: Job, contribution: Any) -> Steps:
@@ -282,15 +349,44 @@ def _reason(job: Job, contribution: Any) -> Steps:
     return "it is not valid" if said is False else None
 
 
-def _merged(job: Job, value: Any, contribution: Any) -> Steps:
-    """Protocol: the value with one more contribution."""
+def _merged(job: Job, value: Any, entry: Entry) -> Steps:
+    """Protocol: the value with one more contribution.  Raises Invalid for None."""
     if isinstance(job.merge, Reducer):
-        return job.merge.fn(value, contribution)
-    return (yield Think(job.merge, (value, contribution)))
+        return job.merge.fold([entry.value], value, started=True)
+    merged = yield Think(job.merge, (value, entry.value))
+    if merged is None:
+        what = (
+            f"merge of coordinator {job.name!r}, given {entry.key!r} (position {entry.position}),"
+        )
+        raise_refusal(decide.forgot_return(what, job.into))
+    return merged
 
 
-def _told(problem: ValueError) -> str:
-    return str(problem) or type(problem).__name__
+def _checked(writer: Writer, target: Record, value: Any) -> str | Refusal:
+    """Return a new shared value as JSON, or the refusal of writing it."""
+    body = encode(value, writer.max_value_bytes)
+    if isinstance(body, Invalid):
+        return body
+    refused = decide.allowed(writer, target, Write(PUT, target.key, body))
+    return refused if isinstance(refused, Invalid | IllegalTransition) else body
+
+
+def _named(entry: Entry) -> str:
+    return f"contribution {entry.key!r} at position {entry.position}"
+
+
+def _short(reason: str) -> str:
+    """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
+    return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
+
+
+def _log(job: Job, done: _Done) -> None:
+    if done.rejected:
+        import logging  # at run time only where it is used
+
+        log = logging.getLogger("interlock.coordinator")
+        for entry, reason in done.rejected:
+            log.warning("coordinator %r rejected %s: %r", job.name, _named(entry), reason)
 
 
 def _plan(
@@ -313,6 +409,8 @@ def _plan(
     for entry, reason in done.rejected:
         kept = {"reason": reason, "contribution": entry.value, "key": entry.key}
         kept |= {"agent": entry.agent, "position": entry.position}
+        if isinstance(encode(kept, writer.max_value_bytes), Invalid):
+            kept["contribution"] = None  # as large as a value may be; the log has it
         values.append((absent(job.rejected(entry.position), writer.space), kept))
     writes = []
     for record, content in values:

@@ -78,7 +78,7 @@ class Coordinator(CoordinatorHandle):
         """Take the lease and merge what comes; yield the progress after every commit.
 
         Raises Held where `wait` has passed, Fenced where this coordinator was replaced, and what
-        the functions raise, with nothing of that batch merged.
+        the functions raise that is no fault of a contribution, with nothing of that batch merged.
         """
         with self._lease() as lease:
             state: State = self._run(self._begin(lease.record))
@@ -130,7 +130,7 @@ class AsyncCoordinator(CoordinatorHandle):
         """Take the lease and merge what comes; yield the progress after every commit.
 
         Raises Held where `wait` has passed, Fenced where this coordinator was replaced, and what
-        the functions raise, with nothing of that batch merged.
+        the functions raise that is no fault of a contribution, with nothing of that batch merged.
         """
         return self._follow()
 

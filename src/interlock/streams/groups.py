@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from interlock.backends.drive import SyncDriver
 from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
-from interlock.errors import AnswerLost, Closed, InterlockError, raise_refused
+from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.streams import consuming
 from interlock.streams.consuming import Membership
 
@@ -70,9 +70,14 @@ class Group(GroupHandle):
 
         Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
         """
-        resume, self._resume = self._resume, True  # interrupted, it may have been given some
-        steps = consuming.take(self._member, limit, wait, resume, self._op_id(None))
-        found: Deliveries = self._run(steps)
+        steps = consuming.take(self._member, limit, wait, self._resume, self._op_id(None))
+        try:
+            found: Deliveries = self._run(steps)
+        except Refused:
+            raise
+        except BaseException:
+            self._pid, self._resume = os.getpid(), True  # it may have been given some
+            raise
         self._resume = False
         if found.items:
             self._pid = os.getpid()

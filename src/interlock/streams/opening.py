@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
@@ -92,6 +92,7 @@ class Streams(_Streams):
         name: str | None = None,
         ttl: float = 30.0,
         wait: float | None = None,
+        on_error: Literal["reject", "stop"] = "reject",
     ) -> Coordinator:
         """Return a coordinator, which merges what is written under `source` into the key `into`.
 
@@ -99,11 +100,13 @@ class Streams(_Streams):
         reducer or its name.  `validate(contribution)` returns why it is rejected, or raises
         ValueError; so may `merge`.  `dedupe`: what the same contribution is known by: its `id`
         field, its `content`, a function, or None.  `name` (default: `into`) is what others stand by
-        for.  `ttl` and `wait` are those of its lease.
+        for.  `ttl` and `wait` are those of its lease.  `on_error`: what becomes of a contribution
+        that a function raises an error for, or whose result cannot be written: `reject` keeps it
+        with the reason and goes on, `stop` raises Invalid, which names it.
         """
         from interlock.streams.coordinators import Coordinator
 
-        todo = self._job(into, source, merge, validate, dedupe, initial, name)
+        todo = self._job(into, source, merge, validate, dedupe, initial, name, on_error)
         return Coordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
 
     def projection(
@@ -171,6 +174,7 @@ class AsyncStreams(_Streams):
         name: str | None = None,
         ttl: float = 30.0,
         wait: float | None = None,
+        on_error: Literal["reject", "stop"] = "reject",
     ) -> AsyncCoordinator:
         """Return a coordinator, which merges what is written under `source` into the key `into`.
 
@@ -178,7 +182,7 @@ class AsyncStreams(_Streams):
         """
         from interlock.streams.coordinators import AsyncCoordinator
 
-        todo = self._job(into, source, merge, validate, dedupe, initial, name)
+        todo = self._job(into, source, merge, validate, dedupe, initial, name, on_error)
         return AsyncCoordinator(self._driver, self._writer, todo, ttl, wait, self._op_id)
 
     def projection(

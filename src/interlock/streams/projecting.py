@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from interlock.core.decide import forgot_return
 from interlock.core.folding import LARGEST, Steps
 from interlock.core.keys import check_key, check_prefix
 from interlock.core.outcome import Invalid, Pruned
@@ -104,7 +105,9 @@ def refresh(shape: Shape, view: View) -> Steps:
         refused = check_reached(view.position, page.head)
         if refused is not None:
             return refused
-        _take(shape, view, page)
+        refused = _take(shape, view, page)
+        if refused is not None:
+            return refused
         if page.upto >= page.head:
             break
     if shape.kept_as and view.position - view.saved >= shape.every:
@@ -125,7 +128,7 @@ def own(key: str) -> bool:
     return key.startswith("$")
 
 
-def _take(shape: Shape, view: View, page: LogPage) -> None:
+def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
     """Fold a page."""
     entries = page.entries
     if not shape.prefix or own(shape.prefix):
@@ -133,9 +136,16 @@ def _take(shape: Shape, view: View, page: LogPage) -> None:
     view.is_open = False  # a fold that raises may have changed the value
     value, fold = view.value, shape.fold
     for entry in entries:
-        value = fold(value, entry)
+        try:
+            value = fold(value, entry)
+        except Exception as problem:  # leaving it out would make another view than the log says
+            problem.add_note(f"the projection folded {entry.key!r}, position {entry.position}")
+            raise
+        if value is None and shape.initial is not None:
+            return forgot_return(f"the fold of the projection, at position {entry.position},")
     view.value, view.position, view.is_open = value, page.upto, True
     view.changes += len(entries)
+    return None
 
 
 def _open(shape: Shape, view: View) -> Steps:

@@ -4,7 +4,8 @@
 replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
 `laws` checks what a reducer of one's own claims, `check_projection` that a projection's fold is
 pure.  `check_linearizable` and `check_serializable`
-check recorded histories of any system, which `read_history` reads.  `interlock.verify.suite` holds
+check recorded histories of any system, which `read_history` reads.  `check_store` checks that a
+store agrees with itself.  `interlock.verify.suite` holds
 the tests that every backend passes.
 Names are imported when they are first used.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from interlock.verify.invariants import ALWAYS, View
     from interlock.verify.projection_check import FoldBroken, check_projection
     from interlock.verify.reducer_laws import LawBroken, laws
+    from interlock.verify.store_check import Problem, StoreReport, check_store
     from interlock.verify.story import Step, Violation
 
 __all__ = [
@@ -38,14 +40,17 @@ __all__ = [
     "MalformedHistory",
     "NotDeterministic",
     "Operation",
+    "Problem",
     "State",
     "Step",
+    "StoreReport",
     "Verdict",
     "View",
     "Violation",
     "check_linearizable",
     "check_projection",
     "check_serializable",
+    "check_store",
     "explore",
     "laws",
     "parse_history",
@@ -64,14 +69,17 @@ _HOMES = {
     "MalformedHistory": "histories.operations",
     "NotDeterministic": "explorer_agents",
     "Operation": "histories.operations",
+    "Problem": "store_check",
     "State": "histories.operations",
     "Step": "story",
+    "StoreReport": "store_check",
     "Verdict": "histories.verdicts",
     "View": "invariants",
     "Violation": "story",
     "check_linearizable": "histories.linear",
     "check_projection": "projection_check",
     "check_serializable": "histories.serial",
+    "check_store": "store_check",
     "explore": "explorer",
     "laws": "reducer_laws",
     "parse_history": "histories.reading",

@@ -39,8 +39,9 @@ def laws(reducer: Reducer, strategy: SearchStrategy[Any], *, examples: int = 200
     `strategy` draws contributions; `examples` is how many are tried for each law.  Returns what
     to declare the reducer with as `checked=`.  Raises LawBroken, with the smallest example found.
 
-    The laws are read as laws of folding, where order and grouping are what the store may vary:
-    associative: folding a part first, and its value after it, changes nothing;
+    The laws are read as laws of folding, where order and grouping are what may vary:
+    associative: contributions that are folded by themselves first, and their value contributed
+    instead of them, change nothing (so a value must be a contribution, too);
     commutative: two neighbouring contributions may change places;
     idempotent: a contribution that comes twice counts once.
     """
@@ -92,13 +93,31 @@ def _breaks(reducer: Reducer, law: str, items: list[Any]) -> str | None:
                 return f"{items!r} gives {value!r}, {doubled!r} gives {reducer.fold(doubled)!r}"
     elif law == ASSOCIATIVE:
         for index in range(len(items)):
-            resumed = reducer.fold(items[index:], reducer.fold(items[:index]), started=True)
-            if not same(value, resumed):
-                return (
-                    f"{items!r} gives {value!r} at once, {resumed!r} folded in two parts "
-                    f"({items[:index]!r}, {items[index:]!r})"
-                )
+            broken = _regrouped(reducer, items[:index], items[index:], value)
+            if broken is not None:
+                return broken
     return None
+
+
+def _regrouped(reducer: Reducer, first: list[Any], rest: list[Any], value: Any) -> str | None:
+    """Say how contributing the fold of `rest` is not contributing each, None where it is.
+
+    Going on from the fold of `first` alone would show nothing: that is how every fold goes on.
+    """
+    part = reducer.fold(rest)
+    refused = reducer.accepts(part) if reducer.accepts is not None else None
+    try:
+        grouped = reducer.fold([part], reducer.fold(first), started=True)
+    except Exception as problem:
+        refused = f"{type(problem).__name__}: {problem}"
+    if refused is not None:
+        return f"{rest!r} gives {part!r}, which cannot be contributed itself: {refused}"
+    if same(value, grouped):
+        return None
+    return (
+        f"{[*first, *rest]!r} gives {value!r} one by one, but {grouped!r} where {rest!r} are "
+        f"folded first, into {part!r}"
+    )
 
 
 def _unsound(reducer: Reducer, items: list[Any]) -> str | None:

@@ -24,9 +24,10 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from interlock import AsyncSpace, Space
-from interlock.adapters.calls import Steps, run, run_async
+from interlock.adapters.calls import Steps, checked, run, run_async
 from interlock.adapters.langgraph import reading, removing, storing
 from interlock.adapters.langgraph.running import TTL, ThreadRun
+from interlock.adapters.langgraph.serde import Allowed, strict
 
 
 class Saver(BaseCheckpointSaver[str]):
@@ -36,13 +37,24 @@ class Saver(BaseCheckpointSaver[str]):
     `interlock.open_async`, for the asynchronous ones; the synchronous ones then work from other
     threads than that of the event loop that made the saver.  `serde` is LangGraph's, such as an
     `EncryptedSerializer`.
+
+    `allow` lists your own classes (or pairs of module and name) that values of the state have:
+    dataclasses, enums, pydantic models.  Plain data, LangChain's messages and LangGraph's types are
+    always read; anything else in a checkpoint raises Invalid.  With `allow=True` a checkpoint may
+    call any function of any module: only where everybody who can write to the store is trusted.
+
+    Raises Invalid.
     """
 
     def __init__(
-        self, space: Space | AsyncSpace, *, serde: SerializerProtocol | None = None
+        self,
+        space: Space | AsyncSpace,
+        *,
+        serde: SerializerProtocol | None = None,
+        allow: Allowed = (),
     ) -> None:
-        super().__init__(serde=serde)
-        self.space = space
+        super().__init__(serde=strict(serde, allow))
+        self.space = checked(space, "Saver")
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):  # there is none
             self._loop = asyncio.get_running_loop()

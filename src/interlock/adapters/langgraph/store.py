@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, cast
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Space, Tx
-from interlock.adapters.calls import Steps, call, run, run_async
+from interlock.adapters.calls import Steps, call, checked, run, run_async
 from interlock.adapters.langgraph import store_reads as reads
-from interlock.adapters.langgraph.store_batch import Alive, Batch, body, checked, live, sweep
+from interlock.adapters.langgraph.store_batch import Alive, Batch, body, live, sweep, valid
 from interlock.adapters.langgraph.store_index import NOT_EMBEDDED, Embedded, Index
 from interlock.adapters.langgraph.store_keys import item_key
 from interlock.extras import needs
@@ -79,7 +79,7 @@ class Store(BaseStore):
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
     ) -> None:
-        self._space = space
+        self._space = checked(space, "Store")
         self._index = None if index is None else Index(index)
         self.ttl_config = ttl
 
@@ -88,7 +88,7 @@ class Store(BaseStore):
 
         Raises Conflict, Invalid, InvalidNamespaceError.
         """
-        asked = checked(ops)
+        asked = valid(ops)
         batch = Batch(self._space, asked, reads.current(), self._embed(asked))
         results, read = run(self._space, batch.steps())
         reads.remember(read)
@@ -96,7 +96,7 @@ class Store(BaseStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations, as `batch` does."""
-        asked = checked(ops)
+        asked = valid(ops)
         batch = Batch(self._space, asked, reads.current(), await self._aembed(asked))
         results, read = await run_async(self._space, batch.steps())
         reads.remember(read)
@@ -220,7 +220,7 @@ class Store(BaseStore):
         if isinstance(ttl, NotProvided):
             ttl = (self.ttl_config or {}).get("default_ttl")
         op = PutOp(tuple(namespace), str(key), None, index, ttl)
-        checked([op])
+        valid([op])
         return _Change(item_key(op.namespace, op.key), op, default)
 
 

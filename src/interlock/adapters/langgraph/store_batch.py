@@ -276,7 +276,7 @@ def sweep() -> Steps:
     return deleted
 
 
-def checked(ops: Iterable[Op]) -> tuple[Op, ...]:
+def valid(ops: Iterable[Op]) -> tuple[Op, ...]:
     """Return operations whose namespaces are well-formed.
 
     Raises InvalidNamespaceError, ValueError.

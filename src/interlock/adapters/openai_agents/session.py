@@ -12,27 +12,38 @@ from agents.memory.session_settings import (
     resolve_session_limit,
 )
 
-from interlock import AsyncSpace, Invalid, Record, Space
-from interlock.adapters.calls import Steps, run_async
+from interlock import AsyncSpace, Conflict, Invalid, Record, Space
+from interlock.adapters.calls import Steps, checked, run_async
+from interlock.adapters.observed import Observed
+from interlock.adapters.openai_agents import runner
 from interlock.adapters.openai_agents.errors import translated
-from interlock.adapters.openai_agents.storing import Changed, Keys, add, clear, pop, read
-from interlock.adapters.openai_agents.turns import Turn, ended, is_answer, known, learn
-from interlock.adapters.turns import take
+from interlock.adapters.openai_agents.storing import (
+    Basis,
+    Changed,
+    Keys,
+    add,
+    clear,
+    count_of,
+    pop,
+    read,
+)
+from interlock.adapters.openai_agents.turns import TakesTurns, Turn
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
 
 
-class Session:
+class Session(TakesTurns):
     """A session of OpenAI Agents in a space: `Runner.run(..., session=Session(space, "s"))`.
 
     A run takes the session's turn with its first call, before the model is asked: a second run on
     the same session is refused with SessionHeld, or waits up to `wait` seconds (None: without
-    limit).  The turn is a lease of `ttl` seconds, renewed while the run goes on, and everything
-    that the run stores is checked against it: whoever lost it gets SessionFenced.
+    limit).  The turn is a lease of `ttl` seconds, renewed until the run ends, and everything that
+    the run stores is checked against it: whoever lost it gets SessionFenced.
 
-    Outside of runs, `add_items` only adds.  `pop_item` and `clear_session` destroy what this task
-    has read, or nothing: where the session has moved since, they raise SessionConflict.
+    Outside of runs, `add_items` only adds.  `pop_item` and `clear_session` destroy what was read
+    through this object, or nothing: where it was not read, or has moved since, they raise
+    SessionConflict.  `overwrite_unread=True` lets them destroy what nobody has read.
 
     Raises SessionInvalid.
     """
@@ -45,8 +56,10 @@ class Session:
         session_settings: SessionSettings | dict[str, Any] | None = None,
         wait: float | None = 0,
         ttl: float = 30.0,
+        overwrite_unread: bool = False,
     ) -> None:
         with translated():
+            self._space = checked(space, "Session")
             if not isinstance(session_id, str):
                 raise Invalid(f"session_id is {session_id!r:.80}, which is no text")
         self.session_id = session_id
@@ -55,11 +68,10 @@ class Session:
             if session_settings is None
             else coerce_session_settings(session_settings)
         )
-        self._space = space
         self._keys = Keys.of(session_id)
-        self._where = (space, self._keys.base)
-        self._wait = wait
-        self._ttl = ttl
+        self._overwrite_unread = overwrite_unread
+        super().__init__((self._space, self._keys.turn), ttl, wait)
+        runner.install()
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None
@@ -73,7 +85,9 @@ class Session:
             read(self._keys, resolve_session_limit(limit, self.session_settings))
         )
         if turn is None:
-            learn(self._where, head=head)
+            self.reads.read(Observed.of(head))
+        else:
+            turn.head = Observed.of(head)
         found: list[TResponseInputItem] = items
         return found
 
@@ -91,26 +105,26 @@ class Session:
         if not items:
             return
         turn = await self._turn(wrapper)
-        done: Changed = await self._made(add(self._keys, items, _hold(turn)))
-        if turn is None:
-            self._learn(done)
-        elif not turn.explicit and is_answer(items):
-            await turn.end()
+        done: Changed = await self._made(add(self._keys, items, _held(turn)))
+        before = Observed.of(done.head)
+        if before == self._known(turn) or not count_of(done.head):
+            self._wrote(turn, before)
 
     async def pop_item(
-        self, *, wrapper: RunContextWrapper[Any] | None = None
+        self, *, op_id: str | None = None, wrapper: RunContextWrapper[Any] | None = None
     ) -> TResponseInputItem | None:
         """Take the last item off and return it; None where there is none.
 
-        Raises SessionConflict where the session has moved since this task read it, SessionHeld
-        while another run has it, SessionFenced.
+        `op_id` names the request that asks, which may be delivered twice: the second time it gets
+        the same item, and nothing more is taken off.
+
+        Raises SessionConflict where the session was not read, or has moved since, SessionHeld while
+        another run has it, SessionFenced.
         """
         turn = await self._turn(wrapper)
-        done: Changed | None = await self._made(pop(self._keys, _hold(turn), self._basis(turn)))
+        done = await self._destroyed(turn, pop(self._keys, _held(turn), self._basis(turn), op_id))
         if done is None:
             return None
-        if turn is None:
-            self._learn(done)
         popped: TResponseInputItem = done.item
         return popped
 
@@ -120,28 +134,18 @@ class Session:
         Raises as `pop_item` does.
         """
         turn = await self._turn(wrapper)
-        done: Changed | None = await self._made(clear(self._keys, _hold(turn), self._basis(turn)))
-        if done is not None and turn is None:
-            self._learn(done)
+        await self._destroyed(turn, clear(self._keys, _held(turn), self._basis(turn)))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Session]:
         """Have the session to oneself: `async with session.turn(): ...`, for a run and whatever
-        belongs to it, or to read and rewrite the history.  Turns of the same task are one.
+        belongs to it, or to read and rewrite the history.  A turn inside a turn is part of it.
 
         Raises SessionHeld.
         """
-        mine = known(self._where).turn
-        if mine is not None and not mine.over:
+        async with self.run_turn() as turn:
+            await turn.take()
             yield self
-            return
-        await ended(self._where)
-        begun = await self._begin(explicit=True)
-        try:
-            yield self
-        finally:
-            await begun.end()
-            learn(self._where, turn=None)
 
     async def reclaim(self) -> None:
         """Take the turn away from whichever run has it, which is fenced.  For supervisors."""
@@ -151,36 +155,53 @@ class Session:
             await self._space.reclaim(self._keys.turn)
 
     async def _turn(self, wrapper: object) -> Turn | None:
-        """Return the turn that this call belongs to; the first call of a run begins one."""
-        mine = known(self._where).turn
-        if mine is not None and not mine.over:
-            return mine
-        await ended(self._where)
-        # Only a run passes a wrapper.
-        return None if wrapper is None else await self._begin(explicit=False)
+        """Return the turn that this call belongs to, taken; None outside of runs."""
+        turn = self.current_turn()
+        if turn is None and wrapper is not None:  # only a run passes one: of another runner
+            turn = self.run_turn_of_task()
+        if turn is not None:
+            await turn.take()
+        return turn
 
-    async def _begin(self, explicit: bool) -> Turn:
-        with translated():
-            lease = await take(self._space, self._keys.turn, self._ttl, self._wait)
-        begun = Turn(self._where, lease, explicit)
-        learn(self._where, turn=begun, head=None)
-        if not explicit:
-            await begun.watch()
-        return begun
+    def _known(self, turn: Turn | None) -> Observed | None:
+        return self.reads.known() if turn is None else turn.head
 
-    def _basis(self, turn: Turn | None) -> Record | None:
-        return None if turn is not None else known(self._where).head
+    def _basis(self, turn: Turn | None) -> Basis | None:
+        """Return what a change that destroys something is made to."""
+        if turn is not None:
+            return None
+        known = self.reads.known()
+        if known is not None:
+            return known.record
+        return None if self._overwrite_unread else _never_read
 
-    def _learn(self, done: Changed) -> None:
-        """Go on from what was changed here, if it was made to what this task knew."""
-        head = known(self._where).head
-        if head is None or head.version == done.before.version:
-            learn(self._where, head=done.head)
+    async def _destroyed(self, turn: Turn | None, steps: Steps) -> Changed | None:
+        try:
+            done: Changed | None = await self._made(steps)
+        except Conflict:
+            if turn is None:
+                self.reads.refused()
+            raise
+        if done is not None:
+            self._wrote(turn, Observed.of(done.head))
+        return done
+
+    def _wrote(self, turn: Turn | None, before: Observed) -> None:
+        """Go on from what was changed here."""
+        after = before._replace(version=before.version + 1)
+        if turn is None:
+            self.reads.made(after, before)
+        else:
+            turn.head = after
 
     async def _made(self, steps: Steps) -> Any:
         with translated():
             return await run_async(self._space, steps)
 
 
-def _hold(turn: Turn | None) -> Record | None:
-    return None if turn is None else turn.hold
+def _held(turn: Turn | None) -> Record | None:
+    return None if turn is None else turn.record
+
+
+def _never_read(head: Record) -> Record:
+    return head._replace(version=0)

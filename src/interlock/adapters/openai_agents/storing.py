@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from interlock import Conflict, Fenced, Record
+from interlock import Committed, Conflict, Fenced, Invalid, Record
 from interlock.adapters.calls import Steps, call, commit
 from interlock.adapters.naming import quoted
 
@@ -40,10 +40,14 @@ class Keys(NamedTuple):
         return f"{self.items}{index:08d}"
 
 
-class Changed(NamedTuple):
-    """A change that was made: the head that it was made to, the new one, the item taken off."""
+# From the head as it is, the head that a change is made to.  What is computed from what somebody
+# has read gets the head that was read: then the store refuses it where others came first.
+Basis = Callable[[Record], Record]
 
-    before: Record
+
+class Changed(NamedTuple):
+    """A change that was made: the head that it was made to, and the item that it took off."""
+
     head: Record
     item: Any = None
 
@@ -78,8 +82,11 @@ def add(keys: Keys, items: Sequence[Any], hold: Record | None) -> Steps:
     return (yield from _change(keys, hold, None, writes))
 
 
-def pop(keys: Keys, hold: Record | None, basis: Record | None) -> Steps:
-    """Take the last item off.  Returns Changed, or None where there is none."""
+def pop(keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None) -> Steps:
+    """Take the last item off.  Returns Changed, or None where there is none.
+
+    What was popped under the same `op_id` before is returned again, and nothing else popped.
+    """
 
     def writes(head: Record) -> Steps:
         count = count_of(head)
@@ -90,10 +97,14 @@ def pop(keys: Keys, hold: Record | None, basis: Record | None) -> Steps:
             return [], count, None
         return [("delete", last)], count - 1, last.value
 
-    return (yield from _change(keys, hold, basis, writes))
+    if op_id is not None:
+        done: Committed | None = yield call("outcome", op_id)
+        if done is not None:
+            return (yield from _popped(keys, done))
+    return (yield from _change(keys, hold, basis, writes, op_id))
 
 
-def clear(keys: Keys, hold: Record | None, basis: Record | None) -> Steps:
+def clear(keys: Keys, hold: Record | None, basis: Basis | None) -> Steps:
     """Take all items off.  Returns Changed, or None where there are none."""
 
     def writes(head: Record) -> Steps:
@@ -106,24 +117,29 @@ def clear(keys: Keys, hold: Record | None, basis: Record | None) -> Steps:
 
 
 def _change(
-    keys: Keys, hold: Record | None, basis: Record | None, writes: Callable[[Record], Steps]
+    keys: Keys,
+    hold: Record | None,
+    basis: Basis | None,
+    writes: Callable[[Record], Steps],
+    op_id: str | None = None,
 ) -> Steps:
-    """Commit what `writes(head)` wants, from the head that was read, or from `basis`.
+    """Commit what `writes(head)` wants.  Without a `basis` it is made to whatever head there is.
 
     `hold` is the record of the turn that the caller has; without one, the turn key is written, too,
     which the store refuses as long as somebody has its lease.
     """
     while True:
         found = yield call("read_many", [keys.head, keys.turn])
-        head: Record = found[keys.head] if basis is None else basis
+        head: Record = found[keys.head]
         wanted = yield from writes(head)
         if wanted is None:
             return None
         made, count, item = wanted
+        if basis is not None:
+            head = basis(head)
         guard = ("write", found[keys.turn], None) if hold is None else ("expect", hold)
-        value = {"items": count}
         try:
-            yield commit([guard, ("write", head, value), *made])
+            done = yield commit([guard, ("write", head, {"items": count}), *made], op_id)
         except (Conflict, Fenced) as refused:
             # Others came first.  That matters only to what was computed from what they changed.
             others_turn = hold is None and refused.outcome.key == keys.turn
@@ -131,5 +147,16 @@ def _change(
             if not others_turn and not blind:
                 raise
             continue
-        version = head.version + 1
-        return Changed(head, head._replace(version=version, value=value, exists=True), item)
+        return (yield from _popped(keys, done)) if done.replayed else Changed(head, item)
+
+
+def _popped(keys: Keys, done: Committed) -> Steps:
+    """Return what an earlier commit has popped."""
+    gone = next(write for write in done.writes if write.key.startswith(keys.items))
+    history = yield call("history", gone.key)
+    before = [entry.value for entry in history if entry.version == gone.version - 1]
+    if not before:
+        raise Invalid("the log no longer keeps the item that this op_id popped")
+    head = next(write for write in done.writes if write.key == keys.head)
+    record: Record = yield call("read", keys.head)
+    return Changed(record._replace(version=head.version - 1), before[0])

@@ -1,124 +1,211 @@
-"""Whose turn a session is: which run has it, and when that run is over.
+"""Whose turn a session is, from its first call to an end that somebody says.
 
-`Runner.run` calls the session, and never says that it has ended.  A run is the coroutine of the
-`agents` package that calls: the turn ends when that is gone, however it ended.
+`Runner.run` calls the session and never says that it is over.  `runner` says it in its place; a
+block `async with session.turn()` says it, too.  A turn belongs to the context that it was begun in,
+and to the tasks that were begun there since.
+
+A run of another runner says nothing: its turn ends with its task, or once it has not called for
+`ttl` seconds.  What it stores after that is refused where somebody else has had the session.
 """
 
 from __future__ import annotations
 
 import asyncio
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any
 
-from interlock import AsyncLease, InterlockError, Lease, Record
-from interlock.adapters import seen
-from interlock.adapters.seen import Where
-from interlock.adapters.turns import give_up
+from interlock import AsyncLease, AsyncSpace, InterlockError, Lease, Record, Space
+from interlock.adapters.observed import Observed
+from interlock.adapters.openai_agents.errors import SessionInvalid, translated
+from interlock.adapters.openai_agents.reads import Reads
+from interlock.adapters.turns import give_up, take
+from interlock.cancellation import PATIENCE, finish
 
-# The modules whose coroutines are a run: of `Runner.run`, and of the task of `run_streamed`.
-_RUNNERS = ("agents.run", "agents.run_internal.run_loop")
-_OUTPUT_OF = {"function_call": "function_call_output", "computer_call": "computer_call_output"}
+Where = tuple[Space | AsyncSpace, str]  # a space, and the key whose lease is the turn
+
+
+class TakesTurns:
+    """What has a turn that a run takes: a session."""
+
+    def __init__(self, where: Where, ttl: float, wait: float | None) -> None:
+        self._where = where
+        self._ttl = ttl
+        self._wait = wait
+        self.reads = Reads()
+
+    def current_turn(self) -> Turn | None:
+        """Return the turn that this context is in, or None."""
+        found = _turns.get().get(self._where)
+        return None if found is None or found.over else found
+
+    @asynccontextmanager
+    async def run_turn(self) -> AsyncIterator[Turn]:
+        """Have a turn until the block ends, taken when the session is first called.  A turn that
+        this context is in already goes on, and the block is part of it."""
+        outer = self.current_turn()
+        if outer is not None:
+            yield outer
+            return
+        turn = self.new_turn()
+        with turn.entered():
+            try:
+                yield turn
+            finally:
+                if turn.head is not None:
+                    self.reads.read(turn.head)
+                await turn.end()
+
+    def new_turn(self) -> Turn:
+        """Return a turn that is not taken yet; whoever asks has to end it."""
+        return Turn(self._where, self._ttl, self._wait)
+
+    def run_turn_of_task(self) -> Turn:
+        """Begin a turn of a run whose end nobody says."""
+        turn = IdleTurn(self._where, self._ttl, self._wait)
+        turn.enter()
+        return turn
 
 
 class Turn:
-    """The exclusive right of one run to write a session, from its first call to its end."""
+    """The exclusive right of one run to write a session."""
 
-    def __init__(self, where: Where, lease: Lease | AsyncLease, explicit: bool) -> None:
-        self.explicit = explicit
-        self.over = False
-        self._lease = lease
-        self._loop = asyncio.get_running_loop()
-        self._ending: asyncio.Task[None] | None = None
-        self._runner: weakref.ref[Any] | None = None
-        _latest[where] = self
+    over = False
+    head: Observed | None = None  # what it has read or written last
+    _lease: Lease | AsyncLease | None = None
+    _late: asyncio.Task[Any] | None = None  # kept: the event loop holds its tasks weakly
+
+    def __init__(self, where: Where, ttl: float, wait: float | None) -> None:
+        self._where = where
+        self._ttl = ttl
+        self._wait = wait
+        self._taking = asyncio.Lock()
 
     @property
-    def hold(self) -> Record:
+    def record(self) -> Record:
         """The record of the turn: every write expects that it has not been taken away."""
+        assert self._lease is not None, "a turn is taken before it is used"
         return self._lease.record
 
+    async def take(self) -> None:
+        """Take the session if that has not been done.
+
+        Raises SessionHeld, and SessionInvalid once the turn is over.
+        """
+        async with self._taking:
+            if self.over:
+                raise SessionInvalid("the run that this call belongs to is over")
+            if self._lease is None:
+                await _streams_ended(self._where)
+                space, key = self._where
+                with translated():
+                    self._lease = await take(space, key, self._ttl, self._wait)
+
     async def end(self) -> None:
-        """Give the session up.  Ending twice does nothing."""
+        """Give the session up, also where this is cancelled.  Ending twice does nothing."""
         self.over = True
-        if asyncio.get_running_loop() is self._loop:
-            await asyncio.shield(self._end())
+        await finish(self._give_up())
 
-    async def watch(self) -> None:
-        """Let the turn end with the run that calls, whose task this is."""
-        task = asyncio.current_task()
-        if task is not None:
-            task.add_done_callback(self._gone)
-            # A coroutine shows what it waits for only while it waits.
-            self._loop.call_soon(self._find, task)
-            await asyncio.sleep(0)
+    def enter(self) -> None:
+        """Let this context be in the turn."""
+        _turns.set({**_turns.get(), self._where: self})
 
-    def _find(self, task: asyncio.Task[Any]) -> None:
-        for coroutine in _waiting(task):
-            frame = getattr(coroutine, "cr_frame", None)
-            if frame is not None and frame.f_globals.get("__name__") in _RUNNERS:
-                self._runner = weakref.ref(coroutine, self._gone)
-                return
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Let this context be in the turn until the block ends."""
+        before = _turns.get()
+        self.enter()
+        try:
+            yield
+        finally:
+            _turns.set(before)  # not `reset`: a generator may end in another context
 
-    def _gone(self, _: object) -> None:
-        """The run is over, wherever Python finds that out."""
-        self.over = True
-        with suppress(RuntimeError):  # the loop is closed: the lease ends with its time
-            self._loop.call_soon_threadsafe(self._end)
+    def ended_with(self, stream: asyncio.Task[Any], reads: Reads) -> asyncio.Task[Any]:
+        """Return a task that does what `stream` does, and ends the turn before it is done.
 
-    def _end(self) -> asyncio.Task[None]:
-        if self._ending is None:
-            self._ending = self._loop.create_task(self._give_up())
-        return self._ending
+        Then whoever calls this knows what the run has stored.
+        """
+        caller = asyncio.current_task()
+
+        async def whole() -> Any:
+            try:
+                return await stream
+            finally:
+                if self.head is not None and caller is not None and not caller.done():
+                    reads.read(self.head, caller)
+                await self.end()
+
+        def finished(task: asyncio.Task[Any]) -> None:
+            del _streams[task]
+            if not stream.done():  # cancelled before it began: `whole` has done nothing
+                stream.cancel()
+                self._late = asyncio.create_task(whole())
+
+        task = asyncio.create_task(whole())
+        _streams[task] = self._where
+        task.add_done_callback(finished)
+        return task
 
     async def _give_up(self) -> None:
-        with suppress(InterlockError):  # a store that is away: the lease ends with its time
-            await give_up(self._lease)
+        async with self._taking:
+            if self._lease is not None:
+                with suppress(InterlockError):  # a store that is away: the lease ends with its time
+                    await give_up(self._lease)
 
 
-# The last turn of each session that this process has had.
-_latest: weakref.WeakValueDictionary[Where, Turn] = weakref.WeakValueDictionary()
+class IdleTurn(Turn):
+    """The turn of a run whose end nobody says.
+
+    It ends with the task that it was begun in, and is given up once it has not been used for `ttl`
+    seconds: what it stores then is refused where somebody else has had the session.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, where: Where, ttl: float, wait: float | None) -> None:
+        super().__init__(where, ttl, wait)
+        self._ending: asyncio.Task[None] | None = None
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(self._task_done)
+
+    async def take(self) -> None:
+        """Do what `Turn.take` does; this is a sign of life."""
+        await super().take()
+        self._stop_timer()
+        if self._ending is None:
+            self._timer = asyncio.get_running_loop().call_later(self._ttl, self._let_go)
+
+    def _task_done(self, _: object) -> None:
+        self.over = True
+        self._stop_timer()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._ending is None:
+            self._ending = asyncio.get_running_loop().create_task(self._give_up())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
-async def ended(where: Where) -> None:
-    """Wait until a turn of this process that is over has given the session up."""
-    latest = _latest.get(where)
-    if latest is not None and latest.over:
-        await latest.end()
+_turns: ContextVar[Mapping[Where, Turn]] = ContextVar(
+    "interlock_openai_turns", default=MappingProxyType({})
+)
+_streams: dict[asyncio.Task[Any], Where] = {}  # what streamed runs are under way
 
 
-def _waiting(task: asyncio.Task[Any]) -> Iterator[Any]:
-    """Yield what a task that waits is in, from the outside; an async generator hides the rest."""
-    waits: Any = task.get_coro()
-    while waits is not None:
-        yield waits
-        waits = getattr(waits, "cr_await", None) or getattr(waits, "gi_yieldfrom", None)
-
-
-class Known(NamedTuple):
-    """What a context knows of a session: its turn, and the head that it has read."""
-
-    turn: Turn | None = None
-    head: Record | None = None
-
-
-def known(where: Where) -> Known:
-    """Return what this context knows of a session."""
-    found: Known = seen.known(where, Known())
-    return found
-
-
-def learn(where: Where, **what: Any) -> None:
-    """Remember something of a session in this context."""
-    seen.learn(where, known(where)._replace(**what))
-
-
-def is_answer(items: Sequence[Any]) -> bool:
-    """Say whether a run that stores `items` is done: they end in a message of the assistant, and
-    every call of a tool has its output."""
-    last = items[-1]
-    if not isinstance(last, dict) or last.get("role") != "assistant":
-        return False
-    kinds = [(each.get("type"), each.get("call_id")) for each in items]
-    return all((_OUTPUT_OF[kind], id) in kinds for kind, id in kinds if kind in _OUTPUT_OF)
+async def _streams_ended(where: Where) -> None:
+    """Wait a moment for streamed runs of this process that were cancelled: their tasks give the
+    session up after whoever read the stream has gone on."""
+    loop = asyncio.get_running_loop()
+    ending = [
+        task
+        for task, place in list(_streams.items())
+        if place == where and task.get_loop() is loop and task.cancelling()
+    ]
+    if ending:
+        await asyncio.wait(ending, timeout=PATIENCE)

@@ -34,6 +34,7 @@ class PostgresBackend(RemoteBackend):
     def __init__(self, url: str, name: str, options: ServerOptions | None = None) -> None:
         options = options or ServerOptions()
         check_options(options)
+        self._durable = options.durability == "full"
         self._target = prepare(url)
         super().__init__(name, self._target.place, options)
         try:
@@ -51,11 +52,10 @@ class PostgresBackend(RemoteBackend):
         self._news: News | None = None
 
     def _call(self, request: Any) -> Call:
-        return calls.call_of(request, self._space, self.uid, self._known)
+        return calls.call_of(request, self._space, self.uid, self._known, self._durable)
 
     def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
-        durable = self._options.durability == "full"
-        return calls.commit(plans, self._space, self.uid, known, durable)
+        return calls.commit(plans, self._space, self.uid, known, self._durable)
 
     def _notes_call(self, notes: Sequence[RefusalNote]) -> Call:
         return calls.add_refusals(notes, self._space, KEPT)

@@ -66,10 +66,10 @@ def statement(function: str, arguments: int) -> str:
     return f"SELECT * FROM interlock.{function}({places})"
 
 
-def call_of(request: Any, space: int, uid: str, known: tuple[int, str]) -> Call:
+def call_of(request: Any, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
-        return _load(request, space, uid, known)
+        return _load(request, space, uid, known, durable)
     if isinstance(request, ReadLog):
         return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
@@ -179,8 +179,8 @@ def _full(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _load(request: Load, space: int, uid: str, known: tuple[int, str]) -> Call:
-    arguments = (space, *_names(request), request.op_id, *known)
+def _load(request: Load, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
+    arguments = (space, *_names(request), request.op_id, *known, durable)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 

@@ -16,38 +16,41 @@ DECLARE
     r answer;
     there boolean;
     fine boolean;
+    listed integer;
 BEGIN
-    UPDATE spaces SET position = position + 1, time = GREATEST(time, clock_us())
-    WHERE space = p_space RETURNING * INTO s;
-    SELECT w.version + 1, w.epoch, w.fine, NOT is_lost(p_space, p_seen, p_seen_op)
-    INTO r.version, r.epoch, fine, there
-    FROM standing(p_space, p_key, p_version, p_epoch, p_op, p_agent, p_incarnation, p_rules) AS w;
+    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    -- Times never fall along the log, whatever the clock does.
+    SELECT t.position + 1, GREATEST(t.time, clock_us()), w.version + 1, w.epoch, w.listed, w.fine,
+        NOT is_lost(p_space, p_seen, p_seen_op)
+    INTO r.position, r.time, r.version, r.epoch, listed, fine, there
+    FROM tail(p_space) AS t,
+        standing(p_space, p_key, p_version, p_epoch, p_op, p_agent, p_incarnation, p_rules) AS w;
     IF fine AND there THEN
         INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
-        VALUES (p_space, s.position, p_key, r.version, r.epoch, p_kind, p_body, p_agent, s.time, p_op,
+        VALUES (p_space, r.position, p_key, r.version, r.epoch, p_kind, p_body, p_agent, r.time, p_op,
             p_reads);
-        PERFORM set_head(p_space, p_key, r.version, r.epoch, s.position, p_kind);
-        IF s.listened > s.time THEN
-            PERFORM pg_notify('interlock_' || p_space, s.position::text);
+        IF listed IS DISTINCT FROM live_after(p_kind) THEN
+            PERFORM list_key(p_space, p_key, live_after(p_kind));
+        END IF;
+        IF s.listened > r.time THEN
+            PERFORM pg_notify('interlock_' || p_space, r.position::text);
         END IF;
         IF NOT p_durable OR current_setting('synchronous_commit') = 'off' THEN
             PERFORM durable(p_durable);
         END IF;
-        r.what := 'done'; r.n := 0; r.position := s.position; r.time := s.time;
+        r.what := 'done'; r.n := 0;
         RETURN NEXT r;
         RETURN;
     END IF;
-    s.position := s.position - 1;
-    UPDATE spaces SET position = s.position WHERE space = p_space;
-    PERFORM durable(false);
     IF there THEN
         RETURN QUERY SELECT * FROM commit(p_space, json_build_array(json_build_object(
             'n', 0, 'op', p_op, 'agent', p_agent, 'incarnation', p_incarnation, 'rules', p_rules,
             'ticket', 0, 'yields', p_yields, 'reads', p_reads, 'key', p_key, 'version', p_version,
             'epoch', p_epoch, 'kind', p_kind, 'body', p_body)), 0, '', p_durable);
     ELSE
+        PERFORM durable(false);
         r := NULL;
-        r.what := 'back'; r.position := s.position;
+        r.what := 'back'; r.position := log_end(p_space);
         RETURN NEXT r;
     END IF;
 END $$;
@@ -61,7 +64,8 @@ END $$;
 --   expects (keys, versions: null is `must not exist now`, epochs: null is not compared); kinds, writes
 --   (keys), bodies; leased (keys); scans (null, or an array of {prefix, upto, keys, versions, epochs}).
 -- p_seen and p_seen_op: the position and operation of a commit that the caller knows of; p_durable: whether
--- the answer waits for the disk.  Rows, by n:
+-- the answer waits for the disk, also where it says that a plan was applied before: whoever applied it may
+-- not have waited.  Rows, by n:
 --   done (position, version, epoch, time) for each write; op (kind) for each entry of a plan that was
 --   applied before; or the first refusal of
 --   replaced (version: the incarnation in force), leased (key, agent, time: until it expires),
@@ -81,16 +85,15 @@ DECLARE
     r answer;
     total integer := json_array_length(p_plans);
     applied integer;
+    said boolean := false;  -- that a plan was applied before
     start bigint;
+    last bigint;
+    time_us bigint;
     now_us bigint;
 BEGIN
-    -- The positions that most calls use up; set right below where some plan is refused or writes more.
-    -- Times never fall along the log, whatever the clock does.
-    UPDATE spaces SET position = position + total, time = GREATEST(time, clock_us())
-    WHERE space = p_space RETURNING * INTO s;
-    start := s.position - total;
+    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    SELECT t.position, GREATEST(t.time, clock_us()) INTO start, time_us FROM tail(p_space) AS t;
     IF is_lost(p_space, p_seen, p_seen_op) THEN
-        UPDATE spaces SET position = start WHERE space = p_space;
         r.what := 'back'; r.position := start;
         RETURN NEXT r;
         RETURN;
@@ -100,7 +103,7 @@ BEGIN
     RETURN QUERY
     WITH fine AS MATERIALIZED (
         SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, p.body, w.epoch,
-            w.version + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
+            w.listed, w.version + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
             start + row_number() OVER (ORDER BY p.n) AS position
         FROM json_to_recordset(p_plans) AS p(
             n integer, op text, agent text, incarnation bigint, rules bigint, reads text, key text,
@@ -110,23 +113,21 @@ BEGIN
         WHERE p.key IS NOT NULL AND w.fine
     ), logged AS (
         INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
-        SELECT p_space, position, key, version, epoch, kind, body, agent, s.time, op, reads FROM fine
+        SELECT p_space, position, key, version, epoch, kind, body, agent, time_us, op, reads FROM fine
         ORDER BY position
     ), headed AS (
-        INSERT INTO heads (space, key, version, epoch, entry, live)
-        SELECT DISTINCT ON (key) p_space, key, version, epoch, position,
-            CASE kind WHEN 'append' THEN 2 ELSE 1 END
-        FROM fine ORDER BY key, version DESC
-        ON CONFLICT (space, key) DO UPDATE SET version = excluded.version, epoch = excluded.epoch,
-            entry = excluded.entry, live = excluded.live
+        INSERT INTO heads (space, key, epoch, live)
+        SELECT DISTINCT ON (key) p_space, key, 0, live_after(kind)
+        FROM fine WHERE listed IS DISTINCT FROM live_after(kind) ORDER BY key, version DESC
+        ON CONFLICT (space, key) DO UPDATE SET live = excluded.live
     )
-    SELECT 'done', n, NULL, NULL, NULL, NULL, version, epoch, NULL, s.time, position, NULL::integer,
+    SELECT 'done', n, NULL, NULL, NULL, NULL, version, epoch, NULL, time_us, position, NULL::integer,
         NULL::bigint
     FROM fine;
     GET DIAGNOSTICS applied = ROW_COUNT;
+    last := start + applied;
     IF applied < total THEN
         now_us := clock_us();
-        s.position := start + applied;
         FOR p IN SELECT * FROM json_to_recordset(p_plans) AS x(
             n integer, op text, agent text, incarnation bigint, rules bigint, ticket bigint,
             yields boolean, reads text, key text, version bigint, epoch bigint, kind text, body text,
@@ -142,21 +143,22 @@ BEGIN
                 p.versions := ARRAY[NULLIF(p.version, -1)]; p.epochs := ARRAY[p.epoch];
                 p.leased := '{}';
             END IF;
-            FOR r IN SELECT * FROM commit_one(p_space, s.position, now_us, s.time, p.n, p.op, p.agent,
+            FOR r IN SELECT * FROM commit_one(p_space, last, now_us, time_us, p.n, p.op, p.agent,
                 p.incarnation, p.rules, p.ticket, p.yields, p.reads, p.expects, p.versions, p.epochs,
                 p.kinds, p.writes, p.bodies, p.leased, p.scans)
             LOOP
-                IF r.what = 'done' THEN s.position := r.position; END IF;
+                IF r.what = 'done' THEN last := r.position; END IF;
+                said := said OR r.what = 'op';
                 RETURN NEXT r;
             END LOOP;
         END LOOP;
-        UPDATE spaces SET position = s.position WHERE space = p_space;
     END IF;
-    IF s.position > start AND s.listened > s.time THEN
-        PERFORM pg_notify('interlock_' || p_space, s.position::text);
+    IF last > start AND s.listened > time_us THEN
+        PERFORM pg_notify('interlock_' || p_space, last::text);
     END IF;
-    IF NOT p_durable OR s.position = start OR current_setting('synchronous_commit') = 'off' THEN
-        PERFORM durable(p_durable AND s.position > start);
+    said := said OR last > start;
+    IF NOT p_durable OR NOT said OR current_setting('synchronous_commit') = 'off' THEN
+        PERFORM durable(p_durable AND said);
     END IF;
 END $$;
 
@@ -194,7 +196,9 @@ BEGIN
     END IF;
 END $$;
 
--- Whether the transaction's answer waits for the disk.  A server set to wait for more is left alone.
+-- Whether the transaction's answer waits for the disk: for all that was committed before it, too, since
+-- the server flushes its log, and sends it to a standby, in order.  It waits only where the transaction
+-- itself wrote or locked a row.  A server set to wait for more is left alone.
 CREATE FUNCTION interlock.durable(p_durable boolean) RETURNS void LANGUAGE plpgsql
 AS $$
 BEGIN
@@ -215,13 +219,11 @@ CREATE FUNCTION interlock.apply(
 AS $$
 DECLARE
     was integer;
+    listed integer;
     leased_at bigint;
 BEGIN
-    SELECT version + 1, epoch, live INTO o_version, o_epoch, was
-    FROM heads WHERE space = p_space AND key = p_key;
-    IF NOT FOUND THEN
-        o_version := 1; o_epoch := 0; was := 0;
-    END IF;
+    SELECT h.version + 1, h.epoch, h.live, h.listed INTO o_version, o_epoch, was, listed
+    FROM head(p_space, p_key) AS h;
     IF NOT COALESCE(p_leased, false) THEN
         DELETE FROM leases WHERE space = p_space AND key = p_key RETURNING epoch INTO leased_at;
         IF leased_at = o_epoch THEN  -- otherwise a reclaim has raised it already
@@ -231,27 +233,21 @@ BEGIN
     INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
     VALUES (p_space, p_position, p_key, o_version, o_epoch, p_kind, p_body, p_agent, p_time, p_op,
         p_reads);
-    PERFORM set_head(p_space, p_key, o_version, o_epoch, p_position, p_kind);
+    IF listed IS DISTINCT FROM live_after(p_kind) THEN
+        PERFORM list_key(p_space, p_key, live_after(p_kind));
+    END IF;
     IF p_kind = 'delete' AND was = 2 THEN
         PERFORM keep_fold(p_space, p_key, p_position, NULL);
     END IF;
 END $$;
 
--- What a key is after a write of a kind.
-CREATE FUNCTION interlock.set_head(
-    p_space integer, p_key text, p_version bigint, p_epoch bigint, p_entry bigint, p_kind text
-) RETURNS void LANGUAGE plpgsql
+-- Has a key listed in heads as what it is now.
+CREATE FUNCTION interlock.list_key(p_space integer, p_key text, p_live integer) RETURNS void
+LANGUAGE sql
 AS $$
-DECLARE
-    p_live integer := CASE p_kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 ELSE 1 END;
-BEGIN
-    UPDATE heads SET version = p_version, epoch = p_epoch, entry = p_entry, live = p_live
-    WHERE space = p_space AND key = p_key;
-    IF NOT FOUND THEN
-        INSERT INTO heads (space, key, version, epoch, entry, live)
-        VALUES (p_space, p_key, p_version, p_epoch, p_entry, p_live);
-    END IF;
-END $$;
+    INSERT INTO heads (space, key, epoch, live) VALUES (p_space, p_key, 0, p_live)
+    ON CONFLICT (space, key) DO UPDATE SET live = excluded.live
+$$;
 
 -- Keeps a fold as of a position, never over a later one.
 CREATE FUNCTION interlock.keep_fold(p_space integer, p_key text, p_position bigint, p_body text)
@@ -270,9 +266,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enabl
 AS $$
 BEGIN
     PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
-    IF p_rules = COALESCE(
-        (SELECT version FROM heads WHERE space = p_space AND key = '$rules'), 0)
-    THEN
+    IF p_rules = rules_version(p_space) THEN
         PERFORM keep_fold(p_space, p_key, p_position, p_body);
     END IF;
     PERFORM durable(false);

@@ -7,19 +7,14 @@ from interlock.errors import (
     Corrupt,
     IncompatibleStore,
     InterlockError,
-    Invalid,
     Unavailable,
 )
+from interlock.extras import needs
 
-try:
+with needs("psycopg", "postgres"):
     import psycopg
     import psycopg.generators
     import psycopg_pool
-except ImportError as missing:
-    raise Invalid(
-        "a store in PostgreSQL needs the extra 'postgres': pip install 'interlock[postgres]' "
-        f"({missing})"
-    ) from missing
 
 __all__ = ["fault_of", "must_repeat", "psycopg", "psycopg_pool"]
 

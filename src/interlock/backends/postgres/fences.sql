@@ -81,7 +81,7 @@ BEGIN
     END LOOP;
     r := NULL;
     r.what := 'now';
-    r.extra := COALESCE((SELECT version FROM heads WHERE space = p_space AND key = '$rules'), 0);
+    r.extra := rules_version(p_space);
     RETURN NEXT r;
 END $$;
 
@@ -95,8 +95,9 @@ AS $$
 DECLARE
     raised bigint;
 BEGIN
-    INSERT INTO heads AS h (space, key, version, epoch, entry, live) VALUES (p_space, p_key, 0, 1, 0, 0)
-    ON CONFLICT (space, key) DO UPDATE SET epoch = h.epoch + 1 RETURNING h.epoch INTO raised;
+    SELECT h.epoch + 1 INTO raised FROM head(p_space, p_key) AS h;
+    INSERT INTO heads (space, key, epoch, live) VALUES (p_space, p_key, raised, 0)
+    ON CONFLICT (space, key) DO UPDATE SET epoch = excluded.epoch;
     INSERT INTO leases (space, key, epoch, holder, name, renewed, expires)
     VALUES (p_space, p_key, CASE WHEN p_reclaimed THEN 0 ELSE raised END, p_holder, p_name, p_renewed,
         p_expires)

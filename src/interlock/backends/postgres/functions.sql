@@ -1,4 +1,4 @@
--- The functions of a store in PostgreSQL, version 1.  Each answers one request in one round trip, and
+-- The functions of a store in PostgreSQL, version 2.  Each answers one request in one round trip, and
 -- nothing else touches the tables: a role that may only call them cannot go round the guards.
 --
 -- Tables: see schema.sql.  p_space is spaces.space, times are microseconds, clock_us is the server's clock.
@@ -23,7 +23,7 @@ LANGUAGE sql IMMUTABLE
 AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 
 -- The schema version of the store.
-CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 1 $$;
+CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
 -- The space of a name, made where it does not exist: (space, uid).
 CREATE FUNCTION interlock.open_space(p_name text) RETURNS TABLE (space integer, uid text)
@@ -41,6 +41,57 @@ END $$;
 
 -- Reading
 
+-- Where the log of a space ends: one row, of zeros where it is empty.  Inlined, as the next three.
+CREATE FUNCTION interlock.tail(p_space integer) RETURNS TABLE ("position" bigint, "time" bigint)
+LANGUAGE sql STABLE
+AS $$
+    SELECT COALESCE(l.position, 0), COALESCE(l.time, 0)
+    FROM (SELECT 1) AS one LEFT JOIN LATERAL (
+        SELECT log.position, log.time FROM interlock.log
+        WHERE log.space = p_space ORDER BY log.position DESC LIMIT 1
+    ) AS l ON true
+$$;
+
+-- What a key is after a write of a kind: see heads.live.
+CREATE FUNCTION interlock.live_after(p_kind text) RETURNS integer LANGUAGE sql IMMUTABLE
+AS $$
+    SELECT CASE p_kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
+$$;
+
+-- The last row of a key up to a position.  Rows are compared, and ordered by key, so that no plan but
+-- one by the index of keys will do, whatever the planner believes of the table.
+CREATE FUNCTION interlock.last_entry(p_space integer, p_key text, p_upto bigint)
+RETURNS SETOF interlock.log LANGUAGE sql STABLE
+AS $$
+    SELECT l.* FROM interlock.log AS l
+    WHERE l.space = p_space AND (l.key, l.position) >= (p_key, 0::bigint)
+        AND (l.key, l.position) <= (p_key, p_upto)
+    ORDER BY l.key DESC, l.position DESC LIMIT 1
+$$;
+
+-- A key as it is now: one row, of zeros where it never was.  listed: its row in heads, null where it has
+-- none.
+CREATE FUNCTION interlock.head(p_space integer, p_key text)
+RETURNS TABLE (version bigint, epoch bigint, live integer, listed integer)
+LANGUAGE sql STABLE
+AS $$
+    SELECT COALESCE(l.version, 0), GREATEST(l.epoch, h.epoch, 0),
+        CASE WHEN l.kind IS NULL THEN 0 ELSE interlock.live_after(l.kind) END, h.live
+    FROM (SELECT 1) AS one
+    LEFT JOIN LATERAL interlock.last_entry(p_space, p_key, 9223372036854775807) AS l ON true
+    LEFT JOIN LATERAL (
+        SELECT heads.epoch, heads.live FROM interlock.heads
+        WHERE heads.space = p_space AND heads.key = p_key LIMIT 1
+    ) AS h ON true
+$$;
+
+-- The version of the rules.
+CREATE FUNCTION interlock.rules_version(p_space integer) RETURNS bigint LANGUAGE sql STABLE
+AS $$
+    SELECT COALESCE((
+        SELECT l.version FROM interlock.last_entry(p_space, '$rules', 9223372036854775807) AS l), 0)
+$$;
+
 -- The record of a key, now.  `what` and `n` are given back.
 CREATE FUNCTION interlock.record(p_space integer, p_key text, p_what text, p_n integer)
 RETURNS SETOF answer LANGUAGE plpgsql STABLE
@@ -52,11 +103,9 @@ BEGIN
     SELECT p_what, p_n, p_key, NULL, l.body, NULL, h.version, h.epoch, l.agent, l.time, l.position,
         h.live, NULL
     INTO r
-    FROM heads AS h LEFT JOIN log AS l ON l.space = h.space AND l.position = h.entry
-    WHERE h.space = p_space AND h.key = p_key;
-    IF NOT FOUND THEN
-        r.what := p_what; r.n := p_n; r.key := p_key; r.version := 0; r.epoch := 0; r.live := 0;
-    ELSIF r.live = 2 THEN
+    FROM head(p_space, p_key) AS h
+    LEFT JOIN LATERAL last_entry(p_space, p_key, 9223372036854775807) AS l ON true;
+    IF r.live = 2 THEN
         SELECT entry, body INTO saved, r.base FROM folds WHERE space = p_space AND key = p_key;
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
@@ -69,10 +118,11 @@ END $$;
 -- A consistent set of records and scans; p_ends[i] is the end of the prefix p_prefixes[i].  Rows: now
 -- (time, position, extra: the version of the rules), key, scan (n: the number of the prefix), queued
 -- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation);
--- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.
+-- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.  p_durable: see
+-- `commit`; here it is about the operation.
 CREATE FUNCTION interlock.load(
     p_space integer, p_keys text[], p_prefixes text[], p_ends text[], p_op text, p_seen bigint,
-    p_seen_op text
+    p_seen_op text, p_durable boolean DEFAULT false
 ) RETURNS SETOF answer
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -87,17 +137,16 @@ BEGIN
         RETURN;
     END IF;
     r.what := 'now';
-    SELECT now_us, s.position, COALESCE(h.version, 0) INTO r.time, r.position, r.extra
-    FROM spaces AS s LEFT JOIN heads AS h ON h.space = s.space AND h.key = '$rules'
-    WHERE s.space = p_space;
+    SELECT now_us, t.position, rules_version(p_space) INTO r.time, r.position, r.extra
+    FROM tail(p_space) AS t;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
         RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'key', i - 1);
     END LOOP;
     FOR i IN 1 .. cardinality(p_prefixes) LOOP
-        RETURN QUERY SELECT 'scan', i - 1, h.key, NULL, l.body, NULL, h.version, h.epoch, l.agent,
-            l.time, l.position, h.live, NULL::bigint
-        FROM heads AS h JOIN log AS l ON l.space = h.space AND l.position = h.entry
+        RETURN QUERY SELECT 'scan', i - 1, h.key, NULL, l.body, NULL, l.version,
+            GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position, h.live, NULL::bigint
+        FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
             AND h.live = 1 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
         RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1) AS m
@@ -117,7 +166,19 @@ BEGIN
     WHERE l.space = p_space AND l.key = ANY (p_keys) AND alive(l.renewed, l.expires, now_us);
     IF p_op IS NOT NULL THEN
         RETURN QUERY SELECT * FROM operation(p_space, p_op, 0);
+        IF FOUND AND p_durable THEN
+            PERFORM wait_for_all();
+        END IF;
     END IF;
+END $$;
+
+-- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
+-- the server's log that means nothing, and no lock that others would wait for.
+CREATE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM pg_logical_emit_message(true, 'interlock', '');
+    PERFORM durable(true);
 END $$;
 
 -- The position that the log is cut up to, 0 where it is whole.
@@ -152,10 +213,8 @@ DECLARE
     saved bigint;
 BEGIN
     SELECT p_what, p_n, p_key, l.kind, l.body, NULL, l.version, l.epoch, l.agent, l.time, l.position,
-        CASE WHEN l.kind = 'delete' THEN 0 WHEN l.kind IN ('append', 'fold') THEN 2 ELSE 1 END, NULL
-    INTO r
-    FROM log AS l WHERE l.space = p_space AND l.key = p_key AND l.position <= p_position
-    ORDER BY l.position DESC LIMIT 1;
+        live_after(l.kind), NULL
+    INTO r FROM last_entry(p_space, p_key, p_position) AS l;
     IF NOT FOUND THEN
         r.what := p_what; r.n := p_n; r.key := p_key; r.version := 0; r.epoch := 0; r.live := 0;
     ELSIF r.live = 2 THEN
@@ -192,9 +251,7 @@ DECLARE
     found_us bigint;
 BEGIN
     r.what := 'now'; r.time := clock_us();
-    SELECT s.position, COALESCE(h.version, 0) INTO high, r.extra
-    FROM spaces AS s LEFT JOIN heads AS h ON h.space = s.space AND h.key = '$rules'
-    WHERE s.space = p_space;
+    SELECT t.position, rules_version(p_space) INTO high, r.extra FROM tail(p_space) AS t;
     IF p_position IS NOT NULL THEN
         r.position := LEAST(p_position, high);
     ELSE  -- times never fall along the log
@@ -222,7 +279,7 @@ BEGIN
         RETURN QUERY SELECT m.*
         FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.version > 0 AND m.live > 0 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+            AND m.live > 0 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
 END $$;
 
@@ -243,9 +300,9 @@ DECLARE
     floor bigint := floor_of(p_space);
 BEGIN
     p_after := GREATEST(p_after, floor);
-    RETURN QUERY SELECT s.position, NULL, floor, NULL::bigint,
+    RETURN QUERY SELECT t.position, NULL, floor, NULL::bigint,
         CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
-        NULL FROM spaces AS s WHERE s.space = p_space;
+        NULL FROM tail(p_space) AS t;
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
@@ -263,20 +320,18 @@ END $$;
 -- Where the log of a space ends.
 CREATE FUNCTION interlock.log_end(p_space integer) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
-AS $$ SELECT position FROM spaces WHERE space = p_space $$;
+AS $$ SELECT position FROM tail(p_space) $$;
 
 -- Writers tell the channel interlock_<space> their position until p_until.  Where nobody listens they
 -- do not: a commit with a notification takes a lock that the whole server shares.
 CREATE FUNCTION interlock.listen_until(p_space integer, p_seconds double precision) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
-DECLARE
-    end_of_log bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     UPDATE spaces SET listened = GREATEST(listened, clock_us() + (p_seconds * 1000000)::bigint)
-    WHERE space = p_space RETURNING position INTO end_of_log;
-    RETURN end_of_log;
+    WHERE space = p_space;
+    RETURN (SELECT position FROM tail(p_space));
 END $$;
 
 -- Refusals

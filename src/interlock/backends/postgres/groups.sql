@@ -71,7 +71,7 @@ DECLARE
 BEGIN
     SELECT * INTO g FROM groups WHERE space = p_space AND name = p_group;
     IF NOT FOUND THEN RETURN; END IF;
-    SELECT s.position INTO d.version FROM spaces AS s WHERE s.space = p_space;
+    d.version := log_end(p_space);
     d.position := g.cursor; d.key := g.prefix; d.time := clock_us();
     IF g.prefix = p_prefix THEN
         SELECT * INTO c FROM group_consumers WHERE group_id = g.group_id AND consumer = p_consumer;
@@ -115,7 +115,8 @@ BEGIN
         IF FOUND THEN RETURN; END IF;
     END IF;
     PERFORM durable(false);
-    SELECT s.position INTO d.version FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    d.version := log_end(p_space);
     d.time := clock_us(); d.key := p_prefix; d.position := d.version;
     SELECT * INTO g FROM groups WHERE space = p_space AND name = p_group;
     IF NOT FOUND THEN
@@ -279,7 +280,7 @@ BEGIN
     SELECT * INTO g FROM groups WHERE space = p_space AND name = p_group;
     IF NOT FOUND THEN RETURN; END IF;
     r.what := 'group'; r.key := g.prefix; r.position := g.cursor;
-    SELECT s.position INTO r.extra FROM spaces AS s WHERE s.space = p_space;
+    r.extra := log_end(p_space);
     RETURN NEXT r;
     RETURN QUERY SELECT 'consumer', 0, NULL, NULL, NULL, NULL, NULL::bigint, NULL::bigint, c.consumer,
         c.seen, NULL::bigint, alive(c.seen, c.seen + c.ttl, now_us)::integer, (

@@ -2,32 +2,26 @@
 -- says yes or no for the usual plan, and in `judge`, which says what it is.
 -- See functions.sql for the rows of an answer.
 
--- What stands in a store for a plan of one key: version, epoch and liveness of the key, and whether nothing
--- stands against the plan.  Keys with a lease or a queue are not fine here: `judge` looks closer.  Inlined
+-- What stands in a store for a plan of one key: version and epoch of the key and its row in heads, and whether
+-- nothing stands against the plan.  Keys with a lease or a queue are not fine here: `judge` looks closer.  Inlined
 -- into the statements that use it; LIMIT has each row looked up by its index, whatever the planner believes
 -- of the tables.  p_version: null is not compared, -1 must not exist now; p_epoch: null is not compared.
 CREATE FUNCTION interlock.standing(
     p_space integer, p_key text, p_version bigint, p_epoch bigint, p_op text, p_agent text,
     p_incarnation bigint, p_rules bigint
-) RETURNS TABLE (version bigint, epoch bigint, fine boolean) LANGUAGE sql STABLE
+) RETURNS TABLE (version bigint, epoch bigint, listed integer, fine boolean) LANGUAGE sql STABLE
 AS $$
-    SELECT COALESCE(h.version, 0), COALESCE(h.epoch, 0),
-        (SELECT 1 FROM log AS l WHERE l.space = p_space AND l.op = p_op LIMIT 1) IS NULL
+    SELECT h.version, h.epoch, h.listed,
+        (SELECT 1 FROM interlock.log AS l WHERE l.space = p_space AND l.op = p_op LIMIT 1) IS NULL
         AND p_incarnation = COALESCE((
-            SELECT a.incarnation FROM agents AS a
+            SELECT a.incarnation FROM interlock.agents AS a
             WHERE a.space = p_space AND a.agent = p_agent LIMIT 1), 0)
-        AND (SELECT 1 FROM leases AS l WHERE l.space = p_space AND l.key = p_key LIMIT 1) IS NULL
-        AND COALESCE(p_epoch = COALESCE(h.epoch, 0), true)
-        AND p_rules = COALESCE((
-            SELECT r.version FROM heads AS r
-            WHERE r.space = p_space AND r.key = '$rules' LIMIT 1), 0)
-        AND CASE p_version WHEN -1 THEN COALESCE(h.live, 0) = 0
-            ELSE COALESCE(p_version = COALESCE(h.version, 0), true) END
-        AND (SELECT 1 FROM ticket_keys AS q WHERE q.space = p_space AND q.key = p_key LIMIT 1) IS NULL
-    FROM (SELECT 1) AS one LEFT JOIN LATERAL (
-        SELECT heads.version, heads.epoch, heads.live FROM heads
-        WHERE heads.space = p_space AND heads.key = p_key LIMIT 1
-    ) AS h ON true
+        AND (SELECT 1 FROM interlock.leases AS l WHERE l.space = p_space AND l.key = p_key LIMIT 1) IS NULL
+        AND COALESCE(p_epoch = h.epoch, true)
+        AND p_rules = interlock.rules_version(p_space)
+        AND CASE p_version WHEN -1 THEN h.live = 0 ELSE COALESCE(p_version = h.version, true) END
+        AND (SELECT 1 FROM interlock.ticket_keys AS q WHERE q.space = p_space AND q.key = p_key LIMIT 1) IS NULL
+    FROM interlock.head(p_space, p_key) AS h
 $$;
 
 -- The rows of the first thing that stands against a plan; none where it may be applied.
@@ -46,11 +40,11 @@ DECLARE
     versions bigint[];
     epochs bigint[];
     lives integer[];
-    head heads;
+    current record;
 BEGIN
     r.n := p_n;
     SELECT EXISTS (SELECT 1 FROM log WHERE space = p_space AND op = p_op),
-        COALESCE((SELECT version FROM heads WHERE space = p_space AND key = '$rules'), 0)
+        rules_version(p_space)
     INTO known, rules_now;
     IF known THEN
         RETURN QUERY SELECT * FROM operation(p_space, p_op, p_n);
@@ -72,10 +66,8 @@ BEGIN
         RETURN;
     END IF;
     FOR i IN 1 .. cardinality(p_expects) LOOP
-        SELECT * INTO head FROM heads WHERE space = p_space AND key = p_expects[i];
-        versions[i] := COALESCE(head.version, 0);
-        epochs[i] := COALESCE(head.epoch, 0);
-        lives[i] := COALESCE(head.live, 0);
+        SELECT * INTO current FROM head(p_space, p_expects[i]);
+        versions[i] := current.version; epochs[i] := current.epoch; lives[i] := current.live;
     END LOOP;
     FOR i IN 1 .. cardinality(p_expects) LOOP
         IF p_epochs[i] <> epochs[i] THEN
@@ -118,9 +110,12 @@ BEGIN
         SELECT COALESCE(m.key, h.key) INTO found_key
         FROM unnest(scan.keys, scan.versions, scan.epochs) AS m(key, version, epoch)
         FULL JOIN (
-            SELECT key, version, epoch FROM heads
-            WHERE space = p_space AND key >= scan.prefix AND (scan.upto IS NULL OR key < scan.upto)
-                AND live > 0 AND (scan.prefix <> '' OR left(key, 1) <> '$')
+            SELECT k.key, l.version, GREATEST(l.epoch, k.epoch) AS epoch
+            FROM heads AS k
+            CROSS JOIN LATERAL last_entry(p_space, k.key, 9223372036854775807) AS l
+            WHERE k.space = p_space AND k.key >= scan.prefix
+                AND (scan.upto IS NULL OR k.key < scan.upto)
+                AND k.live > 0 AND (scan.prefix <> '' OR left(k.key, 1) <> '$')
         ) AS h ON h.key = m.key
         WHERE (m.version, m.epoch) IS DISTINCT FROM (h.version, h.epoch)
         ORDER BY 1 LIMIT 1;

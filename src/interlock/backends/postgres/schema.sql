@@ -1,20 +1,24 @@
--- The tables of a store in PostgreSQL, version 1, in a schema of their own.  Times are microseconds
+-- The tables of a store in PostgreSQL, version 2, in a schema of their own.  Times are microseconds
 -- since 1970 (UTC) by the server's clock; keys compare by their bytes.
 --
--- spaces        one row a space: where its log ends, and until when somebody listens for news.  Whoever
---               writes to a space locks its row first, so that positions are gapless and in commit order.
---               The log is kept after position `trimmed`; up to there, of each key the last row is left: as
---               it was, or (kind fold) a merged key's fold
--- log           the truth: one row a write of a commit
--- heads         one row a key, tombstones included: its version, its epoch, and the position of the log
---               row that holds its value.  A value stands in the log only, so the two cannot disagree.
---               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
+-- A commit only inserts rows of the log: rows that every commit updated would get slower and slower to
+-- find while an old snapshot (pg_dump, a forgotten transaction) keeps each of their versions.
+--
+-- spaces        one row a space, and until when somebody listens for news of it.  Whoever writes to a space
+--               locks its row first, so that positions are gapless and in commit order.  The log is kept
+--               after position `trimmed`; up to there, of each key the last row is left: as it was, or
+--               (kind fold) a merged key's fold
+-- log           the truth: one row a write of a commit.  Its last row says where the log ends, and the last
+--               row of a key what the key holds: value, version, epoch
+-- heads         one row a key, tombstones included, to find keys by prefix: its live (0 deleted, or leased
+--               and never written; 1 a value; 2 contributions), and what leases have raised its epoch to
 -- folds         a cache: the fold of a merged key's contributions up to a position; no body where it
 --               begins anew after that position; and, by a key that begins with $projection/, what is
 --               kept of a projection, which holds the log after it
 -- leases        one row a lease that was not given up; expired ones stay until somebody writes or asks
 -- agents        the incarnation of each agent name that was ever opened exclusively
 -- refusals      the last refusals, for `interlock conflicts`
+-- ticket_numbers  numbers of tickets, drawn under the lock of the space
 -- tickets       places in the queues for keys; unlogged, because they decide who thinks next and never
 --               what may be written
 -- ticket_keys   which queues a ticket stands in
@@ -31,9 +35,6 @@ CREATE TABLE interlock.spaces (
     name text COLLATE "C" NOT NULL UNIQUE,
     uid text NOT NULL UNIQUE,
     created bigint NOT NULL,
-    position bigint NOT NULL DEFAULT 0,
-    time bigint NOT NULL DEFAULT 0,
-    tickets bigint NOT NULL DEFAULT 0,
     listened bigint NOT NULL DEFAULT 0,
     trimmed bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
@@ -45,7 +46,7 @@ CREATE TABLE interlock.log (
     version bigint NOT NULL,
     epoch bigint NOT NULL,
     kind text NOT NULL,
-    body text,
+    body text CONSTRAINT log_body_is_json CHECK (body IS NULL OR body::json IS NOT NULL),
     agent text NOT NULL,
     time bigint NOT NULL,
     op text COLLATE "C" NOT NULL,
@@ -60,12 +61,12 @@ CREATE INDEX log_by_op ON interlock.log (space, op);
 CREATE TABLE interlock.heads (
     space integer NOT NULL,
     key text COLLATE "C" NOT NULL,
-    version bigint NOT NULL,
     epoch bigint NOT NULL,
-    entry bigint NOT NULL,
     live integer NOT NULL,
     PRIMARY KEY (space, key)
 ) WITH (fillfactor = 70);
+
+CREATE SEQUENCE interlock.ticket_numbers;
 
 CREATE UNLOGGED TABLE interlock.tickets (
     space integer NOT NULL,

@@ -13,6 +13,7 @@ DECLARE
 BEGIN
     IF p_upto > 0 THEN
         PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+        PERFORM durable(true);
     END IF;
     floor := floor_of(p_space);
     SELECT n.first, n.name INTO needed, name FROM (
@@ -43,7 +44,6 @@ BEGIN
     END LOOP;
     UPDATE spaces AS s SET trimmed = p_upto WHERE s.space = p_space;
     floor := p_upto;
-    PERFORM durable(true);
     RETURN NEXT;
 END $$;
 
@@ -53,9 +53,8 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces AS s
-    WHERE s.space = p_space AND p_position BETWEEN s.trimmed AND s.position FOR UPDATE;
-    IF FOUND THEN
+    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    IF p_position BETWEEN floor_of(p_space) AND log_end(p_space) THEN
         PERFORM keep_fold(p_space, p_name, p_position, p_body);
     END IF;
     PERFORM durable(false);
@@ -73,5 +72,5 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
     DELETE FROM folds AS f WHERE f.space = p_space AND f.key = p_name;
-    PERFORM durable(true);
+    PERFORM wait_for_all();  -- it may have been deleted by another sending
 END $$;

@@ -185,7 +185,7 @@ BEGIN
             number := t.ticket;
         ELSE
             PERFORM drop_ticket(p_space, t.ticket);
-            UPDATE spaces SET tickets = tickets + 1 WHERE space = p_space RETURNING tickets INTO number;
+            number := nextval('ticket_numbers');
             INSERT INTO tickets (space, ticket, name, agent, renewed, expires, firm)
             VALUES (p_space, number, p_name, p_agent, now_us, now_us + p_ttl, p_firm);
             INSERT INTO ticket_keys (space, key, ticket)

@@ -11,11 +11,14 @@ from typing import Any
 
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.faults import psycopg
+from interlock.errors import Unconfirmed
 
 _INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
 _TEXT = 25
 _MANY = 20  # rows from which psycopg's own reader, which is set up anew each time, is faster
 _GONE = "server closed the connection unexpectedly"
+_WARNINGS = "interlock_warnings"  # the attribute of a connection that holds them
+_STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
 
 
 def begin(connection: Any, call: Call, prepares: bool) -> Generator[Any, Any, list[Any]]:
@@ -24,6 +27,7 @@ def begin(connection: Any, call: Call, prepares: bool) -> Generator[Any, Any, li
     Without `prepares` the statement is parsed each time, as a pooler needs it.
     """
     server = connection.pgconn
+    _listen(connection)
     arguments = [_text(argument) for argument in call.arguments]
     if not prepares:
         server.send_query_params(call.sql.encode(), arguments)
@@ -38,9 +42,28 @@ def begin(connection: Any, call: Call, prepares: bool) -> Generator[Any, Any, li
     return found
 
 
+def _listen(connection: Any) -> None:
+    """Keep what the server says about commits that gave up waiting for a standby.
+
+    Such a commit is no error: it has happened here, and perhaps nowhere else.
+    """
+    if _WARNINGS in connection.__dict__:
+        connection.__dict__[_WARNINGS].clear()
+        return
+    warnings: list[str] = connection.__dict__.setdefault(_WARNINGS, [])
+
+    def keep(told: Any) -> None:
+        if told.source_function == _STANDBY:  # its words are in the server's language
+            warnings.append(str(told.message_primary))
+
+    connection.add_notice_handler(keep)
+
+
 def rows(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of what the server answered.  Raises psycopg's errors."""
+    """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
     result = _check(connection.pgconn, results)
+    if warnings := connection.__dict__[_WARNINGS]:
+        raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
     columns = range(result.nfields)
     types = [result.ftype(column) for column in columns]
     if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:

@@ -4,6 +4,7 @@
 --   again since is being handled again.
 -- Answers how many of them were this consumer's.
 
+check_group()
 local consumer = ARGV[1]
 local c = field('c:' .. consumer)
 if not c then return 0 end

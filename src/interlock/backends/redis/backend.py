@@ -14,13 +14,20 @@ from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
 from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
-from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
+from interlock.backends.remote import (
+    Known,
+    RemoteBackend,
+    ServerOptions,
+    check_options,
+    next_look,
+)
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
-from interlock.errors import AnswerLost, IncompatibleStore, Unavailable
+from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _OLDEST_SERVER = (6, 2)
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
@@ -34,6 +41,7 @@ class RedisBackend(RemoteBackend):
         check_options(options)
         self._target = target_of(url)
         self._keys = Keys(state_key(name))
+        self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
         try:
             self._check_server()
@@ -43,7 +51,7 @@ class RedisBackend(RemoteBackend):
             raise
 
     def _connect(self) -> None:
-        self._wire: Wire | None = None
+        self._store = STORES.borrow(self._target, lambda: Store(self._target))
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = (
             weakref.WeakKeyDictionary()
         )
@@ -61,80 +69,103 @@ class RedisBackend(RemoteBackend):
 
     def _send(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
-        last = self._waiting() if call.waits else None
+        commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = self._threads_wire().send(call.commands, last)
+            replies = self._threads_wire().send(
+                commands, last, self._keys.state, self._options.busy_timeout
+            )
             if _is_ready(replies) or time.monotonic() >= deadline:
-                return self._answer(call, replies, last)
+                break
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST)
+        answer = self._answer(call, replies, last)
+        return self._send(call._replace(waits=True)) if self._must_wait(call, answer) else answer
 
     async def _send_async(self, call: Call) -> Any:
         deadline = time.monotonic() + self._options.busy_timeout
-        last = self._waiting() if call.waits else None
+        commands, last = self._commands(call)
         pause = _SHORTEST
         while True:
-            replies = await self._loops_wire().send(call.commands, last)
+            replies = await self._loops_wire().send(
+                commands, last, self._keys.state, self._options.busy_timeout
+            )
             if _is_ready(replies) or time.monotonic() >= deadline:
-                return self._answer(call, replies, last)
+                break
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST)
+        answer = self._answer(call, replies, last)
+        if self._must_wait(call, answer):
+            return await self._send_async(call._replace(waits=True))
+        return answer
+
+    def _commands(self, call: Call) -> tuple[Sequence[Command], Command | None]:
+        """The commands of a call, and the one that waits for replicas and files after them.
+
+        WAIT is about what its own connection wrote, and the answer may be about what another one
+        wrote before: so this one writes, too, whatever the call did.
+        """
+        last = self._waiting() if call.waits else None
+        return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
+
+    def _must_wait(self, call: Call, answer: Any) -> bool:
+        """Whether a call that only read told of something that its answer must wait for."""
+        if call.waits or call.claims is None or self._waiting() is None:
+            return False
+        return call.claims(answer)
 
     def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
-        copies = None if last is None else replies.pop()
+        waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
                 raise fault_of(reply, self.place, sent=True) from reply
-        if last is not None:
-            self._check_copies(copies)
-        return call.parse(replies)
+        answer = call.parse(replies)
+        if waited and (call.claims is None or call.claims(answer)):
+            self._check_copies(*waited)
+        return answer
 
     def _waiting(self) -> Command | None:
-        """The command that waits for replicas and files after a commit."""
+        """The command that waits for replicas and files."""
         target = self._target
         milliseconds = int(target.wait_timeout * 1000)
         if target.wait_aof:
             return ("WAITAOF", 1, target.wait_replicas, milliseconds)
         return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
 
-    def _check_copies(self, reply: Any) -> None:
+    def _check_copies(self, reply: Any, marked: Any) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
-        if isinstance(reply, Exception):
-            raise AnswerLost(f"applied, but not confirmed by replicas: {reply}") from reply
+        for each in (marked, reply):
+            if isinstance(each, Exception):
+                raise Unconfirmed(f"applied, but not confirmed by replicas: {each}") from each
         local, replicas = reply if isinstance(reply, list) else (1, reply)
         wanted = self._target.wait_replicas
         if replicas < wanted or (self._target.wait_aof and local < 1):
-            raise AnswerLost(
+            raise Unconfirmed(
                 f"applied, but only {replicas} of {wanted} replicas confirmed it within "
                 f"{self._target.wait_timeout:g} s"
             )
 
     def _threads_wire(self) -> Wire:
-        if self._wire is None:
-            self._wire = Wire(self._target, self._keys.state)
-        return self._wire
+        return self._store.wire()
 
     def _loops_wire(self) -> AsyncWire:
         loop = asyncio.get_running_loop()
         wire = self._wires.get(loop)
         if wire is None:
-            wire = self._wires[loop] = AsyncWire(self._target, self._keys.state)
+            wire = self._wires[loop] = self._store.borrow_wire()
         return wire
 
     def _connections(self) -> Any:
-        return self._wire, self._wires
+        return self._store, self._wires
 
     def _disconnect(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        if STORES.give_back(self._target, self._store):
+            self._store.close()
 
     async def _disconnect_async(self) -> None:
-        wire = self._wires.pop(asyncio.get_running_loop(), None)
-        if wire is not None:
-            await wire.close()
+        if self._wires.pop(asyncio.get_running_loop(), None) is not None:
+            await self._store.give_back_wire()
 
     # Opening
 
@@ -144,17 +175,22 @@ class RedisBackend(RemoteBackend):
             told = self._threads_wire().client.info()
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, self.place, sent=False) from problem
-        info = told if "redis_version" in told else next(iter(told.values()))
+        for info in [told] if "redis_version" in told else told.values():
+            self._check_node(info)
+
+    def _check_node(self, info: dict[str, Any]) -> None:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST_SERVER:
             raise IncompatibleStore(
                 f"{self.place} is Redis {info['redis_version']}; Interlock needs 6.2 or newer"
             )
         policy = info.get("maxmemory_policy", "noeviction")
-        if policy.startswith("allkeys") and int(info.get("maxmemory", 0)):
+        # volatile-* drops only keys that expire, and ours do not.
+        if policy.startswith("allkeys") and not self._target.allow_eviction:
             raise IncompatibleStore(
-                f"{self.place} drops keys when its memory is full (maxmemory-policy {policy}); "
-                "set it to noeviction"
+                f"{self.place} evicts keys when its memory is full (maxmemory-policy {policy}), "
+                "and acknowledged commits with them. Set it to noeviction, or open the store with "
+                "?allow_eviction=1"
             )
         if info.get("role") == "slave" and not self._target.cluster:
             raise Unavailable(
@@ -175,23 +211,46 @@ class RedisBackend(RemoteBackend):
     # News
 
     def _await_news(self, position: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0.001:
-            if self._threads_wire().send([self._read_blocking(position, left)])[0]:
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0.001:
+            wire, key = self._threads_wire(), self._keys.state
+            if self._store.watching.acquire(blocking=False):
+                try:
+                    found = wire.send_at_once([self._read_news(position, left)], None, key)
+                finally:
+                    self._store.watching.release()
+                pause = 0.0
+            else:
+                patience = self._options.busy_timeout
+                found = wire.send([self._read_news(position)], None, key, patience)
+                pause = next_look(time.monotonic() - began)
+            if found[0]:
                 return
+            time.sleep(min(pause, left))
 
     async def _await_news_async(self, position: int, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0.001:
-            if (await self._loops_wire().send([self._read_blocking(position, left)]))[0]:
+        began = time.monotonic()
+        while (left := began + seconds - time.monotonic()) > 0.001:
+            wire, key = self._loops_wire(), self._keys.state
+            if self._store.watching.acquire(blocking=False):
+                try:
+                    found = await wire.send_at_once([self._read_news(position, left)], None, key)
+                finally:
+                    self._store.watching.release()
+                pause = 0.0
+            else:
+                patience = self._options.busy_timeout
+                found = await wire.send([self._read_news(position)], None, key, patience)
+                pause = next_look(time.monotonic() - began)
+            if found[0]:
                 return
+            await asyncio.sleep(min(pause, left))
 
-    def _read_blocking(self, position: int, seconds: float) -> Command:
+    def _read_news(self, position: int, seconds: float = 0) -> Command:
+        """The command that reads an entry after a position, waiting for it so many seconds."""
         milliseconds = max(1, int(min(seconds, _LONGEST_WAIT) * 1000))
-        return (
-            *("XREAD", "COUNT", 1, "BLOCK", milliseconds),
-            *("STREAMS", self._keys.log, f"{position}-0"),
-        )
+        wait = ("BLOCK", milliseconds) if seconds else ()
+        return ("XREAD", "COUNT", 1, *wait, "STREAMS", self._keys.log, f"{position}-0")
 
 
 def _is_ready(replies: list[Any]) -> bool:

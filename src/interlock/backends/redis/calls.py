@@ -48,12 +48,15 @@ Command = tuple[Any, ...]
 class Call(NamedTuple):
     """Commands that travel together, and how their replies are read.
 
-    `waits`: the answer waits for replicas and files, as the store's URL says.
+    `waits`: the answer waits for replicas and files, as the store's URL says.  `claims`: only an
+    answer that says that something was applied does; where the call does not wait, it is sent again
+    so that it waits.
     """
 
     commands: Sequence[Command]
     parse: Callable[[list[Any]], Any]
     waits: bool = False
+    claims: Callable[[Any], bool] | None = None
 
 
 class Keys:
@@ -103,7 +106,16 @@ def commit(plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]) 
             raise answers.lost_commits(int(found[1]))
         return [_outcome(plan, reply, uid) for plan, reply in zip(plans, found, strict=True)]
 
-    return Call((script("commit", names, *arguments),), parse, waits=True)
+    return Call((script("commit", names, *arguments),), parse, True, _any_committed)
+
+
+def _any_committed(outcomes: Sequence[Outcome]) -> bool:
+    return any(isinstance(each, Committed) for each in outcomes)
+
+
+def mark(keys: Keys) -> Command:
+    """Return a write that whoever waits for replicas sends before: see mark.lua."""
+    return script("mark", keys.fixed)
 
 
 def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
@@ -154,7 +166,8 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
 def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     command = script("load", names, request.op_id or "", *known, *_named(request))
-    return _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
+    call = _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
+    return call._replace(claims=lambda snapshot: snapshot.applied is not None)
 
 
 def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
@@ -249,7 +262,8 @@ def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call:
         *(request.name, request.agent, request.incarnation, int(request.ttl * 1e6)),
         *(request.epoch, request.ticket, int(request.reclaim), *request.keys),
     )
-    return _one(command, lambda rows: answers.grant(_rows(rows), uid, request), True)
+    call = _one(command, lambda rows: answers.grant(_rows(rows), uid, request), True)
+    return call._replace(claims=lambda grant: grant.granted or request.reclaim)
 
 
 def _drop_lease(request: DropLease, keys: Keys, uid: str) -> Call:

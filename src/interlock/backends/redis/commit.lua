@@ -95,7 +95,6 @@ local function commit(base)
     -- Applied before?
     if found[5] then
         local lib = library()
-        lib.write_again('p')
         if ticket > 0 then lib.drop_ticket(ticket) end
         return lib.operation(op, 0)
     end
@@ -154,12 +153,25 @@ local function commit(base)
         end
     end
 
+    -- Onto what is whole?
+    local list = lists
+    for at = write_at + 1, write_at + 4 * n_writes, 4 do
+        local head = heads[tonumber(ARGV[at])]
+        if ARGV[at + 1] ~= 'put' then
+            list = list + 1
+            if ARGV[at + 1] == 'append' and head[3] == 2 and head[7] and call('LLEN', KEYS[list]) ~= head[7] then
+                missing(KEYS[list], 'has not the ' .. head[7] .. ' contributions that it had')
+            end
+        end
+    end
+
     -- Nothing stands against it: apply.
     local position = tonumber(found[1] or 0)
     local time = math.max(now, tonumber(found[2] or 0))  -- times never fall along the log
     local stamp, done = text(time), {position + 1, time}
     local changes = {'o:' .. op, pack({position + 1, n_writes}), 'p', position + n_writes, 't', stamp}
-    local gone, top, list = {}, 6, lists
+    local gone, top = {}, 6
+    list = lists
     for i = 1, n_writes do
         local at = write_at + 4 * i
         local number, kind, body = tonumber(ARGV[at - 3]), ARGV[at - 2], ARGV[at]
@@ -184,24 +196,21 @@ local function commit(base)
             top, open = top + 2, ''
         end
         positions[number] = open
-        heads[number] = {version, epoch, live, position, time, agent}
+        if live ~= 1 then list = list + 1 end
+        local length = live == 2 and call('RPUSH', KEYS[list], position .. ':' .. body) or nil
+        heads[number] = {version, epoch, live, position, time, agent, length}
         changes[top + 1], changes[top + 2] = 'i:' .. key, open
         changes[top + 3], changes[top + 4] = 'h:' .. key, pack(heads[number])
         top = top + 4
         if live == 1 then
             changes[top + 1], changes[top + 2] = 'b:' .. key, body
             top = top + 2
-        else
-            list = list + 1
-            if live == 2 then
-                call('RPUSH', KEYS[list], position .. ':' .. body)
-            else
-                gone[#gone + 1] = 'b:' .. key
-                if head[3] == 2 then
-                    changes[top + 1], changes[top + 2] = 'f:' .. key, pack({position, false})
-                    top = top + 2
-                    call('DEL', KEYS[list])
-                end
+        elseif live == 0 then
+            gone[#gone + 1] = 'b:' .. key
+            if head[3] == 2 then
+                changes[top + 1], changes[top + 2] = 'f:' .. key, pack({position, false})
+                top = top + 2
+                call('UNLINK', KEYS[list])
             end
         end
         if version == 1 then call('ZADD', NAMES, 0, key) end
@@ -216,6 +225,7 @@ end
 
 -- A commit that was acknowledged must still be there.
 if is_lost(ARGV[1], ARGV[2]) then return {'back', call('HGET', STATE, 'p') or 0} end
+check_whole(unpack(call('HMGET', STATE, 'p', 'c')))
 local answers, base = {}, 3
 for i = 1, tonumber(ARGV[3]) do
     answers[i] = commit(base)

@@ -9,7 +9,8 @@
 --              r                       version of the rules in force
 --              c, d                    position that the log is cut up to; time of the entry there
 --              q, n                    number of tickets in the queues; number of the last one given
---              h:<key>                 head: version, epoch, live, position, time, agent (packed)
+--              h:<key>                 head: version, epoch, live, position, time, agent, and of a merged key
+--                                      the length of its list m, from schema 2 on (packed)
 --              b:<key>                 the value of a live head
 --              f:<key>                 fold of a merged key: position, body or false (packed)
 --              l:<key>                 lease: epoch, holder, name, renewed, expires (packed)
@@ -56,6 +57,26 @@ end
 -- Whether a lease or ticket holds.  One renewed in the future is dead: the clock stepped back.
 local function alive(renewed, expires, now)
     return expires > now and renewed <= now + 1000000
+end
+
+-- Redis evicts whole keys, and anybody may delete one.  The request fails, having written nothing; faults.py
+-- makes the fault of it.
+local function missing(what, why)
+    error('MISSING: ' .. what .. ' ' .. why .. ' :MISSING', 0)
+end
+
+-- Compares what must agree: each position since the cut is an entry of the log, and a space that has entries
+-- has keys.  Whoever writes comes by here first, so that nothing makes anew what is missing.
+local function check_whole(position, cut)
+    position, cut = tonumber(position or 0), tonumber(cut or 0)
+    local entries, keys = call('XLEN', LOG), call('ZCARD', NAMES)
+    if position == 0 and entries + keys > 0 then
+        missing(STATE, 'is not there, but there are entries or keys')
+    elseif entries ~= position - cut then
+        missing(LOG, string.format('has %.0f entries instead of %.0f', entries, position - cut))
+    elseif keys == 0 and position > 0 then
+        missing(NAMES, 'is not there, but there are entries')
+    end
 end
 
 -- Whether a commit that the caller knows of (position '0': none) is not in the log: commits were lost.
@@ -138,10 +159,19 @@ local function library()
         return lib.block(key, number, versions)[version - number * BLOCK]
     end
 
+    -- Compares the number of contributions that a merged key has with its head.  (Schema 1 did not count.)
+    function lib.check_list(key, head, fold, found)
+        local wrong = head[7] and found ~= head[7]
+        if head[3] == 2 and (wrong or not head[7] and found == 0 and fold[1] < head[4]) then
+            missing(lib.list_of('m', key), 'has ' .. found .. ' contributions instead of ' .. (head[7] or 'some'))
+        end
+    end
+
     -- Contributions after one position and up to another: a JSON array, and how many.
-    function lib.contributions(key, after, upto)
-        local bodies = {}
-        for _, item in ipairs(call('LRANGE', lib.list_of('m', key), 0, -1)) do
+    function lib.contributions(key, after, upto, head, fold)
+        local bodies, items = {}, call('LRANGE', lib.list_of('m', key), 0, -1)
+        lib.check_list(key, head, fold, #items)
+        for _, item in ipairs(items) do
             local colon = string.find(item, ':', 1, true)
             local position = tonumber(string.sub(item, 1, colon - 1))
             if position > after and position <= upto then
@@ -155,11 +185,17 @@ local function library()
     function lib.keep_fold(key, position, fold)
         local before, list = lib.field('f:' .. key) or {0, false}, lib.list_of('m', key)
         if position <= before[1] then return end
+        local head = lib.field('h:' .. key)
+        lib.check_list(key, head, before, call('LLEN', list))
         call('HSET', STATE, 'f:' .. key, pack({position, fold}))
         local item = call('LINDEX', list, 0)
         while item and tonumber(string.sub(item, 1, string.find(item, ':', 1, true) - 1)) <= position do
             call('LPOP', list)
             item = call('LINDEX', list, 0)
+        end
+        if head[3] == 2 and head[7] then
+            head[7] = call('LLEN', list)
+            call('HSET', STATE, 'h:' .. key, pack(head))
         end
     end
 
@@ -174,10 +210,11 @@ local function library()
         local body, base, extra = false, false, false
         if live == 1 then
             body = call('HGET', STATE, 'b:' .. key)
+            if not body then missing(STATE, 'has no value of the key ' .. key) end
         elseif live == 2 then
             local fold = lib.field('f:' .. key) or {0, false}
             base = fold[2]
-            body, extra = lib.contributions(key, fold[1], position)
+            body, extra = lib.contributions(key, fold[1], position, head, fold)
         end
         return {what, n, key, false, body, base, version, epoch, agent, time, position, live, extra}
     end
@@ -261,7 +298,9 @@ local function library()
 
     -- The first row of a snapshot.
     function lib.now_row(now)
-        local position, rules = lib.number_of('p'), lib.number_of('r')
+        local found = call('HMGET', STATE, 'p', 'r', 'c')
+        local position, rules = tonumber(found[1] or 0), tonumber(found[2] or 0)
+        check_whole(position, found[3])
         return {'now', 0, false, false, false, false, 0, 0, false, now, position, 0, rules}
     end
 
@@ -277,12 +316,6 @@ local function library()
             rows[#rows + 1] = {'lease', 0, key, false, false, false, false, lease[1], lease[2],
                 lease[5] - now, false, false, false}
         end
-    end
-
-    -- Writes what is there already.  Whoever waits for replicas after a request that was sent twice waits
-    -- for what his own connection wrote, and so for what the first sending wrote before.
-    function lib.write_again(name)
-        redis.pcall('HSET', STATE, name, call('HGET', STATE, name))  -- refused where memory is full
     end
 
     return lib

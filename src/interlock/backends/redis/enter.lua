@@ -9,8 +9,6 @@ local entered = lib.field('a:' .. ARGV[1]) or {0, ''}
 if ARGV[2] == '1' and entered[2] ~= ARGV[3] then
     entered = {entered[1] + 1, ARGV[3]}
     call('HSET', STATE, 'a:' .. ARGV[1], pack(entered))
-elseif ARGV[2] == '1' then
-    lib.write_again('a:' .. ARGV[1])
 end
 return {
     {'entered', 0, false, false, false, false, entered[1], false, false, false, false, false, false},

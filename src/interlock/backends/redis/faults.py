@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 from interlock.errors import (
     AnswerLost,
     Corrupt,
     IncompatibleStore,
     InterlockError,
-    Invalid,
     Unavailable,
 )
+from interlock.extras import needs
 
-try:
+with needs("redis-py", "redis"):
     import redis
     import redis.asyncio
     import redis.exceptions
-except ImportError as missing:
-    raise Invalid(
-        f"a store in Redis needs the extra 'redis': pip install 'interlock[redis]' ({missing})"
-    ) from missing
 
 __all__ = ["fault_of", "is_redirect", "must_wait", "redis", "script_is_missing", "told_by"]
 
 _WAIT = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "FAILOVER")
 _MOVING = "TTL exhausted"  # redis-py, after many redirections: nearly always of a slot that moves
+_MISSING = re.compile(r"MISSING: (.*) :MISSING", re.DOTALL)  # what the scripts find; common.lua
 _REDIRECT = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 _REFUSED = {
     "OOM": "has no memory left; raise maxmemory",
@@ -53,6 +52,8 @@ def told_by(problem: Exception) -> str:
     }
     told = str(problem)
     word = words.get(type(problem).__name__, "")
+    if word == "NOAUTH " and told.startswith("invalid"):
+        word = "WRONGPASS "  # redis-py has one class for both
     return told if told.startswith(word) else word + told
 
 
@@ -87,6 +88,11 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
     if isinstance(problem, redis.exceptions.ResponseError) and not must_wait(problem):
         if "unknown command" in told.lower():
             return IncompatibleStore(f"{place} is not Redis 6.2 or newer, or Valkey: {told}")
+        if (found := _MISSING.search(told)) is not None:
+            return Corrupt(
+                f"{place} has lost a part of the space: {found[1]}. The server evicted it, or "
+                "somebody deleted it; restore a backup"
+            )
         if told.startswith("WRONGTYPE") or "Error running script" in told or "script: " in told:
             return Corrupt(f"{place} holds something else than a space under its keys: {told}")
         return Unavailable(f"{place} refused the call: {told}")

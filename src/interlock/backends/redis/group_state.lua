@@ -2,6 +2,7 @@
 -- KEYS: those of common.lua and groups.lua.  ARGV: 1 number of pending entries that are listed, at most.
 -- Rows: those of group_state in groups.sql of the PostgreSQL dialect.
 
+check_group()
 local now = clock()
 local found = call('HMGET', GROUP, 'prefix', 'cursor')
 if not found[1] then return {} end

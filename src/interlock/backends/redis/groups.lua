@@ -26,6 +26,19 @@ local lib = library()
 local GROUPS, GROUP, DEALT = KEYS[5], KEYS[6], KEYS[7]
 local NUL, NONE = '\0', '0000000000000000'
 
+-- Compares what must agree: whoever writes comes by here first.
+local function check_group()
+    local name = string.sub(GROUP, #STATE + 4)
+    local fields, listed = call('HLEN', GROUP), call('ZSCORE', GROUPS, name)
+    if fields == 0 and (listed or call('EXISTS', DEALT) == 1) then
+        missing(GROUP, 'is not there, but the group is')
+    elseif fields > 0 and not listed then
+        missing(GROUPS, 'does not name the group ' .. name)
+    elseif fields > 2 and call('EXISTS', DEALT) == 0 then
+        missing(DEALT, 'is not there, but the group has consumers')
+    end
+end
+
 local function place(position) return string.format('%016.0f', position) end
 
 local function place_of(member) return string.sub(member, -16) end

@@ -52,7 +52,6 @@ elseif epoch > 0 then  -- a renewal; an expired lease that nobody took may go on
         granted = 1
     end
 elseif mine == #keys then  -- sent twice
-    for _, key in ipairs(keys) do lib.write_again('l:' .. key) end
     granted = reclaims and 0 or 1
 elseif reclaims then
     set_lease(keys[1], now)

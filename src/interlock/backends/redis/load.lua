@@ -7,11 +7,10 @@
 
 local lib = library()
 local now, keys = clock(), {}
-local rows = {lib.now_row(now)}
 if is_lost(ARGV[2], ARGV[3]) then
-    rows[1][1] = 'back'
-    return rows
+    return {{'back', 0, false, false, false, false, 0, 0, false, now, lib.number_of('p'), 0, lib.number_of('r')}}
 end
+local rows = {lib.now_row(now)}
 local at = 5
 for i = 1, tonumber(ARGV[4]) do
     keys[i] = ARGV[at]

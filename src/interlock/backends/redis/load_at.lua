@@ -26,7 +26,7 @@ local LIVE = {put = 1, append = 2, delete = 0}
 local function tail(key, version, versions)
     local fold = lib.field('f:' .. key) or {0, false}
     if fold[1] <= position then
-        local body, count = lib.contributions(key, fold[1], position)
+        local body, count = lib.contributions(key, fold[1], position, lib.field('h:' .. key), fold)
         return body, fold[2], count
     end
     local bodies, base, cut = {}, false, lib.field('z:' .. key)

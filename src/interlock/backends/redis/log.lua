@@ -9,6 +9,7 @@ local lib = library()
 local after, limit, key = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local last, floor, entries = lib.number_of('p'), lib.number_of('c'), {}
 local lost = is_lost(ARGV[4], ARGV[5]) and 1 or 0
+if lost == 0 then check_whole(last, floor) end
 if lost == 1 or key == '' or after >= last or after >= 0 and after < floor then
     return {last, floor, lost, entries}
 end

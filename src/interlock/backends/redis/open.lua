@@ -1,8 +1,13 @@
 -- The space of a name, made where it does not exist.
--- KEYS: those of common.lua.  ARGV: 1 unique id for a new space, 2 schema version for a new space.
+-- KEYS: those of common.lua.  ARGV: 1 unique id for a new space, 2 schema version of the caller.
 -- Answers {unique id, schema version}.
 
 local lib = library()
-call('HSETNX', STATE, 'schema', ARGV[2])
+local uid, position, cut = unpack(call('HMGET', STATE, 'uid', 'p', 'c'))
+check_whole(position, cut)
+if not uid and call('EXISTS', STATE .. ':groups', STATE .. ':projections') > 0 then
+    missing(STATE, 'is not there, but there are consumer groups or projections')
+end
 call('HSETNX', STATE, 'uid', ARGV[1])
+if lib.number_of('schema') < tonumber(ARGV[2]) then call('HSET', STATE, 'schema', ARGV[2]) end
 return {call('HGET', STATE, 'uid'), lib.number_of('schema')}

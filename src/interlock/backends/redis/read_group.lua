@@ -15,6 +15,8 @@ local FEW = 50  -- entries of the log that are read at once
 local consumer, prefix, start, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local ttl, name, now, last = tonumber(ARGV[6]), ARGV[8], clock(), lib.number_of('p')
 
+check_whole(last, lib.number_of('c'))
+check_group()
 local found = call('HMGET', GROUP, 'prefix', 'cursor', 'c:' .. consumer)
 local theirs, cursor, known = found[1], tonumber(found[2] or 0), found[3] and unpacked(found[3])
 
@@ -35,6 +37,7 @@ if not theirs then
     call('ZADD', GROUPS, 0, ARGV[1])
 end
 if theirs ~= prefix or (limit == 0 and not known) then return answer({}) end
+if cursor < lib.number_of('c') then missing(LOG, 'was cut before the group had read it') end
 
 -- Entries
 

@@ -7,6 +7,7 @@
 
 local lib = library()
 local upto, floor, needed, by = tonumber(ARGV[1]), lib.number_of('c'), false, false
+check_whole(call('HGET', STATE, 'p'), floor)
 local oldest = call('ZRANGE', KEYS[6], 0, 0, 'WITHSCORES')
 if oldest[1] then needed, by = tonumber(oldest[2]) + 1, oldest[1] end
 for _, name in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do

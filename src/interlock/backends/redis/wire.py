@@ -1,4 +1,4 @@
-"""Carries commands to Redis and replies back, for threads and for asyncio.
+"""Carries commands to Redis and replies back, for threads and for asyncio.  Spaces share a wire.
 
 redis-py opens the connections and follows the cluster's slots.  A connection is used as it is,
 without asking first whether it still lives: where it does not, the answer is lost, and sending the
@@ -8,6 +8,8 @@ same request again is safe.
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,13 +18,14 @@ from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.scripts import BY_SHA
-from interlock.errors import AnswerLost
+from interlock.errors import AnswerLost, Unavailable
 
 try:
     from hiredis import pack_command
 except ImportError:  # redis-py does the same, more slowly
     pack_command = None  # type: ignore[assignment]  # a function where it is installed
 
+MOST = 32  # connections that are used at once; whoever comes then waits for one
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
     "decode_responses": True,
@@ -42,19 +45,35 @@ def _with_text(command: Command) -> Command:
 class Wire:
     """Connections for threads."""
 
-    def __init__(self, target: Target, key: str) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._key = key
-        self._idle: list[tuple[str, Any]] = []
+        self._idle: defaultdict[str, list[Any]] = defaultdict(list)  # by node
+        self._free = threading.Semaphore(MOST)
         kind: Any = redis.cluster.RedisCluster if target.cluster else redis.Redis
         try:
             self.client: Any = kind.from_url(target.url, **_DEFAULTS)
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, target.place, sent=False) from problem
 
-    def send(self, commands: Sequence[Command], last: Command | None = None) -> list[Any]:
-        """Send commands together, and `last` after them; return a reply or exception for each."""
-        node, connection = self._take()
+    def send(
+        self, commands: Sequence[Command], last: Command | None, key: str, patience: float
+    ) -> list[Any]:
+        """Send commands together, and `last` after them; return a reply or exception for each.
+
+        They go to the node that has `key`.  `patience`: seconds to wait for a connection.
+        """
+        if not self._free.acquire(timeout=patience):
+            raise all_in_use(self._target, patience)
+        try:
+            return self.send_at_once(commands, last, key)
+        finally:
+            self._free.release()
+
+    def send_at_once(
+        self, commands: Sequence[Command], last: Command | None, key: str
+    ) -> list[Any]:
+        """The same on a connection beyond those that are counted."""
+        node, connection = self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
             connection.send_packed_command(_packed(connection, asked), check_health=False)
@@ -65,31 +84,26 @@ class Wire:
         except BaseException:
             connection.disconnect()  # replies that nobody read are on their way
             raise
-        self._idle.append((node, connection))
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            connection.disconnect()
         found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
     def close(self) -> None:
         """Close every connection."""
-        while (idle := self._idle_one()) is not None:
-            idle[1].disconnect()
+        for idle in [*self._idle.values()]:
+            while idle:
+                with suppress(IndexError):  # another thread takes one at this moment
+                    idle.pop().disconnect()
         self.client.close()
 
-    def _idle_one(self) -> tuple[str, Any] | None:
-        """Take a connection that nobody uses; other threads do the same at this moment."""
+    def _take(self, key: str) -> tuple[str, Any]:
         try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def _take(self) -> tuple[str, Any]:
-        try:
-            node, pool = self._node()
-            while (idle := self._idle_one()) is not None:
-                at, connection = idle
-                if at == node:
-                    return at, connection
-                connection.disconnect()  # the slot has moved
+            node, pool = self._node(key)
+            with suppress(IndexError):
+                return node, self._idle[node].pop()
             # Not by the pool, which counts what it makes and never hears that it was dropped.
             connection = pool.connection_class(**pool.connection_kwargs)
             connection.connect()
@@ -97,10 +111,10 @@ class Wire:
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 
-    def _node(self) -> tuple[str, Any]:
+    def _node(self, key: str) -> tuple[str, Any]:
         if not self._target.cluster:
             return "", self.client.connection_pool
-        node = self.client.get_node_from_key(self._key)
+        node = self.client.get_node_from_key(key)
         return node.name, self.client.get_redis_connection(node).connection_pool
 
     def _again(self, command: Command, reply: Any) -> Any:
@@ -122,18 +136,36 @@ class Wire:
 class AsyncWire:
     """Connections for the tasks of one event loop."""
 
-    def __init__(self, target: Target, key: str) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._key = key
-        self._idle: list[tuple[str, Any]] = []
+        self._idle: defaultdict[str, list[Any]] = defaultdict(list)  # by node
+        self._free = asyncio.Semaphore(MOST)
         asynchronous: Any = redis.asyncio
         self._alone = asyncio.Lock()
         kind: Any = asynchronous.RedisCluster if target.cluster else asynchronous.Redis
         self.client: Any = kind.from_url(target.url, **_DEFAULTS)
 
-    async def send(self, commands: Sequence[Command], last: Command | None = None) -> list[Any]:
-        """Send commands together, and `last` after them; return a reply or exception for each."""
-        node, connection = await self._take()
+    async def send(
+        self, commands: Sequence[Command], last: Command | None, key: str, patience: float
+    ) -> list[Any]:
+        """Do as `Wire.send`."""
+        if self._free.locked():
+            try:
+                await asyncio.wait_for(self._free.acquire(), patience)
+            except TimeoutError:
+                raise all_in_use(self._target, patience) from None
+        else:
+            await self._free.acquire()
+        try:
+            return await self.send_at_once(commands, last, key)
+        finally:
+            self._free.release()
+
+    async def send_at_once(
+        self, commands: Sequence[Command], last: Command | None, key: str
+    ) -> list[Any]:
+        """Do as `Wire.send_at_once`."""
+        node, connection = await self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
             await connection.send_packed_command(_packed(connection, asked), check_health=False)
@@ -144,37 +176,38 @@ class AsyncWire:
         except BaseException:
             await _drop(connection)  # replies that nobody read are on their way
             raise
-        self._idle.append((node, connection))
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            await _drop(connection)
         found = [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
     async def close(self) -> None:
         """Close every connection."""
-        while self._idle:
-            await _drop(self._idle.pop()[1])
+        for idle in [*self._idle.values()]:
+            while idle:
+                await _drop(idle.pop())
         await self.client.aclose()
 
-    async def _take(self) -> tuple[str, Any]:
+    async def _take(self, key: str) -> tuple[str, Any]:
         try:
-            node, kind, arguments = await self._node()
-            while self._idle:
-                at, connection = self._idle.pop()
-                if at == node:
-                    return at, connection
-                await _drop(connection)  # the slot has moved
+            node, kind, arguments = await self._node(key)
+            if self._idle[node]:
+                return node, self._idle[node].pop()
             connection = kind(**arguments)
             await connection.connect()
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 
-    async def _node(self) -> tuple[str, Any, dict[str, Any]]:
+    async def _node(self, key: str) -> tuple[str, Any, dict[str, Any]]:
         if not self._target.cluster:
             pool = self.client.connection_pool
             return "", pool.connection_class, pool.connection_kwargs
         async with self._alone:
             await self.client.initialize()
-        node = self.client.get_node_from_key(self._key)
+        node = self.client.get_node_from_key(key)
         return node.name, node.connection_class, node.connection_kwargs
 
     async def _again(self, command: Command, reply: Any) -> Any:
@@ -192,6 +225,14 @@ class AsyncWire:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
             return problem
+
+
+def all_in_use(target: Target, seconds: float) -> Unavailable:
+    """Return the fault of a request that found no connection."""
+    return Unavailable(
+        f"all {MOST} connections of this process to {target.place} were in use for {seconds:g} s; "
+        "try again, or raise busy_timeout="
+    )
 
 
 def _waited(replies: list[Any], found: list[Any]) -> list[Any]:

@@ -6,13 +6,14 @@ import json
 import os
 import sqlite3
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
-from interlock.backends.sqlite import fences, groups, projections, read, trim, turns
+from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
@@ -20,15 +21,12 @@ from interlock.backends.sqlite.connect import (
     SQLiteOptions,
     begin_immediate,
     check_options,
-    connect,
-    prepare,
     try_begin,
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
-from interlock.backends.sqlite.pool import Pool
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.conflicts import RefusalNote, note
-from interlock.core.outcome import Outcome, Refusal
+from interlock.core.outcome import Committed, Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.requests import (
     AckGroup,
@@ -58,12 +56,8 @@ from interlock.core.requests import (
     TakeTurn,
     Trim,
 )
-from interlock.errors import Fault, Invalid, Unavailable
+from interlock.errors import Closed, Fault, Invalid, Unavailable
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
-_OVERTAKING = 1.0  # seconds
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 
@@ -85,23 +79,20 @@ class SQLiteBackend:
         self._options = options or SQLiteOptions()
         check_options(self._options)
         self._place = places.parse(url)
-        places.check(self._place)
-        self._pool = Pool(self._place, lambda: connect(self._place, self._options))
-        self._pool.on_fork = self._start_anew
+        self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalNotes(self._save_notes)
-        self._threads: ThreadPoolExecutor | None = None
-        connection = connect(self._place, self._options)
+        self._key, self._store = store.borrow(self._place, self._options)
+        self._pool = self._store.pool
         try:
-            with translated(str(self._place)):
-                prepare(connection, self._place, self._options)
+            with self._pool.reader() as connection, translated(str(self._place)):
                 self._where = self._find_space(connection, clock)
         except BaseException:
-            connection.close()
+            store.give_back(self._key, self._store)
             raise
         self.uid = self._where.uid
-        self._pool.adopt(connection)
+        _BACKENDS.add(self)
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
@@ -121,12 +112,12 @@ class SQLiteBackend:
         return await self._in_thread(self.perform, request)
 
     def close(self) -> None:
-        """Close the connections and end the threads.  Closing twice does nothing."""
-        self._notes.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=True)
-            self._threads = None
-        self._pool.close()
+        """Give back the connections and threads.  Closing twice does nothing."""
+        if not self._closed:
+            self._notes.close()
+            self._closed = True
+            _BACKENDS.discard(self)
+            store.give_back(self._key, self._store)
 
     async def close_async(self) -> None:
         """The same without blocking the event loop."""
@@ -154,7 +145,10 @@ class SQLiteBackend:
     # One handler a request
 
     def _load(self, request: Load) -> Any:
-        return self._read(read.load, request)
+        snapshot = self._read(read.load, request)
+        if snapshot.applied is not None:
+            self._reach_disk()
+        return snapshot
 
     def _load_at(self, request: LoadAt) -> Any:
         return self._read(read.load_at, request)
@@ -180,7 +174,9 @@ class SQLiteBackend:
         return answer
 
     def _take_lease(self, request: TakeLease) -> Grant:
-        grant: Grant = self._write(fences.take_lease, request)
+        grant: Grant = self._write(
+            fences.take_lease, request, claims=lambda grant: grant.granted or request.reclaim
+        )
         return grant
 
     def _drop_lease(self, request: DropLease) -> None:
@@ -267,7 +263,10 @@ class SQLiteBackend:
 
         worth_a_look = any(plan.yields for plan in plans)
         applied: list[Outcome] = self._write(
-            apply_all, lambda: left, when_busy=look if worth_a_look else None
+            apply_all,
+            lambda: left,
+            when_busy=look if worth_a_look else None,
+            claims=lambda outcomes: any(isinstance(each, Committed) for each in outcomes),
         )
         if not answers:
             return applied
@@ -278,6 +277,7 @@ class SQLiteBackend:
 
     def _read(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> Any:
         """Answer a request in a transaction that only reads, so that all of it is one moment."""
+        self._check_open()
         try:
             with self._pool.reader() as connection:
                 connection.execute("BEGIN")
@@ -295,11 +295,15 @@ class SQLiteBackend:
         request: Any,
         durable: bool = True,
         when_busy: Callable[[], bool] | None = None,
+        claims: Callable[[Any], bool] = lambda answer: True,
     ) -> Any:
         """Answer a request in a write transaction, rolled back on any fault.
 
         `when_busy` is called once where the lock is not free, and says whether to wait for it.
+        `claims` says of an answer whether it tells of something that was done: where nothing was
+        written now, it was done before.
         """
+        self._check_open()
         try:
             with self._pool.writer() as connection:
                 if not durable:
@@ -310,9 +314,12 @@ class SQLiteBackend:
                             return []
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
+                    changes = connection.total_changes
                     answer = work(connection, self._where, request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
+                    if durable and connection.total_changes == changes and claims(answer):
+                        self._reach_disk()
                     return answer
                 finally:
                     if connection.in_transaction:
@@ -322,6 +329,12 @@ class SQLiteBackend:
                         connection.execute(f"PRAGMA synchronous={mode}")
         except (sqlite3.Error, json.JSONDecodeError) as problem:
             raise fault_of(problem, str(self._place)) from problem
+
+    def _reach_disk(self) -> None:
+        """Bring to the disk what was committed before, perhaps by a process that does not wait for
+        it, as this one would have brought its own commit there."""
+        if self._options.durability == "full":
+            places.sync_log(self._place)
 
     def _find_space(self, connection: sqlite3.Connection, clock: Callable[[], int] | None) -> Where:
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
@@ -342,6 +355,10 @@ class SQLiteBackend:
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
         number, uid = row
         return locate(number, uid, clock)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed(f"the space in {self._place} was closed; open it again to use it")
 
     # Waiting
 
@@ -374,24 +391,33 @@ class SQLiteBackend:
 
     async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
         import asyncio
-        from concurrent.futures import ThreadPoolExecutor
 
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(4, thread_name_prefix="interlock-sqlite")
-        future = asyncio.get_running_loop().run_in_executor(self._threads, fn, *args)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # What was sent is carried out.  Whoever is cancelled gives up turns and leases next,
-            # and must not overtake the request that takes them.
-            await asyncio.wait([future], timeout=_OVERTAKING)
-            raise
+        from interlock import cancellation
+
+        self._check_open()
+        future = asyncio.get_running_loop().run_in_executor(self._store.threads(), fn, *args)
+        # What was sent is carried out.  Whoever is cancelled gives up turns and leases next, and
+        # must not overtake the request that takes them.
+        return await cancellation.finish(future)
 
     def _start_anew(self) -> None:
-        """In a forked child: no thread of the parent is here."""
-        self._threads = None
+        """In a forked child: no thread of the parent is here, and no connection."""
+        self._store = store.borrow_in_child(self._key, self._store)
+        self._pool = self._store.pool
         self._group.reset()
         self._notes.start_anew()
+
+
+_BACKENDS: weakref.WeakSet[SQLiteBackend] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for backend in list(_BACKENDS):
+        backend._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _commit(connection: sqlite3.Connection, place: places.Place) -> None:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from interlock.backends.sqlite.faults import fault_of, is_busy
-from interlock.backends.sqlite.place import Place
-from interlock.backends.sqlite.statements import SCHEMA
+from interlock.backends.sqlite.place import Place, check
+from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
 APPLICATION_ID = 0x494C434B  # "ILCK", in the header of the file
-SCHEMA_VERSION = 1
-MIGRATIONS: Mapping[int, str] = {}  # from this version to the next one
+SCHEMA_VERSION = 2
 
-DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "OFF"}
+# Not OFF for `off`: a checkpoint would move the commits of other processes without syncing them.
+DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "NORMAL"}
 _OLDEST_SQLITE = (3, 35, 0)
 _CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two indexes, the head
 
@@ -25,8 +25,8 @@ _CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two i
 class SQLiteOptions(NamedTuple):
     """Settings of a store in SQLite.
 
-    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` may
-    lose the last commits when the machine (not the process) dies; `off` may also damage the file.
+    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` and
+    `off` may lose the last commits when the machine (not the process) dies.
     `busy_timeout`: seconds to wait for another process that is writing.
     """
 
@@ -49,6 +49,7 @@ def check_options(options: SQLiteOptions) -> None:
 
 def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
     """Open one connection.  Raises the library's faults."""
+    check(place)
     try:
         connection = sqlite3.connect(
             ":memory:" if place.path is None else _uri(place),

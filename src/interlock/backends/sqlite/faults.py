@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
 
 BUSY_CODES = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_SHARED_MEMORY = 32768  # bytes that the index of the write-ahead log grows by
 
 
 def primary_code(problem: Exception) -> int:
@@ -31,11 +33,14 @@ def fault_of(problem: Exception, place: str, committing: bool = False) -> Except
         return Corrupt(f"{place} is damaged: a value does not decode ({problem})")
     code = primary_code(problem)
     name = getattr(problem, "sqlite_errorname", type(problem).__name__)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(place)):
         return Unavailable(f"the disk that holds {place} is full; nothing was written ({name})")
-    if code == sqlite3.SQLITE_READONLY:
+    if code == sqlite3.SQLITE_READONLY or (
+        code == sqlite3.SQLITE_CANTOPEN and not committing and _is_read_only(place)
+    ):
         return Unavailable(
-            f"{place} cannot be written: the file or its folder is read-only ({name})"
+            f"{place} cannot be used: its folder is read-only, and SQLite writes beside the file "
+            f"even to read it ({name}); make the folder writable, or copy the file"
         )
     if code in BUSY_CODES:
         return Unavailable(f"{place} is locked by another process ({name}); try again")
@@ -50,6 +55,20 @@ def fault_of(problem: Exception, place: str, committing: bool = False) -> Except
             f"{place} cannot be opened: {problem}; does its folder exist and may you use it?"
         )
     return Unavailable(f"{place} cannot be used: {problem} ({name})")
+
+
+def _is_full(place: str) -> bool:
+    """Whether the disk has no room for another page of the write-ahead log's index."""
+    try:
+        disk = os.statvfs(os.path.dirname(place))
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _SHARED_MEMORY
+
+
+def _is_read_only(place: str) -> bool:
+    folder = os.path.dirname(place)
+    return os.path.isdir(folder) and not os.access(folder, os.W_OK)
 
 
 @contextmanager

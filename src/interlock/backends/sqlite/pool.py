@@ -14,8 +14,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-from interlock.backends.sqlite.place import Place
+from interlock.backends.sqlite.place import Place, identity
 from interlock.errors import Closed, Unavailable
+
+READERS = 16  # connections that read at once
 
 
 class _Writing:
@@ -52,17 +54,23 @@ class _Reading:
 class Pool:
     """Hands out connections.
 
-    `connect` opens one; a store in memory has only one for everything.
+    `connect` opens one to the file that has an `identity`; a store in memory has only one for
+    everything.
     """
 
-    def __init__(self, place: Place, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self,
+        place: Place,
+        connect: Callable[[], sqlite3.Connection],
+        identity: tuple[int, int] | None,
+    ) -> None:
         self._place = place
         self._connect = connect
         self._closed = False
         self._lost = False
+        self._identity = identity
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
-        self.on_fork: Callable[[], None] = lambda: None
         self._writing = _Writing(self)
         self._reset_locks()
         _POOLS.add(self)
@@ -81,7 +89,7 @@ class Pool:
         try:
             self._check_open()
             if self._writer is None:
-                self._writer = self._connect()
+                self._writer = self._open()
                 self._writer.execute("PRAGMA busy_timeout=0")  # begin_immediate does the waiting
             return self._writer
         except BaseException:
@@ -93,9 +101,9 @@ class Pool:
         self._write_lock.release()
 
     def take_reader(self) -> sqlite3.Connection:
-        """Take an idle connection that reads, or open one."""
+        """Take an idle connection that reads, or open one; wait where there are `READERS`."""
         with self._free:
-            while self._paused:
+            while self._paused or self._out >= READERS:
                 self._free.wait()
             self._check_open()
             connection: sqlite3.Connection | None = self._idle.pop() if self._idle else None
@@ -103,7 +111,7 @@ class Pool:
         if connection is not None:
             return connection
         try:
-            return self._connect()
+            return self._open()
         except BaseException:
             self.give_reader(None)
             raise
@@ -119,13 +127,8 @@ class Pool:
                     self._idle.append(connection)
             if self._paused:
                 self._free.notify_all()
-
-    def adopt(self, connection: sqlite3.Connection) -> None:
-        """Take over a connection that was opened before the pool was used."""
-        if self._place.path is None:
-            self._writer = connection
-        else:
-            self._idle.append(connection)
+            else:
+                self._free.notify()
 
     def close(self) -> None:
         """Close every connection, waiting for those in use."""
@@ -160,7 +163,6 @@ class Pool:
         """Start anew in the child; a store in memory stays with the parent."""
         self._lost = self._place.path is None
         self._reset_locks()
-        self.on_fork()
 
     def _reset_locks(self) -> None:
         self._write_lock = threading.Lock()
@@ -175,6 +177,16 @@ class Pool:
             with suppress(sqlite3.Error):
                 connection.close()
 
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            if self._place.path is not None:
+                self._identity = identity(self._place.path, self._identity)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def _check_open(self) -> None:
         if self._closed:
             raise Closed(f"the space in {self._place} was closed; open it again to use it")
@@ -182,6 +194,8 @@ class Pool:
             raise Unavailable(
                 "a store in memory does not cross a fork; use a file (sqlite:///team.db)"
             )
+        if self._identity is not None and self._place.path is not None:
+            identity(self._place.path, self._identity)
 
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()

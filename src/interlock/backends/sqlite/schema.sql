@@ -1,4 +1,4 @@
--- The schema of a store, version 1.  Times are microseconds since 1970 (UTC), by the store's clock.
+-- The schema of a store, version 2.  Times are microseconds since 1970 (UTC), by the store's clock.
 --
 -- spaces        one row a space; uid tells records of one space from those of another.  The log is
 --               kept after position `trimmed`; up to there, of each key the last row is left: as it

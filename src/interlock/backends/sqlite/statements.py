@@ -8,10 +8,14 @@ from importlib import resources
 _HEADER = re.compile(r"^-- name: (\w+) \(.*\)$", re.MULTILINE)
 
 
+def read(file: str) -> str:
+    """Return the text of a file of this folder."""
+    return resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+
+
 def load(file: str) -> dict[str, str]:
     """Return the statements of `file` by name, comments and final semicolons removed."""
-    text = resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
-    parts = _HEADER.split(text)[1:]
+    parts = _HEADER.split(read(file))[1:]
     return {name: _body(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
@@ -21,4 +25,5 @@ def _body(text: str) -> str:
 
 
 SQL = load("statements.sql")
-SCHEMA = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+SCHEMA = read("schema.sql")
+MIGRATIONS = {1: read("migrate_1_to_2.sql")}  # from this version to the next one

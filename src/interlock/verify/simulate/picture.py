@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from interlock.extras import NotInstalled
 from interlock.verify.simulate.results import Result
 
 _INK, _FAINT = "#1f2933", "#d5dbe3"
@@ -26,19 +27,19 @@ class CannotDraw(Exception):
 
 
 def check_drawable(file: Path) -> None:
-    """Raise CannotDraw where `draw` could not write to `file`."""
+    """Raise CannotDraw where `draw` could not write to `file`, NotInstalled without matplotlib."""
     if file.suffix.lower() not in (".svg", ".png"):
         raise CannotDraw("the picture is a .svg or a .png file; name one of these")
     if not file.absolute().parent.is_dir():
         raise CannotDraw(f"the folder {file.absolute().parent} does not exist; make it first")
     if importlib.util.find_spec("matplotlib") is None:
-        raise CannotDraw("matplotlib is not installed; run: pip install 'interlock[plot]'")
+        raise NotInstalled("matplotlib is not installed: pip install 'interlock[plot]'")
 
 
 def draw(results: Sequence[Result], file: Path) -> None:
     """Write the timelines of `results` to `file` (.svg or .png), a panel for each.
 
-    Raises CannotDraw, also where matplotlib, the extra `interlock[plot]`, is missing.
+    Raises CannotDraw, and NotInstalled where the extra `interlock[plot]` is missing.
     """
     check_drawable(file)
     from matplotlib.figure import Figure

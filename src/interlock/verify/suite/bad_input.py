@@ -77,6 +77,18 @@ def test_malformed_keys(unchanged: Any) -> None:
         lambda key: list(unchanged.history(key)),
         lambda key: unchanged.at(position=1).read(key),
         lambda key: unchanged.write(unchanged.read("here")._replace(key=key), 1),
+        lambda key: unchanged.delete(unchanged.read("here")._replace(key=key)),
+        lambda key: unchanged.read_many(["here", key]),
+        lambda key: unchanged.append(key, 1),
+        lambda key: unchanged.append(key, 1, id="once"),
+        lambda key: unchanged.append(key, 1, dedupe=True),
+        lambda key: unchanged.transition(key, "COMPLETED"),
+        lambda key: unchanged.lease(key).acquire(),
+        lambda key: unchanged.reclaim(key),
+        lambda key: unchanged.transact(lambda tx: tx.read(key)),
+        lambda key: unchanged.transact(lambda tx: tx.create(key, 1)),
+        lambda key: unchanged.transact(lambda tx: tx.append(key, 1)),
+        lambda key: unchanged.coordinator(key, source="from/", merge="append"),
     )
 
 

@@ -154,11 +154,93 @@ def test_what_a_function_raises_leaves_nothing_behind(space: Any, worker: Any) -
     worker.append("contrib/w1", {"n": 1})
     worker.append("contrib/w1", {})
     position = space.position()
-    with pytest.raises(KeyError):
-        coordinator(space).catch_up()
+    named = r"cannot merge contribution 'contrib/w1' at position \d+: KeyError: 'n'"
+    with pytest.raises(interlock.Invalid, match=named) as refused:
+        coordinator(space, on_error="stop").catch_up()
+    assert isinstance(refused.value.__cause__, KeyError)
     written = {entry.key for entry in space.log(position)}
     assert written == {"$readers"}, "it says only that it needs the log"
     assert coordinator(space, validate=lambda c: "n" in c, wait=0).catch_up().merged == 1
+
+
+def test_a_malformed_contribution_is_kept_and_passed_by(
+    space: Any, worker: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dedupe(contribution: Any) -> Any:
+        return {1} if contribution == "no JSON" else contribution.get("id")
+
+    def merge(value: list[Any], contribution: Any) -> Any:
+        return None if contribution["n"] == "lost" else add(value, contribution)
+
+    for bad in ({"id": "a"}, "no JSON", ["no object"], {"n": "lost"}):
+        worker.append("contrib/w1", bad)
+        worker.append("contrib/w1", {"n": 1})
+    boss = coordinator(space, merge=merge, dedupe=dedupe)
+    progress = boss.catch_up()
+    assert (progress.merged, progress.rejected) == (4, 4)
+    assert space.read("report").value == [1, 1, 1, 1]
+    kept = [record.value for record in space.scan(boss.rejected).values()]
+    assert [each["reason"].partition(":")[0] for each in kept] == [
+        *("KeyError", "TypeError", "AttributeError", "TypeError")
+    ]
+    assert kept[3]["reason"].endswith("did it forget its return?")
+    assert all((each["key"], each["agent"]) == ("contrib/w1", "w1") for each in kept)
+    said = [record.getMessage() for record in caplog.records if "interlock" in record.name]
+    assert len(said) == 4
+    assert f"'contrib/w1' at position {kept[0]['position']}: \"KeyError: 'n'\"" in said[0]
+    worker.append("contrib/w1", {"id": "a", "n": 2})
+    assert boss.catch_up().merged == 5, "an error is no verdict: what was mended counts"
+
+
+def test_what_is_no_fault_of_a_contribution_stops_the_coordinator(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+
+    def unreachable(contribution: Any) -> Any:
+        raise ConnectionError("the service is away")
+
+    boss = coordinator(space, validate=unreachable)
+    with pytest.raises(ConnectionError) as problem:
+        boss.catch_up()
+    assert "contribution 'contrib/w1' at position" in problem.value.__notes__[0]
+    assert space.scan(boss.rejected) == {}
+    assert coordinator(space, wait=0).catch_up().merged == 1
+
+
+@pytest.mark.interlock_space(
+    agent="boss",
+    max_value_bytes=1000,
+    rules={
+        **RULES,
+        "state": interlock.guarded(
+            machine=interlock.Machine(
+                "m", field="is", initial="A", transitions={"A": ["B"], "B": ["C"]}
+            )
+        ),
+    },
+)
+def test_a_contribution_whose_result_cannot_be_written_is_passed_by(
+    space: Any, worker: Any
+) -> None:
+    for item in ("x" * 1200, "a", "y" * 600, "b", "z" * 600, "c"):
+        worker.append("contrib/w1", {"n": item})
+    boss = coordinator(space)
+    assert boss.catch_up()[2:4] == (4, 2)
+    assert space.read("report").value == ["a", "y" * 600, "b", "c"]
+    large, small = (record.value for record in space.scan(boss.rejected).values())
+    assert "the limit is 1,000" in large["reason"]
+    assert large["contribution"] is None, "with the reason it would be too large itself"
+    assert small["contribution"] == {"n": "z" * 600}
+    with pytest.raises(interlock.Invalid, match="cannot merge contribution 'contrib/w1'"):
+        coordinator(space, name="strict", on_error="stop").catch_up()
+
+    def become(value: Any, contribution: Any) -> Any:
+        return {"is": contribution["n"].upper()}
+
+    into = space.coordinator(
+        "state", source="contrib/", merge=become, validate=lambda c: len(c["n"]) == 1
+    )
+    assert into.catch_up()[2:4] == (3, 3), "each step is legal, all of them at once are not"
+    assert space.read("state").value == {"is": "C"}
 
 
 def test_reducers_merge_and_check_what_they_get(space: Any, worker: Any) -> None:
@@ -279,6 +361,8 @@ def test_two_jobs_of_one_name_are_told_apart(space: Any, worker: Any) -> None:
         ({"merge": None}, "merge=None"),
         ({"validate": "x"}, "validate='x'"),
         ({"dedupe": "name"}, "dedupe='name'"),
+        ({"on_error": "skip"}, "on_error='skip' is neither 'reject' nor 'stop'"),
+        ({"name": "n" * 490}, "longer"),
     ],
 )
 def test_a_malformed_coordinator_is_invalid(
@@ -299,3 +383,15 @@ def test_functions_may_be_async_with_the_asyncio_facade_only(facades: Facades, s
     else:
         with pytest.raises(interlock.Invalid, match="open_async"):
             coordinator(space, merge=think)
+
+
+def test_a_coordinator_refuses_a_merge_that_returns_none(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    coordinator(space).catch_up()
+    worker.append("contrib/w1", {"n": 2})
+    forgets = coordinator(space, merge=lambda value, contribution: value.append(contribution["n"]))
+    with pytest.raises(interlock.Invalid, match=r"'contrib/w1' \(position \d+\), returned None"):
+        forgets.catch_up()
+    assert space.read("report").value == [1]
+    assert coordinator(space).catch_up().merged == 2
+    assert space.read("report").value == [1, 2]

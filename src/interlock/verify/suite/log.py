@@ -125,3 +125,20 @@ def test_watch_from_now_skips_the_past(space: Any) -> None:
 def test_a_moment_must_be_named_once_and_exactly(space: Any, when: dict[str, Any]) -> None:
     with pytest.raises(interlock.Invalid):
         space.at(**when)
+
+
+def test_a_position_inside_a_commit_is_read_as_of_its_end(space: Any) -> None:
+    space.create("before", 1)
+    with space.transaction() as tx:
+        for n in range(5):
+            tx.create(f"account/{n}", n)
+    space.delete(space.read("account/3"))
+    whole = {f"account/{n}": n for n in range(5)}
+    for position in range(2, 7):
+        moment = space.at(position=position)
+        assert {k: r.value for k, r in moment.scan("account/").items()} == whole
+        assert (moment.position(), moment.read("account/4").value) == (6, 4)
+    assert space.at(position=1).scan("account/") == {}
+    assert not space.at(position=7).read("account/3").exists
+    with pytest.raises(interlock.Invalid, match="not there yet"):
+        space.at(position=8).position()

@@ -205,3 +205,11 @@ def test_claims_that_were_not_checked_are_refused(facades: Facades) -> None:
     stolen = interlock.Reducer("append", longest)
     with pytest.raises(interlock.Invalid, match="belongs to a reducer of Interlock"):
         facades.open("ann", rules={"title": interlock.merged(stolen)})
+
+
+def test_a_reducer_that_returns_none_is_named(facades: Facades) -> None:
+    forgets = interlock.Reducer("forgets", lambda value, item: value.append(item), [])
+    space = facades.open(rules={"list": interlock.merged(forgets)})
+    space.append("list", 1)
+    with pytest.raises(interlock.Invalid, match="'forgets' raised TypeError: it returned None"):
+        space.read("list")

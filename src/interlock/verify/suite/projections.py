@@ -189,8 +189,10 @@ def test_a_fold_that_fails_leaves_nothing_half_done(space: Any) -> None:
     projection.refresh()
     put(space, "a", "z")
     for _ in range(2):
-        with pytest.raises(ArithmeticError):
+        with pytest.raises(ArithmeticError) as problem:
             projection.refresh()
+        position = space.read("z").position
+        assert problem.value.__notes__[-1].endswith(f"folded 'z', position {position}")
         with pytest.raises(interlock.Invalid):
             projection.value  # noqa: B018  # reading it raises
     broken[0] = False
@@ -370,3 +372,13 @@ def test_only_what_has_a_name_can_be_dropped(space: Any) -> None:
         view(space, name=None).drop()
     view(space).drop()
     assert view(space).refresh() == EMPTY
+
+
+def test_a_projection_refuses_a_fold_that_returns_none(space: Any) -> None:
+    space.create("a", 1)
+    forgets = space.projection(lambda seen, entry: seen.append(entry.key), initial=[])
+    with pytest.raises(interlock.Invalid, match=r"position \d+, returned None"):
+        forgets.refresh()
+    last = space.projection(lambda seen, entry: entry.value, initial=None)
+    space.write(space.read("a"), None)
+    assert last.refresh() is None

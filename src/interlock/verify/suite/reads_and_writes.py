@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
 import pytest
 
 import interlock
+from interlock import settings
 from interlock.verify.suite.facades import Facades
+
+STEPS = interlock.Machine("steps", "state", "A", {"A": ["B"]})
 
 
 def test_a_key_that_was_never_written_has_version_zero(space: Any) -> None:
@@ -139,3 +143,55 @@ def test_spaces_of_one_store_share_nothing(facades: Facades) -> None:
     with pytest.raises(interlock.Invalid, match="another space"):
         blue.write(record, 2)
     assert blue.create("k", 2).position == 1
+
+
+def test_an_operation_id_of_another_agent_is_refused(facades: Facades) -> None:
+    rules = {"list": interlock.merged("append"), "job": interlock.guarded(machine=STEPS)}
+    space, theirs = facades.open("us", rules=rules), facades.peer("them")
+    done = theirs.create("k", 1, op_id="x")
+    theirs.create("job", {"state": "A"}, op_id="job-1")
+
+    def never(value: Any) -> Any:
+        raise AssertionError("it must not think")
+
+    calls: tuple[Any, ...] = (
+        lambda: space.create("k", 1, op_id="x"),
+        lambda: space.write(done._replace(version=0), 1, op_id="x"),
+        lambda: space.update("k", never, op_id="x"),
+        lambda: space.transact(never, op_id="x"),
+        lambda: space.transition("job", "A", op_id="job-1"),
+    )
+    for call in calls:
+        with pytest.raises(interlock.Invalid, match="already used by agent 'them', not by 'us'"):
+            call()
+    with pytest.raises(interlock.Invalid, match="agent 'them'"), space.transaction(op_id="x") as tx:
+        tx.write(done, 1)
+    with space.lease("k") as lease, pytest.raises(interlock.Invalid, match="agent 'them'"):
+        lease.write(1, op_id="x")
+    assert (space.outcome("x").agent, space.read("k").version) == ("them", 1)
+    once = theirs.append("list", {"found": 1}, id="1")
+    assert space.append("list", {"found": 1}, id="1") == once  # one contribution, whoever adds it
+
+
+def test_who_has_no_name_may_send_the_operation_of_an_earlier_process_again(
+    facades: Facades, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = facades.peer()
+    made = first.create("k", 1, op_id="x")
+    monkeypatch.setattr(settings, "default_agent", lambda host: f"{host}:{os.getpid() + 1}")
+    again = facades.peer()
+    assert again.agent != first.agent
+    assert again.create("k", 1, op_id="x") == made
+    with pytest.raises(interlock.Invalid, match="already used by agent"):
+        facades.open("named").create("k", 1, op_id="x")
+
+
+def test_transition_with_the_operation_id_of_another_key_is_refused(facades: Facades) -> None:
+    space = facades.open(rules={"job/*": interlock.guarded(machine=STEPS)})
+    space.create("job/1", {"state": "A"})
+    space.create("job/2", {"state": "A"})
+    moved = space.transition("job/1", "B", op_id="move")
+    assert space.transition("job/1", "B", op_id="move") == moved
+    with pytest.raises(interlock.Invalid, match="already used for another operation"):
+        space.transition("job/2", "B", op_id="move")
+    assert space.read("job/2").value == {"state": "A"}

@@ -279,3 +279,51 @@ def test_a_merged_key_is_either_added_to_or_deleted(facades: Facades) -> None:
         with pytest.raises(interlock.Invalid, match="either adds"):
             space.transact(change)
     assert space.read("list") == record
+
+
+def test_transact_refuses_a_function_that_only_changed_what_it_read(space: Any) -> None:
+    space.create("booking/1", {"paid": True})
+    with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
+        space.transact(lambda tx: tx.read("booking/1").value.update(seat="12A"))
+    assert space.transact(lambda tx: tx.read("booking/1").value.pop("paid")) is True
+    assert space.transact(lambda tx: None if tx.read("booking/1").value else 1) is None
+    assert space.read("booking/1").version == 1
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_writes_of_an_asyncio_transaction_need_no_await(facades: Facades, awaited: bool) -> None:
+    """They are part of the commit already; code that awaits them goes on working."""
+
+    async def check() -> list[Any]:
+        rules = {"list": interlock.merged("append")}
+        async with await facades.open_async() as space:
+            await space.apply_rules(rules)
+            changed, deleted = await space.create("a", 1), await space.create("b", 1)
+
+            async def change(tx: interlock.AsyncTx) -> None:
+                for name, *arguments in (
+                    ("expect", changed),
+                    ("write", changed, 2),
+                    ("delete", deleted),
+                    ("create", "c", 3),
+                    ("append", "list", 4),
+                ):
+                    made = getattr(tx, name)(*arguments)
+                    if awaited:
+                        await made
+
+            await space.transact(change)
+            return [record.value for record in (await space.scan()).values()]
+
+    assert facades.run(check()) == [2, 3, [4]]
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+def test_transact_with_the_operation_id_of_a_single_write_is_refused(space: Any, verb: str) -> None:
+    if verb == "create":
+        space.create("k", 1, op_id="x")
+    else:
+        space.update("k", lambda _: 1, op_id="x")
+    with pytest.raises(interlock.Invalid, match="already used for another operation"):
+        space.transact(lambda tx: tx.create("other", 1), op_id="x")
+    assert not space.read("other").exists

@@ -184,7 +184,7 @@ async def _some_are_cancelled(facades: Facades) -> None:
 
 
 def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> None:
-    ours, theirs = facades.open("us"), facades.peer("them")
+    ours, theirs = facades.open("us"), facades.peer("us")
 
     def think(value: Any) -> str:
         elsewhere(theirs.update, "k", lambda _: "theirs", turns="never", op_id="x")
@@ -192,4 +192,61 @@ def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> N
 
     assert ours.update("k", think, turns="always", op_id="x").value == "theirs"
     assert theirs._driver.backend.perform(Load(("k",))).queued == {}
+    theirs.close()
+
+
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_update_refuses_none(space: Any, turns: str) -> None:
+    """A function that changed its argument and forgot its return must not store null."""
+    space.create("booking/1", {"paid": True})
+    with pytest.raises(interlock.Invalid, match="returned None; did it forget its return"):
+        space.update("booking/1", lambda booking: booking.update(seat="12A"), turns=turns)
+    assert space.read("booking/1").value == {"paid": True}
+    with pytest.raises(interlock.Invalid, match="forget its return"):
+        space.update("list", lambda items: items.append(1), default=[], turns=turns)
+    assert not space.read("list").exists
+    assert space.update("booking/1", lambda booking: {**booking, "n": 1}, patience=0).version == 2
+
+
+def test_update_gives_each_thought_its_own_default(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), facades.peer("them")
+
+    thoughts = iter((1, 2))
+
+    def think(seats: list[int]) -> list[int]:
+        seats.append(len(seats))
+        if next(thoughts) == 1:
+            elsewhere(lambda: theirs.delete(theirs.create("k", [9])))
+        return seats
+
+    default: list[int] = []
+    assert ours.update("k", think, default=default).value == [0]
+    assert default == []
+    theirs.close()
+
+
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_update_deletes_with_the_sentinel(space: Any, turns: str) -> None:
+    space.create("k", 1)
+    gone = space.update("k", lambda value: interlock.DELETE, turns=turns, op_id="delete-k")
+    assert (gone.exists, gone.version) == (False, 2)
+    assert space.update("k", lambda value: 1 / 0, op_id="delete-k") == gone
+    assert [entry.kind for entry in space.history("k")] == ["put", "delete"]
+    with pytest.raises(interlock.Invalid, match="nothing to delete"):
+        space.update("k", lambda value: interlock.DELETE)
+    with pytest.raises(interlock.Invalid, match=r"interlock\.DELETE"):
+        space.create("k", {"nested": interlock.DELETE})
+    assert space.write(space.read("k"), None).exists  # null is a value
+
+
+def test_an_update_that_deletes_thinks_again_on_the_fresh_record(facades: Facades) -> None:
+    ours, theirs = facades.open("us"), facades.peer("them")
+    theirs.create("k", 1)
+
+    def think(value: int) -> Any:
+        if value == 1:
+            elsewhere(theirs.update, "k", lambda n: n + 1)
+        return interlock.DELETE if value == 1 else -value
+
+    assert ours.update("k", think).value == -2
     theirs.close()

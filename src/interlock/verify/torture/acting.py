@@ -252,7 +252,7 @@ class Actor:
             scans[prefix] = {key: seen(record) for key, record in there.items()}
             await asyncio.sleep(0)
             if len(there) < plan.PLACES:
-                await tx.create(f"{prefix}{op.id}", {"by": op.id})
+                tx.create(f"{prefix}{op.id}", {"by": op.id})
                 writes[f"{prefix}{op.id}"] = 1, op.id
 
         began = time.monotonic()
@@ -293,7 +293,7 @@ class Actor:
             records |= await tx.read_many(names[half:])
             reads.update({key: seen(record) for key, record in records.items()})
             for name, value in decide(records).items():
-                await tx.write(records[name], value)
+                tx.write(records[name], value)
                 writes[name] = records[name].version + 1, op.id
 
         began = time.monotonic()

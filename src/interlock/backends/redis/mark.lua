@@ -1,0 +1,8 @@
+-- Writes what is there already.  WAIT is about what its own connection wrote: whoever answers for what
+-- another one wrote before sends this first, and then waits for that, too, since replicas get everything
+-- in order.
+-- KEYS: those of common.lua.
+
+local uid = call('HGET', STATE, 'uid')
+if uid then call('HSET', STATE, 'uid', uid) end
+return {}

@@ -1,0 +1,1 @@
+-- Brings a store from schema version 1 to 2.  Columns are added at the end of their tables, in `schema.sql`, too.

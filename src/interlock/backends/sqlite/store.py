@@ -1,0 +1,96 @@
+"""What all spaces of a process share that are in one SQLite file: its connections and threads.
+
+They do not cross a fork: a child borrows a store of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, NamedTuple
+
+from interlock.backends.registry import Registry
+from interlock.backends.sqlite import place as places
+from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
+from interlock.backends.sqlite.faults import translated
+from interlock.backends.sqlite.pool import Pool
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+_THREADS = 16  # for asyncio; of them, one commits at a time
+
+
+class Key(NamedTuple):
+    """Which store: `identity` tells the file from one that has its name later."""
+
+    place: places.Place
+    options: SQLiteOptions
+    identity: tuple[int, int] | None
+
+
+class Store:
+    """The connections to one file, or to one database in memory."""
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
+        self.pool = Pool(key.place, lambda: connect(key.place, key.options), key.identity)
+
+    def threads(self) -> ThreadPoolExecutor:
+        """Return the threads that carry requests of asyncio."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="interlock-sqlite")
+            return self._threads
+
+    def prepare(self) -> None:
+        """Make or migrate the schema."""
+        with self.pool.reader() as connection, translated(str(self._key.place)):
+            prepare(connection, self._key.place, self._key.options)
+
+    def close(self) -> None:
+        """End the threads and close the connections."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        self.pool.close()
+
+
+_STORES: Registry[Store] = Registry()
+
+
+def borrow(place: places.Place, options: SQLiteOptions) -> tuple[Key, Store]:
+    """Return the store of a place, made where the process has none.  Raises the faults."""
+    identity = None
+    if place.path is not None:
+        places.check(place)
+        places.make(place)
+        if place.path.exists():  # otherwise the connection says why it cannot be made
+            identity = places.identity(place.path)
+    key = Key(place, options, identity)
+    if place.path is None:  # each has its own
+        return key, _prepared(key)
+    return key, _STORES.borrow(key, lambda: _prepared(key))
+
+
+def borrow_in_child(key: Key, store: Store) -> Store:
+    """Return what stands for a store in a forked child; one in memory stays with the parent."""
+    return store if key.place.path is None else _STORES.borrow(key, lambda: Store(key))
+
+
+def give_back(key: Key, store: Store) -> None:
+    """Close the store where no space uses it any more."""
+    if key.place.path is None or _STORES.give_back(key, store):
+        store.close()
+
+
+def _prepared(key: Key) -> Store:
+    store = Store(key)
+    try:
+        store.prepare()
+    except BaseException:
+        store.close()
+        raise
+    return store

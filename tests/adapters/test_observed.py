@@ -1,0 +1,125 @@
+"""Which reads count as evidence for a write that names no version."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import interlock
+from interlock.adapters.observed import Observed, ObservedDict, TaskReads, observed
+
+TASK = "task-1"
+
+
+def record(version: int, key: str = "k") -> interlock.Record:
+    return interlock.Record(key, None, version, 0, None, 0, version, version > 0, "space-1")
+
+
+def read(reads: TaskReads, version: int) -> None:
+    reads.read(TASK, Observed.of(record(version)))
+
+
+def write(reads: TaskReads, current: int) -> bool:
+    """Write as an adapter does; say whether that was allowed."""
+    evidence = reads.evidence(TASK, record(current))
+    if evidence is None or not evidence.is_current(record(current)):
+        reads.refused(TASK, record(current))
+        return False
+    reads.wrote(TASK, Observed.after_write(record(current)))
+    return True
+
+
+def test_version_travels_with_a_value_through_copies_and_changes() -> None:
+    value = ObservedDict({"a": 1}, Observed.of(record(3)))
+    value["b"] = 2
+    for same in (
+        value,
+        value.copy(),
+        copy.copy(value),
+        copy.deepcopy(value),
+        value | {"c": 3},
+        pickle.loads(pickle.dumps(value)),
+    ):
+        assert observed(same, record(7)) == Observed.of(record(3))
+        assert same | {"c": 3} == {"a": 1, "b": 2, "c": 3}
+    value |= {"d": 4}
+    assert observed(value, record(7)) == Observed.of(record(3))
+    assert observed({**value}, record(7)) is None
+    assert observed(value, record(7, "other")) is None
+    assert observed(value, record(7)._replace(space="space-2")) is None
+
+
+def test_a_task_writes_on_from_its_own_writes() -> None:
+    reads = TaskReads()
+    assert not write(reads, 1)
+    read(reads, 1)
+    read(reads, 1)
+    assert write(reads, 1)
+    assert write(reads, 2)
+    assert not write(reads, 4)  # others wrote
+
+
+async def test_reads_in_a_child_context_count_for_the_task() -> None:
+    reads = TaskReads()
+
+    async def child(version: int) -> None:
+        read(reads, version)
+
+    await asyncio.gather(child(1))
+    assert write(reads, 1)
+    await asyncio.to_thread(read, reads, 2)
+    assert write(reads, 2)
+    await asyncio.create_task(child(5))  # others wrote meanwhile
+    assert write(reads, 5)
+
+
+async def test_workers_of_one_task_do_not_write_over_each_other() -> None:
+    reads = TaskReads()
+    version, acknowledged = 1, []
+
+    async def worker(think: int, reads_in_child: bool) -> None:
+        nonlocal version
+
+        async def get() -> None:
+            read(reads, version)
+
+        await (asyncio.create_task(get()) if reads_in_child else get())
+        computed_from = version
+        for _ in range(think):
+            await asyncio.sleep(0)
+        if write(reads, version):
+            acknowledged.append((computed_from, version))
+            version += 1
+
+    for reads_in_child in (False, True):
+        await asyncio.gather(*(worker(think, reads_in_child) for think in (1, 2, 9, 5, 3)))
+        late = worker(12, reads_in_child)
+        await asyncio.gather(late, *(worker(n, reads_in_child) for n in (0, 2)))
+    assert acknowledged
+    assert all(computed_from == over for computed_from, over in acknowledged)
+
+
+def test_threads_of_a_pool_are_other_workers_in_each_job() -> None:
+    reads = TaskReads()
+
+    async def both() -> None:
+        await asyncio.to_thread(read, reads, 1)
+        await asyncio.to_thread(read, reads, 1)
+        assert await asyncio.to_thread(write, reads, 1)
+        assert not await asyncio.to_thread(write, reads, 2)
+
+    with ThreadPoolExecutor(1) as pool:
+        loop = asyncio.new_event_loop()
+        loop.set_default_executor(pool)
+        loop.run_until_complete(both())
+        loop.close()
+
+
+def test_the_oldest_reads_are_forgotten_first() -> None:
+    reads = TaskReads(most=2)
+    for key in ("a", "b", "c"):
+        reads.read(TASK, Observed.of(record(1, key)))
+    assert reads.evidence(TASK, record(1, "a")) is None
+    assert reads.evidence(TASK, record(1, "c")) is not None

@@ -1,0 +1,160 @@
+-- The tables of a store in PostgreSQL, version 1, in a schema of their own.  Times are microseconds
+-- since 1970 (UTC) by the server's clock; keys compare by their bytes.
+--
+-- spaces        one row a space: where its log ends, and until when somebody listens for news.  Whoever
+--               writes to a space locks its row first, so that positions are gapless and in commit order.
+--               The log is kept after position `trimmed`; up to there, of each key the last row is left: as
+--               it was, or (kind fold) a merged key's fold
+-- log           the truth: one row a write of a commit
+-- heads         one row a key, tombstones included: its version, its epoch, and the position of the log
+--               row that holds its value.  A value stands in the log only, so the two cannot disagree.
+--               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
+-- folds         a cache: the fold of a merged key's contributions up to a position; no body where it
+--               begins anew after that position; and, by a key that begins with $projection/, what is
+--               kept of a projection, which holds the log after it
+-- leases        one row a lease that was not given up; expired ones stay until somebody writes or asks
+-- agents        the incarnation of each agent name that was ever opened exclusively
+-- refusals      the last refusals, for `interlock conflicts`
+-- tickets       places in the queues for keys; unlogged, because they decide who thinks next and never
+--               what may be written
+-- ticket_keys   which queues a ticket stands in
+-- groups        one row a consumer group: which keys it is about, and what it has dealt the log up to
+-- group_consumers  the consumers of a group: last sign of life, for how long it counts, and the positions
+--               that it acknowledged last
+-- group_pending one row an entry that was dealt and is not acknowledged: whose it is, how often it was
+--               delivered, and by which request last (batch; '' where it waits to be delivered).  All
+--               rows of a key are with one consumer
+
+CREATE TABLE interlock.spaces (
+    space integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL UNIQUE,
+    uid text NOT NULL UNIQUE,
+    created bigint NOT NULL,
+    position bigint NOT NULL DEFAULT 0,
+    time bigint NOT NULL DEFAULT 0,
+    tickets bigint NOT NULL DEFAULT 0,
+    listened bigint NOT NULL DEFAULT 0,
+    trimmed bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.log (
+    space integer NOT NULL,
+    position bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    epoch bigint NOT NULL,
+    kind text NOT NULL,
+    body text,
+    agent text NOT NULL,
+    time bigint NOT NULL,
+    op text COLLATE "C" NOT NULL,
+    reads text,
+    PRIMARY KEY (space, position)
+);
+
+CREATE INDEX log_by_key ON interlock.log (space, key, position);
+
+CREATE INDEX log_by_op ON interlock.log (space, op);
+
+CREATE TABLE interlock.heads (
+    space integer NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    version bigint NOT NULL,
+    epoch bigint NOT NULL,
+    entry bigint NOT NULL,
+    live integer NOT NULL,
+    PRIMARY KEY (space, key)
+) WITH (fillfactor = 70);
+
+CREATE UNLOGGED TABLE interlock.tickets (
+    space integer NOT NULL,
+    ticket bigint NOT NULL,
+    name text NOT NULL,
+    agent text NOT NULL,
+    renewed bigint NOT NULL,
+    expires bigint NOT NULL,
+    firm boolean NOT NULL,
+    PRIMARY KEY (space, ticket),
+    UNIQUE (space, name)
+) WITH (fillfactor = 50);
+
+CREATE UNLOGGED TABLE interlock.ticket_keys (
+    space integer NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    ticket bigint NOT NULL,
+    PRIMARY KEY (space, key, ticket)
+);
+
+CREATE TABLE interlock.folds (
+    space integer NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    entry bigint NOT NULL,
+    body text,
+    PRIMARY KEY (space, key)
+);
+
+CREATE TABLE interlock.leases (
+    space integer NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    epoch bigint NOT NULL,
+    holder text NOT NULL,
+    name text NOT NULL,
+    renewed bigint NOT NULL,
+    expires bigint NOT NULL,
+    PRIMARY KEY (space, key)
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.agents (
+    space integer NOT NULL,
+    agent text NOT NULL,
+    incarnation bigint NOT NULL,
+    name text NOT NULL,
+    PRIMARY KEY (space, agent)
+);
+
+CREATE TABLE interlock.refusals (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    space integer NOT NULL,
+    key text NOT NULL,
+    agent text NOT NULL,
+    reason text NOT NULL,
+    other text,
+    behind bigint,
+    time bigint NOT NULL,
+    op text NOT NULL
+);
+
+CREATE INDEX refusals_by_space ON interlock.refusals (space, id);
+
+CREATE TABLE interlock.groups (
+    group_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    space integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    prefix text COLLATE "C" NOT NULL,
+    cursor bigint NOT NULL,
+    UNIQUE (space, name)
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.group_consumers (
+    group_id bigint NOT NULL,
+    consumer text COLLATE "C" NOT NULL,
+    seen bigint NOT NULL,
+    ttl bigint NOT NULL,
+    acked bigint[] NOT NULL,
+    PRIMARY KEY (group_id, consumer)
+) WITH (fillfactor = 50);
+
+CREATE TABLE interlock.group_pending (
+    group_id bigint NOT NULL,
+    position bigint NOT NULL,
+    key text COLLATE "C" NOT NULL,
+    consumer text COLLATE "C" NOT NULL,
+    batch text COLLATE "C" NOT NULL,
+    deliveries integer NOT NULL,
+    PRIMARY KEY (group_id, position)
+);
+
+CREATE INDEX group_pending_by_key ON interlock.group_pending (group_id, key);
+
+CREATE INDEX group_pending_by_consumer
+ON interlock.group_pending (group_id, consumer, batch, position);

@@ -1,0 +1,77 @@
+-- Trimming the log of a space in PostgreSQL.  See schema.sql for what is left of what is cut.
+
+-- Cuts the log up to a position, the end of a commit, where no consumer group and no kept projection needs
+-- what is cut; p_bodies[i] is the fold there of the merged key p_keys[i].  One row: the position that it is
+-- cut up to now, and the first position that a group or projection still needs, with its name.
+CREATE FUNCTION interlock.trim(p_space integer, p_upto bigint, p_keys text[], p_bodies text[])
+RETURNS TABLE (floor bigint, needed bigint, name text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    last record;
+    fold text;
+BEGIN
+    IF p_upto > 0 THEN
+        PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    END IF;
+    floor := floor_of(p_space);
+    SELECT n.first, n.name INTO needed, name FROM (
+        SELECT LEAST(g.cursor + 1,
+            (SELECT min(p.position) FROM group_pending AS p WHERE p.group_id = g.group_id)) AS first, g.name
+        FROM groups AS g WHERE g.space = p_space
+        UNION ALL
+        SELECT f.entry + 1, f.key FROM folds AS f
+        WHERE f.space = p_space AND f.key >= '$projection/' AND f.key < '$projection0'
+    ) AS n ORDER BY n.first, n.name LIMIT 1;
+    IF p_upto <= floor OR p_upto >= needed THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    FOR last IN
+        SELECT l.key, max(l.position) AS entry FROM log AS l
+        WHERE l.space = p_space AND l.position > floor AND l.position <= p_upto GROUP BY l.key
+    LOOP
+        DELETE FROM log AS l
+        WHERE l.space = p_space AND l.key = last.key AND l.position < last.entry;
+        fold := p_bodies[array_position(p_keys, last.key)];
+        UPDATE log AS l SET op = '', reads = NULL,
+            kind = CASE WHEN fold IS NULL THEN l.kind ELSE 'fold' END, body = COALESCE(fold, l.body)
+        WHERE l.space = p_space AND l.position = last.entry;
+        IF fold IS NOT NULL THEN
+            PERFORM keep_fold(p_space, last.key, last.entry, fold);
+        END IF;
+    END LOOP;
+    UPDATE spaces AS s SET trimmed = p_upto WHERE s.space = p_space;
+    floor := p_upto;
+    PERFORM durable(true);
+    RETURN NEXT;
+END $$;
+
+-- Keeps a projection as of a position, never over a later one, where the log is there from it on.
+CREATE FUNCTION interlock.save_projection(p_space integer, p_name text, p_position bigint, p_body text)
+RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    PERFORM 1 FROM spaces AS s
+    WHERE s.space = p_space AND p_position BETWEEN s.trimmed AND s.position FOR UPDATE;
+    IF FOUND THEN
+        PERFORM keep_fold(p_space, p_name, p_position, p_body);
+    END IF;
+    PERFORM durable(false);
+END $$;
+
+-- What is kept of a projection: one row at most.
+CREATE FUNCTION interlock.load_projection(p_space integer, p_name text)
+RETURNS TABLE ("position" bigint, body text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$ SELECT f.entry, f.body FROM folds AS f WHERE f.space = p_space AND f.key = p_name $$;
+
+-- Forgets what is kept of a projection.
+CREATE FUNCTION interlock.drop_projection(p_space integer, p_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+BEGIN
+    DELETE FROM folds AS f WHERE f.space = p_space AND f.key = p_name;
+    PERFORM durable(true);
+END $$;
