@@ -18,7 +18,8 @@ for _, key in ipairs(keys) do
     local from = '[' .. key .. '\0'
     for _, member in ipairs(call('ZRANGEBYLEX', QUEUES, from, from .. '\255', 'LIMIT', 0, 4 * NEAR)) do
         local each = tonumber(string.sub(member, -16))
-        if not lib.ticket(each, now) then lib.drop_ticket(each) end
+        if lib.ticket(each, now) then break end
+        lib.drop_ticket(each)
     end
 end
 

@@ -138,7 +138,7 @@ WHERE space = ?1 AND ticket = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;
 SELECT ticket, expires > ?3 AND renewed <= ?3 + 1000000 FROM tickets WHERE space = ?1 AND name = ?2;
 
 -- name: keys_of_ticket (space, ticket)
-SELECT key FROM ticket_keys WHERE ticket = ?2 AND space = ?1 ORDER BY key;
+SELECT key FROM ticket_keys WHERE ticket = ?2 AND +space = ?1 ORDER BY key;
 
 -- name: tickets_ahead (space, key, ticket, now, limit)
 -- Live ones, first come first.
@@ -198,7 +198,7 @@ UPDATE tickets SET renewed = ?1, expires = ?2, firm = MAX(firm, ?3) WHERE ticket
 DELETE FROM tickets WHERE ticket = ?;
 
 -- name: drop_ticket_keys (space, ticket)
-DELETE FROM ticket_keys WHERE ticket = ?2 AND space = ?1;
+DELETE FROM ticket_keys WHERE ticket = ?2 AND +space = ?1;
 
 -- name: fold (space, key)
 SELECT entry, body FROM folds WHERE space = ? AND key = ?;
