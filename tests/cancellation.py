@@ -117,7 +117,7 @@ async def every_await(
         at = 0
         while True:
             key = f"{name}-{way}-{at}"
-            struck = await cancelled_at(lambda key=key: make(key), at, way)  # type: ignore[misc]
+            struck = await cancelled_at(lambda key=key: make(key), at, way)  # type: ignore[misc]  # a lambda with a default
             yield key
             if not struck:
                 break

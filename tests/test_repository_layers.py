@@ -43,6 +43,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/cli/": {"click", "rich"},
     "src/interlock/server/mcp_": {
         "anyio",
+        "h11",
         "jsonschema",
         "mcp",
         "mcp_types",

@@ -132,6 +132,7 @@ def test_there_is_a_spec_for_each_promise() -> None:
     assert [spec.stem for spec in SPECS] == [
         "ConsumerGroup",
         "Coordinator",
+        "DurableLog",
         "DurableRun",
         "GuardedCommit",
         "Leases",

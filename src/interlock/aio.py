@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
@@ -23,7 +22,7 @@ from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
-from interlock.errors import raise_refusal, raise_refused
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.files.opening import OpensAsyncFiles
 from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
@@ -45,6 +44,12 @@ if TYPE_CHECKING:
     from interlock.core.trimming import Trimmed
 
 
+_NOT_OPENED = (
+    "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
+    "`async with interlock.open_async(...) as space`"
+)
+
+
 def open_async(
     url: str,
     space: str = "default",
@@ -52,6 +57,7 @@ def open_async(
     *,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
+    create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
@@ -63,15 +69,32 @@ def open_async(
     make_writer("", space, agent, max_value_bytes)
 
     def opened() -> AsyncSpace:
-        backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+        backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         return AsyncSpace(AsyncDriver(backend), writer)
 
     return Opening(opened, exclusive, rules)
 
 
+class NotOpened(Invalid, AttributeError):
+    """A space that is not open yet was used.  `hasattr` takes it for an AttributeError."""
+
+
 class Opening:
     """An AsyncSpace that is being opened: await it, or enter it."""
+
+    if not TYPE_CHECKING:  # type checkers know better that there is no such attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or not hasattr(AsyncSpace, name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise NotOpened(_NOT_OPENED.format(f"has no {name!r} before it is open"))
+
+        def __enter__(self) -> NoReturn:
+            raise NotOpened(_NOT_OPENED.format("cannot be entered by a plain `with`"))
+
+        def __exit__(self, *_: object) -> None:
+            """Is never reached."""
 
     def __init__(
         self,
@@ -135,7 +158,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record, as `Space.write` does."""
-        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        reentry.check_write(self._writer.space, (getattr(record, "key", None),))
         written: Record = await self._run(
             commands.write(self._writer, record, value, self._op_id(op_id))
         )
@@ -172,10 +195,9 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         limits = Limits(attempts, patience, turns)
-        mark = reentry.marked_async if inspect.iscoroutinefunction(fn) else reentry.marked
-        think = mark(self._writer.space, key, fn)
+        think = reentry.Thought(self._writer.space, key).marked(fn)
         steps = protocol.update(
             self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
         )
@@ -199,11 +221,11 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         op_id: str | None = None,
     ) -> Any:
         """Run the coroutine function `fn(tx)` in a transaction, as `Space.transact` does."""
-        name = self._op_id(op_id)
+        name, thought = self._op_id(op_id), reentry.Thought(self._writer.space)
         steps = protocol.transact(
             self._writer,
-            lambda state: AsyncTx(self._driver, state, name),
-            fn,
+            lambda state: thought.begin(state, AsyncTx(self._driver, state, name)),
+            thought.marked(fn),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,
@@ -222,7 +244,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
         the key is not merged, Held where somebody has its lease, Invalid.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
         steps = commands.append(
             self._writer, key, item, name or self._op_id(None), exact=name is None
@@ -239,7 +261,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = await self._run(steps)
         return record
@@ -292,7 +314,8 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     async def conflicts(self, limit: int = 1000) -> ConflictReport:
         """Return the last refusals, newest first, and what they say of each key.
 
-        The store keeps the last 10,000; a refusal may be half a second late.
+        The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
+        fast to be kept are counted as `dropped`.
         """
         report: ConflictReport = await self._run(governing.conflicts(limit))
         return report
@@ -381,7 +404,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 yield entry
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
-            if len(page.entries) < PAGE:
+            if position >= page.head:
                 await self._run(protocol.wait(WATCH_PAUSE, position))
 
     async def _entries(
@@ -396,7 +419,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
                 return
 
     async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         record: Record = await self._run(commands.write_one(self._writer, decision))
         return record
 

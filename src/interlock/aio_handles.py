@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
-from interlock import cancellation
+from interlock import cancellation, reentry
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.holding import explained, taking
@@ -54,6 +55,7 @@ class AsyncTx:
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -64,21 +66,25 @@ class AsyncTx:
 
     def expect(self, record: Record) -> Buffered:
         """Let the commit be refused where `record`, read outside the transaction, has moved."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
         return BUFFERED
 
     def write(self, record: Record, value: Any) -> Buffered:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
         return BUFFERED
 
     def create(self, key: str, value: Any) -> Buffered:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
         return BUFFERED
 
     def delete(self, record: Record) -> Buffered:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
         return BUFFERED
 
@@ -87,6 +93,7 @@ class AsyncTx:
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
         return BUFFERED
 
@@ -105,6 +112,9 @@ class AsyncTx:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(await self._driver.run(self._state.load(keys, prefixes)))
@@ -167,6 +177,7 @@ class AsyncLease(LeaseState):
         Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
         holds, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         name = self._op_id(None)
         (record,) = await self._run(
             taking(self._take, self._writer, (self._key,), self._ttl, self._wait, name)
@@ -210,7 +221,8 @@ class AsyncLease(LeaseState):
         Giving up one that was lost does nothing.
         """
         self._end()
-        held, self._held = self._held, False
+        held = self._held and self._pid == os.getpid()  # a forked child has only a copy
+        self._held = False
         renewing, self._task = self._task, None
         if held or renewing is not None:
             await cancellation.finish(self._give_up(held, renewing))
@@ -227,6 +239,7 @@ class AsyncLease(LeaseState):
         await self.release()
 
     def _granted(self, record: Record, name: str) -> None:
+        self._pid = os.getpid()
         self._task = asyncio.create_task(self._renew())
         self._begin(record, name)
 
@@ -280,6 +293,7 @@ class AsyncLeases(LeasesState):
         Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
         """
         lease = next(iter(self._leases.values()))
+        reentry.check_write(lease._writer.space, self.keys)
         name = lease._op_id(None)
         steps = taking(lease._take, lease._writer, self.keys, lease._ttl, self._wait, name)
         for each, record in zip(self._leases.values(), await lease._run(steps), strict=True):

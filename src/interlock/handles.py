@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import reentry
 from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver
 from interlock.backends.holding import Holding, explained, taking
 from interlock.core import commands, decide, leases, protocol
@@ -38,6 +39,7 @@ class Tx:
     def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
+        reentry.check(self._state.writer.space, names)
         self._load(names)
         return {key: self._state.view(key) for key in names}
 
@@ -52,18 +54,22 @@ class Tx:
         Nothing is read or written for it; an epoch that was raised is Fenced, a new version a
         Conflict.
         """
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
 
     def write(self, record: Record, value: Any) -> None:
         """Write `value` over `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.write(record, value))
 
     def create(self, key: str, value: Any) -> None:
         """Write `value` to a key that must not exist at the commit."""
+        self._check(key)
         raise_refused(self._state.create(key, value))
 
     def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""
+        self._check(getattr(record, "key", None))
         raise_refused(self._state.delete(record))
 
     def append(self, key: str, item: Any) -> None:
@@ -71,6 +77,7 @@ class Tx:
 
         Raises Forbidden, Invalid.
         """
+        self._check(key)
         raise_refused(self._state.append(key, item))
 
     def __enter__(self) -> Self:
@@ -88,6 +95,9 @@ class Tx:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
+
+    def _check(self, key: object) -> None:
+        reentry.check_write(self._state.writer.space, (key,), self._state)
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> None:
         raise_refused(self._driver.run(self._state.load(keys, prefixes)))
@@ -153,6 +163,7 @@ class LeaseState:
         self._lost: Refusal | None = None
         self._held = False
         self._holding: Holding | None = None
+        self._pid = os.getpid()
 
     @property
     def key(self) -> str:
@@ -178,8 +189,8 @@ class LeaseState:
 
     @property
     def lost(self) -> bool:
-        """Whether a renewal has found that the lease was taken away."""
-        return self._lost is not None
+        """Whether a renewal has found that the lease was taken away, or this is a forked child."""
+        return self._lost is not None or self._pid != os.getpid()
 
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
@@ -198,6 +209,11 @@ class LeaseState:
         raise NotImplementedError
 
     def _check_held(self) -> None:
+        if self._record is not None and self._pid != os.getpid():
+            raise Invalid(
+                f"the lease of {self._key!r} belongs to the process that took it, not to one that "
+                "was forked from it; take a lease here"
+            )
         if self._record is not None and not self._held:
             raise Invalid(f"the lease of {self._key!r} was given up; take it again")
 
@@ -226,6 +242,7 @@ class Lease(LeaseState):
         Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
         holds, Fenced where this process was replaced, Invalid.
         """
+        reentry.check_write(self._writer.space, (self._key,))
         name = self._op_id(None)
         (record,) = self._run(
             taking(self._take, self._writer, (self._key,), self._ttl, self._wait, name)
@@ -350,6 +367,7 @@ class Leases(LeasesState):
         Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
         """
         lease = next(iter(self._leases.values()))
+        reentry.check_write(lease._writer.space, self.keys)
         name = lease._op_id(None)
         steps = taking(lease._take, lease._writer, self.keys, lease._ttl, self._wait, name)
         for each, record in zip(self._leases.values(), lease._run(steps), strict=True):

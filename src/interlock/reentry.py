@@ -1,56 +1,107 @@
 """Refuses calls to the space from inside the function that decides a write, on the same key.
 
-Such a call could only see, or make, a state that the surrounding commit then refuses.
+Such a call could only see, or make, a state that the surrounding commit then refuses; where that
+has its turn, the call would wait for a turn that only its own return gives up.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from interlock.core.transaction import Transaction
 from interlock.errors import Invalid
 
-_thinking: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("interlock_thinking", default=())
+
+class Thought:
+    """A function that decides a write: of the key of an update, or in a transaction."""
+
+    def __init__(self, space: str, key: str = "") -> None:
+        self.space = space
+        self.key = key
+        self.state: Transaction | None = None
+
+    def decides(self, key: object) -> bool:
+        """Whether its commit will be computed from `key`, or write it."""
+        return key == self.key if self.state is None else self.state.touches(key)
+
+    def begin(self, state: Transaction, tx: Any) -> Any:
+        """Go by a transaction that begins, and return what the function is given of it."""
+        self.state = state
+        return tx
+
+    def marked(self, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return `fn` so that calls from inside it are known as such."""
+
+        async def finish(result: Any) -> Any:
+            with _inside(self):
+                return await result
+
+        async def think_async(value: Any) -> Any:
+            with _inside(self):
+                return await fn(value)
+
+        def think(value: Any) -> Any:
+            with _inside(self):
+                result = fn(value)
+            return finish(result) if inspect.isawaitable(result) else result
+
+        return think_async if inspect.iscoroutinefunction(fn) else think
+
+
+class _Mark:
+    """One call of a function.  A task that it began and left behind is not inside it any more."""
+
+    def __init__(self, thought: Thought) -> None:
+        self.thought = thought
+        self.over = False
+
+
+_marks: ContextVar[tuple[_Mark, ...]] = ContextVar("interlock_thinking", default=())
 
 
 @contextmanager
-def thinking_about(space: str, key: str) -> Iterator[None]:
-    """Mark `key` as being decided in this context."""
-    token = _thinking.set((*_thinking.get(), (space, key)))
+def _inside(thought: Thought) -> Iterator[None]:
+    mark = _Mark(thought)
+    token = _marks.set((*_marks.get(), mark))
     try:
         yield
     finally:
-        _thinking.reset(token)
-
-
-def marked(space: str, key: str, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return `fn` so that it runs with `key` marked."""
-
-    def think(value: Any) -> Any:
-        with thinking_about(space, key):
-            return fn(value)
-
-    return think
-
-
-def marked_async(space: str, key: str, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The same for a coroutine function."""
-
-    async def think(value: Any) -> Any:
-        with thinking_about(space, key):
-            return await fn(value)
-
-    return think
+        mark.over = True
+        _marks.reset(token)
 
 
 def check(space: str, keys: Iterable[object]) -> None:
-    """Raise Invalid where one of `keys` is being decided in this context."""
-    busy = _thinking.get()
-    for key in keys if busy else ():
-        if (space, key) in busy:
+    """Raise Invalid where one of `keys` is being updated in this context."""
+    for thought in _thoughts(space):
+        if thought.state is None:
+            _refuse(thought, keys, "updated", "use the value it was given and return the new one")
+
+
+def check_write(space: str, keys: Iterable[object], own: Transaction | None = None) -> None:
+    """The same for calls that write or wait, and for keys that a transaction around them (other
+    than `own`) has touched."""
+    keys = tuple(keys)
+    check(space, keys)
+    for thought in _thoughts(space):
+        around = thought.state
+        if around is None or around is own:
+            continue
+        if own is None or not own.recorded or not around.recorded or around.turns & {*keys}:
+            _refuse(thought, keys, "decided in a transaction", "write it through that transaction")
+
+
+def _thoughts(space: str) -> list[Thought]:
+    marks = _marks.get()
+    return [mark.thought for mark in marks if not mark.over and mark.thought.space == space]
+
+
+def _refuse(thought: Thought, keys: Iterable[object], doing: str, advice: str) -> None:
+    for key in keys:
+        if thought.decides(key):
             raise Invalid(
-                f"{key!r} is being updated by the function that makes this call; "
-                "use the value it was given and return the new one"
+                f"{key!r} is being {doing} by the function that makes this call; {advice}"
             )

@@ -53,11 +53,14 @@ def open(  # reads as interlock.open
     *,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
+    create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
 ) -> Space:
     """Open `space` in the store at `url`, making both where they do not exist yet.
+
+    With `create=False` nothing is made: Unavailable is raised where either is not there.
 
     `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` (in memory, for tests);
     `?mode=ro` opens a file read-only.  `postgresql://user@host/db` needs the extra `postgres`, and
@@ -75,7 +78,7 @@ def open(  # reads as interlock.open
     Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
     """
     make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
-    backend = open_backend(url, space, durability=durability, busy_timeout=busy_timeout)
+    backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
     opened = Space(SyncDriver(backend), make_writer(backend.uid, space, agent, max_value_bytes))
     try:
         opened._enter(exclusive, rules)
@@ -122,7 +125,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         turn it is has already lost one to a write from outside, Invalid, or a fault.  `op_id` makes
         sending the same write again harmless; without one a fresh id is drawn.
         """
-        reentry.check(self._writer.space, (getattr(record, "key", None),))
+        reentry.check_write(self._writer.space, (getattr(record, "key", None),))
         written: Record = self._run(commands.write(self._writer, record, value, self._op_id(op_id)))
         return written
 
@@ -164,13 +167,13 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         so that every thought counts, `never` only retries.  With an `op_id` that was already
         applied, `fn` does not run and the record made then is returned.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
                 "fn is a coroutine function; use interlock.open_async for async functions"
             )
         limits = Limits(attempts, patience, turns)
-        think = reentry.marked(self._writer.space, key, fn)
+        think = reentry.Thought(self._writer.space, key).marked(fn)
         steps = protocol.update(
             self._writer, key, think, default, limits, self._op_id(op_id), op_id is not None
         )
@@ -203,11 +206,11 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
             raise Invalid(
                 "fn is a coroutine function; use interlock.open_async for async functions"
             )
-        name = self._op_id(op_id)
+        name, thought = self._op_id(op_id), reentry.Thought(self._writer.space)
         steps = protocol.transact(
             self._writer,
-            lambda state: Tx(self._driver, state, name),
-            fn,
+            lambda state: thought.begin(state, Tx(self._driver, state, name)),
+            thought.marked(fn),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,
@@ -224,7 +227,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
         the key is not merged, Held where somebody has its lease, Invalid.
         """
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         name = contribution_id(key, item, id, dedupe)
         steps = commands.append(
             self._writer, key, item, name or self._op_id(None), exact=name is None
@@ -241,7 +244,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         steps = commands.transition(self._writer, target, to, changes, self._op_id(op_id))
         record: Record = self._run(steps)
         return record
@@ -292,7 +295,8 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     def conflicts(self, limit: int = 1000) -> ConflictReport:
         """Return the last refusals, newest first, and what they say of each key.
 
-        The store keeps the last 10,000; a refusal may be half a second late.
+        The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
+        fast to be kept are counted as `dropped`.
         """
         report: ConflictReport = self._run(governing.conflicts(limit))
         return report
@@ -380,7 +384,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
             yield from page.entries
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
-            if len(page.entries) < PAGE:
+            if position >= page.head:
                 self._run(protocol.wait(WATCH_PAUSE, position))
 
     def _entries(
@@ -398,7 +402,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         return pages()
 
     def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
-        reentry.check(self._writer.space, (key,))
+        reentry.check_write(self._writer.space, (key,))
         record: Record = self._run(commands.write_one(self._writer, decision))
         return record
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
+import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -157,23 +161,77 @@ async def test_an_assistant_is_told_what_the_memory_holds(space: Any) -> None:
 
 def test_a_cache_refuses_to_overwrite_what_was_not_read(store: interlock.Space) -> None:
     cache: SharedCacheStore[Any] = SharedCacheStore(store)
-    other: SharedCacheStore[Any] = SharedCacheStore(store)
     assert isinstance(cache, CacheStore)
     assert cache.get("k/1", "nothing") == "nothing"
     cache.set("k/1", [1])
-    with ThreadPoolExecutor(1) as elsewhere:
-        with pytest.raises(interlock.Conflict) as conflict:
-            elsewhere.submit(other.set, "k/1", [2]).result()
-        assert conflict.value.record.value == [1]
-        assert elsewhere.submit(other.get, "k/1").result() == [1]
-        elsewhere.submit(other.set, "k/1", [1, 2]).result()
+    with pytest.raises(interlock.Conflict) as conflict:
+        cache.set("k/1", [2])
+    assert conflict.value.record.value == [1]
+    mine: Any = cache.get("k/1")
+    theirs: Any = SharedCacheStore[Any](store).get("k/1")
+    theirs.append(2)
+    cache.set("k/1", theirs)
+    theirs.append(3)
+    cache.set("k/1", theirs)  # on from its own write
+    mine.append(4)
     with pytest.raises(interlock.Conflict):
-        cache.set("k/1", [1, 3])
+        cache.set("k/1", mine)
+    assert cache.get("k/1") == [1, 2, 3]
     keeping: SharedCacheStore[Any] = SharedCacheStore(store, on_conflict="keep")
     keeping.set("k/1", "mine")
-    assert cache.get("k/1") == [1, 2]
-    cache.set("k/1", UserMessage(content="hello", source="user"))
+    assert cache.get("k/1") == [1, 2, 3]
+    cache.set("k/1", UserMessage(content="hello", source="user"), base=cache.get("k/1"))
     assert cache.get("k/1") == {"content": "hello", "source": "user", "type": "UserMessage"}
+    SharedCacheStore[Any](store, unread="overwrite").set("k/1", "text")
+    cache.set("k/1", [copy.deepcopy(cache.get("k/1"))], base=cache.get("k/1"))
+    with pytest.raises(interlock.Invalid, match="base="):
+        cache.set("k/1", 1, base=[1])
+
+
+def test_a_version_travels_with_what_a_cache_returned(store: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+    for value in ({"a": 1}, [1], "text"):
+        key = type(value).__name__
+        cache.set(key, value)
+        with ThreadPoolExecutor(1) as elsewhere:  # where it was read does not matter
+            found = elsewhere.submit(cache.get, key).result()
+        assert (found, json.dumps(found)) == (value, json.dumps(value))
+        for same in (copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+            cache.set(key, same, base=cache.get(key))
+            with pytest.raises(interlock.Conflict):
+                cache.set(key, found)
+            found = cache.get(key)
+
+
+def test_a_miss_that_others_filled_is_not_overwritten(store: interlock.Space) -> None:
+    for on_conflict, kept in (("raise", [1]), ("keep", [1])):
+        cache: SharedCacheStore[Any] = SharedCacheStore(store, on_conflict, on_conflict=on_conflict)  # type: ignore[arg-type]  # both are allowed
+        assert cache.get("question") is None
+        SharedCacheStore[Any](store, on_conflict).set("question", [1])
+        refused = pytest.raises(interlock.Conflict) if on_conflict == "raise" else nullcontext()
+        with refused:
+            cache.set("question", [2])
+        assert cache.get("question") == kept
+
+
+def test_a_thread_of_a_pool_is_not_what_it_read_before(store: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+    cache.set("k", [])
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(cache.get, "k").result()  # an earlier job
+        mine: Any = cache.get("k")
+        mine.append(1)
+        cache.set("k", mine)
+
+        def job() -> None:
+            found: Any = cache.get("k")
+            found.append(2)
+            cache.set("k", found)
+
+        pool.submit(job).result()
+        with pytest.raises(interlock.Conflict):
+            pool.submit(cache.set, "k", ["blind"]).result()
+    assert cache.get("k") == [1, 2]
 
 
 def test_parallel_agents_keep_everything_in_a_cache(store: interlock.Space) -> None:
@@ -184,8 +242,9 @@ def test_parallel_agents_keep_everything_in_a_cache(store: interlock.Space) -> N
         gate.wait()
         while True:
             found = cache.get("list") or []
+            found.append(n)
             try:
-                return cache.set("list", [*found, n])
+                return cache.set("list", found)
             except interlock.Conflict:
                 continue
 
@@ -204,7 +263,19 @@ async def test_a_cache_says_what_it_needs(space: Any) -> None:
             SharedCacheStore(space)  # type: ignore[arg-type]  # that is what is refused
     else:
         with pytest.raises(interlock.Invalid, match="keep"):
-            SharedCacheStore(space, on_conflict="maybe")
+            SharedCacheStore(space, on_conflict="maybe")  # type: ignore[arg-type]
+        with pytest.raises(interlock.Invalid, match="refuse"):
+            SharedCacheStore(space, unread="maybe")  # type: ignore[arg-type]
+
+
+async def test_what_is_no_space_is_refused_when_it_is_given() -> None:
+    url: Any = "sqlite:///store.db"
+    for make in (SharedCacheStore, SharedMemory):
+        with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
+            make(url)
+    with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
+        async with team_state(url, "c", team()):
+            pass
 
 
 @pytest.mark.slow

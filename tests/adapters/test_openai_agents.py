@@ -243,7 +243,7 @@ async def test_pop_and_clear_refuse_what_was_never_read(space: Any) -> None:
 
 async def test_pops_that_may_overwrite_get_an_item_each(space: Any) -> None:
     await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
-    made = [Session(space, "s", overwrite_unread=True) for _ in range(6)]
+    made = [Session(space, "s", unread="overwrite") for _ in range(6)]
     popped = await asyncio.gather(*(alone(each.pop_item()) for each in made))
     assert sorted(texts([each for each in popped if each is not None])) == ["0", "1", "2", "3"]
 

@@ -123,7 +123,7 @@ async def test_a_lease_is_given_up_though_the_request_is_lost_and_cancelled(tmp_
                 raise AnswerLost("nobody knows")
             return await perform(request)
 
-        space._driver.backend.perform_async = losing  # type: ignore[method-assign]
+        space._driver.backend.perform_async = losing  # type: ignore[method-assign]  # of this one only
         taking = asyncio.create_task(space.lease("key").acquire())
         await asyncio.wait([taking])
         assert taking.cancelled()
@@ -234,6 +234,29 @@ async def test_documents_cancelled_anywhere_are_whole(url: str, tmp_path: Path) 
             await theirs.update(path, lambda text: text, turns="always", patience=0)
             await nothing_left()
         assert texts == {"", "whole", "whole again"}
+
+
+async def test_a_probe_cancelled_anywhere_is_claimed_by_others_at_once(url: str) -> None:
+    async def fails() -> None:
+        raise OSError("no answer")
+
+    async with two_agents(url) as (space, other):
+
+        async def probe(name: str) -> None:
+            opened = other.breaker(name, failures=1, reset_after=0.001)
+            with pytest.raises(OSError, match="no answer"):
+                await opened.call(fails)
+            while (await other.breaker(name).info()).seconds:
+                await asyncio.sleep(0)
+            await space.breaker(name, timeout=3600).call(asyncio.sleep, 0)
+
+        states = set()
+        async for name in every_await(probe, "service", (EARLY, LATE, AGAIN)):
+            info = await other.breaker(name).info()
+            states.add(info.state)
+            assert info.state in ("closed", "open"), info
+            await nothing_left()
+        assert states == {"closed", "open"}
 
 
 async def test_opening_cancelled_anywhere_leaves_no_task(url: str) -> None:

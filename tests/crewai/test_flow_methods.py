@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -139,6 +140,21 @@ def test_an_answer_that_is_delivered_twice_acts_once(
         state = persistence.load_state(asked.flow_id)
         assert state is not None
         assert state["paid"] is True
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["pause only", "each method"])
+def test_a_flow_may_be_resumed_elsewhere_than_it_was_loaded(
+    local: interlock.Space, saved: bool
+) -> None:
+    persistence, done = Persistence(local), list[str]()
+    flow = approval_flow(persistence, done, saved)
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(2):  # the thread has loaded another question before
+            asked = flow(persistence=persistence)
+            asked.kickoff()
+            waiting = pool.submit(flow.from_pending, asked.flow_id, persistence).result()
+            waiting.resume("yes")
+    assert len(done) == 2
 
 
 def test_two_answers_that_both_loaded_the_question_act_once(space: interlock.Space) -> None:

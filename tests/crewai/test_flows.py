@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -214,13 +215,23 @@ def test_a_class_derived_from_it_is_guarded_the_same(local: interlock.Space) -> 
     assert [type(each.__cause__) for each in told if each] == [interlock.Conflict]
 
 
-def test_called_by_hand_it_compares_within_the_context(local: interlock.Space) -> None:
+def test_called_by_hand_it_compares_with_what_was_loaded(local: interlock.Space) -> None:
     persistence = Persistence(local)
     persistence.save_state("trip", "by hand", {"n": 1})
-    persistence.save_state("trip", "by hand", {"n": 2})
-    (told,) = at_once(1, lambda _: persistence.save_state("trip", "unseen", {"n": 3}))
-    assert isinstance(told, interlock.Conflict)
-    assert persistence.load_state("trip") == {"n": 2}
+    with ThreadPoolExecutor(1) as elsewhere:  # where it was loaded does not matter
+        mine, theirs = (elsewhere.submit(persistence.load_state, "trip").result() for _ in "12")
+    for unseen in ({"n": 2}, dict(mine or {})):
+        with pytest.raises(interlock.Conflict):
+            persistence.save_state("trip", "unseen", unseen)
+    for n in (3, 4):  # on from its own save
+        assert theirs is not None
+        theirs["n"] = n
+        persistence.save_state("trip", "by hand", theirs)
+    with pytest.raises(interlock.Conflict):
+        persistence.save_state("trip", "late", mine)
+    assert persistence.load_state("trip") == {"n": 4}
+    Persistence(local, unread="overwrite").save_state("trip", "asked for", {"n": 5})
+    assert persistence.load_state("trip") == {"n": 5}
 
 
 def test_a_rule_that_merges_does_not_merge_behind_the_flow(tmp_path: Any) -> None:

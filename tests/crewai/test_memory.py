@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from crewai.memory.unified_memory import Memory
 from stories import WAIT, at_once
 
 import interlock
-from interlock.adapters.crewai import MemoryStorage
+from interlock.adapters.crewai import MemoryStorage, Persistence
 
 WEATHER, HOTEL, FLIGHT = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.8, 0.6, 0.0]
 NOON = datetime(2026, 5, 1, 12)
@@ -121,9 +122,10 @@ async def test_what_all_filters_match_is_deleted(storage: MemoryStorage) -> None
 def test_vectors_of_another_length_are_refused_until_a_reset(storage: MemoryStorage) -> None:
     with pytest.raises(EmbeddingDimensionMismatchError):
         storage.save([memory("short", [1.0])])
-    assert storage.get_record("weather") is not None
+    read = storage.get_record("weather")
+    assert read is not None
     with pytest.raises(EmbeddingDimensionMismatchError):
-        storage.update(memory("weather", [1.0]))
+        storage.update(read.model_copy(update={"embedding": [1.0]}))
     with pytest.raises(EmbeddingDimensionMismatchError):
         storage.search([1.0])
     storage.reset("/trip")
@@ -177,21 +179,59 @@ def test_an_update_from_what_has_moved_is_refused(space: interlock.Space) -> Non
     theirs.update(found.model_copy(update={"content": "theirs again"}))
 
 
-def test_a_record_made_anew_is_compared_with_what_its_storage_saw(space: interlock.Space) -> None:
+def anew(found: MemoryRecord | None, content: str) -> MemoryRecord:
     """CrewAI's consolidation makes the record that it updates from the fields of one it found."""
+    assert found is not None
+    return MemoryRecord(
+        id=found.id,
+        content=content,
+        scope=found.scope,
+        categories=found.categories,
+        metadata=found.metadata,
+        importance=found.importance,
+        created_at=found.created_at,
+        embedding=found.embedding,
+    )
+
+
+def test_a_record_made_anew_is_compared_with_the_one_it_was_made_from(
+    space: interlock.Space,
+) -> None:
     mine, theirs = MemoryStorage(space), MemoryStorage(space)
     mine.save([memory("plan", HOTEL)])
-    mine.search(HOTEL)
-    mine.update(memory("plan", FLIGHT))
+    ((found, _),) = mine.search(HOTEL)
+    mine.update(anew(copy.deepcopy(found), "mine"))
+    mine.search(HOTEL)  # somebody else of this process has seen it since
     with pytest.raises(interlock.Conflict):
-        theirs.update(memory("plan", WEATHER))
-    theirs.search(HOTEL)
-    theirs.update(memory("plan", WEATHER))
-    with pytest.raises(interlock.Conflict):
-        mine.update(memory("plan", HOTEL))
+        mine.update(anew(found, "late"))
+    found_too = theirs.get_record("plan")
     theirs.delete(record_ids=["plan"])
     with pytest.raises(interlock.Conflict):
-        theirs.update(memory("plan", HOTEL))
+        theirs.update(anew(found_too, "too late"))
+
+
+def test_a_memory_that_was_not_read_is_not_replaced(space: interlock.Space) -> None:
+    storage = MemoryStorage(space)
+    storage.save([memory("plan", HOTEL)])
+    storage.search(HOTEL)  # it is for whoever passes on what it returned
+    with pytest.raises(interlock.Conflict):
+        storage.update(memory("plan", FLIGHT))
+    MemoryStorage(space, unread="overwrite").update(memory("plan", WEATHER))
+    found = storage.get_record("plan")
+    assert found is not None
+    assert found.embedding == WEATHER
+    found.content = "next"
+    for _ in range(2):
+        storage.update(found)  # on from its own write
+
+
+def test_what_is_no_space_is_refused_when_it_is_given() -> None:
+    url: Any = "sqlite:///store.db"
+    for make in (MemoryStorage, Persistence):
+        with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
+            make(url)
+    with pytest.raises(interlock.Invalid, match="unread"):
+        MemoryStorage(url, unread="maybe")  # type: ignore[arg-type]  # that is what is refused
 
 
 def embed(texts: list[str]) -> list[list[float]]:

@@ -51,7 +51,8 @@ class SQLiteFlowPersistence(Persistence):
 
     def __init__(self, db_path: str | None = None, /, **fields: Any) -> None:
         path = db_path or fields.get("db_path") or str(Path(db_storage_path()) / "flow_states.db")
-        super().__init__(_space(str(path)), **{**fields, "db_path": str(path)})
+        made: dict[str, Any] = {**fields, "db_path": str(path)}
+        super().__init__(_space(str(path)), unread="overwrite", **made)
 
 
 for module in (crewai.flow.persistence, crewai.flow.persistence.sqlite):

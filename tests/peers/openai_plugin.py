@@ -49,7 +49,9 @@ class PeerSession(Session):
     ) -> None:
         tables = f"{sessions_table}/{messages_table}"
         kept = session_id if tables == "agent_sessions/agent_messages" else f"{tables}/{session_id}"
-        super().__init__(space_of(db_path), kept, session_settings=session_settings)
+        super().__init__(
+            space_of(db_path), kept, session_settings=session_settings, unread="overwrite"
+        )
         self.session_id = session_id
         self.db_path = db_path
 

@@ -58,6 +58,14 @@ def add(tx: Any) -> None:
     tx.create("k", 1)
 
 
+def commit(asked: str, space: Any) -> None:
+    """Commit what `ASKED[asked]` asks again."""
+    if asked == "transact":
+        space.transact(add, op_id="op")
+    else:
+        space.create("k", 1, op_id="op")
+
+
 ASKED: dict[str, Callable[[Any], Any]] = {
     "create": lambda space: space.create("k", 1, op_id="op"),
     "update": lambda space: space.update("k", lambda _: 1, op_id="op"),
@@ -70,7 +78,7 @@ ASKED: dict[str, Callable[[Any], Any]] = {
 def test_a_replay_reaches_the_disk_before_it_is_answered(
     facades: Facades, disk: Disk, asked: str
 ) -> None:
-    facades.open("us", durability="normal").create("k", 1, op_id="op")
+    commit(asked, facades.open("us", durability="normal"))
     full = facades.open("us")
     before = disk.syncs
     ASKED[asked](full)
@@ -80,7 +88,7 @@ def test_a_replay_reaches_the_disk_before_it_is_answered(
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_whoever_asks_for_less_waits_for_less(facades: Facades, disk: Disk, asked: str) -> None:
-    facades.open("us", durability="normal").create("k", 1, op_id="op")
+    commit(asked, facades.open("us", durability="normal"))
     ASKED[asked](facades.open("us", durability="normal"))
     assert not disk.syncs
 

@@ -16,6 +16,7 @@ from interlock.core.outcome import Committed, Outcome, Pruned, Refusal, Wait, Wr
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot, Tail, absent
 from interlock.core.requests import (
+    PAGE_BYTES,
     Entered,
     Floor,
     Grant,
@@ -101,9 +102,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: Any) -> Floor:
+def floor(position: int, needed: int | None, by: Any, cut: int) -> Floor:
     """Return where the log is cut."""
-    return Floor(position) if needed is None else Floor(position, needed, by)
+    return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
 
 
 def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
@@ -128,8 +129,15 @@ def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
 def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
-    full = len(entries) == request.limit
+    # A character has up to four bytes: a page that may have ended early counts as one that did.
+    full = len(entries) == request.limit or 4 * sum(map(size_of, rows)) >= PAGE_BYTES
+    full = full and bool(entries)
     return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
+
+
+def size_of(row: Sequence[Any]) -> int:
+    """Return the length of what an entry holds, from its row."""
+    return len(row[5] or "") + len(row[9] or "")
 
 
 def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outcome]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from interlock.errors import Unavailable
+
 
 class Backend(Protocol):
     """One space in one store.
@@ -32,3 +34,12 @@ class Backend(Protocol):
     async def close_async(self) -> None:
         """The same without blocking the event loop, whose own connections are given back too."""
         ...
+
+
+def no_space(place: str, name: str | None = None) -> Unavailable:
+    """The fault of a store, or of a space in it, that is not there and was not to be made."""
+    what = f"there is no Interlock store at {place}" if name is None else ""
+    return Unavailable(
+        f"{what or f'{place} has no space {name!r}'}; check its name, make it with "
+        "`interlock init`, or open it with create=True"
+    )

@@ -1,6 +1,6 @@
 """Keeps refusals for `interlock conflicts`, beside the path of a write: in a thread, now and then.
 
-What cannot be kept is dropped: a record of refusals must never slow or fail a write.
+What cannot be kept is dropped and counted: a record of refusals must never slow or fail a write.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from interlock.core.conflicts import RefusalNote
+from interlock.core.conflicts import RefusalNote, dropped_note
 from interlock.errors import InterlockError
 
 KEPT = 10_000  # refusals in a store
@@ -27,14 +27,19 @@ class RefusalNotes:
 
     def start_anew(self) -> None:
         """Forget what waits, and the thread, as a forked child must."""
-        self._waiting: deque[RefusalNote] = deque(maxlen=_WAITING)
+        self._waiting: deque[RefusalNote] = deque()
+        self._dropped = 0
+        self._last: RefusalNote | None = None  # of those that were dropped
         self._thread: threading.Thread | None = None
         self._over = threading.Event()
+        self._changing = threading.Lock()
         self._flushing = threading.Lock()
 
     def add(self, note: RefusalNote) -> None:
         """Keep one refusal soon."""
-        self._waiting.append(note)
+        with self._changing:
+            self._waiting.append(note)
+            self._drop_beyond(_WAITING)
         if self._thread is None and not self._over.is_set():
             self._thread = threading.Thread(target=self._run, name="interlock-notes", daemon=True)
             self._thread.start()
@@ -42,15 +47,29 @@ class RefusalNotes:
     def flush(self) -> None:
         """Try to keep what waits, now."""
         with self._flushing:
-            notes = [*self._waiting]
+            with self._changing:
+                notes, self._waiting = self._waiting, deque()
+                dropped, last, self._dropped = self._dropped, self._last, 0
+            counted = [dropped_note(last, dropped)] if last is not None and dropped else []
+            if not notes and not counted:
+                return
+            limit = _WAITING
             try:
-                kept = not notes or self._save(notes)
+                kept = self._save([*counted, *notes])
             except InterlockError:
-                kept = True  # the store is away or read-only: dropped
-            if kept:
-                for _ in notes:
-                    if self._waiting:
-                        self._waiting.popleft()
+                kept, limit = False, 0  # the store is away or read-only
+            if not kept:
+                with self._changing:
+                    later, self._waiting = self._waiting, notes
+                    self._dropped += dropped
+                    self._drop_beyond(limit)
+                    self._waiting += later
+                    self._drop_beyond(_WAITING)
+
+    def _drop_beyond(self, limit: int) -> None:
+        while len(self._waiting) > limit:
+            self._last = self._waiting.popleft()
+            self._dropped += 1
 
     def close(self) -> None:
         """Keep what waits and end the thread."""

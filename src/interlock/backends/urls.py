@@ -19,17 +19,20 @@ _OTHERS: dict[str, Callable[..., Backend]] = {}
 def register(scheme: str, make: Callable[..., Backend]) -> None:
     """Have `make(url, name, **options)` open the stores whose URLs begin with `scheme://`.
 
-    `options` are `durability` and `busy_timeout` as they were given to `interlock.open`.
+    `options` are `create`, `durability` and `busy_timeout` where they were given to
+    `interlock.open`.
     """
     _OTHERS[scheme] = make
 
 
-def open_backend(url: str, name: str, **options: Any) -> Backend:
+def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Backend:
     """Return the backend of space `name` in the store at `url`.  Raises Invalid and the faults.
+
+    `create`: whether to make the store and the space where there are none.
 
     Where the environment names a folder as INTERLOCK_RECORD, what it is asked is recorded there.
     """
-    backend = _opened(url, name, **options)
+    backend = _opened(url, name, create, **options)
     folder = os.environ.get("INTERLOCK_RECORD")
     if not folder:
         return backend
@@ -42,7 +45,7 @@ def open_backend(url: str, name: str, **options: Any) -> Backend:
         raise
 
 
-def _opened(url: str, name: str, **options: Any) -> Backend:
+def _opened(url: str, name: str, create: bool, **options: Any) -> Backend:
     if not isinstance(url, str):
         raise Invalid(
             f"a store is named by a URL such as 'sqlite:///team.db', not {redact_url(url)}"
@@ -52,21 +55,21 @@ def _opened(url: str, name: str, **options: Any) -> Backend:
     if scheme == "sqlite" and separator:
         from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 
-        return SQLiteBackend(url, name, SQLiteOptions(**known))
+        return SQLiteBackend(url, name, SQLiteOptions(**known), create=create)
     if scheme.partition("+")[0] in _POSTGRES and separator:
         from interlock.backends.postgres import PostgresBackend
         from interlock.backends.remote import ServerOptions
 
         check_server_url(url)
-        return PostgresBackend(f"postgresql://{rest}", name, ServerOptions(**known))
+        return PostgresBackend(f"postgresql://{rest}", name, ServerOptions(**known), create)
     if scheme in _REDIS and separator:
         from interlock.backends.redis import RedisBackend
         from interlock.backends.remote import ServerOptions
 
         check_server_url(url)
-        return RedisBackend(url, name, ServerOptions(**known))
+        return RedisBackend(url, name, ServerOptions(**known), create)
     if separator and (make := _OTHERS.get(scheme)) is not None:
-        return make(url, name, **known)
+        return make(url, name, **known, **({} if create else {"create": False}))
     safe = redact_url(url)
     hint = f"; did you mean 'sqlite:///{safe}'?" if not separator and safe == url else ""
     raise Invalid(f"{safe!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")

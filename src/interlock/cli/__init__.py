@@ -26,6 +26,7 @@ _COMMANDS = {
     "get": "read",
     "groups": "streams",
     "history": "read",
+    "init": "write",
     "keys": "read",
     "log": "read",
     "machine": "rules",

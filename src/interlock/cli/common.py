@@ -45,9 +45,7 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
                         "no store is named; give --store sqlite:///team.db or set INTERLOCK_STORE"
                     )
                 check_is_kept(store)
-                if reads:
-                    must_exist(store)
-                with interlock.open(store, space=space, agent=agent) as opened:
+                with interlock.open(store, space=space, agent=agent, create=not reads) as opened:
                     fn(opened, as_json, **arguments)
 
         return click.command()(command)
@@ -240,19 +238,4 @@ def check_is_kept(store: str) -> None:
     if store.partition("?")[0] in ("sqlite://", "sqlite:///"):
         raise click.UsageError(
             "a store in memory ends with the command; name a file (sqlite:///team.db)"
-        )
-
-
-def must_exist(store: str) -> None:
-    """Raise Unavailable where a store is a file that is not there, or empty."""
-    scheme, _, path = store.partition(":///")
-    file = path.partition("?")[0]
-    if scheme == "sqlite" and os.path.isfile(file) and not os.path.getsize(file):
-        raise interlock.Unavailable(f"{file} is empty; write to it first (interlock put ...)")
-    folder = os.path.dirname(file)
-    if scheme == "sqlite" and folder and not os.path.isdir(folder):
-        raise interlock.Unavailable(f"the folder {folder} does not exist; check --store")
-    if scheme == "sqlite" and file and not os.path.exists(file):
-        raise interlock.Unavailable(
-            f"{file} does not exist; check --store, or write to it first (interlock put ...)"
         )

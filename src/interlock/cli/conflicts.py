@@ -29,6 +29,8 @@ def conflicts(space: interlock.Space, as_json: bool, limit: int, each: bool) -> 
             click.echo(f"{note.at:%H:%M:%S.%f} {note.key} {note.agent}: {note.reason}{other}")
     else:
         _print(report)
+    if report.dropped:
+        click.echo(f"{report.dropped:,} more were not kept: too many at once", err=as_json)
 
 
 def _print(report: interlock.ConflictReport) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from interlock.cli.common import INTERRUPTED, check_is_kept, must_exist, reported
+from interlock.cli.common import INTERRUPTED, check_is_kept, reported
 from interlock.cli.rules import read_rules
 from interlock.extras import needs
 
@@ -51,8 +51,6 @@ def mcp(
     """
     with reported(False):
         check_is_kept(url)
-        if read_only:
-            must_exist(url)
         names = _names(tokens)
         given = any(name is not None for name in names.values())
         if exclusive and agent is None and not given:
@@ -68,6 +66,7 @@ def mcp(
 
         async def serve() -> signal.Signals | None:
             known: dict[str, Any] = {"names": [name for name in names.values() if name], **found}
+            known["create"] = not read_only
             async with opened(url, space, agent, exclusive=exclusive, **known) as agents:
                 server = make_server(agents, read_only)
                 if address is None:

@@ -104,7 +104,7 @@ def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
         raise interlock.Invalid(f"{name} is a {type(found).__name__}, not an interlock.Machine")
     known = {m.name: m for m in (interlock.BOOKING, interlock.AGENT_LIFECYCLE)}
     if store:
-        with interlock.open(store, space=space) as opened:
+        with interlock.open(store, space=space, create=False) as opened:
             machines = [r.machine for r in opened.rules.values() if r.machine is not None]
             known.update({m.name: m for m in machines})
     if name not in known:

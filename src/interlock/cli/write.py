@@ -1,4 +1,4 @@
-"""The commands that write: put, delete, append, transition, reclaim.
+"""The commands that write: init, put, delete, append, transition, reclaim.
 
 A write says what it was computed from, or --force.  Keys of adapters are not written here.
 """
@@ -27,6 +27,17 @@ from interlock.settings import refuse_reserved
 
 _version = click.option("--version", type=click.IntRange(0), help="Only if KEY is at this version.")
 _op_id = click.option("--op-id", help="Makes running the same command again harmless.")
+
+
+@store_command(reads=False)
+def init(space: interlock.Space, as_json: bool) -> None:
+    """Make the store and the space where they do not exist yet.
+
+    Commands that only read make neither.
+    """
+    name = click.get_current_context().params["space"]
+    made = {"space": name, "position": space.position()}
+    click.echo(compact(made) if as_json else f"space {name!r} is there")
 
 
 @store_command(reads=False)

@@ -21,6 +21,7 @@ from interlock.core.outcome import (
 from interlock.core.records import as_datetime
 
 CLOSE_US = 100_000
+DROPPED = "dropped"  # the reason of a note that stands for many, which could not be kept
 _RETRYABLE = frozenset(
     kind.__name__
     for kind in (Conflict, Held, Contended, Fenced, Forbidden, IllegalTransition, Invalid)
@@ -64,10 +65,15 @@ class KeyConflicts(NamedTuple):
 
 
 class ConflictReport(NamedTuple):
-    """The last refusals of a space, newest first, and the keys they were about, worst first."""
+    """The last refusals of a space, newest first, and the keys they were about, worst first.
+
+    `dropped`: how many more there were meanwhile of which nothing is known, because they came
+    faster than they could be kept, or the store was away.
+    """
 
     refusals: tuple[RefusalNote, ...]
     keys: tuple[KeyConflicts, ...]
+    dropped: int = 0
 
 
 def note(refusal: Refusal, agent: str, op_id: str, now_us: int) -> RefusalNote | None:
@@ -85,14 +91,22 @@ def note(refusal: Refusal, agent: str, op_id: str, now_us: int) -> RefusalNote |
     return RefusalNote(key, agent, type(refusal).__name__, other, behind, now_us, op_id)
 
 
+def dropped_note(last: RefusalNote, count: int) -> RefusalNote:
+    """Return what to keep of `count` refusals that are not kept themselves; `last` was one."""
+    return last._replace(key="", reason=DROPPED, other=None, behind_us=count, op_id="")
+
+
 def report(refusals: Iterable[RefusalNote]) -> ConflictReport:
     """Count refusals by key."""
-    notes = tuple(refusals)
+    found = tuple(refusals)
+    notes = tuple(each for each in found if each.reason != DROPPED)
+    dropped = sum(each.behind_us or 0 for each in found if each.reason == DROPPED)
     by_key: dict[str, list[RefusalNote]] = {}
     for each in notes:
         by_key.setdefault(each.key, []).append(each)
     keys = [_of_key(key, found) for key, found in by_key.items()]
-    return ConflictReport(notes, tuple(sorted(keys, key=lambda k: (-k.refusals, k.key))))
+    worst_first = tuple(sorted(keys, key=lambda k: (-k.refusals, k.key)))
+    return ConflictReport(notes, worst_first, dropped)
 
 
 def _of_key(key: str, notes: list[RefusalNote]) -> KeyConflicts:

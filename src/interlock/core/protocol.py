@@ -272,8 +272,7 @@ def _transact(
     if resumable or limits.patience is not None:
         snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
-            other = yield from _other_operation(writer, op_id, snapshot.applied)
-            return None if other is None else Stopped(other)
+            return (yield from _transacted_before(writer, op_id, snapshot.applied))
         start_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
@@ -286,6 +285,7 @@ def _transact(
             ticket = place.ticket
         attempts += 1
         state = new(writer)
+        state.turns = frozenset(queue)
         renew = _renewal(writer, tuple(sorted(queue)), turn, ticket) if ticket else None
         answer = None
         try:
@@ -302,9 +302,8 @@ def _transact(
             if ticket and not outcome.writes:
                 yield LeaveTurn(ticket)
             return answer if _is_ours(state, op_id, outcome) else None
-        give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
-        if state.is_over(outcome):
-            give_up = outcome
+        key = getattr(outcome, "key", "")
+        give_up = outcome if state.is_over(outcome) else _give_up(key, outcome, limits, attempts)
         in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
         if ticket and not in_turn:
             yield LeaveTurn(ticket)
@@ -318,14 +317,15 @@ def _transact(
             queue.add(outcome.key)
 
 
-def _other_operation(writer: Writer, op_id: str, applied: Committed) -> Steps:
-    """Return why what was applied under an operation id is no transaction of this writer's."""
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps:
+    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
         page = yield ReadLog(applied.position - 1, "", None, 1)
         if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
-            return decide.reused_operation(op_id, applied.writes[0].key)
-    return other
+            other = decide.reused_operation(op_id, applied.writes[0].key)
+    return None if other is None else Stopped(other)
 
 
 class Stopped(NamedTuple):

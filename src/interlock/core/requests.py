@@ -49,7 +49,8 @@ class Commit(NamedTuple):
 class ReadLog(NamedTuple):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
-    `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.
+    `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.  A page ends
+    early, but not before its first entry, where its values reach `PAGE_BYTES`.
     """
 
     after: int
@@ -58,8 +59,14 @@ class ReadLog(NamedTuple):
     limit: int
 
 
+PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.sql has it, too
+
+
 class LogPage(NamedTuple):
-    """Entries in commit order; `upto` is the position that the page is complete up to."""
+    """Entries in commit order; `upto` is the position that the page is complete up to.
+
+    The log has no more where `upto` is not below `head`; that the page is short says nothing.
+    """
 
     entries: list[Any]
     upto: int
@@ -200,12 +207,14 @@ class Trim(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The log is cut up to `position`.  `by` still needs the entry at `needed` (None: nobody does)
-    and those after it: a group, or a projection, whose name begins with `PROJECTIONS`."""
+    """The log is cut up to `position`, of which this request has cut `cut` entries.  `by` still
+    needs the entry at `needed` (None: nobody does) and those after it: a group, or a projection,
+    whose name begins with `PROJECTIONS`."""
 
     position: int
     needed: int | None = None
     by: str = ""
+    cut: int = 0
 
 
 class SaveProjection(NamedTuple):

@@ -24,7 +24,12 @@ ENDED = Invalid("the transaction has ended; begin another one")
 
 
 class Transaction:
-    """What one transaction has read and will write.  Pure; one thread at a time."""
+    """What one transaction has read and will write.  Pure; one thread at a time.
+
+    `recorded`: it is kept that it was done, so that one around it which runs again finds it done.
+    """
+
+    recorded = False
 
     def __init__(self, writer: decide.Writer) -> None:
         self.writer = writer
@@ -37,6 +42,7 @@ class Transaction:
         self.position: int | None = None
         self.doomed: Conflict | None = None
         self.ended = False
+        self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
     def load(
         self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
@@ -149,6 +155,17 @@ class Transaction:
             return _mixed(key)
         self.appends.append(Write(APPEND, key, body))
         return None
+
+    def touches(self, key: object) -> bool:
+        """Whether the commit will be computed from `key`, or write it, or has the turn for it."""
+        return isinstance(key, str) and (
+            key in self.read_records
+            or key in self.foreign
+            or key in self.writes
+            or key in self.turns
+            or any(write.key == key for write in self.appends)
+            or any(key.startswith(prefix) for prefix in self.read_scans)
+        )
 
     def changed_in_place(self) -> str | None:
         """Return the first key whose value was changed after it was read; None where none was."""

@@ -29,13 +29,13 @@ from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
-PAGE = 1000  # entries that one step cuts, at most
+PAGE = 200  # entries that one step cuts, at most, beside the rest of a commit
 KEPT_AT_LEAST = 24 * 3600.0  # seconds that an operation id is known
 DAY_US = 24 * 3600 * 1_000_000
 
 
 class Trimmed(NamedTuple):
-    """What trimming did: `cut` entries are gone, and `oldest` is the first position that is kept
+    """What trimming did: it has cut `cut` entries, and `oldest` is the first position that is kept
     (one after the log's end where nothing is).  `held` says why that one is kept."""
 
     oldest: int
@@ -62,7 +62,7 @@ def trim(writer: Writer, keep: object, before: object) -> Steps:
         return wrong
     readers = yield from _readers(writer)
     floor: Floor = yield Trim(0, ())
-    start = floor.position
+    cut = 0  # others may trim at the same time
     while True:
         now: Snapshot = yield from ask(writer, Load((RULES_KEY,)))
         record = now.records[RULES_KEY]
@@ -80,9 +80,10 @@ def trim(writer: Writer, keep: object, before: object) -> Steps:
             return step
         elif step.upto > floor.position:
             floor = yield Trim(step.upto, step.folds)
+            cut += floor.cut
         else:
             why = step.held or (wanted.why(page.entries[0]) if page.entries else "")
-            return Trimmed(floor.position + 1, floor.position - start, why)
+            return Trimmed(floor.position + 1, cut, why)
 
 
 def register(writer: Writer, state: str, source: str, op_id: str) -> Steps:
@@ -172,18 +173,18 @@ def _readers(writer: Writer) -> Steps:
 
 def _page(after: int) -> Steps:
     """Protocol: the next entries, up to the end of a commit."""
-    limit = PAGE
+    entries: list[Entry] = []
     while True:
-        page = yield ReadLog(after, "", None, limit)
+        page = yield ReadLog(after, "", None, PAGE)
         if isinstance(page, Pruned):
             return page
-        entries = page.entries
-        if len(entries) < limit:
-            return page
+        entries += page.entries
+        if page.upto >= page.head:
+            return page._replace(entries=entries)
         whole = [entry for entry in entries if entry.op_id != entries[-1].op_id]
         if whole:
             return LogPage(whole, whole[-1].position, page.head)
-        limit *= 2
+        after = page.upto
 
 
 def _unneeded(entries: list[Entry], wanted: _Wanted) -> list[Entry]:

@@ -45,9 +45,7 @@ class FilesHandle:
 
     def _updating(self, path: object, think: Think, limits: Limits, op_id: str | None) -> Steps:
         writer, key, name = self._desk.writer, self._desk.key(path), self._desk.op_id(op_id)
-        awaited = inspect.iscoroutinefunction(think)
-        marked = reentry.marked_async if awaited else reentry.marked
-        think = marked(writer.space, key, think)
+        think = reentry.Thought(writer.space, key).marked(think)
         return protocol.update(writer, key, think, None, limits, name, op_id is not None)
 
     def _content(self, path: str, value: Any) -> str | bytes:

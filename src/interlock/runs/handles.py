@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
+from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
@@ -98,6 +100,11 @@ class RunHandle:
     def _state(self) -> RunState:
         if self._known is None:
             raise Invalid(f"run {self._id!r} is not worked on here; use it in a with block")
+        if self._known.pid != os.getpid():
+            raise Invalid(
+                f"run {self._id!r} belongs to the process that works on it, not to one that was "
+                "forked from it"
+            )
         return self._known
 
     def _take_up(self, fence: Record) -> Steps:
@@ -131,16 +138,16 @@ class RunHandle:
     ) -> Steps:
         """Protocol: run a step in a transaction.  Returns its result as it is recorded."""
         run, op_id = self._state, self._draw()
-        frame = Frame(run, path)
+        frame, thought = Frame(run, path), reentry.Thought(self._writer.space)
 
-        def begin(state: StepTransaction) -> Frame:
+        def begin(state: StepTransaction) -> Any:
             frame.begin(tx_of(self._driver, state, op_id), state.told)
-            return frame
+            return thought.begin(state, frame)
 
         answer = yield from protocol.transact(
             self._writer,
             begin,  # type: ignore[arg-type]  # it is given what `new` makes
-            think,
+            thought.marked(think),
             _LIMITS,
             op_id,
             False,

@@ -117,13 +117,19 @@ def _others(run_id: str, own: tuple[Entry, ...]) -> Steps:
     while True:
         after = max(first.position - 1 - size, 0)
         limit = first.position - 1 - after
-        page: LogPage | Pruned = yield ReadLog(after, "", None, limit)
-        if isinstance(page, Pruned):
-            page = yield ReadLog(_OLDEST, "", None, limit)
-            assert isinstance(page, LogPage)
-        found = [e for e in page.entries if e.op_id == first.op_id and e.position < first.position]
-        if len(found) < limit or not after:
-            return tuple(found)
+        position, found = after, []
+        while position < first.position - 1:
+            page: LogPage | Pruned = yield ReadLog(
+                position, "", None, first.position - 1 - position
+            )
+            if isinstance(page, Pruned):
+                page = yield ReadLog(_OLDEST, "", None, limit)
+                assert isinstance(page, LogPage)
+            found += [e for e in page.entries if e.op_id == first.op_id]
+            position = page.upto
+        own_commit = tuple(e for e in found if e.position < first.position)
+        if len(own_commit) < limit or not after:
+            return own_commit
         size *= 8
 
 

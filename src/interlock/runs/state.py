@@ -8,6 +8,7 @@ reported.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -89,6 +90,7 @@ class RunState:
     stopping: Callable[[], bool] = lambda: False  # whether to leave before the next new step
     stopped: bool = False  # whether that has happened
     left: bool = False  # whether its block was left
+    pid: int = field(default_factory=os.getpid)  # of the process that works on it
     undo: dict[str, Undo] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)  # places of effects, by idempotency key
 
@@ -226,6 +228,8 @@ class RunState:
 
 class StepTransaction(Transaction):
     """The transaction of a step: what it wrote, and that it is finished, together or not at all."""
+
+    recorded = True
 
     def __init__(self, run: RunState, path: str, told: Mapping[str, Any]) -> None:
         super().__init__(run.writer)

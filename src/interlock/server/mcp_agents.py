@@ -104,13 +104,15 @@ async def opened(
     names: Iterable[str] = (),
     exclusive: bool = False,
     rules: Mapping[str, Rule] | None = None,
+    create: bool = True,
 ) -> AsyncIterator[Agents]:
     """Open a space for the connections of an MCP server.
 
     `name`: under which all of them write; `names`: those that access tokens stand for.  `exclusive`
-    takes these names over from other processes.  Raises as `interlock.open_async` does.
+    takes these names over from other processes.  `create`, and what is raised, as for
+    `interlock.open_async`.
     """
-    async with open_async(url, space, rules=rules) as base:
+    async with open_async(url, space, rules=rules, create=create) as base:
         agents = Agents(base, space, name, exclusive)
         for each in {*names, *([] if name is None else [name])}:
             await agents.fixed(each)

@@ -24,6 +24,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.middleware.authentication import AuthenticationMiddleware
 
 from interlock import Unavailable
+from interlock.server.mcp_connections import Limits, limited
 
 PATH = "/mcp"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -53,12 +54,15 @@ async def serve_http(
     tokens: Mapping[str, str | None],
     allowed_hosts: Sequence[str] = (),
     told: Callable[[str], None] = lambda url: None,
+    limits: Limits = Limits(),  # noqa: B008  # it is frozen
 ) -> signal.Signals | None:
     """Serve over streamable HTTP until a signal comes, which is returned.
 
     `tokens`: the access tokens, each with the agent's name that it stands for (None: no name);
     without any, everybody is let in.  `allowed_hosts`: what a request's Host header may name
-    besides this machine and `host`.  `told` gets the URL.  Raises Unavailable.
+    besides this machine and `host`.  `told` gets the URL.  `limits`: of all connections.
+
+    Raises Unavailable.
     """
     listening = _bound(host, port)
     hosts = [*_LOCAL_HOSTS, f"[{host}]" if ":" in host else host, *allowed_hosts]
@@ -81,7 +85,14 @@ async def serve_http(
     if verifier is not None:
         app.add_middleware(AuthenticationMiddleware, backend=BearerAuthBackend(verifier))
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, timeout_graceful_shutdown=_STOPS_WITHIN
+        app,
+        http=limited(limits),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
+        timeout_graceful_shutdown=_STOPS_WITHIN,
+        limit_concurrency=limits.connections + 1,
     )
     running = uvicorn.Server(config)
 

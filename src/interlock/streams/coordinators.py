@@ -6,6 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from interlock import reentry
 from interlock.aio_handles import AsyncLease
 from interlock.backends.drive import SyncDriver
 from interlock.backends.drive_async import AsyncDriver
@@ -107,6 +108,7 @@ class Coordinator(CoordinatorHandle):
         return progress
 
     def _lease(self) -> Lease:
+        reentry.check_write(self._writer.space, (self._job.into,))
         key = self._job.state
         return Lease(self._driver, self._writer, key, self._ttl, self._wait, self._op_id)
 
@@ -162,6 +164,7 @@ class AsyncCoordinator(CoordinatorHandle):
                     await lease.renew()  # raises Fenced
 
     def _lease(self) -> AsyncLease:
+        reentry.check_write(self._writer.space, (self._job.into,))
         key = self._job.state
         return AsyncLease(self._driver, self._writer, key, self._ttl, self._wait, self._op_id)
 

@@ -2,73 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self, TypeVar
 
 from autogen_core import CacheStore
 from pydantic import BaseModel
 
 from interlock import Conflict, Invalid, Record, Space
-from interlock.adapters import seen
+from interlock.adapters.calls import checked
 from interlock.adapters.naming import quoted
+from interlock.adapters.observed import Observed, ObservedDict, observed
 
 T = TypeVar("T")
+_NOT_NAMED: Any = object()
 
 
 class SharedCacheStore(CacheStore[T]):
     """A cache store of AutoGen in a space from `interlock.open`.
 
-    `set` writes over what this task or thread has read with `get`, or to a key that is not there;
-    where others came first it raises Conflict, or, with `on_conflict="keep"`, leaves what they
-    stored: for caches of answers, where any of them will do.  `update` reads, thinks and writes.
+    `set` writes where nothing is, or over what its caller has read: the dict, list or text that
+    `get` returned carries its version, so pass that back, changed or not, or name it:
+    `set(key, value, base=found)`.  `update` reads, thinks and writes.  Otherwise `set` raises
+    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, where
+    any of them will do.  With `unread="overwrite"` what nobody read is written over.
 
     Values are JSON; a pydantic model is stored as JSON, and `get` returns that.
     """
 
-    def __init__(self, space: Space, name: str = "default", *, on_conflict: str = "raise") -> None:
-        if not isinstance(space, Space):
+    def __init__(
+        self,
+        space: Space,
+        name: str = "default",
+        *,
+        on_conflict: Literal["raise", "keep"] = "raise",
+        unread: Literal["refuse", "overwrite"] = "refuse",
+    ) -> None:
+        if not isinstance(checked(space, "SharedCacheStore"), Space):
             raise Invalid("a cache store is synchronous: it needs a space from interlock.open")
         if on_conflict not in ("raise", "keep"):
-            raise Invalid(f"on_conflict={on_conflict!r} is neither 'raise' nor 'keep'")
+            raise Invalid(f"on_conflict={on_conflict!r:.60} is neither 'raise' nor 'keep'")
+        if unread not in ("refuse", "overwrite"):
+            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
         self._space = space
         self._prefix = f"autogen/cache/{quoted(name)}/"
         self._keeps = on_conflict == "keep"
+        self._overwrites = unread == "overwrite"
 
     def get(self, key: str, default: T | None = None) -> T | None:
         """Return the value of `key`, or `default` where there is none."""
-        where = self._where(key)
-        record = self._space.read(where[1])
-        seen.learn(where, record)
-        return record.value if record.exists else default
+        record = self._space.read(self._key(key))
+        return _carrying(record) if record.exists else default
 
-    def set(self, key: str, value: T) -> None:
-        """Store `value`.  Raises Conflict where this task has not read what is there, Invalid."""
-        where = self._where(key)
-        read: Record | None = seen.known(where)
+    def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
+        """Store `value`.  `base` is what `get` returned, where `value` does not carry its version;
+        None: nothing was there.
+
+        Raises Conflict where others came first or the caller has not read what is there, Invalid.
+        """
         try:
-            if read is None:
-                written = self._space.create(where[1], _json(value))
-            else:
-                written = self._space.write(read, _json(value))
+            self._set(self._space.read(self._key(key)), value, base)
         except Conflict:
             if not self._keeps:
                 raise
-        else:
-            seen.learn(where, written)
 
     def update(self, key: str, fn: Callable[[T | None], T]) -> T | None:
         """Store `fn(value)`, called again where others came first; None where there is no value.
 
         Raises as `Space.update` does.
         """
-        where = self._where(key)
-        record = self._space.update(where[1], lambda value: _json(fn(value)))
-        seen.learn(where, record)
-        stored: T = record.value
+        stored: T = _carrying(self._space.update(self._key(key), lambda value: _json(fn(value))))
         return stored
 
-    def _where(self, key: str) -> seen.Where:
-        return self._space, f"{self._prefix}{quoted(key)}"
+    def _set(self, fresh: Record, value: Any, base: object) -> None:
+        basis = observed(value if base is _NOT_NAMED else base, fresh)
+        if basis is not None:
+            written = self._space.write(basis.record(fresh), _json(value))
+            if base is _NOT_NAMED:
+                value.observed = Observed.of(written)  # it may be changed and set again
+        elif base not in (_NOT_NAMED, None):
+            raise Invalid("base= is not a dict, list or text that get() returned for this key")
+        elif self._overwrites and base is _NOT_NAMED:
+            self._space.update(fresh.key, lambda _: _json(value))
+        else:
+            self._space.create(fresh.key, _json(value))
+
+    def _key(self, key: str) -> str:
+        return f"{self._prefix}{quoted(key)}"
+
+
+class _List(list[Any]):
+    """A JSON array that carries the version it was read at."""
+
+    def __init__(self, items: Iterable[Any], observed: Observed) -> None:
+        super().__init__(items)
+        self.observed = observed
+
+    def copy(self) -> Self:
+        """Return a shallow copy, read at the same version."""
+        return type(self)(self, self.observed)
+
+    __copy__ = copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ([*self], self.observed)
+
+
+class _Text(str):
+    """A text that carries the version it was read at."""
+
+    observed: Observed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _text, (str(self), self.observed)
+
+
+def _text(text: str, observed: Observed) -> _Text:
+    made = _Text(text)
+    made.observed = observed
+    return made
+
+
+def _carrying(record: Record) -> Any:
+    """Return the value of a record, with its version where it can carry one."""
+    value, version = record.value, Observed.of(record)
+    if isinstance(value, dict):
+        return ObservedDict(value, version)
+    if isinstance(value, list):
+        return _List(value, version)
+    return _text(value, version) if isinstance(value, str) else value
 
 
 def _json(value: Any) -> Any:

@@ -18,7 +18,7 @@ from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import SystemMessage
 
 from interlock import AsyncSpace, Conflict, Record, Space
-from interlock.adapters.calls import Steps, call, commit, run_async
+from interlock.adapters.calls import Steps, call, checked, commit, run_async
 from interlock.adapters.naming import quoted
 
 
@@ -30,7 +30,7 @@ class SharedMemory(Memory):
     """
 
     def __init__(self, space: Space | AsyncSpace, name: str = "default") -> None:
-        self._space = space
+        self._space = checked(space, "SharedMemory")
         self._name = name
         self._prefix = f"autogen/memory/{quoted(name)}/"
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from interlock import AsyncLease, AsyncSpace, Lease, Space
+from interlock.adapters.calls import checked
 from interlock.adapters.naming import quoted
 from interlock.adapters.turns import give_up, take, write
 
@@ -40,7 +41,7 @@ async def team_state(
     Raises Held where `wait` has passed, Fenced at the end where the lease was taken away meanwhile
     (nothing is saved then), Invalid where the state is larger than a value may be.
     """
-    lease = await take(space, f"autogen/state/{quoted(name)}", ttl, wait)
+    lease = await take(checked(space, "team_state"), f"autogen/state/{quoted(name)}", ttl, wait)
     try:
         if lease.record.exists:
             await team.load_state(lease.value)

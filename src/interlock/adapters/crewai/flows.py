@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, Token
 from datetime import date
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from interlock import Invalid, Record, Space
-from interlock.adapters.crewai.keys import checked, flow_key, put
-from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver
+from interlock.adapters.crewai.keys import flow_key, put, synchronous
+from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver, tag
+from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -36,15 +37,29 @@ class Persistence(FlowPersistence):
     `MyFlow(persistence=...)`, `set_flow_persistence_factory(lambda: Persistence(space))`.  A run
     that saves over what it has not loaded gets Conflict, and Held while another one has the flow in
     a `run` block; CrewAI raises a RuntimeError with it as `__cause__` (see `typed_errors`).
+
+    Called by hand, `save_state` compares with what `load_state` returned: pass that back, changed.
+    With `unread="overwrite"` it writes over what was not loaded.
     """
 
     persistence_type: str = "Persistence"
     _space: Space = PrivateAttr()
+    _overwrites: bool = PrivateAttr(default=False)
 
-    def __init__(self, space: Space | None = None, /, **fields: Any) -> None:
+    def __init__(
+        self,
+        space: Space | None = None,
+        /,
+        *,
+        unread: Literal["refuse", "overwrite"] = "refuse",
+        **fields: Any,
+    ) -> None:
         super().__init__(**fields)
+        if unread not in ("refuse", "overwrite"):
+            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
         # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
-        self._space = self._registered() if space is None else checked(space)
+        self._space = self._registered() if space is None else synchronous(space, "Persistence")
+        self._overwrites = unread == "overwrite"
 
     def init_db(self) -> None:
         """Do nothing: opening the space has made what it needs."""
@@ -64,7 +79,7 @@ class Persistence(FlowPersistence):
     def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
         """Return the state that was saved last, or None."""
         record = self._load(flow_uuid, loader(self))
-        return copy.deepcopy(record.value["state"]) if record.exists else None
+        return _carrying(record, record.value["state"]) if record.exists else None
 
     def save_pending_feedback(
         self, flow_uuid: str, context: PendingFeedbackContext, state_data: Any
@@ -82,12 +97,13 @@ class Persistence(FlowPersistence):
         self, flow_uuid: str
     ) -> tuple[dict[str, Any], PendingFeedbackContext] | None:
         """Return the state of a flow that waits for a person, and what it asked; or None."""
-        record = self._load(flow_uuid, loader(self), pending=True)
+        record = self._load(flow_uuid, loader(self))
         pending = record.value.get("pending") if record.exists else None
         if pending is None:
             return None
-        pending = copy.deepcopy(pending)
-        return pending["state"], PendingFeedbackContext.from_dict(pending["context"])
+        asked = PendingFeedbackContext.from_dict(copy.deepcopy(pending["context"]))
+        place = Place(self._space, flow_key(flow_uuid))
+        return _carrying(record, pending["state"]), tag(asked, place, record)
 
     def clear_pending_feedback(self, flow_uuid: str) -> None:
         """Note that a flow goes on with an answer.
@@ -118,14 +134,26 @@ class Persistence(FlowPersistence):
         with who.saving:  # first, so that of two methods' saves the later one has the later state
             plain = _as_dict(state, who)
             base = who.last(place)
+            if base is None and not who.is_flow:
+                base = self._base(self._current(place), state)
             before = base.value if base is not None and base.exists else {}
-            who.saw(place, self._write(place, base, change(before, plain)))
+            written = self._write(place, base, change(before, plain))
+            who.saw(place, written)
+            if isinstance(state, ObservedDict):
+                state.observed = Observed.of(written)  # it may be changed and saved again
 
-    def _load(self, flow_uuid: str, who: Caller, pending: bool = False) -> Record:
+    def _base(self, current: Record, state: Any) -> Record | None:
+        """Return the record that a state was made from, as the state itself tells."""
+        read = observed(state, current)
+        if read is not None:
+            return read.record(current)
+        return current if self._overwrites else None
+
+    def _load(self, flow_uuid: str, who: Caller) -> Record:
         place = Place(self._space, flow_key(flow_uuid))
         with who.saving:
             record = self._current(place)
-            who.saw(place, record, pending)
+            who.saw(place, record)
         return record
 
     def _current(self, place: Place) -> Record:
@@ -251,6 +279,11 @@ async def _in_thread_of_its_own(work: Callable[[], Any]) -> None:
         await asyncio.get_running_loop().run_in_executor(threads, work)
     finally:
         threads.shutdown(wait=False)
+
+
+def _carrying(record: Record, state: dict[str, Any]) -> ObservedDict:
+    """Return a state that tells which version of its record it was read at."""
+    return ObservedDict(copy.deepcopy(state), Observed.of(record))
 
 
 def _as_dict(state: Any, who: Caller) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from interlock import AsyncSpace, Invalid, Record, Space, Tx
+from interlock import Invalid, Record, Space, Tx
+from interlock.adapters.calls import checked
 from interlock.adapters.naming import quoted
 
 MEMORIES = "crewai/memory/record/"
@@ -22,14 +23,15 @@ def memory_key(record_id: object) -> str:
     return f"{MEMORIES}{quoted(str(record_id))}"
 
 
-def checked(space: Space) -> Space:
+def synchronous(space: object, adapter: str) -> Space:
     """Return the space if CrewAI's synchronous calls can use it.  Raises Invalid."""
-    if isinstance(space, AsyncSpace) or not isinstance(space, Space):
+    found = checked(space, adapter)
+    if not isinstance(found, Space):
         raise Invalid(
-            f"CrewAI needs a space opened with interlock.open, not {type(space).__name__}: "
-            "it calls its stores synchronously, in asyncio, too"
+            f"{adapter} needs a space opened with interlock.open, not interlock.open_async: CrewAI "
+            "calls its stores synchronously, in asyncio, too"
         )
-    return space
+    return found
 
 
 def put(

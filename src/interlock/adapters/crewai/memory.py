@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from interlock import Conflict, Invalid, Record, Space, Tx
-from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, checked, memory_key, put
+from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put, synchronous
+from interlock.adapters.observed import Observed, observed
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
     import numpy as np
     from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
     from crewai.memory.types import MemoryRecord, ScopeInfo
-    from pydantic import PrivateAttr
 
-_REMEMBERED = 10_000  # memories whose version a storage knows without their record
 _VECTOR = "<f4"  # how an embedding is kept: numbers of 32 bits
 
 Wanted = Callable[[dict[str, Any]], bool]
 
 
-class _Read(MemoryRecord):
-    """A memory that knows which version of it was read; so do its copies."""
+class _Created(datetime):
+    """When a memory was made.  It carries the version that the memory was read at: CrewAI's
+    consolidation makes the record that it updates anew, from the fields of the one it found."""
 
-    _record: Record = PrivateAttr()
+    observed: Observed
+
+    @classmethod
+    def of(cls, at: datetime, observed: Observed) -> Self:
+        """Return the same time, carrying a version."""
+        made = cls.combine(at.date(), at.timetz())
+        made.observed = observed
+        return made
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        return _Created.of, (datetime.combine(self.date(), self.timetz()), self.observed)
 
 
 class MemoryStorage:
@@ -37,12 +46,15 @@ class MemoryStorage:
     `Memory(storage=MemoryStorage(space))`, or for all of them
     `set_memory_storage_factory(lambda spec: MemoryStorage(space))`.  Searching compares with every
     memory in the scope: meant for thousands, not millions.
+
+    `unread="overwrite"` lets `update` replace memories that were not read.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._space = checked(space)
-        self._seen: dict[str, Record] = {}
-        self._noting = threading.Lock()
+    def __init__(self, space: Space, *, unread: Literal["refuse", "overwrite"] = "refuse") -> None:
+        if unread not in ("refuse", "overwrite"):
+            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
+        self._space = synchronous(space, "MemoryStorage")
+        self._overwrites = unread == "overwrite"
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Add memories, all or none.
@@ -68,18 +80,22 @@ class MemoryStorage:
     def update(self, record: MemoryRecord) -> None:
         """Replace a memory by one with the same id.
 
-        Raises Conflict where somebody has changed it since it was read: by `record` itself, a copy
-        of what this storage returned, or else by this storage, whoever asked it.
+        Raises Conflict where somebody has changed it since it was read, or it was not read:
+        `record` is what a storage returned, a copy of it, or made of its fields, `created_at` too.
         """
-        key, value = memory_key(record.id), _value(record)
-        base = record._record if isinstance(record, _Read) else self._seen.get(key)
-        length = _length(record)
-        written = _past_the_first(
-            lambda: put(self._space, key, base, value, lambda tx: _check_length(tx, length))
-        )
-        self._note(written)
-        if isinstance(record, _Read):
-            record._record = _bare(written)
+        key, value, length = memory_key(record.id), _value(record), _length(record)
+
+        def replace() -> Record:
+            fresh = self._space.read(key)
+            read = observed(record.created_at, fresh)
+            if read is not None:
+                base: Record | None = read.record(fresh)
+            else:
+                base = fresh if self._overwrites else None
+            return put(self._space, key, base, value, lambda tx: _check_length(tx, length))
+
+        written = _past_the_first(replace)
+        record.created_at = _Created.of(record.created_at, Observed.of(written))
 
     def search(
         self,
@@ -203,25 +219,15 @@ class MemoryStorage:
     def _find(self, wanted: Wanted) -> list[Record]:
         return [each for each in self._space.scan(MEMORIES).values() if wanted(each.value)]
 
-    def _read(self, record: Record) -> MemoryRecord:
+    @staticmethod
+    def _read(record: Record) -> MemoryRecord:
         fields = dict(record.value)
         embedding = fields.pop("embedding")
-        memory = _Read(**fields, embedding=_vector(embedding).tolist() if embedding else None)
-        memory._record = _bare(record)
-        self._note(record)
+        memory = MemoryRecord(
+            **fields, embedding=_vector(embedding).tolist() if embedding else None
+        )
+        memory.created_at = _Created.of(memory.created_at, Observed.of(record))
         return memory
-
-    def _note(self, record: Record) -> None:
-        with self._noting:
-            self._seen.pop(record.key, None)
-            self._seen[record.key] = _bare(record)
-            if len(self._seen) > _REMEMBERED:
-                del self._seen[next(iter(self._seen))]
-
-
-def _bare(record: Record) -> Record:
-    """Return a record without its value: enough to write over it."""
-    return record._replace(value=None, body=None)
 
 
 # Values

@@ -2,7 +2,7 @@
 
 CrewAI tells a persistence the id of a flow, and not which of several flow objects with that id is
 saving.  The guard needs that: a save is compared with what *this* object has loaded or saved last.
-The object stands in the frame that calls; where none does, the caller's context stands for it.
+The object stands in the frame that calls; where none does, the state itself tells what was read.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -24,8 +23,6 @@ from interlock.extras import needs
 with needs("CrewAI", "crewai"):
     from crewai.flow.runtime import Flow
 
-_MOST_IN_A_CONTEXT = 256  # states that one context remembers to have loaded
-
 
 class Place(NamedTuple):
     """Where a flow is kept."""
@@ -34,21 +31,8 @@ class Place(NamedTuple):
     key: str
 
 
-class _Loaded(NamedTuple):
-    """What a context has loaded; `pending`: for a flow object, which is about to be resumed."""
-
-    record: Record
-    pending: bool
-
-
-_loaded: ContextVar[Mapping[Place, _Loaded]] = ContextVar("interlock_crewai_loaded")
-
-
 class Caller:
-    """Who reads and writes: what it has seen last is what its next save must come from.
-
-    This one is a context with no flow at work in it.
-    """
+    """Who reads and writes, with no flow at work: what it has read travels with the state."""
 
     is_flow = False
 
@@ -59,19 +43,14 @@ class Caller:
 
     def last(self, place: Place) -> Record | None:
         """Return the record that was read or written last, None where there was none."""
-        known = _loaded.get({}).get(place)
-        return None if known is None else known.record
+        return None
 
-    def saw(self, place: Place, record: Record, pending: bool = False) -> None:
+    def saw(self, place: Place, record: Record) -> None:
         """Remember a record that was read or written."""
-        known = {**_loaded.get({}), place: _Loaded(record, pending)}
-        while len(known) > _MOST_IN_A_CONTEXT:
-            del known[next(iter(known))]
-        _loaded.set(known)
 
 
 class _FlowCaller(Caller):
-    """A flow object."""
+    """A flow object: what it has seen last is what its next save must come from."""
 
     is_flow = True
 
@@ -80,21 +59,34 @@ class _FlowCaller(Caller):
         self._seen: dict[Place, Record] = {}
 
     def last(self, place: Place) -> Record | None:
-        if place not in self._seen:
-            known = _loaded.get({}).get(place)
-            if known is not None and known.pending:
-                self._seen[place] = known.record
         return self._seen.get(place)
 
-    def saw(self, place: Place, record: Record, pending: bool = False) -> None:
+    def saw(self, place: Place, record: Record) -> None:
         self._seen[place] = record
+
+    def resumes(self, asked: object) -> None:
+        """Go on from what was loaded with `asked`, unless the flow has seen something since."""
+        loaded = getattr(asked, _LOADED, None)
+        if loaded is not None:
+            place, record = loaded
+            self._seen.setdefault(place, record)
+
+
+_LOADED = "interlock_loaded"
+
+
+def tag(asked: Any, place: Place, record: Record) -> Any:
+    """Return a context of pending feedback that tells the flow object which is made for it, and
+    resumed later, what it was loaded from."""
+    setattr(asked, _LOADED, (place, record))
+    return asked
 
 
 _flows: weakref.WeakKeyDictionary[Any, _FlowCaller] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def caller_of(flow: Any) -> Caller:
+def caller_of(flow: Any) -> _FlowCaller:
     """Return the caller that a flow object is."""
     with _making:
         return _flows.setdefault(flow, _FlowCaller())
@@ -119,7 +111,10 @@ def saver(persistence: object, flow_id: object) -> Caller:
     for frame in _frames(persistence):
         flow = _flow_in(frame)
         if flow is not None and flow.flow_id == str(flow_id):
-            return caller_of(flow)
+            caller = caller_of(flow)
+            # CrewAI forgets what it asked just before it says that the flow goes on.
+            caller.resumes(flow.pending_feedback or frame.f_locals.get("context"))
+            return caller
     return Caller()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.memory.session_settings import (
     SessionSettings,
@@ -43,7 +43,7 @@ class Session(TakesTurns):
 
     Outside of runs, `add_items` only adds.  `pop_item` and `clear_session` destroy what was read
     through this object, or nothing: where it was not read, or has moved since, they raise
-    SessionConflict.  `overwrite_unread=True` lets them destroy what nobody has read.
+    SessionConflict.  `unread="overwrite"` lets them destroy what nobody has read.
 
     Raises SessionInvalid.
     """
@@ -56,10 +56,12 @@ class Session(TakesTurns):
         session_settings: SessionSettings | dict[str, Any] | None = None,
         wait: float | None = 0,
         ttl: float = 30.0,
-        overwrite_unread: bool = False,
+        unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
         with translated():
             self._space = checked(space, "Session")
+            if unread not in ("refuse", "overwrite"):
+                raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
             if not isinstance(session_id, str):
                 raise Invalid(f"session_id is {session_id!r:.80}, which is no text")
         self.session_id = session_id
@@ -69,7 +71,7 @@ class Session(TakesTurns):
             else coerce_session_settings(session_settings)
         )
         self._keys = Keys.of(session_id)
-        self._overwrite_unread = overwrite_unread
+        self._overwrites = unread == "overwrite"
         super().__init__((self._space, self._keys.turn), ttl, wait)
         runner.install()
 
@@ -173,7 +175,7 @@ class Session(TakesTurns):
         known = self.reads.known()
         if known is not None:
             return known.record
-        return None if self._overwrite_unread else _never_read
+        return None if self._overwrites else _never_read
 
     async def _destroyed(self, turn: Turn | None, steps: Steps) -> Changed | None:
         try:

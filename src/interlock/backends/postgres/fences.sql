@@ -11,7 +11,7 @@ DECLARE
     r answer;
 BEGIN
     IF p_exclusive THEN
-        PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+        PERFORM lock_space(p_space);
         INSERT INTO agents AS a (space, agent, incarnation, name) VALUES (p_space, p_agent, 1, p_name)
         ON CONFLICT (space, agent) DO UPDATE
         SET incarnation = a.incarnation + 1, name = excluded.name WHERE a.name <> excluded.name;
@@ -38,7 +38,7 @@ DECLARE
     number bigint;
     i integer;
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     now_us := clock_us();
     r.what := 'grant'; r.key := p_keys[1]; r.live := 0; r.time := 0;
     number := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
@@ -111,7 +111,7 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     DELETE FROM leases WHERE space = p_space AND key = p_key
         AND ((p_epoch > 0 AND epoch <= p_epoch) OR (p_epoch = 0 AND name = p_name));
     PERFORM durable(true);

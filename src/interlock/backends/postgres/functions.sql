@@ -25,19 +25,70 @@ AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 -- The schema version of the store.
 CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
--- The space of a name, made where it does not exist: (space, uid).
-CREATE FUNCTION interlock.open_space(p_name text) RETURNS TABLE (space integer, uid text)
+-- The space of a name: (space, uid).  Where it does not exist, it is made, or (p_create false) no row.
+CREATE FUNCTION interlock.open_space(p_name text, p_create boolean) RETURNS TABLE (space integer, uid text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
     RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND p_create THEN
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
         RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
     END IF;
 END $$;
+
+-- Locks a space: from the next statement on, all is seen that was committed before.  A stricter isolation
+-- would see what was there before it waited for the lock.
+CREATE FUNCTION interlock.lock_space(p_space integer) RETURNS spaces
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    s spaces;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING MESSAGE = 'Interlock needs the isolation READ COMMITTED';
+    END IF;
+    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    RETURN s;
+END $$;
+
+-- Answers
+
+-- The rows of a function that holds the lock of a space.  Where they are so many bytes that the server could
+-- block in sending them, with the lock, to a client that does not read, they are kept for a minute, and one
+-- row says under which key (extra, or deliveries: -1); `fetch_answers` gives them after the commit.
+CREATE FUNCTION interlock.bounded(p_rows answer[]) RETURNS SETOF answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    r answer;
+BEGIN
+    IF pg_column_size(p_rows) <= 24000 THEN
+        RETURN QUERY SELECT * FROM unnest(p_rows);
+    ELSE
+        r.key := keep_answer(to_json(p_rows)); r.extra := -1;
+        RETURN NEXT r;
+    END IF;
+END $$;
+
+CREATE FUNCTION interlock.keep_answer(p_rows json) RETURNS text
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    made text := gen_random_uuid();
+BEGIN
+    DELETE FROM answers WHERE made_at < clock_us() - 60000000;
+    INSERT INTO answers (id, made_at, rows) VALUES (made, clock_us(), p_rows);
+    RETURN made;
+END $$;
+
+CREATE FUNCTION interlock.fetch_answers(p_id text) RETURNS SETOF answer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+    SELECT a.* FROM answers AS k, json_populate_recordset(NULL::answer, k.rows) AS a WHERE k.id = p_id
+$$;
 
 -- Reading
 
@@ -283,7 +334,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- At most p_limit entries after a position (-1: from the oldest that is kept): of one key, of a prefix and
+-- At most p_limit entries, and 4 MB of values (but one entry at least), after a position (-1: from the oldest that is kept): of one key, of a prefix and
 -- its end, or all of them.  The first row has no key: its position is where the log ends, its version what
 -- the log is cut up to, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
 CREATE FUNCTION interlock.read_log(
@@ -306,14 +357,21 @@ BEGIN
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
-        FROM log AS l WHERE l.space = p_space AND l.key = p_key AND l.position > p_after
-        ORDER BY l.position LIMIT p_limit;
+        FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
+                OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
+                AND l.key = p_key
+                ORDER BY l.position LIMIT p_limit) AS m) AS l
+        WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     ELSE
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
             l.op, l.reads
-        FROM log AS l WHERE l.space = p_space AND l.position > p_after
-            AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
-        ORDER BY l.position LIMIT p_limit;
+        FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
+                OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
+                AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
+                ORDER BY l.position LIMIT p_limit) AS m) AS l
+        WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     END IF;
 END $$;
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
+from interlock.backends.contract import no_space
 from interlock.backends.postgres.faults import psycopg
 from interlock.errors import IncompatibleStore
 
@@ -64,11 +65,14 @@ class _Found(NamedTuple):
     relations: bool
 
 
-def bring_up(connection: Any, place: str) -> None:
-    """Bring a store to the schema of this version: make it where there is none, refuse what is not
-    ours."""
-    if _checked(connection, place).version == SCHEMA_VERSION:
+def bring_up(connection: Any, place: str, create: bool = True) -> None:
+    """Bring a store to the schema of this version: make it where there is none and `create`, refuse
+    what is not ours."""
+    found = _checked(connection, place)
+    if found.version == SCHEMA_VERSION:
         return
+    if not found.version and not create:
+        raise no_space(place)
     # Whoever had to wait for the lock must see what was done meanwhile.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     with connection.transaction():

@@ -2,9 +2,10 @@
 
 -- Cuts the log up to a position, the end of a commit, where no consumer group and no kept projection needs
 -- what is cut; p_bodies[i] is the fold there of the merged key p_keys[i].  One row: the position that it is
--- cut up to now, and the first position that a group or projection still needs, with its name.
+-- cut up to now, the first position that a group or projection still needs, with its name, and how many
+-- entries were cut.
 CREATE FUNCTION interlock.trim(p_space integer, p_upto bigint, p_keys text[], p_bodies text[])
-RETURNS TABLE (floor bigint, needed bigint, name text)
+RETURNS TABLE (floor bigint, needed bigint, name text, cut bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -12,10 +13,11 @@ DECLARE
     fold text;
 BEGIN
     IF p_upto > 0 THEN
-        PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+        PERFORM lock_space(p_space);
         PERFORM durable(true);
     END IF;
     floor := floor_of(p_space);
+    cut := 0;
     SELECT n.first, n.name INTO needed, name FROM (
         SELECT LEAST(g.cursor + 1,
             (SELECT min(p.position) FROM group_pending AS p WHERE p.group_id = g.group_id)) AS first, g.name
@@ -43,6 +45,7 @@ BEGIN
         END IF;
     END LOOP;
     UPDATE spaces AS s SET trimmed = p_upto WHERE s.space = p_space;
+    cut := p_upto - floor;
     floor := p_upto;
     RETURN NEXT;
 END $$;
@@ -53,7 +56,7 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     IF p_position BETWEEN floor_of(p_space) AND log_end(p_space) THEN
         PERFORM keep_fold(p_space, p_name, p_position, p_body);
     END IF;

@@ -170,7 +170,7 @@ BEGIN
         END IF;
     END IF;
     IF p_ticket = 0 OR p_firm THEN
-        PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+        PERFORM lock_space(p_space);
         now_us := clock_us();
     END IF;
     IF p_ticket > 0 THEN
@@ -202,7 +202,7 @@ CREATE FUNCTION interlock.leave_turn(p_space integer, p_ticket bigint, p_name te
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     PERFORM drop_ticket(p_space, t.ticket) FROM tickets AS t
     WHERE t.space = p_space AND (t.ticket = p_ticket OR (p_ticket = 0 AND t.name = p_name));
     PERFORM durable(false);

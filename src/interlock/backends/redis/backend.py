@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
+from interlock.backends.contract import no_space
 from interlock.backends.noting import KEPT
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
@@ -36,7 +37,9 @@ _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is 
 class RedisBackend(RemoteBackend):
     """One space in one Redis or Valkey server, or one cluster."""
 
-    def __init__(self, url: str, name: str, options: ServerOptions | None = None) -> None:
+    def __init__(
+        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+    ) -> None:
         options = options or ServerOptions()
         check_options(options)
         self._target = target_of(url)
@@ -45,7 +48,7 @@ class RedisBackend(RemoteBackend):
         super().__init__(name, self._target.place, options)
         try:
             self._check_server()
-            self.uid = self._open()
+            self.uid = self._open(create)
         except BaseException:
             self.close()
             raise
@@ -197,9 +200,12 @@ class RedisBackend(RemoteBackend):
                 f"{self.place} is a replica, which cannot be written; name the primary"
             )
 
-    def _open(self) -> str:
-        command = calls.script("open", self._keys.fixed, os.urandom(8).hex(), SCHEMA_VERSION)
+    def _open(self, create: bool) -> str:
+        new = os.urandom(8).hex() if create else ""
+        command = calls.script("open", self._keys.fixed, new, SCHEMA_VERSION)
         uid, version = self._first(Call((command,), lambda replies: replies[0]))
+        if not uid:
+            raise no_space(self.place, self.name)
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
                 f"space {self.name!r} in {self.place} has schema version {version}, made by a "

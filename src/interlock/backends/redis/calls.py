@@ -16,6 +16,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import DELETE, PUT, Plan
 from interlock.core.requests import (
+    PAGE_BYTES,
     AckGroup,
     DropGroup,
     DropLease,
@@ -41,6 +42,7 @@ from interlock.core.requests import (
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
 _STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
+_FEW = 64  # entries; where no more fit into a page, a script counts their bytes
 
 Command = tuple[Any, ...]
 
@@ -60,7 +62,7 @@ class Call(NamedTuple):
 
 
 class Keys:
-    """The names of a space's keys."""
+    """The names of a space's keys, and how long its values are."""
 
     def __init__(self, state: str) -> None:
         self.state = state
@@ -70,6 +72,7 @@ class Keys:
         self.groups = f"{state}:groups"
         self.projections = f"{state}:projections"
         self._merged = f"{state}:m:"
+        self.longest: int | None = None  # value of the log, as far as it is known
 
     def merged(self, key: str) -> str:
         """The list of a merged key's contributions."""
@@ -185,20 +188,25 @@ def _named(request: Load | LoadAt) -> list[Any]:
 
 
 def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
-    """Of one key: by a script.  Of all: off the stream as it is, of which a script would make Lua
-    values first, and then what the log is known by, so that what was cut meanwhile is noticed."""
-    after = min(request.after, _LAST)
-    look = script("log", keys.fixed, after, request.limit, request.key or "", *known)
-    if request.key is not None:
-        return _one(look, lambda reply: _page(request, reply, reply[3], None))
+    """Of one key: by a script, which counts bytes.  Of all, where no value is long: off the stream
+    as it is, of which a script would make Lua values first, and then what the log is known by, so
+    that what was cut meanwhile is noticed."""
+    after, key = min(request.after, _LAST), request.key or ""
     count = max(request.limit, _STREAMED) if request.prefix else request.limit
+    fit = 0 if keys.longest is None else PAGE_BYTES // keys.longest
+    streamed = request.key is None and fit >= min(count, _FEW)
+    look = script("log", keys.fixed, after, 0 if streamed else count, key, *known, PAGE_BYTES)
     first = "-" if after < 0 else after + 1
-    stream = ("XRANGE", keys.log, first, "+", "COUNT", count)
+    stream = ("XRANGE", keys.log, first, "+", "COUNT", min(count, fit))
 
     def parse(replies: list[Any]) -> LogPage | Pruned:
-        found, reply = replies
-        rows = [_streamed(item) for item in found]
-        reached = rows[-1][0] if rows else max(request.after, reply[1])
+        reply = replies[-1]
+        keys.longest = reply[5]
+        if streamed:
+            rows = [_streamed(item) for item in replies[0]]
+            reached = rows[-1][0] if rows else max(request.after, reply[1])
+        else:
+            rows, reached = reply[3], reply[4]
         if request.prefix:
             rows = [row for row in rows if row[1].startswith(request.prefix)]
         if len(rows) >= request.limit:
@@ -206,20 +214,17 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
             reached = rows[-1][0]
         return _page(request, reply, rows, reached)
 
-    return Call((stream, look), parse)
+    return Call((stream, look) if streamed else (look,), parse)
 
 
-def _page(
-    request: ReadLog, reply: list[Any], rows: list[Any], reached: int | None
-) -> LogPage | Pruned:
-    """Return a page of the log; `reached`: what it is complete up to, None where it says so."""
-    head, floor, lost, _ = reply
+def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> LogPage | Pruned:
+    """Return a page of the log; `reached`: what it is complete up to."""
+    head, floor, lost = reply[:3]
     if lost:
         raise answers.lost_commits(head)
     if 0 <= request.after < floor:
         return decide.pruned(request.after, floor)
-    page = answers.log_page(rows, head, request)
-    return page if reached is None else page._replace(upto=reached)
+    return LogPage(answers.entries_of(rows), reached, head)
 
 
 def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:

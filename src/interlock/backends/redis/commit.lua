@@ -184,6 +184,10 @@ local function commit(base)
             leases[number] = nil
             if lease[1] == epoch then epoch = epoch + 1 end  -- otherwise a reclaim has raised it already
         end
+        local length = math.max(#body, #ARGV[base + 7])
+        if length > LONG and length > tonumber(call('HGET', STATE, 'x') or 0) then
+            call('HSET', STATE, 'x', length)
+        end
         local meta = version .. ' ' .. epoch .. ' ' .. kind .. ' ' .. stamp .. ' ' .. agent
         if ARGV[base + 7] == '' then
             call('XADD', LOG, position .. '-0', 'k', key, 'o', op, 'm', meta, 'b', body)
@@ -197,8 +201,8 @@ local function commit(base)
         end
         positions[number] = open
         if live ~= 1 then list = list + 1 end
-        local length = live == 2 and call('RPUSH', KEYS[list], position .. ':' .. body) or nil
-        heads[number] = {version, epoch, live, position, time, agent, length}
+        local count = live == 2 and call('RPUSH', KEYS[list], position .. ':' .. body) or nil
+        heads[number] = {version, epoch, live, position, time, agent, count}
         changes[top + 1], changes[top + 2] = 'i:' .. key, open
         changes[top + 3], changes[top + 4] = 'h:' .. key, pack(heads[number])
         top = top + 4

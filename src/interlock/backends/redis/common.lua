@@ -8,6 +8,7 @@
 --              p, t                    position and time of the last log entry
 --              r                       version of the rules in force
 --              c, d                    position that the log is cut up to; time of the entry there
+--              x                       length of the longest value of the log, where it is above LONG
 --              q, n                    number of tickets in the queues; number of the last one given
 --              h:<key>                 head: version, epoch, live, position, time, agent, and of a merged key
 --                                      the length of its list m, from schema 2 on (packed)
@@ -42,6 +43,7 @@ local CHUNK = 1000  -- arguments of one call
 local BLOCK = 64  -- entries of a key in one field
 local NEAR = 16  -- tickets of a queue that are looked at one by one
 local QUEUE = '$lease/'  -- before a key: the queue for its lease
+local LONG = 4096  -- bytes of a value
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
 local function clock()

@@ -1,28 +1,51 @@
--- At most so many entries of one key after a position.  (Those of all keys are read off the stream; see
--- calls.py.)
+-- Entries of the log after a position: of one key, or of all; it ends early where the values are many bytes.
+-- (Those of all keys are read off the stream as it is where they are small; see calls.py.)
 -- KEYS: those of common.lua.
--- ARGV: 1 position (-1: from the oldest that is kept), 2 limit, 3 key, 4 and 5 as 2 and 3 of load.lua.
+-- ARGV: 1 position (-1: from the oldest that is kept), 2 limit (0: no entries), 3 key, or '' for all, 4 and 5
+--   as 2 and 3 of load.lua, 6 bytes.
 -- Answers {where the log ends, where it is cut, whether the commit that the caller knows of is not in the
--- log, entries}; an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads.
+-- log, entries, the position up to which they are complete, the length of the longest value of the log};
+-- an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads.
 
+local MOST = 200  -- entries of one call
 local lib = library()
-local after, limit, key = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local last, floor, entries = lib.number_of('p'), lib.number_of('c'), {}
+local after, limit, key = tonumber(ARGV[1]), math.min(tonumber(ARGV[2]), MOST), ARGV[3]
+local last, floor, entries, bytes = lib.number_of('p'), lib.number_of('c'), {}, tonumber(ARGV[6])
+local reached, longest = math.max(after, last), math.max(LONG, lib.number_of('x'))
 local lost = is_lost(ARGV[4], ARGV[5]) and 1 or 0
 if lost == 0 then check_whole(last, floor) end
-if lost == 1 or key == '' or after >= last or after >= 0 and after < floor then
-    return {last, floor, lost, entries}
+if lost == 1 or limit == 0 or after >= last or after >= 0 and after < floor then
+    return {last, floor, lost, entries, reached, longest}
 end
 
-local version, versions = lib.version_after(key, math.max(after, floor))
-while version <= versions and #entries < limit do
-    local number = math.floor((version - 1) / BLOCK)
-    local block = lib.block(key, number, versions)
-    for i = version - number * BLOCK, #block do
-        if #entries == limit then break end
-        local e = lib.entry_at(block[i])
-        entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
-    end
-    version = (number + 1) * BLOCK + 1
+-- Adds an entry, and says whether it is the last one.
+local function add(e)
+    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
+    bytes = bytes - #(e.b or '') - #(e.r or '')
+    if #entries < limit and bytes > 0 then return false end
+    reached = e.p
+    return true
 end
-return {last, floor, lost, entries}
+
+local function all_keys()
+    for position = math.max(after, floor) + 1, last, 10 do
+        for _, found in ipairs(call('XRANGE', LOG, position, math.min(position + 9, last))) do
+            if add(lib.entry(found)) then return end
+        end
+    end
+end
+
+local function one_key()
+    local version, versions = lib.version_after(key, math.max(after, floor))
+    while version <= versions do
+        local number = math.floor((version - 1) / BLOCK)
+        local block = lib.block(key, number, versions)
+        for i = version - number * BLOCK, #block do
+            if add(lib.entry_at(block[i])) then return end
+        end
+        version = (number + 1) * BLOCK + 1
+    end
+end
+
+if key == '' then all_keys() else one_key() end
+return {last, floor, lost, entries, reached, longest}

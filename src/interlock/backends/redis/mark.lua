@@ -1,6 +1,6 @@
--- Writes what is there already.  WAIT is about what its own connection wrote: whoever answers for what
--- another one wrote before sends this first, and then waits for that, too, since replicas get everything
--- in order.
+-- Writes what is there already.  WAIT is about what its own connection wrote (older servers wait for
+-- everything): whoever answers for what another connection wrote before sends this first, and then
+-- waits for that, too, since replicas get everything in order.
 -- KEYS: those of common.lua.
 
 local uid = call('HGET', STATE, 'uid')

@@ -3,7 +3,8 @@
 -- KEYS: those of common.lua, then that of the names of the groups (see groups.lua), then that of the
 --   positions of the projections.
 -- ARGV: 1 position (0: cut nothing), then for each merged key that was appended to last: key, its fold there.
--- Answers {the position that the log is cut up to, the first that a group or projection needs or false, its name}.
+-- Answers {the position that the log is cut up to, the first that a group or projection needs or false, its name,
+--   how many entries were cut}.
 
 local lib = library()
 local upto, floor, needed, by = tonumber(ARGV[1]), lib.number_of('c'), false, false
@@ -16,7 +17,7 @@ for _, name in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
     if pending then first = math.min(first, tonumber(string.sub(pending, 2))) end
     if not needed or first < needed or first == needed and name < by then needed, by = first, name end
 end
-if upto <= floor or needed and upto >= needed then return {floor, needed, by} end
+if upto <= floor or needed and upto >= needed then return {floor, needed, by, 0} end
 
 local folds, first, last, time = {}, {}, {}, 0
 for i = 2, #ARGV, 2 do folds[ARGV[i]] = ARGV[i + 1] end
@@ -36,4 +37,4 @@ for key, e in pairs(last) do
 end
 call('XTRIM', LOG, 'MINID', upto + 1)
 call('HSET', STATE, 'c', upto, 'd', text(time))
-return {upto, needed, by}
+return {upto, needed, by, upto - floor}

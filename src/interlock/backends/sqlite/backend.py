@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
+from interlock.backends.contract import no_space
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
 from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
@@ -56,7 +57,7 @@ from interlock.core.requests import (
     TakeTurn,
     Trim,
 )
-from interlock.errors import Closed, Fault, Invalid, Unavailable
+from interlock.errors import Closed, Fault, Invalid
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -74,6 +75,7 @@ class SQLiteBackend:
         options: SQLiteOptions | None = None,
         clock: Callable[[], int] | None = None,
         keeps_refusals: bool = True,
+        create: bool = True,
     ) -> None:
         self.name = name
         self._options = options or SQLiteOptions()
@@ -83,11 +85,11 @@ class SQLiteBackend:
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalNotes(self._save_notes)
-        self._key, self._store = store.borrow(self._place, self._options)
+        self._key, self._store = store.borrow(self._place, self._options, create)
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
-                self._where = self._find_space(connection, clock)
+                self._where = self._find_space(connection, clock, create)
         except BaseException:
             store.give_back(self._key, self._store)
             raise
@@ -96,6 +98,7 @@ class SQLiteBackend:
 
     def perform(self, request: Any) -> Any:
         """Answer one request."""
+        self._check_open()
         if isinstance(request, Commit):
             return self._noted(request.plan, self._group.commit(request.plan))
         if isinstance(request, Pause):
@@ -104,6 +107,7 @@ class SQLiteBackend:
 
     async def perform_async(self, request: Any) -> Any:
         """Answer one request without blocking the event loop."""
+        self._check_open()
         if isinstance(request, Commit):
             outcome = await self._group.commit_async(request.plan, self._in_thread)
             return self._noted(request.plan, outcome)
@@ -303,7 +307,6 @@ class SQLiteBackend:
         `claims` says of an answer whether it tells of something that was done: where nothing was
         written now, it was done before.
         """
-        self._check_open()
         try:
             with self._pool.writer() as connection:
                 if not durable:
@@ -334,12 +337,17 @@ class SQLiteBackend:
         """Bring to the disk what was committed before, perhaps by a process that does not wait for
         it, as this one would have brought its own commit there."""
         if self._options.durability == "full":
-            places.sync_log(self._place)
+            self._sync()
 
-    def _find_space(self, connection: sqlite3.Connection, clock: Callable[[], int] | None) -> Where:
+    def _sync(self) -> None:
+        places.sync_log(self._place)
+
+    def _find_space(
+        self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
+    ) -> Where:
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        if row is None and self._place.read_only:
-            raise Unavailable(f"{self._place} has no space {self.name!r} and was opened read-only")
+        if row is None and (self._place.read_only or not create):
+            raise no_space(str(self._place), self.name)
         if row is None:
             deadline = time.monotonic() + self._options.busy_timeout
             begin_immediate(connection, deadline, str(self._place))
@@ -394,7 +402,6 @@ class SQLiteBackend:
 
         from interlock import cancellation
 
-        self._check_open()
         future = asyncio.get_running_loop().run_in_executor(self._store.threads(), fn, *args)
         # What was sent is carried out.  Whoever is cancelled gives up turns and leases next, and
         # must not overtake the request that takes them.

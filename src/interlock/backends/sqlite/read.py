@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from interlock.backends.answers import entries_of
+from interlock.backends.answers import log_page, size_of
 from interlock.backends.sqlite.commit import (
     LEASES,
     TICKETS,
@@ -29,6 +29,7 @@ from interlock.core.outcome import Pruned
 from interlock.core.records import Leaseholder, Record, Snapshot
 from interlock.core.requests import (
     NEAR,
+    PAGE_BYTES,
     Load,
     LoadAt,
     LogPage,
@@ -113,9 +114,13 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         rows = connection.execute(SQL["log_page_of_prefix"], (*window, *bounds))
     else:
         rows = connection.execute(SQL["log_page"], window)
-    entries = entries_of(rows.fetchall())
-    upto = entries[-1].position if len(entries) == request.limit else max(head, request.after)
-    return LogPage(entries, upto, head)
+    found, size = [], 0
+    for row in rows:
+        found.append(row)
+        size += size_of(row)
+        if size >= PAGE_BYTES:
+            break
+    return log_page(found, head, request)
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
+from interlock.backends.contract import no_space
 from interlock.backends.registry import Registry
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
@@ -61,10 +62,12 @@ class Store:
 _STORES: Registry[Store] = Registry()
 
 
-def borrow(place: places.Place, options: SQLiteOptions) -> tuple[Key, Store]:
-    """Return the store of a place, made where the process has none.  Raises the faults."""
+def borrow(place: places.Place, options: SQLiteOptions, create: bool) -> tuple[Key, Store]:
+    """Return the store of a place, opened where the process has none.  Raises the faults."""
     identity = None
     if place.path is not None:
+        if not create and not (place.path.is_file() and place.path.stat().st_size):
+            raise no_space(str(place))
         places.check(place)
         places.make(place)
         if place.path.exists():  # otherwise the connection says why it cannot be made

@@ -30,7 +30,7 @@ def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
         else:
             execute(SQL["become_base"], (entry,))
     execute(SQL["set_trimmed"], (cut, space))
-    return floor._replace(position=cut)
+    return floor._replace(position=cut, cut=cut - floor.position)
 
 
 def look(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:

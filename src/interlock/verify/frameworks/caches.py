@@ -35,9 +35,11 @@ def check_cache_store(make: Callable[[], Any], *, patience: float = PATIENCE) ->
     def agent(number: int) -> Any:
         async def body(opened: Connection) -> None:
             async def attempt() -> None:
-                before = opened.subject.get("notes", None) or []
+                found = opened.subject.get("notes", None)
+                notes = [] if found is None else found.copy()
                 await opened.hold(gate, number)
-                opened.subject.set("notes", [*before, f"{number}"])
+                notes.append(f"{number}")  # what was read, changed: a store may tell by it
+                opened.subject.set("notes", notes)
 
             await until_told_yes(attempt)
 

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.backends import noting
 from interlock.backends.noting import KEPT
+from interlock.core.conflicts import RefusalNote, report
 from interlock.core.outcome import Forbidden
 from interlock.core.requests import Noted
 from interlock.verify.suite.facades import Facades, elsewhere
@@ -80,3 +82,46 @@ def test_the_record_is_bounded(space: Any) -> None:
     kept = space.conflicts(limit=2 * KEPT).refusals
     assert len(kept) == KEPT
     assert kept[0].key == f"k/{KEPT + 499}", "the oldest go first"
+
+
+def test_refusals_that_come_too_fast_are_counted(
+    space: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noting, "_WAITING", 3)
+    monkeypatch.setattr(noting, "_EVERY", 600.0)
+    space.create("k", 1)
+    for _ in range(5):
+        with pytest.raises(interlock.Conflict):
+            space.create("k", 2)
+    report = space.conflicts()
+    assert (len(report.refusals), report.keys[0].refusals, report.dropped) == (3, 3, 2)
+    assert space.conflicts().dropped == 2
+
+
+def test_refusals_of_a_store_that_was_away_are_counted() -> None:
+    """Those that came during a flush are not mistaken for those that it has kept."""
+    kept: list[RefusalNote] = []
+    answers: list[Any] = [interlock.Unavailable("away"), False, True]
+
+    def save(notes: Any) -> bool:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer:
+            kept.extend(notes)
+        else:
+            found.add(refused("while busy"))
+        return bool(answer)
+
+    def refused(key: str) -> RefusalNote:
+        return RefusalNote(key, "us", "Conflict", None, None, 7, "op")
+
+    found = noting.RefusalNotes(save)
+    found._over.set()  # nothing is flushed in the background
+    found.add(refused("away"))
+    found.flush()
+    found.add(refused("busy"))
+    found.flush()
+    found.flush()
+    assert [note.key for note in kept] == ["", "busy", "while busy"]
+    assert report(kept)[2] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -274,3 +275,30 @@ def elsewhere_while(facades: Facades, fn: Any) -> Any:
         return await asyncio.to_thread(fn)
 
     return facades._loop.run_until_complete(wait())
+
+
+def test_a_forked_child_does_not_write_under_the_lease_of_its_parent(space: Any) -> None:
+    with space.lease("k") as lease, space.run("r") as run:
+        lease.write(1)
+        told, tell = os.pipe()
+        child = os.fork()
+        if child == 0:
+            refused = 0
+            calls: tuple[Callable[[], Any], ...] = (
+                lambda: lease.write("child"),
+                lambda: lease.delete(),
+                lambda: lease.renew(),
+                lambda: run.step("step", lambda: 1),
+            )
+            for call in calls:
+                try:
+                    call()
+                except interlock.Invalid as problem:
+                    refused += "forked" in str(problem)
+            os.write(tell, str((refused, lease.lost)).encode())
+            os._exit(0)
+        os.close(tell)
+        assert os.read(told, 100) == b"(4, True)"
+        os.close(told)
+        os.waitpid(child, 0)
+        assert (lease.write(2).version, lease.lost) == (2, False)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.requests import PAGE_BYTES, ReadLog
 from interlock.settings import PAGE
 from interlock.verify.suite.facades import Facades
 
@@ -48,6 +49,30 @@ def test_the_log_is_read_in_pages_without_loss(facades: Facades) -> None:
             tx.create(f"k/{n}", n)
     assert [e.position for e in space.log()] == list(range(1, count + 1))
     assert [e.value for e in space.log(prefix="k/")] == [e.value for e in space.log()]
+
+
+def test_a_page_of_the_log_ends_where_its_values_are_many_bytes(facades: Facades) -> None:
+    """A thousand values of a megabyte would not fit into the memory."""
+    space = facades.open(durability="off")
+    with space.transaction() as tx:
+        tx.create("small", 1)
+    for n in range(7):
+        space.update("long", lambda _, n=n: str(n) * (PAGE_BYTES // 5))
+    space.create("small again", 1)
+    for prefix, key, count in (("", None, 9), ("long", None, 7), ("", "long", 7)):
+        position, found = 0, []
+        for _ in range(20):
+            page = space._driver.backend.perform(ReadLog(position, prefix, key, PAGE))
+            assert sum(len(str(entry.value)) for entry in page.entries[:-1]) < PAGE_BYTES
+            found += page.entries
+            position = page.upto
+            if position == page.head == 9:
+                break
+        assert position == 9
+        assert [entry.version for entry in found if entry.key == "long"] == list(range(1, 8))
+        assert len(found) == count
+    assert len(list(space.log())) == 9
+    assert len(list(space.history("long"))) == 7
 
 
 def test_an_entry_says_who_when_and_what_the_commit_was_computed_from(space: Any) -> None:

@@ -291,10 +291,10 @@ def test_the_store_itself_keeps_what_a_projection_needs(space: Any, facades: Fac
     put(space, "a", "b", "c")
     backend, end = backend_of(facades), space.position()
     backend.perform(SaveProjection(SEATS, end - 2, "x"))
-    assert backend.perform(Trim(end - 1, ())) == Floor(0, end - 1, SEATS)
-    assert backend.perform(Trim(end - 2, ())) == Floor(end - 2, end - 1, SEATS)
+    assert backend.perform(Trim(end - 1, ())) == Floor(0, end - 1, SEATS, 0)
+    assert backend.perform(Trim(end - 2, ())) == Floor(end - 2, end - 1, SEATS, end - 2)
     backend.perform(DropProjection(SEATS))
-    assert backend.perform(Trim(end, ())) == Floor(end)
+    assert backend.perform(Trim(end, ())) == Floor(end, cut=2)
     backend.perform(SaveProjection(SEATS, end - 1, "x"))
     assert backend.perform(LoadProjection(SEATS)) is None, "the log after it is not whole"
     backend.perform(SaveProjection(SEATS, end, "x"))

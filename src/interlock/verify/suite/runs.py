@@ -381,3 +381,18 @@ def test_whoever_waits_for_a_run_that_was_taken_away_is_told(facades: Facades, o
     with once_it_waits(other, lambda _: other.runs.reclaim("r")), pytest.raises(interlock.Fenced):
         work(space, lambda run: run.wait_for("never"))
     assert other.runs.show("r").failures == 0
+
+
+def test_a_step_refuses_an_update_of_what_its_transaction_has_read(space: Any) -> None:
+    space.create("k", 1)
+
+    def program(run: Any) -> None:
+        def step() -> None:
+            run.tx.read("k")
+            space.update("k", lambda n: n + 1)
+
+        run.step("outer", step)
+
+    with pytest.raises(interlock.Invalid, match="being decided in a transaction"):
+        work(space, program)
+    assert space.read("k").value == 1

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.facades import Facades, elsewhere
 
 
 def test_writes_of_a_transaction_share_one_commit(space: Any) -> None:
@@ -142,7 +142,7 @@ def test_transact_runs_again_until_its_reads_hold(space: Any, other: Any) -> Non
         a, b = tx.read("a"), tx.read("b")
         runs.append(a.value)
         if len(runs) == 1:
-            other.write(other.read("a"), 20)
+            elsewhere(lambda: other.write(other.read("a"), 20))
         tx.write(a, a.value - 5)
         tx.write(b, b.value + 5)
         return "moved"
@@ -188,7 +188,7 @@ def test_transact_gives_up_after_its_attempts(space: Any, other: Any) -> None:
 
     def beaten(tx: Any) -> None:
         record = tx.read("k")
-        other.write(other.read("k"), record.value + 1)
+        elsewhere(lambda: other.write(other.read("k"), record.value + 1))
         tx.write(record, -1)
 
     with pytest.raises(interlock.Contended) as refused:

@@ -13,7 +13,7 @@ import pytest
 import interlock
 from interlock.core import trimming
 from interlock.core.requests import Floor, Trim
-from interlock.verify.suite.facades import Facades
+from interlock.verify.suite.facades import Facades, elsewhere
 
 RULES = {"found/*": interlock.merged("append"), "kept/*": interlock.guarded(keep=5)}
 FIXTURES = ("aged",)
@@ -241,7 +241,7 @@ def test_the_store_itself_keeps_what_a_group_needs(space: Any, facades: Facades)
     backend: Any = facades.peer()._driver.backend
     for _ in range(2):
         assert backend.perform(Trim(start + 1, ())) == Floor(0, start + 1, "g")
-    assert backend.perform(Trim(start, ())) == Floor(start, start + 1, "g")
+    assert backend.perform(Trim(start, ())) == Floor(start, start + 1, "g", start)
     space.group("g", consumer="w").ack(first)
     assert backend.perform(Trim(start + 1, ())).position == start + 1
     assert backend.perform(Trim(start, ())).position == start + 1, "never back"
@@ -383,3 +383,26 @@ def test_a_run_is_replayed_as_far_back_as_the_log_is_kept(space: Any) -> None:
     with pytest.raises(interlock.Invalid, match="nothing of a run 'r' is in the log"):
         space.runs.replay("r")
     assert len(space.runs.show("r").steps) == 4
+
+
+def test_trims_at_the_same_time_report_what_each_has_cut(
+    facades: Facades, space: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one cuts first what the first one has already decided to cut."""
+    monkeypatch.setattr(trimming, "PAGE", 2)
+    put(space, *"abcdefg")
+    other, step = facades.peer(), trimming._step
+    reports: list[Any] = []
+
+    def overtaken(*arguments: Any) -> Any:
+        decided = yield from step(*arguments)
+        if not reports:
+            reports.append(None)  # once
+            reports[0] = elsewhere(other.trim, keep=0)
+        return decided
+
+    monkeypatch.setattr(trimming, "_step", overtaken)
+    ours = space.trim(keep=0)
+    theirs = reports[0]
+    assert ours.oldest == theirs.oldest == space.position() + 1
+    assert (ours.cut, theirs.cut) == (0, space.position())

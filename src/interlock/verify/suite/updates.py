@@ -250,3 +250,74 @@ def test_an_update_that_deletes_thinks_again_on_the_fresh_record(facades: Facade
 
     assert ours.update("k", think).value == -2
     theirs.close()
+
+
+INSIDE: dict[str, Any] = {
+    "transact": lambda s: s.transact(lambda tx: tx.write(tx.read("k"), 1)),
+    "transact, creating": lambda s: s.transact(lambda tx: tx.create("k", 1)),
+    "transact, of a record": lambda s: s.transact(lambda tx: tx.write(READ[0], 1)),
+    "lease": lambda s: s.lease("k").acquire(),
+    "coordinator": lambda s: s.coordinator("k", source="from/", merge="append").catch_up(),
+    "create": lambda s: s.create("k", 1),
+}
+READ: list[interlock.Record] = []
+
+
+@pytest.mark.parametrize("call", INSIDE)
+@pytest.mark.parametrize("turns", ["auto", "always"])
+def test_whatever_would_wait_for_the_update_around_it_is_refused(
+    facades: Facades, call: str, turns: str
+) -> None:
+    space, same = facades.open(), facades.peer("tester")
+    READ[:] = [space.create("k", 0)]
+    with pytest.raises(interlock.Invalid, match="being updated"):
+        space.update("k", lambda _: INSIDE[call](same), turns=turns)
+    assert space.update("k", lambda n: n + 1, turns="always", patience=0).value == 1
+
+
+@pytest.mark.parametrize("call", [*INSIDE, "update", "append"])
+@pytest.mark.parametrize("touched", ["read", "scan", "written"])
+def test_whatever_would_wait_for_the_transaction_around_it_is_refused(
+    facades: Facades, call: str, touched: str
+) -> None:
+    space, same = facades.open(), facades.peer("tester")
+    READ[:] = [space.create("k", 0)]
+    calls = INSIDE | {
+        "update": lambda s: s.update("k", lambda n: n + 1),
+        "append": lambda s: s.append("k", 1),
+    }
+
+    def think(tx: Any) -> None:
+        if touched == "read":
+            tx.read("k")
+        elif touched == "scan":
+            tx.scan("k")
+        else:
+            tx.write(READ[0], 1)
+        assert same.update("other", lambda n: n + 1, default=0).value
+        calls[call](same)
+
+    with pytest.raises(interlock.Invalid, match="being decided in a transaction"):
+        space.transact(think)
+    assert space.update("k", lambda n: n + 1, turns="always", patience=0).value == 1
+
+
+def test_a_task_that_an_update_left_behind_is_not_inside_it(facades: Facades) -> None:
+    async def check() -> int:
+        async with await facades.open_async() as space:
+            go_on, tasks = asyncio.Event(), []
+
+            async def later() -> None:
+                await go_on.wait()
+                await space.update("k", lambda n: n + 1)
+
+            async def think(n: int) -> int:
+                tasks.append(asyncio.create_task(later()))
+                return n + 1
+
+            await space.update("k", think, default=0)
+            go_on.set()
+            await tasks[0]
+            return int((await space.read("k")).value)
+
+    assert facades.run(check()) == 2
