@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import cases, histories, projections, runs, servers
+from benchmarks import cases, histories, projections, queue, runs, servers
 from benchmarks.cases import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 def main(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> None:
     """Measure Interlock beside raw SQLite, PostgreSQL and Redis, both sides in one run."""
     rows: list[Row] = []
-    kinds = (cases, histories, servers, projections, runs)
+    kinds = (cases, histories, servers, projections, runs, queue)
     for case in (case for kind in kinds for case in kind.CASES):
         if names and case.__name__ not in names:
             continue

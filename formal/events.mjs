@@ -39,7 +39,7 @@ function keysOf(requests, log) {
   const keys = new Set(log.map((entry) => entry.key));
   for (const request of requests) {
     keysWritten(request).forEach((key) => keys.add(key));
-    if (request.ask.ask === 'TakeLease') keys.add(request.ask.key);
+    if (request.ask.ask === 'TakeLease') request.ask.keys.forEach((key) => keys.add(key));
   }
   return [...keys].filter((key) => !key.startsWith(LIBRARYS_OWN)).sort();
 }
@@ -160,7 +160,7 @@ class KeyEvents {
     const names = new Map();
     for (const request of this.requests) {
       const { ask } = request;
-      if (ask.ask !== 'TakeLease' || ask.key !== this.key || ask.epoch) continue;
+      if (ask.ask !== 'TakeLease' || !ask.keys.includes(this.key) || ask.epoch) continue;
       names.set(ask.name, [...(names.get(ask.name) ?? []), request]);
     }
     for (const sendings of names.values()) {

@@ -139,6 +139,7 @@ def test_there_is_a_spec_for_each_promise() -> None:
         "LogOrder",
         "Transactions",
         "Turns",
+        "Waits",
     ]
 
 

@@ -17,6 +17,7 @@ from interlock.errors import (
     Conflict,
     Contended,
     Corrupt,
+    Deadlock,
     Fault,
     Fenced,
     Forbidden,
@@ -37,13 +38,13 @@ from interlock.errors import (
     Unknown,
 )
 from interlock.extras import NotInstalled
-from interlock.handles import Lease, Moment, Tx
+from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.settings import rules_from_json
 from interlock.space import Space, open  # reads as interlock.open
 
 if TYPE_CHECKING:
     from interlock.aio import AsyncSpace, open_async
-    from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
+    from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.drawing import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
@@ -85,6 +86,7 @@ __all__ = [
     "AsyncFilesTx",
     "AsyncGroup",
     "AsyncLease",
+    "AsyncLeases",
     "AsyncMoment",
     "AsyncProjection",
     "AsyncRun",
@@ -103,6 +105,7 @@ __all__ = [
     "Contended",
     "Coordinator",
     "Corrupt",
+    "Deadlock",
     "Delivery",
     "Document",
     "Entry",
@@ -127,6 +130,7 @@ __all__ = [
     "KeyConflicts",
     "KeyInfo",
     "Lease",
+    "Leases",
     "LostCommits",
     "Machine",
     "MachineError",
@@ -177,6 +181,7 @@ _LATE = {
     "AsyncFilesTx": "files.aio_handles",
     "AsyncGroup": "streams.aio_groups",
     "AsyncLease": "aio_handles",
+    "AsyncLeases": "aio_handles",
     "AsyncMoment": "aio_handles",
     "AsyncRun": "runs.aio_run",
     "AsyncRuns": "runs.desks",

@@ -9,9 +9,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from interlock import cancellation, reentry
-from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
+from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
 from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
+from interlock.backends.holding import explained
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
@@ -33,6 +34,7 @@ from interlock.settings import (
     checked_op_id,
     contribution_id,
     distinct,
+    distinct_keys,
     make_writer,
 )
 from interlock.streams.opening import AsyncStreams
@@ -240,7 +242,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         )
         answer = await self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
-            raise_refusal(answer.refusal)
+            raise_refusal(explained(self._writer, answer.refusal))
         return answer
 
     async def append(
@@ -281,6 +283,18 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
         """
         return AsyncLease(self._driver, self._writer, key, ttl, wait, self._op_id)
+
+    def leases(
+        self, keys: Iterable[str], ttl: float = 30.0, *, wait: float | None = None
+    ) -> AsyncLeases:
+        """Return the leases of several keys, taken in one step: all of them or none.
+
+        Two that need several keys do so instead of taking one lease inside another, which could end
+        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid where a key is named
+        twice.
+        """
+        names = distinct_keys(keys)
+        return AsyncLeases([self.lease(key, ttl, wait=wait) for key in names], wait)
 
     async def reclaim(self, key: str) -> Record:
         """Take the lease of `key` away and fence whoever read the key before.
@@ -426,7 +440,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
 
     async def _run(self, steps: Any) -> Any:
         answer = await self._driver.run(steps)
-        raise_refused(answer)
+        raise_refused(explained(self._writer, answer))
         return answer
 
     def _op_id(self, op_id: str | None) -> str:

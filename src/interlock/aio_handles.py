@@ -11,13 +11,14 @@ from typing import Any, Self
 from interlock import cancellation, reentry
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
+from interlock.backends.holding import explained, taking
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.records import Record, Snapshot
 from interlock.core.transaction import ENDED, Transaction
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
-from interlock.handles import LeaseState
+from interlock.handles import LeasesState, LeaseState
 from interlock.settings import distinct
 
 
@@ -109,7 +110,7 @@ class AsyncTx:
         self._state.ended = True
         if kind is None:
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            raise_refused(outcome)
+            raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
 
     def _check(self, key: object) -> None:
@@ -173,14 +174,15 @@ class AsyncLease(LeaseState):
     async def acquire(self) -> Self:
         """Take the lease.
 
-        Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
+        Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
+        holds, Fenced where this process was replaced, Invalid.
         """
         reentry.check_write(self._writer.space, (self._key,))
-        steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
-        self._record = await self._run(steps)
-        self._held, self._lost = True, None
-        self._pid = os.getpid()
-        self._task = asyncio.create_task(self._renew())
+        name = self._op_id(None)
+        (record,) = await self._run(
+            taking(self._take, self._writer, (self._key,), self._ttl, self._wait, name)
+        )
+        self._granted(record, name)
         return self
 
     async def write(self, value: Any, *, op_id: str | None = None) -> Record:
@@ -218,6 +220,7 @@ class AsyncLease(LeaseState):
 
         Giving up one that was lost does nothing.
         """
+        self._end()
         held = self._held and self._pid == os.getpid()  # a forked child has only a copy
         self._held = False
         renewing, self._task = self._task, None
@@ -234,6 +237,14 @@ class AsyncLease(LeaseState):
         traceback: TracebackType | None,
     ) -> None:
         await self.release()
+
+    def _granted(self, record: Record, name: str) -> None:
+        self._pid = os.getpid()
+        self._task = asyncio.create_task(self._renew())
+        self._begin(record, name)
+
+    def _is_renewed(self) -> bool:
+        return self._lost is None and (self._task is None or not self._task.done())
 
     async def _give_up(self, held: bool, renewing: asyncio.Task[None] | None) -> None:
         if renewing is not None:
@@ -262,3 +273,51 @@ class AsyncLease(LeaseState):
         answer = await self._driver.run(steps)
         raise_refused(answer)
         return answer
+
+
+class AsyncLeases(LeasesState):
+    """The exclusive right to write several keys, taken in one step: all of them or none.
+
+    `async with space.leases(["x", "y"]) as leases: await leases["x"].write(1)`.  Each is an
+    `AsyncLease`, renewed in the background, and given up at the end of the block.
+    """
+
+    def __getitem__(self, key: str) -> AsyncLease:
+        """Return the lease of one of the keys."""
+        lease: AsyncLease = self._leases[key]
+        return lease
+
+    async def acquire(self) -> Self:
+        """Take all of them, waiting until nobody holds any.
+
+        Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
+        """
+        lease = next(iter(self._leases.values()))
+        reentry.check_write(lease._writer.space, self.keys)
+        name = lease._op_id(None)
+        steps = taking(lease._take, lease._writer, self.keys, lease._ttl, self._wait, name)
+        for each, record in zip(self._leases.values(), await lease._run(steps), strict=True):
+            each._granted(record, name)
+        return self
+
+    async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+        """Write one of the keys and return its new record.
+
+        Raises Fenced where its lease was taken away, IllegalTransition, Invalid.
+        """
+        return await self[key].write(value, op_id=op_id)
+
+    async def release(self) -> None:
+        """Give all of them up."""
+        await asyncio.gather(*(lease.release() for lease in self._leases.values()))
+
+    async def __aenter__(self) -> Self:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.release()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 
 from interlock.core import outcome as refusals
 from interlock.core.merges import Clash
+from interlock.core.outcome import Wait
 from interlock.core.records import Record
 
 
@@ -115,6 +116,21 @@ class Contended(Refused):
     def attempts(self) -> int:
         """How many attempts were made."""
         return int(self.outcome.attempts)
+
+
+class Deadlock(Refused):
+    """The caller waited for something held by others who wait for what the caller holds."""
+
+    @property
+    def key(self) -> str:
+        """The key that the caller waited for."""
+        return str(self.outcome.key)
+
+    @property
+    def cycle(self) -> tuple[Wait, ...]:
+        """Who waits for whom: `agent` waits for `key`, which `holder` has."""
+        waits: tuple[Wait, ...] = self.outcome.cycle
+        return waits
 
 
 class Fenced(Refused):
@@ -311,6 +327,7 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
     refusals.Conflict: Conflict,
     refusals.Held: Held,
     refusals.Contended: Contended,
+    refusals.Deadlock: Deadlock,
     refusals.Fenced: Fenced,
     refusals.Forbidden: Forbidden,
     refusals.IllegalTransition: IllegalTransition,

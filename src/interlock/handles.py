@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from interlock import reentry
 from interlock.backends.drive import RENEWALS_PER_TTL, SyncDriver
+from interlock.backends.holding import Holding, explained, taking
 from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Refusal
@@ -92,7 +93,7 @@ class Tx:
         self._state.ended = True
         if kind is None:
             outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
-            raise_refused(outcome)
+            raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
 
     def _check(self, key: object) -> None:
@@ -161,6 +162,7 @@ class LeaseState:
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
+        self._holding: Holding | None = None
         self._pid = os.getpid()
 
     @property
@@ -189,6 +191,22 @@ class LeaseState:
     def lost(self) -> bool:
         """Whether a renewal has found that the lease was taken away, or this is a forked child."""
         return self._lost is not None or self._pid != os.getpid()
+
+    def _begin(self, record: Record, name: str) -> None:
+        """Begin with what was granted to the request `name`."""
+        self._record, self._held, self._lost = record, True, None
+        self._holding = Holding(
+            self._writer.space, self._key, name, self._writer.agent, self._is_renewed
+        )
+
+    def _end(self) -> None:
+        """The calling context holds it no more."""
+        if self._holding is not None:
+            self._holding.release()
+            self._holding = None
+
+    def _is_renewed(self) -> bool:
+        raise NotImplementedError
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():
@@ -221,13 +239,15 @@ class Lease(LeaseState):
     def acquire(self) -> Self:
         """Take the lease.
 
-        Raises Held where `wait` has passed, Fenced where this process was replaced, Invalid.
+        Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
+        holds, Fenced where this process was replaced, Invalid.
         """
         reentry.check_write(self._writer.space, (self._key,))
-        steps = self._take(self._writer, self._key, self._ttl, self._wait, self._op_id(None))
-        self._record = self._run(steps)
-        self._held, self._lost, self._pid = True, None, os.getpid()
-        self._keep()
+        name = self._op_id(None)
+        (record,) = self._run(
+            taking(self._take, self._writer, (self._key,), self._ttl, self._wait, name)
+        )
+        self._granted(record, name)
         return self
 
     def write(self, value: Any, *, op_id: str | None = None) -> Record:
@@ -262,6 +282,7 @@ class Lease(LeaseState):
 
     def release(self) -> None:
         """Give it up.  Giving up one that was lost does nothing."""
+        self._end()
         if self._thread is not None:
             self._over.set()
             self._thread.join()
@@ -280,6 +301,14 @@ class Lease(LeaseState):
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+    def _granted(self, record: Record, name: str) -> None:
+        self._pid = os.getpid()
+        self._keep()
+        self._begin(record, name)
+
+    def _is_renewed(self) -> bool:
+        return self._lost is None and (self._thread is None or self._thread.is_alive())
 
     def _keep(self) -> None:
         """Begin to renew it."""
@@ -305,3 +334,65 @@ class Lease(LeaseState):
         answer = self._driver.run(steps)
         raise_refused(answer)
         return answer
+
+
+class LeasesState:
+    """What several leases know, with either façade."""
+
+    def __init__(self, leases: Sequence[Any], wait: float | None) -> None:
+        self._leases = {lease.key: lease for lease in leases}
+        self._wait = wait
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that they are for, sorted."""
+        return tuple(self._leases)
+
+
+class Leases(LeasesState):
+    """The exclusive right to write several keys, taken in one step: all of them or none.
+
+    `with space.leases(["x", "y"]) as leases: leases["x"].write(1)`.  Each is a `Lease`, renewed in
+    the background, and given up at the end of the block.
+    """
+
+    def __getitem__(self, key: str) -> Lease:
+        """Return the lease of one of the keys."""
+        lease: Lease = self._leases[key]
+        return lease
+
+    def acquire(self) -> Self:
+        """Take all of them, waiting until nobody holds any.
+
+        Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
+        """
+        lease = next(iter(self._leases.values()))
+        reentry.check_write(lease._writer.space, self.keys)
+        name = lease._op_id(None)
+        steps = taking(lease._take, lease._writer, self.keys, lease._ttl, self._wait, name)
+        for each, record in zip(self._leases.values(), lease._run(steps), strict=True):
+            each._granted(record, name)
+        return self
+
+    def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+        """Write one of the keys and return its new record.
+
+        Raises Fenced where its lease was taken away, IllegalTransition, Invalid.
+        """
+        return self[key].write(value, op_id=op_id)
+
+    def release(self) -> None:
+        """Give all of them up."""
+        for lease in self._leases.values():
+            lease.release()
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -87,6 +87,18 @@ def distinct(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def distinct_keys(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return keys that are to be leased together, sorted.  Raises Invalid."""
+    names = [keys] if isinstance(keys, str) else list(keys)
+    found = distinct(names)
+    if not found:
+        raise Invalid("leases() needs at least one key")
+    if len(found) < len(names):
+        twice = next(key for key in found if names.count(key) > 1)
+        raise Invalid(f"leases() names {twice!r} twice; it would wait for itself")
+    return tuple(sorted(found))
+
+
 def is_reserved(key: str) -> bool:
     """Whether `key` belongs to an adapter, so that servers do not show it."""
     return check_unreserved(key) is not None

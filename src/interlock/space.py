@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from interlock import reentry
 from interlock.backends.drive import SyncDriver, new_op_id
+from interlock.backends.holding import explained
 from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
@@ -24,7 +25,7 @@ from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.files.opening import OpensFiles
-from interlock.handles import Lease, Moment, Tx
+from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.runs.breaking_opening import Breakers
 from interlock.runs.opening import OpensRuns
 from interlock.settings import (
@@ -35,6 +36,7 @@ from interlock.settings import (
     checked_op_id,
     contribution_id,
     distinct,
+    distinct_keys,
     make_writer,
 )
 from interlock.streams.opening import Streams
@@ -225,7 +227,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         )
         answer = self._driver.run(steps)
         if isinstance(answer, protocol.Stopped):
-            raise_refusal(answer.refusal)
+            raise_refusal(explained(self._writer, answer.refusal))
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:
@@ -264,6 +266,18 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
         """
         return Lease(self._driver, self._writer, key, ttl, wait, self._op_id)
+
+    def leases(
+        self, keys: Iterable[str], ttl: float = 30.0, *, wait: float | None = None
+    ) -> Leases:
+        """Return the leases of several keys, taken in one step: all of them or none.
+
+        Two that need several keys do so instead of taking one lease inside another, which could end
+        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid where a key is named
+        twice.
+        """
+        names = distinct_keys(keys)
+        return Leases([self.lease(key, ttl, wait=wait) for key in names], wait)
 
     def reclaim(self, key: str) -> Record:
         """Take the lease of `key` away and fence whoever read the key before.
@@ -409,7 +423,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
 
     def _run(self, steps: Any) -> Any:
         answer = self._driver.run(steps)
-        raise_refused(answer)
+        raise_refused(explained(self._writer, answer))
         return answer
 
     def _op_id(self, op_id: str | None) -> str:

@@ -93,9 +93,7 @@ class Seen:
         self.sent.append(request)
         if isinstance(answer, Place):
             self.joined = max(self.joined, answer.ticket)
-        if isinstance(request, TakeLease):
-            self.touched.add(request.key)
-        elif isinstance(request, TakeTurn):
+        if isinstance(request, TakeLease | TakeTurn):
             self.touched.update(request.keys)
         elif isinstance(request, Commit):
             self.plans.append(request.plan)
@@ -279,18 +277,23 @@ class Drawing:
         ttl = self._chance.choice((0.0, LONG, LONG, LONGER))
         ticket = self._ticket() if self._rare(0.4) else 0
         agent, firm = self._chance.choice(AGENTS), self._rare(0.3)
-        return TakeTurn(keys, self._name("turn"), agent, ttl, ticket, firm)
+        holding = tuple(dict.fromkeys((self._name("lease"), self._name("turn"))))
+        return TakeTurn(
+            keys, self._name("turn"), agent, ttl, ticket, firm, holding if self._rare(0.5) else ()
+        )
 
     def _leave(self) -> LeaveTurn:
         return LeaveTurn(self._ticket() if self._rare(0.6) else 0, self._name("turn"))
 
     def _lease(self) -> TakeLease:
-        key, ttl = self._chance.choice(QUEUED), self._chance.choice((0.0, LONG))
-        now = self._seen.records[key].epoch
+        keys, ttl = self._some(QUEUED, 1, 2), self._chance.choice((0.0, LONG))
+        now = self._seen.records[keys[0]].epoch
         epoch = max(0, now - self._rare(0.2)) if self._rare(0.25) else 0
         ticket = self._ticket() if self._rare(0.4) else 0
-        asker = self._agent()
-        return TakeLease(key, self._name("lease"), *asker, ttl, epoch, ticket, self._rare(0.2))
+        asker, reclaims = self._agent(), self._rare(0.2)
+        if epoch or reclaims:
+            keys = keys[:1]
+        return TakeLease(keys, self._name("lease"), *asker, ttl, epoch, ticket, reclaims)
 
     def _drop(self) -> DropLease:
         key = self._chance.choice(QUEUED)

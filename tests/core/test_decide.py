@@ -319,7 +319,7 @@ def test_transact_thinks_and_commits_without_a_turn() -> None:
 def test_after_a_conflict_transact_thinks_in_the_turn_of_that_key() -> None:
     script = Script(*QUEUED, run_fn, MOVED, place(rec(0, 3)), run_fn, done("1"))
     assert script.play(transact(AUTO, think)) == "answer"
-    renew = TakeTurn(("k",), "", "me", TICKET_TTL, TICKET)
+    renew = TakeTurn(("k",), "op/1", "me", TICKET_TTL, TICKET)
     assert script.requests[2] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
     assert (script.requests[3].renew, script.requests[5]) == (renew, renew._replace(firm=True))
     assert [ticket for ticket, _, _ in script.plans] == [0, TICKET, TICKET]

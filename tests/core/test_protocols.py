@@ -7,23 +7,27 @@ from typing import Any
 
 import pytest
 
-from interlock.core import commands, decide, protocol
+from interlock.core import commands, decide, leases, protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import (
     Committed,
     Conflict,
     Contended,
+    Deadlock,
     Fenced,
     Forbidden,
     Held,
     Invalid,
     Refusal,
+    Wait,
     Written,
 )
 from interlock.core.plan import Expect
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot, absent
 from interlock.core.requests import (
+    QUEUE,
     Commit,
+    Grant,
     LeaveTurn,
     Load,
     LogPage,
@@ -35,7 +39,7 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.core.rules import RULES_KEY, Rule, guarded, leased, private
-from interlock.core.turns import TICKET_TTL, Limits
+from interlock.core.turns import TICKET_TTL, Limits, Progress
 from interlock.core.values import encode
 
 SPACE, OP, TICKET = "uid", "op", 7
@@ -127,7 +131,7 @@ def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> A
 
 
 JOINED = [snap(ABSENT), place(rec(1, 1))]  # what turns="always" is answered first
-RENEW = TakeTurn(("k",), "", "me", TICKET_TTL, TICKET)
+RENEW = TakeTurn(("k",), "op/0", "me", TICKET_TTL, TICKET)
 
 
 # commit
@@ -260,7 +264,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
     assert all(turn.keys == ("k",) and not turn.firm for turn in turns)
     assert all(request.position is None for request in script.requests if type(request) is Pause)
-    assert script.requests[-2] == Think(add_one, (8,), RENEW)
+    assert script.requests[-2] == Think(add_one, (8,), RENEW._replace(name="op/1"))
     assert script.plans == [(0, 0, True), (TICKET, 4, True)]
 
 
@@ -400,3 +404,42 @@ def test_a_key_whose_rule_is_to_raise_does_not_think_again() -> None:
     script = Script(*JOINED, run_fn, beaten, None)
     assert script.play(update(ALWAYS, rules=rules)) == beaten
     assert script.requests[-1] == LeaveTurn(TICKET)
+
+
+CYCLE = (Wait("me", "k", "them"), Wait("them", "j", "me"))
+
+
+def test_a_turn_that_closes_a_cycle_of_waits_is_refused() -> None:
+    closes = place(ABSENT, ahead=1)._replace(cycle=CYCLE)
+    script = Script(snap(ABSENT), closes, None)
+    found = script.play(update(ALWAYS))
+    assert isinstance(found, Deadlock)
+    assert (found.key, found.cycle) == ("k", CYCLE)
+    assert script.requests[-1] == LeaveTurn(TICKET)
+
+
+def test_a_lease_that_closes_a_cycle_of_waits_is_refused() -> None:
+    held = Grant(False, (ABSENT,), "them", 9.0, key="k")
+    cycle = tuple(wait._replace(key=QUEUE + wait.key) for wait in CYCLE)
+    for ahead, answers in ((1, []), (0, [held])):
+        closes = place(ABSENT, ahead=ahead)._replace(cycle=cycle)
+        script = Script(held, closes, *answers, None)
+        found = script.play(leases.take(writer(), ("k",), 30.0, None, OP))
+        assert isinstance(found, Deadlock)
+        assert (found.key, found.cycle) == ("k", CYCLE), "it names keys, not their queues"
+        assert script.requests[-1] == LeaveTurn(TICKET)
+
+
+def test_who_is_far_back_asks_seldom_and_its_ticket_lives_longer() -> None:
+    progress, asked = Progress(), []
+    for second in (0, 2, 4, 10, 20):
+        pause = progress.pause(place(ABSENT, ahead=5_000, time_us=second * 1_000_000))
+        asked.append((pause.seconds, pause.most, progress.ttl))
+    assert [most < ttl for _, most, ttl in asked] == [True] * 5, "it asks before its ticket expires"
+    assert asked[0][0] < 0.01, "how fast the queue moves is not known yet"
+    assert [ttl for *_, ttl in asked] == sorted(ttl for *_, ttl in asked)
+    assert asked[-1][0] > 10
+    near = progress.pause(place(ABSENT, ahead=1, time_us=21_000_000))
+    assert near.seconds <= 0.25
+    progress.pause(place(ABSENT, ahead=1, time_us=21_100_000))
+    assert progress.ttl == TICKET_TTL, "once it is near, its death is noticed soon"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import decide
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Committed, Outcome, Pruned, Refusal, Written
+from interlock.core.outcome import Committed, Outcome, Pruned, Refusal, Wait, Written
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, Leaseholder, Record, Snapshot, Tail, absent
 from interlock.core.requests import (
@@ -152,7 +152,8 @@ def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outco
 
 def place(rows: Sequence[Row], uid: str) -> Place:
     """Return a place in the queue."""
-    return Place(rows[0].position, rows[0].extra, snapshot(rows[1:], uid, ()))
+    waits = (Wait(row.agent, row.key, row.body) for row in rows if row.what == "wait")
+    return Place(rows[0].position, rows[0].extra, snapshot(rows[1:], uid, ()), tuple(waits))
 
 
 def entered(rows: Sequence[Row], uid: str) -> Entered:
@@ -162,15 +163,13 @@ def entered(rows: Sequence[Row], uid: str) -> Entered:
 
 def grant(rows: Sequence[Row], uid: str, request: TakeLease) -> Grant:
     """Return a lease that was granted, or why it was not."""
-    by_name = {row.what: row for row in rows}
-    fresh = record(by_name["record"], uid, by_name["now"].extra)
-    if request.epoch > fresh.epoch:
-        raise epoch_back(request.key, request.epoch, fresh.epoch)
-    replaced = by_name.get("replaced")
-    if replaced is not None:
-        return Grant(False, fresh, refusal=_replaced(request, replaced.version))
-    row = by_name["grant"]
-    return Grant(bool(row.live), fresh, row.agent or "", row.time / 1e6)
+    row, rules = rows[0], rows[-1].extra
+    records = tuple(record(each, uid, rules) for each in rows if each.what == "record")
+    if request.epoch > records[0].epoch:
+        raise epoch_back(request.keys[0], request.epoch, records[0].epoch)
+    if row.what == "replaced":
+        return Grant(False, records, refusal=_replaced(request, row.version), key=row.key)
+    return Grant(bool(row.live), records, row.agent or "", row.time / 1e6, key=row.key)
 
 
 def lost_commits(position: int, known: int | None = None) -> LostCommits:

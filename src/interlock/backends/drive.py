@@ -14,9 +14,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from interlock.backends import holding
 from interlock.backends.contract import Backend
+from interlock.backends.waiting import WAITERS, pause
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Commit, Load, LoadAt, ReadLog, TakeTurn, Think
+from interlock.core.requests import Commit, LeaveTurn, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
 from interlock.errors import (
     AnswerLost,
     Closed,
@@ -74,7 +76,7 @@ class SyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = self.answer(request)
+                    answer = self.answer(holding.told(self.backend.uid, request))
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -87,12 +89,26 @@ class SyncDriver:
     def answer(self, request: Any) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
-            with self._kept_alive(request.renew):
-                return request.fn(*request.args)
+            return self.think(request)
+        uid = self.backend.uid
+        if isinstance(request, Pause) and request.ticket and pause(uid, request):
+            return None
+        if isinstance(request, LeaveTurn):
+            WAITERS.answered(uid, request, None)  # whatever becomes of it
         try:
-            return self.backend.perform(request)
+            answer = self.backend.perform(request)
         except AnswerLost as lost:
-            return self._resubmit(request, lost)
+            answer = self._resubmit(request, lost)
+        WAITERS.answered(uid, request, answer)
+        return answer
+
+    def think(self, request: Think) -> Any:
+        """Run the caller's function, in its turn where it has one."""
+        with (
+            self._kept_alive(request.renew if self.keeps_alive else None),
+            holding.in_turn(self.backend.uid, request.renew),
+        ):
+            return request.fn(*request.args)
 
     def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
         deadline = time.monotonic() + RESUBMIT_FOR

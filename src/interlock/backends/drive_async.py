@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from interlock import cancellation
+from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
     HOPELESS,
@@ -22,8 +23,9 @@ from interlock.backends.drive import (
     RESUBMIT_PAUSE,
     unknown,
 )
+from interlock.backends.waiting import WAITERS, pause_async
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import TakeTurn, Think
+from interlock.core.requests import LeaveTurn, Pause, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 
 
@@ -41,7 +43,7 @@ class AsyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = await self.answer(request)
+                    answer = await self.answer(holding.told(self.backend.uid, request))
                 except asyncio.CancelledError as problem:
                     request = steps.throw(problem)
                     break
@@ -60,11 +62,19 @@ class AsyncDriver:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
-                return await self._think(request)
+                with holding.in_turn(self.backend.uid, request.renew):
+                    return await self._think(request)
+        uid = self.backend.uid
+        if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
+            return None
+        if isinstance(request, LeaveTurn):
+            WAITERS.answered(uid, request, None)  # whatever becomes of it
         try:
-            return await self.backend.perform_async(request)
+            answer = await self.backend.perform_async(request)
         except AnswerLost as lost:
-            return await self._resubmit(request, lost)
+            answer = await self._resubmit(request, lost)
+        WAITERS.answered(uid, request, answer)
+        return answer
 
     def close(self) -> None:
         """Give back the worker threads."""

@@ -159,7 +159,7 @@ def _told(answer: Any) -> dict[str, Any]:
         told |= _refused(answer)
     elif isinstance(answer, Grant):
         refusal = None if answer.refusal is None else _told(answer.refusal)
-        told |= {"granted": answer.granted, "refusal": refusal, "records": _seen([answer.record])}
+        told |= {"granted": answer.granted, "refusal": refusal, "records": _seen(answer.records)}
     elif isinstance(answer, Entered):
         told["incarnation"] = answer.incarnation
     elif isinstance(answer, LogPage):
@@ -169,7 +169,7 @@ def _told(answer: Any) -> dict[str, Any]:
             for e in answer.entries
         ]
     elif isinstance(answer, Place):
-        told |= {"ticket": answer.ticket, "ahead": answer.ahead}
+        told |= {"ticket": answer.ticket, "ahead": answer.ahead, "cycle": answer.cycle}
         told |= _snapshot(answer.snapshot)
     elif hasattr(answer, "records"):
         told |= _snapshot(answer)

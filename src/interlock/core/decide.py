@@ -16,6 +16,7 @@ from interlock.core.machines import check_delete, check_move, illegal, state_of
 from interlock.core.outcome import (
     Committed,
     Conflict,
+    Deadlock,
     Fenced,
     Forbidden,
     Held,
@@ -24,10 +25,12 @@ from interlock.core.outcome import (
     Outdated,
     Pruned,
     Refusal,
+    Wait,
 )
 from interlock.core.patterns import owner as owner_of
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.records import Record, absent, as_datetime
+from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
 from interlock.core.values import decode, encode
 
@@ -392,6 +395,13 @@ def leased_to(key: str, holder: str, seconds: float) -> Held:
         seconds,
         lease=True,
     )
+
+
+def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
+    """The refusal of a wait that closed a cycle."""
+    cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
+    waits = [f"{agent!r} waits for {key!r} behind {holder!r}" for agent, key, holder in cycle]
+    return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
 
 
 def first_difference(

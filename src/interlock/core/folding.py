@@ -42,7 +42,10 @@ def ask(writer: Writer, request: Any) -> Steps:
     if isinstance(answer, Place):
         return answer._replace(snapshot=(yield from fold_snapshot(writer, answer.snapshot)))
     if isinstance(answer, Grant):
-        return answer._replace(record=(yield from fold_record(writer, answer.record)))
+        records = []
+        for record in answer.records:
+            records.append((yield from fold_record(writer, record)))
+        return answer._replace(records=tuple(records))
     if isinstance(answer, Conflict):
         return (yield from fold_conflict(writer, answer))
     return answer

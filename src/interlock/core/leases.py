@@ -9,25 +9,37 @@ from __future__ import annotations
 from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
-from interlock.core.keys import check_key
+from interlock.core.keys import check_all, check_key
 from interlock.core.outcome import Invalid
-from interlock.core.requests import DropLease, Grant, LeaveTurn, Pause, Place, TakeLease, TakeTurn
-from interlock.core.turns import TICKET_TTL, Turn, giving_up, pause_for
+from interlock.core.requests import (
+    QUEUE,
+    DropLease,
+    Grant,
+    LeaveTurn,
+    Place,
+    TakeLease,
+    TakeTurn,
+)
+from interlock.core.turns import Progress, Turn, giving_up
 
-QUEUE = "$lease/"  # before a key: the queue for its lease
 _LONGEST_TTL = 24 * 3600.0
 
 
-def take(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -> Steps:
-    """Take the lease of `key`, waiting for it at most `wait` seconds (None: without limit).
+def take(
+    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
+) -> Steps:
+    """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
 
-    Returns the key's Record, whose epoch is the lease's, or Held, Fenced or Invalid.
+    Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
+    Invalid.
     """
-    return check_key(key) or (yield from take_own(writer, key, ttl, wait, op_id))
+    return check_all(keys, ()) or (yield from take_own(writer, keys, ttl, wait, op_id))
 
 
-def take_own(writer: Writer, key: str, ttl: float, wait: float | None, op_id: str) -> Steps:
-    """The same for a key of the library's own."""
+def take_own(
+    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
+) -> Steps:
+    """The same for keys of the library's own."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
@@ -36,41 +48,45 @@ def take_own(writer: Writer, key: str, ttl: float, wait: float | None, op_id: st
     turn = Turn()
     turn.name = op_id
     try:
-        return (yield from giving_up(turn, _take(writer, key, ttl, wait, turn)))
+        return (yield from giving_up(turn, _take(writer, keys, ttl, wait, turn)))
     except GeneratorExit:
         raise
     except BaseException:
-        yield DropLease(key, 0, op_id)  # it may have been granted, with the answer on its way
+        for key in keys:  # they may have been granted, with the answer on its way
+            yield DropLease(key, 0, op_id)
         raise
 
 
-def _take(writer: Writer, key: str, ttl: float, wait: float | None, turn: Turn) -> Steps:
-    op_id = turn.name
-    asked = TakeLease(key, op_id, writer.agent, writer.incarnation, ttl)
+def _take(
+    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
+) -> Steps:
+    queues = tuple(QUEUE + key for key in keys)
+    asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
     grant: Grant = yield from ask(writer, asked)
-    ticket = start_us = since_us = 0
+    progress, start_us = Progress(), 0
     while not grant.granted:
         if grant.refusal is not None:
             return grant.refusal
         if wait == 0:
-            return decide.leased_to(key, grant.holder, grant.seconds)
-        place: Place = yield TakeTurn((QUEUE + key,), op_id, writer.agent, TICKET_TTL, ticket)
+            return decide.leased_to(grant.key, grant.holder, grant.seconds)
+        place: Place = yield TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
         now_us = place.snapshot.time_us
-        if place.ticket != ticket:
-            turn.ticket = ticket = place.ticket
-            since_us = now_us
-            start_us = start_us or now_us
-        if ticket and place.ahead == 0:
-            grant = yield from ask(writer, asked._replace(ticket=ticket))
+        turn.ticket, start_us = place.ticket, start_us or now_us
+        left = None if wait is None else wait - (now_us - start_us) / 1e6
+        pause = progress.pause(place, left)
+        if place.ticket and place.ahead == 0:
+            grant = yield from ask(writer, asked._replace(ticket=place.ticket))
             if grant.granted:
                 break
-        if wait is not None and now_us - start_us >= wait * 1e6:
-            yield LeaveTurn(ticket)
-            return decide.leased_to(key, grant.holder, grant.seconds)
-        if ticket:
-            waited = max(now_us - since_us, 0) / 1e6
-            yield Pause(pause_for(max(place.ahead, 1), ttl if place.ahead else 0, waited))
-    return grant.record
+        if place.cycle:
+            yield LeaveTurn(place.ticket)
+            return decide.deadlock(place.cycle)
+        if left is not None and left <= 0:
+            yield LeaveTurn(place.ticket)
+            return decide.leased_to(grant.key, grant.holder, grant.seconds)
+        if place.ticket:
+            yield pause
+    return grant.records
 
 
 def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
@@ -78,7 +94,7 @@ def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
         return wrong
-    asked = TakeLease(key, "", writer.agent, writer.incarnation, ttl, epoch)
+    asked = TakeLease((key,), "", writer.agent, writer.incarnation, ttl, epoch)
     grant: Grant = yield from ask(writer, asked)
     if grant.granted:
         return grant.record
@@ -100,7 +116,7 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
 
 def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps:
     """The same for a key of the library's own."""
-    asked = TakeLease(key, op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
+    asked = TakeLease((key,), op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
     grant: Grant = yield from ask(writer, asked)
     return grant.refusal or grant.record
 

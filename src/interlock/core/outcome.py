@@ -149,6 +149,29 @@ class Contended(Refusal):
     next_step: ClassVar[str] = "try again later, or raise attempts= or patience="
 
 
+class Wait(NamedTuple):
+    """One wait of a cycle: `agent` waits for `key`, which `holder` has or comes before it for."""
+
+    agent: str
+    key: str
+    holder: str
+
+
+@dataclass(frozen=True)
+class Deadlock(Refusal):
+    """The caller waited for itself: `cycle` says who waits for whom, on which keys.
+
+    Of those who wait for each other, the one who began to wait last is refused.
+    """
+
+    key: str
+    cycle: tuple[Wait, ...]
+    retryable: ClassVar[bool] = True
+    next_step: ClassVar[str] = (
+        "give up what you hold and try again, or take several leases at once with leases()"
+    )
+
+
 @dataclass(frozen=True)
 class Pruned(Refusal):
     """What was asked for is no longer kept: the log begins at position `oldest`."""
@@ -199,6 +222,7 @@ PRECEDENCE: tuple[type[Refusal], ...] = (
     Conflict,
     Held,
     Contended,
+    Deadlock,
 )
 
 Outcome = Committed | Refusal

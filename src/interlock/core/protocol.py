@@ -195,7 +195,7 @@ def _update(
         if in_turn and not ticket:
             turn.name = f"{op_id}/{attempts}"
             place = yield from take_turn(writer, (key,), turn, limits, snapshot.time_us, attempts)
-            if isinstance(place, Contended):
+            if isinstance(place, Refusal):
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
             held = _leased(key, place.snapshot)
@@ -204,7 +204,7 @@ def _update(
                 yield LeaveTurn(ticket)
             return held
         attempts += 1
-        renew = _renewal(writer, (key,), ticket) if ticket else None
+        renew = _renewal(writer, (key,), turn, ticket) if ticket else None
         given = record.value if record.exists else deepcopy(default)  # `fn` may change it
         value = yield Think(fn, (given,), renew)
         outcome = yield from _commit_value(
@@ -228,7 +228,7 @@ def _update(
         if isinstance(outcome, Held):
             ticket = 0  # no turn yet, or lost by sleeping through it: join the queue
         elif ticket:
-            place = yield from ask(writer, _renewal(writer, (key,), ticket, firm=True))
+            place = yield from ask(writer, _renewal(writer, (key,), turn, ticket, firm=True))
             ticket, record = _kept(place, key, record)
 
 
@@ -292,13 +292,13 @@ def _transact(
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
             place = yield from take_turn(writer, keys, turn, limits, start_us, attempts)
-            if isinstance(place, Contended):
+            if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket
         attempts += 1
         state = new(writer)
         state.turns = frozenset(queue)
-        renew = _renewal(writer, tuple(sorted(queue)), ticket) if ticket else None
+        renew = _renewal(writer, tuple(sorted(queue)), turn, ticket) if ticket else None
         answer = None
         try:
             answer = yield Think(fn, (begin(state),), renew)
@@ -323,7 +323,7 @@ def _transact(
         if give_up is not None:
             return Stopped(give_up)
         if ticket:
-            place = yield _renewal(writer, tuple(sorted(queue)), ticket, firm=True)
+            place = yield _renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
             ticket, _ = _kept(place, outcome.key, None)
         elif limits.turns != "never":
             queue.add(outcome.key)
@@ -405,8 +405,10 @@ def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
     return bodies == [write.body for write in outcome.writes]
 
 
-def _renewal(writer: Writer, keys: tuple[str, ...], ticket: int, firm: bool = False) -> TakeTurn:
-    return TakeTurn(keys, "", writer.agent, TICKET_TTL, ticket, firm)
+def _renewal(
+    writer: Writer, keys: tuple[str, ...], turn: Turn, ticket: int, firm: bool = False
+) -> TakeTurn:
+    return TakeTurn(keys, turn.name, writer.agent, TICKET_TTL, ticket, firm)
 
 
 def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from interlock.core.outcome import Wait
 from interlock.core.plan import Plan
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
+QUEUE = "$lease/"  # before a key: the queue for its lease
+NEAR = 16  # tickets ahead up to which a backend counts exactly
+LOOKED_AT = 1000  # tickets ahead up to which a backend may count at all
 
 
 class Load(NamedTuple):
@@ -82,7 +86,8 @@ class TakeTurn(NamedTuple):
     """Join the queues of `keys` (`ticket` 0), or renew `ticket` and ask for its place.
 
     `name` makes joining safe to send twice.  `ttl` is in seconds.  `firm` asks that every
-    other writer waits while this ticket is first.  Answered by a `Place`.
+    other writer waits while this ticket is first.  `holding` names the leases and turns that the
+    asker's call chain has while it waits; the driver fills it in.  Answered by a `Place`.
     """
 
     keys: tuple[str, ...]
@@ -91,17 +96,21 @@ class TakeTurn(NamedTuple):
     ttl: float
     ticket: int = 0
     firm: bool = False
+    holding: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):
     """A place in the queue: `ahead` live tickets come first.  `ticket` 0: it expired; join again.
 
-    `snapshot` holds the records of the keys as soon as nobody is ahead.
+    `ahead` is exact up to `NEAR`, beyond that an estimate.  `snapshot` holds the records of the
+    keys as soon as nobody is ahead.  `cycle` is not empty where the asker waits for itself, through
+    others who joined before: they go on waiting, and the asker is to be refused.
     """
 
     ticket: int
     ahead: int
     snapshot: Any
+    cycle: tuple[Wait, ...] = ()
 
 
 class LeaveTurn(NamedTuple):
@@ -131,14 +140,15 @@ class Entered(NamedTuple):
 
 
 class TakeLease(NamedTuple):
-    """Take the lease of `key` for `ttl` seconds, or renew it (`epoch` above 0), or take it away
-    from whoever holds it (`reclaim`).
+    """Take the leases of `keys` for `ttl` seconds, all or none, or renew one (`epoch` above 0), or
+    take one away from whoever holds it (`reclaim`).
 
-    `name` makes taking safe to send twice.  It is granted where nobody holds it and nobody waits
-    before `ticket`, and raises the epoch of the key.  Answered by a `Grant`.
+    `name` makes taking safe to send twice.  They are granted where nobody holds any of them and
+    nobody waits for any before `ticket`, and the epoch of each key is raised.  Answered by a
+    `Grant`.
     """
 
-    key: str
+    keys: tuple[str, ...]
     name: str
     agent: str
     incarnation: int
@@ -149,17 +159,24 @@ class TakeLease(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """`granted` says whether the lease is the asker's now, at `record.epoch`.
+    """`granted` says whether the leases are the asker's now, at the epochs of `records`, which are
+    in the order of the keys.
 
-    Otherwise `holder` has it for `seconds` (""/0: others wait before the asker), or it was lost.
-    `refusal` is set where the asker was replaced.
+    Otherwise `holder` has that of `key` for `seconds` (0: waits for it before the asker), or it was
+    lost.  `refusal` is set where the asker was replaced.
     """
 
     granted: bool
-    record: Any
+    records: tuple[Any, ...]
     holder: str = ""
     seconds: float = 0.0
     refusal: Any = None
+    key: str = ""
+
+    @property
+    def record(self) -> Any:
+        """The record of the only key."""
+        return self.records[0]
 
 
 class DropLease(NamedTuple):
@@ -307,14 +324,21 @@ class DropGroup(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Wait `seconds`, or less where `position` is given and the log grows past it first."""
+    """Wait `seconds`, or less where `position` is given and the log grows past it first.
+
+    Where others of the same process wait in the queue before `ticket`, up to `most` seconds, or
+    less where they have all gone; that is the driver's.
+    """
 
     seconds: float
     position: int | None = None
+    ticket: int = 0
+    most: float = 0.0
 
 
 class Think(NamedTuple):
-    """Run the caller's function.  `renew` is kept alive meanwhile, so that the turn is not lost."""
+    """Run the caller's function.  `renew` is kept alive meanwhile, so that the turn is not lost;
+    its name is that of the turn, which the function holds."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]

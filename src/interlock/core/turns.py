@@ -3,7 +3,8 @@
 An agent whose optimistic write was refused joins the queue of the key, waits until nobody is
 ahead, and thinks once more with every other `update` held back.  Tickets expire unless renewed,
 so an agent that dies is passed over.  The order of tickets is one for the whole space, so two
-agents that wait for several keys can never wait for each other.
+agents that wait for several keys cannot wait for each other; where what one of them holds already
+closes a cycle, the store finds it, and whoever joined last is refused.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
+from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
-from interlock.core.outcome import Contended
+from interlock.core.outcome import Contended, Deadlock
 from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
+_LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
+_SHARE_OF_TTL = 0.6  # nobody sleeps for longer than this
+_TTL_IN_PAUSES = 4  # so long it lives that it is asked for in time, and seldom written
 _SHARE_OF_WAIT = 0.03  # asking this often delays the hand-over by at most this share of a turn
-_SHORTEST, _LONGEST = 0.001, 0.25  # seconds
+_SHORTEST, _LONGEST = 0.001, 0.25  # seconds between two questions near the head
+_FURTHEST = 20.0  # seconds, at the end of the longest queue
+_FASTEST_TURN = 0.003  # seconds: nobody sleeps longer than the turns ahead could take
 
 
 class Limits(NamedTuple):
@@ -35,6 +42,41 @@ class Turn:
     def __init__(self) -> None:
         self.name = ""
         self.ticket = 0
+
+
+class Progress:
+    """How a queue moves, as one waiter sees it: when to ask next, and how long the ticket lives.
+
+    A waiter far back asks seldom and needs a longer ticket; once it is near, the ticket is short
+    again, so that its death is noticed soon.
+    """
+
+    def __init__(self) -> None:
+        self.ttl = TICKET_TTL
+        self._ticket = self._ahead = self._passed = 0
+        self._joined_us = self._since_us = self._asked_us = 0
+
+    def pause(self, place: Place, left: float | None = None) -> Pause:
+        """Return the wait until the next question, for at most `left` seconds."""
+        now_us = place.snapshot.time_us
+        slept = max(now_us - self._asked_us, 0) / 1e6 if place.ticket == self._ticket else 0.0
+        self._asked_us = now_us
+        if place.ticket != self._ticket:  # joined, or the ticket had expired: again, at the end
+            self._ticket, self._ahead, self._passed = place.ticket, place.ahead, 0
+            self._joined_us = self._since_us = now_us
+        elif place.ahead != self._ahead:
+            self._passed += self._ahead - place.ahead
+            self._ahead, self._since_us = place.ahead, now_us
+        elapsed = max(now_us - self._joined_us, 0) / 1e6
+        each = elapsed / max(self._passed, 1)
+        seconds = pause_for(place.ahead, each, max(now_us - self._since_us, 0) / 1e6)
+        # Not longer than it has been watched: how fast the queue moves is not known any better.
+        seconds = min(seconds, max(elapsed, _SHORTEST), self.ttl * _SHARE_OF_TTL)
+        most = self.ttl * _SHARE_OF_TTL
+        self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
+        if left is not None:
+            seconds, most = min(seconds, left), min(most, left)
+        return Pause(seconds, None, place.ticket, most)
 
 
 def giving_up(turn: Turn, steps: Steps) -> Steps:
@@ -55,8 +97,9 @@ def pause_for(ahead: int, turn: float, waited: float) -> float:
     `turn` is how long a turn takes as far as is known, `waited` the time at this place.  Who is
     next asks often; who is further back sleeps through half of what the turns before should take.
     """
-    soon = max(_SHORTEST, waited * _SHARE_OF_WAIT)
-    return min(soon + (ahead - 1) * turn / 2, _LONGEST)
+    soon = min(max(_SHORTEST, waited * _SHARE_OF_WAIT), _LONGEST)
+    most = min(max(_LONGEST, ahead * _FASTEST_TURN), _FURTHEST)
+    return min(soon + max(ahead - 1, 0) * turn / 2, most)
 
 
 def take_turn(
@@ -66,37 +109,31 @@ def take_turn(
     limits: Limits,
     start_us: int,
     attempts: int,
-) -> Generator[Any, Any, Place | Contended]:
+) -> Generator[Any, Any, Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
-    ticket, ahead, joined_us, since_us, passed = 0, -1, 0, 0, 0
+    progress, ticket = Progress(), 0
     while True:
         place: Place = yield from ask(
-            writer, TakeTurn(keys, turn.name, writer.agent, TICKET_TTL, ticket)
+            writer, TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
         )
-        turn.ticket = place.ticket
-        if place.ticket and place.ahead == 0:
+        turn.ticket = ticket = place.ticket
+        if ticket and place.ahead == 0:
             return place
-        now_us = place.snapshot.time_us
-        if place.ticket != ticket:  # joined, or the ticket had expired: join again, at the end
-            ticket, ahead, joined_us, since_us, passed = (
-                place.ticket,
-                place.ahead,
-                now_us,
-                now_us,
-                0,
-            )
-            if not ticket:
-                continue
-        elif place.ahead != ahead:
-            passed += ahead - place.ahead
-            ahead, since_us = place.ahead, now_us
-        if limits.patience is not None and now_us - start_us >= limits.patience * 1e6:
+        left = None
+        if limits.patience is not None:
+            left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
+        pause = progress.pause(place, left)
+        if not ticket:
+            continue
+        if place.cycle:
+            yield LeaveTurn(ticket)
+            return decide.deadlock(place.cycle)
+        if left is not None and left <= 0:
             yield LeaveTurn(ticket)
             return Contended(
-                f"gave up {keys[0]!r} after {limits.patience} s of patience, {ahead} agents ahead "
-                f"in the queue and {attempts} attempts made",
+                f"gave up {keys[0]!r} after {limits.patience} s of patience, {place.ahead} "
+                f"agents ahead in the queue and {attempts} attempts made",
                 keys[0],
                 attempts,
             )
-        each = max(now_us - joined_us, 0) / 1e6 / max(passed, 1)
-        yield Pause(pause_for(ahead, each, max(now_us - since_us, 0) / 1e6))
+        yield pause

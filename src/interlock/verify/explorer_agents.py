@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -94,7 +95,7 @@ class ReplayingDriver(StillDriver):
         if self.pending is not None or self.problem is not None:
             raise Unwound  # cleaning up on the way out asks for more: a process that died does not
         if isinstance(request, Think):
-            return request.fn(*request.args)
+            return self.think(request)
         if not self.unused:
             self.pending = request
             raise Unwound
@@ -209,7 +210,8 @@ class Agents:
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
         try:
-            result = self._programs[agent](ExploredSpace(driver, self._stores.writer(name)))
+            space = ExploredSpace(driver, self._stores.writer(name))
+            result = Context().run(self._programs[agent], space)  # it holds nothing of another's
         except Unwound:
             return _pending(driver), None, None
         except Refused as refusal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from interlock.core import decide
 from interlock.core.outcome import Committed, Refusal
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import Record, Snapshot
@@ -108,7 +109,7 @@ def asked(request: Any) -> str:
         case ReadLog(after, prefix, key, _):
             of = f" of {key!r}" if key is not None else f" under {prefix!r}" if prefix else ""
             return f"reads the log{of} {f'after position {after}' if after >= 0 else 'as kept'}"
-        case TakeTurn(keys, _, _, _, ticket, firm):
+        case TakeTurn(keys, _, _, _, ticket, firm, _):
             queue = f"the queue for {_names(keys)}"
             if not ticket:
                 return f"joins {queue}"
@@ -118,10 +119,11 @@ def asked(request: Any) -> str:
             return f"leaves the queue (ticket {ticket})"
         case Pause():
             return "goes on waiting"
-        case TakeLease(key, _, _, _, ttl, epoch, _, reclaim):
+        case TakeLease(keys, _, _, _, ttl, epoch, _, reclaim):
+            lease = f"the lease{'s' if len(keys) > 1 else ''} of {_names(keys)}"
             if reclaim:
-                return f"reclaims the lease of {key!r}"
-            return f"{'renews' if epoch else 'asks for'} the lease of {key!r} for {ttl:g} s"
+                return f"reclaims {lease}"
+            return f"{'renews' if epoch else 'asks for'} {lease} for {ttl:g} s"
         case DropLease(key, epoch):
             return f"gives up the lease of {key!r} (epoch {epoch})"
         case SaveFold(key):
@@ -157,17 +159,20 @@ def answered(answer: Any) -> str:
             return f"refused ({type(answer).__name__}), {answer.message}"
         case LogPage(entries, upto, _):
             return f"{len(entries)} entries, up to position {upto}"
-        case Place(ticket, ahead, _):
+        case Place(ticket, ahead, _, cycle):
             if not ticket:
                 return "its ticket has expired"
+            if cycle:
+                return decide.deadlock(cycle).message
             return f"ticket {ticket}, {f'{ahead} ahead' if ahead else 'it is its turn'}"
         case Grant():
+            epochs = ", ".join(str(record.epoch) for record in answer.records)
             if answer.granted:
-                return f"granted, at epoch {answer.record.epoch}"
+                return f"granted, at epoch {epochs}"
             if answer.refusal is not None:
                 return f"refused, {answer.refusal.message}"
             holder = f", {answer.holder!r} has it" if answer.holder else ""
-            return f"epoch {answer.record.epoch}{holder}"
+            return f"epoch {epochs}{holder}"
         case None:
             return "done"
     return str(answer)

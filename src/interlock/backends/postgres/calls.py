@@ -13,7 +13,6 @@ from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
-from interlock.core.leases import QUEUE
 from interlock.core.outcome import Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo
@@ -259,6 +258,7 @@ def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
         int(request.ttl * 1e6),
         request.ticket,
         request.firm,
+        [*request.holding],
     )
     return Call("take_turn", arguments, lambda rows: answers.place(_rows(rows), uid))
 
@@ -275,8 +275,7 @@ def _enter(request: Enter, space: int, uid: str) -> Call:
 def _take_lease(request: TakeLease, space: int, uid: str) -> Call:
     arguments = (
         space,
-        request.key,
-        QUEUE + request.key,
+        [*request.keys],
         request.name,
         request.agent,
         request.incarnation,

@@ -25,21 +25,20 @@ BEGIN
     RETURN QUERY SELECT * FROM record(p_space, '$rules', 'rules', 0);
 END $$;
 
--- Takes the lease of a key (p_epoch 0), renews it, or takes it away (p_reclaim).  Rows: rules (extra:
--- their version), then grant (live: 1 granted; agent and time: who has it for how long) or replaced
--- (version: the incarnation in force), then record.
+-- Takes the leases of keys (p_epoch 0), all or none, renews one, or takes one away (p_reclaim).  Rows: grant
+-- (live: 1 granted; key, agent and time: what, who has it for how long) or replaced (version: the incarnation
+-- in force), then a record for each key, then now (extra: the version of the rules).
 CREATE FUNCTION interlock.take_lease(
-    p_space integer, p_key text, p_queue text, p_name text, p_agent text, p_incarnation bigint,
-    p_ttl bigint, p_epoch bigint, p_ticket bigint, p_reclaim boolean
+    p_space integer, p_keys text[], p_name text, p_agent text, p_incarnation bigint, p_ttl bigint,
+    p_epoch bigint, p_ticket bigint, p_reclaim boolean
 ) RETURNS SETOF answer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
     r answer;
-    l leases;
-    t tickets;
     now_us bigint;
     number bigint;
+    i integer;
 BEGIN
     PERFORM check_agent(p_agent);
     IF p_reclaim THEN
@@ -47,34 +46,45 @@ BEGIN
     END IF;
     PERFORM lock_space(p_space);
     now_us := clock_us();
-    r.what := 'grant'; r.key := p_key; r.live := 0; r.time := 0;
+    r.what := 'grant'; r.key := p_keys[1]; r.live := 0; r.time := 0;
     number := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
-    SELECT * INTO l FROM leases WHERE space = p_space AND key = p_key;
     IF number <> p_incarnation THEN
         r.what := 'replaced'; r.version := number;
     ELSIF p_epoch > 0 THEN  -- a renewal; an expired lease that nobody took may go on
         UPDATE leases SET renewed = now_us, expires = now_us + p_ttl
-        WHERE space = p_space AND key = p_key AND epoch = p_epoch AND may_be(holder);
+        WHERE space = p_space AND key = p_keys[1] AND epoch = p_epoch AND may_be(holder);
         r.live := FOUND::integer;
-    ELSIF l.name = p_name THEN  -- sent twice
+    ELSIF (SELECT count(*) FROM leases WHERE space = p_space AND key = ANY (p_keys) AND name = p_name)
+        = cardinality(p_keys)
+    THEN  -- sent twice
         r.live := (NOT p_reclaim)::integer;
     ELSIF p_reclaim THEN
-        PERFORM set_lease(p_space, p_key, true, p_agent, p_name, now_us, now_us);
-    ELSIF alive(l.renewed, l.expires, now_us) THEN
-        r.agent := l.holder; r.time := l.expires - now_us;
+        PERFORM set_lease(p_space, p_keys[1], true, p_agent, p_name, now_us, now_us);
     ELSE
-        SELECT * INTO t FROM first_ticket(p_space, p_queue, now_us);
-        IF t.ticket IS NOT NULL AND t.ticket <> p_ticket THEN
-            r.agent := t.agent;
-        ELSE
-            PERFORM set_lease(p_space, p_key, false, p_agent, p_name, now_us, now_us + p_ttl);
+        -- Sent twice, and one of the others was lost meanwhile: none of them is held.
+        DELETE FROM leases WHERE space = p_space AND key = ANY (p_keys) AND name = p_name;
+        SELECT k, h.holder, h.left_us INTO r.key, r.agent, r.time
+        FROM unnest(p_keys) WITH ORDINALITY AS a(k, n) CROSS JOIN LATERAL (
+            SELECT l.holder, l.expires - now_us AS left_us FROM leases AS l
+            WHERE l.space = p_space AND l.key = k AND alive(l.renewed, l.expires, now_us)
+            UNION ALL
+            SELECT q.agent, 0 FROM queue(p_space, '$lease/' || k, now_us, NULL, 1) AS q
+            WHERE q.ticket <> p_ticket
+        ) AS h ORDER BY n, h.left_us DESC LIMIT 1;
+        IF NOT FOUND THEN
+            FOR i IN 1 .. cardinality(p_keys) LOOP
+                PERFORM set_lease(
+                    p_space, p_keys[i], false, p_agent, p_name, now_us, now_us + p_ttl);
+            END LOOP;
             PERFORM drop_ticket(p_space, p_ticket);
-            r.live := 1;
+            r.key := p_keys[1]; r.live := 1; r.time := 0;
         END IF;
     END IF;
     PERFORM durable(true);
     RETURN NEXT r;
-    RETURN QUERY SELECT * FROM record(p_space, p_key, 'record', 0);
+    FOR i IN 1 .. cardinality(p_keys) LOOP
+        RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'record', i - 1);
+    END LOOP;
     r := NULL;
     r.what := 'now';
     r.extra := rules_version(p_space);

@@ -206,11 +206,11 @@ BEGIN
             AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
     IF EXISTS (SELECT 1 FROM tickets AS t WHERE t.space = p_space) THEN
-        RETURN QUERY SELECT 'queued', 0, q.key, NULL, NULL, NULL, NULL::bigint, NULL::bigint, NULL,
-            NULL::bigint, NULL::bigint, NULL::integer, count(*)
-        FROM ticket_keys AS q JOIN tickets AS t ON t.space = q.space AND t.ticket = q.ticket
-        WHERE q.space = p_space AND q.key = ANY (p_keys) AND alive(t.renewed, t.expires, now_us)
-        GROUP BY q.key;
+        RETURN QUERY SELECT 'queued', 0, k, NULL, NULL, NULL, NULL::bigint, NULL::bigint, NULL,
+            NULL::bigint, NULL::bigint, NULL::integer, q.waiting
+        FROM unnest(p_keys) AS k CROSS JOIN LATERAL (
+            SELECT count(*) AS waiting FROM queue(p_space, k, now_us, NULL, 16)
+        ) AS q WHERE q.waiting > 0;
     END IF;
     RETURN QUERY SELECT 'lease', 0, l.key, NULL, NULL, NULL, NULL::bigint, l.epoch, l.holder,
         l.expires - now_us, NULL::bigint, NULL::integer, NULL::bigint

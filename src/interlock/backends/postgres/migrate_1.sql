@@ -25,3 +25,14 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'interlock.log has bodies that are not JSON';
 END $$;
+
+CREATE INDEX ticket_keys_by_ticket ON interlock.ticket_keys (space, ticket);
+
+CREATE UNLOGGED TABLE interlock.ticket_holds (
+    space integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    ticket bigint NOT NULL,
+    PRIMARY KEY (space, name, ticket)
+);
+
+CREATE INDEX ticket_holds_by_ticket ON interlock.ticket_holds (space, ticket);

@@ -22,6 +22,7 @@
 -- tickets       places in the queues for keys; unlogged, because they decide who thinks next and never
 --               what may be written
 -- ticket_keys   which queues a ticket stands in
+-- ticket_holds  the names of the leases and tickets that whoever waits with a ticket has meanwhile
 -- answers       what was too much to be sent under the lock of a space, for a minute
 -- groups        one row a consumer group: which keys it is about, and what it has dealt the log up to
 -- group_consumers  the consumers of a group: last sign of life, for how long it counts, and the positions
@@ -86,6 +87,17 @@ CREATE UNLOGGED TABLE interlock.ticket_keys (
     ticket bigint NOT NULL,
     PRIMARY KEY (space, key, ticket)
 );
+
+CREATE INDEX ticket_keys_by_ticket ON interlock.ticket_keys (space, ticket);
+
+CREATE UNLOGGED TABLE interlock.ticket_holds (
+    space integer NOT NULL,
+    name text COLLATE "C" NOT NULL,
+    ticket bigint NOT NULL,
+    PRIMARY KEY (space, name, ticket)
+);
+
+CREATE INDEX ticket_holds_by_ticket ON interlock.ticket_holds (space, ticket);
 
 CREATE TABLE interlock.folds (
     space integer NOT NULL,

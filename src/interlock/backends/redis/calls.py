@@ -13,7 +13,6 @@ from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
-from interlock.core.leases import QUEUE
 from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import DELETE, PUT, Plan
 from interlock.core.records import KeyInfo
@@ -256,7 +255,7 @@ def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:
         "turn",
         names,
         *(request.name, request.agent, ttl, request.ticket, int(request.firm)),
-        *(len(request.keys), *request.keys),
+        *(len(request.keys), *request.keys, *request.holding),
     )
     return _one(command, lambda rows: answers.place(_rows(rows), uid))
 
@@ -273,9 +272,9 @@ def _enter(request: Enter, keys: Keys, uid: str) -> Call:
 def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call:
     command = script(
         "lease",
-        [*keys.fixed, keys.merged(request.key)],
-        *(request.key, QUEUE + request.key, request.name, request.agent, request.incarnation),
-        *(int(request.ttl * 1e6), request.epoch, request.ticket, int(request.reclaim)),
+        [*keys.fixed, *map(keys.merged, request.keys)],
+        *(request.name, request.agent, request.incarnation, int(request.ttl * 1e6)),
+        *(request.epoch, request.ticket, int(request.reclaim), *request.keys),
     )
     call = _one(command, lambda rows: answers.grant(_rows(rows), uid, request), True)
     return call._replace(claims=lambda grant: grant.granted or request.reclaim)

@@ -146,7 +146,7 @@ local function commit(base)
         local lib = library()
         for at = write_at + 1, write_at + 4 * n_writes, 4 do
             local key = ARGV[keys_at + tonumber(ARGV[at])]
-            local first = lib.queue(key, now)[1]
+            local first = lib.queue(key, now, 1)[1]
             if first and first[1] ~= ticket and (ARGV[base + 6] == '1' or first[2][5]) then
                 return refused('turn', key, false, false, first[2][2], first[2][4] - now, false)
             end

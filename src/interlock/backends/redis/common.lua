@@ -22,7 +22,10 @@
 --                                      of the blocks that were cut
 --              z:<key>                 what a key was where the log is cut: position, version, epoch, kind,
 --                                      time, agent, body (of a merged key: its fold; packed)
---              t:<ticket>              name, agent, renewed, expires, firm, keys (packed)
+--              t:<ticket>              name, agent, renewed, expires, firm, keys, and where anything is held
+--                                      meanwhile the names of it (packed)
+--              k:<name>                the tickets whose callers have meanwhile what was granted under a
+--                                      name (packed)
 --              w:<name>                the ticket that was joined under a name
 --              v:<name>                what is kept of a projection: position, body (packed)
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
@@ -38,6 +41,8 @@
 local STATE, LOG, NAMES, QUEUES = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local CHUNK = 1000  -- arguments of one call
 local BLOCK = 64  -- entries of a key in one field
+local NEAR = 16  -- tickets of a queue that are looked at one by one
+local QUEUE = '$lease/'  -- before a key: the queue for its lease
 local LONG = 4096  -- bytes of a value
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
@@ -229,27 +234,66 @@ local function library()
         return rows
     end
 
-    -- The live tickets in the queue of a key, first come first: pairs of number and ticket.
-    function lib.queue(key, now)
+    -- A ticket that lives, or nil.
+    function lib.ticket(number, now)
+        local ticket = lib.field('t:' .. number)
+        if ticket and alive(ticket[3], ticket[4], now) then return ticket end
+    end
+
+    -- The first live tickets in the queue of a key, at most `most`, those before `number` (nil: all): pairs
+    -- of number and ticket.
+    function lib.queue(key, now, most, number)
         local found = {}
         if lib.number_of('q') == 0 then return found end
         local from = '[' .. key .. '\0'
-        for _, member in ipairs(call('ZRANGEBYLEX', QUEUES, from, from .. '\255')) do
-            local number = tonumber(string.sub(member, -16))
-            local ticket = lib.field('t:' .. number)
-            if ticket and alive(ticket[3], ticket[4], now) then
-                found[#found + 1] = {number, ticket}
+        local upto = number and '(' .. lib.member(key, number) or from .. '\255'
+        local at = 0
+        repeat
+            local members = call('ZRANGEBYLEX', QUEUES, from, upto, 'LIMIT', at, most)
+            for _, member in ipairs(members) do
+                local each = tonumber(string.sub(member, -16))
+                local ticket = lib.ticket(each, now)
+                if ticket then found[#found + 1] = {each, ticket} end
+                if #found == most then return found end
             end
+            at = at + #members
+        until #members < most
+        return found
+    end
+
+    -- Where a ticket stands in the queues.
+    function lib.member(key, number)
+        return key .. '\0' .. string.format('%016.0f', number)
+    end
+
+    -- The live tickets whose callers have meanwhile what was granted under a name.
+    function lib.holders(name, now)
+        local found = {}
+        for _, number in ipairs(lib.field('k:' .. name) or {}) do
+            if lib.ticket(number, now) then found[#found + 1] = number end
         end
         return found
+    end
+
+    -- Keeps that a ticket's caller has something (or, where `has` is not true, no more).
+    function lib.set_holder(name, number, has)
+        local numbers = {}
+        for _, each in ipairs(lib.field('k:' .. name) or {}) do
+            if each ~= number then numbers[#numbers + 1] = each end
+        end
+        if has then numbers[#numbers + 1] = number end
+        if numbers[1] then
+            call('HSET', STATE, 'k:' .. name, pack(numbers))
+        else
+            call('HDEL', STATE, 'k:' .. name)
+        end
     end
 
     function lib.drop_ticket(number)
         local ticket = lib.field('t:' .. number)
         if not ticket then return end
-        for _, key in ipairs(ticket[6]) do
-            call('ZREM', QUEUES, key .. '\0' .. string.format('%016.0f', number))
-        end
+        for _, key in ipairs(ticket[6]) do call('ZREM', QUEUES, lib.member(key, number)) end
+        for _, name in ipairs(ticket[7] or {}) do lib.set_holder(name, number, false) end
         call('HDEL', STATE, 't:' .. number, 'w:' .. ticket[1])
         call('HINCRBY', STATE, 'q', -1)
     end
@@ -264,7 +308,7 @@ local function library()
 
     -- The rows about who waits for a key, and who has its lease.
     function lib.add_others(rows, key, now)
-        local waiting = #lib.queue(key, now)
+        local waiting = #lib.queue(key, now, NEAR)
         if waiting > 0 then
             rows[#rows + 1] = {'queued', 0, key, false, false, false, false, false, false, false, false,
                 false, waiting}

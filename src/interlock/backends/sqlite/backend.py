@@ -382,6 +382,9 @@ class SQLiteBackend:
     async def _pause_async(self, request: Pause) -> None:
         import asyncio
 
+        if request.position is None:
+            await asyncio.sleep(request.seconds)
+            return
         began = time.monotonic()
         while (seconds := await self._in_thread(self._next_look, request, began)) > 0:
             await asyncio.sleep(seconds)

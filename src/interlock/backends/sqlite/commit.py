@@ -290,6 +290,7 @@ def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bo
     """Give up a place in the queues; say whether it was there."""
     dropped = connection.execute(SQL["drop_ticket"], (ticket,)).rowcount
     connection.execute(SQL["drop_ticket_keys"], (where.space, ticket))
+    connection.execute(SQL["drop_ticket_holds"], (ticket,))
     return dropped > 0
 
 

@@ -1,1 +1,12 @@
 -- Brings a store from schema version 1 to 2.  Columns are added at the end of their tables, in `schema.sql`, too.
+
+CREATE INDEX ticket_keys_by_ticket ON ticket_keys (ticket);
+
+CREATE TABLE ticket_holds (
+    space INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    ticket INTEGER NOT NULL,
+    PRIMARY KEY (space, name, ticket)
+) WITHOUT ROWID;
+
+CREATE INDEX ticket_holds_by_ticket ON ticket_holds (ticket);

@@ -28,6 +28,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
 from interlock.core.records import KeyInfo, Leaseholder, Record, Snapshot
 from interlock.core.requests import (
+    NEAR,
     PAGE_BYTES,
     ListKeys,
     Load,
@@ -59,7 +60,10 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
     }
     queued: dict[str, int] = {}
     if flags & TICKETS:
-        queued = dict(execute(SQL["queued"], (json.dumps(request.keys), space, now)).fetchall())
+        for key in request.keys:
+            (count,) = execute(SQL["queued"], (space, key, now, NEAR)).fetchone()
+            if count:
+                queued[key] = count
     leases: dict[str, Leaseholder] = {}
     if flags & LEASES:
         for key, epoch, holder, renewed, expires in execute(

@@ -16,6 +16,7 @@
 -- refusals      the last refusals, for `interlock conflicts`
 -- tickets       places in the queues for keys; ticket numbers are never used twice
 -- ticket_keys   which queues a ticket stands in
+-- ticket_holds  the names of the leases and tickets that whoever waits with a ticket has meanwhile
 -- groups        consumer groups: the log is dealt to the consumers up to position `cursor`
 -- group_consumers  last sign of life of each consumer, its ttl, and the positions that it acknowledged
 --               last (a JSON array)
@@ -75,6 +76,17 @@ CREATE TABLE ticket_keys (
     ticket INTEGER NOT NULL,
     PRIMARY KEY (space, key, ticket)
 ) WITHOUT ROWID;
+
+CREATE INDEX ticket_keys_by_ticket ON ticket_keys (ticket);
+
+CREATE TABLE ticket_holds (
+    space INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    ticket INTEGER NOT NULL,
+    PRIMARY KEY (space, name, ticket)
+) WITHOUT ROWID;
+
+CREATE INDEX ticket_holds_by_ticket ON ticket_holds (ticket);
 
 CREATE TABLE folds (
     space INTEGER NOT NULL,

@@ -130,28 +130,67 @@ FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
 WHERE q.space = ?1 AND q.key = ?2 AND t.expires > ?3 AND t.renewed <= ?3 + 1000000
 ORDER BY q.ticket LIMIT 1;
 
--- name: queued (keys as a JSON array, space, now)
-SELECT q.key, COUNT(*)
-FROM json_each(?1) AS k JOIN ticket_keys AS q ON q.space = ?2 AND q.key = k.value
-JOIN tickets AS t ON t.ticket = q.ticket
-WHERE t.expires > ?3 AND t.renewed <= ?3 + 1000000 GROUP BY q.key;
+-- name: queued (space, key, now, limit)
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
+    WHERE q.space = ?1 AND q.key = ?2 AND t.expires > ?3 AND t.renewed <= ?3 + 1000000
+    ORDER BY q.ticket LIMIT ?4
+);
 
 -- name: ticket (space, ticket, now)
 SELECT ticket, expires, firm FROM tickets
 WHERE space = ?1 AND ticket = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;
 
 -- name: ticket_named (space, name, now)
-SELECT ticket FROM tickets
-WHERE space = ?1 AND name = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;
+SELECT ticket, expires > ?3 AND renewed <= ?3 + 1000000 FROM tickets WHERE space = ?1 AND name = ?2;
 
--- name: tickets_ahead (ticket, space, now)
-SELECT COUNT(DISTINCT other.ticket)
-FROM ticket_keys AS mine
-JOIN ticket_keys AS other
-    ON other.space = mine.space AND other.key = mine.key AND other.ticket < mine.ticket
-JOIN tickets AS t ON t.ticket = other.ticket
-WHERE mine.ticket = ?1 AND mine.space = ?2
-AND t.expires > ?3 AND t.renewed <= ?3 + 1000000;
+-- name: keys_of_ticket (space, ticket)
+SELECT key FROM ticket_keys WHERE ticket = ?2 AND +space = ?1 ORDER BY key;
+
+-- name: tickets_ahead (space, key, ticket, now, limit)
+-- Live ones, first come first.
+SELECT q.ticket, t.expires FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
+WHERE q.space = ?1 AND q.key = ?2 AND q.ticket < ?3
+AND t.expires > ?4 AND t.renewed <= ?4 + 1000000
+ORDER BY q.ticket LIMIT ?5;
+
+-- name: count_ahead (space, key, ticket, limit)
+-- Of the dead ones, too.
+SELECT COUNT(*) FROM (
+    SELECT 1 FROM ticket_keys WHERE space = ?1 AND key = ?2 AND ticket < ?3 LIMIT ?4
+);
+
+-- name: dead_tickets (space, key, now)
+-- Those at the head of a queue.
+SELECT t.ticket FROM (
+    SELECT ticket FROM ticket_keys WHERE space = ?1 AND key = ?2 ORDER BY ticket LIMIT 64
+) AS q JOIN tickets AS t ON t.ticket = q.ticket
+WHERE t.expires <= ?3 OR t.renewed > ?3 + 1000000;
+
+-- name: old_dead_tickets (now)
+-- Of the oldest of the store, so that queues that nobody comes to any more do not stay.
+SELECT ticket, space FROM (SELECT * FROM tickets ORDER BY ticket LIMIT 16)
+WHERE expires <= ?1 OR renewed > ?1 + 1000000;
+
+-- name: holders_of (space, name, now)
+-- Who waits and has meanwhile what was granted under a name.
+SELECT t.ticket, t.agent FROM ticket_holds AS h JOIN tickets AS t ON t.ticket = h.ticket
+WHERE h.space = ?1 AND h.name = ?2 AND t.expires > ?3 AND t.renewed <= ?3 + 1000000
+ORDER BY t.ticket;
+
+-- name: waiting_ticket (ticket)
+-- Who waits, under which name, and whether anything is held meanwhile.
+SELECT agent, name, EXISTS (SELECT 1 FROM ticket_holds WHERE ticket = ?1)
+FROM tickets WHERE ticket = ?1;
+
+-- name: add_ticket_hold (space, name, ticket)
+INSERT INTO ticket_holds (space, name, ticket) VALUES (?, ?, ?);
+
+-- name: drop_ticket_holds (ticket)
+DELETE FROM ticket_holds WHERE ticket = ?;
+
+-- name: hurry_ticket (ticket, expires)
+UPDATE tickets SET expires = MIN(expires, ?2) WHERE ticket = ?1;
 
 -- name: add_ticket (space, name, agent, renewed, expires, firm)
 INSERT INTO tickets (space, name, agent, renewed, expires, firm) VALUES (?, ?, ?, ?, ?, ?);
@@ -166,13 +205,7 @@ UPDATE tickets SET renewed = ?1, expires = ?2, firm = MAX(firm, ?3) WHERE ticket
 DELETE FROM tickets WHERE ticket = ?;
 
 -- name: drop_ticket_keys (space, ticket)
-DELETE FROM ticket_keys WHERE ticket = ?2 AND space = ?1;
-
--- name: drop_dead_tickets (now)
-DELETE FROM tickets WHERE expires <= ?1 OR renewed > ?1 + 1000000;
-
--- name: drop_dead_ticket_keys ()
-DELETE FROM ticket_keys WHERE ticket NOT IN (SELECT ticket FROM tickets);
+DELETE FROM ticket_keys WHERE ticket = ?2 AND +space = ?1;
 
 -- name: fold (space, key)
 SELECT entry, body FROM folds WHERE space = ? AND key = ?;

@@ -1,7 +1,8 @@
 """The queues for keys: joining, renewing, asking for the place, leaving.
 
 Tickets decide who thinks next, never what may be written: that is the version's work.  So their
-changes need not reach the disk before they are answered.
+changes need not reach the disk before they are answered.  A question costs the same however long
+the queue is.
 """
 
 from __future__ import annotations
@@ -11,46 +12,48 @@ import sqlite3
 from interlock.backends.sqlite.commit import Where, drop_ticket, opening
 from interlock.backends.sqlite.read import load
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.requests import LeaveTurn, Load, Place, TakeTurn
+from interlock.backends.sqlite.waits import cycle_of
+from interlock.core.requests import LOOKED_AT, NEAR, LeaveTurn, Load, Place, TakeTurn
 
-_RENEW_BELOW = 0.7  # of the ttl; asking for one's place more often than that only reads
+_RENEW_BELOW, _RENEW_ABOVE = 0.7, 1.3  # of the ttl; in between, asking for one's place only reads
+_SILENT = 2.0  # of the asker's ttl: longer than this nobody at the head may live unheard of
 
 
 def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place | None:
     """Return the place of a ticket, or None where something must be written to tell it."""
     if not request.ticket:
         return None
-    space, now = where.space, opening(connection, where)[0]
+    space, now, ttl = where.space, opening(connection, where)[0], request.ttl * 1e6
     row = connection.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
     if row is None:
         return _nowhere(connection, where)
     _, expires, firm = row
-    if expires - now < request.ttl * 1e6 * _RENEW_BELOW or request.firm > firm:
+    if not _RENEW_BELOW * ttl <= expires - now <= _RENEW_ABOVE * ttl or request.firm > firm:
         return None
-    return _place(connection, where, request, request.ticket, now)
+    ahead, silent = _ahead(connection, where, request.ticket, now, ttl)
+    return None if silent else _place(connection, where, request, request.ticket, now, ahead)
 
 
 def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place:
     """Join or renew, inside a write transaction that the caller opened."""
     execute, space = connection.execute, where.space
-    now = opening(connection, where)[0]
-    execute(SQL["drop_dead_tickets"], (now,))
-    execute(SQL["drop_dead_ticket_keys"])
-    expires = now + int(request.ttl * 1e6)
+    now, ttl = opening(connection, where)[0], request.ttl * 1e6
+    _drop_dead(connection, where, request, now)
+    expires = now + int(ttl)
     ticket = request.ticket
     if ticket:
         if execute(SQL["ticket"], (space, ticket, now)).fetchone() is None:
             return _nowhere(connection, where)
         execute(SQL["renew_ticket"], (now, expires, int(request.firm), ticket))
-        return _place(connection, where, request, ticket, now)
-    row = execute(SQL["ticket_named"], (space, request.name, now)).fetchone()
-    if row is not None:
-        return _place(connection, where, request, row[0], now)
-    values = (space, request.name, request.agent, now, expires, int(request.firm))
-    ticket = execute(SQL["add_ticket"], values).lastrowid or 0
-    for key in request.keys:
-        execute(SQL["add_ticket_key"], (space, key, ticket))
-    return _place(connection, where, request, ticket, now)
+    else:
+        found, lives = execute(SQL["ticket_named"], (space, request.name, now)).fetchone() or (0, 0)
+        if found and not lives:
+            drop_ticket(connection, where, found)
+        ticket = found if lives else _join(connection, where, request, now, expires)
+    ahead, silent = _ahead(connection, where, ticket, now, ttl)
+    for each in silent:
+        execute(SQL["hurry_ticket"], (each, expires))
+    return _place(connection, where, request, ticket, now, ahead)
 
 
 def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> None:
@@ -63,11 +66,58 @@ def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> N
     drop_ticket(connection, where, ticket)
 
 
+def _join(
+    connection: sqlite3.Connection, where: Where, request: TakeTurn, now: int, expires: int
+) -> int:
+    execute, space = connection.execute, where.space
+    values = (space, request.name, request.agent, now, expires, int(request.firm))
+    ticket = execute(SQL["add_ticket"], values).lastrowid or 0
+    for key in request.keys:
+        execute(SQL["add_ticket_key"], (space, key, ticket))
+    for name in request.holding:
+        execute(SQL["add_ticket_hold"], (space, name, ticket))
+    return ticket
+
+
+def _drop_dead(connection: sqlite3.Connection, where: Where, request: TakeTurn, now: int) -> None:
+    """Forget the dead at the heads of these queues, and the oldest of all."""
+    for key in request.keys:
+        for (ticket,) in connection.execute(
+            SQL["dead_tickets"], (where.space, key, now)
+        ).fetchall():
+            drop_ticket(connection, where, ticket)
+    for ticket, space in connection.execute(SQL["old_dead_tickets"], (now,)).fetchall():
+        drop_ticket(connection, where._replace(space=space), ticket)
+
+
+def _ahead(
+    connection: sqlite3.Connection, where: Where, ticket: int, now: int, ttl: float
+) -> tuple[int, list[int]]:
+    """Return how many live tickets are ahead (beyond NEAR about so many), and those at the heads
+    of the queues that may be silent for too long."""
+    execute, space = connection.execute, where.space
+    near: set[int] = set()
+    far = 0
+    silent = []
+    for (key,) in execute(SQL["keys_of_ticket"], (space, ticket)).fetchall():
+        rows = execute(SQL["tickets_ahead"], (space, key, ticket, now, NEAR)).fetchall()
+        near.update(other for other, _ in rows)
+        silent += [other for other, expires in rows[:1] if expires - now > _SILENT * ttl]
+        if len(rows) == NEAR:
+            far = max(far, *execute(SQL["count_ahead"], (space, key, ticket, LOOKED_AT)).fetchone())
+    return max(len(near), far), silent
+
+
 def _place(
-    connection: sqlite3.Connection, where: Where, request: TakeTurn, ticket: int, now: int
+    connection: sqlite3.Connection,
+    where: Where,
+    request: TakeTurn,
+    ticket: int,
+    now: int,
+    ahead: int,
 ) -> Place:
-    row = connection.execute(SQL["tickets_ahead"], (ticket, where.space, now)).fetchone()
-    return Place(ticket, row[0], load(connection, where, Load(() if row[0] else request.keys)))
+    snapshot = load(connection, where, Load(() if ahead else request.keys))
+    return Place(ticket, ahead, snapshot, cycle_of(connection, where, ticket, now))
 
 
 def _nowhere(connection: sqlite3.Connection, where: Where) -> Place:

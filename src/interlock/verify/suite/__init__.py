@@ -20,7 +20,7 @@ PARTS = (
     *("bad_input", "breaker", "conflicts", "consumer_groups", "coordinator", "group_order"),
     *("leases", "log", "machines", "merged", "projections", "reads_and_writes", "rebase", "rules"),
     *("rules_again", "runs", "runs_effects", "runs_endings", "runs_waiting", "transactions"),
-    *("trimming", "updates"),
+    *("trimming", "updates", "waits"),
 )
 
 __all__ = ["CAPABILITIES", "PARTS", "Capabilities", "Facades", "tests"]

@@ -41,6 +41,9 @@ class Bridge:
     def __iter__(self) -> Iterator[Any]:
         return self._iterate(self._target.__aiter__())
 
+    def __getitem__(self, key: Any) -> Any:
+        return self._bridged(self._target[key])
+
     def _call(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             answer = method(*args, **options)
@@ -57,6 +60,7 @@ class Bridge:
             interlock.AsyncTx
             | interlock.AsyncMoment
             | interlock.AsyncLease
+            | interlock.AsyncLeases
             | interlock.AsyncGroup
             | interlock.AsyncCoordinator
             | interlock.AsyncBreaker

@@ -1,0 +1,106 @@
+"""What the calling context holds, and which of a process's waiters asks."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+
+from interlock.backends.holding import Holding, told
+from interlock.backends.waiting import Waiters, pause
+from interlock.core.outcome import Committed
+from interlock.core.plan import Plan
+from interlock.core.requests import Commit, LeaveTurn, Pause, Place, TakeTurn
+
+JOIN = TakeTurn(("k",), "turn", "me", 6.0)
+
+
+def holding(uid: str = "uid") -> tuple[str, ...]:
+    found: tuple[str, ...] = told(uid, JOIN).holding
+    return found
+
+
+def test_a_wait_says_what_its_caller_holds() -> None:
+    lease = Holding("uid", "x", "lease")
+    elsewhere = Holding("another space", "x", "other")
+    assert holding() == ("lease",)
+    assert told("uid", JOIN._replace(ticket=7)).holding == (), "the store knows it by the ticket"
+    inherited = contextvars.copy_context()
+    assert inherited.run(holding) == ("lease",)
+    lease.release()
+    assert holding() == inherited.run(holding) == (), "wherever it was given up"
+    elsewhere.release()
+
+
+def test_a_thread_holds_nothing_of_another_one() -> None:
+    lease, found = Holding("uid", "x", "lease"), []
+    thread = threading.Thread(target=lambda: found.append(holding()))
+    thread.start()
+    thread.join()
+    lease.release()
+    assert found == [()]
+
+
+def test_what_runs_out_by_itself_is_not_held() -> None:
+    renewed = [True]
+    lease = Holding("uid", "x", "lease", "me", lambda: renewed[0])
+    assert holding() == ("lease",)
+    renewed.clear()
+    renewed.append(False)
+    assert holding() == ()
+    lease.release()
+
+
+def join(waiters: Waiters, *tickets: int, keys: tuple[str, ...] = ("k",)) -> None:
+    for ticket in tickets:
+        asked = TakeTurn(keys, f"turn {ticket}", "me", 6.0)
+        waiters.answered("uid", asked, Place(ticket, ticket, None))
+
+
+def behind(waiters: Waiters, ticket: int) -> tuple[int, list[int]]:
+    woken: list[int] = []
+    return waiters.behind("uid", ticket, lambda: woken.append(ticket)), woken
+
+
+def test_the_next_of_a_process_is_woken_when_the_first_has_gone() -> None:
+    waiters = Waiters()
+    join(waiters, 5, 3, 9)
+    join(waiters, 4, keys=("other",))
+    assert behind(waiters, 3) == (0, []), "it asks the store"
+    (second, woken), (third, still) = behind(waiters, 5), behind(waiters, 9)
+    assert (second, third) == (1, 2)
+    plan = Plan("op", "me", (), (), (), ticket=3)
+    waiters.answered("uid", Commit(plan), Committed(1, 1, "me", ()))
+    assert (woken, still) == ([5], [])
+    waiters.answered("uid", LeaveTurn(5), None)
+    assert still == [9]
+
+
+def test_whoever_waits_for_two_keys_is_first_only_where_it_is_first_for_both() -> None:
+    waiters = Waiters()
+    join(waiters, 1, keys=("x",))
+    join(waiters, 2, keys=("y",))
+    join(waiters, 3, keys=("x", "y"))
+    assert behind(waiters, 3)[0] == 1
+    waiters.answered("uid", LeaveTurn(1), None)
+    assert behind(waiters, 3)[0] == 1
+    waiters.answered("uid", LeaveTurn(2), None)
+    assert behind(waiters, 3)[0] == 0
+
+
+def test_those_who_vanished_are_forgotten_once_the_store_has_passed_them() -> None:
+    waiters = Waiters()
+    join(waiters, 1, 2, 3)
+    asked = TakeTurn(("k",), "", "me", 6.0, ticket=3)
+    waiters.answered("uid", asked, Place(3, 0, None))
+    assert behind(waiters, 3)[0] == 0
+
+
+def test_a_ticket_that_expired_waits_here_under_its_new_number() -> None:
+    waiters = Waiters()
+    join(waiters, 1, 2)
+    waiters.answered("uid", TakeTurn(("k",), "", "me", 6.0, ticket=1), Place(0, 0, None))
+    assert behind(waiters, 2)[0] == 0
+
+
+def test_a_pause_of_the_first_is_the_stores() -> None:
+    assert not pause("nobody waits here", Pause(0.0, None, 7, 0.0))
