@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -40,12 +41,27 @@ async def taken(take: Callable[[], T], give_up: Callable[[T], object], wait: flo
     pause = _SHORTEST
     while True:
         try:
-            return await obtain(asyncio.to_thread(take), give_back)
+            context = contextvars.copy_context()
+            running = asyncio.get_running_loop().run_in_executor(None, context.run, take)
+            found = await obtain(_awaited(running), give_back)
+            _adopt(context)
+            return found
         except Held:
             if until is not None and time.monotonic() >= until:
                 raise
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST)
+
+
+async def _awaited(future: asyncio.Future[T]) -> T:
+    return await future
+
+
+def _adopt(context: contextvars.Context) -> None:
+    """Let this task know what a thread took for it: it is told so where it would wait for that."""
+    for variable, value in context.items():
+        if variable.get(None) is not value:
+            variable.set(value)
 
 
 async def write(lease: Lease | AsyncLease, value: Any) -> Record:

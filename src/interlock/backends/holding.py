@@ -15,6 +15,7 @@ from typing import Any
 
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps
+from interlock.core.keys import check_unreserved
 from interlock.core.outcome import Held, Invalid
 from interlock.core.requests import TakeTurn
 
@@ -90,26 +91,26 @@ def taking(
     The store is asked first: a lease that was taken away is not held, though nobody knows it here.
     """
     mine = _leases(writer.space, keys)
-    if not mine:
+    if not mine or wait == 0:
         return (yield from take(writer, keys, ttl, wait, name))
     answer = yield from take(writer, keys, ttl, 0, name)
     if not isinstance(answer, Held):
         return answer
-    if any(_is_behind(answer, each) and (wait != 0 or each.agent == writer.agent) for each in mine):
+    if any(_is_behind(answer, each) for each in mine):
         return Invalid(
             f"the lease of {answer.key!r} is held by the call that asks for it, which would wait "
             "for itself; use the lease that it has",
             answer.key,
         )
-    return answer if wait == 0 else (yield from take(writer, keys, ttl, wait, name))
+    return (yield from take(writer, keys, ttl, wait, name))
 
 
 def explained(writer: Writer, refusal: Any) -> Any:
     """Return `refusal`, or, where it is the caller's own lease that holds the write back, an
-    Invalid that says so: trying again could not help."""
+    Invalid that says so: trying again could not help.  An adapter knows its own leases."""
     if isinstance(refusal, Held) and refusal.lease and refusal.holder == writer.agent:
         mine = _leases(writer.space, (refusal.key,))
-        if any(_is_behind(refusal, each) for each in mine):
+        if check_unreserved(refusal.key) is None and any(_is_behind(refusal, e) for e in mine):
             return Invalid(
                 f"the lease of {refusal.key!r} is held by the call that writes it; write it "
                 "through the lease, with its write()",

@@ -16,6 +16,7 @@ _AGAIN = "decide again from `record`, then call again with its version and epoch
 _NEXT_STEPS: dict[type[InterlockError], str] = {
     interlock.Conflict: _AGAIN,
     interlock.Held: "wait `seconds` seconds, read the key again, then call again; or do other work",
+    interlock.Deadlock: "give up the leases that you hold, then call again",
     interlock.Contended: "others write this key all the time: wait a little, then call again",
     interlock.Fenced: "stop this work: somebody else has taken it over. Read the key again before "
     "you do anything else with it",
@@ -95,6 +96,8 @@ def _details(problem: InterlockError) -> Answer:
             return {"holder": problem.holder, "seconds": round(problem.seconds, 1)}
         case interlock.Contended():
             return {"attempts": problem.attempts}
+        case interlock.Deadlock():
+            return {"key": problem.key, "cycle": [wait._asdict() for wait in problem.cycle]}
         case interlock.Fenced():
             return {"held_epoch": problem.held, "current_epoch": problem.current}
         case interlock.Forbidden():
