@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncMoment, AsyncTx
@@ -16,12 +16,12 @@ from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed
-from interlock.core.records import Entry, Record, Snapshot, as_datetime
+from interlock.core.records import Entry, KeyInfo, Record, Snapshot, as_datetime
 from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
-from interlock.errors import raise_refusal, raise_refused
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.files.opening import OpensAsyncFiles
 from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
@@ -40,6 +40,12 @@ from interlock.streams.opening import AsyncStreams
 if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
     from interlock.core.trimming import Trimmed
+
+
+_NOT_OPENED = (
+    "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
+    "`async with interlock.open_async(...) as space`"
+)
 
 
 def open_async(
@@ -68,8 +74,25 @@ def open_async(
     return Opening(opened, exclusive, rules)
 
 
+class NotOpened(Invalid, AttributeError):
+    """A space that is not open yet was used.  `hasattr` takes it for an AttributeError."""
+
+
 class Opening:
     """An AsyncSpace that is being opened: await it, or enter it."""
+
+    if not TYPE_CHECKING:  # type checkers know better that there is no such attribute
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or not hasattr(AsyncSpace, name):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise NotOpened(_NOT_OPENED.format(f"has no {name!r} before it is open"))
+
+        def __enter__(self) -> NoReturn:
+            raise NotOpened(_NOT_OPENED.format("cannot be entered by a plain `with`"))
+
+        def __exit__(self, *_: object) -> None:
+            """Is never reached."""
 
     def __init__(
         self,
@@ -130,6 +153,16 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
         snapshot: Snapshot = await self._run(protocol.load(self._writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
+
+    async def list_keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000
+    ) -> list[KeyInfo]:
+        """Return at most `limit` existing keys that begin with `prefix`, in order, without values.
+
+        `after`: only keys after this one, such as the last one of the page before.  At most 10,000
+        in one call.
+        """
+        return list(await self._run(protocol.list_keys(prefix, after, limit)))
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record, as `Space.write` does."""

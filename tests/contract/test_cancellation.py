@@ -236,6 +236,29 @@ async def test_documents_cancelled_anywhere_are_whole(url: str, tmp_path: Path) 
         assert texts == {"", "whole", "whole again"}
 
 
+async def test_a_probe_cancelled_anywhere_is_claimed_by_others_at_once(url: str) -> None:
+    async def fails() -> None:
+        raise OSError("no answer")
+
+    async with two_agents(url) as (space, other):
+
+        async def probe(name: str) -> None:
+            opened = other.breaker(name, failures=1, reset_after=0.001)
+            with pytest.raises(OSError, match="no answer"):
+                await opened.call(fails)
+            while (await other.breaker(name).info()).seconds:
+                await asyncio.sleep(0)
+            await space.breaker(name, timeout=3600).call(asyncio.sleep, 0)
+
+        states = set()
+        async for name in every_await(probe, "service", (EARLY, LATE, AGAIN)):
+            info = await other.breaker(name).info()
+            states.add(info.state)
+            assert info.state in ("closed", "open"), info
+            await nothing_left()
+        assert states == {"closed", "open"}
+
+
 async def test_opening_cancelled_anywhere_leaves_no_task(url: str) -> None:
     async def work(name: str) -> None:
         async with interlock.open_async(url, space=f"open-{uuid.uuid4().hex[:8]}") as space:

@@ -21,6 +21,8 @@ from tests.core.explored_agents import Agent
 from tests.core.test_explore_mutants import mutate
 
 CLAIM = 5.0  # seconds, longer than a step of the explored clock
+STARTED_US = 1_767_225_600_000_000  # when the explored clock starts
+LIMITS = breaking.Limits("service", 2, 3_600_000_000, int(CLAIM * 1e6), 1_000_000)
 BREAKING: Any = breaking
 
 
@@ -165,6 +167,57 @@ def test_failures_at_once_all_count(pin: Pin) -> None:
     pin("breaker: three failures, of which two open it", explored, (553_680, 2_628))
 
 
+def until_it_is_overdue(space: Space) -> None:
+    """Sleep until a call that was noted at the start is overdue: others' moves wake who sleeps."""
+    while True:
+        now = space._run(protocol.load(space._writer, ()))
+        if now.time_us >= STARTED_US + (CLAIM + 1) * 1e6:
+            return
+        space._run(protocol.wait(CLAIM, now.position))
+
+
+def ends_late(space: Space) -> None:
+    """A call that goes on for so long that it is noted, and then fails."""
+    passage = space._run(breaking.admit(space._writer, LIMITS, "ask"))
+    space._run(breaking.began(space._writer, LIMITS, passage, "call", 0))
+    until_it_is_overdue(space)
+    told = breaking.failed(space._writer, LIMITS, passage, "failed", "end", "call")
+    space._run(told)
+
+
+def looks_when_it_is_overdue(space: Space) -> None:
+    until_it_is_overdue(space)
+    space._run(breaking.count_overdue(space._writer, LIMITS, f"{space.agent}/count"))
+
+
+def it_counts_once(view: View) -> str | None:
+    if not moves(view):
+        return None if view.crashed else "it was not counted"
+    last = moves(view)[-1].value
+    return None if len(last["failed"]) == 1 else f"{last}"
+
+
+def a_call_that_goes_on(**options: Any) -> Exploration:
+    return explore(
+        {"a": ends_late, "b": looks_when_it_is_overdue, "c": looks_when_it_is_overdue},
+        final=it_counts_once,
+        **options,
+    )
+
+
+def test_a_call_that_goes_on_counts_once_whoever_counts_it(pin: Pin) -> None:
+    explored = a_call_that_goes_on(lost_replies=0)
+    pin("breaker: a call that may be overdue, counted by three", explored, (62_072_176, 489))
+
+
+def test_without_taking_the_note_away_a_call_counts_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mutate(monkeypatch, BREAKING, "failed", "if call_id not in (calls.value or {}):", "if False:")
+    with pytest.raises(Violation):
+        a_call_that_goes_on(crashes=0, lost_replies=0)
+
+
 def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     guard, without = "tuple(decide.expect(record) for record, _ in values)", "()"
     mutate(monkeypatch, BREAKING, "_plan", guard, without)
@@ -189,6 +242,6 @@ def test_a_probe_that_is_not_fenced_closes_what_another_probes(
 def test_without_waiting_for_its_time_a_probe_is_claimed_over_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, BREAKING, "admit", "if seen.wait_us:", "if False:")
+    mutate(monkeypatch, BREAKING, "_admit", "if seen.wait_us:", "if False:")
     with pytest.raises(Violation, match="claims a probe while it is"):
         a_zombie_and_another()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from interlock.backends.sqlite import statements
+from interlock.backends.sqlite import SQLiteBackend, statements
 from interlock.backends.sqlite.commit import Step
 from interlock.core.outcome import Outcome, Refusal
 from interlock.core.plan import Plan
@@ -106,8 +106,8 @@ def test_without_expecting_scans_a_phantom_appears(
 def test_a_refusal_that_writes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Step.commit
 
-    def writes_all_the_same(step: Step, plan: Plan) -> Outcome:
-        outcome = honest(step, plan)
+    def writes_all_the_same(step: Step, plan: Plan, reads: str | None) -> Outcome:
+        outcome = honest(step, plan, reads)
         if isinstance(outcome, Refusal):
             step._execute("UPDATE spaces SET created = created + 1")
             step.wrote = True
@@ -132,3 +132,32 @@ def test_tickets_that_never_expire_deadlock_after_a_crash(monkeypatch: pytest.Mo
     assert "a crashes before" in str(found.value)
     assert str(found.value).endswith("b was acknowledged nothing, and waits.")
     explore({"a": increment_in_turn, "b": increment_in_turn}, crashes=0)
+
+
+def counts_once(space: Space) -> None:
+    """Count, as one who may be started again under the same operation id."""
+    space.update("count", lambda count: count + 1, default=0, op_id=f"{space.agent}-count")
+    assert space.outcome(f"{space.agent}-count") is not None
+
+
+def test_what_was_acknowledged_outlives_a_power_failure() -> None:
+    explored = explore(
+        {"a": counts_once, "b": increment}, invariants=every_write_counts, power_failures=1
+    )
+    without = explore({"a": counts_once, "b": increment}, invariants=every_write_counts)
+    assert explored.states > without.states
+
+
+@pytest.mark.parametrize("asked", [counts_once, increment], ids=["outcome", "commit"])
+def test_without_a_sync_a_replay_is_acknowledged_and_lost(
+    monkeypatch: pytest.MonkeyPatch, asked: Any
+) -> None:
+    """The answer is lost before the disk has the commit; the second sending applies nothing."""
+    monkeypatch.setattr(SQLiteBackend, "_reach_disk", lambda backend: None)
+    with pytest.raises(Violation) as found:
+        explore({"a": asked}, power_failures=1)
+    assert found.value.invariant == "acknowledged commits are kept"
+    kinds = [step.kind for step in found.value.schedule]
+    assert kinds == ["run", "lost reply", "run", "power"]
+    assert found.value.schedule[-1].sentence.startswith("The power fails")
+    explore({"a": asked}, power_failures=1, lost_replies=0)

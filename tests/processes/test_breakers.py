@@ -20,6 +20,7 @@ from tests.servers.process import wait_until
 FORKSERVER = multiprocessing.get_context("forkserver")
 HOSTS, ASYNC_HOST = 4, 3
 OPTIONS: dict[str, Any] = {"failures": 3, "timeout": 1.0, "reset_after": 0.05, "refresh": 0.2}
+HANGS: dict[str, Any] = {"failures": 1, "timeout": 0.5, "reset_after": 3600, "refresh": 0}
 UP, DOWN, HANGING = 0, 1, 2
 DAY = 86_400.0
 
@@ -186,3 +187,35 @@ def test_a_fleet_stops_at_once_and_probes_one_at_a_time(place: Place, service: S
                 process.kill()
                 process.join()
         assert_it_moved_as_it_may(space)
+
+
+def caller_that_hangs(place: Place) -> None:
+    """Call, with plain functions, what never answers."""
+    with interlock.open(place.url, space=place.space, agent="h0") as space:
+        space.breaker("service", **HANGS).call(threading.Event().wait)
+
+
+@pytest.mark.parametrize("then", ["hangs", signal.SIGSTOP])
+def test_a_call_that_never_ends_opens_it_on_other_hosts(place: Place, then: Any) -> None:
+    process = FORKSERVER.Process(target=caller_that_hangs, args=(place,), daemon=True)
+    with interlock.open(place.url, space=place.space, agent="boss") as space:
+
+        def refused() -> bool:
+            try:
+                breaker.call(lambda: None)
+            except interlock.BreakerOpen as problem:
+                return problem.reason.startswith("no answer to 'h0', overdue for ")
+            return False
+
+        breaker = space.breaker("service", **HANGS)
+        try:
+            process.start()
+            wait_until(lambda: space.position() > 0, "the call is noted")
+            if isinstance(then, signal.Signals):
+                os.kill(process.pid or 0, then)
+            wait_until(refused, "it is open here")
+            counted = [entry.value["state"] for entry in moves(space)]
+            assert counted == ["open"]
+        finally:
+            process.kill()
+            process.join()

@@ -105,7 +105,7 @@ def test_connections_are_used_up(
         with pytest.raises(interlock.Unavailable, match="busy_timeout"):
             space.write(record, 2)
         with pytest.raises(interlock.Unavailable, match="too many clients"):
-            interlock.open(server.url(), "s")
+            interlock.open(server.url(), "s", busy_timeout=0.4)
         taken.pop().close()
         assert space.write(record, 2).version == 2
         for each in taken:

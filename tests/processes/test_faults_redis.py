@@ -151,10 +151,11 @@ def test_a_server_that_evicts_keys_is_refused(server: Redis, name: str) -> None:
 
 
 def test_too_many_clients(server: Redis, name: str) -> None:
-    spaces = [interlock.open(server.url(), name, f"a{n}") for n in range(10)]
-    server.ask("CONFIG", "SET", "maxclients", 1)  # more are connected already
+    urls = [f"{server.url()}?wait_timeout={n}" for n in range(1, 12)]  # they share no connections
+    spaces = [interlock.open(url, name, f"a{n}") for n, url in enumerate(urls[:10])]
+    server.ask("CONFIG", "SET", "maxclients", 16)  # 20 are connected already
     with pytest.raises(interlock.Unavailable, match="clients"):
-        interlock.open(server.url() + "?wait_timeout=2", name)  # shares no connection with them
+        interlock.open(urls[10], name)
     for n, space in enumerate(spaces):
         assert space.create(f"{n}", n).version == 1
     for space in spaces[1:]:

@@ -29,6 +29,7 @@ from interlock.core.outcome import (
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
     LeaveTurn,
+    ListKeys,
     Load,
     LoadAt,
     LogPage,
@@ -44,6 +45,7 @@ from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 from interlock.core.values import DELETE
 
 _COMMIT_PAGE = 100  # entries of a commit whose end is looked for
+MOST_LISTED = 10_000  # keys in one answer
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -53,6 +55,16 @@ def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) 
     if wrong is not None:
         return wrong
     return (yield from ask(writer, Load(keys, prefixes)))
+
+
+def list_keys(prefix: str, after: str | None, limit: int) -> Steps:
+    """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
+    wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
+    if wrong is not None:
+        return wrong
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
+    return (yield ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
 def load_at(
@@ -272,8 +284,7 @@ def _transact(
     if resumable or limits.patience is not None:
         snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
-            other = yield from _other_operation(writer, op_id, snapshot.applied)
-            return None if other is None else Stopped(other)
+            return (yield from _transacted_before(writer, op_id, snapshot.applied))
         start_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
@@ -303,9 +314,8 @@ def _transact(
             if ticket and not outcome.writes:
                 yield LeaveTurn(ticket)
             return answer if _is_ours(state, op_id, outcome) else None
-        give_up = _give_up(getattr(outcome, "key", ""), outcome, limits, attempts)
-        if state.is_over(outcome):
-            give_up = outcome
+        key = getattr(outcome, "key", "")
+        give_up = outcome if state.is_over(outcome) else _give_up(key, outcome, limits, attempts)
         in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
         if ticket and not in_turn:
             yield LeaveTurn(ticket)
@@ -319,14 +329,15 @@ def _transact(
             queue.add(outcome.key)
 
 
-def _other_operation(writer: Writer, op_id: str, applied: Committed) -> Steps:
-    """Return why what was applied under an operation id is no transaction of this writer's."""
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps:
+    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
         page = yield ReadLog(applied.position - 1, "", None, 1)
         if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
-            return decide.reused_operation(op_id, applied.writes[0].key)
-    return other
+            other = decide.reused_operation(op_id, applied.writes[0].key)
+    return None if other is None else Stopped(other)
 
 
 class Stopped(NamedTuple):

@@ -29,7 +29,7 @@ from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
-PAGE = 1000  # entries that one step cuts, at most
+PAGE = 200  # entries that one step cuts, at most, beside the rest of a commit
 KEPT_AT_LEAST = 24 * 3600.0  # seconds that an operation id is known
 DAY_US = 24 * 3600 * 1_000_000
 

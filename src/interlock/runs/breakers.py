@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from interlock import cancellation
 from interlock.backends.drive import SyncDriver
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core.decide import Writer
@@ -24,15 +25,14 @@ from interlock.core.requests import Think
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
+from interlock.runs.overdue import Call, CallWatch
 
 
 @dataclass(eq=False)
-class _Call:
-    """A call that was let through: when it began, by this process's clock, and what limits it."""
+class _Call(Call):
+    """A call of a breaker, and what limits it."""
 
-    breaker: BreakerHandle
-    passage: Passage
-    started: float
+    breaker: BreakerHandle | None = None
     timer: asyncio.Timeout | None = None
 
 
@@ -62,6 +62,11 @@ class BreakerHandle:
         self._seen_at = 0.0  # when that was asked for, by this process's clock
         self._asked = 0.0  # when the store was last asked
         self._lock = threading.Lock()
+        self._watch: CallWatch | None = None
+        if getattr(driver, "keeps_alive", True):
+            watching = SyncDriver(driver.backend)  # from a thread, with either façade
+            draw = partial(op_id, None)
+            self._watch = CallWatch(watching, writer, limits, draw, self._learn)
 
     @property
     def name(self) -> str:
@@ -94,7 +99,7 @@ class BreakerHandle:
         if seen is None or due:
             return None
         if seen.circuit.state == CLOSED:
-            return _Call(self, Passage(seen), now)
+            return _Call(Passage(seen), now, breaker=self)
         if age_us >= seen.wait_us:
             return None
         raise BreakerOpen(breaking.refused(self.name, seen, age_us))
@@ -117,7 +122,7 @@ class BreakerHandle:
         if isinstance(answer, Seen):
             raise BreakerOpen(breaking.refused(self.name, seen))
         # A probe's time runs from before its claim: so it is over before the claim expires.
-        return _Call(self, answer, asked if answer.probe else time.monotonic())
+        return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
     def _ask(self) -> Any:
         return breaking.admit(self._writer, self._limits, self._op_id(None))
@@ -126,15 +131,16 @@ class BreakerHandle:
         """Return the protocol that tells how a call ended, None where there is nothing to tell."""
         took = time.monotonic() - call.started
         op_id, limits, passage = partial(self._op_id, None), self._limits, call.passage
+        noted = call.id if call.noted else ""
         ended = problem is None or isinstance(problem, (Exception, *self._ignore))
         if ended and (late or took > self.timeout):
             reason = f"took {took:.1f} s, longer than {self.timeout:g} s"
-            return breaking.failed(self._writer, limits, passage, reason, op_id())
+            return breaking.failed(self._writer, limits, passage, reason, op_id(), noted)
         if problem is not None and ended and not isinstance(problem, self._ignore):
             reason = f"{type(problem).__name__}: {problem}"
-            return breaking.failed(self._writer, limits, passage, reason, op_id())
+            return breaking.failed(self._writer, limits, passage, reason, op_id(), noted)
         if not passage.probe:
-            return None
+            return breaking.ended(self._writer, limits, noted, op_id()) if noted else None
         if ended:
             return breaking.succeeded(self._writer, passage, op_id())
         return breaking.given_up(self._writer, passage, op_id())  # interrupted or cancelled
@@ -147,6 +153,8 @@ class BreakerHandle:
 
     def _begin(self, call: _Call) -> None:
         _under_way.set((*_under_way.get(), call))
+        if self._watch is not None and not call.passage.probe:
+            self._watch.add(call)
 
     def _end(self) -> _Call:
         calls = _under_way.get()
@@ -154,6 +162,8 @@ class BreakerHandle:
         if call is None:
             raise Invalid(f"breaker {self.name!r} was not entered in this task or thread")
         _under_way.set(tuple(each for each in calls if each is not call))
+        if self._watch is not None:
+            self._watch.remove(call)
         return call
 
 
@@ -169,7 +179,7 @@ class Breaker(BreakerHandle):
         """Call `fn(*args, **options)` and return what it returns.
 
         Raises BreakerOpen, with `fn` not called, or what `fn` raises.  A function that takes longer
-        than the timeout is not stopped; it counts as failed once it ends.
+        than the timeout is not stopped; it counts as failed all the same, whether it ends or not.
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid(
@@ -279,7 +289,7 @@ class AsyncBreaker(BreakerHandle):
             late = TimeoutError(f"{self.name!r} did not answer within {self.timeout:g} s")
         steps = self._report(call, late or problem, late is not None)
         if steps is not None:
-            await asyncio.shield(self._tell(steps, late or problem))
+            await cancellation.finish(self._tell(steps, late or problem))
         if late is not None:
             raise late from problem
 

@@ -7,11 +7,15 @@ machine is that of M. Nygard, "Release It!"; here each of its moves is one guard
 
 A probe is fenced by the version that its claim made: one that answers after another agent has
 claimed the next probe finds another version, and changes nothing.
+
+A call that goes on for a while is noted in `$breaker_calls/<name>`, with the time at which it is
+overdue.  Whoever looks at the breaker after that counts it as failed, and takes the note away in
+the same commit; so it counts once, whoever counts it, and whether or not it ever ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,6 +34,7 @@ from interlock.core.values import encode
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
 MOST_FAILURES = 1000
+_MOST_CALLS = 1000  # that are noted at once
 _LONGEST = 24 * 3600.0  # seconds
 _ASK_AGAIN_US = 1_000_000  # while a probe is under way: it may answer at any moment
 _LONGEST_REASON = 200  # characters
@@ -48,6 +53,11 @@ class Limits(NamedTuple):
     def key(self) -> str:
         """The key of its state."""
         return _key(self.name)
+
+    @property
+    def calls_key(self) -> str:
+        """The key of the calls that go on: {id: [due_us, openings, agent]}."""
+        return f"$breaker_calls/{self.name}"
 
 
 class BreakerInfo(NamedTuple):
@@ -160,9 +170,25 @@ def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
 def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
     """Ask whether a call may go through, claiming the probe where one is due.
 
-    Returns a Passage, the Seen by which it may not, or a Refusal.
+    Returns a Passage, the Seen by which it may not, or a Refusal.  Where it is interrupted or
+    cancelled, it claims nothing.
     """
-    seen = yield from _load(writer, limits.name)
+    try:
+        return (yield from _admit(writer, limits, op_id))
+    except (GeneratorExit, Exception):
+        raise
+    except BaseException:
+        snapshot: Snapshot = yield from ask(writer, Load((limits.key,), (), op_id))
+        claimed, seen = snapshot.applied, _seen(snapshot.records[limits.key], snapshot.time_us)
+        if claimed is not None and claimed.writes[0].version == seen.record.version:
+            yield from given_up(writer, Passage(seen, probe=True), f"{op_id}/given up")
+        raise
+
+
+def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+    seen = yield from count_overdue(writer, limits, f"{op_id}/overdue")
+    if not isinstance(seen, Seen):
+        return seen
     while True:
         circuit: Circuit = seen.circuit
         if circuit.state == CLOSED:
@@ -178,21 +204,93 @@ def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
         seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
 
 
-def failed(writer: Writer, limits: Limits, passage: Passage, reason: str, op_id: str) -> Steps:
-    """Count the failure of a call.  Returns the Seen after it, or a Refusal.
+def began(writer: Writer, limits: Limits, passage: Passage, call_id: str, took_us: int) -> Steps:
+    """Note that a call goes on, which began `took_us` ago.  Returns None, or a Refusal."""
+    while True:
+        snapshot: Snapshot = yield from ask(writer, Load((limits.calls_key,)))
+        record = snapshot.records[limits.calls_key]
+        calls = record.value or {}
+        if call_id in calls or len(calls) >= _MOST_CALLS:
+            return None
+        due_us = snapshot.time_us - took_us + limits.timeout_us
+        call = [due_us, passage.seen.circuit.openings, writer.agent]
+        outcome = yield from _put(writer, [(record, {**calls, call_id: call})], call_id)
+        if not isinstance(outcome, Conflict):
+            return None if isinstance(outcome, Committed) else outcome
 
-    A probe that was replaced, and a call from before the last opening, change nothing.
+
+def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps:
+    """Take the note of a call away.  Returns the Seen, or a Refusal."""
+    while True:
+        snapshot: Snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
+        record = snapshot.records[limits.calls_key]
+        left = {each: call for each, call in (record.value or {}).items() if each != call_id}
+        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        if left == (record.value or {}):
+            return seen
+        outcome = yield from _put(writer, [(record, left)], op_id)
+        if not isinstance(outcome, Conflict):
+            return seen if isinstance(outcome, Committed) else outcome
+
+
+def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps:
+    """Count the calls that are overdue.  Returns the Seen after it, or a Refusal.
+
+    While it is not closed they stay noted: they are from before the opening, and count nothing.
     """
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((limits.key, INDEX)))
+        keys = (limits.key, limits.calls_key, INDEX)
+        snapshot: Snapshot = yield from ask(writer, Load(keys))
         seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        record = snapshot.records[limits.calls_key]
+        calls = record.value or {}
+        left = {each: call for each, call in calls.items() if call[0] > seen.time_us}
+        if seen.circuit.state != CLOSED or len(left) == len(calls):
+            return seen
+        circuit: Circuit = seen.circuit
+        for due_us, openings, agent in (call for each, call in calls.items() if each not in left):
+            if (circuit.state, circuit.openings) == (CLOSED, openings):
+                late = (seen.time_us - due_us) / 1e6
+                reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
+                circuit = circuit.failing(seen.time_us, limits, agent, _told(reason))
+        also: list[tuple[Record, Any]] = [(record, left)]
+        if not seen.record.version:
+            also.append(_indexed(snapshot, limits.name))
+        outcome = yield from _move(writer, seen, circuit, op_id, also)
+        if not isinstance(outcome, Conflict):
+            return outcome
+
+
+def failed(
+    writer: Writer,
+    limits: Limits,
+    passage: Passage,
+    reason: str,
+    op_id: str,
+    call_id: str = "",
+) -> Steps:
+    """Count the failure of a call, which is noted as `call_id` ("": it is not).
+
+    Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
+    opening, and one that was counted as overdue, change nothing.
+    """
+    while True:
+        keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
+        snapshot: Snapshot = yield from ask(writer, Load(keys))
+        seen, also = _seen(snapshot.records[limits.key], snapshot.time_us), []
         if passage.probe:
             seen = passage.seen._replace(time_us=seen.time_us)
         elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
-            return seen
+            return (yield from ended(writer, limits, call_id, op_id)) if call_id else seen
+        if call_id:
+            calls = snapshot.records[limits.calls_key]
+            if call_id not in (calls.value or {}):
+                return seen
+            also.append((calls, {k: call for k, call in calls.value.items() if k != call_id}))
         circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _told(reason))
-        index = None if seen.record.version else snapshot.records[INDEX]
-        outcome = yield from _move(writer, seen, circuit, op_id, index, limits.name)
+        if not seen.record.version:
+            also.append(_indexed(snapshot, limits.name))
+        outcome = yield from _move(writer, seen, circuit, op_id, also)
         if passage.probe:
             return _settled(outcome, seen.time_us)
         if not isinstance(outcome, Conflict):
@@ -283,26 +381,31 @@ def _move(
     seen: Seen,
     circuit: Circuit,
     op_id: str,
-    index: Record | None = None,
-    name: str = "",
+    also: Sequence[tuple[Record, Any]] = (),
 ) -> Steps:
-    """Protocol: commit what becomes of a breaker; `index`, where it is a new one.
+    """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
     Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
     """
-    plan: Callable[[], Decision] = partial(_plan, writer, seen, circuit, op_id, index, name)
-    outcome = yield from commands.commit(writer, plan)
+    outcome = yield from _put(writer, [(seen.record, circuit._asdict()), *also], op_id)
     if not isinstance(outcome, Committed):
         return outcome
     return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
 
 
-def _plan(
-    writer: Writer, seen: Seen, circuit: Circuit, op_id: str, index: Record | None, name: str
-) -> Decision:
-    values: list[tuple[Record, Any]] = [(seen.record, circuit._asdict())]
-    if index is not None:
-        values.append((index, {**(index.value or {}), name: True}))
+def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Any]:
+    """Return the index with a new breaker in it."""
+    index = snapshot.records[INDEX]
+    return index, {**(index.value or {}), name: True}
+
+
+def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps:
+    """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
+    plan: Callable[[], Decision] = partial(_plan, writer, values, op_id)
+    return (yield from commands.commit(writer, plan))
+
+
+def _plan(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
         body = encode(value, writer.max_value_bytes)

@@ -28,6 +28,7 @@ def explore(
     crashes: int = 1,
     lost_replies: int = 1,
     stalls: int = 0,
+    power_failures: int = 0,
     always: Iterable[Invariant] = ALWAYS,
     max_states: int = 500_000,
     horizon: float = 60.0,
@@ -42,8 +43,10 @@ def explore(
     function of a `View`.  `always` are the built-in ones (`always=()` turns them off).  At most
     `crashes` agents die, before a request or before its answer arrives; `lost_replies` answers are
     lost, so that the driver sends the same request again; `stalls` times the agents stand still for
-    longer than a place in a queue lasts.  `horizon`: seconds of the store's clock after which
-    agents that only wait are deadlocked.
+    longer than a place in a queue lasts.  In a power failure everybody dies, and the store is cut
+    to what had reached its disk: a commit whose answer was lost, or whose agent died before it had
+    one, has not.  `horizon`: seconds of the store's clock after which agents that only wait are
+    deadlocked.
 
     Raises Violation with a shortest schedule that breaks an invariant, deadlocks, or makes an agent
     raise anything but a `Refused`; NotDeterministic; Invalid for wrong arguments or where there are
@@ -52,7 +55,8 @@ def explore(
     __tracebackhide__ = True
     if not isinstance(agents, Mapping) or not agents:
         raise Invalid("agents= maps at least one name to a function that takes a Space")
-    for name, limit in (("crashes", crashes), ("lost_replies", lost_replies), ("stalls", stalls)):
+    faults = Faults(crashes, lost_replies, stalls, power_failures)
+    for name, limit in faults._asdict().items():
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
             raise Invalid(f"{name}={limit!r} is not a number of faults from 0")
     stores = Stores()
@@ -65,7 +69,7 @@ def explore(
         search.always = tuple(always)
         search.invariants = _several(invariants)
         search.final = _several(final)
-        return search.run(Faults(crashes, lost_replies, stalls))
+        return search.run(faults)
     except Violation as violation:
         raise violation.with_traceback(None)  # noqa: B904  # the story says where; not these frames
     finally:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from interlock.backends.contract import Backend
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
+from interlock.core.records import Snapshot
 from interlock.core.requests import Commit, Pause, Request, Think
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.space import Space
@@ -189,8 +190,8 @@ class Agents:
                 "explored agents must end, and must not ask in a loop until something changes"
             )
         given = [(requests[request], answers[answer]) for request, answer in history]
-        commits = (answer for request, answer in given if isinstance(request, Commit))
-        acknowledged = tuple(answer for answer in commits if isinstance(answer, Committed))
+        told = (a.applied if isinstance(a, Snapshot) else a for _, a in given)
+        acknowledged = tuple(each for each in told if isinstance(each, Committed))
         pending, result, failed = self._run(agent, given)
         if pending is None:
             seen = self._seen_number(Seen(acknowledged, ended=True, result=result))

@@ -57,13 +57,15 @@ class Faults(NamedTuple):
     crashes: int
     lost_replies: int
     stalls: int
+    power_failures: int = 0
 
 
 class State(NamedTuple):
     """A state: numbers of the store's content and of the agents' local states, and the rest.
 
     `clock_us`: the store's time since the start.  `idle_us`: how much of it has passed since
-    anybody did more than ask for its place again.
+    anybody did more than ask for its place again.  `disk`: the content that would be left if the
+    power failed (where it may).
     """
 
     store: int
@@ -71,6 +73,7 @@ class State(NamedTuple):
     idle_us: int
     faults: Faults
     agents: tuple[int, ...]
+    disk: int = NOBODY
 
 
 class Move(NamedTuple):
@@ -101,7 +104,8 @@ class Search:
     def run(self, faults: Faults) -> Exploration:
         """Explore everything.  Raises Violation, Invalid, NotDeterministic."""
         locals_ = tuple(self._agents.start(i) for i in range(len(self._agents.names)))
-        start = State(self._stores.current(), 0, 0, faults, locals_)
+        store = self._stores.current()
+        start = State(store, 0, 0, faults, locals_, store if faults.power_failures else NOBODY)
         self._reach(NOBODY, Move(story.RUN, _TIME, start))
         for number, state in enumerate(self._states):  # grows meanwhile
             self._next.append([self._reach(number, move) for move in self._moves(number, state)])
@@ -121,12 +125,12 @@ class Search:
             elif local.request != NOBODY:
                 awake = True
                 yield from self._moves_of(number, state, index)
-        if awake:
-            if state.faults.stalls and self._stores.has_queue(state.store):
-                crashes, lost_replies, stalls = state.faults
-                faults = Faults(crashes, lost_replies, stalls - 1)
-                yield Move(story.STALL, _TIME, self._later(state, _STALL_US, 0, faults))
-        elif asleep:
+        if awake and state.faults.stalls and self._stores.has_queue(state.store):
+            faults = state.faults._replace(stalls=state.faults.stalls - 1)
+            yield Move(story.STALL, _TIME, self._later(state, _STALL_US, 0, faults))
+        if state.faults.power_failures and state.disk != state.store:
+            yield Move(story.POWER, _TIME, self._failed(state))
+        if asleep and not awake:
             idle_us = state.idle_us + _CLOCK_STEP_US
             later = self._later(state, _CLOCK_STEP_US, idle_us, state.faults)
             yield Move(story.CLOCK, _TIME, later)
@@ -137,34 +141,46 @@ class Search:
         A crash after the request, and a lost reply, are moves only where the request changed the
         store: otherwise they are the crash before it, and nothing at all.
         """
-        store, clock_us, idle_us, faults, agents = state
+        store, _, idle_us, faults, agents, disk = state
         local = agents[index]
-        answer, changed = self._stores.perform(store, clock_us, self._agents.states[local].request)
+        request = self._agents.states[local].request
+        answer, changed, synced = self._stores.perform(store, state.clock_us, request)
         if changed != store and answer in self._stores.answers.refusals:
             self._break(number, "a refusal changes nothing", "the store has changed", running=index)
         after = self._agents.go_on(local, answer)
         others = agents if changed == store else self._woken(agents)
         if not (self._agents.states[after].asleep and self._agents.wake(after) == local):
             idle_us = 0
-        yield Move(
-            story.RUN, index, State(changed, clock_us, idle_us, faults, _with(others, index, after))
-        )
-        crashes, lost_replies, stalls = faults
-        if crashes:
-            dead, left = self._agents.crash(local), Faults(crashes - 1, lost_replies, stalls)
-            then = State(store, clock_us, 0, left, _with(agents, index, dead))
+        reached = changed if synced and disk != NOBODY else disk
+        then = state._replace(store=changed, agents=_with(others, index, after), disk=reached)
+        yield Move(story.RUN, index, then._replace(idle_us=idle_us))
+        state = state._replace(idle_us=0)
+        if faults.crashes:
+            dead, left = self._agents.crash(local), faults._replace(crashes=faults.crashes - 1)
+            then = state._replace(faults=left, agents=_with(agents, index, dead))
             yield Move(story.CRASH, index, then)
             if changed != store:
-                then = State(changed, clock_us, 0, left, _with(others, index, dead))
+                then = then._replace(store=changed, agents=_with(others, index, dead))
                 yield Move(story.CRASH_AFTER, index, then)
-        if lost_replies and changed != store:
-            left = Faults(crashes, lost_replies - 1, stalls)
-            then = State(changed, clock_us, 0, left, _with(others, index, local))
+        if faults.lost_replies and changed != store:
+            left = faults._replace(lost_replies=faults.lost_replies - 1)
+            agents = _with(others, index, local)
+            then = state._replace(store=changed, faults=left, agents=agents)
             yield Move(story.LOST_REPLY, index, then)
 
+    def _failed(self, state: State) -> State:
+        """Return the state after the power failed: the store holds what is on the disk, and nobody
+        lives who could notice."""
+        faults = state.faults._replace(power_failures=state.faults.power_failures - 1)
+        states, crash = self._agents.states, self._agents.crash
+        agents = tuple(
+            local if states[local].request == NOBODY else crash(local) for local in state.agents
+        )
+        return state._replace(store=state.disk, idle_us=0, faults=faults, agents=agents)
+
     def _later(self, state: State, passed_us: int, idle_us: int, faults: Faults) -> State:
-        clock_us = state.clock_us + passed_us
-        return State(state.store, clock_us, idle_us, faults, self._woken(state.agents))
+        clock_us, agents = state.clock_us + passed_us, self._woken(state.agents)
+        return state._replace(clock_us=clock_us, idle_us=idle_us, faults=faults, agents=agents)
 
     def _woken(self, agents: tuple[int, ...]) -> tuple[int, ...]:
         states, wake = self._agents.states, self._agents.wake
@@ -292,13 +308,15 @@ class Search:
         return steps[::-1]
 
     def _step(self, state: State, kind: str, index: int) -> story.Step:
+        if kind == story.POWER:
+            return story.Step(None, kind, story.POWER_FAILS)
         if index == _TIME:
             seconds = (_STALL_US if kind == story.STALL else _CLOCK_STEP_US) / 1e6
             why = "The agents stall" if kind == story.STALL else "Everybody waits"
             return story.Step(None, kind, f"{why} while {seconds:.0f} s pass by the store's clock.")
         name = self._agents.names[index]
         request = self._agents.states[state.agents[index]].request
-        answer, _ = self._stores.perform(state.store, state.clock_us, request)
+        answer, _, _ = self._stores.perform(state.store, state.clock_us, request)
         words = story.sentence(
             name, kind, self._stores.requests[request], self._stores.answers[answer]
         )

@@ -78,14 +78,40 @@ class Answers:
         return pickle.loads(self._pickled[number])
 
 
+class Backend(SQLiteBackend):
+    """The real backend, which also says whether a request brought what is there to the disk.
+
+    A store in memory has none: it says so where one in a file would have synced it.
+    """
+
+    synced = False
+
+    def perform(self, request: Any) -> Any:
+        """Answer one request."""
+        self.synced = False
+        return super().perform(request)
+
+    def _write(
+        self, work: Any, request: Any, durable: bool = True, *more: Any, **options: Any
+    ) -> Any:
+        with self._pool.writer() as connection:
+            before = connection.total_changes
+        answer = super()._write(work, request, durable, *more, **options)
+        with self._pool.writer() as connection:
+            changed = connection.total_changes != before
+        self.synced = self.synced or (changed and durable)
+        return answer
+
+    def _sync(self) -> None:
+        self.synced = True
+
+
 class Stores:
     """Contents of one store in memory, by number, and the transitions between them."""
 
     def __init__(self) -> None:
         self._now = _START_US
-        self.backend = SQLiteBackend(
-            "sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False
-        )
+        self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
         self.answers = Answers()
         self.requests: list[Request] = []
         self._request_numbers: dict[tuple[type, Request], int] = {}
@@ -93,7 +119,7 @@ class Stores:
         self._images: list[bytes] = []
         self._numbers: dict[str, int] = {}
         self._queues: list[bool] = []
-        self._transitions: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._transitions: dict[tuple[int, int, int], tuple[int, int, bool]] = {}
         self._book = RuleBook()
         self._loaded, self._image = -1, b""
 
@@ -134,8 +160,9 @@ class Stores:
         """Whether somebody stands in a queue or has a lease, so that time matters."""
         return self._queues[store]
 
-    def perform(self, store: int, clock_us: int, request: int) -> tuple[int, int]:
-        """Perform a request on a content; return the numbers of the answer and of the new content.
+    def perform(self, store: int, clock_us: int, request: int) -> tuple[int, int, bool]:
+        """Perform a request on a content; return the numbers of the answer and of the new content,
+        and whether that has reached the disk.
 
         `clock_us` is the store's time, in microseconds since the exploration's first moment.
         """
@@ -149,7 +176,7 @@ class Stores:
             except Exception as problem:
                 answer = Raised(problem)
             number = self.answers.number(answer)
-            found = self._transitions[key] = (number, self.current())
+            found = self._transitions[key] = (number, self.current(), self.backend.synced)
         return found
 
     def load(self, store: int) -> None:

@@ -36,6 +36,9 @@ CRASH_AFTER = "crash after"
 LOST_REPLY = "lost reply"
 CLOCK = "clock"
 STALL = "stall"
+POWER = "power"
+
+POWER_FAILS = "The power fails: everybody dies, and what had not reached the disk is gone."
 
 _LONGEST_VALUE = 60
 

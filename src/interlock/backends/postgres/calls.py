@@ -16,6 +16,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.leases import QUEUE
 from interlock.core.outcome import Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
+from interlock.core.records import KeyInfo
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
@@ -26,6 +27,7 @@ from interlock.core.requests import (
     Kept,
     LeaveTurn,
     ListGroups,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -45,6 +47,19 @@ _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
+LATER = -1  # in the last column of a row that stands for the whole answer
+# Functions that answer values while they hold the lock of the space: what fetches the rest, and the
+# column of `key`.
+_BOUNDED = {
+    "commit": ("answers", 2),
+    "commit_single": ("answers", 2),
+    "take_lease": ("answers", 2),
+    "take_turn": ("answers", 2),
+    "enter": ("answers", 2),
+    "read_group": ("deliveries", 1),
+}
+
+
 class Call(NamedTuple):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
@@ -59,12 +74,29 @@ class Call(NamedTuple):
         """The statement."""
         return statement(self.function, len(self.arguments))
 
+    def sql_within(self, milliseconds: int) -> str:
+        """Return the statement that waits so long for locks: set before the function is called."""
+        first = "$1::integer" if isinstance(self.arguments[0], int) else "$1::text"
+        setting = f"set_config('lock_timeout', '{milliseconds}', true)"
+        return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
+
+    def rest_of(self, rows: list[Any]) -> Call | None:
+        """Return the call for what was too much to be sent while the space was locked: whoever
+        does not read his answer must hold up nobody."""
+        if self.function not in _BOUNDED or len(rows) != 1 or rows[0][-1] != LATER:
+            return None
+        function, column = _BOUNDED[self.function]
+        return Call(f"fetch_{function}", (rows[0][column],), lambda found: found, False)
+
 
 @lru_cache(maxsize=64)
 def statement(function: str, arguments: int) -> str:
     """Return the statement that calls a function."""
     places = ", ".join(f"${number}" for number in range(1, arguments + 1))
-    return f"SELECT * FROM interlock.{function}({places})"
+    call = f"interlock.{function}({places})"
+    if function in _BOUNDED and function != "commit_single":  # which does it itself, if it must
+        return f"SELECT * FROM interlock.bounded(ARRAY(SELECT a FROM {call} AS a))"
+    return f"SELECT * FROM {call}"
 
 
 def call_of(request: Any, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
@@ -183,6 +215,12 @@ def _full(n: int, plan: Plan) -> dict[str, Any]:
 def _load(request: Load, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
     arguments = (space, *_names(request), request.op_id, *known, durable)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
+
+
+def _list_keys(request: ListKeys, space: int, uid: str) -> Call:
+    prefix, after, limit = request
+    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, limit)
+    return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
 def _load_at(request: LoadAt, space: int, uid: str) -> Call:
@@ -328,6 +366,7 @@ def _nothing(rows: list[Any]) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
+    ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,

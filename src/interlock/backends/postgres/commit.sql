@@ -18,7 +18,10 @@ DECLARE
     fine boolean;
     listed integer;
 BEGIN
-    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    IF NOT is_operator() THEN
+        PERFORM check_plan(p_space, p_agent, p_op, ARRAY[p_kind], ARRAY[p_key], '{}');
+    END IF;
+    s := lock_space(p_space);
     -- Times never fall along the log, whatever the clock does.
     SELECT t.position + 1, GREATEST(t.time, clock_us()), w.version + 1, w.epoch, w.listed, w.fine,
         NOT is_lost(p_space, p_seen, p_seen_op)
@@ -43,10 +46,10 @@ BEGIN
         RETURN;
     END IF;
     IF there THEN
-        RETURN QUERY SELECT * FROM commit(p_space, json_build_array(json_build_object(
+        RETURN QUERY SELECT * FROM bounded(ARRAY(SELECT a FROM commit(p_space, json_build_array(json_build_object(
             'n', 0, 'op', p_op, 'agent', p_agent, 'incarnation', p_incarnation, 'rules', p_rules,
             'ticket', 0, 'yields', p_yields, 'reads', p_reads, 'key', p_key, 'version', p_version,
-            'epoch', p_epoch, 'kind', p_kind, 'body', p_body)), 0, '', p_durable);
+            'epoch', p_epoch, 'kind', p_kind, 'body', p_body)), 0, '', p_durable) AS a));
     ELSE
         PERFORM durable(false);
         r := NULL;
@@ -91,7 +94,13 @@ DECLARE
     time_us bigint;
     now_us bigint;
 BEGIN
-    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    IF NOT is_operator() THEN
+        PERFORM check_plan(p_space, x.agent, x.op, COALESCE(x.kinds, ARRAY[x.kind]),
+            COALESCE(x.writes, ARRAY[x.key]), COALESCE(x.leased, '{}'))
+        FROM json_to_recordset(p_plans) AS x(
+            op text, agent text, key text, kind text, kinds text[], writes text[], leased text[]);
+    END IF;
+    s := lock_space(p_space);
     SELECT t.position, GREATEST(t.time, clock_us()) INTO start, time_us FROM tail(p_space) AS t;
     IF is_lost(p_space, p_seen, p_seen_op) THEN
         r.what := 'back'; r.position := start;
@@ -265,7 +274,7 @@ CREATE FUNCTION interlock.save_fold(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     IF p_rules = rules_version(p_space) THEN
         PERFORM keep_fold(p_space, p_key, p_position, p_body);
     END IF;

@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
 from interlock.backends.postgres import schema
-from interlock.backends.postgres.faults import fault_of, psycopg
+from interlock.backends.postgres.faults import fault_of, is_full, psycopg
 from interlock.backends.redaction import Hidden, malformed
 from interlock.errors import IncompatibleStore, Unavailable
 
 _OLDEST_SERVER = 150000
 _CONNECT_TIMEOUT = 10  # seconds
 _UNACKNOWLEDGED = 20_000  # milliseconds after which a vanished server is given up
+_ISOLATION = r"-c default_transaction_isolation=read\ committed"  # whatever the role's default is
+_SESSION = """
+SELECT pg_backend_pid(), position('linux' IN version()) > 0,
+    current_setting('default_transaction_isolation')
+"""
+_LONGEST_STATEMENT = 60_000  # milliseconds: trimming and scanning may take long
+_FULL_PAUSE = 0.1  # seconds until the next look for a connection
 
 
 @dataclass(frozen=True, repr=False)
 class Target(Hidden):
     """Where a store is.  `direct`: no pooler such as PgBouncer stands between, which would share a
-    session among clients: no prepared statements and no notifications then."""
+    session among clients: no prepared statements, notifications and settings then.  `linux`: that
+    is what the server runs on."""
 
     conninfo: str
     place: str
     direct: bool
+    linux: bool = False
+
+    def arguments(self, busy_timeout: float) -> dict[str, Any]:
+        """Return the arguments of a connection whose server lets it wait for others, and others for
+        it, no longer than that.  What the URL says wins."""
+        found = arguments(self.conninfo, self.direct)
+        if self.direct:  # a pooler refuses options
+            settings = server_settings(busy_timeout)
+            if self.linux:
+                settings["client_connection_check_interval"] = settings["lock_timeout"]
+            given = psycopg.conninfo.conninfo_to_dict(self.conninfo).get("options") or ""
+            told = " ".join(f"-c {name}={value}" for name, value in settings.items())
+            found["options"] = f"{told} {given} {_ISOLATION}"
+        return found
 
 
 def place_of(url: str) -> str:
@@ -50,18 +74,46 @@ def arguments(url: str, direct: bool) -> dict[str, Any]:
     return found | {"autocommit": True, "prepare_threshold": 2 if direct else None}
 
 
-def prepare(url: str) -> Target:
-    """Bring a store to the schema of this version: make it where there is none, refuse what is not
-    ours."""
+def server_settings(busy_timeout: float) -> dict[str, int]:
+    """Return the server's settings that bound how long a connection may hold others up."""
+    seconds, milliseconds = math.ceil(busy_timeout), max(math.ceil(busy_timeout * 1000), 1)
+    return {
+        "lock_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "statement_timeout": max(_LONGEST_STATEMENT, 3 * milliseconds),
+        "tcp_keepalives_idle": seconds,
+        "tcp_keepalives_interval": math.ceil(seconds / 4),
+        "tcp_keepalives_count": 4,
+        "tcp_user_timeout": milliseconds,
+    }
+
+
+def prepare(url: str, busy_timeout: float, create: bool = True) -> Target:
+    """Bring a store to the schema of this version: make it where there is none and `create`, refuse
+    what is not ours.  Where the server has no connection left, wait for one."""
     place = place_of(url)
-    try:
-        with psycopg.connect(url, **arguments(url, direct=False)) as connection:
-            _check_server(connection, place)
-            schema.bring_up(connection, place)
-            told = connection.execute("SELECT pg_backend_pid()").fetchone()
-            return Target(url, place, told == (connection.info.backend_pid,))
-    except psycopg.Error as problem:
-        raise fault_of(problem, place, sent=False) from problem
+    deadline = time.monotonic() + busy_timeout
+    while True:
+        try:
+            return _prepared(url, place, create)
+        except psycopg.Error as problem:
+            if not is_full(problem) or time.monotonic() + _FULL_PAUSE > deadline:
+                raise fault_of(problem, place, sent=False) from problem
+        time.sleep(_FULL_PAUSE)
+
+
+def _prepared(url: str, place: str, create: bool) -> Target:
+    with psycopg.connect(url, **arguments(url, direct=False)) as connection:
+        _check_server(connection, place)
+        schema.bring_up(connection, place, create)
+        row = connection.execute(_SESSION).fetchone() or (0, False, "")
+        direct = row[0] == connection.info.backend_pid
+        if not direct and row[2] != "read committed":
+            raise IncompatibleStore(
+                f"{place} gives this role the isolation {row[2]}, which a pooler does not let us "
+                "change: ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
+            )
+        return Target(url, place, direct, row[1])
 
 
 def _check_server(connection: Any, place: str) -> None:

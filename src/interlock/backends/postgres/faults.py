@@ -20,12 +20,23 @@ __all__ = ["fault_of", "must_repeat", "psycopg", "psycopg_pool"]
 
 _REPEATED = ("40001", "40P01")  # serialization failure, deadlock: rolled back, to be sent again
 _GONE = ("08", "57P01", "57P02", "57P03", "57P05")  # the connection or the server went away
+_FULL = (
+    *("too many clients already", "too many connections for", "remaining connection slots"),
+    "no more connections allowed",  # PgBouncer
+)
 _NOT_OURS = ("42883", "42P01", "3F000", "42703")  # no such function, table, schema, column
 
 
 def must_repeat(problem: Exception) -> bool:
     """Whether the server rolled the statement back only because of others."""
     return isinstance(problem, psycopg.Error) and problem.sqlstate in _REPEATED
+
+
+def is_full(problem: Exception) -> bool:
+    """Whether the server, the database or the role has no connection left.  libpq gives no code for
+    what fails before a connection is there."""
+    told = str(problem)
+    return getattr(problem, "sqlstate", None) == "53300" or any(each in told for each in _FULL)
 
 
 def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | AnswerLost:
@@ -37,6 +48,16 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
         )
     code = getattr(problem, "sqlstate", None) or ""
     told = str(problem).strip().partition("\n")[0]
+    if not sent and is_full(problem):
+        return Unavailable(
+            f"{place} has no connection left, and none came free in time (busy_timeout); raise its "
+            f"max_connections: {told}"
+        )
+    if code == "55P03":
+        return Unavailable(
+            f"{place} is busy: another transaction held what this one needs for longer than "
+            f"busy_timeout; nothing was written: {told}"
+        )
     if code.startswith(_GONE) or not code:
         return AnswerLost(told) if sent else Unavailable(f"{place} cannot be reached: {told}")
     if code in ("53100", "53200"):

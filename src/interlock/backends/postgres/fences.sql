@@ -11,7 +11,9 @@ DECLARE
     r answer;
 BEGIN
     IF p_exclusive THEN
-        PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+        PERFORM check_writer();
+        PERFORM check_agent(p_agent);
+        PERFORM lock_space(p_space);
         INSERT INTO agents AS a (space, agent, incarnation, name) VALUES (p_space, p_agent, 1, p_name)
         ON CONFLICT (space, agent) DO UPDATE
         SET incarnation = a.incarnation + 1, name = excluded.name WHERE a.name <> excluded.name;
@@ -39,7 +41,11 @@ DECLARE
     now_us bigint;
     number bigint;
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM check_agent(p_agent);
+    IF p_reclaim THEN
+        PERFORM check_operator('reclaim a lease');
+    END IF;
+    PERFORM lock_space(p_space);
     now_us := clock_us();
     r.what := 'grant'; r.key := p_key; r.live := 0; r.time := 0;
     number := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
@@ -48,7 +54,7 @@ BEGIN
         r.what := 'replaced'; r.version := number;
     ELSIF p_epoch > 0 THEN  -- a renewal; an expired lease that nobody took may go on
         UPDATE leases SET renewed = now_us, expires = now_us + p_ttl
-        WHERE space = p_space AND key = p_key AND epoch = p_epoch;
+        WHERE space = p_space AND key = p_key AND epoch = p_epoch AND may_be(holder);
         r.live := FOUND::integer;
     ELSIF l.name = p_name THEN  -- sent twice
         r.live := (NOT p_reclaim)::integer;
@@ -101,8 +107,8 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     DELETE FROM leases WHERE space = p_space AND key = p_key
-        AND ((p_epoch > 0 AND epoch <= p_epoch) OR (p_epoch = 0 AND name = p_name));
+        AND may_be(holder) AND ((p_epoch > 0 AND epoch <= p_epoch) OR (p_epoch = 0 AND name = p_name));
     PERFORM durable(true);
 END $$;

@@ -25,19 +25,71 @@ AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 -- The schema version of the store.
 CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
--- The space of a name, made where it does not exist: (space, uid).
-CREATE FUNCTION interlock.open_space(p_name text) RETURNS TABLE (space integer, uid text)
+-- The space of a name: (space, uid).  Where it does not exist, it is made, or (p_create false) no row.
+CREATE FUNCTION interlock.open_space(p_name text, p_create boolean) RETURNS TABLE (space integer, uid text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
     RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
-    IF NOT FOUND THEN
+    IF NOT FOUND AND p_create THEN
+        PERFORM check_writer();
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
         RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
     END IF;
 END $$;
+
+-- Locks a space: from the next statement on, all is seen that was committed before.  A stricter isolation
+-- would see what was there before it waited for the lock.
+CREATE FUNCTION interlock.lock_space(p_space integer) RETURNS spaces
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    s spaces;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE feature_not_supported USING MESSAGE = 'Interlock needs the isolation READ COMMITTED';
+    END IF;
+    SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    RETURN s;
+END $$;
+
+-- Answers
+
+-- The rows of a function that holds the lock of a space.  Where they are so many bytes that the server could
+-- block in sending them, with the lock, to a client that does not read, they are kept for a minute, and one
+-- row says under which key (extra, or deliveries: -1); `fetch_answers` gives them after the commit.
+CREATE FUNCTION interlock.bounded(p_rows answer[]) RETURNS SETOF answer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    r answer;
+BEGIN
+    IF pg_column_size(p_rows) <= 24000 THEN
+        RETURN QUERY SELECT * FROM unnest(p_rows);
+    ELSE
+        r.key := keep_answer(to_json(p_rows)); r.extra := -1;
+        RETURN NEXT r;
+    END IF;
+END $$;
+
+CREATE FUNCTION interlock.keep_answer(p_rows json) RETURNS text
+LANGUAGE plpgsql SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    made text := gen_random_uuid();
+BEGIN
+    DELETE FROM answers WHERE made_at < clock_us() - 60000000;
+    INSERT INTO answers (id, made_at, rows) VALUES (made, clock_us(), p_rows);
+    RETURN made;
+END $$;
+
+CREATE FUNCTION interlock.fetch_answers(p_id text) RETURNS SETOF answer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+    SELECT a.* FROM answers AS k, json_populate_recordset(NULL::answer, k.rows) AS a WHERE k.id = p_id
+$$;
 
 -- Reading
 
@@ -170,6 +222,22 @@ BEGIN
             PERFORM wait_for_all();
         END IF;
     END IF;
+END $$;
+
+-- Existing keys under a prefix, from p_first to p_end and without p_after, in order, at most p_limit.
+CREATE FUNCTION interlock.list_keys(
+    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer
+) RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
+    FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
+    WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
+        AND (p_end IS NULL OR h.key < p_end)
+        AND h.live > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+    ORDER BY h.key LIMIT p_limit;
 END $$;
 
 -- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
@@ -352,7 +420,8 @@ BEGIN
     INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
     SELECT p_space, n.key, n.agent, n.reason, n.other, n.behind, n.time, n.op
     FROM json_to_recordset(p_notes)
-        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text);
+        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text)
+    WHERE may_be(n.agent);
     DELETE FROM refusals WHERE space = p_space AND id <= (
         SELECT id FROM refusals WHERE space = p_space ORDER BY id DESC OFFSET p_kept LIMIT 1);
 END $$;

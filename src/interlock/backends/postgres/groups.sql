@@ -13,6 +13,27 @@ CREATE TYPE interlock.delivery AS (
     time bigint, op text, reads text, deliveries integer
 );
 
+-- As for other answers: see functions.sql.
+CREATE FUNCTION interlock.bounded(p_rows delivery[]) RETURNS SETOF delivery
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+DECLARE
+    d delivery;
+BEGIN
+    IF pg_column_size(p_rows) <= 24000 THEN
+        RETURN QUERY SELECT * FROM unnest(p_rows);
+    ELSE
+        d.key := keep_answer(to_json(p_rows)); d.deliveries := -1;
+        RETURN NEXT d;
+    END IF;
+END $$;
+
+CREATE FUNCTION interlock.fetch_deliveries(p_id text) RETURNS SETOF delivery
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$
+    SELECT a.* FROM answers AS k, json_populate_recordset(NULL::delivery, k.rows) AS a WHERE k.id = p_id
+$$;
+
 -- The log's next positions and keys that a group may deal, up to a position.  Read in the order of
 -- positions, whatever the planner believes of the prefix.
 CREATE FUNCTION interlock.group_window(p_space integer, p_after bigint, p_upto bigint, p_prefix text)
@@ -115,7 +136,7 @@ BEGIN
         IF FOUND THEN RETURN; END IF;
     END IF;
     PERFORM durable(false);
-    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     d.version := log_end(p_space);
     d.time := clock_us(); d.key := p_prefix; d.position := d.version;
     SELECT * INTO g FROM groups WHERE space = p_space AND name = p_group;
@@ -166,9 +187,14 @@ BEGIN
         d.position := deal(p_space, g, p_consumer, p_limit, LEAST(d.version, g.cursor + p_scanned));
         UPDATE group_pending SET batch = p_name, deliveries = deliveries + 1
         WHERE group_id = g.group_id AND position = ANY (ARRAY(
-            SELECT p.position FROM group_pending AS p
-            WHERE p.group_id = g.group_id AND p.consumer = p_consumer AND p.batch = ''
-            ORDER BY p.position LIMIT p_limit));
+            SELECT m.position FROM (SELECT w.position, sum(COALESCE(octet_length(l.body), 0))
+                    OVER (ORDER BY w.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+                FROM (SELECT p.position FROM group_pending AS p
+                    WHERE p.group_id = g.group_id AND p.consumer = p_consumer AND p.batch = ''
+                    ORDER BY p.position LIMIT p_limit) AS w
+                LEFT JOIN LATERAL (SELECT e.body FROM log AS e
+                    WHERE e.space = p_space AND e.position = w.position LIMIT 1) AS l ON true) AS m
+            WHERE m.before IS NULL OR m.before < 4194304));  -- bytes: as a page of the log
     END IF;
     RETURN NEXT d;
     RETURN QUERY SELECT * FROM group_delivered(p_space, g.group_id, p_consumer, p_name);
@@ -243,7 +269,7 @@ DECLARE
     done bigint[];
     counted bigint[];
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     SELECT m.* INTO c FROM groups AS g JOIN group_consumers AS m ON m.group_id = g.group_id
     WHERE g.space = p_space AND g.name = p_group AND m.consumer = p_consumer;
     IF NOT FOUND THEN
@@ -304,7 +330,7 @@ AS $$
 DECLARE
     dropped bigint;
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     DELETE FROM groups AS g WHERE g.space = p_space AND g.name = p_group
     RETURNING g.group_id INTO dropped;
     DELETE FROM group_pending AS p WHERE p.group_id = dropped;

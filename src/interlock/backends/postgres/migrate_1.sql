@@ -9,6 +9,12 @@ SELECT setval('interlock.ticket_numbers', 1 + COALESCE(max(tickets), 0)) FROM in
 
 ALTER TABLE interlock.spaces DROP COLUMN position, DROP COLUMN time, DROP COLUMN tickets;
 
+CREATE UNLOGGED TABLE interlock.answers (
+    id text PRIMARY KEY,
+    made_at bigint NOT NULL,
+    rows json NOT NULL
+);
+
 -- Rows from before that are no JSON were put there by hand; they do not stop the migration.
 ALTER TABLE interlock.log
 ADD CONSTRAINT log_body_is_json CHECK (body IS NULL OR body::json IS NOT NULL) NOT VALID;

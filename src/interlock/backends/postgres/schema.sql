@@ -22,6 +22,7 @@
 -- tickets       places in the queues for keys; unlogged, because they decide who thinks next and never
 --               what may be written
 -- ticket_keys   which queues a ticket stands in
+-- answers       what was too much to be sent under the lock of a space, for a minute
 -- groups        one row a consumer group: which keys it is about, and what it has dealt the log up to
 -- group_consumers  the consumers of a group: last sign of life, for how long it counts, and the positions
 --               that it acknowledged last
@@ -104,6 +105,12 @@ CREATE TABLE interlock.leases (
     expires bigint NOT NULL,
     PRIMARY KEY (space, key)
 ) WITH (fillfactor = 50);
+
+CREATE UNLOGGED TABLE interlock.answers (
+    id text PRIMARY KEY,
+    made_at bigint NOT NULL,
+    rows json NOT NULL
+);
 
 CREATE TABLE interlock.agents (
     space integer NOT NULL,

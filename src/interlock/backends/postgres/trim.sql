@@ -13,7 +13,7 @@ DECLARE
     fold text;
 BEGIN
     IF p_upto > 0 THEN
-        PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+        PERFORM lock_space(p_space);
         PERFORM durable(true);
     END IF;
     floor := floor_of(p_space);
@@ -56,7 +56,7 @@ RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces AS s WHERE s.space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     IF p_position BETWEEN floor_of(p_space) AND log_end(p_space) THEN
         PERFORM keep_fold(p_space, p_name, p_position, p_body);
     END IF;

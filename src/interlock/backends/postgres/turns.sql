@@ -49,6 +49,7 @@ DECLARE
     t tickets;
     number bigint := p_ticket;
 BEGIN
+    PERFORM check_agent(p_agent);
     PERFORM durable(false);
     IF p_ticket > 0 THEN
         SELECT * INTO t FROM tickets WHERE space = p_space AND ticket = p_ticket
@@ -58,7 +59,7 @@ BEGIN
             RETURN;
         END IF;
     END IF;
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     now_us := clock_us();
     WITH dead AS (
         DELETE FROM tickets WHERE space = p_space AND NOT alive(renewed, expires, now_us)
@@ -87,8 +88,8 @@ CREATE FUNCTION interlock.leave_turn(p_space integer, p_ticket bigint, p_name te
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
-    PERFORM 1 FROM spaces WHERE space = p_space FOR UPDATE;
+    PERFORM lock_space(p_space);
     PERFORM drop_ticket(p_space, t.ticket) FROM tickets AS t
-    WHERE t.space = p_space AND (t.ticket = p_ticket OR (p_ticket = 0 AND t.name = p_name));
+    WHERE t.space = p_space AND may_be(t.agent) AND (t.ticket = p_ticket OR (p_ticket = 0 AND t.name = p_name));
     PERFORM durable(false);
 END $$;

@@ -21,16 +21,17 @@ _WARNINGS = "interlock_warnings"  # the attribute of a connection that holds the
 _STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
 
 
-def begin(connection: Any, call: Call, prepares: bool) -> Generator[Any, Any, list[Any]]:
+def begin(connection: Any, call: Call, pooled: int | None) -> Generator[Any, Any, list[Any]]:
     """Send a call and return the generator that a connection waits for.
 
-    Without `prepares` the statement is parsed each time, as a pooler needs it.
+    `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each
+    time, with all that belongs to it.
     """
     server = connection.pgconn
     _listen(connection)
     arguments = [_text(argument) for argument in call.arguments]
-    if not prepares:
-        server.send_query_params(call.sql.encode(), arguments)
+    if pooled is not None:
+        server.send_query_params(call.sql_within(pooled).encode(), arguments)
     else:
         known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
         name = call.function.encode()

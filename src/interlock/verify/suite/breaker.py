@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import interlock
-from interlock.runs import breaking
+from interlock.runs import breaking, overdue
 from interlock.verify.suite.facades import Facades
 
 SOON = {"failures": 2, "reset_after": 0.05, "refresh": 0}
@@ -93,7 +97,7 @@ def test_a_call_that_takes_too_long_has_failed(facades: Facades) -> None:
             breaker.call(asyncio.sleep, 3600)
     info = breaker.info()
     assert info.state == "open"
-    assert "longer than 0.02 s" in info.reason
+    assert re.search("longer than 0.02 s|overdue", info.reason), "whoever notices first says so"
 
 
 def test_what_is_to_be_ignored_does_not_count(facades: Facades) -> None:
@@ -321,3 +325,94 @@ def test_one_handle_serves_many_tasks(async_facades: Facades) -> None:
             assert (await breaker.info()).state == "open"
 
     async_facades.run(steps())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.005)
+
+
+def hangs(breaker: Any, over: threading.Event) -> threading.Thread:
+    """Call, in a thread, what does not answer until `over`."""
+    ended: list[Any] = []
+    thread = threading.Thread(target=lambda: ended.append(breaker.call(over.wait)), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_synchronous_call_that_hangs_opens_it_for_all(sync_facades: Facades) -> None:
+    other = sync_facades.peer("other")
+    options = {"failures": 1, "timeout": 0.1, "reset_after": 3600, "refresh": 0}
+    breaker, over = sync_facades.open("us").breaker("planner", **options), threading.Event()
+    calling = hangs(breaker, over)
+    try:
+        until(lambda: breaker.info().state == "open")
+        with pytest.raises(interlock.BreakerOpen, match="no answer to 'us', overdue"):
+            other.breaker("planner").call(fails)
+        assert [len(each) for each in noted(other)] == [1, 0], "what was counted is forgotten"
+        opened = breaker.info()
+    finally:
+        over.set()
+        calling.join()
+    assert breaker.info()._replace(seconds=0) == opened._replace(seconds=0), "it counted once"
+
+
+def noted(space: Any) -> list[Any]:
+    """Return the calls that were noted as going on, after each change."""
+    return [entry.value for entry in space.log(prefix="$breaker_calls/planner")]
+
+
+def began(space: Any, timeout: float) -> Any:
+    """Note a call of an agent who then freezes, or dies; return what it was let through by."""
+    limits, passage = claimed(space, "planner", timeout)
+    space._driver.run(breaking.began(space._writer, limits, passage, "call", 0))
+    return limits, passage
+
+
+def test_other_hosts_count_a_call_whose_process_is_frozen(facades: Facades, other: Any) -> None:
+    breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
+    limits, passage = began(other, 0.05)
+
+    def counted() -> bool:
+        with suppress(interlock.BreakerOpen):
+            breaker.call(lambda: None)
+        return bool(breaker.info().state == "open")
+
+    until(counted)
+    info = breaker.info()
+    assert info.agent == "other"
+    assert info.reason.startswith("no answer to 'other', overdue for ")
+    before = other.position()
+    late = breaking.failed(other._writer, limits, passage, "late", "late", "call")
+    assert other._driver.run(late).circuit.state == "open"
+    assert other.position() == before, "it was counted"
+
+
+def test_a_call_that_ends_in_time_is_not_counted(
+    facades: Facades, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overdue, "NOTED_AFTER", 0.01)
+    breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
+
+    breaker.call(lambda: until(lambda: bool(noted(other))))
+    assert [len(each) for each in noted(other)] == [1, 0]
+    limits, _ = began(other, 3600)
+    assert breaker.call(lambda: "well") == "well"
+    other._driver.run(breaking.ended(other._writer, limits, "call", "end"))
+    assert (breaker.info().state, breaker.info().failures) == ("closed", 0)
+
+
+def test_an_overdue_call_from_before_the_last_opening_counts_for_nothing(
+    facades: Facades, other: Any
+) -> None:
+    breaker = facades.open("us").breaker("planner", **{**SOON, "failures": 1})
+    limits, old = claimed(other, "planner", 0.01)
+    fail(breaker, 1)
+    until_due(breaker)
+    assert breaker.call(lambda: "well") == "well"
+    other._driver.run(breaking.began(other._writer, limits, old, "call", 0))
+    until(lambda: breaker.call(lambda: "well") == "well" and not noted(other)[-1])
+    assert (breaker.info().state, breaker.info().failures) == ("closed", 0)

@@ -1,0 +1,29 @@
+"""A space that was opened for asyncio, and not awaited."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+import interlock
+
+NAMES = [name for name in dir(interlock.AsyncSpace) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_space_that_was_not_awaited_says_what_to_do(name: str) -> None:
+    opening: Any = interlock.open_async("sqlite://")
+    with pytest.raises(interlock.Invalid, match=rf"no '{name}' .*await interlock\.open_async"):
+        getattr(opening, name)
+    assert not hasattr(opening, name)
+    with pytest.raises(interlock.Invalid, match="async with"), opening:
+        pass
+
+
+def test_other_attributes_of_a_space_that_was_not_awaited_are_missing() -> None:
+    opening: Any = interlock.open_async("sqlite://")
+    with pytest.raises(AttributeError, match="has no attribute 'reed'"):
+        opening.reed()
+    copy.copy(opening)
