@@ -308,8 +308,9 @@ class AsyncLeases(LeasesState):
         return await self[key].write(value, op_id=op_id)
 
     async def release(self) -> None:
-        """Give all of them up."""
-        await asyncio.gather(*(lease.release() for lease in self._leases.values()))
+        """Give all of them up, even where the caller is cancelled meanwhile."""
+        releasing = asyncio.gather(*(lease.release() for lease in self._leases.values()))
+        await cancellation.finish(releasing)
 
     async def __aenter__(self) -> Self:
         return await self.acquire()

