@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -43,7 +44,8 @@ async def served(tmp_path: Path, limits: Limits) -> AsyncIterator[str]:
         try:
             yield await told
         finally:
-            serving.cancel()
+            if not serving.done():
+                signal.raise_signal(signal.SIGTERM)  # as it is stopped outside of tests
             await asyncio.wait([serving])
 
 
