@@ -32,7 +32,7 @@ def store(kind: str, folder: Path) -> Iterator[tuple[str, Restart | None]]:
         return
     server: Postgres | Redis
     if kind == "postgres":
-        server = Postgres.start(folder / kind)
+        server = Postgres.start(folder / kind, {"wal_writer_delay": "10s"})
     else:
         server = Redis.start(folder / kind, {"appendfsync": "always"})
 

@@ -8,7 +8,7 @@ from interlock.backends.redaction import redact_url
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import REDUCERS, Clash, Reducer
 from interlock.core.outcome import Committed
-from interlock.core.records import Entry, Record
+from interlock.core.records import Entry, KeyInfo, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
 from interlock.core.values import DELETE
 from interlock.errors import (
@@ -128,6 +128,7 @@ __all__ = [
     "InterlockError",
     "Invalid",
     "KeyConflicts",
+    "KeyInfo",
     "Lease",
     "Leases",
     "LostCommits",

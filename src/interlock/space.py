@@ -18,7 +18,7 @@ from interlock.backends.urls import open_backend
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
 from interlock.core.outcome import Committed
-from interlock.core.records import Entry, Record, Snapshot, as_datetime
+from interlock.core.records import Entry, KeyInfo, Record, Snapshot, as_datetime
 from interlock.core.requests import LogPage
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
@@ -117,6 +117,16 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
         snapshot: Snapshot = self._run(protocol.load(self._writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
+
+    def list_keys(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 1000
+    ) -> list[KeyInfo]:
+        """Return at most `limit` existing keys that begin with `prefix`, in order, without values.
+
+        `after`: only keys after this one, such as the last one of the page before.  At most 10,000
+        in one call.
+        """
+        return list(self._run(protocol.list_keys(prefix, after, limit)))
 
     def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record.

@@ -263,9 +263,9 @@ async def test_a_cache_says_what_it_needs(space: Any) -> None:
             SharedCacheStore(space)  # type: ignore[arg-type]  # that is what is refused
     else:
         with pytest.raises(interlock.Invalid, match="keep"):
-            SharedCacheStore(space, on_conflict="maybe")  # type: ignore[arg-type]
+            SharedCacheStore(space, on_conflict="maybe")  # type: ignore[arg-type]  # refused
         with pytest.raises(interlock.Invalid, match="refuse"):
-            SharedCacheStore(space, unread="maybe")  # type: ignore[arg-type]
+            SharedCacheStore(space, unread="maybe")  # type: ignore[arg-type]  # refused
 
 
 async def test_what_is_no_space_is_refused_when_it_is_given() -> None:

@@ -19,6 +19,7 @@ from interlock.core.requests import (
     DropProjection,
     Enter,
     LeaveTurn,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -135,7 +136,8 @@ class Drawing:
             self._leave: 3,
             self._load: 7,
             self._load_at: 7,
-            self._read_log: 5,
+            self._read_log: 4,
+            self._list_keys: 1,
             self._fold: 4,
             self._enter: 3,
             self._refusal: 1,
@@ -322,6 +324,11 @@ class Drawing:
         after = chance.choice((-1, 0, chance.randint(0, self._seen.position + 1), 2**70))
         key = chance.choice((*KEYS, "never")) if self._rare(0.5) else None
         return ReadLog(after, chance.choice(PREFIXES), key, chance.choice((1, 2, 5, 1000)))
+
+    def _list_keys(self) -> ListKeys:
+        chance = self._chance
+        after = chance.choice(("", *KEYS, "never"))
+        return ListKeys(chance.choice(PREFIXES), after, chance.choice((1, 2, 1000)))
 
     def _refusal(self) -> ReadRefusals | Noted:
         if self._rare(0.5):

@@ -106,8 +106,8 @@ def test_without_expecting_scans_a_phantom_appears(
 def test_a_refusal_that_writes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Step.commit
 
-    def writes_all_the_same(step: Step, plan: Plan) -> Outcome:
-        outcome = honest(step, plan)
+    def writes_all_the_same(step: Step, plan: Plan, reads: str | None) -> Outcome:
+        outcome = honest(step, plan, reads)
         if isinstance(outcome, Refusal):
             step._execute("UPDATE spaces SET created = created + 1")
             step.wrote = True

@@ -273,11 +273,13 @@ def test_what_is_no_operation_id(text: str) -> None:
 @pytest.mark.parametrize(
     ("url", "restartable", "missing"),
     [
-        ("sqlite:///a.db", True, {"cut", "restart"}),
-        ("redis://127.0.0.1:7", True, set()),
-        ("redis://127.0.0.1:7", False, {"restart"}),
-        ("rediss://host", True, {"cut", "lost"}),
-        ("redis+cluster://host", False, {"cut", "lost", "restart"}),
+        ("sqlite:///a.db", True, {"cut", "restart", "durable"}),
+        ("redis://127.0.0.1:7", True, {"durable"}),
+        ("postgresql://me@a/db", True, set()),
+        ("postgresql://me@a/db", False, {"restart", "durable"}),
+        ("redis://127.0.0.1:7", False, {"restart", "durable"}),
+        ("rediss://host", True, {"cut", "lost", "durable"}),
+        ("redis+cluster://host", False, {"cut", "lost", "restart", "durable"}),
         ("postgresql://me@a,b/db", True, {"cut", "lost"}),
         ("postgresql:///db?host=/run", True, {"cut", "lost"}),
     ],

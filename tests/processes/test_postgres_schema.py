@@ -1,13 +1,15 @@
-"""The schema of a store in PostgreSQL: an older one is migrated."""
+"""The schema of a store in PostgreSQL: an older one is migrated, a foreign one is not touched."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
 
 import interlock
+from interlock.backends.postgres.schema import INLINED
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
 
@@ -111,3 +113,88 @@ def test_migration_keeps_who_may_call_the_functions(
     interlock.open(database, "s").close()
     with interlock.open(database.replace("postgres@", "caller_of_1@"), "s") as space:
         assert space.update("k", lambda n: n + 1).version == 3
+
+
+# Schemas that somebody else made
+
+BECOMES_SUPERUSER = """
+    CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE plpgsql
+    AS $$ BEGIN ALTER ROLE {role} SUPERUSER; RETURN 2; END $$
+"""
+
+
+@pytest.fixture
+def squatter(database: str) -> str:
+    """A role that may create in the database, and its name is that of the database."""
+    role = f"squatter_{database.rpartition('/')[2]}"
+    run(database, f"CREATE ROLE {role} LOGIN")
+    run(database, f"GRANT CREATE ON DATABASE {database.rpartition('/')[2]} TO {role}")
+    return role
+
+
+def as_role(url: str, role: str) -> str:
+    """Return the address of a store for a role."""
+    return url.replace("postgres@", f"{role}@")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_schema_of_a_squatter_is_refused_and_nothing_of_it_runs(
+    database: str, squatter: str, empty: bool
+) -> None:
+    theirs = as_role(database, squatter)
+    run(theirs, "CREATE SCHEMA interlock")
+    if not empty:
+        run(theirs, BECOMES_SUPERUSER.format(role=squatter))
+    with pytest.raises(interlock.IncompatibleStore, match=f"belongs to '{squatter}'"):
+        interlock.open(database, "s")
+    assert run(database, f"SELECT rolsuper FROM pg_roles WHERE rolname = '{squatter}'") == [
+        (False,)
+    ]
+
+
+def test_function_that_another_role_adds_is_refused(database: str, squatter: str) -> None:
+    interlock.open(database, "s").close()
+    run(database, f"GRANT USAGE, CREATE ON SCHEMA interlock TO {squatter}")
+    theirs = BECOMES_SUPERUSER.format(role=squatter).replace("version()", "version(n integer)")
+    run(as_role(database, squatter), theirs)
+    with pytest.raises(interlock.IncompatibleStore, match=f"belongs to '{squatter}'"):
+        interlock.open(database, "s")
+
+
+def test_function_that_was_changed_is_refused(database: str) -> None:
+    interlock.open(database, "s").close()
+    run(database, "ALTER FUNCTION interlock.log_end(integer) SECURITY INVOKER")
+    with pytest.raises(interlock.IncompatibleStore, match="somebody has changed them"):
+        interlock.open(database, "s")
+
+
+def test_only_the_owner_of_the_schema_migrates_it(database: str, squatter: str) -> None:
+    name = database.rpartition("/")[2]
+    run(database, f"ALTER DATABASE {name} OWNER TO {squatter}")
+    made_by_version_1(as_role(database, squatter))
+    with pytest.raises(interlock.IncompatibleStore, match=f"only '{squatter}', who owns"):
+        interlock.open(database, "s")
+    interlock.open(as_role(database, squatter), "s").close()
+    with interlock.open(database, "s") as space:
+        assert space.read("k").value == 2
+    owners = run(
+        database,
+        f"SELECT DISTINCT proowner::regrole::text FROM pg_proc WHERE pronamespace = {OURS}",
+    )
+    assert owners == [(squatter,)]
+
+
+def test_no_function_looks_names_up_where_its_caller_says(database: str) -> None:
+    interlock.open(database, "s").close()
+    rows = run(
+        database,
+        f"SELECT proname, COALESCE(array_to_string(proconfig, ';'), ''), prosrc FROM pg_proc"
+        f" WHERE pronamespace = {OURS}",
+    )
+    assert len(rows) > 50
+    for name, settings, body in rows:
+        if name in INLINED:
+            named = re.findall(r"\b(?:FROM|JOIN|LATERAL)\s+([a-z_.]+)", str(body))
+            assert all(each.startswith(("interlock.", "clock_timestamp")) for each in named), name
+        else:
+            assert "search_path=interlock, pg_temp" in str(settings), name

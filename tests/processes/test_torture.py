@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import interlock
 from interlock.cli.common import ANOMALIES, INTERRUPTED, USAGE
 from interlock.verify import check_serializable, read_history
 from interlock.verify.torture import FAULTS, Settings, new_space, run
 from tests.repository import PACKAGE
-from tests.servers import guard
+from tests.servers import clients, guard
 from tests.servers.process import wait_until
 from tests.servers.redis import Redis
 from tests.torture import STORES, store, tortured
@@ -33,7 +34,8 @@ ATTEMPTS = 40  # until agents happen to meet where the guard is missing
 def test_a_store_passes_with_every_fault(kind: str) -> None:
     report = tortured(kind, 2000, SEED)
     assert report.verdict == "ok", json.dumps(report.as_json(), indent=1)
-    expected = set(FAULTS) - ({"cut", "restart"} if kind == "sqlite" else set())
+    lacking = {"sqlite": {"cut", "restart", "durable"}, "redis": {"durable"}}
+    expected = set(FAULTS) - lacking.get(kind, set())
     assert {fault for fault, count in report.faults.items() if count} == expected
     assert report.commits > 800
     assert report.headline().startswith("PASS 2,000 operations")
@@ -137,6 +139,19 @@ def test_a_missing_guard_is_found(name: str, tmp_path: Path) -> None:
     assert missing.anomaly in report["anomalies"], report["anomalies"]
     assert report["verdict"] == "anomalies"
     assert report["examples"][missing.anomaly][0]
+
+
+def test_a_replay_that_is_not_durable_is_found(tmp_path: Path) -> None:
+    with store("postgres", tmp_path) as (url, restart):
+        name = new_space(SEED)
+        interlock.open(url, name).close()
+        nothing = "CREATE OR REPLACE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE sql"
+        clients.run(url, f"{nothing} AS $$ SELECT $$")
+        settings = Settings(url, name, 200, SEED, workers=2, faults=("durable",))
+        report = run(settings, restart=restart)
+    assert report.faults["durable"] > 1
+    assert report.anomalies == {"acknowledged and lost": 1}, "the outcome, and not the commit"
+    assert "acknowledged again" in report.examples["acknowledged and lost"][0]
 
 
 def test_a_server_that_forgets_is_found(tmp_path: Path) -> None:

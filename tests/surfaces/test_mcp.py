@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,29 @@ async def test_the_past_can_be_read_and_followed(us: Tools, them: Tools) -> None
     page = await us.done("list_keys", after=page["next_after"], values=True)
     assert [(r["key"], r["value"]) for r in page["records"]] == [("b", "other")]
     assert not page["more"]
+
+
+async def test_listing_keys_reads_no_other_values(
+    local: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    async def read_many(self: interlock.AsyncSpace, keys: Iterable[str]) -> Any:
+        read.extend(names := [*keys])
+        return await whole(self, names)
+
+    whole = interlock.AsyncSpace.read_many
+    monkeypatch.setattr(interlock.AsyncSpace, "read_many", read_many)
+    monkeypatch.delattr(interlock.AsyncSpace, "scan")
+    async with here(local) as us:
+        for key in "abc":
+            await us.done("create", key=key, value="x" * 1000)
+        page = await us.done("list_keys", limit=2)
+        assert ([each["key"] for each in page["records"]], page["more"]) == (["a", "b"], True)
+        assert read == []
+        page = await us.done("list_keys", limit=1, after="a", values=True)
+        assert [each["value"] for each in page["records"]] == ["x" * 1000]
+        assert read == ["b"]
 
 
 async def test_what_was_trimmed_is_refused_with_the_oldest_position(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from interlock.core.documents import FILES, check_document
 from interlock.core.keys import check_key
 from interlock.core.machines import check_delete, check_move, illegal, state_of
 from interlock.core.outcome import (
@@ -144,6 +145,11 @@ def allowed(
     writer: Writer, base: Record, write: Write, leased: bool = False, item: Any = None
 ) -> Refusal | None:
     """Return what the rule of the key says against a write computed from `base`."""
+    if write.key.startswith(FILES) and write.kind != DELETE:
+        value = decode(write.body) if write.kind == PUT else None
+        wrong = check_document(write.key, value)  # contributions are none
+        if wrong is not None:
+            return wrong
     rules = writer.book.rules
     if not rules.rules and write.kind != APPEND:
         return None

@@ -29,6 +29,7 @@ from interlock.core.outcome import (
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
     LeaveTurn,
+    ListKeys,
     Load,
     LoadAt,
     LogPage,
@@ -44,6 +45,7 @@ from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 from interlock.core.values import DELETE
 
 _COMMIT_PAGE = 100  # entries of a commit whose end is looked for
+MOST_LISTED = 10_000  # keys in one answer
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -53,6 +55,16 @@ def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) 
     if wrong is not None:
         return wrong
     return (yield from ask(writer, Load(keys, prefixes)))
+
+
+def list_keys(prefix: str, after: str | None, limit: int) -> Steps:
+    """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
+    wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
+    if wrong is not None:
+        return wrong
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
+    return (yield ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
 def load_at(

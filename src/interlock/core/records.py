@@ -41,6 +41,22 @@ class Record(NamedTuple):
         return as_datetime(self.time_us) if self.version else None
 
 
+class KeyInfo(NamedTuple):
+    """What is known of a key that exists, without its value."""
+
+    key: str
+    version: int
+    epoch: int
+    writer: str
+    time_us: int
+    position: int
+
+    @property
+    def at(self) -> datetime:
+        """When the store wrote this version (store's clock, UTC)."""
+        return as_datetime(self.time_us)
+
+
 class Entry(NamedTuple):
     """One line of a space's log: one write of one commit.
 

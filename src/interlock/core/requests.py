@@ -28,6 +28,15 @@ class Load(NamedTuple):
     op_id: str | None = None
 
 
+class ListKeys(NamedTuple):
+    """At most `limit` existing keys that begin with `prefix` and come after `after` ("": any), in
+    order, without their values.  Answered by a tuple of `KeyInfo`."""
+
+    prefix: str
+    after: str
+    limit: int
+
+
 class LoadAt(NamedTuple):
     """The same, as of log position `position`, or as of the store's time `time_us`.
 
@@ -270,6 +279,7 @@ class ReadGroup(NamedTuple):
     log); `Pruned` where what follows was cut.  `ttl`: seconds without a sign of life (this request,
     or an AckGroup) after which others may claim what is pending with the consumer.  `resume`
     delivers again what it was given before and has not acknowledged.
+    An answer ends early where its values reach `PAGE_BYTES`.
     `name` makes it safe to send twice: the same name gets the same entries.  With `limit` 0 it is
     a sign of life and nothing else.
     """
@@ -337,6 +347,7 @@ class Think(NamedTuple):
 
 Request = (
     Load
+    | ListKeys
     | LoadAt
     | Commit
     | ReadLog

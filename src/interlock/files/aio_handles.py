@@ -36,7 +36,7 @@ class AsyncFiles(FilesHandle):
 
     async def paths(self) -> list[str]:
         """Return the paths of the documents in the space."""
-        found = await self._run(syncing.everything(self._desk))
+        found, _ = await self._run(syncing.everything(self._desk))
         return [each.path for each in found if each.exists]
 
     async def write(
@@ -127,7 +127,7 @@ class AsyncFiles(FilesHandle):
         """Sync, then yield each document that others write when it is on this disk, without
         end."""
         position = await self._run(syncing.head(self._desk))
-        for document in await self.sync():
+        for document in await self._run(syncing.follow(self._desk)):
             yield document
         while True:
             found, upto = await self._run(syncing.catch_up(self._desk, position))

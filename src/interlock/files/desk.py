@@ -10,9 +10,10 @@ from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.outcome import Conflict
+from interlock.core.patterns import matches
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Think
-from interlock.errors import Invalid, Unavailable, raise_refused
+from interlock.errors import Corrupt, Invalid, Unavailable, raise_refused
 from interlock.files import documents
 from interlock.files.documents import (
     PREFIX,
@@ -40,12 +41,13 @@ class Desk:
     pattern: str
     outside: str
     merge: bool
+    hidden: bool
     op_id: Callable[[str | None], str]
     opened: bool = False
 
     def key(self, path: object) -> str:
         """Return the key of a path.  Raises Invalid."""
-        key = documents.key_of(path, self.pattern)
+        key = documents.key_of(path, self.pattern, self.hidden)
         reentry.check(self.writer.space, (key,))
         return key
 
@@ -56,13 +58,15 @@ def desk(
     pattern: object,
     outside: str,
     merge: bool,
+    hidden: bool,
     op_id: Callable[[str | None], str],
 ) -> Desk:
     """Return the desk of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
         raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
     found = Workspace(root, writer.space)
-    return Desk(writer, found, documents.checked_pattern(pattern), outside, merge, op_id)
+    matching = documents.checked_pattern(pattern)
+    return Desk(writer, found, matching, outside, merge, hidden, op_id)
 
 
 def shown(desk: Desk, document: Document) -> Doing[Document]:
@@ -121,6 +125,45 @@ def bring_all(
     if failed:
         raise failed[0]
     return tuple(done)
+
+
+def read_all(
+    desk: Desk, records: Iterable[Record]
+) -> tuple[list[Document], list[documents.FileStatus]]:
+    """Return the documents that are to be on this disk, and those that are passed by."""
+    found, refused = [], []
+    for record in records:
+        path = record.key.removeprefix(PREFIX)
+        if not matches(desk.pattern, path):
+            continue
+        try:
+            documents.key_of(path, desk.pattern, desk.hidden)
+            found.append(to_document(record))
+        except (Invalid, Corrupt) as problem:
+            if record.exists:
+                refused.append(documents.refused(path, record.version, problem))
+    return found, refused
+
+
+def check_place(desk: Desk, path: str) -> Doing[None]:
+    """See that a new document needs no folder where another one is a file, nor the reverse.
+
+    Raises Invalid.
+    """
+    folders = [path[:at] for at, character in enumerate(path) if character == "/"]
+    keys, inside = tuple(PREFIX + folder for folder in folders), f"{PREFIX}{path}/"
+    snapshot: Snapshot = yield from protocol.load(desk.writer, keys, (inside,))
+    check(snapshot)
+    for key in keys:
+        if snapshot.records[key].exists:
+            raise in_the_way(path, key.removeprefix(PREFIX))
+    for record in snapshot.scans[inside]:
+        raise in_the_way(record.key.removeprefix(PREFIX), path)
+
+
+def in_the_way(path: str, folder: str) -> Invalid:
+    """Return the refusal of two documents of which one is a file where the other has a folder."""
+    return Invalid(f"document {path!r} needs a folder {folder!r}, and a document cannot be both")
 
 
 def load(desk: Desk, key: str) -> Doing[Record]:

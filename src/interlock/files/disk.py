@@ -15,6 +15,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
+from interlock.core.documents import MODES
+
 PLAIN, ABSENT, EMPTY_FOLDER, OTHER = "plain", "absent", "empty folder", "other"
 STEPS = ("mark", "write", "rename", "exchange", "place", "remove", "remove_folder", "look", "names")
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of renameat2
@@ -24,16 +26,18 @@ _AT_FDCWD = -2 if sys.platform == "darwin" else -100
 
 
 class Found(NamedTuple):
-    """What is at the place of a file: its bytes and permissions where it is a plain file."""
+    """What is at the place of a file: where it is a plain file, its bytes, its permissions, and how
+    many names it has."""
 
     kind: str
     data: bytes | None = None
     mode: int = 0
+    links: int = 1
 
 
 def mark(path: str) -> None:
     """Make an empty file, unless it is there."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
 
 
 def write(path: str, data: bytes, mode: int) -> None:
@@ -42,7 +46,7 @@ def write(path: str, data: bytes, mode: int) -> None:
     with open(file, "wb") as out:
         out.write(data)
         out.flush()
-        os.fchmod(file, mode)
+        os.fchmod(file, mode & MODES)
         os.fsync(file)
 
 
@@ -89,15 +93,26 @@ def look(name: str, folder: int | None = None) -> Found:
             return Found(OTHER)
         raise
     try:
-        mode = os.fstat(file).st_mode
+        status = os.fstat(file)
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             return Found(OTHER if os.listdir(file) else EMPTY_FOLDER)
         if not stat.S_ISREG(mode):
             return Found(OTHER)
         with open(file, "rb", closefd=False) as content:
-            return Found(PLAIN, content.read(), stat.S_IMODE(mode))
+            return Found(PLAIN, content.read(), mode & MODES, status.st_nlink)
     finally:
         os.close(file)
+
+
+def check_own(path: str) -> None:
+    """Raise OSError where a folder of the library's own is a link, or no folder."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        raise OSError(errno.ENOTDIR, "it is a link or a file, not a folder; remove it", path)
 
 
 def names(folder: str) -> list[str]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
 import unicodedata
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
 from interlock.core import outcome as refusals
+from interlock.core.documents import FILES, MODES, check_document, check_path
 from interlock.core.keys import check_key
 from interlock.core.patterns import check_pattern, matches
 from interlock.core.records import Record
-from interlock.errors import Conflict, Corrupt, Fault, Invalid, raise_refusal
+from interlock.errors import Conflict, Corrupt, Fault, Invalid, Refused, raise_refusal
 from interlock.files.workspace import EDITED, PUBLISHED, STATE, Version
 
-PREFIX = "files/"
+PREFIX = FILES
 DEFAULT_MODE = 0o644
-UNPUBLISHED = "unpublished"
+LINKED = (
+    "{!r} is a hard link, perhaps of a file from elsewhere; replace it with a copy to commit it"
+)
+UNPUBLISHED, REFUSED = "unpublished", "refused"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +77,15 @@ class FileStatus(NamedTuple):
     """A document whose file is not what the space holds.
 
     `state`: `edited`, `missing`, `new` (a file that the space does not have), `behind` (not
-    published yet), `saved` (an edit that was set aside, in the file `where`).
+    published yet), `saved` (an edit that was set aside, in the file `where`), `refused` (it is not
+    put on this disk, or is not committed from it; `reason` says why).
     """
 
     path: str
     state: str
     version: int
     where: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,11 +141,14 @@ def checked_pattern(pattern: object) -> str:
     return str(pattern)
 
 
-def key_of(path: object, pattern: str) -> str:
-    """Return the key of a document.  Raises Invalid where the path is none or does not match."""
+def key_of(path: object, pattern: str, hidden: bool) -> str:
+    """Return the key of a document.
+
+    Raises Invalid where the path is none, does not match, or is hidden and must not be.
+    """
     if not isinstance(path, str):
         raise Invalid(f"a path is a str, not {type(path).__name__} ({path!r:.60})")
-    wrong = check_key(PREFIX + path)
+    wrong = check_key(PREFIX + path) or check_path(PREFIX + path)
     if wrong is not None:
         raise Invalid(f"path {path!r:.100}: {wrong.message}")
     if os.sep != "/" and os.sep in path:
@@ -149,18 +157,39 @@ def key_of(path: object, pattern: str) -> str:
         raise Invalid(f"path {path!r} is not in the Unicode normal form NFC")
     if path.split("/")[0].lower() == STATE:
         raise Invalid(f"path {path!r} is in {STATE}, which is the library's own")
+    if not hidden and any(segment.startswith(".") for segment in path.split("/")):
+        raise Invalid(
+            f"path {path!r} is hidden, and such files may run or be trusted (.git/hooks, .envrc); "
+            "open the files with hidden=True to have them here"
+        )
     if not matches(pattern, path):
         raise Invalid(f"path {path!r} is not among {pattern!r}, which these files are")
     return PREFIX + path
 
 
-def is_path(path: str, pattern: str) -> bool:
+def is_path(path: str, pattern: str, hidden: bool) -> bool:
     """Say whether a file that was found can be a document."""
     try:
-        key_of(path, pattern)
+        key_of(path, pattern, hidden)
     except Invalid:
         return False
     return True
+
+
+def new_file(path: str, links: int) -> FileStatus:
+    """Return the status of a file that the space does not have."""
+    if links > 1:
+        return FileStatus(path, REFUSED, 0, "", LINKED.format(path))
+    return FileStatus(path, "new", 0, "")
+
+
+def refused(path: str, version: int, problem: Exception) -> FileStatus:
+    """Return the status of a file or a document that is passed by."""
+    if isinstance(problem, OSError):
+        why = problem.strerror or str(problem)
+    else:
+        why = problem.outcome.message if isinstance(problem, Refused) else str(problem)
+    return FileStatus(path, REFUSED, version, "", why)
 
 
 def to_bytes(content: object) -> bytes:
@@ -177,24 +206,23 @@ def to_bytes(content: object) -> bytes:
 
 def to_value(data: bytes, mode: int) -> dict[str, Any]:
     """Return what the space holds of a content: text where it is text."""
-    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= 0o777:
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MODES:
         raise Invalid(f"mode={mode!r} is not a number of permissions such as 0o644")
     if b"\0" not in data:
         try:
             return {"text": data.decode(), "mode": mode}
         except UnicodeDecodeError:
             pass
-    return {"base64": base64.b64encode(data).decode("ascii"), "mode": mode}
+    return {"base64": b64encode(data).decode("ascii"), "mode": mode}
 
 
 def from_value(key: str, value: Any) -> tuple[bytes, int]:
     """Return content and permissions out of a value.  Raises Corrupt."""
-    try:
-        if "text" in value:
-            return value["text"].encode(), int(value["mode"])
-        return base64.b64decode(value["base64"], validate=True), int(value["mode"])
-    except (KeyError, TypeError, AttributeError, ValueError, binascii.Error) as problem:
-        raise Corrupt(f"{key!r} holds no document: {value!r:.60}") from problem
+    wrong = check_document(key, value)
+    if wrong is not None:
+        raise Corrupt(wrong.message)
+    content: bytes = value["text"].encode() if "text" in value else b64decode(value["base64"])
+    return content, value["mode"]
 
 
 def to_document(record: Record) -> Document:

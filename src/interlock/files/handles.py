@@ -83,7 +83,7 @@ class Files(FilesHandle):
 
     def paths(self) -> list[str]:
         """Return the paths of the documents in the space."""
-        return [each.path for each in self._run(syncing.everything(self._desk)) if each.exists]
+        return [each.path for each in self._run(syncing.everything(self._desk))[0] if each.exists]
 
     def write(
         self,
@@ -171,7 +171,7 @@ class Files(FilesHandle):
         """Sync, then yield each document that others write when it is on this disk, without
         end."""
         position = self._run(syncing.head(self._desk))
-        yield from self.sync()
+        yield from self._run(syncing.follow(self._desk))
         while True:
             found, upto = self._run(syncing.catch_up(self._desk, position))
             yield from found

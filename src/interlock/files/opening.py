@@ -30,17 +30,19 @@ class OpensFiles:
         *,
         outside: str = "refuse",
         merge: bool = False,
+        hidden: bool = False,
     ) -> Files:
         """Return the documents whose paths match `pattern`, shown as files below `root`.
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
         `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  Raises Invalid.
+        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
+        which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock.files.handles import Files
 
-        return Files(self._driver, _desk(self, root, pattern, outside, merge))
+        return Files(self._driver, _desk(self, root, pattern, outside, merge, hidden))
 
 
 class OpensAsyncFiles:
@@ -57,6 +59,7 @@ class OpensAsyncFiles:
         *,
         outside: str = "refuse",
         merge: bool = False,
+        hidden: bool = False,
     ) -> AsyncFiles:
         """Return the documents whose paths match `pattern`, shown as files below `root`.
 
@@ -64,12 +67,12 @@ class OpensAsyncFiles:
         """
         from interlock.files.aio_handles import AsyncFiles
 
-        return AsyncFiles(self._driver, _desk(self, root, pattern, outside, merge))
+        return AsyncFiles(self._driver, _desk(self, root, pattern, outside, merge, hidden))
 
 
-def _desk(space: Any, root: Any, pattern: str, outside: str, merge: bool) -> Any:
+def _desk(space: Any, root: Any, pattern: str, outside: str, merge: bool, hidden: bool) -> Any:
     import os
 
     from interlock.files.desk import desk
 
-    return desk(space._writer, os.fspath(root), pattern, outside, merge, space._op_id)
+    return desk(space._writer, os.fspath(root), pattern, outside, merge, hidden, space._op_id)

@@ -7,17 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 from interlock.core import commands, decide, protocol
 from interlock.core.folding import Steps
 from interlock.core.outcome import Committed, Conflict
+from interlock.core.plan import PUT
 from interlock.core.records import Snapshot
 from interlock.core.transaction import Transaction
-from interlock.errors import raise_refused
+from interlock.errors import Invalid, raise_refused
 from interlock.files import documents
-from interlock.files.desk import ADOPT, Desk, Doing, bring, bring_all, check, load, on_disk, shown
+from interlock.files.desk import (
+    ADOPT,
+    Desk,
+    Doing,
+    bring,
+    bring_all,
+    check,
+    check_place,
+    in_the_way,
+    load,
+    on_disk,
+    shown,
+)
 from interlock.files.documents import (
+    PREFIX,
     Document,
     FileConflict,
     FileEdited,
@@ -40,7 +55,7 @@ def read(desk: Desk, path: object) -> Doing[Document]:
     record = yield from load(desk, key)
     document = yield from shown(desk, to_document(record))
     if document.edited and desk.outside == ADOPT:
-        with suppress(FileEdited):  # it clashes with what came since, and is left as it is
+        with suppress(FileEdited, Invalid):  # it clashes, or is too large: left as it is
             return (yield from adopt(desk, document.path))
     return document
 
@@ -99,7 +114,10 @@ def update(desk: Desk, path: object, think: Steps) -> Doing[Document]:
 
 
 def settled(desk: Desk, document: Document) -> Doing[None]:
-    """See that the file was not changed around the space.  Raises FileEdited."""
+    """See that a document can be written here: another one is not in its way, and its file was not
+    changed around the space.  Raises Invalid, FileEdited."""
+    if not document.exists:
+        yield from check_place(desk, document.path)
     seen: Seen = yield from on_disk(desk.workspace.see, document.path)
     if not seen.edited:
         return
@@ -149,6 +167,10 @@ class Changes:
     def commit(self, op_id: str) -> Doing[tuple[Document, ...]]:
         """Commit all, then see that all is on the disk.  Returns the documents written."""
         self.state.ended = True
+        written = [each.key for each in self.state.writes.values() if each.kind == PUT]
+        for before, after in pairwise(sorted(written, key=lambda key: key.split("/"))):
+            if after.startswith(f"{before}/"):
+                raise in_the_way(after.removeprefix(PREFIX), before.removeprefix(PREFIX))
         outcome = yield from protocol.commit_transaction(self.state, op_id)
         check(outcome)
         assert isinstance(outcome, Committed)

@@ -9,13 +9,26 @@ from interlock.core import commands, decide, protocol
 from interlock.core.outcome import Conflict, Pruned
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import LogPage
-from interlock.errors import Invalid
+from interlock.errors import Forbidden, Held, IllegalTransition, Invalid, Unavailable
 from interlock.files import documents
-from interlock.files.desk import ADOPT, Desk, Doing, bring, bring_all, check, load, on_disk, shown
+from interlock.files.desk import (
+    ADOPT,
+    Desk,
+    Doing,
+    bring,
+    bring_all,
+    check,
+    check_place,
+    load,
+    on_disk,
+    read_all,
+    shown,
+)
 from interlock.files.documents import (
     PREFIX,
     Document,
     FileConflict,
+    FileStatus,
     Unpublished,
     as_found,
     edited,
@@ -42,7 +55,7 @@ def sync(desk: Desk, force: bool = False) -> Doing[tuple[Document, ...]]:
     Returns the documents whose file was changed, or is left as it was edited.
     """
     desk.opened = True
-    before = yield from on_disk(_not_shown, desk.workspace, (yield from everything(desk)))
+    before = yield from on_disk(_not_shown, desk.workspace, (yield from everything(desk))[0])
     found = list((yield from bring_all(desk, before, force)))
     if desk.outside == ADOPT and not force:
         found = [each for each in found if not each.edited]
@@ -50,17 +63,33 @@ def sync(desk: Desk, force: bool = False) -> Doing[tuple[Document, ...]]:
     return tuple(found)
 
 
+def follow(desk: Desk) -> Doing[tuple[Document, ...]]:
+    """Sync; what the disk refuses has the state `unpublished`, and does not stop the others."""
+    found, _ = yield from everything(desk)
+    try:
+        return (yield from sync(desk))
+    except Unpublished:
+        done = []
+        for document in (yield from on_disk(_not_shown, desk.workspace, found)):
+            done.append((yield from shown(desk, document)))
+        return tuple(done)
+
+
 def rebuild(desk: Desk) -> Doing[tuple[Document, ...]]:
     """Make the disk what the space holds; what was edited is set aside.  Returns the documents."""
     paths = yield from on_disk(desk.workspace.paths)
     highest = yield from on_disk(_highest, desk.workspace, paths)
-    documents = yield from everything(desk)
-    yield from on_disk(_step_back, desk.workspace, highest, documents)
+    found, _ = yield from everything(desk)
+    yield from on_disk(_step_back, desk.workspace, highest, found)
     return (yield from sync(desk, force=True))
 
 
 def _highest(workspace: Workspace, paths: list[str]) -> dict[str, int]:
-    return {path: workspace.see(path).newest for path in paths}
+    highest = {}
+    for path in paths:
+        with suppress(OSError):  # it is passed by
+            highest[path] = workspace.see(path).newest
+    return highest
 
 
 def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Document]) -> None:
@@ -70,54 +99,62 @@ def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Docume
             workspace.step_back(document.path, document.version)
 
 
-def everything(desk: Desk) -> Doing[list[Document]]:
-    """Return the documents of the space, and those deleted that were once published here."""
+def everything(desk: Desk) -> Doing[tuple[list[Document], list[FileStatus]]]:
+    """Return the documents of the space, and those deleted that were once published here; then
+    those that cannot be on this disk."""
     snapshot: Snapshot = yield from protocol.load(desk.writer, (), (PREFIX,))
     check(snapshot)
     records = {record.key: record for record in snapshot.scans[PREFIX]}
     paths: list[str] = yield from on_disk(desk.workspace.paths)
-    keys = tuple(key for key in (PREFIX + path for path in paths) if key not in records)
+    known = [path for path in paths if documents.is_path(path, desk.pattern, desk.hidden)]
+    keys = tuple(key for key in (PREFIX + path for path in known) if key not in records)
     if keys:
         gone: Snapshot = yield from protocol.load(desk.writer, keys)
         check(gone)
         records |= gone.records
-    return [
-        to_document(record)
-        for key, record in sorted(records.items())
-        if documents.is_path(key.removeprefix(PREFIX), desk.pattern)
-    ]
+    return read_all(desk, (records[key] for key in sorted(records)))
 
 
 def _not_shown(workspace: Workspace, found: list[Document]) -> list[Document]:
     """Return the documents whose place does not show them."""
-    return [each for each in found if _state(workspace, each) is not None]
+    return [each for each in found if _status_of(workspace, each) is not None]
 
 
-def status(desk: Desk) -> Doing[tuple[documents.FileStatus, ...]]:
+def status(desk: Desk) -> Doing[tuple[FileStatus, ...]]:
     """Return what of the disk is not what the space holds."""
-    found = yield from everything(desk)
-    told: tuple[documents.FileStatus, ...] = yield from on_disk(_status, desk, found)
+    found, refused = yield from everything(desk)
+    told: tuple[FileStatus, ...] = yield from on_disk(_status, desk, found, refused)
     return told
 
 
-def _status(desk: Desk, found: list[Document]) -> tuple[documents.FileStatus, ...]:
-    workspace, known = desk.workspace, {each.path for each in found}
-    told = []
+def _status(desk: Desk, found: list[Document], refused: list[FileStatus]) -> tuple[FileStatus, ...]:
+    workspace = desk.workspace
+    known = {each.path for each in found} | {each.path for each in refused}
+    told = [*refused]
     for document in found:
-        state = _state(workspace, document)
+        state = _status_of(workspace, document)
         if state is not None:
-            told.append(documents.FileStatus(document.path, state, document.version, ""))
+            told.append(state)
     told += [
-        documents.FileStatus(path, "new", 0, "")
-        for path in workspace.files()
-        if path not in known and documents.is_path(path, desk.pattern)
+        documents.new_file(path, workspace.links(path))
+        for path in workspace.files(desk.hidden)
+        if path not in known and documents.is_path(path, desk.pattern, desk.hidden)
     ]
     told += [
-        documents.FileStatus(path, "saved", 0, where)
+        FileStatus(path, "saved", 0, where)
         for path, where in workspace.saved()
-        if documents.is_path(path, desk.pattern)
+        if documents.is_path(path, desk.pattern, desk.hidden)
     ]
     return tuple(sorted(told))
+
+
+def _status_of(workspace: Workspace, document: Document) -> FileStatus | None:
+    """Return what is the matter with the file of a document, None where nothing is."""
+    try:
+        state = _state(workspace, document)
+    except OSError as problem:
+        return documents.refused(document.path, document.version, problem)
+    return None if state is None else FileStatus(document.path, state, document.version, "")
 
 
 def _state(workspace: Workspace, document: Document) -> str | None:
@@ -144,6 +181,8 @@ def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Docum
     base = seen.last.version if seen.last is not None else 0
     if not seen.edited and not removed:
         return (yield from shown(desk, fresh))
+    if seen.found.links > 1:
+        raise Invalid(documents.LINKED.format(fresh.path))
     if data is None and not removed:
         raise Invalid(f"{fresh.path!r} is no plain file on the disk, so it cannot be committed")
     if data == fresh.data:
@@ -154,6 +193,8 @@ def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Docum
         includes = digest_of(seen.found.data)
         if data == fresh.data:
             return (yield from bring(desk, fresh, includes=includes))
+    if data is not None and not record.exists:
+        yield from check_place(desk, fresh.path)
     outcome = yield from _adopted(desk, record, data, seen.found.mode or fresh.mode)
     if isinstance(outcome, Conflict):
         raise edited(to_document(outcome.record), seen.found.data, base)
@@ -200,6 +241,9 @@ def adopt_all(desk: Desk) -> Doing[tuple[Document, ...]]:
                 done.append((yield from adopt(desk, found.path)))
             except FileConflict as refused:
                 done.append(as_found(refused.document, EDITED))
+            except (Forbidden, Held, IllegalTransition, Invalid, Unavailable):
+                key = PREFIX + found.path  # one file that cannot be committed stops no other
+                done.append(as_found(to_document((yield from load(desk, key))), EDITED))
     return tuple(done)
 
 
@@ -231,12 +275,13 @@ def catch_up(desk: Desk, position: int) -> Doing[tuple[tuple[Document, ...], int
         dict.fromkeys(
             entry.key
             for entry in page.entries
-            if documents.is_path(entry.key.removeprefix(PREFIX), desk.pattern)
+            if documents.is_path(entry.key.removeprefix(PREFIX), desk.pattern, desk.hidden)
         )
     )
     found: tuple[Document, ...] = ()
     if keys:
         snapshot: Snapshot = yield from protocol.load(desk.writer, keys)
         check(snapshot)
-        found = yield from bring_all(desk, map(to_document, snapshot.records.values()))
+        for document in read_all(desk, snapshot.records.values())[0]:
+            found = (*found, (yield from shown(desk, document)))
     return found, page.upto

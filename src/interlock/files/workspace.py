@@ -174,6 +174,8 @@ class Workspace:
 
     def paths(self) -> list[str]:
         """Return the paths of the documents that were ever published here."""
+        disk.check_own(self.state)
+        disk.check_own(self._shelves)
         found = []
         for shelf in disk.names(self._shelves):
             with (
@@ -183,15 +185,25 @@ class Workspace:
                 found.append(file.read())
         return sorted(found)
 
-    def files(self) -> Iterator[str]:
-        """Yield the paths of the plain files in the folder, but for hidden ones."""
+    def files(self, hidden: bool = False) -> Iterator[str]:
+        """Yield the paths of the plain files in the folder; of hidden ones, too, if `hidden`."""
+
+        def is_left_out(name: str) -> bool:
+            return name.lower() == STATE or (name.startswith(".") and not hidden)
+
         for folder, folders, files in os.walk(self.root):
-            folders[:] = sorted(each for each in folders if not each.startswith("."))
+            folders[:] = sorted(each for each in folders if not is_left_out(each))
             inside = os.path.relpath(folder, self.root)
             for name in sorted(files):
-                if not name.startswith(".") and not os.path.islink(os.path.join(folder, name)):
+                if not is_left_out(name) and not os.path.islink(os.path.join(folder, name)):
                     path = name if inside == "." else os.path.join(inside, name)
                     yield path.replace(os.sep, "/")
+
+    def links(self, path: str) -> int:
+        """Return how many names a file in the folder has."""
+        with suppress(OSError):
+            return os.lstat(os.path.join(self.root, *path.split("/"))).st_nlink
+        return 1
 
     def saved(self) -> list[tuple[str, str]]:
         """Return what was set aside: the path of the document, and where it is now."""
@@ -274,10 +286,15 @@ class Workspace:
             if digest in (own, includes, *Listing(disk.names(shelf)).since(0)):
                 disk.remove(temp)
                 return
-        aside = os.path.join(self.set_aside, *path.split("/")) + f".{secrets.token_hex(4)}"
-        os.makedirs(os.path.dirname(aside), exist_ok=True)
-        with suppress(FileNotFoundError):
-            disk.rename(temp, aside)
+        *folders, plain = path.split("/")
+        disk.check_own(self.set_aside)
+        os.makedirs(self.set_aside, exist_ok=True)
+        folder = disk.enter(self.set_aside, folders, make=True)
+        try:
+            with suppress(FileNotFoundError):
+                disk.place(temp, folder, f"{plain}.{secrets.token_hex(4)}")
+        finally:
+            os.close(folder)
 
     def _stage(self, shelf: str, want: Version) -> str | None:
         """Make the temp file; None where it was taken away."""
@@ -295,7 +312,11 @@ class Workspace:
         return temp
 
     def _shelf_of(self, path: str) -> str:
-        return os.path.join(self._shelves, hashlib.sha256(path.encode()).hexdigest()[:32])
+        """Return the folder of a document.  Raises OSError where a link would lead elsewhere."""
+        shelf = os.path.join(self._shelves, hashlib.sha256(path.encode()).hexdigest()[:32])
+        for folder in (self.state, self._shelves, shelf):
+            disk.check_own(folder)
+        return shelf
 
     def _shelf(self, path: str) -> str:
         """Return the folder of a document, made where it is not there."""

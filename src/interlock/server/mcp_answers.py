@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import interlock
-from interlock import Entry, InterlockError, Record, Refused
+from interlock import Entry, InterlockError, KeyInfo, Record, Refused
 
 Answer = dict[str, Any]
 
@@ -136,16 +136,28 @@ def _is_json(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool | list | dict)
 
 
-def record_answer(record: Record, value: bool = True) -> Answer:
+def record_answer(record: Record) -> Answer:
     """Return a record as tools answer it."""
     return {
         "key": record.key,
-        **({"value": record.value} if value else {}),
+        "value": record.value,
         "version": record.version,
         "epoch": record.epoch,
         "exists": record.exists,
         "writer": record.writer,
         "at": record.at.isoformat() if record.at else None,
+    }
+
+
+def key_answer(info: KeyInfo) -> Answer:
+    """Return a key as tools answer it, without its value."""
+    return {
+        "key": info.key,
+        "version": info.version,
+        "epoch": info.epoch,
+        "exists": True,
+        "writer": info.writer,
+        "at": info.at.isoformat(),
     }
 
 

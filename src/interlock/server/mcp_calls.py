@@ -8,15 +8,16 @@ from datetime import datetime
 from typing import Any
 
 import interlock
-from interlock import Entry, Record
+from interlock import Entry, KeyInfo, Record
 from interlock.server.mcp_agents import Agent, Agents
-from interlock.server.mcp_answers import Answer, entry_answer, record_answer
+from interlock.server.mcp_answers import Answer, entry_answer, key_answer, record_answer
 from interlock.server.mcp_leases import Hold
 from interlock.server.mcp_writes import WRITES, operation, outcome_of
 from interlock.settings import is_reserved
 from interlock.sharing import under
 
 _LIMIT = 50
+_SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
 
 _HOW = {
@@ -69,16 +70,30 @@ def _time(text: str | None) -> datetime | None:
 
 
 async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
-    found = await agent.space.scan(arguments.get("prefix", ""))
-    after = arguments.get("after")
-    names = sorted(key for key in found if (after is None or key > after) and not is_reserved(key))
-    shown = names[: arguments.get("limit", _LIMIT)]
-    values = arguments.get("values", False)
+    after, limit = arguments.get("after"), arguments.get("limit", _LIMIT)
+    found = await _visible(agent, arguments.get("prefix", ""), after, limit + 1)
+    shown = found[:limit]
+    answers = [key_answer(each) for each in shown]
+    if arguments.get("values"):
+        records = await agent.space.read_many(each.key for each in shown)
+        answers = [record_answer(each) for each in records.values() if each.exists]
     return {
-        "records": [record_answer(found[key], values) for key in shown],
-        "next_after": shown[-1] if shown else after,
-        "more": len(names) > len(shown),
+        "records": answers,
+        "next_after": shown[-1].key if shown else after,
+        "more": len(found) > limit,
     }
+
+
+async def _visible(agent: Agent, prefix: str, after: str | None, limit: int) -> list[KeyInfo]:
+    """Return at most `limit` keys that are no adapter's."""
+    found: list[KeyInfo] = []
+    size = max(limit, _SMALLEST_PAGE)
+    while True:
+        page = await agent.space.list_keys(prefix, after=after, limit=size)
+        found += (each for each in page if not is_reserved(each.key))
+        if len(page) < size or len(found) >= limit:
+            return found[:limit]
+        after = page[-1].key
 
 
 async def _history(agent: Agent, arguments: Arguments) -> Answer:

@@ -350,15 +350,12 @@ def _reason(job: Job, contribution: Any) -> Steps:
 
 
 def _merged(job: Job, value: Any, entry: Entry) -> Steps:
-    """Protocol: the value with one more contribution.  Raises Invalid for None."""
+    """Protocol: the value with one more contribution.  Raises TypeError for None."""
     if isinstance(job.merge, Reducer):
         return job.merge.fold([entry.value], value, started=True)
     merged = yield Think(job.merge, (value, entry.value))
     if merged is None:
-        what = (
-            f"merge of coordinator {job.name!r}, given {entry.key!r} (position {entry.position}),"
-        )
-        raise_refusal(decide.forgot_return(what, job.into))
+        raise TypeError("merge returned None; did it forget its return?")
     return merged
 
 

@@ -91,10 +91,12 @@ class Backend(SQLiteBackend):
         self.synced = False
         return super().perform(request)
 
-    def _write(self, work: Any, request: Any, durable: bool = True, **options: Any) -> Any:
+    def _write(
+        self, work: Any, request: Any, durable: bool = True, *more: Any, **options: Any
+    ) -> Any:
         with self._pool.writer() as connection:
             before = connection.total_changes
-        answer = super()._write(work, request, durable, **options)
+        answer = super()._write(work, request, durable, *more, **options)
         with self._pool.writer() as connection:
             changed = connection.total_changes != before
         self.synced = self.synced or (changed and durable)

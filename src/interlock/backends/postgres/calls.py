@@ -15,6 +15,7 @@ from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
+from interlock.core.records import KeyInfo
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
@@ -25,6 +26,7 @@ from interlock.core.requests import (
     Kept,
     LeaveTurn,
     ListGroups,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -214,6 +216,12 @@ def _load(request: Load, space: int, uid: str, known: tuple[int, str], durable: 
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
+def _list_keys(request: ListKeys, space: int, uid: str) -> Call:
+    prefix, after, limit = request
+    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, limit)
+    return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
+
+
 def _load_at(request: LoadAt, space: int, uid: str) -> Call:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
@@ -357,6 +365,7 @@ def _nothing(rows: list[Any]) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, int, str], Call]] = {
+    ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,

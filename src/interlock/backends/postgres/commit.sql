@@ -18,6 +18,9 @@ DECLARE
     fine boolean;
     listed integer;
 BEGIN
+    IF NOT is_operator() THEN
+        PERFORM check_plan(p_space, p_agent, p_op, ARRAY[p_kind], ARRAY[p_key], '{}');
+    END IF;
     s := lock_space(p_space);
     -- Times never fall along the log, whatever the clock does.
     SELECT t.position + 1, GREATEST(t.time, clock_us()), w.version + 1, w.epoch, w.listed, w.fine,
@@ -91,6 +94,12 @@ DECLARE
     time_us bigint;
     now_us bigint;
 BEGIN
+    IF NOT is_operator() THEN
+        PERFORM check_plan(p_space, x.agent, x.op, COALESCE(x.kinds, ARRAY[x.kind]),
+            COALESCE(x.writes, ARRAY[x.key]), COALESCE(x.leased, '{}'))
+        FROM json_to_recordset(p_plans) AS x(
+            op text, agent text, key text, kind text, kinds text[], writes text[], leased text[]);
+    END IF;
     s := lock_space(p_space);
     SELECT t.position, GREATEST(t.time, clock_us()) INTO start, time_us FROM tail(p_space) AS t;
     IF is_lost(p_space, p_seen, p_seen_op) THEN

@@ -11,6 +11,8 @@ DECLARE
     r answer;
 BEGIN
     IF p_exclusive THEN
+        PERFORM check_writer();
+        PERFORM check_agent(p_agent);
         PERFORM lock_space(p_space);
         INSERT INTO agents AS a (space, agent, incarnation, name) VALUES (p_space, p_agent, 1, p_name)
         ON CONFLICT (space, agent) DO UPDATE
@@ -38,6 +40,10 @@ DECLARE
     number bigint;
     i integer;
 BEGIN
+    PERFORM check_agent(p_agent);
+    IF p_reclaim THEN
+        PERFORM check_operator('reclaim a lease');
+    END IF;
     PERFORM lock_space(p_space);
     now_us := clock_us();
     r.what := 'grant'; r.key := p_keys[1]; r.live := 0; r.time := 0;
@@ -46,7 +52,7 @@ BEGIN
         r.what := 'replaced'; r.version := number;
     ELSIF p_epoch > 0 THEN  -- a renewal; an expired lease that nobody took may go on
         UPDATE leases SET renewed = now_us, expires = now_us + p_ttl
-        WHERE space = p_space AND key = p_keys[1] AND epoch = p_epoch;
+        WHERE space = p_space AND key = p_keys[1] AND epoch = p_epoch AND may_be(holder);
         r.live := FOUND::integer;
     ELSIF (SELECT count(*) FROM leases WHERE space = p_space AND key = ANY (p_keys) AND name = p_name)
         = cardinality(p_keys)
@@ -113,6 +119,6 @@ AS $$
 BEGIN
     PERFORM lock_space(p_space);
     DELETE FROM leases WHERE space = p_space AND key = p_key
-        AND ((p_epoch > 0 AND epoch <= p_epoch) OR (p_epoch = 0 AND name = p_name));
+        AND may_be(holder) AND ((p_epoch > 0 AND epoch <= p_epoch) OR (p_epoch = 0 AND name = p_name));
     PERFORM durable(true);
 END $$;

@@ -32,6 +32,7 @@ AS $$
 BEGIN
     RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
     IF NOT FOUND AND p_create THEN
+        PERFORM check_writer();
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
@@ -223,6 +224,22 @@ BEGIN
     END IF;
 END $$;
 
+-- Existing keys under a prefix, from p_first to p_end and without p_after, in order, at most p_limit.
+CREATE FUNCTION interlock.list_keys(
+    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer
+) RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
+    FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
+    WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
+        AND (p_end IS NULL OR h.key < p_end)
+        AND h.live > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+    ORDER BY h.key LIMIT p_limit;
+END $$;
+
 -- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
 -- the server's log that means nothing, and no lock that others would wait for.
 CREATE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE plpgsql
@@ -403,7 +420,8 @@ BEGIN
     INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
     SELECT p_space, n.key, n.agent, n.reason, n.other, n.behind, n.time, n.op
     FROM json_to_recordset(p_notes)
-        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text);
+        AS n(key text, agent text, reason text, other text, behind bigint, time bigint, op text)
+    WHERE may_be(n.agent);
     DELETE FROM refusals WHERE space = p_space AND id <= (
         SELECT id FROM refusals WHERE space = p_space ORDER BY id DESC OFFSET p_kept LIMIT 1);
 END $$;

@@ -187,9 +187,14 @@ BEGIN
         d.position := deal(p_space, g, p_consumer, p_limit, LEAST(d.version, g.cursor + p_scanned));
         UPDATE group_pending SET batch = p_name, deliveries = deliveries + 1
         WHERE group_id = g.group_id AND position = ANY (ARRAY(
-            SELECT p.position FROM group_pending AS p
-            WHERE p.group_id = g.group_id AND p.consumer = p_consumer AND p.batch = ''
-            ORDER BY p.position LIMIT p_limit));
+            SELECT m.position FROM (SELECT w.position, sum(COALESCE(octet_length(l.body), 0))
+                    OVER (ORDER BY w.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+                FROM (SELECT p.position FROM group_pending AS p
+                    WHERE p.group_id = g.group_id AND p.consumer = p_consumer AND p.batch = ''
+                    ORDER BY p.position LIMIT p_limit) AS w
+                LEFT JOIN LATERAL (SELECT e.body FROM log AS e
+                    WHERE e.space = p_space AND e.position = w.position LIMIT 1) AS l ON true) AS m
+            WHERE m.before IS NULL OR m.before < 4194304));  -- bytes: as a page of the log
     END IF;
     RETURN NEXT d;
     RETURN QUERY SELECT * FROM group_delivered(p_space, g.group_id, p_consumer, p_name);

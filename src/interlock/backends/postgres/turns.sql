@@ -157,6 +157,7 @@ DECLARE
     t tickets;
     number bigint := p_ticket;
 BEGIN
+    PERFORM check_agent(p_agent);
     PERFORM durable(false);
     IF p_ticket > 0 THEN
         SELECT * INTO t FROM tickets WHERE space = p_space AND ticket = p_ticket
@@ -204,6 +205,6 @@ AS $$
 BEGIN
     PERFORM lock_space(p_space);
     PERFORM drop_ticket(p_space, t.ticket) FROM tickets AS t
-    WHERE t.space = p_space AND (t.ticket = p_ticket OR (p_ticket = 0 AND t.name = p_name));
+    WHERE t.space = p_space AND may_be(t.agent) AND (t.ticket = p_ticket OR (p_ticket = 0 AND t.name = p_name));
     PERFORM durable(false);
 END $$;

@@ -15,6 +15,7 @@ from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import DELETE, PUT, Plan
+from interlock.core.records import KeyInfo
 from interlock.core.requests import (
     PAGE_BYTES,
     AckGroup,
@@ -26,6 +27,7 @@ from interlock.core.requests import (
     Kept,
     LeaveTurn,
     ListGroups,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -171,6 +173,13 @@ def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     command = script("load", names, request.op_id or "", *known, *_named(request))
     call = _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
     return call._replace(claims=lambda snapshot: snapshot.applied is not None)
+
+
+def _list_keys(request: ListKeys, keys: Keys, uid: str) -> Call:
+    prefix, after, limit = request
+    end = prefix_end(prefix) or ""
+    command = script("list_keys", keys.fixed, prefix, max(prefix, after), end, after, limit)
+    return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
 def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
@@ -352,6 +361,7 @@ def _nothing(replies: Any) -> None:
 
 
 _CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
+    ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,
     LeaveTurn: _leave_turn,

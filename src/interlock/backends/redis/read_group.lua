@@ -11,6 +11,7 @@
 --   id, reads, how often it was delivered.
 
 local MOST = 1000  -- keys of one dead consumer that are looked at
+local BYTES = 4194304  -- of the values of one answer, beside the last
 local FEW = 50  -- entries of the log that are read at once
 local consumer, prefix, start, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local ttl, name, now, last = tonumber(ARGV[6]), ARGV[8], clock(), lib.number_of('p')
@@ -172,9 +173,10 @@ end
 
 -- Delivers the first entries that wait.
 local function deliver()
+    local bytes = 0
     for _ = 1, limit do
         local member = members('w' .. consumer .. NUL, 1)[1]
-        if not member then return end
+        if not member or bytes >= BYTES then return end
         local at = place_of(member)
         local pending = field('e:' .. at)
         local key, before = pending[1], pending[2]
@@ -185,6 +187,8 @@ local function deliver()
         call('ZADD', DEALT, 0, holding(key, held), 0, 'b' .. name .. NUL .. at)
         if following then call('ZADD', DEALT, 0, 'w' .. consumer .. NUL .. following) end
         call('HSET', GROUP, 'k:' .. key, pack(held), 'e:' .. at, pack({key, name, pending[3] + 1}))
+        local entry = limit > 1 and lib.entry_at(tonumber(at))
+        bytes = bytes + (entry and #(entry.b or '') or 0)
     end
 end
 

@@ -25,7 +25,19 @@ def _load(name: str) -> Script:
 
 _OF_GROUPS = ("read_group", "ack_group", "group_state", "drop_group")
 _NAMES = (
-    *("commit", "load", "load_at", "log", "turn", "leave", "enter", "open", "lease", "mark"),
+    *(
+        "commit",
+        "load",
+        "list_keys",
+        "load_at",
+        "log",
+        "turn",
+        "leave",
+        "enter",
+        "open",
+        "lease",
+        "mark",
+    ),
     *("drop_lease", "fold", "trim", "save_projection", "load_projection", "drop_projection"),
     *_OF_GROUPS,
 )

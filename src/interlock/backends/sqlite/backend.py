@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Any
 
+from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
 from interlock.backends.grouping import GroupCommit
 from interlock.backends.noting import KEPT, RefusalNotes
@@ -42,6 +43,7 @@ from interlock.core.requests import (
     GroupState,
     LeaveTurn,
     ListGroups,
+    ListKeys,
     Load,
     LoadAt,
     LoadProjection,
@@ -229,6 +231,7 @@ class SQLiteBackend:
         ReadGroup: _read_group,
         AckGroup: lambda self, request: self._write(groups.acknowledge, request),
         GroupState: lambda self, request: self._read(groups.state, request),
+        ListKeys: lambda self, request: self._read(read.list_keys, request),
         ListGroups: lambda self, request: self._read(groups.names, request),
         DropGroup: lambda self, request: self._write(groups.drop, request),
     }
@@ -255,14 +258,14 @@ class SQLiteBackend:
     def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
         """Judge and apply a group of plans in one transaction."""
         answers: dict[int, Outcome] = {}
-        left = plans
+        left = encoded = [(plan, reads_of(plan)) for plan in plans]
 
         def look() -> bool:
             """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
             agents that wait for the lock only to be refused keep it from the one who can write."""
             nonlocal answers, left
             answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.yields])
-            left = [plan for index, plan in enumerate(plans) if index not in answers]
+            left = [each for index, each in enumerate(encoded) if index not in answers]
             return bool(left)
 
         worth_a_look = any(plan.yields for plan in plans)
@@ -321,6 +324,7 @@ class SQLiteBackend:
                     answer = work(connection, self._where, request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
+                        self._store.watch_log(connection)
                     if durable and connection.total_changes == changes and claims(answer):
                         self._reach_disk()
                     return answer

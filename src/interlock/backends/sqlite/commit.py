@@ -74,11 +74,11 @@ class Step:
         self.wrote = False
         self._prefetch(plans)
 
-    def commit(self, plan: Plan) -> Outcome:
+    def commit(self, plan: Plan, reads: str | None) -> Outcome:
         """Judge one plan, and apply it where nothing stands against it."""
         answer = self.judge(plan)
         if answer is None:
-            return self._apply(plan)
+            return self._apply(plan, reads)
         if plan.ticket and plan.op_id in self._known:
             self._drop_ticket(plan.ticket)  # applied by another sending, which had no ticket
         return answer
@@ -208,9 +208,7 @@ class Step:
                 return decide.held(write.key, holder, (expires - self.now) / 1e6)
         return None
 
-    def _apply(self, plan: Plan) -> Committed:
-        reads = decide.reads_beyond(plan)
-        reads_text = None if reads is None else json.dumps(reads, ensure_ascii=False)
+    def _apply(self, plan: Plan, reads: str | None) -> Committed:
         space, agent, op_id, now = self._space, plan.agent, plan.op_id, self.time
         position = self._position
         writes = []
@@ -223,7 +221,7 @@ class Step:
             if kind == DELETE and self._heads.get(key, _ABSENT)[2] == CONTRIBUTIONS:
                 self._execute(SQL["save_fold"], (space, key, entry, None))
             self._log_rows.append(
-                (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads_text)
+                (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads)
             )
             self._head_rows[key] = (space, key, version, epoch, entry, live)
             self._heads[key] = (version, epoch, live)
@@ -339,11 +337,16 @@ def judge_all(
 
 
 def apply_all(
-    connection: sqlite3.Connection, where: Where, plans: Callable[[], Sequence[Plan]]
+    connection: sqlite3.Connection,
+    where: Where,
+    plans: Callable[[], Sequence[tuple[Plan, str | None]]],
 ) -> list[Outcome]:
-    """Judge and apply plans one after the other, each on its own."""
-    step = Step(connection, where, plans())
-    answers = [step.commit(plan) for plan in plans()]
+    """Judge and apply plans one after the other, each on its own.
+
+    With each comes `answers.reads_of` it: what takes long is done before the lock is taken.
+    """
+    step = Step(connection, where, [plan for plan, _ in plans()])
+    answers = [step.commit(plan, reads) for plan, reads in plans()]
     if step.wrote:
         step.flush()
     else:

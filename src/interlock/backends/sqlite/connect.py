@@ -6,9 +6,12 @@ import random
 import sqlite3
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+from interlock.backends.sqlite import locks
 from interlock.backends.sqlite.faults import fault_of, is_busy
+from interlock.backends.sqlite.health import LOG_LIMIT
 from interlock.backends.sqlite.place import Place, check
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
@@ -64,6 +67,7 @@ def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
     try:
         connection.execute(f"PRAGMA synchronous={DURABILITY[options.durability]}")
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit={LOG_LIMIT}")
         connection.execute("PRAGMA trusted_schema=OFF")
         return connection
     except sqlite3.Error as problem:
@@ -128,9 +132,10 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
     pause = 0.0005
     while not try_begin(connection):
         if time.monotonic() >= deadline:
+            who = locks.writer(Path(place)) or "another process"
             raise Unavailable(
-                f"another process kept the write lock of {place} for longer than the busy "
-                "timeout; try again, or raise busy_timeout="
+                f"{who} kept the write lock of {place} for longer than the busy timeout; "
+                "try again, or raise busy_timeout="
             )
         time.sleep(random.uniform(0.2, 1.0) * pause)
         pause = min(pause * 1.5, 0.1)

@@ -28,7 +28,14 @@ from interlock.core.groups import (
 )
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
-from interlock.core.requests import AckGroup, DropGroup, GroupState, ListGroups, ReadGroup
+from interlock.core.requests import (
+    PAGE_BYTES,
+    AckGroup,
+    DropGroup,
+    GroupState,
+    ListGroups,
+    ReadGroup,
+)
 
 _RENEW_BELOW = 0.7  # of the ttl; a consumer that waits only reads more often than that
 
@@ -90,8 +97,13 @@ def read(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> De
             execute(SQL["undeliver"], (group.id, consumer))
         _claim(connection, group, request, now)
         group = _deal(connection, where, group, request, head)
-        own = execute(SQL["undelivered"], (group.id, consumer, request.limit)).fetchall()
-        batch = [(request.name, group.id, position) for position, _ in own]
+        batch, size = [], 0
+        values = (group.id, consumer, request.limit, where.first)
+        for position, length in execute(SQL["undelivered_sizes"], values):
+            batch.append((request.name, group.id, position))
+            size += length or 0
+            if size >= PAGE_BYTES:
+                break
         connection.executemany(SQL["deliver"], batch)
         items = _delivered(connection, where, group, request)
     return Deliveries(items, group.cursor, head, now, group.prefix)

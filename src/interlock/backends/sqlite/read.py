@@ -26,10 +26,11 @@ from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Pruned
-from interlock.core.records import Leaseholder, Record, Snapshot
+from interlock.core.records import KeyInfo, Leaseholder, Record, Snapshot
 from interlock.core.requests import (
     NEAR,
     PAGE_BYTES,
+    ListKeys,
     Load,
     LoadAt,
     LogPage,
@@ -72,6 +73,16 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
                 leases[key] = Leaseholder(holder, epoch, (expires - now) / 1e6)
     done = applied(execute, space, request.op_id) if request.op_id is not None else None
     return Snapshot(position, now, records, scans, queued, done, leases)
+
+
+def list_keys(
+    connection: sqlite3.Connection, where: Where, request: ListKeys
+) -> tuple[KeyInfo, ...]:
+    """Answer a ListKeys."""
+    prefix, after, limit = request
+    first, end = max(prefix, after), prefix_end(prefix)
+    rows = connection.execute(SQL["list_keys"], (where.space, prefix, end, first, after, limit))
+    return tuple(map(KeyInfo._make, rows))
 
 
 def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot | Pruned:

@@ -67,6 +67,13 @@ WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
     AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
+-- name: list_keys (space, prefix, end, first key, after, limit)
+SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
+FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
+WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3) AND h.live
+    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+ORDER BY h.key LIMIT ?6;
+
 -- name: scan_versions (space, first key, end)
 SELECT key, version, epoch FROM heads
 WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live
@@ -347,6 +354,11 @@ DELETE FROM group_consumers WHERE group_id = ?1 AND seen + ttl < ?2 AND NOT EXIS
 -- name: undelivered (group, consumer, limit)
 SELECT position, key FROM group_pending
 WHERE group_id = ? AND consumer = ? AND batch = '' ORDER BY position LIMIT ?;
+
+-- name: undelivered_sizes (group, consumer, limit, first id)
+-- The same, and how long each is.
+SELECT position, (SELECT LENGTH(body) FROM log WHERE id = ?4 + position) FROM group_pending
+WHERE group_id = ?1 AND consumer = ?2 AND batch = '' ORDER BY position LIMIT ?3;
 
 -- name: undeliver (group, consumer)
 -- What was delivered counts as not delivered, so that it is delivered again.

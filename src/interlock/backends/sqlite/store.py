@@ -5,6 +5,7 @@ They do not cross a fork: a child borrows a store of its own.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,11 +14,13 @@ from interlock.backends.registry import Registry
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
 from interlock.backends.sqlite.faults import translated
+from interlock.backends.sqlite.health import LOG_LIMIT, health_of, log_size
 from interlock.backends.sqlite.pool import Pool
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+_LOOK_EVERY = 256  # writes
 _THREADS = 16  # for asyncio; of them, one commits at a time
 
 
@@ -36,6 +39,8 @@ class Store:
         self._key = key
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
+        self._writes = 0
+        self._warned = LOG_LIMIT  # bytes of the write-ahead log
         self.pool = Pool(key.place, lambda: connect(key.place, key.options), key.identity)
 
     def threads(self) -> ThreadPoolExecutor:
@@ -51,6 +56,20 @@ class Store:
         """Make or migrate the schema."""
         with self.pool.reader() as connection, translated(str(self._key.place)):
             prepare(connection, self._key.place, self._key.options)
+
+    def watch_log(self, connection: sqlite3.Connection) -> None:
+        """Say so in the log of the program, now and then, where somebody lets the write-ahead log
+        grow.  To be called after a commit, by the only one who writes."""
+        self._writes += 1
+        path = self._key.place.path
+        if self._writes % _LOOK_EVERY or path is None or log_size(path) < self._warned:
+            return
+        health = health_of(connection, path)
+        if health.problem:
+            import logging  # where it is needed: importing it takes long
+
+            logging.getLogger("interlock").warning("%s: %s", path, health.problem)
+            self._warned = 2 * health.size
 
     def close(self) -> None:
         """End the threads and close the connections."""

@@ -11,7 +11,7 @@ import pytest
 
 import interlock
 from interlock.core.groups import SCANNED
-from interlock.core.requests import AckGroup, ReadGroup
+from interlock.core.requests import PAGE_BYTES, AckGroup, ReadGroup
 from interlock.verify.suite.facades import Facades
 from interlock.verify.suite.leases import elsewhere_while
 
@@ -396,3 +396,16 @@ def test_a_malformed_call_is_invalid_and_changes_nothing(space: Any, call: Any, 
     with pytest.raises(interlock.Invalid, match=names):
         call(space.group("g"))
     assert space.groups() == []
+
+
+def test_what_is_taken_at_once_ends_where_its_values_are_many_bytes(facades: Facades) -> None:
+    space = facades.open(durability="off")
+    for number in range(7):
+        space.update(f"k{number % 2}", lambda _, n=number: str(n) * (PAGE_BYTES // 5))
+    group, found = space.group("g"), []
+    for count in (5, 2, 0):
+        deliveries = group.take(100)
+        assert len(deliveries) == count
+        found += deliveries
+    assert [delivery.entry.position for delivery in found] == list(range(1, 8))
+    assert group.ack(*found) == 7

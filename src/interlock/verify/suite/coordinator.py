@@ -385,9 +385,12 @@ def test_a_coordinator_refuses_a_merge_that_returns_none(space: Any, worker: Any
     worker.append("contrib/w1", {"n": 1})
     coordinator(space).catch_up()
     worker.append("contrib/w1", {"n": 2})
-    forgets = coordinator(space, merge=lambda value, contribution: value.append(contribution["n"]))
-    with pytest.raises(interlock.Invalid, match=r"'contrib/w1' \(position \d+\), returned None"):
-        forgets.catch_up()
+
+    def forgets(value: list[Any], contribution: Any) -> Any:
+        value.append(contribution["n"])
+
+    with pytest.raises(interlock.Invalid, match="merge returned None; did it forget its return"):
+        coordinator(space, merge=forgets, on_error="stop").catch_up()
     assert space.read("report").value == [1]
     assert coordinator(space).catch_up().merged == 2
     assert space.read("report").value == [1, 2]

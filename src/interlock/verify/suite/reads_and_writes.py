@@ -195,3 +195,48 @@ def test_transition_with_the_operation_id_of_another_key_is_refused(facades: Fac
     with pytest.raises(interlock.Invalid, match="already used for another operation"):
         space.transition("job/2", "B", op_id="move")
     assert space.read("job/2").value == {"state": "A"}
+
+
+def test_keys_are_listed_in_pages_without_values(space: Any) -> None:
+    names = ["a", "b/1", "b/2", "b/é", "b/\U0001f680", "c"]
+    for name in reversed(names):
+        space.create(name, {"name": name})
+    gone = space.create("b/gone", 1)
+    space.delete(gone)
+    space.lease("b/leased", ttl=30).acquire()  # a key that was never written
+    assert [each.key for each in space.list_keys()] == names
+    found, after = [], None
+    while page := space.list_keys("b/", after=after, limit=2):
+        assert len(page) <= 2
+        found += page
+        after = page[-1].key
+    assert [each.key for each in found] == names[1:-1]
+    for info in found:
+        record = space.read(info.key)
+        assert info == interlock.KeyInfo(
+            key=record.key,
+            version=record.version,
+            epoch=record.epoch,
+            writer=record.writer,
+            time_us=record.time_us,
+            position=record.position,
+        )
+        assert info.at == record.at
+    assert space.list_keys("b/", after="a", limit=1)[0].key == "b/1"
+    assert space.list_keys("b/", after="c") == []
+    assert space.list_keys("nothing/") == []
+
+
+def test_merged_keys_are_listed(facades: Facades) -> None:
+    space = facades.open("us", rules={"found": interlock.merged("append")})
+    space.append("found", 1)
+    space.append("found", 2)
+    assert [(each.key, each.version, each.writer) for each in space.list_keys()] == [
+        ("found", 2, "us")
+    ]
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 1.5}, {"after": ""}, {"prefix": "a*"}])
+def test_a_wrong_page_of_keys_is_refused(space: Any, wrong: Any) -> None:
+    with pytest.raises(interlock.Invalid):
+        space.list_keys(**wrong)

@@ -253,10 +253,10 @@ def test_an_update_that_deletes_thinks_again_on_the_fresh_record(facades: Facade
 
 
 INSIDE: dict[str, Any] = {
-    "transact": lambda s: s.transact(lambda tx: tx.write(tx.read("k"), 1)),
-    "transact, creating": lambda s: s.transact(lambda tx: tx.create("k", 1)),
-    "transact, of a record": lambda s: s.transact(lambda tx: tx.write(READ[0], 1)),
-    "lease": lambda s: s.lease("k").acquire(),
+    "transact": lambda s: s.transact(lambda tx: tx.write(tx.read("k"), 1), patience=0),
+    "transact, creating": lambda s: s.transact(lambda tx: tx.create("k", 1), patience=0),
+    "transact, of a record": lambda s: s.transact(lambda tx: tx.write(READ[0], 1), patience=0),
+    "lease": lambda s: s.lease("k", wait=0).acquire(),
     "coordinator": lambda s: s.coordinator("k", source="from/", merge="append").catch_up(),
     "create": lambda s: s.create("k", 1),
 }
@@ -283,7 +283,7 @@ def test_whatever_would_wait_for_the_transaction_around_it_is_refused(
     space, same = facades.open(), facades.peer("tester")
     READ[:] = [space.create("k", 0)]
     calls = INSIDE | {
-        "update": lambda s: s.update("k", lambda n: n + 1),
+        "update": lambda s: s.update("k", lambda n: n + 1, patience=0),
         "append": lambda s: s.append("k", 1),
     }
 

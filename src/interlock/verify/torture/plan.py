@@ -118,7 +118,7 @@ def faults(settings: Settings) -> list[Fault]:
     for kind in settings.faults:
         chance = random.Random(f"{settings.seed}/{kind}")
         number = max(1, settings.operations // EVERY[kind])
-        if kind != RESTART:
+        if kind != RESTART:  # which takes seconds
             number = max(2, number)
         for turn in range(number):
             low, high = (settings.operations * each / number for each in (turn, turn + 1))

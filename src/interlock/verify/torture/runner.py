@@ -12,6 +12,7 @@ import interlock
 from interlock.errors import Invalid, Unavailable
 from interlock.verify.torture.acting import RULES
 from interlock.verify.torture.checking import Checked, check
+from interlock.verify.torture.durable import Durable
 from interlock.verify.torture.proxying import proxied
 from interlock.verify.torture.report import Report, gaps
 from interlock.verify.torture.settings import Settings, possible
@@ -48,7 +49,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="interlock-torture-") as name:
         folder = Path(name)
         interlock.open(settings.url, settings.space, "torture", rules=RULES).close()
-        ran = _work(settings, folder, restart, progress)
+        durable = Durable(settings)
+        ran = _work(settings, folder, restart, durable, progress)
         began = time.monotonic()
         with patiently(settings) as space:
             windows = settings.windows
@@ -56,6 +58,7 @@ def run(
                 *(settings, space, folder, kept, ran.ended),
                 lambda done: progress("checking", done, windows),
             )
+        durable.check(checked.findings)
     return _report(settings, asked, ran, checked, time.monotonic() - began)
 
 
@@ -77,10 +80,14 @@ def patiently(settings: Settings) -> interlock.Space:
 
 
 def _work(
-    settings: Settings, folder: Path, restart: Callable[[], None] | None, progress: Progress
+    settings: Settings,
+    folder: Path,
+    restart: Callable[[], None] | None,
+    durable: Durable,
+    progress: Progress,
 ) -> Ran:
     with proxied(settings.url) as (url, proxy):
-        crew = Crew(settings, folder, url, proxy, restart)
+        crew = Crew(settings, folder, url, proxy, restart, durable)
         try:
             return crew.run(lambda done: progress("working", done, settings.operations))
         finally:

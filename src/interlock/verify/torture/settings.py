@@ -7,6 +7,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 KILL, STOP, CLOCK, CUT, LOST, RESTART = "kill", "stop", "clock", "cut", "lost", "restart"
+DURABLE = "durable"
 FAULTS = {
     KILL: "a worker is killed (kill -9) and started again",
     STOP: "a worker is stopped for longer than its leases last (SIGSTOP), then wakes",
@@ -14,9 +15,14 @@ FAULTS = {
     CUT: "connections are cut: those of every other worker, or one before a commit is sent",
     LOST: "a commit is applied and its reply is lost",
     RESTART: "the server is killed or restarted",
+    DURABLE: "it is killed right after it acknowledged again what nobody had waited for",
 }
 # How many operations there are for each fault of a kind.
-EVERY = {KILL: 10_000, STOP: 10_000, CLOCK: 10_000, CUT: 5_000, LOST: 5_000, RESTART: 100_000}
+EVERY = {
+    **dict.fromkeys((KILL, STOP, CLOCK), 10_000),
+    **dict.fromkeys((CUT, LOST), 5_000),
+    **dict.fromkeys((RESTART, DURABLE), 100_000),
+}
 WINDOW = 20_000  # operations that share keys, about; each window is checked as a whole
 PROXIED = ("postgresql", "postgres", "redis")
 
@@ -78,10 +84,17 @@ def possible(url: str, restartable: bool) -> dict[str, str]:
     """Return why some kinds of faults cannot be injected into a store, by kind."""
     missing = {}
     if is_file(url):
-        missing = {CUT: "a file has no connections", RESTART: "a file has no server"}
+        missing = {
+            CUT: "a file has no connections",
+            RESTART: "a file has no server",
+            DURABLE: "what is not synced is lost only when the machine dies",
+        }
     elif not can_be_proxied(url):
         why = "only postgresql:// and redis:// with one host and port go through a proxy"
         missing = {CUT: why, LOST: why}
-    if not restartable and RESTART not in missing:
-        missing[RESTART] = "no --restart command says how"
+    if urlsplit(url).scheme.startswith("redis"):
+        missing[DURABLE] = "how long a commit lasts is a setting of the server, not of a process"
+    if not restartable:
+        for kind in (RESTART, DURABLE):
+            missing.setdefault(kind, "no --restart command says how")
     return missing

@@ -12,13 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from interlock.errors import Unavailable
+from interlock.errors import Fault, Unavailable
 from interlock.verify.torture.board import Board
-from interlock.verify.torture.plan import Fault, faults
+from interlock.verify.torture.durable import Durable
+from interlock.verify.torture.plan import Fault as Planned
+from interlock.verify.torture.plan import faults
 from interlock.verify.torture.proxy import Cut, Proxy
 from interlock.verify.torture.settings import (
     CLOCK,
     CUT,
+    DURABLE,
     KILL,
     LOST,
     RESTART,
@@ -57,6 +60,7 @@ class Crew:
         proxied_url: str,
         proxy: Proxy | None,
         restart: Callable[[], None] | None,
+        durable: Durable,
     ) -> None:
         self.settings = settings
         self.folder = folder
@@ -66,6 +70,7 @@ class Crew:
         self.board = Board(folder / "board", settings.workers)
         self.struck: Counter[str] = Counter()
         self.crashes = 0
+        self.durable = durable
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._waking: dict[int, float] = {}
         self._killed: set[int] = set()
@@ -150,7 +155,7 @@ class Crew:
                 del self._waking[worker]
                 self._signal(worker, signal.SIGCONT)
 
-    def _strike(self, fault: Fault) -> bool:
+    def _strike(self, fault: Planned) -> bool:
         """Let a fault happen; False where it cannot now."""
         running = sorted(self._processes)
         worker = min((w for w in running if w >= fault.worker), default=running[0])
@@ -175,10 +180,28 @@ class Crew:
             return True  # counted when it has died
         elif fault.kind == RESTART and self.restart is not None:
             self.restart()
+        elif fault.kind == DURABLE and self.restart is not None:
+            return self._strike_durable(self.restart)
         self.struck[fault.kind] += 1
         return True
 
-    def _strike_network(self, fault: Fault, proxy: Proxy) -> bool:
+    def _strike_durable(self, restart: Callable[[], None]) -> bool:
+        """Kill the server while nobody else commits, who would flush its log for all."""
+        stopped = [worker for worker in self._processes if worker not in self._waking]
+        for worker in stopped:
+            self._signal(worker, signal.SIGSTOP)
+        try:
+            self.durable.promise()
+            restart()
+        except Fault:
+            return False
+        finally:
+            for worker in stopped:
+                self._signal(worker, signal.SIGCONT)
+        self.struck[DURABLE] += 1
+        return True
+
+    def _strike_network(self, fault: Planned, proxy: Proxy) -> bool:
         if fault.kind == CUT and fault.amount:
             proxy.cut_all()
             self.struck[CUT] += 1

@@ -1,0 +1,53 @@
+"""What the keys under `files/` hold: documents, which `space.files` shows as files on disks.
+
+Whoever writes such a key writes a file on every disk that follows, so its name and its value are
+checked here, for every writer.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from interlock.core.outcome import Invalid
+
+FILES = "files/"
+MAX_SEGMENT_BYTES = 240  # file systems take 255; what is set aside gets a longer name
+MODES = 0o777  # neither setuid, nor setgid, nor the sticky bit
+
+
+def check_document(key: str, value: Any) -> Invalid | None:
+    """Return why `value` cannot be the document at `key`, or why that is no name of a file."""
+    wrong = check_path(key)
+    if wrong is not None:
+        return wrong
+    if not isinstance(value, dict) or value.keys() not in ({"text", "mode"}, {"base64", "mode"}):
+        return _malformed(key, 'it is {"text": ..., "mode": ...} or {"base64": ..., "mode": ...}')
+    mode = value["mode"]
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MODES:
+        return _malformed(key, f"mode {mode!r:.40} is not a number of permissions such as 0o644")
+    content = value["text"] if "text" in value else value["base64"]
+    if not isinstance(content, str):
+        return _malformed(key, "its content is no string")
+    if "base64" in value:
+        try:
+            base64.b64decode(content, validate=True)
+        except ValueError:
+            return _malformed(key, "its content is no base64")
+    return None
+
+
+def check_path(key: str) -> Invalid | None:
+    """Return why the rest of a key under `files/` is not the path of a file."""
+    for segment in key.removeprefix(FILES).split("/"):
+        if len(segment.encode()) > MAX_SEGMENT_BYTES:
+            return Invalid(
+                f"{key!r:.100}: the name {segment!r:.40} has {len(segment.encode())} bytes; a file "
+                f"name has at most {MAX_SEGMENT_BYTES}",
+                key,
+            )
+    return None
+
+
+def _malformed(key: str, why: str) -> Invalid:
+    return Invalid(f"{key!r:.100} holds a document, and this value is none: {why}", key)
