@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -70,6 +70,9 @@ torture: .venv/dev.stamp ## operations of many processes on each store while fau
 
 peers: .venv/dev.stamp .venv-peers/dev.stamp .venv-crewai/dev.stamp ## suites that others wrote, unmodified, against the adapters: half an hour
 	$(BIN)/python -m tests.peers --jobs 2
+
+lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyproject.toml allows (needs uv): downloads, minutes
+	$(BIN)/python -m tests.lower_bounds
 
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +18,7 @@ import pytest
 from langgraph.types import Command
 
 import interlock
-from interlock.adapters.langgraph import AlreadyDone, Saver
+from interlock.adapters.langgraph import AlreadyDone, Overtaken, Saver
 from tests.adapters.langgraph_graphs import (
     Talk,
     hang_in_the_second_step,
@@ -121,6 +123,78 @@ async def test_without_a_run_whoever_comes_second_is_told(space: Any, begun: boo
     assert len(await messages(graph)) == 2 + 2 * begun
 
 
+@pytest.mark.parametrize("durability", ["async", "sync", "exit"])
+async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
+    space: Any, durability: str
+) -> None:
+    async def yielding(_: str) -> None:
+        await asyncio.sleep(0)
+
+    graph, overtaken = talking(Saver(space), yielding), list[str]()
+    callers = 20 if durability == "async" else 8
+
+    async def send(message: str) -> None:
+        while True:
+            try:
+                await graph.ainvoke(said(message), THREAD, durability=durability)
+            except interlock.Conflict:
+                continue
+            except Overtaken:
+                overtaken.append(message)
+            return
+
+    await asyncio.gather(*(send(f"{n}") for n in range(callers)))
+    found = [each for each in await messages(graph) if not each.startswith("re: ")]
+    assert sorted(found) == sorted(f"{n}" for n in range(callers))
+    if durability == "exit":
+        assert not overtaken, "nothing is stored before the end"
+
+
+async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retried(
+    space: Any,
+) -> None:
+    saver = Saver(space)
+    taken: list[Any] = []
+
+    async def takes(_: str) -> None:
+        if not taken:
+            taken.append(saver.run("thread"))
+            await taken[0].__aenter__()
+
+    graph = talking(saver, takes)
+    with pytest.raises(Overtaken) as caught:
+        await graph.ainvoke(said("0"), THREAD, durability="sync")
+    assert isinstance(caught.value.__cause__, interlock.Held)
+    assert isinstance(pickle.loads(pickle.dumps(caught.value)), Overtaken)
+    newest: Any = (await graph.aget_state(THREAD)).config
+    newest["configurable"]["__pregel_runtime"] = None
+    with pytest.raises(Overtaken):  # as LangGraph stores what a node has written
+        await saver.aput_writes(newest, [("messages", ["re: 0"])], "task")
+    with pytest.raises(interlock.Held):  # nothing of this one is stored
+        await graph.ainvoke(said("1"), THREAD)
+    await taken[0].__aexit__(None, None, None)
+    await graph.ainvoke(None, THREAD)
+    assert await messages(graph) == ["0", "re: 0"]
+
+
+async def test_an_input_that_another_run_dropped_is_sent_again(space: Any) -> None:
+    """LangGraph drops an input that no step has taken up where another input comes."""
+    others = talking(Saver(space), no_time)
+
+    class Slow(Saver):
+        async def aput(self, config: Any, checkpoint: Any, metadata: Any, *rest: Any) -> Any:
+            if metadata["source"] == "loop" and not between:
+                between.append(await others.ainvoke(said("theirs"), THREAD))
+            return await super().aput(config, checkpoint, metadata, *rest)
+
+    between: list[Any] = []
+    graph = talking(Slow(space), no_time)
+    with pytest.raises(interlock.Conflict):
+        await graph.ainvoke(said("mine"), THREAD, durability="sync")
+    await graph.ainvoke(said("mine"), THREAD)
+    assert await messages(graph) == ["theirs", "re: theirs", "mine", "re: mine"]
+
+
 async def test_a_resume_that_is_delivered_twice_has_one_effect(space: Any) -> None:
     saver, charged = Saver(space), list[str]()
     graph = paying(saver, charged.append)
@@ -212,9 +286,13 @@ async def test_a_busy_thread_can_be_refused(space: Any) -> None:
             async with saver.run("thread", on_busy="reject"):
                 raise AssertionError("it was let in")
         assert held.value.holder == "app"
-        with pytest.raises(interlock.Held):
+
+        async def waits() -> None:
             async with saver.run("thread", wait=0.02):
                 raise AssertionError("it was let in")
+
+        with pytest.raises(interlock.Held):
+            await asyncio.create_task(waits(), context=contextvars.Context())
     async with saver.run("thread", on_busy="reject"):
         pass
 
@@ -342,3 +420,48 @@ def test_a_run_that_a_supervisor_ended_is_told(shared: interlock.Space) -> None:
         with pytest.raises(interlock.Fenced):
             working.result()
     assert graph.get_state(THREAD).values["messages"] == ["zombie"]
+
+
+@pytest.mark.parametrize("on_busy", ["enqueue", "rollback", "interrupt"])
+async def test_a_run_inside_of_a_run_of_the_same_thread_is_refused(
+    space: Any, on_busy: str
+) -> None:
+    saver = Saver(space)
+
+    async def nested() -> None:
+        async with saver.run("thread", on_busy=on_busy):
+            pass
+
+    async def in_a_node(_: str) -> None:
+        await asyncio.gather(nested())
+
+    async def after() -> None:
+        async with Saver(space).run("thread"):
+            pass
+
+    async with saver.run("thread") as config:
+        for inner in (
+            nested,
+            lambda: asyncio.wait_for(nested(), 30),
+            lambda: talking(saver, in_a_node).ainvoke(said("hello"), config),
+        ):
+            with pytest.raises(interlock.Invalid, match="wait for itself"):
+                await inner()
+        async with saver.run("other"):
+            pass
+        waiting = asyncio.create_task(after(), context=contextvars.Context())
+    await waiting
+    await nested()
+
+
+def test_a_run_inside_of_a_run_is_refused_in_threads_of_a_graph(shared: interlock.Space) -> None:
+    saver = Saver(shared)
+
+    def think(_: str) -> None:
+        with saver.run("thread"):
+            pass
+
+    graph = talking_in_threads(saver, think)
+    with saver.run("thread") as config, pytest.raises(interlock.Invalid, match="wait for itself"):
+        graph.invoke(said("hello"), config)
+    think("free again")

@@ -133,3 +133,21 @@ async def test_what_is_no_space_is_refused_at_once() -> None:
         opening = interlock.open_async("sqlite://")
         with pytest.raises(interlock.Invalid, match="without await"):
             adapter(opening)  # type: ignore[arg-type]  # a mistake
+
+
+async def test_adapters_open_a_space_from_a_url(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'own.db'}"
+    with Saver.from_conn_string(url, space="s", agent="app", allow=[Flight]) as saver:
+        saver.setup()
+        graph_of(saver).invoke({"flights": [Flight("12A")]}, THREAD)
+    async with Saver.from_conn_string(url, space="s", allow=[Flight]) as saver:
+        assert (await graph_of(saver).aget_state(THREAD)).values["flights"] == [Flight("12A")]
+    async with Store.from_conn_string(url) as store:
+        store.setup()
+        await store.aput(("a",), "k", {"n": 1})
+    with pytest.raises(interlock.Closed):
+        await store.aget(("a",), "k")
+    with Store.from_conn_string(url) as kept:
+        assert kept.search(("a",))[0].value == {"n": 1}
+    with pytest.raises(interlock.Invalid, match="unread="), Store.from_conn_string(url, unread="x"):
+        pass

@@ -7,6 +7,7 @@ import contextvars
 import operator
 import secrets
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -118,11 +119,9 @@ async def test_parallel_async_nodes_keep_everything(place: Place) -> None:
             store.get(MEMORIES, "notes")
 
 
-def test_what_was_read_outside_of_a_graph_does_not_bind_its_nodes(space: interlock.Space) -> None:
-    """Nodes that put without reading overwrite each other, as LangGraph's own tests have it."""
-    store = Store(space)
-    store.put(MEMORIES, "last", {"by": -1})
-
+def test_nodes_that_put_without_reading_are_refused_unless_asked_for(
+    space: interlock.Space,
+) -> None:
     def made(number: int) -> Any:
         def node(state: State, *, store: BaseStore) -> dict[str, int]:
             store.put(MEMORIES, "last", {"by": number})
@@ -130,112 +129,237 @@ def test_what_was_read_outside_of_a_graph_does_not_bind_its_nodes(space: interlo
 
         return node
 
+    store, overwriting = Store(space), Store(space, unread="overwrite")
+    store.put(MEMORIES, "last", {"by": -1})
+    assert store.get(MEMORIES, "last") is not None  # outside of the graph
     for _ in range(2):
-        assert store.get(MEMORIES, "last") is not None
-        assert graph_of(made, store).invoke({"done": 0}, AT_ONCE) == {"done": NODES}
+        assert graph_of(made, overwriting).invoke({"done": 0}, AT_ONCE) == {"done": NODES}
+    with pytest.raises(interlock.Conflict, match="has not read it"):
+        graph_of(made, store).invoke({"done": 0}, AT_ONCE)
     assert store.search(MEMORIES)[0].value["by"] in range(NODES)
 
 
 async def test_what_a_node_reads_in_tasks_below_it_counts(space: interlock.Space) -> None:
     store = Store(space)
-    store.put(MEMORIES, "a", {"n": 1})
-    store.put(MEMORIES, "b", {"n": 1})
+    for key in ("a", "b", "c"):
+        store.put(MEMORIES, key, {"n": 1})
 
     def made(number: int) -> Any:
         async def node(state: State, *, store: BaseStore) -> dict[str, int]:
             if number:
                 return {"done": 1}
             await asyncio.gather(store.aget(MEMORIES, "a"), store.aget(MEMORIES, "b"))
-            contextvars.Context().run(store.put, MEMORIES, "a", {"n": 2})
+            await asyncio.to_thread(store.get, MEMORIES, "c")
+            others_put(space, "a", {"n": 2})
             with pytest.raises(interlock.Conflict):
                 await store.aput(MEMORIES, "a", {"n": 3})
-            await store.aput(MEMORIES, "b", {"n": 2})
+            for key in ("b", "c"):
+                await asyncio.wait_for(store.aput(MEMORIES, key, {"n": 2}), 30)
             return {"done": 1}
 
         return node
 
     await graph_of(made, store).ainvoke({"done": 0})
-    assert {item.key: item.value["n"] for item in store.search(MEMORIES)} == {"a": 2, "b": 2}
+    values = {item.key: item.value["n"] for item in store.search(MEMORIES)}
+    assert values == {"a": 2, "b": 2, "c": 2}
 
 
-async def test_tasks_that_begin_with_the_same_reads_go_their_own_ways(
-    space: interlock.Space,
+@pytest.mark.parametrize("child", [False, True], ids=["", "child"])
+async def test_coroutines_of_one_node_do_not_write_over_each_other(
+    space: interlock.Space, child: bool
+) -> None:
+    done: list[Any] = []
+
+    def made(number: int) -> Any:
+        async def node(state: State, *, store: BaseStore) -> dict[str, int]:
+            async def add(n: int) -> None:
+                read = store.aget(MEMORIES, "notes")
+                item = await (asyncio.create_task(read) if child else read)
+                await asyncio.sleep(0)
+                notes = [] if item is None else item.value["notes"]
+                await store.aput(MEMORIES, "notes", {"notes": [*notes, n]})
+
+            if number == 0:
+                done.extend(await asyncio.gather(*map(add, range(5)), return_exceptions=True))
+            return {"done": 1}
+
+        return node
+
+    store = Store(space)
+    await graph_of(made, store).ainvoke({"done": 0})
+    assert {type(each) for each in done} <= {type(None), interlock.Conflict}
+    assert len(kept(store)) == done.count(None) > 0
+
+
+# Outside of graphs: the version travels with the value
+
+
+async def _get(store: Store, how: str) -> Any:
+    match how:
+        case "gather":
+            return (await asyncio.gather(store.aget(MEMORIES, "notes")))[0]
+        case "to_thread":
+            return await asyncio.to_thread(store.get, MEMORIES, "notes")
+        case "wait_for":
+            return await asyncio.wait_for(store.aget(MEMORIES, "notes"), 30)
+    return (await store.asearch(MEMORIES))[0]
+
+
+@pytest.mark.parametrize("how", ["gather", "to_thread", "wait_for", "search"])
+async def test_reads_in_any_context_protect_the_write_that_follows(
+    space: interlock.Space, how: str
 ) -> None:
     store = Store(space)
+    store.put(MEMORIES, "notes", {"notes": []})
+    all_have_read = asyncio.Barrier(5)
+
+    async def add(number: int, named: bool) -> None:
+        item = await _get(store, how)
+        await all_have_read.wait()
+        if named:
+            fresh = {"notes": [*item.value["notes"], number]}
+            await store.aput(MEMORIES, "notes", fresh, base=item)
+        else:
+            item.value["notes"].append(number)
+            await store.aput(MEMORIES, "notes", item.value)
+
+    done = await asyncio.gather(*(add(n, n % 2 == 0) for n in range(5)), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in done) == ["Conflict"] * 4 + ["NoneType"]
+    assert kept(store) == [done.index(None)]
+
+
+def test_a_thread_of_a_pool_is_not_held_to_what_an_earlier_job_read(
+    space: interlock.Space,
+) -> None:
+    store, overwriting = Store(space), Store(space, unread="overwrite")
     store.put(MEMORIES, "k", {"n": 0})
-    both_have_read, first_has_put = asyncio.Barrier(2), asyncio.Event()
-
-    async def add(first: bool) -> None:
-        item = await store.aget(MEMORIES, "k")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.get, MEMORIES, "k").result()
+        others_put(space, "k", {"n": 1})
+        pool.submit(overwriting.put, MEMORIES, "k", {"n": 2}).result()
+        item = pool.submit(store.get, MEMORIES, "k").result()
         assert item is not None
-        await both_have_read.wait()
-        if not first:
-            await first_has_put.wait()
-        try:
-            await store.aput(MEMORIES, "k", {"n": item.value["n"] + 1})
-        finally:
-            first_has_put.set()
-
-    assert await store.aget(MEMORIES, "k") is not None
-    done = await asyncio.gather(add(True), add(False), return_exceptions=True)
-    assert list(map(type, done)) == [type(None), interlock.Conflict]
+        pool.submit(store.put, MEMORIES, "k", item.value | {"n": 3}).result()
+    assert store.search(MEMORIES)[0].value == {"n": 3}
 
 
 # What is refused, and what is not
 
 
-def elsewhere(call: Any, *arguments: Any) -> Any:
-    """Call as another task would."""
-    return contextvars.Context().run(call, *arguments)
+def others_put(space: interlock.Space, key: str, value: dict[str, Any]) -> None:
+    """Put as another agent would, over whatever is there."""
+    contextvars.Context().run(Store(space, unread="overwrite").put, MEMORIES, key, value)
 
 
 def test_a_put_of_what_has_moved_since_it_was_read_is_refused(space: interlock.Space) -> None:
     store = Store(space)
     store.put(MEMORIES, "k", {"n": 1})
-    assert store.get(MEMORIES, "k") is not None
-    elsewhere(store.put, MEMORIES, "k", {"n": 2})
-    for _ in range(2):  # until it is read again
+    item = store.get(MEMORIES, "k")
+    assert item is not None
+    others_put(space, "k", {"n": 2})
+    for value, base in ((item.value, item), ({"n": 10}, item), ({"n": 10}, item.value)):
         with pytest.raises(interlock.Conflict) as caught:
-            store.put(MEMORIES, "k", {"n": 10})
+            store.put(MEMORIES, "k", value, base=base)
         assert caught.value.record.value["value"] == {"n": 2}
     with pytest.raises(interlock.Conflict):
-        store.delete(MEMORIES, "k")
-    assert store.search(MEMORIES)[0].value == {"n": 2}
-    store.put(MEMORIES, "k", {"n": 3})
-    store.put(MEMORIES, "k", {"n": 4})  # its own write is no surprise
-    elsewhere(store.delete, MEMORIES, "k")
+        store.put(MEMORIES, "k", item.value.copy())
     with pytest.raises(interlock.Conflict):
-        store.put(MEMORIES, "k", {"n": 5})
-    store.delete(MEMORIES, "k")  # it is gone: nothing to refuse
+        store.delete(MEMORIES, "k", base=item)
+    found = store.search(MEMORIES)[0]
+    assert found.value == {"n": 2}
+    for n in (3, 4):  # its own write is no surprise
+        found.value["n"] = n
+        store.put(MEMORIES, "k", found.value)
+    store.delete(MEMORIES, "k", base=store.get(MEMORIES, "k"))
+    with pytest.raises(interlock.Conflict):
+        store.put(MEMORIES, "k", found.value)
+    store.delete(MEMORIES, "k", base=found)  # it is gone: nothing to refuse
     assert store.get(MEMORIES, "k") is None
 
 
-def test_what_was_read_as_absent_is_not_overwritten(space: interlock.Space) -> None:
+def test_what_was_never_read_is_not_overwritten(space: interlock.Space) -> None:
     store = Store(space)
-    assert store.get(MEMORIES, "k") is None
-    elsewhere(store.put, MEMORIES, "k", {"by": "other"})
-    with pytest.raises(interlock.Conflict):
-        store.put(MEMORIES, "k", {"by": "me"})
-    with pytest.raises(interlock.Conflict):
-        store.delete(MEMORIES, "k")
-    assert elsewhere(store.get, MEMORIES, "k").value == {"by": "other"}
+    store.put(MEMORIES, "k", {"by": "other"})
+    store.put(MEMORIES, "other", {})
+    other = store.get(MEMORIES, "other")
+    assert other is not None
+    for refused in (
+        lambda: store.put(MEMORIES, "k", {"by": "me"}),
+        lambda: store.put(MEMORIES, "k", other.value),  # read from another key
+        lambda: store.put(MEMORIES, "k", {"by": "me"}, base=None),
+        lambda: store.delete(MEMORIES, "k"),
+        lambda: store.batch([PutOp(MEMORIES, "new", {}), PutOp(MEMORIES, "k", {})]),
+    ):
+        with pytest.raises(interlock.Conflict):
+            refused()
+    with pytest.raises(interlock.Invalid, match="base="):
+        store.put(MEMORIES, "k", {"by": "me"}, base=other)
+    with pytest.raises(interlock.Invalid, match="base="):
+        store.put(MEMORIES, "k", {"by": "me"}, base={"by": "other"})
+    assert {item.key: item.value for item in store.search(MEMORIES)} == {
+        "k": {"by": "other"},
+        "other": {},
+    }
+
+
+async def test_async_puts_and_deletes_name_their_base(place: Place) -> None:
+    async with place.open_async() as opened:
+        store = Store(opened)
+        await store.aput(MEMORIES, "k", {"n": 1}, base=None)
+        with pytest.raises(interlock.Conflict, match="has not read it"):
+            await store.aput(MEMORIES, "k", {"n": 2})
+        with pytest.raises(interlock.Conflict):
+            await store.adelete(MEMORIES, "k")
+        item = await store.aget(MEMORIES, "k")
+        await store.aput(MEMORIES, "k", {"n": 2}, base=item)
+        with pytest.raises(interlock.Conflict):
+            await store.adelete(MEMORIES, "k", base=item)
+        await store.adelete(MEMORIES, "k", base=await store.aget(MEMORIES, "k"))
+        assert await store.aget(MEMORIES, "k") is None
 
 
 def test_a_refused_write_takes_the_whole_batch_with_it(space: interlock.Space) -> None:
     store = Store(space)
-    assert store.get(MEMORIES, "a") is None
-    elsewhere(store.put, MEMORIES, "a", {"n": 1})
+    store.put(MEMORIES, "a", {"n": 0})
+    item = store.get(MEMORIES, "a")
+    assert item is not None
+    others_put(space, "a", {"n": 1})
     with pytest.raises(interlock.Conflict):
-        store.batch([PutOp(MEMORIES, "b", {"n": 2}), PutOp(MEMORIES, "a", {"n": 2})])
+        store.batch([PutOp(MEMORIES, "b", {"n": 2}), PutOp(MEMORIES, "a", item.value)])
     assert [item.key for item in store.search(MEMORIES)] == ["a"]
 
 
-def test_what_was_never_read_is_overwritten_by_all(space: interlock.Space) -> None:
+def test_of_two_creates_at_once_one_is_refused(space: interlock.Space) -> None:
     store = Store(space)
+    gate = threading.Barrier(2)
+
+    class Late(dict[str, Any]):
+        """A value that both calls look at before either of them commits."""
+
+        def keys(self) -> Any:
+            gate.wait(30)
+            return super().keys()
+
+    def create() -> Any:
+        try:
+            return store.put(MEMORIES, "k", Late(n=1))
+        except interlock.Conflict as conflict:
+            return type(conflict)
+
+    done = in_threads(create, create)
+    assert sorted(map(str, done)) == sorted(map(str, [None, interlock.Conflict]))
+
+
+def test_what_was_never_read_is_overwritten_by_all_where_that_is_asked_for(
+    space: interlock.Space,
+) -> None:
+    store = Store(space, unread="overwrite")
     puts = [lambda n=n: store.put(MEMORIES, "last", {"by": n}) for n in range(NODES)]
     assert in_threads(*puts) == [None] * NODES
     record = space.read("langgraph/store/memories/team/=last")
     assert record.version == NODES
+    with pytest.raises(interlock.Invalid, match="unread="):
+        Store(space, unread="keep")  # type: ignore[arg-type]  # a mistake
 
 
 # Updates
@@ -289,13 +413,14 @@ async def test_updates_of_an_async_space_lose_nothing(place: Place) -> None:
         assert item.value == {"n": NODES}
 
 
-def test_an_update_counts_as_read(space: interlock.Space) -> None:
+def test_what_an_update_returns_counts_as_read(space: interlock.Space) -> None:
     store = Store(space)
-    store.update(MEMORIES, "count", _one_more, default={"n": 0})
-    store.put(MEMORIES, "count", {"n": 5})
-    elsewhere(store.put, MEMORIES, "count", {"n": 6})
+    value = store.update(MEMORIES, "count", _one_more, default={"n": 0})
+    value["n"] = 5
+    store.put(MEMORIES, "count", value)
+    others_put(space, "count", {"n": 6})
     with pytest.raises(interlock.Conflict):
-        store.put(MEMORIES, "count", {"n": 7})
+        store.put(MEMORIES, "count", value)
 
 
 def test_an_update_that_makes_no_mapping_is_refused(space: interlock.Space) -> None:
@@ -325,7 +450,7 @@ def _keep(store: Store, note: int) -> int:
     while True:
         item = store.get(MEMORIES, "notes")
         try:
-            store.put(MEMORIES, "notes", _with(item and item.value, note))
+            store.put(MEMORIES, "notes", _with(item and item.value, note), base=item)
         except (interlock.Conflict, interlock.Held):
             refused += 1
         else:

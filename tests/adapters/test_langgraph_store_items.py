@@ -132,8 +132,9 @@ def test_any_operations_are_answered_as_by_langgraphs_own_store(
     with place.open() as space:
         for ops in batches:
             reading = [op for op in whole(ops) if not isinstance(op, PutOp)]
-            full = iter(Store(space).batch(reading))
-            ours = Store(space).batch(ops)
+            store = Store(space, unread="overwrite")  # as LangGraph's own
+            full = iter(store.batch(reading))
+            ours = store.batch(ops)
             wide = [None if isinstance(op, PutOp) else next(full) for op in ops]
             compare(ops, ours, wide, expected(memory, whole(ops)))
 
@@ -144,7 +145,7 @@ def test_they_are_so_with_asyncio(place: Place, batches: list[list[Op]]) -> None
     async def go() -> None:
         memory = InMemoryStore()
         async with place.open_async() as opened:
-            store = Store(opened)
+            store = Store(opened, unread="overwrite")
             for ops in batches:
                 asked = whole(ops)
                 compare(asked, got := await store.abatch(asked), got, expected(memory, asked))
@@ -153,7 +154,7 @@ def test_they_are_so_with_asyncio(place: Place, batches: list[list[Op]]) -> None
 
 
 def test_a_batch_reads_once_and_commits_once(space: interlock.Space) -> None:
-    store = Store(space)
+    store = Store(space, unread="overwrite")
     store.batch([PutOp(("a",), str(n), {"n": n}) for n in range(20)])
     position = space.position()
     store.batch([PutOp(("a",), str(n), {"n": -n}) for n in range(20)])
@@ -166,7 +167,7 @@ def test_times_are_those_of_the_store(space: interlock.Space) -> None:
     store = Store(space)
     store.put(("a",), "k", {"n": 1})
     first = store.get(("a",), "k")
-    store.put(("a",), "k", {"n": 2})
+    store.put(("a",), "k", {"n": 2}, base=first)
     second = store.get(("a",), "k")
     assert first is not None
     assert second is not None
@@ -244,8 +245,9 @@ def test_writing_gives_a_new_time_to_live(clocked: Clocked) -> None:
     store = Store(clocked.space)
     store.put(("a",), "k", {"n": 1}, ttl=60)
     clocked.later(50)
-    assert store.get(("a",), "k") is not None  # lives until 110
-    store.put(("a",), "k", {"n": 2}, ttl=1)
+    item = store.get(("a",), "k")  # lives until 110
+    assert item is not None
+    store.put(("a",), "k", {"n": 2}, ttl=1, base=item)
     clocked.later(0.5)
     assert store.update(("a",), "k", lambda value: {"n": value["n"] + 1}, ttl=1) == {"n": 3}
     clocked.later(0.9)
@@ -274,7 +276,7 @@ def test_a_read_that_refreshes_does_not_make_a_put_late(clocked: Clocked) -> Non
     item = store.get(("a",), "k")
     clocked.later(5)
     assert store.get(("a",), "k") == item
-    store.put(("a",), "k", {"n": 2}, ttl=10)
+    store.put(("a",), "k", {"n": 2}, ttl=10, base=item)
     assert [each.value for each in store.search(("a",))] == [{"n": 2}]
 
 

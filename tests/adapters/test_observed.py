@@ -8,7 +8,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import interlock
-from interlock.adapters.observed import Observed, ObservedDict, TaskReads, observed
+from interlock.adapters.observed import Caller, Observed, ObservedDict, TaskReads, observed
 
 TASK = "task-1"
 
@@ -18,16 +18,17 @@ def record(version: int, key: str = "k") -> interlock.Record:
 
 
 def read(reads: TaskReads, version: int) -> None:
-    reads.read(TASK, Observed.of(record(version)))
+    reads.read(Caller.of(TASK), Observed.of(record(version)))
 
 
-def write(reads: TaskReads, current: int) -> bool:
+def write(reads: TaskReads, current: int, worker: str | None = None) -> bool:
     """Write as an adapter does; say whether that was allowed."""
-    evidence = reads.evidence(TASK, record(current))
+    caller = Caller.of(TASK) if worker is None else Caller(TASK, worker)
+    evidence = reads.evidence(caller, record(current))
     if evidence is None or not evidence.is_current(record(current)):
-        reads.refused(TASK, record(current))
+        reads.refused(caller, record(current))
         return False
-    reads.wrote(TASK, Observed.after_write(record(current)))
+    reads.wrote(caller, Observed.after_write(record(current)))
     return True
 
 
@@ -101,6 +102,18 @@ async def test_workers_of_one_task_do_not_write_over_each_other() -> None:
     assert all(computed_from == over for computed_from, over in acknowledged)
 
 
+def test_of_what_neighbours_read_the_oldest_decides() -> None:
+    reads = TaskReads()
+    for worker, version in (("one", 1), ("child of two", 1)):
+        reads.read(Caller(TASK, worker), Observed.of(record(version)))
+    assert write(reads, 1, "one")
+    reads.read(Caller(TASK, "three"), Observed.of(record(2)))
+    assert write(reads, 2, "three"), "its own read, whatever others have read"
+    reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
+    assert not write(reads, 3, "two"), "computed from version 1"
+    assert write(reads, 3, "four")
+
+
 def test_threads_of_a_pool_are_other_workers_in_each_job() -> None:
     reads = TaskReads()
 
@@ -120,6 +133,12 @@ def test_threads_of_a_pool_are_other_workers_in_each_job() -> None:
 def test_the_oldest_reads_are_forgotten_first() -> None:
     reads = TaskReads(most=2)
     for key in ("a", "b", "c"):
-        reads.read(TASK, Observed.of(record(1, key)))
-    assert reads.evidence(TASK, record(1, "a")) is None
-    assert reads.evidence(TASK, record(1, "c")) is not None
+        reads.read(Caller.of(TASK), Observed.of(record(1, key)))
+    assert reads.evidence(Caller.of(TASK), record(1, "a")) is None
+    assert reads.evidence(Caller.of(TASK), record(1, "c")) is not None
+
+
+def test_outside_of_a_task_nothing_is_remembered() -> None:
+    reads = TaskReads()
+    reads.read(Caller.of(None), Observed.of(record(1)))
+    assert reads.evidence(Caller.of(None), record(1)) is None

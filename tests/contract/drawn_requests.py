@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from interlock.backends.postgres.calls import _plain
 from interlock.backends.sqlite.backend import SQLiteBackend
-from interlock.core.leases import QUEUE
 from interlock.core.outcome import Forbidden
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.requests import (
     PROJECTIONS,
+    QUEUE,
     Commit,
     DropLease,
     DropProjection,

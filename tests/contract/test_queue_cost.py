@@ -79,7 +79,8 @@ def test_a_question_costs_postgresql_the_same_however_many_wait(
         interlock.open(postgres_url, space="cost", agent="a") as space,
     ):
         perform = space._driver.backend.perform
-        (number,) = db.execute("SELECT space FROM interlock.spaces WHERE name = 'cost'").fetchone()
+        found: Any = db.execute("SELECT space FROM interlock.spaces WHERE name = 'cost'").fetchone()
+        number = found[0]
 
         def cost(ticket: int) -> int:
             with db.transaction(force_rollback=True):
@@ -88,11 +89,11 @@ def test_a_question_costs_postgresql_the_same_however_many_wait(
                     " '{}')",
                     (number, ticket),
                 )
-                (rows,) = db.execute(
+                rows: Any = db.execute(
                     "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_all_tables"
                     " WHERE schemaname = 'interlock'"
                 ).fetchone()
-                return int(rows)
+                return int(rows[0])
 
         places = [perform(TakeTurn(("k",), f"{n}", "a", 600.0)) for n in range(FEW)]
         few = cost(places[1].ticket)

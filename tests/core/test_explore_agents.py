@@ -108,6 +108,7 @@ def test_the_moves_of_one_agent_are_told_in_words() -> None:
         "committed as version 2 of 'a/1'.",
         "scans all keys under 'a/': 'a/' holds nothing.",
         "reads the log under 'a/' as kept: 2 entries, up to position 2.",
+        "reads the log after position 0: 2 entries, up to position 2.",  # where the commit ends
         "reads 'a/1' as of position 1: 'a/1' = 1 at version 1.",
         "asks what operation 'everything-1' did: already applied at position 1.",
         "reads 'n': 'n' is absent.",

@@ -30,10 +30,10 @@ class SqliteSaver(Saver):
 
     @classmethod
     @contextmanager
-    def from_conn_string(cls, _: str) -> Iterator[Saver]:
+    def from_conn_string(cls, _: str) -> Iterator[Saver]:  # type: ignore[override]  # as LangGraph's
         """Do as LangGraph's: give a saver for a `with` block."""
         with interlock.open(*_place()) as space:
-            yield cls(space)
+            yield cls(space, allow=True)  # graphs with types of their own
 
 
 class AsyncSqliteSaver(Saver):
@@ -41,10 +41,10 @@ class AsyncSqliteSaver(Saver):
 
     @classmethod
     @asynccontextmanager
-    async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:
+    async def from_conn_string(cls, _: str) -> AsyncIterator[Saver]:  # type: ignore[override]  # as LangGraph's
         """Do as LangGraph's: give a saver for an `async with` block."""
         async with interlock.open_async(*_place()) as space:
-            yield cls(space)
+            yield cls(space, allow=True)
 
 
 class InMemoryStore(Store):
@@ -52,7 +52,8 @@ class InMemoryStore(Store):
 
     def __init__(self, **options: Any) -> None:
         space = interlock.open(*_place())
-        super().__init__(space, **options)
+        # Their tests put over what they have not read.
+        super().__init__(space, unread="overwrite", **options)
         weakref.finalize(self, space.close)
 
 

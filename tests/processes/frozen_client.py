@@ -27,7 +27,7 @@ def call_of(backend: Any, name: str) -> Call:
     elif name == "refusal":
         found = backend._commit_call([stale(0)], backend._known)
     elif name == "lease":
-        found = backend._call(TakeLease("big", "me", "a", 0, 30.0, 0, 0, False))
+        found = backend._call(TakeLease(("big",), "me", "a", 0, 30.0, 0, 0, False))
     else:
         found = backend._call(ReadGroup("g", "c", "", 0, 100, 30.0, False, "me"))
     return found

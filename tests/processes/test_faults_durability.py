@@ -140,7 +140,7 @@ def test_what_is_sent_twice_is_flushed(lazy: Postgres, facades: Facades) -> None
     full.create("findings", 1)
     backend: Any = full._driver.backend
     backend.perform(ReadGroup("g", "us", "", 0, 10, 30.0, False, "first"))
-    lease = TakeLease("k", "lease", "us", 0, 30.0)
+    lease = TakeLease(("k",), "lease", "us", 0, 30.0)
     for request in (
         lease,
         Enter("planner", True, "enter"),

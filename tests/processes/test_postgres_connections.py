@@ -119,9 +119,9 @@ def test_spaces_of_a_process_share_connections(
     """Far more spaces than the server has connections, opened by several threads at once."""
     prepared: list[str] = []
 
-    def counted(url: str, busy_timeout: float) -> Any:
+    def counted(url: str, *options: Any) -> Any:
         prepared.append(url)
-        return prepare(url, busy_timeout)
+        return prepare(url, *options)
 
     monkeypatch.setattr("interlock.backends.postgres.backend.prepare", counted)
     few = {"max_connections": 12, "superuser_reserved_connections": 0}

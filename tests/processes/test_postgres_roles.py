@@ -130,7 +130,7 @@ WRITERS = [
     "SELECT interlock.drop_lease(1, 'k', 1, '')",
     "SELECT interlock.take_turn(1, '{k}', 'n', 'me', 1000000, 0, false)",
     "SELECT interlock.leave_turn(1, 1, 'n')",
-    "SELECT interlock.open_space('another')",
+    "SELECT interlock.open_space('another', true)",
     "SELECT interlock.add_refusals(1, '[]', 1)",
     "SELECT interlock.read_group(1, 'g', 'c', '', 0, 1, 1000000, false, 'n', 10, 1000000)",
     "SELECT interlock.ack_group(1, 'g', 'c', '{1}', '{1}')",

@@ -20,6 +20,8 @@ import interlock
 from interlock.cli.common import ANOMALIES, INTERRUPTED, USAGE
 from interlock.verify import check_serializable, read_history
 from interlock.verify.torture import FAULTS, Settings, new_space, run
+from interlock.verify.torture.durable import Durable
+from interlock.verify.torture.findings import Findings
 from tests.repository import PACKAGE
 from tests.servers import clients, guard
 from tests.servers.process import wait_until
@@ -143,15 +145,17 @@ def test_a_missing_guard_is_found(name: str, tmp_path: Path) -> None:
 
 def test_a_replay_that_is_not_durable_is_found(tmp_path: Path) -> None:
     with store("postgres", tmp_path) as (url, restart):
-        name = new_space(SEED)
-        interlock.open(url, name).close()
+        assert restart is not None
+        interlock.open(url, "s-durable").close()
         nothing = "CREATE OR REPLACE FUNCTION interlock.wait_for_all() RETURNS void LANGUAGE sql"
         clients.run(url, f"{nothing} AS $$ SELECT $$")
-        settings = Settings(url, name, 200, SEED, workers=2, faults=("durable",))
-        report = run(settings, restart=restart)
-    assert report.faults["durable"] > 1
-    assert report.anomalies == {"acknowledged and lost": 1}, "the outcome, and not the commit"
-    assert "acknowledged again" in report.examples["acknowledged and lost"][0]
+        durable, findings = Durable(Settings(url, "s")), Findings()
+        for _ in range(2):  # the outcome is asked for; the commit is sent again, which waits
+            durable.promise()
+            restart()
+        durable.check(findings)
+    assert findings.counts == {"acknowledged and lost": 1}
+    assert "durable-0: acknowledged again" in findings.examples["acknowledged and lost"][0]
 
 
 def test_a_server_that_forgets_is_found(tmp_path: Path) -> None:

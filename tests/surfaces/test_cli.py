@@ -161,6 +161,7 @@ def test_keys_of_adapters_are_not_written(call: Any) -> None:
         ("delete", "crewai/flow/1", "--version", "1"),
         ("append", "autogen/memory/m/1", "1"),
         ("transition", "langgraph/run/t", "ended"),
+        ("coordinate", "--into", "langgraph/x", "--from", "c/", "--reducer", "append", "--once"),
     ):
         call("put", "k", "1")  # there is a store
         refused = call(*arguments)

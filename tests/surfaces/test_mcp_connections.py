@@ -39,6 +39,7 @@ async def served(tmp_path: Path, limits: Limits) -> AsyncIterator[str]:
                 make_server(agents), "127.0.0.1", 0, tokens={}, told=told.set_result, limits=limits
             )
         )
+        serving.add_done_callback(lambda _: told.cancel())  # it could not listen
         try:
             yield await told
         finally:

@@ -20,9 +20,10 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
-from interlock import Record
+from interlock import Conflict, Record
 
 MOST_READS = 10_000  # task and key together that are remembered; the oldest are forgotten first
 
@@ -90,13 +91,30 @@ def observed(value: object, record: Record) -> Observed | None:
     return found if isinstance(found, Observed) and found.is_of(record) else None
 
 
+def with_advice(conflict: Conflict, message: str) -> Conflict:
+    """Return the same refusal with a message in the words of the framework."""
+    return Conflict(replace(conflict.outcome, message=message))
+
+
+class Caller(NamedTuple):
+    """A task of a framework, and the coroutine or thread of it that calls, its worker."""
+
+    task: str
+    worker: object
+
+    @classmethod
+    def of(cls, task: str | None) -> Caller | None:
+        """Return who calls now, in a task of this id; None outside of any task."""
+        return None if task is None else cls(task, _worker())
+
+
 class TaskReads:
     """What the tasks of a framework have read, in a table of a bounded size.  Safe for threads.
 
-    A task may work in several coroutines and threads at once, its *workers*.  A worker's own read
-    is its evidence.  One that has read nothing has been given what other workers read, such as a
-    `wait_for` does: the oldest read that nobody has written from decides.  So a write that was
-    computed from an old read is never taken for one from a newer read of its neighbour.
+    A task may have several workers at once.  A worker's own read is its evidence.  One that has
+    read nothing has been given what other workers read, as by `wait_for`: the oldest read that
+    nobody has written from decides.  So a write that was computed from an old read is never taken
+    for one from a newer read of its neighbour.
     """
 
     def __init__(self, most: int = MOST_READS) -> None:
@@ -104,33 +122,38 @@ class TaskReads:
         self._reads: OrderedDict[tuple[str, str, str], dict[object, _Read]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, task: str, record: Observed) -> None:
-        """Remember that the task has read a record."""
-        with self._lock:
-            self._workers(task, record)[_worker()] = _Read(record, written=False)
+    def read(self, caller: Caller | None, record: Observed) -> None:
+        """Remember that the caller was given a record."""
+        if caller is not None:
+            with self._lock:
+                self._workers(caller, record)[caller.worker] = _Read(record, written=False)
 
-    def evidence(self, task: str, record: Record) -> Observed | None:
-        """Return what the task has observed of the key of `record`; None: nothing."""
+    def evidence(self, caller: Caller | None, record: Record) -> Observed | None:
+        """Return what the caller has observed of the key of `record`; None: nothing."""
+        if caller is None:
+            return None
         with self._lock:
-            workers = self._reads.get((task, record.space, record.key), {})
-            chosen = _chosen(workers)
+            workers = self._reads.get((caller.task, record.space, record.key), {})
+            chosen = _chosen(workers, caller.worker)
             return None if chosen is None else workers[chosen].observed
 
-    def wrote(self, task: str, written: Observed) -> None:
-        """Remember that the task has written, from what `evidence` gave."""
-        with self._lock:
-            workers = self._workers(task, written)
-            workers.pop(_chosen(workers), None)
-            workers[_worker()] = _Read(written, written=True)
+    def wrote(self, caller: Caller | None, written: Observed) -> None:
+        """Remember that the caller has written, from what `evidence` gave."""
+        if caller is not None:
+            with self._lock:
+                workers = self._workers(caller, written)
+                workers.pop(_chosen(workers, caller.worker), None)
+                workers[caller.worker] = _Read(written, written=True)
 
-    def refused(self, task: str, record: Record) -> None:
+    def refused(self, caller: Caller | None, record: Record) -> None:
         """Forget what the refused write came from: whoever tries again reads again."""
-        with self._lock:
-            workers = self._reads.get((task, record.space, record.key), {})
-            workers.pop(_chosen(workers), None)
+        if caller is not None:
+            with self._lock:
+                workers = self._reads.get((caller.task, record.space, record.key), {})
+                workers.pop(_chosen(workers, caller.worker), None)
 
-    def _workers(self, task: str, record: Observed) -> dict[object, _Read]:
-        place = (task, record.space, record.key)
+    def _workers(self, caller: Caller, record: Observed) -> dict[object, _Read]:
+        place = (caller.task, record.space, record.key)
         workers = self._reads.setdefault(place, {})
         self._reads.move_to_end(place)
         while len(self._reads) > self._most:
@@ -145,9 +168,8 @@ class _Read(NamedTuple):
     written: bool
 
 
-def _chosen(workers: Mapping[object, _Read]) -> object | None:
-    """Return the worker whose read the write of the worker that calls was computed from."""
-    own = _worker()
+def _chosen(workers: Mapping[object, _Read], own: object) -> object | None:
+    """Return the worker whose read a write of the worker `own` was computed from."""
     if own in workers and not workers[own].written:
         return own
     unwritten = [name for name, read in workers.items() if not read.written]
@@ -156,29 +178,29 @@ def _chosen(workers: Mapping[object, _Read]) -> object | None:
     return own if own in workers else None
 
 
-class _Worker(NamedTuple):
-    """Which coroutine or thread a context belongs to; a context that was copied has another one."""
+class _Context(NamedTuple):
+    """The coroutine or thread that a context was made for; one that was copied has another."""
 
-    name: object
+    worker: object
     task: weakref.ref[asyncio.Task[Any]] | None
     thread: int
 
 
-_current: ContextVar[_Worker | None] = ContextVar("interlock_adapters_worker", default=None)
+_context: ContextVar[_Context | None] = ContextVar("interlock_adapters_worker", default=None)
 
 
 def _worker() -> object:
-    """Return a name of the coroutine or thread that calls; equal names are the same one."""
+    """Return what stands for the coroutine or thread that calls: always the same object."""
     try:
         task = asyncio.current_task()
     except RuntimeError:
         task = None
     thread = threading.get_ident()
-    known = _current.get()
+    known = _context.get()
     if known is not None and known.thread == thread:
         of = None if known.task is None else known.task()
         if of is task and (known.task is None) == (task is None):
-            return known.name
-    made = _Worker(object(), None if task is None else weakref.ref(task), thread)
-    _current.set(made)
-    return made.name
+            return known.worker
+    made = _Context(object(), None if task is None else weakref.ref(task), thread)
+    _context.set(made)
+    return made.worker

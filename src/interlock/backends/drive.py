@@ -153,11 +153,8 @@ def unknown(request: Any, lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
     op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
     if isinstance(lost, Unconfirmed):
-        return Unknown(
-            f"{lost}; it may be lost where the server fails. Send it again with op_id={op_id!r}, "
-            "which is safe",
-            op_id,
-        )
+        again = f" with op_id={op_id!r}" if op_id else ""
+        return Unknown(f"{lost}; it may still be lost. Send it again{again}, which is safe", op_id)
     if isinstance(request, _READS):
         return Unavailable(f"the store stayed away for {RESUBMIT_FOR:.0f} s ({lost}); try again")
     return Unknown(

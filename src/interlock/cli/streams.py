@@ -13,6 +13,7 @@ import interlock
 from interlock.cli.common import compact, imported, store_command
 from interlock.cli.read import entry_line
 from interlock.cli.table import DataTable
+from interlock.settings import refuse_reserved
 
 
 @click.group()
@@ -122,6 +123,7 @@ def coordinate(
     once: bool,
 ) -> None:
     """Merge contributions into one key, each exactly once, until Ctrl-C."""
+    refuse_reserved([into])
     coordinator = space.coordinator(
         into,
         source=source,

@@ -16,6 +16,7 @@ from interlock.core.merges import (
 )
 from interlock.core.values import encode
 from interlock.errors import InterlockError
+from interlock.extras import needs
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -45,14 +46,10 @@ def laws(reducer: Reducer, strategy: SearchStrategy[Any], *, examples: int = 200
     commutative: two neighbouring contributions may change places;
     idempotent: a contribution that comes twice counts once.
     """
-    try:
+    with needs("Hypothesis", "verify"):
         from hypothesis import find, settings
         from hypothesis import strategies as st
         from hypothesis.errors import NoSuchExample
-    except ModuleNotFoundError as missing:
-        raise InterlockError(
-            "checking laws needs Hypothesis: pip install 'interlock[verify]'"
-        ) from missing
     quick = settings(max_examples=examples, deadline=None, database=None)
     for law in ("deterministic", *(law for law in LAWS if law in reducer.claims)):
         try:

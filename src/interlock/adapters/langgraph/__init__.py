@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from interlock.adapters.langgraph.saver import Saver
     from interlock.adapters.langgraph.state import Problem, StateReport, check_state
     from interlock.adapters.langgraph.store import Store
+    from interlock.adapters.langgraph.storing import Overtaken
 
 __all__ = [
     "AlreadyDone",
+    "Overtaken",
     "Problem",
     "Saver",
     "StateReport",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "AlreadyDone": "running",
+    "Overtaken": "storing",
     "Problem": "state",
     "Saver": "saver",
     "StateReport": "state",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from itertools import chain, repeat
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ from interlock.adapters.langgraph.keys import once_key, run_key
 from interlock.adapters.langgraph.removing import rolled_back
 from interlock.adapters.langgraph.storing import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.turns import taken
+from interlock.cancellation import finish
 
 TTL = 30.0  # seconds
 POLICIES = ("enqueue", "reject", "interrupt", "rollback")
@@ -24,6 +26,10 @@ _DONE = "done"
 
 class AlreadyDone(InterlockError):
     """The input that `once` names was handled by an earlier run; there is nothing left to do."""
+
+
+# The runs that the code at work is inside of; what a run calls inherits its context.
+_runs: ContextVar[tuple[ThreadRun, ...]] = ContextVar("interlock_langgraph_runs", default=())
 
 
 class ThreadRun:
@@ -53,6 +59,7 @@ class ThreadRun:
         self._wait = wait
         self._victim: int | None = None
         self._begun = False
+        self._entered = False
         self._lease: Any = None
 
     @property
@@ -68,7 +75,8 @@ class ThreadRun:
     def __enter__(self) -> RunnableConfig:
         if not isinstance(self._space, Space):
             raise Invalid("`with` needs a space from interlock.open; here it is `async with`")
-        return self._enter(self._space, self._on_busy, self._wait)
+        run(self._space, self._not_inside())
+        return self._inside(self._enter(self._space, self._on_busy, self._wait))
 
     def __exit__(
         self,
@@ -77,6 +85,7 @@ class ThreadRun:
         traceback: TracebackType | None,
     ) -> None:
         assert isinstance(self._space, Space)  # it was entered
+        self._outside()
         try:
             if kind is None:
                 run(self._space, self._finished())
@@ -88,8 +97,9 @@ class ThreadRun:
             self._lease.release()
 
     async def __aenter__(self) -> RunnableConfig:
+        await run_async(self._space, self._not_inside())
         if isinstance(self._space, Space):
-            return await self._enter_threaded(self._space)
+            return self._inside(await self._enter_threaded(self._space))
         self._lease = await self._taken_async(self._space)
         try:
             await run_async(self._space, self._prepared())
@@ -97,7 +107,7 @@ class ThreadRun:
         except BaseException:
             await self._lease.release()
             raise
-        return self._config()
+        return self._inside(self._config())
 
     async def __aexit__(
         self,
@@ -105,8 +115,10 @@ class ThreadRun:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._outside()
         if isinstance(self._space, Space):
-            await asyncio.to_thread(self.__exit__, kind, problem, traceback)
+            # To its end, also where the caller is cancelled: others wait for the thread.
+            await finish(asyncio.to_thread(self.__exit__, kind, problem, traceback))
             return
         try:
             if kind is None:
@@ -117,6 +129,27 @@ class ThreadRun:
                 raise
         finally:
             await self._lease.release()
+
+    def _not_inside(self) -> Steps:
+        """Raise Invalid inside of another run of this thread, which would wait for itself."""
+        for other in _runs.get() if self._on_busy != "reject" else ():
+            if other._entered and other._thread == self._thread:
+                record = yield call("read", run_key(self._thread))
+                if record.space == other._lease.record.space:
+                    raise Invalid(
+                        f"saver.run({self._thread!r:.80}) inside of another run of that thread "
+                        "would wait for itself: use the config that the outer one gives. A task "
+                        "that is to run after it needs create_task(..., context=Context())"
+                    )
+
+    def _inside(self, config: RunnableConfig) -> RunnableConfig:
+        self._entered = True
+        _runs.set((*_runs.get(), self))
+        return config
+
+    def _outside(self) -> None:
+        self._entered = False
+        _runs.set(tuple(each for each in _runs.get() if each is not self))
 
     def _enter(self, space: Space, on_busy: str, wait: float | None) -> RunnableConfig:
         self._lease = self._taken(space, on_busy, wait)

@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -28,6 +28,7 @@ from interlock.adapters.calls import Steps, checked, run, run_async
 from interlock.adapters.langgraph import reading, removing, storing
 from interlock.adapters.langgraph.running import TTL, ThreadRun
 from interlock.adapters.langgraph.serde import Allowed, strict
+from interlock.adapters.opened import Opened
 
 
 class Saver(BaseCheckpointSaver[str]):
@@ -59,6 +60,19 @@ class Saver(BaseCheckpointSaver[str]):
         with suppress(RuntimeError):  # there is none
             self._loop = asyncio.get_running_loop()
 
+    @classmethod
+    def from_conn_string(
+        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+    ) -> Opened[Self]:
+        """Open a space, for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
+
+        The arguments are those of `interlock.open`; `options` are those of Saver.
+        """
+        return Opened(lambda opened: cls(opened, **options), conn_string, space, agent)
+
+    def setup(self) -> None:
+        """Do nothing: a space is made when it is opened."""
+
     def run(
         self,
         thread_id: str,
@@ -79,7 +93,8 @@ class Saver(BaseCheckpointSaver[str]):
         of a process that has died.  `once` names the input: one that was handled raises
         AlreadyDone, see `ThreadRun.input`.  `config` is added to the config.
 
-        Entering raises Held, AlreadyDone, Invalid.  A run that lost the thread is Fenced at its
+        Entering raises Held, AlreadyDone, Invalid (also inside of another run of the thread, which
+        would wait for itself).  A run that lost the thread is Fenced at its
         next checkpoint, at the latest when the block ends.
         """
         return ThreadRun(self.space, self.serde, thread_id, config, on_busy, once, ttl, wait)
@@ -136,7 +151,8 @@ class Saver(BaseCheckpointSaver[str]):
         """Store a checkpoint, and return its config.
 
         Raises Conflict where another run has gone on from the same parent, or the parent was
-        removed; Held where a run holds the thread, Fenced where this one does not any more.
+        removed; Held where a run holds the thread, Fenced where this one does not any more.  Where
+        the call's input is in the thread already, Overtaken stands in the place of the first two.
         """
         return self._run(storing.put(self.serde, config, checkpoint, metadata, new_versions))  # type: ignore[no-any-return]  # what `put` returns
 
@@ -160,7 +176,8 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> None:
         """Store what a task wrote on top of a checkpoint.
 
-        Raises Held where a run holds the thread, Fenced where this one does not any more.
+        Raises Held, or Overtaken, where a run holds the thread, Fenced where this one does not any
+        more.
         """
         self._run(storing.put_writes(self.serde, config, writes, task_id, task_path))
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record, Space, Tx
 from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
-from interlock.adapters.langgraph import store_reads as reads
 from interlock.adapters.langgraph.store_index import Embedded, ranked
 from interlock.adapters.langgraph.store_items import (
     Found,
@@ -29,10 +28,20 @@ from interlock.adapters.langgraph.store_keys import (
     refresh_key,
     scan_prefix,
 )
+from interlock.adapters.observed import (
+    Caller,
+    Observed,
+    ObservedDict,
+    TaskReads,
+    observed,
+    with_advice,
+)
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
+    from langchain_core.runnables.config import var_child_runnable_config
     from langgraph.store.base import (
+        NOT_PROVIDED,
         GetOp,
         ListNamespacesOp,
         Op,
@@ -41,6 +50,8 @@ with needs("LangGraph", "langgraph"):
         validate_op_namespace,
     )
 
+READS = TaskReads()  # of the tasks of all graphs of this process
+_TASK_ID = "__pregel_task_id"  # where LangGraph tells a node which task it is
 _REFRESHED_AFTER = 0.01  # of a time to live: reads that follow each other closely write once
 
 
@@ -55,28 +66,53 @@ class Alive(NamedTuple):
     ends: Mapping[str, int] = {}  # never changed
 
 
-class _Late(NamedTuple):
-    """The record that a write was computed from, and that is not there any more."""
+class PutFrom(PutOp):
+    """A `put` or `delete` whose caller names what it was computed from: `base`.
+
+    That is an item that `get` or `search` returned, its value, or None: there was no item.
+    """
+
+    base: Any = NOT_PROVIDED
+
+
+class _Basis(NamedTuple):
+    """What a write was computed from; `observed` None: nothing that is known here."""
+
+    observed: Observed | None
+    from_task: bool  # the task has read it; otherwise the value or `base` said so
+
+
+class _Refused(NamedTuple):
+    """A write over what has moved since (`basis`), or over what was never read."""
 
     record: Record
+    op: PutOp
+    basis: _Basis
 
 
 class Batch:
     """The operations of one call, with what they need from outside of the space.
 
-    `seen` is what this task has read before, `embedded` the vectors of the operations.
+    `embedded` holds the vectors of the operations.  `overwrites`: what was never read is written
+    over.
     """
 
     def __init__(
-        self, space: Space | AsyncSpace, ops: tuple[Op, ...], seen: reads.Reads, embedded: Embedded
+        self,
+        space: Space | AsyncSpace,
+        ops: tuple[Op, ...],
+        embedded: Embedded,
+        caller: Caller | None,
+        overwrites: bool,
     ) -> None:
         self._space = space
         self._ops = ops
-        self._seen = seen
         self._embedded = embedded
+        self._caller = caller
+        self._overwrites = overwrites
 
     def steps(self) -> Steps:
-        """Return the results, and what this task has read by now."""
+        """Return the results."""
         gets = [item_key(op.namespace, op.key) for op in self._ops if isinstance(op, GetOp)]
         records: dict[str, Record] = (yield call("read_many", gets)) if gets else {}
         asked = dict(records)
@@ -86,10 +122,12 @@ class Batch:
         results, used = self._results(alive)
         for record in (alive.items[key].record for key in used):
             asked[record.key] = record
-        read = {reads.place(record): reads.seen(record) for record in asked.values()}
         yield from self._refresh(alive, [key for key, refresh in used.items() if refresh])
-        written = yield from self._write({**self._seen, **read})
-        return results, {**read, **written}
+        written = yield from self._write()
+        for record in asked.values():
+            if record.key not in written:
+                READS.read(self._caller, Observed.of(record))
+        return results
 
     # Reading
 
@@ -165,40 +203,89 @@ class Batch:
 
     # Writing
 
-    def _write(self, known: reads.Reads) -> Steps:
-        """Commit the writes; return what this task knows of what it had read before."""
+    def _write(self) -> Steps:
+        """Commit the writes; return the keys that were written."""
         puts = {item_key(op.namespace, op.key): op for op in self._ops if isinstance(op, PutOp)}
-
-        def think(records: Mapping[str, Record]) -> Steps:
-            alive = yield from live(records.values(), any(op.ttl for op in puts.values()))
-            writes: list[tuple[Any, ...]] = []
-            for key, op in puts.items():
-                record = records[key]
-                if op.value is None and not record.exists:
-                    continue
-                before = self._seen.get(reads.place(record))
-                if before is not None and before != reads.seen(record):
-                    return [], _Late(record._replace(**before._asdict()))
-                if op.value is None:
-                    writes.append(("delete", record))
-                else:
-                    writes.append(("write", record, body(key, op, alive, self._embedded)))
-            return writes, [record for _, record, *_ in writes]
-
         if not puts:
-            return {}
-        read_before = {key for _, key in self._seen}
-        if any(key in read_before for key in puts):
-            # One that is late stays late: it does not queue for the key.
-            writes, answer = yield from think((yield call("read_many", puts)))
-            if writes:
-                yield commit(writes)
+            return ()
+        records: dict[str, Record] = yield call("read_many", puts)
+        if self._overwrites and not any(self._known(op, records[key]) for key, op in puts.items()):
+            # Nobody is refused: after a conflict it takes a turn.
+            done = yield transact(self._space, puts, lambda found: self._decided(puts, found))
         else:
-            answer = yield transact(self._space, puts, think)
-        if isinstance(answer, _Late):
-            yield commit([("write", answer.record, None)])  # refused: versions never come back
-        written = {reads.place(record): reads.after_write(record) for record in answer}
-        return {where: each for where, each in written.items() if where in known}
+            writes, done = yield from self._decided(puts, records)
+            if isinstance(done, _Refused):
+                yield from self._refuse(done)
+            if writes:
+                try:
+                    yield commit(writes)
+                except Conflict as conflict:
+                    READS.refused(self._caller, conflict.record)
+                    raise
+        for op, record in done:
+            after = Observed.after_write(record)
+            READS.wrote(self._caller, after)
+            if isinstance(op.value, ObservedDict) and op.value.observed.is_of(record):
+                op.value.observed = after
+        return [record.key for _, record in done]
+
+    def _decided(self, puts: Mapping[str, PutOp], records: Mapping[str, Record]) -> Steps:
+        """Return the writes, and what was written over by which operation, or what is refused."""
+        alive = yield from live(records.values(), any(op.ttl for op in puts.values()))
+        writes: list[tuple[Any, ...]] = []
+        for key, op in puts.items():
+            record = records[key]
+            if op.value is None and not record.exists:
+                continue
+            basis = self._basis(op, record, key in alive.items)
+            if basis.observed is None:
+                if key in alive.items and not self._overwrites:
+                    return [], _Refused(record, op, basis)
+            elif not basis.observed.is_current(record):
+                return [], _Refused(record, op, basis)
+            if op.value is None:
+                writes.append(("delete", record))
+            else:
+                writes.append(("write", record, body(key, op, alive, self._embedded)))
+        return writes, [(puts[record.key], record) for _, record, *_ in writes]
+
+    def _known(self, op: PutOp, record: Record) -> bool:
+        return self._basis(op, record, record.exists).observed is not None
+
+    def _basis(self, op: PutOp, record: Record, exists: bool) -> _Basis:
+        """Return what a write was computed from.  Raises Invalid."""
+        if isinstance(op, PutFrom) and op.base is None:
+            absent = Observed.of(record)._replace(version=0) if exists else Observed.of(record)
+            return _Basis(absent, from_task=False)
+        if isinstance(op, PutFrom) and op.base is not NOT_PROVIDED:
+            named = observed(getattr(op.base, "value", op.base), record)
+            if named is None:
+                raise Invalid(
+                    f"base= is not what get() or search() returned for {op.key!r:.60} of this store"
+                )
+            return _Basis(named, from_task=False)
+        carried = observed(op.value, record)
+        if carried is not None:
+            return _Basis(carried, from_task=False)
+        return _Basis(READS.evidence(self._caller, record), from_task=True)
+
+    def _refuse(self, refused: _Refused) -> Steps:
+        """Raise the Conflict: the store refuses a write over an old version, and notes it."""
+        record, op, basis = refused
+        before = basis.observed or Observed.of(record)._replace(version=0)
+        if basis.from_task:
+            READS.refused(self._caller, record)
+        try:
+            yield commit([("write", before.record(record), None)])  # versions never come back
+        except Conflict as conflict:
+            if basis.observed is not None:
+                raise
+            raise with_advice(
+                conflict,
+                f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
+                "pass back the value that get() returned, or base=item, or use store.update(); "
+                "Store(space, unread='overwrite') writes over what nobody read",
+            ) from None
 
 
 def live(records: Iterable[Record], timed: bool = False) -> Steps:
@@ -274,6 +361,15 @@ def sweep() -> Steps:
             continue  # it lives again
         deleted += record.key in records
     return deleted
+
+
+def caller() -> Caller | None:
+    """Return the task of a graph's node that calls; None outside of graphs.
+
+    Whatever contexts the node makes inherit the config that says so.
+    """
+    config = var_child_runnable_config.get()
+    return Caller.of(((config or {}).get("configurable") or {}).get(_TASK_ID))
 
 
 def valid(ops: Iterable[Op]) -> tuple[Op, ...]:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from interlock import Invalid, Record
+from interlock.adapters.observed import Observed, ObservedDict
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
@@ -53,7 +54,7 @@ class Found(NamedTuple):
     kept: Kept
 
     def item(self) -> Item:
-        """Return what `get` answers."""
+        """Return what `get` answers: its value carries the version of the record."""
         return Item(**self._parts())
 
     def ranked(self, score: float | None = None) -> SearchItem:
@@ -69,7 +70,7 @@ class Found(NamedTuple):
         return {
             "namespace": self.kept.namespace,
             "key": self.kept.key,
-            "value": self.kept.value,
+            "value": ObservedDict(self.kept.value, Observed.of(self.record)),
             "created_at": _EPOCH + timedelta(microseconds=self.created),
             "updated_at": _EPOCH + timedelta(microseconds=self.record.time_us),
         }

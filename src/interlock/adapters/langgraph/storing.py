@@ -22,7 +22,7 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import Conflict, Fenced, Invalid, Record
+from interlock import Conflict, Fenced, Held, InterlockError, Invalid, Record
 from interlock.adapters.calls import Steps, call, commit
 from interlock.adapters.langgraph.keys import (
     Place,
@@ -30,6 +30,7 @@ from interlock.adapters.langgraph.keys import (
     next_key,
     packed,
     prefix,
+    read_packed,
     run_id_key,
     run_key,
     segment,
@@ -41,8 +42,29 @@ PAGE = 32  # checkpoints in a page of the index
 _ATTEMPTS = 100  # at a commit whose keys others move
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
 _RUN_SOURCES = ("input", "loop")
+_RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
+_START = "__start__"  # the channel of a graph's input
 
 Write = tuple[Any, ...]
+
+
+class Overtaken(InterlockError):
+    """Another run went on with the thread after this call's input was stored.  Nothing of the step
+    was stored; sending the input again would put it into the thread twice.
+
+    The refusal is the `__cause__`.
+    """
+
+    def __init__(self, thread: str) -> None:
+        super().__init__(
+            f"another run went on with thread {thread!r} after this call had stored its input. "
+            "Don't send the input again: it is in the thread. Look at graph.get_state(config), or "
+            "go on with graph.invoke(None, config); with saver.run() this does not happen"
+        )
+        self.thread = thread
+
+    def __reduce__(self) -> tuple[type[Overtaken], tuple[str]]:
+        return type(self), (self.thread,)
 
 
 def place_of(config: RunnableConfig) -> Place:
@@ -116,7 +138,13 @@ def put(
         writes += yield from _over(packed(own, kept), found)
         return writes + [("create", key, value) for key, value in new.items() if key not in present]
 
-    yield from _committed(config, keys, decided, follows, new)
+    try:
+        yield from _committed(config, keys, decided, follows, new)
+    except (Conflict, Held) as refused:
+        # These tell a caller to call again, which is right until its input is in the thread.
+        if (yield from _has_input(serde, config, metadata)):
+            raise Overtaken(place.thread) from refused
+        raise
     return config_of(place, id)
 
 
@@ -147,7 +175,14 @@ def put_writes(
         begun = _begun(config, found) if once else []
         return [_fencing(config, found[fence]), *begun, *made]
 
-    yield from _committed(config, [fence, key, *([once] if once else [])], decided, None, {})
+    try:
+        yield from _committed(config, [fence, key, *([once] if once else [])], decided, None, {})
+    except Held as held:
+        # What update_state writes comes before the checkpoint that it makes.
+        in_a_call = not begins and _RUNTIME in conf
+        if in_a_call and (yield from _has_input(serde, config)):
+            raise Overtaken(place.thread) from held
+        raise
 
 
 def _committed(
@@ -174,6 +209,39 @@ def _committed(
         except Fenced:
             if epoch is not None or attempt == _ATTEMPTS:
                 raise
+
+
+def _has_input(
+    serde: SerializerProtocol, config: RunnableConfig, refused: CheckpointMetadata | None = None
+) -> Steps:
+    """Whether a call that is refused has put its input into the thread; a run's lease says more.
+
+    The input is in a checkpoint of its own first, under `__start__`, and in the state with the next
+    one.  Where a run brings another input in between, the first one is dropped.
+    """
+    place, conf = place_of(config), config["configurable"]
+    if conf.get(EPOCH) is not None:
+        return False
+    id = conf.get("checkpoint_map", {}).get("") if place.ns else conf.get("checkpoint_id")
+    if not id or (refused is not None and not place.ns and refused.get("source") != "loop"):
+        return False
+    root = Place(place.thread, "")
+    own, after = root.checkpoint(id), next_key(place.thread, id)
+    kept, found = yield from read_packed([own], [after])
+    if kept[own] is None:  # somebody removed it, or it was never stored
+        return bool(found[own].version)
+    about = loaded(serde, kept[own]["metadata"])
+    if refused is not None and not place.ns and about.get("step") != refused.get("step", 0) - 1:
+        return False  # durability="exit": the steps since then are not stored
+    checkpoint = loaded(serde, kept[own]["checkpoint"])
+    if about.get("source") != "input" or _START not in checkpoint["channel_versions"]:
+        return True
+    if not found[after].exists:
+        return False
+    next_own = root.checkpoint(found[after].value)
+    others, _ = yield from read_packed([next_own])
+    removed = others[next_own] is None
+    return removed or loaded(serde, others[next_own]["metadata"]).get("source") != "input"
 
 
 def _removed(conflict: Conflict, keys: Sequence[str]) -> bool:

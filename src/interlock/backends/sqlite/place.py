@@ -121,7 +121,7 @@ def make(place: Place) -> None:
         path.chmod(place.permissions)  # whatever the umask is
 
 
-def identity(path: Path, known: tuple[int, int] | None = None) -> tuple[int, int]:
+def identity(path: Path | str, known: tuple[int, int] | None = None) -> tuple[int, int]:
     """Return what tells a file from another that has its name later.
 
     SQLite names the write-ahead log by the file: who opens the same file under another name has
@@ -142,7 +142,7 @@ def identity(path: Path, known: tuple[int, int] | None = None) -> tuple[int, int
     return found.st_dev, found.st_ino
 
 
-def _moved(path: Path, problem: OSError | None = None) -> NoReturn:
+def _moved(path: Path | str, problem: OSError | None = None) -> NoReturn:
     raise Unavailable(
         f"{path} was moved, replaced or deleted while it was open; nothing was written. "
         "Close the space and open it again"

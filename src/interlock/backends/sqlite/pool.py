@@ -69,6 +69,7 @@ class Pool:
         self._closed = False
         self._lost = False
         self._identity = identity
+        self._file = str(place)
         self._writer: sqlite3.Connection | None = None
         self._idle: list[sqlite3.Connection] = []
         self._writing = _Writing(self)
@@ -104,7 +105,9 @@ class Pool:
         """Take an idle connection that reads, or open one; wait where there are `READERS`."""
         with self._free:
             while self._paused or self._out >= READERS:
+                self._waiting += 1
                 self._free.wait()
+                self._waiting -= 1
             self._check_open()
             connection: sqlite3.Connection | None = self._idle.pop() if self._idle else None
             self._out += 1
@@ -127,7 +130,7 @@ class Pool:
                     self._idle.append(connection)
             if self._paused:
                 self._free.notify_all()
-            else:
+            elif self._waiting:
                 self._free.notify()
 
     def close(self) -> None:
@@ -168,7 +171,7 @@ class Pool:
         self._write_lock = threading.Lock()
         self._free = threading.Condition(threading.Lock())
         self._paused = False
-        self._out = 0
+        self._out = self._waiting = 0
 
     def _close_all(self) -> None:
         connections = [*self._idle, *([self._writer] if self._writer else [])]
@@ -181,7 +184,7 @@ class Pool:
         connection = self._connect()
         try:
             if self._place.path is not None:
-                self._identity = identity(self._place.path, self._identity)
+                self._identity = identity(self._file, self._identity)
         except BaseException:
             connection.close()
             raise
@@ -194,8 +197,8 @@ class Pool:
             raise Unavailable(
                 "a store in memory does not cross a fork; use a file (sqlite:///team.db)"
             )
-        if self._identity is not None and self._place.path is not None:
-            identity(self._place.path, self._identity)
+        if self._identity is not None:
+            identity(self._file, self._identity)
 
 
 _POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()

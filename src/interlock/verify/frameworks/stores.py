@@ -100,7 +100,8 @@ class _Kit:
             item = await opened.call(opened.subject, "get", _NAMESPACE, key)
             stalls.set()
             goes_on.wait(self.patience)
-            value = {"by": [*item.value["by"], "0"]}
+            value = item.value.copy()  # what was read, changed: a store may tell by it
+            value["by"] = [*value["by"], "0"]
             await opened.call(opened.subject, "put", _NAMESPACE, key, value)
 
         async def replacing(opened: Connection) -> None:
@@ -146,7 +147,8 @@ async def _add(
     item = await opened.call(opened.subject, "get", _NAMESPACE, key)
     if gate is not None:
         await opened.hold(gate, agent)
-    value = {"by": [*item.value["by"], name]}
+    value = item.value.copy()  # what was read, changed: a store may tell by it
+    value["by"] = [*value["by"], name]
     await opened.call(opened.subject, "put", _NAMESPACE, key, value)
 
 

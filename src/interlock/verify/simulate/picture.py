@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interlock.extras import NotInstalled
+from interlock.extras import needs
 from interlock.verify.simulate.results import Result
 
 _INK, _FAINT = "#1f2933", "#d5dbe3"
@@ -32,8 +32,9 @@ def check_drawable(file: Path) -> None:
         raise CannotDraw("the picture is a .svg or a .png file; name one of these")
     if not file.absolute().parent.is_dir():
         raise CannotDraw(f"the folder {file.absolute().parent} does not exist; make it first")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise NotInstalled("matplotlib is not installed: pip install 'interlock[plot]'")
+    with needs("matplotlib", "plot"):
+        if importlib.util.find_spec("matplotlib") is None:  # its import takes a second
+            raise ModuleNotFoundError("matplotlib")
 
 
 def draw(results: Sequence[Result], file: Path) -> None:

@@ -1,0 +1,267 @@
+"""The lower bounds of the extras, tried as pyproject.toml has them: `make lower-bounds`.
+
+For each extra an environment is made with the oldest versions that it allows of the packages that
+it names (`uv pip install --resolution lowest-direct`), on the oldest Python, and a little of what
+the extra is for is done in it.  It downloads, so it is no part of `make test`.
+
+    python -m tests.lower_bounds [EXTRA ...]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PYTHON = "3.11"
+PIP_INSTALL = ("uv", "pip", "install", "--quiet", "--resolution", "lowest-direct")
+NO_EXTRAS = {"dev"}  # for those who work on Interlock: held by the lock files
+
+
+def langgraph(url: str) -> None:
+    """Put checkpoints and items, and read them."""
+    from langgraph.checkpoint.base import empty_checkpoint
+
+    import interlock
+    from interlock.adapters.langgraph import Saver, Store
+
+    with interlock.open(url) as space:
+        saver, store = Saver(space), Store(space)
+        for source in ("input", "loop"):
+            with saver.run("thread") as config:
+                newest: Any = saver.get_tuple(config)
+                parent: Any = config if newest is None else {**config, **newest.config}
+                parent["configurable"] = {**config["configurable"], **parent["configurable"]}
+                parent["configurable"].setdefault("checkpoint_ns", "")
+                made: Any = {**empty_checkpoint(), "channel_values": {"c": {1, 2}}}
+                made["channel_versions"] = {"c": saver.get_next_version(None, None)}
+                about: Any = {"source": source, "step": 1, "parents": {}}
+                written: Any = saver.put(parent, made, about, made["channel_versions"])
+                written["configurable"] = {**parent["configurable"], **written["configurable"]}
+                saver.put_writes(written, [("c", 1)], "task")
+        found: Any = saver.get_tuple({"configurable": {"thread_id": "thread"}})
+        assert found.checkpoint["channel_values"] == {"c": {1, 2}}
+        assert len(list(saver.list({"configurable": {"thread_id": "thread"}}))) == 2
+        assert saver.get_delta_channel_history(config=found.config, channels=["c"])["c"]
+        saver.copy_thread("thread", "copy")
+        saver.prune(["thread"])
+        saver.delete_thread("thread")
+        assert asyncio.run(saver.aget_tuple({"configurable": {"thread_id": "copy"}}))
+        store.put(("a",), "k", {"n": 1}, ttl=5)
+        item = store.search(("a",), filter={"n": 1})[0]
+        store.put(("a",), "k", item.value | {"n": 2})
+        assert store.update(("a",), "k", lambda value: {"n": value["n"] + 1}) == {"n": 3}
+        assert store.list_namespaces(prefix=("a",)) == [("a",)]
+
+
+def autogen(url: str) -> None:
+    """Use the cache and the memory."""
+    from autogen_core.memory import MemoryContent, MemoryMimeType
+
+    import interlock
+    from interlock.adapters import autogen as adapter
+
+    async def remember(space: interlock.Space) -> None:
+        memory = adapter.SharedMemory(space)
+        await memory.add(MemoryContent(content="seen", mime_type=MemoryMimeType.TEXT))
+        assert [each.content for each in (await memory.query()).results] == ["seen"]
+
+    with interlock.open(url) as space:
+        cache = adapter.SharedCacheStore[int](space)
+        cache.set("k", 1)
+        assert (cache.get("k"), cache.update("k", lambda n: (n or 0) + 1)) == (1, 2)
+        asyncio.run(remember(space))
+
+
+def openai_agents(url: str) -> None:
+    """Keep the history of a run with an offline model."""
+    from agents import Agent, ItemHelpers, Model, ModelResponse, Runner, Usage
+    from openai.types.responses import ResponseOutputMessage, ResponseOutputText
+
+    import interlock
+    from interlock.adapters.openai_agents import Session
+
+    class Echo(Model):
+        async def get_response(self, *args: Any, **named: Any) -> ModelResponse:
+            asked = named.get("input", args[1] if len(args) > 1 else "")
+            said = f"{len(ItemHelpers.input_to_new_input_list(asked))} items"
+            text = ResponseOutputText(text=said, type="output_text", annotations=[])
+            message = ResponseOutputMessage(
+                id="1", role="assistant", status="completed", type="message", content=[text]
+            )
+            return ModelResponse(output=[message], usage=Usage(), response_id=None)
+
+        def stream_response(self, *args: Any, **named: Any) -> Any:
+            raise NotImplementedError
+
+    async def talk(space: interlock.Space) -> None:
+        session: Any = Session(space, "s")
+        agent = Agent(name="a", model=Echo())
+        for said in ("1 items", "3 items"):
+            assert (await Runner.run(agent, "hello", session=session)).final_output == said
+        assert len(await session.get_items()) == 4
+        await session.pop_item()
+        assert len(await session.get_items(2)) == 2
+        await session.clear_session()
+
+    os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
+    with interlock.open(url) as space:
+        asyncio.run(talk(space))
+
+
+def mcp(url: str) -> None:
+    """Call a tool of the server, in this process."""
+    from mcp import Client
+
+    from interlock.server.mcp_agents import opened
+    from interlock.server.mcp_serving import make_server
+
+    async def call() -> None:
+        async with opened(url) as agents, Client(make_server(agents)) as client:
+            answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
+            assert answer.structured_content["ok"], answer
+
+    import interlock.server.mcp_running  # noqa: F401  # what HTTP needs is there
+
+    asyncio.run(call())
+
+
+def crewai(url: str) -> None:
+    """Run the example: five kickoffs of one flow at once."""
+    subprocess.run([sys.executable, ROOT / "examples/crewai_flow.py", url], check=True)
+    import interlock.adapters.crewai.memory  # noqa: F401
+
+
+def chroma(url: str) -> None:
+    """Store a vector in a collection in memory."""
+    import chromadb
+
+    from interlock.adapters.vectors import Contribution, upsert_chroma
+
+    found = chromadb.EphemeralClient().create_collection("findings", embedding_function=None)
+    ids = upsert_chroma(found, [Contribution([1.0, 0.0], "text")], agent="a")
+    assert found.get(ids)["documents"] == ["text"]
+
+
+def qdrant(url: str) -> None:
+    """Store a vector in a collection in memory."""
+    from qdrant_client import QdrantClient
+    from qdrant_client.models import Distance, VectorParams
+
+    from interlock.adapters.vectors import Contribution, upsert_qdrant
+
+    client = QdrantClient(":memory:")
+    client.create_collection("c", vectors_config=VectorParams(size=2, distance=Distance.COSINE))
+    ids = upsert_qdrant(client, "c", [Contribution([1.0, 0.0], "text")], agent="a")
+    assert client.retrieve("c", ids)[0].payload["text"] == "text"  # type: ignore[index]  # it has one
+    client.close()
+
+
+def plot(url: str) -> None:
+    """Draw a small simulation."""
+    interlock = Path(sys.executable).parent / "interlock"
+    drawn = Path(tempfile.mkdtemp()) / "drawn.svg"
+    subprocess.run([interlock, "simulate", "--agents", "2", "--plot", drawn], check=True)
+    assert "<svg" in drawn.read_text(encoding="utf-8")
+
+
+def a_store(url: str) -> None:
+    """Write, read, lease and follow on a server, with both façades."""
+    import interlock
+
+    async def again() -> None:
+        async with interlock.open_async(url, "lower-bounds") as space:
+            assert (await space.update("k", lambda n: n + 1)).value == 3
+            async with space.lease("k", ttl=5) as lease:
+                await lease.write(4)
+
+    with interlock.open(url, "lower-bounds") as space:
+        space.create("k", 1)
+        assert space.update("k", lambda n: n + 1).value == 2
+        assert [next(entries).version for entries in [space.watch(after=0)] * 2] == [1, 2]
+        with space.transaction() as tx:
+            tx.create("other", 1)
+    asyncio.run(again())
+
+
+def verify(url: str) -> None:
+    """Try the laws of a reducer."""
+    from hypothesis import strategies as st
+
+    import interlock
+    from interlock.verify import laws
+
+    assert laws(interlock.REDUCERS["counter"], st.integers())
+
+
+SMOKES: dict[str, Callable[[str], None]] = {
+    "autogen": autogen,
+    "chroma": chroma,
+    "crewai": crewai,
+    "langgraph": langgraph,
+    "mcp": mcp,
+    "openai-agents": openai_agents,
+    "plot": plot,
+    "postgres": a_store,
+    "qdrant": qdrant,
+    "redis": a_store,
+    "verify": verify,
+}
+
+
+def extras() -> list[str]:
+    """Return the extras of pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return sorted(set(project["optional-dependencies"]) - NO_EXTRAS)
+
+
+def tried(extra: str, folder: Path) -> bool:
+    """Make the environment of an extra and use it; say whether that worked."""
+    from tests.servers import postgres, redis
+
+    python = folder / extra / "bin/python"
+    with ExitStack() as stack:
+        url = f"sqlite:///{folder / extra}.db"
+        if extra in ("postgres", "redis"):
+            home = folder / f"{extra}-server"
+            home.mkdir()
+            start = postgres.Postgres.start if extra == "postgres" else redis.Redis.start
+            server: Any = start(home)
+            stack.callback(server.stop)
+            url = server.url()
+        for command in (
+            ["uv", "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
+            [*PIP_INSTALL, "--python", str(python), f"{ROOT}[{extra}]"],
+            [str(python), "-m", "tests.lower_bounds", "--smoke", extra, url],
+        ):
+            if subprocess.run(command, cwd=ROOT).returncode:
+                return False
+    return True
+
+
+def main() -> int:
+    """Try the extras that are named, or all; return the exit code."""
+    if sys.argv[1:2] == ["--smoke"]:
+        SMOKES[sys.argv[2]](sys.argv[3])
+        return 0
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="interlock-bounds-") as folder:
+        for extra in sys.argv[1:] or extras():
+            fits = tried(extra, Path(folder))
+            print(
+                f"{extra}: {'works' if fits else 'DOES NOT WORK'} at its lower bounds", flush=True
+            )
+            failed += [] if fits else [extra]
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
