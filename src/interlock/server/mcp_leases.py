@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextvars import Context
 from dataclasses import dataclass
 
 from interlock import AsyncLease, AsyncSpace, Invalid, Record
@@ -74,7 +75,8 @@ class Leases:
             if named is not None and (hold.named, hold.lease.key) == (named, key):
                 return hold
         lease = self._space.lease(key, ttl=TTL, wait=wait)
-        await lease.acquire()
+        # It outlives this call, whose context does not hold it.
+        await asyncio.create_task(lease.acquire(), context=Context())
         hold = Hold(secrets.token_hex(8), lease, named)
         self._held[hold.id] = hold
         self._end_after(hold, seconds)

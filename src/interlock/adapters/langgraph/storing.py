@@ -227,9 +227,9 @@ def _has_input(
         return False
     root = Place(place.thread, "")
     own, after = root.checkpoint(id), next_key(place.thread, id)
-    kept, found = yield from read_packed([own], [after])
-    if kept[own] is None:  # somebody removed it, or it was never stored
-        return bool(found[own].version)
+    kept, found = yield from read_packed([own], [after, root.head])
+    if kept[own] is None:  # never stored, or removed: with the whole thread, or by a prune
+        return bool(found[own].version) and found[root.head].exists
     about = loaded(serde, kept[own]["metadata"])
     if refused is not None and not place.ns and about.get("step") != refused.get("step", 0) - 1:
         return False  # durability="exit": the steps since then are not stored
