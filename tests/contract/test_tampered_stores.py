@@ -156,3 +156,14 @@ def test_a_forked_child_has_connections_of_its_own(
             os.close(each)
         os.waitpid(pid, 0)
     assert space.read("k").value == 1
+
+
+def test_a_value_that_does_not_decode_is_corrupt(redis_url: str) -> None:
+    """PostgreSQL itself refuses such a value."""
+    name = f"tampered-{uuid.uuid4().hex[:12]}"
+    with interlock.open(redis_url, space=name, agent="a") as space:
+        space.create("k", 1)
+        with closing(redis.Redis.from_url(redis_url)) as raw:
+            raw.hset(f"interlock:{{{name}}}", "b:k", '{"seat"')
+        with pytest.raises(interlock.Corrupt, match="does not decode"):
+            space.read("k")

@@ -6,6 +6,7 @@ A server's own part says how a request becomes a call, and carries calls there a
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 import weakref
@@ -36,7 +37,7 @@ from interlock.core.requests import (
     SaveFold,
     SaveProjection,
 )
-from interlock.errors import AnswerLost, Closed, Fault, Invalid, LostCommits, Unavailable
+from interlock.errors import AnswerLost, Closed, Corrupt, Fault, Invalid, LostCommits, Unavailable
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
@@ -175,7 +176,7 @@ class RemoteBackend(ABC):
         before = self._reached
         try:
             return self._checked(request, before, self._send(self._call(request)))
-        except (LostCommits, AnswerLost, Fault) as problem:
+        except (LostCommits, AnswerLost, Fault, json.JSONDecodeError) as problem:
             return self._failed(request, problem)
 
     async def perform_async(self, request: Any) -> Any:
@@ -197,7 +198,7 @@ class RemoteBackend(ABC):
             # and must not overtake the request that takes them.
             answer = await cancellation.finish(self._send_async(self._call(request)))
             return self._checked(request, before, answer)
-        except (LostCommits, AnswerLost, Fault) as problem:
+        except (LostCommits, AnswerLost, Fault, json.JSONDecodeError) as problem:
             return self._failed(request, problem)
 
     def close(self) -> None:
@@ -280,6 +281,10 @@ class RemoteBackend(ABC):
         """Raise what a request ended with, as the drivers and callers expect it."""
         if isinstance(problem, LostCommits):
             self._lost = problem
+        if isinstance(problem, json.JSONDecodeError):
+            raise Corrupt(
+                f"{self.place} is damaged: a value does not decode ({problem})"
+            ) from problem
         if isinstance(request, SaveFold | SaveProjection) and not isinstance(problem, LostCommits):
             return None  # a cache: whoever reads next tries again
         raise problem
