@@ -6,7 +6,7 @@ A replay of such a commit is as durable as its asker demands, or is not acknowle
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.requests import AckGroup, DropProjection, Enter, ReadGroup, TakeLease, Trim
 from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.replays import ASKED, commit
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
 from tests.servers.process import wait_until
@@ -38,26 +39,6 @@ def facades(lazy: Postgres, request: pytest.FixtureRequest) -> Iterator[Facades]
     found = Facades(request.param, lazy.url(), "s")
     yield found
     found.close()
-
-
-def add(tx: Any) -> None:
-    tx.create("k", 1)
-
-
-def commit(asked: str, space: Any) -> None:
-    """Commit what `ASKED[asked]` asks again."""
-    if asked == "transact":
-        space.transact(add, op_id="op")
-    else:
-        space.create("k", 1, op_id="op")
-
-
-ASKED: dict[str, Callable[[Any], Any]] = {
-    "create": lambda space: space.create("k", 1, op_id="op"),
-    "update": lambda space: space.update("k", lambda _: 1, op_id="op"),
-    "transact": lambda space: space.transact(add, op_id="op"),
-    "outcome": lambda space: space.outcome("op"),
-}
 
 
 def written(server: Postgres) -> tuple[int, int]:

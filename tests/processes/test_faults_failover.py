@@ -14,6 +14,7 @@ import interlock
 from interlock.verify.suite import Facades
 from tests.conftest import present
 from tests.processes.faults import RULES, Work, check, writing
+from tests.replays import ASKED, commit
 from tests.servers.clients import once
 from tests.servers.process import wait_until
 from tests.servers.proxy import Proxy
@@ -243,26 +244,6 @@ def _confirmed(space: Any) -> bool:
         return False
 
 
-def add(tx: Any) -> None:
-    tx.create("b", 2)
-
-
-def commit(asked: str, space: Any) -> None:
-    """Commit what `ASKED[asked]` asks again."""
-    if asked == "transact":
-        space.transact(add, op_id="op")
-    else:
-        space.create("b", 2, op_id="op")
-
-
-ASKED: dict[str, Callable[[Any], Any]] = {
-    "create": lambda space: space.create("b", 2, op_id="op"),
-    "update": lambda space: space.update("b", lambda _: 2, op_id="op"),
-    "transact": lambda space: space.transact(add, op_id="op"),
-    "outcome": lambda space: space.outcome("op"),
-}
-
-
 @pytest.mark.parametrize("asked", ASKED)
 def test_a_replay_that_no_replica_confirms_is_unknown(
     pair: Pair, asked: str, monkeypatch: pytest.MonkeyPatch
@@ -292,7 +273,7 @@ def test_a_replay_that_no_replica_confirms_is_unknown(
     wait_until(lambda: _answered(ASKED[asked], second), "the replica confirms")
     pair.replica.promote()
     pair.fail_over()
-    assert second.read("b").value == 2
+    assert second.read("k").value == 1
 
 
 @pytest.mark.parametrize("asked", ASKED)
@@ -325,7 +306,7 @@ def test_a_replay_is_not_confirmed_where_memory_is_full(
     """Nothing can be written then, so nothing can be waited for."""
     for driver in ("drive", "drive_async"):
         monkeypatch.setattr(f"interlock.backends.{driver}.RESUBMIT_FOR", 0.1)
-    pair.facades.open().create("b", 2, op_id="op")
+    commit("create", pair.facades.open())
     space = pair.facades.open(url=f"{pair.url}?wait_replicas=1&wait_timeout=0.05")
     pair.replica.pause()
     pair.primary.ask("CONFIG", "SET", "maxmemory", 1)

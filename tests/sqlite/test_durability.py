@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import interlock
 from interlock.verify.suite import Facades
+from tests.replays import ASKED, commit
 
 
 class Disk:
@@ -52,26 +52,6 @@ def facades(request: pytest.FixtureRequest, disk: Disk) -> Iterator[Facades]:
     found = Facades(request.param, f"sqlite:///{disk.path}", "s")
     yield found
     found.close()
-
-
-def add(tx: Any) -> None:
-    tx.create("k", 1)
-
-
-def commit(asked: str, space: Any) -> None:
-    """Commit what `ASKED[asked]` asks again."""
-    if asked == "transact":
-        space.transact(add, op_id="op")
-    else:
-        space.create("k", 1, op_id="op")
-
-
-ASKED: dict[str, Callable[[Any], Any]] = {
-    "create": lambda space: space.create("k", 1, op_id="op"),
-    "update": lambda space: space.update("k", lambda _: 1, op_id="op"),
-    "transact": lambda space: space.transact(add, op_id="op"),
-    "outcome": lambda space: space.outcome("op"),
-}
 
 
 @pytest.mark.parametrize("asked", ASKED)
