@@ -19,7 +19,7 @@ from interlock.backends.remote import ServerOptions
 from interlock.backends.sqlite.backend import SQLiteBackend
 from interlock.core.keys import MAX_KEY_BYTES
 from interlock.core.plan import APPEND, PUT, Plan, Write
-from interlock.core.requests import Commit, Load, LoadAt, ReadLog, ReadRefusals, SaveFold
+from interlock.core.requests import Commit, Load, LoadAt, Place, ReadLog, ReadRefusals, SaveFold
 from interlock.core.rules import RULES_KEY
 from interlock.core.values import MAX_DEPTH, encode
 from tests.contract.drawn_requests import KEYS, Drawing, Group, LoadAtTimeOf, Seen
@@ -77,6 +77,39 @@ def asked(backend: Any, request: Any) -> Any:
         return f"{type(problem).__name__}: {problem}"
 
 
+class Tickets:
+    """The numbers that a store gives to tickets, by those of SQLite: only their order means
+    anything."""
+
+    def __init__(self) -> None:
+        self._theirs: dict[int, int] = {}
+
+    def sent(self, request: Any) -> Any:
+        """Return a request with the numbers of this store."""
+        if isinstance(request, Group):
+            return request._replace(plans=tuple(map(self._named, request.plans)))
+        if isinstance(request, Commit):
+            return Commit(self._named(request.plan))
+        return self._named(request)
+
+    def _named(self, request: Any) -> Any:
+        ticket = getattr(request, "ticket", 0)
+        return request._replace(ticket=self._theirs.get(ticket, 1 << 40)) if ticket else request
+
+    def told(self, right: Any, answer: Any) -> Any:
+        """Return an answer with the numbers of SQLite, whose answer is `right`."""
+        if not isinstance(right, Place) or not isinstance(answer, Place):
+            return answer
+        if not right.ticket or not answer.ticket:
+            return answer
+        if right.ticket not in self._theirs and answer.ticket > max(
+            self._theirs.values(), default=0
+        ):
+            self._theirs[right.ticket] = answer.ticket
+        same = self._theirs.get(right.ticket) == answer.ticket
+        return answer._replace(ticket=right.ticket) if same else answer
+
+
 @contextmanager
 def opened(urls: tuple[str, str]) -> Iterator[list[Any]]:
     """A new space in a store of each kind."""
@@ -97,11 +130,19 @@ def difference(urls: tuple[str, str], numbers: Sequence[int]) -> tuple[int, str]
     asks: list[str] = []
     with opened(urls) as backends:
         seen = Seen()
+        tickets = [Tickets() for _ in backends]
 
         def differing(request: Any) -> list[str]:
-            answers = [asked(backend, request) for backend in backends]
-            right, *others = (plain(answer) for answer in answers)
-            seen.told(request, answers[0])
+            answers = [
+                asked(backend, each.sent(request) if n else request)
+                for n, (backend, each) in enumerate(zip(backends, tickets, strict=True))
+            ]
+            first = answers[0]
+            right, *others = (
+                plain(each.told(first, answer))
+                for each, answer in zip(tickets, answers, strict=True)
+            )
+            seen.told(request, first)
             asks.append(repr(request))
             names = ("PostgreSQL", "Redis")
             return [

@@ -201,7 +201,8 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
     as it is, of which a script would make Lua values first, and then what the log is known by, so
     that what was cut meanwhile is noticed."""
     after, key = min(request.after, _LAST), request.key or ""
-    count = max(request.limit, _STREAMED) if request.prefix else request.limit
+    prefix = "" if key else request.prefix
+    count = max(request.limit, _STREAMED) if prefix else request.limit
     fit = 0 if keys.longest is None else PAGE_BYTES // keys.longest
     streamed = request.key is None and fit >= min(count, _FEW)
     look = script("log", keys.fixed, after, 0 if streamed else count, key, *known, PAGE_BYTES)
@@ -215,9 +216,9 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
             rows = [_streamed(item) for item in replies[0]]
             reached = rows[-1][0] if rows else max(request.after, reply[1])
         else:
-            rows, reached = reply[3], reply[4]
-        if request.prefix:
-            rows = [row for row in rows if row[1].startswith(request.prefix)]
+            rows, reached = reply[3], max(reply[4], request.after)
+        if prefix:
+            rows = [row for row in rows if row[1].startswith(prefix)]
         if len(rows) >= request.limit:
             rows = rows[: request.limit]
             reached = rows[-1][0]
