@@ -8,6 +8,7 @@ forward, otherwise the commit could only be refused and the conflict is reported
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import chain
 from typing import Any
 
 from interlock.core import decide
@@ -169,9 +170,9 @@ class Transaction:
 
     def changed_in_place(self) -> str | None:
         """Return the first key whose value was changed after it was read; None where none was."""
-        for key, record in self.read_records.items():
+        for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
             if record.body is not None and decode(record.body) != record.value:
-                return key
+                return record.key
         return None
 
     def is_over(self, refusal: Refusal) -> bool:

@@ -252,7 +252,7 @@ class _Batch:
                 self._keys[entry.position] = self._job.seen(identity)
             reason = yield from self._unless_at_fault(entry, _reason(self._job, entry.value))
             if reason is not None:
-                self._reasons[entry.position] = reason
+                self._reasons[entry.position] = _short(reason)
 
     def merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
@@ -373,7 +373,7 @@ def _named(entry: Entry) -> str:
 
 
 def _short(reason: str) -> str:
-    """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
+    """Return a reason as a value may hold it: what functions say may be long, or no UTF-8."""
     return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
 
 

@@ -188,6 +188,15 @@ def test_a_malformed_contribution_is_kept_and_passed_by(
     assert boss.catch_up().merged == 4, "an error is no verdict: what was mended counts"
 
 
+def test_a_reason_stops_nothing_however_long_and_whatever_its_text(space: Any, worker: Any) -> None:
+    worker.append("contrib/w1", {"n": 1})
+    boss = coordinator(space, validate=lambda contribution: "\ud800" + "x" * 2**20)
+    assert boss.catch_up().rejected == 1
+    (kept,) = space.scan(boss.rejected).values()
+    assert kept.value["reason"].startswith("?xxx")
+    assert kept.value["contribution"] == {"n": 1}
+
+
 def test_what_is_no_fault_of_a_contribution_stops_the_coordinator(space: Any, worker: Any) -> None:
     worker.append("contrib/w1", {"n": 1})
 

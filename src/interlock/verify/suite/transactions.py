@@ -285,6 +285,8 @@ def test_transact_refuses_a_function_that_only_changed_what_it_read(space: Any) 
     space.create("booking/1", {"paid": True})
     with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
         space.transact(lambda tx: tx.read("booking/1").value.update(seat="12A"))
+    with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
+        space.transact(lambda tx: tx.scan("booking/")["booking/1"].value.update(seat="12A"))
     assert space.transact(lambda tx: tx.read("booking/1").value.pop("paid")) is True
     assert space.transact(lambda tx: None if tx.read("booking/1").value else 1) is None
     assert space.read("booking/1").version == 1
