@@ -271,7 +271,7 @@ def _until_look(place: InLine, request: TakeTurn, began: float) -> float:
         return place.look_after
     left = request.most - (time.monotonic() - began)
     if left <= 0:
-        raise OutOfTime(place.ahead)
+        raise OutOfTime(MOST_TICKETS + place.ahead)
     return min(left, place.look_after)
 
 
