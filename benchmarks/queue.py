@@ -23,6 +23,7 @@ from tests.servers.redis import Redis
 
 WAITERS = (1, 100, 1_000, 10_000)
 _BESIDE = 100  # the rate of so many waiters is 1x
+_LONGEST = 60  # seconds until the first commit
 _WAITING = """
 import asyncio, sys, interlock
 
@@ -103,7 +104,7 @@ def _store(name: str, url: str, seconds: int) -> list[Row]:
 
 
 def _measured(url: str, count: int, seconds: int) -> Measured:
-    """Let `count` wait until their rate is steady, then look for `seconds` more."""
+    """Let `count` begin and wait until they commit, then look for `seconds` more."""
     name = space_name()
     command = [sys.executable, "-c", _WAITING, url, name, str(count)]
     with (
@@ -113,7 +114,10 @@ def _measured(url: str, count: int, seconds: int) -> Measured:
         assert waiting.stdout is not None
         waiting.stdout.readline()
         try:
-            rates = _rates(space, 2 + seconds // 3 + count // 500)
+            rates = _rates(space, 1)
+            while not any(rates) and len(rates) < _LONGEST:
+                rates += _rates(space, 1)  # all of them read the key before the first commits
+            rates += _rates(space, 2 + count // 2_000)
             with _latency(url, seconds) as process:
                 steady = _rates(space, seconds)
                 median, late = _seconds(process)

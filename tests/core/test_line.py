@@ -157,37 +157,37 @@ def test_threads_stand_in_line_for_a_lease_and_wait_limits_it() -> None:
         asked = Asked(space._driver.backend)
         space._driver.backend = asked
         came: list[int] = []
+        refused: list[interlock.Held] = []
 
         def work(n: int) -> None:
             with space.lease("k", ttl=30):
                 came.append(n)
 
+        def give_up() -> None:
+            try:
+                space.lease("k", ttl=30, wait=0.01).__enter__()
+            except interlock.Held as held:
+                refused.append(held)
+
+        def in_line() -> int:
+            return len(WAITERS._lines._lines.get((asked.uid, QUEUE + "k"), ()))
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(2 * MOST_TICKETS)]
         with space.lease("k", ttl=30):
-            threads = [threading.Thread(target=work, args=(n,)) for n in range(2 * MOST_TICKETS)]
             for thread in threads:
                 thread.start()
-            lines = WAITERS._lines._lines
-            while len(lines.get((asked.uid, QUEUE + "k"), ())) < MOST_TICKETS:
+            while in_line() < MOST_TICKETS or len(asked.joined) < MOST_TICKETS:
                 threads[0].join(0.001)
-            before = len(asked.joined)
-            # In a context of its own: who holds something would not stand in line.
-            refused: list[Exception] = []
-
-            def give_up() -> None:
-                try:
-                    space.lease("k", ttl=30, wait=0.01).__enter__()
-                except interlock.Held as held:
-                    refused.append(held)
-
             short = threading.Thread(target=give_up)
             short.start()
             short.join()
             assert len(refused) == 1
-            assert len(asked.joined) == before == MOST_TICKETS
+            assert len(asked.joined) == MOST_TICKETS, "who gave up has not asked the store"
         for thread in threads:
             thread.join()
         assert sorted(came) == list(range(2 * MOST_TICKETS))
         assert asked.most == MOST_TICKETS
+        assert not in_line()
 
 
 class Here:
