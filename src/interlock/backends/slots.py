@@ -9,46 +9,63 @@ from contextlib import asynccontextmanager
 
 
 class Slots:
-    """Slots for `most` tasks at a time.  However many wait, each of them keeps its place."""
+    """Slots for `most` tasks at a time.  However many wait, each of them keeps its place.
+
+    They have one timer together: thousands may come at once.
+    """
 
     def __init__(self, most: int) -> None:
         self._free = most
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()  # and when it came
         self._finished = 0.0  # when the last one was done, by the loop's clock
+        self._looks = False
 
     @asynccontextmanager
     async def one(self, patience: float) -> AsyncIterator[None]:
         """Have a slot.  Raises TimeoutError where nobody was done for `patience` seconds: who waits
         behind many others has not met a store that is away."""
-        await self._take(patience)
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(patience)
         try:
             yield
             self._finished = asyncio.get_running_loop().time()
         finally:
             self._give()
 
-    async def _take(self, patience: float) -> None:
-        if self._free:
-            self._free -= 1
-            return
+    async def _turn(self, patience: float) -> None:
         loop = asyncio.get_running_loop()
-        turn, began = loop.create_future(), loop.time()
-        self._waiting.append(turn)
+        turn = loop.create_future()
+        self._waiting.append((turn, loop.time()))
+        if not self._looks:
+            self._looks = True
+            loop.call_later(patience, self._look, loop, patience)
         try:
-            while not turn.done():
-                left = max(began, self._finished) + patience - loop.time()
-                if left <= 0:
-                    raise TimeoutError
-                await asyncio.wait([turn], timeout=left)
-        except BaseException:
-            if turn.done():
-                self._give()
-            turn.cancel()
+            await turn
+        except asyncio.CancelledError:
+            if not turn.done():
+                turn.cancel()
+            elif not turn.cancelled() and turn.exception() is None:
+                self._give()  # its turn had come, and it has not heard of it
             raise
+
+    def _look(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        """Have those give up who have waited in vain."""
+        while self._waiting:
+            turn, came = self._waiting[0]
+            left = max(came, self._finished) + patience - loop.time()
+            if left > 0 and not turn.done():
+                loop.call_later(left, self._look, loop, patience)
+                return
+            self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(TimeoutError())
+        self._looks = False
 
     def _give(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return
