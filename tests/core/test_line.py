@@ -85,7 +85,7 @@ class Full:
 
 
 async def until(reached: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(10):
         while not reached():
             await asyncio.sleep(0)
 
