@@ -1,19 +1,19 @@
 """Many waiters on one key: commits a second, and what another space notices of them.
 
-`python -m benchmarks queue`.  The waiters are tasks of one process, each of which updates the key
-in its turn, joins again, and so on.  Another process commits to a space of its own meanwhile.
+`python -m benchmarks queue`: three processes.  In the first, each waiter is a task that updates the
+key in its turn, joins again, and so on.  The second commits to a space of its own.  This one looks
+how far the log of the key's space has come, once a second, from the moment the waiters begin.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import interlock
 from benchmarks.cases import Row
@@ -21,8 +21,27 @@ from benchmarks.servers import server, space_name
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 
-WAITERS = (100, 240, 500, 1_000)
-MOST = 10_000
+WAITERS = (1, 100, 1_000, 10_000)
+_BESIDE = 100  # the rate of so many waiters is 1x
+_LONGEST = 60  # seconds until the first commit
+_WAITING = """
+import asyncio, sys, interlock
+
+async def wait(space):
+    while True:
+        try:
+            await space.update("k", lambda n: n + 1, default=0, turns="always")
+        except interlock.InterlockError as problem:
+            print(f"failed: {problem!r:.300}", flush=True)
+
+async def main():
+    async with interlock.open_async(sys.argv[1], space=sys.argv[2]) as space:
+        await space.update("k", lambda n: n + 1, default=0)
+        print("begun", flush=True)
+        await asyncio.gather(*(wait(space) for _ in range(int(sys.argv[3]))))
+
+asyncio.run(main())
+"""
 _COMMITTING = """
 import sys, time, interlock
 space = interlock.open(sys.argv[1], space=sys.argv[2])
@@ -38,6 +57,16 @@ print(taken[len(taken) // 2], taken[len(taken) * 99 // 100])
 """
 
 
+class Measured(NamedTuple):
+    """What some number of waiters reached."""
+
+    rate: float  # commits a second, once it was steady
+    joining: int  # seconds from the beginning to the first with half that rate
+    failed: int  # updates that ended in an error
+    median: float  # seconds of another space's commit
+    late: float  # the same, the 99th percentile
+
+
 def queue(folder: Path, scale: int) -> list[Row]:
     """The rate of one key by the number of its waiters, beside that of 100, on every store."""
     rows = []
@@ -48,58 +77,81 @@ def queue(folder: Path, scale: int) -> list[Row]:
     ]
     for name, opened in stores:
         with opened as url:
-            rows += _store(name, url, scale / 10)
+            rows += _store(name, url, scale // 10)
     return rows
 
 
-def _store(name: str, url: str, seconds: float) -> list[Row]:
-    idle = _latency(url, seconds)
-    rates, latencies = {}, {}
-    for count in (*WAITERS, *([MOST] if seconds >= 10 else [])):
-        rates[count], latencies[count] = asyncio.run(_rate(url, count, seconds))
-        print(name, count, f"{rates[count]:.1f}/s", latencies[count], idle, file=sys.stderr)
-    least = rates[WAITERS[0]]
+def _store(name: str, url: str, seconds: int) -> list[Row]:
+    with _latency(url, seconds) as process:
+        idle = _seconds(process)
+    found = {}
+    for count in WAITERS:
+        found[count] = _measured(url, count, seconds)
+        print(name, count, found[count], "idle", idle, file=sys.stderr)
+    least = found[_BESIDE].rate or 1.0
     return [
         Row(
             f"{name}: {count:,} waiters on one key",
-            f"{rates[count] / least:.2f}x the rate of 100 ({rates[count]:.0f}/s); another space's "
-            f"commit {latencies[count][0] / idle[0]:.1f}x at the median, "
-            f"{latencies[count][1] / idle[1]:.1f}x at p99",
-            "at least 1x" if count <= 1_000 else "at least 0.5x",
-            "tasks of one process that update in turn; the other space's commits alone are 1x",
+            f"{each.rate / least:.2f}x the rate of {_BESIDE} ({each.rate:.0f}/s after "
+            f"{each.joining} s; {each.failed} failed); another space's commit "
+            f"{1000 * each.median:.1f} ms at the median, {1000 * each.late:.1f} ms at p99 "
+            f"(idle: {1000 * idle[0]:.1f} and {1000 * idle[1]:.1f} ms)",
+            {1_000: "at least 1x", 10_000: "at least 0.5x"}.get(count, ""),
+            "tasks of one process that update in turn; another process commits to another space",
         )
-        for count in rates
+        for count, each in found.items()
     ]
 
 
-async def _rate(url: str, count: int, seconds: float) -> tuple[float, tuple[float, float]]:
-    """Return commits a second of `count` waiters, and the latency of another space meanwhile."""
-    async with interlock.open_async(url, space=space_name()) as space:
+def _measured(url: str, count: int, seconds: int) -> Measured:
+    """Let `count` begin and wait until they commit, then look for `seconds` more."""
+    name = space_name()
+    command = [sys.executable, "-c", _WAITING, url, name, str(count)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting,
+        interlock.open(url, space=name) as space,
+    ):
+        assert waiting.stdout is not None
+        waiting.stdout.readline()
+        try:
+            rates = _rates(space, 1)
+            while not any(rates) and len(rates) < _LONGEST:
+                rates += _rates(space, 1)  # all of them read the key before the first commits
+            rates += _rates(space, 2 + count // 2_000)
+            with _latency(url, seconds) as process:
+                steady = _rates(space, seconds)
+                median, late = _seconds(process)
+        finally:
+            waiting.kill()
+        failed = waiting.stdout.readlines()
+    for problem in failed[:1]:
+        print(problem, file=sys.stderr, end="")
+    rate = statistics.mean(steady)
+    joining = next((n for n, each in enumerate(rates + steady) if each >= rate / 2), 0)
+    return Measured(rate, joining, len(failed), median, late)
 
-        async def wait() -> None:
-            while True:
-                await space.update("k", lambda n: n + 1, default=0, turns="always")
 
-        tasks = [asyncio.create_task(wait()) for _ in range(count)]
-        await asyncio.sleep(seconds / 5 + count / 200)  # until all of them stand in the queue
-        other = asyncio.create_task(asyncio.to_thread(_latency, url, seconds))
-        began, before = time.perf_counter(), await space.position()
-        await asyncio.sleep(seconds)
-        rate = (await space.position() - before) / (time.perf_counter() - began)
-        latency = await other
-        for task in tasks:
-            task.cancel()
-        for problem in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(problem, asyncio.CancelledError):
-                print("failed:", problem, file=sys.stderr)
-        return rate, latency
+def _rates(space: interlock.Space, seconds: int) -> list[float]:
+    """Return the commits of each second."""
+    rates = []
+    position, began = space.position(), time.perf_counter()
+    for _ in range(seconds):
+        time.sleep(1.0)
+        now, ended = space.position(), time.perf_counter()
+        rates.append((now - position) / (ended - began))
+        position, began = now, ended
+    return rates
 
 
-def _latency(url: str, seconds: float) -> tuple[float, float]:
-    """Return median and 99th percentile of a commit's seconds, in a space of its own."""
+def _latency(url: str, seconds: int) -> subprocess.Popen[str]:
+    """Commit to a space of its own, in another process."""
     command = [sys.executable, "-c", _COMMITTING, url, space_name(), str(seconds)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
-    median, late = map(float, done.stdout.split())
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _seconds(process: subprocess.Popen[str]) -> tuple[float, float]:
+    """Return median and 99th percentile of a commit's seconds."""
+    median, late = map(float, process.communicate()[0].split())
     return median, late
 
 

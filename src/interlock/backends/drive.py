@@ -16,7 +16,7 @@ from typing import Any
 
 from interlock.backends import holding
 from interlock.backends.contract import Backend
-from interlock.backends.waiting import WAITERS, pause
+from interlock.backends.waiting import WAITERS, pause, stand
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import Commit, LeaveTurn, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
 from interlock.errors import (
@@ -93,12 +93,13 @@ class SyncDriver:
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and pause(uid, request):
             return None
+        if isinstance(request, TakeTurn) and not request.ticket:
+            return self._join(uid, request)
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
-        try:
-            answer = self.backend.perform(request)
-        except AnswerLost as lost:
-            answer = self._resubmit(request, lost)
+            if WAITERS.was_only_here(uid, request):
+                return None
+        answer = self._perform(request)
         WAITERS.answered(uid, request, answer)
         return answer
 
@@ -109,6 +110,23 @@ class SyncDriver:
             holding.in_turn(self.backend.uid, request.renew),
         ):
             return request.fn(*request.args)
+
+    def _join(self, uid: str, request: TakeTurn) -> Any:
+        """Join the queue of the store, when there is room for one more of this process."""
+        waited = stand(uid, request)
+        try:
+            answer = self._perform(request)
+        except BaseException:
+            WAITERS.failed(uid, request)
+            raise
+        WAITERS.answered(uid, request, answer)
+        return answer._replace(waited=waited)
+
+    def _perform(self, request: Any) -> Any:
+        try:
+            return self.backend.perform(request)
+        except AnswerLost as lost:
+            return self._resubmit(request, lost)
 
     def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
         deadline = time.monotonic() + RESUBMIT_FOR

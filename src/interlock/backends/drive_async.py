@@ -23,7 +23,7 @@ from interlock.backends.drive import (
     RESUBMIT_PAUSE,
     unknown,
 )
-from interlock.backends.waiting import WAITERS, pause_async
+from interlock.backends.waiting import WAITERS, pause_async, stand_async
 from interlock.core.folding import Unfoldable
 from interlock.core.requests import LeaveTurn, Pause, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
@@ -67,12 +67,13 @@ class AsyncDriver:
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
             return None
+        if isinstance(request, TakeTurn) and not request.ticket:
+            return await self._join(uid, request)
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
-        try:
-            answer = await self.backend.perform_async(request)
-        except AnswerLost as lost:
-            answer = await self._resubmit(request, lost)
+            if WAITERS.was_only_here(uid, request):
+                return None
+        answer = await self._perform(request)
         WAITERS.answered(uid, request, answer)
         return answer
 
@@ -94,6 +95,23 @@ class AsyncDriver:
         call = functools.partial(contextvars.copy_context().run, fn, *request.args)
         answer = await asyncio.get_running_loop().run_in_executor(self._thinkers, call)
         return await answer if inspect.isawaitable(answer) else answer
+
+    async def _join(self, uid: str, request: TakeTurn) -> Any:
+        """Join the queue of the store, when there is room for one more of this process."""
+        waited = await stand_async(uid, request)
+        try:
+            answer = await self._perform(request)
+        except BaseException:
+            WAITERS.failed(uid, request)
+            raise
+        WAITERS.answered(uid, request, answer)
+        return answer._replace(waited=waited)
+
+    async def _perform(self, request: Any) -> Any:
+        try:
+            return await self.backend.perform_async(request)
+        except AnswerLost as lost:
+            return await self._resubmit(request, lost)
 
     async def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
         deadline = time.monotonic() + RESUBMIT_FOR

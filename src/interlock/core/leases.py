@@ -16,6 +16,7 @@ from interlock.core.requests import (
     DropLease,
     Grant,
     LeaveTurn,
+    OutOfTime,
     Place,
     TakeLease,
     TakeTurn,
@@ -63,15 +64,19 @@ def _take(
     queues = tuple(QUEUE + key for key in keys)
     asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
     grant: Grant = yield from ask(writer, asked)
-    progress, start_us = Progress(), 0
+    progress, start_us, left = Progress(), 0, wait
     while not grant.granted:
         if grant.refusal is not None:
             return grant.refusal
         if wait == 0:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
-        place: Place = yield TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
+        join = TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
+        try:
+            place: Place = yield join if turn.ticket else join._replace(most=left)
+        except OutOfTime:
+            return decide.leased_to(grant.key, grant.holder, grant.seconds)
         now_us = place.snapshot.time_us
-        turn.ticket, start_us = place.ticket, start_us or now_us
+        turn.ticket, start_us = place.ticket, start_us or now_us - int(place.waited * 1e6)
         left = None if wait is None else wait - (now_us - start_us) / 1e6
         pause = progress.pause(place, left)
         if place.ticket and place.ahead == 0:

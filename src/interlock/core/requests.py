@@ -88,6 +88,8 @@ class TakeTurn(NamedTuple):
     `name` makes joining safe to send twice.  `ttl` is in seconds.  `firm` asks that every
     other writer waits while this ticket is first.  `holding` names the leases and turns that the
     asker's call chain has while it waits; the driver fills it in.  Answered by a `Place`.
+    `most` is the driver's: seconds that who joins may wait before the store is asked (None: no
+    limit), because enough others of its process stand in the queue; `OutOfTime` is raised then.
     """
 
     keys: tuple[str, ...]
@@ -97,6 +99,15 @@ class TakeTurn(NamedTuple):
     ticket: int = 0
     firm: bool = False
     holding: tuple[str, ...] = ()
+    most: float | None = None
+
+
+class OutOfTime(Exception):
+    """The driver's answer to who waited for `most` seconds, `ahead` of it others of its process."""
+
+    def __init__(self, ahead: int) -> None:
+        super().__init__(ahead)
+        self.ahead = ahead
 
 
 class Place(NamedTuple):
@@ -104,13 +115,15 @@ class Place(NamedTuple):
 
     `ahead` is exact up to `NEAR`, beyond that an estimate.  `snapshot` holds the records of the
     keys as soon as nobody is ahead.  `cycle` is not empty where the asker waits for itself, through
-    others who joined before: they go on waiting, and the asker is to be refused.
+    others who joined before: they go on waiting, and the asker is to be refused.  `waited` is the
+    driver's: seconds in which the store was not asked yet.
     """
 
     ticket: int
     ahead: int
     snapshot: Any
     cycle: tuple[Wait, ...] = ()
+    waited: float = 0.0
 
 
 class LeaveTurn(NamedTuple):

@@ -16,7 +16,7 @@ from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.folding import Steps, ask
 from interlock.core.outcome import Contended, Deadlock
-from interlock.core.requests import LeaveTurn, Pause, Place, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -111,15 +111,18 @@ def take_turn(
     attempts: int,
 ) -> Generator[Any, Any, Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
-    progress, ticket = Progress(), 0
+    progress, ticket, left = Progress(), 0, limits.patience
+    if left is not None and attempts:  # how much of it did the attempts take?
+        left -= ((yield Load((), ())).time_us - start_us) / 1e6
     while True:
-        place: Place = yield from ask(
-            writer, TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
-        )
+        asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
+        try:
+            place: Place = yield from ask(writer, asked if ticket else asked._replace(most=left))
+        except OutOfTime as over:
+            return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket
         if ticket and place.ahead == 0:
             return place
-        left = None
         if limits.patience is not None:
             left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
         pause = progress.pause(place, left)
@@ -130,10 +133,14 @@ def take_turn(
             return decide.deadlock(place.cycle)
         if left is not None and left <= 0:
             yield LeaveTurn(ticket)
-            return Contended(
-                f"gave up {keys[0]!r} after {limits.patience} s of patience, {place.ahead} "
-                f"agents ahead in the queue and {attempts} attempts made",
-                keys[0],
-                attempts,
-            )
+            return _out_of_patience(keys[0], limits, place.ahead, attempts)
         yield pause
+
+
+def _out_of_patience(key: str, limits: Limits, ahead: int, attempts: int) -> Contended:
+    return Contended(
+        f"gave up {key!r} after {limits.patience} s of patience, {ahead} agents ahead in the queue "
+        f"and {attempts} attempts made",
+        key,
+        attempts,
+    )

@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from interlock.backends.postgres import wire
@@ -21,6 +21,7 @@ from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import Target, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
 from interlock.backends.postgres.news import News
+from interlock.backends.slots import Slots
 from interlock.errors import AnswerLost, Fault
 
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
@@ -34,6 +35,7 @@ class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
     opening: asyncio.Future[Any]
+    slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
     users: int = 0
 
 
@@ -48,6 +50,8 @@ class Store:
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
         self._pool: Any = None
+        # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
+        self._free = threading.Semaphore(_CONNECTIONS)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
             weakref.WeakKeyDictionary()
         )
@@ -82,6 +86,14 @@ class Store:
         return call.parse(rows)
 
     def _rows(self, call: Call) -> list[Any]:
+        if not self._free.acquire(timeout=self._busy_timeout):
+            raise self._all_in_use()
+        try:
+            return self._rows_at_once(call)
+        finally:
+            self._free.release()
+
+    def _rows_at_once(self, call: Call) -> list[Any]:
         for attempt in itertools.count(1):
             connection = self._connection()
             try:
@@ -96,6 +108,14 @@ class Store:
         return []
 
     async def _rows_async(self, call: Call) -> list[Any]:
+        slots = self._pools[asyncio.get_running_loop()].slots
+        try:
+            async with slots.one(self._busy_timeout):
+                return await self._rows_at_once_async(call)
+        except TimeoutError:
+            raise self._all_in_use() from None
+
+    async def _rows_at_once_async(self, call: Call) -> list[Any]:
         for attempt in itertools.count(1):
             pool = await asyncio.shield(self._pools[asyncio.get_running_loop()].opening)
             connection = await self._connection_async(pool)
@@ -143,6 +163,10 @@ class Store:
         """Raise the fault of a pool that gave no connection, unless there is time to ask again."""
         if not isinstance(problem, psycopg_pool.PoolTimeout) or left <= _ASKED_EVERY:
             raise fault_of(problem, self.target.place, sent=False) from problem
+
+    def _all_in_use(self) -> Exception:
+        problem = psycopg_pool.PoolTimeout("all of them are in use")
+        return fault_of(problem, self.target.place, sent=False)
 
     def _threads_pool(self) -> Any:
         with self._making:

@@ -18,6 +18,7 @@ from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.scripts import BY_SHA
+from interlock.backends.slots import Slots
 from interlock.errors import AnswerLost, Unavailable
 
 try:
@@ -139,7 +140,7 @@ class AsyncWire:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._idle: defaultdict[str, list[Any]] = defaultdict(list)  # by node
-        self._free = asyncio.Semaphore(MOST)
+        self._slots = Slots(MOST)
         asynchronous: Any = redis.asyncio
         self._alone = asyncio.Lock()
         kind: Any = asynchronous.RedisCluster if target.cluster else asynchronous.Redis
@@ -149,17 +150,11 @@ class AsyncWire:
         self, commands: Sequence[Command], last: Command | None, key: str, patience: float
     ) -> list[Any]:
         """Do as `Wire.send`."""
-        if self._free.locked():
-            try:
-                await asyncio.wait_for(self._free.acquire(), patience)
-            except TimeoutError:
-                raise all_in_use(self._target, patience) from None
-        else:
-            await self._free.acquire()
         try:
-            return await self.send_at_once(commands, last, key)
-        finally:
-            self._free.release()
+            async with self._slots.one(patience):
+                return await self.send_at_once(commands, last, key)
+        except TimeoutError:
+            raise all_in_use(self._target, patience) from None
 
     async def send_at_once(
         self, commands: Sequence[Command], last: Command | None, key: str
