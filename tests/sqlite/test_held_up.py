@@ -116,3 +116,20 @@ def test_a_reader_that_lets_the_log_grow_is_named(
     assert 0 < len(caplog.messages) < 4, "not at each commit"
     assert re.search(named, caplog.messages[0])
     assert health.log_health(path).problem == ""
+
+
+def test_a_process_that_writes_once_says_so_too(
+    facades: Facades, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(health, "LOG_LIMIT", 200_000)
+    monkeypatch.setattr(store, "LOG_LIMIT", 200_000)
+    with interlock.open(facades.url, space="once", agent="many") as space:
+        space.create("k", 1)
+        with another(facades, "BEGIN"):
+            for _ in range(2):
+                space.update("k", lambda _: "x" * 300_000)
+            space.close()
+            assert caplog.messages == []
+            with interlock.open(facades.url, space="once", agent="short") as short:
+                short.create("once", 1)
+            assert "keeps an old snapshot" in caplog.messages[0]

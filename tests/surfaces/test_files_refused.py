@@ -174,3 +174,41 @@ def test_the_policy_adopt_passes_by_what_it_must_not_or_cannot_commit(
     refused = {each.path: each.reason for each in found.status() if each.state == "refused"}
     assert refused.keys() == {"linked"}
     assert all("secret" not in str(entry.value) for entry in space.log())
+
+
+def test_a_folder_takes_the_place_of_a_deleted_document_and_stays(
+    space: Any, files: Any, root: Path, tmp_path: Path
+) -> None:
+    mirror = space.files(tmp_path / "mirror")
+    files.update("plan", lambda text: "1")
+    mirror.sync()
+    files.delete(files.read("plan"))
+    assert mirror.write(mirror.read("plan/a"), "2").state == "published"
+    files.sync()
+    for found, disk in ((files, root), (mirror, tmp_path / "mirror")):
+        assert found.status() == found.sync() == ()
+        found.rebuild()
+        found.discard("plan")
+        assert (disk / "plan" / "a").read_text() == "2"
+        assert found.status() == ()
+    with pytest.raises(interlock.Invalid, match="needs a folder 'plan'"):
+        files.write(files.read("plan"), "3")
+    files.delete(files.read("plan/a"))
+    files.write(files.read("plan"), "4")
+    mirror.sync()
+    for found, disk in ((files, root), (mirror, tmp_path / "mirror")):
+        assert (disk / "plan").read_text() == "4"
+        assert found.status() == found.sync() == ()
+
+
+def test_a_folder_that_was_set_aside_is_listed_by_its_documents_path(
+    files: Any, root: Path
+) -> None:
+    files.update("notes", lambda text: "1")
+    (root / "notes").unlink()
+    (root / "notes").mkdir()
+    (root / "notes" / "own.txt").write_text("mine")
+    files.discard("notes")
+    (saved,) = files.status()
+    assert (saved.path, saved.state) == ("notes/own.txt", "saved")
+    assert Path(saved.where).read_text() == "mine"

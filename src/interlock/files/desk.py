@@ -101,9 +101,9 @@ def bring(
 
 def _put(workspace: Workspace, document: Document, force: bool, includes: str) -> str:
     """Put a document on the disk unless it is there."""
-    want, seen = to_version(document, includes), workspace.see(document.path)
+    want, seen = to_version(document, includes), workspace.see(document.path, not document.exists)
     if want.version == 0:
-        return EDITED if seen.edited else PUBLISHED
+        return EDITED if seen.refuses(want) else PUBLISHED
     if seen.newest <= want.version and seen.shows(want):
         return PUBLISHED
     return workspace.publish(document.path, want, force)
@@ -130,7 +130,10 @@ def bring_all(
 def read_all(
     desk: Desk, records: Iterable[Record]
 ) -> tuple[list[Document], list[documents.FileStatus]]:
-    """Return the documents that are to be on this disk, and those that are passed by."""
+    """Return the documents that are to be on this disk, and those that are passed by.
+
+    Deleted ones come first: where one was a file, another may need a folder, and the reverse.
+    """
     found, refused = [], []
     for record in records:
         path = record.key.removeprefix(PREFIX)
@@ -142,11 +145,12 @@ def read_all(
         except (Invalid, Corrupt) as problem:
             if record.exists:
                 refused.append(documents.refused(path, record.version, problem))
-    return found, refused
+    return sorted(found, key=lambda document: document.exists), refused
 
 
 def check_place(desk: Desk, path: str) -> Doing[None]:
-    """See that a new document needs no folder where another one is a file, nor the reverse.
+    """See that a new document needs no folder where another one is a file, nor the reverse; of one
+    that was deleted elsewhere, the file goes.
 
     Raises Invalid.
     """
@@ -154,9 +158,11 @@ def check_place(desk: Desk, path: str) -> Doing[None]:
     keys, inside = tuple(PREFIX + folder for folder in folders), f"{PREFIX}{path}/"
     snapshot: Snapshot = yield from protocol.load(desk.writer, keys, (inside,))
     check(snapshot)
-    for key in keys:
+    for folder, key in zip(folders, keys, strict=True):
         if snapshot.records[key].exists:
-            raise in_the_way(path, key.removeprefix(PREFIX))
+            raise in_the_way(path, folder)
+        if snapshot.records[key].version and (yield from on_disk(desk.workspace.see, folder)).last:
+            yield from bring(desk, to_document(snapshot.records[key]))
     for record in snapshot.scans[inside]:
         raise in_the_way(record.key.removeprefix(PREFIX), path)
 

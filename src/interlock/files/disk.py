@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from interlock.core.documents import MODES
 
-PLAIN, ABSENT, EMPTY_FOLDER, OTHER = "plain", "absent", "empty folder", "other"
+PLAIN, ABSENT, BLOCKED = "plain", "absent", "blocked"  # blocked: a folder on the way is a file
+EMPTY_FOLDER, FOLDER, OTHER = "empty folder", "folder", "other"
 STEPS = ("mark", "write", "rename", "exchange", "place", "remove", "remove_folder", "look", "names")
 _NO_REPLACE, _EXCHANGE = 1, 2  # flags of renameat2
 _DARWIN = {_NO_REPLACE: 4, _EXCHANGE: 2}
@@ -96,7 +97,7 @@ def look(name: str, folder: int | None = None) -> Found:
         status = os.fstat(file)
         mode = status.st_mode
         if stat.S_ISDIR(mode):
-            return Found(OTHER if os.listdir(file) else EMPTY_FOLDER)
+            return Found(FOLDER if os.listdir(file) else EMPTY_FOLDER)
         if not stat.S_ISREG(mode):
             return Found(OTHER)
         with open(file, "rb", closefd=False) as content:

@@ -159,8 +159,8 @@ def _status_of(workspace: Workspace, document: Document) -> FileStatus | None:
 
 def _state(workspace: Workspace, document: Document) -> str | None:
     """Return what is the matter with the file of a document, None where nothing is."""
-    want, seen = to_version(document), workspace.see(document.path)
-    if seen.edited:
+    want, seen = to_version(document), workspace.see(document.path, not document.exists)
+    if seen.refuses(want):
         return EDITED if seen.found.data is None or seen.found.data != want.data else "behind"
     if want.version == 0 or seen.shows(want):
         return None

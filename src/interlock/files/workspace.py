@@ -20,18 +20,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from interlock.files import disk
-from interlock.files.disk import ABSENT, EMPTY_FOLDER, PLAIN, Found
+from interlock.files.disk import ABSENT, BLOCKED, EMPTY_FOLDER, FOLDER, PLAIN, Found
 
 STATE = ".interlock"
 PUBLISHED, OVERTAKEN, EDITED = "published", "overtaken", "edited"
 _KEPT_FENCES = 20
 _MOST_TRIES = 1000
+_MARK = re.compile(r"\.[0-9a-f]{8}\Z")  # of what is set aside
 _GONE = "-"  # stands for the digest of a document that was deleted
 
 
@@ -109,8 +111,15 @@ class Seen(NamedTuple):
 
     def shows(self, want: Version) -> bool:
         """Whether a version is in place, and known to be."""
+        if self.found.kind == BLOCKED:
+            return want.data is None
         done = self.last is not None and self.last.version == want.version
-        return done and not self.edited and digest_of(self.found.data) == want.digest
+        return done and not self.refuses(want) and digest_of(self.found.data) == want.digest
+
+    def refuses(self, want: Version) -> bool:
+        """Whether an edit is in place that a version must not replace: not where it is deleted, and
+        other documents have a folder there."""
+        return self.edited and not (want.data is None and self.found.kind == FOLDER)
 
 
 def digest_of(data: bytes | None) -> str:
@@ -151,8 +160,9 @@ class Workspace:
                     return how
         raise OSError(errno.EBUSY, "the file changes all the time", path)
 
-    def see(self, path: str) -> Seen:
-        """Look at the place of a document.  Raises OSError."""
+    def see(self, path: str, deleted: bool = False) -> Seen:
+        """Look at the place of a document.  Raises OSError; where it is `deleted`, not because a
+        file, such as a later document, is in place of a folder that it was in."""
         shelf = self._shelf_of(path)
         before = Listing(disk.names(shelf))
         try:
@@ -160,6 +170,10 @@ class Workspace:
                 found = disk.look(name, folder)
         except FileNotFoundError:
             found = Found(ABSENT)
+        except NotADirectoryError:
+            if not deleted:
+                raise
+            found = Found(BLOCKED)
         after = Listing(disk.names(shelf))
         last = after.last or before.last
         return Seen(found, last, after.newest, not _is_ours(found, before, after))
@@ -211,8 +225,11 @@ class Workspace:
         for folder, _, files in os.walk(self.set_aside):
             for name in files:
                 whole = os.path.join(folder, name)
-                inside = os.path.relpath(whole, self.set_aside).replace(os.sep, "/")
-                found.append((inside.rpartition(".")[0], whole))
+                parts = os.path.relpath(whole, self.set_aside).split(os.sep)
+                marked = [at for at, part in enumerate(parts) if _MARK.search(part)]
+                if marked:  # a file, or a folder with all that was in it
+                    parts[marked[-1]] = _MARK.sub("", parts[marked[-1]])
+                found.append(("/".join(parts), whole))
         return sorted(found)
 
     def _attempt(
@@ -228,8 +245,8 @@ class Workspace:
         after = Listing(disk.names(shelf))
         if after.newest > want.version:
             return OVERTAKEN
-        if found.kind in (PLAIN, ABSENT) and found.data == want.data:
-            return PUBLISHED
+        if found.kind in (PLAIN, ABSENT, FOLDER) and found.data == want.data:
+            return PUBLISHED  # a folder holds other documents: of a deleted one nothing is there
         merged = found.kind == PLAIN and digest_of(found.data) == want.includes
         if not force and not merged and not _is_ours(found, before, after):
             return EDITED
@@ -351,6 +368,6 @@ class Workspace:
 
 def _is_ours(found: Found, before: Listing, after: Listing) -> bool:
     """Whether what is in place was put there from here, or is nothing that would be lost."""
-    if found.kind in (ABSENT, EMPTY_FOLDER):
+    if found.kind in (ABSENT, BLOCKED, EMPTY_FOLDER):
         return True
     return found.kind == PLAIN and digest_of(found.data) in after.since(before.done)

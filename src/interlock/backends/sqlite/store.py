@@ -60,9 +60,12 @@ class Store:
     def watch_log(self, connection: sqlite3.Connection) -> None:
         """Say so in the log of the program, now and then, where somebody lets the write-ahead log
         grow.  To be called after a commit, by the only one who writes."""
+        looks = (
+            self._writes % _LOOK_EVERY == 0
+        )  # at the first one, too: many processes live shortly
         self._writes += 1
         path = self._key.place.path
-        if self._writes % _LOOK_EVERY or path is None or log_size(path) < self._warned:
+        if not looks or path is None or log_size(path) < self._warned:
             return
         health = health_of(connection, path)
         if health.problem:
