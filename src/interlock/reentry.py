@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from interlock.backends import holding
 from interlock.core.transaction import Transaction
 from interlock.errors import Invalid
 
@@ -92,6 +93,11 @@ def check_write(space: str, keys: Iterable[object], own: Transaction | None = No
             continue
         if own is None or not own.recorded or not around.recorded or around.turns & {*keys}:
             _refuse(thought, keys, "decided in a transaction", "write it through that transaction")
+
+
+def holds(space: str) -> bool:
+    """Whether this context holds a lease or a turn, so that others may wait for it."""
+    return holding.holds(space)
 
 
 def _thoughts(space: str) -> list[Thought]:

@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
+from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space, reentry
 from interlock.cancellation import obtain
 
 T = TypeVar("T")
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
+_MOMENT = 0.1  # seconds in the store's queue
 
 
 async def take(
@@ -24,14 +25,23 @@ async def take(
     """
     if not isinstance(space, Space):
         return await space.lease(key, ttl, wait=wait).acquire()
-    return await taken(lambda: space.lease(key, ttl, wait=0).acquire(), Lease.release, wait)
+
+    def acquire(moment: float) -> Lease:
+        return space.lease(key, ttl, wait=moment).acquire()
+
+    return await taken(space, acquire, Lease.release, wait)
 
 
-async def taken(take: Callable[[], T], give_up: Callable[[T], object], wait: float | None) -> T:
-    """Return what `take()` does in a thread, asked again where it raises Held.
+async def taken(
+    space: Space, take: Callable[[float], T], give_up: Callable[[T], object], wait: float | None
+) -> T:
+    """Return what `take(0)` does in a thread, asked again where it raises Held.
 
-    Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  What was
-    taken after this was cancelled is given up.  Raises Held once `wait` seconds have passed.
+    Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  Only who
+    holds something waits there, for a moment each time: in the store's queue a cycle of waits, or
+    a wait for oneself, is found.  What was taken after this was cancelled is given up.
+
+    Raises Held once `wait` seconds have passed, Deadlock, and what `take` does.
     """
 
     async def give_back(got: T) -> None:
@@ -40,15 +50,18 @@ async def taken(take: Callable[[], T], give_up: Callable[[T], object], wait: flo
     until = None if wait is None else time.monotonic() + wait
     pause = _SHORTEST
     while True:
+        moment = _MOMENT if wait != 0 and reentry.holds(space._writer.space) else 0
         try:
             context = contextvars.copy_context()
-            running = asyncio.get_running_loop().run_in_executor(None, context.run, take)
+            running = asyncio.get_running_loop().run_in_executor(None, context.run, take, moment)
             found = await obtain(_awaited(running), give_back)
             _adopt(context)
             return found
         except Held:
             if until is not None and time.monotonic() >= until:
                 raise
+        if moment:
+            continue
         await asyncio.sleep(pause)
         pause = min(pause * 1.5, _LONGEST)
 

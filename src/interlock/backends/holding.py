@@ -69,6 +69,11 @@ def in_turn(uid: str, renew: TakeTurn | None) -> Iterator[None]:
             turn.release()
 
 
+def holds(uid: str) -> bool:
+    """Whether the calling context holds anything in the space `uid`."""
+    return any(each.uid == uid for each in _current())
+
+
 def told(uid: str, request: Any) -> Any:
     """Return `request`; one that joins a queue says what the calling context holds."""
     if isinstance(request, TakeTurn) and not request.ticket and _held.get():

@@ -189,9 +189,10 @@ class ThreadRun:
     async def _enter_threaded(self, space: Space) -> RunnableConfig:
         """Enter with a synchronous space."""
         # Asked again, whoever had the thread was told to leave it.
-        policies = chain([self._on_busy.replace("enqueue", "reject")], repeat("reject"))
+        policies = chain([self._on_busy], repeat("enqueue"))
         return await taken(
-            lambda: self._enter(space, next(policies), 0),
+            space,
+            lambda moment: self._enter(space, next(policies), moment),
             lambda config: self._lease.release(),
             0 if self._on_busy == "reject" else self._wait,
         )
