@@ -201,6 +201,13 @@ def test_importing_interlock_imports_nothing_that_it_does_not_need() -> None:
     assert "interlock.space" in added
     tops = {module.split(".")[0] for module in added}
     assert tops - sys.stdlib_module_names == {"interlock"}
-    heavy = {"http", "importlib.metadata", "multiprocessing", "unittest", "urllib.request"}
+    heavy = {
+        "asyncio",
+        "http",
+        "importlib.metadata",
+        "multiprocessing",
+        "unittest",
+        "urllib.request",
+    }
     assert sorted(added & heavy) == []
     assert sorted(m for m in added if m.startswith(("interlock.cli", "interlock.verify"))) == []

@@ -10,18 +10,20 @@ not stand in line: only the store sees a cycle of waits.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.backends.line import InLine, Key, Lines
 from interlock.core.outcome import Committed
 from interlock.core.requests import Commit, LeaveTurn, OutOfTime, Pause, TakeLease, TakeTurn
+
+if TYPE_CHECKING:
+    import asyncio
 
 MOST_TICKETS = 8  # of this process in the store's queue of a key: the next ones are there in time
 _EACH = 1.0  # seconds that whoever waits here sleeps for each other one before it
@@ -212,6 +214,8 @@ def stand(uid: str, request: TakeTurn) -> float:
 
 async def stand_async(uid: str, request: TakeTurn) -> float:
     """The same in a task."""
+    import asyncio  # only here: who works with threads does not pay for it
+
     began, woken = time.monotonic(), asyncio.Event()
     place = WAITERS.enter(uid, request, _waking(woken))
     if place is None:
@@ -238,6 +242,8 @@ def pause(uid: str, request: Pause) -> bool:
 
 async def pause_async(uid: str, request: Pause) -> bool:
     """The same in a task."""
+    import asyncio
+
     woken = asyncio.Event()
     before = WAITERS.behind(uid, request.ticket, _waking(woken))
     if before:
@@ -249,6 +255,8 @@ async def pause_async(uid: str, request: Pause) -> bool:
 
 
 def _waking(woken: asyncio.Event) -> Wake:
+    import asyncio
+
     loop = asyncio.get_running_loop()
 
     def wake() -> None:
@@ -259,6 +267,8 @@ def _waking(woken: asyncio.Event) -> Wake:
 
 
 async def _wait(woken: asyncio.Event, seconds: float) -> None:
+    import asyncio
+
     try:
         async with asyncio.timeout(seconds):
             await woken.wait()
