@@ -13,8 +13,7 @@ from interlock.backends.sqlite.statements import SCHEMA, SQL
 
 # Statements that read a whole table on purpose, and why that is small.
 WHOLE = {
-    "drop_dead_tickets": {"tickets"},  # one row an agent that waits
-    "drop_dead_ticket_keys": {"ticket_keys", "tickets"},
+    "old_dead_tickets": {"tickets"},  # its first rows
     "first_opening": {"tickets", "leases", "agents"},  # whether there is any: ends at the first row
     "opening": {"tickets", "leases", "agents"},
 }
