@@ -245,7 +245,7 @@ def test_without_matplotlib_the_error_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = invoke("--plot", str(tmp_path / "picture.png"))
-    assert code == 2
+    assert code == 1
     assert "pip install 'interlock[plot]'" in err
 
 
