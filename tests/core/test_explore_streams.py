@@ -76,7 +76,7 @@ def each_part_counts_once(view: View) -> str | None:
 
 @pytest.mark.parametrize(
     ("wait", "counts"),
-    [(0.0, (624, 325)), pytest.param(None, (91_054, 10_453), marks=pytest.mark.slow)],
+    [(0.0, (624, 325)), pytest.param(None, (83_466, 10_131), marks=pytest.mark.slow)],
 )
 def test_two_coordinators(pin: Pin, wait: float | None, counts: tuple[int, int]) -> None:
     """The second one stands by while the first one lives."""

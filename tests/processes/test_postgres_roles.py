@@ -93,7 +93,7 @@ def plan(**fields: Any) -> str:
 
 
 ENTER = "SELECT interlock.enter(1, 'boss', true, 'mine')"
-LEASE = "SELECT interlock.take_lease(1, 'k', '$lease/k', 'n', '{}', 0, 1000000, 0, 0, {})"
+LEASE = "SELECT interlock.take_lease(1, ARRAY['k'], 'n', '{}', 0, 1000000, 0, 0, {})"
 TABLES = [
     "SELECT * FROM interlock.log",
     "INSERT INTO interlock.answers VALUES ('x', 0, '[]')",
@@ -128,7 +128,7 @@ WRITERS = [
     ENTER,
     LEASE.format("me", "false"),
     "SELECT interlock.drop_lease(1, 'k', 1, '')",
-    "SELECT interlock.take_turn(1, '{k}', 'n', 'me', 1000000, 0, false)",
+    "SELECT interlock.take_turn(1, '{k}', 'n', 'me', 1000000, 0, false, '{}')",
     "SELECT interlock.leave_turn(1, 1, 'n')",
     "SELECT interlock.open_space('another', true)",
     "SELECT interlock.add_refusals(1, '[]', 1)",
@@ -140,7 +140,7 @@ OTHERS = [
     plan(),
     ENTER,
     LEASE.format("boss", "false"),
-    "SELECT interlock.take_turn(1, '{k}', 'n', 'boss', 1000000, 0, false)",
+    "SELECT interlock.take_turn(1, '{k}', 'n', 'boss', 1000000, 0, false, '{}')",
     single(key="'$run/r'", agent="session_user"),
 ]
 REFUSED = [

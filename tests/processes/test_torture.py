@@ -64,7 +64,7 @@ GUARDS = {
         "postgres",
         "backends/postgres/judge.sql",
         {
-            "COALESCE(p_version = COALESCE(h.version, 0), true) END": "true END",
+            "COALESCE(p_version = h.version, true) END": "true END",
             "IF COALESCE(p_versions[i] <> versions[i], lives[i] > 0) THEN": "IF false THEN",
         },
         VERSION,
