@@ -321,7 +321,7 @@ def test_after_a_conflict_transact_thinks_in_the_turn_of_that_key() -> None:
     assert script.play(transact(AUTO, think)) == "answer"
     renew = TakeTurn(("k",), "op/1", "me", TICKET_TTL, TICKET)
     assert script.requests[2] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
-    assert (script.requests[3].renew, script.requests[5]) == (renew, renew._replace(firm=True))
+    assert (script.requests[3].renew, script.requests[5]) == (renew, renew.replace(firm=True))
     assert [ticket for ticket, _, _ in script.plans] == [0, TICKET, TICKET]
 
 

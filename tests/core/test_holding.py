@@ -9,9 +9,11 @@ from interlock.backends.holding import Holding, told
 from interlock.backends.waiting import Waiters, pause
 from interlock.core.outcome import Committed
 from interlock.core.plan import Plan
+from interlock.core.records import Snapshot
 from interlock.core.requests import Commit, LeaveTurn, Pause, Place, TakeTurn
 
 JOIN = TakeTurn(("k",), "turn", "me", 6.0)
+NOTHING = Snapshot(0, 0, {}, {}, {})
 
 
 def holding(uid: str = "uid") -> tuple[str, ...]:
@@ -23,7 +25,7 @@ def test_a_wait_says_what_its_caller_holds() -> None:
     lease = Holding("uid", "x", "lease")
     elsewhere = Holding("another space", "x", "other")
     assert holding() == ("lease",)
-    assert told("uid", JOIN._replace(ticket=7)).holding == (), "the store knows it by the ticket"
+    assert told("uid", JOIN.replace(ticket=7)).holding == (), "the store knows it by the ticket"
     inherited = contextvars.copy_context()
     assert inherited.run(holding) == ("lease",)
     lease.release()
@@ -53,7 +55,7 @@ def test_what_runs_out_by_itself_is_not_held() -> None:
 def join(waiters: Waiters, *tickets: int, keys: tuple[str, ...] = ("k",)) -> None:
     for ticket in tickets:
         asked = TakeTurn(keys, f"turn {ticket}", "me", 6.0)
-        waiters.answered("uid", asked, Place(ticket, ticket, None))
+        waiters.answered("uid", asked, Place(ticket, ticket, NOTHING))
 
 
 def behind(waiters: Waiters, ticket: int) -> tuple[int, list[int]]:
@@ -91,14 +93,14 @@ def test_those_who_vanished_are_forgotten_once_the_store_has_passed_them() -> No
     waiters = Waiters()
     join(waiters, 1, 2, 3)
     asked = TakeTurn(("k",), "", "me", 6.0, ticket=3)
-    waiters.answered("uid", asked, Place(3, 0, None))
+    waiters.answered("uid", asked, Place(3, 0, NOTHING))
     assert behind(waiters, 3)[0] == 0
 
 
 def test_a_ticket_that_expired_waits_here_under_its_new_number() -> None:
     waiters = Waiters()
     join(waiters, 1, 2)
-    waiters.answered("uid", TakeTurn(("k",), "", "me", 6.0, ticket=1), Place(0, 0, None))
+    waiters.answered("uid", TakeTurn(("k",), "", "me", 6.0, ticket=1), Place(0, 0, NOTHING))
     assert behind(waiters, 2)[0] == 0
 
 

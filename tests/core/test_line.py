@@ -14,9 +14,11 @@ import interlock
 from interlock.backends import line
 from interlock.backends.waiting import MOST_TICKETS, WAITERS, Waiters
 from interlock.core.outcome import Committed
+from interlock.core.records import Snapshot
 from interlock.core.requests import QUEUE, Commit, LeaveTurn, Place, TakeLease, TakeTurn
 
 MANY = 60
+NOTHING = Snapshot(0, 0, {}, {}, {})
 
 
 class Asked:
@@ -209,7 +211,7 @@ class Here:
     def join(self, name: str, *keys: str) -> int:
         """The store answers: a ticket."""
         request, ticket = TakeTurn(keys or ("k",), name, "me", 6.0), next(self.numbers)
-        self.waiters.answered("uid", request, Place(ticket, ticket, None))
+        self.waiters.answered("uid", request, Place(ticket, ticket, NOTHING))
         return ticket
 
     def leave(self, ticket: int) -> None:
@@ -282,12 +284,12 @@ def test_the_line_goes_on_where_nothing_is_heard_of_those_in_the_store(
     assert second is not None
     now[0] += line.HELD_UP - 1
     renewed = TakeTurn(("k",), "", "me", 6.0, ticket=1)
-    here.waiters.answered("uid", renewed, Place(1, 5, None))
+    here.waiters.answered("uid", renewed, Place(1, 5, NOTHING))
     now[0] += line.HELD_UP - 1
     here.waiters.look(second)
     assert here.woken == [], "one of them has asked"
     now[0] += 2
     here.waiters.look(second)
     assert here.woken == ["a"]
-    here.waiters.answered("uid", TakeTurn(("k",), "a", "me", 6.0), Place(99, 0, None))
+    here.waiters.answered("uid", TakeTurn(("k",), "a", "me", 6.0), Place(99, 0, NOTHING))
     assert here.woken == ["a", "b"], "the store has passed the dead"

@@ -264,7 +264,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
     assert all(turn.keys == ("k",) and not turn.firm for turn in turns)
     assert all(request.position is None for request in script.requests if type(request) is Pause)
-    assert script.requests[-2] == Think(add_one, (8,), RENEW._replace(name="op/1"))
+    assert script.requests[-2] == Think(add_one, (8,), RENEW.replace(name="op/1"))
     assert script.plans == [(0, 0, True), (TICKET, 4, True)]
 
 
@@ -290,7 +290,7 @@ def test_a_turn_that_was_beaten_is_made_firm_and_thinks_on_the_fresh_record() ->
     beaten = conflict(rec(2, 2), 1)
     script = Script(*JOINED, run_fn, beaten, place(rec(3, 3)), run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[4] == RENEW._replace(firm=True)
+    assert script.requests[4] == RENEW.replace(firm=True)
     assert script.plans == [(TICKET, 1, True), (TICKET, 3, True)]
 
 
@@ -331,7 +331,7 @@ def test_a_key_whose_epoch_moved_is_read_again() -> None:
     assert (script.requests[3], script.plans[1]) == (Load(("k",)), (0, 5, False))
     script = Script(*JOINED, run_fn, FENCED, read, place(rec(5, 5)), run_fn, done("6", 6))
     assert script.play(update(ALWAYS)).value == 6
-    assert script.requests[5] == RENEW._replace(firm=True)
+    assert script.requests[5] == RENEW.replace(firm=True)
 
 
 ENDS: list[tuple[Any, Any, type[Refusal]]] = [  # what fn returns, the answer to the commit, the end

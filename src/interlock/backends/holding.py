@@ -14,10 +14,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.keys import check_unreserved
 from interlock.core.outcome import Held, Invalid
-from interlock.core.requests import TakeTurn
+from interlock.core.requests import Steps, TakeTurn
 
 
 class Holding:
@@ -78,18 +77,18 @@ def told(uid: str, request: Any) -> Any:
     """Return `request`; one that joins a queue says what the calling context holds."""
     if isinstance(request, TakeTurn) and not request.ticket and _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)
-        return request._replace(holding=tuple(names))
+        return request.replace(holding=tuple(names))
     return request
 
 
 def taking(
-    take: Callable[..., Steps],
+    take: Callable[..., Steps[Any]],
     writer: Writer,
     keys: tuple[str, ...],
     ttl: float,
     wait: float | None,
     name: str,
-) -> Steps:
+) -> Steps[Any]:
     """Protocol: `take(writer, keys, ttl, wait, name)`, but never wait for what the calling context
     holds: Invalid then.
 

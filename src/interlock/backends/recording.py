@@ -145,7 +145,7 @@ def _asked(request: Any) -> dict[str, Any]:
         asked |= plan._asdict()
         asked["writes"] = [[write.kind, write.key] for write in plan.writes]
     elif isinstance(request, _WHOLE):
-        asked |= request._asdict()
+        asked |= vars(request)
     return asked
 
 

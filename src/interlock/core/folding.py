@@ -7,7 +7,6 @@ a cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +15,12 @@ from interlock.core.decide import Writer
 from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Refusal
 from interlock.core.records import Record, Snapshot, Tail
-from interlock.core.requests import Grant, Load, Place, SaveFold
+from interlock.core.requests import Grant, Load, Place, SaveFold, Steps
 from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 SAVE_AFTER = 200  # contributions since the last saved fold
 LARGEST = 1 << 30  # bytes of a fold
-
-Steps = Generator[Any, Any, Any]
 
 
 class Unfoldable(Exception):
@@ -34,7 +31,7 @@ class Unfoldable(Exception):
         self.refusal = refusal
 
 
-def ask(writer: Writer, request: Any) -> Steps:
+def ask(writer: Writer, request: Any) -> Steps[Any]:
     """Protocol: a request, its answer with every merged key folded."""
     answer = yield request
     if isinstance(answer, Snapshot):
@@ -51,7 +48,7 @@ def ask(writer: Writer, request: Any) -> Steps:
     return answer
 
 
-def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = None) -> Steps:
+def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = None) -> Steps[Any]:
     """Protocol: a snapshot with every merged key folded, by the rules of then (`past`) or now."""
     records, scans = dict(snapshot.records), dict(snapshot.scans)
     found = False
@@ -67,14 +64,14 @@ def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = Non
     return snapshot._replace(records=records, scans=scans) if found else snapshot
 
 
-def fold_conflict(writer: Writer, refusal: Conflict) -> Steps:
+def fold_conflict(writer: Writer, refusal: Conflict) -> Steps[Any]:
     """Protocol: a conflict whose fresh record is folded."""
     if not isinstance(refusal.record.value, Tail):
         return refusal
     return replace(refusal, record=(yield from fold_record(writer, refusal.record)))
 
 
-def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps:
+def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps[Any]:
     """Protocol: the record of a merged key with its value; any other as it is."""
     tail = record.value
     if not isinstance(tail, Tail):
@@ -98,7 +95,7 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     return record._replace(value=value)
 
 
-def reload(writer: Writer) -> Steps:
+def reload(writer: Writer) -> Steps[Any]:
     """Protocol: go by the rules in force.  Returns whether they were others than before."""
     snapshot: Snapshot = yield Load((RULES_KEY,))
     record = snapshot.records[RULES_KEY]

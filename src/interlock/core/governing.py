@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from interlock.core import decide, rules
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.machines import state_of
 from interlock.core.outcome import Committed, Conflict, Fenced, Invalid, Outdated
 from interlock.core.patterns import fixed_prefix
 from interlock.core.plan import PUT, Plan, Write
 from interlock.core.records import Record, Snapshot, Tail
-from interlock.core.requests import Commit, Enter, Entered, Load, ReadRefusals
+from interlock.core.requests import Commit, Enter, Entered, Load, ReadRefusals, Steps
 from interlock.core.rules import MERGED, RULES_KEY, Rule, RuleSet
 
 _SHOWN = 10  # values that break a rule, in one message
 
 
-def enter(writer: Writer, exclusive: bool, name: str) -> Steps:
+def enter(writer: Writer, exclusive: bool, name: str) -> Steps[Any]:
     """Come into the space: learn its rules and the incarnation of one's name.  Returns None."""
     entered: Entered = yield Enter(writer.agent, exclusive, name)
     writer.incarnation = entered.incarnation
@@ -28,7 +28,7 @@ def enter(writer: Writer, exclusive: bool, name: str) -> Steps:
 
 def declare(
     writer: Writer, declared: Mapping[str, Rule], op_id: str, whole: bool, dry_run: bool = False
-) -> Steps:
+) -> Steps[Any]:
     """Store rules: added to those that are stored, or in place of them (`whole`).  `dry_run` only
     looks whether they could be.
 
@@ -146,7 +146,7 @@ def _report(broken: dict[str, str]) -> Invalid:
     )
 
 
-def conflicts(limit: int) -> Steps:
+def conflicts(limit: int) -> Steps[Any]:
     """Return the last refusals, counted, as a ConflictReport."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         return Invalid(f"limit={limit!r} is not a number of refusals from 1")

@@ -6,9 +6,11 @@ expiry only says when somebody else may ask.  Who waits stands in a queue of tic
 
 from __future__ import annotations
 
+from typing import Any
+
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_all, check_key
 from interlock.core.outcome import Invalid
 from interlock.core.requests import (
@@ -18,6 +20,7 @@ from interlock.core.requests import (
     LeaveTurn,
     OutOfTime,
     Place,
+    Steps,
     TakeLease,
     TakeTurn,
 )
@@ -28,7 +31,7 @@ _LONGEST_TTL = 24 * 3600.0
 
 def take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps:
+) -> Steps[Any]:
     """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
 
     Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
@@ -39,7 +42,7 @@ def take(
 
 def take_own(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps:
+) -> Steps[Any]:
     """The same for keys of the library's own."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is None and wait is not None:
@@ -60,7 +63,7 @@ def take_own(
 
 def _take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
-) -> Steps:
+) -> Steps[Any]:
     queues = tuple(QUEUE + key for key in keys)
     asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
     grant: Grant = yield from ask(writer, asked)
@@ -72,7 +75,7 @@ def _take(
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
         join = TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
         try:
-            place: Place = yield join if turn.ticket else join._replace(most=left)
+            place: Place = yield join if turn.ticket else join.replace(most=left)
         except OutOfTime:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
         now_us = place.snapshot.time_us
@@ -80,7 +83,7 @@ def _take(
         left = None if wait is None else wait - (now_us - start_us) / 1e6
         pause = progress.pause(place, left)
         if place.ticket and place.ahead == 0:
-            grant = yield from ask(writer, asked._replace(ticket=place.ticket))
+            grant = yield from ask(writer, asked.replace(ticket=place.ticket))
             if grant.granted:
                 break
         if place.cycle:
@@ -94,7 +97,7 @@ def _take(
     return grant.records
 
 
-def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
+def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Any]:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
@@ -106,12 +109,12 @@ def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
     return grant.refusal or decide.fenced(key, epoch, grant.record.epoch)
 
 
-def release(key: str, epoch: int) -> Steps:
+def release(key: str, epoch: int) -> Steps[Any]:
     """Give up a lease.  Giving up one that was lost does nothing.  Returns None."""
     return (yield DropLease(key, epoch))
 
 
-def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
+def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Any]:
     """Take the lease of `key` away from whoever holds it, and fence whoever read it before.
 
     Returns the Record at its new epoch.
@@ -119,7 +122,7 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
     return check_key(key) or (yield from reclaim_own(writer, key, op_id))
 
 
-def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps:
+def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Any]:
     """The same for a key of the library's own."""
     asked = TakeLease((key,), op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
     grant: Grant = yield from ask(writer, asked)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, Unfoldable, ask, fold_snapshot
+from interlock.core.folding import Unfoldable, ask, fold_snapshot
 from interlock.core.keys import check_all, check_key, check_prefix
 from interlock.core.outcome import (
     Committed,
@@ -36,6 +36,7 @@ from interlock.core.requests import (
     Pause,
     Place,
     ReadLog,
+    Steps,
     TakeTurn,
     Think,
 )
@@ -49,7 +50,7 @@ MOST_LISTED = 10_000  # keys in one answer
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
-def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
+def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Any]:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
     wrong = check_all(keys, prefixes)
     if wrong is not None:
@@ -57,7 +58,7 @@ def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) 
     return (yield from ask(writer, Load(keys, prefixes)))
 
 
-def list_keys(prefix: str, after: str | None, limit: int) -> Steps:
+def list_keys(prefix: str, after: str | None, limit: int) -> Steps[Any]:
     """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
     wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
     if wrong is not None:
@@ -73,7 +74,7 @@ def load_at(
     time_us: int | None,
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
-) -> Steps:
+) -> Steps[Any]:
     """Read records and scans as of a position or a time.
 
     A position inside a commit is read as of the end of that commit: nothing else was ever there.
@@ -100,7 +101,7 @@ def load_at(
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
-def _end_of_commit(position: int) -> Steps:
+def _end_of_commit(position: int) -> Steps[Any]:
     """Return the position of the last entry of the commit that the entry at `position` is of."""
     limit, op_id = 2, None
     while position:
@@ -116,7 +117,7 @@ def _end_of_commit(position: int) -> Steps:
     return position
 
 
-def log_page(prefix: str, after: int | None, limit: int) -> Steps:
+def log_page(prefix: str, after: int | None, limit: int) -> Steps[Any]:
     """Read a page of the log after a position (None: from the oldest that is kept).
 
     Returns a LogPage, Invalid or Pruned.
@@ -125,23 +126,23 @@ def log_page(prefix: str, after: int | None, limit: int) -> Steps:
     return wrong or (yield ReadLog(_OLDEST if after is None else after, prefix, None, limit))
 
 
-def history_page(key: str, after: int | None, limit: int) -> Steps:
+def history_page(key: str, after: int | None, limit: int) -> Steps[Any]:
     """Read a page of one key's entries, as `log_page` does."""
     wrong = check_key(key) or check_after(after)
     return wrong or (yield ReadLog(_OLDEST if after is None else after, "", key, limit))
 
 
-def wait(seconds: float, position: int) -> Steps:
+def wait(seconds: float, position: int) -> Steps[Any]:
     """Wait for news after `position`, at most `seconds`."""
     return (yield Pause(seconds, position))
 
 
-def outcome(op_id: str) -> Steps:
+def outcome(op_id: str) -> Steps[Any]:
     """Ask what an operation id did.  Returns Committed or None."""
     return (yield Load((), (), op_id)).applied
 
 
-def commit_transaction(state: Transaction, op_id: str) -> Steps:
+def commit_transaction(state: Transaction, op_id: str) -> Steps[Any]:
     """Commit a transaction once.  Returns Committed, or a Refusal."""
     if state.doomed is not None:
         return state.doomed
@@ -158,7 +159,7 @@ def update(
     limits: Limits,
     op_id: str,
     resumable: bool,
-) -> Steps:
+) -> Steps[Any]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
     Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
@@ -181,7 +182,7 @@ def _update(
     op_id: str,
     resumable: bool,
     turn: Turn,
-) -> Steps:
+) -> Steps[Any]:
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
@@ -234,7 +235,7 @@ def _update(
 
 def _commit_value(
     writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
-) -> Steps:
+) -> Steps[Any]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
         what = f"the function that updates {record.key!r}"
@@ -253,7 +254,7 @@ def transact(
     op_id: str,
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
-) -> Steps:
+) -> Steps[Any]:
     """Run `fn` in a transaction and commit; run it again where what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
@@ -276,7 +277,7 @@ def _transact(
     resumable: bool,
     new: Callable[[Writer], Transaction],
     turn: Turn,
-) -> Steps:
+) -> Steps[Any]:
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
@@ -329,7 +330,7 @@ def _transact(
             queue.add(outcome.key)
 
 
-def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps:
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Any]:
     """Return None for what was applied under an operation id; Stopped where that is no transaction
     of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
@@ -387,7 +388,7 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
 
 def _commit_thought(
     state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
-) -> Steps:
+) -> Steps[Any]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None
         if forgotten is not None:

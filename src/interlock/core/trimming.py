@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import LARGEST, Steps, Unfoldable, ask
+from interlock.core.folding import LARGEST, Unfoldable, ask
 from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
 from interlock.core.plan import APPEND, PUT, Write
 from interlock.core.protocol import check_position, load_at
 from interlock.core.records import Entry, Record, Snapshot
-from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Trim
+from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
 from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
@@ -51,7 +51,7 @@ class _Reader(NamedTuple):
     cursor: int
 
 
-def trim(writer: Writer, keep: object, before: object) -> Steps:
+def trim(writer: Writer, keep: object, before: object) -> Steps[Any]:
     """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
 
     `keep`: days that entries are kept whose rule does not say (None: for ever).  `before`: the
@@ -86,7 +86,7 @@ def trim(writer: Writer, keep: object, before: object) -> Steps:
             return Trimmed(floor.position + 1, cut, why)
 
 
-def register(writer: Writer, state: str, source: str, op_id: str) -> Steps:
+def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Any]:
     """Have the log kept for a coordinator.  Returns None, or a Refusal."""
     while True:
         snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
@@ -156,7 +156,7 @@ def _check(keep: object, before: object) -> Invalid | None:
     return None if before is None else check_position("before", before)
 
 
-def _readers(writer: Writer) -> Steps:
+def _readers(writer: Writer) -> Steps[Any]:
     """Protocol: the coordinators of the space, and how far each of them is."""
     snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
     sources: Mapping[str, str] = snapshot.records[READERS_KEY].value or {}
@@ -171,7 +171,7 @@ def _readers(writer: Writer) -> Steps:
     )
 
 
-def _page(after: int) -> Steps:
+def _page(after: int) -> Steps[Any]:
     """Protocol: the next entries, up to the end of a commit."""
     entries: list[Entry] = []
     while True:
@@ -206,7 +206,7 @@ class _Step(NamedTuple):
     held: str = ""
 
 
-def _step(writer: Writer, entries: list[Entry]) -> Steps:
+def _step(writer: Writer, entries: list[Entry]) -> Steps[Any]:
     """Protocol: a _Step that cuts `entries`, or a Refusal.
 
     A key whose reducer this process does not have keeps its contributions.

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Contended, Deadlock
-from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, Steps, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -79,7 +79,7 @@ class Progress:
         return Pause(seconds, None, place.ticket, most)
 
 
-def giving_up(turn: Turn, steps: Steps) -> Steps:
+def giving_up(turn: Turn, steps: Steps[Any]) -> Steps[Any]:
     """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
     try:
         return (yield from steps)
@@ -117,7 +117,7 @@ def take_turn(
     while True:
         asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
         try:
-            place: Place = yield from ask(writer, asked if ticket else asked._replace(most=left))
+            place: Place = yield from ask(writer, asked if ticket else asked.replace(most=left))
         except OutOfTime as over:
             return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket

@@ -11,10 +11,10 @@ from itertools import pairwise
 from typing import Any
 
 from interlock.core import commands, decide, protocol
-from interlock.core.folding import Steps
 from interlock.core.outcome import Committed, Conflict
 from interlock.core.plan import PUT
 from interlock.core.records import Snapshot
+from interlock.core.requests import Steps
 from interlock.core.transaction import Transaction
 from interlock.errors import Invalid, raise_refused
 from interlock.files import documents
@@ -103,7 +103,7 @@ def delete(desk: Desk, document: Document, op_id: str) -> Doing[Document]:
     return (yield from bring(desk, to_document(outcome)))
 
 
-def update(desk: Desk, path: object, think: Steps) -> Doing[Document]:
+def update(desk: Desk, path: object, think: Steps[Any]) -> Doing[Document]:
     """Run an update of the document's key; see that what it wrote is on the disk."""
     key = desk.key(path)
     yield from opened(desk)

@@ -7,13 +7,13 @@ from typing import Any
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_key
 from interlock.core.leases import reclaim_own
 from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
 from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.core.values import encode
 from interlock.errors import Fenced
 from interlock.runs import recording
@@ -40,7 +40,7 @@ _MOST_ATTEMPTS = 100
 _ENDS_WITHIN_US = 60_000_000  # until a worker ends what the one who cancelled it could not
 
 
-def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps:
+def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps[Any]:
     """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
     wrong = check_run_id(run_id)
     if wrong is None and program is not None and (not isinstance(program, str) or not program):
@@ -51,7 +51,7 @@ def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: s
     return None if isinstance(outcome, Committed) else outcome
 
 
-def show(writer: Writer, run_id: str) -> Steps:
+def show(writer: Writer, run_id: str) -> Steps[Any]:
     """Return a RunInfo, or Invalid where there is no such run."""
     found = yield from _load(writer, run_id)
     if isinstance(found, Refusal):
@@ -61,7 +61,7 @@ def show(writer: Writer, run_id: str) -> Steps:
     return run_info(run_id, fence, status.value, records)
 
 
-def runs(writer: Writer, open_only: bool) -> Steps:
+def runs(writer: Writer, open_only: bool) -> Steps[Any]:
     """Return what there is of each run without its steps: RunInfo by id."""
     prefixes = (OPEN,) if open_only else (OPEN, DONE)
     snapshot: Snapshot = yield from ask(writer, Load((), prefixes))
@@ -77,7 +77,7 @@ def runs(writer: Writer, open_only: bool) -> Steps:
     }
 
 
-def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps:
+def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps[Any]:
     """Give a run what it waits for, or will wait for.
 
     Returns None, Conflict where something was sent under this name, or Invalid.
@@ -101,7 +101,7 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
 
 def settle(
     writer: Writer, run_id: str, path: str, happened: bool, result: Any, op_id: str
-) -> Steps:
+) -> Steps[Any]:
     """Say whether an effect that is in doubt has happened.  Returns None, Conflict or Invalid."""
     found = yield from _load(writer, run_id, ended=False)
     if isinstance(found, Refusal):
@@ -117,7 +117,7 @@ def settle(
     return (yield from send(writer, run_id, name, answer, op_id))
 
 
-def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
+def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
     """Have a run that was parked, or pauses after a failure, taken up again at once.
 
     Returns None, or Invalid.
@@ -134,7 +134,7 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
     return (yield from _change(writer, run_id, plan))
 
 
-def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
+def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
     """Take a run away from whoever works on it.  Returns None, or Invalid."""
     wrong = check_run_id(run_id)
     if wrong is not None:
@@ -143,7 +143,7 @@ def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
     return fence if isinstance(fence, Refusal) else None
 
 
-def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
     """Have a run fail, whoever works on it; what it did is undone when it is taken up next.
 
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
@@ -168,7 +168,7 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
     raise fenced
 
 
-def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
     """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
     fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
@@ -198,7 +198,7 @@ def _has_ended(run_id: str, status: Record) -> Invalid:
     return Invalid(f"run {run_id!r} has ended: it is {status.value['state']}")
 
 
-def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps:
+def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps[Any]:
     """Commit a change of an unfinished run; plan it again where the run has moved on."""
     for _ in range(_MOST_ATTEMPTS):
         found = yield from _load(writer, run_id, ended=False)
@@ -211,7 +211,7 @@ def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decisi
     return None if isinstance(outcome, Committed) else outcome
 
 
-def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps:
+def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps[Any]:
     """Return a run's first record, where it stands, and the snapshot; Invalid where it is not."""
     wrong = check_run_id(run_id)
     if wrong is not None:

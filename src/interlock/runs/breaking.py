@@ -22,13 +22,13 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_name
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Refusal
 from interlock.core.plan import PUT, Plan, Write
 from interlock.core.records import Record, Snapshot, as_datetime
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.core.values import encode
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
@@ -167,7 +167,7 @@ def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
     return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
 
 
-def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Any]:
     """Ask whether a call may go through, claiming the probe where one is due.
 
     Returns a Passage, the Seen by which it may not, or a Refusal.  Where it is interrupted or
@@ -185,7 +185,7 @@ def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
         raise
 
 
-def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Any]:
     seen = yield from count_overdue(writer, limits, f"{op_id}/overdue")
     if not isinstance(seen, Seen):
         return seen
@@ -204,7 +204,9 @@ def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
         seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
 
 
-def began(writer: Writer, limits: Limits, passage: Passage, call_id: str, took_us: int) -> Steps:
+def began(
+    writer: Writer, limits: Limits, passage: Passage, call_id: str, took_us: int
+) -> Steps[Any]:
     """Note that a call goes on, which began `took_us` ago.  Returns None, or a Refusal."""
     while True:
         snapshot: Snapshot = yield from ask(writer, Load((limits.calls_key,)))
@@ -219,7 +221,7 @@ def began(writer: Writer, limits: Limits, passage: Passage, call_id: str, took_u
             return None if isinstance(outcome, Committed) else outcome
 
 
-def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps:
+def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Any]:
     """Take the note of a call away.  Returns the Seen, or a Refusal."""
     while True:
         snapshot: Snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
@@ -233,7 +235,7 @@ def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps:
             return seen if isinstance(outcome, Committed) else outcome
 
 
-def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Any]:
     """Count the calls that are overdue.  Returns the Seen after it, or a Refusal.
 
     While it is not closed they stay noted: they are from before the opening, and count nothing.
@@ -268,7 +270,7 @@ def failed(
     reason: str,
     op_id: str,
     call_id: str = "",
-) -> Steps:
+) -> Steps[Any]:
     """Count the failure of a call, which is noted as `call_id` ("": it is not).
 
     Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
@@ -297,7 +299,7 @@ def failed(
             return outcome
 
 
-def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps:
+def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Any]:
     """Close the breaker after its probe, unless the probe was replaced.
 
     Returns the Seen after it, or a Refusal.
@@ -307,7 +309,7 @@ def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps:
     return _settled(outcome, seen.time_us)
 
 
-def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps:
+def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Any]:
     """Give back the claim of a probe that did not find out, unless it was replaced.
 
     Returns the Seen after it, or a Refusal.
@@ -317,7 +319,7 @@ def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps:
     return _settled(outcome, seen.time_us)
 
 
-def reset(writer: Writer, name: str, op_id: str) -> Steps:
+def reset(writer: Writer, name: str, op_id: str) -> Steps[Any]:
     """Close a breaker by hand.  Returns the Seen after it, or a Refusal."""
     wrong = check_name("breaker", name)
     if wrong is not None:
@@ -332,12 +334,12 @@ def reset(writer: Writer, name: str, op_id: str) -> Steps:
             return outcome
 
 
-def look(writer: Writer, name: str) -> Steps:
+def look(writer: Writer, name: str) -> Steps[Any]:
     """Return the Seen of a breaker, or Invalid."""
     return check_name("breaker", name) or (yield from _load(writer, name))
 
 
-def every(writer: Writer) -> Steps:
+def every(writer: Writer) -> Steps[Any]:
     """Return the BreakerInfo of each breaker of the space that ever counted a failure, by name."""
     snapshot: Snapshot = yield from ask(writer, Load((INDEX,)))
     names = sorted(snapshot.records[INDEX].value or ())
@@ -359,7 +361,7 @@ def _key(name: str) -> str:
     return f"$breaker/{name}"
 
 
-def _load(writer: Writer, name: str) -> Steps:
+def _load(writer: Writer, name: str) -> Steps[Any]:
     """Protocol: a breaker as it is now."""
     snapshot: Snapshot = yield from ask(writer, Load((_key(name),)))
     return _seen(snapshot.records[_key(name)], snapshot.time_us)
@@ -382,7 +384,7 @@ def _move(
     circuit: Circuit,
     op_id: str,
     also: Sequence[tuple[Record, Any]] = (),
-) -> Steps:
+) -> Steps[Any]:
     """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
     Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
@@ -399,7 +401,7 @@ def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Any]:
     return index, {**(index.value or {}), name: True}
 
 
-def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps:
+def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps[Any]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
     plan: Callable[[], Decision] = partial(_plan, writer, values, op_id)
     return (yield from commands.commit(writer, plan))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.records import Snapshot
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.errors import (
     BreakerOpen,
     Fault,
@@ -33,7 +33,7 @@ def leave(
     result: Any,
     attempts: int,
     op_id: Callable[[], str],
-) -> Steps:
+) -> Steps[Any]:
     """Record how the program ended: well, or with `problem`.
 
     A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
@@ -69,7 +69,9 @@ def is_outside(run: RunState, problem: Exception) -> bool:
     )
 
 
-def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[], str]) -> Steps:
+def _end_badly(
+    run: RunState, problem: BaseException | None, op_id: Callable[[], str]
+) -> Steps[Any]:
     if run.ending is None:
         reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
@@ -101,7 +103,7 @@ def _check_can_be_undone(run: RunState) -> None:
             )
 
 
-def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
+def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps[Any]:
     """Record that the run is to be taken up again once the breaker lets a call through."""
     now: Snapshot = yield from ask(run.writer, Load(()))
     due_us = now.time_us + int(failure.seconds * 1e6)
@@ -110,7 +112,7 @@ def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
     yield from recording.record(run, {}, op_id, lambda status: {**status, **parked})
 
 
-def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:
+def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps[Any]:
     now: Snapshot = yield from ask(run.writer, Load(()))
     said = str(problem) if isinstance(problem, InterlockError) else repr(problem)
 

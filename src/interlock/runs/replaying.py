@@ -8,10 +8,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.outcome import Invalid, Pruned
 from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import LoadAt, LogPage, ReadLog
+from interlock.core.requests import LoadAt, LogPage, ReadLog, Steps
 from interlock.runs.records import (
     DONE,
     OPEN,
@@ -50,7 +49,7 @@ class RunMoment(NamedTuple):
         return self.entries[-1].at
 
 
-def replay(writer: Writer, run_id: str) -> Steps:
+def replay(writer: Writer, run_id: str) -> Steps[Any]:
     """Return the moments of a run in order, as far back as the log is kept.
 
     Invalid where there is no such run, Pruned where the log is cut just now.
@@ -85,7 +84,7 @@ def _keys(run_id: str) -> tuple[str, str, str]:
     return fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}"
 
 
-def _log(prefix: str, key: str | None) -> Steps:
+def _log(prefix: str, key: str | None) -> Steps[Any]:
     """Return all entries that are kept, of a key or a prefix; or Pruned."""
     found: list[Entry] = []
     page: LogPage | Pruned = yield ReadLog(_OLDEST, prefix, key, _PAGE)
@@ -97,7 +96,7 @@ def _log(prefix: str, key: str | None) -> Steps:
     return page
 
 
-def _before(run_id: str, first: Entry) -> Steps:
+def _before(run_id: str, first: Entry) -> Steps[Any]:
     """Return the run's records before its first entry that is kept, by key; or Pruned."""
     if first.key == fence_key(run_id):  # it is written once, when the run begins
         return {}
@@ -109,7 +108,7 @@ def _before(run_id: str, first: Entry) -> Steps:
     return {**own, **{key: record for key, record in snapshot.records.items() if record.exists}}
 
 
-def _others(run_id: str, own: tuple[Entry, ...]) -> Steps:
+def _others(run_id: str, own: tuple[Entry, ...]) -> Steps[Any]:
     """Return what a step wrote to other keys: it stands before the step in the same commit."""
     first, size = own[0], _BEFORE
     if not first.key.startswith(step_key(run_id, "")):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock.core import decide
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
-from interlock.core.requests import Load, Pause
+from interlock.core.requests import Load, Pause, Steps
 from interlock.errors import RunFailed, TimedOut, raise_refusal
 from interlock.runs import recording
 from interlock.runs.records import (
@@ -37,7 +37,7 @@ _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
 
 def wait_for(
     run: RunState, path: str, name: str, timeout: float | None, op_id: Callable[[], str]
-) -> Steps:
+) -> Steps[Any]:
     """Return what was sent to the run as `name`, once it was.  Raises TimedOut."""
     told: dict[str, Any] = {"kind": WAIT, "name": name, "args": _no_arguments()}
     known = run.recall(path, WAIT, name, _no_arguments())
@@ -67,7 +67,7 @@ def _answer(run: RunState, name: str, known: Mapping[str, Any]) -> Any:
     return known["result"]
 
 
-def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps:
+def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[Any]:
     """Have a person say whether this attempt at an effect, which is in doubt, has happened.
 
     Returns how it ended and its result, or None where it has not happened.
@@ -92,7 +92,7 @@ def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps:
     return (FINISHED, said.get("result")) if said["happened"] else None
 
 
-def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps:
+def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps[Any]:
     """Wait until `seconds` after this was first asked for, whoever runs the program then."""
     arguments = digest([seconds], "sleep")
     known = run.recall(path, SLEEP, "sleep", str(arguments))
@@ -116,7 +116,7 @@ def _check_goes_on(run: RunState) -> None:
         raise RunFailed(run.ending)
 
 
-def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps:
+def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Any]:
     """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
 
     Raises Fenced where the run was taken over meanwhile.

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Pruned
 from interlock.core.records import Snapshot
-from interlock.core.requests import Load, Pause, ReadLog
+from interlock.core.requests import Load, Pause, ReadLog, Steps
 from interlock.runs.records import AWAITING, OPEN, PROCESSING, fence_key
 from interlock.runs.state import RunState, Suspended
 
@@ -32,7 +32,7 @@ class Due(NamedTuple):
 
 def find(
     writer: Writer, programs: Collection[str], busy: Collection[str], most: int, poll: float
-) -> Steps:
+) -> Steps[Any]:
     """Return the runs to take up, the longest due first, at most `most` of them: a Due.
 
     A run that somebody has the lease of is left out, and so are those in `busy`.
@@ -66,7 +66,7 @@ def find(
     return Due(found[:most], snapshot.position, seconds)
 
 
-def wait(due: Due, stopping: Callable[[], bool]) -> Steps:
+def wait(due: Due, stopping: Callable[[], bool]) -> Steps[Any]:
     """Wait until a run may be due: one has moved since, or `due.seconds` have passed."""
     snapshot: Snapshot = yield Load(())
     ends_us, position = snapshot.time_us + int(due.seconds * 1e6), due.position

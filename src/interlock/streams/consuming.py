@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core.folding import Steps
 from interlock.core.groups import END, MOST_TAKEN, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
 from interlock.core.leases import check_seconds
@@ -18,6 +17,7 @@ from interlock.core.requests import (
     ListGroups,
     Pause,
     ReadGroup,
+    Steps,
 )
 
 RENEWALS_PER_TTL = 3
@@ -60,7 +60,9 @@ def membership(
     return Membership(group, consumer, prefix, start, ttl)
 
 
-def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id: str) -> Steps:
+def take(
+    member: Membership, limit: int, wait: float | None, resume: bool, op_id: str
+) -> Steps[Any]:
     """Take at most `limit` entries, waiting for the first at most `wait` seconds (None: without
     limit).  Returns Deliveries, Invalid or Pruned."""
     wrong = _check_limit(limit)
@@ -73,14 +75,14 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
     )
     start_us = count = 0
     while True:
-        answer = yield asked._replace(name=f"{op_id}/{count}")
+        answer = yield asked.replace(name=f"{op_id}/{count}")
         if isinstance(answer, Pruned):
             return answer
         if answer.prefix != member.prefix:
             return _other_prefix(member, answer.prefix)
         if answer.items:
             return answer
-        asked, count = asked._replace(resume=False), count + 1
+        asked, count = asked.replace(resume=False), count + 1
         if answer.upto < answer.head:
             continue
         start_us = start_us or answer.time_us
@@ -91,7 +93,7 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
         yield Pause(pause if wait is None else min(pause, wait - waited), answer.head)
 
 
-def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
+def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[Any]:
     """Say that entries are done.  Returns how many of them were this consumer's, or Invalid."""
     positions, counts = [], []
     for delivery in deliveries:
@@ -106,12 +108,12 @@ def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
     return (yield AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
 
 
-def renew(member: Membership, ttl: float) -> Steps:
+def renew(member: Membership, ttl: float) -> Steps[Any]:
     """Give a sign of life; with `ttl` 0 let others have what is pending.  Returns None."""
     yield ReadGroup(member.group, member.consumer, member.prefix, 0, 0, ttl, False, "")
 
 
-def state(group: str) -> Steps:
+def state(group: str) -> Steps[Any]:
     """Look at a group.  Returns a GroupInfo, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
@@ -120,7 +122,7 @@ def state(group: str) -> Steps:
     return info if info is not None else (yield from _missing(group))
 
 
-def drop(group: str) -> Steps:
+def drop(group: str) -> Steps[Any]:
     """Forget a group.  Returns None, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
@@ -130,12 +132,12 @@ def drop(group: str) -> Steps:
     return (yield DropGroup(group))
 
 
-def names() -> Steps:
+def names() -> Steps[Any]:
     """Return the names of the space's groups."""
     return (yield ListGroups())
 
 
-def _missing(group: str) -> Steps:
+def _missing(group: str) -> Steps[Any]:
     known = yield ListGroups()
     there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
     return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix
 from interlock.core.merges import REDUCERS, Reducer
 from interlock.core.outcome import (
@@ -34,7 +34,7 @@ from interlock.core.outcome import (
 )
 from interlock.core.plan import DELETE, PUT, Plan, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import Load, Pause, ReadLog, Think
+from interlock.core.requests import Load, Pause, ReadLog, Steps, Think
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
 from interlock.errors import InterlockError, raise_refusal
@@ -158,7 +158,7 @@ def begin(job: Job, record: Record) -> State | Invalid:
     return State(record, Progress(value["cursor"], 0, *counts))
 
 
-def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps:
+def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps[Any]:
     """Have the log kept for the coordinator.  Returns the State to go on from, or a Refusal."""
     state = begin(job, record)
     if isinstance(state, Invalid):
@@ -167,7 +167,7 @@ def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps:
     return state if refused is None else refused
 
 
-def look(writer: Writer, job: Job) -> Steps:
+def look(writer: Writer, job: Job) -> Steps[Any]:
     """Return the Progress of a coordinator, without its lease, or Invalid."""
     snapshot: Snapshot = yield from ask(writer, Load((job.state,)))
     state = begin(job, snapshot.records[job.state])
@@ -176,7 +176,7 @@ def look(writer: Writer, job: Job) -> Steps:
     return state.progress._replace(head=snapshot.position)
 
 
-def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) -> Steps:
+def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) -> Steps[Any]:
     """Merge the next contributions in one commit.  Returns the new State, or a Refusal.
 
     The record of the state is the same where there was nothing to merge.
@@ -244,7 +244,7 @@ class _Batch:
         """The keys that say which contributions were handled before."""
         return tuple(dict.fromkeys(self._keys.values()))
 
-    def examine(self) -> Steps:
+    def examine(self) -> Steps[Any]:
         """Protocol: find each contribution's identity, and what is wrong with it."""
         for entry in self._entries:
             identity = yield from self._unless_at_fault(entry, _identity(self._job, entry.value))
@@ -254,7 +254,7 @@ class _Batch:
             if reason is not None:
                 self._reasons[entry.position] = _short(reason)
 
-    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[Any]:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
 
         Where a contribution turns out to be at fault, the value may be changed already: begin
@@ -265,7 +265,7 @@ class _Batch:
             if found is not None:
                 return found
 
-    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[Any]:
         target = snapshot.records[self._job.into]
         value = decode(target.body) if target.exists else deepcopy(self._job.initial)
         done, body, before = _Done([], [], [], {}), "", None
@@ -294,7 +294,7 @@ class _Batch:
             before = entry.position
         return value, done
 
-    def _unless_at_fault(self, entry: Entry, steps: Steps) -> Steps:
+    def _unless_at_fault(self, entry: Entry, steps: Steps[Any]) -> Steps[Any]:
         """Protocol: what `steps` return; None where the contribution is at fault, which is noted.
 
         Raises Invalid where that stops the coordinator, and what is not the contribution's fault.
@@ -322,7 +322,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Any) -> Steps:
+def _identity(job: Job, contribution: Any) -> Steps[Any]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)
@@ -335,7 +335,7 @@ def _identity(job: Job, contribution: Any) -> Steps:
     return None
 
 
-def _reason(job: Job, contribution: Any) -> Steps:
+def _reason(job: Job, contribution: Any) -> Steps[Any]:
     """Protocol: why a contribution is rejected, or None."""
     if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
         wrong = job.merge.accepts(contribution)
@@ -349,7 +349,7 @@ def _reason(job: Job, contribution: Any) -> Steps:
     return "it is not valid" if said is False else None
 
 
-def _merged(job: Job, value: Any, entry: Entry) -> Steps:
+def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
     """Protocol: the value with one more contribution.  Raises TypeError for None."""
     if isinstance(job.merge, Reducer):
         return job.merge.fold([entry.value], value, started=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock.core.decide import forgot_return
-from interlock.core.folding import LARGEST, Steps
+from interlock.core.folding import LARGEST
 from interlock.core.keys import check_key, check_prefix
 from interlock.core.outcome import Invalid, Pruned
 from interlock.core.protocol import check_reached
@@ -26,6 +26,7 @@ from interlock.core.requests import (
     LogPage,
     ReadLog,
     SaveProjection,
+    Steps,
 )
 from interlock.core.values import decode, encode
 
@@ -87,7 +88,7 @@ def shape(
     return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every)
 
 
-def refresh(shape: Shape, view: View) -> Steps:
+def refresh(shape: Shape, view: View) -> Steps[Any]:
     """Fold what came since, up to the end of the log.
 
     Returns None, Invalid or Pruned; raises what the fold raises.
@@ -115,7 +116,7 @@ def refresh(shape: Shape, view: View) -> Steps:
     return None
 
 
-def drop(shape: Shape, view: View) -> Steps:
+def drop(shape: Shape, view: View) -> Steps[Any]:
     """Forget what is kept, and the value.  Returns None, or Invalid."""
     if not shape.kept_as:
         return Invalid("the projection has no name, so nothing of it is kept")
@@ -148,7 +149,7 @@ def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
     return None
 
 
-def _open(shape: Shape, view: View) -> Steps:
+def _open(shape: Shape, view: View) -> Steps[Any]:
     """Protocol: begin with what is kept, or with the initial value.  Returns None, or Invalid."""
     view.is_open = False
     if shape.kept_as:
@@ -167,7 +168,7 @@ def _open(shape: Shape, view: View) -> Steps:
     return (yield from _save(shape, view)) if shape.kept_as else None
 
 
-def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps:
+def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps[Any]:
     """Protocol: go on from what another process has kept since, where the log is cut up to there.
 
     Returns None, or a refusal: nothing is known of the value then.
@@ -191,7 +192,7 @@ def _read(body: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _save(shape: Shape, view: View) -> Steps:
+def _save(shape: Shape, view: View) -> Steps[Any]:
     """Protocol: keep the value as it is.  Returns None, or Invalid."""
     whole = {"prefix": shape.prefix, "initial": shape.initial, "value": view.value}
     body = encode(whole, LARGEST)

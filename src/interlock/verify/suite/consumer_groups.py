@@ -230,9 +230,9 @@ def test_a_request_sent_twice_gives_the_same(space: Any) -> None:
     answer = perform(asked)
     assert keys(answer.items) == ["a", "b"]
     assert perform(asked).items == answer.items
-    more = perform(asked._replace(name="n2", resume=False))
+    more = perform(asked.replace(name="n2", resume=False))
     assert keys(more.items) == ["c"]
-    assert perform(asked).items == perform(asked._replace(resume=False)).items == answer.items
+    assert perform(asked).items == perform(asked.replace(resume=False)).items == answer.items
     done = AckGroup("g", "one", (1, 3), (1, 1))
     assert (perform(done), perform(done)) == (2, 2)
     assert perform(AckGroup("g", "one", (2, 3), (1, 1))) == 2
@@ -260,7 +260,7 @@ def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(sp
     perform = space._driver.backend.perform
     asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
     assert keys(perform(asked).items) == ["a", "b"]
-    assert keys(perform(asked._replace(name="n2", limit=1, resume=True)).items) == ["a"]
+    assert keys(perform(asked.replace(name="n2", limit=1, resume=True)).items) == ["a"]
     assert keys(perform(asked).items) == ["b", "c"]
 
 
@@ -269,10 +269,10 @@ def test_a_request_whose_entries_were_claimed_gets_none_of_them(space: Any) -> N
     perform = space._driver.backend.perform
     asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
     assert values(perform(asked).items) == [1, 2]
-    perform(asked._replace(limit=0, ttl=0.0, name=""))
-    assert values(perform(asked._replace(consumer="two", limit=1, name="n2")).items) == [1]
+    perform(asked.replace(limit=0, ttl=0.0, name=""))
+    assert values(perform(asked.replace(consumer="two", limit=1, name="n2")).items) == [1]
     assert perform(asked).items == ()
-    assert values(perform(asked._replace(consumer="two", name="n3")).items) == [2]
+    assert values(perform(asked.replace(consumer="two", name="n3")).items) == [2]
 
 
 def test_the_prefix_and_the_start_are_those_of_the_first_reader(space: Any) -> None:

@@ -134,7 +134,7 @@ def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
     for _ in range(2):
         grant = perform(asked)
         assert (grant.granted, grant.record.epoch) == (True, 1)
-    taken_away = asked._replace(name="n2", reclaim=True)
+    taken_away = asked.replace(name="n2", reclaim=True)
     for _ in range(2):
         grant = perform(taken_away)
         assert (grant.granted, grant.record.epoch) == (False, 2)
@@ -144,7 +144,7 @@ def test_a_lease_that_was_lost_cannot_be_given_up_for_the_next_holder(space: Any
     perform = space._driver.backend.perform
     expired = TakeLease(("k",), "n1", "us", 0, 0.0)
     assert perform(expired).record.epoch == 1
-    assert perform(expired._replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
+    assert perform(expired.replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
     perform(DropLease("k", 1))
     with pytest.raises(interlock.Held) as refused:
         space.create("k", 1)
