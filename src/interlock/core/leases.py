@@ -6,20 +6,17 @@ expiry only says when somebody else may ask.  Who waits stands in a queue of tic
 
 from __future__ import annotations
 
-from typing import Any
-
 from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.folding import ask
 from interlock.core.keys import check_all, check_key
-from interlock.core.outcome import Invalid
+from interlock.core.outcome import Invalid, Refusal
+from interlock.core.records import Record
 from interlock.core.requests import (
     QUEUE,
     DropLease,
-    Grant,
     LeaveTurn,
     OutOfTime,
-    Place,
     Steps,
     TakeLease,
     TakeTurn,
@@ -31,7 +28,7 @@ _LONGEST_TTL = 24 * 3600.0
 
 def take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps[Any]:
+) -> Steps[tuple[Record, ...] | Refusal]:
     """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
 
     Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
@@ -42,7 +39,7 @@ def take(
 
 def take_own(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps[Any]:
+) -> Steps[tuple[Record, ...] | Refusal]:
     """The same for keys of the library's own."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is None and wait is not None:
@@ -63,10 +60,10 @@ def take_own(
 
 def _take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
-) -> Steps[Any]:
+) -> Steps[tuple[Record, ...] | Refusal]:
     queues = tuple(QUEUE + key for key in keys)
     asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
-    grant: Grant = yield from ask(writer, asked)
+    grant = yield from ask(writer, asked)
     progress, start_us, left = Progress(), 0, wait
     while not grant.granted:
         if grant.refusal is not None:
@@ -75,7 +72,7 @@ def _take(
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
         join = TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
         try:
-            place: Place = yield join if turn.ticket else join.replace(most=left)
+            place = yield from join if turn.ticket else join.replace(most=left)
         except OutOfTime:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
         now_us = place.snapshot.time_us
@@ -97,24 +94,24 @@ def _take(
     return grant.records
 
 
-def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Any]:
+def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
         return wrong
     asked = TakeLease((key,), "", writer.agent, writer.incarnation, ttl, epoch)
-    grant: Grant = yield from ask(writer, asked)
+    grant = yield from ask(writer, asked)
     if grant.granted:
         return grant.record
     return grant.refusal or decide.fenced(key, epoch, grant.record.epoch)
 
 
-def release(key: str, epoch: int) -> Steps[Any]:
+def release(key: str, epoch: int) -> Steps[None]:
     """Give up a lease.  Giving up one that was lost does nothing.  Returns None."""
-    return (yield DropLease(key, epoch))
+    yield DropLease(key, epoch)
 
 
-def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Any]:
+def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """Take the lease of `key` away from whoever holds it, and fence whoever read it before.
 
     Returns the Record at its new epoch.
@@ -122,10 +119,10 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Any]:
     return check_key(key) or (yield from reclaim_own(writer, key, op_id))
 
 
-def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Any]:
+def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """The same for a key of the library's own."""
     asked = TakeLease((key,), op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
-    grant: Grant = yield from ask(writer, asked)
+    grant = yield from ask(writer, asked)
     return grant.refusal or grant.record
 
 

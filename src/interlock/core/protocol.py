@@ -26,7 +26,7 @@ from interlock.core.outcome import (
     Pruned,
     Refusal,
 )
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import KeyInfo, Record, Snapshot
 from interlock.core.requests import (
     LeaveTurn,
     ListKeys,
@@ -50,7 +50,9 @@ MOST_LISTED = 10_000  # keys in one answer
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
-def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Any]:
+def load(
+    writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+) -> Steps[Snapshot | Invalid]:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
     wrong = check_all(keys, prefixes)
     if wrong is not None:
@@ -58,14 +60,14 @@ def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) 
     return (yield from ask(writer, Load(keys, prefixes)))
 
 
-def list_keys(prefix: str, after: str | None, limit: int) -> Steps[Any]:
+def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo, ...] | Invalid]:
     """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
     wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
-    return (yield ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
+    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
 def load_at(
@@ -74,7 +76,7 @@ def load_at(
     time_us: int | None,
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
-) -> Steps[Any]:
+) -> Steps[Snapshot | Invalid | Pruned]:
     """Read records and scans as of a position or a time.
 
     A position inside a commit is read as of the end of that commit: nothing else was ever there.
@@ -88,7 +90,7 @@ def load_at(
         if wrong is not None:
             return wrong
         position = yield from _end_of_commit(position)
-    snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
+    snapshot = yield from LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
     if isinstance(snapshot, Pruned):
         return snapshot
     wrong = check_reached(position or 0, snapshot.position)
@@ -101,11 +103,11 @@ def load_at(
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
-def _end_of_commit(position: int) -> Steps[Any]:
+def _end_of_commit(position: int) -> Steps[int]:
     """Return the position of the last entry of the commit that the entry at `position` is of."""
     limit, op_id = 2, None
     while position:
-        page = yield ReadLog(position - 1, "", None, limit)
+        page = yield from ReadLog(position - 1, "", None, limit)
         entries = [] if isinstance(page, Pruned) else page.entries
         for entry in entries:
             if op_id not in (None, entry.op_id):
@@ -117,32 +119,36 @@ def _end_of_commit(position: int) -> Steps[Any]:
     return position
 
 
-def log_page(prefix: str, after: int | None, limit: int) -> Steps[Any]:
+def log_page(prefix: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
     """Read a page of the log after a position (None: from the oldest that is kept).
 
     Returns a LogPage, Invalid or Pruned.
     """
     wrong = check_prefix(prefix) or check_after(after)
-    return wrong or (yield ReadLog(_OLDEST if after is None else after, prefix, None, limit))
+    if wrong is not None:
+        return wrong
+    return (yield from ReadLog(_OLDEST if after is None else after, prefix, None, limit))
 
 
-def history_page(key: str, after: int | None, limit: int) -> Steps[Any]:
+def history_page(key: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
     """Read a page of one key's entries, as `log_page` does."""
     wrong = check_key(key) or check_after(after)
-    return wrong or (yield ReadLog(_OLDEST if after is None else after, "", key, limit))
+    if wrong is not None:
+        return wrong
+    return (yield from ReadLog(_OLDEST if after is None else after, "", key, limit))
 
 
-def wait(seconds: float, position: int) -> Steps[Any]:
+def wait(seconds: float, position: int) -> Steps[None]:
     """Wait for news after `position`, at most `seconds`."""
-    return (yield Pause(seconds, position))
+    yield Pause(seconds, position)
 
 
-def outcome(op_id: str) -> Steps[Any]:
+def outcome(op_id: str) -> Steps[Committed | None]:
     """Ask what an operation id did.  Returns Committed or None."""
-    return (yield Load((), (), op_id)).applied
+    return (yield from Load((), (), op_id)).applied
 
 
-def commit_transaction(state: Transaction, op_id: str) -> Steps[Any]:
+def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     """Commit a transaction once.  Returns Committed, or a Refusal."""
     if state.doomed is not None:
         return state.doomed
@@ -159,7 +165,7 @@ def update(
     limits: Limits,
     op_id: str,
     resumable: bool,
-) -> Steps[Any]:
+) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
     Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
@@ -182,11 +188,11 @@ def _update(
     op_id: str,
     resumable: bool,
     turn: Turn,
-) -> Steps[Any]:
+) -> Steps[Record | Refusal]:
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
-    snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
+    snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
     if snapshot.applied is not None:
         return decide.applied_before(writer, key, op_id, snapshot.applied)
     record, ticket, attempts = snapshot.records[key], 0, 0
@@ -235,7 +241,7 @@ def _update(
 
 def _commit_value(
     writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
-) -> Steps[Any]:
+) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
         what = f"the function that updates {record.key!r}"
@@ -283,7 +289,7 @@ def _transact(
         return Stopped(wrong)
     start_us = 0
     if resumable or limits.patience is not None:
-        snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
+        snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
             return (yield from _transacted_before(writer, op_id, snapshot.applied))
         start_us = snapshot.time_us
@@ -317,25 +323,27 @@ def _transact(
             return answer if _is_ours(state, op_id, outcome) else None
         key = getattr(outcome, "key", "")
         give_up = outcome if state.is_over(outcome) else _give_up(key, outcome, limits, attempts)
-        in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
-        if ticket and not in_turn:
+        if give_up is not None:
+            if ticket:
+                yield LeaveTurn(ticket)
+            return Stopped(give_up)
+        assert isinstance(outcome, Conflict | Held | Fenced)
+        if ticket and (outcome.key not in queue or isinstance(outcome, Held)):
             yield LeaveTurn(ticket)
             ticket = 0
-        if give_up is not None:
-            return Stopped(give_up)
         if ticket:
-            place = yield _renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
+            place = yield from _renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
             ticket, _ = _kept(place, outcome.key, None)
         elif limits.turns != "never":
             queue.add(outcome.key)
 
 
-def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Any]:
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
     """Return None for what was applied under an operation id; Stopped where that is no transaction
     of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
-        page = yield ReadLog(applied.position - 1, "", None, 1)
+        page = yield from ReadLog(applied.position - 1, "", None, 1)
         if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
             other = decide.reused_operation(op_id, applied.writes[0].key)
     return None if other is None else Stopped(other)
@@ -388,7 +396,7 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
 
 def _commit_thought(
     state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
-) -> Steps[Any]:
+) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None
         if forgotten is not None:

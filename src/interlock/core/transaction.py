@@ -7,7 +7,6 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from itertools import chain
 from typing import Any
 
@@ -18,7 +17,7 @@ from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot, absent
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.core.values import decode, encode
 
 ENDED = Invalid("the transaction has ended; begin another one")
@@ -45,9 +44,7 @@ class Transaction:
         self.ended = False
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
-    def load(
-        self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
-    ) -> Generator[Any, Any, Refusal | None]:
+    def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
         """Protocol: read what is not read yet, at one moment with the rest."""
         if self.ended:
             return ENDED
@@ -58,7 +55,7 @@ class Transaction:
         prefixes = tuple(prefix for prefix in prefixes if prefix not in self.read_scans)
         if not keys and not prefixes:
             return None
-        snapshot: Snapshot = yield from ask(self.writer, Load(keys, prefixes))
+        snapshot = yield from ask(self.writer, Load(keys, prefixes))
         if self.position is not None and snapshot.position != self.position:
             everything = tuple(dict.fromkeys((*self.read_records, *keys)))
             snapshot = yield from ask(self.writer, Load(everything, (*self.read_scans, *prefixes)))

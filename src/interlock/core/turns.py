@@ -9,14 +9,13 @@ closes a cycle, the store finds it, and whoever joined last is refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.folding import ask
 from interlock.core.outcome import Contended, Deadlock
-from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, Steps, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, Steps, T, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -79,7 +78,7 @@ class Progress:
         return Pause(seconds, None, place.ticket, most)
 
 
-def giving_up(turn: Turn, steps: Steps[Any]) -> Steps[Any]:
+def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
     """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
     try:
         return (yield from steps)
@@ -109,7 +108,7 @@ def take_turn(
     limits: Limits,
     start_us: int,
     attempts: int,
-) -> Generator[Any, Any, Place | Contended | Deadlock]:
+) -> Steps[Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
     progress, ticket, left = Progress(), 0, limits.patience
     if left is not None and attempts:  # how much of it did the attempts take?
@@ -117,7 +116,7 @@ def take_turn(
     while True:
         asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
         try:
-            place: Place = yield from ask(writer, asked if ticket else asked.replace(most=left))
+            place = yield from ask(writer, asked if ticket else asked.replace(most=left))
         except OutOfTime as over:
             return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import ParamSpec
 
 from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
-from interlock.core.outcome import Conflict
+from interlock.core.outcome import Conflict, Refusal
 from interlock.core.patterns import matches
-from interlock.core.records import Record, Snapshot
-from interlock.core.requests import Think
-from interlock.errors import Corrupt, Invalid, Unavailable, raise_refused
+from interlock.core.records import Record
+from interlock.core.requests import Steps, Think
+from interlock.core.requests import T as T
+from interlock.errors import Corrupt, Invalid, Unavailable, raise_refusal
 from interlock.files import documents
 from interlock.files.documents import (
     PREFIX,
@@ -26,8 +28,8 @@ from interlock.files.documents import (
 )
 from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
 
-T = TypeVar("T")
-Doing = Generator[Any, Any, T]  # an operation, and what it returns
+P = ParamSpec("P")
+Doing = Steps[T]  # its name in the handles
 REFUSE, ADOPT = "refuse", "adopt"
 _MOST_OVERTAKEN = 5
 
@@ -69,7 +71,7 @@ def desk(
     return Desk(writer, found, matching, outside, merge, hidden, op_id)
 
 
-def shown(desk: Desk, document: Document) -> Doing[Document]:
+def shown(desk: Desk, document: Document) -> Steps[Document]:
     """See that a document is on the disk; a disk that refuses is told by its state."""
     try:
         return (yield from bring(desk, document))
@@ -79,7 +81,7 @@ def shown(desk: Desk, document: Document) -> Doing[Document]:
 
 def bring(
     desk: Desk, document: Document, force: bool = False, includes: str = ""
-) -> Doing[Document]:
+) -> Steps[Document]:
     """See that a document, or what has come since, is on the disk.
 
     `force` sets an edit aside; `includes` is the digest of one that was merged into the document.
@@ -111,7 +113,7 @@ def _put(workspace: Workspace, document: Document, force: bool, includes: str) -
 
 def bring_all(
     desk: Desk, found: Iterable[Document], force: bool = False
-) -> Doing[tuple[Document, ...]]:
+) -> Steps[tuple[Document, ...]]:
     """See that each document is on the disk, and go on where one cannot be.
 
     Returns the documents.  Raises the first Unpublished at the end.
@@ -148,7 +150,7 @@ def read_all(
     return sorted(found, key=lambda document: document.exists), refused
 
 
-def check_place(desk: Desk, path: str) -> Doing[None]:
+def check_place(desk: Desk, path: str) -> Steps[None]:
     """See that a new document needs no folder where another one is a file, nor the reverse; of one
     that was deleted elsewhere, the file goes.
 
@@ -156,8 +158,7 @@ def check_place(desk: Desk, path: str) -> Doing[None]:
     """
     folders = [path[:at] for at, character in enumerate(path) if character == "/"]
     keys, inside = tuple(PREFIX + folder for folder in folders), f"{PREFIX}{path}/"
-    snapshot: Snapshot = yield from protocol.load(desk.writer, keys, (inside,))
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, keys, (inside,))))
     for folder, key in zip(folders, keys, strict=True):
         if snapshot.records[key].exists:
             raise in_the_way(path, folder)
@@ -172,20 +173,20 @@ def in_the_way(path: str, folder: str) -> Invalid:
     return Invalid(f"document {path!r} needs a folder {folder!r}, and a document cannot be both")
 
 
-def load(desk: Desk, key: str) -> Doing[Record]:
+def load(desk: Desk, key: str) -> Steps[Record]:
     """Return the record of a key."""
-    snapshot: Snapshot = yield from protocol.load(desk.writer, (key,))
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, (key,))))
     return snapshot.records[key]
 
 
-def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
+def on_disk(fn: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Steps[T]:
     """Do something on the disk.
 
     Raises Unpublished where it refuses a document that is committed, Unavailable otherwise.
     """
     try:
-        return (yield Think(fn, arguments))
+        answer: T = yield Think(partial(fn, **named) if named else fn, arguments)
+        return answer
     except OSError as problem:
         why = f"{problem.strerror or problem}"
         for document in arguments:
@@ -195,8 +196,11 @@ def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
         raise Unavailable(f"the disk of the files: {why}") from problem
 
 
-def check(answer: Any) -> None:
-    """Raise a refusal; one by another writer of a document carries the fresh document."""
+def check(answer: T | Refusal) -> T:
+    """Return an answer, or raise a refusal; one by another writer of a document carries the fresh
+    document."""
     if isinstance(answer, Conflict) and answer.key.startswith(PREFIX):
         raise FileConflict(answer, to_document(answer.record))
-    raise_refused(answer)
+    if isinstance(answer, Refusal):
+        raise_refusal(answer)
+    return answer

@@ -170,7 +170,7 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
 
 def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
     """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
-    fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
         return fence
     found = yield from _load(writer, run_id, ended=False)
