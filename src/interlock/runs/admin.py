@@ -26,6 +26,7 @@ from interlock.runs.records import (
     OPEN,
     PROCESSING,
     STARTED,
+    RunInfo,
     answer_name,
     check_run_id,
     fence_key,
@@ -40,7 +41,9 @@ _MOST_ATTEMPTS = 100
 _ENDS_WITHIN_US = 60_000_000  # until a worker ends what the one who cancelled it could not
 
 
-def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps[Any]:
+def start(
+    writer: Writer, run_id: str, program: str | None, given: Any, op_id: str
+) -> Steps[Refusal | None]:
     """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
     wrong = check_run_id(run_id)
     if wrong is None and program is not None and (not isinstance(program, str) or not program):
@@ -51,7 +54,7 @@ def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: s
     return None if isinstance(outcome, Committed) else outcome
 
 
-def show(writer: Writer, run_id: str) -> Steps[Any]:
+def show(writer: Writer, run_id: str) -> Steps[RunInfo | Refusal]:
     """Return a RunInfo, or Invalid where there is no such run."""
     found = yield from _load(writer, run_id)
     if isinstance(found, Refusal):
@@ -61,23 +64,23 @@ def show(writer: Writer, run_id: str) -> Steps[Any]:
     return run_info(run_id, fence, status.value, records)
 
 
-def runs(writer: Writer, open_only: bool) -> Steps[Any]:
+def runs(writer: Writer, open_only: bool) -> Steps[dict[str, RunInfo]]:
     """Return what there is of each run without its steps: RunInfo by id."""
     prefixes = (OPEN,) if open_only else (OPEN, DONE)
-    snapshot: Snapshot = yield from ask(writer, Load((), prefixes))
+    snapshot = yield from ask(writer, Load((), prefixes))
     found = {}
     for prefix in prefixes:
         for record in snapshot.scans[prefix]:
             found[record.key.removeprefix(prefix)] = record.value
     keys = tuple(fence_key(run_id) for run_id in found)
-    fences: Snapshot = yield from ask(writer, Load(keys))
+    fences = yield from ask(writer, Load(keys))
     return {
         run_id: run_info(run_id, fences.records[fence_key(run_id)], found[run_id], {})
         for run_id in sorted(found)
     }
 
 
-def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps[Any]:
+def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps[Refusal | None]:
     """Give a run what it waits for, or will wait for.
 
     Returns None, Conflict where something was sent under this name, or Invalid.
@@ -101,7 +104,7 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
 
 def settle(
     writer: Writer, run_id: str, path: str, happened: bool, result: Any, op_id: str
-) -> Steps[Any]:
+) -> Steps[Refusal | None]:
     """Say whether an effect that is in doubt has happened.  Returns None, Conflict or Invalid."""
     found = yield from _load(writer, run_id, ended=False)
     if isinstance(found, Refusal):
@@ -117,7 +120,7 @@ def settle(
     return (yield from send(writer, run_id, name, answer, op_id))
 
 
-def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
+def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
     """Have a run that was parked, or pauses after a failure, taken up again at once.
 
     Returns None, or Invalid.
@@ -134,7 +137,7 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
     return (yield from _change(writer, run_id, plan))
 
 
-def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
+def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
     """Take a run away from whoever works on it.  Returns None, or Invalid."""
     wrong = check_run_id(run_id)
     if wrong is not None:
@@ -143,7 +146,7 @@ def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Any]:
     return fence if isinstance(fence, Refusal) else None
 
 
-def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
+def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool | Refusal]:
     """Have a run fail, whoever works on it; what it did is undone when it is taken up next.
 
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
@@ -168,7 +171,7 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
     raise fenced
 
 
-def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[Any]:
+def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool | Refusal]:
     """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
     fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
@@ -198,7 +201,9 @@ def _has_ended(run_id: str, status: Record) -> Invalid:
     return Invalid(f"run {run_id!r} has ended: it is {status.value['state']}")
 
 
-def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps[Any]:
+def _change(
+    writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]
+) -> Steps[Refusal | None]:
     """Commit a change of an unfinished run; plan it again where the run has moved on."""
     for _ in range(_MOST_ATTEMPTS):
         found = yield from _load(writer, run_id, ended=False)
@@ -211,13 +216,15 @@ def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decisi
     return None if isinstance(outcome, Committed) else outcome
 
 
-def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps[Any]:
+def _load(
+    writer: Writer, run_id: str, ended: bool = True
+) -> Steps[tuple[Record, Record, Snapshot] | Invalid]:
     """Return a run's first record, where it stands, and the snapshot; Invalid where it is not."""
     wrong = check_run_id(run_id)
     if wrong is not None:
         return wrong
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
-    snapshot: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     fence, opened, done = (snapshot.records[key] for key in keys)
     if not fence.exists:
         return Invalid(f"there is no run {run_id!r} in this space")

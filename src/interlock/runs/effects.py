@@ -153,7 +153,9 @@ def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any])
     return known["result"]
 
 
-def _in_doubt(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> Steps[Any]:
+def _in_doubt(
+    run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
+) -> Steps[tuple[str, Any] | None]:
     """Return how it ended and its result, or None where the call is to be made (again)."""
     if effect.check is not None:
         return (yield from _looked_up(effect, known["key"]))
@@ -164,7 +166,7 @@ def _in_doubt(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
     return (yield from waiting.ask_about(run, path, effect.name, known["attempt"]))
 
 
-def _looked_up(effect: Effect, key: str) -> Steps[Any]:
+def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Any] | None]:
     """Ask the outside whether the effect has happened; None where it has not, or nobody can say."""
     if effect.check is None:
         return None
@@ -187,7 +189,7 @@ def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
         )
 
 
-def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps[Any]:
+def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps[None]:
     """Undo the finished effects, the last one first; what was undone before is not undone again."""
     for undo in sorted(run.undo.values(), reverse=True, key=lambda undo: undo.position):
         effect = Effect(f"undo {undo.name}", undo.fn, (undo.result,), [undo.key], "retry")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock.core.folding import ask
-from interlock.core.records import Snapshot
 from interlock.core.requests import Load, Steps
 from interlock.errors import (
     BreakerOpen,
@@ -33,7 +32,7 @@ def leave(
     result: Any,
     attempts: int,
     op_id: Callable[[], str],
-) -> Steps[Any]:
+) -> Steps[None]:
     """Record how the program ended: well, or with `problem`.
 
     A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
@@ -71,7 +70,7 @@ def is_outside(run: RunState, problem: Exception) -> bool:
 
 def _end_badly(
     run: RunState, problem: BaseException | None, op_id: Callable[[], str]
-) -> Steps[Any]:
+) -> Steps[None]:
     if run.ending is None:
         reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
@@ -103,17 +102,17 @@ def _check_can_be_undone(run: RunState) -> None:
             )
 
 
-def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps[Any]:
+def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps[None]:
     """Record that the run is to be taken up again once the breaker lets a call through."""
-    now: Snapshot = yield from ask(run.writer, Load(()))
+    now = yield from ask(run.writer, Load(()))
     due_us = now.time_us + int(failure.seconds * 1e6)
     parked = {"state": AWAITING, "due_us": due_us, "error": str(failure)[:_LONGEST_ERROR]}
     parked["waits"] = {"": f"breaker {failure.name}"}
     yield from recording.record(run, {}, op_id, lambda status: {**status, **parked})
 
 
-def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps[Any]:
-    now: Snapshot = yield from ask(run.writer, Load(()))
+def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps[None]:
+    now = yield from ask(run.writer, Load(()))
     said = str(problem) if isinstance(problem, InterlockError) else repr(problem)
 
     def status(before: Mapping[str, Any]) -> Mapping[str, Any]:

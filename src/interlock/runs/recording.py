@@ -9,9 +9,9 @@ from typing import Any
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
 from interlock.core.folding import ask
-from interlock.core.outcome import Committed, Conflict, Refusal
+from interlock.core.outcome import Committed, Conflict, Outcome, Refusal
 from interlock.core.plan import PUT, Expect, Plan, Write
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import Record
 from interlock.core.requests import Load, Steps
 from interlock.core.values import decode, encode
 from interlock.errors import RunFailed, raise_refusal
@@ -38,7 +38,7 @@ def record(
     op_id: str,
     status: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     expects: tuple[Expect, ...] = (),
-) -> Steps[Any]:
+) -> Steps[Committed]:
     """Record steps by path, and where the run stands, in one commit.
 
     `status` makes the new one out of the one before.  Raises Fenced where the run was taken over.
@@ -72,7 +72,7 @@ def define(
     given: Any,
     op_id: str,
     fence: Record | None = None,
-) -> Steps[Any]:
+) -> Steps[Outcome]:
     """Make a run, which is Idle.  Returns Committed, or Conflict where there is one.
 
     `fence`: the record of the run's lease, for whoever goes on to work on it.
@@ -113,14 +113,14 @@ def take_up(
     given: Any,
     new: str,
     attempts: int | None = None,
-) -> Steps[Any]:
+) -> Steps[RunState]:
     """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
 
     `fence` is the record of the lease.  `attempts` is given by a worker: see `working.admit`.
     Raises RunFailed where the run has failed, Suspended where a worker is to leave it alone.
     """
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
-    found: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    found = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     first, opened, done = (found.records[key] for key in keys)
     if not first.version:
         outcome = yield from define(writer, run_id, program, given, new, fence)
@@ -162,7 +162,7 @@ def _again(writer: Writer) -> dict[str, Any]:
     }
 
 
-def complete(run: RunState, result: Any, op_id: str) -> Steps[Any]:
+def complete(run: RunState, result: Any, op_id: str) -> Steps[None]:
     """Record that the run has ended well."""
     run.check_complete(run.root)
     if not run.over:
@@ -170,7 +170,7 @@ def complete(run: RunState, result: Any, op_id: str) -> Steps[Any]:
         yield from record(run, {}, op_id, ended)
 
 
-def fail(run: RunState, reason: str, op_id: str) -> Steps[Any]:
+def fail(run: RunState, reason: str, op_id: str) -> Steps[None]:
     """Record that the run has failed, once everything is undone."""
     yield from record(run, {}, op_id, partial(_ended, FAILED, {"error": reason}))
 

@@ -44,7 +44,7 @@ def wait_for(
     if known is not None and known["state"] != STARTED:
         return _answer(run, name, known)
     key = sent_key(run.id, name)
-    now: Snapshot = yield from ask(run.writer, Load((key,)))
+    now = yield from ask(run.writer, Load((key,)))
     until_us = (known or {}).get("until_us", 0)
     if not now.records[key].exists:
         _check_goes_on(run)
@@ -67,14 +67,14 @@ def _answer(run: RunState, name: str, known: Mapping[str, Any]) -> Any:
     return known["result"]
 
 
-def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[Any]:
+def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[str, Any] | None]:
     """Have a person say whether this attempt at an effect, which is in doubt, has happened.
 
     Returns how it ended and its result, or None where it has not happened.
     """
     sent = answer_name(path, attempt)
     key = sent_key(run.id, sent)
-    now: Snapshot = yield from ask(run.writer, Load((key,)))
+    now = yield from ask(run.writer, Load((key,)))
     if not now.records[key].exists:
         op_id = f"{run.fence.key}/{run.fence.epoch}/{sent}"
         yield from recording.record(run, {}, op_id, _waiting(path, sent, 0))
@@ -92,11 +92,11 @@ def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[Any]:
     return (FINISHED, said.get("result")) if said["happened"] else None
 
 
-def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps[Any]:
+def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps[None]:
     """Wait until `seconds` after this was first asked for, whoever runs the program then."""
     arguments = digest([seconds], "sleep")
     known = run.recall(path, SLEEP, "sleep", str(arguments))
-    now: Snapshot = yield from ask(run.writer, Load(()))
+    now = yield from ask(run.writer, Load(()))
     if known is None:
         until_us = now.time_us + int(seconds * 1e6)
         known = {"kind": SLEEP, "name": "sleep", "args": arguments, "state": FINISHED}
@@ -116,7 +116,7 @@ def _check_goes_on(run: RunState) -> None:
         raise RunFailed(run.ending)
 
 
-def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Any]:
+def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Snapshot]:
     """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
 
     Raises Fenced where the run was taken over meanwhile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core.groups import END, MOST_TAKEN, Delivery, GroupInfo
+from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid, Pruned
@@ -62,7 +62,7 @@ def membership(
 
 def take(
     member: Membership, limit: int, wait: float | None, resume: bool, op_id: str
-) -> Steps[Any]:
+) -> Steps[Deliveries | Invalid | Pruned]:
     """Take at most `limit` entries, waiting for the first at most `wait` seconds (None: without
     limit).  Returns Deliveries, Invalid or Pruned."""
     wrong = _check_limit(limit)
@@ -75,7 +75,7 @@ def take(
     )
     start_us = count = 0
     while True:
-        answer = yield asked.replace(name=f"{op_id}/{count}")
+        answer = yield from asked.replace(name=f"{op_id}/{count}")
         if isinstance(answer, Pruned):
             return answer
         if answer.prefix != member.prefix:
@@ -93,7 +93,7 @@ def take(
         yield Pause(pause if wait is None else min(pause, wait - waited), answer.head)
 
 
-def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[Any]:
+def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[int | Invalid]:
     """Say that entries are done.  Returns how many of them were this consumer's, or Invalid."""
     positions, counts = [], []
     for delivery in deliveries:
@@ -105,40 +105,41 @@ def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[Any
         counts.append(delivery.deliveries)
     if not positions:
         return 0
-    return (yield AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
+    return (yield from AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
 
 
-def renew(member: Membership, ttl: float) -> Steps[Any]:
+def renew(member: Membership, ttl: float) -> Steps[None]:
     """Give a sign of life; with `ttl` 0 let others have what is pending.  Returns None."""
     yield ReadGroup(member.group, member.consumer, member.prefix, 0, 0, ttl, False, "")
 
 
-def state(group: str) -> Steps[Any]:
+def state(group: str) -> Steps[GroupInfo | Invalid]:
     """Look at a group.  Returns a GroupInfo, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
         return wrong
-    info: GroupInfo | None = yield GroupState(group)
+    info = yield from GroupState(group)
     return info if info is not None else (yield from _missing(group))
 
 
-def drop(group: str) -> Steps[Any]:
+def drop(group: str) -> Steps[Invalid | None]:
     """Forget a group.  Returns None, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
         return wrong
-    if (yield GroupState(group)) is None:
+    if (yield from GroupState(group)) is None:
         return (yield from _missing(group))
-    return (yield DropGroup(group))
+    yield DropGroup(group)
+    return None
 
 
-def names() -> Steps[Any]:
+def names() -> Steps[tuple[str, ...]]:
     """Return the names of the space's groups."""
-    return (yield ListGroups())
+    return (yield from ListGroups())
 
 
-def _missing(group: str) -> Steps[Any]:
-    known = yield ListGroups()
+def _missing(group: str) -> Steps[Invalid]:
+    known = yield from ListGroups()
     there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
     return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
 

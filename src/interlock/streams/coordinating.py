@@ -34,7 +34,7 @@ from interlock.core.outcome import (
 )
 from interlock.core.plan import DELETE, PUT, Plan, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import Load, Pause, ReadLog, Steps, Think
+from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
 from interlock.errors import InterlockError, raise_refusal
@@ -158,7 +158,7 @@ def begin(job: Job, record: Record) -> State | Invalid:
     return State(record, Progress(value["cursor"], 0, *counts))
 
 
-def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps[Any]:
+def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps[State | Refusal]:
     """Have the log kept for the coordinator.  Returns the State to go on from, or a Refusal."""
     state = begin(job, record)
     if isinstance(state, Invalid):
@@ -167,23 +167,25 @@ def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps[Any]:
     return state if refused is None else refused
 
 
-def look(writer: Writer, job: Job) -> Steps[Any]:
+def look(writer: Writer, job: Job) -> Steps[Progress | Invalid]:
     """Return the Progress of a coordinator, without its lease, or Invalid."""
-    snapshot: Snapshot = yield from ask(writer, Load((job.state,)))
+    snapshot = yield from ask(writer, Load((job.state,)))
     state = begin(job, snapshot.records[job.state])
     if isinstance(state, Invalid):
         return state
     return state.progress._replace(head=snapshot.position)
 
 
-def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) -> Steps[Any]:
+def advance(
+    writer: Writer, job: Job, state: State, op_id: Callable[[], str]
+) -> Steps[State | Refusal]:
     """Merge the next contributions in one commit.  Returns the new State, or a Refusal.
 
     The record of the state is the same where there was nothing to merge.
     """
-    page = yield ReadLog(state.progress.cursor, job.source, None, BATCH)
+    page = yield from ReadLog(state.progress.cursor, job.source, None, BATCH)
     if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trimming
-        page = yield ReadLog(page.oldest - 1, job.source, None, BATCH)
+        page = yield from ReadLog(page.oldest - 1, job.source, None, BATCH)
         if isinstance(page, Pruned):
             return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
@@ -193,7 +195,7 @@ def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) ->
     batch = _Batch(job, entries)
     yield from batch.examine()
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
+        snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
         lease = snapshot.leases.get(job.into)
         if lease is not None:
             yield Pause(min(lease.seconds, _LONGEST_PAUSE))
@@ -244,7 +246,7 @@ class _Batch:
         """The keys that say which contributions were handled before."""
         return tuple(dict.fromkeys(self._keys.values()))
 
-    def examine(self) -> Steps[Any]:
+    def examine(self) -> Steps[None]:
         """Protocol: find each contribution's identity, and what is wrong with it."""
         for entry in self._entries:
             identity = yield from self._unless_at_fault(entry, _identity(self._job, entry.value))
@@ -254,7 +256,7 @@ class _Batch:
             if reason is not None:
                 self._reasons[entry.position] = _short(reason)
 
-    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[Any]:
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done]]:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
 
         Where a contribution turns out to be at fault, the value may be changed already: begin
@@ -265,7 +267,7 @@ class _Batch:
             if found is not None:
                 return found
 
-    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[Any]:
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done] | None]:
         target = snapshot.records[self._job.into]
         value = decode(target.body) if target.exists else deepcopy(self._job.initial)
         done, body, before = _Done([], [], [], {}), "", None
@@ -294,7 +296,7 @@ class _Batch:
             before = entry.position
         return value, done
 
-    def _unless_at_fault(self, entry: Entry, steps: Steps[Any]) -> Steps[Any]:
+    def _unless_at_fault(self, entry: Entry, steps: Steps[T]) -> Steps[T | None]:
         """Protocol: what `steps` return; None where the contribution is at fault, which is noted.
 
         Raises Invalid where that stops the coordinator, and what is not the contribution's fault.
@@ -322,7 +324,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Any) -> Steps[Any]:
+def _identity(job: Job, contribution: Any) -> Steps[str | None]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)
@@ -335,7 +337,7 @@ def _identity(job: Job, contribution: Any) -> Steps[Any]:
     return None
 
 
-def _reason(job: Job, contribution: Any) -> Steps[Any]:
+def _reason(job: Job, contribution: Any) -> Steps[str | None]:
     """Protocol: why a contribution is rejected, or None."""
     if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
         wrong = job.merge.accepts(contribution)
