@@ -17,7 +17,7 @@ from interlock.backends.sqlite import SQLiteBackend
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.records import Record
-from interlock.core.requests import ReadLog, Steps, Think
+from interlock.core.requests import LogPage, ReadLog, Steps, Think
 from interlock.core.turns import Limits
 from interlock.errors import Conflict
 from interlock.handles import Tx
@@ -74,7 +74,8 @@ def test_merged_states_lose_no_schedule_and_no_ending() -> None:
                 if isinstance(request, Think):
                     request = agents[name].send(request.fn(*request.args))
                 pending[name] = request
-        page = backend.perform(ReadLog(0, "", None, 100))
+        page = backend.perform(ReadLog(after=0, limit=100))
+        assert isinstance(page, LogPage)
         backend.close()
         return "".join(pending), tuple(repr(entry.value) for entry in page.entries)
 

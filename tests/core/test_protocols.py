@@ -131,7 +131,7 @@ def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> A
 
 
 JOINED = [snap(ABSENT), place(rec(1, 1))]  # what turns="always" is answered first
-RENEW = TakeTurn(("k",), "op/0", "me", TICKET_TTL, TICKET)
+RENEW = TakeTurn(("k",), name="op/0", agent="me", ttl=TICKET_TTL, ticket=TICKET)
 
 
 # commit
@@ -246,7 +246,7 @@ def test_transact_of_an_applied_operation_does_not_think() -> None:
     entry = Entry(1, "k", 1, 0, "put", 1, "me", 5, OP, {})
     script = Script(snap(applied=done("1")), LogPage([entry], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
-    assert script.requests == [Load((), (), OP), ReadLog(0, "", None, 1)]
+    assert script.requests == [Load((), (), OP), ReadLog(after=0, limit=1)]
     script = Script(snap(applied=done("1")), LogPage([entry._replace(reads=None)], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)).refusal == (
         decide.reused_operation(OP, "k")
@@ -299,7 +299,7 @@ def test_a_turn_that_was_lost_is_taken_anew(lost: Place) -> None:
     again = place(rec(3, 3), ticket=8)
     script = Script(*JOINED, run_fn, conflict(rec(2, 2), 1), lost, again, run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[5] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
+    assert script.requests[5] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL, ticket=0)
     assert script.plans[1] == (8, 3, True)
 
 

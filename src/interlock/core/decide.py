@@ -6,7 +6,7 @@ is made here too, so that every backend says the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,33 @@ class Writer:
     incarnation: int = 0
     host: str = ""
 
+    def plan(
+        self,
+        op_id: str,
+        *,
+        writes: Iterable[Write],
+        expects: Iterable[Expect] = (),
+        scans: Iterable[Scanned] = (),
+        ticket: int = 0,
+        yields: bool = False,
+        leased: tuple[str, ...] = (),
+        transaction: bool = False,
+    ) -> Plan:
+        """Make a plan, fenced by the writer's name, its incarnation and the rules it knows."""
+        return Plan(
+            op_id=op_id,
+            agent=self.agent,
+            expects=tuple(expects),
+            scans=tuple(scans),
+            writes=tuple(writes),
+            ticket=ticket,
+            yields=yields,
+            rules=self.book.rules.version,
+            incarnation=self.incarnation,
+            leased=leased,
+            transaction=transaction,
+        )
+
     def is_own(self, agent: str) -> bool:
         """Whether an operation of `agent` is this writer's.  Who has no name is known by its host:
         another process may send its operation again."""
@@ -65,13 +92,10 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
     wrong = own_record(writer, record)
     if wrong is not None:
         return wrong
-    body = encode(value, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(PUT, record.key, body)
-    return allowed(writer, record, write, leased) or single(
-        writer, expect(record), write, op_id, leased
-    )
+    write = write_of(writer, PUT, record.key, value)
+    if isinstance(write, Invalid):
+        return write
+    return _single(writer, record, write, op_id, leased)
 
 
 def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
@@ -79,12 +103,11 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
     wrong = check_key(key)
     if wrong is not None:
         return wrong
-    body = encode(value, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(PUT, key, body)
-    return allowed(writer, absent(key, writer.space), write) or single(
-        writer, Expect(key, None, None), write, op_id
+    write = write_of(writer, PUT, key, value)
+    if isinstance(write, Invalid):
+        return write
+    return allowed(writer, absent(key, writer.space), write) or writer.plan(
+        op_id, expects=(Expect(key, None, None),), writes=(write,)
     )
 
 
@@ -95,10 +118,7 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
         return wrong
     if not record.exists:
         return nothing_to_delete(record.key)
-    write = Write(DELETE, record.key, None)
-    return allowed(writer, record, write, leased) or single(
-        writer, expect(record), write, op_id, leased
-    )
+    return _single(writer, record, Write(DELETE, record.key, None), op_id, leased)
 
 
 def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
@@ -106,12 +126,11 @@ def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
     wrong = check_key(key)
     if wrong is not None:
         return wrong
-    body = encode(item, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(APPEND, key, body)
+    write = write_of(writer, APPEND, key, item)
+    if isinstance(write, Invalid):
+        return write
     refused = allowed(writer, absent(key, writer.space), write, item=item)
-    return refused or _plan(writer, op_id, (), (write,))
+    return refused or writer.plan(op_id, writes=(write,))
 
 
 def transition(
@@ -139,6 +158,21 @@ def transition(
     if before == to and to not in machine.targets(to):
         return illegal(machine, record.key, before, to)
     return put(writer, record, {**old, **changes, machine.field: to}, op_id)
+
+
+def write_of(writer: Writer, kind: str, key: str, value: Any) -> Write | Invalid:
+    """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
+    body = encode(value, writer.max_value_bytes)
+    return body if isinstance(body, Invalid) else Write(kind, key, body)
+
+
+def _single(writer: Writer, record: Record, write: Write, op_id: str, leased: bool) -> Decision:
+    return allowed(writer, record, write, leased) or writer.plan(
+        op_id,
+        expects=(expect(record),),
+        writes=(write,),
+        leased=(write.key,) if leased else (),
+    )
 
 
 def allowed(
@@ -412,23 +446,3 @@ def first_difference(
         if members.get(key) != current.get(key):
             return key
     return None
-
-
-def single(
-    writer: Writer, expected: Expect, write: Write, op_id: str, leased: bool = False
-) -> Plan:
-    """The plan of one write, computed from the record that is expected."""
-    return _plan(writer, op_id, (expected,), (write,), (write.key,) if leased else ())
-
-
-def _plan(
-    writer: Writer,
-    op_id: str,
-    expects: tuple[Expect, ...],
-    writes: tuple[Write, ...],
-    leased: tuple[str, ...] = (),
-) -> Plan:
-    rules = writer.book.rules.version
-    return Plan(
-        op_id, writer.agent, expects, (), writes, 0, False, rules, writer.incarnation, leased
-    )

@@ -95,7 +95,7 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     if past is None and tail.length >= SAVE_AFTER:
         body = encode(value, LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, record.position, body, tail.rules)
+            yield SaveFold(record.key, position=record.position, body=body, rules=tail.rules)
     return record._replace(value=value)
 
 

@@ -11,7 +11,7 @@ from interlock.core.decide import Writer
 from interlock.core.machines import state_of
 from interlock.core.outcome import Committed, Conflict, Fenced, Invalid, Outdated, Refusal
 from interlock.core.patterns import fixed_prefix
-from interlock.core.plan import PUT, Plan, Write
+from interlock.core.plan import PUT, Write
 from interlock.core.records import Record, Tail
 from interlock.core.requests import Commit, Enter, Load, ReadRefusals, Steps
 from interlock.core.rules import MERGED, RULES_KEY, Rule, RuleSet
@@ -60,14 +60,11 @@ def declare(
             return _report(broken)
         if dry_run:
             return stored
-        plan = Plan(
+        plan = writer.plan(
             op_id,
-            writer.agent,
-            (decide.expect(record),),
-            tuple(decide.scanned(prefix, snapshot.scans[prefix]) for prefix in prefixes),
-            (Write(PUT, RULES_KEY, json.dumps(new.to_json(), ensure_ascii=False)),),
-            rules=record.version,
-            incarnation=writer.incarnation,
+            expects=(decide.expect(record),),
+            scans=(decide.scanned(prefix, snapshot.scans[prefix]) for prefix in prefixes),
+            writes=(Write(PUT, RULES_KEY, json.dumps(new.to_json(), ensure_ascii=False)),),
         )
         outcome = yield from Commit(plan)
         if isinstance(outcome, Committed):

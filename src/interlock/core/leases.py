@@ -62,7 +62,9 @@ def _take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
 ) -> Steps[tuple[Record, ...] | Refusal]:
     queues = tuple(QUEUE + key for key in keys)
-    asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
+    asked = TakeLease(
+        keys, name=turn.name, agent=writer.agent, incarnation=writer.incarnation, ttl=ttl
+    )
     grant = yield from ask(writer, asked)
     progress, start_us, left = Progress(), 0, wait
     while not grant.granted:
@@ -70,7 +72,9 @@ def _take(
             return grant.refusal
         if wait == 0:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
-        join = TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
+        join = TakeTurn(
+            queues, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=turn.ticket
+        )
         try:
             place = yield from join if turn.ticket else join.replace(most=left)
         except OutOfTime:
@@ -99,7 +103,9 @@ def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Re
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
         return wrong
-    asked = TakeLease((key,), "", writer.agent, writer.incarnation, ttl, epoch)
+    asked = TakeLease(
+        (key,), name="", agent=writer.agent, incarnation=writer.incarnation, ttl=ttl, epoch=epoch
+    )
     grant = yield from ask(writer, asked)
     if grant.granted:
         return grant.record
@@ -121,7 +127,14 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
 
 def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """The same for a key of the library's own."""
-    asked = TakeLease((key,), op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
+    asked = TakeLease(
+        (key,),
+        name=op_id,
+        agent=writer.agent,
+        incarnation=writer.incarnation,
+        ttl=0.0,
+        reclaim=True,
+    )
     grant = yield from ask(writer, asked)
     return grant.refusal or grant.record
 

@@ -90,7 +90,9 @@ def load_at(
         if wrong is not None:
             return wrong
         position = yield from _end_of_commit(position)
-    snapshot = yield from LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
+    snapshot = yield from LoadAt(
+        position=position, time_us=time_us, keys=(*keys, RULES_KEY), prefixes=prefixes
+    )
     if isinstance(snapshot, Pruned):
         return snapshot
     wrong = check_reached(position or 0, snapshot.position)
@@ -107,7 +109,7 @@ def _end_of_commit(position: int) -> Steps[int]:
     """Return the position of the last entry of the commit that the entry at `position` is of."""
     limit, op_id = 2, None
     while position:
-        page = yield from ReadLog(position - 1, "", None, limit)
+        page = yield from ReadLog(after=position - 1, limit=limit)
         entries = [] if isinstance(page, Pruned) else page.entries
         for entry in entries:
             if op_id not in (None, entry.op_id):
@@ -127,7 +129,9 @@ def log_page(prefix: str, after: int | None, limit: int) -> Steps[LogPage | Inva
     wrong = check_prefix(prefix) or check_after(after)
     if wrong is not None:
         return wrong
-    return (yield from ReadLog(_OLDEST if after is None else after, prefix, None, limit))
+    return (
+        yield from ReadLog(after=_OLDEST if after is None else after, prefix=prefix, limit=limit)
+    )
 
 
 def history_page(key: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
@@ -135,7 +139,7 @@ def history_page(key: str, after: int | None, limit: int) -> Steps[LogPage | Inv
     wrong = check_key(key) or check_after(after)
     if wrong is not None:
         return wrong
-    return (yield from ReadLog(_OLDEST if after is None else after, "", key, limit))
+    return (yield from ReadLog(after=_OLDEST if after is None else after, key=key, limit=limit))
 
 
 def wait(seconds: float, position: int) -> Steps[None]:
@@ -266,6 +270,9 @@ def transact(
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state, and `new` that state.
     """
+    wrong = check_limits(limits)
+    if wrong is not None:
+        return Stopped(wrong)
     turn = Turn()
     steps = _transact(writer, begin, fn, limits, op_id, resumable, new, turn)
     try:
@@ -284,9 +291,6 @@ def _transact(
     new: Callable[[Writer], Transaction],
     turn: Turn,
 ) -> Steps[Any]:
-    wrong = check_limits(limits)
-    if wrong is not None:
-        return Stopped(wrong)
     start_us = 0
     if resumable or limits.patience is not None:
         snapshot = yield from Load((), (), op_id if resumable else None)
@@ -343,7 +347,7 @@ def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[
     of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
-        page = yield from ReadLog(applied.position - 1, "", None, 1)
+        page = yield from ReadLog(after=applied.position - 1, limit=1)
         if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
             other = decide.reused_operation(op_id, applied.writes[0].key)
     return None if other is None else Stopped(other)
@@ -417,7 +421,9 @@ def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
 def _renewal(
     writer: Writer, keys: tuple[str, ...], turn: Turn, ticket: int, firm: bool = False
 ) -> TakeTurn:
-    return TakeTurn(keys, turn.name, writer.agent, TICKET_TTL, ticket, firm)
+    return TakeTurn(
+        keys, name=turn.name, agent=writer.agent, ttl=TICKET_TTL, ticket=ticket, firm=firm
+    )
 
 
 def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:

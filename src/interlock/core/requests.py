@@ -110,9 +110,9 @@ class ReadLog(Request["LogPage | Pruned"]):
     """
 
     after: int
-    prefix: str
-    key: str | None
     limit: int
+    prefix: str = ""
+    key: str | None = None
 
 
 PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.sql has it, too
@@ -347,11 +347,11 @@ class ReadGroup(Request[Deliveries | Pruned]):
     group: str
     consumer: str
     prefix: str
-    start: int
-    limit: int
     ttl: float
-    resume: bool
-    name: str
+    start: int = 0
+    limit: int = 0
+    resume: bool = False
+    name: str = ""
 
 
 class AckGroup(Request[int]):

@@ -18,7 +18,7 @@ from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot, absent
 from interlock.core.requests import Load, Steps
-from interlock.core.values import decode, encode
+from interlock.core.values import decode
 
 ENDED = Invalid("the transaction has ended; begin another one")
 
@@ -93,12 +93,12 @@ class Transaction:
         wrong = decide.own_record(self.writer, record)
         if wrong is not None:
             return wrong
-        body = encode(value, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
         refused = self._appended(record.key) or self._expect(record)
         if refused is None:
-            self.writes[record.key] = Write(PUT, record.key, body)
+            self.writes[record.key] = write
         return refused
 
     def create(self, key: str, value: Any) -> Refusal | None:
@@ -108,9 +108,9 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        body = encode(value, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, PUT, key, value)
+        if isinstance(write, Invalid):
+            return write
         known = self.read_records.get(key)
         view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
         if view.exists:
@@ -118,7 +118,7 @@ class Transaction:
             return self.doomed
         if known is None and key not in self.foreign:
             self.foreign[key] = Expect(key, None, None)
-        self.writes[key] = Write(PUT, key, body)
+        self.writes[key] = write
         return None
 
     def delete(self, record: Record) -> Refusal | None:
@@ -146,12 +146,12 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        body = encode(item, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, APPEND, key, item)
+        if isinstance(write, Invalid):
+            return write
         if key in self.writes:
             return _mixed(key)
-        self.appends.append(Write(APPEND, key, body))
+        self.appends.append(write)
         return None
 
     def touches(self, key: object) -> bool:
@@ -197,14 +197,11 @@ class Transaction:
         for key, expected in self.foreign.items():
             expects[key] = expected
         members = {record.key for records in self.read_scans.values() for record in records}
-        return Plan(
+        return self.writer.plan(
             op_id,
-            self.writer.agent,
-            tuple(e for key, e in expects.items() if key not in members or key in self.writes),
-            tuple(decide.scanned(prefix, found) for prefix, found in self.read_scans.items()),
-            (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
-            rules=self.writer.book.rules.version,
-            incarnation=self.writer.incarnation,
+            expects=(e for key, e in expects.items() if key not in members or key in self.writes),
+            scans=(decide.scanned(prefix, found) for prefix, found in self.read_scans.items()),
+            writes=(*(self.writes[key] for key in sorted(self.writes)), *self.appends),
             transaction=True,
         )
 

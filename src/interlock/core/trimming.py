@@ -21,7 +21,7 @@ from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
 from interlock.core.folding import LARGEST, Unfoldable, ask
 from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
-from interlock.core.plan import APPEND, PUT, Write
+from interlock.core.plan import APPEND, PUT
 from interlock.core.protocol import check_position, load_at
 from interlock.core.records import Entry, Record
 from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
@@ -103,10 +103,10 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refus
 
 
 def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
-    body = encode(readers, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    return decide.single(writer, decide.expect(record), Write(PUT, READERS_KEY, body), op_id)
+    write = decide.write_of(writer, PUT, READERS_KEY, readers)
+    if isinstance(write, Invalid):
+        return write
+    return writer.plan(op_id, expects=(decide.expect(record),), writes=(write,))
 
 
 class _Wanted(NamedTuple):
@@ -175,7 +175,7 @@ def _page(after: int) -> Steps[LogPage | Pruned]:
     """Protocol: the next entries, up to the end of a commit."""
     entries: list[Entry] = []
     while True:
-        page = yield from ReadLog(after, "", None, PAGE)
+        page = yield from ReadLog(after=after, limit=PAGE)
         if isinstance(page, Pruned):
             return page
         entries += page.entries

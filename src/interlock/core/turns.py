@@ -75,7 +75,7 @@ class Progress:
         self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
         if left is not None:
             seconds, most = min(seconds, left), min(most, left)
-        return Pause(seconds, None, place.ticket, most)
+        return Pause(seconds=seconds, position=None, ticket=place.ticket, most=most)
 
 
 def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
@@ -114,7 +114,7 @@ def take_turn(
     if left is not None and attempts:  # how much of it did the attempts take?
         left -= ((yield Load((), ())).time_us - start_us) / 1e6
     while True:
-        asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
+        asked = TakeTurn(keys, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=ticket)
         try:
             place = yield from ask(writer, asked if ticket else asked.replace(most=left))
         except OutOfTime as over:

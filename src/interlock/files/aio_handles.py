@@ -160,9 +160,9 @@ class AsyncFiles(FilesHandle):
         return await self._run(syncing.discard(self._desk, path))
 
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = await self._driver.run(operation)
+        done: T = check(answer)
+        return done
 
 
 class Change:
@@ -237,6 +237,6 @@ class AsyncFilesTx:
         return change
 
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = await self._driver.run(operation)
+        done: T = check(answer)
+        return done

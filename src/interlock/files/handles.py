@@ -204,9 +204,9 @@ class Files(FilesHandle):
         return self._run(syncing.discard(self._desk, path))
 
     def _run(self, operation: Doing[T]) -> T:
-        answer: T = self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = self._driver.run(operation)
+        done: T = check(answer)
+        return done
 
 
 class FilesTx:
@@ -251,6 +251,6 @@ class FilesTx:
             self.written = self._run(self._changes.commit(self._op_id))
 
     def _run(self, operation: Doing[T]) -> T:
-        answer: T = self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = self._driver.run(operation)
+        done: T = check(answer)
+        return done

@@ -11,7 +11,7 @@ from interlock.core.folding import ask
 from interlock.core.keys import check_key
 from interlock.core.leases import reclaim_own
 from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
-from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.plan import PUT, Expect, Write
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Load, Steps
 from interlock.core.values import encode
@@ -97,7 +97,8 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
         due = encode({**status.value, "due_us": 0 if status.value.get("parked") else 1})
         assert isinstance(due, str)
         expects = (Expect(key, 0, None), decide.expect(status))
-        return _plan(writer, op_id, expects, (Write(PUT, key, body), Write(PUT, status.key, due)))
+        writes = (Write(PUT, key, body), Write(PUT, status.key, due))
+        return writer.plan(op_id, expects=expects, writes=writes)
 
     return (yield from _change(writer, run_id, plan))
 
@@ -132,7 +133,9 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
             value["state"] = PROCESSING
         body = encode(value)
         assert isinstance(body, str)
-        return _plan(writer, op_id, (decide.expect(status),), (Write(PUT, status.key, body),))
+        return writer.plan(
+            op_id, expects=(decide.expect(status),), writes=(Write(PUT, status.key, body),)
+        )
 
     return (yield from _change(writer, run_id, plan))
 
@@ -231,12 +234,3 @@ def _load(
     if done.exists and not ended:
         return _has_ended(run_id, done)
     return fence, done if done.exists else opened, snapshot
-
-
-def _plan(
-    writer: Writer, op_id: str, expects: tuple[Expect, ...], writes: tuple[Write, ...]
-) -> Plan:
-    rules = writer.book.rules.version
-    return Plan(
-        op_id, writer.agent, expects, (), writes, rules=rules, incarnation=writer.incarnation
-    )

@@ -26,10 +26,9 @@ from interlock.core.folding import ask
 from interlock.core.keys import check_name
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Outcome, Refusal
-from interlock.core.plan import PUT, Plan, Write
+from interlock.core.plan import PUT
 from interlock.core.records import Record, Snapshot, as_datetime
 from interlock.core.requests import Load, Steps
-from interlock.core.values import encode
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -410,15 +409,12 @@ def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> St
 def _plan(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
-        body = encode(value, writer.max_value_bytes)
-        if isinstance(body, Refusal):
-            return body
-        writes.append(Write(PUT, record.key, body))
-    expects = tuple(decide.expect(record) for record, _ in values)
-    rules, incarnation = writer.book.rules.version, writer.incarnation
-    return Plan(
-        op_id, writer.agent, expects, (), tuple(writes), rules=rules, incarnation=incarnation
-    )
+        write = decide.write_of(writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
+        writes.append(write)
+    expects = (decide.expect(record) for record, _ in values)
+    return writer.plan(op_id, expects=expects, writes=writes)
 
 
 def _told(reason: str) -> str:

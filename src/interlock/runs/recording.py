@@ -9,11 +9,11 @@ from typing import Any
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
 from interlock.core.folding import ask
-from interlock.core.outcome import Committed, Conflict, Outcome, Refusal
-from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.outcome import Committed, Conflict, Invalid, Outcome
+from interlock.core.plan import PUT, Expect
 from interlock.core.records import Record
 from interlock.core.requests import Load, Steps
-from interlock.core.values import decode, encode
+from interlock.core.values import decode
 from interlock.errors import RunFailed, raise_refusal
 from interlock.runs import working
 from interlock.runs.records import (
@@ -84,21 +84,15 @@ def define(
     def decision() -> Decision:
         writes = []
         for name, value in values:
-            body = encode(value, writer.max_value_bytes)
-            if isinstance(body, Refusal):
-                return body
-            writes.append(Write(PUT, name, body))
-        return Plan(
+            write = decide.write_of(writer, PUT, name, value)
+            if isinstance(write, Invalid):
+                return write
+            writes.append(write)
+        never = Expect(key, 0, None) if fence is None else decide.expect(fence)
+        return writer.plan(
             op_id,
-            writer.agent,
-            (
-                Expect(key, 0, None) if fence is None else decide.expect(fence),
-                Expect(f"{OPEN}{run_id}", 0, None),
-            ),
-            (),
-            tuple(writes),
-            rules=writer.book.rules.version,
-            incarnation=writer.incarnation,
+            expects=(never, Expect(f"{OPEN}{run_id}", 0, None)),
+            writes=writes,
             leased=() if fence is None else (key,),
         )
 

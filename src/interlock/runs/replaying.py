@@ -87,12 +87,12 @@ def _keys(run_id: str) -> tuple[str, str, str]:
 def _log(prefix: str, key: str | None) -> Steps[list[Entry] | Pruned]:
     """Return all entries that are kept, of a key or a prefix; or Pruned."""
     found: list[Entry] = []
-    page = yield from ReadLog(_OLDEST, prefix, key, _PAGE)
+    page = yield from ReadLog(after=_OLDEST, prefix=prefix, key=key, limit=_PAGE)
     while isinstance(page, LogPage):
         found += page.entries
         if page.upto >= page.head:
             return found
-        page = yield from ReadLog(page.upto, prefix, key, _PAGE)
+        page = yield from ReadLog(after=page.upto, prefix=prefix, key=key, limit=_PAGE)
     return page
 
 
@@ -101,7 +101,9 @@ def _before(run_id: str, first: Entry) -> Steps[dict[str, Record] | Pruned]:
     if first.key == fence_key(run_id):  # it is written once, when the run begins
         return {}
     prefix = own_prefix(run_id)
-    snapshot = yield from LoadAt(first.position - 1, None, _keys(run_id), (prefix,))
+    snapshot = yield from LoadAt(
+        position=first.position - 1, time_us=None, keys=_keys(run_id), prefixes=(prefix,)
+    )
     if isinstance(snapshot, Pruned):
         return snapshot
     own = {record.key: record for record in snapshot.scans[prefix]}
@@ -118,9 +120,9 @@ def _others(run_id: str, own: tuple[Entry, ...]) -> Steps[tuple[Entry, ...]]:
         limit = first.position - 1 - after
         position, found = after, []
         while position < first.position - 1:
-            page = yield from ReadLog(position, "", None, first.position - 1 - position)
+            page = yield from ReadLog(after=position, limit=first.position - 1 - position)
             if isinstance(page, Pruned):
-                page = yield from ReadLog(_OLDEST, "", None, limit)
+                page = yield from ReadLog(after=_OLDEST, limit=limit)
                 assert isinstance(page, LogPage)
             found += [e for e in page.entries if e.op_id == first.op_id]
             position = page.upto

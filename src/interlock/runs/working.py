@@ -71,7 +71,7 @@ def wait(due: Due, stopping: Callable[[], bool]) -> Steps[None]:
     ends_us, position = snapshot.time_us + int(due.seconds * 1e6), due.position
     while (left := (ends_us - snapshot.time_us) / 1e6) > 0 and not stopping():
         yield Pause(min(left, _LONGEST_PAUSE), position)
-        page = yield from ReadLog(position, OPEN, None, 1)
+        page = yield from ReadLog(after=position, prefix=OPEN, limit=1)
         if isinstance(page, Pruned) or page.entries:
             return
         if page.upto > position:

@@ -71,7 +71,13 @@ def take(
     if wrong is not None:
         return wrong
     asked = ReadGroup(
-        member.group, member.consumer, member.prefix, member.start, limit, member.ttl, resume, ""
+        member.group,
+        consumer=member.consumer,
+        prefix=member.prefix,
+        start=member.start,
+        limit=limit,
+        ttl=member.ttl,
+        resume=resume,
     )
     start_us = count = 0
     while True:
@@ -105,12 +111,24 @@ def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[int
         counts.append(delivery.deliveries)
     if not positions:
         return 0
-    return (yield from AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
+    return (
+        yield from AckGroup(
+            member.group,
+            consumer=member.consumer,
+            positions=tuple(positions),
+            deliveries=tuple(counts),
+        )
+    )
 
 
 def renew(member: Membership, ttl: float) -> Steps[None]:
     """Give a sign of life; with `ttl` 0 let others have what is pending.  Returns None."""
-    yield ReadGroup(member.group, member.consumer, member.prefix, 0, 0, ttl, False, "")
+    yield ReadGroup(
+        member.group,
+        consumer=member.consumer,
+        prefix=member.prefix,
+        ttl=ttl,
+    )
 
 
 def state(group: str) -> Steps[GroupInfo | Invalid]:

@@ -32,7 +32,7 @@ from interlock.core.outcome import (
     Pruned,
     Refusal,
 )
-from interlock.core.plan import DELETE, PUT, Plan, Write
+from interlock.core.plan import DELETE, PUT, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.trimming import register
@@ -183,9 +183,9 @@ def advance(
 
     The record of the state is the same where there was nothing to merge.
     """
-    page = yield from ReadLog(state.progress.cursor, job.source, None, BATCH)
+    page = yield from ReadLog(after=state.progress.cursor, prefix=job.source, limit=BATCH)
     if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trimming
-        page = yield from ReadLog(page.oldest - 1, job.source, None, BATCH)
+        page = yield from ReadLog(after=page.oldest - 1, prefix=job.source, limit=BATCH)
         if isinstance(page, Pruned):
             return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
@@ -413,10 +413,9 @@ def _plan(
         values.append((absent(job.rejected(entry.position), writer.space), kept))
     writes = []
     for record, content in values:
-        body = encode(content, writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return Invalid(f"{record.key!r}: {body.message}", record.key)
-        write = Write(PUT, record.key, body)
+        write = decide.write_of(writer, PUT, record.key, content)
+        if isinstance(write, Invalid):
+            return Invalid(f"{record.key!r}: {write.message}", record.key)
         refused = decide.allowed(writer, record, write, leased=record is state.record)
         if refused is not None:
             return refused
@@ -424,13 +423,6 @@ def _plan(
     writes += [Write(PUT, key, str(position)) for key, position in done.seen.items()]
     expected = [state.record, *(snapshot.records[key] for key in done.seen)]
     expected += [target] if done.merged else []
-    return Plan(
-        op_id,
-        writer.agent,
-        tuple(decide.expect(record) for record in expected),
-        (),
-        tuple(writes),
-        rules=writer.book.rules.version,
-        incarnation=writer.incarnation,
-        leased=(job.state,),
+    return writer.plan(
+        op_id, expects=map(decide.expect, expected), writes=writes, leased=(job.state,)
     )

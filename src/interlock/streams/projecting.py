@@ -98,7 +98,7 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
     if refused is not None:
         return refused
     while True:
-        page = yield from ReadLog(view.position, shape.prefix, None, PAGE)
+        page = yield from ReadLog(after=view.position, prefix=shape.prefix, limit=PAGE)
         if isinstance(page, Pruned):
             refused = yield from _skip(shape, view, page)
             if refused is not None:
