@@ -199,7 +199,10 @@ class AsyncFilesTx:
         return await self._run(self._changes.read(path))
 
     def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> Change:
-        """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
+        """Write a document at the commit.
+
+        Raises FileConflict, Invalid; the end of the block also raises FileEdited.
+        """
         return self._change("write", self._changes.write(document, content, mode))
 
     def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> Change:
