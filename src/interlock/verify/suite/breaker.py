@@ -389,12 +389,19 @@ def test_other_hosts_count_a_call_whose_process_is_frozen(facades: Facades, othe
 def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, other: Any) -> None:
     breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
     limits, passage = began(other, 0.05)
-    until(lambda: other._driver.run(breaking.count_overdue(other._writer, limits, other._op_id(None))).circuit.state == "open")
+    limits = limits._replace(failures=1)
+
+    def counted() -> bool:
+        steps = breaking.count_overdue(other._writer, limits, other._op_id(None))
+        return bool(other._driver.run(steps).circuit.state == "open")
+
+    until(counted)
     before = breaker.info()
     assert before.reason.startswith("no answer to 'other', overdue for ")
     said = (("another", before.reason), ("call", "took 0.1 s"), ("call", "took 0.1 s"))
     for call_id, reason in said:
-        ended = breaking.failed(other._writer, limits, passage, "took 0.1 s", call_id, call_id)
+        op_id = other._op_id(None)
+        ended = breaking.failed(other._writer, limits, passage, "took 0.1 s", op_id, call_id)
         other._driver.run(ended)
         info = breaker.info()
         assert info == before._replace(reason=reason, seconds=info.seconds), "counted once"
