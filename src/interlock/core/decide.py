@@ -230,10 +230,10 @@ def forgot_return(what: str, key: str | None = None) -> Invalid:
 
 
 def forgot_write(key: str) -> Invalid:
-    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
-        "None; did it forget tx.write(record, value)?",
+        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
+        "did it forget tx.write(record, value)? Otherwise change a copy",
         key,
     )
 
