@@ -32,6 +32,7 @@ from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Writ
 from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
+from interlock.core.showing import described
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
@@ -212,7 +213,7 @@ def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
         f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
-        f"{type(problem).__name__}: {problem}",
+        f"{described(problem)}",
         key,
     )
 

@@ -83,8 +83,8 @@ class Circuit(NamedTuple):
 
     `failed` are the times of the failures that count, while closed.  `until_us`: when the next
     probe may begin; while half open, when the claim of this one expires.  `openings` tells a call
-    that was let through before the last opening from one after it.  `call` is the one that opened it
-    by being overdue: how that ends says better why.
+    that was let through before the last opening from one after it.  `call` is the one that opened
+    it by being overdue: how that ends says better why.
     """
 
     state: str = CLOSED

@@ -77,6 +77,24 @@ def test_failures_of_all_agents_add_up(facades: Facades, other: Any) -> None:
     assert listed._replace(seconds=info.seconds) == info
 
 
+class Unprintable(Exception):
+    """It cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_a_failure_that_cannot_be_shown_counts(facades: Facades) -> None:
+    breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
+
+    def fails_silently() -> None:
+        raise Unprintable
+
+    with pytest.raises(Unprintable):
+        breaker.call(fails_silently)
+    assert breaker.info().reason == "Unprintable: <Unprintable that cannot be shown>"
+
+
 def test_old_failures_do_not_count(facades: Facades) -> None:
     space = facades.open("us")
     breaker = space.breaker("planner", **{**NEVER, "within": 0.02})
