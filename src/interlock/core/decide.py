@@ -33,6 +33,7 @@ from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Writ
 from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
+from interlock.core.showing import described
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
@@ -214,7 +215,7 @@ def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
         f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
-        f"{type(problem).__name__}: {problem}",
+        f"{described(problem)}",
         key,
     )
 
@@ -232,10 +233,10 @@ def forgot_return(what: str, key: str | None = None) -> Invalid:
 
 
 def forgot_write(key: str) -> Invalid:
-    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
-        "None; did it forget tx.write(record, value)?",
+        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
+        "did it forget tx.write(record, value)? Otherwise change a copy",
         key,
     )
 

@@ -170,9 +170,13 @@ class Transaction:
         )
 
     def changed_in_place(self) -> str | None:
-        """Return the first key whose value was changed after it was read; None where none was."""
+        """Return the first key that is not written though its value was changed after it was read;
+        None where there is none."""
         for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
-            if record.body is not None and decode(record.body) != record.value:
+            value = record.value
+            if record.body is None or not isinstance(value, dict | list):
+                continue  # nothing that could be changed
+            if record.key not in self.writes and decode(record.body) != value:
                 return record.key
         return None
 
@@ -186,7 +190,10 @@ class Transaction:
         return bool(self.writes or self.appends)
 
     def decision(self, op_id: str) -> decide.Decision:
-        """Return the plan, or what the rules of the keys say against it."""
+        """Return the plan, or what the rules of the keys say against it, or a forgotten write."""
+        forgotten = self.changed_in_place()
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
             item = decode(write.body) if write.kind == APPEND else None
