@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from interlock.core.documents import FILES, check_document
+from interlock.core.documents import FILES, check_document, folders_of, in_the_way
 from interlock.core.keys import check_key
 from interlock.core.machines import check_delete, check_move, illegal, state_of
 from interlock.core.outcome import (
@@ -32,9 +33,11 @@ from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Writ
 from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
+from interlock.core.showing import described
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
+NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +98,9 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
     write = write_of(writer, PUT, record.key, value)
     if isinstance(write, Invalid):
         return write
-    return _single(writer, record, write, op_id, leased)
+    return allowed(writer, record, write, leased) or _single(
+        writer, op_id, expect(record), write, leased, new=record.body is None
+    )
 
 
 def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
@@ -106,8 +111,8 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
     write = write_of(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
-    return allowed(writer, absent(key, writer.space), write) or writer.plan(
-        op_id, expects=(Expect(key, None, None),), writes=(write,)
+    return allowed(writer, absent(key, writer.space), write) or _single(
+        writer, op_id, Expect(key, None, None), write, new=True
     )
 
 
@@ -118,7 +123,10 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
         return wrong
     if not record.exists:
         return nothing_to_delete(record.key)
-    return _single(writer, record, Write(DELETE, record.key, None), op_id, leased)
+    write = Write(DELETE, record.key, None)
+    return allowed(writer, record, write, leased) or _single(
+        writer, op_id, expect(record), write, leased
+    )
 
 
 def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
@@ -164,15 +172,6 @@ def write_of(writer: Writer, kind: str, key: str, value: Any) -> Write | Invalid
     """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
-
-
-def _single(writer: Writer, record: Record, write: Write, op_id: str, leased: bool) -> Decision:
-    return allowed(writer, record, write, leased) or writer.plan(
-        op_id,
-        expects=(expect(record),),
-        writes=(write,),
-        leased=(write.key,) if leased else (),
-    )
 
 
 def allowed(
@@ -246,7 +245,7 @@ def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
         f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
-        f"{type(problem).__name__}: {problem}",
+        f"{described(problem)}",
         key,
     )
 
@@ -264,10 +263,10 @@ def forgot_return(what: str, key: str | None = None) -> Invalid:
 
 
 def forgot_write(key: str) -> Invalid:
-    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
-        "None; did it forget tx.write(record, value)?",
+        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
+        "did it forget tx.write(record, value)? Otherwise change a copy",
         key,
     )
 
@@ -306,6 +305,8 @@ def reads_beyond(plan: Plan) -> dict[str, Any] | None:
         e.key: e.version for e in plan.expects if e.key not in written and e.version is not None
     }
     for scan in plan.scans:
+        if scan.prefix.startswith(FILES) and scan.prefix[:-1] in written:
+            continue  # the place of a new document: expected, but not read
         reads[scan.prefix + "*"] = {key: version for key, version, _ in scan.members}
     return reads if reads or plan.transaction else None
 
@@ -438,6 +439,33 @@ def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
     return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
 
 
+def place(
+    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
+) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
+    """What the commit of a new document expects of its place: no document where it needs a folder,
+    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
+    if not key.startswith(FILES):
+        return (), ()
+    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
+    inside = f"{key}/"
+    members = tuple(
+        (each, expected.version or 0, expected.epoch or 0)
+        for each, expected in sorted(gone.items())
+        if each.startswith(inside)
+    )
+    return folders, (Scanned(inside, members),)
+
+
+def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
+    """Return the refusal of a new document whose place was found taken at the commit."""
+    for write in plan.writes:
+        if conflict.expected is None and conflict.key in folders_of(write.key):
+            return in_the_way(write.key, conflict.key)
+        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
+            return in_the_way(conflict.key, write.key)
+    return None
+
+
 def first_difference(
     members: Mapping[str, tuple[int, int]], current: Mapping[str, tuple[int, int]]
 ) -> str | None:
@@ -446,3 +474,22 @@ def first_difference(
         if members.get(key) != current.get(key):
             return key
     return None
+
+
+def _single(
+    writer: Writer,
+    op_id: str,
+    expected: Expect,
+    write: Write,
+    leased: bool = False,
+    new: bool = False,
+) -> Plan:
+    """The plan of one write, computed from the record that is expected; `new`: none exists."""
+    folders, inside = place(write.key) if new else ((), ())
+    return writer.plan(
+        op_id,
+        expects=(expected, *folders),
+        scans=inside,
+        writes=(write,),
+        leased=(write.key,) if leased else (),
+    )
