@@ -50,8 +50,7 @@ THIRD_PARTY: dict[str, set[str]] = {
         "starlette",
         "uvicorn",
     },
-    "src/interlock/verify/pytest_plugin.py": {"pytest"},
-    "src/interlock/verify/suite/": {"pytest"},
+    "src/interlock/verify/pytest.py": {"pytest"},
 }
 # The core has no I/O, clock, randomness or threads.
 IMPURE = {

@@ -12,7 +12,7 @@ import pytest
 
 import interlock
 from interlock.core.requests import QUEUE, DropLease, TakeLease, TakeTurn
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 
 def test_others_are_held_back_while_a_lease_lives(facades: Facades, other: Any) -> None:
@@ -94,7 +94,7 @@ def test_an_expired_lease_can_be_taken_and_its_holder_is_fenced(
     space = facades.open("us")
     space.create("k", 1)
     stalled = space.lease("k", 0.01)
-    stalled._renew = _never(facades)  # the process sleeps
+    stalled._renew = never(facades)  # the process sleeps
     with stalled, other.lease("k", 30, wait=10) as lease:
         assert lease.epoch == stalled.epoch + 1
         with pytest.raises(interlock.Fenced):
@@ -107,7 +107,7 @@ def test_writing_over_an_expired_lease_fences_its_holder(facades: Facades, other
     space = facades.open("us")
     space.create("k", 1)
     stalled = space.lease("k", 0.01)
-    stalled._renew = _never(facades)
+    stalled._renew = never(facades)
     with stalled:
         while other._driver.backend.perform(_load("k")).leases:
             threading.Event().wait(0.005)
@@ -121,7 +121,7 @@ def test_an_expired_lease_that_nobody_took_still_writes(facades: Facades, other:
     """Safety rests on the epoch, never on a clock."""
     space = facades.open("us")
     stalled = space.lease("k", 0.01)
-    stalled._renew = _never(facades)
+    stalled._renew = never(facades)
     with stalled:
         while other._driver.backend.perform(_load("k")).leases:
             threading.Event().wait(0.005)
@@ -255,7 +255,7 @@ def _load(key: str) -> Any:
     return Load((key,))
 
 
-def _never(facades: Facades) -> Any:
+def never(facades: Facades) -> Any:
     if facades.kind == "sync":
         return lambda: None
 

@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from interlock import settings
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 STEPS = interlock.Machine("steps", "state", "A", {"A": ["B"]})
 

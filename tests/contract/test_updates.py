@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from interlock.core.requests import Load, TakeTurn
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 
 def test_update_gives_the_default_then_the_value(space: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from interlock.core.commands import FOLD_EVERY
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 
 def test_a_reader_with_old_rules_folds_by_the_ones_in_force(facades: Facades) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
-from interlock.verify.suite.runs import Crash, crash, crashing, once_it_waits, states, work
+from tests.contract.test_runs import Crash, crash, crashing, once_it_waits, states, work
+from tests.facades import Facades
 
 
 def test_what_was_sent_before_is_there_when_it_is_asked_for(facades: Facades, other: Any) -> None:

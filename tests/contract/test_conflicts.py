@@ -12,7 +12,7 @@ from interlock.backends.noting import KEPT
 from interlock.core.conflicts import RefusalNote, report
 from interlock.core.outcome import Forbidden
 from interlock.core.requests import Noted
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 pytestmark = [
     pytest.mark.interlock_space(

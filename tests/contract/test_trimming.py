@@ -13,10 +13,9 @@ import pytest
 import interlock
 from interlock.core import trimming
 from interlock.core.requests import Floor, Trim
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 RULES = {"found/*": interlock.merged("append"), "kept/*": interlock.guarded(keep=5)}
-FIXTURES = ("aged",)
 pytestmark = [
     pytest.mark.usefixtures("aged"),
     pytest.mark.interlock_needs("trimming"),

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from interlock.core.requests import ReadGroup
-from interlock.verify.suite.consumer_groups import SHORT, add, dying, keys, taken
-from interlock.verify.suite.facades import Facades
+from tests.contract.test_consumer_groups import SHORT, add, dying, keys, taken
+from tests.facades import Facades
 
 pytestmark = [pytest.mark.interlock_needs("groups")]
 

@@ -8,12 +8,9 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 RULES = {"booking/*": interlock.guarded(machine=interlock.BOOKING)}
-
-
-FIXTURES = ("bookings",)
 
 
 @pytest.fixture

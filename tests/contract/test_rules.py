@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 PRIVATE = {"agent/{agent}/**": interlock.private()}
 

@@ -12,8 +12,8 @@ import pytest
 import interlock
 from interlock.core.groups import SCANNED
 from interlock.core.requests import PAGE_BYTES, AckGroup, ReadGroup
-from interlock.verify.suite.facades import Facades
-from interlock.verify.suite.leases import elsewhere_while
+from tests.contract.test_leases import elsewhere_while
+from tests.facades import Facades
 
 SHORT = 0.02  # seconds after which a consumer that gives no sign of life is dead
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
-FIXTURES = ("unchanged",)
 CIRCULAR: list[Any] = []
 CIRCULAR.append(CIRCULAR)
 

@@ -1,18 +1,54 @@
-"""Runs one test against both façades: the asyncio one is driven through a loop of its own."""
+"""Fixtures that run one test against both façades, on the store of the fixture `store_url`.
+
+`facades` opens spaces with each façade in turn; the asyncio one is driven by a loop of its own.
+`sync_facades` and `async_facades` are of one façade, `space` is one open space.  A pytest plugin,
+which `tests/conftest.py` loads.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 import interlock
-from interlock.verify.suite.capabilities import Capabilities
+
+CAPABILITIES: Mapping[str, str] = {
+    "shared": "whoever opens the URL again, in any process, finds the same store",
+    "fork": "a forked child may go on with a space of its parent, over connections of its own",
+    "groups": "consumer groups: ReadGroup, AckGroup, GroupState, ListGroups, DropGroup",
+    "trimming": "cutting off the oldest part of the log: Trim",
+}
+_NO_FORK = {} if hasattr(os, "fork") else {"fork": "this system has no os.fork"}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a store has: all of `CAPABILITIES` but what it `lacks`, each with the reason."""
+
+    lacks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if unknown := sorted({*self.lacks} - {*CAPABILITIES}):
+            raise ValueError(f"{', '.join(unknown)}: not among {', '.join(CAPABILITIES)}")
+        if silent := [name for name, reason in self.lacks.items() if not reason.strip()]:
+            raise ValueError(f"{', '.join(silent)}: no reason is given")
+
+    def need(self, *names: str) -> None:
+        """Skip the test that runs, with the reason, where the store lacks one of these."""
+        for name in names:
+            if name not in CAPABILITIES:
+                raise ValueError(f"{name!r} is not among {', '.join(CAPABILITIES)}")
+            reason = self.lacks.get(name) or _NO_FORK.get(name)
+            if reason:
+                pytest.skip(f"the store lacks {name!r}: {reason}")
 
 
 class Bridge:
@@ -190,7 +226,53 @@ class Facades:
             self.capabilities.need("shared")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the markers known."""
+    config.addinivalue_line("markers", "interlock_space(**options): how `space` is opened")
+    config.addinivalue_line("markers", "interlock_needs(*names): skipped where the store lacks it")
+
+
+@pytest.fixture(scope="session")
+def store_capabilities() -> Capabilities:
+    """What the store at `store_url` has: everything.  Override it where something is lacking."""
+    return Capabilities()
+
+
+@pytest.fixture(params=["sync", "async"])
+def facades(
+    request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
+) -> Iterator[Facades]:
+    """Opens spaces that no other test uses in one store, with each façade in turn."""
+    yield from _facades(request, request.param, store_url, store_capabilities)
+
+
 @pytest.fixture
-def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
-    return facades.peer("other")
+def async_facades(
+    request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
+) -> Iterator[Facades]:
+    """The same for a test that has a meaning with the asyncio façade only."""
+    yield from _facades(request, "async", store_url, store_capabilities)
+
+
+@pytest.fixture
+def sync_facades(
+    request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
+) -> Iterator[Facades]:
+    """The same for a test that has a meaning with the synchronous façade only."""
+    yield from _facades(request, "sync", store_url, store_capabilities)
+
+
+def _facades(
+    request: pytest.FixtureRequest, kind: str, url: str, capabilities: Capabilities
+) -> Iterator[Facades]:
+    for mark in request.node.iter_markers("interlock_needs"):
+        capabilities.need(*mark.args)
+    with Facades(kind, url, capabilities=capabilities) as opened:
+        yield opened
+
+
+@pytest.fixture
+def space(request: pytest.FixtureRequest, facades: Facades) -> Any:
+    """One open space."""
+    mark = request.node.get_closest_marker("interlock_space")
+    return facades.open(**(mark.kwargs if mark else {}))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 
 def test_writes_of_a_transaction_share_one_commit(space: Any) -> None:

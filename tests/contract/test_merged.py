@@ -11,7 +11,7 @@ import interlock
 from interlock.core.commands import FOLD_EVERY
 from interlock.core.folding import SAVE_AFTER
 from interlock.core.requests import Load
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 RULES = {
     "findings": interlock.merged("append"),
@@ -22,9 +22,6 @@ RULES = {
     "last": interlock.merged("last_writer"),
     "memory": interlock.merged("deep_merge"),
 }
-
-
-FIXTURES = ("team",)
 
 
 @pytest.fixture

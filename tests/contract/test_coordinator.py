@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
-from interlock.verify.suite.leases import _never, elsewhere_while
+from tests.contract.test_leases import elsewhere_while, never
+from tests.facades import Facades
 
 RULES = {"contrib/*": interlock.merged("append"), "draft/{agent}/**": interlock.private()}
 
 
-FIXTURES = ("worker",)
 pytestmark = [pytest.mark.interlock_space(agent="boss", rules=RULES)]
 
 
@@ -316,7 +315,7 @@ def test_an_idle_coordinator_learns_that_it_was_replaced(
 def test_a_dead_coordinators_lease_runs_out(facades: Facades, space: Any, worker: Any) -> None:
     worker.append("contrib/w1", {"n": 1})
     dead = space.lease("report/coordinator", 0.05)
-    dead._renew = _never(facades)
+    dead._renew = never(facades)
     dead.acquire()
     assert coordinator(worker, wait=10).catch_up().merged == 1
 

@@ -13,7 +13,7 @@ import pytest
 
 import interlock
 from interlock.core.machines import AGENT_LIFECYCLE
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 Program = Callable[[Any], Any]
 End = Callable[..., Any]

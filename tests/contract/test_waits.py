@@ -13,7 +13,7 @@ import pytest
 import interlock
 from interlock.core.outcome import Wait
 from interlock.core.requests import NEAR, QUEUE, DropLease, LeaveTurn, Place, TakeLease, TakeTurn
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 NAMES = ("a", "b", "c")
 

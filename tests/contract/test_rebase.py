@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 RULES = {"doc/*": interlock.guarded(on_conflict="rebase", machine=None)}
 PLAN = {"title": "trip", "days": {"mon": "museum", "tue": "sea"}, "notes": ["a"]}

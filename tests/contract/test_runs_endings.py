@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite.facades import Facades
-from interlock.verify.suite.runs import (
+from tests.contract.test_runs import (
     Calls,
     End,
     Program,
@@ -21,7 +20,8 @@ from interlock.verify.suite.runs import (
     walks,
     work,
 )
-from interlock.verify.suite.runs_effects import Bank
+from tests.contract.test_runs_effects import Bank
+from tests.facades import Facades
 
 
 def fails(*_: object) -> None:

@@ -9,8 +9,7 @@ import pytest
 
 import interlock
 from interlock.core.outcome import BreakerOpen
-from interlock.verify.suite.facades import Facades
-from interlock.verify.suite.runs import (
+from tests.contract.test_runs import (
     Calls,
     Crash,
     End,
@@ -20,6 +19,7 @@ from interlock.verify.suite.runs import (
     states,
     work,
 )
+from tests.facades import Facades
 
 
 class Bank:

@@ -11,7 +11,7 @@ import pytest
 import interlock
 from interlock.core.requests import PAGE_BYTES, ReadLog
 from interlock.settings import PAGE
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 
 def test_positions_are_gapless_and_in_commit_order(space: Any) -> None:

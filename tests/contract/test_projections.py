@@ -20,10 +20,9 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.streams import projecting
-from interlock.verify.suite.facades import Facades
+from tests.facades import Facades
 
 RULES = {"found/*": interlock.merged("append")}
-FIXTURES = ("small_pages",)
 pytestmark = [
     pytest.mark.usefixtures("small_pages"),
     pytest.mark.interlock_space(agent="ann", rules=RULES),
