@@ -1,4 +1,9 @@
-"""Running the MCP server: on standard input and output, or on a port, until it is told to stop."""
+"""How clients reach the MCP server: on standard input and output, or over HTTP.
+
+Uvicorn has a limit for the time between two requests and none for the request itself: one that
+begins and does not come to its end would stay for ever.  `Limits` says how many connections there
+may be, and how long each may keep us waiting.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,11 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast
 
 import anyio
+import h11
 import uvicorn
 from mcp.server import Server
 from mcp.server.auth.middleware.bearer_auth import BearerAuthBackend
@@ -22,9 +29,87 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.middleware.authentication import AuthenticationMiddleware
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from interlock import Unavailable
-from interlock.server.mcp_connections import Limits, limited
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask of the server, whoever it is."""
+
+    request: float = 30.0  # seconds from the first byte of a request, or the connection, to the end
+    idle: float = 30.0  # seconds between an answer and the next request
+    unread: float = 60.0  # seconds in which a client takes nothing of its answer
+    connections: int = 800  # below the usual limit of 1,024 open files
+
+
+def limited(limits: Limits) -> type[asyncio.Protocol]:
+    """Return the protocol of connections that are within `limits`, for Uvicorn."""
+
+    class Limited(_Connection):
+        _limits = limits
+        _waiting: ClassVar[dict[_Connection, None]] = {}
+
+    return Limited
+
+
+class _Connection(H11Protocol):
+    _limits: ClassVar[Limits]
+    _waiting: ClassVar[dict[_Connection, None]]  # what has not sent a whole request, oldest first
+
+    _until_whole: asyncio.TimerHandle | None = None
+    _until_read: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(cast("asyncio.Transport", transport))
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for a client that is gone without a word
+            sock = transport.get_extra_info("socket")
+            unread_ms = int(self._limits.unread * 1000)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
+        if len(self.connections) > self._limits.connections and self._waiting:
+            next(iter(self._waiting)).transport.abort()
+        self._wait_for_request()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        state = self.conn.their_state
+        # Uvicorn's own timer runs between two requests.
+        between = state is h11.IDLE and self.timeout_keep_alive_task is not None
+        if state is h11.SEND_BODY or (state is h11.IDLE and not between):
+            self._wait_for_request()
+        else:
+            self._request_is_whole()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request_is_whole()
+        self._stop_waiting_for_reader()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._until_read = self.loop.call_later(self._limits.unread, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._stop_waiting_for_reader()
+        super().resume_writing()
+
+    def _wait_for_request(self) -> None:
+        if self._until_whole is None and not self.transport.is_closing():
+            self._waiting[self] = None
+            self._until_whole = self.loop.call_later(self._limits.request, self.transport.abort)
+
+    def _request_is_whole(self) -> None:
+        self._waiting.pop(self, None)
+        if self._until_whole is not None:
+            self._until_whole.cancel()
+            self._until_whole = None
+
+    def _stop_waiting_for_reader(self) -> None:
+        if self._until_read is not None:
+            self._until_read.cancel()
+            self._until_read = None
+
 
 PATH = "/mcp"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -54,7 +139,7 @@ async def serve_http(
     tokens: Mapping[str, str | None],
     allowed_hosts: Sequence[str] = (),
     told: Callable[[str], None] = lambda url: None,
-    limits: Limits = Limits(),  # noqa: B008  # it is frozen
+    limits: Limits = Limits(),  # it is frozen
 ) -> signal.Signals | None:
     """Serve over streamable HTTP until a signal comes, which is returned.
 

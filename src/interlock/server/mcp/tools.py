@@ -1,6 +1,6 @@
 """The tools of the MCP server as clients see them: names, descriptions, schemas.  A table.
 
-What they do lives in `mcp_calls`.  The schemas are also what arguments are checked against, so they
+What they do is in `calls`.  The schemas are also what arguments are checked against, so they
 cannot say more or less than what is enforced.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import mcp_types as types
 
-from interlock.server.mcp_leases import LONGEST_LEASE, LONGEST_WAIT
+from interlock.server.mcp.agents import LONGEST_LEASE, LONGEST_WAIT
 
 MOST_KEYS = 100  # in one read
 MOST_LISTED = 1000  # keys or entries in one answer

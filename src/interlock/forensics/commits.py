@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE
 from interlock.core.records import Entry
-from interlock.verify.detect.operations import Operation
+from interlock.forensics.operations import Operation
 
 
 class _Made(NamedTuple):

@@ -11,8 +11,8 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from interlock.verify.detect.operations import BadTrace, Operation
-from interlock.verify.detect.stale import Texts, Uses
+from interlock.forensics.operations import BadTrace, Operation
+from interlock.forensics.stale import Texts, Uses
 
 STALE = "stale generation"
 CASCADE = "causal cascade"

@@ -6,9 +6,9 @@ Anomalies in Multi-Agent Large Language Model Systems", arXiv 2606.17182.
 
 from __future__ import annotations
 
-from interlock.verify.detect.anomalies import Anomaly, Report, SessionReport, find_anomalies
-from interlock.verify.detect.commits import export_trace
-from interlock.verify.detect.operations import BadTrace, Operation, read_trace
+from interlock.forensics.anomalies import Anomaly, Report, SessionReport, find_anomalies
+from interlock.forensics.commits import export_trace
+from interlock.forensics.operations import BadTrace, Operation, read_trace
 
 __all__ = [
     "Anomaly",

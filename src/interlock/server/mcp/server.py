@@ -22,10 +22,10 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 
 import interlock
 from interlock import InterlockError
-from interlock.server.mcp_agents import Agents, Caller
-from interlock.server.mcp_answers import Answer, Refusal, refusal_of
-from interlock.server.mcp_calls import CALLS, about
-from interlock.server.mcp_tools import INSTRUCTIONS, TOOLS, Tool
+from interlock.server.mcp.agents import Agents, Caller
+from interlock.server.mcp.answers import Answer, Refusal, refusal_of
+from interlock.server.mcp.calls import CALLS, about
+from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
 from interlock.settings import refuse_reserved
 
 _log = logging.getLogger("interlock.mcp")
