@@ -22,7 +22,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSI
 
 import interlock
 from interlock import InterlockError
-from interlock.server.mcp.agents import Agents, Caller
+from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.answers import Answer, Refusal, refusal_of
 from interlock.server.mcp.calls import CALLS, about
 from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
@@ -88,7 +88,9 @@ class _Handlers:
                 raise Refusal("Forbidden", "this server only reads", "use the tools that read")
             checked = _checked(tool, arguments)
             refuse_reserved([*checked.get("keys", ()), checked.get("key")])
-            agent = await self._agents.of(_caller(ctx))
+            caller = _caller(ctx)
+            calling.set(caller.session)
+            agent = await self._agents.of(caller)
             name = agent.name
             if tool.name == "about":
                 return {"ok": True, **await about(self._agents, agent, self._read_only)}
