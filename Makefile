@@ -32,6 +32,7 @@ quick-others: lint
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/mypy
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
@@ -138,4 +139,4 @@ lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make loc
 	$(call compile,crewai,requirements-crewai.lock)
 
 clean:
-	rm -rf .venv .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules

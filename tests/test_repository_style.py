@@ -1,12 +1,13 @@
-"""What linter and type checker do not see: sizes, module docstrings, words, links, packaging."""
+"""What no linter of Python sees: sizes, words in other files, links, sleeping tests, packaging.
+
+`make lint` does the rest: ruff (docstrings, work left undone, long functions), import-linter, mypy.
+"""
 
 from __future__ import annotations
 
 import ast
-import io
 import os
 import re
-import tokenize
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -19,7 +20,7 @@ from packaging.utils import canonicalize_name
 import interlock
 from tests.repository import ROOT, Check, files, found, text_of, tracked
 
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 600, 60
+MAX_FILE_LINES = 600
 # Test files that may sleep, each with the reason.
 MAY_SLEEP: dict[str, str] = {}
 
@@ -27,8 +28,7 @@ MAY_SLEEP: dict[str, str] = {}
 HOSTS = ["pypi" + ".org", "python" + "hosted", "npm" + "js"]
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
 TICKET = re.compile(r"(?<![\w\"'&])#\d{1,5}\b|\b(issue|bug|pull request|PR|GH)[ -]#?\d+", re.I)
-IGNORE = re.compile(r"#\s*type:\s*ignore(?!\[[\w,\s-]+\]\s+#\s*\w)")
-NOQA = re.compile(r"#\s*noqa(?!:\s*[A-Z]+\d+)", re.I)
+IGNORE = re.compile(r"#\s*type:\s*ignore(?!\[[\w,\s-]+\]\s+#\s*\w).*")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
@@ -39,23 +39,8 @@ def file_length(name: str, text: str) -> list[str]:
     return [f"{name}: {lines} lines, at most {MAX_FILE_LINES}"] * (lines > MAX_FILE_LINES)
 
 
-def function_length(name: str, text: str) -> list[str]:
-    """A function that is too long, its decorators not counted."""
-    return [
-        f"{name}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
-    ]
-
-
-def module_docstring(name: str, text: str) -> list[str]:
-    """A module that does not say what lives there."""
-    return [] if ast.get_docstring(ast.parse(text)) else [f"{name}: the module has no docstring"]
-
-
 def unfinished(name: str, text: str) -> list[str]:
-    """A mark for work left undone."""
+    """A mark for work left undone, in files that ruff does not read."""
     return [f"{name}:{line}: {word}" for line, word in matches(UNFINISHED, text)]
 
 
@@ -65,16 +50,10 @@ def ticket_number(name: str, text: str) -> list[str]:
 
 
 def unexplained_ignore(name: str, text: str) -> list[str]:
-    """A checker silenced without its code, or (for types) without a reason after it."""
-    comments = (
-        token
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-    )
+    """A type error ignored without a reason after it; ruff asks only for its code."""
     return [
-        f"{name}:{token.start[0]}: say which and why: [code]  # reason: {token.string}"
-        for token in comments
-        if IGNORE.search(token.string) or NOQA.search(token.string)
+        f"{name}:{line}: say why: # type: ignore[code]  # reason: {ignored}"
+        for line, ignored in matches(IGNORE, text)
     ]
 
 
@@ -132,9 +111,7 @@ CODE = ("src", "tests", "benchmarks", "examples")
 SOURCES = (".py", ".sql", ".lua", ".toml", "Makefile", ".ci/run")
 CHECKS: list[tuple[Check, tuple[str, ...], tuple[str, ...]]] = [
     (file_length, (".py", ".sql", ".lua"), CODE),
-    (function_length, (".py",), CODE),
-    (module_docstring, (".py",), ("src",)),
-    (unfinished, (*SOURCES, ".md"), ("",)),
+    (unfinished, (".sql", ".lua", ".toml", "Makefile", ".md"), ("",)),
     (ticket_number, SOURCES, ("",)),
     (unexplained_ignore, (".py",), ("",)),
     (sleeping, (".py",), ("tests",)),
@@ -155,16 +132,12 @@ def test_nothing_in_the_repository_breaks_a_rule(
 
 BAD = [
     (file_length, "a = 1\n" * (MAX_FILE_LINES + 1)),
-    (function_length, "def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
-    (function_length, "class A:\n  async def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
-    (module_docstring, "# A comment.\nimport os\n"),
     (unfinished, "pass  # TO" + "DO: the rest"),
     (ticket_number, "pass  # see #" + "123"),
     (ticket_number, "pass  # as issue " + "7 asks"),
     (ticket_number, "pass  # GH" + "-7"),
-    (unexplained_ignore, "f()  # type: ignore"),
-    (unexplained_ignore, "f()  # type: ignore[arg-type]"),
-    (unexplained_ignore, "f()  # noqa"),
+    (unexplained_ignore, "f()  # type:" + " ignore"),
+    (unexplained_ignore, "f()  # type:" + " ignore[arg-type]"),
     (sleeping, "time.sleep(0.1)"),
     (sleeping, "await_it(asyncio.sleep(1))"),
     (registry_host, "see https://" + "pypi" + ".org/project"),
@@ -186,10 +159,8 @@ def test_every_rule_is_tried_on_something_bad() -> None:
     ("check", "text"),
     [
         (file_length, "a = 1\n" * MAX_FILE_LINES),
-        (function_length, "def f():\n" + "    a = 1\n" * (MAX_FUNCTION_LINES - 1)),
         (ticket_number, "colour = '#123456'; grey = \"#333\"; text = '&#39;'; a = b[1]  # 2 more"),
         (unexplained_ignore, "f()  # type: ignore[arg-type]  # tried with a wrong type on purpose"),
-        (unexplained_ignore, "import a  # noqa: F401"),
         (sleeping, "await_it(asyncio.sleep(0))"),
         (sleeping, "run.sleep(1)"),
         (broken_link, "# A `heading`!\n[1](https://a.b) [2](#a-heading) [3](../README.md)"),
@@ -227,7 +198,7 @@ def asked(groups: list[str], extras: list[str]) -> set[str]:
     pyproject = tomllib.loads(text_of(ROOT / "pyproject.toml"))
     waiting: list[Any] = [{"include-group": group} for group in groups]
     waiting += [f"interlock[{','.join(extras)}]", *pyproject["project"]["dependencies"]]
-    names = set()
+    names: set[str] = set()
     while waiting:
         need = waiting.pop()
         if isinstance(need, dict):
