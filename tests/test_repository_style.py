@@ -107,7 +107,7 @@ def matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
             yield number, match.group()
 
 
-CODE = ("src", "tests", "benchmarks", "examples")
+CODE = ("src", "tests", "benchmarks", "examples", "tools")
 SOURCES = (".py", ".sql", ".lua", ".toml", "Makefile", ".ci/run")
 CHECKS: list[tuple[Check, tuple[str, ...], tuple[str, ...]]] = [
     (file_length, (".py", ".sql", ".lua"), CODE),
