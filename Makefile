@@ -75,7 +75,7 @@ peers: .venv/dev.stamp .venv-peers/dev.stamp .venv-crewai/dev.stamp ## suites th
 lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyproject.toml allows: downloads, minutes
 	UV=$(UV) $(BIN)/python -m tests.lower_bounds
 
-bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
+bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
 
 # PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
@@ -125,8 +125,8 @@ INSTALL = VIRTUAL_ENV=$(CURDIR)/$(@D) $(UV) pip install --quiet --constraint $(f
 	$(INSTALL) --group peers
 	@touch $@
 
-.venv/docs.stamp: .venv/dev.stamp requirements.lock
-	$(INSTALL) --group docs
+.venv/docs.stamp .venv/bench.stamp: .venv/%.stamp: requirements.lock .venv/dev.stamp
+	$(INSTALL) --group $*
 	@touch $@
 
 # $(call compile,groups,file): a group may name Interlock's extras, so Interlock itself is given, too.
@@ -135,7 +135,7 @@ compile = printf -- '-e .' | $(UV) pip compile - --quiet --universal --python-ve
 	$(if $(UPGRADE),--upgrade) $(addprefix --group ,$(1)) -o $(2)
 
 lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make lock UPGRADE=1` renews every version
-	$(call compile,dev docs peers uv,requirements.lock)
+	$(call compile,bench dev docs peers uv,requirements.lock)
 	$(call compile,crewai,requirements-crewai.lock)
 
 clean:

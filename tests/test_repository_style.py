@@ -214,7 +214,7 @@ def asked(groups: list[str], extras: list[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("lock", "groups", "extras"),
     [
-        ("requirements.lock", ["dev", "docs", "peers", "uv"], ["plot"]),
+        ("requirements.lock", ["bench", "dev", "docs", "peers", "uv"], ["plot"]),
         ("requirements-crewai.lock", ["crewai"], []),
     ],
 )
