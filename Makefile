@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench docs lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -78,6 +78,9 @@ lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyprojec
 bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
 
+docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
+
 # PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
 servers: ## install what the tests start, where root and apt-get can
 	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
@@ -101,7 +104,7 @@ endef
 	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-uv/uv.lock
 	@touch $@
 
-.venv/bin/python .venv-crewai/bin/python .venv-peers/bin/python: | $(filter .venv-uv/%,$(UV))
+.venv/bin/python .venv-crewai/bin/python .venv-docs/bin/python .venv-peers/bin/python: | $(filter .venv-uv/%,$(UV))
 	@$(NEEDS_PYTHON)
 	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@:/bin/python=)
 
@@ -125,8 +128,12 @@ INSTALL = VIRTUAL_ENV=$(CURDIR)/$(@D) $(UV) pip install --quiet --constraint $(f
 	$(INSTALL) --group peers
 	@touch $@
 
-.venv/docs.stamp .venv/bench.stamp: .venv/%.stamp: requirements.lock .venv/dev.stamp
-	$(INSTALL) --group $*
+.venv/bench.stamp: requirements.lock .venv/dev.stamp
+	$(INSTALL) --group bench
+	@touch $@
+
+.venv-docs/docs.stamp: pyproject.toml requirements.lock | .venv-docs/bin/python
+	$(INSTALL) --editable . --group docs
 	@touch $@
 
 # $(call compile,groups,file): a group may name Interlock's extras, so Interlock itself is given, too.
@@ -139,4 +146,4 @@ lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make loc
 	$(call compile,crewai,requirements-crewai.lock)
 
 clean:
-	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules site

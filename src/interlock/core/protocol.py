@@ -146,6 +146,9 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps:
     if state.doomed is not None:
         return state.doomed
     if not state.changes:
+        forgotten = state.changed_in_place()
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         return Committed(state.position or 0, 0, state.writer.agent, ())
     return (yield from commands.commit(state.writer, lambda: state.decision(op_id)))
 
