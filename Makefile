@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench docs lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -34,6 +34,10 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/mypy
+
+# TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
+matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
+	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
