@@ -8,9 +8,13 @@ from __future__ import annotations
 import ast
 import os
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import interlock
-from tests.repository import ROOT, Check, files, found, text_of, tracked
+from tests.repository import ROOT, Check, files, found, name_of, text_of, tracked
 
 MAX_FILE_LINES = 600
 # Test files that may sleep, each with the reason.
@@ -184,13 +188,23 @@ def test_continuous_integration_runs_make_test_and_nothing_else() -> None:
     assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
 
 
-def test_the_package_is_typed_and_its_version_stands_in_one_place() -> None:
+def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     assert "version" not in project
     assert metadata.version("interlock") == interlock.__version__
     page = text_of(ROOT / "CHANGELOG.md")
     assert f"## {interlock.__version__}" in page or "## Unreleased" in page
-    assert (ROOT / "src" / "interlock" / "py.typed").is_file()
+
+
+def test_the_built_wheel_has_all_sources_and_the_mark_of_a_typed_package(tmp_path: Path) -> None:
+    """Built by the backend itself: it needs no network."""
+    built = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(built, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob(f"interlock-{interlock.__version__}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("interlock/")}
+    assert packed == {name_of(path).removeprefix("src/") for path in files("", under=["src"])}
+    assert "interlock/py.typed" in packed
 
 
 def asked(groups: list[str], extras: list[str]) -> set[str]:
