@@ -96,7 +96,7 @@ def test_every_public_name_has_a_docstring_and_is_in_the_manual() -> None:
 
 
 def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
-    problems = undocumented_commands(main, text_of(ROOT / "docs" / "cli.md"))
+    problems = undocumented_commands(main, text_of(ROOT / "docs" / "reference" / "cli.md"))
     assert not problems, "\n".join(problems)
 
 
