@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench docs lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -77,6 +77,9 @@ lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyprojec
 bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
 
+docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
+
 # PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
 servers: ## install what the tests start, where root and apt-get can
 	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
@@ -88,7 +91,7 @@ servers: ## install what the tests start, where root and apt-get can
 
 venv: .venv/dev.stamp
 
-.venv/bin/python .venv-crewai/bin/python .venv-peers/bin/python:
+.venv/bin/python .venv-crewai/bin/python .venv-docs/bin/python .venv-peers/bin/python:
 ifeq ($(PYTHON),)
 	@echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1
 endif
@@ -117,6 +120,13 @@ endef
 	$(call install,requirements-crewai.lock)
 	@touch $@
 
+.venv-docs/docs.stamp: pyproject.toml | .venv-docs/bin/python
+ifeq ($(UV),)
+	$(PIP) "pip>=25.1"
+endif
+	$(PIP) --group docs -e .
+	@touch $@
+
 # The suites that others wrote get Interlock's sources, not its install.
 .venv-peers/dev.stamp: requirements-peers.lock | .venv-peers/bin/python
 	$(PIP) -r $<
@@ -133,4 +143,4 @@ lock: ## renew the lock files (needs uv)
 		requirements-peers.in -o requirements-peers.lock
 
 clean:
-	rm -rf .venv .venv-crewai .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-crewai .venv-docs .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules site
