@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from interlock import cancellation, reentry
 from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
+from interlock.awaiting import checked
 from interlock.backends.drive import new_op_id
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.holding import explained
@@ -235,7 +236,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
         steps = protocol.transact(
             self._writer,
             lambda state: thought.begin(state, AsyncTx(self._driver, state, name)),
-            thought.marked(fn),
+            thought.marked(checked(fn)),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock import cancellation, reentry
+from interlock.awaiting import AwaitsCalls, awaited
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.holding import explained, taking
@@ -33,10 +34,11 @@ class Buffered:
 BUFFERED = Buffered()
 
 
-class AsyncTx:
+class AsyncTx(AwaitsCalls):
     """One transaction: reads of one moment, and writes committed together or not at all.
 
-    Reads are awaited.  Writes are made at the commit, so there is nothing to await yet.
+    Reads are awaited: the block raises Invalid at its end where one was not.  Writes are made at
+    the commit, so there is nothing to await yet.
     """
 
     def __init__(self, driver: AsyncDriver, state: Transaction, op_id: str) -> None:
@@ -45,6 +47,7 @@ class AsyncTx:
         self._op_id = op_id
         self.committed: Committed | None = None
 
+    @awaited
     async def read(self, key: str) -> Record:
         """Return the record of `key`, with this transaction's own write.
 
@@ -52,6 +55,7 @@ class AsyncTx:
         """
         return (await self.read_many([key]))[key]
 
+    @awaited
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
@@ -59,6 +63,7 @@ class AsyncTx:
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
+    @awaited
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records under `prefix`; one that appears later is a conflict, too."""
         await self._load((), (prefix,))
@@ -108,7 +113,9 @@ class AsyncTx:
         traceback: TracebackType | None,
     ) -> None:
         self._state.ended = True
+        forgotten = self._calls.forgotten()
         if kind is None:
+            raise_refused(forgotten)
             outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
@@ -159,7 +166,7 @@ class AsyncMoment:
         return snapshot
 
 
-class AsyncLease(LeaseState):
+class AsyncLease(AwaitsCalls, LeaseState):
     """The exclusive right to write one key, renewed in the background while it is held.
 
     `async with space.lease("report.md", ttl=30) as lease: await lease.write(draft)`.  Other writers
@@ -185,6 +192,7 @@ class AsyncLease(LeaseState):
         self._granted(record, name)
         return self
 
+    @awaited
     async def write(self, value: Any, *, op_id: str | None = None) -> Record:
         """Write the key and return its new record.
 
@@ -194,6 +202,7 @@ class AsyncLease(LeaseState):
         steps = commands.write(self._writer, self.record, value, self._op_id(op_id), leased=True)
         return self._moved(await self._run(steps))
 
+    @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
 
@@ -206,6 +215,7 @@ class AsyncLease(LeaseState):
         )
         return self._moved(await self._run(steps))
 
+    @awaited
     async def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
 
@@ -236,7 +246,9 @@ class AsyncLease(LeaseState):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        forgotten = self._calls.forgotten()
         await self.release()
+        raise_refused(forgotten if kind is None else None)
 
     def _granted(self, record: Record, name: str) -> None:
         self._pid = os.getpid()
@@ -275,7 +287,7 @@ class AsyncLease(LeaseState):
         return answer
 
 
-class AsyncLeases(LeasesState):
+class AsyncLeases(AwaitsCalls, LeasesState):
     """The exclusive right to write several keys, taken in one step: all of them or none.
 
     `async with space.leases(["x", "y"]) as leases: await leases["x"].write(1)`.  Each is an
@@ -300,6 +312,7 @@ class AsyncLeases(LeasesState):
             each._granted(record, name)
         return self
 
+    @awaited
     async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write one of the keys and return its new record.
 
@@ -321,4 +334,6 @@ class AsyncLeases(LeasesState):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        every = [each._calls.forgotten() for each in (self, *self._leases.values())]
         await self.release()
+        raise_refused(next(filter(None, every), None) if kind is None else None)

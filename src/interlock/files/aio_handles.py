@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
+from interlock.awaiting import AwaitsCalls, awaited
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import protocol
 from interlock.core.turns import Limits
-from interlock.errors import Invalid
+from interlock.errors import raise_refused
 from interlock.files import steps, syncing
 from interlock.files.desk import Doing, T, check
 from interlock.files.documents import Document, FileStatus
@@ -165,20 +166,7 @@ class AsyncFiles(FilesHandle):
         return answer
 
 
-class Change:
-    """A change of a document that is to be awaited: the file is looked at first."""
-
-    def __init__(self, name: str, making: Coroutine[Any, Any, None]) -> None:
-        self.name = name
-        self.making = making
-        self.awaited = False
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        self.awaited = True
-        return self.making.__await__()
-
-
-class AsyncFilesTx:
+class AsyncFilesTx(AwaitsCalls):
     """One transaction over documents: reads of one moment, and writes committed together.
 
     All methods are awaited; the block raises Invalid at its end where one was not.
@@ -188,9 +176,9 @@ class AsyncFilesTx:
         self._driver = driver
         self._changes = changes
         self._op_id = op_id
-        self._made: list[Change] = []
         self.written: tuple[Document, ...] = ()
 
+    @awaited
     async def read(self, path: str) -> Document:
         """Return a document, with this transaction's own change.
 
@@ -198,17 +186,25 @@ class AsyncFilesTx:
         """
         return await self._run(self._changes.read(path))
 
-    def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> Change:
-        """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
-        return self._change("write", self._changes.write(document, content, mode))
+    @awaited
+    async def write(
+        self, document: Document, content: str | bytes, *, mode: int | None = None
+    ) -> None:
+        """Write a document at the commit.
 
-    def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> Change:
+        Raises FileConflict, Invalid; the end of the block also raises FileEdited.
+        """
+        await self._run(self._changes.write(document, content, mode))
+
+    @awaited
+    async def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> None:
         """Make a document that must not exist at the commit.  Raises as `write` does."""
-        return self._change("create", self._changes.create(path, content, mode))
+        await self._run(self._changes.create(path, content, mode))
 
-    def delete(self, document: Document) -> Change:
+    @awaited
+    async def delete(self, document: Document) -> None:
         """Delete a document at the commit.  Raises as `write` does."""
-        return self._change("delete", self._changes.delete(document))
+        await self._run(self._changes.delete(document))
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,21 +216,10 @@ class AsyncFilesTx:
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
-        forgotten = [change for change in self._made if not change.awaited]
-        for change in forgotten:
-            change.making.close()
+        forgotten = self._calls.forgotten()
         if kind is None:
-            if forgotten:
-                raise Invalid(
-                    f"{forgotten[0].name}() of this transaction was not awaited, so nothing was "
-                    f"committed; write `await tx.{forgotten[0].name}(...)`"
-                )
+            raise_refused(forgotten)
             self.written = await self._run(self._changes.commit(self._op_id))
-
-    def _change(self, name: str, operation: Doing[None]) -> Change:
-        change = Change(name, self._run(operation))
-        self._made.append(change)
-        return change
 
     async def _run(self, operation: Doing[T]) -> T:
         answer: T = await self._driver.run(operation)

@@ -224,7 +224,10 @@ class FilesTx:
         return self._run(self._changes.read(path))
 
     def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> None:
-        """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
+        """Write a document at the commit.
+
+        Raises FileConflict, Invalid; the end of the block also raises FileEdited.
+        """
         self._run(self._changes.write(document, content, mode))
 
     def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> None:

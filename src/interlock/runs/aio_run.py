@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock.aio_handles import AsyncLease, AsyncTx
+from interlock.awaiting import AwaitsCalls, awaited
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core import leases
 from interlock.core.records import as_datetime
-from interlock.errors import InterlockError, raise_refused
+from interlock.errors import InterlockError, Invalid, raise_refused
 from interlock.runs import effects, ending, waiting
 from interlock.runs.handles import RunHandle, thought
 from interlock.runs.records import fence_key
@@ -24,7 +25,7 @@ class _RunLease(AsyncLease):
     _take = staticmethod(leases.take_own)
 
 
-class AsyncRun(RunHandle):
+class AsyncRun(AwaitsCalls, RunHandle):
     """A run that this process works on, in an `async with` block.
 
     As `interlock.Run`, awaited; functions may be async.  A step gets its place in the program when
@@ -38,7 +39,8 @@ class AsyncRun(RunHandle):
         self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
         """Return `fn(*args, **kwargs)`, or the recorded result: see `interlock.Run.step`."""
-        return self._do(self._state.frame.next_path(), name, fn, args, kwargs)
+        path = self._state.frame.next_path()
+        return self._calls.add("step", self._do(path, name, fn, args, kwargs))
 
     def effect(
         self,
@@ -55,19 +57,23 @@ class AsyncRun(RunHandle):
         """Call the outside once: see `interlock.Run.effect`."""
         effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path = self._state.frame.next_path()
-        return self._run(effects.perform(self._state, path, effect, self._draw))
+        steps = effects.perform(self._state, path, effect, self._draw)
+        return self._calls.add("effect", self._run(steps))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
         """Return what somebody sends to the run as `name`: see `interlock.Run.wait_for`."""
         path = self._checked_wait(name, timeout)
-        return self._run(waiting.wait_for(self._state, path, name, timeout, self._draw))
+        steps = waiting.wait_for(self._state, path, name, timeout, self._draw)
+        return self._calls.add("wait_for", self._run(steps))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
         waiting.check_sleep(seconds)
         path = self._state.frame.next_path()
-        return self._run(waiting.sleep(self._state, path, seconds, self._draw))
+        steps = waiting.sleep(self._state, path, seconds, self._draw)
+        return self._calls.add("sleep", self._run(steps))
 
+    @awaited
     async def now(self) -> datetime:
         """Return the store's time when this was first asked for."""
 
@@ -77,6 +83,7 @@ class AsyncRun(RunHandle):
 
         return as_datetime(await self.step("now", read))
 
+    @awaited
     async def random(self) -> float:
         """Return a random number from 0 up to 1, the same whenever the run restarts."""
         return float(await self.step("random", random.random))
@@ -99,7 +106,11 @@ class AsyncRun(RunHandle):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        left = ending.leave(self._state, problem, self.result, self._attempts, self._draw)
+        forgotten = self._calls.forgotten()
+        unfinished = Invalid(forgotten) if forgotten is not None and problem is None else None
+        left = ending.leave(
+            self._state, problem or unfinished, self.result, self._attempts, self._draw
+        )
         try:
             await self._run(left)
         except InterlockError as second:
@@ -109,6 +120,8 @@ class AsyncRun(RunHandle):
         finally:
             self._state.left = True
             await self._lease.release()
+        if unfinished is not None:
+            raise unfinished
 
     async def _do(
         self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any

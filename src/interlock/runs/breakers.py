@@ -22,6 +22,7 @@ from interlock.backends.drive import SyncDriver
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core.decide import Writer
 from interlock.core.requests import Think
+from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
@@ -137,7 +138,7 @@ class BreakerHandle:
             reason = f"took {took:.1f} s, longer than {self.timeout:g} s"
             return breaking.failed(self._writer, limits, passage, reason, op_id(), noted)
         if problem is not None and ended and not isinstance(problem, self._ignore):
-            reason = f"{type(problem).__name__}: {problem}"
+            reason = described(problem)
             return breaking.failed(self._writer, limits, passage, reason, op_id(), noted)
         if not passage.probe:
             return breaking.ended(self._writer, limits, noted, op_id()) if noted else None

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock import cancellation
+from interlock.awaiting import AwaitsCalls, awaited
 from interlock.backends.drive_async import AsyncDriver
 from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
@@ -18,7 +19,7 @@ from interlock.streams.consuming import Membership
 from interlock.streams.groups import GroupHandle
 
 
-class AsyncGroup(GroupHandle):
+class AsyncGroup(AwaitsCalls, GroupHandle):
     """One consumer of a group: `async for delivery in group: ...; await group.ack(delivery)`.
 
     Every entry is delivered until somebody acknowledges it, and the entries of one key are never
@@ -56,6 +57,7 @@ class AsyncGroup(GroupHandle):
             self._keep()
         return list(found.items)
 
+    @awaited
     async def ack(self, *deliveries: Delivery) -> int:
         """Say that entries are done; return how many of them were still this consumer's.
 
@@ -95,7 +97,9 @@ class AsyncGroup(GroupHandle):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        forgotten = self._calls.forgotten()
         await self.close()
+        raise_refused(forgotten if kind is None else None)
 
     async def _follow(self) -> AsyncIterator[Delivery]:
         self._resume = True
