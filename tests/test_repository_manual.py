@@ -16,6 +16,10 @@ GENERATED = re.compile(r"^<!-- The table is made.*<!-- The end of the table", re
 README_LINES = 150
 DECISION_LINES = 60
 
+WORDS = {
+    *("space", "key", "record", "rule", "plan", "commit", "entry", "position", "event"),
+    *("lease", "epoch", "incarnation", "run", "outcome", "session", "guard"),
+}
 # The words of the glossary, and what must not stand for them.  Searched in prose, not in code.
 SYNONYMS = {
     r"desks?": "name the thing: Runs, files context, ...",
@@ -64,6 +68,12 @@ def test_no_page_uses_another_word_for_one_of_the_glossary() -> None:
 )
 def test_wrong_words_are_found_in_prose_only(text: str, found: int) -> None:
     assert len(wrong_words("page.md", text)) == found
+
+
+def test_the_glossary_holds_the_words_of_the_design() -> None:
+    held = set(re.findall(r"^\| \*\*([\w ]+)\*\* \|", text_of(DOCS / "glossary.md"), re.M))
+    missing = WORDS - held
+    assert not missing
 
 
 def test_the_reference_holds_every_public_name_and_no_other() -> None:
