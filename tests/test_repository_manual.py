@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 
 import pytest
 
@@ -113,5 +114,7 @@ def test_the_readme_is_short_and_links_into_the_manual() -> None:
     text = text_of(ROOT / "README.md")
     assert len(text.splitlines()) < README_LINES
     assert len(set(re.findall(r"\]\((docs/[^)#]+\.md)", text))) >= 5
+    drawn = runpy.run_path(str(DOCS / "assets" / "picture.py"))["COMMAND"]
+    assert f"$ interlock {drawn} --plot" in re.sub(r"\\\n +", "", text)
     for picture in re.findall(r'(?:src|srcset)="([^"]+)"', text):
         assert (ROOT / picture).is_file(), picture
