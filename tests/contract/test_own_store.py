@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import typing
 from pathlib import Path
 from subprocess import PIPE, STDOUT, run
 
@@ -94,7 +93,7 @@ def test_what_is_no_capability_and_what_has_no_reason_is_said() -> None:
 
 
 def test_the_page_has_every_part_capability_and_request() -> None:
-    asked = {kind.__name__ for kind in typing.get_args(requests.Request)}
+    asked = {kind.__name__ for kind in requests.Request.__subclasses__()}
     assert names_in_table("| part (`test_....py`)") == {*contract_parts()}
     assert names_in_table("| capability |") == {*CAPABILITIES}
     assert names_in_table("| request | what") == asked - {"Think"}, "which is the driver's"

@@ -96,8 +96,8 @@ def test_without_expecting_scans_a_phantom_appears(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     if where == "plan":
-        guard = "in self.read_scans.items()),\n"
-        mutate(monkeypatch, Transaction, "plan", guard, "in ()),\n")
+        guard = "for prefix, found in self.read_scans.items()}"
+        mutate(monkeypatch, Transaction, "plan", guard, "for prefix, found in ()}")
     else:
         monkeypatch.setattr(Step, "_scan_moved", lambda step, plan: None)
     with pytest.raises(Violation, match="the room was booked twice"):
