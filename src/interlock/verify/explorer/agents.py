@@ -20,7 +20,7 @@ from interlock.core.records import Snapshot
 from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.space import Space
-from interlock.verify.explorer_store import SPACE, ExploredSpace, Raised, StillDriver, Stores
+from interlock.verify.explorer.store import SPACE, ExploredSpace, Raised, StillDriver, Stores
 
 NOBODY = -1  # in place of a number: no request, no state
 _MOST_REQUESTS = 300

@@ -29,7 +29,7 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.core.rules import RULES_KEY
-from interlock.verify.explorer_agents import Seen
+from interlock.verify.explorer.agents import Seen
 
 RUN = "run"
 CRASH = "crash"

@@ -1,21 +1,44 @@
-"""Reads the log of a run once, checks its order, and deals it out to the windows of the plan."""
+"""The log of a run, read once, and what is found wrong with it.
+
+Its order is checked, and it is dealt out to the windows of the plan.
+"""
 
 from __future__ import annotations
 
 import json
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import interlock
 from interlock.verify.torture import plan
-from interlock.verify.torture.acting import MACHINE, counted_by, is_on
-from interlock.verify.torture.findings import Findings
-from interlock.verify.torture.plan import parse_op_id
-from interlock.verify.torture.settings import Settings
-from interlock.verify.torture.streaming import stamp
+from interlock.verify.torture.plan import Settings, parse_op_id
+from interlock.verify.torture.worker import MACHINE, counted_by, is_on, stamp
+
+_EXAMPLES = 3  # of each name
+
+LOST_WRITE = "acknowledged and lost"
+TWICE = "applied twice"
+REFUSED_WRITE = "refused and applied"
+
+
+class Findings:
+    """Anomalies by name, each with a few examples; and what could not be decided."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = {}
+        self.undecided: list[str] = []
+
+    def add(self, name: str, example: str, count: int = 1) -> None:
+        """Count an anomaly."""
+        self.counts[name] += count
+        shown = self.examples.setdefault(name, [])
+        if len(shown) < _EXAMPLES:
+            shown.append(example)
+
 
 _BUFFERED = 2000  # lines of a window
 _OWN = "$"  # begins the keys that the library keeps for itself

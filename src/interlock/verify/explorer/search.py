@@ -11,20 +11,21 @@ until the store has changed; where everybody who lives sleeps, the clock moves o
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from interlock.core.turns import TICKET_TTL
 from interlock.errors import Invalid
 from interlock.space import Space
-from interlock.verify import story
-from interlock.verify.explorer_agents import NOBODY, Agents, EndlessWait
-from interlock.verify.explorer_store import Stores
-from interlock.verify.invariants import Invariant, View, broken, name_of
+from interlock.verify.explorer import story
+from interlock.verify.explorer.agents import NOBODY, Agents, EndlessWait
+from interlock.verify.explorer.invariants import ALWAYS, Invariant, View, broken, name_of
+from interlock.verify.explorer.store import Stores
+from interlock.verify.explorer.story import Violation
 
-_PACKAGE = str(Path(__file__).parents[1])
+_PACKAGE = str(Path(__file__).parents[2])
 _CLOCK_STEP_US = int(TICKET_TTL * 1e6 / 3)  # soon enough for whoever waits to renew its ticket
 _STALL_US = int(TICKET_TTL * 1e6) + 1  # long enough for every ticket to expire
 _TIME = -1  # who moves where time does
@@ -337,3 +338,64 @@ class Search:
 
 def _with(agents: tuple[int, ...], index: int, local: int) -> tuple[int, ...]:
     return (*agents[:index], local, *agents[index + 1 :])
+
+
+def explore(
+    agents: Mapping[str, Any],
+    *,
+    setup: Callable[[Space], Any] | None = None,
+    invariants: Invariant | Iterable[Invariant] = (),
+    final: Invariant | Iterable[Invariant] = (),
+    crashes: int = 1,
+    lost_replies: int = 1,
+    stalls: int = 0,
+    power_failures: int = 0,
+    always: Iterable[Invariant] = ALWAYS,
+    max_states: int = 500_000,
+    horizon: float = 60.0,
+) -> Exploration:
+    """Run every schedule of the agents' requests, and check invariants in every state.
+
+    `agents` maps a name to a plain function that takes a `Space`, to a generator function that
+    takes a `Writer`, or to what `protocol_agent` returns.  They run many times, so they must
+    depend on nothing but what the space answers.  `setup(space)` runs once, before.
+
+    `invariants` are checked in every state, `final` where everybody has ended or crashed; each is a
+    function of a `View`.  `always` are the built-in ones (`always=()` turns them off).  At most
+    `crashes` agents die, before a request or before its answer arrives; `lost_replies` answers are
+    lost, so that the driver sends the same request again; `stalls` times the agents stand still for
+    longer than a place in a queue lasts.  In a power failure everybody dies, and the store is cut
+    to what had reached its disk: a commit whose answer was lost, or whose agent died before it had
+    one, has not.  `horizon`: seconds of the store's clock after which agents that only wait are
+    deadlocked.
+
+    Raises Violation with a shortest schedule that breaks an invariant, deadlocks, or makes an agent
+    raise anything but a `Refused`; NotDeterministic; Invalid for wrong arguments or where there are
+    more than `max_states` states.
+    """
+    __tracebackhide__ = True
+    if not isinstance(agents, Mapping) or not agents:
+        raise Invalid("agents= maps at least one name to a function that takes a Space")
+    faults = Faults(crashes, lost_replies, stalls, power_failures)
+    for name, limit in faults._asdict().items():
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise Invalid(f"{name}={limit!r} is not a number of faults from 0")
+    stores = Stores()
+    try:
+        if setup is not None:
+            stores.set_up(setup)
+        search = Search(
+            Agents(agents, stores), stores, max_states=max_states, horizon_us=int(horizon * 1e6)
+        )
+        search.always = tuple(always)
+        search.invariants = _several(invariants)
+        search.final = _several(final)
+        return search.run(faults)
+    except Violation as violation:
+        raise violation.with_traceback(None)  # noqa: B904  # the story says where; not these frames
+    finally:
+        stores.close()
+
+
+def _several(invariants: Invariant | Iterable[Invariant]) -> tuple[Invariant, ...]:
+    return (invariants,) if callable(invariants) else tuple(invariants)
