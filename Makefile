@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -23,8 +23,7 @@ quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slic
 QUICK := $(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick -p no:cacheprovider
 
 quick-stores:
-	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py \
-		--ignore=tests/contract/test_pgbouncer.py --ignore=tests/contract/test_redis_cluster.py
+	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py
 
 quick-others: lint
 	$(QUICK) tests/core tests/test_*.py
@@ -38,6 +37,13 @@ lint: .venv/dev.stamp
 # TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
 matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
 	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
+
+STORE :=
+OPTIONS :=
+
+contract: .venv/dev.stamp ## the contract suite on a store of yours: make contract STORE=postgresql://...
+	@test -n "$(STORE)" || { echo "Name the store: make contract STORE=postgresql://..." >&2; exit 1; }
+	$(BIN)/python -m pytest tests/contract --store "$(STORE)" $(OPTIONS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
