@@ -34,16 +34,16 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/mypy
 
-# TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
-matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
-	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
-
 STORE :=
 OPTIONS :=
 
 contract: .venv/dev.stamp ## the contract suite on a store of yours: make contract STORE=postgresql://...
 	@test -n "$(STORE)" || { echo "Name the store: make contract STORE=postgresql://..." >&2; exit 1; }
 	$(BIN)/python -m pytest tests/contract --store "$(STORE)" $(OPTIONS)
+
+# TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
+matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
+	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
