@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from interlock.core import outcome as refusals
@@ -19,7 +18,6 @@ ABSENT = "null"  # the value of a key that does not exist, as JSON
 _SHOWN = 60  # characters of a value in a message
 
 
-@dataclass(frozen=True)
 class _Malformed(refusals.Invalid):
     next_step: ClassVar[str] = "correct the file (docs/histories.md)"
 
