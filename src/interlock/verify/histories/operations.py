@@ -19,7 +19,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class _Malformed(refusals.Invalid):
-    next_step: ClassVar[str] = "correct the file (docs/histories.md)"
+    next_step: ClassVar[str] = "correct the file (docs/how-to/histories.md)"
 
 
 class MalformedHistory(Invalid):
