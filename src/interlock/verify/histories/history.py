@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn, cast
 
 from interlock.core import outcome as refusals
@@ -24,7 +23,6 @@ ABSENT = "null"  # the value of a key that does not exist, as JSON
 _SHOWN = 60  # characters of a value in a message
 
 
-@dataclass(frozen=True)
 class _Malformed(refusals.Invalid):
     next_step: ClassVar[str] = "correct the file (docs/how-to/histories.md)"
 
