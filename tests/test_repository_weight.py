@@ -14,7 +14,7 @@ from tests.repository import ROOT, text_of
 
 MOST_PACKAGES = 9  # of the base install, Interlock itself included
 PROJECT = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
-EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def closure(needs: Iterable[str]) -> set[str]:
