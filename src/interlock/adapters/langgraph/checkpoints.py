@@ -8,8 +8,8 @@ already follows the parent, the store refuses the whole of it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -17,13 +17,15 @@ from langgraph.checkpoint.base import (
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
     get_checkpoint_metadata,
+    writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import Conflict, Fenced, Held, InterlockError, Invalid, Record
-from interlock.adapters.calls import Steps, call, commit
+from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Record
 from interlock.adapters.langgraph.keys import (
     Place,
     completed,
@@ -34,7 +36,9 @@ from interlock.adapters.langgraph.keys import (
     run_id_key,
     run_key,
     segment,
+    unpacked,
 )
+from interlock.adapters.space import Write, commit
 
 EPOCH, ONCE = "__interlock_epoch", "__interlock_once"  # what travels in a run's config
 RUNNING, ENDED = "running", "ended"
@@ -45,7 +49,7 @@ _RUN_SOURCES = ("input", "loop")
 _RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
-Write = tuple[Any, ...]
+Decided = Callable[[Mapping[str, Record], Mapping[str, Record]], Coroutine[Any, Any, list[Write]]]
 
 
 class Overtaken(InterlockError):
@@ -90,13 +94,14 @@ def loaded(serde: SerializerProtocol, kept: Sequence[str]) -> Any:
     return serde.loads_typed((kept[0], base64.b64decode(kept[1])))
 
 
-def put(
+async def put(
+    space: AsyncSpace,
     serde: SerializerProtocol,
     config: RunnableConfig,
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,
     new_versions: ChannelVersions,
-) -> Steps:
+) -> RunnableConfig:
     """Store a checkpoint, and the values of the channels that are new."""
     place, id, conf = place_of(config), checkpoint["id"], config["configurable"]
     parent, once = conf.get("checkpoint_id"), conf.get(ONCE)
@@ -123,7 +128,7 @@ def put(
     keys = [key for key in (fence, place.head, own, before, by_run_id, once) if key]
     entry = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
 
-    def decided(found: Mapping[str, Record], present: Mapping[str, Record]) -> Steps:
+    async def decided(found: Mapping[str, Record], present: Mapping[str, Record]) -> list[Write]:
         writes = [_fencing(config, found[fence]), *_begun(config, found)]
         if before:
             writes.append(("expect", _there(found[before])))
@@ -135,26 +140,27 @@ def put(
         if not found[own].exists:
             writes += _listed(place, found[place.head], entry)
             writes += [("create", follows, id)] if follows else []
-        writes += yield from _over(packed(own, kept), found)
+        writes += await _over(space, packed(own, kept), found)
         return writes + [("create", key, value) for key, value in new.items() if key not in present]
 
     try:
-        yield from _committed(config, keys, decided, follows, new)
+        await _committed(space, config, keys, decided, follows, new)
     except (Conflict, Held) as refused:
         # These tell a caller to call again, which is right until its input is in the thread.
-        if (yield from _has_input(serde, config, metadata)):
+        if await _has_input(space, serde, config, metadata):
             raise Overtaken(place.thread) from refused
         raise
     return config_of(place, id)
 
 
-def put_writes(
+async def put_writes(
+    space: AsyncSpace,
     serde: SerializerProtocol,
     config: RunnableConfig,
     writes: Sequence[tuple[str, Any]],
     task_id: str,
     task_path: str,
-) -> Steps:
+) -> None:
     """Store what a task wrote on top of a checkpoint; what is there already stays."""
     place, conf = place_of(config), config["configurable"]
     key, fence = place.writes(conf["checkpoint_id"]) + segment(task_id), run_key(place.thread)
@@ -165,55 +171,60 @@ def put_writes(
         for index, (channel, value) in enumerate(writes)
     ]
 
-    def decided(found: Mapping[str, Record], _: Mapping[str, Record]) -> Steps:
-        values = yield from completed([found[key]])
+    async def decided(found: Mapping[str, Record], _: Mapping[str, Record]) -> list[Write]:
+        values = await completed(space, [found[key]])
         known = values[key]["writes"] if values[key] else {}
         for index, write in kept:
             if index < 0 or str(index) not in known:
                 known[str(index)] = [*write, conf.get(EPOCH)]
-        made = yield from _over(packed(key, {"task": task_id, "writes": known}), found)
+        made = await _over(space, packed(key, {"task": task_id, "writes": known}), found)
         begun = _begun(config, found) if once else []
         return [_fencing(config, found[fence]), *begun, *made]
 
     try:
-        yield from _committed(config, [fence, key, *([once] if once else [])], decided, None, {})
+        await _committed(space, config, [fence, key, *([once] if once else [])], decided, None, {})
     except Held as held:
         # What update_state writes comes before the checkpoint that it makes.
         in_a_call = not begins and _RUNTIME in conf
-        if in_a_call and (yield from _has_input(serde, config)):
+        if in_a_call and await _has_input(space, serde, config):
             raise Overtaken(place.thread) from held
         raise
 
 
-def _committed(
+async def _committed(
+    space: AsyncSpace,
     config: RunnableConfig,
     keys: Sequence[str],
-    decided: Any,
+    decided: Decided,
     follows: str | None,
     new: Mapping[str, Any],
-) -> Steps:
+) -> None:
     """Read, decide, commit; again where something moved that does not concern the run."""
     present: dict[str, Record] = {}
     epoch = config["configurable"].get(EPOCH)
     for attempt in range(1, _ATTEMPTS + 1):
-        found = yield call("read_many", list(dict.fromkeys(keys)))
-        writes = yield from decided(found, present)
+        found = await space.read_many(list(dict.fromkeys(keys)))
+        writes = await decided(found, present)
         try:
-            return (yield commit(writes))
+            await commit(space, writes)
+            return
         except Conflict as conflict:
             if conflict.key == follows or attempt == _ATTEMPTS or _removed(conflict, keys):
                 raise
             if conflict.key in new:  # a version is one value: whoever stored it stored this one
-                there = yield call("read_many", list(new))
+                there = await space.read_many(list(new))
                 present = {key: record for key, record in there.items() if record.exists}
         except Fenced:
             if epoch is not None or attempt == _ATTEMPTS:
                 raise
 
 
-def _has_input(
-    serde: SerializerProtocol, config: RunnableConfig, refused: CheckpointMetadata | None = None
-) -> Steps:
+async def _has_input(
+    space: AsyncSpace,
+    serde: SerializerProtocol,
+    config: RunnableConfig,
+    refused: CheckpointMetadata | None = None,
+) -> bool:
     """Whether a call that is refused has put its input into the thread; a run's lease says more.
 
     The input is in a checkpoint of its own first, under `__start__`, and in the state with the next
@@ -227,7 +238,7 @@ def _has_input(
         return False
     root = Place(place.thread, "")
     own, after = root.checkpoint(id), next_key(place.thread, id)
-    kept, found = yield from read_packed([own], [after, root.head])
+    kept, found = await read_packed(space, [own], [after, root.head])
     if kept[own] is None:  # never stored, or removed: with the whole thread, or by a prune
         return bool(found[own].version) and found[root.head].exists
     about = loaded(serde, kept[own]["metadata"])
@@ -239,7 +250,7 @@ def _has_input(
     if not found[after].exists:
         return False
     next_own = root.checkpoint(found[after].value)
-    others, _ = yield from read_packed([next_own])
+    others, _ = await read_packed(space, [next_own])
     removed = others[next_own] is None
     return removed or loaded(serde, others[next_own]["metadata"]).get("source") != "input"
 
@@ -306,9 +317,227 @@ def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]
     return [*writes, ("write", head, value)]
 
 
-def _over(pieces: Any, found: Mapping[str, Record]) -> Steps:
+async def _over(
+    space: AsyncSpace, pieces: Iterable[tuple[str, Any]], found: Mapping[str, Record]
+) -> list[Write]:
     """Return the writes of a value that may be there, in its pieces, already."""
     made = dict(pieces)
     more = [key for key in made if key not in found]
-    rest = (yield call("read_many", more)) if more else {}
+    rest = (await space.read_many(more)) if more else {}
     return [("write", {**found, **rest}[key], value) for key, value in made.items()]
+
+
+# Reading
+
+_AT_ONCE = 16  # checkpoints, or pages of the index, in one read
+_ATTEMPTS = 100  # at the newest checkpoint, while others remove it
+
+
+class Ref(NamedTuple):
+    """A checkpoint by name."""
+
+    place: Place
+    id: str
+
+
+async def get_tuple(
+    space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig
+) -> CheckpointTuple | None:
+    """Return the checkpoint that a config names, or the newest; None where there is none."""
+    place, named = place_of(config), config["configurable"].get("checkpoint_id")
+    for _ in range(_ATTEMPTS):
+        id = named or (await _newest(space, place))
+        found = (await read(space, serde, [Ref(place, id)])) if id else []
+        if found or named or not id:
+            break
+    return found[0] if found else None
+
+
+async def read(
+    space: AsyncSpace,
+    serde: SerializerProtocol,
+    refs: Sequence[Ref],
+    wanted: Mapping[str, Any] | None = None,
+    channels: Collection[str] | None = None,
+) -> list[CheckpointTuple]:
+    """Return those of `refs` that are there and whose metadata are as `wanted`, in order.
+
+    `channels`: those whose values are read (None: all).
+    """
+    keys = {ref: ref.place.checkpoint(ref.id) for ref in refs}
+    kept, before = await read_packed(space, keys.values())
+    checkpoints, metadata = {}, {}
+    for ref, key in keys.items():
+        if kept[key] is not None:
+            about = loaded(serde, kept[key]["metadata"])
+            if all(about.get(name) == value for name, value in (wanted or {}).items()):
+                metadata[ref] = about
+                checkpoints[ref] = loaded(serde, kept[key]["checkpoint"])
+    blobs = {
+        (ref, name): ref.place.blob(name, version)
+        for ref, checkpoint in checkpoints.items()
+        for name, version in checkpoint["channel_versions"].items()
+        if channels is None or name in channels
+    }
+    pending = {}
+    for ref in checkpoints:
+        scanned = await space.scan(ref.place.writes(ref.id))
+        pending[ref] = _pending(serde, scanned)
+    stored, after = await read_packed(space, dict.fromkeys(blobs.values()), keys.values())
+    found = []
+    for ref, checkpoint in checkpoints.items():
+        key = keys[ref]
+        if before[key].version != after[key].version:
+            continue  # it was removed meanwhile, perhaps with its values
+        values = {
+            name: loaded(serde, stored[blob])
+            for (of, name), blob in blobs.items()
+            if of == ref and stored[blob] is not None
+        }
+        parent = kept[key]["parent"]
+        found.append(
+            CheckpointTuple(
+                config_of(*ref),
+                {**checkpoint, "channel_values": values},  # type: ignore[typeddict-item]  # as it was put
+                metadata[ref],
+                config_of(ref.place, parent) if parent else None,
+                pending[ref],
+            )
+        )
+    return found
+
+
+async def history(
+    space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig, channels: Sequence[str]
+) -> dict[str, DeltaChannelHistory]:
+    """Return what each channel was written along the parents, back to where its value is kept."""
+    writes: dict[str, list[Any]] = {name: [] for name in channels}
+    seeds: dict[str, Any] = {}
+    remaining = set(channels)
+    place, id = place_of(config), config["configurable"].get("checkpoint_id")
+    if channels and (id := id or (await _newest(space, place))):
+        found = await read(space, serde, [Ref(place, id)], channels=())
+        while remaining and found and found[0].parent_config is not None:
+            parent = found[0].parent_config["configurable"]["checkpoint_id"]
+            found = await read(space, serde, [Ref(place, parent)], channels=remaining)
+            for step in found:
+                for write in reversed(step.pending_writes or ()):
+                    if write[1] in remaining:
+                        writes[write[1]].append(write)
+                kept = step.checkpoint["channel_values"]
+                seeds |= {name: kept[name] for name in remaining if name in kept}
+            remaining -= seeds.keys()
+    answer: dict[str, DeltaChannelHistory] = {}
+    for name in channels:
+        answer[name] = {"writes": writes[name][::-1]}
+        if name in seeds:
+            answer[name]["seed"] = seeds[name]
+    return answer
+
+
+class Listing:
+    """The checkpoints that `list` asks for, newest first, a batch at a time."""
+
+    def __init__(
+        self,
+        space: AsyncSpace,
+        serde: SerializerProtocol,
+        config: RunnableConfig | None,
+        filter: Mapping[str, Any] | None,
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> None:
+        self._space = space
+        self._serde = serde
+        self._config = config
+        self._filter = filter
+        self._before = before["configurable"].get("checkpoint_id") if before else None
+        self._left = limit
+        self._refs: list[Ref] | None = None
+        self._older: list[str] = []
+        self._place: Place | None = None
+
+    async def batch(self) -> list[CheckpointTuple]:
+        """Return the next checkpoints; an empty list where there are no more."""
+        while self._left is None or self._left > 0:
+            if self._refs is None:
+                self._refs = await self._first()
+            while not self._refs and self._older:
+                self._refs = await self._page()
+            if not self._refs:
+                break
+            size = _AT_ONCE if self._left is None or self._filter else min(self._left, _AT_ONCE)
+            asked, self._refs = self._refs[:size], self._refs[size:]
+            found = await read(self._space, self._serde, asked, self._filter)
+            if self._left is not None:
+                found = found[: self._left]
+                self._left -= len(found)
+            if found:
+                return found
+        return []
+
+    async def _first(self) -> list[Ref]:
+        """Begin: with the newest page of one namespace, or with all there is of several."""
+        conf = self._config["configurable"] if self._config else {}
+        if named := conf.get("checkpoint_id"):
+            return self._before_only([Ref(place_of(self._config), named)])  # type: ignore[arg-type]  # it has one
+        thread, ns = conf.get("thread_id"), conf.get("checkpoint_ns")
+        if thread is not None and ns is not None:
+            self._place = Place(str(thread), ns)
+            head = await self._space.read(self._place.head)
+            if not head.exists:
+                return []
+            self._older = [self._place.page(n) for n in reversed(range(head.value["pages"]))]
+            return self._before_only(_refs(self._place, head.value["entries"]))
+        heads = await self._space.scan(prefix("head", None if thread is None else str(thread)))
+        refs: list[Ref] = []
+        for head in heads.values():
+            place = Place(head.value["thread"], head.value["ns"])
+            if ns is None or ns == place.ns:
+                refs += _refs(place, (await entries(self._space, head)))
+        return self._before_only(sorted(refs, key=lambda ref: ref.id, reverse=True))
+
+    async def _page(self) -> list[Ref]:
+        assert self._place is not None  # who has older pages has one place
+        names, self._older = self._older[:_AT_ONCE], self._older[_AT_ONCE:]
+        found = await self._space.read_many(names)
+        kept = [entry for name in reversed(names) for entry in found[name].value or ()]
+        return self._before_only(_refs(self._place, kept))
+
+    def _before_only(self, refs: list[Ref]) -> list[Ref]:
+        return [ref for ref in refs if self._before is None or ref.id < self._before]
+
+
+async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Any]]:
+    """Return all of the index of a namespace, oldest first."""
+    place = Place(head.value["thread"], head.value["ns"])
+    names = [place.page(number) for number in range(head.value["pages"])]
+    found = (await space.read_many(names)) if names else {}
+    pages = [found[name].value or [] for name in names]
+    return [entry for page in (*pages, head.value["entries"]) for entry in page]
+
+
+def _refs(place: Place, kept: Sequence[Mapping[str, Any]]) -> list[Ref]:
+    return [Ref(place, entry["id"]) for entry in reversed(kept)]
+
+
+async def _newest(space: AsyncSpace, place: Place) -> str | None:
+    head = await space.read(place.head)
+    return head.value["entries"][-1]["id"] if head.exists else None
+
+
+def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[Any]:
+    """Return what tasks wrote, in the order in which it is applied."""
+    found = [
+        (writes_sort_key(path, task, int(index)), (task, channel, loaded(serde, (kind, data))))
+        for task, index, (channel, kind, data, path, _) in _each(records)
+    ]
+    return [write for _, write in sorted(found, key=lambda each: each[0])]
+
+
+def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Any]]:
+    for record in records.values():
+        if isinstance(record.value, dict):  # not a further piece of a large one
+            kept = unpacked(record, records)
+            for index, write in kept["writes"].items():
+                yield kept["task"], index, write

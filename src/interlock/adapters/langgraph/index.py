@@ -14,7 +14,7 @@ from operator import mul
 from typing import Any, NamedTuple
 
 from interlock import Invalid
-from interlock.adapters.langgraph.store_items import Found
+from interlock.adapters.langgraph.items import Found
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):

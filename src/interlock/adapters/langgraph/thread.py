@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from interlock import Conflict, Fenced, Invalid, Record
-from interlock.adapters.calls import Steps, call, commit
+from interlock import AsyncSpace, Conflict, Fenced, Record
+from interlock.adapters.langgraph.checkpoints import (
+    ENDED,
+    PAGE,
+    RUNNING,
+    Ref,
+    entries,
+    loaded,
+    read,
+)
 from interlock.adapters.langgraph.keys import (
     OF_A_THREAD,
     Place,
@@ -20,121 +28,134 @@ from interlock.adapters.langgraph.keys import (
     run_key,
     segment,
 )
-from interlock.adapters.langgraph.reading import Ref, entries, read
-from interlock.adapters.langgraph.storing import ENDED, PAGE, RUNNING, loaded
+from interlock.adapters.space import Write, commit, one_of
 
 STRATEGIES = ("keep_latest", "delete")
 _MOST_KEYS, _MOST_BYTES = 200, 4_000_000  # in one commit
 _ATTEMPTS = 100  # at a thread that others move
 
 # Says which of the checkpoints in an index, oldest first, are to go.
-Chosen = Callable[[Place, Sequence[Mapping[str, Any]]], Steps]
+Chosen = Callable[[Place, Sequence[Mapping[str, Any]]], Coroutine[Any, Any, set[str]]]
 
 
-def delete_thread(thread: str) -> Steps:
+async def delete_thread(space: AsyncSpace, thread: str) -> None:
     """Remove all that is kept of a thread; Held while a run works on it."""
     for _ in range(_ATTEMPTS):
-        run = yield call("read", run_key(thread))
-        heads = yield call("scan", prefix("head", thread))
+        run = await space.read(run_key(thread))
+        heads = await space.scan(prefix("head", thread))
         run_ids = set()
         for head in heads.values():
-            run_ids |= {entry["run_id"] for entry in (yield from entries(head))} - {None}
+            run_ids |= {entry["run_id"] for entry in await entries(space, head)} - {None}
         known = [run_id_key(str(run_id), thread) for run_id in run_ids]
-        named = (yield call("read_many", known)) if known else {}
+        named = (await space.read_many(known)) if known else {}
         first = [*heads.values(), *(record for record in named.values() if record.exists)]
         try:
             if first or run.exists:
-                yield commit([_unless_running(run), *(("delete", record) for record in first)])
+                await commit(
+                    space, [_unless_running(run), *(("delete", record) for record in first)]
+                )
             for kind in OF_A_THREAD:
-                found = yield call("scan", prefix(kind, thread))
-                yield from _in_batches(("delete", record) for record in found.values())
+                found = await space.scan(prefix(kind, thread))
+                await _in_batches(space, [("delete", record) for record in found.values()])
         except (Conflict, Fenced):
             continue
         return
 
 
-def copy_thread(source: str, target: str) -> Steps:
+async def copy_thread(space: AsyncSpace, source: str, target: str) -> None:
     """Copy all checkpoints of a thread to one that has none."""
     run_ids: set[str] = set()
     for kind in reversed(OF_A_THREAD):  # the index last: until then nothing is seen
         if kind == "once":
             continue  # what the copy is given is new to it
-        found = yield call("scan", prefix(kind, source))
-        writes = []
+        found = await space.scan(prefix(kind, source))
+        writes: list[Write] = []
         for key, record in found.items():
             value = record.value
             if kind == "head":
                 value = {**value, "thread": target}
-                run_ids |= {entry["run_id"] for entry in (yield from entries(record))} - {None}
+                run_ids |= {entry["run_id"] for entry in (await entries(space, record))} - {None}
             renamed = prefix(kind, target) + key.removeprefix(prefix(kind, source))
             writes.append(("create", renamed, value))
         if kind == "head":
             known = [run_id_key(str(run_id), target) for run_id in run_ids]
-            named = (yield call("read_many", known)) if known else {}
+            named = (await space.read_many(known)) if known else {}
             writes += [("write", each, target) for each in named.values() if not each.exists]
-        yield from _in_batches(writes)
+        await _in_batches(space, writes)
 
 
-def prune(serde: SerializerProtocol, threads: Sequence[str], strategy: str) -> Steps:
+async def prune(
+    space: AsyncSpace, serde: SerializerProtocol, threads: Sequence[str], strategy: str
+) -> None:
     """Remove what is older than the newest checkpoint of each namespace, or everything."""
-    if strategy not in STRATEGIES:
-        raise Invalid(f"strategy={strategy!r} is not one of {', '.join(STRATEGIES)}")
+    one_of("strategy", strategy, *STRATEGIES)
     for thread in map(str, threads):
         if strategy == "delete":
-            yield from delete_thread(thread)
+            await delete_thread(space, thread)
         else:
-            yield from remove(serde, thread, lambda place, kept: _older(serde, place, kept))
+            await remove(
+                space, serde, thread, lambda place, kept: _older(space, serde, place, kept)
+            )
 
 
-def delete_for_runs(serde: SerializerProtocol, run_ids: Sequence[str]) -> Steps:
+async def delete_for_runs(
+    space: AsyncSpace, serde: SerializerProtocol, run_ids: Sequence[str]
+) -> None:
     """Remove the checkpoints that were made under these run ids, in whatever thread."""
     for run_id in map(str, run_ids):
-        known = yield call("scan", f"{prefix('run-id')}{segment(run_id)}/")
+        known = await space.scan(f"{prefix('run-id')}{segment(run_id)}/")
 
-        def chosen(place: Place, kept: Sequence[Mapping[str, Any]], run_id: str = run_id) -> Steps:
-            yield from ()
+        async def chosen(
+            place: Place, kept: Sequence[Mapping[str, Any]], run_id: str = run_id
+        ) -> set[str]:
             return {entry["id"] for entry in kept if str(entry["run_id"]) == run_id}
 
         for record in known.values():
-            yield from remove(serde, record.value, chosen)
-        yield from _in_batches(("delete", record) for record in known.values())
+            await remove(space, serde, record.value, chosen)
+        await _in_batches(space, [("delete", record) for record in known.values()])
 
 
-def remove(
-    serde: SerializerProtocol, thread: str, chosen: Chosen, epoch: int | None = None
-) -> Steps:
+async def remove(
+    space: AsyncSpace,
+    serde: SerializerProtocol,
+    thread: str,
+    chosen: Chosen,
+    epoch: int | None = None,
+) -> None:
     """Remove chosen checkpoints with what is kept for them alone; Held while a run works on the
     thread, unless it is that of `epoch`."""
-    heads = yield call("scan", prefix("head", thread))
+    heads = await space.scan(prefix("head", thread))
     for head in heads.values():
         place = Place(thread, head.value["ns"])
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                yield from _remove(serde, place, chosen, epoch)
+                await _remove(space, serde, place, chosen, epoch)
                 break
             except (Conflict, Fenced):
                 if attempt == _ATTEMPTS or epoch is not None:
                     raise
 
 
-def _remove(serde: SerializerProtocol, place: Place, chosen: Chosen, epoch: int | None) -> Steps:
-    found = yield call("read_many", [run_key(place.thread), place.head])
+async def _remove(
+    space: AsyncSpace, serde: SerializerProtocol, place: Place, chosen: Chosen, epoch: int | None
+) -> None:
+    found = await space.read_many([run_key(place.thread), place.head])
     run, head = found.values()
     if not head.exists:
         return
-    index = yield from entries(head)
-    gone = yield from chosen(place, index)
+    index = await entries(space, head)
+    gone = await chosen(place, index)
     if not gone:
         return
     writes = [_unless_running(run) if epoch is None else ("expect", run._replace(epoch=epoch))]
-    writes += yield from _reindexed(place, head, [e for e in index if e["id"] not in gone])
+    writes += await _reindexed(space, place, head, [e for e in index if e["id"] not in gone])
     keys = {entry["id"]: place.checkpoint(entry["id"]) for entry in index}
-    kept, records = yield from read_packed(keys.values())
+    kept, records = await read_packed(space, keys.values())
     followed = [next_key(place.thread, id) for id in gone] if not place.ns else []
     if not place.ns:
         parents = [kept[keys[id]]["parent"] for id in gone if kept[keys[id]]]
         followed += [next_key(place.thread, parent) for parent in parents]
-    following = (yield call("read_many", list(dict.fromkeys(followed)))) if followed else {}
+    following = (await space.read_many(list(dict.fromkeys(followed)))) if followed else {}
     writes += [
         ("delete", record)
         for record in following.values()
@@ -145,31 +166,33 @@ def _remove(serde: SerializerProtocol, place: Place, chosen: Chosen, epoch: int 
         versions = loaded(serde, kept[key]["checkpoint"])["channel_versions"] if kept[key] else {}
         blobs[id in gone] |= {place.blob(name, version) for name, version in versions.items()}
     writes += [("delete", records[keys[id]]) for id in gone if records[keys[id]].exists]
-    yield commit(writes)
-    yield from _cleared(place, gone, blobs[True] - blobs[False])
+    await commit(space, writes)
+    await _cleared(space, place, gone, blobs[True] - blobs[False])
 
 
-def _cleared(place: Place, gone: Iterable[str], blobs: set[str]) -> Steps:
+async def _cleared(space: AsyncSpace, place: Place, gone: Iterable[str], blobs: set[str]) -> None:
     """Delete what belonged to checkpoints that are gone."""
     rest: dict[str, Record] = {}
     if blobs:
-        found = yield call("read_many", sorted(blobs))
+        found = await space.read_many(sorted(blobs))
         rest |= {key: record for key, record in found.items() if record.exists}
         if more := pieces_of(found.values()):
-            rest |= yield call("read_many", more)
+            rest |= await space.read_many(more)
     for id in gone:
-        rest |= yield call("scan", place.writes(id))
-        rest |= yield call("scan", place.checkpoint(id) + "/")
-    yield from _in_batches(("delete", record) for record in rest.values())
+        rest |= await space.scan(place.writes(id))
+        rest |= await space.scan(place.checkpoint(id) + "/")
+    await _in_batches(space, [("delete", record) for record in rest.values()])
 
 
-def _reindexed(place: Place, head: Record, left: Sequence[Mapping[str, Any]]) -> Steps:
+async def _reindexed(
+    space: AsyncSpace, place: Place, head: Record, left: Sequence[Mapping[str, Any]]
+) -> list[Write]:
     """Return the writes that make `left` the index of a namespace."""
     pages = [list(left[at : at + PAGE]) for at in range(0, len(left), PAGE)]
     older, newest = pages[:-1], pages[-1] if pages else []
     names = [place.page(number) for number in range(max(head.value["pages"], len(older)))]
-    found = (yield call("read_many", names)) if names else {}
-    writes: list[tuple[Any, ...]] = []
+    found = (await space.read_many(names)) if names else {}
+    writes: list[Write] = []
     for number, record in enumerate(found.values()):
         if number < len(older):
             writes.append(("write", record, older[number]))
@@ -180,16 +203,18 @@ def _reindexed(place: Place, head: Record, left: Sequence[Mapping[str, Any]]) ->
     return [*writes, ("write", head, {**head.value, "pages": len(older), "entries": newest})]
 
 
-def _older(serde: SerializerProtocol, place: Place, kept: Sequence[Mapping[str, Any]]) -> Steps:
+async def _older(
+    space: AsyncSpace, serde: SerializerProtocol, place: Place, kept: Sequence[Mapping[str, Any]]
+) -> set[str]:
     """Return all but the newest checkpoint, and but those that its delta channels are read from."""
     keep = {kept[-1]["id"]}
-    newest = yield from read(serde, [Ref(place, kept[-1]["id"])])
+    newest = await read(space, serde, [Ref(place, kept[-1]["id"])])
     step = newest[0] if newest else None
     counters = step.metadata.get("counters_since_delta_snapshot") if step else None
     remaining = set(counters or ()) - set(step.checkpoint["channel_values"] if step else ())
     while remaining and step is not None and step.parent_config is not None:
         parent = step.parent_config["configurable"]["checkpoint_id"]
-        found = yield from read(serde, [Ref(place, parent)], channels=remaining)
+        found = await read(space, serde, [Ref(place, parent)], channels=remaining)
         step = found[0] if found else None
         if step is not None:
             keep.add(parent)
@@ -197,41 +222,44 @@ def _older(serde: SerializerProtocol, place: Place, kept: Sequence[Mapping[str, 
     return {entry["id"] for entry in kept} - keep
 
 
-def rolled_back(serde: SerializerProtocol, thread: str, victim: int, epoch: int) -> Steps:
+async def rolled_back(
+    space: AsyncSpace, serde: SerializerProtocol, thread: str, victim: int, epoch: int
+) -> None:
     """Remove what the run of epoch `victim` has stored, for the run of `epoch`."""
 
-    def chosen(place: Place, kept: Sequence[Mapping[str, Any]]) -> Steps:
-        yield from ()
+    async def chosen(place: Place, kept: Sequence[Mapping[str, Any]]) -> set[str]:
         return {entry["id"] for entry in kept if entry["epoch"] == victim}
 
-    yield from remove(serde, thread, chosen, epoch)
-    run = yield call("read", run_key(thread))
-    heads = yield call("scan", prefix("head", thread))
+    await remove(space, serde, thread, chosen, epoch)
+    run = await space.read(run_key(thread))
+    heads = await space.scan(prefix("head", thread))
     for head in heads.values():
         place = Place(thread, head.value["ns"])
-        on_top = yield call("scan", place.writes(head.value["entries"][-1]["id"]))
+        on_top = await space.scan(place.writes(head.value["entries"][-1]["id"]))
         for record in on_top.values():
             kept = record.value.get("writes", {}) if isinstance(record.value, dict) else {}
             left = {index: write for index, write in kept.items() if write[-1] != victim}
             if left != kept:
                 value = {**record.value, "writes": left}
-                yield commit([("expect", run._replace(epoch=epoch)), ("write", record, value)])
+                await commit(
+                    space, [("expect", run._replace(epoch=epoch)), ("write", record, value)]
+                )
 
 
-def _unless_running(run: Record) -> tuple[Any, ...]:
+def _unless_running(run: Record) -> Write:
     """Return what holds a commit back while a run works on the thread."""
     if run.exists and run.value["state"] == RUNNING:
         return ("write", run, {**run.value, "state": ENDED})
     return ("expect", run)
 
 
-def _in_batches(writes: Iterable[tuple[Any, ...]]) -> Steps:
+async def _in_batches(space: AsyncSpace, writes: Iterable[Write]) -> None:
     for batch in _batches(writes):
-        yield commit(batch)
+        await commit(space, batch)
 
 
-def _batches(writes: Iterable[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
-    batch: list[tuple[Any, ...]] = []
+def _batches(writes: Iterable[Write]) -> Iterator[list[Write]]:
+    batch: list[Write] = []
     size = 0
     for write in writes:
         batch.append(write)

@@ -1,13 +1,13 @@
-"""What a session is in a space, and the steps that read and change it."""
+"""The items of a session in a space: how they are read, added and taken off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
-from interlock import Committed, Conflict, Fenced, Invalid, Record
-from interlock.adapters.calls import Steps, call, commit
-from interlock.adapters.naming import quoted
+from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Record
+from interlock.adapters.names import quoted
+from interlock.adapters.space import Write, commit
 
 
 class Keys(NamedTuple):
@@ -52,94 +52,108 @@ class Changed(NamedTuple):
     item: Any = None
 
 
+class Wanted(NamedTuple):
+    """What a change writes, how many items there are then, and the item that it takes off."""
+
+    writes: list[Write]
+    length: int
+    item: Any = None
+
+
 def count_of(head: Record) -> int:
     """Return how many items a session has."""
     return int(head.value["items"]) if head.exists else 0
 
 
-def read(keys: Keys, limit: int | None) -> Steps:
+async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Any]]:
     """Return the head and the last `limit` items (None, negative: all), as of one moment."""
-    head: Record = yield call("read", keys.head)
+    head = await space.read(keys.head)
     while True:
         count = count_of(head)
         first = 0 if limit is None or limit < 0 else max(count - limit, 0)
         names = [keys.item(index) for index in range(first, count)]
-        found = yield call("read_many", [keys.head, *names])
+        found = await space.read_many([keys.head, *names])
         if found[keys.head].version == head.version:
             return head, [found[name].value for name in names]
         head = found[keys.head]
 
 
-def add(keys: Keys, items: Sequence[Any], hold: Record | None) -> Steps:
-    """Put items at the end, whatever else was put there meanwhile.  Returns Changed."""
+async def add(
+    space: AsyncSpace, keys: Keys, items: Sequence[Any], hold: Record | None
+) -> Changed | None:
+    """Put items at the end, whatever else was put there meanwhile."""
 
-    def writes(head: Record) -> Steps:
-        yield from ()  # nothing is read for it
+    async def wanted(head: Record) -> Wanted:
         count = count_of(head)
         made = [("create", keys.item(count + n), item) for n, item in enumerate(items)]
-        return made, count + len(items), None
+        return Wanted([*made], count + len(items))
 
-    return (yield from _change(keys, hold, None, writes))
+    return await _change(space, keys, hold, None, wanted)
 
 
-def pop(keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None) -> Steps:
-    """Take the last item off.  Returns Changed, or None where there is none.
+async def pop(
+    space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None
+) -> Changed | None:
+    """Take the last item off; None where there is none.
 
     What was popped under the same `op_id` before is returned again, and nothing else popped.
     """
 
-    def writes(head: Record) -> Steps:
+    async def wanted(head: Record) -> Wanted | None:
         count = count_of(head)
         if not count:
             return None
-        last: Record = yield call("read", keys.item(count - 1))
+        last = await space.read(keys.item(count - 1))
         if not last.exists:  # taken off meanwhile: the head says so, and refuses
-            return [], count, None
-        return [("delete", last)], count - 1, last.value
+            return Wanted([], count)
+        return Wanted([("delete", last)], count - 1, last.value)
 
     if op_id is not None:
-        done: Committed | None = yield call("outcome", op_id)
+        done = await space.outcome(op_id)
         if done is not None:
-            return (yield from _popped(keys, done))
-    return (yield from _change(keys, hold, basis, writes, op_id))
+            return await _popped(space, keys, done)
+    return await _change(space, keys, hold, basis, wanted, op_id)
 
 
-def clear(keys: Keys, hold: Record | None, basis: Basis | None) -> Steps:
-    """Take all items off.  Returns Changed, or None where there are none."""
+async def clear(
+    space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None
+) -> Changed | None:
+    """Take all items off; None where there are none."""
 
-    def writes(head: Record) -> Steps:
+    async def wanted(head: Record) -> Wanted | None:
         if not count_of(head):
             return None
-        found = yield call("scan", keys.items)
-        return [("delete", record) for record in found.values()], 0, None
+        found = await space.scan(keys.items)
+        return Wanted([("delete", record) for record in found.values()], 0)
 
-    return (yield from _change(keys, hold, basis, writes))
+    return await _change(space, keys, hold, basis, wanted)
 
 
-def _change(
+async def _change(
+    space: AsyncSpace,
     keys: Keys,
     hold: Record | None,
     basis: Basis | None,
-    writes: Callable[[Record], Steps],
+    decide: Callable[[Record], Coroutine[Any, Any, Wanted | None]],
     op_id: str | None = None,
-) -> Steps:
-    """Commit what `writes(head)` wants.  Without a `basis` it is made to whatever head there is.
+) -> Changed | None:
+    """Commit what `decide(head)` wants.  Without a `basis` it is made to whatever head there is.
 
     `hold` is the record of the turn that the caller has; without one, the turn key is written, too,
     which the store refuses as long as somebody has its lease.
     """
     while True:
-        found = yield call("read_many", [keys.head, keys.turn])
-        head: Record = found[keys.head]
-        wanted = yield from writes(head)
+        found = await space.read_many([keys.head, keys.turn])
+        head = found[keys.head]
+        wanted = await decide(head)
         if wanted is None:
             return None
-        made, count, item = wanted
         if basis is not None:
             head = basis(head)
         guard = ("write", found[keys.turn], None) if hold is None else ("expect", hold)
         try:
-            done = yield commit([guard, ("write", head, {"items": count}), *made], op_id)
+            counted = ("write", head, {"items": wanted.length})
+            done = await commit(space, [guard, counted, *wanted.writes], op_id)
         except (Conflict, Fenced) as refused:
             # Others came first.  That matters only to what was computed from what they changed.
             others_turn = hold is None and refused.outcome.key == keys.turn
@@ -147,16 +161,18 @@ def _change(
             if not others_turn and not blind:
                 raise
             continue
-        return (yield from _popped(keys, done)) if done.replayed else Changed(head, item)
+        if done is not None and done.replayed:
+            return await _popped(space, keys, done)
+        return Changed(head, wanted.item)
 
 
-def _popped(keys: Keys, done: Committed) -> Steps:
+async def _popped(space: AsyncSpace, keys: Keys, done: Committed) -> Changed:
     """Return what an earlier commit has popped."""
     gone = next(write for write in done.writes if write.key.startswith(keys.items))
-    history = yield call("history", gone.key)
-    before = [entry.value for entry in history if entry.version == gone.version - 1]
+    history = space.history(gone.key)
+    before = [entry.value async for entry in history if entry.version == gone.version - 1]
     if not before:
         raise Invalid("the log no longer keeps the item that this op_id popped")
     head = next(write for write in done.writes if write.key == keys.head)
-    record: Record = yield call("read", keys.head)
+    record = await space.read(keys.head)
     return Changed(record._replace(version=head.version - 1), before[0])

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record, Space, Tx
-from interlock.adapters.calls import Call, Steps, call, commit, run, run_async
-from interlock.adapters.langgraph.store_index import Embedded, ranked
-from interlock.adapters.langgraph.store_items import (
+from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record
+from interlock.adapters.langgraph.index import Embedded, ranked
+from interlock.adapters.langgraph.items import (
+    ITEMS,
+    REFRESHED,
     Found,
     Kept,
     Path,
     begins,
     found,
+    item_key,
     listed,
     literal_prefix,
     lives_until,
     matches,
     microseconds,
-    until,
-)
-from interlock.adapters.langgraph.store_keys import (
-    ITEMS,
-    REFRESHED,
-    item_key,
     refresh_key,
     scan_prefix,
+    until,
 )
 from interlock.adapters.observed import (
     Caller,
@@ -36,6 +33,7 @@ from interlock.adapters.observed import (
     observed,
     with_advice,
 )
+from interlock.adapters.space import Write, commit
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
@@ -82,14 +80,6 @@ class _Basis(NamedTuple):
     from_task: bool  # the task has read it; otherwise the value or `base` said so
 
 
-class _Refused(NamedTuple):
-    """A write over what has moved since (`basis`), or over what was never read."""
-
-    record: Record
-    op: PutOp
-    basis: _Basis
-
-
 class Batch:
     """The operations of one call, with what they need from outside of the space.
 
@@ -99,7 +89,7 @@ class Batch:
 
     def __init__(
         self,
-        space: Space | AsyncSpace,
+        space: AsyncSpace,
         ops: tuple[Op, ...],
         embedded: Embedded,
         caller: Caller | None,
@@ -111,19 +101,19 @@ class Batch:
         self._caller = caller
         self._overwrites = overwrites
 
-    def steps(self) -> Steps:
-        """Return the results."""
+    async def results(self) -> list[Any]:
+        """Do the operations and return their results."""
         gets = [item_key(op.namespace, op.key) for op in self._ops if isinstance(op, GetOp)]
-        records: dict[str, Record] = (yield call("read_many", gets)) if gets else {}
+        records = await self._space.read_many(gets) if gets else {}
         asked = dict(records)
         for prefix in self._prefixes():
-            records.update((yield call("scan", prefix)))
-        alive = yield from live(records.values())
-        results, used = self._results(alive)
+            records.update(await self._space.scan(prefix))
+        alive = await live(self._space, records.values())
+        results, used = self._answers(alive)
         for record in (alive.items[key].record for key in used):
             asked[record.key] = record
-        yield from self._refresh(alive, [key for key, refresh in used.items() if refresh])
-        written = yield from self._write()
+        await self._refresh(alive, [key for key, refresh in used.items() if refresh])
+        written = await self._write()
         for record in asked.values():
             if record.key not in written:
                 READS.read(self._caller, Observed.of(record))
@@ -145,7 +135,7 @@ class Batch:
             if not any(each != other and each.startswith(other) for other in wanted)
         ]
 
-    def _results(self, alive: Alive) -> tuple[list[Any], dict[str, bool]]:
+    def _answers(self, alive: Alive) -> tuple[list[Any], dict[str, bool]]:
         """Return the results, and which items they hold: whether each is to be refreshed."""
         results: list[Any] = []
         used: dict[str, bool] = {}
@@ -183,7 +173,7 @@ class Batch:
             return ranked(query, hits)[page]
         return [item.ranked() for item in hits[page]]
 
-    def _refresh(self, alive: Alive, keys: Iterable[str]) -> Steps:
+    async def _refresh(self, alive: Alive, keys: Iterable[str]) -> None:
         """Put off the end of items that were read."""
         due: dict[str, dict[str, int]] = {}
         for key in keys:
@@ -194,45 +184,53 @@ class Batch:
             if (end - alive.ends[key]) > _REFRESHED_AFTER * (end - alive.now):
                 due[refresh_key(key)] = {"of": kept.expires, "until": end}
 
-        def think(records: Mapping[str, Record]) -> Steps:
-            yield from ()  # nothing more is asked
-            return [("write", records[key], body) for key, body in due.items()], None
+        async def put_off(tx: AsyncTx) -> None:
+            for key, record in (await tx.read_many(due)).items():
+                await tx.write(record, due[key])
 
         if due:
-            yield transact(self._space, due, think)
+            await self._space.transact(put_off)
 
     # Writing
 
-    def _write(self) -> Steps:
+    async def _write(self) -> list[str]:
         """Commit the writes; return the keys that were written."""
         puts = {item_key(op.namespace, op.key): op for op in self._ops if isinstance(op, PutOp)}
         if not puts:
-            return ()
-        records: dict[str, Record] = yield call("read_many", puts)
+            return []
+        records = await self._space.read_many(puts)
         if self._overwrites and not any(self._known(op, records[key]) for key, op in puts.items()):
             # Nobody is refused: after a conflict it takes a turn.
-            done = yield transact(self._space, puts, lambda found: self._decided(puts, found))
+            done = await self._space.transact(lambda tx: self._overwrite(tx, puts))
         else:
-            writes, done = yield from self._decided(puts, records)
-            if isinstance(done, _Refused):
-                yield from self._refuse(done)
+            writes = await self._decided(puts, records)
             if writes:
                 try:
-                    yield commit(writes)
+                    await commit(self._space, writes)
                 except Conflict as conflict:
                     READS.refused(self._caller, conflict.record)
                     raise
-        for op, record in done:
-            after = Observed.after_write(record)
+            done = [record for _, record, *_ in writes]
+        for record in done:
+            op, after = puts[record.key], Observed.after_write(record)
             READS.wrote(self._caller, after)
             if isinstance(op.value, ObservedDict) and op.value.observed.is_of(record):
                 op.value.observed = after
-        return [record.key for _, record in done]
+        return [record.key for record in done]
 
-    def _decided(self, puts: Mapping[str, PutOp], records: Mapping[str, Record]) -> Steps:
-        """Return the writes, and what was written over by which operation, or what is refused."""
-        alive = yield from live(records.values(), any(op.ttl for op in puts.values()))
-        writes: list[tuple[Any, ...]] = []
+    async def _overwrite(self, tx: AsyncTx, puts: Mapping[str, PutOp]) -> list[Record]:
+        writes = await self._decided(puts, await tx.read_many(puts))
+        for name, *args in writes:
+            await getattr(tx, name)(*args)
+        return [record for _, record, *_ in writes]
+
+    async def _decided(
+        self, puts: Mapping[str, PutOp], records: Mapping[str, Record]
+    ) -> list[Write]:
+        """Return the writes.  Raises Conflict."""
+        timed = any(op.ttl for op in puts.values())
+        alive = await live(self._space, records.values(), timed)
+        writes: list[Write] = []
         for key, op in puts.items():
             record = records[key]
             if op.value is None and not record.exists:
@@ -240,14 +238,14 @@ class Batch:
             basis = self._basis(op, record, key in alive.items)
             if basis.observed is None:
                 if key in alive.items and not self._overwrites:
-                    return [], _Refused(record, op, basis)
+                    await self._refuse(record, op, basis)
             elif not basis.observed.is_current(record):
-                return [], _Refused(record, op, basis)
+                await self._refuse(record, op, basis)
             if op.value is None:
                 writes.append(("delete", record))
             else:
                 writes.append(("write", record, body(key, op, alive, self._embedded)))
-        return writes, [(puts[record.key], record) for _, record, *_ in writes]
+        return writes
 
     def _known(self, op: PutOp, record: Record) -> bool:
         return self._basis(op, record, record.exists).observed is not None
@@ -269,14 +267,13 @@ class Batch:
             return _Basis(carried, from_task=False)
         return _Basis(READS.evidence(self._caller, record), from_task=True)
 
-    def _refuse(self, refused: _Refused) -> Steps:
+    async def _refuse(self, record: Record, op: PutOp, basis: _Basis) -> None:
         """Raise the Conflict: the store refuses a write over an old version, and notes it."""
-        record, op, basis = refused
         before = basis.observed or Observed.of(record)._replace(version=0)
         if basis.from_task:
             READS.refused(self._caller, record)
-        try:
-            yield commit([("write", before.record(record), None)])  # versions never come back
+        try:  # versions never come back
+            await commit(self._space, [("write", before.record(record), None)])
         except Conflict as conflict:
             if basis.observed is not None:
                 raise
@@ -288,16 +285,14 @@ class Batch:
             ) from None
 
 
-def live(records: Iterable[Record], timed: bool = False) -> Steps:
+async def live(space: AsyncSpace, records: Iterable[Record], timed: bool = False) -> Alive:
     """Return the items among records that are not expired.  `timed`: ask for the time, too."""
     items = {record.key: found(record) for record in records if record.exists}
     mortal = [key for key, item in items.items() if item.kept.expires is not None]
     if not mortal and not timed:
         return Alive(items)
-    later: dict[str, Record] = {}
-    if mortal:
-        later = yield call("read_many", [refresh_key(key) for key in mortal])
-    now = microseconds((yield call("time")))
+    later = await space.read_many([refresh_key(key) for key in mortal]) if mortal else {}
+    now = microseconds(await space.time())
     ends = {key: lives_until(items[key].kept, later[refresh_key(key)]) for key in mortal}
     alive = {key: item for key, item in items.items() if ends.get(key, now + 1) > now}
     return Alive(alive, now, ends)
@@ -320,43 +315,18 @@ def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Any
     ).body()
 
 
-def transact(
-    space: Space | AsyncSpace, keys: Iterable[str], think: Callable[[dict[str, Record]], Steps]
-) -> Call:
-    """Return the call that reads keys, thinks, and commits the writes that `think` returns.
-
-    `think(records)` yields calls and returns the writes, each the name of a method of `Tx` and
-    its arguments, and what the call answers.
-    """
-    names = list(keys)
-
-    def in_thread(tx: Tx) -> Any:
-        writes, answer = run(space, think(tx.read_many(names)))
-        for name, *args in writes:
-            getattr(tx, name)(*args)
-        return answer
-
-    async def in_loop(tx: AsyncTx) -> Any:
-        writes, answer = await run_async(space, think(await tx.read_many(names)))
-        for name, *args in writes:
-            await getattr(tx, name)(*args)
-        return answer
-
-    return call("transact", in_thread if isinstance(space, Space) else in_loop)
-
-
-def sweep() -> Steps:
+async def sweep(space: AsyncSpace) -> int:
     """Delete expired items, and what says when items were read that are gone; count the items."""
-    records: dict[str, Record] = yield call("scan", ITEMS)
-    refreshed: dict[str, Record] = yield call("scan", REFRESHED)
-    alive = yield from live(records.values())
+    records = await space.scan(ITEMS)
+    refreshed = await space.scan(REFRESHED)
+    alive = await live(space, records.values())
     dead = [record for key, record in records.items() if key not in alive.items]
     wanted = {refresh_key(key) for key in alive.items}
     orphans = [record for key, record in refreshed.items() if key not in wanted]
     deleted = 0
     for record in (*dead, *orphans):
         try:
-            yield call("delete", record)
+            await space.delete(record)
         except (Conflict, Held):
             continue  # it lives again
         deleted += record.key in records
