@@ -13,7 +13,7 @@ from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
 FACADES = {
     *("space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"),
-    *("files", "sharing", "cancellation"),
+    *("files", "sharing", "cancellation", "session"),
 }
 BELOW_FACADES = {"core", "errors", "extras", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives

@@ -26,6 +26,7 @@ from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.files.opening import OpensAsyncFiles
 from interlock.runs.breaking_opening import AsyncBreakers
 from interlock.runs.opening import OpensAsyncRuns
+from interlock.session import AsyncSession
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
     PAGE,
@@ -133,6 +134,7 @@ class AsyncSpace(AsyncStreams, OpensAsyncRuns, AsyncBreakers, OpensAsyncFiles):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, driver: AsyncDriver, writer: decide.Writer) -> None:
+        self.session = AsyncSession(driver, writer)  # for the other layers of the package
         self._driver = driver
         self._writer = writer
 

@@ -28,6 +28,7 @@ from interlock.files.opening import OpensFiles
 from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.runs.breaking_opening import Breakers
 from interlock.runs.opening import OpensRuns
+from interlock.session import Session
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
     PAGE,
@@ -95,6 +96,7 @@ class Space(Streams, OpensRuns, Breakers, OpensFiles):
     """
 
     def __init__(self, driver: SyncDriver, writer: decide.Writer) -> None:
+        self.session = Session(driver, writer)  # for the other layers of the package
         self._driver = driver
         self._writer = writer
 
