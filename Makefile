@@ -32,6 +32,7 @@ quick-others: lint
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/unasync.py --check
 	$(BIN)/mypy
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards

@@ -12,8 +12,7 @@ import pytest
 from tests.repository import PACKAGE, Check, files, found, is_type_checking
 
 FACADES = {
-    *("space", "aio", "handles", "aio_handles", "settings", "reentry", "streams", "runs"),
-    *("files", "sharing", "cancellation", "session"),
+    *("_async", "_sync", "session", "settings", "cancellation", "streams", "runs", "files"),
 }
 BELOW_FACADES = {"core", "errors", "extras", "backends"}
 PUBLIC = "interlock"  # the names that `import interlock` gives
@@ -153,17 +152,17 @@ def test_no_import_breaks_the_layers(check: Check, folder: str) -> None:
         (layering, f"{CORE}/keys.py", "from .. import errors"),
         (layering, f"{CORE}/keys.py", "def late():\n    import interlock"),
         (layering, "src/interlock/errors.py", "import interlock.backends.drive"),
-        (layering, "src/interlock/backends/drive.py", "from interlock import space"),
+        (layering, "src/interlock/backends/drive.py", "from interlock import session"),
         (layering, "src/interlock/backends/sqlite/read.py", "from ...settings import make_writer"),
-        (layering, "src/interlock/space.py", "from interlock import Record"),
-        (layering, "src/interlock/space.py", "from interlock.verify import explore"),
+        (layering, "src/interlock/_async/space.py", "from interlock import Record"),
+        (layering, "src/interlock/_async/space.py", "from interlock.verify import explore"),
         (layering, "src/interlock/verify/story.py", "from interlock.cli import main"),
         (layering, "src/interlock/cli/read.py", "from interlock.core.keys import check_key"),
         (layering, "src/interlock/server/http.py", "from interlock.backends import drive"),
         (purity, f"{CORE}/keys.py", "import time"),
         (purity, f"{CORE}/keys.py", "from os.path import join"),
         (purity, f"{CORE}/records.py", "from datetime import datetime\ndatetime.now()"),
-        (third_party, "src/interlock/space.py", "import click"),
+        (third_party, "src/interlock/_async/space.py", "import click"),
         (third_party, "src/interlock/verify/picture.py", "from matplotlib.figure import Figure"),
         (third_party, "src/interlock/cli/plot.py", "try:\n    import matplotlib\nfinally:\n    0"),
     ],
@@ -180,7 +179,7 @@ def test_a_bad_import_is_found(check: Check, name: str, text: str) -> None:
         (layering, "src/interlock/cli/read.py", "import interlock\nfrom interlock import Record"),
         (third_party, "src/interlock/cli/read.py", "import click"),
         (third_party, "src/interlock/verify/picture.py", "def draw():\n    import matplotlib"),
-        (third_party, "src/interlock/space.py", "if TYPE_CHECKING:\n    import matplotlib"),
+        (third_party, "src/interlock/_async/space.py", "if TYPE_CHECKING:\n    import matplotlib"),
     ],
 )
 def test_a_good_import_is_not(check: Check, name: str, text: str) -> None:
@@ -198,7 +197,7 @@ def modules_after(statement: str) -> set[str]:
 
 def test_importing_interlock_imports_nothing_that_it_does_not_need() -> None:
     added = modules_after("import interlock") - modules_after("pass")
-    assert "interlock.space" in added
+    assert "interlock._sync.space" in added
     tops = {module.split(".")[0] for module in added}
     assert tops - sys.stdlib_module_names == {"interlock"}
     heavy = {

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
@@ -19,11 +20,12 @@ from interlock.backends import holding
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.core import governing
 from interlock.core.decide import Writer
+from interlock.core.keys import check_name
 from interlock.core.outcome import Refusal
 from interlock.core.requests import Think
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
-from interlock.errors import Invalid, raise_refusal
+from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ T = TypeVar("T")
 Steps = Generator[Any, Any, T | Refusal]
 
 
-class _Session:
+class BaseSession:
     """What both sessions have.  `draw` returns a fresh operation id."""
 
     def __init__(self, driver: Any, writer: Writer, draw: Callable[[], str] = new_op_id) -> None:
@@ -54,16 +56,25 @@ class _Session:
         """Return a session of another writer over the same connections."""
         return type(self)(self.driver, writer, self.draw)
 
+    def under_name(self, agent: str | None) -> Self:
+        """Return a session of another agent, with an incarnation that nothing fences (None: this
+        one).  Raises Invalid."""
+        if agent is None or agent == self.writer.agent:
+            return self
+        raise_refused(check_name("agent", agent))
+        return self.under(replace(self.writer, agent=agent, incarnation=0))
+
     def in_thread(self) -> Session:
         """Return a session over the same connections for a thread in the background."""
         return Session(SyncDriver(self.driver.backend), self.writer, self.draw)
 
-    def refuse(self, refusal: Refusal) -> NoReturn:
+    def refuse(self, refusal: Refusal, explain: bool = True) -> NoReturn:
         """Raise a refusal.
 
-        A write that the caller's own lease holds back is Invalid: trying again could not help.
+        A write that the caller's own lease holds back is Invalid (`explain`): trying again could
+        not help.
         """
-        raise_refusal(holding.explained(self.writer, refusal))
+        raise_refusal(holding.explained(self.writer, refusal) if explain else refusal)
 
     def entering(self, exclusive: bool, rules: Mapping[str, Rule] | None) -> Steps[None]:
         """Protocol: begin to work in the space as `interlock.open` says."""
@@ -104,38 +115,49 @@ class _Session:
         return holding.holds(self.writer.space)
 
 
-class Session(_Session):
+class Session(BaseSession):
     """Runs protocols in the calling thread."""
 
     driver: SyncDriver
 
-    def run(self, steps: Steps[T]) -> T:
+    def run(self, steps: Steps[T], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = self.driver.run(steps)
         if isinstance(answer, Refusal):
-            self.refuse(answer)
+            self.refuse(answer, explain)
         return answer
 
     def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a function of the caller's."""
         return fn(*args, **options)
 
+    def close(self) -> None:
+        """Give back the connections."""
+        self.driver.backend.close()
 
-class AsyncSession(_Session):
+
+class AsyncSession(BaseSession):
     """Runs protocols in an asyncio task."""
 
     driver: AsyncDriver
 
-    async def run(self, steps: Steps[T]) -> T:
+    async def run(self, steps: Steps[T], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = await self.driver.run(steps)
         if isinstance(answer, Refusal):
-            self.refuse(answer)
+            self.refuse(answer, explain)
         return answer
 
     async def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
+
+    async def close(self) -> None:
+        """Give back connections and threads."""
+        from interlock import cancellation  # imports asyncio
+
+        self.driver.close()
+        await cancellation.finish(self.driver.backend.close_async())
 
 
 class Thought:

@@ -96,7 +96,7 @@ def test_refused_plan_of_a_group_uses_up_no_position(
     opened: tuple[interlock.Space, Postgres | Redis],
 ) -> None:
     space = opened[0]
-    backend: Any = space._driver.backend
+    backend: Any = space.session.driver.backend
     stale = Plan("stale", "a", (Expect("k", 7, None),), (), (Write(PUT, "k", "2"),))
     several = Plan("several", "a", (), (), (Write(PUT, "x", "1"), Write(PUT, "y", "1")))
     assert [type(each).__name__ for each in backend._apply((stale, several))] == [

@@ -12,6 +12,7 @@ from math import factorial
 
 import pytest
 
+from interlock import Space, Tx
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core import folding, protocol
 from interlock.core.decide import Writer
@@ -19,8 +20,6 @@ from interlock.core.records import Record
 from interlock.core.requests import ReadLog, Think
 from interlock.core.turns import Limits
 from interlock.errors import Conflict
-from interlock.handles import Tx
-from interlock.space import Space
 from interlock.verify import View, explore, protocol_agent
 from tests.core.conftest import Pin
 from tests.core.explored_agents import (

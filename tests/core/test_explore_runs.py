@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock import Run, Space
 from interlock.runs import effects
-from interlock.runs.run import Run
 from interlock.runs.state import RunState
-from interlock.space import Space
 from interlock.verify import Exploration, View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.test_explore_mutants import mutate

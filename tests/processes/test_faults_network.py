@@ -183,7 +183,7 @@ def test_a_turn_is_taken_once(net: Net, way: str) -> None:
 
 def _queued(net: Net, key: str) -> Any:
     with interlock.open(net.direct, net.name) as looking:
-        return looking._driver.run(protocol.load(looking._writer, (key,))).queued
+        return looking.session.driver.run(protocol.load(looking.session.writer, (key,))).queued
 
 
 @both_ways

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
+from interlock.core.folding import Steps
 from interlock.core.outcome import Conflict
 from interlock.core.patterns import matches
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Think
+from interlock.core.turns import Limits
 from interlock.errors import Corrupt, Invalid, Unavailable, raise_refused
 from interlock.files import documents
 from interlock.files.documents import (
@@ -25,6 +27,7 @@ from interlock.files.documents import (
     to_version,
 )
 from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
+from interlock.session import BaseSession
 
 T = TypeVar("T")
 Doing = Generator[Any, Any, T]  # an operation, and what it returns
@@ -36,37 +39,52 @@ _MOST_OVERTAKEN = 5
 class Desk:
     """What the files of one handle share."""
 
-    writer: Writer
+    session: BaseSession
     workspace: Workspace
     pattern: str
     outside: str
     merge: bool
     hidden: bool
-    op_id: Callable[[str | None], str]
     opened: bool = False
+
+    @property
+    def writer(self) -> Writer:
+        """Who reads and writes."""
+        return self.session.writer
+
+    def op_id(self, given: str | None) -> str:
+        """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
+        return self.session.op_id(given)
 
     def key(self, path: object) -> str:
         """Return the key of a path.  Raises Invalid."""
         key = documents.key_of(path, self.pattern, self.hidden)
-        reentry.check(self.writer.space, (key,))
+        self.session.check_read(key)
         return key
+
+    def thinking(
+        self, path: str, fn: Callable[[Any], Any], limits: Limits, op_id: str | None
+    ) -> Steps:
+        """Return the protocol that updates a document with a function of its text."""
+        key, name = self.key(path), self.op_id(op_id)
+        think = self.session.thought(key).marked(documents.of_content(path, fn))
+        return protocol.update(self.writer, key, think, None, limits, name, op_id is not None)
 
 
 def desk(
-    writer: Writer,
-    root: str,
+    session: BaseSession,
+    root: str | os.PathLike[str],
     pattern: object,
     outside: str,
     merge: bool,
     hidden: bool,
-    op_id: Callable[[str | None], str],
 ) -> Desk:
     """Return the desk of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
         raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
-    found = Workspace(root, writer.space)
+    found = Workspace(os.fspath(root), session.writer.space)
     matching = documents.checked_pattern(pattern)
-    return Desk(writer, found, matching, outside, merge, hidden, op_id)
+    return Desk(session, found, matching, outside, merge, hidden)
 
 
 def shown(desk: Desk, document: Document) -> Doing[Document]:
@@ -200,3 +218,10 @@ def check(answer: Any) -> None:
     if isinstance(answer, Conflict) and answer.key.startswith(PREFIX):
         raise FileConflict(answer, to_document(answer.record))
     raise_refused(answer)
+
+
+def checked(operation: Doing[T]) -> Doing[T]:
+    """Return an operation that raises what it would return as a refusal."""
+    answer = yield from operation
+    check(answer)
+    return answer

@@ -17,8 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from interlock import AsyncSpace, Rule, open_async
+from interlock._async.opening import under
 from interlock.server.mcp_leases import Leases
-from interlock.sharing import under
 
 _MOST_SESSIONS = 10_000  # remembered; as many as the SDK keeps open
 _MOST_NAME = 64  # characters of what a client calls itself

@@ -9,12 +9,12 @@ from typing import Any
 
 import interlock
 from interlock import Entry, KeyInfo, Record
+from interlock._async.opening import under
 from interlock.server.mcp_agents import Agent, Agents
 from interlock.server.mcp_answers import Answer, entry_answer, key_answer, record_answer
 from interlock.server.mcp_leases import Hold
 from interlock.server.mcp_writes import WRITES, operation, outcome_of
 from interlock.settings import is_reserved
-from interlock.sharing import under
 
 _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store

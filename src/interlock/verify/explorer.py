@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from interlock import Space
 from interlock.errors import Invalid
-from interlock.space import Space
 from interlock.verify.explorer_agents import Agents
 from interlock.verify.explorer_search import Exploration, Faults, Search
 from interlock.verify.explorer_store import Stores

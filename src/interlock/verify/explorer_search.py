@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from interlock import Space
 from interlock.core.turns import TICKET_TTL
 from interlock.errors import Invalid
-from interlock.space import Space
 from interlock.verify import story
 from interlock.verify.explorer_agents import NOBODY, Agents
 from interlock.verify.explorer_store import Stores

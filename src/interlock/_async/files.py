@@ -1,31 +1,45 @@
-"""Shared documents as agents use them, with the asyncio façade: the same names, awaited."""
+"""Documents that several agents share, and the files that show them."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from interlock.backends.drive_async import AsyncDriver
+from interlock._async import concurrency
 from interlock.core import protocol
 from interlock.core.turns import Limits
-from interlock.errors import Invalid
 from interlock.files import steps, syncing
-from interlock.files.desk import Doing, T, check
+from interlock.files.desk import Desk, Doing, T, checked
 from interlock.files.documents import Document, FileStatus
-from interlock.files.handles import FilesHandle
+from interlock.session import AsyncSession
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
 
 
-class AsyncFiles(FilesHandle):
+class AsyncFiles:
     """Documents that several agents share, and the files that show them.
 
-    `document = files.read("plan.md")`; `files.write(document, text)`.  The content lives in the
-    space; the file is its projection, for whoever reads it with `open`.
+    `document = await files.read("plan.md")`; `await files.write(document, text)`.  The content
+    lives in the space; the file is its projection, for whoever reads it with `open`.
     """
 
-    _driver: AsyncDriver
+    def __init__(self, session: AsyncSession, desk: Desk) -> None:
+        self._session = session
+        self._desk = desk
+
+    def __repr__(self) -> str:
+        where = f"{self._desk.workspace.root!r} {self._desk.pattern!r}"
+        return f"<interlock.{type(self).__name__} {where}>"
+
+    @property
+    def root(self) -> str:
+        """The folder that the files are in."""
+        return self._desk.workspace.root
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of the paths in it."""
+        return self._desk.pattern
 
     async def read(self, path: str) -> Document:
         """Return a document; one that was never written has version 0 and the text "".
@@ -53,7 +67,7 @@ class AsyncFiles(FilesHandle):
         changed elsewhere in it is kept, too.  Raises FileConflict with the fresh document,
         FileEdited where the file was changed around the space, Unpublished, Invalid.
         """
-        name = self._desk.op_id(op_id)
+        name = self._session.op_id(op_id)
         return await self._run(steps.write(self._desk, document, content, mode, name))
 
     async def update(
@@ -68,20 +82,15 @@ class AsyncFiles(FilesHandle):
     ) -> Document:
         """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
 
-        `fn` may be a coroutine function.
+        `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
         `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
 
-        def think(value: Any) -> Any:
-            return self._value(value, fn(self._content(path, value)))
-
-        async def think_async(value: Any) -> Any:
-            return self._value(value, await fn(self._content(path, value)))
-
-        either = think_async if inspect.iscoroutinefunction(fn) else think
-        thinking = self._updating(path, either, Limits(attempts, patience, turns), op_id)
+        concurrency.check_function(fn, "fn")
+        limits = Limits(attempts, patience, turns)
+        thinking = self._desk.thinking(path, fn, limits, op_id)
         return await self._run(steps.update(self._desk, path, thinking))
 
     async def delete(self, document: Document, *, op_id: str | None = None) -> Document:
@@ -89,7 +98,7 @@ class AsyncFiles(FilesHandle):
 
         Raises as `write` does.
         """
-        return await self._run(steps.delete(self._desk, document, self._desk.op_id(op_id)))
+        return await self._run(steps.delete(self._desk, document, self._session.op_id(op_id)))
 
     async def publish(
         self, contents: Mapping[Any, str | bytes], *, op_id: str | None = None
@@ -99,11 +108,11 @@ class AsyncFiles(FilesHandle):
         `contents` are by document that was read, or by path where there must be none yet.  All are
         committed, or nothing is.  Raises as `write` does.
         """
-        return await self._run(steps.publish(self._desk, contents, self._desk.op_id(op_id)))
+        return await self._run(steps.publish(self._desk, contents, self._session.op_id(op_id)))
 
     def transaction(self, *, op_id: str | None = None) -> AsyncFilesTx:
         """Begin a transaction over several documents, committed when its block ends."""
-        return AsyncFilesTx(self._driver, steps.Changes(self._desk), self._desk.op_id(op_id))
+        return AsyncFilesTx(self._session, self._desk, self._session.op_id(op_id))
 
     async def status(self) -> tuple[FileStatus, ...]:
         """Return what of the disk is not what the space holds, edits made around it first."""
@@ -134,7 +143,7 @@ class AsyncFiles(FilesHandle):
             for document in found:
                 yield document
             if upto == position:
-                await self._driver.run(protocol.wait(WATCH_PAUSE, position))
+                await self._session.run(protocol.wait(WATCH_PAUSE, position))
             position = upto
 
     async def adopt(self, path: str, *, over: Document | None = None) -> Document:
@@ -160,22 +169,7 @@ class AsyncFiles(FilesHandle):
         return await self._run(syncing.discard(self._desk, path))
 
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
-
-
-class Change:
-    """A change of a document that is to be awaited: the file is looked at first."""
-
-    def __init__(self, name: str, making: Coroutine[Any, Any, None]) -> None:
-        self.name = name
-        self.making = making
-        self.awaited = False
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        self.awaited = True
-        return self.making.__await__()
+        return await self._session.run(checked(operation))
 
 
 class AsyncFilesTx:
@@ -184,11 +178,11 @@ class AsyncFilesTx:
     All methods are awaited; the block raises Invalid at its end where one was not.
     """
 
-    def __init__(self, driver: AsyncDriver, changes: steps.Changes, op_id: str) -> None:
-        self._driver = driver
-        self._changes = changes
+    def __init__(self, session: AsyncSession, desk: Desk, op_id: str) -> None:
+        self._session = session
+        self._changes = steps.Changes(desk)
         self._op_id = op_id
-        self._made: list[Change] = []
+        self._made = concurrency.Changes()
         self.written: tuple[Document, ...] = ()
 
     async def read(self, path: str) -> Document:
@@ -198,17 +192,21 @@ class AsyncFilesTx:
         """
         return await self._run(self._changes.read(path))
 
-    def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> Change:
+    def write(
+        self, document: Document, content: str | bytes, *, mode: int | None = None
+    ) -> concurrency.Change:
         """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
-        return self._change("write", self._changes.write(document, content, mode))
+        return self._made.make("write", self._run(self._changes.write(document, content, mode)))
 
-    def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> Change:
+    def create(
+        self, path: str, content: str | bytes, *, mode: int | None = None
+    ) -> concurrency.Change:
         """Make a document that must not exist at the commit.  Raises as `write` does."""
-        return self._change("create", self._changes.create(path, content, mode))
+        return self._made.make("create", self._run(self._changes.create(path, content, mode)))
 
-    def delete(self, document: Document) -> Change:
+    def delete(self, document: Document) -> concurrency.Change:
         """Delete a document at the commit.  Raises as `write` does."""
-        return self._change("delete", self._changes.delete(document))
+        return self._made.make("delete", self._run(self._changes.delete(document)))
 
     async def __aenter__(self) -> Self:
         return self
@@ -220,23 +218,9 @@ class AsyncFilesTx:
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
-        forgotten = [change for change in self._made if not change.awaited]
-        for change in forgotten:
-            change.making.close()
+        self._made.end(failed=kind is not None)
         if kind is None:
-            if forgotten:
-                raise Invalid(
-                    f"{forgotten[0].name}() of this transaction was not awaited, so nothing was "
-                    f"committed; write `await tx.{forgotten[0].name}(...)`"
-                )
             self.written = await self._run(self._changes.commit(self._op_id))
 
-    def _change(self, name: str, operation: Doing[None]) -> Change:
-        change = Change(name, self._run(operation))
-        self._made.append(change)
-        return change
-
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
+        return await self._session.run(checked(operation))
