@@ -133,8 +133,7 @@ class Noun:
     def __iter__(self) -> Iterator[int]:
         """Yield numbers, as `interlock.Space` does."""
         with self._lock, Lease(self) as lease:
-            for number in [each for each in lease]:
-                yield number
+            yield from [each for each in lease]
 '''
 
 

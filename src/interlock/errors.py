@@ -13,6 +13,7 @@ from interlock.core import outcome as refusals
 from interlock.core.merges import Clash
 from interlock.core.outcome import Wait
 from interlock.core.records import Record
+from interlock.core.showing import described
 
 T = TypeVar("T")
 
@@ -235,7 +236,7 @@ class InDoubt(InterlockError):
     """
 
     def __init__(self, effect: str, key: str, path: str, problem: BaseException | None) -> None:
-        why = "" if problem is None else f": {type(problem).__name__}: {problem}"
+        why = "" if problem is None else f": {described(problem)}"
         super().__init__(
             f"effect {effect!r} (step {path}, idempotency key {key}) was begun, and nobody knows "
             f"whether it has happened{why}; take the run up again, and its policy decides"

@@ -118,6 +118,20 @@ async def test_few_tasks_of_many_stand_in_the_queue_of_the_store_first_come_firs
         assert done == it.asked.joined[MOST_TICKETS:] == [f"op-{n}" for n in range(MANY)]
 
 
+async def test_thousands_that_come_at_once_ask_the_store_for_nothing_while_they_stand_in_line() -> (
+    None
+):
+    async with full() as it:
+        before = len(it.asked.requests)
+        work = (it.space.update("k", lambda n: n + 1, turns="always") for _ in range(MANY))
+        others = [asyncio.create_task(each) for each in work]
+        await until(lambda: it.in_line() == MANY)
+        asked = [each for each in it.asked.requests[before:] if not isinstance(each, TakeTurn)]
+        assert asked == []
+        it.go_on.set()
+        await asyncio.gather(*others)
+
+
 async def test_patience_ends_who_stands_in_line_and_the_store_is_not_asked() -> None:
     async with full() as it:
         with pytest.raises(interlock.Contended, match=f"{MOST_TICKETS} agents ahead"):

@@ -122,24 +122,32 @@ def test_a_space_goes_on_after_a_fork_on_both_sides(tmp_path: Path) -> None:
 
 
 def test_a_child_keeps_its_own_files_when_the_parent_closes(tmp_path: Path) -> None:
-    """The last to close removes the write-ahead log; a child with inherited connections would go
-    on writing into the removed one."""
+    """The last to close removes the write-ahead log and its index; a child with inherited
+    connections would go by the removed ones, and overwrite what others commit."""
     url = f"sqlite:///{tmp_path / 'fork.db'}"
     space = interlock.open(url)
     space.create("k", 0)
-    readable, writable = os.pipe()
+    turns, turn = os.pipe()
+    answers, answer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(writable)
-        os.read(readable, 1)  # until the parent has closed
-        space.update("k", lambda n: n + 1)
+        os.close(turn)
+        while os.read(turns, 1):
+            space.update("k", lambda n: n + 1)
+            os.write(answer, b".")
         os._exit(0)
+    os.close(turns)
+    os.close(answer)
     space.close()
-    os.close(readable)
-    os.close(writable)
+    for mine in (1, 3, 5):
+        os.write(turn, b".")
+        assert os.read(answers, 1) == b"."
+        with interlock.open(url) as again:
+            assert again.read("k").value == mine
+            again.update("k", lambda n: n + 1)
+    os.close(turn)
+    os.close(answers)
     assert os.waitpid(pid, 0)[1] == 0
-    with interlock.open(url) as again:
-        assert again.read("k").value == 1
 
 
 def test_operation_ids_of_a_forked_child_are_its_own(tmp_path: Path) -> None:

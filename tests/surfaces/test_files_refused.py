@@ -13,6 +13,7 @@ import pytest
 
 import interlock
 from interlock.core import decide
+from interlock.files import desk, steps, syncing
 from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
 
 __all__ = ["STORES", "files", "others", "root", "store_url"]  # fixtures
@@ -74,12 +75,109 @@ def test_a_file_is_not_made_where_another_document_has_a_folder(files: Any) -> N
     assert files.write(files.read("a/below"), "now").exists
 
 
+def test_no_writer_makes_a_document_where_another_needs_a_folder(space: Any) -> None:
+    key, below, beside = "files/a", "files/a/b/c", "files/a.md"
+    space.create(key, GOOD)
+    space.create(beside, GOOD)
+    absent = space.read(below)
+    writes: list[Callable[[], Any]] = [
+        lambda: space.create(below, GOOD),
+        lambda: space.write(absent, GOOD),
+        lambda: space.update(below, lambda value: GOOD),
+        lambda: space.transact(lambda tx: tx.create(below, GOOD)),
+        lambda: space.transact(lambda tx: tx.write(absent, GOOD)),
+        lambda: space.transact(lambda tx: (tx.read(key), tx.create(below, GOOD))),
+        lambda: space.transact(lambda tx: (tx.scan("files/"), tx.create(below, GOOD))),
+        lambda: space.transact(
+            lambda tx: (tx.create("files/n", GOOD), tx.create("files/n/x", GOOD))
+        ),
+    ]
+    for write in writes:
+        with pytest.raises(interlock.Invalid, match=r"needs a folder '(a|n)', and a document"):
+            write()
+    space.transact(lambda tx: (tx.delete(tx.read(key)), tx.create(below, GOOD)))
+    with pytest.raises(interlock.Invalid, match="'a/b/c' needs a folder 'a'"):
+        space.write(space.read(key), GOOD)
+    with pytest.raises(interlock.Invalid, match="'a/b/c' needs a folder 'a/b'"):
+        space.create("files/a/b", GOOD)
+    space.transact(lambda tx: (tx.create(key, GOOD), tx.delete(tx.read(below))))
+    assert sorted(space.scan("files/")) == [key, beside]
+    assert space.update(key, lambda value: GOOD).version == 4
+    assert [entry.reads for entry in space.log()][:2] == [None, None]  # of single writes
+
+
+RACES: dict[str, Callable[[Any, Path], Any]] = {
+    "write": lambda files, root: files.write(files.read("a/x"), "mine"),
+    "update": lambda files, root: files.update("a/x", lambda text: "mine"),
+    "publish": lambda files, root: files.publish({"a/x": "mine", "b": "mine"}),
+    "adopt": lambda files, root: files.adopt("new/x"),
+    "again": lambda files, root: files.write(files.read("old/x"), "mine"),
+    "above": lambda files, root: files.write(files.read("below"), "mine"),
+}
+TAKEN = {"adopt": "new", "again": "old", "above": "below/x"}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_a_place_that_is_taken_after_it_was_checked_is_refused(
+    files: Any,
+    facades: Any,
+    root: Path,
+    tmp_path: Path,
+    race: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    others = facades.peer("other").files(tmp_path / "other disk")
+    files.delete(files.write(files.read("old/x"), "deleted"))
+    (root / "new").mkdir()
+    (root / "new/x").write_text("mine")
+    taken = TAKEN.get(race, "a")
+    to_take = [taken]
+
+    def check_place(*arguments: Any) -> Any:
+        freed = yield from desk.check_place(*arguments)
+        if to_take:
+            others.write(others.read(to_take.pop()), "theirs")
+        return freed
+
+    for module in (steps, syncing):
+        monkeypatch.setattr(module, "check_place", check_place)
+    with pytest.raises(interlock.Invalid, match=r"needs a folder '.*', and a document cannot be"):
+        RACES[race](files, root)
+    assert others.paths() == [taken]
+    assert others.status() == ()
+
+
+def test_a_transaction_may_put_a_document_in_place_of_a_folder_and_the_reverse(
+    space: Any, files: Any, root: Path, tmp_path: Path
+) -> None:
+    mirror = space.files(tmp_path / "mirror")
+    files.publish({"zz": "1"})
+    mirror.sync()
+    with files.transaction() as tx:
+        tx.create("zz/a", "2")
+        tx.delete(tx.read("zz"))
+    assert {each.path: each.state for each in tx.written} == {
+        "zz": "published",
+        "zz/a": "published",
+    }
+    with pytest.raises(interlock.Invalid, match="needs a folder 'zz'"), files.transaction() as tx:
+        tx.create("zz", "3")
+    with files.transaction() as tx:
+        tx.delete(tx.read("zz/a"))
+        tx.create("zz", "4")
+    assert (root / "zz").read_text() == "4"
+    mirror.sync()
+    assert (tmp_path / "mirror/zz").read_text() == "4"
+    assert files.status() == mirror.status() == ()
+
+
 def test_what_is_there_already_is_passed_by_and_reported(
     space: Any, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.publish({"a": "1", "blocked/b": "1", "z": "1"})
     with monkeypatch.context() as patched:  # as an older version, or a program of one's own, wrote
         patched.setattr(decide, "check_document", lambda key, value: None)
+        patched.setattr(decide, "place", lambda key: ((), ()))
         for path, value in NO_DOCUMENTS.items():
             space.create(f"files/bad/{path}", value)
         for path in (LONG, ".git/hooks/post-merge", "clash", "clash/below"):

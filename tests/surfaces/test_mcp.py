@@ -189,6 +189,8 @@ async def test_a_lease_keeps_others_out_until_it_is_given_up(us: Tools, them: To
     assert held["holder"] == "us"
     assert 0 < held["seconds"] <= 30
     assert "yourself" in (await us.refused("Held", "take_lease", key="report"))["next_step"]
+    wrong = await us.refused("Invalid", "take_lease", key="report", wait=0.2)
+    assert "wait for yourself" in wrong["message"]
     at = {"key": "report", "version": read["version"], "epoch": read["epoch"]}
     await them.refused("Invalid", "write", value="x", lease_id=lease, **at)
     await us.refused("Invalid", "write", value="x", lease_id=lease, **{**at, "key": "other"})

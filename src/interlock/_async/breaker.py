@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock.core.leases import check_seconds
+from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
@@ -183,7 +184,7 @@ class AsyncBreaker:
             reason = f"took {took:.1f} s, longer than {self.timeout:g} s"
             return breaking.failed(writer, limits, passage, reason, op_id(), noted)
         if problem is not None and ended and not isinstance(problem, self._ignore):
-            reason = f"{type(problem).__name__}: {problem}"
+            reason = described(problem)
             return breaking.failed(writer, limits, passage, reason, op_id(), noted)
         if not passage.probe:
             return breaking.ended(writer, limits, noted, op_id()) if noted else None

@@ -7,8 +7,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core import protocol
 from interlock.core.turns import Limits
+from interlock.errors import raise_refused
 from interlock.files import steps, syncing
 from interlock.files.desk import Desk, Doing, T, checked
 from interlock.files.documents import Document, FileStatus
@@ -172,7 +174,7 @@ class AsyncFiles:
         return await self._session.run(checked(operation))
 
 
-class AsyncFilesTx:
+class AsyncFilesTx(AwaitsCalls):
     """One transaction over documents: reads of one moment, and writes committed together.
 
     All methods are awaited; the block raises Invalid at its end where one was not.
@@ -182,9 +184,9 @@ class AsyncFilesTx:
         self._session = session
         self._changes = steps.Changes(desk)
         self._op_id = op_id
-        self._made = concurrency.Changes()
         self.written: tuple[Document, ...] = ()
 
+    @awaited
     async def read(self, path: str) -> Document:
         """Return a document, with this transaction's own change.
 
@@ -192,21 +194,25 @@ class AsyncFilesTx:
         """
         return await self._run(self._changes.read(path))
 
-    def write(
+    @awaited
+    async def write(
         self, document: Document, content: str | bytes, *, mode: int | None = None
-    ) -> concurrency.Change:
-        """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
-        return self._made.make("write", self._run(self._changes.write(document, content, mode)))
+    ) -> None:
+        """Write a document at the commit.
 
-    def create(
-        self, path: str, content: str | bytes, *, mode: int | None = None
-    ) -> concurrency.Change:
+        Raises FileConflict, Invalid; the end of the block also raises FileEdited.
+        """
+        await self._run(self._changes.write(document, content, mode))
+
+    @awaited
+    async def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> None:
         """Make a document that must not exist at the commit.  Raises as `write` does."""
-        return self._made.make("create", self._run(self._changes.create(path, content, mode)))
+        await self._run(self._changes.create(path, content, mode))
 
-    def delete(self, document: Document) -> concurrency.Change:
+    @awaited
+    async def delete(self, document: Document) -> None:
         """Delete a document at the commit.  Raises as `write` does."""
-        return self._made.make("delete", self._run(self._changes.delete(document)))
+        await self._run(self._changes.delete(document))
 
     async def __aenter__(self) -> Self:
         return self
@@ -218,8 +224,9 @@ class AsyncFilesTx:
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
-        self._made.end(failed=kind is not None)
+        forgotten = self._calls.forgotten()
         if kind is None:
+            raise_refused(forgotten)
             self.written = await self._run(self._changes.commit(self._op_id))
 
     async def _run(self, operation: Doing[T]) -> T:

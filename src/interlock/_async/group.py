@@ -10,14 +10,15 @@ from types import TracebackType
 from typing import Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
-from interlock.errors import AnswerLost, Closed, InterlockError, Refused
+from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import consuming
 from interlock.streams.consuming import Membership
 
 
-class AsyncGroup:
+class AsyncGroup(AwaitsCalls):
     """One consumer of a group: `async for delivery in group: ...; await group.ack(delivery)`.
 
     Every entry is delivered until somebody acknowledges it, and the entries of one key are never
@@ -78,6 +79,7 @@ class AsyncGroup:
             self._keep()
         return list(found.items)
 
+    @awaited
     async def ack(self, *deliveries: Delivery) -> int:
         """Say that entries are done; return how many of them were still this consumer's.
 
@@ -118,7 +120,9 @@ class AsyncGroup:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        forgotten = self._calls.forgotten()
         await self.close()
+        raise_refused(forgotten if kind is None else None)
 
     def _keep(self) -> None:
         """Begin to give signs of life, until `_stop` or until nobody has the handle any more."""

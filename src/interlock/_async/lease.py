@@ -8,16 +8,17 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited, forgotten_calls
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.holding import Holding, taking
 from interlock.core import commands, decide, leases
 from interlock.core.outcome import Refusal
 from interlock.core.records import Record
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession, Steps
 
 
-class AsyncLease:
+class AsyncLease(AwaitsCalls):
     """The exclusive right to write one key, renewed in the background while it is held.
 
     `async with space.lease("report.md", ttl=30) as lease: await lease.write(draft)`.  Other writers
@@ -84,6 +85,7 @@ class AsyncLease:
         self._begin(record, name)
         return self
 
+    @awaited
     async def write(self, value: Any, *, op_id: str | None = None) -> Record:
         """Write the key and return its new record.
 
@@ -95,6 +97,7 @@ class AsyncLease:
         )
         return self._moved(await self._session.run(steps))
 
+    @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
 
@@ -108,6 +111,7 @@ class AsyncLease:
         )
         return self._moved(await self._session.run(steps))
 
+    @awaited
     async def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
 
@@ -139,7 +143,9 @@ class AsyncLease:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        forgotten = self._calls.forgotten()
         await self.release()
+        raise_refused(forgotten if kind is None else None)
 
     async def _take(self, keys: tuple[str, ...], wait: float | None, name: str) -> Any:
         steps = taking(self._taking, self._session.writer, keys, self._ttl, wait, name)
@@ -198,7 +204,7 @@ class AsyncLease:
         return record
 
 
-class AsyncLeases:
+class AsyncLeases(AwaitsCalls):
     """The exclusive right to write several keys, taken in one step: all of them or none.
 
     `async with space.leases(["x", "y"]) as leases: await leases["x"].write(1)`.  Each is an
@@ -231,6 +237,7 @@ class AsyncLeases:
             each._begin(record, name)
         return self
 
+    @awaited
     async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write one of the keys and return its new record.
 
@@ -251,4 +258,6 @@ class AsyncLeases:
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        forgotten = forgotten_calls(self, *self._leases.values())
         await self.release()
+        raise_refused(forgotten if kind is None else None)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited, raise_forgotten
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
 from interlock.core import leases, protocol
@@ -26,7 +27,7 @@ from interlock.session import AsyncSession, Steps
 Moments = list[RunMoment]  # inside AsyncRuns `list` is its method
 
 
-class AsyncRun:
+class AsyncRun(AwaitsCalls):
     """A run that this process works on, in an `async with` block: see `interlock.AsyncSpace.run`.
 
     A program asks for the same steps in the same order whenever it runs.  What is finished is not
@@ -108,7 +109,8 @@ class AsyncRun:
         Raises ProgramChanged where another step is recorded in this place, Fenced where this run
         was taken over, Invalid, RunFailed where the run is being undone, and what `fn` raises.
         """
-        return self._do(self._state.frame.next_path(), name, fn, args, kwargs)
+        path = self._state.frame.next_path()
+        return self._calls.add("step", self._do(path, name, fn, args, kwargs))
 
     def parallel(self, *calls: tuple[Any, ...]) -> Coroutine[Any, Any, list[Any]]:
         """Run steps at the same time, each given as `(name, fn, *args)`; return their results.
@@ -120,9 +122,8 @@ class AsyncRun:
             if not isinstance(call, tuple) or len(call) < 2:
                 raise Invalid(f"{call!r:.60} is not a step: (name, fn, *args)")
         tasks = [(frame.next_path(), *call) for call in calls]
-        return concurrency.together(
-            partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks
-        )
+        steps = [partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks]
+        return self._calls.add("parallel", concurrency.together(steps))
 
     def effect(
         self,
@@ -152,7 +153,8 @@ class AsyncRun:
         """
         effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
-        return self._session.run(effects.perform(self._state, path, effect, draw))
+        steps = effects.perform(self._state, path, effect, draw)
+        return self._calls.add("effect", self._session.run(steps))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -161,15 +163,17 @@ class AsyncRun:
         """
         step.check_wait(name, timeout)
         path, draw = self._state.frame.next_path(), self._session.draw
-        return self._session.run(waiting.wait_for(self._state, path, name, timeout, draw))
+        steps = waiting.wait_for(self._state, path, name, timeout, draw)
+        return self._calls.add("wait_for", self._session.run(steps))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
         waiting.check_sleep(seconds)
         path, draw = self._state.frame.next_path(), self._session.draw
         steps: Steps[None] = waiting.sleep(self._state, path, seconds, draw)
-        return self._session.run(steps)
+        return self._calls.add("sleep", self._session.run(steps))
 
+    @awaited
     async def now(self) -> datetime:
         """Return the store's time when this was first asked for."""
 
@@ -179,6 +183,7 @@ class AsyncRun:
 
         return as_datetime(await self.step("now", read))
 
+    @awaited
     async def random(self) -> float:
         """Return a random number from 0 up to 1, the same whenever the run restarts."""
         return float(await self.step("random", random.random))
@@ -203,6 +208,8 @@ class AsyncRun:
         traceback: TracebackType | None,
     ) -> None:
         draw = self._session.draw
+        forgotten = self._calls.forgotten()
+        problem = problem if forgotten is None else problem or Invalid(forgotten)
         left = ending.leave(self._state, problem, self.result, self._attempts, draw)
         try:
             await self._session.run(left)
@@ -213,6 +220,7 @@ class AsyncRun:
         finally:
             self._state.left = True
             await self._lease.release()
+        raise_forgotten(kind, problem)
 
     @property
     def _state(self) -> RunState:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.moment import AsyncMoment
 from interlock._async.transaction import AsyncTx, returned
@@ -185,7 +186,7 @@ class AsyncSpace:
         steps = protocol.transact(
             self.session.writer,
             lambda state: thought.begin(state, AsyncTx(self.session, state, name)),
-            thought.marked(fn),
+            thought.marked(all_awaited(fn)),
             Limits(attempts, patience, turns),
             name,
             op_id is not None,

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core import protocol
 from interlock.core.outcome import Committed
 from interlock.core.records import Record
@@ -16,10 +17,11 @@ from interlock.session import AsyncSession, Steps
 from interlock.settings import distinct
 
 
-class AsyncTx:
+class AsyncTx(AwaitsCalls):
     """One transaction: reads of one moment, and writes committed together or not at all.
 
-    Reads are awaited.  Writes are made at the commit, so there is nothing to await yet.
+    Reads are awaited: the block raises Invalid at its end where one was not.  Writes are made at
+    the commit, so there is nothing to await yet.
     """
 
     def __init__(self, session: AsyncSession, state: Transaction, op_id: str) -> None:
@@ -28,6 +30,7 @@ class AsyncTx:
         self._op_id = op_id
         self.committed: Committed | None = None
 
+    @awaited
     async def read(self, key: str) -> Record:
         """Return the record of `key`, with this transaction's own write.
 
@@ -36,6 +39,7 @@ class AsyncTx:
         records = await self.read_many([key])
         return records[key]
 
+    @awaited
     async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
         """Return the records of `keys`."""
         names = distinct(keys)
@@ -43,6 +47,7 @@ class AsyncTx:
         await self._load(names)
         return {key: self._state.view(key) for key in names}
 
+    @awaited
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records under `prefix`; one that appears later is a conflict, too."""
         await self._load((), (prefix,))
@@ -96,7 +101,9 @@ class AsyncTx:
         traceback: TracebackType | None,
     ) -> None:
         self._state.ended = True
+        forgotten = self._calls.forgotten()
         if kind is None:
+            raise_refused(forgotten)
             steps = protocol.commit_transaction(self._state, self._op_id)
             self.committed = await self._session.run(steps)
 

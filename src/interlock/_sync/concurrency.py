@@ -158,13 +158,3 @@ class Timer:
     ) -> bool:
         """Return whether the block was stopped: never."""
         return False
-
-
-class Changes:
-    """The changes of one transaction: each is made when it is asked for."""
-
-    def make(self, name: str, made: None) -> None:
-        """Take note of the change that the method `name` has made."""
-
-    def end(self, failed: bool) -> None:
-        """End the transaction."""

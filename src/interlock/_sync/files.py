@@ -178,7 +178,6 @@ class FilesTx:
         self._session = session
         self._changes = steps.Changes(desk)
         self._op_id = op_id
-        self._made = concurrency.Changes()
         self.written: tuple[Document, ...] = ()
 
     def read(self, path: str) -> Document:
@@ -189,16 +188,19 @@ class FilesTx:
         return self._run(self._changes.read(path))
 
     def write(self, document: Document, content: str | bytes, *, mode: int | None = None) -> None:
-        """Write a document at the commit.  Raises FileConflict, FileEdited, Invalid."""
-        return self._made.make("write", self._run(self._changes.write(document, content, mode)))
+        """Write a document at the commit.
+
+        Raises FileConflict, Invalid; the end of the block also raises FileEdited.
+        """
+        self._run(self._changes.write(document, content, mode))
 
     def create(self, path: str, content: str | bytes, *, mode: int | None = None) -> None:
         """Make a document that must not exist at the commit.  Raises as `write` does."""
-        return self._made.make("create", self._run(self._changes.create(path, content, mode)))
+        self._run(self._changes.create(path, content, mode))
 
     def delete(self, document: Document) -> None:
         """Delete a document at the commit.  Raises as `write` does."""
-        return self._made.make("delete", self._run(self._changes.delete(document)))
+        self._run(self._changes.delete(document))
 
     def __enter__(self) -> Self:
         return self
@@ -210,7 +212,6 @@ class FilesTx:
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
-        self._made.end(failed=kind is not None)
         if kind is None:
             self.written = self._run(self._changes.commit(self._op_id))
 

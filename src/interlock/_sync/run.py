@@ -104,7 +104,8 @@ class Run:
         Raises ProgramChanged where another step is recorded in this place, Fenced where this run
         was taken over, Invalid, RunFailed where the run is being undone, and what `fn` raises.
         """
-        return self._do(self._state.frame.next_path(), name, fn, args, kwargs)
+        path = self._state.frame.next_path()
+        return self._do(path, name, fn, args, kwargs)
 
     def parallel(self, *calls: tuple[Any, ...]) -> list[Any]:
         """Run steps at the same time, each given as `(name, fn, *args)`; return their results.
@@ -116,9 +117,8 @@ class Run:
             if not isinstance(call, tuple) or len(call) < 2:
                 raise Invalid(f"{call!r:.60} is not a step: (name, fn, *args)")
         tasks = [(frame.next_path(), *call) for call in calls]
-        return concurrency.together(
-            partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks
-        )
+        steps = [partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks]
+        return concurrency.together(steps)
 
     def effect(
         self,
@@ -148,7 +148,8 @@ class Run:
         """
         effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
-        return self._session.run(effects.perform(self._state, path, effect, draw))
+        steps = effects.perform(self._state, path, effect, draw)
+        return self._session.run(steps)
 
     def wait_for(self, name: str, timeout: float | None = None) -> Any:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -157,7 +158,8 @@ class Run:
         """
         step.check_wait(name, timeout)
         path, draw = self._state.frame.next_path(), self._session.draw
-        return self._session.run(waiting.wait_for(self._state, path, name, timeout, draw))
+        steps = waiting.wait_for(self._state, path, name, timeout, draw)
+        return self._session.run(steps)
 
     def sleep(self, seconds: float) -> None:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""

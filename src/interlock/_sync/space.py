@@ -137,7 +137,6 @@ class Space:
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
         nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
-        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
         thinks at once and queues after a conflict or where a queue exists, `always` queues first,
         so that every thought counts, `never` only retries.  With an `op_id` that was already

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock import AsyncSpace, Invalid, Space
+from interlock.cancellation import finish
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,11 @@ def run(space: Space | AsyncSpace, steps: Steps) -> Any:
 async def run_async(space: Space | AsyncSpace, steps: Steps) -> Any:
     """Make the calls that `steps` yields, and return what it returns.
 
-    The calls of a space that was opened with `interlock.open` are made in a thread.
+    The calls of a space that was opened with `interlock.open` are made in a thread, which a
+    cancelled caller waits for: what it writes is written when this returns.
     """
     if isinstance(space, Space):
-        return await asyncio.to_thread(_drive, space, steps)
+        return await finish(asyncio.to_thread(_drive, space, steps))
     answer: Any = None
     send: Callable[[Any], Any] = steps.send
     while True:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
-from interlock.cancellation import obtain
+from interlock.cancellation import finish, obtain
 
 T = TypeVar("T")
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
@@ -80,13 +80,14 @@ def _adopt(context: contextvars.Context) -> None:
 async def write(lease: Lease | AsyncLease, value: Any) -> Record:
     """Write the key of a lease.  Raises Fenced where it was taken away, Invalid."""
     if isinstance(lease, Lease):
-        return await asyncio.to_thread(lease.write, value)
+        return await finish(asyncio.to_thread(lease.write, value))
     return await lease.write(value)
 
 
 async def give_up(lease: Lease | AsyncLease) -> None:
     """Give up a lease; one that was lost is none of ours."""
     if isinstance(lease, Lease):
-        await asyncio.to_thread(lease.release)
+        # To its end: cancelled before a thread is free, it would never be given up.
+        await finish(asyncio.to_thread(lease.release))
     else:
         await lease.release()

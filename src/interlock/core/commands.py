@@ -68,7 +68,8 @@ def commit(
             writer.book.load(outcome.record.version, outcome.record.value)
             continue
         if isinstance(outcome, Conflict):
-            return (yield from fold_conflict(writer, outcome))
+            misplaced = decide.misplaced(plan, outcome)
+            return misplaced or (yield from fold_conflict(writer, outcome))
         return outcome
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
-from interlock.core.documents import FILES, check_document
+from interlock.core.documents import FILES, check_document, folders_of, in_the_way
 from interlock.core.keys import check_key
 from interlock.core.machines import check_delete, check_move, illegal, state_of
 from interlock.core.outcome import (
@@ -32,9 +33,11 @@ from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Writ
 from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
+from interlock.core.showing import described
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
+NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 
 
 @dataclass(slots=True, eq=False)
@@ -70,7 +73,7 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
         return body
     write = Write(PUT, record.key, body)
     return allowed(writer, record, write, leased) or single(
-        writer, expect(record), write, op_id, leased
+        writer, expect(record), write, op_id, leased, new=record.body is None
     )
 
 
@@ -84,7 +87,7 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
         return body
     write = Write(PUT, key, body)
     return allowed(writer, absent(key, writer.space), write) or single(
-        writer, Expect(key, None, None), write, op_id
+        writer, Expect(key, None, None), write, op_id, new=True
     )
 
 
@@ -212,7 +215,7 @@ def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
         f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
-        f"{type(problem).__name__}: {problem}",
+        f"{described(problem)}",
         key,
     )
 
@@ -230,10 +233,10 @@ def forgot_return(what: str, key: str | None = None) -> Invalid:
 
 
 def forgot_write(key: str) -> Invalid:
-    """The refusal of a transaction's function whose only effect was to change what it had read."""
+    """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the function changed the value of {key!r} that it had read, wrote nothing and returned "
-        "None; did it forget tx.write(record, value)?",
+        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
+        "did it forget tx.write(record, value)? Otherwise change a copy",
         key,
     )
 
@@ -272,6 +275,8 @@ def reads_beyond(plan: Plan) -> dict[str, Any] | None:
         e.key: e.version for e in plan.expects if e.key not in written and e.version is not None
     }
     for scan in plan.scans:
+        if scan.prefix.startswith(FILES) and scan.prefix[:-1] in written:
+            continue  # the place of a new document: expected, but not read
         reads[scan.prefix + "*"] = {key: version for key, version, _ in scan.members}
     return reads if reads or plan.transaction else None
 
@@ -404,6 +409,33 @@ def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
     return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
 
 
+def place(
+    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
+) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
+    """What the commit of a new document expects of its place: no document where it needs a folder,
+    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
+    if not key.startswith(FILES):
+        return (), ()
+    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
+    inside = f"{key}/"
+    members = tuple(
+        (each, expected.version or 0, expected.epoch or 0)
+        for each, expected in sorted(gone.items())
+        if each.startswith(inside)
+    )
+    return folders, (Scanned(inside, members),)
+
+
+def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
+    """Return the refusal of a new document whose place was found taken at the commit."""
+    for write in plan.writes:
+        if conflict.expected is None and conflict.key in folders_of(write.key):
+            return in_the_way(write.key, conflict.key)
+        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
+            return in_the_way(conflict.key, write.key)
+    return None
+
+
 def first_difference(
     members: Mapping[str, tuple[int, int]], current: Mapping[str, tuple[int, int]]
 ) -> str | None:
@@ -415,10 +447,17 @@ def first_difference(
 
 
 def single(
-    writer: Writer, expected: Expect, write: Write, op_id: str, leased: bool = False
+    writer: Writer,
+    expected: Expect,
+    write: Write,
+    op_id: str,
+    leased: bool = False,
+    new: bool = False,
 ) -> Plan:
-    """The plan of one write, computed from the record that is expected."""
-    return _plan(writer, op_id, (expected,), (write,), (write.key,) if leased else ())
+    """The plan of one write, computed from the record that is expected; `new`: none exists."""
+    folders, inside = place(write.key) if new else ((), ())
+    leases = (write.key,) if leased else ()
+    return _plan(writer, op_id, (expected, *folders), (write,), leases, inside)
 
 
 def _plan(
@@ -427,8 +466,9 @@ def _plan(
     expects: tuple[Expect, ...],
     writes: tuple[Write, ...],
     leased: tuple[str, ...] = (),
+    scans: tuple[Scanned, ...] = (),
 ) -> Plan:
     rules = writer.book.rules.version
     return Plan(
-        op_id, writer.agent, expects, (), writes, 0, False, rules, writer.incarnation, leased
+        op_id, writer.agent, expects, scans, writes, 0, False, rules, writer.incarnation, leased
     )

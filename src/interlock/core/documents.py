@@ -1,7 +1,8 @@
 """What the keys under `files/` hold: documents, which `space.files` shows as files on disks.
 
-Whoever writes such a key writes a file on every disk that follows, so its name and its value are
-checked here, for every writer.
+Whoever writes such a key writes a file on every disk that follows, so its name, its value and its
+place are checked here, for every writer.  A document cannot be a file where another one needs a
+folder.  What that demands follows from the key alone, so a commit expects it unread.
 """
 
 from __future__ import annotations
@@ -47,6 +48,22 @@ def check_path(key: str) -> Invalid | None:
                 key,
             )
     return None
+
+
+def folders_of(key: str) -> tuple[str, ...]:
+    """Return the keys at which no document can be beside the one at `key`, which needs a folder
+    there; none where `key` is not of a document."""
+    if not key.startswith(FILES):
+        return ()
+    return tuple(key[:at] for at in range(len(FILES), len(key)) if key[at] == "/")
+
+
+def in_the_way(key: str, folder: str) -> Invalid:
+    """The refusal of two documents of which one is a file where the other needs a folder."""
+    path, where = key.removeprefix(FILES), folder.removeprefix(FILES)
+    return Invalid(
+        f"document {path!r} needs a folder {where!r}, and a document cannot be both", key
+    )
 
 
 def _malformed(key: str, why: str) -> Invalid:

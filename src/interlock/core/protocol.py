@@ -146,6 +146,9 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps:
     if state.doomed is not None:
         return state.doomed
     if not state.changes:
+        forgotten = state.changed_in_place()
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         return Committed(state.position or 0, 0, state.writer.agent, ())
     return (yield from commands.commit(state.writer, lambda: state.decision(op_id)))
 
@@ -185,16 +188,19 @@ def _update(
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
-    snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
-    if snapshot.applied is not None:
-        return decide.applied_before(writer, key, op_id, snapshot.applied)
-    record, ticket, attempts = snapshot.records[key], 0, 0
-    held = _leased(key, snapshot)
-    in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
+    ticket = attempts = 0
+    in_turn = limits.turns == "always"
+    if resumable or not in_turn:  # who waits for its turn anyway reads the key then
+        snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
+        if snapshot.applied is not None:
+            return decide.applied_before(writer, key, op_id, snapshot.applied)
+        turn.began_us, record = snapshot.time_us, snapshot.records[key]
+        held = _leased(key, snapshot)
+        in_turn = in_turn or (limits.turns == "auto" and key in snapshot.queued)
     while True:
         if in_turn and not ticket:
             turn.name = f"{op_id}/{attempts}"
-            place = yield from take_turn(writer, (key,), turn, limits, snapshot.time_us, attempts)
+            place = yield from take_turn(writer, (key,), turn, limits, attempts)
             if isinstance(place, Refusal):
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
@@ -280,18 +286,17 @@ def _transact(
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
-    start_us = 0
     if resumable or limits.patience is not None:
         snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
             return (yield from _transacted_before(writer, op_id, snapshot.applied))
-        start_us = snapshot.time_us
+        turn.began_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, start_us, attempts)
+            place = yield from take_turn(writer, keys, turn, limits, attempts)
             if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any
 
 from interlock.core import decide
+from interlock.core.documents import FILES, folders_of, in_the_way
 from interlock.core.folding import ask
 from interlock.core.keys import check_all, check_key
 from interlock.core.merges import fold_items
@@ -169,9 +170,13 @@ class Transaction:
         )
 
     def changed_in_place(self) -> str | None:
-        """Return the first key whose value was changed after it was read; None where none was."""
+        """Return the first key that is not written though its value was changed after it was read;
+        None where there is none."""
         for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
-            if record.body is not None and decode(record.body) != record.value:
+            value = record.value
+            if record.body is None or not isinstance(value, dict | list):
+                continue  # nothing that could be changed
+            if record.key not in self.writes and decode(record.body) != value:
                 return record.key
         return None
 
@@ -185,31 +190,71 @@ class Transaction:
         return bool(self.writes or self.appends)
 
     def decision(self, op_id: str) -> decide.Decision:
-        """Return the plan, or what the rules of the keys say against it."""
+        """Return the plan, or what the rules of the keys say against it, or a forgotten write."""
+        forgotten = self.changed_in_place()
+        if forgotten is not None:
+            return decide.forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
             item = decode(write.body) if write.kind == APPEND else None
             refused = decide.allowed(self.writer, base, write, item=item)
             if refused is not None:
                 return refused
-        return self.plan(op_id)
+        return self._misplaced() or self.plan(op_id)
 
     def plan(self, op_id: str) -> Plan:
-        """Return the plan: every record and prefix read is an expectation."""
+        """Return the plan: every record and prefix read is an expectation, and so is the place of
+        every new document."""
         expects = {key: decide.expect(record) for key, record in self.read_records.items()}
         for key, expected in self.foreign.items():
             expects[key] = expected
+        scans = {prefix: decide.scanned(prefix, found) for prefix, found in self.read_scans.items()}
         members = {record.key for records in self.read_scans.values() for record in records}
+        deleted = {key: expects[key] for key, each in self.writes.items() if each.kind == DELETE}
+        for key in self._new_documents():
+            folders, inside = decide.place(key, deleted)
+            for folder in folders:
+                expects.setdefault(folder.key, folder)
+            for scan in inside:
+                scans.setdefault(scan.prefix, scan)
         return Plan(
             op_id,
             self.writer.agent,
             tuple(e for key, e in expects.items() if key not in members or key in self.writes),
-            tuple(decide.scanned(prefix, found) for prefix, found in self.read_scans.items()),
+            tuple(scans.values()),
             (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
             rules=self.writer.book.rules.version,
             incarnation=self.writer.incarnation,
             transaction=True,
         )
+
+    def _new_documents(self) -> list[str]:
+        """Return the keys of the documents that are made where none is stored."""
+        return [
+            write.key
+            for write in self.writes.values()
+            if write.kind == PUT and write.key.startswith(FILES) and not self._stored(write.key)
+        ]
+
+    def _stored(self, key: str) -> bool:
+        """Whether a key is known to exist in the store."""
+        known = self.bases.get(key) or self.read_records.get(key)
+        return known is not None and known.body is not None
+
+    def _misplaced(self) -> Invalid | None:
+        """Return why a new document cannot be where it is to be, for all that is known here."""
+        new = self._new_documents()
+        if not new:
+            return None
+        scanned = (record.key for record in chain(*self.read_scans.values()))
+        known = {key for key in (*self.read_records, *self.bases) if self._stored(key)}
+        known = known.union(scanned, self.writes)
+        known -= {write.key for write in self.writes.values() if write.kind == DELETE}
+        for key in sorted(known):
+            for folder in folders_of(key):
+                if folder in known and (key in new or folder in new):
+                    return in_the_way(key, folder)
+        return None
 
     def _expect(self, record: Record) -> Conflict | None:
         """Expect `record`; two versions of one key in a transaction can only conflict."""

@@ -37,11 +37,15 @@ class Limits(NamedTuple):
 
 
 class Turn:
-    """The place in a queue that a protocol has, or may have: the answer can still be on its way."""
+    """The place in a queue that a protocol has, or may have: the answer can still be on its way.
+
+    `began_us` is when its patience began, by the store's clock (0: not known yet).
+    """
 
     def __init__(self) -> None:
         self.name = ""
         self.ticket = 0
+        self.began_us = 0
 
 
 class Progress:
@@ -107,13 +111,12 @@ def take_turn(
     keys: tuple[str, ...],
     turn: Turn,
     limits: Limits,
-    start_us: int,
     attempts: int,
 ) -> Generator[Any, Any, Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
     progress, ticket, left = Progress(), 0, limits.patience
     if left is not None and attempts:  # how much of it did the attempts take?
-        left -= ((yield Load((), ())).time_us - start_us) / 1e6
+        left -= ((yield Load((), ())).time_us - turn.began_us) / 1e6
     while True:
         asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
         try:
@@ -121,10 +124,12 @@ def take_turn(
         except OutOfTime as over:
             return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket
+        now_us = place.snapshot.time_us
+        turn.began_us = turn.began_us or now_us - int(place.waited * 1e6)
         if ticket and place.ahead == 0:
             return place
         if limits.patience is not None:
-            left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
+            left = limits.patience - (now_us - turn.began_us) / 1e6
         pause = progress.pause(place, left)
         if not ticket:
             continue

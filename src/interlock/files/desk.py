@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from interlock.core import protocol
 from interlock.core.decide import Writer
+from interlock.core.documents import folders_of, in_the_way
 from interlock.core.folding import Steps
 from interlock.core.outcome import Conflict
 from interlock.core.patterns import matches
@@ -166,28 +167,31 @@ def read_all(
     return sorted(found, key=lambda document: document.exists), refused
 
 
-def check_place(desk: Desk, path: str) -> Doing[None]:
-    """See that a new document needs no folder where another one is a file, nor the reverse; of one
-    that was deleted elsewhere, the file goes.
+def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Doing[bool]:
+    """See early, before a thought is spent, what the commit of a new document expects: that it
+    needs no folder where another one is a file, nor the reverse.  Of one that was deleted
+    elsewhere, the file goes.  `gone`: the keys that the same commit deletes.
 
-    Raises Invalid.
+    Returns whether one of those has the place now.  Raises Invalid.
     """
-    folders = [path[:at] for at, character in enumerate(path) if character == "/"]
-    keys, inside = tuple(PREFIX + folder for folder in folders), f"{PREFIX}{path}/"
-    snapshot: Snapshot = yield from protocol.load(desk.writer, keys, (inside,))
+    folders, freed = folders_of(key), False
+    snapshot: Snapshot = yield from protocol.load(desk.writer, folders, (f"{key}/",))
     check(snapshot)
-    for folder, key in zip(folders, keys, strict=True):
-        if snapshot.records[key].exists:
-            raise in_the_way(path, folder)
-        if snapshot.records[key].version and (yield from on_disk(desk.workspace.see, folder)).last:
-            yield from bring(desk, to_document(snapshot.records[key]))
-    for record in snapshot.scans[inside]:
-        raise in_the_way(record.key.removeprefix(PREFIX), path)
-
-
-def in_the_way(path: str, folder: str) -> Invalid:
-    """Return the refusal of two documents of which one is a file where the other has a folder."""
-    return Invalid(f"document {path!r} needs a folder {folder!r}, and a document cannot be both")
+    for folder in folders:
+        record = snapshot.records[folder]
+        if record.exists:
+            if folder not in gone:
+                raise_refused(in_the_way(key, folder))
+            freed = True
+        elif record.version:
+            document = to_document(record)
+            if (yield from on_disk(desk.workspace.see, document.path)).last:
+                yield from bring(desk, document)
+    for record in snapshot.scans[f"{key}/"]:
+        if record.key not in gone:
+            raise_refused(in_the_way(record.key, key))
+        freed = True
+    return freed
 
 
 def load(desk: Desk, key: str) -> Doing[Record]:

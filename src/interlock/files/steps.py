@@ -5,16 +5,15 @@ What is done on the disk is a `Think`: with asyncio it is done in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from itertools import pairwise
 from typing import Any
 
 from interlock.core import commands, decide, protocol
 from interlock.core.folding import Steps
 from interlock.core.outcome import Committed, Conflict
-from interlock.core.plan import PUT
-from interlock.core.records import Snapshot
+from interlock.core.plan import DELETE
+from interlock.core.records import Snapshot, absent
 from interlock.core.transaction import Transaction
 from interlock.errors import Invalid, raise_refused
 from interlock.files import documents
@@ -26,13 +25,13 @@ from interlock.files.desk import (
     bring_all,
     check,
     check_place,
-    in_the_way,
     load,
     on_disk,
+    read_all,
     shown,
 )
+from interlock.files.disk import FOLDER
 from interlock.files.documents import (
-    PREFIX,
     Document,
     FileConflict,
     FileEdited,
@@ -113,18 +112,22 @@ def update(desk: Desk, path: object, think: Steps) -> Doing[Document]:
     return (yield from bring(desk, to_document(outcome)))
 
 
-def settled(desk: Desk, document: Document) -> Doing[None]:
+def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Doing[None]:
     """See that a document can be written here: another one is not in its way, and its file was not
-    changed around the space.  Raises Invalid, FileEdited."""
+    changed around the space.  `gone`: the keys that the same commit deletes.
+
+    Raises Invalid, FileEdited.
+    """
+    key, freed = document.record.key, False
     if not document.exists:
-        yield from check_place(desk, document.path)
-    seen: Seen = yield from on_disk(desk.workspace.see, document.path)
-    if not seen.edited:
+        freed = yield from check_place(desk, key, gone)
+    seen: Seen = yield from on_disk(desk.workspace.see, document.path, freed)
+    if not seen.edited or (freed and seen.found.kind == FOLDER):
         return
     if desk.outside == ADOPT:
         yield from adopt(desk, document.path)
         return
-    fresh = to_document((yield from load(desk, document.record.key)))
+    fresh = to_document((yield from load(desk, key)))
     if seen.found.data is None or seen.found.data != fresh.data:
         raise edited(fresh, seen.found.data, seen.last.version if seen.last else None)
 
@@ -135,6 +138,7 @@ class Changes:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.state = Transaction(desk.writer)
+        self.documents: dict[str, Document] = {}  # as they were before they were changed here
 
     def read(self, path: object) -> Doing[Document]:
         """Read a document.  Returns it, with this transaction's own change."""
@@ -147,30 +151,33 @@ class Changes:
         """Write a document at the commit."""
         self.desk.key(document.path)
         value = to_value(to_bytes(content), document.mode if mode is None else mode)
-        yield from settled(self.desk, document)
+        yield from opened(self.desk)
         check(self.state.write(document.record, value))
+        self.documents.setdefault(document.record.key, document)
 
     def create(self, path: object, content: Any, mode: int | None) -> Doing[None]:
         """Make a document that must not exist at the commit."""
         key = self.desk.key(path)
-        yield from opened(self.desk)
         value = to_value(to_bytes(content), documents.DEFAULT_MODE if mode is None else mode)
-        yield from settled(self.desk, to_document((yield from load(self.desk, key))))
+        yield from opened(self.desk)
         check(self.state.create(key, value))
+        self.documents.setdefault(key, to_document(absent(key, self.desk.writer.space)))
 
     def delete(self, document: Document) -> Doing[None]:
         """Delete a document at the commit."""
         self.desk.key(document.path)
-        yield from settled(self.desk, document)
+        yield from opened(self.desk)
         check(self.state.delete(document.record))
+        self.documents.setdefault(document.record.key, document)
 
     def commit(self, op_id: str) -> Doing[tuple[Document, ...]]:
         """Commit all, then see that all is on the disk.  Returns the documents written."""
         self.state.ended = True
-        written = [each.key for each in self.state.writes.values() if each.kind == PUT]
-        for before, after in pairwise(sorted(written, key=lambda key: key.split("/"))):
-            if after.startswith(f"{before}/"):
-                raise in_the_way(after.removeprefix(PREFIX), before.removeprefix(PREFIX))
+        writes = self.state.writes
+        gone = {write.key for write in writes.values() if write.kind == DELETE}
+        for key, document in self.documents.items():
+            if key in writes:
+                yield from settled(self.desk, document, gone)
         outcome = yield from protocol.commit_transaction(self.state, op_id)
         check(outcome)
         assert isinstance(outcome, Committed)
@@ -179,7 +186,7 @@ class Changes:
             return ()
         snapshot: Snapshot = yield from protocol.load(self.desk.writer, keys)
         check(snapshot)
-        return (yield from bring_all(self.desk, map(to_document, snapshot.records.values())))
+        return (yield from bring_all(self.desk, read_all(self.desk, snapshot.records.values())[0]))
 
 
 def _shown_unless_changed(changes: Changes, key: str) -> Doing[Document]:

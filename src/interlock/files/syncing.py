@@ -194,7 +194,7 @@ def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Docum
         if data == fresh.data:
             return (yield from bring(desk, fresh, includes=includes))
     if data is not None and not record.exists:
-        yield from check_place(desk, fresh.path)
+        yield from check_place(desk, key)
     outcome = yield from _adopted(desk, record, data, seen.found.mode or fresh.mode)
     if isinstance(outcome, Conflict):
         raise edited(to_document(outcome.record), seen.found.data, base)

@@ -83,7 +83,8 @@ class Circuit(NamedTuple):
 
     `failed` are the times of the failures that count, while closed.  `until_us`: when the next
     probe may begin; while half open, when the claim of this one expires.  `openings` tells a call
-    that was let through before the last opening from one after it.
+    that was let through before the last opening from one after it.  `call` is the one that opened
+    it by being overdue: how that ends says better why.
     """
 
     state: str = CLOSED
@@ -94,6 +95,7 @@ class Circuit(NamedTuple):
     agent: str = ""
     reason: str = ""
     probe: str = ""
+    call: str = ""
 
     def failing(self, now_us: int, limits: Limits, agent: str, reason: str) -> Circuit:
         """Return the circuit after a failure."""
@@ -248,11 +250,13 @@ def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps:
         if seen.circuit.state != CLOSED or len(left) == len(calls):
             return seen
         circuit: Circuit = seen.circuit
-        for due_us, openings, agent in (call for each, call in calls.items() if each not in left):
+        for each in (each for each in calls if each not in left):
+            due_us, openings, agent = calls[each]
             if (circuit.state, circuit.openings) == (CLOSED, openings):
                 late = (seen.time_us - due_us) / 1e6
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
                 circuit = circuit.failing(seen.time_us, limits, agent, _told(reason))
+                circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
         also: list[tuple[Record, Any]] = [(record, left)]
         if not seen.record.version:
             also.append(_indexed(snapshot, limits.name))
@@ -272,7 +276,8 @@ def failed(
     """Count the failure of a call, which is noted as `call_id` ("": it is not).
 
     Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
-    opening, and one that was counted as overdue, change nothing.
+    opening, and one that was counted as overdue, change nothing, but that a call which opened it by
+    being overdue now says how it ended.
     """
     while True:
         keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
@@ -281,7 +286,15 @@ def failed(
         if passage.probe:
             seen = passage.seen._replace(time_us=seen.time_us)
         elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
-            return (yield from ended(writer, limits, call_id, op_id)) if call_id else seen
+            if not call_id:
+                return seen
+            if (seen.circuit.state, seen.circuit.call) != (OPEN, call_id):
+                return (yield from ended(writer, limits, call_id, op_id))
+            circuit = seen.circuit._replace(reason=_told(reason), call="")
+            outcome = yield from _move(writer, seen, circuit, op_id)
+            if not isinstance(outcome, Conflict):
+                return outcome
+            continue
         if call_id:
             calls = snapshot.records[limits.calls_key]
             if call_id not in (calls.value or {}):

@@ -17,6 +17,7 @@ from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
 from interlock.core.requests import Think
+from interlock.core.showing import text_of
 from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
 from interlock.runs import recording, waiting
@@ -120,7 +121,7 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
     except NotDone as refused:
         if path.startswith(UNDOING):
             raise  # it is still to be undone: the next attempt calls again
-        told |= {"state": REFUSED, "result": None, "error": str(refused)}
+        told |= {"state": REFUSED, "result": None, "error": text_of(refused)}
         yield from recording.record(run, {path: told}, op_id())
         raise
     except Exception as problem:

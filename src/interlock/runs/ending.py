@@ -8,6 +8,7 @@ from typing import Any
 from interlock.core.folding import Steps, ask
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load
+from interlock.core.showing import repr_of, text_of
 from interlock.errors import (
     BreakerOpen,
     Fault,
@@ -71,7 +72,8 @@ def is_outside(run: RunState, problem: Exception) -> bool:
 
 def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[], str]) -> Steps:
     if run.ending is None:
-        reason = problem.outcome.message if isinstance(problem, RunFailed) else str(problem)
+        assert problem is not None
+        reason = problem.outcome.message if isinstance(problem, RunFailed) else text_of(problem)
         yield from recording.record(run, {}, op_id(), lambda status: {**status, "ending": reason})
     reason = str(run.ending)
     _check_can_be_undone(run)
@@ -112,7 +114,7 @@ def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
 
 def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:
     now: Snapshot = yield from ask(run.writer, Load(()))
-    said = str(problem) if isinstance(problem, InterlockError) else repr(problem)
+    said = text_of(problem) if isinstance(problem, InterlockError) else repr_of(problem)
 
     def status(before: Mapping[str, Any]) -> Mapping[str, Any]:
         failures = before["failures"] + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextvars import Context
+from contextvars import Context, ContextVar
 from dataclasses import dataclass
 
 from interlock import AsyncLease, AsyncSpace, Invalid, Record
@@ -16,6 +16,9 @@ from interlock import AsyncLease, AsyncSpace, Invalid, Record
 TTL = 30.0  # seconds
 LONGEST_LEASE = 3600.0  # seconds
 LONGEST_WAIT = 30.0  # seconds in the queue: MCP clients give up on an answer after a minute or so
+
+# The session that calls: None where there is only one connection, "" where it is not known.
+calling: ContextVar[str | None] = ContextVar("interlock_mcp_session", default="")
 
 
 @dataclass
@@ -25,6 +28,7 @@ class Hold:
     id: str
     lease: AsyncLease
     named: str | None
+    session: str | None = ""
     ends: float = 0.0
     ending: asyncio.Task[None] | None = None
 
@@ -71,13 +75,20 @@ class Leases:
 
         Raises Held, Fenced, Invalid.
         """
+        session = calling.get()
         for hold in self._held.values():
             if named is not None and (hold.named, hold.lease.key) == (named, key):
                 return hold
+        for hold in self._held.values() if wait and session != "" else ():
+            if (hold.session, hold.lease.key) == (session, key) and not hold.lease.lost:
+                raise Invalid(
+                    f"you hold the lease of {key!r} and would wait for yourself: pass the lease_id "
+                    "that take_lease returned, or release it first"
+                )
         lease = self._space.lease(key, ttl=TTL, wait=wait)
         # It outlives this call, whose context does not hold it.
         await asyncio.create_task(lease.acquire(), context=Context())
-        hold = Hold(secrets.token_hex(8), lease, named)
+        hold = Hold(secrets.token_hex(8), lease, named, session)
         self._held[hold.id] = hold
         self._end_after(hold, seconds)
         return hold

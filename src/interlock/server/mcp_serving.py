@@ -25,6 +25,7 @@ from interlock import InterlockError
 from interlock.server.mcp_agents import Agents, Caller
 from interlock.server.mcp_answers import Answer, Refusal, refusal_of
 from interlock.server.mcp_calls import CALLS, about
+from interlock.server.mcp_leases import calling
 from interlock.server.mcp_tools import INSTRUCTIONS, TOOLS, Tool
 from interlock.settings import refuse_reserved
 
@@ -88,7 +89,9 @@ class _Handlers:
                 raise Refusal("Forbidden", "this server only reads", "use the tools that read")
             checked = _checked(tool, arguments)
             refuse_reserved([*checked.get("keys", ()), checked.get("key")])
-            agent = await self._agents.of(_caller(ctx))
+            caller = _caller(ctx)
+            calling.set(caller.session)
+            agent = await self._agents.of(caller)
             name = agent.name
             if tool.name == "about":
                 return {"ok": True, **await about(self._agents, agent, self._read_only)}

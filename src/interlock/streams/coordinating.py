@@ -35,6 +35,7 @@ from interlock.core.outcome import (
 from interlock.core.plan import DELETE, PUT, Plan, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Think
+from interlock.core.showing import described, text_of
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
 from interlock.errors import InterlockError, raise_refusal
@@ -305,9 +306,9 @@ class _Batch:
             problem.add_note(f"in coordinator {self._job.name!r}, for {_named(entry)}")
             raise
         except ValueError as problem:  # how a function rejects
-            self._reasons[entry.position] = _short(str(problem) or type(problem).__name__)
+            self._reasons[entry.position] = _short(text_of(problem) or type(problem).__name__)
         except Exception as problem:
-            self._blame(entry, f"{type(problem).__name__}: {problem}", problem)
+            self._blame(entry, described(problem), problem)
         return None
 
     def _blame(self, entry: Entry, reason: str, problem: Exception | None) -> None:

@@ -18,12 +18,17 @@ from interlock.backends.contract import Backend
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.records import Snapshot
-from interlock.core.requests import Commit, Pause, Request, Think
+from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.verify.explorer_store import SPACE, Raised, StillDriver, Stores, explored_space
 
 NOBODY = -1  # in place of a number: no request, no state
 _MOST_REQUESTS = 300
+
+
+class EndlessWait(Exception):
+    """An agent has done nothing for very long but renew its place in a queue, and wait."""
+
 
 History = tuple[tuple[int, int], ...]  # numbers of (request, answer)
 
@@ -186,6 +191,9 @@ class Agents:
     def _new(self, agent: int, history: History, before: int) -> int:
         requests, answers = self._stores.requests, self._stores.answers
         if len(history) > _MOST_REQUESTS:
+            lately = [requests[request] for request, _ in history[_MOST_REQUESTS // 3 :]]
+            if all(isinstance(each, Pause | TakeTurn) for each in lately):
+                raise EndlessWait
             raise Invalid(
                 f"agent {self.names[agent]!r} made {_MOST_REQUESTS} requests without an end; "
                 "explored agents must end, and must not ask in a loop until something changes"

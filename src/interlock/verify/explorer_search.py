@@ -20,7 +20,7 @@ from interlock import Space
 from interlock.core.turns import TICKET_TTL
 from interlock.errors import Invalid
 from interlock.verify import story
-from interlock.verify.explorer_agents import NOBODY, Agents
+from interlock.verify.explorer_agents import NOBODY, Agents, EndlessWait
 from interlock.verify.explorer_store import Stores
 from interlock.verify.invariants import Invariant, View, broken, name_of
 
@@ -108,7 +108,11 @@ class Search:
         start = State(store, 0, 0, faults, locals_, store if faults.power_failures else NOBODY)
         self._reach(NOBODY, Move(story.RUN, _TIME, start))
         for number, state in enumerate(self._states):  # grows meanwhile
-            self._next.append([self._reach(number, move) for move in self._moves(number, state)])
+            try:
+                following = [self._reach(number, move) for move in self._moves(number, state)]
+            except EndlessWait:  # the time of the store has passed, but its ticket was kept alive
+                self._break_deadlock(number)
+            self._next.append(following)
         schedules, longest = self._count()
         names = tuple(map(name_of, (*self.always, *self.invariants, *self.final)))
         moves = sum(map(len, self._next))

@@ -14,6 +14,7 @@ from interlock.core.merges import (
     Reducer,
     same,
 )
+from interlock.core.showing import described
 from interlock.core.values import encode
 from interlock.errors import InterlockError
 from interlock.extras import needs
@@ -106,7 +107,7 @@ def _regrouped(reducer: Reducer, first: list[Any], rest: list[Any], value: Any) 
     try:
         grouped = reducer.fold([part], reducer.fold(first), started=True)
     except Exception as problem:
-        refused = f"{type(problem).__name__}: {problem}"
+        refused = described(problem)
     if refused is not None:
         return f"{rest!r} gives {part!r}, which cannot be contributed itself: {refused}"
     if same(value, grouped):

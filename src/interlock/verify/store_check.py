@@ -22,6 +22,7 @@ from interlock.core.merges import fold_items
 from interlock.core.outcome import Pruned
 from interlock.core.records import Entry, Record, Tail
 from interlock.core.requests import Load, LogPage, ReadLog
+from interlock.core.showing import text_of
 from interlock.errors import Corrupt, Invalid
 
 _PAGE = 1000
@@ -222,7 +223,7 @@ class _Check:
             try:
                 fold = fold_items(reducer, [entry.value], self._folds.get(entry.key), started)
             except Exception as problem:
-                self._wrong(f"{reducer.name!r} cannot fold it: {problem}", entry)
+                self._wrong(f"{reducer.name!r} cannot fold it: {text_of(problem)}", entry)
                 self._folds.pop(entry.key, None)
             else:
                 self._folds[entry.key] = fold
@@ -272,7 +273,7 @@ class _Check:
                 base = None if tail.base is None else json.loads(tail.base)
                 value = fold_items(reducer, json.loads(tail.items), base, tail.base is not None)
             except Exception as problem:
-                self._wrong(f"the fold of {record.key!r} cannot be read: {problem}", last)
+                self._wrong(f"the fold of {record.key!r} cannot be read: {text_of(problem)}", last)
             else:
                 if value != self._folds[record.key]:
                     self._wrong(f"{record.key!r} is not the fold of its contributions", last)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 from interlock import Conflict, Invalid, Record, Space, Tx
 from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put, synchronous
 from interlock.adapters.observed import Observed, observed
+from interlock.cancellation import finish
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -204,7 +205,7 @@ class MemoryStorage:
 
     async def asave(self, records: list[MemoryRecord]) -> None:
         """Do what `save` does, in a thread."""
-        await asyncio.to_thread(self.save, records)
+        await finish(asyncio.to_thread(self.save, records))
 
     async def asearch(
         self, query_embedding: list[float], *args: Any, **named: Any
@@ -214,7 +215,7 @@ class MemoryStorage:
 
     async def adelete(self, *args: Any, **named: Any) -> int:
         """Do what `delete` does, in a thread."""
-        return await asyncio.to_thread(self.delete, *args, **named)
+        return await finish(asyncio.to_thread(self.delete, *args, **named))
 
     def _find(self, wanted: Wanted) -> list[Record]:
         return [each for each in self._space.scan(MEMORIES).values() if wanted(each.value)]

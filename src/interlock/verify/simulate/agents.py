@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
+from interlock.core.showing import described
 from interlock.verify.simulate.patterns import Agent, GaveUp, Pattern
 from interlock.verify.simulate.results import Acknowledged, Ended, Ready, Thought
 from interlock.verify.simulate.settings import Settings
@@ -60,7 +61,7 @@ def live(
         except GaveUp as problem:
             error = str(problem)
         except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
+            error = described(problem)
         report.send(Ended(task.number, error, time.monotonic()))
 
 

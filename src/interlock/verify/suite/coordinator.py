@@ -197,6 +197,34 @@ def test_a_reason_stops_nothing_however_long_and_whatever_its_text(space: Any, w
     assert kept.value["contribution"] == {"n": 1}
 
 
+class Unprintable(Exception):
+    """It cannot be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class UnprintableValue(Unprintable, ValueError):
+    """The same, as a function rejects a contribution."""
+
+
+@pytest.mark.parametrize("kind", [Unprintable, UnprintableValue])
+def test_an_exception_that_cannot_be_shown_stops_no_coordinator(
+    space: Any, worker: Any, kind: type[Exception]
+) -> None:
+    worker.append("contrib/w1", {"n": 1})
+
+    def fails(contribution: Any) -> Any:
+        raise kind
+
+    boss = coordinator(space, validate=fails)
+    assert boss.catch_up().rejected == 1
+    (kept,) = space.scan(boss.rejected).values()
+    assert f"<{kind.__name__} that cannot be shown>" in kept.value["reason"]
+
+
 def test_what_is_no_fault_of_a_contribution_stops_the_coordinator(space: Any, worker: Any) -> None:
     worker.append("contrib/w1", {"n": 1})
 

@@ -292,6 +292,40 @@ def test_transact_refuses_a_function_that_only_changed_what_it_read(space: Any) 
     assert space.read("booking/1").version == 1
 
 
+@pytest.mark.parametrize("reads", ["read", "scan"])
+def test_what_a_transaction_changed_in_place_and_does_not_write_is_refused(
+    space: Any, reads: str
+) -> None:
+    space.create("booking/1", {"paid": True})
+    space.create("booking/2", {"paid": True})
+
+    def change(tx: Any) -> None:
+        one = tx.read("booking/1") if reads == "read" else tx.scan("booking/")["booking/1"]
+        one.value["seat"] = "12A"
+        tx.create("other", 1)
+
+    for refused in (lambda: space.transact(change), lambda: in_a_block(space, change)):
+        with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
+            refused()
+    with pytest.raises(interlock.Invalid, match=r"'booking/1'.*did it forget tx\.write"):
+        in_a_block(space, lambda tx: tx.read("booking/1").value.clear())
+    assert (space.read("booking/1").version, space.read("other").exists) == (1, False)
+
+    def write(tx: Any) -> None:
+        record = tx.read("booking/1")
+        record.value["seat"] = "12A"
+        tx.write(record, record.value)
+
+    space.transact(write)
+    in_a_block(space, lambda tx: tx.delete(tx.read("booking/2")))
+    assert space.read("booking/1").value == {"paid": True, "seat": "12A"}
+
+
+def in_a_block(space: Any, change: Callable[[Any], object]) -> None:
+    with space.transaction() as tx:
+        change(tx)
+
+
 @pytest.mark.parametrize("awaited", [False, True])
 def test_writes_of_an_asyncio_transaction_need_no_await(facades: Facades, awaited: bool) -> None:
     """They are part of the commit already; code that awaits them goes on working."""
