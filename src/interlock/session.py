@@ -9,7 +9,7 @@ wait for a turn that only its own return gives up.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -22,8 +22,8 @@ from interlock.core import governing
 from interlock.core.decide import Writer
 from interlock.core.keys import check_name
 from interlock.core.outcome import Refusal
-from interlock.core.requests import Think
-from interlock.core.rules import Rule
+from interlock.core.requests import Steps, Think
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transaction import Transaction
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from interlock.backends.drive_async import AsyncDriver
 
 T = TypeVar("T")
-Steps = Generator[Any, Any, T | Refusal]
 
 
 class BaseSession:
@@ -76,12 +75,14 @@ class BaseSession:
         """
         raise_refusal(holding.explained(self.writer, refusal) if explain else refusal)
 
-    def entering(self, exclusive: bool, rules: Mapping[str, Rule] | None) -> Steps[None]:
+    def entering(
+        self, exclusive: bool, rules: Mapping[str, Rule] | None
+    ) -> Steps[Refusal | RuleSet | None]:
         """Protocol: begin to work in the space as `interlock.open` says."""
-        answer = yield from governing.enter(self.writer, exclusive, new_op_id())
-        if rules is not None and not isinstance(answer, Refusal):
-            answer = yield from governing.declare(self.writer, rules, new_op_id(), whole=False)
-        return answer if isinstance(answer, Refusal) else None
+        yield from governing.enter(self.writer, exclusive, new_op_id())
+        if rules is None:
+            return None
+        return (yield from governing.declare(self.writer, rules, new_op_id(), whole=False))
 
     # Calls from inside a function that decides a write
 
@@ -120,7 +121,7 @@ class Session(BaseSession):
 
     driver: SyncDriver
 
-    def run(self, steps: Steps[T], *, explain: bool = True) -> T:
+    def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = self.driver.run(steps)
         if isinstance(answer, Refusal):
@@ -141,7 +142,7 @@ class AsyncSession(BaseSession):
 
     driver: AsyncDriver
 
-    async def run(self, steps: Steps[T], *, explain: bool = True) -> T:
+    async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = await self.driver.run(steps)
         if isinstance(answer, Refusal):

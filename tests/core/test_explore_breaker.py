@@ -177,7 +177,7 @@ def until_it_is_overdue(space: Space) -> None:
 
 def ends_late(space: Space) -> None:
     """A call that goes on for so long that it is noted, and then fails."""
-    passage = space.session.run(breaking.admit(space.session.writer, LIMITS, "ask"))
+    passage: Any = space.session.run(breaking.admit(space.session.writer, LIMITS, "ask"))
     space.session.run(breaking.began(space.session.writer, LIMITS, passage, "call", 0))
     until_it_is_overdue(space)
     told = breaking.failed(space.session.writer, LIMITS, passage, "failed", "end", "call")

@@ -205,7 +205,7 @@ def test_without_the_intent_it_is_paid_twice(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_without_recalling_a_step_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, Run, "_do", "found = self._recalled(path, told)", "found = None")
+    mutate(monkeypatch, Run, "_do", "found = step.recalled(run, path, made)", "found = None")
     with pytest.raises(Violation, match="finished: "):
         explored(honours_keys)
 

@@ -59,7 +59,9 @@ def test_three_leases_in_a_ring(pin: Pin) -> None:
 
     def setup(space: Space) -> None:
         for agent, (key, _) in ring.items():
-            space.session.driver.answer(TakeLease((key,), has(key), agent, 0, 30.0))
+            space.session.driver.answer(
+                TakeLease((key,), name=has(key), agent=agent, incarnation=0, ttl=30.0)
+            )
 
     def asks(held: str, wanted: str) -> Agent:
         def agent(space: Space) -> Any:

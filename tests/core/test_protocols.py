@@ -131,7 +131,7 @@ def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> A
 
 
 JOINED: list[Any] = [place(rec(1, 1))]  # what turns="always" is answered first
-RENEW = TakeTurn(("k",), "op/0", "me", TICKET_TTL, TICKET)
+RENEW = TakeTurn(("k",), name="op/0", agent="me", ttl=TICKET_TTL, ticket=TICKET)
 
 
 # commit
@@ -246,7 +246,7 @@ def test_transact_of_an_applied_operation_does_not_think() -> None:
     entry = Entry(1, "k", 1, 0, "put", 1, "me", 5, OP, {})
     script = Script(snap(applied=done("1")), LogPage([entry], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
-    assert script.requests == [Load((), (), OP), ReadLog(0, "", None, 1)]
+    assert script.requests == [Load((), (), OP), ReadLog(after=0, limit=1)]
     script = Script(snap(applied=done("1")), LogPage([entry._replace(reads=None)], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)).refusal == (
         decide.reused_operation(OP, "k")
@@ -264,7 +264,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
     assert all(turn.keys == ("k",) and not turn.firm for turn in turns)
     assert all(request.position is None for request in script.requests if type(request) is Pause)
-    assert script.requests[-2] == Think(add_one, (8,), RENEW._replace(name="op/1"))
+    assert script.requests[-2] == Think(add_one, (8,), RENEW.replace(name="op/1"))
     assert script.plans == [(0, 0, True), (TICKET, 4, True)]
 
 
@@ -293,7 +293,7 @@ def test_a_turn_that_was_beaten_is_made_firm_and_thinks_on_the_fresh_record() ->
     beaten = conflict(rec(2, 2), 1)
     script = Script(*JOINED, run_fn, beaten, place(rec(3, 3)), run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[3] == RENEW._replace(firm=True)
+    assert script.requests[3] == RENEW.replace(firm=True)
     assert script.plans == [(TICKET, 1, True), (TICKET, 3, True)]
 
 
@@ -302,7 +302,7 @@ def test_a_turn_that_was_lost_is_taken_anew(lost: Place) -> None:
     again = place(rec(3, 3), ticket=8)
     script = Script(*JOINED, run_fn, conflict(rec(2, 2), 1), lost, again, run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[4] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
+    assert script.requests[4] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL)
     assert script.plans[1] == (8, 3, True)
 
 
@@ -334,7 +334,7 @@ def test_a_key_whose_epoch_moved_is_read_again() -> None:
     assert (script.requests[3], script.plans[1]) == (Load(("k",)), (0, 5, False))
     script = Script(*JOINED, run_fn, FENCED, read, place(rec(5, 5)), run_fn, done("6", 6))
     assert script.play(update(ALWAYS)).value == 6
-    assert script.requests[4] == RENEW._replace(firm=True)
+    assert script.requests[4] == RENEW.replace(firm=True)
 
 
 ENDS: list[tuple[Any, Any, type[Refusal]]] = [  # what fn returns, the answer to the commit, the end

@@ -183,7 +183,8 @@ def test_a_turn_is_taken_once(net: Net, way: str) -> None:
 
 def _queued(net: Net, key: str) -> Any:
     with interlock.open(net.direct, net.name) as looking:
-        return looking.session.driver.run(protocol.load(looking.session.writer, (key,))).queued
+        snapshot: Any = looking.session.driver.run(protocol.load(looking.session.writer, (key,)))
+        return snapshot.queued
 
 
 @both_ways

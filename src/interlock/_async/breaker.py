@@ -16,12 +16,14 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock.core.leases import check_seconds
+from interlock.core.outcome import Refusal
+from interlock.core.requests import Steps
 from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
 from interlock.runs.overdue import Call, CallWatch
-from interlock.session import AsyncSession, Steps
+from interlock.session import AsyncSession
 
 
 @dataclass(eq=False)
@@ -108,7 +110,7 @@ class AsyncBreaker:
             session = self._session
             steps = breaking.admit(session.writer, self._limits, session.op_id())
             try:
-                answer: Passage | Seen = await session.run(steps)
+                answer: Any = await session.run(steps)  # a Passage or a Seen
             except BaseException:
                 self._forget()
                 raise
@@ -213,13 +215,13 @@ class AsyncBreaker:
             self._watch.remove(call)
         return call
 
-    async def _tell(self, steps: Steps[Seen], problem: BaseException | None) -> None:
+    async def _tell(self, steps: Steps[Seen | Refusal], problem: BaseException | None) -> None:
         try:
             await self._learned(steps)
         except InterlockError as fault:
             self._untold(problem, fault)
 
-    async def _learned(self, steps: Steps[Seen]) -> BreakerInfo:
+    async def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
         seen: Seen = await self._session.run(steps)
         self._learn(seen, asked)

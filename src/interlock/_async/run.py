@@ -17,12 +17,13 @@ from interlock._async.transaction import AsyncTx
 from interlock.core import leases, protocol
 from interlock.core.outcome import Refusal
 from interlock.core.records import Record, as_datetime
+from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
 from interlock.runs import admin, effects, ending, recording, replaying, step, waiting
 from interlock.runs.records import RunInfo, check_run_id, fence_key
 from interlock.runs.replaying import RunMoment
 from interlock.runs.state import RunState
-from interlock.session import AsyncSession, Steps
+from interlock.session import AsyncSession
 
 Moments = list[RunMoment]  # inside AsyncRuns `list` is its method
 
@@ -233,7 +234,7 @@ class AsyncRun(AwaitsCalls):
             )
         return self.recorded
 
-    def _take_up(self, fence: Record) -> Steps[RunState]:
+    def _take_up(self, fence: Record) -> Steps[RunState | Refusal]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
         run: RunState | Refusal = yield from recording.take_up(

@@ -17,12 +17,14 @@ from typing import Any, Self
 
 from interlock._sync import concurrency
 from interlock.core.leases import check_seconds
+from interlock.core.outcome import Refusal
+from interlock.core.requests import Steps
 from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
 from interlock.runs.overdue import Call, CallWatch
-from interlock.session import Session, Steps
+from interlock.session import Session
 
 
 @dataclass(eq=False)
@@ -109,7 +111,7 @@ class Breaker:
             session = self._session
             steps = breaking.admit(session.writer, self._limits, session.op_id())
             try:
-                answer: Passage | Seen = session.run(steps)
+                answer: Any = session.run(steps)  # a Passage or a Seen
             except BaseException:
                 self._forget()
                 raise
@@ -214,13 +216,13 @@ class Breaker:
             self._watch.remove(call)
         return call
 
-    def _tell(self, steps: Steps[Seen], problem: BaseException | None) -> None:
+    def _tell(self, steps: Steps[Seen | Refusal], problem: BaseException | None) -> None:
         try:
             self._learned(steps)
         except InterlockError as fault:
             self._untold(problem, fault)
 
-    def _learned(self, steps: Steps[Seen]) -> BreakerInfo:
+    def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
         seen: Seen = self._session.run(steps)
         self._learn(seen, asked)

@@ -14,8 +14,9 @@ from interlock.backends.holding import Holding, taking
 from interlock.core import commands, decide, leases
 from interlock.core.outcome import Refusal
 from interlock.core.records import Record
+from interlock.core.requests import Steps
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
-from interlock.session import Session, Steps
+from interlock.session import Session
 
 
 class Lease:

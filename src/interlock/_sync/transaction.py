@@ -8,11 +8,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock.core import protocol
-from interlock.core.outcome import Committed
+from interlock.core.outcome import Committed, Refusal
 from interlock.core.records import Record
+from interlock.core.requests import Steps
 from interlock.core.transaction import ENDED, Transaction
 from interlock.errors import raise_refused
-from interlock.session import Session, Steps
+from interlock.session import Session
 from interlock.settings import distinct
 
 
@@ -99,7 +100,7 @@ class Tx:
         self._session.run(self._state.load(keys, prefixes))
 
 
-def returned(steps: Steps[Any]) -> Steps[tuple[Any]]:
+def returned(steps: Steps[Any]) -> Steps[tuple[Any] | Refusal]:
     """Protocol: what the function of a transaction returned, which may be a refusal's value, in a
     tuple; or the refusal that stopped it."""
     answer = yield from steps

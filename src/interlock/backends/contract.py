@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
+from interlock.core.requests import Request, T
 from interlock.errors import Unavailable
 
 
@@ -19,11 +20,11 @@ class Backend(Protocol):
     uid: str
     name: str
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[T]) -> T:
         """Answer one request."""
         ...
 
-    async def perform_async(self, request: Any) -> Any:
+    async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop."""
         ...
 

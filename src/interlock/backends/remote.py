@@ -34,6 +34,7 @@ from interlock.core.requests import (
     Pause,
     Place,
     ReadRefusals,
+    Request,
     SaveFold,
     SaveProjection,
 )
@@ -105,7 +106,7 @@ class RemoteBackend(ABC):
     # A server's own part
 
     @abstractmethod
-    def _call(self, request: Any) -> Any:
+    def _call(self, request: Request[Any]) -> Any:
         """Return the call of a request."""
 
     @abstractmethod
@@ -160,7 +161,7 @@ class RemoteBackend(ABC):
 
     # Requests
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[Any]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -179,7 +180,7 @@ class RemoteBackend(ABC):
         except (LostCommits, AnswerLost, Fault, json.JSONDecodeError) as problem:
             return self._failed(request, problem)
 
-    async def perform_async(self, request: Any) -> Any:
+    async def perform_async(self, request: Request[Any]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):

@@ -9,30 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from interlock.core.records import Committed as Committed
+from interlock.core.records import Record
+from interlock.core.records import Written as Written
+
 if TYPE_CHECKING:
     from interlock.core.merges import Clash
-    from interlock.core.records import Record
-
-
-class Written(NamedTuple):
-    """One write of a commit: the key's new version and epoch, and its place in the log."""
-
-    key: str
-    kind: str
-    version: int
-    epoch: int
-    position: int
-    body: str | None
-
-
-class Committed(NamedTuple):
-    """The plan was applied.  `replayed`: by an earlier sending of the same operation id."""
-
-    position: int
-    time_us: int
-    agent: str
-    writes: tuple[Written, ...]
-    replayed: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ closes a cycle, the store finds it, and whoever joined last is refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Contended, Deadlock
-from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, Steps, T, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -80,10 +79,10 @@ class Progress:
         self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
         if left is not None:
             seconds, most = min(seconds, left), min(most, left)
-        return Pause(seconds, None, place.ticket, most)
+        return Pause(seconds=seconds, position=None, ticket=place.ticket, most=most)
 
 
-def giving_up(turn: Turn, steps: Steps) -> Steps:
+def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
     """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
     try:
         return (yield from steps)
@@ -112,15 +111,15 @@ def take_turn(
     turn: Turn,
     limits: Limits,
     attempts: int,
-) -> Generator[Any, Any, Place | Contended | Deadlock]:
+) -> Steps[Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
     progress, ticket, left = Progress(), 0, limits.patience
     if left is not None and attempts:  # how much of it did the attempts take?
         left -= ((yield Load((), ())).time_us - turn.began_us) / 1e6
     while True:
-        asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
+        asked = TakeTurn(keys, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=ticket)
         try:
-            place: Place = yield from ask(writer, asked if ticket else asked._replace(most=left))
+            place = yield from ask(writer, asked if ticket else asked.replace(most=left))
         except OutOfTime as over:
             return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket

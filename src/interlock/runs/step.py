@@ -9,13 +9,15 @@ from typing import Any
 
 from interlock.core import protocol
 from interlock.core.outcome import Invalid as InvalidOutcome
+from interlock.core.outcome import Refusal
+from interlock.core.requests import Steps
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.runs import waiting
 from interlock.runs.records import FINISHED, STEP, check_call, digest
 from interlock.runs.state import Frame, RunState, StepTransaction, inside
-from interlock.session import Steps, Thought
+from interlock.session import Thought
 from interlock.settings import DEFAULT_ATTEMPTS
 
 _LIMITS = Limits(DEFAULT_ATTEMPTS, None, "auto")
@@ -57,7 +59,7 @@ def perform(
     thought: Thought,
     tx_of: Callable[[Transaction], Any],
     op_id: str,
-) -> Steps[tuple[Any]]:
+) -> Steps[tuple[Any] | Refusal]:
     """Protocol: run a step, whose function is `fn`.  Returns its result as it is recorded."""
     frame = Frame(run, path)
 

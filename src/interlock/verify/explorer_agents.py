@@ -87,9 +87,11 @@ class Local:
 class ReplayingDriver(StillDriver):
     """Answers from a history; unwinds the agent where the history ends."""
 
-    def __init__(self, backend: Backend, agent: str, history: list[tuple[Request, Any]]) -> None:
+    def __init__(
+        self, backend: Backend, agent: str, history: list[tuple[Request[Any], Any]]
+    ) -> None:
         super().__init__(backend)
-        self.pending: Request | None = None
+        self.pending: Request[Any] | None = None
         self.problem: NotDeterministic | None = None
         self.unused = len(history)
         self._agent = agent
@@ -212,8 +214,8 @@ class Agents:
         return len(self.states) - 1
 
     def _run(
-        self, agent: int, given: list[tuple[Request, Any]]
-    ) -> tuple[Request | None, Any, BaseException | None]:
+        self, agent: int, given: list[tuple[Request[Any], Any]]
+    ) -> tuple[Request[Any] | None, Any, BaseException | None]:
         """Run an agent on its answers; return its next request, or its result and its failure."""
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
@@ -255,7 +257,7 @@ class Agents:
         return number
 
 
-def _pending(driver: ReplayingDriver) -> Request:
+def _pending(driver: ReplayingDriver) -> Request[Any]:
     if driver.problem is not None:
         raise driver.problem
     assert driver.pending is not None

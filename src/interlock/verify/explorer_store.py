@@ -109,8 +109,8 @@ class Stores:
         self._now = _START_US
         self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
         self.answers = Answers()
-        self.requests: list[Request] = []
-        self._request_numbers: dict[tuple[type, Request], int] = {}
+        self.requests: list[Request[Any]] = []
+        self._request_numbers: dict[tuple[type, Request[Any]], int] = {}
         self._reader = sqlite3.connect(":memory:")
         self._images: list[bytes] = []
         self._numbers: dict[str, int] = {}
@@ -143,9 +143,9 @@ class Stores:
         setup(space)
         self._book = space.session.writer.book
 
-    def request_number(self, request: Request) -> int:
+    def request_number(self, request: Request[Any]) -> int:
         """Return the number of a request; the same request has the same one."""
-        key = (type(request), request)  # tuples of two types may be equal
+        key = (type(request), request)
         number = self._request_numbers.get(key)
         if number is None:
             number = self._request_numbers[key] = len(self.requests)

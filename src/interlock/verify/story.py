@@ -106,10 +106,10 @@ def asked(request: Any) -> str:
             return f"{_reading(keys, prefixes) or 'reads the position'} as of {moment}"
         case Commit(plan):
             return _committing(plan)
-        case ReadLog(after, prefix, key, _):
+        case ReadLog(after=after, prefix=prefix, key=key):
             of = f" of {key!r}" if key is not None else f" under {prefix!r}" if prefix else ""
             return f"reads the log{of} {f'after position {after}' if after >= 0 else 'as kept'}"
-        case TakeTurn(keys, _, _, _, ticket, firm, _):
+        case TakeTurn(keys=keys, ticket=ticket, firm=firm):
             queue = f"the queue for {_names(keys)}"
             if not ticket:
                 return f"joins {queue}"
@@ -119,7 +119,7 @@ def asked(request: Any) -> str:
             return f"leaves the queue (ticket {ticket})"
         case Pause():
             return "goes on waiting"
-        case TakeLease(keys, _, _, _, ttl, epoch, _, reclaim):
+        case TakeLease(keys=keys, ttl=ttl, epoch=epoch, reclaim=reclaim):
             lease = f"the lease{'s' if len(keys) > 1 else ''} of {_names(keys)}"
             if reclaim:
                 return f"reclaims {lease}"

@@ -217,8 +217,8 @@ def _load(request: Load, space: int, uid: str, known: tuple[int, str], durable: 
 
 
 def _list_keys(request: ListKeys, space: int, uid: str) -> Call:
-    prefix, after, limit = request
-    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, limit)
+    prefix, after = request.prefix, request.after
+    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
     return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
@@ -297,7 +297,7 @@ def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
 
 
 def _save_projection(request: SaveProjection, space: int, uid: str) -> Call:
-    return Call("save_projection", (space, *request), _nothing)
+    return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
 
 
 def _load_projection(request: LoadProjection, space: int, uid: str) -> Call:

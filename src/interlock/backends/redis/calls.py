@@ -176,9 +176,9 @@ def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
 
 
 def _list_keys(request: ListKeys, keys: Keys, uid: str) -> Call:
-    prefix, after, limit = request
-    end = prefix_end(prefix) or ""
-    command = script("list_keys", keys.fixed, prefix, max(prefix, after), end, after, limit)
+    prefix, after = request.prefix, request.after
+    names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
+    command = script("list_keys", keys.fixed, *names, request.limit)
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
@@ -293,7 +293,16 @@ def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
 
 
 def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call:
-    return _one(script("save_projection", (*keys.fixed, keys.projections), *request), _nothing)
+    return _one(
+        script(
+            "save_projection",
+            (*keys.fixed, keys.projections),
+            request.name,
+            request.position,
+            request.body,
+        ),
+        _nothing,
+    )
 
 
 def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call:

@@ -53,6 +53,7 @@ from interlock.core.requests import (
     ReadGroup,
     ReadLog,
     ReadRefusals,
+    Request,
     SaveFold,
     SaveProjection,
     TakeLease,
@@ -98,7 +99,7 @@ class SQLiteBackend:
         self.uid = self._where.uid
         _BACKENDS.add(self)
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[Any]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -107,7 +108,7 @@ class SQLiteBackend:
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
-    async def perform_async(self, request: Any) -> Any:
+    async def perform_async(self, request: Request[Any]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):

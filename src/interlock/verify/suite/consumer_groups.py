@@ -226,17 +226,17 @@ def test_closing_gives_everything_back_at_once(space: Any) -> None:
 def test_a_request_sent_twice_gives_the_same(space: Any) -> None:
     add(space, "a", "b", "c")
     perform = space.session.driver.backend.perform
-    asked = ReadGroup("g", "one", "", 0, 2, 30.0, True, "n1")
+    asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, resume=True, name="n1")
     answer = perform(asked)
     assert keys(answer.items) == ["a", "b"]
     assert perform(asked).items == answer.items
-    more = perform(asked._replace(name="n2", resume=False))
+    more = perform(asked.replace(name="n2", resume=False))
     assert keys(more.items) == ["c"]
-    assert perform(asked).items == perform(asked._replace(resume=False)).items == answer.items
-    done = AckGroup("g", "one", (1, 3), (1, 1))
+    assert perform(asked).items == perform(asked.replace(resume=False)).items == answer.items
+    done = AckGroup("g", consumer="one", positions=(1, 3), deliveries=(1, 1))
     assert (perform(done), perform(done)) == (2, 2)
-    assert perform(AckGroup("g", "one", (2, 3), (1, 1))) == 2
-    assert perform(AckGroup("g", "two", (1,), (1,))) == 0
+    assert perform(AckGroup("g", consumer="one", positions=(2, 3), deliveries=(1, 1))) == 2
+    assert perform(AckGroup("g", consumer="two", positions=(1,), deliveries=(1,))) == 0
     assert space.group("g").pending() == []
 
 
@@ -258,21 +258,21 @@ def test_a_late_ack_leaves_what_is_being_handled_again(space: Any, facades: Faca
 def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(space: Any) -> None:
     add(space, "a", "b", "c")
     perform = space.session.driver.backend.perform
-    asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
+    asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, name="n1")
     assert keys(perform(asked).items) == ["a", "b"]
-    assert keys(perform(asked._replace(name="n2", limit=1, resume=True)).items) == ["a"]
+    assert keys(perform(asked.replace(name="n2", limit=1, resume=True)).items) == ["a"]
     assert keys(perform(asked).items) == ["b", "c"]
 
 
 def test_a_request_whose_entries_were_claimed_gets_none_of_them(space: Any) -> None:
     add(space, "a", "a")
     perform = space.session.driver.backend.perform
-    asked = ReadGroup("g", "one", "", 0, 2, 30.0, False, "n1")
+    asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, name="n1")
     assert values(perform(asked).items) == [1, 2]
-    perform(asked._replace(limit=0, ttl=0.0, name=""))
-    assert values(perform(asked._replace(consumer="two", limit=1, name="n2")).items) == [1]
+    perform(asked.replace(limit=0, ttl=0.0, name=""))
+    assert values(perform(asked.replace(consumer="two", limit=1, name="n2")).items) == [1]
     assert perform(asked).items == ()
-    assert values(perform(asked._replace(consumer="two", name="n3")).items) == [2]
+    assert values(perform(asked.replace(consumer="two", name="n3")).items) == [2]
 
 
 def test_the_prefix_and_the_start_are_those_of_the_first_reader(space: Any) -> None:
@@ -312,7 +312,14 @@ def test_one_read_looks_at_a_bounded_part_of_the_log(facades: Facades) -> None:
             tx.create(f"noise/{n}", n)
     add(space, "a")
     for number, upto in enumerate((SCANNED, 2 * SCANNED), start=1):
-        asked = ReadGroup("g", "one", "none/", 0, 5, 30.0, False, f"n{number}")
+        asked = ReadGroup(
+            "g",
+            consumer="one",
+            prefix="none/",
+            limit=5,
+            ttl=30.0,
+            name=f"n{number}",
+        )
         answer = space.session.driver.backend.perform(asked)
         assert (answer.items, answer.upto, answer.head) == ((), upto, 2 * SCANNED + 11)
     assert keys(space.group("h", prefix="a").take()) == ["a"]
@@ -350,7 +357,14 @@ def test_a_sign_of_life_does_not_make_a_forgotten_group_anew(space: Any) -> None
     assert group.ack(delivery) == 0
     assert space.groups() == []
     assert keys(space.group("g").take()) == ["a"], "it begins anew"
-    space.session.driver.backend.perform(ReadGroup("g", "late", "", 0, 0, 30.0, False, ""))
+    space.session.driver.backend.perform(
+        ReadGroup(
+            "g",
+            consumer="late",
+            prefix="",
+            ttl=30.0,
+        )
+    )
     assert [consumer.name for consumer in group.info().consumers] == ["tester"]
 
 

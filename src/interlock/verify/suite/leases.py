@@ -130,11 +130,11 @@ def test_an_expired_lease_that_nobody_took_still_writes(facades: Facades, other:
 
 def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
     perform = space.session.driver.backend.perform
-    asked = TakeLease(("k",), "n1", "us", 0, 30.0)
+    asked = TakeLease(("k",), name="n1", agent="us", incarnation=0, ttl=30.0)
     for _ in range(2):
         grant = perform(asked)
         assert (grant.granted, grant.record.epoch) == (True, 1)
-    taken_away = asked._replace(name="n2", reclaim=True)
+    taken_away = asked.replace(name="n2", reclaim=True)
     for _ in range(2):
         grant = perform(taken_away)
         assert (grant.granted, grant.record.epoch) == (False, 2)
@@ -142,9 +142,9 @@ def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
 
 def test_a_lease_that_was_lost_cannot_be_given_up_for_the_next_holder(space: Any) -> None:
     perform = space.session.driver.backend.perform
-    expired = TakeLease(("k",), "n1", "us", 0, 0.0)
+    expired = TakeLease(("k",), name="n1", agent="us", incarnation=0, ttl=0.0)
     assert perform(expired).record.epoch == 1
-    assert perform(expired._replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
+    assert perform(expired.replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
     perform(DropLease("k", 1))
     with pytest.raises(interlock.Held) as refused:
         space.create("k", 1)
@@ -191,11 +191,13 @@ def test_waiting_for_a_lease_is_first_come_first_served(facades: Facades, other:
 def test_nobody_passes_the_queue_for_a_lease(space: Any) -> None:
     """Who comes when a lease is free, and somebody has waited for it, comes later."""
     perform = space.session.driver.backend.perform
-    waits = perform(TakeTurn((QUEUE + "k",), "n1", "first", 6.0))
+    waits = perform(TakeTurn((QUEUE + "k",), name="n1", agent="first", ttl=6.0))
     with pytest.raises(interlock.Held) as refused:
         space.lease("k", wait=0).acquire()
     assert refused.value.holder == "first"
-    asked = TakeLease(("k",), "n1", "first", 0, 30.0, ticket=waits.ticket)
+    asked = TakeLease(
+        ("k",), name="n1", agent="first", incarnation=0, ttl=30.0, ticket=waits.ticket
+    )
     assert perform(asked).granted
 
 

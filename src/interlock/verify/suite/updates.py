@@ -73,7 +73,7 @@ def test_an_update_without_a_turn_gives_way_to_who_has_it(facades: Facades) -> N
 
     def overtaken(value: Any) -> Any:
         ask = ours.session.driver.backend.perform
-        assert elsewhere(ask, TakeTurn(("k",), "n1", "us", 6.0)).ahead == 0
+        assert elsewhere(ask, TakeTurn(("k",), name="n1", agent="us", ttl=6.0)).ahead == 0
         return "theirs"
 
     with pytest.raises(interlock.Contended, match="turn to write 'k'"):

@@ -61,7 +61,7 @@ def test_transactions_that_wait_for_turns_inside_turns_do_not_wait_forever(
 def test_whoever_joined_last_is_refused_and_nobody_else(facades: Facades) -> None:
     ask = facades.peer().session.driver.backend.perform
     for key, name in (("x", "lease-a"), ("y", "lease-b")):
-        assert ask(TakeLease((key,), name, name[-1], 0, 30.0)).granted
+        assert ask(TakeLease((key,), name=name, agent=name[-1], incarnation=0, ttl=30.0)).granted
     first = _join(ask, (QUEUE + "y",), "a waits", "a", holding=("lease-a",))
     last = _join(ask, (QUEUE + "x",), "b waits", "b", holding=("lease-b",))
     assert last.cycle == (Wait("b", QUEUE + "x", "a"), Wait("a", QUEUE + "y", "b"))
@@ -82,7 +82,7 @@ def test_somebody_who_holds_nothing_can_be_in_a_cycle_with_two_keys(facades: Fac
 
 def test_waiting_in_line_is_no_cycle(facades: Facades) -> None:
     ask = facades.peer().session.driver.backend.perform
-    assert ask(TakeLease(("leader",), "leads", "a", 0, 30.0)).granted
+    assert ask(TakeLease(("leader",), name="leads", agent="a", incarnation=0, ttl=30.0)).granted
     places = [_join(ask, ("x",), f"turn {n}", "a", holding=("leads",)) for n in range(4)]
     assert [(place.ahead, place.cycle) for place in places] == [(n, ()) for n in range(4)]
 
@@ -116,11 +116,11 @@ def test_of_several_leases_all_are_taken_or_none(facades: Facades, other: Any) -
         with other.leases(["x", "z"], wait=0) as leases:
             assert leases["x"].epoch == 1, "it was granted to nobody"
     ask = other.session.driver.backend.perform
-    asked = TakeLease(("x", "y"), "both", "us", 0, 30.0)
+    asked = TakeLease(("x", "y"), name="both", agent="us", incarnation=0, ttl=30.0)
     first, again = ask(asked), ask(asked)
     assert (first.granted, again.granted) == (True, True), "sent twice"
     assert [r.epoch for r in first.records] == [r.epoch for r in again.records]
-    ask(TakeLease(("y",), "away", "them", 0, 0.0, reclaim=True))
+    ask(TakeLease(("y",), name="away", agent="them", incarnation=0, ttl=0.0, reclaim=True))
     anew = ask(asked)
     assert anew.granted
     assert anew.records[0].epoch == first.records[0].epoch + 1
@@ -230,12 +230,12 @@ def _join(
     holding: tuple[str, ...] = (),
     ttl: float = 30.0,
 ) -> Place:
-    place: Place = ask(TakeTurn(keys, name, agent, ttl, holding=holding))
+    place: Place = ask(TakeTurn(keys, name=name, agent=agent, ttl=ttl, holding=holding))
     return place
 
 
 def _again(ask: Any, keys: tuple[str, ...], place: Place, ttl: float = 30.0) -> Place:
-    found: Place = ask(TakeTurn(keys, "", "", ttl, place.ticket))
+    found: Place = ask(TakeTurn(keys, name="", agent="", ttl=ttl, ticket=place.ticket))
     return found
 
 
