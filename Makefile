@@ -7,7 +7,7 @@ UV := $(shell command -v uv 2>/dev/null)
 BIN := .venv/bin
 LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -23,8 +23,7 @@ quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slic
 QUICK := $(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick -p no:cacheprovider
 
 quick-stores:
-	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py \
-		--ignore=tests/contract/test_pgbouncer.py --ignore=tests/contract/test_redis_cluster.py
+	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py
 
 quick-others: lint
 	$(QUICK) tests/core tests/test_*.py
@@ -34,6 +33,13 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/mypy
+
+STORE :=
+OPTIONS :=
+
+contract: .venv/dev.stamp ## the contract suite on a store of yours: make contract STORE=postgresql://...
+	@test -n "$(STORE)" || { echo "Name the store: make contract STORE=postgresql://..." >&2; exit 1; }
+	$(BIN)/python -m pytest tests/contract --store "$(STORE)" $(OPTIONS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)

@@ -121,15 +121,15 @@ def mcp(url: str) -> None:
     """Call a tool of the server, in this process."""
     from mcp import Client
 
-    from interlock.server.mcp_agents import opened
-    from interlock.server.mcp_serving import make_server
+    from interlock.server.mcp.agents import opened
+    from interlock.server.mcp.server import make_server
 
     async def call() -> None:
         async with opened(url) as agents, Client(make_server(agents)) as client:
             answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
             assert answer.structured_content["ok"], answer
 
-    import interlock.server.mcp_running  # noqa: F401  # what HTTP needs is there
+    import interlock.server.mcp.transports  # noqa: F401  # what HTTP needs is there
 
     asyncio.run(call())
 

@@ -55,6 +55,20 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *files(".md", under=["docs"])]
 
 
+def contract_parts() -> dict[str, Path]:
+    """Return the files of the contract suite, by what they are about.
+
+    They run on the stores of the suite; other files beside them name stores of their own.
+    """
+    paths = sorted((ROOT / "tests" / "contract").glob("test_*.py"))
+    texts = {path: text_of(path) for path in paths}
+    return {
+        path.stem.removeprefix("test_"): path
+        for path, text in texts.items()
+        if "from tests.facades import Facades" in text and "def store_url" not in text
+    }
+
+
 def text_of(path: Path) -> str:
     """Return a file's text; what is not UTF-8 is replaced."""
     return path.read_bytes().decode("utf-8", "replace")

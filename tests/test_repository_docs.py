@@ -14,7 +14,7 @@ import pytest
 
 import interlock
 from interlock.cli import main
-from interlock.verify import frameworks, suite
+from interlock.verify import frameworks
 from tests.documents import blocks, commands, make_targets, run_page
 from tests.repository import ROOT, name_of, pages, text_of
 
@@ -90,7 +90,7 @@ def undocumented_commands(group: click.Command, page: str) -> list[str]:
 
 def test_every_public_name_has_a_docstring_and_is_in_the_manual() -> None:
     manual = "\n\n".join(text_of(page) for page in pages())
-    packages = (interlock, suite, frameworks)
+    packages = (interlock, frameworks)
     problems = [each for package in packages for each in undocumented_names(package, manual)]
     assert not problems, "\n".join(problems)
 

@@ -27,7 +27,8 @@ LAYERS: dict[str, set[str]] = {
     "cancellation": set(),
     PUBLIC: FACADES | BELOW_FACADES,
     "verify": {PUBLIC} | FACADES | BELOW_FACADES,
-    "cli": {PUBLIC, "extras", "server", "verify"} | FACADES,
+    "forensics": {"core", "errors"},
+    "cli": {PUBLIC, "extras", "forensics", "server", "verify"} | FACADES,
     "adapters": {PUBLIC, "extras"} | FACADES,
     "server": {PUBLIC, "extras"} | FACADES,
 }
@@ -40,7 +41,7 @@ THIRD_PARTY: dict[str, set[str]] = {
     "src/interlock/backends/postgres/": {"psycopg", "psycopg_pool"},
     "src/interlock/backends/redis/": {"hiredis", "redis"},
     "src/interlock/cli/": {"click", "rich"},
-    "src/interlock/server/mcp_": {
+    "src/interlock/server/mcp/": {
         "anyio",
         "h11",
         "jsonschema",
@@ -49,8 +50,7 @@ THIRD_PARTY: dict[str, set[str]] = {
         "starlette",
         "uvicorn",
     },
-    "src/interlock/verify/pytest_plugin.py": {"pytest"},
-    "src/interlock/verify/suite/": {"pytest"},
+    "src/interlock/verify/pytest.py": {"pytest"},
 }
 # The core has no I/O, clock, randomness or threads.
 IMPURE = {

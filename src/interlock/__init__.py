@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
-    from interlock.core.drawing import draw_machine
+    from interlock.core.diagram import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
     from interlock.files.documents import (
@@ -226,7 +226,7 @@ _LATE = {
     "Unpublished": "files.documents",
     "Worked": "runs.working",
     "Worker": "_sync.worker",
-    "draw_machine": "core.drawing",
+    "draw_machine": "core.diagram",
     "open_async": "_async.opening",
 }
 

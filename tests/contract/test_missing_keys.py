@@ -13,7 +13,7 @@ import redis
 import interlock
 from interlock.backends.redis.options import state_key
 from interlock.core.requests import ReadLog
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 
 
 @pytest.fixture

@@ -393,8 +393,8 @@ def test_a_thought_that_writes_nothing_leaves_the_queue_without_a_commit() -> No
 
 
 def test_transact_whose_patience_is_over_leaves_the_queue() -> None:
-    late = EMPTY._replace(time_us=1_500_000)
-    script = Script(EMPTY, run_fn, MOVED, late, place(ahead=1, time_us=2_000_000), None)
+    began, late = EMPTY._replace(time_us=1_000_000), EMPTY._replace(time_us=2_500_000)
+    script = Script(began, run_fn, MOVED, late, place(ahead=1, time_us=3_000_000), None)
     stopped = script.play(transact(Limits(9, 2.0, "auto"), think))
     assert script.requests[4].most == 0.5, "as long as it may wait without a ticket"
     assert isinstance(stopped.refusal, Contended)

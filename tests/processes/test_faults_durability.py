@@ -17,8 +17,8 @@ import interlock
 from interlock.core.decide import Writer
 from interlock.core.plan import PUT, Expect, Write
 from interlock.core.requests import AckGroup, DropProjection, Enter, ReadGroup, TakeLease, Trim
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.replays import ASKED, commit
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres

@@ -15,7 +15,7 @@ import pytest
 import interlock
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core import protocol
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 from tests.processes.faults import Work, check, writing
 from tests.servers.postgres import Postgres
 from tests.servers.process import wait_until

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 import interlock
 from interlock.cli.common import ANOMALIES, compact, reported, store_command
-from interlock.verify.detect import Report, SessionReport, find_anomalies, read_trace
-from interlock.verify.detect import export_trace as operations_of
+from interlock.forensics import Report, SessionReport, find_anomalies, read_trace
+from interlock.forensics import export_trace as operations_of
 
 _PROGRESS_FROM = 4 << 20  # bytes: smaller files are read before a bar could be looked at
 

@@ -1,12 +1,12 @@
 """Tools that check Interlock and programs made with it.  They are public, and not needed to use it.
 
 `explore` runs agent functions under every schedule of their requests, with crashes and lost
-replies, and checks invariants in every state.  pytest offers it as the fixture `explore_interlock`.
+replies, and checks invariants in every state.  `pytest -p interlock.verify.pytest` offers it as the
+fixture `explore_interlock`.
 `laws` checks what a reducer of one's own claims, `check_projection` that a projection's fold is
 pure.  `check_linearizable` and `check_serializable`
 check recorded histories of any system, which `read_history` reads.  `check_store` checks that a
-store agrees with itself.  `interlock.verify.suite` holds
-the tests that every backend passes.
+store agrees with itself.
 Names are imported when they are first used.
 """
 
