@@ -224,6 +224,6 @@ class Breaker:
 
     def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
-        seen: Seen = self._session.run(steps)
+        seen = self._session.run(steps)
         self._learn(seen, asked)
         return breaking.info(self.name, seen)

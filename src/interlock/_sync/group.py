@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from interlock._sync import concurrency
-from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
+from interlock.core.groups import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused
 from interlock.session import Session
 from interlock.streams import consuming
@@ -66,7 +66,7 @@ class Group:
         """
         steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
-            found: Deliveries = self._session.run(steps)
+            found = self._session.run(steps)
         except Refused:
             raise
         except BaseException:
@@ -83,13 +83,11 @@ class Group:
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        done: int = self._session.run(consuming.acknowledge(self._member, deliveries))
-        return done
+        return self._session.run(consuming.acknowledge(self._member, deliveries))
 
     def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        info: GroupInfo = self._session.run(consuming.state(self.name))
-        return info
+        return self._session.run(consuming.state(self.name))
 
     def pending(self) -> list[GroupPending]:
         """Return what is not acknowledged, the first 1,000 entries.  Raises Invalid."""
