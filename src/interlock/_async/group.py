@@ -118,9 +118,9 @@ class AsyncGroup(AwaitsCalls):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        forgotten = self._calls.forgotten()
+        unawaited = self._calls.unawaited()
         await self.close()
-        raise_refused(forgotten if kind is None else None)
+        raise_refused(unawaited if kind is None else None)
 
     def _keep(self) -> None:
         """Begin to give signs of life, until `_stop` or until nobody has the handle any more."""

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited, raise_forgotten
+from interlock._async.awaiting import AwaitsCalls, awaited, raise_unawaited
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
 from interlock.core import leases, protocol
@@ -208,8 +208,8 @@ class AsyncRun(AwaitsCalls):
         traceback: TracebackType | None,
     ) -> None:
         draw = self._session.draw
-        forgotten = self._calls.forgotten()
-        problem = problem if forgotten is None else problem or Invalid(forgotten)
+        unawaited = self._calls.unawaited()
+        problem = problem if unawaited is None else problem or Invalid(unawaited)
         left = ending.leave(self._state, problem, self.result, self._attempts, draw)
         try:
             await self._session.run(left)
@@ -220,7 +220,7 @@ class AsyncRun(AwaitsCalls):
         finally:
             self._state.left = True
             await self._lease.release()
-        raise_forgotten(kind, problem)
+        raise_unawaited(kind, problem)
 
     @property
     def _state(self) -> RunState:

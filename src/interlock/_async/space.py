@@ -410,7 +410,7 @@ class AsyncSpace:
         runs of a worker that has died.  It looks for runs whenever one has moved, and every `poll`
         seconds.  After `attempts` failures, or workers that died at the same step, a run is parked.
         `told(worked)` is called whenever the worker is done with a run for now, in the run's
-        thread.  Raises Invalid.
+        task.  Raises Invalid.
         """
         from interlock._async.worker import AsyncWorker
 

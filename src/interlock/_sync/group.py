@@ -21,9 +21,10 @@ from interlock.streams.consuming import Membership
 class Group:
     """One consumer of a group: `for delivery in group: ...; group.ack(delivery)`.
 
-    Every entry is delivered until somebody acknowledges it, and the entries of one key are never
-    with two consumers at once.  While the loop runs, or from `take` to `close`, the consumer is
-    kept alive in the background.  One thread at a time; each worker has a name of its own.
+    Every entry is delivered until somebody acknowledges it, and the entries of one key are
+    never with two consumers at once.  While the loop runs, or from `take` to `close`, the
+    consumer is kept alive in the background.  One thread at a time; each worker has a name of
+    its own.
     """
 
     def __init__(self, session: Session, member: Membership) -> None:

@@ -58,7 +58,9 @@ _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
 
 
 class Space:
-    """Shared state of a group of agents; open with `interlock.open`."""
+    """Shared state of a group of agents; may be used by many threads.  Open with
+    `interlock.open`.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session  # for the other layers of the package
@@ -138,6 +140,7 @@ class Space:
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
         nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
+        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
         thinks at once and queues after a conflict or where a queue exists, `always` queues first,
         so that every thought counts, `never` only retries.  With an `op_id` that was already
@@ -360,12 +363,12 @@ class Space:
     ) -> Run:
         """Return a durable run to work on in a `with` block: new, or where it was left.
 
-        `with space.run("order-7") as run: run.step("choose", choose)`.  Only one process works
-        on a run at a time: it has the run's lease for `ttl` seconds, renewed in the background;
-        another one waits for it `wait` seconds (None: without limit).  Leaving the block well
-        completes the run, with `run.result`; RunFailed makes it fail, and undoes its effects;
-        after `attempts` other failures it is parked.  `agent`: the name that the run's commits
-        are logged under.  `input` is kept with a new run.
+        `with space.run("order-7") as run: run.step("choose", choose)`.  Only one process
+        works on a run at a time: it has the run's lease for `ttl` seconds, renewed in the
+        background; another one waits for it `wait` seconds (None: without limit).  Leaving
+        the block well completes the run, with `run.result`; RunFailed makes it fail, and
+        undoes its effects; after `attempts` other failures it is parked.  `agent`: the name
+        that the run's commits are logged under.  `input` is kept with a new run.
 
         Entering raises Held where `wait` has passed, RunFailed where the run has failed, Invalid.
         """
@@ -394,12 +397,12 @@ class Space:
     ) -> Worker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
-        `programs` maps names, as `space.runs.start` is given them, to functions of a Run; what
-        one returns is the result of the run.  `ttl`: seconds after which others take over the
-        runs of a worker that has died.  It looks for runs whenever one has moved, and every
-        `poll` seconds.  After `attempts` failures, or workers that died at the same step, a run
-        is parked.  `told(worked)` is called whenever the worker is done with a run for now, in
-        the run's thread.  Raises Invalid.
+        `programs` maps names, as `space.runs.start` is given them, to functions of a Run;
+        what one returns is the result of the run.  `ttl`: seconds after which others take
+        over the runs of a worker that has died.  It looks for runs whenever one has moved,
+        and every `poll` seconds.  After `attempts` failures, or workers that died at the same
+        step, a run is parked.  `told(worked)` is called whenever the worker is done with a
+        run for now, in the run's thread.  Raises Invalid.
         """
         from interlock._sync.worker import Worker
 
