@@ -22,8 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PYTHON = "3.11"
-PIP_INSTALL = ("uv", "pip", "install", "--quiet", "--resolution", "lowest-direct")
-NO_EXTRAS = {"dev"}  # for those who work on Interlock: held by the lock files
+UV = os.environ.get("UV", "uv")
+PIP_INSTALL = (UV, "pip", "install", "--quiet", "--resolution", "lowest-direct")
 
 
 def langgraph(url: str) -> None:
@@ -220,7 +220,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
 def extras() -> list[str]:
     """Return the extras of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return sorted(set(project["optional-dependencies"]) - NO_EXTRAS)
+    return sorted(set(project["optional-dependencies"]))
 
 
 def tried(extra: str, folder: Path) -> bool:
@@ -238,7 +238,7 @@ def tried(extra: str, folder: Path) -> bool:
             stack.callback(server.stop)
             url = server.url()
         for command in (
-            ["uv", "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
+            [UV, "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
             [*PIP_INSTALL, "--python", str(python), f"{ROOT}[{extra}]"],
             [str(python), "-m", "tests.lower_bounds", "--smoke", extra, url],
         ):

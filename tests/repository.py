@@ -6,7 +6,6 @@ is wrong, so that it is tried on bad input, too.
 
 from __future__ import annotations
 
-import ast
 import subprocess
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -82,8 +81,3 @@ def name_of(path: Path) -> str:
 def found(check: Check, paths: Iterable[Path]) -> str:
     """Return what a check has to say about some files, a line each; empty where all is well."""
     return "\n".join(problem for path in paths for problem in check(name_of(path), text_of(path)))
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    """Say whether a statement is `if TYPE_CHECKING:`."""
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")

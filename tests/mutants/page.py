@@ -1,4 +1,4 @@
-"""The table of guards in `docs/guarantees.md`, made from the tables here."""
+"""The table of guards in `docs/explanation/guarantees.md`, made from the tables here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.mutants.table import Guard, Mutant, Table, Wrong, spec_guards, suite_part
 
-PAGE = Path("docs") / "guarantees.md"
+PAGE = Path("docs") / "explanation" / "guarantees.md"
 BEGIN = "<!-- The table is made by `python -m tests.mutants --write`. -->"
 NAMES = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
 END = "<!-- The end of the table. -->"

@@ -86,7 +86,6 @@ class Files:
         `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
-
         concurrency.check_function(fn, "fn")
         limits = Limits(attempts, patience, turns)
         thinking = self._desk.thinking(path, fn, limits, op_id)

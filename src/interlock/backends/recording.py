@@ -1,5 +1,5 @@
 """Records what a process asks a store and what it is told: one file of JSON lines for each space
-that is opened.  `docs/traces.md` says what the lines hold.
+that is opened.  `docs/explanation/traces.md` says what the lines hold.
 
 A line is on its way to the disk before its request is sent: a process that is killed leaves behind
 what it had asked.

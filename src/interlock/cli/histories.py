@@ -1,6 +1,6 @@
 """`interlock check`: checks a recorded history of any system.
 
-The checks live in `interlock.verify`, the format in docs/histories.md.
+The checks live in `interlock.verify`, the format in docs/how-to/histories.md.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _SHOWN = 60  # characters of a value in a message
 
 @dataclass(frozen=True)
 class _Malformed(refusals.Invalid):
-    next_step: ClassVar[str] = "correct the file (docs/histories.md)"
+    next_step: ClassVar[str] = "correct the file (docs/how-to/histories.md)"
 
 
 class MalformedHistory(Invalid):

@@ -1,4 +1,4 @@
-"""Reads and writes histories: a file of JSON lines, one operation a line.  docs/histories.md."""
+"""Reads and writes histories: JSON lines, one operation a line (docs/how-to/histories.md)."""
 
 from __future__ import annotations
 

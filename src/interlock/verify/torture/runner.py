@@ -33,8 +33,9 @@ def run(
     """Run the plan of `settings` on its store, check what happened, and return the report.
 
     `restart` kills or restarts the server and returns when it was told to start again; without
-    it that fault is left out.  `kept` is a folder for the histories (docs/histories.md), one file
-    for each window.  `progress` is told the stage, how much of it is done, and how much there is.
+    it that fault is left out.  `kept` is a folder for the histories (docs/how-to/histories.md), one
+    file for each window.  `progress` is told the stage, how much of it is done, and how much there
+    is.
 
     Raises Invalid, and Unavailable where the store stays away.
     """
