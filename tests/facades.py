@@ -101,12 +101,11 @@ class Bridge:
             | interlock.AsyncCoordinator
             | interlock.AsyncBreaker
             | interlock.AsyncProjection
+            | interlock.AsyncRun
             | interlock.AsyncRuns
             | interlock.AsyncFiles
             | interlock.AsyncFilesTx
         )
-        if isinstance(answer, interlock.AsyncRun):
-            return RunBridge(answer, self._loop)
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 
     def _await(self, awaitable: Any) -> Any:
@@ -133,19 +132,6 @@ class Bridge:
             return await asyncio.to_thread(fn, Bridge(tx, self._loop))
 
         return self._loop.run_until_complete(self._target.transact(run, **options))
-
-
-class RunBridge(Bridge):
-    """A run of the asyncio façade, with the synchronous one's way to do steps at the same time."""
-
-    def parallel(self, *calls: tuple[Any, ...]) -> list[Any]:
-        """Do as `interlock.Run.parallel`."""
-
-        async def gathered() -> list[Any]:
-            return await asyncio.gather(*(self._target.step(*call) for call in calls))
-
-        found: list[Any] = self._await(gathered())
-        return found
 
 
 async def _finish(awaitable: Any) -> Any:

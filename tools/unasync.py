@@ -44,7 +44,7 @@ CODE = [
     (re.compile(r"^ *@awaited\n", re.M), ""),
     (re.compile(r"\bself\._calls\.add\(\"\w+\", (.*)\)$", re.M), r"\1"),
     (re.compile(r"\ball_awaited\((\w+)\)"), r"\1"),
-    (re.compile(r"^(?!from ).*forgotten.*\n", re.M), ""),
+    (re.compile(r"^(?!from ).*\b(?:raise_)?unawaited(?:_calls)?\b.*\n", re.M), ""),
 ]
 
 # Phrases of docstrings, one after the other.  What is said of asyncio alone goes.
@@ -69,7 +69,10 @@ PHRASES = [
         "May be used by many tasks of one event loop; the fold runs in the loop.",
         "May be used by many threads.",
     ),
-    (", in one event loop; open with `interlock.open_async`", "; open with `interlock.open`"),
+    (
+        ", in one event loop; open with `interlock.open_async`.",
+        "; may be used by many threads.  Open with `interlock.open`.",
+    ),
     (
         "Call `fn(*args, **options)`, await what it returns, and return that.",
         "Call `fn(*args, **options)` and return what it returns.",
@@ -136,7 +139,7 @@ def redocumented(literal: str, indent: int) -> str:
     if changed == paragraphs:
         return literal
     kept = [paragraph for paragraph in changed if paragraph]
-    one_line = len(kept) == 1 and "\n" not in kept[0] and len(kept[0]) + 6 <= WIDTH - indent
+    one_line = len(kept) == 1 and "\n" not in kept[0]
     text = "\n\n".join(kept) + ("" if one_line else "\n")
     return (
         '"""' + textwrap.indent(text, " " * indent).lstrip() + " " * (not one_line) * indent + '"""'
@@ -152,7 +155,7 @@ def rephrased(paragraph: str, width: int) -> str:
     text = ASYNC_NAME.sub("", text).strip()
     if text == before:
         return paragraph
-    return textwrap.fill(text, width - 3, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, width - 6, break_long_words=False, break_on_hyphens=False)
 
 
 def formatted(name: str, code: str) -> str:

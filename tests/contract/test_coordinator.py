@@ -10,7 +10,7 @@ import pytest
 
 import interlock
 from tests.contract.test_leases import elsewhere_while, never
-from tests.facades import Facades
+from tests.facades import Facades, elsewhere
 
 RULES = {"contrib/*": interlock.merged("append"), "draft/{agent}/**": interlock.private()}
 
@@ -344,7 +344,7 @@ def test_a_dead_coordinators_lease_runs_out(facades: Facades, space: Any, worker
     worker.append("contrib/w1", {"n": 1})
     dead = space.lease("report/coordinator", 0.05)
     dead._renewed = never(facades)
-    dead.acquire()
+    elsewhere(dead.acquire)
     assert coordinator(worker, wait=10).catch_up().merged == 1
 
 

@@ -95,7 +95,8 @@ def test_an_expired_lease_can_be_taken_and_its_holder_is_fenced(
     space.create("k", 1)
     stalled = space.lease("k", 0.01)
     stalled._renewed = never(facades)  # the process sleeps
-    with stalled, other.lease("k", 30, wait=10) as lease:
+    elsewhere(stalled.acquire)
+    with other.lease("k", 30, wait=10) as lease:
         assert lease.epoch == stalled.epoch + 1
         with pytest.raises(interlock.Fenced):
             stalled.write("late")

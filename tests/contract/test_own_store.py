@@ -14,7 +14,7 @@ from tests.facades import CAPABILITIES, Capabilities
 from tests.repository import ROOT, contract_parts, text_of
 from tests.test_repository_layers import modules_after
 
-PAGE = text_of(ROOT / "docs" / "contract-suite.md")
+PAGE = text_of(ROOT / "docs" / "how-to" / "contract-suite.md")
 # A backend that counts versions wrongly.
 BROKEN = """
 from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions

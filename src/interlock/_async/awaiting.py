@@ -1,7 +1,7 @@
 """Sees that what an `async with` block began was awaited before the block ended.
 
 A call without `await` does nothing, and Python only warns of it.  An object that is used in a block
-marks the methods that matter with `@awaited`, and asks `forgotten` at the end of the block.
+marks the methods that matter with `@awaited`, and asks `unawaited` at the end of the block.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Calls:
             self._most = 2 * len(self._begun) + _MOST
         return call
 
-    def forgotten(self) -> Invalid | None:
+    def unawaited(self) -> Invalid | None:
         """Return the refusal of the first call that was not awaited, None where all were.
 
         Such calls cannot be awaited any more.
@@ -74,13 +74,13 @@ def awaited(
     return call
 
 
-def forgotten_calls(*targets: AwaitsCalls) -> Invalid | None:
+def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:
     """Return the refusal of the first call on any of them that was not awaited."""
-    found = [target._calls.forgotten() for target in targets]
+    found = [target._calls.unawaited() for target in targets]
     return next(filter(None, found), None)
 
 
-def raise_forgotten(kind: type[BaseException] | None, problem: BaseException | None) -> None:
+def raise_unawaited(kind: type[BaseException] | None, problem: BaseException | None) -> None:
     """Raise a problem where the block has raised nothing itself."""
     if kind is None and problem is not None:
         raise problem
@@ -94,7 +94,7 @@ def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @wraps(fn)
     async def call(target: Any) -> Any:
         answer = await fn(target)
-        raise_refused(target._calls.forgotten())
+        raise_refused(target._calls.unawaited())
         return answer
 
     return call

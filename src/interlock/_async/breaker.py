@@ -223,6 +223,6 @@ class AsyncBreaker:
 
     async def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
-        seen: Seen = await self._session.run(steps)
+        seen = await self._session.run(steps)
         self._learn(seen, asked)
         return breaking.info(self.name, seen)

@@ -71,8 +71,7 @@ class AsyncCoordinator:
     async def progress(self) -> Progress:
         """Return how far the coordinator of this name is, whoever runs it."""
         steps = coordinating.look(self._session.writer, self._job)
-        progress: Progress = await self._session.run(steps)
-        return progress
+        return await self._session.run(steps)
 
     def _lease(self) -> AsyncLease:
         self._session.check_write(self._job.into)
@@ -81,11 +80,9 @@ class AsyncCoordinator:
     async def _begin(self, lease: AsyncLease) -> State:
         session = self._session
         steps = coordinating.start(session.writer, self._job, lease.record, session.op_id())
-        state: State = await session.run(steps)
-        return state
+        return await session.run(steps)
 
     async def _advance(self, state: State) -> State:
         session = self._session
         steps = coordinating.advance(session.writer, self._job, state, session.draw)
-        after: State = await session.run(steps)
-        return after
+        return await session.run(steps)

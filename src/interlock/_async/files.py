@@ -223,9 +223,9 @@ class AsyncFilesTx(AwaitsCalls):
         traceback: TracebackType | None,
     ) -> None:
         self._changes.state.ended = True
-        forgotten = self._calls.forgotten()
+        unawaited = self._calls.unawaited()
         if kind is None:
-            raise_refused(forgotten)
+            raise_refused(unawaited)
             self.written = await self._run(self._changes.commit(self._op_id))
 
     async def _run(self, operation: Doing[T]) -> T:

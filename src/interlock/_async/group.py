@@ -11,7 +11,7 @@ from typing import Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
-from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
+from interlock.core.groups import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import consuming
@@ -67,7 +67,7 @@ class AsyncGroup(AwaitsCalls):
         """
         steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
-            found: Deliveries = await self._session.run(steps)
+            found = await self._session.run(steps)
         except Refused:
             raise
         except BaseException:
@@ -85,13 +85,11 @@ class AsyncGroup(AwaitsCalls):
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        done: int = await self._session.run(consuming.acknowledge(self._member, deliveries))
-        return done
+        return await self._session.run(consuming.acknowledge(self._member, deliveries))
 
     async def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        info: GroupInfo = await self._session.run(consuming.state(self.name))
-        return info
+        return await self._session.run(consuming.state(self.name))
 
     async def pending(self) -> list[GroupPending]:
         """Return what is not acknowledged, the first 1,000 entries.  Raises Invalid."""
@@ -120,9 +118,9 @@ class AsyncGroup(AwaitsCalls):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        forgotten = self._calls.forgotten()
+        unawaited = self._calls.unawaited()
         await self.close()
-        raise_refused(forgotten if kind is None else None)
+        raise_refused(unawaited if kind is None else None)
 
     def _keep(self) -> None:
         """Begin to give signs of life, until `_stop` or until nobody has the handle any more."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited, forgotten_calls
+from interlock._async.awaiting import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.holding import Holding, taking
 from interlock.core import commands, decide, leases
@@ -144,9 +144,9 @@ class AsyncLease(AwaitsCalls):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        forgotten = self._calls.forgotten()
+        unawaited = self._calls.unawaited()
         await self.release()
-        raise_refused(forgotten if kind is None else None)
+        raise_refused(unawaited if kind is None else None)
 
     async def _take(self, keys: tuple[str, ...], wait: float | None, name: str) -> Any:
         steps = taking(self._taking, self._session.writer, keys, self._ttl, wait, name)
@@ -259,6 +259,6 @@ class AsyncLeases(AwaitsCalls):
         problem: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        forgotten = forgotten_calls(self, *self._leases.values())
+        unawaited = unawaited_calls(self, *self._leases.values())
         await self.release()
-        raise_refused(forgotten if kind is None else None)
+        raise_refused(unawaited if kind is None else None)

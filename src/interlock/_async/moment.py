@@ -37,7 +37,7 @@ class AsyncMoment:
         return (await self._load(())).position
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        snapshot: Snapshot = await self._session.run(
+        snapshot = await self._session.run(
             protocol.load_at(self._session.writer, self._position, self._time_us, keys, prefixes)
         )
         if self._position is not None:

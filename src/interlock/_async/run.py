@@ -11,11 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited, raise_forgotten
+from interlock._async.awaiting import AwaitsCalls, awaited, raise_unawaited
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
 from interlock.core import leases, protocol
-from interlock.core.outcome import Refusal
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
@@ -171,7 +170,7 @@ class AsyncRun(AwaitsCalls):
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
         waiting.check_sleep(seconds)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps: Steps[None] = waiting.sleep(self._state, path, seconds, draw)
+        steps = waiting.sleep(self._state, path, seconds, draw)
         return self._calls.add("sleep", self._session.run(steps))
 
     @awaited
@@ -180,7 +179,7 @@ class AsyncRun(AwaitsCalls):
 
         async def read() -> int:
             snapshot = await self._session.run(protocol.load(self._session.writer, ()))
-            return int(snapshot.time_us)
+            return snapshot.time_us
 
         return as_datetime(await self.step("now", read))
 
@@ -209,8 +208,8 @@ class AsyncRun(AwaitsCalls):
         traceback: TracebackType | None,
     ) -> None:
         draw = self._session.draw
-        forgotten = self._calls.forgotten()
-        problem = problem if forgotten is None else problem or Invalid(forgotten)
+        unawaited = self._calls.unawaited()
+        problem = problem if unawaited is None else problem or Invalid(unawaited)
         left = ending.leave(self._state, problem, self.result, self._attempts, draw)
         try:
             await self._session.run(left)
@@ -221,7 +220,7 @@ class AsyncRun(AwaitsCalls):
         finally:
             self._state.left = True
             await self._lease.release()
-        raise_forgotten(kind, problem)
+        raise_unawaited(kind, problem)
 
     @property
     def _state(self) -> RunState:
@@ -234,10 +233,10 @@ class AsyncRun(AwaitsCalls):
             )
         return self.recorded
 
-    def _take_up(self, fence: Record) -> Steps[RunState | Refusal]:
+    def _take_up(self, fence: Record) -> Steps[RunState]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
-        run: RunState | Refusal = yield from recording.take_up(
+        run = yield from recording.take_up(
             self._session.writer,
             self._id,
             fence,
@@ -246,7 +245,7 @@ class AsyncRun(AwaitsCalls):
             self._session.op_id(),
             attempts,
         )
-        if self._stopping is not None and isinstance(run, RunState):
+        if self._stopping is not None:
             run.suspends, run.stopping = True, self._stopping
         return run
 
@@ -292,16 +291,14 @@ class AsyncRuns:
 
     async def show(self, id: str) -> RunInfo:
         """Return a run with its steps.  Raises Invalid where there is none."""
-        info: RunInfo = await self._session.run(admin.show(self._session.writer, id))
-        return info
+        return await self._session.run(admin.show(self._session.writer, id))
 
     async def replay(self, id: str) -> Moments:
         """Return each commit of a run, and the run as it was after it, in order.
 
         Raises Invalid where there is no such run.  The log's oldest part may be cut.
         """
-        moments: Moments = await self._session.run(replaying.replay(self._session.writer, id))
-        return moments
+        return await self._session.run(replaying.replay(self._session.writer, id))
 
     async def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.
@@ -341,5 +338,4 @@ class AsyncRuns:
         It has not where effects are to be undone: the next one to take the run up does that.
         """
         op_id = self._session.op_id()
-        done: bool = await self._session.run(admin.cancel(self._session.writer, id, reason, op_id))
-        return done
+        return await self._session.run(admin.cancel(self._session.writer, id, reason, op_id))

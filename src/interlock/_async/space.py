@@ -18,9 +18,9 @@ from interlock._async.moment import AsyncMoment
 from interlock._async.transaction import AsyncTx, returned
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed
-from interlock.core.records import Entry, KeyInfo, Record, Snapshot, as_datetime
-from interlock.core.requests import LogPage
+from interlock.core.outcome import Committed, Refusal
+from interlock.core.records import Entry, KeyInfo, Record, as_datetime
+from interlock.core.requests import LogPage, Steps
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from interlock.runs.working import Worked
     from interlock.streams.projecting import Fold
 
+_PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
+
 
 class AsyncSpace:
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
@@ -79,9 +81,7 @@ class AsyncSpace:
 
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot: Snapshot = await self.session.run(
-            protocol.load(self.session.writer, (), (prefix,))
-        )
+        snapshot = await self.session.run(protocol.load(self.session.writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     async def list_keys(
@@ -102,10 +102,9 @@ class AsyncSpace:
         sending the same write again harmless; without one a fresh id is drawn.
         """
         self.session.check_write(getattr(record, "key", None))
-        written: Record = await self.session.run(
+        return await self.session.run(
             commands.write(self.session.writer, record, value, self.session.op_id(op_id))
         )
-        return written
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` to a key that must not exist, and return its record.
@@ -154,8 +153,7 @@ class AsyncSpace:
         steps = protocol.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
-        record: Record = await self.session.run(steps)
-        return record
+        return await self.session.run(steps)
 
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -208,8 +206,7 @@ class AsyncSpace:
         steps = commands.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
-        entry: Entry = await self.session.run(steps)
-        return entry
+        return await self.session.run(steps)
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -224,8 +221,7 @@ class AsyncSpace:
         steps = commands.transition(
             self.session.writer, target, to, changes, self.session.op_id(op_id)
         )
-        record: Record = await self.session.run(steps)
-        return record
+        return await self.session.run(steps)
 
     def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> AsyncLease:
         """Return a lease of `key` to use in a `async with` block, or to `acquire` and `release`.
@@ -252,10 +248,9 @@ class AsyncSpace:
 
         For supervisors.  Returns the record at its new epoch.
         """
-        record: Record = await self.session.run(
+        return await self.session.run(
             leases.reclaim(self.session.writer, key, self.session.op_id(None))
         )
-        return record
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -282,8 +277,7 @@ class AsyncSpace:
         The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
         fast to be kept are counted as `dropped`.
         """
-        report: ConflictReport = await self.session.run(governing.conflicts(limit))
-        return report
+        return await self.session.run(governing.conflicts(limit))
 
     def group(
         self,
@@ -416,7 +410,7 @@ class AsyncSpace:
         runs of a worker that has died.  It looks for runs whenever one has moved, and every `poll`
         seconds.  After `attempts` failures, or workers that died at the same step, a run is parked.
         `told(worked)` is called whenever the worker is done with a run for now, in the run's
-        thread.  Raises Invalid.
+        task.  Raises Invalid.
         """
         from interlock._async.worker import AsyncWorker
 
@@ -514,23 +508,21 @@ class AsyncSpace:
         """
         from interlock.core import trimming  # only here: few who write ever trim
 
-        trimmed: Trimmed = await self.session.run(trimming.trim(self.session.writer, keep, before))
-        return trimmed
+        return await self.session.run(trimming.trim(self.session.writer, keep, before))
 
     async def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot: Snapshot = await self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = await self.session.run(protocol.load(self.session.writer, ()))
         return snapshot.position
 
     async def time(self) -> datetime:
         """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
-        snapshot: Snapshot = await self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = await self.session.run(protocol.load(self.session.writer, ()))
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made for any agent, None where it was not applied."""
-        done: Committed | None = await self.session.run(protocol.outcome(checked_op_id(op_id)))
-        return done
+        return await self.session.run(protocol.outcome(checked_op_id(op_id)))
 
     async def close(self) -> None:
         """Give back the connections.
@@ -559,7 +551,7 @@ class AsyncSpace:
         if start is not None:
             position = await start()
         while True:
-            page: LogPage = await self.session.run(protocol.log_page(prefix, position, PAGE))
+            page = await self.session.run(protocol.log_page(prefix, position, PAGE))
             for entry in page.entries:
                 yield entry
             raise_refused(protocol.check_reached(position, page.head))
@@ -567,15 +559,14 @@ class AsyncSpace:
             if position >= page.head:
                 await self.session.run(protocol.wait(WATCH_PAUSE, position))
 
-    def _entries(self, page_after: Callable[..., Any], after: int | None) -> AsyncIterator[Entry]:
+    def _entries(self, page_after: _PageAfter, after: int | None) -> AsyncIterator[Entry]:
         async def page() -> LogPage:
-            found: LogPage = await self.session.run(page_after(after, PAGE))
-            return found
+            return await self.session.run(page_after(after, PAGE))
 
         return self._pages(concurrency.at_once(page), page_after)
 
     async def _pages(
-        self, first: Callable[[], Awaitable[LogPage]], page_after: Callable[..., Any]
+        self, first: Callable[[], Awaitable[LogPage]], page_after: _PageAfter
     ) -> AsyncIterator[Entry]:
         page = await first()
         while True:
@@ -587,5 +578,4 @@ class AsyncSpace:
 
     async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
         self.session.check_write(key)
-        record: Record = await self.session.run(commands.write_one(self.session.writer, decision))
-        return record
+        return await self.session.run(commands.write_one(self.session.writer, decision))

@@ -102,9 +102,9 @@ class AsyncTx(AwaitsCalls):
         traceback: TracebackType | None,
     ) -> None:
         self._state.ended = True
-        forgotten = self._calls.forgotten()
+        unawaited = self._calls.unawaited()
         if kind is None:
-            raise_refused(forgotten)
+            raise_refused(unawaited)
             steps = protocol.commit_transaction(self._state, self._op_id)
             self.committed = await self._session.run(steps)
 

@@ -98,10 +98,9 @@ class AsyncWorker:
 
     async def _find(self) -> Due:
         most = self._slots * _BACKLOG
-        due: Due = await self._session.run(
+        return await self._session.run(
             working.find(self._session.writer, self._programs, self._busy, most, self._poll)
         )
-        return due
 
     async def _work_on(self, run_id: str, program: str) -> None:
         run = AsyncRun(

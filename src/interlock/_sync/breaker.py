@@ -42,7 +42,8 @@ _under_way: ContextVar[tuple[_Call, ...]] = ContextVar("interlock_breakers", def
 class Breaker:
     """Stops calling what does not answer, for all hosts at once, and tries again one at a time.
 
-    `breaker.call(fn, ...)`, or a `with` block.  Raises BreakerOpen where no call may go through.
+    `breaker.call(fn, ...)`, or a `with` block.  Raises BreakerOpen where no call may go
+    through.
     """
 
     def __init__(
@@ -88,8 +89,8 @@ class Breaker:
         """Call `fn(*args, **options)` and return what it returns.
 
         Raises BreakerOpen, with `fn` not called, or what `fn` raises.  A function that takes
-        longer than the timeout is not stopped; it counts as failed all the same, whether it ends
-        or not.
+        longer than the timeout is not stopped; it counts as failed all the same, whether it
+        ends or not.
         """
         concurrency.check_function(fn, "fn")
         with self:
@@ -224,6 +225,6 @@ class Breaker:
 
     def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
-        seen: Seen = self._session.run(steps)
+        seen = self._session.run(steps)
         self._learn(seen, asked)
         return breaking.info(self.name, seen)

@@ -72,8 +72,7 @@ class Coordinator:
     def progress(self) -> Progress:
         """Return how far the coordinator of this name is, whoever runs it."""
         steps = coordinating.look(self._session.writer, self._job)
-        progress: Progress = self._session.run(steps)
-        return progress
+        return self._session.run(steps)
 
     def _lease(self) -> Lease:
         self._session.check_write(self._job.into)
@@ -82,11 +81,9 @@ class Coordinator:
     def _begin(self, lease: Lease) -> State:
         session = self._session
         steps = coordinating.start(session.writer, self._job, lease.record, session.op_id())
-        state: State = session.run(steps)
-        return state
+        return session.run(steps)
 
     def _advance(self, state: State) -> State:
         session = self._session
         steps = coordinating.advance(session.writer, self._job, state, session.draw)
-        after: State = session.run(steps)
-        return after
+        return session.run(steps)

@@ -20,8 +20,8 @@ from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
 class Files:
     """Documents that several agents share, and the files that show them.
 
-    `document = files.read("plan.md")`; `files.write(document, text)`.  The content lives in the
-    space; the file is its projection, for whoever reads it with `open`.
+    `document = files.read("plan.md")`; `files.write(document, text)`.  The content lives in
+    the space; the file is its projection, for whoever reads it with `open`.
     """
 
     def __init__(self, session: Session, desk: Desk) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from interlock._sync import concurrency
-from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
+from interlock.core.groups import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused
 from interlock.session import Session
 from interlock.streams import consuming
@@ -21,9 +21,10 @@ from interlock.streams.consuming import Membership
 class Group:
     """One consumer of a group: `for delivery in group: ...; group.ack(delivery)`.
 
-    Every entry is delivered until somebody acknowledges it, and the entries of one key are never
-    with two consumers at once.  While the loop runs, or from `take` to `close`, the consumer is
-    kept alive in the background.  One thread at a time; each worker has a name of its own.
+    Every entry is delivered until somebody acknowledges it, and the entries of one key are
+    never with two consumers at once.  While the loop runs, or from `take` to `close`, the
+    consumer is kept alive in the background.  One thread at a time; each worker has a name of
+    its own.
     """
 
     def __init__(self, session: Session, member: Membership) -> None:
@@ -66,7 +67,7 @@ class Group:
         """
         steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
-            found: Deliveries = self._session.run(steps)
+            found = self._session.run(steps)
         except Refused:
             raise
         except BaseException:
@@ -83,13 +84,11 @@ class Group:
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        done: int = self._session.run(consuming.acknowledge(self._member, deliveries))
-        return done
+        return self._session.run(consuming.acknowledge(self._member, deliveries))
 
     def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        info: GroupInfo = self._session.run(consuming.state(self.name))
-        return info
+        return self._session.run(consuming.state(self.name))
 
     def pending(self) -> list[GroupPending]:
         """Return what is not acknowledged, the first 1,000 entries.  Raises Invalid."""

@@ -22,8 +22,9 @@ from interlock.session import Session
 class Lease:
     """The exclusive right to write one key, renewed in the background while it is held.
 
-    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are told
-    `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks say.
+    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are
+    told `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the
+    clocks say.
     """
 
     def __init__(
@@ -202,8 +203,8 @@ class Lease:
 class Leases:
     """The exclusive right to write several keys, taken in one step: all of them or none.
 
-    `with space.leases(["x", "y"]) as leases: leases["x"].write(1)`.  Each is a `Lease`, renewed
-    in the background, and given up at the end of the block.
+    `with space.leases(["x", "y"]) as leases: leases["x"].write(1)`.  Each is a `Lease`,
+    renewed in the background, and given up at the end of the block.
     """
 
     def __init__(self, leases: Sequence[Lease], wait: float | None) -> None:

@@ -38,7 +38,7 @@ class Moment:
         return (self._load(())).position
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        snapshot: Snapshot = self._session.run(
+        snapshot = self._session.run(
             protocol.load_at(self._session.writer, self._position, self._time_us, keys, prefixes)
         )
         if self._position is not None:

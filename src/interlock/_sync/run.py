@@ -15,7 +15,6 @@ from interlock._sync import concurrency
 from interlock._sync.lease import Lease
 from interlock._sync.transaction import Tx
 from interlock.core import leases, protocol
-from interlock.core.outcome import Refusal
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
@@ -166,7 +165,7 @@ class Run:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
         waiting.check_sleep(seconds)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps: Steps[None] = waiting.sleep(self._state, path, seconds, draw)
+        steps = waiting.sleep(self._state, path, seconds, draw)
         return self._session.run(steps)
 
     def now(self) -> datetime:
@@ -174,7 +173,7 @@ class Run:
 
         def read() -> int:
             snapshot = self._session.run(protocol.load(self._session.writer, ()))
-            return int(snapshot.time_us)
+            return snapshot.time_us
 
         return as_datetime(self.step("now", read))
 
@@ -222,10 +221,10 @@ class Run:
             )
         return self.recorded
 
-    def _take_up(self, fence: Record) -> Steps[RunState | Refusal]:
+    def _take_up(self, fence: Record) -> Steps[RunState]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
-        run: RunState | Refusal = yield from recording.take_up(
+        run = yield from recording.take_up(
             self._session.writer,
             self._id,
             fence,
@@ -234,7 +233,7 @@ class Run:
             self._session.op_id(),
             attempts,
         )
-        if self._stopping is not None and isinstance(run, RunState):
+        if self._stopping is not None:
             run.suspends, run.stopping = True, self._stopping
         return run
 
@@ -278,16 +277,14 @@ class Runs:
 
     def show(self, id: str) -> RunInfo:
         """Return a run with its steps.  Raises Invalid where there is none."""
-        info: RunInfo = self._session.run(admin.show(self._session.writer, id))
-        return info
+        return self._session.run(admin.show(self._session.writer, id))
 
     def replay(self, id: str) -> Moments:
         """Return each commit of a run, and the run as it was after it, in order.
 
         Raises Invalid where there is no such run.  The log's oldest part may be cut.
         """
-        moments: Moments = self._session.run(replaying.replay(self._session.writer, id))
-        return moments
+        return self._session.run(replaying.replay(self._session.writer, id))
 
     def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.
@@ -323,5 +320,4 @@ class Runs:
         It has not where effects are to be undone: the next one to take the run up does that.
         """
         op_id = self._session.op_id()
-        done: bool = self._session.run(admin.cancel(self._session.writer, id, reason, op_id))
-        return done
+        return self._session.run(admin.cancel(self._session.writer, id, reason, op_id))

@@ -18,9 +18,9 @@ from interlock._sync.moment import Moment
 from interlock._sync.transaction import Tx, returned
 from interlock.core import commands, decide, governing, leases, protocol
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed
-from interlock.core.records import Entry, KeyInfo, Record, Snapshot, as_datetime
-from interlock.core.requests import LogPage
+from interlock.core.outcome import Committed, Refusal
+from interlock.core.records import Entry, KeyInfo, Record, as_datetime
+from interlock.core.requests import LogPage, Steps
 from interlock.core.rules import Rule
 from interlock.core.transaction import Transaction
 from interlock.core.turns import Limits
@@ -54,9 +54,13 @@ if TYPE_CHECKING:
     from interlock.runs.working import Worked
     from interlock.streams.projecting import Fold
 
+_PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
+
 
 class Space:
-    """Shared state of a group of agents; open with `interlock.open`."""
+    """Shared state of a group of agents; may be used by many threads.  Open with
+    `interlock.open`.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session = session  # for the other layers of the package
@@ -79,7 +83,7 @@ class Space:
 
     def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot: Snapshot = self.session.run(protocol.load(self.session.writer, (), (prefix,)))
+        snapshot = self.session.run(protocol.load(self.session.writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     def list_keys(
@@ -100,10 +104,9 @@ class Space:
         sending the same write again harmless; without one a fresh id is drawn.
         """
         self.session.check_write(getattr(record, "key", None))
-        written: Record = self.session.run(
+        return self.session.run(
             commands.write(self.session.writer, record, value, self.session.op_id(op_id))
         )
-        return written
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` to a key that must not exist, and return its record.
@@ -137,6 +140,7 @@ class Space:
         `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
         with the fresh value), so effects do not belong into it; what it raises ends the update with
         nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
+        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
         thinks at once and queues after a conflict or where a queue exists, `always` queues first,
         so that every thought counts, `never` only retries.  With an `op_id` that was already
@@ -149,8 +153,7 @@ class Space:
         steps = protocol.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
-        record: Record = self.session.run(steps)
-        return record
+        return self.session.run(steps)
 
     def transaction(self, *, op_id: str | None = None) -> Tx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -199,8 +202,7 @@ class Space:
         steps = commands.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
-        entry: Entry = self.session.run(steps)
-        return entry
+        return self.session.run(steps)
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -215,8 +217,7 @@ class Space:
         steps = commands.transition(
             self.session.writer, target, to, changes, self.session.op_id(op_id)
         )
-        record: Record = self.session.run(steps)
-        return record
+        return self.session.run(steps)
 
     def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> Lease:
         """Return a lease of `key` to use in a `with` block, or to `acquire` and `release`.
@@ -243,10 +244,7 @@ class Space:
 
         For supervisors.  Returns the record at its new epoch.
         """
-        record: Record = self.session.run(
-            leases.reclaim(self.session.writer, key, self.session.op_id(None))
-        )
-        return record
+        return self.session.run(leases.reclaim(self.session.writer, key, self.session.op_id(None)))
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -271,8 +269,7 @@ class Space:
         The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
         fast to be kept are counted as `dropped`.
         """
-        report: ConflictReport = self.session.run(governing.conflicts(limit))
-        return report
+        return self.session.run(governing.conflicts(limit))
 
     def group(
         self,
@@ -366,12 +363,12 @@ class Space:
     ) -> Run:
         """Return a durable run to work on in a `with` block: new, or where it was left.
 
-        `with space.run("order-7") as run: run.step("choose", choose)`.  Only one process works
-        on a run at a time: it has the run's lease for `ttl` seconds, renewed in the background;
-        another one waits for it `wait` seconds (None: without limit).  Leaving the block well
-        completes the run, with `run.result`; RunFailed makes it fail, and undoes its effects;
-        after `attempts` other failures it is parked.  `agent`: the name that the run's commits
-        are logged under.  `input` is kept with a new run.
+        `with space.run("order-7") as run: run.step("choose", choose)`.  Only one process
+        works on a run at a time: it has the run's lease for `ttl` seconds, renewed in the
+        background; another one waits for it `wait` seconds (None: without limit).  Leaving
+        the block well completes the run, with `run.result`; RunFailed makes it fail, and
+        undoes its effects; after `attempts` other failures it is parked.  `agent`: the name
+        that the run's commits are logged under.  `input` is kept with a new run.
 
         Entering raises Held where `wait` has passed, RunFailed where the run has failed, Invalid.
         """
@@ -400,12 +397,12 @@ class Space:
     ) -> Worker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
-        `programs` maps names, as `space.runs.start` is given them, to functions of a Run; what
-        one returns is the result of the run.  `ttl`: seconds after which others take over the
-        runs of a worker that has died.  It looks for runs whenever one has moved, and every
-        `poll` seconds.  After `attempts` failures, or workers that died at the same step, a run
-        is parked.  `told(worked)` is called whenever the worker is done with a run for now, in
-        the run's thread.  Raises Invalid.
+        `programs` maps names, as `space.runs.start` is given them, to functions of a Run;
+        what one returns is the result of the run.  `ttl`: seconds after which others take
+        over the runs of a worker that has died.  It looks for runs whenever one has moved,
+        and every `poll` seconds.  After `attempts` failures, or workers that died at the same
+        step, a run is parked.  `told(worked)` is called whenever the worker is done with a
+        run for now, in the run's thread.  Raises Invalid.
         """
         from interlock._sync.worker import Worker
 
@@ -501,23 +498,21 @@ class Space:
         """
         from interlock.core import trimming  # only here: few who write ever trim
 
-        trimmed: Trimmed = self.session.run(trimming.trim(self.session.writer, keep, before))
-        return trimmed
+        return self.session.run(trimming.trim(self.session.writer, keep, before))
 
     def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot: Snapshot = self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = self.session.run(protocol.load(self.session.writer, ()))
         return snapshot.position
 
     def time(self) -> datetime:
         """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
-        snapshot: Snapshot = self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = self.session.run(protocol.load(self.session.writer, ()))
         return as_datetime(snapshot.time_us)
 
     def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made for any agent, None where it was not applied."""
-        done: Committed | None = self.session.run(protocol.outcome(checked_op_id(op_id)))
-        return done
+        return self.session.run(protocol.outcome(checked_op_id(op_id)))
 
     def close(self) -> None:
         """Give back the connections.
@@ -546,23 +541,20 @@ class Space:
         if start is not None:
             position = start()
         while True:
-            page: LogPage = self.session.run(protocol.log_page(prefix, position, PAGE))
+            page = self.session.run(protocol.log_page(prefix, position, PAGE))
             yield from page.entries
             raise_refused(protocol.check_reached(position, page.head))
             position = page.upto
             if position >= page.head:
                 self.session.run(protocol.wait(WATCH_PAUSE, position))
 
-    def _entries(self, page_after: Callable[..., Any], after: int | None) -> Iterator[Entry]:
+    def _entries(self, page_after: _PageAfter, after: int | None) -> Iterator[Entry]:
         def page() -> LogPage:
-            found: LogPage = self.session.run(page_after(after, PAGE))
-            return found
+            return self.session.run(page_after(after, PAGE))
 
         return self._pages(concurrency.at_once(page), page_after)
 
-    def _pages(
-        self, first: Callable[[], LogPage], page_after: Callable[..., Any]
-    ) -> Iterator[Entry]:
+    def _pages(self, first: Callable[[], LogPage], page_after: _PageAfter) -> Iterator[Entry]:
         page = first()
         while True:
             yield from page.entries
@@ -572,5 +564,4 @@ class Space:
 
     def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
         self.session.check_write(key)
-        record: Record = self.session.run(commands.write_one(self.session.writer, decision))
-        return record
+        return self.session.run(commands.write_one(self.session.writer, decision))

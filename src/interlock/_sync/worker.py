@@ -97,10 +97,9 @@ class Worker:
 
     def _find(self) -> Due:
         most = self._slots * _BACKLOG
-        due: Due = self._session.run(
+        return self._session.run(
             working.find(self._session.writer, self._programs, self._busy, most, self._poll)
         )
-        return due
 
     def _work_on(self, run_id: str, program: str) -> None:
         run = Run(
