@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from interlock.core import decide
 from interlock.core.decide import Decision, Writer
@@ -23,6 +22,7 @@ from interlock.core.outcome import (
 )
 from interlock.core.records import Entry, Record
 from interlock.core.requests import Commit, Load, Noted, Steps
+from interlock.core.struct import Json
 from interlock.core.values import decode
 
 FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
@@ -80,7 +80,7 @@ def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record 
 
 
 def write(
-    writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False
+    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it where the key's rule says so."""
 
@@ -94,7 +94,7 @@ def write(
 def put(
     writer: Writer,
     record: Record,
-    value: Any,
+    value: Json,
     op_id: str,
     leased: bool = False,
     exact: bool | Callable[[], bool] = False,
@@ -124,7 +124,7 @@ def rebased(writer: Writer, key: str) -> bool:
     return writer.book.rules.match(key)[1].on_conflict == "rebase"
 
 
-def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict:
+def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Conflict:
     """Return my change made to the fresh record, or the conflict with the paths that clash."""
     theirs = conflict.record
     if not theirs.exists or conflict.prefix is not None:
@@ -143,7 +143,7 @@ def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict
 
 
 def append(
-    writer: Writer, key: str, item: Any, op_id: str, exact: bool = True
+    writer: Writer, key: str, item: Json, op_id: str, exact: bool = True
 ) -> Steps[Entry | Refusal]:
     """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
 
@@ -173,7 +173,7 @@ def append(
 
 
 def transition(
-    writer: Writer, target: Record | str, to: str, changes: Mapping[str, Any], op_id: str
+    writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
     """Move the machine of a key.  A record in hand is written once; a key is read first, and again
     where it moved: nothing is thought about in between."""

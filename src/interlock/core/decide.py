@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
 
 from interlock.core.documents import FILES, check_document, folders_of, in_the_way
 from interlock.core.keys import check_key
@@ -34,6 +33,7 @@ from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
 from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
 from interlock.core.showing import described
+from interlock.core.struct import Json
 from interlock.core.values import decode, encode
 
 Decision = Plan | Refusal
@@ -90,7 +90,7 @@ class Writer:
         return agent == self.agent or unnamed
 
 
-def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Decision:
+def put(writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False) -> Decision:
     """Plan writing `value` over `record`."""
     wrong = own_record(writer, record)
     if wrong is not None:
@@ -103,7 +103,7 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
     )
 
 
-def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
+def create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
     wrong = check_key(key)
     if wrong is not None:
@@ -129,7 +129,7 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
     )
 
 
-def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
+def append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding one contribution to a merged key, whatever it holds."""
     wrong = check_key(key)
     if wrong is not None:
@@ -142,7 +142,7 @@ def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
 
 
 def transition(
-    writer: Writer, record: Record, to: str, changes: Mapping[str, Any], op_id: str
+    writer: Writer, record: Record, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Decision:
     """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
     machine = writer.book.rules.match(record.key)[1].machine
@@ -168,14 +168,14 @@ def transition(
     return put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
-def write_of(writer: Writer, kind: str, key: str, value: Any) -> Write | Invalid:
+def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
     """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
 
 
 def allowed(
-    writer: Writer, base: Record, write: Write, leased: bool = False, item: Any = None
+    writer: Writer, base: Record, write: Write, leased: bool = False, item: Json = None
 ) -> Refusal | None:
     """Return what the rule of the key says against a write computed from `base`."""
     if write.key.startswith(FILES) and write.kind != DELETE:
@@ -206,7 +206,7 @@ def allowed(
 
 
 def _not_appendable(
-    writer: Writer, key: str, pattern: str, rule: Rule, item: Any
+    writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
     if rule.kind != MERGED:
         return _forbidden(
@@ -298,10 +298,10 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
     return check_key(record.key)
 
 
-def reads_beyond(plan: Plan) -> dict[str, Any] | None:
+def reads_beyond(plan: Plan) -> dict[str, Json] | None:
     """Return what the plan was computed from besides the keys it writes, as the log keeps it."""
     written = {write.key for write in plan.writes}
-    reads: dict[str, Any] = {
+    reads: dict[str, Json] = {
         e.key: e.version for e in plan.expects if e.key not in written and e.version is not None
     }
     for scan in plan.scans:

@@ -8,16 +8,16 @@ folder.  What that demands follows from the key alone, so a commit expects it un
 from __future__ import annotations
 
 import base64
-from typing import Any
 
 from interlock.core.outcome import Invalid
+from interlock.core.struct import Json
 
 FILES = "files/"
 MAX_SEGMENT_BYTES = 240  # file systems take 255; what is set aside gets a longer name
 MODES = 0o777  # neither setuid, nor setgid, nor the sticky bit
 
 
-def check_document(key: str, value: Any) -> Invalid | None:
+def check_document(key: str, value: Json) -> Invalid | None:
     """Return why `value` cannot be the document at `key`, or why that is no name of a file."""
     wrong = check_path(key)
     if wrong is not None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from interlock.core.outcome import IllegalTransition, Invalid, Refusal
+from interlock.core.struct import Json
 
-Guard = Callable[[Any, Any, str], Any]
+Guard = Callable[[Json, Json, str], Json]
 
 
 class MachineError(ValueError):
@@ -84,7 +85,7 @@ class Machine:
         """Return the states that may follow `state`."""
         return self.transitions.get(state, ())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the machine as the store keeps it."""
         return {
             "name": self.name,
@@ -141,7 +142,7 @@ class Machine:
 
 
 def check_move(
-    machine: Machine, key: str, old: Any, exists: bool, new: Any, agent: str
+    machine: Machine, key: str, old: Json, exists: bool, new: Json, agent: str
 ) -> Refusal | None:
     """Return why the value of `key` may not go from `old` to `new`, None where it may."""
     after = state_of(machine, key, new)
@@ -160,7 +161,7 @@ def check_move(
     return _guarded(machine, key, before, after, old, new, agent)
 
 
-def check_delete(machine: Machine, key: str, old: Any) -> Refusal | None:
+def check_delete(machine: Machine, key: str, old: Json) -> Refusal | None:
     """Return why `key` may not be deleted: only final states may end."""
     before = state_of(machine, key, old)
     if isinstance(before, Refusal) or before in machine.final:
@@ -168,7 +169,7 @@ def check_delete(machine: Machine, key: str, old: Any) -> Refusal | None:
     return illegal(machine, key, before, None)
 
 
-def state_of(machine: Machine, key: str, value: Any) -> str | Invalid:
+def state_of(machine: Machine, key: str, value: Json) -> str | Invalid:
     """Return the state that `value` is in, or why it has none."""
     if not isinstance(value, dict) or machine.field not in value:
         return Invalid(
@@ -200,7 +201,7 @@ def illegal(
 
 
 def _guarded(
-    machine: Machine, key: str, before: str | None, after: str, old: Any, new: Any, agent: str
+    machine: Machine, key: str, before: str | None, after: str, old: Json, new: Json, agent: str
 ) -> Refusal | None:
     for place in (f"{before}->{after}", after):
         name = machine.guards.get(place)

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from interlock.core.struct import Json
 
 ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT = "associative", "commutative", "idempotent"
 _LARGEST = 1e100
@@ -25,13 +27,13 @@ class Reducer:
     """
 
     name: str
-    fn: Callable[[Any, Any], Any]
-    initial: Any = None
+    fn: Callable[[Json, Json], Json]
+    initial: Json = None
     claims: tuple[str, ...] = ()
     checked: str = ""
-    accepts: Callable[[Any], str | None] | None = None
+    accepts: Callable[[Json], str | None] | None = None
 
-    def fold(self, items: Iterable[Any], start: Any = None, started: bool = False) -> Any:
+    def fold(self, items: Iterable[Json], start: Json = None, started: bool = False) -> Json:
         """Return the value of `items`, going on from `start` where `started`."""
         value = start if started else deepcopy(self.initial)
         for item in items:
@@ -56,33 +58,33 @@ class Reducer:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _append(value: Any, item: Any) -> Any:
+def _append(value: Json, item: Json) -> Json:
     return [*value, item]
 
 
-def _union(value: Any, item: Any) -> Any:
+def _union(value: Json, item: Json) -> Json:
     items = item if isinstance(item, list) else [item]
     merged = {json.dumps(each, sort_keys=True): each for each in (*value, *items)}
     return [merged[text] for text in sorted(merged)]
 
 
-def _counter(value: Any, item: Any) -> Any:
+def _counter(value: Json, item: Json) -> Json:
     return value + item
 
 
-def _maximum(value: Any, item: Any) -> Any:
+def _maximum(value: Json, item: Json) -> Json:
     return item if value is None or item > value else value
 
 
-def _minimum(value: Any, item: Any) -> Any:
+def _minimum(value: Json, item: Json) -> Json:
     return item if value is None or item < value else value
 
 
-def _last_writer(value: Any, item: Any) -> Any:
+def _last_writer(value: Json, item: Json) -> Json:
     return item
 
 
-def _deep_merge(value: Any, item: Any) -> Any:
+def _deep_merge(value: Json, item: Json) -> Json:
     if not isinstance(value, dict) or not isinstance(item, dict):
         return item
     merged = dict(value)
@@ -91,14 +93,14 @@ def _deep_merge(value: Any, item: Any) -> Any:
     return merged
 
 
-def _number(item: Any) -> str | None:
+def _number(item: Json) -> str | None:
     if isinstance(item, bool) or not isinstance(item, int | float):
         return f"{item!r:.60} is not a number"
     # Sums of larger ones could overflow for whoever reads.
     return None if -_LARGEST <= item <= _LARGEST else f"a number beyond {_LARGEST:g} in size"
 
 
-def _object(item: Any) -> str | None:
+def _object(item: Json) -> str | None:
     return None if isinstance(item, dict) else f"{item!r:.60} is not an object"
 
 
@@ -116,7 +118,7 @@ REDUCERS: Mapping[str, Reducer] = {
 }
 
 
-def fold_items(reducer: Reducer, items: list[Any], start: Any, started: bool) -> Any:
+def fold_items(reducer: Reducer, items: list[Json], start: Json, started: bool) -> Json:
     """Return the fold of many items; a list grows in one go instead of once an item."""
     if reducer is REDUCERS["append"]:
         return [*(start if started else []), *items]
@@ -133,9 +135,9 @@ class Clash(NamedTuple):
     """
 
     path: tuple[str | int, ...]
-    base: Any
-    mine: Any
-    theirs: Any
+    base: Json
+    mine: Json
+    theirs: Json
 
 
 class _Removed:
@@ -146,7 +148,7 @@ class _Removed:
 REMOVED = _Removed()
 
 
-def merge3(base: Any, mine: Any, theirs: Any) -> tuple[Any, tuple[Clash, ...]]:
+def merge3(base: Json, mine: Json, theirs: Json) -> tuple[Json, tuple[Clash, ...]]:
     """Merge two changes of one document; return it with the paths that both changed differently.
 
     Objects merge field by field.  A list is one value, with one exception: where both sides only
@@ -158,7 +160,7 @@ def merge3(base: Any, mine: Any, theirs: Any) -> tuple[Any, tuple[Clash, ...]]:
     return merged, tuple(clashes)
 
 
-def same(one: Any, other: Any) -> bool:
+def same(one: Json, other: Json) -> bool:
     """Whether two JSON values are the same: 1, 1.0 and true are three values."""
     if type(one) is not type(other):
         return False
@@ -170,8 +172,8 @@ def same(one: Any, other: Any) -> bool:
 
 
 def _merge(
-    base: Any, mine: Any, theirs: Any, path: tuple[str | int, ...], clashes: list[Clash]
-) -> Any:
+    base: Json, mine: Json, theirs: Json, path: tuple[str | int, ...], clashes: list[Clash]
+) -> Json:
     if same(mine, theirs) or same(base, mine):
         return theirs
     if same(base, theirs):

@@ -37,10 +37,12 @@ from interlock.core.requests import (
     Place,
     ReadLog,
     Steps,
+    T,
     TakeTurn,
     Think,
 )
 from interlock.core.rules import RULES_KEY
+from interlock.core.struct import Json
 from interlock.core.transaction import Transaction
 from interlock.core.turns import TICKET_TTL, Limits, Turn, giving_up, take_turn
 from interlock.core.values import DELETE
@@ -168,7 +170,7 @@ def update(
     writer: Writer,
     key: str,
     fn: Callable[[Any], Any],
-    default: Any,
+    default: Json,
     limits: Limits,
     op_id: str,
     resumable: bool,
@@ -193,7 +195,7 @@ def _update(
     writer: Writer,
     key: str,
     fn: Callable[[Any], Any],
-    default: Any,
+    default: Json,
     limits: Limits,
     op_id: str,
     resumable: bool,
@@ -250,7 +252,7 @@ def _update(
 
 
 def _commit_value(
-    writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
+    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, yields: bool
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -431,7 +433,7 @@ def _renewal(
     )
 
 
-def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:
+def _kept(place: Place, key: str, record: T) -> tuple[int, Record | T]:
     """Return the ticket and the fresh record after a renewal; ticket 0 where the turn was lost."""
     if place.ticket and place.ahead == 0:
         return place.ticket, place.snapshot.records[key]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from interlock.core.struct import Json
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -25,7 +27,7 @@ class Record(NamedTuple):
     """
 
     key: str
-    value: Any
+    value: Json
     version: int
     epoch: int
     writer: str | None
@@ -71,11 +73,11 @@ class Entry(NamedTuple):
     version: int
     epoch: int
     kind: str
-    value: Any
+    value: Json
     agent: str
     time_us: int
     op_id: str
-    reads: Mapping[str, Any] | None
+    reads: Mapping[str, Json] | None
 
     @property
     def at(self) -> datetime:

@@ -15,6 +15,7 @@ from interlock.core import patterns
 from interlock.core.machines import Guard, Machine
 from interlock.core.merges import REDUCERS, Reducer
 from interlock.core.outcome import Invalid
+from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
 GUARDED, MERGED, PRIVATE, LEASED = "guarded", "merged", "private", "leased"
@@ -31,9 +32,9 @@ class Rule:
     reducer: str | None = None
     keep: float | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the rule as the store keeps it."""
-        data: dict[str, Any] = {"rule": self.kind}
+        data: dict[str, Json] = {"rule": self.kind}
         if self.on_conflict != "retry":
             data["on_conflict"] = self.on_conflict
         if self.machine is not None:
@@ -106,7 +107,7 @@ class RuleSet:
         name = self.match(key)[1].reducer
         return None if name is None else self.reducers.get(name)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the rules as the value of `$rules`."""
         return {pattern: rule.to_json() for pattern, rule in sorted(self.rules.items())}
 
@@ -145,11 +146,11 @@ class RuleBook:
         """Take over the functions of another book."""
         self.guards, self.reducers = other.guards, other.reducers
 
-    def load(self, version: int, value: Any) -> None:
+    def load(self, version: int, value: Json) -> None:
         """Go by the rules that the store holds."""
         self.rules = self.read(version, value)
 
-    def read(self, version: int, value: Any) -> RuleSet:
+    def read(self, version: int, value: Json) -> RuleSet:
         """Return rules that the store holds, or held."""
         rules = {
             pattern: rule_from_json(data, self._guards_of(data))

@@ -1,9 +1,11 @@
-"""What requests and refusals are: plain data, compared by what it holds."""
+"""What plain data is: JSON values, and the base of requests and refusals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Self, dataclass_transform
+
+Json = Any  # a value as JSON has it, of whatever shape its writer gave it
 
 
 @dataclass_transform(eq_default=False, frozen_default=True)

@@ -8,7 +8,6 @@ forward, otherwise the commit could only be refused and the conflict is reported
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any
 
 from interlock.core import decide
 from interlock.core.documents import FILES, folders_of, in_the_way
@@ -19,6 +18,7 @@ from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot, absent
 from interlock.core.requests import Load, Steps
+from interlock.core.struct import Json
 from interlock.core.values import decode
 
 ENDED = Invalid("the transaction has ended; begin another one")
@@ -87,7 +87,7 @@ class Transaction:
             return ENDED
         return decide.own_record(self.writer, record) or self._expect(record)
 
-    def write(self, record: Record, value: Any) -> Refusal | None:
+    def write(self, record: Record, value: Json) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
@@ -102,7 +102,7 @@ class Transaction:
             self.writes[record.key] = write
         return refused
 
-    def create(self, key: str, value: Any) -> Refusal | None:
+    def create(self, key: str, value: Json) -> Refusal | None:
         """Write `value` to a key that must not exist when the transaction commits."""
         if self.ended:
             return ENDED
@@ -140,7 +140,7 @@ class Transaction:
                 self.writes[record.key] = Write(DELETE, record.key, None)
         return refused
 
-    def append(self, key: str, item: Any) -> Refusal | None:
+    def append(self, key: str, item: Json) -> Refusal | None:
         """Add a contribution to a merged key when the transaction commits."""
         if self.ended:
             return ENDED

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
 
 from interlock.core.outcome import Invalid
+from interlock.core.struct import Json
 
 DEFAULT_MAX_VALUE_BYTES = 1024 * 1024
 
@@ -28,7 +28,7 @@ class Deletion(Enum):
 DELETE = Deletion.DELETE
 
 
-def encode(value: Any, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
+def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
     """Return `value` as compact JSON text, or why it is not a value.  `limit` is in UTF-8 bytes."""
     try:
         wrong = _not_json(value, "value", 1)
@@ -50,18 +50,18 @@ def encode(value: Any, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
     return text
 
 
-def decode(text: str | None) -> Any:
+def decode(text: str | None) -> Json:
     """Return the value of JSON `text`; None where there is no value."""
     return None if text is None else json.loads(text)
 
 
-def decode_many(texts: Sequence[str]) -> list[Any]:
+def decode_many(texts: Sequence[str]) -> list[Json]:
     """Return the values of many JSON texts in one pass, several times faster than one by one."""
-    values: list[Any] = json.loads("[" + ",".join(texts) + "]")
+    values: list[Json] = json.loads("[" + ",".join(texts) + "]")
     return values
 
 
-def _not_json(value: Any, path: str, depth: int) -> str | None:
+def _not_json(value: Json, path: str, depth: int) -> str | None:
     """Say what the encoder would silently change: keys that are not str, types made for it."""
     if depth > MAX_DEPTH:
         return f"the value is nested deeper than {MAX_DEPTH} levels, or holds itself"

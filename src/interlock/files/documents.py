@@ -16,6 +16,7 @@ from interlock.core.documents import FILES, MODES, check_document, check_path
 from interlock.core.keys import check_key
 from interlock.core.patterns import check_pattern, matches
 from interlock.core.records import Record
+from interlock.core.struct import Json
 from interlock.core.values import DELETE
 from interlock.errors import Conflict, Corrupt, Fault, Invalid, Refused, raise_refusal
 from interlock.files.workspace import EDITED, PUBLISHED, STATE, Version
@@ -206,7 +207,7 @@ def to_bytes(content: object) -> bytes:
         raise Invalid(f"the text cannot be written as UTF-8: {problem}") from problem
 
 
-def to_value(data: bytes, mode: int) -> dict[str, Any]:
+def to_value(data: bytes, mode: int) -> dict[str, Json]:
     """Return what the space holds of a content: text where it is text."""
     if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MODES:
         raise Invalid(f"mode={mode!r} is not a number of permissions such as 0o644")
@@ -218,7 +219,7 @@ def to_value(data: bytes, mode: int) -> dict[str, Any]:
     return {"base64": b64encode(data).decode("ascii"), "mode": mode}
 
 
-def from_value(key: str, value: Any) -> tuple[bytes, int]:
+def from_value(key: str, value: Json) -> tuple[bytes, int]:
     """Return content and permissions out of a value.  Raises Corrupt."""
     wrong = check_document(key, value)
     if wrong is not None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from difflib import SequenceMatcher
-from typing import Any
 
 from interlock.core.merges import merge3
+from interlock.core.struct import Json
 
 _MOST_LINES = 5_000  # changed ones: comparing takes their square at worst
 
@@ -82,7 +82,7 @@ def _changes(was: list[str], now: list[str]) -> list[tuple[int, int, list[str]]]
 
 def _merged_json(base: str, mine: str, theirs: str) -> str | None:
     try:
-        values: list[Any] = [json.loads(text) for text in (base, mine, theirs)]
+        values: list[Json] = [json.loads(text) for text in (base, mine, theirs)]
     except (ValueError, RecursionError):
         return merged_text(base, mine, theirs)
     value, clashes = merge3(*values)

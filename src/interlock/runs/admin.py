@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
@@ -14,6 +13,7 @@ from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
 from interlock.core.plan import PUT, Expect, Write
 from interlock.core.records import Record, Snapshot
 from interlock.core.requests import Load, Steps
+from interlock.core.struct import Json
 from interlock.core.values import encode
 from interlock.errors import Fenced
 from interlock.runs import recording
@@ -42,7 +42,7 @@ _ENDS_WITHIN_US = 60_000_000  # until a worker ends what the one who cancelled i
 
 
 def start(
-    writer: Writer, run_id: str, program: str | None, given: Any, op_id: str
+    writer: Writer, run_id: str, program: str | None, given: Json, op_id: str
 ) -> Steps[Refusal | None]:
     """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
     wrong = check_run_id(run_id)
@@ -80,7 +80,7 @@ def runs(writer: Writer, open_only: bool) -> Steps[dict[str, RunInfo]]:
     }
 
 
-def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps[Refusal | None]:
+def send(writer: Writer, run_id: str, name: str, value: Json, op_id: str) -> Steps[Refusal | None]:
     """Give a run what it waits for, or will wait for.
 
     Returns None, Conflict where something was sent under this name, or Invalid.
@@ -104,7 +104,7 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
 
 
 def settle(
-    writer: Writer, run_id: str, path: str, happened: bool, result: Any, op_id: str
+    writer: Writer, run_id: str, path: str, happened: bool, result: Json, op_id: str
 ) -> Steps[Refusal | None]:
     """Say whether an effect that is in doubt has happened.  Returns None, Conflict or Invalid."""
     found = yield from _load(writer, run_id, ended=False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
@@ -29,6 +29,7 @@ from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Ou
 from interlock.core.plan import PUT
 from interlock.core.records import Record, Snapshot, as_datetime
 from interlock.core.requests import Load, Steps
+from interlock.core.struct import Json
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -258,7 +259,7 @@ def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Seen | Re
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
                 circuit = circuit.failing(seen.time_us, limits, agent, _told(reason))
                 circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
-        also: list[tuple[Record, Any]] = [(record, left)]
+        also: list[tuple[Record, Json]] = [(record, left)]
         if not seen.record.version:
             also.append(_indexed(snapshot, limits.name))
         outcome = yield from _move(writer, seen, circuit, op_id, also)
@@ -284,7 +285,7 @@ def failed(
         keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
         snapshot = yield from ask(writer, Load(keys))
         seen = _seen(snapshot.records[limits.key], snapshot.time_us)
-        also: list[tuple[Record, Any]] = []
+        also: list[tuple[Record, Json]] = []
         if passage.probe:
             seen = passage.seen._replace(time_us=seen.time_us)
         elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
@@ -396,7 +397,7 @@ def _move(
     seen: Seen,
     circuit: Circuit,
     op_id: str,
-    also: Sequence[tuple[Record, Any]] = (),
+    also: Sequence[tuple[Record, Json]] = (),
 ) -> Steps[Seen | Refusal]:
     """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
@@ -408,18 +409,18 @@ def _move(
     return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
 
 
-def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Any]:
+def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
     """Return the index with a new breaker in it."""
     index = snapshot.records[INDEX]
     return index, {**(index.value or {}), name: True}
 
 
-def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps[Outcome]:
+def _put(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Steps[Outcome]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
     return (yield from commands.commit(writer, partial(_plan, writer, values, op_id)))
 
 
-def _plan(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Decision:
+def _plan(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
         write = decide.write_of(writer, PUT, record.key, value)

@@ -17,6 +17,7 @@ from interlock.core.plan import Expect
 from interlock.core.records import Record
 from interlock.core.requests import Steps, Think
 from interlock.core.showing import text_of
+from interlock.core.struct import Json
 from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
 from interlock.runs import recording, waiting
@@ -43,7 +44,7 @@ class Effect:
     name: str
     fn: Callable[..., Any]
     args: tuple[Any, ...]
-    content: Any  # what the idempotency key is derived from
+    content: Json  # what the idempotency key is derived from
     in_doubt: str = "ask"
     check: Callable[..., Any] | None = None
     compensate: Callable[..., Any] | None = None
@@ -85,7 +86,7 @@ def _expected(records: object) -> tuple[Expect, ...]:
     return tuple(Expect(r.key, r.version, r.epoch) for r in found)
 
 
-def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Any]:
+def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Json]:
     """Make the call once, and return its result; or the one that is recorded."""
     what = f"effect {effect.name!r}"
     arguments, content = digest(list(effect.args), what), digest(effect.content, what)
@@ -98,7 +99,7 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
     if known is not None and known["state"] == HELD_BACK:
         known = None  # a breaker was open: the call was not made
     key = _key(run, path, effect.name, str(content))
-    told: dict[str, Any] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
+    told: dict[str, Json] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
     told |= {"content": effect.content, "undo": effect.compensate is not None}
     if known is not None and known["state"] != STARTED:
         return _settled(run, path, effect, known)
@@ -145,7 +146,7 @@ def _key(run: RunState, path: str, name: str, content: str) -> str:
     return made
 
 
-def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> Any:
+def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Json]) -> Json:
     """Return what is recorded of an effect."""
     if known["state"] == REFUSED:
         raise NotDone(known["error"])
@@ -155,8 +156,8 @@ def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any])
 
 
 def _in_doubt(
-    run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
-) -> Steps[tuple[str, Any] | None]:
+    run: RunState, path: str, effect: Effect, known: Mapping[str, Json]
+) -> Steps[tuple[str, Json] | None]:
     """Return how it ended and its result, or None where the call is to be made (again)."""
     if effect.check is not None:
         return (yield from _looked_up(effect, known["key"]))
@@ -167,7 +168,7 @@ def _in_doubt(
     return (yield from waiting.ask_about(run, path, effect.name, known["attempt"]))
 
 
-def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Any] | None]:
+def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Json] | None]:
     """Ask the outside whether the effect has happened; None where it has not, or nobody can say."""
     if effect.check is None:
         return None
@@ -176,13 +177,13 @@ def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Any] | None]:
 
 
 def _finish(
-    run: RunState, path: str, effect: Effect, told: dict[str, Any], op_id: Callable[[], str]
-) -> Steps[Any]:
+    run: RunState, path: str, effect: Effect, told: dict[str, Json], op_id: Callable[[], str]
+) -> Steps[Json]:
     yield from recording.record(run, {path: told}, op_id())
     return _settled(run, path, effect, run.steps[path].value)
 
 
-def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> None:
+def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Json]) -> None:
     if effect.compensate is not None:
         position = run.steps[path].position
         run.undo[path] = Undo(

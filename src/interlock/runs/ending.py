@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from interlock.core.folding import ask
 from interlock.core.requests import Load, Steps
 from interlock.core.showing import repr_of, text_of
+from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,
     Fault,
@@ -30,7 +30,7 @@ _LONGEST_ERROR = 2000  # characters
 def leave(
     run: RunState,
     problem: BaseException | None,
-    result: Any,
+    result: Json,
     attempts: int,
     op_id: Callable[[], str],
 ) -> Steps[None]:
@@ -117,7 +117,7 @@ def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str)
     now = yield from ask(run.writer, Load(()))
     said = text_of(problem) if isinstance(problem, InterlockError) else repr_of(problem)
 
-    def status(before: Mapping[str, Any]) -> Mapping[str, Any]:
+    def status(before: Mapping[str, Json]) -> Mapping[str, Json]:
         failures = before["failures"] + 1
         pause = min(_FIRST_PAUSE * 2 ** (failures - 1), _LONGEST_PAUSE)
         after = {**before, "failures": failures, "error": said[:_LONGEST_ERROR]}

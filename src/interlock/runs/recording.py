@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
@@ -13,6 +12,7 @@ from interlock.core.outcome import Committed, Conflict, Invalid, Outcome
 from interlock.core.plan import PUT, Expect
 from interlock.core.records import Record
 from interlock.core.requests import Load, Steps
+from interlock.core.struct import Json
 from interlock.core.values import decode
 from interlock.errors import RunFailed, raise_refusal
 from interlock.runs import working
@@ -34,9 +34,9 @@ _MOST_ATTEMPTS = 100  # at recording where a run stands, while others move it
 
 def record(
     run: RunState,
-    steps: Mapping[str, Mapping[str, Any]],
+    steps: Mapping[str, Mapping[str, Json]],
     op_id: str,
-    status: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    status: Callable[[Mapping[str, Json]], Mapping[str, Json]] | None = None,
     expects: tuple[Expect, ...] = (),
 ) -> Steps[Committed]:
     """Record steps by path, and where the run stands, in one commit.
@@ -69,7 +69,7 @@ def define(
     writer: Writer,
     run_id: str,
     program: str | None,
-    given: Any,
+    given: Json,
     op_id: str,
     fence: Record | None = None,
 ) -> Steps[Outcome]:
@@ -104,7 +104,7 @@ def take_up(
     run_id: str,
     fence: Record,
     program: str | None,
-    given: Any,
+    given: Json,
     new: str,
     attempts: int | None = None,
 ) -> Steps[RunState]:
@@ -146,7 +146,7 @@ def take_up(
     return run
 
 
-def _again(writer: Writer) -> dict[str, Any]:
+def _again(writer: Writer) -> dict[str, Json]:
     return {
         "state": PROCESSING,
         "agent": writer.agent,
@@ -156,7 +156,7 @@ def _again(writer: Writer) -> dict[str, Any]:
     }
 
 
-def complete(run: RunState, result: Any, op_id: str) -> Steps[None]:
+def complete(run: RunState, result: Json, op_id: str) -> Steps[None]:
     """Record that the run has ended well."""
     run.check_complete(run.root)
     if not run.over:
@@ -169,6 +169,6 @@ def fail(run: RunState, reason: str, op_id: str) -> Steps[None]:
     yield from record(run, {}, op_id, partial(_ended, FAILED, {"error": reason}))
 
 
-def _ended(state: str, more: Mapping[str, Any], status: Mapping[str, Any]) -> Mapping[str, Any]:
+def _ended(state: str, more: Mapping[str, Json], status: Mapping[str, Json]) -> Mapping[str, Json]:
     kept = {key: status[key] for key in ("agent", "failures") if key in status}
     return {**kept, "state": state, **more}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from interlock.core.keys import check_key
 from interlock.core.outcome import Invalid
 from interlock.core.records import Record
+from interlock.core.struct import Json
 from interlock.core.values import encode
 
 OPEN = "$runs/open/"
@@ -105,9 +106,9 @@ class StepInfo(NamedTuple):
     kind: str
     name: str
     state: str
-    result: Any
+    result: Json
     position: int
-    details: Mapping[str, Any]
+    details: Mapping[str, Json]
 
 
 class RunInfo(NamedTuple):
@@ -123,15 +124,15 @@ class RunInfo(NamedTuple):
     state: str
     program: str | None
     agent: str
-    input: Any
-    result: Any
+    input: Json
+    result: Json
     error: str | None
     failures: int
     parked: bool
     waits: tuple[str, ...]
     in_doubt: tuple[str, ...]
     steps: tuple[StepInfo, ...]
-    sent: Mapping[str, Any]
+    sent: Mapping[str, Json]
 
 
 def place_of(path: str) -> tuple[tuple[int, str], ...]:

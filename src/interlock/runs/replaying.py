@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.decide import Writer
 from interlock.core.outcome import Invalid, Pruned
 from interlock.core.records import Entry, Record, absent
 from interlock.core.requests import LoadAt, LogPage, ReadLog, Steps
+from interlock.core.struct import Json
 from interlock.runs.records import (
     DONE,
     OPEN,
@@ -148,7 +149,7 @@ def _record(entry: Entry, space: str) -> Record:
 
 def _info(run_id: str, records: Mapping[str, Record]) -> RunInfo:
     fence = records.get(fence_key(run_id))
-    status: Mapping[str, Any] = {"state": "", "agent": ""}
+    status: Mapping[str, Json] = {"state": "", "agent": ""}
     for key in _keys(run_id)[1:]:
         if key in records and records[key].exists:
             status = records[key].value

@@ -22,6 +22,7 @@ from interlock.core.machines import AGENT_LIFECYCLE, check_move
 from interlock.core.outcome import Invalid, Refusal
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record
+from interlock.core.struct import Json
 from interlock.core.transaction import Transaction
 from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
@@ -39,7 +40,7 @@ class Undo(NamedTuple):
     path: str
     name: str
     key: str
-    result: Any
+    result: Json
     fn: Callable[..., Any]
 
 
@@ -50,7 +51,7 @@ class Frame:
     run: RunState
     path: str
     tx: Any = None
-    told: dict[str, Any] = field(default_factory=dict)  # what will be recorded of the step
+    told: dict[str, Json] = field(default_factory=dict)  # what will be recorded of the step
     count: int = 0
 
     def begin(self, tx: Any, told: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ class RunState:
         reason: str | None = self.status.value.get("ending")
         return reason
 
-    def recall(self, path: str, kind: str, name: str, arguments: str) -> Mapping[str, Any] | None:
+    def recall(self, path: str, kind: str, name: str, arguments: str) -> Mapping[str, Json] | None:
         """Return what is recorded of a step; None where it is new, and may be done now.
 
         Raises ProgramChanged, RunFailed where nothing new may be done any more, and Suspended where
@@ -136,7 +137,7 @@ class RunState:
                 self.stopped = True
                 raise Suspended
             return None
-        known: Mapping[str, Any] = deepcopy(record.value)
+        known: Mapping[str, Json] = deepcopy(record.value)
         was, now = (known["kind"], known["name"]), (kind, name)
         if was != now or known["args"] != arguments:
             what = f"{kind} {name!r}" + (" with other arguments" if was == now else "")
@@ -157,7 +158,7 @@ class RunState:
                     "the program did not ask for it"
                 )
 
-    def remember(self, path: str, value: Mapping[str, Any], version: int, position: int) -> None:
+    def remember(self, path: str, value: Mapping[str, Json], version: int, position: int) -> None:
         """Know what was just recorded of a step."""
         key = step_key(self.id, path)
         space, agent = self.writer.space, self.writer.agent
@@ -166,8 +167,8 @@ class RunState:
     def plan(
         self,
         op_id: str,
-        steps: Mapping[str, Mapping[str, Any]],
-        status: Mapping[str, Any] | None = None,
+        steps: Mapping[str, Mapping[str, Json]],
+        status: Mapping[str, Json] | None = None,
         expects: tuple[Expect, ...] = (),
     ) -> Decision:
         """Plan recording `steps` by path, and where the run stands; only for whoever has its lease.
@@ -191,7 +192,7 @@ class RunState:
         return self.writer.plan(op_id, expects=expected, writes=writes)
 
     def _status_writes(
-        self, status: Mapping[str, Any], expected: list[Expect]
+        self, status: Mapping[str, Json], expected: list[Expect]
     ) -> list[Write] | Refusal:
         old, was = self.status, self.status.value
         if was["state"] != status["state"]:
@@ -209,7 +210,7 @@ class RunState:
         written = self._put(done, status, "result")
         return written if isinstance(written, Refusal) else [Write(DELETE, old.key, None), written]
 
-    def _put(self, key: str, value: Any, what: str) -> Write | Refusal:
+    def _put(self, key: str, value: Json, what: str) -> Write | Refusal:
         write = decide.write_of(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return Invalid(f"{what} of run {self.id!r} cannot be recorded: {write.message}")
@@ -221,7 +222,7 @@ class StepTransaction(Transaction):
 
     recorded = True
 
-    def __init__(self, run: RunState, path: str, told: Mapping[str, Any]) -> None:
+    def __init__(self, run: RunState, path: str, told: Mapping[str, Json]) -> None:
         super().__init__(run.writer)
         self.run = run
         self.path = path

@@ -7,7 +7,6 @@ run waits for has come.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from interlock.core import decide
 from interlock.core.folding import ask
@@ -15,6 +14,7 @@ from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
 from interlock.core.requests import Load, Pause, Steps
+from interlock.core.struct import Json
 from interlock.errors import RunFailed, TimedOut, raise_refusal
 from interlock.runs import recording
 from interlock.runs.records import (
@@ -37,9 +37,9 @@ _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
 
 def wait_for(
     run: RunState, path: str, name: str, timeout: float | None, op_id: Callable[[], str]
-) -> Steps[Any]:
+) -> Steps[Json]:
     """Return what was sent to the run as `name`, once it was.  Raises TimedOut."""
-    told: dict[str, Any] = {"kind": WAIT, "name": name, "args": _no_arguments()}
+    told: dict[str, Json] = {"kind": WAIT, "name": name, "args": _no_arguments()}
     known = run.recall(path, WAIT, name, _no_arguments())
     if known is not None and known["state"] != STARTED:
         return _answer(run, name, known)
@@ -61,13 +61,13 @@ def wait_for(
     return _answer(run, name, run.steps[path].value)
 
 
-def _answer(run: RunState, name: str, known: Mapping[str, Any]) -> Any:
+def _answer(run: RunState, name: str, known: Mapping[str, Json]) -> Json:
     if known["state"] == TIMED_OUT:
         raise TimedOut(f"nobody sent {name!r} to run {run.id!r} in time")
     return known["result"]
 
 
-def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[str, Any] | None]:
+def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[str, Json] | None]:
     """Have a person say whether this attempt at an effect, which is in doubt, has happened.
 
     Returns how it ended and its result, or None where it has not happened.
@@ -138,8 +138,8 @@ def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Step
 
 def _waiting(
     path: str, name: str, until_us: int
-) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    def status(before: Mapping[str, Any]) -> Mapping[str, Any]:
+) -> Callable[[Mapping[str, Json]], Mapping[str, Json]]:
+    def status(before: Mapping[str, Json]) -> Mapping[str, Json]:
         waits = {**before["waits"], path: name}
         due = min((due for due in (before["due_us"], until_us) if due), default=0)
         return {**before, "state": AWAITING, "waits": waits, "due_us": due}
@@ -147,8 +147,8 @@ def _waiting(
     return status
 
 
-def _no_longer_waiting(path: str) -> Callable[[Mapping[str, Any]], Mapping[str, Any]]:
-    def status(before: Mapping[str, Any]) -> Mapping[str, Any]:
+def _no_longer_waiting(path: str) -> Callable[[Mapping[str, Json]], Mapping[str, Json]]:
+    def status(before: Mapping[str, Json]) -> Mapping[str, Json]:
         waits = {place: name for place, name in before["waits"].items() if place != path}
         return {**before, "state": AWAITING if waits else PROCESSING, "waits": waits, "due_us": 0}
 

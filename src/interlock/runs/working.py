@@ -6,12 +6,13 @@ What a worker knows may be old: whoever has the lease of a run looks again wheth
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.decide import Writer
 from interlock.core.folding import ask
 from interlock.core.outcome import Pruned
 from interlock.core.requests import Load, Pause, ReadLog, Steps
+from interlock.core.struct import Json
 from interlock.runs.records import AWAITING, OPEN, PROCESSING, fence_key
 from interlock.runs.state import RunState, Suspended
 
@@ -79,13 +80,13 @@ def wait(due: Due, stopping: Callable[[], bool]) -> Steps[None]:
         position, snapshot = page.upto, (yield from Load(()))
 
 
-def is_due(status: Mapping[str, Any], now_us: int) -> bool:
+def is_due(status: Mapping[str, Json], now_us: int) -> bool:
     """Whether a worker is to take a run up that stands so."""
     due: int = status["due_us"]
     return 0 < due <= now_us if status["state"] == AWAITING else due <= now_us
 
 
-def admit(run: RunState, now_us: int, attempts: int) -> dict[str, Any]:
+def admit(run: RunState, now_us: int, attempts: int) -> dict[str, Json]:
     """Return what changes of where a run stands when a worker takes it up.
 
     A run that was being worked on and has nobody's lease was left by a worker that died.  After
@@ -105,7 +106,7 @@ def admit(run: RunState, now_us: int, attempts: int) -> dict[str, Any]:
     return changes | parked(said)
 
 
-def parked(error: str) -> dict[str, Any]:
+def parked(error: str) -> dict[str, Json]:
     """Return what changes of where a run stands that only a person takes up again."""
     waits = {"": "resume"}
     return {"state": AWAITING, "parked": True, "waits": waits, "due_us": 0, "error": error}

@@ -36,6 +36,7 @@ from interlock.core.plan import DELETE, PUT, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.showing import described, text_of
+from interlock.core.struct import Json
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
 from interlock.errors import InterlockError, raise_refusal
@@ -69,10 +70,10 @@ class Job:
     name: str
     into: str
     source: str
-    merge: Callable[[Any, Any], Any] | Reducer
-    validate: Callable[[Any], Any] | None
-    dedupe: str | Callable[[Any], Any] | None
-    initial: Any
+    merge: Callable[[Json, Json], Json] | Reducer
+    validate: Callable[[Json], Json] | None
+    dedupe: str | Callable[[Json], Json] | None
+    initial: Json
     stops: bool
 
     @property
@@ -104,7 +105,7 @@ def job(
     merge: object,
     validate: object,
     dedupe: object,
-    initial: Any,
+    initial: Json,
     name: str | None,
     on_error: object,
 ) -> Job | Invalid:
@@ -257,7 +258,7 @@ class _Batch:
             if reason is not None:
                 self._reasons[entry.position] = _short(reason)
 
-    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done]]:
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Json, _Done]]:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
 
         Where a contribution turns out to be at fault, the value may be changed already: begin
@@ -268,7 +269,7 @@ class _Batch:
             if found is not None:
                 return found
 
-    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done] | None]:
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Json, _Done] | None]:
         target = snapshot.records[self._job.into]
         value = decode(target.body) if target.exists else deepcopy(self._job.initial)
         done, body, before = _Done([], [], [], {}), "", None
@@ -325,7 +326,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Any) -> Steps[str | None]:
+def _identity(job: Job, contribution: Json) -> Steps[str | None]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)
@@ -338,7 +339,7 @@ def _identity(job: Job, contribution: Any) -> Steps[str | None]:
     return None
 
 
-def _reason(job: Job, contribution: Any) -> Steps[str | None]:
+def _reason(job: Job, contribution: Json) -> Steps[str | None]:
     """Protocol: why a contribution is rejected, or None."""
     if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
         wrong = job.merge.accepts(contribution)
@@ -362,7 +363,7 @@ def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
     return merged
 
 
-def _checked(writer: Writer, target: Record, value: Any) -> str | Refusal:
+def _checked(writer: Writer, target: Record, value: Json) -> str | Refusal:
     """Return a new shared value as JSON, or the refusal of writing it."""
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
@@ -395,7 +396,7 @@ def _plan(
     state: State,
     progress: Progress,
     snapshot: Snapshot,
-    value: Any,
+    value: Json,
     done: _Done,
     op_id: str,
 ) -> Decision:
@@ -403,7 +404,7 @@ def _plan(
     target = snapshot.records[job.into]
     told = {"from": job.source, "into": job.into, **progress._asdict()}
     del told["head"]
-    values: list[tuple[Record, Any]] = [(state.record, told)]
+    values: list[tuple[Record, Json]] = [(state.record, told)]
     if done.merged:
         values.append((target, value))
     for entry, reason in done.rejected:

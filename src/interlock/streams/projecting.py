@@ -10,7 +10,6 @@ import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 from interlock.core.decide import forgot_return
 from interlock.core.folding import LARGEST
@@ -27,9 +26,10 @@ from interlock.core.requests import (
     SaveProjection,
     Steps,
 )
+from interlock.core.struct import Json
 from interlock.core.values import decode, encode
 
-Fold = Callable[[Any, Entry], Any]
+Fold = Callable[[Json, Entry], Json]
 PAGE = 1000  # entries
 
 
@@ -42,7 +42,7 @@ class Shape:
 
     fold: Fold
     prefix: str
-    initial: Any
+    initial: Json
     kept_as: str
     every: int
 
@@ -54,20 +54,20 @@ class View:
     Nothing is known of the value until `is_open`.  `changes` counts what may have changed it.
     """
 
-    value: Any = None
+    value: Json = None
     position: int = 0
     saved: int = 0
     is_open: bool = False
     changes: int = 0
 
-    def become(self, value: Any, position: int) -> None:
+    def become(self, value: Json, position: int) -> None:
         """Begin with a value that is kept at a position."""
         self.value, self.position, self.saved, self.is_open = value, position, position, True
         self.changes += 1
 
 
 def shape(
-    fold: object, prefix: str, initial: Any, name: str | None, version: object, every: object
+    fold: object, prefix: str, initial: Json, name: str | None, version: object, every: object
 ) -> Shape | Invalid:
     """Return what a projection is, or what is malformed."""
     if not callable(fold) or inspect.iscoroutinefunction(fold):
@@ -184,7 +184,7 @@ def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps[Invalid | Pruned | 
     return pruned
 
 
-def _read(body: str) -> dict[str, Any] | None:
+def _read(body: str) -> dict[str, Json] | None:
     """Return what was kept, None where it cannot be read."""
     try:
         found = decode(body)
