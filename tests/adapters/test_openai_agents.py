@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,17 +25,6 @@ from interlock.adapters.openai_agents import (
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
 from tests.adapters.processes import together
 from tests.processes.writers import Place
-
-
-@pytest.fixture(params=["async", "sync"])
-async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if request.param == "async":
-        async with interlock.open_async(place.url, space=place.space, agent="tests") as opened:
-            yield opened
-    else:
-        with interlock.open(place.url, space=place.space, agent="tests") as opened_sync:
-            yield opened_sync
 
 
 async def alone(coroutine: Any) -> Any:
@@ -69,7 +57,7 @@ async def test_a_second_run_is_refused_before_its_model_is_asked(space: Any) -> 
         await alone(ask(Session(space, "s"), "two", Agent(name="b", model=second)))
     assert isinstance(refused.value, AgentsException)
     assert isinstance(refused.value, interlock.Held)
-    assert refused.value.holder == "tests"
+    assert refused.value.holder == "app"
     assert not second.calls
     first.may_answer.set()
     assert await running == "first"
@@ -309,7 +297,7 @@ async def test_what_cannot_be_stored_is_said(space: Any) -> None:
         await Session(space, "s").add_items([user("fine"), bad])
     assert isinstance(refused.value, UserError)
     assert isinstance(refused.value, interlock.Invalid)
-    with pytest.raises(SessionInvalid, match="no text"):
+    with pytest.raises(SessionInvalid, match="not a string"):
         Session(space, 17)  # type: ignore[arg-type]  # that is what is refused
     wrong: Any = ("s", "sqlite:///store.db"), ("s", space)
     for arguments in wrong:
