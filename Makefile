@@ -3,11 +3,11 @@
 
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
-UV := $(shell command -v uv 2>/dev/null)
+# uv installs everything; where there is none (or one too old for dependency groups), one of our own.
+UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
-LOCKS := pyproject.toml requirements.lock requirements-dev.lock
 
-.PHONY: demo test quick quick-stores quick-others lint specs specs-deep traces mutants crewai peers torture lower-bounds bench lock clean venv servers
+.PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -23,8 +23,7 @@ quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slic
 QUICK := $(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick -p no:cacheprovider
 
 quick-stores:
-	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py \
-		--ignore=tests/contract/test_pgbouncer.py --ignore=tests/contract/test_redis_cluster.py
+	$(QUICK) tests/contract tests/sqlite tests/surfaces --ignore=tests/surfaces/test_vectors.py
 
 quick-others: lint
 	$(QUICK) tests/core tests/test_*.py
@@ -32,7 +31,19 @@ quick-others: lint
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/mypy
+
+STORE :=
+OPTIONS :=
+
+contract: .venv/dev.stamp ## the contract suite on a store of yours: make contract STORE=postgresql://...
+	@test -n "$(STORE)" || { echo "Name the store: make contract STORE=postgresql://..." >&2; exit 1; }
+	$(BIN)/python -m pytest tests/contract --store "$(STORE)" $(OPTIONS)
+
+# TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
+matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
+	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
@@ -71,11 +82,14 @@ torture: .venv/dev.stamp ## operations of many processes on each store while fau
 peers: .venv/dev.stamp .venv-peers/dev.stamp .venv-crewai/dev.stamp ## suites that others wrote, unmodified, against the adapters: half an hour
 	$(BIN)/python -m tests.peers --jobs 2
 
-lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyproject.toml allows (needs uv): downloads, minutes
-	$(BIN)/python -m tests.lower_bounds
+lower-bounds: .venv/dev.stamp ## each extra at the oldest versions that pyproject.toml allows: downloads, minutes
+	UV=$(UV) $(BIN)/python -m tests.lower_bounds
 
-bench: .venv/dev.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
+bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks --write
+
+docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 
 # PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
 servers: ## install what the tests start, where root and apt-get can
@@ -88,49 +102,58 @@ servers: ## install what the tests start, where root and apt-get can
 
 venv: .venv/dev.stamp
 
-.venv/bin/python .venv-crewai/bin/python .venv-peers/bin/python:
-ifeq ($(PYTHON),)
-	@echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1
-endif
-ifeq ($(UV),)
-	$(PYTHON) -m venv $(@:/bin/python=)
-else
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@:/bin/python=)
-endif
-
-# $(call install,lock file): into the environment of the target
-PIP = $(if $(UV),VIRTUAL_ENV=$(@D) $(UV) pip install --quiet,$(@D)/bin/python -m pip install --quiet --disable-pip-version-check)
-define install
-$(PIP) -r $(1)
-$(PIP) --no-deps -e .
+define NEEDS_PYTHON
+test -n "$(PYTHON)" || { \
+	echo "Interlock needs Python 3.11 or newer; none was found as python3, python3.11, ..." >&2; exit 1; }
 endef
 
-.venv/demo.stamp: $(LOCKS) | .venv/bin/python
-	$(call install,requirements.lock)
+.venv-uv/bin/uv: requirements.lock
+	@$(NEEDS_PYTHON)
+	$(PYTHON) -m venv $(@:/bin/uv=)
+	sed -n '/^uv==/,/[^\\]$$/p' $< > .venv-uv/uv.lock
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check -r .venv-uv/uv.lock
 	@touch $@
 
-.venv/dev.stamp: $(LOCKS) | .venv/bin/python
-	$(call install,requirements-dev.lock)
+.venv/bin/python .venv-crewai/bin/python .venv-docs/bin/python .venv-peers/bin/python: | $(filter .venv-uv/%,$(UV))
+	@$(NEEDS_PYTHON)
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(@:/bin/python=)
+
+# Into the environment of the target, at the versions and hashes of a lock file.
+INSTALL = VIRTUAL_ENV=$(CURDIR)/$(@D) $(UV) pip install --quiet --constraint $(filter %.lock,$^)
+
+.venv/demo.stamp: pyproject.toml requirements.lock | .venv/bin/python
+	$(INSTALL) --editable '.[plot]'
+	@touch $@
+
+.venv/dev.stamp: pyproject.toml requirements.lock | .venv/bin/python
+	$(INSTALL) --editable . --group dev
 	@touch $@ .venv/demo.stamp
 
 .venv-crewai/dev.stamp: pyproject.toml requirements-crewai.lock | .venv-crewai/bin/python
-	$(call install,requirements-crewai.lock)
+	$(INSTALL) --editable . --group crewai
 	@touch $@
 
 # The suites that others wrote get Interlock's sources, not its install.
-.venv-peers/dev.stamp: requirements-peers.lock | .venv-peers/bin/python
-	$(PIP) -r $<
+.venv-peers/dev.stamp: pyproject.toml requirements.lock | .venv-peers/bin/python
+	$(INSTALL) --group peers
 	@touch $@
 
-lock: ## renew the lock files (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra plot pyproject.toml -o requirements.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra dev pyproject.toml -o requirements-dev.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--extra crewai --extra postgres --extra redis pyproject.toml requirements-crewai.in -o requirements-crewai.lock
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		requirements-peers.in -o requirements-peers.lock
+.venv/bench.stamp: requirements.lock .venv/dev.stamp
+	$(INSTALL) --group bench
+	@touch $@
+
+.venv-docs/docs.stamp: pyproject.toml requirements.lock | .venv-docs/bin/python
+	$(INSTALL) --editable . --group docs
+	@touch $@
+
+# $(call compile,groups,file): a group may name Interlock's extras, so Interlock itself is given, too.
+compile = printf -- '-e .' | $(UV) pip compile - --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-package interlock --no-header --no-annotate \
+	$(if $(UPGRADE),--upgrade) $(addprefix --group ,$(1)) -o $(2)
+
+lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make lock UPGRADE=1` renews every version
+	$(call compile,bench dev docs peers uv,requirements.lock)
+	$(call compile,crewai,requirements-crewai.lock)
 
 clean:
-	rm -rf .venv .venv-crewai .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules
+	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules site

@@ -8,6 +8,7 @@ import platform
 import sqlite3
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +16,7 @@ from benchmarks import cases, histories, projections, queue, runs, servers
 from benchmarks.cases import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
+KINDS: tuple[Any, ...] = (cases, histories, servers, projections, runs, queue)
 
 
 @click.command()
@@ -23,23 +25,35 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 @click.option("--json", "as_json", is_flag=True)
 @click.option("--write", is_flag=True, help="Rewrite benchmarks/RESULTS.md.")
 def main(names: tuple[str, ...], quick: bool, as_json: bool, write: bool) -> None:
-    """Measure Interlock beside raw SQLite, PostgreSQL and Redis, both sides in one run."""
+    """Measure Interlock beside raw SQLite, PostgreSQL and Redis, both sides in one run.
+
+    Each case prints its lines when it is done.  One that fails says why; the others go on.
+    """
+    every = {case.__name__: case for kind in KINDS for case in kind.CASES}
+    if unknown := sorted(set(names) - set(every)):
+        raise click.UsageError(f"no case {', '.join(unknown)}; there are {', '.join(every)}")
     rows: list[Row] = []
-    kinds = (cases, histories, servers, projections, runs, queue)
-    for case in (case for kind in kinds for case in kind.CASES):
-        if names and case.__name__ not in names:
-            continue
-        click.echo(f"{case.__name__} ...", err=True)
+    failed = []
+    for name in names or every:
         # Not in /tmp, which may be memory: durability is part of what is measured.
         with tempfile.TemporaryDirectory(prefix=".bench-", dir=".") as folder:
-            rows += case(Path(folder), 10 if quick else 100)
+            try:
+                found = every[name](Path(folder), 10 if quick else 100)
+            except Exception as problem:
+                failed.append(name)
+                click.echo(f"{name}: failed: {type(problem).__name__}: {problem}", err=True)
+                continue
+        rows += found
+        for row in found:
+            click.echo(f"{name}: {row.what}: {row.figure} ({row.how})", err=True)
     if as_json:
         click.echo(json.dumps([row._asdict() for row in rows], indent=2))
-        return
-    text = _table(rows)
-    click.echo(text)
-    if write:
-        RESULTS.write_text(text, encoding="utf-8")
+    else:
+        click.echo(_table(rows))
+    if write and not failed:
+        RESULTS.write_text(_table(rows), encoding="utf-8")
+    if failed:
+        raise click.ClickException(f"failed: {', '.join(failed)}")
 
 
 def _table(rows: list[Row]) -> str:

@@ -8,7 +8,7 @@
 \* with what it has in hand, and its acknowledgements may arrive late and again.  A consumer that
 \* asks anew (`resume`) begins with what is pending with it.  Not modelled: an acknowledgement that
 \* arrives after its consumer has asked anew.  The code refuses it, because it names the delivery that
-\* it is about (verify/suite/consumer_groups.py: test_a_late_ack_leaves_what_is_being_handled_again).
+\* it is about (tests/contract/test_consumer_groups.py: test_a_late_ack_leaves_what_is_being_handled_again).
 \*
 \* @code Deal backends/sqlite/groups.py:read backends/sqlite/groups.py:_deal
 \* @code Deal backends/postgres/groups.sql:read_group backends/postgres/groups.sql:deal

@@ -1,5 +1,5 @@
 // From a trace to events of GuardedCommit.tla, one sequence for each key, in the order in which they
-// happened.  docs/traces.md says how that order is found.
+// happened.  docs/explanation/traces.md says how that order is found.
 import { recordsTold } from './tracefile.mjs';
 
 const THINGS = { put: 'write', delete: 'deletion' };

@@ -1,5 +1,5 @@
 // Reads what `INTERLOCK_RECORD` left behind: files of JSON lines, one for each space that a process
-// opened.  docs/traces.md says what the lines hold.
+// opened.  docs/explanation/traces.md says what the lines hold.
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { Wrong } from './spec.mjs';

@@ -24,6 +24,20 @@ settings.register_profile("quick", max_examples=20, deadline=None)
 # `make crewai` runs these in an environment of their own: CrewAI and openai-agents exclude each
 # other.
 collect_ignore = ["crewai"]
+pytest_plugins = ["tests.facades", "interlock.verify.pytest"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the contract suite run on another store: `make contract STORE=...`."""
+    group = parser.getgroup("contract", "the contract suite of Interlock (tests/contract)")
+    group.addoption("--store", metavar="URL", help="run it on this store, and nothing else")
+    group.addoption(
+        "--lacks",
+        action="append",
+        default=[],
+        metavar="CAPABILITY=REASON",
+        help="what the store lacks, and why: tests that need it are skipped",
+    )
 
 
 @contextmanager

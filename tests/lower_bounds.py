@@ -22,8 +22,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PYTHON = "3.11"
-PIP_INSTALL = ("uv", "pip", "install", "--quiet", "--resolution", "lowest-direct")
-NO_EXTRAS = {"dev"}  # for those who work on Interlock: held by the lock files
+UV = os.environ.get("UV", "uv")
+PIP_INSTALL = (UV, "pip", "install", "--quiet", "--resolution", "lowest-direct")
 
 
 def langgraph(url: str) -> None:
@@ -121,15 +121,15 @@ def mcp(url: str) -> None:
     """Call a tool of the server, in this process."""
     from mcp import Client
 
-    from interlock.server.mcp_agents import opened
-    from interlock.server.mcp_serving import make_server
+    from interlock.server.mcp.agents import opened
+    from interlock.server.mcp.server import make_server
 
     async def call() -> None:
         async with opened(url) as agents, Client(make_server(agents)) as client:
             answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
             assert answer.structured_content["ok"], answer
 
-    import interlock.server.mcp_running  # noqa: F401  # what HTTP needs is there
+    import interlock.server.mcp.transports  # noqa: F401  # what HTTP needs is there
 
     asyncio.run(call())
 
@@ -220,7 +220,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
 def extras() -> list[str]:
     """Return the extras of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return sorted(set(project["optional-dependencies"]) - NO_EXTRAS)
+    return sorted(set(project["optional-dependencies"]))
 
 
 def tried(extra: str, folder: Path) -> bool:
@@ -238,7 +238,7 @@ def tried(extra: str, folder: Path) -> bool:
             stack.callback(server.stop)
             url = server.url()
         for command in (
-            ["uv", "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
+            [UV, "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
             [*PIP_INSTALL, "--python", str(python), f"{ROOT}[{extra}]"],
             [str(python), "-m", "tests.lower_bounds", "--smoke", extra, url],
         ):

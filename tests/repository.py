@@ -6,7 +6,6 @@ is wrong, so that it is tried on bad input, too.
 
 from __future__ import annotations
 
-import ast
 import subprocess
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -55,6 +54,20 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *files(".md", under=["docs"])]
 
 
+def contract_parts() -> dict[str, Path]:
+    """Return the files of the contract suite, by what they are about.
+
+    They run on the stores of the suite; other files beside them name stores of their own.
+    """
+    paths = sorted((ROOT / "tests" / "contract").glob("test_*.py"))
+    texts = {path: text_of(path) for path in paths}
+    return {
+        path.stem.removeprefix("test_"): path
+        for path, text in texts.items()
+        if "from tests.facades import Facades" in text and "def store_url" not in text
+    }
+
+
 def text_of(path: Path) -> str:
     """Return a file's text; what is not UTF-8 is replaced."""
     return path.read_bytes().decode("utf-8", "replace")
@@ -68,8 +81,3 @@ def name_of(path: Path) -> str:
 def found(check: Check, paths: Iterable[Path]) -> str:
     """Return what a check has to say about some files, a line each; empty where all is well."""
     return "\n".join(problem for path in paths for problem in check(name_of(path), text_of(path)))
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    """Say whether a statement is `if TYPE_CHECKING:`."""
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")

@@ -39,12 +39,11 @@ USERS = {
 @pytest.mark.parametrize("extra", sorted(ASKED))
 def test_installed_versions_are_those_that_pyproject_asks_for(extra: str) -> None:
     for asked in ASKED[extra]:
-        if extra == "crewai" or asked.name == "interlock":
-            continue  # it has an environment of its own; extras of this table
+        if extra == "crewai":
+            continue  # it has an environment of its own
         found = metadata.version(asked.name)
         assert asked.specifier.contains(found, prereleases=True), f"{asked} is {found}"
-        if extra != "dev":
-            assert extras.bounds(extra)[asked.name] == str(asked.specifier).removeprefix(">=")
+        assert extras.bounds(extra)[asked.name] == str(asked.specifier).removeprefix(">=")
 
 
 def test_each_extra_is_tried_at_its_lower_bounds() -> None:

@@ -141,7 +141,9 @@ def leave_a_trace(url: str) -> None:
     """Ann's lease runs out; ben writes over it, and deletes; ann's write is fenced."""
     with interlock.open(url, agent="ann") as ann, interlock.open(url, agent="ben") as ben:
         ann.create("k", 1, op_id="made")
-        (held,) = ann._driver.run(leases.take(ann._writer, ("k",), 0.001, 0.0, "taken"))
+        taken = ann._driver.run(leases.take(ann._writer, ("k",), 0.001, 0.0, "taken"))
+        assert isinstance(taken, tuple)
+        (held,) = taken
 
         def written_over() -> bool:
             with suppress(interlock.Held):

@@ -1,21 +1,30 @@
-"""What linter and type checker do not see: sizes, module docstrings, words, links, packaging."""
+"""What no linter of Python sees: sizes, words in other files, links, sleeping tests, packaging.
+
+`make lint` does the rest: ruff (docstrings, work left undone, long functions), import-linter, mypy.
+"""
 
 from __future__ import annotations
 
 import ast
-import io
 import os
 import re
-import tokenize
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import interlock
-from tests.repository import ROOT, Check, files, found, text_of, tracked
+from tests.repository import ROOT, Check, files, found, name_of, text_of, tracked
 
-MAX_FILE_LINES, MAX_FUNCTION_LINES = 600, 60
+MAX_FILE_LINES = 600
 # Test files that may sleep, each with the reason.
 MAY_SLEEP: dict[str, str] = {}
 
@@ -23,8 +32,7 @@ MAY_SLEEP: dict[str, str] = {}
 HOSTS = ["pypi" + ".org", "python" + "hosted", "npm" + "js"]
 UNFINISHED = re.compile(r"\b(TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
 TICKET = re.compile(r"(?<![\w\"'&])#\d{1,5}\b|\b(issue|bug|pull request|PR|GH)[ -]#?\d+", re.I)
-IGNORE = re.compile(r"#\s*type:\s*ignore(?!\[[\w,\s-]+\]\s+#\s*\w)")
-NOQA = re.compile(r"#\s*noqa(?!:\s*[A-Z]+\d+)", re.I)
+IGNORE = re.compile(r"#\s*type:\s*ignore(?!\[[\w,\s-]+\]\s+#\s*\w).*")
 LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.M | re.S)
 
@@ -35,23 +43,8 @@ def file_length(name: str, text: str) -> list[str]:
     return [f"{name}: {lines} lines, at most {MAX_FILE_LINES}"] * (lines > MAX_FILE_LINES)
 
 
-def function_length(name: str, text: str) -> list[str]:
-    """A function that is too long, its decorators not counted."""
-    return [
-        f"{name}:{node.lineno}: {node.name} has {length} lines, at most {MAX_FUNCTION_LINES}"
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and (length := (node.end_lineno or node.lineno) - node.lineno + 1) > MAX_FUNCTION_LINES
-    ]
-
-
-def module_docstring(name: str, text: str) -> list[str]:
-    """A module that does not say what lives there."""
-    return [] if ast.get_docstring(ast.parse(text)) else [f"{name}: the module has no docstring"]
-
-
 def unfinished(name: str, text: str) -> list[str]:
-    """A mark for work left undone."""
+    """A mark for work left undone, in files that ruff does not read."""
     return [f"{name}:{line}: {word}" for line, word in matches(UNFINISHED, text)]
 
 
@@ -61,16 +54,10 @@ def ticket_number(name: str, text: str) -> list[str]:
 
 
 def unexplained_ignore(name: str, text: str) -> list[str]:
-    """A checker silenced without its code, or (for types) without a reason after it."""
-    comments = (
-        token
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-    )
+    """A type error ignored without a reason after it; ruff asks only for its code."""
     return [
-        f"{name}:{token.start[0]}: say which and why: [code]  # reason: {token.string}"
-        for token in comments
-        if IGNORE.search(token.string) or NOQA.search(token.string)
+        f"{name}:{line}: say why: # type: ignore[code]  # reason: {ignored}"
+        for line, ignored in matches(IGNORE, text)
     ]
 
 
@@ -124,13 +111,11 @@ def matches(pattern: re.Pattern[str], text: str) -> Iterator[tuple[int, str]]:
             yield number, match.group()
 
 
-CODE = ("src", "tests", "benchmarks", "examples")
+CODE = ("src", "tests", "benchmarks", "examples", "tools")
 SOURCES = (".py", ".sql", ".lua", ".toml", "Makefile", ".ci/run")
 CHECKS: list[tuple[Check, tuple[str, ...], tuple[str, ...]]] = [
     (file_length, (".py", ".sql", ".lua"), CODE),
-    (function_length, (".py",), CODE),
-    (module_docstring, (".py",), ("src",)),
-    (unfinished, (*SOURCES, ".md"), ("",)),
+    (unfinished, (".sql", ".lua", ".toml", "Makefile", ".md"), ("",)),
     (ticket_number, SOURCES, ("",)),
     (unexplained_ignore, (".py",), ("",)),
     (sleeping, (".py",), ("tests",)),
@@ -151,16 +136,12 @@ def test_nothing_in_the_repository_breaks_a_rule(
 
 BAD = [
     (file_length, "a = 1\n" * (MAX_FILE_LINES + 1)),
-    (function_length, "def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
-    (function_length, "class A:\n  async def f():\n" + "    a = 1\n" * MAX_FUNCTION_LINES),
-    (module_docstring, "# A comment.\nimport os\n"),
     (unfinished, "pass  # TO" + "DO: the rest"),
     (ticket_number, "pass  # see #" + "123"),
     (ticket_number, "pass  # as issue " + "7 asks"),
     (ticket_number, "pass  # GH" + "-7"),
-    (unexplained_ignore, "f()  # type: ignore"),
-    (unexplained_ignore, "f()  # type: ignore[arg-type]"),
-    (unexplained_ignore, "f()  # noqa"),
+    (unexplained_ignore, "f()  # type:" + " ignore"),
+    (unexplained_ignore, "f()  # type:" + " ignore[arg-type]"),
     (sleeping, "time.sleep(0.1)"),
     (sleeping, "await_it(asyncio.sleep(1))"),
     (registry_host, "see https://" + "pypi" + ".org/project"),
@@ -182,10 +163,8 @@ def test_every_rule_is_tried_on_something_bad() -> None:
     ("check", "text"),
     [
         (file_length, "a = 1\n" * MAX_FILE_LINES),
-        (function_length, "def f():\n" + "    a = 1\n" * (MAX_FUNCTION_LINES - 1)),
         (ticket_number, "colour = '#123456'; grey = \"#333\"; text = '&#39;'; a = b[1]  # 2 more"),
         (unexplained_ignore, "f()  # type: ignore[arg-type]  # tried with a wrong type on purpose"),
-        (unexplained_ignore, "import a  # noqa: F401"),
         (sleeping, "await_it(asyncio.sleep(0))"),
         (sleeping, "run.sleep(1)"),
         (broken_link, "# A `heading`!\n[1](https://a.b) [2](#a-heading) [3](../README.md)"),
@@ -209,35 +188,57 @@ def test_continuous_integration_runs_make_test_and_nothing_else() -> None:
     assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
 
 
-def test_versions_agree_and_the_package_is_typed() -> None:
+def test_the_version_stands_in_one_place() -> None:
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
-    assert project["version"] == interlock.__version__
-    assert project["version"] in text_of(ROOT / "CHANGELOG.md") or (
-        "## Unreleased" in text_of(ROOT / "CHANGELOG.md")
-    )
-    assert (ROOT / "src" / "interlock" / "py.typed").is_file()
+    assert "version" not in project
+    assert metadata.version("interlock") == interlock.__version__
+    page = text_of(ROOT / "CHANGELOG.md")
+    assert f"## {interlock.__version__}" in page or "## Unreleased" in page
+
+
+def test_the_built_wheel_has_all_sources_and_the_mark_of_a_typed_package(tmp_path: Path) -> None:
+    """Built by the backend itself: it needs no network."""
+    built = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(built, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob(f"interlock-{interlock.__version__}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("interlock/")}
+    assert packed == {name_of(path).removeprefix("src/") for path in files("", under=["src"])}
+    assert "interlock/py.typed" in packed
+
+
+def asked(groups: list[str], extras: list[str]) -> set[str]:
+    """Return the packages that pyproject.toml asks for in some groups and extras."""
+    pyproject = tomllib.loads(text_of(ROOT / "pyproject.toml"))
+    waiting: list[Any] = [{"include-group": group} for group in groups]
+    waiting += [f"interlock[{','.join(extras)}]", *pyproject["project"]["dependencies"]]
+    names: set[str] = set()
+    while waiting:
+        need = waiting.pop()
+        if isinstance(need, dict):
+            waiting += pyproject["dependency-groups"][need["include-group"]]
+        elif (wanted := Requirement(need)).name == "interlock":
+            each = pyproject["project"]["optional-dependencies"]
+            waiting += [more for extra in wanted.extras for more in each[extra]]
+        else:
+            names.add(canonicalize_name(wanted.name))
+    return names
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"),
+    ("lock", "groups", "extras"),
     [
-        ("requirements.lock", ["plot"]),
-        ("requirements-dev.lock", ["dev"]),
-        ("requirements-crewai.lock", ["crewai", "postgres", "redis"]),
+        ("requirements.lock", ["bench", "dev", "docs", "peers", "uv"], ["plot"]),
+        ("requirements-crewai.lock", ["crewai"], []),
     ],
 )
 def test_the_locks_hold_every_dependency_with_hashes_and_no_address(
-    lock: str, extras: list[str]
+    lock: str, groups: list[str], extras: list[str]
 ) -> None:
-    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    """`uv.lock` would name the registry's hosts in each of its lines, see `registry_host`."""
     text = text_of(ROOT / lock)
     assert "://" not in text
     pins = re.split(r"\n(?=\w)", text.strip())
     assert [pin for pin in pins if not re.match(r"[\w.-]+==\S+[^\n]*\\\n +--hash=", pin)] == []
-    pinned = {pin.split("==")[0] for pin in pins}
-    wanted = [
-        *project["dependencies"],
-        *(need for extra in extras for need in project["optional-dependencies"][extra]),
-    ]
-    names = {re.split(r"[^\w.-]", need)[0].lower() for need in wanted} - {"interlock"}
-    assert names <= pinned, f"run `make lock`: {sorted(names - pinned)} not in {lock}"
+    missing = asked(groups, extras) - {pin.split("==")[0] for pin in pins}
+    assert not missing, f"run `make lock`: {sorted(missing)} not in {lock}"

@@ -14,7 +14,7 @@ from tests.repository import ROOT, text_of
 
 MOST_PACKAGES = 9  # of the base install, Interlock itself included
 PROJECT = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
-EXTRAS = {name: needs for name, needs in PROJECT["optional-dependencies"].items() if name != "dev"}
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def closure(needs: Iterable[str]) -> set[str]:
@@ -47,7 +47,7 @@ def test_packages_are_counted_with_all_that_they_need() -> None:
 
 
 def test_an_extra_asks_for_one_package_and_the_page_says_which() -> None:
-    page = text_of(ROOT / "docs" / "extras.md")
+    page = text_of(ROOT / "docs" / "reference" / "extras.md")
     rows = dict(re.findall(r"^\| `([\w-]+)` \|[^|]+\| `([\w\[\],-]+)`", page, re.M))
     wanted = {
         name: [re.split("[><=]", need)[0] for need in needs] for name, needs in EXTRAS.items()
@@ -56,6 +56,6 @@ def test_an_extra_asks_for_one_package_and_the_page_says_which() -> None:
 
 
 def test_the_page_counts_the_base_install_right() -> None:
-    page = text_of(ROOT / "docs" / "extras.md")
+    page = text_of(ROOT / "docs" / "reference" / "extras.md")
     named = set(re.findall(r"`([\w-]+)`", page.partition("Importing")[0])) - {"interlock"}
     assert named == closure(PROJECT["dependencies"])

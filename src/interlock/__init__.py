@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from interlock.aio import AsyncSpace, open_async
     from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
-    from interlock.core.drawing import draw_machine
+    from interlock.core.diagram import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
     from interlock.files.aio_handles import AsyncFiles, AsyncFilesTx
@@ -217,7 +217,7 @@ _LATE = {
     "Unpublished": "files.documents",
     "Worked": "runs.working",
     "Worker": "runs.worker",
-    "draw_machine": "core.drawing",
+    "draw_machine": "core.diagram",
     "open_async": "aio",
 }
 

@@ -116,7 +116,9 @@ class AsyncTx(AwaitsCalls):
         forgotten = self._calls.forgotten()
         if kind is None:
             raise_refused(forgotten)
-            outcome = await self._driver.run(protocol.commit_transaction(self._state, self._op_id))
+            outcome: Any = await self._driver.run(
+                protocol.commit_transaction(self._state, self._op_id)
+            )
             raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
 
@@ -156,7 +158,7 @@ class AsyncMoment:
         return (await self._load(())).position
 
     async def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        answer = await self._driver.run(
+        answer: Any = await self._driver.run(
             protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
         )
         raise_refused(answer)
@@ -282,7 +284,7 @@ class AsyncLease(AwaitsCalls, LeaseState):
                 continue  # the next one may get through; the store judges in the end
 
     async def _run(self, steps: Any) -> Any:
-        answer = await self._driver.run(steps)
+        answer: Any = await self._driver.run(steps)
         raise_refused(answer)
         return answer
 

@@ -92,7 +92,7 @@ class Tx:
     ) -> None:
         self._state.ended = True
         if kind is None:
-            outcome = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
+            outcome: Any = self._driver.run(protocol.commit_transaction(self._state, self._op_id))
             raise_refused(explained(self._state.writer, outcome))
             self.committed = outcome
 
@@ -131,7 +131,7 @@ class Moment:
         return self._load(()).position
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
-        answer = self._driver.run(
+        answer: Any = self._driver.run(
             protocol.load_at(self._writer, self._position, self._time_us, keys, prefixes)
         )
         raise_refused(answer)
@@ -331,7 +331,7 @@ class Lease(LeaseState):
                 continue  # the next one may get through; the store judges in the end
 
     def _run(self, steps: Any) -> Any:
-        answer = self._driver.run(steps)
+        answer: Any = self._driver.run(steps)
         raise_refused(answer)
         return answer
 

@@ -1,36 +1,117 @@
-"""Which tests of the contract suite `make quick` runs.  Every backend here has all capabilities."""
+"""The stores that the contract suite runs on: five of ours, or the one that `--store` names."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from interlock.verify import suite
+from tests.conftest import present
+from tests.facades import Capabilities, Facades
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import Postgres
+from tests.servers.redis import RedisCluster
 
-# Of each file it is one façade of these parts, or nothing.  Synchronous SQLite has all but a few.
+# Runs and breakers ask a store for nothing that the other parts do not ask for.
+STORES = ("sqlite", "postgres", "redis")
+STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
+# Of each store, `make quick` runs one façade of these parts.  It runs nearly all on SQLite.
 QUICK = {
-    "test_sqlite.py": ("sync", {*suite.PARTS} - {"group_order", "trimming"}),
-    "test_postgres.py": ("sync", {"reads_and_writes", "transactions"}),
-    "test_redis.py": ("async", {"reads_and_writes", "transactions"}),
+    "postgres": ("sync", {"reads_and_writes", "transactions"}),
+    "redis": ("async", {"reads_and_writes", "transactions"}),
 }
+SLOW_ON_SQLITE = {"group_order", "trimming"}
+BOTH_FACADES_ON_SQLITE = {"reads_and_writes", "updates"}
+
+
+def part_of(item: pytest.Function | pytest.Metafunc) -> str:
+    """Return the part of the suite that a test is in."""
+    return str(item.module.__name__).rpartition(".test_")[2]
+
+
+@pytest.hookimpl(tryfirst=True)  # so that its name comes first in those of tests
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses `store_url`, as it is here, on each store."""
+    if "contract_store" in metafunc.fixturenames:
+        if metafunc.config.getoption("store"):
+            stores: tuple[str, ...] = ("own",)
+        else:
+            some = part_of(metafunc).startswith(("runs", "breaker"))
+            stores = STORES if some else STORES_OF_MOST
+        metafunc.parametrize("contract_store", stores, scope="session")
 
 
 def is_quick(item: pytest.Function) -> bool:
     """Say whether `make quick` runs a test of the suite."""
-    facade, parts = QUICK.get(item.path.name, ("", set[str]()))
-    wanted = item.callspec.params.get("facades") if hasattr(item, "callspec") else None
-    part = item.function.__module__.rpartition(".")[2]
-    sqlite = item.path.name == "test_sqlite.py"
-    either = sqlite and (wanted is None or part in ("reads_and_writes", "updates"))
-    return (either or wanted == facade) and part in parts
+    store = str(item.callspec.params["contract_store"])
+    facade = item.callspec.params.get("facades")
+    part = part_of(item)
+    if store == "sqlite":
+        either = facade in (None, "sync") or part in BOTH_FACADES_ON_SQLITE
+        return either and part not in SLOW_ON_SQLITE
+    wanted, parts = QUICK.get(store, ("", set[str]()))
+    return facade == wanted and part in parts
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what of the suite is not quick."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
-            ours = item.function.__module__.startswith(f"{suite.__name__}.")
-            if ours and not is_quick(item):
-                item.add_marker(pytest.mark.slow)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark as slow what of the suite is not quick; with `--store`, leave out what is not of it."""
+    suite = [item for item in items if "contract_store" in getattr(item, "fixturenames", ())]
+    if config.getoption("store"):
+        left_out = [item for item in items if item not in {*suite}]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = suite
+        return
+    for item in suite:
+        if isinstance(item, pytest.Function) and not is_quick(item):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def store_url(contract_store: str, request: pytest.FixtureRequest) -> str:
+    """The store that a test of the suite runs on: each has spaces of its own in it."""
+    if contract_store == "own":
+        return str(request.config.getoption("store"))
+    return str(request.getfixturevalue(f"{contract_store}_url"))
+
+
+@pytest.fixture(scope="session")
+def store_capabilities(request: pytest.FixtureRequest) -> Capabilities:
+    """What the store has: ours have everything, another all but what `--lacks` says."""
+    lacks = (each.partition("=") for each in request.config.getoption("lacks"))
+    return Capabilities({name: reason for name, _, reason in lacks})
+
+
+@pytest.fixture(scope="session")
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One file for all tests of the suite: making files takes long."""
+    return f"sqlite:///{tmp_path_factory.mktemp('sqlite') / 'store.db'}"
+
+
+@pytest.fixture(scope="session")
+def pgbouncer_url(
+    postgres_server: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A pool in front of the server that all tests share.  It gives a connection away after each
+    transaction: no prepared statements and no notifications.
+    """
+    with present():
+        pool = PgBouncer.start(tmp_path_factory.mktemp("pgbouncer"), postgres_server)
+    with pool:
+        yield pool.url()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A cluster, where each space is in one hash slot."""
+    with present():
+        cluster = RedisCluster.start(tmp_path_factory.mktemp("cluster"))
+    with cluster:
+        yield cluster.url()
+
+
+@pytest.fixture
+def other(facades: Facades) -> Any:
+    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
+    return facades.peer("other")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from interlock.backends.postgres.calls import _plain
 from interlock.backends.sqlite.backend import SQLiteBackend
+from interlock.core.decide import Writer
 from interlock.core.outcome import Forbidden
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.requests import (
@@ -23,6 +24,7 @@ from interlock.core.requests import (
     Load,
     LoadAt,
     LoadProjection,
+    LogPage,
     Noted,
     Place,
     ReadLog,
@@ -83,7 +85,9 @@ class Seen:
             if record.exists
         }
         self.members = {r.key: (r.version, r.epoch) for r in found.scans[""]}
-        self.entries = reference.perform(ReadLog(-1, "", None, 9999)).entries
+        page = reference.perform(ReadLog(after=-1, limit=9999))
+        assert isinstance(page, LogPage)
+        self.entries = page.entries
         self.incarnations = {
             agent: reference.perform(Enter(agent, False, "")).incarnation for agent in AGENTS
         }
@@ -225,16 +229,16 @@ class Drawing:
         expects = [self._expect(key) for key in keys if not self._rare(0.15)]
         expects += [self._expect(key) for key in others if key not in keys]
         leased = tuple(k for k in keys if k in seen.touched and self._rare(0.4 - 0.3 * simple))
-        return Plan(
-            *(op_id, agent, tuple(expects)),
-            tuple(map(self._scan, () if simple else self._some(PREFIXES, 0, 2))),
-            tuple(writes),
-            self._ticket() if self._rare(0.15 - 0.1 * simple) else 0,
-            self._rare(0.3),
-            rules + chance.choice((-1, 1)) if self._rare(0.04) else rules,
-            incarnation,
-            leased,
+        plan = Writer("", agent, 0, incarnation=incarnation).plan(
+            op_id,
+            expects=expects,
+            scans=tuple(map(self._scan, () if simple else self._some(PREFIXES, 0, 2))),
+            writes=writes,
+            ticket=self._ticket() if self._rare(0.15 - 0.1 * simple) else 0,
+            yields=self._rare(0.3),
+            leased=leased,
         )
+        return plan._replace(rules=rules + chance.choice((-1, 1)) if self._rare(0.04) else rules)
 
     def _write(self, key: str, kind: str = "") -> Write:
         kind = kind or self._seen.kinds.setdefault(key, self._chance.choice((PUT, APPEND)))
@@ -279,7 +283,13 @@ class Drawing:
         agent, firm = self._chance.choice(AGENTS), self._rare(0.3)
         holding = tuple(dict.fromkeys((self._name("lease"), self._name("turn"))))
         return TakeTurn(
-            keys, self._name("turn"), agent, ttl, ticket, firm, holding if self._rare(0.5) else ()
+            keys,
+            name=self._name("turn"),
+            agent=agent,
+            ttl=ttl,
+            ticket=ticket,
+            firm=firm,
+            holding=holding if self._rare(0.5) else (),
         )
 
     def _leave(self) -> LeaveTurn:
@@ -290,10 +300,19 @@ class Drawing:
         now = self._seen.records[keys[0]].epoch
         epoch = max(0, now - self._rare(0.2)) if self._rare(0.25) else 0
         ticket = self._ticket() if self._rare(0.4) else 0
-        asker, reclaims = self._agent(), self._rare(0.2)
+        (agent, incarnation), reclaims = self._agent(), self._rare(0.2)
         if epoch or reclaims:
             keys = keys[:1]
-        return TakeLease(keys, self._name("lease"), *asker, ttl, epoch, ticket, reclaims)
+        return TakeLease(
+            keys,
+            name=self._name("lease"),
+            agent=agent,
+            incarnation=incarnation,
+            ttl=ttl,
+            epoch=epoch,
+            ticket=ticket,
+            reclaim=reclaims,
+        )
 
     def _drop(self) -> DropLease:
         key = self._chance.choice(QUEUED)
@@ -317,13 +336,23 @@ class Drawing:
         keys, prefixes = self._some((*KEYS, RULES_KEY), 0, 5), self._some(PREFIXES, 0, 2)
         if end and self._rare(0.4):
             return LoadAtTimeOf(chance.randint(1, end), chance.choice((-1, 0)), keys, prefixes)
-        return LoadAt(chance.choice((0, end, end + 1, 2**70, end // 2)), None, keys, prefixes)
+        return LoadAt(
+            position=chance.choice((0, end, end + 1, 2**70, end // 2)),
+            time_us=None,
+            keys=keys,
+            prefixes=prefixes,
+        )
 
     def _read_log(self) -> ReadLog:
         chance = self._chance
         after = chance.choice((-1, 0, chance.randint(0, self._seen.position + 1), 2**70))
         key = chance.choice((*KEYS, "never")) if self._rare(0.5) else None
-        return ReadLog(after, chance.choice(PREFIXES), key, chance.choice((1, 2, 5, 1000)))
+        return ReadLog(
+            after=after,
+            prefix=chance.choice(PREFIXES),
+            key=key,
+            limit=chance.choice((1, 2, 5, 1000)),
+        )
 
     def _list_keys(self) -> ListKeys:
         chance = self._chance
@@ -338,7 +367,7 @@ class Drawing:
     def _trim(self) -> Trim:
         """At the end of a commit, with the folds that a protocol would send."""
         entries = self._seen.entries
-        ends = [one for one, two in pairwise((*entries, None)) if not two or one.op_id != two.op_id]
+        ends = [one for one, two in pairwise(entries) if one.op_id != two.op_id] + entries[-1:]
         if not ends or self._rare(0.2):
             return Trim(0, ())
         upto = self._chance.choice(ends).position
@@ -366,7 +395,7 @@ class Drawing:
         if not places:  # what it is where the log was cut has been said there
             return self._load()
         place = self._chance.choice((places[-1], *places))
-        return SaveFold(key, place, fold_at(place), rules)
+        return SaveFold(key, position=place, body=fold_at(place), rules=rules)
 
 
 def fold_at(position: int) -> str:

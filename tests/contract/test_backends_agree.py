@@ -17,8 +17,9 @@ from interlock.backends.postgres.backend import PostgresBackend
 from interlock.backends.redis.backend import RedisBackend
 from interlock.backends.remote import ServerOptions
 from interlock.backends.sqlite.backend import SQLiteBackend
+from interlock.core.decide import Writer
 from interlock.core.keys import MAX_KEY_BYTES
-from interlock.core.plan import APPEND, PUT, Plan, Write
+from interlock.core.plan import APPEND, PUT, Write
 from interlock.core.requests import Commit, Load, LoadAt, Place, ReadLog, ReadRefusals, SaveFold
 from interlock.core.rules import RULES_KEY
 from interlock.core.values import MAX_DEPTH, encode
@@ -69,9 +70,11 @@ def asked(backend: Any, request: Any) -> Any:
         if isinstance(request, Group):
             return backend._apply(request.plans)
         if isinstance(request, LoadAtTimeOf):
-            entry = backend.perform(ReadLog(request.position - 1, "", None, 1)).entries[0]
+            entry = backend.perform(ReadLog(after=request.position - 1, limit=1)).entries[0]
             moment = entry.time_us + request.more_us
-            request = LoadAt(None, moment, request.keys, request.prefixes)
+            request = LoadAt(
+                position=None, time_us=moment, keys=request.keys, prefixes=request.prefixes
+            )
         return backend.perform(request)
     except Exception as problem:
         return f"{type(problem).__name__}: {problem}"
@@ -153,13 +156,15 @@ def difference(urls: tuple[str, str], numbers: Sequence[int]) -> tuple[int, str]
             seen.look(backends[0])
             if found := differing(Drawing(number, seen).request()):
                 return n, "\n".join([*asks, *found])
-        everything = ((*KEYS, RULES_KEY), ("",))
-        end = seen.position + 9
-        moments = [LoadAt(position, None, *everything) for position in range(0, end, 5)]
+        keys, end = (*KEYS, RULES_KEY), seen.position + 9
+        moments = [
+            LoadAt(position=position, time_us=None, keys=keys, prefixes=("",))
+            for position in range(0, end, 5)
+        ]
         for request in (
-            Load(*everything),
+            Load(keys, ("",)),
             *moments,
-            ReadLog(-1, "", None, 9999),
+            ReadLog(after=-1, limit=9999),
             ReadRefusals(999),
         ):
             if found := differing(request):
@@ -224,16 +229,16 @@ def test_huge_values_come_back_as_they_went_in(
     assert isinstance(body, str)
     put, append = Write(PUT, "k" * MAX_KEY_BYTES, body), Write(APPEND, "ü" * 256, body)
     name = "'\"\\ {%s" + "ü" * 60
-    plan = Plan(name, name, (), (), (put, append, append))
+    plan = Writer("", name, 0).plan(name, writes=(put, append, append))
     with opened((postgres_url, redis_url)) as backends:
         for request in (
             Commit(plan),
             Commit(plan),
             Group((plan, plan._replace(op_id="other", writes=(put,)))),
-            SaveFold(append.key, 2, body, 0),
+            SaveFold(append.key, position=2, body=body, rules=0),
             Load((put.key, append.key), ("",), name),
-            LoadAt(4, None, (put.key, append.key), ("",)),
-            ReadLog(0, "", None, 100),
+            LoadAt(position=4, time_us=None, keys=(put.key, append.key), prefixes=("",)),
+            ReadLog(after=0, limit=100),
         ):
             right, *others = (plain(asked(backend, request)) for backend in backends)
             assert [right] * 2 == others

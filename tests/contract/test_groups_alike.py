@@ -72,21 +72,50 @@ class Asking:
             done = chance.choices(self._given[-12:], k=chance.randint(1, 6))
             late = chance.random() < 0.1
             found: Any = AckGroup(
-                group, consumer, tuple(p for p, _ in done), tuple(n - late for _, n in done)
+                group,
+                consumer=consumer,
+                positions=tuple(p for p, _ in done),
+                deliveries=tuple(n - late for _, n in done),
             )
         elif what < 0.52:  # it closes: others may claim what it has
-            found = ReadGroup(group, consumer, PREFIXES[group], 0, 0, 0.0, False, "")
+            found = ReadGroup(
+                group,
+                consumer=consumer,
+                prefix=PREFIXES[group],
+                ttl=0.0,
+            )
         elif what < 0.54:
-            found = ReadGroup(group, consumer, PREFIXES[group], 0, 0, LONG, False, "")
+            found = ReadGroup(
+                group,
+                consumer=consumer,
+                prefix=PREFIXES[group],
+                ttl=LONG,
+            )
         elif what < 0.55:
             found = DropGroup(group)
         elif what < 0.57:
-            found = ReadGroup(group, consumer, "other/", 0, chance.randint(0, 2), LONG, False, "n")
+            found = ReadGroup(
+                group,
+                consumer=consumer,
+                prefix="other/",
+                limit=chance.randint(0, 2),
+                ttl=LONG,
+                name="n",
+            )
         else:
             start = {"late": END, "some": 10_000}.get(group, 2)
             limit = chance.choice((1, 1, 2, 3, 5, 9, 1000))
             resume, name = chance.random() < 0.15, f"n{len(self._sent)}"
-            found = ReadGroup(group, consumer, PREFIXES[group], start, limit, LONG, resume, name)
+            found = ReadGroup(
+                group,
+                consumer=consumer,
+                prefix=PREFIXES[group],
+                start=start,
+                limit=limit,
+                ttl=LONG,
+                resume=resume,
+                name=name,
+            )
         self._sent.append(found)
         return found
 

@@ -13,7 +13,7 @@ import redis
 import interlock
 from interlock.backends.redis.options import state_key
 from interlock.core.requests import ReadLog
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "append": lambda space: space.append("found", 4),
     "create": lambda space: space.create("new", 1),
     "scan": lambda space: space.scan(""),
-    "log": lambda space: space._driver.backend.perform(ReadLog(0, "", None, 10)),
+    "log": lambda space: space._driver.backend.perform(ReadLog(after=0, limit=10)),
     "history": lambda space: [*space.history("k")],
     "at": lambda space: space.at(position=3).read("found"),
     "take": take,

@@ -55,8 +55,8 @@ def _check(url: str, cost: Callable[[Any, Callable[[], Any]], int]) -> None:
     """Compare what asking costs with few and with many in the queue."""
     with interlock.open(url, space=f"cost-{id(cost)}", agent="a") as space:
         perform = space._driver.backend.perform
-        places = [perform(TakeTurn(("k",), f"{n}", "a", 600.0)) for n in range(FEW)]
-        second = TakeTurn(("k",), "", "a", 600.0, places[1].ticket)
+        places = [perform(TakeTurn(("k",), name=f"{n}", agent="a", ttl=600.0)) for n in range(FEW)]
+        second = TakeTurn(("k",), name="", agent="a", ttl=600.0, ticket=places[1].ticket)
 
         def all_costs() -> list[int]:
             asks = (lambda: perform(second), lambda: perform(Load(("k",))))
@@ -65,7 +65,7 @@ def _check(url: str, cost: Callable[[Any, Callable[[], Any]], int]) -> None:
         all_costs()
         few = all_costs()
         for n in range(FEW, MANY):
-            perform(TakeTurn(("k",), f"{n}", "a", 600.0))
+            perform(TakeTurn(("k",), name=f"{n}", agent="a", ttl=600.0))
         many = all_costs()
         assert all(few)
         assert [round(m / f, 1) for f, m in zip(few, many, strict=True)] == [1.0, 1.0]
@@ -95,8 +95,8 @@ def test_a_question_costs_postgresql_the_same_however_many_wait(
                 ).fetchone()
                 return int(rows[0])
 
-        places = [perform(TakeTurn(("k",), f"{n}", "a", 600.0)) for n in range(FEW)]
+        places = [perform(TakeTurn(("k",), name=f"{n}", agent="a", ttl=600.0)) for n in range(FEW)]
         few = cost(places[1].ticket)
         for n in range(FEW, MANY):
-            perform(TakeTurn(("k",), f"{n}", "a", 600.0))
+            perform(TakeTurn(("k",), name=f"{n}", agent="a", ttl=600.0))
         assert 0 < cost(places[1].ticket) <= 2 * few

@@ -13,7 +13,8 @@ import pytest
 import redis
 
 import interlock
-from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.decide import Writer
+from interlock.core.plan import PUT, Expect, Write
 
 LATER = 4_000_000_000_000_000  # microseconds since 1970: in a hundred years
 
@@ -97,8 +98,9 @@ def test_refused_plan_of_a_group_uses_up_no_position(
 ) -> None:
     space = opened[0]
     backend: Any = space._driver.backend
-    stale = Plan("stale", "a", (Expect("k", 7, None),), (), (Write(PUT, "k", "2"),))
-    several = Plan("several", "a", (), (), (Write(PUT, "x", "1"), Write(PUT, "y", "1")))
+    writer = Writer("", "a", 0)
+    stale = writer.plan("stale", expects=(Expect("k", 7, None),), writes=(Write(PUT, "k", "2"),))
+    several = writer.plan("several", writes=(Write(PUT, "x", "1"), Write(PUT, "y", "1")))
     assert [type(each).__name__ for each in backend._apply((stale, several))] == [
         "Conflict",
         "Committed",

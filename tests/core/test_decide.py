@@ -319,9 +319,9 @@ def test_transact_thinks_and_commits_without_a_turn() -> None:
 def test_after_a_conflict_transact_thinks_in_the_turn_of_that_key() -> None:
     script = Script(*QUEUED, run_fn, MOVED, place(rec(0, 3)), run_fn, done("1"))
     assert script.play(transact(AUTO, think)) == "answer"
-    renew = TakeTurn(("k",), "op/1", "me", TICKET_TTL, TICKET)
-    assert script.requests[2] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
-    assert (script.requests[3].renew, script.requests[5]) == (renew, renew._replace(firm=True))
+    renew = TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL, ticket=TICKET)
+    assert script.requests[2] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL, ticket=0)
+    assert (script.requests[3].renew, script.requests[5]) == (renew, renew.replace(firm=True))
     assert [ticket for ticket, _, _ in script.plans] == [0, TICKET, TICKET]
 
 
@@ -340,7 +340,7 @@ def test_transact_that_lost_its_turn_joins_again(
     assert script.play(transact(AUTO, think)) == "answer"
     left = [request for request in script.requests if isinstance(request, LeaveTurn)]
     assert left == [LeaveTurn(TICKET)] * (between == [None])
-    assert script.requests[-3] == TakeTurn(keys, "op/2", "me", TICKET_TTL, 0)
+    assert script.requests[-3] == TakeTurn(keys, name="op/2", agent="me", ttl=TICKET_TTL, ticket=0)
     assert script.plans[-1][0] == 8
 
 
@@ -393,8 +393,8 @@ def test_a_thought_that_writes_nothing_leaves_the_queue_without_a_commit() -> No
 
 
 def test_transact_whose_patience_is_over_leaves_the_queue() -> None:
-    late = EMPTY._replace(time_us=1_500_000)
-    script = Script(EMPTY, run_fn, MOVED, late, place(ahead=1, time_us=2_000_000), None)
+    began, late = EMPTY._replace(time_us=1_000_000), EMPTY._replace(time_us=2_500_000)
+    script = Script(began, run_fn, MOVED, late, place(ahead=1, time_us=3_000_000), None)
     stopped = script.play(transact(Limits(9, 2.0, "auto"), think))
     assert script.requests[4].most == 0.5, "as long as it may wait without a ticket"
     assert isinstance(stopped.refusal, Contended)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from interlock.core.merges import same
-from interlock.verify.detect import BadTrace, Operation, Report, find_anomalies, stale
+from interlock.forensics import BadTrace, Operation, Report, find_anomalies, stale
 
 
 def op(id: str, agent: str, read_time: float, write_time: float, **rest: Any) -> Operation:

@@ -16,7 +16,7 @@ import pytest
 import interlock
 from interlock.core.merges import same
 from interlock.core.records import Entry
-from interlock.verify.detect import Operation, Report, export_trace, find_anomalies, read_trace
+from interlock.forensics import Operation, Report, export_trace, find_anomalies, read_trace
 
 AGENTS = ("ann", "ben", "cy", "dan")
 

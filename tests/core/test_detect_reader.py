@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.detect import BadTrace, Operation, read_trace
+from interlock.forensics import BadTrace, Operation, read_trace
 from tests.core.test_detect import drawn
 
 LINE = {"session": "s", "id": "i", "agent": "a", "read_time": 0, "write_time": 1.5}

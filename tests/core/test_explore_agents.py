@@ -13,7 +13,7 @@ from interlock.errors import Conflict, Contended, Invalid
 from interlock.handles import Tx
 from interlock.space import Space
 from interlock.verify import NotDeterministic, View, Violation, explore
-from interlock.verify.explorer_agents import Agents
+from interlock.verify.explorer.agents import Agents
 from tests.core.explored_agents import Agent, every_write_counts, increment, increment_in_turn
 
 
@@ -111,7 +111,6 @@ def test_the_moves_of_one_agent_are_told_in_words() -> None:
         "reads the log after position 0: 2 entries, up to position 2.",  # where the commit ends
         "reads 'a/1' as of position 1: 'a/1' = 1 at version 1.",
         "asks what operation 'everything-1' did: already applied at position 1.",
-        "reads 'n': 'n' is absent.",
         "joins the queue for 'n': ticket 1, it is its turn.",
         "writes 'n' = 1 expecting 'n' at version 0 "
         "(operation 'everything-3', in turn with ticket 1): committed as version 1 of 'n'.",

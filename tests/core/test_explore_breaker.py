@@ -219,7 +219,7 @@ def test_without_taking_the_note_away_a_call_counts_twice(
 
 
 def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard, without = "tuple(decide.expect(record) for record, _ in values)", "()"
+    guard, without = "(decide.expect(record) for record, _ in values)", "()"
     mutate(monkeypatch, BREAKING, "_plan", guard, without)
     with pytest.raises(Violation) as found:
         explore(

@@ -15,7 +15,6 @@ from interlock.backends.sqlite.commit import Step
 from interlock.core.outcome import Outcome, Refusal
 from interlock.core.plan import Plan
 from interlock.core.transaction import Transaction
-from interlock.errors import Invalid
 from interlock.space import Space
 from interlock.verify import View, Violation, explore
 from tests.core.explored_agents import (
@@ -97,8 +96,8 @@ def test_without_expecting_scans_a_phantom_appears(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     if where == "plan":
-        guard = "in self.read_scans.items()),\n"
-        mutate(monkeypatch, Transaction, "plan", guard, "in ()),\n")
+        guard = "for prefix, found in self.read_scans.items()}"
+        mutate(monkeypatch, Transaction, "plan", guard, "for prefix, found in ()}")
     else:
         monkeypatch.setattr(Step, "_scan_moved", lambda step, plan: None)
     with pytest.raises(Violation, match="the room was booked twice"):
@@ -129,9 +128,11 @@ def test_tickets_that_never_expire_deadlock_after_a_crash(monkeypatch: pytest.Mo
         statement = re.sub(r"(t\.)?expires > \?[34]", "1", statements.SQL[name])
         dead = re.sub(r"(t\.)?expires <= \?[13]", "0", statement)
         monkeypatch.setitem(statements.SQL, name, dead)
-    # Whoever waits keeps its own ticket alive, so it asks for ever and is not seen to stand still.
-    with pytest.raises(Invalid, match="agent 'b' made 300 requests without an end"):
+    with pytest.raises(Violation, match="b would wait for ever") as found:
         explore({"a": increment_in_turn, "b": increment_in_turn})
+    assert found.value.invariant == "deadlock"
+    assert "a crashes before" in str(found.value)
+    assert str(found.value).endswith("b was acknowledged nothing, and waits.")
     explore({"a": increment_in_turn, "b": increment_in_turn}, crashes=0)
 
 

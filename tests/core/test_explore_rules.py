@@ -303,17 +303,19 @@ def test_without_the_incarnation_a_replaced_process_writes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`takes_over` comes in exclusively in the middle: what the old process writes later lands."""
-    from interlock.core.plan import PUT, Plan, Write
+    from interlock.core.plan import PUT, Write
     from interlock.core.requests import Commit, Enter
 
     def old(writer: Writer) -> Any:
-        outcome = yield Commit(Plan("old", "planner", (), (), (Write(PUT, "old", "1"),)))
+        outcome = yield Commit(
+            Writer("", "planner", 0).plan("old", writes=(Write(PUT, "old", "1"),))
+        )
         return None if isinstance(outcome, Refusal) else outcome
 
     def new(writer: Writer) -> Any:
         entered = yield Enter("planner", True, "new")
-        plan = Plan("new", "planner", (), (), (Write(PUT, "new", "1"),))
-        return (yield Commit(plan._replace(incarnation=entered.incarnation)))
+        fresh = Writer("", "planner", 0, incarnation=entered.incarnation)
+        return (yield Commit(fresh.plan("new", writes=(Write(PUT, "new", "1"),))))
 
     def the_old_one_is_silent_after_the_new_one(view: View) -> str | None:
         keys = [entry.key for entry in view.log()]

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import pytest
 
 from interlock.backends.grouping_async import AsyncGroupCommit
+from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Outcome
 from interlock.core.plan import Plan
 from interlock.errors import Unavailable
 
 
 def plan(name: str) -> Plan:
-    return Plan(name, "us", (), (), ())
+    return Writer("", "us", 0).plan(name, writes=())
 
 
 async def applied(plans: Sequence[Plan]) -> list[Outcome]:

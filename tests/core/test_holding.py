@@ -7,23 +7,27 @@ import threading
 
 from interlock.backends.holding import Holding, told
 from interlock.backends.waiting import Waiters, pause
+from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
-from interlock.core.plan import Plan
+from interlock.core.records import Snapshot
 from interlock.core.requests import Commit, LeaveTurn, Pause, Place, TakeTurn
 
-JOIN = TakeTurn(("k",), "turn", "me", 6.0)
+JOIN = TakeTurn(("k",), name="turn", agent="me", ttl=6.0)
+NOTHING = Snapshot(0, 0, {}, {}, {})
 
 
 def holding(uid: str = "uid") -> tuple[str, ...]:
-    found: tuple[str, ...] = told(uid, JOIN).holding
-    return found
+    joined = told(uid, JOIN)
+    assert isinstance(joined, TakeTurn)
+    return joined.holding
 
 
 def test_a_wait_says_what_its_caller_holds() -> None:
     lease = Holding("uid", "x", "lease")
     elsewhere = Holding("another space", "x", "other")
     assert holding() == ("lease",)
-    assert told("uid", JOIN._replace(ticket=7)).holding == (), "the store knows it by the ticket"
+    renewed = JOIN.replace(ticket=7)
+    assert told("uid", renewed) is renewed, "the store knows it by the ticket"
     inherited = contextvars.copy_context()
     assert inherited.run(holding) == ("lease",)
     lease.release()
@@ -52,8 +56,8 @@ def test_what_runs_out_by_itself_is_not_held() -> None:
 
 def join(waiters: Waiters, *tickets: int, keys: tuple[str, ...] = ("k",)) -> None:
     for ticket in tickets:
-        asked = TakeTurn(keys, f"turn {ticket}", "me", 6.0)
-        waiters.answered("uid", asked, Place(ticket, ticket, None))
+        asked = TakeTurn(keys, name=f"turn {ticket}", agent="me", ttl=6.0)
+        waiters.answered("uid", asked, Place(ticket, ticket, NOTHING))
 
 
 def behind(waiters: Waiters, ticket: int) -> tuple[int, list[int]]:
@@ -68,7 +72,7 @@ def test_the_next_of_a_process_is_woken_when_the_first_has_gone() -> None:
     assert behind(waiters, 3) == (0, []), "it asks the store"
     (second, woken), (third, still) = behind(waiters, 5), behind(waiters, 9)
     assert (second, third) == (1, 2)
-    plan = Plan("op", "me", (), (), (), ticket=3)
+    plan = Writer("", "me", 0).plan("op", writes=(), ticket=3)
     waiters.answered("uid", Commit(plan), Committed(1, 1, "me", ()))
     assert (woken, still) == ([5], [])
     waiters.answered("uid", LeaveTurn(5), None)
@@ -90,17 +94,19 @@ def test_whoever_waits_for_two_keys_is_first_only_where_it_is_first_for_both() -
 def test_those_who_vanished_are_forgotten_once_the_store_has_passed_them() -> None:
     waiters = Waiters()
     join(waiters, 1, 2, 3)
-    asked = TakeTurn(("k",), "", "me", 6.0, ticket=3)
-    waiters.answered("uid", asked, Place(3, 0, None))
+    asked = TakeTurn(("k",), name="", agent="me", ttl=6.0, ticket=3)
+    waiters.answered("uid", asked, Place(3, 0, NOTHING))
     assert behind(waiters, 3)[0] == 0
 
 
 def test_a_ticket_that_expired_waits_here_under_its_new_number() -> None:
     waiters = Waiters()
     join(waiters, 1, 2)
-    waiters.answered("uid", TakeTurn(("k",), "", "me", 6.0, ticket=1), Place(0, 0, None))
+    waiters.answered(
+        "uid", TakeTurn(("k",), name="", agent="me", ttl=6.0, ticket=1), Place(0, 0, NOTHING)
+    )
     assert behind(waiters, 2)[0] == 0
 
 
 def test_a_pause_of_the_first_is_the_stores() -> None:
-    assert not pause("nobody waits here", Pause(0.0, None, 7, 0.0))
+    assert not pause("nobody waits here", Pause(seconds=0.0, position=None, ticket=7, most=0.0))

@@ -14,9 +14,11 @@ import interlock
 from interlock.backends import line
 from interlock.backends.waiting import MOST_TICKETS, WAITERS, Waiters
 from interlock.core.outcome import Committed
+from interlock.core.records import Snapshot
 from interlock.core.requests import QUEUE, Commit, LeaveTurn, Place, TakeLease, TakeTurn
 
 MANY = 60
+NOTHING = Snapshot(0, 0, {}, {}, {})
 
 
 class Asked:
@@ -118,6 +120,20 @@ async def test_few_tasks_of_many_stand_in_the_queue_of_the_store_first_come_firs
         assert done == it.asked.joined[MOST_TICKETS:] == [f"op-{n}" for n in range(MANY)]
 
 
+async def test_thousands_that_come_at_once_ask_the_store_for_nothing_while_they_stand_in_line() -> (
+    None
+):
+    async with full() as it:
+        before = len(it.asked.requests)
+        work = (it.space.update("k", lambda n: n + 1, turns="always") for _ in range(MANY))
+        others = [asyncio.create_task(each) for each in work]
+        await until(lambda: it.in_line() == MANY)
+        asked = [each for each in it.asked.requests[before:] if not isinstance(each, TakeTurn)]
+        assert asked == []
+        it.go_on.set()
+        await asyncio.gather(*others)
+
+
 async def test_patience_ends_who_stands_in_line_and_the_store_is_not_asked() -> None:
     async with full() as it:
         with pytest.raises(interlock.Contended, match=f"{MOST_TICKETS} agents ahead"):
@@ -200,7 +216,7 @@ class Here:
 
     def come(self, name: str, *keys: str, holding: tuple[str, ...] = ()) -> line.InLine | None:
         """Let somebody come; one that need not stand in line has a ticket at once."""
-        request = TakeTurn(keys or ("k",), name, "me", 6.0, holding=holding)
+        request = TakeTurn(keys or ("k",), name=name, agent="me", ttl=6.0, holding=holding)
         place = self.waiters.enter("uid", request, lambda: self.woken.append(name))
         if place is None:
             self.join(name, *keys)
@@ -208,8 +224,11 @@ class Here:
 
     def join(self, name: str, *keys: str) -> int:
         """The store answers: a ticket."""
-        request, ticket = TakeTurn(keys or ("k",), name, "me", 6.0), next(self.numbers)
-        self.waiters.answered("uid", request, Place(ticket, ticket, None))
+        request, ticket = (
+            TakeTurn(keys or ("k",), name=name, agent="me", ttl=6.0),
+            next(self.numbers),
+        )
+        self.waiters.answered("uid", request, Place(ticket, ticket, NOTHING))
         return ticket
 
     def leave(self, ticket: int) -> None:
@@ -239,7 +258,7 @@ def test_who_could_not_join_makes_room() -> None:
     assert here.come("a") is not None
     assert here.come("b") is not None
     here.leave(2)
-    here.waiters.failed("uid", TakeTurn(("k",), "a", "me", 6.0))
+    here.waiters.failed("uid", TakeTurn(("k",), name="a", agent="me", ttl=6.0))
     assert here.woken == ["a", "b"]
 
 
@@ -263,7 +282,7 @@ def test_who_goes_on_but_is_interrupted_makes_room() -> None:
     assert place is not None
     assert here.come("b") is not None
     here.leave(1)
-    request = TakeTurn(("k",), "a", "me", 6.0)
+    request = TakeTurn(("k",), name="a", agent="me", ttl=6.0)
     here.waiters.leave_line("uid", request, place, gives_up=True)
     assert here.woken == ["a", "b"]
     assert here.waiters.was_only_here("uid", LeaveTurn(0, "a"))
@@ -281,13 +300,15 @@ def test_the_line_goes_on_where_nothing_is_heard_of_those_in_the_store(
     assert first is not None
     assert second is not None
     now[0] += line.HELD_UP - 1
-    renewed = TakeTurn(("k",), "", "me", 6.0, ticket=1)
-    here.waiters.answered("uid", renewed, Place(1, 5, None))
+    renewed = TakeTurn(("k",), name="", agent="me", ttl=6.0, ticket=1)
+    here.waiters.answered("uid", renewed, Place(1, 5, NOTHING))
     now[0] += line.HELD_UP - 1
     here.waiters.look(second)
     assert here.woken == [], "one of them has asked"
     now[0] += 2
     here.waiters.look(second)
     assert here.woken == ["a"]
-    here.waiters.answered("uid", TakeTurn(("k",), "a", "me", 6.0), Place(99, 0, None))
+    here.waiters.answered(
+        "uid", TakeTurn(("k",), name="a", agent="me", ttl=6.0), Place(99, 0, NOTHING)
+    )
     assert here.woken == ["a", "b"], "the store has passed the dead"

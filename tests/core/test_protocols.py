@@ -130,8 +130,8 @@ def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> A
     return protocol.update(writer(**rest), "k", fn, default, limits, OP, resumable)
 
 
-JOINED = [snap(ABSENT), place(rec(1, 1))]  # what turns="always" is answered first
-RENEW = TakeTurn(("k",), "op/0", "me", TICKET_TTL, TICKET)
+JOINED: list[Any] = [place(rec(1, 1))]  # what turns="always" is answered first
+RENEW = TakeTurn(("k",), name="op/0", agent="me", ttl=TICKET_TTL, ticket=TICKET)
 
 
 # commit
@@ -246,7 +246,7 @@ def test_transact_of_an_applied_operation_does_not_think() -> None:
     entry = Entry(1, "k", 1, 0, "put", 1, "me", 5, OP, {})
     script = Script(snap(applied=done("1")), LogPage([entry], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
-    assert script.requests == [Load((), (), OP), ReadLog(0, "", None, 1)]
+    assert script.requests == [Load((), (), OP), ReadLog(after=0, limit=1)]
     script = Script(snap(applied=done("1")), LogPage([entry._replace(reads=None)], 1, 9))
     assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)).refusal == (
         decide.reused_operation(OP, "k")
@@ -264,7 +264,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
     assert all(turn.keys == ("k",) and not turn.firm for turn in turns)
     assert all(request.position is None for request in script.requests if type(request) is Pause)
-    assert script.requests[-2] == Think(add_one, (8,), RENEW._replace(name="op/1"))
+    assert script.requests[-2] == Think(add_one, (8,), RENEW.replace(name="op/1"))
     assert script.plans == [(0, 0, True), (TICKET, 4, True)]
 
 
@@ -274,6 +274,9 @@ def test_who_meets_a_queue_joins_it_before_thinking() -> None:
     assert script.kinds == ["Load", "TakeTurn", "Think", "Commit"]
     script = Script(*JOINED, run_fn, done("2", 2))
     script.play(update(ALWAYS))
+    assert script.kinds == ["TakeTurn", "Think", "Commit"]
+    script = Script(snap(ABSENT), *JOINED, run_fn, done("2", 2))
+    script.play(update(ALWAYS, resumable=True))
     assert script.kinds == ["Load", "TakeTurn", "Think", "Commit"]
 
 
@@ -290,7 +293,7 @@ def test_a_turn_that_was_beaten_is_made_firm_and_thinks_on_the_fresh_record() ->
     beaten = conflict(rec(2, 2), 1)
     script = Script(*JOINED, run_fn, beaten, place(rec(3, 3)), run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[4] == RENEW._replace(firm=True)
+    assert script.requests[3] == RENEW.replace(firm=True)
     assert script.plans == [(TICKET, 1, True), (TICKET, 3, True)]
 
 
@@ -299,7 +302,7 @@ def test_a_turn_that_was_lost_is_taken_anew(lost: Place) -> None:
     again = place(rec(3, 3), ticket=8)
     script = Script(*JOINED, run_fn, conflict(rec(2, 2), 1), lost, again, run_fn, done("4", 4))
     assert script.play(update(ALWAYS)).value == 4
-    assert script.requests[5] == TakeTurn(("k",), "op/1", "me", TICKET_TTL, 0)
+    assert script.requests[4] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL)
     assert script.plans[1] == (8, 3, True)
 
 
@@ -315,7 +318,7 @@ def test_held_sends_update_into_the_queue(limits: Limits, before: list[Any], nam
 
 def test_a_ticket_that_expired_in_the_queue_joins_again_at_its_end() -> None:
     script = Script(
-        *(snap(ABSENT), place(ahead=3), None, place(ticket=0), place(ticket=8, ahead=5), None),
+        *(place(ahead=3), None, place(ticket=0), place(ticket=8, ahead=5), None),
         *(place(rec(1, 1), ticket=8), run_fn, done("2", 2)),
     )
     script.play(update(ALWAYS))
@@ -331,7 +334,7 @@ def test_a_key_whose_epoch_moved_is_read_again() -> None:
     assert (script.requests[3], script.plans[1]) == (Load(("k",)), (0, 5, False))
     script = Script(*JOINED, run_fn, FENCED, read, place(rec(5, 5)), run_fn, done("6", 6))
     assert script.play(update(ALWAYS)).value == 6
-    assert script.requests[5] == RENEW._replace(firm=True)
+    assert script.requests[4] == RENEW.replace(firm=True)
 
 
 ENDS: list[tuple[Any, Any, type[Refusal]]] = [  # what fn returns, the answer to the commit, the end
@@ -363,16 +366,16 @@ def test_update_that_ends_in_a_refusal_leaves_the_queue(
 
 @pytest.mark.parametrize("problem", [ZeroDivisionError(), KeyboardInterrupt()])
 def test_what_fn_raises_ends_update_after_leaving_the_queue(problem: BaseException) -> None:
-    for script in (Script(snap(ABSENT), problem), Script(*JOINED, problem, None)):
-        turns = len(script.answers) - 2
+    for limits, answers in ((AUTO, [snap(ABSENT), problem]), (ALWAYS, [*JOINED, problem, None])):
+        script = Script(*answers)
         with pytest.raises(type(problem)):
-            script.play(update(ALWAYS if turns else AUTO))
-        assert script.requests[3:] == [LeaveTurn(TICKET)] * bool(turns)
+            script.play(update(limits))
+        assert script.requests[2:] == [LeaveTurn(TICKET)] * (limits is ALWAYS)
 
 
 def test_a_protocol_that_is_dropped_asks_for_nothing_more() -> None:
     steps = update(ALWAYS)
-    assert [next(steps), steps.send(JOINED[0]), steps.send(JOINED[1])][-1].fn is add_one
+    assert [next(steps), steps.send(JOINED[0])][-1].fn is add_one
     steps.close()  # RuntimeError if it yields
 
 
@@ -381,10 +384,13 @@ def test_update_whose_patience_is_over_leaves_the_queue(second: int, waits: bool
     at = 1_000_000_000  # the store's clock when update began
     late = place(ahead=2, time_us=at + second)
     rest = [None, place(rec(1, 1), time_us=at + second), run_fn, done("2")] if waits else [None]
-    script = Script(snap(ABSENT, time_us=at), late, *rest)
-    outcome = script.play(update(Limits(9, 2.0, "always")))
-    assert isinstance(outcome, Contended) != waits
-    assert (LeaveTurn(TICKET) in script.requests) != waits
+    asked_first = snap(ABSENT, time_us=at), late
+    in_line = (late._replace(waited=second / 1e6),)  # of its process, before the store was asked
+    for answers, resumable in ((asked_first, True), (in_line, False)):
+        script = Script(*answers, *rest)
+        outcome = script.play(update(Limits(9, 2.0, "always"), resumable=resumable))
+        assert isinstance(outcome, Contended) != waits
+        assert (LeaveTurn(TICKET) in script.requests) != waits
 
 
 @pytest.mark.parametrize("before", [[], [snap(ABSENT)]])
@@ -392,7 +398,7 @@ def test_nobody_thinks_about_a_key_that_another_one_has_the_lease_of(before: lis
     leases = {"k": Leaseholder("them", 3, 9.0)}
     found = [place(ABSENT, leases=leases), None] if before else [snap(ABSENT, leases=leases)]
     script = Script(*before, *found)
-    outcome = script.play(update(ALWAYS if before else AUTO))
+    outcome = script.play(update(ALWAYS if before else AUTO, resumable=bool(before)))
     assert isinstance(outcome, Held)
     assert (outcome.holder, outcome.seconds, outcome.lease) == ("them", 9.0, True)
     assert script.requests[2:] == [LeaveTurn(TICKET)] * len(before)
@@ -411,7 +417,7 @@ CYCLE = (Wait("me", "k", "them"), Wait("them", "j", "me"))
 
 def test_a_turn_that_closes_a_cycle_of_waits_is_refused() -> None:
     closes = place(ABSENT, ahead=1)._replace(cycle=CYCLE)
-    script = Script(snap(ABSENT), closes, None)
+    script = Script(closes, None)
     found = script.play(update(ALWAYS))
     assert isinstance(found, Deadlock)
     assert (found.key, found.cycle) == ("k", CYCLE)

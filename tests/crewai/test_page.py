@@ -10,7 +10,7 @@ import pytest
 from tests.documents import blocks, run_page
 from tests.repository import ROOT, text_of
 
-PAGE = ROOT / "docs" / "crewai.md"
+PAGE = ROOT / "docs" / "how-to" / "crewai.md"
 ELSEWHERE = "<!-- not run: it needs CrewAI; `make crewai` runs it -->"
 
 
@@ -21,7 +21,7 @@ def test_what_the_page_shows_runs(
     text = text_of(PAGE).replace(ELSEWHERE, "")
     shown = [block for block in blocks(text) if block.language == "python"]
     assert [block.line for block in shown if block.not_run is not None] == []
-    assert run_page(text, "docs/crewai.md", request.getfixturevalue) >= len(shown) >= 4
+    assert run_page(text, "docs/how-to/crewai.md", request.getfixturevalue) >= len(shown) >= 4
 
 
 def test_the_example_loses_with_one_persistence_and_keeps_with_the_other(

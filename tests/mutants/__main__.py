@@ -29,7 +29,7 @@ ADVICE = {
 @click.option("--timeout", type=float, default=90.0, show_default=True, help="Seconds a mutant.")
 @click.option("--json", "as_json", is_flag=True, help="One object; progress goes to stderr.")
 @click.option("--list", "only_list", is_flag=True, help="Name the mutants; run nothing.")
-@click.option("--write", is_flag=True, help="Rewrite the table of docs/guarantees.md; run nothing.")
+@click.option("--write", is_flag=True, help="Rewrite the table of guarantees.md; run nothing.")
 def main(
     names: tuple[str, ...], jobs: int, timeout: float, as_json: bool, only_list: bool, write: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""The table of guards in `docs/guarantees.md`, made from the tables here."""
+"""The table of guards in `docs/explanation/guarantees.md`, made from the tables here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.mutants.table import Guard, Mutant, Table, Wrong, spec_guards, suite_part
 
-PAGE = Path("docs") / "guarantees.md"
+PAGE = Path("docs") / "explanation" / "guarantees.md"
 BEGIN = "<!-- The table is made by `python -m tests.mutants --write`. -->"
 NAMES = {"sqlite": "SQLite", "postgres": "PostgreSQL", "redis": "Redis"}
 END = "<!-- The end of the table. -->"
@@ -40,7 +40,7 @@ def rows(table: Table, root: Path) -> str:
     for guard in table.guards.values():
         mutants = [mutant for mutant in table.mutants if mutant.guard == guard.name]
         kept = "<br>".join(f"{place(each, root)}: `{each.name}`" for each in mutants)
-        tests = "<br>".join(dict.fromkeys(shown(each, root) for each in mutants))
+        tests = "<br>".join(dict.fromkeys(shown(each) for each in mutants))
         specs = in_specs(guard, invariants)
         lines.append(f"| {guard.name} | {guard.promise} | {specs} | {kept} | {tests} |")
     lines += ["", "Backends that do not have a guard:", ""]
@@ -62,11 +62,11 @@ def in_specs(guard: Guard, invariants: dict[str, str]) -> str:
     return "<br>".join(named) if guard.specs else f"none: {guard.no_spec}"
 
 
-def shown(mutant: Mutant, root: Path) -> str:
+def shown(mutant: Mutant) -> str:
     """Return the test of a mutant as the page shows it."""
     file, _, rest = mutant.test.partition("::")
     test = rest.split("[")[0]
-    part = suite_part(root, test)
+    part = suite_part(test)
     return f"suite `{part}`: `{test}`" if part else f"`{file}`: `{test}`"
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from posixpath import normpath
 from typing import Any, NamedTuple
 
+from tests.repository import contract_parts
+
 HERE = Path(__file__).parent
 BACKENDS = ("sqlite", "postgres", "redis")
 LAYERS = ("core", *BACKENDS)
@@ -107,9 +109,12 @@ def _layer(folder: Path, layer: str, guards: dict[str, Guard]) -> Iterator[Mutan
 
 
 def _node(test: str, layer: str) -> str:
+    """Return the whole name of a test: one of the contract suite runs on the layer's store."""
+    if "::" in test:
+        return test
     store = "sqlite" if layer == "core" else layer
-    whole = test if "[" in test else f"{test}[sync]"
-    return test if "::" in test else f"tests/contract/test_{store}.py::{whole}"
+    name, _, ids = test.partition("[")
+    return f"tests/contract/test_{suite_part(name)}.py::{name}[{store}-{ids or 'sync]'}"
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -185,24 +190,16 @@ def spec_problems(table: Table, folder: Path) -> list[str]:
 
 
 def has_test(root: Path, node: str) -> bool:
-    """Say whether a test is there, by reading: in its file, or in the suite that the file takes."""
+    """Say whether a test is there, by reading its file."""
     name, _, rest = node.partition("::")
     path, test = root / name, rest.split("[")[0].split("::")[-1]
-    if not path.is_file():
-        return False
-    text = _text(path)
-    if test in _functions(text):
-        return True
-    suite = root / "src" / "interlock" / "verify" / "suite"
-    return "suite.tests()" in text and any(
-        test in _functions(_text(part)) for part in suite.glob("*.py")
-    )
+    return path.is_file() and test in _functions(_text(path))
 
 
-def suite_part(root: Path, test: str) -> str:
+def suite_part(test: str) -> str:
     """Return the part of the contract suite that has a test, "" where none has."""
-    parts = sorted((root / "src" / "interlock" / "verify" / "suite").glob("*.py"))
-    return next((part.stem for part in parts if test in _functions(_text(part))), "")
+    found = (part for part, path in contract_parts().items() if test in _functions(_text(path)))
+    return next(found, "")
 
 
 @cache

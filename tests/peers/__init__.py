@@ -3,7 +3,7 @@
 `python -m tests.peers [SUITE...] [--store sqlite] [--json]` takes each suite from the package that
 its authors published: pip fetches the source distribution at a pinned version, its hash is checked,
 and it is unpacked into `build/peers/` anew for each run.  A suite runs in an environment of its own
-(`.venv-peers`, of `requirements-peers.lock`), which also holds what only these suites need.
+(`.venv-peers`: the group `peers` of pyproject.toml), which also holds what only these suites need.
 
 A plugin of pytest (`langgraph_plugin.py`, ...) puts our classes in the place of the framework's
 before the suite imports them; nothing else is changed.  It finds the store in the environment

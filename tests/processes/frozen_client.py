@@ -11,13 +11,15 @@ from typing import Any
 import interlock
 from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call
+from interlock.core.decide import Writer
 from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.requests import ReadGroup, TakeLease
 
 
 def stale(n: int) -> Plan:
     """A plan that is refused with the record of `big`."""
-    return Plan(f"o{n}", "a", (Expect("big", 7, None),), (), (Write(PUT, "big", "1"),))
+    expects, writes = (Expect("big", 7, None),), (Write(PUT, "big", "1"),)
+    return Writer("", "a", 0).plan(f"o{n}", expects=expects, writes=writes)
 
 
 def call_of(backend: Any, name: str) -> Call:
@@ -27,9 +29,22 @@ def call_of(backend: Any, name: str) -> Call:
     elif name == "refusal":
         found = backend._commit_call([stale(0)], backend._known)
     elif name == "lease":
-        found = backend._call(TakeLease(("big",), "me", "a", 0, 30.0, 0, 0, False))
+        found = backend._call(
+            TakeLease(
+                ("big",),
+                name="me",
+                agent="a",
+                incarnation=0,
+                ttl=30.0,
+                epoch=0,
+                ticket=0,
+                reclaim=False,
+            )
+        )
     else:
-        found = backend._call(ReadGroup("g", "c", "", 0, 100, 30.0, False, "me"))
+        found = backend._call(
+            ReadGroup("g", consumer="c", prefix="", limit=100, ttl=30.0, name="me")
+        )
     return found
 
 

@@ -9,8 +9,8 @@ import pytest
 from redis.crc import key_slot
 
 import interlock
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.processes.faults import Work, check, writing
 from tests.servers.redis import RedisCluster
 

@@ -14,10 +14,11 @@ import psycopg
 import pytest
 
 import interlock
-from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.decide import Writer
+from interlock.core.plan import PUT, Expect, Write
 from interlock.core.requests import AckGroup, DropProjection, Enter, ReadGroup, TakeLease, Trim
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.replays import ASKED, commit
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
@@ -94,7 +95,8 @@ def test_a_replay_in_a_group_of_refusals_is_flushed(lazy: Postgres, facades: Fac
         full.write(record, 3)
     assert written(lazy)[1] < made, "a refusal claims nothing"
     absent, write = Expect("k", None, None), Write(PUT, "k", "1")
-    plans = [Plan(op, "full", (absent,), (), (write,)) for op in ("another", "op")]
+    writer = Writer("", "full", 0)
+    plans = [writer.plan(op, expects=(absent,), writes=(write,)) for op in ("another", "op")]
     refused, replayed = backend._apply(plans)
     assert (type(refused).__name__, replayed.replayed) == ("Conflict", True)
     assert written(lazy)[1] >= made
@@ -120,12 +122,12 @@ def test_what_is_sent_twice_is_flushed(lazy: Postgres, facades: Facades) -> None
     full = facades.open("us")
     full.create("findings", 1)
     backend: Any = full._driver.backend
-    backend.perform(ReadGroup("g", "us", "", 0, 10, 30.0, False, "first"))
-    lease = TakeLease(("k",), "lease", "us", 0, 30.0)
+    backend.perform(ReadGroup("g", consumer="us", prefix="", limit=10, ttl=30.0, name="first"))
+    lease = TakeLease(("k",), name="lease", agent="us", incarnation=0, ttl=30.0)
     for request in (
         lease,
         Enter("planner", True, "enter"),
-        AckGroup("g", "us", (1,), (1,)),
+        AckGroup("g", consumer="us", positions=(1,), deliveries=(1,)),
         DropProjection("p"),
         Trim(1, ()),
     ):

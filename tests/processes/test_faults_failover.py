@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.processes.faults import RULES, Work, check, writing
 from tests.replays import ASKED, commit
 from tests.servers.clients import once

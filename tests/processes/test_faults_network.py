@@ -15,7 +15,7 @@ import pytest
 import interlock
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core import protocol
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 from tests.processes.faults import Work, check, writing
 from tests.servers.postgres import Postgres
 from tests.servers.process import wait_until
@@ -183,7 +183,8 @@ def test_a_turn_is_taken_once(net: Net, way: str) -> None:
 
 def _queued(net: Net, key: str) -> Any:
     with interlock.open(net.direct, net.name) as looking:
-        return looking._driver.run(protocol.load(looking._writer, (key,))).queued
+        snapshot: Any = looking._driver.run(protocol.load(looking._writer, (key,)))
+        return snapshot.queued
 
 
 @both_ways

@@ -18,8 +18,8 @@ import psycopg
 import pytest
 
 import interlock
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.processes.faults import RULES, Work, check, writing
 from tests.processes.writers import disagreements
 from tests.repository import ROOT

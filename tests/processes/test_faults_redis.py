@@ -14,8 +14,8 @@ import pytest
 import redis
 
 import interlock
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.processes.faults import Work, check, writing
 from tests.processes.writers import disagreements
 from tests.servers.process import wait_until

@@ -18,8 +18,8 @@ import pytest
 
 import interlock
 from interlock.backends.postgres.connect import prepare
-from interlock.verify.suite import Facades
 from tests.conftest import present
+from tests.facades import Facades
 from tests.repository import ROOT
 from tests.servers.clients import run
 from tests.servers.pgbouncer import PgBouncer

@@ -12,7 +12,7 @@ import pytest
 
 import interlock
 from interlock.backends.postgres import calls
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
 

@@ -24,7 +24,7 @@ import interlock
 from interlock.backends import urls
 from interlock.core.requests import Commit
 from interlock.errors import AnswerLost, Refused
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 from tests.processes.writers import SPAWN
 
 AGENTS, STEPS = 3, 6

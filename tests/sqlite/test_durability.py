@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 from tests.replays import ASKED, commit
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core.groups import FORGOTTEN_AFTER
+from interlock.core.groups import FORGOTTEN_AFTER, Deliveries
 from interlock.core.requests import AckGroup, DropGroup, GroupState, ReadGroup
 from interlock.settings import make_writer
 from interlock.space import Space
@@ -32,8 +32,17 @@ class Store:
 
     def read(self, consumer: str, ttl: float = 10.0) -> list[int]:
         self._count += 1
-        asked = ReadGroup("g", consumer, "", 0, 5, ttl, False, f"n{self._count}")
-        return [item.entry.position for item in self.backend.perform(asked).items]
+        asked = ReadGroup(
+            "g",
+            consumer=consumer,
+            prefix="",
+            limit=5,
+            ttl=ttl,
+            name=f"n{self._count}",
+        )
+        taken = self.backend.perform(asked)
+        assert isinstance(taken, Deliveries)
+        return [item.entry.position for item in taken.items]
 
     def consumers(self) -> dict[str, bool]:
         info: Any = self.backend.perform(GroupState("g"))
@@ -65,7 +74,7 @@ def test_a_sign_of_life_from_the_future_is_none(store: Store) -> None:
 
 def test_dead_consumers_with_nothing_pending_are_forgotten(store: Store) -> None:
     store.read("idle")
-    store.backend.perform(AckGroup("g", "idle", (1,), (1,)))
+    store.backend.perform(AckGroup("g", consumer="idle", positions=(1,), deliveries=(1,)))
     store.now += int((FORGOTTEN_AFTER + 11) * 1e6)
     store.read("idle")
     assert list(store.consumers()) == ["idle"], "whoever comes again is not new"

@@ -12,9 +12,10 @@ import pytest
 
 import interlock
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Conflict, Fenced, Invalid
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Scanned, Write
-from interlock.core.requests import Load, ReadLog
+from interlock.core.requests import Load, LogPage, ReadLog
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def plan(op_id: str, key: str, version: int | None, body: str | None = "1") -> P
     """Write `body` (None: delete) to `key`, computed from `version`."""
     epoch = None if version is None else 0
     write = Write(PUT if body is not None else DELETE, key, body)
-    return Plan(op_id, "me", (Expect(key, version, epoch),), (), (write,))
+    return Writer("", "me", 0).plan(op_id, expects=(Expect(key, version, epoch),), writes=(write,))
 
 
 def test_of_two_in_a_group_one_wins_and_the_other_gets_its_record(backend: SQLiteBackend) -> None:
@@ -85,7 +86,8 @@ def test_refusals_in_a_group_do_not_touch_the_others(backend: SQLiteBackend) -> 
         [plan("a", "k1", 0), plan("b", "k2", 5), wrong_epoch, plan("d", "k4", 0)]
     )
     assert [type(answer) for answer in answers] == [Committed, Conflict, Fenced, Committed]
-    page = backend.perform(ReadLog(0, "", None, 10))
+    page = backend.perform(ReadLog(after=0, limit=10))
+    assert isinstance(page, LogPage)
     assert [(e.position, e.key, e.op_id) for e in page.entries] == [(1, "k1", "a"), (2, "k4", "d")]
 
 
@@ -97,8 +99,9 @@ def test_times_never_fall_though_the_clock_does() -> None:
         now[0] = time
         backend.perform(Load(()))
         assert isinstance(backend._apply([plan(f"o{number}", f"k{number}", 0)])[0], Committed)
-    entries = backend.perform(ReadLog(0, "", None, 10)).entries
-    assert [entry.time_us for entry in entries] == [
+    page = backend.perform(ReadLog(after=0, limit=10))
+    assert isinstance(page, LogPage)
+    assert [entry.time_us for entry in page.entries] == [
         5_000_000,
         9_000_000,
         9_000_000,

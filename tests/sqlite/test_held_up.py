@@ -18,7 +18,7 @@ import pytest
 
 import interlock
 from interlock.backends.sqlite import health, store
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 
 OTHER = """
 import sqlite3, sys

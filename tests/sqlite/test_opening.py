@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from interlock.verify.suite import Facades
+from tests.facades import Facades
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.shared._httpx_utils import create_mcp_http_client
 from mcp_types import Implementation
 
-from interlock.server.mcp_agents import Agents, opened
-from interlock.server.mcp_serving import make_server
+from interlock.server.mcp.agents import Agents, opened
+from interlock.server.mcp.server import make_server
 from tests.processes.writers import Place
 
 BACKENDS = ("sqlite", "postgres", "redis")

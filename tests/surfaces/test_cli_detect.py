@@ -15,8 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import interlock
+from interlock import forensics
 from interlock.cli import main
-from interlock.verify import detect
 from tests.repository import pages, text_of
 from tests.test_repository_docs import code_of, mentions, undocumented_names
 
@@ -155,10 +155,10 @@ def on_a_terminal(*arguments: str) -> tuple[bytes, int]:
 
 def test_every_public_name_is_in_the_manual() -> None:
     manual = "\n\n".join(text_of(page) for page in pages())
-    assert undocumented_names(detect, manual) == []
+    assert undocumented_names(forensics, manual) == []
 
 
 def test_every_field_is_in_the_page() -> None:
     page = next(text_of(page) for page in pages() if page.name == "detect.md")
-    fields: Any = detect.Operation._fields
+    fields: Any = forensics.Operation._fields
     assert [field for field in fields if not mentions(code_of(page), field)] == []

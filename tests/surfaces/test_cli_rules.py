@@ -146,9 +146,27 @@ def test_machines_are_drawn(call: Any, rules_file: str) -> None:
     assert "COMPLETED       -> REFUND_PENDING" in call("machine", "draw", "booking").stdout
     drawn = call("machine", "draw", "agent-lifecycle", "--format", "mermaid").stdout
     assert "Idle --> Processing" in drawn
-    assert call("machine", "draw", "interlock:BOOKING", "--format", "svg").stdout[:4] == "<svg"
+    source = call("machine", "draw", "interlock:BOOKING", "--format", "dot").stdout
+    assert '"FAILED" -> "CANCELLED"' in source
     assert call("machine", "draw", "nothing").exit_code == 2
     assert call("machine", "draw", "interlock:open").exit_code == 2
+
+
+def test_a_picture_is_what_graphviz_makes(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = call("machine", "draw", "booking", "--format", "svg")
+    assert (missing.exit_code, "apt-get install graphviz" in missing.stderr) == (1, True)
+    graphviz = tmp_path / "dot"
+    graphviz.write_text('#!/bin/sh\necho "<svg> $1"\nexec /bin/cat\n')
+    graphviz.chmod(0o755)
+    drawn = call("machine", "draw", "booking", "--format", "svg").stdout
+    source = call("machine", "draw", "booking", "--format", "dot").stdout
+    assert drawn == f"<svg> -Tsvg\n{source.removesuffix(chr(10))}"
+    graphviz.write_text("#!/bin/sh\necho no such font >&2\nexit 1\n")
+    failed = call("machine", "draw", "booking", "--format", "png")
+    assert (failed.exit_code, "Graphviz failed: no such font" in failed.stderr) == (1, True)
 
 
 def test_a_used_operation_id_with_another_value_is_refused(call: Any) -> None:

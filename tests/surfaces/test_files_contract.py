@@ -12,7 +12,7 @@ import pytest
 
 import interlock
 from interlock.files import disk
-from interlock.verify.suite.facades import Facades, elsewhere
+from tests.facades import Facades, elsewhere
 
 STORES = [
     "sqlite",

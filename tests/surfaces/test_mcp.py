@@ -13,10 +13,9 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 import interlock
 from interlock.core import trimming
 from interlock.core.keys import RESERVED
-from interlock.server.mcp_agents import opened
-from interlock.server.mcp_calls import CALLS
-from interlock.server.mcp_tools import TOOLS
-from interlock.server.mcp_writes import WRITES
+from interlock.server.mcp.agents import opened
+from interlock.server.mcp.calls import CALLS, WRITES
+from interlock.server.mcp.tools import TOOLS
 from tests.processes.writers import Place
 from tests.surfaces.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 

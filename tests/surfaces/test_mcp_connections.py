@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from interlock.server.mcp_agents import opened
-from interlock.server.mcp_connections import Limits
-from interlock.server.mcp_running import serve_http
-from interlock.server.mcp_serving import make_server
+from interlock.server.mcp.agents import opened
+from interlock.server.mcp.server import make_server
+from interlock.server.mcp.transports import Limits, serve_http
 from tests.surfaces.mcp_clients import over_http, using
 
 POST = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

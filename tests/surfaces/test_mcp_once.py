@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 import interlock
 from interlock.core.requests import Commit
 from interlock.errors import AnswerLost
-from interlock.server import mcp_writes
-from interlock.server.mcp_agents import Agent, opened
-from interlock.server.mcp_tools import TOOLS
+from interlock.server.mcp import calls
+from interlock.server.mcp.agents import Agent, opened
+from interlock.server.mcp.tools import TOOLS
 from tests.processes.writers import Place
 from tests.surfaces.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 
@@ -99,14 +99,14 @@ async def test_a_call_that_was_applied_after_it_was_asked_for_is_told_what_it_di
     await us.done("update_fields", key="k", fields={"b": 2}, version=1, epoch=0)
     call = {"key": "k", "fields": {"a": 2}, "version": 1, "epoch": 0, "op_id": "one"}
     first = await us.done("update_fields", **call)
-    real = mcp_writes.outcome_of
+    real = calls.outcome_of
     asked = []
 
     async def outcome_of(agent: Agent, key: str, op_id: str) -> interlock.Committed | None:
         asked.append(op_id)
         return None if len(asked) == 1 else await real(agent, key, op_id)
 
-    monkeypatch.setattr(mcp_writes, "outcome_of", outcome_of)
+    monkeypatch.setattr(calls, "outcome_of", outcome_of)
     again = await us.done("update_fields", **call)
     assert (again["record"], again["replayed"]) == (first["record"], True)
 
@@ -255,7 +255,7 @@ LIKELY = {
 
 
 @st.composite
-def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+def drawn_call(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A call of a tool, with arguments that often fit."""
     tool = TOOLS[draw(st.sampled_from(sorted(TOOLS)))]
     arguments = {}
@@ -271,7 +271,7 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.lists(calls(), min_size=1, max_size=8))
+@given(st.lists(drawn_call(), min_size=1, max_size=8))
 def test_no_arguments_make_it_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: list[tuple[str, dict[str, Any]]]
 ) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
+from interlock.core.requests import Request, T
 from interlock.errors import Unavailable
 
 
@@ -13,17 +14,17 @@ class Backend(Protocol):
     `uid` is the space's unique id.  `perform` answers every request but Think, which is the
     driver's; `perform_async` does the same without blocking the event loop.  Both raise the faults
     of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.  The tests
-    that a backend passes are `interlock.verify.suite`.
+    that a backend passes are in `tests/contract`.
     """
 
     uid: str
     name: str
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[T]) -> T:
         """Answer one request."""
         ...
 
-    async def perform_async(self, request: Any) -> Any:
+    async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop."""
         ...
 

@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,21 @@ from interlock.backends import holding
 from interlock.backends.contract import Backend
 from interlock.backends.waiting import WAITERS, pause, stand
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import Commit, LeaveTurn, Load, LoadAt, Pause, ReadLog, TakeTurn, Think
+from interlock.core.outcome import Refusal
+from interlock.core.requests import (
+    Commit,
+    LeaveTurn,
+    Load,
+    LoadAt,
+    Pause,
+    Place,
+    ReadLog,
+    Request,
+    Steps,
+    T,
+    TakeTurn,
+    Think,
+)
 from interlock.errors import (
     AnswerLost,
     Closed,
@@ -70,7 +84,7 @@ class SyncDriver:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
 
-    def run(self, steps: Generator[Any, Any, Any]) -> Any:
+    def run(self, steps: Steps[T]) -> T | Refusal:
         """Run a protocol to its end and return its outcome."""
         try:
             request = next(steps)
@@ -82,11 +96,12 @@ class SyncDriver:
                 else:
                     request = steps.send(answer)
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
         except Unfoldable as problem:
             return problem.refusal
 
-    def answer(self, request: Any) -> Any:
+    def answer(self, request: Request[Any]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             return self.think(request)
@@ -111,7 +126,7 @@ class SyncDriver:
         ):
             return request.fn(*request.args)
 
-    def _join(self, uid: str, request: TakeTurn) -> Any:
+    def _join(self, uid: str, request: TakeTurn) -> Place:
         """Join the queue of the store, when there is room for one more of this process."""
         waited = stand(uid, request)
         try:
@@ -122,13 +137,13 @@ class SyncDriver:
         WAITERS.answered(uid, request, answer)
         return answer._replace(waited=waited)
 
-    def _perform(self, request: Any) -> Any:
+    def _perform(self, request: Request[T]) -> T:
         try:
             return self.backend.perform(request)
         except AnswerLost as lost:
             return self._resubmit(request, lost)
 
-    def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
+    def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
         deadline = time.monotonic() + RESUBMIT_FOR
         while time.monotonic() < deadline:
             time.sleep(RESUBMIT_PAUSE)
@@ -167,7 +182,7 @@ class SyncDriver:
             thread.join()
 
 
-def unknown(request: Any, lost: AnswerLost) -> Unknown | Unavailable:
+def unknown(request: Request[Any], lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
     op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
     if isinstance(lost, Unconfirmed):

@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +25,8 @@ from interlock.backends.drive import (
 )
 from interlock.backends.waiting import WAITERS, pause_async, stand_async
 from interlock.core.folding import Unfoldable
-from interlock.core.requests import LeaveTurn, Pause, TakeTurn, Think
+from interlock.core.outcome import Refusal
+from interlock.core.requests import LeaveTurn, Pause, Place, Request, Steps, T, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 
 
@@ -37,7 +38,7 @@ class AsyncDriver:
         self._thinkers: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
 
-    async def run(self, steps: Generator[Any, Any, Any]) -> Any:
+    async def run(self, steps: Steps[T]) -> T | Refusal:
         """Run a protocol to its end and return its outcome."""
         try:
             request = next(steps)
@@ -52,13 +53,14 @@ class AsyncDriver:
                 else:
                     request = steps.send(answer)
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value
         except Unfoldable as problem:
             return problem.refusal
         # What a cancelled protocol still asks for gives up what it holds.
         return await cancellation.finish(self.run(_resumed(request, steps)))
 
-    async def answer(self, request: Any) -> Any:
+    async def answer(self, request: Request[Any]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
@@ -96,7 +98,7 @@ class AsyncDriver:
         answer = await asyncio.get_running_loop().run_in_executor(self._thinkers, call)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _join(self, uid: str, request: TakeTurn) -> Any:
+    async def _join(self, uid: str, request: TakeTurn) -> Place:
         """Join the queue of the store, when there is room for one more of this process."""
         waited = await stand_async(uid, request)
         try:
@@ -107,13 +109,13 @@ class AsyncDriver:
         WAITERS.answered(uid, request, answer)
         return answer._replace(waited=waited)
 
-    async def _perform(self, request: Any) -> Any:
+    async def _perform(self, request: Request[T]) -> T:
         try:
             return await self.backend.perform_async(request)
         except AnswerLost as lost:
             return await self._resubmit(request, lost)
 
-    async def _resubmit(self, request: Any, lost: AnswerLost) -> Any:
+    async def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
         deadline = time.monotonic() + RESUBMIT_FOR
         while time.monotonic() < deadline:
             await asyncio.sleep(RESUBMIT_PAUSE)
@@ -150,7 +152,7 @@ class AsyncDriver:
             await cancellation.stop(task)
 
 
-def _resumed(request: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _resumed(request: Request[Any], steps: Steps[T]) -> Steps[T]:
     """Go on with a protocol that has made `request`."""
     while True:
         try:
@@ -161,4 +163,5 @@ def _resumed(request: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, An
             else:
                 request = steps.send(answer)
         except StopIteration as end:
-            return end.value
+            value: T = end.value
+            return value

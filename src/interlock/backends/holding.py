@@ -14,10 +14,9 @@ from contextvars import ContextVar
 from typing import Any
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.keys import check_unreserved
 from interlock.core.outcome import Held, Invalid
-from interlock.core.requests import TakeTurn
+from interlock.core.requests import Request, Steps, T, TakeTurn
 
 
 class Holding:
@@ -74,22 +73,22 @@ def holds(uid: str) -> bool:
     return any(each.uid == uid for each in _current())
 
 
-def told(uid: str, request: Any) -> Any:
+def told(uid: str, request: Request[Any]) -> Request[Any]:
     """Return `request`; one that joins a queue says what the calling context holds."""
     if isinstance(request, TakeTurn) and not request.ticket and _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)
-        return request._replace(holding=tuple(names))
+        return request.replace(holding=tuple(names))
     return request
 
 
 def taking(
-    take: Callable[..., Steps],
+    take: Callable[[Writer, tuple[str, ...], float, float | None, str], Steps[T]],
     writer: Writer,
     keys: tuple[str, ...],
     ttl: float,
     wait: float | None,
     name: str,
-) -> Steps:
+) -> Steps[T | Invalid]:
     """Protocol: `take(writer, keys, ttl, wait, name)`, but never wait for what the calling context
     holds: Invalid then.
 
@@ -110,7 +109,7 @@ def taking(
     return (yield from take(writer, keys, ttl, wait, name))
 
 
-def explained(writer: Writer, refusal: Any) -> Any:
+def explained(writer: Writer, refusal: T) -> T | Invalid:
     """Return `refusal`, or, where it is the caller's own lease that holds the write back, an
     Invalid that says so: trying again could not help.  An adapter knows its own leases."""
     if isinstance(refusal, Held) and refusal.lease and refusal.holder == writer.agent:

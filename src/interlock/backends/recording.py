@@ -1,5 +1,5 @@
 """Records what a process asks a store and what it is told: one file of JSON lines for each space
-that is opened.  `docs/traces.md` says what the lines hold.
+that is opened.  `docs/explanation/traces.md` says what the lines hold.
 
 A line is on its way to the disk before its request is sent: a process that is killed leaves behind
 what it had asked.
@@ -12,14 +12,14 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from interlock.backends.contract import Backend
 from interlock.core.outcome import Committed, Conflict, Fenced, Refusal
-from interlock.core.records import Record
+from interlock.core.records import Record, Snapshot
 from interlock.core.requests import (
     Commit,
     DropLease,
@@ -32,6 +32,8 @@ from interlock.core.requests import (
     LogPage,
     Place,
     ReadLog,
+    Request,
+    T,
     TakeLease,
     TakeTurn,
 )
@@ -62,14 +64,14 @@ class Recording:
         except OSError as problem:
             raise Invalid(f"INTERLOCK_RECORD={folder!r}: {problem}") from problem
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[T]) -> T:
         """Answer one request, and record it."""
         with self._recorded(request) as answered:
             answer = self.backend.perform(request)
             answered.append(answer)
         return answer
 
-    async def perform_async(self, request: Any) -> Any:
+    async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop, and record it."""
         with self._recorded(request) as answered:
             answer = await self.backend.perform_async(request)
@@ -87,12 +89,12 @@ class Recording:
         self._end()
 
     @contextmanager
-    def _recorded(self, request: Any) -> Iterator[list[Any]]:
+    def _recorded(self, request: Request[T]) -> Iterator[list[T]]:
         if self._pid != os.getpid():
             self._begin()  # a forked child writes to a file of its own
         number = next(self._numbers)
         self._write({"n": number, "at": time.monotonic_ns(), **_asked(request)})
-        answers: list[Any] = []
+        answers: list[T] = []
         told: dict[str, Any] = {}
         try:
             yield answers
@@ -138,18 +140,18 @@ def _clock() -> str:
         return f"process {os.getpid()}"
 
 
-def _asked(request: Any) -> dict[str, Any]:
+def _asked(request: Request[Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {"ask": type(request).__name__}
     if isinstance(request, Commit):
         plan = request.plan
         asked |= plan._asdict()
         asked["writes"] = [[write.kind, write.key] for write in plan.writes]
     elif isinstance(request, _WHOLE):
-        asked |= request._asdict()
+        asked |= vars(request)
     return asked
 
 
-def _told(answer: Any) -> dict[str, Any]:
+def _told(answer: object) -> dict[str, Any]:
     """Return an answer as a line says it: no values, but every version, epoch and position."""
     told: dict[str, Any] = {"told": type(answer).__name__}
     if isinstance(answer, Committed):
@@ -171,7 +173,7 @@ def _told(answer: Any) -> dict[str, Any]:
     elif isinstance(answer, Place):
         told |= {"ticket": answer.ticket, "ahead": answer.ahead, "cycle": answer.cycle}
         told |= _snapshot(answer.snapshot)
-    elif hasattr(answer, "records"):
+    elif isinstance(answer, Snapshot):
         told |= _snapshot(answer)
     return told
 
@@ -185,7 +187,7 @@ def _refused(refusal: Refusal) -> dict[str, Any]:
     return {"why": refusal.message}
 
 
-def _snapshot(snapshot: Any) -> dict[str, Any]:
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
     found: dict[str, Any] = {
         "position": snapshot.position,
         "records": _seen(snapshot.records.values()),
@@ -196,7 +198,6 @@ def _snapshot(snapshot: Any) -> dict[str, Any]:
     return found
 
 
-def _seen(records: Any) -> list[list[Any]]:
+def _seen(records: Iterable[Record]) -> list[list[Any]]:
     """Return what was told of records; of a deleted one that it does not exist."""
-    found: list[Record] = list(records)
-    return [[r.key, r.version, r.epoch, r.exists] for r in found]
+    return [[r.key, r.version, r.epoch, r.exists] for r in records]

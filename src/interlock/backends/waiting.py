@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.backends.line import InLine, Key, Lines
 from interlock.core.outcome import Committed
-from interlock.core.requests import Commit, LeaveTurn, OutOfTime, Pause, TakeLease, TakeTurn
+from interlock.core.requests import (
+    Commit,
+    LeaveTurn,
+    OutOfTime,
+    Pause,
+    Request,
+    TakeLease,
+    TakeTurn,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -89,7 +97,7 @@ class Waiters:
         """The store did not answer somebody who joined."""
         self._arrived(uid, request.keys, 0)
 
-    def answered(self, uid: str, request: Any, answer: Any) -> None:
+    def answered(self, uid: str, request: Request[Any], answer: Any) -> None:
         """Note what became of a request: somebody joined a queue, or left it."""
         if isinstance(request, TakeTurn):
             if not request.ticket:

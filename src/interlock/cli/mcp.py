@@ -60,9 +60,9 @@ def mcp(
         address = None if http is None else _address(http, bool(names))
         found = {} if rules is None else {"rules": read_rules(rules)}
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
-            from interlock.server.mcp_agents import opened
-            from interlock.server.mcp_running import serve_http, serve_stdio
-            from interlock.server.mcp_serving import make_server
+            from interlock.server.mcp.agents import opened
+            from interlock.server.mcp.server import make_server
+            from interlock.server.mcp.transports import serve_http, serve_stdio
 
         async def serve() -> signal.Signals | None:
             known: dict[str, Any] = {"names": [name for name in names.values() if name], **found}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +14,9 @@ from rich.console import Console
 import interlock
 from interlock.cli.common import compact, imported, reported, store_command
 from interlock.cli.table import DataTable
+from interlock.extras import NotInstalled
+
+_PICTURES = ("svg", "png")
 
 
 @click.group()
@@ -82,7 +87,7 @@ def machine() -> None:
 @click.option(
     "--format",
     "kind",
-    type=click.Choice(["text", "mermaid", "svg"]),
+    type=click.Choice(["text", "mermaid", "dot", *_PICTURES]),
     default="text",
     show_default=True,
 )
@@ -90,10 +95,29 @@ def draw(name: str, store: str | None, space: str, kind: str) -> None:
     """Draw the machine NAME from its table.
 
     NAME is a machine of the store's rules, `booking` or `agent-lifecycle`, or module:NAME of a
-    machine in Python code.
+    machine in Python code.  A picture (svg, png) is made by Graphviz, which must be installed.
     """
     with reported(False):
-        click.echo(interlock.draw_machine(_machine(name, store, space), kind))
+        machine = _machine(name, store, space)
+        if kind in _PICTURES:
+            click.echo(_picture(interlock.draw_machine(machine, "dot"), kind), nl=False)
+        else:
+            click.echo(interlock.draw_machine(machine, kind))
+
+
+def _picture(source: str, kind: str) -> bytes:
+    """Return what Graphviz draws.  Raises NotInstalled, Unavailable."""
+    program = shutil.which("dot")
+    if program is None:
+        raise NotInstalled(
+            f"--format {kind} needs Graphviz, and its program 'dot' was not found: install it "
+            "('apt-get install graphviz', 'brew install graphviz'), or use --format mermaid"
+        )
+    drawn = subprocess.run([program, f"-T{kind}"], input=source.encode(), capture_output=True)
+    if drawn.returncode:
+        said = drawn.stderr.decode(errors="replace").strip()
+        raise interlock.Unavailable(f"Graphviz failed: {said}")
+    return drawn.stdout
 
 
 def _machine(name: str, store: str | None, space: str) -> interlock.Machine:

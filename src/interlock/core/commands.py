@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, Unfoldable, ask, fold_conflict, reload
+from interlock.core.folding import Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key
 from interlock.core.merges import REMOVED, merge3
 from interlock.core.outcome import (
@@ -18,11 +17,12 @@ from interlock.core.outcome import (
     Forbidden,
     IllegalTransition,
     Invalid,
+    Outcome,
     Outdated,
     Refusal,
 )
 from interlock.core.records import Entry, Record
-from interlock.core.requests import Commit, Load, Noted
+from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.values import decode
 
 FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
@@ -36,7 +36,7 @@ def commit(
     ticket: int = 0,
     yields: bool = False,
     shared: bool = False,
-) -> Steps:
+) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
@@ -55,7 +55,7 @@ def commit(
             return plan
         if ticket or yields:
             plan = plan._replace(ticket=ticket, yields=yields)
-        outcome = yield Commit(plan)
+        outcome = yield from Commit(plan)
         if isinstance(outcome, Committed):
             if not outcome.replayed:
                 return outcome
@@ -73,13 +73,15 @@ def commit(
         return outcome
 
 
-def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps:
+def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record | Refusal]:
     """Commit one planned write.  Returns its Record or a Refusal."""
     outcome = yield from commit(writer, decision)
     return decide.result(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
-def write(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False) -> Steps:
+def write(
+    writer: Writer, record: Record, value: Any, op_id: str, leased: bool = False
+) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it where the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
@@ -98,7 +100,7 @@ def put(
     exact: bool | Callable[[], bool] = False,
     ticket: int = 0,
     yields: bool = False,
-) -> Steps:
+) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between where the key's rule says so.
 
     Returns Committed or a Refusal.
@@ -137,10 +139,12 @@ def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict
         f"{conflict.message}; both changed {where}: base {first.base!r:.80}, "
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
-    return replace(conflict, message=message, clashes=clashes)
+    return conflict.replace(message=message, clashes=clashes)
 
 
-def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) -> Steps:
+def append(
+    writer: Writer, key: str, item: Any, op_id: str, exact: bool = True
+) -> Steps[Entry | Refusal]:
     """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
 
     Returns its Entry or a Refusal.
@@ -170,7 +174,7 @@ def append(writer: Writer, key: str, item: Any, op_id: str, exact: bool = True) 
 
 def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Any], op_id: str
-) -> Steps:
+) -> Steps[Record | Refusal]:
     """Move the machine of a key.  A record in hand is written once; a key is read first, and again
     where it moved: nothing is thought about in between."""
     if isinstance(target, Record):

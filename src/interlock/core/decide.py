@@ -6,7 +6,7 @@ is made here too, so that every backend says the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -55,6 +55,33 @@ class Writer:
     incarnation: int = 0
     host: str = ""
 
+    def plan(
+        self,
+        op_id: str,
+        *,
+        writes: Iterable[Write],
+        expects: Iterable[Expect] = (),
+        scans: Iterable[Scanned] = (),
+        ticket: int = 0,
+        yields: bool = False,
+        leased: tuple[str, ...] = (),
+        transaction: bool = False,
+    ) -> Plan:
+        """Make a plan, fenced by the writer's name, its incarnation and the rules it knows."""
+        return Plan(
+            op_id=op_id,
+            agent=self.agent,
+            expects=tuple(expects),
+            scans=tuple(scans),
+            writes=tuple(writes),
+            ticket=ticket,
+            yields=yields,
+            rules=self.book.rules.version,
+            incarnation=self.incarnation,
+            leased=leased,
+            transaction=transaction,
+        )
+
     def is_own(self, agent: str) -> bool:
         """Whether an operation of `agent` is this writer's.  Who has no name is known by its host:
         another process may send its operation again."""
@@ -68,12 +95,11 @@ def put(writer: Writer, record: Record, value: Any, op_id: str, leased: bool = F
     wrong = own_record(writer, record)
     if wrong is not None:
         return wrong
-    body = encode(value, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(PUT, record.key, body)
-    return allowed(writer, record, write, leased) or single(
-        writer, expect(record), write, op_id, leased, new=record.body is None
+    write = write_of(writer, PUT, record.key, value)
+    if isinstance(write, Invalid):
+        return write
+    return allowed(writer, record, write, leased) or _single(
+        writer, op_id, expect(record), write, leased, new=record.body is None
     )
 
 
@@ -82,12 +108,11 @@ def create(writer: Writer, key: str, value: Any, op_id: str) -> Decision:
     wrong = check_key(key)
     if wrong is not None:
         return wrong
-    body = encode(value, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(PUT, key, body)
-    return allowed(writer, absent(key, writer.space), write) or single(
-        writer, Expect(key, None, None), write, op_id, new=True
+    write = write_of(writer, PUT, key, value)
+    if isinstance(write, Invalid):
+        return write
+    return allowed(writer, absent(key, writer.space), write) or _single(
+        writer, op_id, Expect(key, None, None), write, new=True
     )
 
 
@@ -99,8 +124,8 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
     if not record.exists:
         return nothing_to_delete(record.key)
     write = Write(DELETE, record.key, None)
-    return allowed(writer, record, write, leased) or single(
-        writer, expect(record), write, op_id, leased
+    return allowed(writer, record, write, leased) or _single(
+        writer, op_id, expect(record), write, leased
     )
 
 
@@ -109,12 +134,11 @@ def append(writer: Writer, key: str, item: Any, op_id: str) -> Decision:
     wrong = check_key(key)
     if wrong is not None:
         return wrong
-    body = encode(item, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    write = Write(APPEND, key, body)
+    write = write_of(writer, APPEND, key, item)
+    if isinstance(write, Invalid):
+        return write
     refused = allowed(writer, absent(key, writer.space), write, item=item)
-    return refused or _plan(writer, op_id, (), (write,))
+    return refused or writer.plan(op_id, writes=(write,))
 
 
 def transition(
@@ -142,6 +166,12 @@ def transition(
     if before == to and to not in machine.targets(to):
         return illegal(machine, record.key, before, to)
     return put(writer, record, {**old, **changes, machine.field: to}, op_id)
+
+
+def write_of(writer: Writer, kind: str, key: str, value: Any) -> Write | Invalid:
+    """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
+    body = encode(value, writer.max_value_bytes)
+    return body if isinstance(body, Invalid) else Write(kind, key, body)
 
 
 def allowed(
@@ -446,29 +476,20 @@ def first_difference(
     return None
 
 
-def single(
+def _single(
     writer: Writer,
+    op_id: str,
     expected: Expect,
     write: Write,
-    op_id: str,
     leased: bool = False,
     new: bool = False,
 ) -> Plan:
     """The plan of one write, computed from the record that is expected; `new`: none exists."""
     folders, inside = place(write.key) if new else ((), ())
-    leases = (write.key,) if leased else ()
-    return _plan(writer, op_id, (expected, *folders), (write,), leases, inside)
-
-
-def _plan(
-    writer: Writer,
-    op_id: str,
-    expects: tuple[Expect, ...],
-    writes: tuple[Write, ...],
-    leased: tuple[str, ...] = (),
-    scans: tuple[Scanned, ...] = (),
-) -> Plan:
-    rules = writer.book.rules.version
-    return Plan(
-        op_id, writer.agent, expects, scans, writes, 0, False, rules, writer.incarnation, leased
+    return writer.plan(
+        op_id,
+        expects=(expected, *folders),
+        scans=inside,
+        writes=(write,),
+        leased=(write.key,) if leased else (),
     )

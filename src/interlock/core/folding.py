@@ -7,8 +7,6 @@ a cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
-from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
@@ -16,14 +14,12 @@ from interlock.core.decide import Writer
 from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Refusal
 from interlock.core.records import Record, Snapshot, Tail
-from interlock.core.requests import Grant, Load, Place, SaveFold
+from interlock.core.requests import A_co, Grant, Load, Place, Request, SaveFold, Steps
 from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
 SAVE_AFTER = 200  # contributions since the last saved fold
 LARGEST = 1 << 30  # bytes of a fold
-
-Steps = Generator[Any, Any, Any]
 
 
 class Unfoldable(Exception):
@@ -34,24 +30,28 @@ class Unfoldable(Exception):
         self.refusal = refusal
 
 
-def ask(writer: Writer, request: Any) -> Steps:
+def ask(writer: Writer, request: Request[A_co]) -> Steps[A_co]:
     """Protocol: a request, its answer with every merged key folded."""
-    answer = yield request
+    answer: Any = yield request
+    folded: Any = answer
     if isinstance(answer, Snapshot):
-        return (yield from fold_snapshot(writer, answer))
-    if isinstance(answer, Place):
-        return answer._replace(snapshot=(yield from fold_snapshot(writer, answer.snapshot)))
-    if isinstance(answer, Grant):
+        folded = yield from fold_snapshot(writer, answer)
+    elif isinstance(answer, Place):
+        folded = answer._replace(snapshot=(yield from fold_snapshot(writer, answer.snapshot)))
+    elif isinstance(answer, Grant):
         records = []
         for record in answer.records:
             records.append((yield from fold_record(writer, record)))
-        return answer._replace(records=tuple(records))
-    if isinstance(answer, Conflict):
-        return (yield from fold_conflict(writer, answer))
-    return answer
+        folded = answer._replace(records=tuple(records))
+    elif isinstance(answer, Conflict):
+        folded = yield from fold_conflict(writer, answer)
+    typed: A_co = folded
+    return typed
 
 
-def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = None) -> Steps:
+def fold_snapshot(
+    writer: Writer, snapshot: Snapshot, past: RuleSet | None = None
+) -> Steps[Snapshot]:
     """Protocol: a snapshot with every merged key folded, by the rules of then (`past`) or now."""
     records, scans = dict(snapshot.records), dict(snapshot.scans)
     found = False
@@ -67,14 +67,14 @@ def fold_snapshot(writer: Writer, snapshot: Snapshot, past: RuleSet | None = Non
     return snapshot._replace(records=records, scans=scans) if found else snapshot
 
 
-def fold_conflict(writer: Writer, refusal: Conflict) -> Steps:
+def fold_conflict(writer: Writer, refusal: Conflict) -> Steps[Conflict]:
     """Protocol: a conflict whose fresh record is folded."""
     if not isinstance(refusal.record.value, Tail):
         return refusal
-    return replace(refusal, record=(yield from fold_record(writer, refusal.record)))
+    return refusal.replace(record=(yield from fold_record(writer, refusal.record)))
 
 
-def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps:
+def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps[Record]:
     """Protocol: the record of a merged key with its value; any other as it is."""
     tail = record.value
     if not isinstance(tail, Tail):
@@ -94,13 +94,13 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     if past is None and tail.length >= SAVE_AFTER:
         body = encode(value, LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, record.position, body, tail.rules)
+            yield SaveFold(record.key, position=record.position, body=body, rules=tail.rules)
     return record._replace(value=value)
 
 
-def reload(writer: Writer) -> Steps:
+def reload(writer: Writer) -> Steps[bool]:
     """Protocol: go by the rules in force.  Returns whether they were others than before."""
-    snapshot: Snapshot = yield Load((RULES_KEY,))
+    snapshot = yield from Load((RULES_KEY,))
     record = snapshot.records[RULES_KEY]
     if record.version == writer.book.rules.version:
         return False

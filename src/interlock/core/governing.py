@@ -6,29 +6,29 @@ import json
 from collections.abc import Iterable, Mapping
 
 from interlock.core import decide, rules
+from interlock.core.conflicts import ConflictReport
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.machines import state_of
-from interlock.core.outcome import Committed, Conflict, Fenced, Invalid, Outdated
+from interlock.core.outcome import Committed, Conflict, Fenced, Invalid, Outdated, Refusal
 from interlock.core.patterns import fixed_prefix
-from interlock.core.plan import PUT, Plan, Write
-from interlock.core.records import Record, Snapshot, Tail
-from interlock.core.requests import Commit, Enter, Entered, Load, ReadRefusals
+from interlock.core.plan import PUT, Write
+from interlock.core.records import Record, Tail
+from interlock.core.requests import Commit, Enter, Load, ReadRefusals, Steps
 from interlock.core.rules import MERGED, RULES_KEY, Rule, RuleSet
 
 _SHOWN = 10  # values that break a rule, in one message
 
 
-def enter(writer: Writer, exclusive: bool, name: str) -> Steps:
+def enter(writer: Writer, exclusive: bool, name: str) -> Steps[None]:
     """Come into the space: learn its rules and the incarnation of one's name.  Returns None."""
-    entered: Entered = yield Enter(writer.agent, exclusive, name)
+    entered = yield from Enter(writer.agent, exclusive, name)
     writer.incarnation = entered.incarnation
     writer.book.load(entered.rules.version, entered.rules.value)
 
 
 def declare(
     writer: Writer, declared: Mapping[str, Rule], op_id: str, whole: bool, dry_run: bool = False
-) -> Steps:
+) -> Steps[RuleSet | Refusal]:
     """Store rules: added to those that are stored, or in place of them (`whole`).  `dry_run` only
     looks whether they could be.
 
@@ -40,7 +40,7 @@ def declare(
         return wrong
     book = writer.book.knowing(declared)  # its code counts once the rules do
     while True:
-        snapshot: Snapshot = yield Load((RULES_KEY,))
+        snapshot = yield from Load((RULES_KEY,))
         record = snapshot.records[RULES_KEY]
         writer.book.load(record.version, record.value)
         stored = book.read(record.version, record.value)
@@ -54,22 +54,19 @@ def declare(
                 writer.book.load(record.version, record.value)
             return stored
         prefixes = _prefixes(stored, new)
-        snapshot = yield Load((), prefixes)
+        snapshot = yield from Load((), prefixes)
         broken = broken_by(stored, new, (r for found in snapshot.scans.values() for r in found))
         if broken:
             return _report(broken)
         if dry_run:
             return stored
-        plan = Plan(
+        plan = writer.plan(
             op_id,
-            writer.agent,
-            (decide.expect(record),),
-            tuple(decide.scanned(prefix, snapshot.scans[prefix]) for prefix in prefixes),
-            (Write(PUT, RULES_KEY, json.dumps(new.to_json(), ensure_ascii=False)),),
-            rules=record.version,
-            incarnation=writer.incarnation,
+            expects=(decide.expect(record),),
+            scans=(decide.scanned(prefix, snapshot.scans[prefix]) for prefix in prefixes),
+            writes=(Write(PUT, RULES_KEY, json.dumps(new.to_json(), ensure_ascii=False)),),
         )
-        outcome = yield Commit(plan)
+        outcome = yield from Commit(plan)
         if isinstance(outcome, Committed):
             writer.book.learn(book)
             writer.book.load(outcome.writes[0].version, new.to_json())
@@ -146,10 +143,10 @@ def _report(broken: dict[str, str]) -> Invalid:
     )
 
 
-def conflicts(limit: int) -> Steps:
+def conflicts(limit: int) -> Steps[ConflictReport | Invalid]:
     """Return the last refusals, counted, as a ConflictReport."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         return Invalid(f"limit={limit!r} is not a number of refusals from 1")
     from interlock.core.conflicts import report  # only here: few who write ever ask
 
-    return report((yield ReadRefusals(limit)))
+    return report((yield from ReadRefusals(limit)))

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_all, check_key
-from interlock.core.outcome import Invalid
+from interlock.core.outcome import Invalid, Refusal
+from interlock.core.records import Record
 from interlock.core.requests import (
     QUEUE,
     DropLease,
-    Grant,
     LeaveTurn,
     OutOfTime,
-    Place,
+    Steps,
     TakeLease,
     TakeTurn,
 )
@@ -28,7 +28,7 @@ _LONGEST_TTL = 24 * 3600.0
 
 def take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps:
+) -> Steps[tuple[Record, ...] | Refusal]:
     """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
 
     Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
@@ -39,7 +39,7 @@ def take(
 
 def take_own(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps:
+) -> Steps[tuple[Record, ...] | Refusal]:
     """The same for keys of the library's own."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is None and wait is not None:
@@ -60,19 +60,23 @@ def take_own(
 
 def _take(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
-) -> Steps:
+) -> Steps[tuple[Record, ...] | Refusal]:
     queues = tuple(QUEUE + key for key in keys)
-    asked = TakeLease(keys, turn.name, writer.agent, writer.incarnation, ttl)
-    grant: Grant = yield from ask(writer, asked)
+    asked = TakeLease(
+        keys, name=turn.name, agent=writer.agent, incarnation=writer.incarnation, ttl=ttl
+    )
+    grant = yield from ask(writer, asked)
     progress, start_us, left = Progress(), 0, wait
     while not grant.granted:
         if grant.refusal is not None:
             return grant.refusal
         if wait == 0:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
-        join = TakeTurn(queues, turn.name, writer.agent, progress.ttl, turn.ticket)
+        join = TakeTurn(
+            queues, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=turn.ticket
+        )
         try:
-            place: Place = yield join if turn.ticket else join._replace(most=left)
+            place = yield from join if turn.ticket else join.replace(most=left)
         except OutOfTime:
             return decide.leased_to(grant.key, grant.holder, grant.seconds)
         now_us = place.snapshot.time_us
@@ -80,7 +84,7 @@ def _take(
         left = None if wait is None else wait - (now_us - start_us) / 1e6
         pause = progress.pause(place, left)
         if place.ticket and place.ahead == 0:
-            grant = yield from ask(writer, asked._replace(ticket=place.ticket))
+            grant = yield from ask(writer, asked.replace(ticket=place.ticket))
             if grant.granted:
                 break
         if place.cycle:
@@ -94,24 +98,26 @@ def _take(
     return grant.records
 
 
-def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps:
+def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
         return wrong
-    asked = TakeLease((key,), "", writer.agent, writer.incarnation, ttl, epoch)
-    grant: Grant = yield from ask(writer, asked)
+    asked = TakeLease(
+        (key,), name="", agent=writer.agent, incarnation=writer.incarnation, ttl=ttl, epoch=epoch
+    )
+    grant = yield from ask(writer, asked)
     if grant.granted:
         return grant.record
     return grant.refusal or decide.fenced(key, epoch, grant.record.epoch)
 
 
-def release(key: str, epoch: int) -> Steps:
+def release(key: str, epoch: int) -> Steps[None]:
     """Give up a lease.  Giving up one that was lost does nothing.  Returns None."""
-    return (yield DropLease(key, epoch))
+    yield DropLease(key, epoch)
 
 
-def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
+def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """Take the lease of `key` away from whoever holds it, and fence whoever read it before.
 
     Returns the Record at its new epoch.
@@ -119,10 +125,17 @@ def reclaim(writer: Writer, key: str, op_id: str) -> Steps:
     return check_key(key) or (yield from reclaim_own(writer, key, op_id))
 
 
-def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps:
+def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """The same for a key of the library's own."""
-    asked = TakeLease((key,), op_id, writer.agent, writer.incarnation, 0.0, reclaim=True)
-    grant: Grant = yield from ask(writer, asked)
+    asked = TakeLease(
+        (key,),
+        name=op_id,
+        agent=writer.agent,
+        incarnation=writer.incarnation,
+        ttl=0.0,
+        reclaim=True,
+    )
+    grant = yield from ask(writer, asked)
     return grant.refusal or grant.record
 
 

@@ -43,6 +43,8 @@ class Write(NamedTuple):
 class Plan(NamedTuple):
     """One commit: all of it is applied in one atomic step, or nothing is.
 
+    Only `Writer.plan` makes one, so that none lacks a fence.
+
     `ticket` is the place in the queue that this plan commits under (0: none).  `yields` makes
     the plan give way (`Held`) to an agent whose turn it is, even where every version matches.
 
@@ -57,9 +59,9 @@ class Plan(NamedTuple):
     expects: tuple[Expect, ...]
     scans: tuple[Scanned, ...]
     writes: tuple[Write, ...]
-    ticket: int = 0
-    yields: bool = False
-    rules: int = 0
-    incarnation: int = 0
-    leased: tuple[str, ...] = ()
-    transaction: bool = False
+    ticket: int
+    yields: bool
+    rules: int
+    incarnation: int
+    leased: tuple[str, ...]
+    transaction: bool

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, Unfoldable, ask, fold_snapshot
+from interlock.core.folding import Unfoldable, ask, fold_snapshot
 from interlock.core.keys import check_all, check_key, check_prefix
 from interlock.core.outcome import (
     Committed,
@@ -26,7 +26,7 @@ from interlock.core.outcome import (
     Pruned,
     Refusal,
 )
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import KeyInfo, Record, Snapshot
 from interlock.core.requests import (
     LeaveTurn,
     ListKeys,
@@ -36,6 +36,7 @@ from interlock.core.requests import (
     Pause,
     Place,
     ReadLog,
+    Steps,
     TakeTurn,
     Think,
 )
@@ -49,7 +50,9 @@ MOST_LISTED = 10_000  # keys in one answer
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
-def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps:
+def load(
+    writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
+) -> Steps[Snapshot | Invalid]:
     """Read records and scans of one moment.  Returns a Snapshot or Invalid."""
     wrong = check_all(keys, prefixes)
     if wrong is not None:
@@ -57,14 +60,14 @@ def load(writer: Writer, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) 
     return (yield from ask(writer, Load(keys, prefixes)))
 
 
-def list_keys(prefix: str, after: str | None, limit: int) -> Steps:
+def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo, ...] | Invalid]:
     """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
     wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
-    return (yield ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
+    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
 def load_at(
@@ -73,7 +76,7 @@ def load_at(
     time_us: int | None,
     keys: tuple[str, ...],
     prefixes: tuple[str, ...] = (),
-) -> Steps:
+) -> Steps[Snapshot | Invalid | Pruned]:
     """Read records and scans as of a position or a time.
 
     A position inside a commit is read as of the end of that commit: nothing else was ever there.
@@ -87,7 +90,9 @@ def load_at(
         if wrong is not None:
             return wrong
         position = yield from _end_of_commit(position)
-    snapshot = yield LoadAt(position, time_us, (*keys, RULES_KEY), prefixes)
+    snapshot = yield from LoadAt(
+        position=position, time_us=time_us, keys=(*keys, RULES_KEY), prefixes=prefixes
+    )
     if isinstance(snapshot, Pruned):
         return snapshot
     wrong = check_reached(position or 0, snapshot.position)
@@ -100,11 +105,11 @@ def load_at(
     return (yield from fold_snapshot(writer, snapshot._replace(records=records), past))
 
 
-def _end_of_commit(position: int) -> Steps:
+def _end_of_commit(position: int) -> Steps[int]:
     """Return the position of the last entry of the commit that the entry at `position` is of."""
     limit, op_id = 2, None
     while position:
-        page = yield ReadLog(position - 1, "", None, limit)
+        page = yield from ReadLog(after=position - 1, limit=limit)
         entries = [] if isinstance(page, Pruned) else page.entries
         for entry in entries:
             if op_id not in (None, entry.op_id):
@@ -116,32 +121,38 @@ def _end_of_commit(position: int) -> Steps:
     return position
 
 
-def log_page(prefix: str, after: int | None, limit: int) -> Steps:
+def log_page(prefix: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
     """Read a page of the log after a position (None: from the oldest that is kept).
 
     Returns a LogPage, Invalid or Pruned.
     """
     wrong = check_prefix(prefix) or check_after(after)
-    return wrong or (yield ReadLog(_OLDEST if after is None else after, prefix, None, limit))
+    if wrong is not None:
+        return wrong
+    return (
+        yield from ReadLog(after=_OLDEST if after is None else after, prefix=prefix, limit=limit)
+    )
 
 
-def history_page(key: str, after: int | None, limit: int) -> Steps:
+def history_page(key: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
     """Read a page of one key's entries, as `log_page` does."""
     wrong = check_key(key) or check_after(after)
-    return wrong or (yield ReadLog(_OLDEST if after is None else after, "", key, limit))
+    if wrong is not None:
+        return wrong
+    return (yield from ReadLog(after=_OLDEST if after is None else after, key=key, limit=limit))
 
 
-def wait(seconds: float, position: int) -> Steps:
+def wait(seconds: float, position: int) -> Steps[None]:
     """Wait for news after `position`, at most `seconds`."""
-    return (yield Pause(seconds, position))
+    yield Pause(seconds, position)
 
 
-def outcome(op_id: str) -> Steps:
+def outcome(op_id: str) -> Steps[Committed | None]:
     """Ask what an operation id did.  Returns Committed or None."""
-    return (yield Load((), (), op_id)).applied
+    return (yield from Load((), (), op_id)).applied
 
 
-def commit_transaction(state: Transaction, op_id: str) -> Steps:
+def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     """Commit a transaction once.  Returns Committed, or a Refusal."""
     if state.doomed is not None:
         return state.doomed
@@ -161,12 +172,15 @@ def update(
     limits: Limits,
     op_id: str,
     resumable: bool,
-) -> Steps:
+) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
     Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
+    wrong = check_key(key) or check_limits(limits)
+    if wrong is not None:
+        return wrong
     turn = Turn()
     return (
         yield from giving_up(
@@ -184,20 +198,20 @@ def _update(
     op_id: str,
     resumable: bool,
     turn: Turn,
-) -> Steps:
-    wrong = check_key(key) or check_limits(limits)
-    if wrong is not None:
-        return wrong
-    snapshot: Snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
-    if snapshot.applied is not None:
-        return decide.applied_before(writer, key, op_id, snapshot.applied)
-    record, ticket, attempts = snapshot.records[key], 0, 0
-    held = _leased(key, snapshot)
-    in_turn = limits.turns == "always" or (limits.turns == "auto" and key in snapshot.queued)
+) -> Steps[Record | Refusal]:
+    ticket = attempts = 0
+    in_turn = limits.turns == "always"
+    if resumable or not in_turn:  # who waits for its turn anyway reads the key then
+        snapshot = yield from ask(writer, Load((key,), (), op_id if resumable else None))
+        if snapshot.applied is not None:
+            return decide.applied_before(writer, key, op_id, snapshot.applied)
+        turn.began_us, record = snapshot.time_us, snapshot.records[key]
+        held = _leased(key, snapshot)
+        in_turn = in_turn or (limits.turns == "auto" and key in snapshot.queued)
     while True:
         if in_turn and not ticket:
             turn.name = f"{op_id}/{attempts}"
-            place = yield from take_turn(writer, (key,), turn, limits, snapshot.time_us, attempts)
+            place = yield from take_turn(writer, (key,), turn, limits, attempts)
             if isinstance(place, Refusal):
                 return place
             ticket, record = place.ticket, place.snapshot.records[key]
@@ -237,7 +251,7 @@ def _update(
 
 def _commit_value(
     writer: Writer, record: Record, value: Any, op_id: str, ticket: int, yields: bool
-) -> Steps:
+) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
         what = f"the function that updates {record.key!r}"
@@ -256,12 +270,15 @@ def transact(
     op_id: str,
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
-) -> Steps:
+) -> Steps[Any]:
     """Run `fn` in a transaction and commit; run it again where what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state, and `new` that state.
     """
+    wrong = check_limits(limits)
+    if wrong is not None:
+        return Stopped(wrong)
     turn = Turn()
     steps = _transact(writer, begin, fn, limits, op_id, resumable, new, turn)
     try:
@@ -279,22 +296,18 @@ def _transact(
     resumable: bool,
     new: Callable[[Writer], Transaction],
     turn: Turn,
-) -> Steps:
-    wrong = check_limits(limits)
-    if wrong is not None:
-        return Stopped(wrong)
-    start_us = 0
+) -> Steps[Any]:
     if resumable or limits.patience is not None:
-        snapshot: Snapshot = yield Load((), (), op_id if resumable else None)
+        snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
             return (yield from _transacted_before(writer, op_id, snapshot.applied))
-        start_us = snapshot.time_us
+        turn.began_us = snapshot.time_us
     queue: set[str] = set()
     ticket = attempts = 0
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, start_us, attempts)
+            place = yield from take_turn(writer, keys, turn, limits, attempts)
             if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket
@@ -319,25 +332,27 @@ def _transact(
             return answer if _is_ours(state, op_id, outcome) else None
         key = getattr(outcome, "key", "")
         give_up = outcome if state.is_over(outcome) else _give_up(key, outcome, limits, attempts)
-        in_turn = give_up is None and outcome.key in queue and not isinstance(outcome, Held)
-        if ticket and not in_turn:
+        if give_up is not None:
+            if ticket:
+                yield LeaveTurn(ticket)
+            return Stopped(give_up)
+        assert isinstance(outcome, Conflict | Held | Fenced)
+        if ticket and (outcome.key not in queue or isinstance(outcome, Held)):
             yield LeaveTurn(ticket)
             ticket = 0
-        if give_up is not None:
-            return Stopped(give_up)
         if ticket:
-            place = yield _renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
+            place = yield from _renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
             ticket, _ = _kept(place, outcome.key, None)
         elif limits.turns != "never":
             queue.add(outcome.key)
 
 
-def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps:
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
     """Return None for what was applied under an operation id; Stopped where that is no transaction
     of this writer's."""
     other = decide.others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
-        page = yield ReadLog(applied.position - 1, "", None, 1)
+        page = yield from ReadLog(after=applied.position - 1, limit=1)
         if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
             other = decide.reused_operation(op_id, applied.writes[0].key)
     return None if other is None else Stopped(other)
@@ -390,7 +405,7 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
 
 def _commit_thought(
     state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
-) -> Steps:
+) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None
         if forgotten is not None:
@@ -411,7 +426,9 @@ def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
 def _renewal(
     writer: Writer, keys: tuple[str, ...], turn: Turn, ticket: int, firm: bool = False
 ) -> TakeTurn:
-    return TakeTurn(keys, turn.name, writer.agent, TICKET_TTL, ticket, firm)
+    return TakeTurn(
+        keys, name=turn.name, agent=writer.agent, ttl=TICKET_TTL, ticket=ticket, firm=firm
+    )
 
 
 def _kept(place: Place, key: str, record: Record | None) -> tuple[int, Any]:

@@ -1,4 +1,4 @@
-"""What reading returns: records, log entries, and snapshots of one moment."""
+"""What reading and writing return: records, log entries, snapshots of one moment, commits."""
 
 from __future__ import annotations
 
@@ -104,6 +104,27 @@ class Leaseholder(NamedTuple):
     seconds: float
 
 
+class Written(NamedTuple):
+    """One write of a commit: the key's new version and epoch, and its place in the log."""
+
+    key: str
+    kind: str
+    version: int
+    epoch: int
+    position: int
+    body: str | None
+
+
+class Committed(NamedTuple):
+    """The plan was applied.  `replayed`: by an earlier sending of the same operation id."""
+
+    position: int
+    time_us: int
+    agent: str
+    writes: tuple[Written, ...]
+    replayed: bool = False
+
+
 class Snapshot(NamedTuple):
     """Records of one consistent moment, as a backend answers a Load.
 
@@ -118,7 +139,7 @@ class Snapshot(NamedTuple):
     records: Mapping[str, Record]
     scans: Mapping[str, tuple[Record, ...]]
     queued: Mapping[str, int]
-    applied: Any = None
+    applied: Committed | None = None
     leases: Mapping[str, Leaseholder] = {}  # never changed
 
 

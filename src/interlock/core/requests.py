@@ -1,23 +1,49 @@
 """The requests that protocols yield.  A backend answers them; `Think` and `Pause` are the driver's.
 
 Every request is safe to send twice: after a lost answer the driver resubmits it as it is.
+
+A request names the type of its answer, `Request[Snapshot]`, and a protocol the type of what it
+returns, `Steps[Record]`:
+
+    def latest(key: str) -> Steps[Record]:
+        snapshot = yield from Load((key,))  # a Snapshot, for the type checker, too
+        return snapshot.records[key]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from interlock.core.outcome import Wait
+from interlock.core.conflicts import RefusalNote
+from interlock.core.groups import Deliveries, GroupInfo
+from interlock.core.outcome import Outcome, Pruned, Refusal, Wait
 from interlock.core.plan import Plan
+from interlock.core.records import Entry, KeyInfo, Record, Snapshot
+from interlock.core.struct import Struct
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
 QUEUE = "$lease/"  # before a key: the queue for its lease
 NEAR = 16  # tickets ahead up to which a backend counts exactly
 LOOKED_AT = 1000  # tickets ahead up to which a backend may count at all
 
+A_co = TypeVar("A_co", covariant=True)
+T = TypeVar("T")
 
-class Load(NamedTuple):
+
+class Request(Struct, Generic[A_co]):
+    """Something that is answered by an `A_co`."""
+
+    def __iter__(self) -> Generator[Request[Any], Any, A_co]:
+        """The shortest protocol: `yield from` a request returns its answer."""
+        answer: A_co = yield self
+        return answer
+
+
+Steps = Generator[Request[Any], Any, T]
+
+
+class Load(Request[Snapshot]):
     """A consistent set of records and scanned prefixes.  Answered by a `Snapshot`.
 
     `op_id`, where given, also asks whether that operation was already applied.
@@ -28,7 +54,7 @@ class Load(NamedTuple):
     op_id: str | None = None
 
 
-class ListKeys(NamedTuple):
+class ListKeys(Request[tuple[KeyInfo, ...]]):
     """At most `limit` existing keys that begin with `prefix` and come after `after` ("": any), in
     order, without their values.  Answered by a tuple of `KeyInfo`."""
 
@@ -37,7 +63,7 @@ class ListKeys(NamedTuple):
     limit: int
 
 
-class LoadAt(NamedTuple):
+class LoadAt(Request[Snapshot | Pruned]):
     """The same, as of log position `position`, or as of the store's time `time_us`.
 
     Answered by a `Snapshot`, or by `Pruned`.
@@ -49,13 +75,13 @@ class LoadAt(NamedTuple):
     prefixes: tuple[str, ...] = ()
 
 
-class Commit(NamedTuple):
+class Commit(Request[Outcome]):
     """One plan.  Answered by an `Outcome`."""
 
     plan: Plan
 
 
-class ReadLog(NamedTuple):
+class ReadLog(Request["LogPage | Pruned"]):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
     `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.  A page ends
@@ -63,9 +89,9 @@ class ReadLog(NamedTuple):
     """
 
     after: int
-    prefix: str
-    key: str | None
     limit: int
+    prefix: str = ""
+    key: str | None = None
 
 
 PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.sql has it, too
@@ -77,12 +103,12 @@ class LogPage(NamedTuple):
     The log has no more where `upto` is not below `head`; that the page is short says nothing.
     """
 
-    entries: list[Any]
+    entries: list[Entry]
     upto: int
     head: int
 
 
-class TakeTurn(NamedTuple):
+class TakeTurn(Request["Place"]):
     """Join the queues of `keys` (`ticket` 0), or renew `ticket` and ask for its place.
 
     `name` makes joining safe to send twice.  `ttl` is in seconds.  `firm` asks that every
@@ -121,19 +147,19 @@ class Place(NamedTuple):
 
     ticket: int
     ahead: int
-    snapshot: Any
+    snapshot: Snapshot
     cycle: tuple[Wait, ...] = ()
     waited: float = 0.0
 
 
-class LeaveTurn(NamedTuple):
+class LeaveTurn(Request[None]):
     """Give up a ticket, or (`ticket` 0) the one that was joined as `name`.  Answered by None."""
 
     ticket: int
     name: str = ""
 
 
-class Enter(NamedTuple):
+class Enter(Request["Entered"]):
     """Come into a space as `agent`; `exclusive` raises the incarnation of the name, once for each
     `name`.
 
@@ -149,10 +175,10 @@ class Entered(NamedTuple):
     """The incarnation of the agent's name, and the record of the rules in force."""
 
     incarnation: int
-    rules: Any
+    rules: Record
 
 
-class TakeLease(NamedTuple):
+class TakeLease(Request["Grant"]):
     """Take the leases of `keys` for `ttl` seconds, all or none, or renew one (`epoch` above 0), or
     take one away from whoever holds it (`reclaim`).
 
@@ -180,19 +206,19 @@ class Grant(NamedTuple):
     """
 
     granted: bool
-    records: tuple[Any, ...]
+    records: tuple[Record, ...]
     holder: str = ""
     seconds: float = 0.0
-    refusal: Any = None
+    refusal: Refusal | None = None
     key: str = ""
 
     @property
-    def record(self) -> Any:
+    def record(self) -> Record:
         """The record of the only key."""
         return self.records[0]
 
 
-class DropLease(NamedTuple):
+class DropLease(Request[None]):
     """Give up the lease of `key` held at `epoch`, or (`epoch` 0) the one that was taken as `name`.
 
     Answered by None.
@@ -203,7 +229,7 @@ class DropLease(NamedTuple):
     name: str = ""
 
 
-class SaveFold(NamedTuple):
+class SaveFold(Request[None]):
     """Keep the fold of a merged key as of log `position`: a cache.  Answered by None.
 
     Nothing is kept where the rules are not at version `rules` any more.
@@ -215,7 +241,7 @@ class SaveFold(NamedTuple):
     rules: int
 
 
-class Trim(NamedTuple):
+class Trim(Request["Floor"]):
     """Cut the log up to position `upto`, the end of a commit, where no consumer group and no kept
     projection needs what is cut.
 
@@ -239,7 +265,7 @@ class Floor(NamedTuple):
     cut: int = 0
 
 
-class SaveProjection(NamedTuple):
+class SaveProjection(Request[None]):
     """Keep a projection as of log position `position`, never over a later one.  Answered by None.
 
     It is kept beside the log, without an entry or a version, and may be lost.  Nothing is kept
@@ -252,7 +278,7 @@ class SaveProjection(NamedTuple):
     body: str
 
 
-class LoadProjection(NamedTuple):
+class LoadProjection(Request["Kept | None"]):
     """Ask what is kept of a projection.  Answered by a `Kept`, or None."""
 
     name: str
@@ -265,26 +291,26 @@ class Kept(NamedTuple):
     body: str
 
 
-class DropProjection(NamedTuple):
+class DropProjection(Request[None]):
     """Forget what is kept of a projection.  Answered by None."""
 
     name: str
 
 
-class Noted(NamedTuple):
+class Noted(Request[None]):
     """Keep a refusal that was decided without asking the store.  Answered by None."""
 
-    refusal: Any
+    refusal: Refusal
     agent: str
 
 
-class ReadRefusals(NamedTuple):
+class ReadRefusals(Request[list[RefusalNote]]):
     """The last refusals, at most `limit`, newest first.  Answered by a list of `RefusalNote`."""
 
     limit: int
 
 
-class ReadGroup(NamedTuple):
+class ReadGroup(Request[Deliveries | Pruned]):
     """Take at most `limit` entries for `consumer` of a group.  Answered by `Deliveries`.
 
     `start` and `prefix` make the group where there is none: which keys it is about, and the
@@ -300,14 +326,14 @@ class ReadGroup(NamedTuple):
     group: str
     consumer: str
     prefix: str
-    start: int
-    limit: int
     ttl: float
-    resume: bool
-    name: str
+    start: int = 0
+    limit: int = 0
+    resume: bool = False
+    name: str = ""
 
 
-class AckGroup(NamedTuple):
+class AckGroup(Request[int]):
     """Entries are done.  Answered by how many of `positions` were this consumer's and are done.
 
     `deliveries` says of each which delivery it was that is done: an entry that was delivered again
@@ -320,23 +346,23 @@ class AckGroup(NamedTuple):
     deliveries: tuple[int, ...]
 
 
-class GroupState(NamedTuple):
+class GroupState(Request[GroupInfo | None]):
     """Look at a group.  Answered by a `GroupInfo`, None where there is no such group."""
 
     group: str
 
 
-class ListGroups(NamedTuple):
+class ListGroups(Request[tuple[str, ...]]):
     """Answered by the names of the space's groups, in order, as a tuple."""
 
 
-class DropGroup(NamedTuple):
+class DropGroup(Request[None]):
     """Forget a group, with all that is pending in it.  Answered by None."""
 
     group: str
 
 
-class Pause(NamedTuple):
+class Pause(Request[None]):
     """Wait `seconds`, or less where `position` is given and the log grows past it first.
 
     Where others of the same process wait in the queue before `ticket`, up to `most` seconds, or
@@ -349,38 +375,10 @@ class Pause(NamedTuple):
     most: float = 0.0
 
 
-class Think(NamedTuple):
+class Think(Request[Any]):
     """Run the caller's function.  `renew` is kept alive meanwhile, so that the turn is not lost;
     its name is that of the turn, which the function holds."""
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     renew: TakeTurn | None = None
-
-
-Request = (
-    Load
-    | ListKeys
-    | LoadAt
-    | Commit
-    | ReadLog
-    | TakeTurn
-    | LeaveTurn
-    | Enter
-    | TakeLease
-    | DropLease
-    | SaveFold
-    | Trim
-    | SaveProjection
-    | LoadProjection
-    | DropProjection
-    | Noted
-    | ReadRefusals
-    | ReadGroup
-    | AckGroup
-    | GroupState
-    | ListGroups
-    | DropGroup
-    | Pause
-    | Think
-)

@@ -7,7 +7,6 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from itertools import chain
 from typing import Any
 
@@ -19,8 +18,8 @@ from interlock.core.merges import fold_items
 from interlock.core.outcome import Conflict, Invalid, Refusal
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record, Snapshot, absent
-from interlock.core.requests import Load
-from interlock.core.values import decode, encode
+from interlock.core.requests import Load, Steps
+from interlock.core.values import decode
 
 ENDED = Invalid("the transaction has ended; begin another one")
 
@@ -46,9 +45,7 @@ class Transaction:
         self.ended = False
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
-    def load(
-        self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()
-    ) -> Generator[Any, Any, Refusal | None]:
+    def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
         """Protocol: read what is not read yet, at one moment with the rest."""
         if self.ended:
             return ENDED
@@ -59,7 +56,7 @@ class Transaction:
         prefixes = tuple(prefix for prefix in prefixes if prefix not in self.read_scans)
         if not keys and not prefixes:
             return None
-        snapshot: Snapshot = yield from ask(self.writer, Load(keys, prefixes))
+        snapshot = yield from ask(self.writer, Load(keys, prefixes))
         if self.position is not None and snapshot.position != self.position:
             everything = tuple(dict.fromkeys((*self.read_records, *keys)))
             snapshot = yield from ask(self.writer, Load(everything, (*self.read_scans, *prefixes)))
@@ -97,12 +94,12 @@ class Transaction:
         wrong = decide.own_record(self.writer, record)
         if wrong is not None:
             return wrong
-        body = encode(value, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
         refused = self._appended(record.key) or self._expect(record)
         if refused is None:
-            self.writes[record.key] = Write(PUT, record.key, body)
+            self.writes[record.key] = write
         return refused
 
     def create(self, key: str, value: Any) -> Refusal | None:
@@ -112,9 +109,9 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        body = encode(value, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, PUT, key, value)
+        if isinstance(write, Invalid):
+            return write
         known = self.read_records.get(key)
         view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
         if view.exists:
@@ -122,7 +119,7 @@ class Transaction:
             return self.doomed
         if known is None and key not in self.foreign:
             self.foreign[key] = Expect(key, None, None)
-        self.writes[key] = Write(PUT, key, body)
+        self.writes[key] = write
         return None
 
     def delete(self, record: Record) -> Refusal | None:
@@ -150,12 +147,12 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        body = encode(item, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return body
+        write = decide.write_of(self.writer, APPEND, key, item)
+        if isinstance(write, Invalid):
+            return write
         if key in self.writes:
             return _mixed(key)
-        self.appends.append(Write(APPEND, key, body))
+        self.appends.append(write)
         return None
 
     def touches(self, key: object) -> bool:
@@ -217,14 +214,11 @@ class Transaction:
                 expects.setdefault(folder.key, folder)
             for scan in inside:
                 scans.setdefault(scan.prefix, scan)
-        return Plan(
+        return self.writer.plan(
             op_id,
-            self.writer.agent,
-            tuple(e for key, e in expects.items() if key not in members or key in self.writes),
-            tuple(scans.values()),
-            (*(self.writes[key] for key in sorted(self.writes)), *self.appends),
-            rules=self.writer.book.rules.version,
-            incarnation=self.writer.incarnation,
+            expects=(e for key, e in expects.items() if key not in members or key in self.writes),
+            scans=scans.values(),
+            writes=(*(self.writes[key] for key in sorted(self.writes)), *self.appends),
             transaction=True,
         )
 

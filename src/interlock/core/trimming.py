@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import LARGEST, Steps, Unfoldable, ask
+from interlock.core.folding import LARGEST, Unfoldable, ask
 from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
-from interlock.core.plan import APPEND, PUT, Write
+from interlock.core.plan import APPEND, PUT
 from interlock.core.protocol import check_position, load_at
-from interlock.core.records import Entry, Record, Snapshot
-from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Trim
+from interlock.core.records import Entry, Record
+from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
 from interlock.core.rules import RULES_KEY, RuleSet
 from interlock.core.values import encode
 
@@ -51,7 +51,7 @@ class _Reader(NamedTuple):
     cursor: int
 
 
-def trim(writer: Writer, keep: object, before: object) -> Steps:
+def trim(writer: Writer, keep: object, before: object) -> Steps[Trimmed | Refusal]:
     """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
 
     `keep`: days that entries are kept whose rule does not say (None: for ever).  `before`: the
@@ -61,35 +61,35 @@ def trim(writer: Writer, keep: object, before: object) -> Steps:
     if wrong is not None:
         return wrong
     readers = yield from _readers(writer)
-    floor: Floor = yield Trim(0, ())
+    floor = yield from Trim(0, ())
     cut = 0  # others may trim at the same time
     while True:
-        now: Snapshot = yield from ask(writer, Load((RULES_KEY,)))
+        now = yield from ask(writer, Load((RULES_KEY,)))
         record = now.records[RULES_KEY]
         if record.version != writer.book.rules.version:
             writer.book.load(record.version, record.value)
         page = yield from _page(floor.position)
         if isinstance(page, Pruned):  # somebody else trims, too
-            floor = yield Trim(0, ())
+            floor = yield from Trim(0, ())
             continue
         wanted = _Wanted(writer.book.rules, keep, before, now.time_us, readers, floor)
         step = yield from _step(writer, _unneeded(page.entries, wanted))
         if isinstance(step, Pruned):
-            floor = yield Trim(0, ())
+            floor = yield from Trim(0, ())
         elif isinstance(step, Refusal):
             return step
         elif step.upto > floor.position:
-            floor = yield Trim(step.upto, step.folds)
+            floor = yield from Trim(step.upto, step.folds)
             cut += floor.cut
         else:
             why = step.held or (wanted.why(page.entries[0]) if page.entries else "")
             return Trimmed(floor.position + 1, cut, why)
 
 
-def register(writer: Writer, state: str, source: str, op_id: str) -> Steps:
+def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refusal | None]:
     """Have the log kept for a coordinator.  Returns None, or a Refusal."""
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
+        snapshot = yield from ask(writer, Load((READERS_KEY,)))
         record = snapshot.records[READERS_KEY]
         known = record.value or {}
         if known.get(state) == source:
@@ -103,10 +103,10 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps:
 
 
 def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
-    body = encode(readers, writer.max_value_bytes)
-    if isinstance(body, Invalid):
-        return body
-    return decide.single(writer, decide.expect(record), Write(PUT, READERS_KEY, body), op_id)
+    write = decide.write_of(writer, PUT, READERS_KEY, readers)
+    if isinstance(write, Invalid):
+        return write
+    return writer.plan(op_id, expects=(decide.expect(record),), writes=(write,))
 
 
 class _Wanted(NamedTuple):
@@ -156,9 +156,9 @@ def _check(keep: object, before: object) -> Invalid | None:
     return None if before is None else check_position("before", before)
 
 
-def _readers(writer: Writer) -> Steps:
+def _readers(writer: Writer) -> Steps[tuple[_Reader, ...]]:
     """Protocol: the coordinators of the space, and how far each of them is."""
-    snapshot: Snapshot = yield from ask(writer, Load((READERS_KEY,)))
+    snapshot = yield from ask(writer, Load((READERS_KEY,)))
     sources: Mapping[str, str] = snapshot.records[READERS_KEY].value or {}
     if not sources:
         return ()
@@ -171,11 +171,11 @@ def _readers(writer: Writer) -> Steps:
     )
 
 
-def _page(after: int) -> Steps:
+def _page(after: int) -> Steps[LogPage | Pruned]:
     """Protocol: the next entries, up to the end of a commit."""
     entries: list[Entry] = []
     while True:
-        page = yield ReadLog(after, "", None, PAGE)
+        page = yield from ReadLog(after=after, limit=PAGE)
         if isinstance(page, Pruned):
             return page
         entries += page.entries
@@ -206,7 +206,7 @@ class _Step(NamedTuple):
     held: str = ""
 
 
-def _step(writer: Writer, entries: list[Entry]) -> Steps:
+def _step(writer: Writer, entries: list[Entry]) -> Steps[_Step | Refusal]:
     """Protocol: a _Step that cuts `entries`, or a Refusal.
 
     A key whose reducer this process does not have keeps its contributions.

@@ -9,14 +9,13 @@ closes a cycle, the store finds it, and whoever joined last is refused.
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core import decide
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Contended, Deadlock
-from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, TakeTurn
+from interlock.core.requests import LeaveTurn, Load, OutOfTime, Pause, Place, Steps, T, TakeTurn
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -37,11 +36,15 @@ class Limits(NamedTuple):
 
 
 class Turn:
-    """The place in a queue that a protocol has, or may have: the answer can still be on its way."""
+    """The place in a queue that a protocol has, or may have: the answer can still be on its way.
+
+    `began_us` is when its patience began, by the store's clock (0: not known yet).
+    """
 
     def __init__(self) -> None:
         self.name = ""
         self.ticket = 0
+        self.began_us = 0
 
 
 class Progress:
@@ -76,10 +79,10 @@ class Progress:
         self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
         if left is not None:
             seconds, most = min(seconds, left), min(most, left)
-        return Pause(seconds, None, place.ticket, most)
+        return Pause(seconds=seconds, position=None, ticket=place.ticket, most=most)
 
 
-def giving_up(turn: Turn, steps: Steps) -> Steps:
+def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
     """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
     try:
         return (yield from steps)
@@ -107,24 +110,25 @@ def take_turn(
     keys: tuple[str, ...],
     turn: Turn,
     limits: Limits,
-    start_us: int,
     attempts: int,
-) -> Generator[Any, Any, Place | Contended | Deadlock]:
+) -> Steps[Place | Contended | Deadlock]:
     """Protocol: join the queues of `keys` as `turn.name` and wait until nobody is ahead."""
     progress, ticket, left = Progress(), 0, limits.patience
     if left is not None and attempts:  # how much of it did the attempts take?
-        left -= ((yield Load((), ())).time_us - start_us) / 1e6
+        left -= ((yield Load((), ())).time_us - turn.began_us) / 1e6
     while True:
-        asked = TakeTurn(keys, turn.name, writer.agent, progress.ttl, ticket)
+        asked = TakeTurn(keys, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=ticket)
         try:
-            place: Place = yield from ask(writer, asked if ticket else asked._replace(most=left))
+            place = yield from ask(writer, asked if ticket else asked.replace(most=left))
         except OutOfTime as over:
             return _out_of_patience(keys[0], limits, over.ahead, attempts)
         turn.ticket = ticket = place.ticket
+        now_us = place.snapshot.time_us
+        turn.began_us = turn.began_us or now_us - int(place.waited * 1e6)
         if ticket and place.ahead == 0:
             return place
         if limits.patience is not None:
-            left = limits.patience - (place.snapshot.time_us - start_us) / 1e6
+            left = limits.patience - (now_us - turn.began_us) / 1e6
         pause = progress.pause(place, left)
         if not ticket:
             continue

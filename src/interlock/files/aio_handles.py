@@ -161,9 +161,9 @@ class AsyncFiles(FilesHandle):
         return await self._run(syncing.discard(self._desk, path))
 
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = await self._driver.run(operation)
+        done: T = check(answer)
+        return done
 
 
 class AsyncFilesTx(AwaitsCalls):
@@ -222,6 +222,6 @@ class AsyncFilesTx(AwaitsCalls):
             self.written = await self._run(self._changes.commit(self._op_id))
 
     async def _run(self, operation: Doing[T]) -> T:
-        answer: T = await self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = await self._driver.run(operation)
+        done: T = check(answer)
+        return done

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import ParamSpec
 
 from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.documents import folders_of, in_the_way
-from interlock.core.outcome import Conflict
+from interlock.core.outcome import Conflict, Refusal
 from interlock.core.patterns import matches
-from interlock.core.records import Record, Snapshot
-from interlock.core.requests import Think
-from interlock.errors import Corrupt, Invalid, Unavailable, raise_refused
+from interlock.core.records import Record
+from interlock.core.requests import Steps, Think
+from interlock.core.requests import T as T
+from interlock.errors import Corrupt, Invalid, Unavailable, raise_refusal
 from interlock.files import documents
 from interlock.files.documents import (
     PREFIX,
@@ -27,8 +29,8 @@ from interlock.files.documents import (
 )
 from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
 
-T = TypeVar("T")
-Doing = Generator[Any, Any, T]  # an operation, and what it returns
+P = ParamSpec("P")
+Doing = Steps[T]  # its name in the handles
 REFUSE, ADOPT = "refuse", "adopt"
 _MOST_OVERTAKEN = 5
 
@@ -70,7 +72,7 @@ def desk(
     return Desk(writer, found, matching, outside, merge, hidden, op_id)
 
 
-def shown(desk: Desk, document: Document) -> Doing[Document]:
+def shown(desk: Desk, document: Document) -> Steps[Document]:
     """See that a document is on the disk; a disk that refuses is told by its state."""
     try:
         return (yield from bring(desk, document))
@@ -80,7 +82,7 @@ def shown(desk: Desk, document: Document) -> Doing[Document]:
 
 def bring(
     desk: Desk, document: Document, force: bool = False, includes: str = ""
-) -> Doing[Document]:
+) -> Steps[Document]:
     """See that a document, or what has come since, is on the disk.
 
     `force` sets an edit aside; `includes` is the digest of one that was merged into the document.
@@ -112,7 +114,7 @@ def _put(workspace: Workspace, document: Document, force: bool, includes: str) -
 
 def bring_all(
     desk: Desk, found: Iterable[Document], force: bool = False
-) -> Doing[tuple[Document, ...]]:
+) -> Steps[tuple[Document, ...]]:
     """See that each document is on the disk, and go on where one cannot be.
 
     Returns the documents.  Raises the first Unpublished at the end.
@@ -149,7 +151,7 @@ def read_all(
     return sorted(found, key=lambda document: document.exists), refused
 
 
-def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Doing[bool]:
+def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]:
     """See early, before a thought is spent, what the commit of a new document expects: that it
     needs no folder where another one is a file, nor the reverse.  Of one that was deleted
     elsewhere, the file goes.  `gone`: the keys that the same commit deletes.
@@ -157,13 +159,12 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Doing[bool]
     Returns whether one of those has the place now.  Raises Invalid.
     """
     folders, freed = folders_of(key), False
-    snapshot: Snapshot = yield from protocol.load(desk.writer, folders, (f"{key}/",))
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, folders, (f"{key}/",))))
     for folder in folders:
         record = snapshot.records[folder]
         if record.exists:
             if folder not in gone:
-                raise_refused(in_the_way(key, folder))
+                raise_refusal(in_the_way(key, folder))
             freed = True
         elif record.version:
             document = to_document(record)
@@ -171,25 +172,25 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Doing[bool]
                 yield from bring(desk, document)
     for record in snapshot.scans[f"{key}/"]:
         if record.key not in gone:
-            raise_refused(in_the_way(record.key, key))
+            raise_refusal(in_the_way(record.key, key))
         freed = True
     return freed
 
 
-def load(desk: Desk, key: str) -> Doing[Record]:
+def load(desk: Desk, key: str) -> Steps[Record]:
     """Return the record of a key."""
-    snapshot: Snapshot = yield from protocol.load(desk.writer, (key,))
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, (key,))))
     return snapshot.records[key]
 
 
-def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
+def on_disk(fn: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Steps[T]:
     """Do something on the disk.
 
     Raises Unpublished where it refuses a document that is committed, Unavailable otherwise.
     """
     try:
-        return (yield Think(fn, arguments))
+        answer: T = yield Think(partial(fn, **named) if named else fn, arguments)
+        return answer
     except OSError as problem:
         why = f"{problem.strerror or problem}"
         for document in arguments:
@@ -199,8 +200,11 @@ def on_disk(fn: Callable[..., Any], *arguments: Any) -> Doing[Any]:
         raise Unavailable(f"the disk of the files: {why}") from problem
 
 
-def check(answer: Any) -> None:
-    """Raise a refusal; one by another writer of a document carries the fresh document."""
+def check(answer: T | Refusal) -> T:
+    """Return an answer, or raise a refusal; one by another writer of a document carries the fresh
+    document."""
     if isinstance(answer, Conflict) and answer.key.startswith(PREFIX):
         raise FileConflict(answer, to_document(answer.record))
-    raise_refused(answer)
+    if isinstance(answer, Refusal):
+        raise_refusal(answer)
+    return answer

@@ -10,7 +10,7 @@ from typing import Any, Self
 from interlock import reentry
 from interlock.backends.drive import SyncDriver
 from interlock.core import protocol
-from interlock.core.folding import Steps
+from interlock.core.requests import Steps
 from interlock.core.turns import Limits
 from interlock.core.values import DELETE
 from interlock.errors import Invalid
@@ -43,7 +43,9 @@ class FilesHandle:
         """The pattern of the paths in it."""
         return self._desk.pattern
 
-    def _updating(self, path: object, think: Think, limits: Limits, op_id: str | None) -> Steps:
+    def _updating(
+        self, path: object, think: Think, limits: Limits, op_id: str | None
+    ) -> Steps[Any]:
         writer, key, name = self._desk.writer, self._desk.key(path), self._desk.op_id(op_id)
         think = reentry.Thought(writer.space, key).marked(think)
         return protocol.update(writer, key, think, None, limits, name, op_id is not None)
@@ -202,9 +204,9 @@ class Files(FilesHandle):
         return self._run(syncing.discard(self._desk, path))
 
     def _run(self, operation: Doing[T]) -> T:
-        answer: T = self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = self._driver.run(operation)
+        done: T = check(answer)
+        return done
 
 
 class FilesTx:
@@ -252,6 +254,6 @@ class FilesTx:
             self.written = self._run(self._changes.commit(self._op_id))
 
     def _run(self, operation: Doing[T]) -> T:
-        answer: T = self._driver.run(operation)
-        check(answer)
-        return answer
+        answer: Any = self._driver.run(operation)
+        done: T = check(answer)
+        return done

@@ -10,17 +10,16 @@ from contextlib import suppress
 from typing import Any
 
 from interlock.core import commands, decide, protocol
-from interlock.core.folding import Steps
-from interlock.core.outcome import Committed, Conflict
+from interlock.core.outcome import Conflict, Refusal
 from interlock.core.plan import DELETE
-from interlock.core.records import Snapshot, absent
+from interlock.core.records import Record, absent
+from interlock.core.requests import Steps
 from interlock.core.transaction import Transaction
-from interlock.errors import Invalid, raise_refused
+from interlock.errors import Invalid
 from interlock.files import documents
 from interlock.files.desk import (
     ADOPT,
     Desk,
-    Doing,
     bring,
     bring_all,
     check,
@@ -42,12 +41,11 @@ from interlock.files.documents import (
 )
 from interlock.files.merging import merged
 from interlock.files.syncing import adopt, opened
-from interlock.files.workspace import Seen
 
 _MOST_MERGES = 100
 
 
-def read(desk: Desk, path: object) -> Doing[Document]:
+def read(desk: Desk, path: object) -> Steps[Document]:
     """Read a document, and see that it is on the disk.  Returns a Document."""
     key = desk.key(path)
     yield from opened(desk)
@@ -61,7 +59,7 @@ def read(desk: Desk, path: object) -> Doing[Document]:
 
 def write(
     desk: Desk, document: Document, content: Any, mode: int | None, op_id: str
-) -> Doing[Document]:
+) -> Steps[Document]:
     """Write a document that was read.  Returns the new one."""
     data = to_bytes(content)
     kept = document.mode if mode is None else mode
@@ -79,8 +77,7 @@ def write(
             raise FileConflict(outcome, fresh)
         data, record, document, exact = both, outcome.record, fresh, False
         kept = fresh.mode if mode is None else mode
-    raise_refused(outcome)
-    written = decide.result(outcome, desk.writer.space)[0]
+    written = decide.result(check(outcome), desk.writer.space)[0]
     return (yield from bring(desk, to_document(written)))
 
 
@@ -91,28 +88,26 @@ def _both(desk: Desk, base: Document, mine: bytes, theirs: Document) -> bytes | 
     return merged(base.path, base.data, mine, theirs.data)
 
 
-def delete(desk: Desk, document: Document, op_id: str) -> Doing[Document]:
+def delete(desk: Desk, document: Document, op_id: str) -> Steps[Document]:
     """Delete a document that was read.  Returns what is left of it."""
     desk.key(document.path)
     yield from settled(desk, document)
     outcome = yield from commands.write_one(
         desk.writer, lambda: decide.delete(desk.writer, document.record, op_id)
     )
-    check(outcome)
-    return (yield from bring(desk, to_document(outcome)))
+    return (yield from bring(desk, to_document(check(outcome))))
 
 
-def update(desk: Desk, path: object, think: Steps) -> Doing[Document]:
+def update(desk: Desk, path: object, think: Steps[Record | Refusal]) -> Steps[Document]:
     """Run an update of the document's key; see that what it wrote is on the disk."""
     key = desk.key(path)
     yield from opened(desk)
     yield from settled(desk, to_document((yield from load(desk, key))))
-    outcome = yield from think
-    check(outcome)
-    return (yield from bring(desk, to_document(outcome)))
+    record = check((yield from think))
+    return (yield from bring(desk, to_document(record)))
 
 
-def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Doing[None]:
+def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Steps[None]:
     """See that a document can be written here: another one is not in its way, and its file was not
     changed around the space.  `gone`: the keys that the same commit deletes.
 
@@ -121,7 +116,7 @@ def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Doing
     key, freed = document.record.key, False
     if not document.exists:
         freed = yield from check_place(desk, key, gone)
-    seen: Seen = yield from on_disk(desk.workspace.see, document.path, freed)
+    seen = yield from on_disk(desk.workspace.see, document.path, freed)
     if not seen.edited or (freed and seen.found.kind == FOLDER):
         return
     if desk.outside == ADOPT:
@@ -140,14 +135,14 @@ class Changes:
         self.state = Transaction(desk.writer)
         self.documents: dict[str, Document] = {}  # as they were before they were changed here
 
-    def read(self, path: object) -> Doing[Document]:
+    def read(self, path: object) -> Steps[Document]:
         """Read a document.  Returns it, with this transaction's own change."""
         key = self.desk.key(path)
         yield from opened(self.desk)
         check((yield from self.state.load((key,))))
         return (yield from _shown_unless_changed(self, key))
 
-    def write(self, document: Document, content: Any, mode: int | None) -> Doing[None]:
+    def write(self, document: Document, content: Any, mode: int | None) -> Steps[None]:
         """Write a document at the commit."""
         self.desk.key(document.path)
         value = to_value(to_bytes(content), document.mode if mode is None else mode)
@@ -155,7 +150,7 @@ class Changes:
         check(self.state.write(document.record, value))
         self.documents.setdefault(document.record.key, document)
 
-    def create(self, path: object, content: Any, mode: int | None) -> Doing[None]:
+    def create(self, path: object, content: Any, mode: int | None) -> Steps[None]:
         """Make a document that must not exist at the commit."""
         key = self.desk.key(path)
         value = to_value(to_bytes(content), documents.DEFAULT_MODE if mode is None else mode)
@@ -163,14 +158,14 @@ class Changes:
         check(self.state.create(key, value))
         self.documents.setdefault(key, to_document(absent(key, self.desk.writer.space)))
 
-    def delete(self, document: Document) -> Doing[None]:
+    def delete(self, document: Document) -> Steps[None]:
         """Delete a document at the commit."""
         self.desk.key(document.path)
         yield from opened(self.desk)
         check(self.state.delete(document.record))
         self.documents.setdefault(document.record.key, document)
 
-    def commit(self, op_id: str) -> Doing[tuple[Document, ...]]:
+    def commit(self, op_id: str) -> Steps[tuple[Document, ...]]:
         """Commit all, then see that all is on the disk.  Returns the documents written."""
         self.state.ended = True
         writes = self.state.writes
@@ -178,25 +173,22 @@ class Changes:
         for key, document in self.documents.items():
             if key in writes:
                 yield from settled(self.desk, document, gone)
-        outcome = yield from protocol.commit_transaction(self.state, op_id)
-        check(outcome)
-        assert isinstance(outcome, Committed)
+        outcome = check((yield from protocol.commit_transaction(self.state, op_id)))
         keys = tuple(dict.fromkeys(each.key for each in outcome.writes))
         if not keys:
             return ()
-        snapshot: Snapshot = yield from protocol.load(self.desk.writer, keys)
-        check(snapshot)
+        snapshot = check((yield from protocol.load(self.desk.writer, keys)))
         return (yield from bring_all(self.desk, read_all(self.desk, snapshot.records.values())[0]))
 
 
-def _shown_unless_changed(changes: Changes, key: str) -> Doing[Document]:
+def _shown_unless_changed(changes: Changes, key: str) -> Steps[Document]:
     document = to_document(changes.state.view(key))
     if key in changes.state.writes:
         return document
     return (yield from shown(changes.desk, document))
 
 
-def publish(desk: Desk, contents: Mapping[Any, Any], op_id: str) -> Doing[tuple[Document, ...]]:
+def publish(desk: Desk, contents: Mapping[Any, Any], op_id: str) -> Steps[tuple[Document, ...]]:
     """Write several documents in one commit.  Returns the new ones."""
     changes = Changes(desk)
     for target, content in contents.items():

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Pruned
-from interlock.core.records import Record, Snapshot
-from interlock.core.requests import LogPage
+from interlock.core.outcome import Conflict, Pruned, Refusal
+from interlock.core.records import Record
+from interlock.core.requests import Steps
 from interlock.errors import Forbidden, Held, IllegalTransition, Invalid, Unavailable
 from interlock.files import documents
 from interlock.files.desk import (
     ADOPT,
     Desk,
-    Doing,
     bring,
     bring_all,
     check,
@@ -42,14 +40,14 @@ from interlock.files.workspace import EDITED, Seen, Workspace, digest_of
 _PAGE = 1000  # entries
 
 
-def opened(desk: Desk) -> Doing[None]:
+def opened(desk: Desk) -> Steps[None]:
     """Make good, once, what those who were killed have left undone."""
     if not desk.opened:
         with suppress(Unpublished):  # whoever writes, or calls sync, is told
             yield from sync(desk)
 
 
-def sync(desk: Desk, force: bool = False) -> Doing[tuple[Document, ...]]:
+def sync(desk: Desk, force: bool = False) -> Steps[tuple[Document, ...]]:
     """See that the disk is what the space holds.
 
     Returns the documents whose file was changed, or is left as it was edited.
@@ -63,7 +61,7 @@ def sync(desk: Desk, force: bool = False) -> Doing[tuple[Document, ...]]:
     return tuple(found)
 
 
-def follow(desk: Desk) -> Doing[tuple[Document, ...]]:
+def follow(desk: Desk) -> Steps[tuple[Document, ...]]:
     """Sync; what the disk refuses has the state `unpublished`, and does not stop the others."""
     found, _ = yield from everything(desk)
     try:
@@ -75,7 +73,7 @@ def follow(desk: Desk) -> Doing[tuple[Document, ...]]:
         return tuple(done)
 
 
-def rebuild(desk: Desk) -> Doing[tuple[Document, ...]]:
+def rebuild(desk: Desk) -> Steps[tuple[Document, ...]]:
     """Make the disk what the space holds; what was edited is set aside.  Returns the documents."""
     paths = yield from on_disk(desk.workspace.paths)
     highest = yield from on_disk(_highest, desk.workspace, paths)
@@ -99,18 +97,16 @@ def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Docume
             workspace.step_back(document.path, document.version)
 
 
-def everything(desk: Desk) -> Doing[tuple[list[Document], list[FileStatus]]]:
+def everything(desk: Desk) -> Steps[tuple[list[Document], list[FileStatus]]]:
     """Return the documents of the space, and those deleted that were once published here; then
     those that cannot be on this disk."""
-    snapshot: Snapshot = yield from protocol.load(desk.writer, (), (PREFIX,))
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, (), (PREFIX,))))
     records = {record.key: record for record in snapshot.scans[PREFIX]}
-    paths: list[str] = yield from on_disk(desk.workspace.paths)
+    paths = yield from on_disk(desk.workspace.paths)
     known = [path for path in paths if documents.is_path(path, desk.pattern, desk.hidden)]
     keys = tuple(key for key in (PREFIX + path for path in known) if key not in records)
     if keys:
-        gone: Snapshot = yield from protocol.load(desk.writer, keys)
-        check(gone)
+        gone = check((yield from protocol.load(desk.writer, keys)))
         records |= gone.records
     return read_all(desk, (records[key] for key in sorted(records)))
 
@@ -120,10 +116,10 @@ def _not_shown(workspace: Workspace, found: list[Document]) -> list[Document]:
     return [each for each in found if _status_of(workspace, each) is not None]
 
 
-def status(desk: Desk) -> Doing[tuple[FileStatus, ...]]:
+def status(desk: Desk) -> Steps[tuple[FileStatus, ...]]:
     """Return what of the disk is not what the space holds."""
     found, refused = yield from everything(desk)
-    told: tuple[FileStatus, ...] = yield from on_disk(_status, desk, found, refused)
+    told = yield from on_disk(_status, desk, found, refused)
     return told
 
 
@@ -171,10 +167,10 @@ def _state(workspace: Workspace, document: Document) -> str | None:
 # Edits made around the space
 
 
-def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Document]:
+def adopt(desk: Desk, path: object, over: Document | None = None) -> Steps[Document]:
     """Commit what the file holds.  Returns the document."""
     key = desk.key(path)
-    seen: Seen = yield from on_disk(desk.workspace.see, key.removeprefix(PREFIX))
+    seen = yield from on_disk(desk.workspace.see, key.removeprefix(PREFIX))
     fresh = to_document((yield from load(desk, key)))
     data = seen.found.data
     removed = seen.found.kind == "absent" and seen.last is not None
@@ -198,11 +194,10 @@ def adopt(desk: Desk, path: object, over: Document | None = None) -> Doing[Docum
     outcome = yield from _adopted(desk, record, data, seen.found.mode or fresh.mode)
     if isinstance(outcome, Conflict):
         raise edited(to_document(outcome.record), seen.found.data, base)
-    check(outcome)
-    return (yield from bring(desk, to_document(outcome), includes=includes))
+    return (yield from bring(desk, to_document(check(outcome)), includes=includes))
 
 
-def _adopted(desk: Desk, record: Record, data: bytes | None, mode: int) -> Doing[Any]:
+def _adopted(desk: Desk, record: Record, data: bytes | None, mode: int) -> Steps[Record | Refusal]:
     """Commit an edit over a record.  Returns its Record or a Refusal."""
     op_id = desk.op_id(None)
     if data is None:
@@ -215,15 +210,14 @@ def _adopted(desk: Desk, record: Record, data: bytes | None, mode: int) -> Doing
     return (yield from steps)
 
 
-def _rebased(desk: Desk, seen: Seen, fresh: Document) -> Doing[bytes]:
+def _rebased(desk: Desk, seen: Seen, fresh: Document) -> Steps[bytes]:
     """Return the edit made to the fresh document.  Raises FileEdited where it cannot be."""
     last, data = seen.last, seen.found.data
     if desk.merge and last is not None and data is not None and fresh.data is not None:
         key = fresh.record.key
         snapshot = yield from protocol.load_at(desk.writer, last.position, None, (key,))
         if not isinstance(snapshot, Pruned):
-            check(snapshot)
-            was = to_document(snapshot.records[key])
+            was = to_document(check(snapshot).records[key])
             if was.version == last.version and was.data is not None:
                 both = merged(fresh.path, was.data, data, fresh.data)
                 if both is not None:
@@ -231,7 +225,7 @@ def _rebased(desk: Desk, seen: Seen, fresh: Document) -> Doing[bytes]:
     raise edited(fresh, data, last.version if last is not None else None)
 
 
-def adopt_all(desk: Desk) -> Doing[tuple[Document, ...]]:
+def adopt_all(desk: Desk) -> Steps[tuple[Document, ...]]:
     """Commit every edit and every new file.  Returns the documents; clashes are left as they
     are."""
     done = []
@@ -247,7 +241,7 @@ def adopt_all(desk: Desk) -> Doing[tuple[Document, ...]]:
     return tuple(done)
 
 
-def discard(desk: Desk, path: object) -> Doing[Document]:
+def discard(desk: Desk, path: object) -> Steps[Document]:
     """Set aside what the file holds and put the space's content in its place."""
     key = desk.key(path)
     document = to_document((yield from load(desk, key)))
@@ -259,17 +253,15 @@ def discard(desk: Desk, path: object) -> Doing[Document]:
 # Following
 
 
-def head(desk: Desk) -> Doing[int]:
+def head(desk: Desk) -> Steps[int]:
     """Return where the log ends."""
-    snapshot: Snapshot = yield from protocol.load(desk.writer, ())
-    check(snapshot)
+    snapshot = check((yield from protocol.load(desk.writer, ())))
     return snapshot.position
 
 
-def catch_up(desk: Desk, position: int) -> Doing[tuple[tuple[Document, ...], int]]:
+def catch_up(desk: Desk, position: int) -> Steps[tuple[tuple[Document, ...], int]]:
     """Bring what came after a position.  Returns the documents and the next position."""
-    page: LogPage = yield from protocol.log_page(PREFIX, position, _PAGE)
-    check(page)
+    page = check((yield from protocol.log_page(PREFIX, position, _PAGE)))
     check(protocol.check_reached(position, page.head))
     keys = tuple(
         dict.fromkeys(
@@ -280,8 +272,7 @@ def catch_up(desk: Desk, position: int) -> Doing[tuple[tuple[Document, ...], int
     )
     found: tuple[Document, ...] = ()
     if keys:
-        snapshot: Snapshot = yield from protocol.load(desk.writer, keys)
-        check(snapshot)
+        snapshot = check((yield from protocol.load(desk.writer, keys)))
         for document in read_all(desk, snapshot.records.values())[0]:
             found = (*found, (yield from shown(desk, document)))
     return found, page.upto

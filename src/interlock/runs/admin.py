@@ -7,13 +7,13 @@ from typing import Any
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_key
 from interlock.core.leases import reclaim_own
 from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
-from interlock.core.plan import PUT, Expect, Plan, Write
+from interlock.core.plan import PUT, Expect, Write
 from interlock.core.records import Record, Snapshot
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.core.values import encode
 from interlock.errors import Fenced
 from interlock.runs import recording
@@ -26,6 +26,7 @@ from interlock.runs.records import (
     OPEN,
     PROCESSING,
     STARTED,
+    RunInfo,
     answer_name,
     check_run_id,
     fence_key,
@@ -40,7 +41,9 @@ _MOST_ATTEMPTS = 100
 _ENDS_WITHIN_US = 60_000_000  # until a worker ends what the one who cancelled it could not
 
 
-def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: str) -> Steps:
+def start(
+    writer: Writer, run_id: str, program: str | None, given: Any, op_id: str
+) -> Steps[Refusal | None]:
     """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
     wrong = check_run_id(run_id)
     if wrong is None and program is not None and (not isinstance(program, str) or not program):
@@ -51,7 +54,7 @@ def start(writer: Writer, run_id: str, program: str | None, given: Any, op_id: s
     return None if isinstance(outcome, Committed) else outcome
 
 
-def show(writer: Writer, run_id: str) -> Steps:
+def show(writer: Writer, run_id: str) -> Steps[RunInfo | Refusal]:
     """Return a RunInfo, or Invalid where there is no such run."""
     found = yield from _load(writer, run_id)
     if isinstance(found, Refusal):
@@ -61,23 +64,23 @@ def show(writer: Writer, run_id: str) -> Steps:
     return run_info(run_id, fence, status.value, records)
 
 
-def runs(writer: Writer, open_only: bool) -> Steps:
+def runs(writer: Writer, open_only: bool) -> Steps[dict[str, RunInfo]]:
     """Return what there is of each run without its steps: RunInfo by id."""
     prefixes = (OPEN,) if open_only else (OPEN, DONE)
-    snapshot: Snapshot = yield from ask(writer, Load((), prefixes))
+    snapshot = yield from ask(writer, Load((), prefixes))
     found = {}
     for prefix in prefixes:
         for record in snapshot.scans[prefix]:
             found[record.key.removeprefix(prefix)] = record.value
     keys = tuple(fence_key(run_id) for run_id in found)
-    fences: Snapshot = yield from ask(writer, Load(keys))
+    fences = yield from ask(writer, Load(keys))
     return {
         run_id: run_info(run_id, fences.records[fence_key(run_id)], found[run_id], {})
         for run_id in sorted(found)
     }
 
 
-def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps:
+def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Steps[Refusal | None]:
     """Give a run what it waits for, or will wait for.
 
     Returns None, Conflict where something was sent under this name, or Invalid.
@@ -94,14 +97,15 @@ def send(writer: Writer, run_id: str, name: str, value: Any, op_id: str) -> Step
         due = encode({**status.value, "due_us": 0 if status.value.get("parked") else 1})
         assert isinstance(due, str)
         expects = (Expect(key, 0, None), decide.expect(status))
-        return _plan(writer, op_id, expects, (Write(PUT, key, body), Write(PUT, status.key, due)))
+        writes = (Write(PUT, key, body), Write(PUT, status.key, due))
+        return writer.plan(op_id, expects=expects, writes=writes)
 
     return (yield from _change(writer, run_id, plan))
 
 
 def settle(
     writer: Writer, run_id: str, path: str, happened: bool, result: Any, op_id: str
-) -> Steps:
+) -> Steps[Refusal | None]:
     """Say whether an effect that is in doubt has happened.  Returns None, Conflict or Invalid."""
     found = yield from _load(writer, run_id, ended=False)
     if isinstance(found, Refusal):
@@ -117,7 +121,7 @@ def settle(
     return (yield from send(writer, run_id, name, answer, op_id))
 
 
-def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
+def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
     """Have a run that was parked, or pauses after a failure, taken up again at once.
 
     Returns None, or Invalid.
@@ -129,12 +133,14 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps:
             value["state"] = PROCESSING
         body = encode(value)
         assert isinstance(body, str)
-        return _plan(writer, op_id, (decide.expect(status),), (Write(PUT, status.key, body),))
+        return writer.plan(
+            op_id, expects=(decide.expect(status),), writes=(Write(PUT, status.key, body),)
+        )
 
     return (yield from _change(writer, run_id, plan))
 
 
-def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
+def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
     """Take a run away from whoever works on it.  Returns None, or Invalid."""
     wrong = check_run_id(run_id)
     if wrong is not None:
@@ -143,7 +149,7 @@ def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps:
     return fence if isinstance(fence, Refusal) else None
 
 
-def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool | Refusal]:
     """Have a run fail, whoever works on it; what it did is undone when it is taken up next.
 
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
@@ -168,9 +174,9 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
     raise fenced
 
 
-def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps:
+def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool | Refusal]:
     """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
-    fence: Record = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
         return fence
     found = yield from _load(writer, run_id, ended=False)
@@ -198,7 +204,9 @@ def _has_ended(run_id: str, status: Record) -> Invalid:
     return Invalid(f"run {run_id!r} has ended: it is {status.value['state']}")
 
 
-def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]) -> Steps:
+def _change(
+    writer: Writer, run_id: str, plan: Callable[[Record, Record], Decision]
+) -> Steps[Refusal | None]:
     """Commit a change of an unfinished run; plan it again where the run has moved on."""
     for _ in range(_MOST_ATTEMPTS):
         found = yield from _load(writer, run_id, ended=False)
@@ -211,25 +219,18 @@ def _change(writer: Writer, run_id: str, plan: Callable[[Record, Record], Decisi
     return None if isinstance(outcome, Committed) else outcome
 
 
-def _load(writer: Writer, run_id: str, ended: bool = True) -> Steps:
+def _load(
+    writer: Writer, run_id: str, ended: bool = True
+) -> Steps[tuple[Record, Record, Snapshot] | Invalid]:
     """Return a run's first record, where it stands, and the snapshot; Invalid where it is not."""
     wrong = check_run_id(run_id)
     if wrong is not None:
         return wrong
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
-    snapshot: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     fence, opened, done = (snapshot.records[key] for key in keys)
     if not fence.exists:
         return Invalid(f"there is no run {run_id!r} in this space")
     if done.exists and not ended:
         return _has_ended(run_id, done)
     return fence, done if done.exists else opened, snapshot
-
-
-def _plan(
-    writer: Writer, op_id: str, expects: tuple[Expect, ...], writes: tuple[Write, ...]
-) -> Plan:
-    rules = writer.book.rules.version
-    return Plan(
-        op_id, writer.agent, expects, (), writes, rules=rules, incarnation=writer.incarnation
-    )

@@ -202,7 +202,7 @@ class Breaker(BreakerHandle):
         call = self._known(now)
         if call is None:
             try:
-                answer = self._driver.run(self._ask())
+                answer: Any = self._driver.run(self._ask())
             except BaseException:
                 self._forget()
                 raise
@@ -220,7 +220,7 @@ class Breaker(BreakerHandle):
         if steps is None:
             return
         try:
-            answer = self._driver.run(steps)
+            answer: Any = self._driver.run(steps)
             raise_refused(answer)
             self._learn(answer, asked)
         except InterlockError as fault:
@@ -228,7 +228,7 @@ class Breaker(BreakerHandle):
 
     def _told(self, steps: Any) -> BreakerInfo:
         asked = time.monotonic()
-        answer = self._driver.run(steps)
+        answer: Any = self._driver.run(steps)
         raise_refused(answer)
         self._learn(answer, asked)
         return breaking.info(self.name, answer)
@@ -265,7 +265,7 @@ class AsyncBreaker(BreakerHandle):
         call = self._known(now)
         if call is None:
             try:
-                answer = await self._driver.run(self._ask())
+                answer: Any = await self._driver.run(self._ask())
             except BaseException:
                 self._forget()
                 raise
@@ -297,7 +297,7 @@ class AsyncBreaker(BreakerHandle):
     async def _tell(self, steps: Any, problem: BaseException | None) -> None:
         asked = time.monotonic()
         try:
-            answer = await self._driver.run(steps)
+            answer: Any = await self._driver.run(steps)
             raise_refused(answer)
             self._learn(answer, asked)
         except InterlockError as fault:
@@ -305,7 +305,7 @@ class AsyncBreaker(BreakerHandle):
 
     async def _told(self, steps: Any) -> BreakerInfo:
         asked = time.monotonic()
-        answer = await self._driver.run(steps)
+        answer: Any = await self._driver.run(steps)
         raise_refused(answer)
         self._learn(answer, asked)
         return breaking.info(self.name, answer)

@@ -15,21 +15,20 @@ the same commit; so it counts once, whoever counts it, and whether or not it eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import check_name
 from interlock.core.leases import check_seconds
-from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Refusal
-from interlock.core.plan import PUT, Plan, Write
+from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Outcome, Refusal
+from interlock.core.plan import PUT
 from interlock.core.records import Record, Snapshot, as_datetime
-from interlock.core.requests import Load
-from interlock.core.values import encode
+from interlock.core.requests import Load, Steps
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -169,7 +168,7 @@ def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
     return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
 
 
-def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
     """Ask whether a call may go through, claiming the probe where one is due.
 
     Returns a Passage, the Seen by which it may not, or a Refusal.  Where it is interrupted or
@@ -180,19 +179,19 @@ def admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
     except (GeneratorExit, Exception):
         raise
     except BaseException:
-        snapshot: Snapshot = yield from ask(writer, Load((limits.key,), (), op_id))
+        snapshot = yield from ask(writer, Load((limits.key,), (), op_id))
         claimed, seen = snapshot.applied, _seen(snapshot.records[limits.key], snapshot.time_us)
         if claimed is not None and claimed.writes[0].version == seen.record.version:
             yield from given_up(writer, Passage(seen, probe=True), f"{op_id}/given up")
         raise
 
 
-def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
     seen = yield from count_overdue(writer, limits, f"{op_id}/overdue")
     if not isinstance(seen, Seen):
         return seen
     while True:
-        circuit: Circuit = seen.circuit
+        circuit = seen.circuit
         if circuit.state == CLOSED:
             return Passage(seen)
         if seen.wait_us:
@@ -206,10 +205,12 @@ def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps:
         seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
 
 
-def began(writer: Writer, limits: Limits, passage: Passage, call_id: str, took_us: int) -> Steps:
+def began(
+    writer: Writer, limits: Limits, passage: Passage, call_id: str, took_us: int
+) -> Steps[Refusal | None]:
     """Note that a call goes on, which began `took_us` ago.  Returns None, or a Refusal."""
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((limits.calls_key,)))
+        snapshot = yield from ask(writer, Load((limits.calls_key,)))
         record = snapshot.records[limits.calls_key]
         calls = record.value or {}
         if call_id in calls or len(calls) >= _MOST_CALLS:
@@ -221,10 +222,10 @@ def began(writer: Writer, limits: Limits, passage: Passage, call_id: str, took_u
             return None if isinstance(outcome, Committed) else outcome
 
 
-def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps:
+def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Seen | Refusal]:
     """Take the note of a call away.  Returns the Seen, or a Refusal."""
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
+        snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
         record = snapshot.records[limits.calls_key]
         left = {each: call for each, call in (record.value or {}).items() if each != call_id}
         seen = _seen(snapshot.records[limits.key], snapshot.time_us)
@@ -235,21 +236,21 @@ def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps:
             return seen if isinstance(outcome, Committed) else outcome
 
 
-def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps:
+def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Seen | Refusal]:
     """Count the calls that are overdue.  Returns the Seen after it, or a Refusal.
 
     While it is not closed they stay noted: they are from before the opening, and count nothing.
     """
     while True:
         keys = (limits.key, limits.calls_key, INDEX)
-        snapshot: Snapshot = yield from ask(writer, Load(keys))
+        snapshot = yield from ask(writer, Load(keys))
         seen = _seen(snapshot.records[limits.key], snapshot.time_us)
         record = snapshot.records[limits.calls_key]
         calls = record.value or {}
         left = {each: call for each, call in calls.items() if call[0] > seen.time_us}
         if seen.circuit.state != CLOSED or len(left) == len(calls):
             return seen
-        circuit: Circuit = seen.circuit
+        circuit = seen.circuit
         for each in (each for each in calls if each not in left):
             due_us, openings, agent = calls[each]
             if (circuit.state, circuit.openings) == (CLOSED, openings):
@@ -272,7 +273,7 @@ def failed(
     reason: str,
     op_id: str,
     call_id: str = "",
-) -> Steps:
+) -> Steps[Seen | Refusal]:
     """Count the failure of a call, which is noted as `call_id` ("": it is not).
 
     Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
@@ -281,8 +282,9 @@ def failed(
     """
     while True:
         keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
-        snapshot: Snapshot = yield from ask(writer, Load(keys))
-        seen, also = _seen(snapshot.records[limits.key], snapshot.time_us), []
+        snapshot = yield from ask(writer, Load(keys))
+        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        also: list[tuple[Record, Any]] = []
         if passage.probe:
             seen = passage.seen._replace(time_us=seen.time_us)
         elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
@@ -310,7 +312,7 @@ def failed(
             return outcome
 
 
-def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps:
+def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
     """Close the breaker after its probe, unless the probe was replaced.
 
     Returns the Seen after it, or a Refusal.
@@ -320,7 +322,7 @@ def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps:
     return _settled(outcome, seen.time_us)
 
 
-def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps:
+def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
     """Give back the claim of a probe that did not find out, unless it was replaced.
 
     Returns the Seen after it, or a Refusal.
@@ -330,13 +332,13 @@ def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps:
     return _settled(outcome, seen.time_us)
 
 
-def reset(writer: Writer, name: str, op_id: str) -> Steps:
+def reset(writer: Writer, name: str, op_id: str) -> Steps[Seen | Refusal]:
     """Close a breaker by hand.  Returns the Seen after it, or a Refusal."""
     wrong = check_name("breaker", name)
     if wrong is not None:
         return wrong
     while True:
-        seen: Seen = yield from _load(writer, name)
+        seen = yield from _load(writer, name)
         circuit = seen.circuit.closed()
         if circuit == seen.circuit:
             return seen
@@ -345,14 +347,14 @@ def reset(writer: Writer, name: str, op_id: str) -> Steps:
             return outcome
 
 
-def look(writer: Writer, name: str) -> Steps:
+def look(writer: Writer, name: str) -> Steps[Seen | Invalid]:
     """Return the Seen of a breaker, or Invalid."""
     return check_name("breaker", name) or (yield from _load(writer, name))
 
 
-def every(writer: Writer) -> Steps:
+def every(writer: Writer) -> Steps[list[BreakerInfo]]:
     """Return the BreakerInfo of each breaker of the space that ever counted a failure, by name."""
-    snapshot: Snapshot = yield from ask(writer, Load((INDEX,)))
+    snapshot = yield from ask(writer, Load((INDEX,)))
     names = sorted(snapshot.records[INDEX].value or ())
     snapshot = yield from ask(writer, Load(tuple(map(_key, names))))
     records = (snapshot.records[_key(name)] for name in names)
@@ -372,9 +374,9 @@ def _key(name: str) -> str:
     return f"$breaker/{name}"
 
 
-def _load(writer: Writer, name: str) -> Steps:
+def _load(writer: Writer, name: str) -> Steps[Seen]:
     """Protocol: a breaker as it is now."""
-    snapshot: Snapshot = yield from ask(writer, Load((_key(name),)))
+    snapshot = yield from ask(writer, Load((_key(name),)))
     return _seen(snapshot.records[_key(name)], snapshot.time_us)
 
 
@@ -384,7 +386,7 @@ def _seen(record: Record, time_us: int) -> Seen:
     return Seen(record, circuit, max(time_us, record.time_us))
 
 
-def _settled(outcome: Any, time_us: int) -> Any:
+def _settled(outcome: Seen | Refusal, time_us: int) -> Seen | Refusal:
     """Return what is to be known after a probe has told its answer."""
     return _seen(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
 
@@ -395,7 +397,7 @@ def _move(
     circuit: Circuit,
     op_id: str,
     also: Sequence[tuple[Record, Any]] = (),
-) -> Steps:
+) -> Steps[Seen | Refusal]:
     """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
     Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
@@ -412,24 +414,20 @@ def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Any]:
     return index, {**(index.value or {}), name: True}
 
 
-def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps:
+def _put(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Steps[Outcome]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
-    plan: Callable[[], Decision] = partial(_plan, writer, values, op_id)
-    return (yield from commands.commit(writer, plan))
+    return (yield from commands.commit(writer, partial(_plan, writer, values, op_id)))
 
 
 def _plan(writer: Writer, values: Sequence[tuple[Record, Any]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
-        body = encode(value, writer.max_value_bytes)
-        if isinstance(body, Refusal):
-            return body
-        writes.append(Write(PUT, record.key, body))
-    expects = tuple(decide.expect(record) for record, _ in values)
-    rules, incarnation = writer.book.rules.version, writer.incarnation
-    return Plan(
-        op_id, writer.agent, expects, (), tuple(writes), rules=rules, incarnation=incarnation
-    )
+        write = decide.write_of(writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
+        writes.append(write)
+    expects = (decide.expect(record) for record, _ in values)
+    return writer.plan(op_id, expects=expects, writes=writes)
 
 
 def _told(reason: str) -> str:

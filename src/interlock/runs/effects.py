@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock.core import protocol
-from interlock.core.folding import Steps
 from interlock.core.keys import check_key
 from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
-from interlock.core.requests import Think
+from interlock.core.requests import Steps, Think
 from interlock.core.showing import text_of
 from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
@@ -86,7 +85,7 @@ def _expected(records: object) -> tuple[Expect, ...]:
     return tuple(Expect(r.key, r.version, r.epoch) for r in found)
 
 
-def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps:
+def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Any]:
     """Make the call once, and return its result; or the one that is recorded."""
     what = f"effect {effect.name!r}"
     arguments, content = digest(list(effect.args), what), digest(effect.content, what)
@@ -155,7 +154,9 @@ def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Any])
     return known["result"]
 
 
-def _in_doubt(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]) -> Steps:
+def _in_doubt(
+    run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
+) -> Steps[tuple[str, Any] | None]:
     """Return how it ended and its result, or None where the call is to be made (again)."""
     if effect.check is not None:
         return (yield from _looked_up(effect, known["key"]))
@@ -166,7 +167,7 @@ def _in_doubt(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
     return (yield from waiting.ask_about(run, path, effect.name, known["attempt"]))
 
 
-def _looked_up(effect: Effect, key: str) -> Steps:
+def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Any] | None]:
     """Ask the outside whether the effect has happened; None where it has not, or nobody can say."""
     if effect.check is None:
         return None
@@ -176,7 +177,7 @@ def _looked_up(effect: Effect, key: str) -> Steps:
 
 def _finish(
     run: RunState, path: str, effect: Effect, told: dict[str, Any], op_id: Callable[[], str]
-) -> Steps:
+) -> Steps[Any]:
     yield from recording.record(run, {path: told}, op_id())
     return _settled(run, path, effect, run.steps[path].value)
 
@@ -189,7 +190,7 @@ def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Any]
         )
 
 
-def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps:
+def undo_all(run: RunState, op_id: Callable[[], str]) -> Steps[None]:
     """Undo the finished effects, the last one first; what was undone before is not undone again."""
     for undo in sorted(run.undo.values(), reverse=True, key=lambda undo: undo.position):
         effect = Effect(f"undo {undo.name}", undo.fn, (undo.result,), [undo.key], "retry")

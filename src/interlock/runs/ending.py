@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from interlock.core.folding import Steps, ask
-from interlock.core.records import Snapshot
-from interlock.core.requests import Load
+from interlock.core.folding import ask
+from interlock.core.requests import Load, Steps
 from interlock.core.showing import repr_of, text_of
 from interlock.errors import (
     BreakerOpen,
@@ -34,7 +33,7 @@ def leave(
     result: Any,
     attempts: int,
     op_id: Callable[[], str],
-) -> Steps:
+) -> Steps[None]:
     """Record how the program ended: well, or with `problem`.
 
     A failure for good is undone first, and raised where nothing else was (RunFailed).  Other
@@ -70,7 +69,9 @@ def is_outside(run: RunState, problem: Exception) -> bool:
     )
 
 
-def _end_badly(run: RunState, problem: BaseException | None, op_id: Callable[[], str]) -> Steps:
+def _end_badly(
+    run: RunState, problem: BaseException | None, op_id: Callable[[], str]
+) -> Steps[None]:
     if run.ending is None:
         assert problem is not None
         reason = problem.outcome.message if isinstance(problem, RunFailed) else text_of(problem)
@@ -103,17 +104,17 @@ def _check_can_be_undone(run: RunState) -> None:
             )
 
 
-def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps:
+def _park(run: RunState, failure: BreakerOpen, op_id: str) -> Steps[None]:
     """Record that the run is to be taken up again once the breaker lets a call through."""
-    now: Snapshot = yield from ask(run.writer, Load(()))
+    now = yield from ask(run.writer, Load(()))
     due_us = now.time_us + int(failure.seconds * 1e6)
     parked = {"state": AWAITING, "due_us": due_us, "error": str(failure)[:_LONGEST_ERROR]}
     parked["waits"] = {"": f"breaker {failure.name}"}
     yield from recording.record(run, {}, op_id, lambda status: {**status, **parked})
 
 
-def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps:
-    now: Snapshot = yield from ask(run.writer, Load(()))
+def _count_failure(run: RunState, problem: Exception, attempts: int, op_id: str) -> Steps[None]:
+    now = yield from ask(run.writer, Load(()))
     said = text_of(problem) if isinstance(problem, InterlockError) else repr_of(problem)
 
     def status(before: Mapping[str, Any]) -> Mapping[str, Any]:

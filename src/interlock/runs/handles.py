@@ -11,10 +11,10 @@ from typing import Any
 from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Invalid as InvalidOutcome
 from interlock.core.records import Record
-from interlock.core.requests import Load
+from interlock.core.requests import Load, Steps
 from interlock.core.turns import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.runs import recording, waiting
@@ -107,7 +107,7 @@ class RunHandle:
             )
         return self._known
 
-    def _take_up(self, fence: Record) -> Steps:
+    def _take_up(self, fence: Record) -> Steps[Any]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
         given, new = self._given, self._draw()
@@ -135,7 +135,7 @@ class RunHandle:
 
     def _step_steps(
         self, tx_of: Callable[..., Any], path: str, told: dict[str, Any], think: Callable[..., Any]
-    ) -> Steps:
+    ) -> Steps[Any]:
         """Protocol: run a step in a transaction.  Returns its result as it is recorded."""
         run, op_id = self._state, self._draw()
         frame, thought = Frame(run, path), reentry.Thought(self._writer.space)
@@ -158,7 +158,7 @@ class RunHandle:
         run.remember(path, json.loads(json.dumps(frame.told)), 1, 0)  # as it will be read again
         return self._recalled(path, told)
 
-    def _time_us(self) -> Steps:
+    def _time_us(self) -> Steps[Any]:
         """Protocol: the store's time."""
         return (yield from ask(self._writer, Load(()))).time_us
 

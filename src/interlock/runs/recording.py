@@ -8,12 +8,12 @@ from typing import Any
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
-from interlock.core.outcome import Committed, Conflict, Refusal
-from interlock.core.plan import PUT, Expect, Plan, Write
-from interlock.core.records import Record, Snapshot
-from interlock.core.requests import Load
-from interlock.core.values import decode, encode
+from interlock.core.folding import ask
+from interlock.core.outcome import Committed, Conflict, Invalid, Outcome
+from interlock.core.plan import PUT, Expect
+from interlock.core.records import Record
+from interlock.core.requests import Load, Steps
+from interlock.core.values import decode
 from interlock.errors import RunFailed, raise_refusal
 from interlock.runs import working
 from interlock.runs.records import (
@@ -38,7 +38,7 @@ def record(
     op_id: str,
     status: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None,
     expects: tuple[Expect, ...] = (),
-) -> Steps:
+) -> Steps[Committed]:
     """Record steps by path, and where the run stands, in one commit.
 
     `status` makes the new one out of the one before.  Raises Fenced where the run was taken over.
@@ -72,7 +72,7 @@ def define(
     given: Any,
     op_id: str,
     fence: Record | None = None,
-) -> Steps:
+) -> Steps[Outcome]:
     """Make a run, which is Idle.  Returns Committed, or Conflict where there is one.
 
     `fence`: the record of the run's lease, for whoever goes on to work on it.
@@ -84,21 +84,15 @@ def define(
     def decision() -> Decision:
         writes = []
         for name, value in values:
-            body = encode(value, writer.max_value_bytes)
-            if isinstance(body, Refusal):
-                return body
-            writes.append(Write(PUT, name, body))
-        return Plan(
+            write = decide.write_of(writer, PUT, name, value)
+            if isinstance(write, Invalid):
+                return write
+            writes.append(write)
+        never = Expect(key, 0, None) if fence is None else decide.expect(fence)
+        return writer.plan(
             op_id,
-            writer.agent,
-            (
-                Expect(key, 0, None) if fence is None else decide.expect(fence),
-                Expect(f"{OPEN}{run_id}", 0, None),
-            ),
-            (),
-            tuple(writes),
-            rules=writer.book.rules.version,
-            incarnation=writer.incarnation,
+            expects=(never, Expect(f"{OPEN}{run_id}", 0, None)),
+            writes=writes,
             leased=() if fence is None else (key,),
         )
 
@@ -113,14 +107,14 @@ def take_up(
     given: Any,
     new: str,
     attempts: int | None = None,
-) -> Steps:
+) -> Steps[RunState]:
     """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
 
     `fence` is the record of the lease.  `attempts` is given by a worker: see `working.admit`.
     Raises RunFailed where the run has failed, Suspended where a worker is to leave it alone.
     """
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
-    found: Snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
+    found = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     first, opened, done = (found.records[key] for key in keys)
     if not first.version:
         outcome = yield from define(writer, run_id, program, given, new, fence)
@@ -162,7 +156,7 @@ def _again(writer: Writer) -> dict[str, Any]:
     }
 
 
-def complete(run: RunState, result: Any, op_id: str) -> Steps:
+def complete(run: RunState, result: Any, op_id: str) -> Steps[None]:
     """Record that the run has ended well."""
     run.check_complete(run.root)
     if not run.over:
@@ -170,7 +164,7 @@ def complete(run: RunState, result: Any, op_id: str) -> Steps:
         yield from record(run, {}, op_id, ended)
 
 
-def fail(run: RunState, reason: str, op_id: str) -> Steps:
+def fail(run: RunState, reason: str, op_id: str) -> Steps[None]:
     """Record that the run has failed, once everything is undone."""
     yield from record(run, {}, op_id, partial(_ended, FAILED, {"error": reason}))
 

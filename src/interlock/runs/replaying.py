@@ -8,10 +8,9 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps
 from interlock.core.outcome import Invalid, Pruned
-from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import LoadAt, LogPage, ReadLog
+from interlock.core.records import Entry, Record, absent
+from interlock.core.requests import LoadAt, LogPage, ReadLog, Steps
 from interlock.runs.records import (
     DONE,
     OPEN,
@@ -50,7 +49,7 @@ class RunMoment(NamedTuple):
         return self.entries[-1].at
 
 
-def replay(writer: Writer, run_id: str) -> Steps:
+def replay(writer: Writer, run_id: str) -> Steps[list[RunMoment] | Invalid | Pruned]:
     """Return the moments of a run in order, as far back as the log is kept.
 
     Invalid where there is no such run, Pruned where the log is cut just now.
@@ -85,31 +84,33 @@ def _keys(run_id: str) -> tuple[str, str, str]:
     return fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}"
 
 
-def _log(prefix: str, key: str | None) -> Steps:
+def _log(prefix: str, key: str | None) -> Steps[list[Entry] | Pruned]:
     """Return all entries that are kept, of a key or a prefix; or Pruned."""
     found: list[Entry] = []
-    page: LogPage | Pruned = yield ReadLog(_OLDEST, prefix, key, _PAGE)
+    page = yield from ReadLog(after=_OLDEST, prefix=prefix, key=key, limit=_PAGE)
     while isinstance(page, LogPage):
         found += page.entries
         if page.upto >= page.head:
             return found
-        page = yield ReadLog(page.upto, prefix, key, _PAGE)
+        page = yield from ReadLog(after=page.upto, prefix=prefix, key=key, limit=_PAGE)
     return page
 
 
-def _before(run_id: str, first: Entry) -> Steps:
+def _before(run_id: str, first: Entry) -> Steps[dict[str, Record] | Pruned]:
     """Return the run's records before its first entry that is kept, by key; or Pruned."""
     if first.key == fence_key(run_id):  # it is written once, when the run begins
         return {}
     prefix = own_prefix(run_id)
-    snapshot: Snapshot | Pruned = yield LoadAt(first.position - 1, None, _keys(run_id), (prefix,))
+    snapshot = yield from LoadAt(
+        position=first.position - 1, time_us=None, keys=_keys(run_id), prefixes=(prefix,)
+    )
     if isinstance(snapshot, Pruned):
         return snapshot
     own = {record.key: record for record in snapshot.scans[prefix]}
     return {**own, **{key: record for key, record in snapshot.records.items() if record.exists}}
 
 
-def _others(run_id: str, own: tuple[Entry, ...]) -> Steps:
+def _others(run_id: str, own: tuple[Entry, ...]) -> Steps[tuple[Entry, ...]]:
     """Return what a step wrote to other keys: it stands before the step in the same commit."""
     first, size = own[0], _BEFORE
     if not first.key.startswith(step_key(run_id, "")):
@@ -119,11 +120,9 @@ def _others(run_id: str, own: tuple[Entry, ...]) -> Steps:
         limit = first.position - 1 - after
         position, found = after, []
         while position < first.position - 1:
-            page: LogPage | Pruned = yield ReadLog(
-                position, "", None, first.position - 1 - position
-            )
+            page = yield from ReadLog(after=position, limit=first.position - 1 - position)
             if isinstance(page, Pruned):
-                page = yield ReadLog(_OLDEST, "", None, limit)
+                page = yield from ReadLog(after=_OLDEST, limit=limit)
                 assert isinstance(page, LogPage)
             found += [e for e in page.entries if e.op_id == first.op_id]
             position = page.upto

@@ -23,7 +23,6 @@ from interlock.core.outcome import Invalid, Refusal
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
 from interlock.core.records import Record
 from interlock.core.transaction import Transaction
-from interlock.core.values import encode
 from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
 from interlock.runs.records import DONE, OPEN, UNDOING, fence_key, step_key
@@ -189,16 +188,7 @@ class RunState:
             if isinstance(moved, Refusal):
                 return moved
             writes += moved
-        writer = self.writer
-        return Plan(
-            op_id,
-            writer.agent,
-            tuple(expected),
-            (),
-            tuple(writes),
-            rules=writer.book.rules.version,
-            incarnation=writer.incarnation,
-        )
+        return self.writer.plan(op_id, expects=expected, writes=writes)
 
     def _status_writes(
         self, status: Mapping[str, Any], expected: list[Expect]
@@ -220,10 +210,10 @@ class RunState:
         return written if isinstance(written, Refusal) else [Write(DELETE, old.key, None), written]
 
     def _put(self, key: str, value: Any, what: str) -> Write | Refusal:
-        body = encode(value, self.writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return Invalid(f"{what} of run {self.id!r} cannot be recorded: {body.message}")
-        return Write(PUT, key, body)
+        write = decide.write_of(self.writer, PUT, key, value)
+        if isinstance(write, Invalid):
+            return Invalid(f"{what} of run {self.id!r} cannot be recorded: {write.message}")
+        return write
 
 
 class StepTransaction(Transaction):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock.core import decide
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid
 from interlock.core.records import Snapshot
-from interlock.core.requests import Load, Pause
+from interlock.core.requests import Load, Pause, Steps
 from interlock.errors import RunFailed, TimedOut, raise_refusal
 from interlock.runs import recording
 from interlock.runs.records import (
@@ -37,14 +37,14 @@ _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
 
 def wait_for(
     run: RunState, path: str, name: str, timeout: float | None, op_id: Callable[[], str]
-) -> Steps:
+) -> Steps[Any]:
     """Return what was sent to the run as `name`, once it was.  Raises TimedOut."""
     told: dict[str, Any] = {"kind": WAIT, "name": name, "args": _no_arguments()}
     known = run.recall(path, WAIT, name, _no_arguments())
     if known is not None and known["state"] != STARTED:
         return _answer(run, name, known)
     key = sent_key(run.id, name)
-    now: Snapshot = yield from ask(run.writer, Load((key,)))
+    now = yield from ask(run.writer, Load((key,)))
     until_us = (known or {}).get("until_us", 0)
     if not now.records[key].exists:
         _check_goes_on(run)
@@ -67,14 +67,14 @@ def _answer(run: RunState, name: str, known: Mapping[str, Any]) -> Any:
     return known["result"]
 
 
-def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps:
+def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[str, Any] | None]:
     """Have a person say whether this attempt at an effect, which is in doubt, has happened.
 
     Returns how it ended and its result, or None where it has not happened.
     """
     sent = answer_name(path, attempt)
     key = sent_key(run.id, sent)
-    now: Snapshot = yield from ask(run.writer, Load((key,)))
+    now = yield from ask(run.writer, Load((key,)))
     if not now.records[key].exists:
         op_id = f"{run.fence.key}/{run.fence.epoch}/{sent}"
         yield from recording.record(run, {}, op_id, _waiting(path, sent, 0))
@@ -92,11 +92,11 @@ def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps:
     return (FINISHED, said.get("result")) if said["happened"] else None
 
 
-def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps:
+def sleep(run: RunState, path: str, seconds: float, op_id: Callable[[], str]) -> Steps[None]:
     """Wait until `seconds` after this was first asked for, whoever runs the program then."""
     arguments = digest([seconds], "sleep")
     known = run.recall(path, SLEEP, "sleep", str(arguments))
-    now: Snapshot = yield from ask(run.writer, Load(()))
+    now = yield from ask(run.writer, Load(()))
     if known is None:
         until_us = now.time_us + int(seconds * 1e6)
         known = {"kind": SLEEP, "name": "sleep", "args": arguments, "state": FINISHED}
@@ -116,7 +116,7 @@ def _check_goes_on(run: RunState) -> None:
         raise RunFailed(run.ending)
 
 
-def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps:
+def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Snapshot]:
     """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
 
     Raises Fenced where the run was taken over meanwhile.

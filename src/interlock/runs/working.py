@@ -9,10 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from interlock.core.decide import Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.outcome import Pruned
-from interlock.core.records import Snapshot
-from interlock.core.requests import Load, Pause, ReadLog
+from interlock.core.requests import Load, Pause, ReadLog, Steps
 from interlock.runs.records import AWAITING, OPEN, PROCESSING, fence_key
 from interlock.runs.state import RunState, Suspended
 
@@ -32,12 +31,12 @@ class Due(NamedTuple):
 
 def find(
     writer: Writer, programs: Collection[str], busy: Collection[str], most: int, poll: float
-) -> Steps:
+) -> Steps[Due]:
     """Return the runs to take up, the longest due first, at most `most` of them: a Due.
 
     A run that somebody has the lease of is left out, and so are those in `busy`.
     """
-    snapshot: Snapshot = yield from ask(writer, Load((), (OPEN,)))
+    snapshot = yield from ask(writer, Load((), (OPEN,)))
     due, found, seconds = [], [], poll
     for record in snapshot.scans[OPEN]:
         at_us = record.value["due_us"]
@@ -49,7 +48,7 @@ def find(
     due.sort()
     for first in range(0, len(due), _FENCES_AT_ONCE):
         part = due[first : first + _FENCES_AT_ONCE]
-        fences: Snapshot = yield from ask(writer, Load(tuple(fence_key(run[2]) for run in part)))
+        fences = yield from ask(writer, Load(tuple(fence_key(run[2]) for run in part)))
         for _, _, run_id, woken in part:
             key = fence_key(run_id)
             program = fences.records[key].value.get("program")
@@ -66,18 +65,18 @@ def find(
     return Due(found[:most], snapshot.position, seconds)
 
 
-def wait(due: Due, stopping: Callable[[], bool]) -> Steps:
+def wait(due: Due, stopping: Callable[[], bool]) -> Steps[None]:
     """Wait until a run may be due: one has moved since, or `due.seconds` have passed."""
-    snapshot: Snapshot = yield Load(())
+    snapshot = yield from Load(())
     ends_us, position = snapshot.time_us + int(due.seconds * 1e6), due.position
     while (left := (ends_us - snapshot.time_us) / 1e6) > 0 and not stopping():
         yield Pause(min(left, _LONGEST_PAUSE), position)
-        page = yield ReadLog(position, OPEN, None, 1)
+        page = yield from ReadLog(after=position, prefix=OPEN, limit=1)
         if isinstance(page, Pruned) or page.entries:
             return
         if page.upto > position:
             yield Pause(_BETWEEN_LOOKS)
-        position, snapshot = page.upto, (yield Load(()))
+        position, snapshot = page.upto, (yield from Load(()))
 
 
 def is_due(status: Mapping[str, Any], now_us: int) -> bool:

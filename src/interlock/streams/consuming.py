@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core.folding import Steps
-from interlock.core.groups import END, MOST_TAKEN, Delivery, GroupInfo
+from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
 from interlock.core.leases import check_seconds
 from interlock.core.outcome import Invalid, Pruned
@@ -18,6 +17,7 @@ from interlock.core.requests import (
     ListGroups,
     Pause,
     ReadGroup,
+    Steps,
 )
 
 RENEWALS_PER_TTL = 3
@@ -60,7 +60,9 @@ def membership(
     return Membership(group, consumer, prefix, start, ttl)
 
 
-def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id: str) -> Steps:
+def take(
+    member: Membership, limit: int, wait: float | None, resume: bool, op_id: str
+) -> Steps[Deliveries | Invalid | Pruned]:
     """Take at most `limit` entries, waiting for the first at most `wait` seconds (None: without
     limit).  Returns Deliveries, Invalid or Pruned."""
     wrong = _check_limit(limit)
@@ -69,18 +71,24 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
     if wrong is not None:
         return wrong
     asked = ReadGroup(
-        member.group, member.consumer, member.prefix, member.start, limit, member.ttl, resume, ""
+        member.group,
+        consumer=member.consumer,
+        prefix=member.prefix,
+        start=member.start,
+        limit=limit,
+        ttl=member.ttl,
+        resume=resume,
     )
     start_us = count = 0
     while True:
-        answer = yield asked._replace(name=f"{op_id}/{count}")
+        answer = yield from asked.replace(name=f"{op_id}/{count}")
         if isinstance(answer, Pruned):
             return answer
         if answer.prefix != member.prefix:
             return _other_prefix(member, answer.prefix)
         if answer.items:
             return answer
-        asked, count = asked._replace(resume=False), count + 1
+        asked, count = asked.replace(resume=False), count + 1
         if answer.upto < answer.head:
             continue
         start_us = start_us or answer.time_us
@@ -91,7 +99,7 @@ def take(member: Membership, limit: int, wait: float | None, resume: bool, op_id
         yield Pause(pause if wait is None else min(pause, wait - waited), answer.head)
 
 
-def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
+def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[int | Invalid]:
     """Say that entries are done.  Returns how many of them were this consumer's, or Invalid."""
     positions, counts = [], []
     for delivery in deliveries:
@@ -103,40 +111,53 @@ def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps:
         counts.append(delivery.deliveries)
     if not positions:
         return 0
-    return (yield AckGroup(member.group, member.consumer, tuple(positions), tuple(counts)))
+    return (
+        yield from AckGroup(
+            member.group,
+            consumer=member.consumer,
+            positions=tuple(positions),
+            deliveries=tuple(counts),
+        )
+    )
 
 
-def renew(member: Membership, ttl: float) -> Steps:
+def renew(member: Membership, ttl: float) -> Steps[None]:
     """Give a sign of life; with `ttl` 0 let others have what is pending.  Returns None."""
-    yield ReadGroup(member.group, member.consumer, member.prefix, 0, 0, ttl, False, "")
+    yield ReadGroup(
+        member.group,
+        consumer=member.consumer,
+        prefix=member.prefix,
+        ttl=ttl,
+    )
 
 
-def state(group: str) -> Steps:
+def state(group: str) -> Steps[GroupInfo | Invalid]:
     """Look at a group.  Returns a GroupInfo, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
         return wrong
-    info: GroupInfo | None = yield GroupState(group)
+    info = yield from GroupState(group)
     return info if info is not None else (yield from _missing(group))
 
 
-def drop(group: str) -> Steps:
+def drop(group: str) -> Steps[Invalid | None]:
     """Forget a group.  Returns None, or Invalid where there is none."""
     wrong = check_name("group", group)
     if wrong is not None:
         return wrong
-    if (yield GroupState(group)) is None:
+    if (yield from GroupState(group)) is None:
         return (yield from _missing(group))
-    return (yield DropGroup(group))
+    yield DropGroup(group)
+    return None
 
 
-def names() -> Steps:
+def names() -> Steps[tuple[str, ...]]:
     """Return the names of the space's groups."""
-    return (yield ListGroups())
+    return (yield from ListGroups())
 
 
-def _missing(group: str) -> Steps:
-    known = yield ListGroups()
+def _missing(group: str) -> Steps[Invalid]:
+    known = yield from ListGroups()
     there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
     return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import commands, decide
 from interlock.core.decide import Decision, Writer
-from interlock.core.folding import Steps, ask
+from interlock.core.folding import ask
 from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix
 from interlock.core.merges import REDUCERS, Reducer
 from interlock.core.outcome import (
@@ -32,9 +32,9 @@ from interlock.core.outcome import (
     Pruned,
     Refusal,
 )
-from interlock.core.plan import DELETE, PUT, Plan, Write
+from interlock.core.plan import DELETE, PUT, Write
 from interlock.core.records import Entry, Record, Snapshot, absent
-from interlock.core.requests import Load, Pause, ReadLog, Think
+from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.showing import described, text_of
 from interlock.core.trimming import register
 from interlock.core.values import decode, encode
@@ -159,7 +159,7 @@ def begin(job: Job, record: Record) -> State | Invalid:
     return State(record, Progress(value["cursor"], 0, *counts))
 
 
-def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps:
+def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps[State | Refusal]:
     """Have the log kept for the coordinator.  Returns the State to go on from, or a Refusal."""
     state = begin(job, record)
     if isinstance(state, Invalid):
@@ -168,23 +168,25 @@ def start(writer: Writer, job: Job, record: Record, op_id: str) -> Steps:
     return state if refused is None else refused
 
 
-def look(writer: Writer, job: Job) -> Steps:
+def look(writer: Writer, job: Job) -> Steps[Progress | Invalid]:
     """Return the Progress of a coordinator, without its lease, or Invalid."""
-    snapshot: Snapshot = yield from ask(writer, Load((job.state,)))
+    snapshot = yield from ask(writer, Load((job.state,)))
     state = begin(job, snapshot.records[job.state])
     if isinstance(state, Invalid):
         return state
     return state.progress._replace(head=snapshot.position)
 
 
-def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) -> Steps:
+def advance(
+    writer: Writer, job: Job, state: State, op_id: Callable[[], str]
+) -> Steps[State | Refusal]:
     """Merge the next contributions in one commit.  Returns the new State, or a Refusal.
 
     The record of the state is the same where there was nothing to merge.
     """
-    page = yield ReadLog(state.progress.cursor, job.source, None, BATCH)
+    page = yield from ReadLog(after=state.progress.cursor, prefix=job.source, limit=BATCH)
     if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trimming
-        page = yield ReadLog(page.oldest - 1, job.source, None, BATCH)
+        page = yield from ReadLog(after=page.oldest - 1, prefix=job.source, limit=BATCH)
         if isinstance(page, Pruned):
             return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
@@ -194,7 +196,7 @@ def advance(writer: Writer, job: Job, state: State, op_id: Callable[[], str]) ->
     batch = _Batch(job, entries)
     yield from batch.examine()
     while True:
-        snapshot: Snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
+        snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
         lease = snapshot.leases.get(job.into)
         if lease is not None:
             yield Pause(min(lease.seconds, _LONGEST_PAUSE))
@@ -245,7 +247,7 @@ class _Batch:
         """The keys that say which contributions were handled before."""
         return tuple(dict.fromkeys(self._keys.values()))
 
-    def examine(self) -> Steps:
+    def examine(self) -> Steps[None]:
         """Protocol: find each contribution's identity, and what is wrong with it."""
         for entry in self._entries:
             identity = yield from self._unless_at_fault(entry, _identity(self._job, entry.value))
@@ -255,7 +257,7 @@ class _Batch:
             if reason is not None:
                 self._reasons[entry.position] = _short(reason)
 
-    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done]]:
         """Protocol: merge into the value that was read.  Returns the new value and what was done.
 
         Where a contribution turns out to be at fault, the value may be changed already: begin
@@ -266,7 +268,7 @@ class _Batch:
             if found is not None:
                 return found
 
-    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps:
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Any, _Done] | None]:
         target = snapshot.records[self._job.into]
         value = decode(target.body) if target.exists else deepcopy(self._job.initial)
         done, body, before = _Done([], [], [], {}), "", None
@@ -295,7 +297,7 @@ class _Batch:
             before = entry.position
         return value, done
 
-    def _unless_at_fault(self, entry: Entry, steps: Steps) -> Steps:
+    def _unless_at_fault(self, entry: Entry, steps: Steps[T]) -> Steps[T | None]:
         """Protocol: what `steps` return; None where the contribution is at fault, which is noted.
 
         Raises Invalid where that stops the coordinator, and what is not the contribution's fault.
@@ -323,7 +325,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Any) -> Steps:
+def _identity(job: Job, contribution: Any) -> Steps[str | None]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)
@@ -336,7 +338,7 @@ def _identity(job: Job, contribution: Any) -> Steps:
     return None
 
 
-def _reason(job: Job, contribution: Any) -> Steps:
+def _reason(job: Job, contribution: Any) -> Steps[str | None]:
     """Protocol: why a contribution is rejected, or None."""
     if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
         wrong = job.merge.accepts(contribution)
@@ -350,7 +352,7 @@ def _reason(job: Job, contribution: Any) -> Steps:
     return "it is not valid" if said is False else None
 
 
-def _merged(job: Job, value: Any, entry: Entry) -> Steps:
+def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
     """Protocol: the value with one more contribution.  Raises TypeError for None."""
     if isinstance(job.merge, Reducer):
         return job.merge.fold([entry.value], value, started=True)
@@ -412,10 +414,9 @@ def _plan(
         values.append((absent(job.rejected(entry.position), writer.space), kept))
     writes = []
     for record, content in values:
-        body = encode(content, writer.max_value_bytes)
-        if isinstance(body, Invalid):
-            return Invalid(f"{record.key!r}: {body.message}", record.key)
-        write = Write(PUT, record.key, body)
+        write = decide.write_of(writer, PUT, record.key, content)
+        if isinstance(write, Invalid):
+            return Invalid(f"{record.key!r}: {write.message}", record.key)
         refused = decide.allowed(writer, record, write, leased=record is state.record)
         if refused is not None:
             return refused
@@ -423,13 +424,6 @@ def _plan(
     writes += [Write(PUT, key, str(position)) for key, position in done.seen.items()]
     expected = [state.record, *(snapshot.records[key] for key in done.seen)]
     expected += [target] if done.merged else []
-    return Plan(
-        op_id,
-        writer.agent,
-        tuple(decide.expect(record) for record in expected),
-        (),
-        tuple(writes),
-        rules=writer.book.rules.version,
-        incarnation=writer.incarnation,
-        leased=(job.state,),
+    return writer.plan(
+        op_id, expects=map(decide.expect, expected), writes=writes, leased=(job.state,)
     )

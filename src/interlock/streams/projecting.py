@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from interlock.core.decide import forgot_return
-from interlock.core.folding import LARGEST, Steps
+from interlock.core.folding import LARGEST
 from interlock.core.keys import check_key, check_prefix
 from interlock.core.outcome import Invalid, Pruned
 from interlock.core.protocol import check_reached
@@ -21,11 +21,11 @@ from interlock.core.records import Entry
 from interlock.core.requests import (
     PROJECTIONS,
     DropProjection,
-    Kept,
     LoadProjection,
     LogPage,
     ReadLog,
     SaveProjection,
+    Steps,
 )
 from interlock.core.values import decode, encode
 
@@ -87,16 +87,18 @@ def shape(
     return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every)
 
 
-def refresh(shape: Shape, view: View) -> Steps:
+def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
     """Fold what came since, up to the end of the log.
 
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
-    refused = None if view.is_open else (yield from _open(shape, view))
+    refused: Invalid | Pruned | None = None
+    if not view.is_open:
+        refused = yield from _open(shape, view)
     if refused is not None:
         return refused
     while True:
-        page: LogPage | Pruned = yield ReadLog(view.position, shape.prefix, None, PAGE)
+        page = yield from ReadLog(after=view.position, prefix=shape.prefix, limit=PAGE)
         if isinstance(page, Pruned):
             refused = yield from _skip(shape, view, page)
             if refused is not None:
@@ -115,12 +117,13 @@ def refresh(shape: Shape, view: View) -> Steps:
     return None
 
 
-def drop(shape: Shape, view: View) -> Steps:
+def drop(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Forget what is kept, and the value.  Returns None, or Invalid."""
     if not shape.kept_as:
         return Invalid("the projection has no name, so nothing of it is kept")
     view.is_open = False
-    return (yield DropProjection(shape.kept_as))
+    yield DropProjection(shape.kept_as)
+    return None
 
 
 def own(key: str) -> bool:
@@ -148,11 +151,11 @@ def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
     return None
 
 
-def _open(shape: Shape, view: View) -> Steps:
+def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Protocol: begin with what is kept, or with the initial value.  Returns None, or Invalid."""
     view.is_open = False
     if shape.kept_as:
-        kept: Kept | None = yield LoadProjection(shape.kept_as)
+        kept = yield from LoadProjection(shape.kept_as)
         found = None if kept is None else _read(kept.body)
         if kept is not None and found is not None:
             if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
@@ -167,7 +170,7 @@ def _open(shape: Shape, view: View) -> Steps:
     return (yield from _save(shape, view)) if shape.kept_as else None
 
 
-def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps:
+def _skip(shape: Shape, view: View, pruned: Pruned) -> Steps[Invalid | Pruned | None]:
     """Protocol: go on from what another process has kept since, where the log is cut up to there.
 
     Returns None, or a refusal: nothing is known of the value then.
@@ -191,7 +194,7 @@ def _read(body: str) -> dict[str, Any] | None:
     return found if whole else None
 
 
-def _save(shape: Shape, view: View) -> Steps:
+def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Protocol: keep the value as it is.  Returns None, or Invalid."""
     whole = {"prefix": shape.prefix, "initial": shape.initial, "value": view.value}
     body = encode(whole, LARGEST)

@@ -140,7 +140,7 @@ class _Check:
         log goes now)."""
         while upto is None or self._upto < upto:
             after = -1 if self._first is None else self._upto
-            page: LogPage = self._perform(ReadLog(after, "", None, _PAGE))
+            page: LogPage = self._perform(ReadLog(after=after, limit=_PAGE))
             if isinstance(page, Pruned):
                 self._undecided.append("the log was trimmed while it was read; check again")
                 return

@@ -69,7 +69,7 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
     if code == "42501":
         return Unavailable(
             f"{place} does not let this role do that: {told}; grant it what "
-            "docs/choosing-a-backend.md says"
+            "docs/how-to/postgresql.md says"
         )
     if code.startswith("28") or code == "3D000":
         return Unavailable(f"{place} does not let you in: {told}")

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from interlock import cancellation
 from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
 from interlock.backends.redis.options import Target
@@ -27,12 +28,13 @@ except ImportError:  # redis-py does the same, more slowly
     pack_command = None  # type: ignore[assignment]  # a function where it is installed
 
 MOST = 32  # connections that are used at once; whoever comes then waits for one
+_LOOKS, _LOOK = 20, 0.25  # times that a connect is looked at, and seconds between
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
 _DEFAULTS: dict[str, Any] = {
     "decode_responses": True,
     "encoding": "utf-8",
     "socket_timeout": 10.0,
-    "socket_connect_timeout": 5.0,
+    "socket_connect_timeout": _LOOKS * _LOOK,
     "socket_keepalive": True,
     "health_check_interval": 0,
 }
@@ -191,7 +193,7 @@ class AsyncWire:
             if self._idle[node]:
                 return node, self._idle[node].pop()
             connection = kind(**arguments)
-            await connection.connect()
+            await _connect(connection)
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
@@ -262,6 +264,23 @@ async def _reply_async(connection: Any) -> Any:
         if isinstance(problem, redis.exceptions.BusyLoadingError):
             return problem
         raise
+
+
+async def _connect(connection: Any) -> None:
+    """Open a connection.  Its time is counted in looks: an event loop that thousands of tasks hold
+    up for seconds has looked once, and the server is not to blame."""
+    connection.socket_connect_timeout = None
+    task = asyncio.ensure_future(connection.connect())
+    try:
+        for _ in range(_LOOKS):
+            if (await asyncio.wait([task], timeout=_LOOK))[0]:
+                await task
+                return
+        raise redis.exceptions.TimeoutError("Timeout connecting to server")
+    finally:
+        if not task.done():
+            await cancellation.stop(task)
+            await _drop(connection)
 
 
 async def _drop(connection: Any) -> None:

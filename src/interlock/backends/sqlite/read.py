@@ -79,9 +79,9 @@ def list_keys(
     connection: sqlite3.Connection, where: Where, request: ListKeys
 ) -> tuple[KeyInfo, ...]:
     """Answer a ListKeys."""
-    prefix, after, limit = request
-    first, end = max(prefix, after), prefix_end(prefix)
-    rows = connection.execute(SQL["list_keys"], (where.space, prefix, end, first, after, limit))
+    prefix, after = request.prefix, request.after
+    bounds = (prefix, prefix_end(prefix), max(prefix, after), after)
+    rows = connection.execute(SQL["list_keys"], (where.space, *bounds, request.limit))
     return tuple(map(KeyInfo._make, rows))
 
 
@@ -113,7 +113,7 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
     """Answer a ReadLog."""
     floor = trimmed(connection, where)
     if request.after < 0:
-        request = request._replace(after=floor)
+        request = request.replace(after=floor)
     if request.after < floor:
         return decide.pruned(request.after, floor)
     window = (min(where.first + request.after, where.last), where.last, request.limit)

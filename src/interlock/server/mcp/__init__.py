@@ -1,0 +1,1 @@
+"""The MCP server: tools over one space, for any client of the protocol."""

@@ -1,0 +1,443 @@
+"""What the tools of the MCP server do: each a coroutine of an agent and checked arguments.
+
+Each write has an operation id, so that sending it again is harmless.  The id that a client chooses
+counts for its agent and for one key: two agents that both call an operation "1" do not meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+import interlock
+from interlock import Committed, Conflict, Entry, Invalid, KeyInfo, Record, Refused, Unknown
+from interlock.server.mcp.agents import Agent, Agents, Hold
+from interlock.server.mcp.answers import (
+    Answer,
+    Refusal,
+    absent,
+    entry_answer,
+    key_answer,
+    moved,
+    record_answer,
+)
+from interlock.settings import contribution_id, is_reserved
+from interlock.sharing import under
+
+_MOST_MERGES = 100  # writes that came in between, before update_fields gives up
+_LIMIT = 50
+_SMALLEST_PAGE = 200  # keys, without values, in one question to the store
+_SECONDS = 300.0
+
+_HOW = {
+    "guarded": "write or update_fields, with the version and epoch that you read",
+    "merged": "append",
+    "private": "as guarded, and only by the agent whose name stands at {agent}",
+    "leased": "take_lease first, then write with its lease_id",
+}
+
+Arguments = dict[str, Any]
+Call = Callable[[Agent, Arguments], Awaitable[Answer]]
+Write = Callable[[Agent, Arguments, str], Awaitable[Record | Entry]]
+
+
+def operation(agent: Agent, key: str, op_id: str) -> str:
+    """Return the operation id that the store keeps for one that a client chose."""
+    text = json.dumps([agent.name, key, op_id])
+    return "mcp-" + hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+async def outcome_of(agent: Agent, key: str, op_id: str) -> Committed | None:
+    """Return the commit that a client's operation made, None where it was not applied."""
+    name = operation(agent, key, op_id)
+    done = await agent.space.outcome(name)
+    appended = contribution_id(key, None, name, False)
+    assert appended is not None
+    return done or await agent.space.outcome(appended)
+
+
+async def _create(agent: Agent, arguments: Arguments, op: str) -> Record:
+    return await agent.space.create(arguments["key"], arguments["value"], op_id=op)
+
+
+async def _write(agent: Agent, arguments: Arguments, op: str) -> Record:
+    if "lease_id" in arguments:
+        return await _leased(agent, arguments).write(arguments["value"], op_id=op)
+    return await agent.space.write(await _as_read(agent, arguments), arguments["value"], op_id=op)
+
+
+async def _delete(agent: Agent, arguments: Arguments, op: str) -> Record:
+    if "lease_id" in arguments:
+        return await _leased(agent, arguments).delete(op_id=op)
+    return await agent.space.delete(await _as_read(agent, arguments), op_id=op)
+
+
+async def _append(agent: Agent, arguments: Arguments, op: str) -> Entry:
+    return await agent.space.append(arguments["key"], arguments["item"], id=op)
+
+
+async def _transition(agent: Agent, arguments: Arguments, op: str) -> Record:
+    fields = arguments.get("fields", {})
+    if "op_id" in fields:
+        raise Invalid("a field named 'op_id' cannot be set with a transition; use update_fields")
+    return await agent.space.transition(arguments["key"], arguments["to"], op_id=op, **fields)
+
+
+async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
+    fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
+    names = {*fields, *remove}
+    if not names or fields.keys() & set(remove):
+        raise Invalid("name at least one field in fields or remove, and none in both")
+
+    def changed(record: Record) -> dict[str, Any]:
+        if not isinstance(record.value, dict):
+            raise Invalid(f"{record.key!r} holds no object, so it has no fields; use write")
+        kept = {name: each for name, each in record.value.items() if name not in remove}
+        return {**kept, **fields}
+
+    if "lease_id" in arguments:
+        lease = _leased(agent, arguments)
+        return await lease.write(changed(lease.record), op_id=op)
+    base = record = await _as_read(agent, arguments)
+    if not base.exists:
+        fresh = await agent.space.read(base.key)
+        raise moved(base.version, fresh) if fresh.exists else absent(base.key)
+    for _ in range(_MOST_MERGES):
+        try:
+            return await agent.space.write(record, changed(record), op_id=op)
+        except Conflict as conflict:
+            if not _same_fields(names, base, conflict.record):
+                raise
+            record = conflict.record
+    raise moved(base.version, record)
+
+
+def _same_fields(names: set[str], base: Record, fresh: Record) -> bool:
+    if not fresh.exists or not isinstance(fresh.value, dict):
+        return False
+    return all(
+        (name in base.value) == (name in fresh.value)
+        and _text(base.value.get(name)) == _text(fresh.value.get(name))
+        for name in names
+    )
+
+
+def _text(value: Any) -> str:
+    """Return what two equal values have in common; 1, 1.0 and true are three values."""
+    return json.dumps(value, sort_keys=True)
+
+
+# The record that a client says it read
+
+
+def _leased(agent: Agent, arguments: Arguments) -> interlock.AsyncLease:
+    lease = agent.leases.of_key(arguments["lease_id"], arguments["key"]).lease
+    read = (arguments["version"], arguments["epoch"])
+    if read != (lease.record.version, lease.record.epoch):
+        raise moved(arguments["version"], lease.record)
+    return lease
+
+
+async def _as_read(agent: Agent, arguments: Arguments) -> Record:
+    """Return the record at the version that the client read: what rules and merges go by.
+
+    The store compares version and epoch.  Raises Refusal where that version is not kept.
+    """
+    key, version, epoch = (arguments[name] for name in ("key", "version", "epoch"))
+    record = await agent.space.read(key)
+    if record.version != version:
+        was = await _at_version(agent, record, version)
+        if was is None:
+            raise moved(version, record)
+        record = was
+    return record._replace(epoch=epoch)
+
+
+async def _at_version(agent: Agent, record: Record, version: int) -> Record | None:
+    if version == 0:
+        return record._replace(value=None, body=None, version=0, exists=False)
+    try:
+        async for entry in agent.space.history(record.key):
+            if entry.version == version:
+                return await agent.space.at(position=entry.position).read(record.key)
+    except interlock.Pruned:
+        pass
+    return None
+
+
+# Once, however often it is sent
+
+
+def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Answer]]:
+    """Make a write that a client may send again under its op_id."""
+
+    async def call(agent: Agent, arguments: Arguments) -> Answer:
+        named = arguments.get("op_id")
+        if named is not None and (done := await _done(tool, agent, arguments)):
+            return done
+        op_id = named or secrets.token_hex(8)
+        try:
+            written = await write(agent, arguments, operation(agent, arguments["key"], op_id))
+        except (Refused, Refusal):
+            # The same call may be under way twice: then this one came second.
+            if named is not None and (done := await _done(tool, agent, arguments)):
+                return done
+            raise
+        except Unknown as problem:
+            raise Unknown(str(problem), op_id) from problem  # as the client may name it
+        if isinstance(written, Entry):
+            return {"entry": entry_answer(written)}
+        return {"record": record_answer(written)}
+
+    return call
+
+
+async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
+    """Return what this operation did when it was sent before.
+
+    Raises Invalid where its op_id stood for another operation.
+    """
+    key, op_id = arguments["key"], arguments["op_id"]
+    done = await outcome_of(agent, key, op_id)
+    if done is None:
+        return None
+    (written,) = done.writes
+    value = None if written.body is None else json.loads(written.body)
+    if not _asked(tool, arguments, written.kind, value):
+        raise Invalid(
+            f"op_id {op_id!r} already stands for another operation on {key!r}; take a fresh one "
+            "for each new operation"
+        )
+    record = Record(
+        key=key,
+        value=value,
+        version=written.version,
+        epoch=written.epoch,
+        writer=done.agent,
+        time_us=done.time_us,
+        position=written.position,
+        exists=written.kind != "delete",
+        space="",
+    )
+    if tool == "append":
+        return {"entry": _appended(record), "replayed": True}
+    return {"record": record_answer(record), "replayed": True}
+
+
+def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
+    """Say whether what was written is what the call asks for."""
+    fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
+    match tool, kind:
+        case "delete", "delete":
+            return True
+        case "append", "append":
+            return _text(value) == _text(arguments["item"])
+        case (("create" | "write"), "put"):
+            return _text(value) == _text(arguments["value"])
+        case "update_fields", "put":
+            return _has(value, fields) and not any(name in value for name in remove)
+        case "transition", "put":
+            return _has(value, fields) and arguments["to"] in value.values()
+    return False
+
+
+def _has(value: Any, fields: dict[str, Any]) -> bool:
+    return isinstance(value, dict) and all(
+        name in value and _text(value[name]) == _text(each) for name, each in fields.items()
+    )
+
+
+def _appended(record: Record) -> Answer:
+    return entry_answer(
+        Entry(
+            record.position,
+            record.key,
+            record.version,
+            record.epoch,
+            "append",
+            record.value,
+            record.writer or "",
+            record.time_us,
+            "",
+            None,
+        )
+    )
+
+
+_ALL: dict[str, Write] = {
+    "create": _create,
+    "write": _write,
+    "update_fields": _update_fields,
+    "append": _append,
+    "transition": _transition,
+    "delete": _delete,
+}
+WRITES = {tool: _once(tool, write) for tool, write in _ALL.items()}
+
+
+# The tools that read
+
+
+async def about(agents: Agents, agent: Agent, read_only: bool) -> Answer:
+    """Answer who the agent is and how keys may be written."""
+    fresh = await under(agent.space, agent.name)  # with the rules as they are now
+    return {
+        "agent": agent.name,
+        "space": agents.space_name,
+        "position": await agent.space.position(),
+        "read_only": read_only,
+        "rules": [
+            {
+                "pattern": pattern,
+                "rule": interlock.describe_rule(rule),
+                "how_to_write": _HOW[rule.kind] + (" or transition" if rule.machine else ""),
+                **({"machine": rule.machine.to_json()} if rule.machine else {}),
+            }
+            for pattern, rule in sorted(fresh.rules.items())
+        ],
+    }
+
+
+async def _read(agent: Agent, arguments: Arguments) -> Answer:
+    found = await agent.space.read_many(dict.fromkeys(arguments["keys"]))
+    return {"records": [record_answer(record) for record in found.values()]}
+
+
+async def _read_at(agent: Agent, arguments: Arguments) -> Answer:
+    moment = agent.space.at(position=arguments.get("position"), time=_time(arguments.get("time")))
+    found = await moment.read_many(dict.fromkeys(arguments["keys"]))
+    return {"records": [record_answer(record) for record in found.values()]}
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else datetime.fromisoformat(text)
+    except ValueError:
+        raise interlock.Invalid(f"time={text!r:.80} is not a time in ISO 8601") from None
+
+
+async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
+    after, limit = arguments.get("after"), arguments.get("limit", _LIMIT)
+    found = await _visible(agent, arguments.get("prefix", ""), after, limit + 1)
+    shown = found[:limit]
+    answers = [key_answer(each) for each in shown]
+    if arguments.get("values"):
+        records = await agent.space.read_many(each.key for each in shown)
+        answers = [record_answer(each) for each in records.values() if each.exists]
+    return {
+        "records": answers,
+        "next_after": shown[-1].key if shown else after,
+        "more": len(found) > limit,
+    }
+
+
+async def _visible(agent: Agent, prefix: str, after: str | None, limit: int) -> list[KeyInfo]:
+    """Return at most `limit` keys that are no adapter's."""
+    found: list[KeyInfo] = []
+    size = max(limit, _SMALLEST_PAGE)
+    while True:
+        page = await agent.space.list_keys(prefix, after=after, limit=size)
+        found += (each for each in page if not is_reserved(each.key))
+        if len(page) < size or len(found) >= limit:
+            return found[:limit]
+        after = page[-1].key
+
+
+async def _history(agent: Agent, arguments: Arguments) -> Answer:
+    key, after = arguments["key"], arguments.get("after")
+    limit = arguments.get("limit", _LIMIT)
+    if after is None:
+        latest = deque([each async for each in agent.space.history(key)], limit)
+        return _entries(list(latest), latest[-1].position if latest else 0, more=False)
+    return await _page(agent.space.history(key, after=after), after, limit)
+
+
+async def _log(agent: Agent, arguments: Arguments) -> Answer:
+    after, prefix = arguments.get("after"), arguments.get("prefix", "")
+    limit = arguments.get("limit", _LIMIT)
+    if after is not None:
+        return await _page(agent.space.log(after, prefix), after, limit)
+    start = max(await agent.space.position() - limit, 0)
+    try:
+        return await _page(agent.space.log(start, prefix), start, limit)
+    except interlock.Pruned as pruned:
+        start = pruned.oldest - 1
+        return await _page(agent.space.log(start, prefix), start, limit)
+
+
+async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
+    shown: list[Entry] = []
+    async for entry in entries:
+        if not is_reserved(entry.key):
+            if len(shown) == limit:
+                return _entries(shown, after, more=True)
+            shown.append(entry)
+        after = entry.position
+    return _entries(shown, after, more=False)
+
+
+def _entries(entries: list[Entry], after: int, more: bool) -> Answer:
+    """Answer a page of the log that was read up to position `after`."""
+    return {
+        "entries": [entry_answer(each) for each in entries],
+        "next_after": after,
+        "more": more,
+    }
+
+
+async def _outcome(agent: Agent, arguments: Arguments) -> Answer:
+    done = await outcome_of(agent, arguments["key"], arguments["op_id"])
+    if done is None:
+        return {"applied": False, "written": []}
+    written = [each for each in done.writes if each.key == arguments["key"]]
+    return {
+        "applied": True,
+        "written": [
+            {"key": each.key, "kind": each.kind, "version": each.version, "epoch": each.epoch}
+            for each in written
+        ],
+    }
+
+
+# Leases
+
+
+async def _take_lease(agent: Agent, arguments: Arguments) -> Answer:
+    named = operation(agent, arguments["key"], arguments["op_id"]) if "op_id" in arguments else None
+    seconds, wait = arguments.get("seconds", _SECONDS), arguments.get("wait", 0)
+    return _held(await agent.leases.take(arguments["key"], seconds, wait, named))
+
+
+async def _renew_lease(agent: Agent, arguments: Arguments) -> Answer:
+    seconds = arguments.get("seconds", _SECONDS)
+    return _held(await agent.leases.renew(arguments["lease_id"], seconds))
+
+
+async def _release_lease(agent: Agent, arguments: Arguments) -> Answer:
+    hold = await agent.leases.release(arguments["lease_id"])
+    return {"lease": {"lease_id": hold.id, "key": hold.lease.key, "seconds": 0}}
+
+
+def _held(hold: Hold) -> Answer:
+    record: Record = hold.record
+    lease = {"lease_id": hold.id, "key": record.key, "seconds": round(hold.seconds, 1)}
+    return {"lease": lease, "record": record_answer(record)}
+
+
+CALLS: dict[str, Call] = {
+    "read": _read,
+    "read_at": _read_at,
+    "list_keys": _list_keys,
+    "history": _history,
+    "log": _log,
+    "outcome": _outcome,
+    "take_lease": _take_lease,
+    "renew_lease": _renew_lease,
+    "release_lease": _release_lease,
+    **WRITES,
+}

@@ -1,0 +1,206 @@
+"""The store of an exploration: every content that it was seen with, and what it answered to whom.
+
+A content is restored, one request is performed on the real backend, and the new content is
+compared with all earlier ones, row by row; so two schedules that lead to the same content meet.
+What a request does to a content is found out once.  Who asks what, and when, is not decided here.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from interlock.backends.drive import SyncDriver
+from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.decide import Writer
+from interlock.core.outcome import Refusal
+from interlock.core.requests import Request
+from interlock.core.rules import RuleBook
+from interlock.settings import make_writer
+from interlock.space import Space
+
+SPACE = "explore"
+_START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first moment
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+
+
+class StillDriver(SyncDriver):
+    """Renews nothing in the background: time stands still while anybody can move."""
+
+    keeps_alive = False
+
+
+class ExploredSpace(Space):
+    """The real façade, with operation ids that follow from the agent's name and a count."""
+
+    _drawn = 0
+
+    def _op_id(self, op_id: str | None) -> str:
+        if op_id is not None:
+            return op_id
+        self._drawn += 1
+        return f"{self.agent}-{self._drawn}"
+
+
+class Raised:
+    """An answer that was a fault: the agent's driver raises it."""
+
+    def __init__(self, problem: Exception) -> None:
+        self.problem = problem
+
+    def __repr__(self) -> str:
+        return f"failed ({type(self.problem).__name__}), {self.problem}"
+
+
+class Answers:
+    """Numbers answers by what they say, and hands out copies that an agent may change."""
+
+    def __init__(self) -> None:
+        self.refusals: set[int] = set()
+        self._numbers: dict[str, int] = {}
+        self._pickled: list[bytes] = []
+
+    def number(self, answer: Any) -> int:
+        """Return the number of an answer; equal answers have the same one."""
+        text = repr(answer)
+        number = self._numbers.get(text)
+        if number is None:
+            number = self._numbers[text] = len(self._pickled)
+            self._pickled.append(pickle.dumps(answer))
+            if isinstance(answer, Refusal):
+                self.refusals.add(number)
+        return number
+
+    def __getitem__(self, number: int) -> Any:
+        return pickle.loads(self._pickled[number])
+
+
+class Backend(SQLiteBackend):
+    """The real backend, which also says whether a request brought what is there to the disk.
+
+    A store in memory has none: it says so where one in a file would have synced it.
+    """
+
+    synced = False
+
+    def perform(self, request: Any) -> Any:
+        """Answer one request."""
+        self.synced = False
+        return super().perform(request)
+
+    def _write(
+        self, work: Any, request: Any, durable: bool = True, *more: Any, **options: Any
+    ) -> Any:
+        with self._pool.writer() as connection:
+            before = connection.total_changes
+        answer = super()._write(work, request, durable, *more, **options)
+        with self._pool.writer() as connection:
+            changed = connection.total_changes != before
+        self.synced = self.synced or (changed and durable)
+        return answer
+
+    def _sync(self) -> None:
+        self.synced = True
+
+
+class Stores:
+    """Contents of one store in memory, by number, and the transitions between them."""
+
+    def __init__(self) -> None:
+        self._now = _START_US
+        self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
+        self.answers = Answers()
+        self.requests: list[Request[Any]] = []
+        self._request_numbers: dict[tuple[type, Request[Any]], int] = {}
+        self._reader = sqlite3.connect(":memory:")
+        self._images: list[bytes] = []
+        self._numbers: dict[str, int] = {}
+        self._queues: list[bool] = []
+        self._transitions: dict[tuple[int, int, int], tuple[int, int, bool]] = {}
+        self._book = RuleBook()
+        self._loaded, self._image = -1, b""
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._reader.close()
+        self.backend.close()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def space(self, agent: str) -> Space:
+        """Return a space on the content that is loaded, for `setup` and for invariants."""
+        return ExploredSpace(StillDriver(self.backend), self.writer(agent))
+
+    def writer(self, agent: str) -> Writer:
+        """Return who writes as `agent`, with the rules that stood after the setup."""
+        writer = make_writer(self.backend.uid, SPACE, agent, None)
+        writer.book = self._book.knowing({})
+        return writer
+
+    def set_up(self, setup: Callable[[Space], Any]) -> None:
+        """Run the setup, and remember its rules."""
+        space = self.space("setup")
+        setup(space)
+        self._book = space._writer.book
+
+    def request_number(self, request: Request[Any]) -> int:
+        """Return the number of a request; the same request has the same one."""
+        key = (type(request), request)
+        number = self._request_numbers.get(key)
+        if number is None:
+            number = self._request_numbers[key] = len(self.requests)
+            self.requests.append(request)
+        return number
+
+    def has_queue(self, store: int) -> bool:
+        """Whether somebody stands in a queue or has a lease, so that time matters."""
+        return self._queues[store]
+
+    def perform(self, store: int, clock_us: int, request: int) -> tuple[int, int, bool]:
+        """Perform a request on a content; return the numbers of the answer and of the new content,
+        and whether that has reached the disk.
+
+        `clock_us` is the store's time, in microseconds since the exploration's first moment.
+        """
+        key = (store, clock_us, request)
+        found = self._transitions.get(key)
+        if found is None:
+            self.load(store)
+            self._now = _START_US + clock_us
+            try:
+                answer = self.backend.perform(self.requests[request])
+            except Exception as problem:
+                answer = Raised(problem)
+            number = self.answers.number(answer)
+            found = self._transitions[key] = (number, self.current(), self.backend.synced)
+        return found
+
+    def load(self, store: int) -> None:
+        """Bring the store back to a content."""
+        if self._loaded != store:
+            self._loaded, self._image = store, zlib.decompress(self._images[store])
+            self.backend.restore(self._image)
+
+    def current(self) -> int:
+        """Return the number of the content that the store has now."""
+        image = self.backend.dump()
+        if image != self._image:
+            text, queue = self._content(image)
+            number = self._numbers.get(text)
+            if number is None:
+                number = self._numbers[text] = len(self._images)
+                self._images.append(zlib.compress(image, 1))
+                self._queues.append(queue)
+            self._loaded, self._image = number, image
+        return self._loaded
+
+    def _content(self, image: bytes) -> tuple[str, bool]:
+        """Return the rows of all tables, which is exact, and whether a queue is among them."""
+        self._reader.deserialize(image)
+        names = [name for (name,) in self._reader.execute(_TABLES)]
+        rows = {name: self._reader.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+        return repr(rows), bool(rows["tickets"] or rows["leases"])

@@ -1,0 +1,174 @@
+"""Rules: stored in the space, checked for every writer, changed by a guarded commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import interlock
+from tests.facades import Facades, elsewhere
+
+PRIVATE = {"agent/{agent}/**": interlock.private()}
+
+
+def test_only_its_owner_writes_a_private_key_and_everybody_reads_it(facades: Facades) -> None:
+    ours, theirs = facades.open("ann", rules=PRIVATE), facades.open("ben")
+    record = ours.create("agent/ann/notes", "mine")
+    assert theirs.read("agent/ann/notes").value == "mine"
+    calls: list[Callable[[], Any]] = [
+        lambda: theirs.write(record, "theirs"),
+        lambda: theirs.delete(record),
+        lambda: theirs.create("agent/ann/plan", "theirs"),
+        lambda: theirs.update("agent/ann/notes", lambda _: "theirs"),
+        lambda: theirs.transact(lambda tx: tx.create("agent/ann/plan", "theirs")),
+    ]
+    for call in calls:
+        with pytest.raises(interlock.Forbidden, match="only 'ann' may write") as refused:
+            call()
+        assert refused.value.pattern == "agent/{agent}/**"
+        assert not refused.value.retryable
+    assert ours.position() == 2  # the rules, and the note
+
+
+def test_rules_hold_for_whoever_did_not_declare_them(facades: Facades) -> None:
+    """A process that came before the rules decides again as soon as it writes."""
+    early = facades.open("ben")
+    record = early.create("agent/ann/notes", "before there were rules")
+    facades.open("ann", rules=PRIVATE)
+    with pytest.raises(interlock.Forbidden):
+        early.write(record, "after")
+    assert early.create("agent/ben/notes", "his own").version == 1
+    assert list(early.rules) == ["agent/{agent}/**"]
+
+
+def test_a_writer_with_rules_that_were_relaxed_decides_again(facades: Facades) -> None:
+    late = facades.open("ben", rules=PRIVATE)
+    facades.open("ann").apply_rules({})
+    assert late.create("agent/ann/notes", "allowed now").version == 1
+
+
+def test_the_most_specific_rule_wins(facades: Facades) -> None:
+    space = facades.open(
+        "ann",
+        rules={
+            "**": interlock.guarded(),
+            "team/**": interlock.merged("append"),
+            "team/plan": interlock.guarded(),
+            "team/{agent}/log": interlock.private(),
+        },
+    )
+    assert space.create("team/plan", 1).version == 1
+    assert space.append("team/findings", 1).version == 1
+    assert space.create("team/ann/log", 1).version == 1
+    with pytest.raises(interlock.Forbidden, match="append"):
+        space.create("team/x", 1)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"a/*": interlock.guarded(), "*/b": interlock.merged("append")},
+        {"a/*": interlock.guarded(), "a/{agent}": interlock.private()},
+        {"a/**/b": interlock.guarded()},
+        {"a//b": interlock.guarded()},
+        {"a/x*": interlock.guarded()},
+        {"notes": interlock.private()},
+        {"a": interlock.merged("no such reducer")},
+        {"a": interlock.guarded(on_conflict="maybe")},
+        {"a": interlock.guarded(keep=0)},
+        {"a": "guarded"},
+        {7: interlock.guarded()},
+        "guarded",
+    ],
+)
+def test_rules_that_cannot_be(facades: Facades, rules: Any) -> None:
+    space = facades.open()
+    with pytest.raises(interlock.Invalid):
+        facades.open("other", rules=rules)
+    with pytest.raises(interlock.Invalid):
+        space.apply_rules(rules)
+    assert (space.position(), space.rules) == (0, {})
+
+
+def test_an_ambiguous_pair_is_named_with_a_key_that_both_match(facades: Facades) -> None:
+    with pytest.raises(interlock.Invalid, match=r"'\*/b' and 'a/\*' are ambiguous.*'a/b'"):
+        facades.open(rules={"a/*": interlock.guarded(), "*/b": interlock.leased()})
+
+
+def test_declaring_adds_and_contradicting_is_refused(facades: Facades) -> None:
+    facades.open("one", rules={"a": interlock.merged("append")})
+    two = facades.open("two", rules={"b": interlock.merged("counter")})
+    assert sorted(two.rules) == ["a", "b"]
+    facades.open("three", rules={"a": interlock.merged("append")})
+    assert two.position() == 2, "declaring what is stored writes nothing"
+    with pytest.raises(interlock.Invalid, match=r"stored as merged.'append'.*declared as merged"):
+        facades.open("four", rules={"a": interlock.merged("counter")})
+    with pytest.raises(interlock.Invalid, match="ambiguous"):
+        facades.open("five", rules={"*": interlock.guarded(), "{agent}": interlock.private()})
+    assert [entry.key for entry in two.log()] == ["$rules", "$rules"]
+
+
+def test_rules_that_existing_values_break_are_refused_with_a_report(facades: Facades) -> None:
+    space = facades.open(rules={"findings": interlock.merged("append")})
+    space.create("booking/1", {"status": "PENDING"})
+    space.create("booking/2", {"status": "LOST"})
+    space.create("booking/3", "no object")
+    space.append("findings", 1)
+    before = space.rules
+    with pytest.raises(interlock.Invalid) as refused:
+        space.apply_rules({"booking/*": interlock.guarded(machine=interlock.BOOKING)})
+    text = str(refused.value)
+    assert "3 existing values break them" in text
+    assert "'booking/2'" in text
+    assert "'LOST'" in text
+    assert "'findings': it holds contributions" in text
+    assert "'booking/1'" not in text
+    with pytest.raises(interlock.Invalid, match="plain value"):
+        space.apply_rules({**before, "booking/*": interlock.merged("append")})
+    with pytest.raises(interlock.Invalid, match="contributions for 'append', not for 'counter'"):
+        space.apply_rules({"findings": interlock.merged("counter")})
+    assert space.rules == before
+    space.delete(space.read("booking/2"))
+    space.delete(space.read("booking/3"))
+    changed = {**before, "booking/*": interlock.guarded(machine=interlock.BOOKING)}
+    assert space.apply_rules(changed) == changed
+
+
+def test_the_librarys_own_keys_cannot_be_written_or_seen(facades: Facades) -> None:
+    space = facades.open(rules=PRIVATE)
+    space.create("k", 1)
+    assert list(space.scan()) == ["k"]
+    with pytest.raises(interlock.Invalid, match="library's own"):
+        space.read("$rules")
+    with pytest.raises(interlock.Invalid, match="library's own"):
+        space.create("$rules", {})
+
+
+def test_a_transaction_decides_again_under_new_rules(facades: Facades) -> None:
+    space = facades.open("ben")
+    doomed = space.transaction()
+    with pytest.raises(interlock.Forbidden), doomed as tx:
+        tx.create("agent/ann/notes", facades.open("ann", rules=PRIVATE).position())
+    with space.transaction() as tx:
+        facades.open("ann").apply_rules({})
+        tx.create("agent/ann/notes", 1)
+    assert space.read("agent/ann/notes").value == 1
+
+
+def test_update_of_a_key_that_raises_on_conflict_thinks_once(facades: Facades) -> None:
+    space = facades.open(rules={"k": interlock.guarded(on_conflict="raise")})
+    space.create("k", 0)
+    thoughts = []
+    other = facades.peer("other")
+
+    def think(value: int) -> int:
+        thoughts.append(value)
+        elsewhere(lambda: other.write(other.read("k"), value + 10))
+        return value + 1
+
+    with pytest.raises(interlock.Conflict):
+        space.update("k", think)
+    other.close()
+    assert (thoughts, space.read("k").value) == ([0], 10)
