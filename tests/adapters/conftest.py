@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import interlock
+from tests.adapters.processes import Nursery
 from tests.adapters.spaces import FACADES, opened
 from tests.processes.writers import Place
 
@@ -36,6 +37,14 @@ def shared(place: Place) -> Iterator[interlock.Space]:
     """A space for threads."""
     with interlock.open(place.url, space=place.space, agent="app") as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    """Where the processes of a test file come from."""
+    started = Nursery()
+    yield started
+    started.close()
 
 
 @pytest.fixture

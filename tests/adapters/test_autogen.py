@@ -21,7 +21,7 @@ from PIL import Image as Pictures
 import interlock
 from interlock.adapters.autogen import SharedCacheStore, SharedMemory, team_state
 from tests.adapters.autogen_teams import CountingModel, history, run_team, team
-from tests.adapters.processes import together
+from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
 
 
@@ -266,9 +266,9 @@ async def test_what_is_no_space_is_refused_when_it_is_given() -> None:
 
 
 @pytest.mark.slow
-def test_processes_go_on_from_each_other(place: Place) -> None:
+def test_processes_go_on_from_each_other(nursery: Nursery, place: Place) -> None:
     interlock.open(place.url, space=place.space).close()
-    assert together(run_team, 2, place.url, place.space) == ["done"] * 2
+    assert nursery.together(run_team, 2, place.url, place.space) == ["done"] * 2
 
     async def found() -> list[str]:
         async with interlock.open_async(place.url, space=place.space) as opened:

@@ -23,7 +23,7 @@ from interlock.adapters.openai_agents import (
     SessionInvalid,
 )
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
-from tests.adapters.processes import together
+from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
 
 
@@ -332,9 +332,9 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
 
 
 @pytest.mark.slow
-def test_processes_run_one_at_a_time(place: Place) -> None:
+def test_processes_run_one_at_a_time(nursery: Nursery, place: Place) -> None:
     interlock.open(place.url, space=place.space).close()
-    found = together(run_once, 4, place.url, place.space, 0)
+    found = nursery.together(run_once, 4, place.url, place.space, 0)
     done = [each for each in found if each.startswith("to ")]
     assert done, found
     assert {*found} - {*done} <= {"SessionHeld"}
@@ -345,7 +345,7 @@ def test_processes_run_one_at_a_time(place: Place) -> None:
 
     before = len(asyncio.run(stored()))
     assert before == 2 * len(done)
-    assert len(together(run_once, 4, place.url, place.space, None)) == 4
+    assert len(nursery.together(run_once, 4, place.url, place.space, None)) == 4
     history = asyncio.run(stored())
     assert len(history) == before + 8
     assert history[1::2] == [f"to {text}" for text in history[::2]]
