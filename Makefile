@@ -32,6 +32,7 @@ lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
+	$(BIN)/python tools/unasync.py --check
 	$(BIN)/mypy
 
 STORE :=

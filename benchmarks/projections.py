@@ -135,7 +135,7 @@ def _plain_postgres(url: str, space: interlock.Space) -> Callable[[], Any]:
 
 
 def _name(space: interlock.Space) -> str:
-    name: str = space._driver.backend.name
+    name: str = space.session.driver.backend.name
     return name
 
 

@@ -47,7 +47,7 @@ def lines_of(folder: Path) -> list[Lines]:
 
 def test_nothing_is_recorded_unless_it_is_asked_for(url: str) -> None:
     with interlock.open(url) as space:
-        assert type(space._driver.backend) is SQLiteBackend
+        assert type(space.session.driver.backend) is SQLiteBackend
 
 
 def test_requests_and_answers_are_recorded_without_values(url: str, folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_made_is_refused(
 
 def test_a_full_disk_ends_the_recording_and_not_the_work(url: str, folder: Path) -> None:
     with interlock.open(url, agent="ann") as space:
-        backend: Any = space._driver.backend
+        backend: Any = space.session.driver.backend
         assert type(backend) is Recording
         os.close(backend._file or 0)
         backend._file = os.open("/dev/full", os.O_WRONLY)
@@ -141,7 +141,7 @@ def leave_a_trace(url: str) -> None:
     """Ann's lease runs out; ben writes over it, and deletes; ann's write is fenced."""
     with interlock.open(url, agent="ann") as ann, interlock.open(url, agent="ben") as ben:
         ann.create("k", 1, op_id="made")
-        taken = ann._driver.run(leases.take(ann._writer, ("k",), 0.001, 0.0, "taken"))
+        taken = ann.session.driver.run(leases.take(ann.session.writer, ("k",), 0.001, 0.0, "taken"))
         assert isinstance(taken, tuple)
         (held,) = taken
 
@@ -151,7 +151,9 @@ def leave_a_trace(url: str) -> None:
             return False
 
         wait_until(written_over, "the lease runs out")
-        late = ann._driver.run(commands.write(ann._writer, held, 3, "late", leased=True))
+        late = ann.session.driver.run(
+            commands.write(ann.session.writer, held, 3, "late", leased=True)
+        )
         assert isinstance(late, Fenced)
         ben.delete(ben.read("k"), op_id="gone")
         assert list(ben.log())

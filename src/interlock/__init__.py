@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock._sync.lease import Lease, Leases
+from interlock._sync.moment import Moment
+from interlock._sync.opening import open  # reads as interlock.open
+from interlock._sync.space import Space
+from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
 from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merges import REDUCERS, Clash, Reducer
@@ -38,18 +43,32 @@ from interlock.errors import (
     Unknown,
 )
 from interlock.extras import NotInstalled
-from interlock.handles import Lease, Leases, Moment, Tx
 from interlock.settings import rules_from_json
-from interlock.space import Space, open  # reads as interlock.open
 
 if TYPE_CHECKING:
-    from interlock.aio import AsyncSpace, open_async
-    from interlock.aio_handles import AsyncLease, AsyncLeases, AsyncMoment, AsyncTx
+    from interlock._async.breaker import AsyncBreaker
+    from interlock._async.coordinator import AsyncCoordinator
+    from interlock._async.files import AsyncFiles, AsyncFilesTx
+    from interlock._async.group import AsyncGroup
+    from interlock._async.lease import AsyncLease, AsyncLeases
+    from interlock._async.moment import AsyncMoment
+    from interlock._async.opening import open_async
+    from interlock._async.projection import AsyncProjection
+    from interlock._async.run import AsyncRun, AsyncRuns
+    from interlock._async.space import AsyncSpace
+    from interlock._async.transaction import AsyncTx
+    from interlock._async.worker import AsyncWorker
+    from interlock._sync.breaker import Breaker
+    from interlock._sync.coordinator import Coordinator
+    from interlock._sync.files import Files, FilesTx
+    from interlock._sync.group import Group
+    from interlock._sync.projection import Projection
+    from interlock._sync.run import Run, Runs
+    from interlock._sync.worker import Worker
     from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.diagram import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
-    from interlock.files.aio_handles import AsyncFiles, AsyncFilesTx
     from interlock.files.documents import (
         Document,
         FileConflict,
@@ -57,21 +76,11 @@ if TYPE_CHECKING:
         FileStatus,
         Unpublished,
     )
-    from interlock.files.handles import Files, FilesTx
-    from interlock.runs.aio_run import AsyncRun
-    from interlock.runs.breakers import AsyncBreaker, Breaker
     from interlock.runs.breaking import BreakerInfo
-    from interlock.runs.desks import AsyncRuns, Runs
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.replaying import RunMoment
-    from interlock.runs.run import Run
-    from interlock.runs.worker import AsyncWorker, Worker
     from interlock.runs.working import Worked
-    from interlock.streams.aio_groups import AsyncGroup
     from interlock.streams.coordinating import Progress
-    from interlock.streams.coordinators import AsyncCoordinator, Coordinator
-    from interlock.streams.groups import Group
-    from interlock.streams.projections import AsyncProjection, Projection
 
 __version__ = "0.1.0"
 
@@ -175,50 +184,50 @@ __all__ = [
 
 # Where names live that few need: importing their modules takes long.
 _LATE = {
-    "AsyncBreaker": "runs.breakers",
-    "AsyncCoordinator": "streams.coordinators",
-    "AsyncFiles": "files.aio_handles",
-    "AsyncFilesTx": "files.aio_handles",
-    "AsyncGroup": "streams.aio_groups",
-    "AsyncLease": "aio_handles",
-    "AsyncLeases": "aio_handles",
-    "AsyncMoment": "aio_handles",
-    "AsyncRun": "runs.aio_run",
-    "AsyncRuns": "runs.desks",
-    "AsyncProjection": "streams.projections",
-    "AsyncSpace": "aio",
-    "AsyncTx": "aio_handles",
-    "AsyncWorker": "runs.worker",
-    "Breaker": "runs.breakers",
+    "AsyncBreaker": "_async.breaker",
+    "AsyncCoordinator": "_async.coordinator",
+    "AsyncFiles": "_async.files",
+    "AsyncFilesTx": "_async.files",
+    "AsyncGroup": "_async.group",
+    "AsyncLease": "_async.lease",
+    "AsyncLeases": "_async.lease",
+    "AsyncMoment": "_async.moment",
+    "AsyncRun": "_async.run",
+    "AsyncRuns": "_async.run",
+    "AsyncProjection": "_async.projection",
+    "AsyncSpace": "_async.space",
+    "AsyncTx": "_async.transaction",
+    "AsyncWorker": "_async.worker",
+    "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaking",
     "ConflictReport": "core.conflicts",
-    "Coordinator": "streams.coordinators",
+    "Coordinator": "_sync.coordinator",
     "Delivery": "core.groups",
     "Document": "files.documents",
     "FileConflict": "files.documents",
     "FileEdited": "files.documents",
     "FileStatus": "files.documents",
-    "Files": "files.handles",
-    "FilesTx": "files.handles",
-    "Group": "streams.groups",
+    "Files": "_sync.files",
+    "FilesTx": "_sync.files",
+    "Group": "_sync.group",
     "GroupConsumer": "core.groups",
     "GroupInfo": "core.groups",
     "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
     "Progress": "streams.coordinating",
-    "Projection": "streams.projections",
+    "Projection": "_sync.projection",
     "RefusalNote": "core.conflicts",
-    "Run": "runs.run",
+    "Run": "_sync.run",
     "RunInfo": "runs.records",
     "RunMoment": "runs.replaying",
-    "Runs": "runs.desks",
+    "Runs": "_sync.run",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
     "Unpublished": "files.documents",
     "Worked": "runs.working",
-    "Worker": "runs.worker",
+    "Worker": "_sync.worker",
     "draw_machine": "core.diagram",
-    "open_async": "aio",
+    "open_async": "_async.opening",
 }
 
 

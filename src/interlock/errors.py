@@ -7,13 +7,15 @@ is a RuntimeError: some frameworks take a RuntimeError for their own shutdown.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from interlock.core import outcome as refusals
 from interlock.core.merges import Clash
 from interlock.core.outcome import Wait
 from interlock.core.records import Record
 from interlock.core.showing import described
+
+T = TypeVar("T")
 
 
 class InterlockError(Exception):
@@ -343,6 +345,13 @@ def raise_refused(answer: Any) -> None:
     """Raise an answer that is a refusal; do nothing about any other."""
     if isinstance(answer, refusals.Refusal):
         raise_refusal(answer)
+
+
+def accepted(answer: T | refusals.Refusal) -> T:
+    """Return an answer that is no refusal.  Raises one that is."""
+    if isinstance(answer, refusals.Refusal):
+        raise_refusal(answer)
+    return answer
 
 
 def raise_refusal(refusal: refusals.Refusal) -> NoReturn:

@@ -25,6 +25,7 @@ import interlock
 from interlock.adapters.langgraph import Store
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.session import Session
 from interlock.settings import make_writer
 from tests.adapters.langgraph_places import Place, place, space
 
@@ -202,7 +203,7 @@ class Clocked:
             "sqlite://", "s", clock=lambda: (self.now - epoch) // timedelta(microseconds=1)
         )
         writer = make_writer(self.backend.uid, "s", "a", None)
-        self.space = interlock.Space(SyncDriver(self.backend), writer)
+        self.space = interlock.Space(Session(SyncDriver(self.backend), writer))
 
     def later(self, minutes: float) -> None:
         self.now += timedelta(minutes=minutes)

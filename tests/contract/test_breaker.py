@@ -174,7 +174,9 @@ def claimed(space: Any, name: str, timeout: float) -> Any:
     """Return the passage of a probe whose agent has died, or sleeps."""
     found = breaking.limits(name, 2, 60, timeout, 0.05)
     assert isinstance(found, breaking.Limits)
-    return found, space._driver.run(breaking.admit(space._writer, found, space._op_id(None)))
+    return found, space.session.driver.run(
+        breaking.admit(space.session.writer, found, space.session.op_id())
+    )
 
 
 @pytest.mark.parametrize("answer", ["success", "failure", "none"])
@@ -191,15 +193,15 @@ def test_a_late_answer_of_a_replaced_probe_changes_nothing(
     assert next_one.probe
     before = other.position()
     tells = {
-        "success": lambda: breaking.succeeded(other._writer, zombie, "late"),
-        "failure": lambda: breaking.failed(other._writer, limits, zombie, "late", "late"),
-        "none": lambda: breaking.given_up(other._writer, zombie, "late"),
+        "success": lambda: breaking.succeeded(other.session.writer, zombie, "late"),
+        "failure": lambda: breaking.failed(other.session.writer, limits, zombie, "late", "late"),
+        "none": lambda: breaking.given_up(other.session.writer, zombie, "late"),
     }
-    assert other._driver.run(tells[answer]()).circuit.state == "half_open"
+    assert other.session.driver.run(tells[answer]()).circuit.state == "half_open"
     assert other.position() == before
     with pytest.raises(interlock.BreakerOpen):
         breaker.call(fails)
-    other._driver.run(breaking.succeeded(other._writer, next_one, "in time"))
+    other.session.driver.run(breaking.succeeded(other.session.writer, next_one, "in time"))
     assert breaker.call(lambda: "closed") == "closed"
 
 
@@ -211,7 +213,7 @@ def test_an_expired_probe_that_nobody_replaced_still_counts(facades: Facades, ot
     _, slow = claimed(other, "planner", 0.02)
     until_due(breaker)
     assert breaker.info().state == "half_open"
-    other._driver.run(breaking.succeeded(other._writer, slow, "slow"))
+    other.session.driver.run(breaking.succeeded(other.session.writer, slow, "slow"))
     assert breaker.info().state == "closed"
 
 
@@ -225,7 +227,7 @@ def test_a_call_from_before_the_last_opening_counts_for_nothing(
         breaker.call(fails)
     until_due(breaker)
     assert breaker.call(lambda: "well") == "well"
-    other._driver.run(breaking.failed(other._writer, limits, old, "late", "late"))
+    other.session.driver.run(breaking.failed(other.session.writer, limits, old, "late", "late"))
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)
 
 
@@ -247,7 +249,7 @@ def test_closing_by_hand_fences_the_probe(facades: Facades, other: Any) -> None:
     until_due(breaker)
     limits, probe = claimed(other, "planner", 30)
     breaker.reset()
-    other._driver.run(breaking.failed(other._writer, limits, probe, "late", "late"))
+    other.session.driver.run(breaking.failed(other.session.writer, limits, probe, "late", "late"))
     assert breaker.info().state == "closed"
 
 
@@ -385,7 +387,7 @@ def noted(space: Any) -> list[Any]:
 def began(space: Any, timeout: float) -> Any:
     """Note a call of an agent who then freezes, or dies; return what it was let through by."""
     limits, passage = claimed(space, "planner", timeout)
-    space._driver.run(breaking.began(space._writer, limits, passage, "call", 0))
+    space.session.driver.run(breaking.began(space.session.writer, limits, passage, "call", 0))
     return limits, passage
 
 
@@ -410,17 +412,17 @@ def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, 
     limits = limits._replace(failures=1)
 
     def counted() -> bool:
-        steps = breaking.count_overdue(other._writer, limits, other._op_id(None))
-        return bool(other._driver.run(steps).circuit.state == "open")
+        steps = breaking.count_overdue(other.session.writer, limits, other.session.op_id())
+        return bool(other.session.driver.run(steps).circuit.state == "open")
 
     until(counted)
     before = breaker.info()
     assert before.reason.startswith("no answer to 'other', overdue for ")
     said = (("another", before.reason), ("call", "took 0.1 s"), ("call", "took 0.1 s"))
     for call_id, reason in said:
-        op_id = other._op_id(None)
-        ended = breaking.failed(other._writer, limits, passage, "took 0.1 s", op_id, call_id)
-        other._driver.run(ended)
+        op_id = other.session.op_id()
+        ended = breaking.failed(other.session.writer, limits, passage, "took 0.1 s", op_id, call_id)
+        other.session.driver.run(ended)
         info = breaker.info()
         assert info == before._replace(reason=reason, seconds=info.seconds), "counted once"
 
@@ -435,7 +437,7 @@ def test_a_call_that_ends_in_time_is_not_counted(
     assert [len(each) for each in noted(other)] == [1, 0]
     limits, _ = began(other, 3600)
     assert breaker.call(lambda: "well") == "well"
-    other._driver.run(breaking.ended(other._writer, limits, "call", "end"))
+    other.session.driver.run(breaking.ended(other.session.writer, limits, "call", "end"))
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)
 
 
@@ -447,6 +449,6 @@ def test_an_overdue_call_from_before_the_last_opening_counts_for_nothing(
     fail(breaker, 1)
     until_due(breaker)
     assert breaker.call(lambda: "well") == "well"
-    other._driver.run(breaking.began(other._writer, limits, old, "call", 0))
+    other.session.driver.run(breaking.began(other.session.writer, limits, old, "call", 0))
     until(lambda: breaker.call(lambda: "well") == "well" and not noted(other)[-1])
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)

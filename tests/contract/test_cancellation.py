@@ -119,7 +119,7 @@ async def test_cancelled_anywhere_nobody_waits_and_nothing_is_half(
 
 async def test_a_lease_is_given_up_though_the_request_is_lost_and_cancelled(tmp_path: Path) -> None:
     async with two_agents(f"sqlite:///{tmp_path / 'store.db'}") as (space, other):
-        perform, dropped = space._driver.backend.perform_async, False
+        perform, dropped = space.session.driver.backend.perform_async, False
 
         async def losing(request: Any) -> Any:
             nonlocal dropped
@@ -131,7 +131,7 @@ async def test_a_lease_is_given_up_though_the_request_is_lost_and_cancelled(tmp_
                 raise AnswerLost("nobody knows")
             return await perform(request)
 
-        space._driver.backend.perform_async = losing  # type: ignore[method-assign]  # of this one only
+        space.session.driver.backend.perform_async = losing  # type: ignore[method-assign]  # of this one only
         taking = asyncio.create_task(space.lease("key").acquire())
         await asyncio.wait([taking])
         assert taking.cancelled()

@@ -74,7 +74,7 @@ def test_refusals_reach_the_store_when_a_space_is_closed(facades: Facades, space
 
 
 def test_the_record_is_bounded(space: Any) -> None:
-    note = space._driver.backend.perform
+    note = space.session.driver.backend.perform
     for number in range(KEPT + 500):
         note(Noted(Forbidden("no", f"k/{number}", "k/*", "private()"), "us"))
         if number % 500 == 499:

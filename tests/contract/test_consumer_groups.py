@@ -225,7 +225,7 @@ def test_closing_gives_everything_back_at_once(space: Any) -> None:
 
 def test_a_request_sent_twice_gives_the_same(space: Any) -> None:
     add(space, "a", "b", "c")
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, resume=True, name="n1")
     answer = perform(asked)
     assert keys(answer.items) == ["a", "b"]
@@ -257,7 +257,7 @@ def test_a_late_ack_leaves_what_is_being_handled_again(space: Any, facades: Faca
 
 def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(space: Any) -> None:
     add(space, "a", "b", "c")
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, name="n1")
     assert keys(perform(asked).items) == ["a", "b"]
     assert keys(perform(asked.replace(name="n2", limit=1, resume=True)).items) == ["a"]
@@ -266,7 +266,7 @@ def test_a_request_whose_entries_were_delivered_again_since_gets_what_is_next(sp
 
 def test_a_request_whose_entries_were_claimed_gets_none_of_them(space: Any) -> None:
     add(space, "a", "a")
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     asked = ReadGroup("g", consumer="one", prefix="", limit=2, ttl=30.0, name="n1")
     assert values(perform(asked).items) == [1, 2]
     perform(asked.replace(limit=0, ttl=0.0, name=""))
@@ -320,7 +320,7 @@ def test_one_read_looks_at_a_bounded_part_of_the_log(facades: Facades) -> None:
             ttl=30.0,
             name=f"n{number}",
         )
-        answer = space._driver.backend.perform(asked)
+        answer = space.session.driver.backend.perform(asked)
         assert (answer.items, answer.upto, answer.head) == ((), upto, 2 * SCANNED + 11)
     assert keys(space.group("h", prefix="a").take()) == ["a"]
 
@@ -357,7 +357,7 @@ def test_a_sign_of_life_does_not_make_a_forgotten_group_anew(space: Any) -> None
     assert group.ack(delivery) == 0
     assert space.groups() == []
     assert keys(space.group("g").take()) == ["a"], "it begins anew"
-    space._driver.backend.perform(
+    space.session.driver.backend.perform(
         ReadGroup(
             "g",
             consumer="late",

@@ -343,7 +343,7 @@ def test_an_idle_coordinator_learns_that_it_was_replaced(
 def test_a_dead_coordinators_lease_runs_out(facades: Facades, space: Any, worker: Any) -> None:
     worker.append("contrib/w1", {"n": 1})
     dead = space.lease("report/coordinator", 0.05)
-    dead._renew = never(facades)
+    dead._renewed = never(facades)
     dead.acquire()
     assert coordinator(worker, wait=10).catch_up().merged == 1
 

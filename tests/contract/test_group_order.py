@@ -110,7 +110,7 @@ def test_what_was_given_when_taking_was_interrupted_comes_again(space: Any) -> N
     add(space, "a", "b")
     group = space.group("g")
     assert keys(group.take(1)) == ["a"]
-    driver = space._driver
+    driver = space.session.driver
     driver.backend = Interrupting(driver.backend)
     with pytest.raises(Interrupted):
         group.take()

@@ -133,11 +133,11 @@ def test_every_store_answers_the_same(stores: list[interlock.Space], seed: int) 
         request = asking.next()
         if chance.random() < 0.06 and "some" not in stores[0].groups():  # see `seen`
             request = Trim(chance.randint(0, stores[0].position()), ())
-        answers = [space._driver.backend.perform(request) for space in stores]
+        answers = [space.session.driver.backend.perform(request) for space in stores]
         asking.told(answers[0])
         looks = [GroupState(group) for group in PREFIXES]
         for asked in (ListGroups(), *looks):
-            found = [seen(space._driver.backend.perform(asked)) for space in stores]
+            found = [seen(space.session.driver.backend.perform(asked)) for space in stores]
             assert found == found[:1] * len(stores), f"{asked} after {request}, step {step}"
         found = [seen(answer) for answer in answers]
         assert found == found[:1] * len(stores), f"{request}, step {step}"

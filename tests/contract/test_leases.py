@@ -94,7 +94,7 @@ def test_an_expired_lease_can_be_taken_and_its_holder_is_fenced(
     space = facades.open("us")
     space.create("k", 1)
     stalled = space.lease("k", 0.01)
-    stalled._renew = never(facades)  # the process sleeps
+    stalled._renewed = never(facades)  # the process sleeps
     with stalled, other.lease("k", 30, wait=10) as lease:
         assert lease.epoch == stalled.epoch + 1
         with pytest.raises(interlock.Fenced):
@@ -107,9 +107,9 @@ def test_writing_over_an_expired_lease_fences_its_holder(facades: Facades, other
     space = facades.open("us")
     space.create("k", 1)
     stalled = space.lease("k", 0.01)
-    stalled._renew = never(facades)
+    stalled._renewed = never(facades)
     with stalled:
-        while other._driver.backend.perform(_load("k")).leases:
+        while other.session.driver.backend.perform(_load("k")).leases:
             threading.Event().wait(0.005)
         assert other.update("k", lambda n: n + 1).value == 2
         with pytest.raises(interlock.Fenced):
@@ -121,15 +121,15 @@ def test_an_expired_lease_that_nobody_took_still_writes(facades: Facades, other:
     """Safety rests on the epoch, never on a clock."""
     space = facades.open("us")
     stalled = space.lease("k", 0.01)
-    stalled._renew = never(facades)
+    stalled._renewed = never(facades)
     with stalled:
-        while other._driver.backend.perform(_load("k")).leases:
+        while other.session.driver.backend.perform(_load("k")).leases:
             threading.Event().wait(0.005)
         assert stalled.write("late, and right").version == 1
 
 
 def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     asked = TakeLease(("k",), name="n1", agent="us", incarnation=0, ttl=30.0)
     for _ in range(2):
         grant = perform(asked)
@@ -141,7 +141,7 @@ def test_a_request_for_a_lease_sent_twice_is_answered_twice(space: Any) -> None:
 
 
 def test_a_lease_that_was_lost_cannot_be_given_up_for_the_next_holder(space: Any) -> None:
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     expired = TakeLease(("k",), name="n1", agent="us", incarnation=0, ttl=0.0)
     assert perform(expired).record.epoch == 1
     assert perform(expired.replace(name="n2", agent="them", ttl=30.0)).record.epoch == 2
@@ -176,7 +176,7 @@ def test_waiting_for_a_lease_is_first_come_first_served(facades: Facades, other:
             waiting = []
             for number, space in enumerate(joined):
                 waiting.append(threads.submit(wait_and_write, space))
-                while other._driver.backend.perform(_load("$lease/k")).queued != {
+                while other.session.driver.backend.perform(_load("$lease/k")).queued != {
                     "$lease/k": number + 1
                 }:
                     threading.Event().wait(0.005)
@@ -190,7 +190,7 @@ def test_waiting_for_a_lease_is_first_come_first_served(facades: Facades, other:
 
 def test_nobody_passes_the_queue_for_a_lease(space: Any) -> None:
     """Who comes when a lease is free, and somebody has waited for it, comes later."""
-    perform = space._driver.backend.perform
+    perform = space.session.driver.backend.perform
     waits = perform(TakeTurn((QUEUE + "k",), name="n1", agent="first", ttl=6.0))
     with pytest.raises(interlock.Held) as refused:
         space.lease("k", wait=0).acquire()

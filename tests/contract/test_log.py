@@ -62,7 +62,7 @@ def test_a_page_of_the_log_ends_where_its_values_are_many_bytes(facades: Facades
     for prefix, key, count in (("", None, 9), ("long", None, 7), ("", "long", 7)):
         position, found = 0, []
         for _ in range(20):
-            page = space._driver.backend.perform(
+            page = space.session.driver.backend.perform(
                 ReadLog(after=position, prefix=prefix, key=key, limit=PAGE)
             )
             assert sum(len(str(entry.value)) for entry in page.entries[:-1]) < PAGE_BYTES

@@ -151,7 +151,7 @@ def test_a_long_tail_is_folded_once(facades: Facades, team: Any) -> None:
     assert team.read("findings").value == list(range(count))
     position = team.position()
     other = facades.peer()
-    tail = other._driver.backend.perform(Load(("findings",))).records["findings"].value
+    tail = other.session.driver.backend.perform(Load(("findings",))).records["findings"].value
     assert (tail.length, tail.base is not None) == (0, True)
     other.append("findings", count)
     assert other.read("findings").value == list(range(count + 1))
@@ -169,7 +169,7 @@ def test_whoever_adds_keeps_the_fold_now_and_then(facades: Facades, team: Any) -
     team.append("tokens", 1)
     team.append("tokens", 1)
     other = facades.peer()
-    tail = other._driver.backend.perform(Load(("tokens",))).records["tokens"].value
+    tail = other.session.driver.backend.perform(Load(("tokens",))).records["tokens"].value
     assert (tail.base, tail.length) == (str(FOLD_EVERY), 1)
     assert other.read("tokens").value == FOLD_EVERY + 1
     other.close()

@@ -59,7 +59,7 @@ USES: dict[str, Callable[[Any], object]] = {
     "append": lambda space: space.append("found", 4),
     "create": lambda space: space.create("new", 1),
     "scan": lambda space: space.scan(""),
-    "log": lambda space: space._driver.backend.perform(ReadLog(after=0, limit=10)),
+    "log": lambda space: space.session.driver.backend.perform(ReadLog(after=0, limit=10)),
     "history": lambda space: [*space.history("k")],
     "at": lambda space: space.at(position=3).read("found"),
     "take": take,

@@ -75,7 +75,7 @@ def from_zero(space: Any, prefix: str = "") -> Any:
 
 
 def backend_of(facades: Facades) -> Any:
-    backend: Any = facades.peer()._driver.backend
+    backend: Any = facades.peer().session.driver.backend
     return backend
 
 

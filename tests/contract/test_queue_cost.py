@@ -24,7 +24,7 @@ def test_a_question_costs_sqlite_the_same_however_many_wait(tmp_path: Path) -> N
             steps += 1
             return 0
 
-        connections = [*space._driver.backend._pool._idle]
+        connections = [*space.session.driver.backend._pool._idle]
         for connection in connections:
             connection.set_progress_handler(count, 1)
         ask()
@@ -54,7 +54,7 @@ def test_a_question_costs_redis_the_same_however_many_wait(redis_url: str) -> No
 def _check(url: str, cost: Callable[[Any, Callable[[], Any]], int]) -> None:
     """Compare what asking costs with few and with many in the queue."""
     with interlock.open(url, space=f"cost-{id(cost)}", agent="a") as space:
-        perform = space._driver.backend.perform
+        perform = space.session.driver.backend.perform
         places = [perform(TakeTurn(("k",), name=f"{n}", agent="a", ttl=600.0)) for n in range(FEW)]
         second = TakeTurn(("k",), name="", agent="a", ttl=600.0, ticket=places[1].ticket)
 
@@ -78,7 +78,7 @@ def test_a_question_costs_postgresql_the_same_however_many_wait(
         psycopg.connect(postgres_url) as db,
         interlock.open(postgres_url, space="cost", agent="a") as space,
     ):
-        perform = space._driver.backend.perform
+        perform = space.session.driver.backend.perform
         found: Any = db.execute("SELECT space FROM interlock.spaces WHERE name = 'cost'").fetchone()
         number = found[0]
 

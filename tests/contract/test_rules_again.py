@@ -161,12 +161,12 @@ def test_every_way_to_write_learns_of_new_rules(facades: Facades) -> None:
     early.transact(lambda tx: tx.append("f", 1))
     assert early.read("f").value == [1]
     again = facades.peer("again")
-    again._writer.book.load(0, {})
+    again.session.writer.book.load(0, {})
     assert again.transition("b", "CANCELLED").version == 2
-    again._writer.book.load(0, {})
+    again.session.writer.book.load(0, {})
     record = again.read("d")
     again.write(record, {"a": 1, "b": 2})
-    again._writer.book.load(0, {})
+    again.session.writer.book.load(0, {})
     assert again.write(record, {"a": 1, "c": 3}).value == {"a": 1, "b": 2, "c": 3}
     again.close()
     assert stale.version == 0

@@ -169,7 +169,7 @@ def test_a_trimmed_store_passes_and_an_earlier_digest_is_undecided(store: Store)
     before = checked(store).to_json()
     with interlock.open(store.url, space=store.name, agent="a", rules=RULES) as space:
         entries = list(space.log())
-        space._driver.answer(Trim(entries[1].position, ()))
+        space.session.driver.answer(Trim(entries[1].position, ()))
     report = checked(store)
     assert (report.found, report.undecided) == (0, ())
     assert report.first == entries[2].position

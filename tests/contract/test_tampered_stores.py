@@ -97,7 +97,7 @@ def test_refused_plan_of_a_group_uses_up_no_position(
     opened: tuple[interlock.Space, Postgres | Redis],
 ) -> None:
     space = opened[0]
-    backend: Any = space._driver.backend
+    backend: Any = space.session.driver.backend
     writer = Writer("", "a", 0)
     stale = writer.plan("stale", expects=(Expect("k", 7, None),), writes=(Write(PUT, "k", "2"),))
     several = writer.plan("several", writes=(Write(PUT, "x", "1"), Write(PUT, "y", "1")))

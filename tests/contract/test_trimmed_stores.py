@@ -77,7 +77,7 @@ def test_who_waits_for_another_that_trims_sees_what_it_cut(postgres_url: str) ->
     ):
         for key in ("a", "b", "c"):
             space.create(key, 1)
-        backend: Any = space._driver.backend
+        backend: Any = space.session.driver.backend
         where = "FROM interlock.spaces WHERE name = %s"
         row: Any = other.execute(f"SELECT space {where} FOR UPDATE", (name,)).fetchone()
         waits = thread.submit(backend.perform, Trim(1, ()))

@@ -237,7 +237,7 @@ def test_the_store_itself_keeps_what_a_group_needs(space: Any, facades: Facades)
     start = space.position()
     put(space, "a", "b")
     (first,) = space.group("g", consumer="w").take(1)
-    backend: Any = facades.peer()._driver.backend
+    backend: Any = facades.peer().session.driver.backend
     for _ in range(2):
         assert backend.perform(Trim(start + 1, ())) == Floor(0, start + 1, "g")
     assert backend.perform(Trim(start, ())) == Floor(start, start + 1, "g", start)

@@ -72,7 +72,7 @@ def test_an_update_without_a_turn_gives_way_to_who_has_it(facades: Facades) -> N
     ours, theirs = facades.open("us"), facades.peer("them")
 
     def overtaken(value: Any) -> Any:
-        ask = ours._driver.backend.perform
+        ask = ours.session.driver.backend.perform
         assert elsewhere(ask, TakeTurn(("k",), name="n1", agent="us", ttl=6.0)).ahead == 0
         return "theirs"
 
@@ -164,7 +164,9 @@ async def _some_are_cancelled(facades: Facades) -> None:
             return value + 1
 
         async def queued() -> Any:
-            return (await space._driver.backend.perform_async(Load(("k",)))).queued.get("k", 0)
+            return (await space.session.driver.backend.perform_async(Load(("k",)))).queued.get(
+                "k", 0
+            )
 
         async def update() -> Any:
             return await space.update("k", think, default=0, turns="always")
@@ -191,7 +193,7 @@ def test_an_operation_applied_elsewhere_gives_up_the_turn(facades: Facades) -> N
         return "ours"
 
     assert ours.update("k", think, turns="always", op_id="x").value == "theirs"
-    assert theirs._driver.backend.perform(Load(("k",))).queued == {}
+    assert theirs.session.driver.backend.perform(Load(("k",))).queued == {}
     theirs.close()
 
 

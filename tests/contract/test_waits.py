@@ -50,7 +50,7 @@ def test_transactions_that_wait_for_turns_inside_turns_do_not_wait_forever(
 
     Asked of the store itself: which turns a transaction takes depends on its conflicts.
     """
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     assert _join(ask, ("x", "z"), "outer", "a").ahead == 0
     assert _join(ask, ("y",), "other", "b").ahead == 0
     assert _join(ask, ("y",), "inner", "a", holding=("outer",)).cycle == ()
@@ -59,7 +59,7 @@ def test_transactions_that_wait_for_turns_inside_turns_do_not_wait_forever(
 
 
 def test_whoever_joined_last_is_refused_and_nobody_else(facades: Facades) -> None:
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     for key, name in (("x", "lease-a"), ("y", "lease-b")):
         assert ask(TakeLease((key,), name=name, agent=name[-1], incarnation=0, ttl=30.0)).granted
     first = _join(ask, (QUEUE + "y",), "a waits", "a", holding=("lease-a",))
@@ -73,7 +73,7 @@ def test_whoever_joined_last_is_refused_and_nobody_else(facades: Facades) -> Non
 
 def test_somebody_who_holds_nothing_can_be_in_a_cycle_with_two_keys(facades: Facades) -> None:
     """First in one queue, last in the other: whoever waits behind it waits for both."""
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     assert _join(ask, ("y",), "turn", "b").ahead == 0
     assert _join(ask, ("x", "y"), "both", "c").ahead == 1
     found = _join(ask, ("x",), "inner", "b", holding=("turn",))
@@ -81,14 +81,14 @@ def test_somebody_who_holds_nothing_can_be_in_a_cycle_with_two_keys(facades: Fac
 
 
 def test_waiting_in_line_is_no_cycle(facades: Facades) -> None:
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     assert ask(TakeLease(("leader",), name="leads", agent="a", incarnation=0, ttl=30.0)).granted
     places = [_join(ask, ("x",), f"turn {n}", "a", holding=("leads",)) for n in range(4)]
     assert [(place.ahead, place.cycle) for place in places] == [(n, ()) for n in range(4)]
 
 
 def test_the_dead_are_in_no_cycle(facades: Facades) -> None:
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     assert _join(ask, ("x",), "turn a", "a").ahead == 0
     assert _join(ask, ("y",), "turn b", "b").ahead == 0
     _join(ask, ("y",), "inner a", "a", holding=("turn a",), ttl=0.0)
@@ -115,7 +115,7 @@ def test_of_several_leases_all_are_taken_or_none(facades: Facades, other: Any) -
         assert refused.value.holder == "other"
         with other.leases(["x", "z"], wait=0) as leases:
             assert leases["x"].epoch == 1, "it was granted to nobody"
-    ask = other._driver.backend.perform
+    ask = other.session.driver.backend.perform
     asked = TakeLease(("x", "y"), name="both", agent="us", incarnation=0, ttl=30.0)
     first, again = ask(asked), ask(asked)
     assert (first.granted, again.granted) == (True, True), "sent twice"
@@ -192,7 +192,7 @@ async def _own_async(facades: Facades) -> None:
 
 
 def test_a_place_far_back_is_estimated_and_one_near_the_head_is_exact(facades: Facades) -> None:
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     places = [_join(ask, ("x",), f"turn {n}", "a") for n in range(NEAR + 20)]
     assert [place.ahead for place in places] == [*range(NEAR + 20)]
     for place in places[1 : NEAR + 5]:
@@ -202,7 +202,7 @@ def test_a_place_far_back_is_estimated_and_one_near_the_head_is_exact(facades: F
 
 
 def test_the_dead_at_the_head_are_forgotten(facades: Facades) -> None:
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     for n in range(NEAR + 20):
         _join(ask, ("x", "y"), f"dead {n}", "a", ttl=0.0)
     assert _join(ask, ("x",), "lives", "a").ahead == 0
@@ -210,7 +210,7 @@ def test_the_dead_at_the_head_are_forgotten(facades: Facades) -> None:
 
 def test_a_ticket_of_one_far_back_is_short_again_when_it_is_first(facades: Facades) -> None:
     """It was to live long because it was asked for seldom: dead, it would hold the others up."""
-    ask = facades.peer()._driver.backend.perform
+    ask = facades.peer().session.driver.backend.perform
     first = _join(ask, ("x",), "far back", "a", ttl=60.0)
     second = _join(ask, ("x",), "next", "b", ttl=0.05)
     for _ in range(3_000):  # until its time is over

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from interlock import Space, Tx
 from interlock.core.records import Record
-from interlock.handles import Tx
-from interlock.space import Space
 from interlock.verify import View
 
 Agent = Callable[[Space], Any]

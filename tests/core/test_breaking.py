@@ -47,14 +47,14 @@ class CountingDriver(SyncDriver):
 @pytest.fixture
 def space(tmp_path: Path) -> Iterator[interlock.Space]:
     with interlock.open(f"sqlite:///{tmp_path / 'store.db'}", agent="us") as opened:
-        opened._driver = CountingDriver(opened._driver)
+        opened.session.driver = CountingDriver(opened.session.driver)
         yield opened
 
 
 @pytest.fixture
 def driver(space: interlock.Space) -> CountingDriver:
-    assert isinstance(space._driver, CountingDriver)
-    return space._driver
+    assert isinstance(space.session.driver, CountingDriver)
+    return space.session.driver
 
 
 def fails() -> None:

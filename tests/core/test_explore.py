@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from interlock import Space, Tx
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core import protocol
 from interlock.core.decide import Writer
@@ -20,8 +21,6 @@ from interlock.core.records import Record
 from interlock.core.requests import LogPage, ReadLog, Steps, Think
 from interlock.core.turns import Limits
 from interlock.errors import Conflict
-from interlock.handles import Tx
-from interlock.space import Space
 from interlock.verify import View, explore, protocol_agent
 from tests.core.conftest import Pin
 from tests.core.explored_agents import (

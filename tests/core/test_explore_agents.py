@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
+from interlock import Space, Tx
 from interlock.errors import Conflict, Contended, Invalid
-from interlock.handles import Tx
-from interlock.space import Space
 from interlock.verify import NotDeterministic, View, Violation, explore
 from interlock.verify.explorer.agents import Agents
 from tests.core.explored_agents import Agent, every_write_counts, increment, increment_in_turn

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
+from interlock import Breaker, Space
 from interlock.core import protocol
 from interlock.errors import BreakerOpen
 from interlock.runs import breaking
-from interlock.runs.breakers import Breaker
-from interlock.space import Space
 from interlock.verify import Exploration, View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.explored_agents import Agent
@@ -50,7 +49,7 @@ def once_let_through(service: Agent) -> Agent:
             try:
                 return str(breaker_of(space).call(service, space))
             except BreakerOpen as refused:
-                space._run(protocol.wait(refused.seconds, 0))
+                space.session.run(protocol.wait(refused.seconds, 0))
         return "gave up"
 
     return agent
@@ -161,7 +160,7 @@ def test_failures_at_once_all_count(pin: Pin) -> None:
         try:
             fails_once(space)
         except BreakerOpen:
-            space._run(protocol.load(space._writer, ()))
+            space.session.run(protocol.load(space.session.writer, ()))
 
     explored = explore(dict.fromkeys("abc", fails_or_is_refused), final=every_failure_counts)
     pin("breaker: three failures, of which two open it", explored, (553_680, 2_628))
@@ -170,24 +169,24 @@ def test_failures_at_once_all_count(pin: Pin) -> None:
 def until_it_is_overdue(space: Space) -> None:
     """Sleep until a call that was noted at the start is overdue: others' moves wake who sleeps."""
     while True:
-        now = space._run(protocol.load(space._writer, ()))
+        now = space.session.run(protocol.load(space.session.writer, ()))
         if now.time_us >= STARTED_US + (CLAIM + 1) * 1e6:
             return
-        space._run(protocol.wait(CLAIM, now.position))
+        space.session.run(protocol.wait(CLAIM, now.position))
 
 
 def ends_late(space: Space) -> None:
     """A call that goes on for so long that it is noted, and then fails."""
-    passage = space._run(breaking.admit(space._writer, LIMITS, "ask"))
-    space._run(breaking.began(space._writer, LIMITS, passage, "call", 0))
+    passage: Any = space.session.run(breaking.admit(space.session.writer, LIMITS, "ask"))
+    space.session.run(breaking.began(space.session.writer, LIMITS, passage, "call", 0))
     until_it_is_overdue(space)
-    told = breaking.failed(space._writer, LIMITS, passage, "failed", "end", "call")
-    space._run(told)
+    told = breaking.failed(space.session.writer, LIMITS, passage, "failed", "end", "call")
+    space.session.run(told)
 
 
 def looks_when_it_is_overdue(space: Space) -> None:
     until_it_is_overdue(space)
-    space._run(breaking.count_overdue(space._writer, LIMITS, f"{space.agent}/count"))
+    space.session.run(breaking.count_overdue(space.session.writer, LIMITS, f"{space.agent}/count"))
 
 
 def it_counts_once(view: View) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from interlock.space import Space
+from interlock import Space
 
 pytest_plugins = ["pytester"]
 

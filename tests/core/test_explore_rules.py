@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock import Space, Tx
 from interlock.backends.sqlite.commit import Step
 from interlock.core import decide
 from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
 from interlock.core.transaction import Transaction
-from interlock.handles import Tx
-from interlock.space import Space
 from interlock.verify import View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.test_explore_mutants import mutate

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock import Run, Space
 from interlock.runs import effects
-from interlock.runs.run import Run
 from interlock.runs.state import RunState
-from interlock.space import Space
 from interlock.verify import Exploration, View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.test_explore_mutants import mutate
@@ -206,7 +205,7 @@ def test_without_the_intent_it_is_paid_twice(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_without_recalling_a_step_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, Run, "_do", "found = self._recalled(path, told)", "found = None")
+    mutate(monkeypatch, Run, "_do", "found = step.recalled(run, path, made)", "found = None")
     with pytest.raises(Violation, match="finished: "):
         explored(honours_keys)
 

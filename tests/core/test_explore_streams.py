@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
+from interlock import Space
 from interlock.errors import Held
-from interlock.space import Space
 from interlock.streams.coordinating import Progress
 from interlock.verify import View, explore
 from tests.core.conftest import Pin

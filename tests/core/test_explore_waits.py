@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from interlock import Space
 from interlock.backends.holding import Holding
 from interlock.core.records import Record
 from interlock.core.requests import DropLease, TakeLease
 from interlock.errors import Deadlock
-from interlock.space import Space
 from interlock.verify import View, explore
 from tests.core.conftest import Pin
 from tests.core.explored_agents import Agent
@@ -59,19 +59,19 @@ def test_three_leases_in_a_ring(pin: Pin) -> None:
 
     def setup(space: Space) -> None:
         for agent, (key, _) in ring.items():
-            space._driver.answer(
+            space.session.driver.answer(
                 TakeLease((key,), name=has(key), agent=agent, incarnation=0, ttl=30.0)
             )
 
     def asks(held: str, wanted: str) -> Agent:
         def agent(space: Space) -> Any:
-            holding = Holding(space._writer.space, held, has(held), space.agent)
+            holding = Holding(space.session.writer.space, held, has(held), space.agent)
             try:
                 with space.lease(wanted, 30, wait=20):
                     return "both"
             finally:
                 holding.release()
-                space._driver.answer(DropLease(held, 0, has(held)))
+                space.session.driver.answer(DropLease(held, 0, has(held)))
 
         return agent
 

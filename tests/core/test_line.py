@@ -67,8 +67,8 @@ class Full:
 
     def __init__(self, space: interlock.AsyncSpace) -> None:
         self.space = space
-        self.asked = Asked(space._driver.backend)
-        space._driver.backend = self.asked
+        self.asked = Asked(space.session.driver.backend)
+        space.session.driver.backend = self.asked
         self.go_on = asyncio.Event()
         self.tasks = [self.update(f"first-{n}", self._think) for n in range(MOST_TICKETS)]
 
@@ -170,8 +170,8 @@ async def test_who_holds_something_joins_the_queue_of_the_store_at_once() -> Non
 
 def test_threads_stand_in_line_for_a_lease_and_wait_limits_it() -> None:
     with interlock.open("sqlite://", space="s", agent="a") as space:
-        asked = Asked(space._driver.backend)
-        space._driver.backend = asked
+        asked = Asked(space.session.driver.backend)
+        space.session.driver.backend = asked
         came: list[int] = []
         refused: list[interlock.Held] = []
 

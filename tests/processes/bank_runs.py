@@ -6,7 +6,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import interlock
-import interlock.runs.run  # where many are started from one parent, it is loaded there
+import interlock._sync.run  # where many are started from one parent, it is loaded there
 from tests.processes.bank import ask
 from tests.processes.writers import Place
 

@@ -51,7 +51,7 @@ def call_of(backend: Any, name: str) -> Call:
 def main(url: str, name: str) -> None:
     """Send the call and stop."""
     with interlock.open(url, "s", "a") as space:
-        backend: Any = space._driver.backend
+        backend: Any = space.session.driver.backend
         call, connection = call_of(backend, name), backend._store._connection()
         wire.begin(connection, call, None)
         while connection.pgconn.flush():

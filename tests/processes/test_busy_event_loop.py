@@ -15,7 +15,7 @@ HELD_UP = 3600.0  # seconds, by the loop's clock
 async def test_a_connect_outlasts_an_event_loop_that_is_held_up(redis_url: str) -> None:
     async with interlock.open_async(redis_url, space="held-up", agent="a") as space:
         assert not (await space.read("k")).exists  # the server has its scripts
-        backend: Any = space._driver.backend
+        backend: Any = space.session.driver.backend
         await backend._loops_wire().close()
         with _held_up_while_it_connects() as connects:
             assert not (await space.read("k")).exists

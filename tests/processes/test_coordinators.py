@@ -58,7 +58,7 @@ def coordinate(place: Place, name: str, told: Any) -> None:
 
 def holder(space: interlock.Space) -> str:
     """Return who coordinates now."""
-    leases = space._driver.backend.perform(Load(("report/coordinator",))).leases
+    leases = space.session.driver.backend.perform(Load(("report/coordinator",))).leases
     return leases["report/coordinator"].holder if leases else ""
 
 

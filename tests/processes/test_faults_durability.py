@@ -90,7 +90,7 @@ def test_a_replay_in_a_group_of_refusals_is_flushed(lazy: Postgres, facades: Fac
     record = normal.create("k", 1, op_id="op")
     normal.write(record, 2)
     made, _ = written(lazy)
-    backend: Any = full._driver.backend
+    backend: Any = full.session.driver.backend
     with pytest.raises(interlock.Conflict):
         full.write(record, 3)
     assert written(lazy)[1] < made, "a refusal claims nothing"
@@ -121,7 +121,7 @@ def test_what_is_sent_twice_is_flushed(lazy: Postgres, facades: Facades) -> None
     """Names of requests that were answered before: leases, incarnations, groups, cuts."""
     full = facades.open("us")
     full.create("findings", 1)
-    backend: Any = full._driver.backend
+    backend: Any = full.session.driver.backend
     backend.perform(ReadGroup("g", consumer="us", prefix="", limit=10, ttl=30.0, name="first"))
     lease = TakeLease(("k",), name="lease", agent="us", incarnation=0, ttl=30.0)
     for request in (

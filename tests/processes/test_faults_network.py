@@ -183,7 +183,7 @@ def test_a_turn_is_taken_once(net: Net, way: str) -> None:
 
 def _queued(net: Net, key: str) -> Any:
     with interlock.open(net.direct, net.name) as looking:
-        snapshot: Any = looking._driver.run(protocol.load(looking._writer, (key,)))
+        snapshot: Any = looking.session.driver.run(protocol.load(looking.session.writer, (key,)))
         return snapshot.queued
 
 

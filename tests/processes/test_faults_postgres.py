@@ -333,7 +333,7 @@ def test_many_open_a_new_database_at_once(
         gate.wait()
         with interlock.open(url, "s", f"a{n}") as space:
             space.create(f"{n}", n)
-            return space._driver.backend.uid
+            return space.session.driver.backend.uid
 
     with ThreadPoolExecutor(8) as threads:
         assert len({*threads.map(open_it, range(8))}) == 1

@@ -45,7 +45,7 @@ class Stalling:
 def work(url: str, name: str, seed: int, pipe: Connection) -> None:
     """Hold the lease for a few writes, again and again; say when a write was fenced."""
     space = interlock.open(url, agent=name)
-    driver: Any = space._driver
+    driver: Any = space.session.driver
     driver.backend = Stalling(driver.backend, pipe, seed)
     while True:
         try:

@@ -103,7 +103,7 @@ def test_server_ends_what_a_client_leaves_open(url: str) -> None:
     names = ("lock_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout")
     told = f"{url}?options=-c%20idle_in_transaction_session_timeout%3D7s"
     with interlock.open(told, "s", busy_timeout=3) as space:
-        store = space._driver.backend._store  # type: ignore[attr-defined]  # it is PostgreSQL's
+        store = space.session.driver.backend._store  # type: ignore[attr-defined]  # it is PostgreSQL's
         with closing(store._connection()) as connection:
             found = [connection.execute(f"SHOW {name}").fetchone()[0] for name in names]
             assert found == ["3s", "7s", "3000"]

@@ -48,7 +48,7 @@ def started(target: Any, url: str) -> tuple[Any, Any]:
 
 def queue_of(space: interlock.Space, number: int, key: str = "k") -> None:
     """Wait until `number` agents stand in the queue of `key`."""
-    while space._driver.backend.perform(Load((key,))).queued.get(key, 0) < number:
+    while space.session.driver.backend.perform(Load((key,))).queued.get(key, 0) < number:
         threading.Event().wait(0.01)
 
 

@@ -50,7 +50,7 @@ print(json.dumps([type(problem).__name__, str(problem), len(acknowledged), *kept
 
 def writer_of(space: Any) -> Any:
     """The connection that the space writes with, as a context manager."""
-    return space._driver.backend._pool.writer()
+    return space.session.driver.backend._pool.writer()
 
 
 def fill(url: str, limit: int = 0, *before: str) -> list[Any]:
@@ -188,8 +188,8 @@ class _Forgetful:
 def test_a_lost_answer_is_asked_for_again_and_applied_once(after: bool) -> None:
     with interlock.open("sqlite://", agent="us") as space:
         first = space.create("k", 1)
-        honest = space._driver.backend
-        space._driver = SyncDriver(_Forgetful(honest, 2, after))
+        honest = space.session.driver.backend
+        space.session.driver = SyncDriver(_Forgetful(honest, 2, after))
         second = space.write(first, 2)
         assert (second.version, second.position) == (2, 2)
         assert [entry.value for entry in space.log()] == [1, 2]
@@ -201,11 +201,11 @@ def test_an_answer_that_stays_away_is_unknown_and_names_the_operation(
     monkeypatch.setattr("interlock.backends.drive.RESUBMIT_FOR", 0.1)
     with interlock.open("sqlite://", agent="us") as space:
         first = space.create("k", 1)
-        honest = space._driver.backend
-        space._driver = SyncDriver(_Forgetful(honest, 10_000, after=True))
+        honest = space.session.driver.backend
+        space.session.driver = SyncDriver(_Forgetful(honest, 10_000, after=True))
         with pytest.raises(interlock.Unknown) as lost:
             space.write(first, 2)
-        space._driver = SyncDriver(honest)
+        space.session.driver = SyncDriver(honest)
         done = space.outcome(lost.value.op_id)
         assert done is not None
         assert done.position == 2

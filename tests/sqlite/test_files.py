@@ -68,7 +68,7 @@ def test_durable_by_default(store: Path) -> None:
 def test_the_writer_is_durable_again_after_a_turn_was_taken(store: Path) -> None:
     with opened(store) as space:
         space.update("k/000", lambda value: "y", turns="always")
-        driver: Any = space._driver
+        driver: Any = space.session.driver
         with driver.backend._pool.writer() as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core.groups import FORGOTTEN_AFTER, Deliveries
 from interlock.core.requests import AckGroup, DropGroup, GroupState, ReadGroup
+from interlock.session import Session
 from interlock.settings import make_writer
-from interlock.space import Space
 
 START = 1_767_225_600_000_000  # 2026-01-01
 
@@ -26,9 +27,8 @@ class Store:
         self.now = START
         self.backend = SQLiteBackend("sqlite://", "s", clock=lambda: self.now)
         self._count = 0
-        Space(SyncDriver(self.backend), make_writer(self.backend.uid, "s", "a", None)).create(
-            "k", 1
-        )
+        writer = make_writer(self.backend.uid, "s", "a", None)
+        Space(Session(SyncDriver(self.backend), writer)).create("k", 1)
 
     def read(self, consumer: str, ttl: float = 10.0) -> list[int]:
         self._count += 1

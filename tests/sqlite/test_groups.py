@@ -113,7 +113,7 @@ def test_times_never_fall_though_the_clock_does() -> None:
 
 def test_threads_that_come_while_one_commits_share_the_next_transaction(tmp_path: Path) -> None:
     with interlock.open(f"sqlite:///{tmp_path / 'store.db'}") as space:
-        driver: Any = space._driver
+        driver: Any = space.session.driver
         group = driver.backend._group
         sizes: list[int] = []
         honest, entered, go_on = group._apply, threading.Event(), threading.Event()

@@ -8,10 +8,11 @@ from contextlib import closing
 import pytest
 
 import interlock
+from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.session import Session
 from interlock.settings import make_writer
-from interlock.space import Space
 
 START, HOUR = 1_767_225_600_000_000, 3_600_000_000  # 2026-01-01
 RULES = {"short/*": interlock.guarded(keep=2), "long/*": interlock.guarded(keep=10)}
@@ -24,7 +25,8 @@ class Aging(Space):
 
     def __init__(self) -> None:
         self.backend = SQLiteBackend("sqlite://", "s", clock=lambda: self.now)
-        super().__init__(SyncDriver(self.backend), make_writer(self.backend.uid, "s", "a", None))
+        writer = make_writer(self.backend.uid, "s", "a", None)
+        super().__init__(Session(SyncDriver(self.backend), writer))
         self.apply_rules(RULES)
 
     def kept(self, hours: float, keep: float | None = None) -> list[str]:
@@ -69,7 +71,7 @@ def test_an_entry_of_the_future_is_kept(space: Aging) -> None:
 def test_the_rules_are_those_in_force(space: Aging) -> None:
     """Another process's, too."""
     space.create("short/1", 1)
-    other = Space(space._driver, make_writer(space.backend.uid, "s", "b", None))
+    other = Space(space.session.under_name("b"))
     other.apply_rules({"short/*": interlock.guarded(keep=1)})
     assert space.kept(24) == []
     assert space.at(position=3).read("short/1").value == 1

@@ -131,7 +131,7 @@ class Wire:
     """Between a server and its store: says what becomes of the next commit."""
 
     def __init__(self, agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-        backend: Any = agent.space._driver.backend
+        backend: Any = agent.space.session.driver.backend
         self._perform = backend.perform_async
         self.next = ""
         monkeypatch.setattr(backend, "perform_async", self.perform)

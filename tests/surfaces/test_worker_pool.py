@@ -69,7 +69,7 @@ def test_news_wakes_a_worker_long_before_it_would_look_again(space: interlock.Sp
 
 def test_what_was_sent_while_a_worker_left_the_run_is_not_missed(space: interlock.Space) -> None:
     """The answer comes between the worker's last commit and the end of its lease."""
-    real = space._driver.answer
+    real = space.session.driver.answer
 
     def answer(request: Any) -> Any:
         if type(request).__name__ == "DropLease" and request.key == "$run/r" and not sent:
@@ -79,7 +79,7 @@ def test_what_was_sent_while_a_worker_left_the_run_is_not_missed(space: interloc
         return real(request)
 
     sent: list[bool] = []
-    space._driver.answer = answer  # type: ignore[method-assign]  # it sends at the worst moment
+    space.session.driver.answer = answer  # type: ignore[method-assign]  # it sends at the worst moment
     space.runs.start("r", "approve")
     with Background(space.worker({"approve": approve}, poll=600, ttl=1200)):
         ends_as(space, "r", "Completed")
@@ -166,7 +166,7 @@ def test_a_run_that_is_taken_up_while_it_is_cancelled(
         if waits:
             worker.work(once=True)
             space.runs.send("r", "something", 1)  # it is due
-        real, requests = space._driver.answer, [0]
+        real, requests = space.session.driver.answer, [0]
 
         def answer(request: Any) -> Any:
             requests[0] += 1
@@ -174,7 +174,7 @@ def test_a_run_that_is_taken_up_while_it_is_cancelled(
                 worker.work(once=True)
             return real(request)
 
-        space._driver.answer = answer  # type: ignore[method-assign]  # a worker comes in between
+        space.session.driver.answer = answer  # type: ignore[method-assign]  # a worker comes in between
         assert space.runs.cancel("r")
         info = other.runs.show("r")
         assert (info.state, info.error) == ("Failed", "cancelled")

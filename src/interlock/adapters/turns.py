@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space, reentry
+from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
 from interlock.cancellation import finish, obtain
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ async def taken(
     until = None if wait is None else time.monotonic() + wait
     pause = _SHORTEST
     while True:
-        moment = _MOMENT if wait != 0 and reentry.holds(space._writer.space) else 0
+        moment = _MOMENT if wait != 0 and space.session.holds() else 0
         try:
             context = contextvars.copy_context()
             running = asyncio.get_running_loop().run_in_executor(None, context.run, take, moment)

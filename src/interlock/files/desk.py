@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
-from interlock import reentry
 from interlock.core import protocol
 from interlock.core.decide import Writer
 from interlock.core.documents import folders_of, in_the_way
@@ -16,6 +16,7 @@ from interlock.core.patterns import matches
 from interlock.core.records import Record
 from interlock.core.requests import Steps, Think
 from interlock.core.requests import T as T
+from interlock.core.turns import Limits
 from interlock.errors import Corrupt, Invalid, Unavailable, raise_refusal
 from interlock.files import documents
 from interlock.files.documents import (
@@ -28,6 +29,7 @@ from interlock.files.documents import (
     to_version,
 )
 from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
+from interlock.session import BaseSession
 
 P = ParamSpec("P")
 Doing = Steps[T]  # its name in the handles
@@ -39,37 +41,52 @@ _MOST_OVERTAKEN = 5
 class Desk:
     """What the files of one handle share."""
 
-    writer: Writer
+    session: BaseSession
     workspace: Workspace
     pattern: str
     outside: str
     merge: bool
     hidden: bool
-    op_id: Callable[[str | None], str]
     opened: bool = False
+
+    @property
+    def writer(self) -> Writer:
+        """Who reads and writes."""
+        return self.session.writer
+
+    def op_id(self, given: str | None) -> str:
+        """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
+        return self.session.op_id(given)
 
     def key(self, path: object) -> str:
         """Return the key of a path.  Raises Invalid."""
         key = documents.key_of(path, self.pattern, self.hidden)
-        reentry.check(self.writer.space, (key,))
+        self.session.check_read(key)
         return key
+
+    def thinking(
+        self, path: str, fn: Callable[[Any], Any], limits: Limits, op_id: str | None
+    ) -> Steps[Record | Refusal]:
+        """Return the protocol that updates a document with a function of its text."""
+        key, name = self.key(path), self.op_id(op_id)
+        think = self.session.thought(key).marked(documents.of_content(path, fn))
+        return protocol.update(self.writer, key, think, None, limits, name, op_id is not None)
 
 
 def desk(
-    writer: Writer,
-    root: str,
+    session: BaseSession,
+    root: str | os.PathLike[str],
     pattern: object,
     outside: str,
     merge: bool,
     hidden: bool,
-    op_id: Callable[[str | None], str],
 ) -> Desk:
     """Return the desk of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
         raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
-    found = Workspace(root, writer.space)
+    found = Workspace(os.fspath(root), session.writer.space)
     matching = documents.checked_pattern(pattern)
-    return Desk(writer, found, matching, outside, merge, hidden, op_id)
+    return Desk(session, found, matching, outside, merge, hidden)
 
 
 def shown(desk: Desk, document: Document) -> Steps[Document]:
@@ -208,3 +225,8 @@ def check(answer: T | Refusal) -> T:
     if isinstance(answer, Refusal):
         raise_refusal(answer)
     return answer
+
+
+def checked(operation: Steps[T | Refusal]) -> Steps[T]:
+    """Return an operation that raises what it would return as a refusal."""
+    return check((yield from operation))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import unicodedata
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +16,7 @@ from interlock.core.documents import FILES, MODES, check_document, check_path
 from interlock.core.keys import check_key
 from interlock.core.patterns import check_pattern, matches
 from interlock.core.records import Record
+from interlock.core.values import DELETE
 from interlock.errors import Conflict, Corrupt, Fault, Invalid, Refused, raise_refusal
 from interlock.files.workspace import EDITED, PUBLISHED, STATE, Version
 
@@ -222,6 +225,34 @@ def from_value(key: str, value: Any) -> tuple[bytes, int]:
         raise Corrupt(wrong.message)
     content: bytes = value["text"].encode() if "text" in value else b64decode(value["base64"])
     return content, value["mode"]
+
+
+def of_content(path: str, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return `fn`, which makes new content of a document's content, as a function of its value.
+
+    `fn` gets text, or bytes that are no text, and "" where there is no document.
+    """
+
+    def content(value: Any) -> str | bytes:
+        data, _ = (b"", 0) if value is None else from_value(path, value)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return data
+
+    def changed(before: Any, made: Any) -> Any:
+        if made is None or made is DELETE:
+            return made  # what these mean is the same for every update
+        mode = DEFAULT_MODE if before is None else int(before["mode"])
+        return to_value(to_bytes(made), mode)
+
+    def think(value: Any) -> Any:
+        return changed(value, fn(content(value)))
+
+    async def think_async(value: Any) -> Any:
+        return changed(value, await fn(content(value)))
+
+    return think_async if inspect.iscoroutinefunction(fn) else think
 
 
 def to_document(record: Record) -> Document:

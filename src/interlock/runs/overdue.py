@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from interlock.backends.drive import SyncDriver
-from interlock.core.decide import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError
 from interlock.runs import breaking
 from interlock.runs.breaking import Limits, Passage, Seen
+from interlock.session import Session
 
 NOTED_AFTER = 1.0  # seconds, or half of a shorter timeout: short calls cost nothing
 _AGAIN, _LONGEST = 1.0, 60.0  # seconds until the store is asked again, twice as long each time
@@ -43,10 +42,8 @@ class Call:
 class CallWatch:
     """The calls of one handle that are under way; a thread watches them while there are any."""
 
-    driver: SyncDriver
-    writer: Writer
+    session: Session
     limits: Limits
-    op_id: Callable[[], str]
     learn: Callable[[Seen, float], None]
     _calls: dict[Call, None] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
@@ -93,19 +90,20 @@ class CallWatch:
                     continue  # the store is away: later
 
     def _look(self, call: Call) -> None:
-        now, writer, limits = time.monotonic(), self.writer, self.limits
+        now, limits = time.monotonic(), self.limits
+        writer, op_id = self.session.writer, self.session.op_id
         if call.noted:
-            seen = self.driver.run(breaking.count_overdue(writer, limits, self.op_id()))
+            seen = self.session.run(breaking.count_overdue(writer, limits, op_id()))
             if isinstance(seen, Seen):
                 self.learn(seen, now)
             call.pause = min(call.pause * 2, _LONGEST)
             return
-        call.id = call.id or self.op_id()
+        call.id = call.id or op_id()
         took = now - call.started
-        self.driver.run(breaking.began(writer, limits, call.passage, call.id, int(took * 1e6)))
+        self.session.run(breaking.began(writer, limits, call.passage, call.id, int(took * 1e6)))
         with self._changed:
             call.noted = not call.over
         if call.noted:  # overdue by the store's clock first, which was read before now
             call.look_at = time.monotonic() - took + limits.timeout_us / 1e6
         else:  # it ended meanwhile
-            self.driver.run(breaking.ended(writer, limits, call.id, self.op_id()))
+            self.session.run(breaking.ended(writer, limits, call.id, op_id()))

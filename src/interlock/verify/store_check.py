@@ -17,13 +17,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from interlock import Space
 from interlock.core.merges import fold_items
 from interlock.core.outcome import Pruned
 from interlock.core.records import Entry, Record, Tail
 from interlock.core.requests import Load, LogPage, ReadLog
 from interlock.core.showing import text_of
 from interlock.errors import Corrupt, Invalid
-from interlock.space import Space
 
 _PAGE = 1000
 _KEYS = 200  # of one request
@@ -87,9 +87,9 @@ class _Check:
     def __init__(
         self, space: Space, against: Mapping[str, Any] | None, told: Callable[[int, int], None]
     ) -> None:
-        self._perform = space._driver.answer
-        self._rules = space._writer.book.rules
-        self._uid = space._writer.space
+        self._perform = space.session.driver.answer
+        self._rules = space.session.writer.book.rules
+        self._uid = space.session.writer.space
         self._told = told
         self._problems: list[Problem] = []
         self._found = 0

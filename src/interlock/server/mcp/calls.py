@@ -16,6 +16,7 @@ from typing import Any
 
 import interlock
 from interlock import Committed, Conflict, Entry, Invalid, KeyInfo, Record, Refused, Unknown
+from interlock._async.opening import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.server.mcp.answers import (
     Answer,
@@ -27,7 +28,6 @@ from interlock.server.mcp.answers import (
     record_answer,
 )
 from interlock.settings import contribution_id, is_reserved
-from interlock.sharing import under
 
 _MOST_MERGES = 100  # writes that came in between, before update_fields gives up
 _LIMIT = 50

@@ -13,14 +13,14 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from interlock import Space
 from interlock.backends.contract import Backend
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.records import Snapshot
 from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
 from interlock.errors import InterlockError, Invalid, Refused
-from interlock.space import Space
-from interlock.verify.explorer.store import SPACE, ExploredSpace, Raised, StillDriver, Stores
+from interlock.verify.explorer.store import SPACE, Raised, StillDriver, Stores, explored_space
 
 NOBODY = -1  # in place of a number: no request, no state
 _MOST_REQUESTS = 300
@@ -220,7 +220,7 @@ class Agents:
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
         try:
-            space = ExploredSpace(driver, self._stores.writer(name))
+            space = explored_space(driver, self._stores.writer(name))
             result = Context().run(self._programs[agent], space)  # it holds nothing of another's
         except Unwound:
             return _pending(driver), None, None
@@ -278,7 +278,7 @@ def _program(name: str, agent: Any) -> Callable[[Space], Any]:
         agent = ProtocolAgent(agent)
     if isinstance(agent, ProtocolAgent):
         steps = agent.steps
-        return lambda space: space._driver.run(steps(space._writer))
+        return lambda space: space.session.driver.run(steps(space.session.writer))
     if inspect.iscoroutinefunction(agent):
         raise Invalid(f"agent {name!r} is a coroutine function; explore plain functions")
     if not callable(agent):

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from interlock import Space
 from interlock.core.outcome import Committed
 from interlock.core.records import Entry, Record
-from interlock.space import Space
 
 Invariant = Callable[["View"], Any]
 
@@ -57,7 +57,7 @@ class View:
 
     def folded(self, key: str) -> Any:
         """Return what the contributions to a merged key fold to, one after the other."""
-        reducer = self._space()._writer.book.rules.reducer(key)
+        reducer = self._space().session.writer.book.rules.reducer(key)
         items: list[Any] = []
         for entry in self.log(key):
             if entry.key == key:

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from interlock import Space
 from interlock.core.turns import TICKET_TTL
 from interlock.errors import Invalid
-from interlock.space import Space
 from interlock.verify.explorer import story
 from interlock.verify.explorer.agents import NOBODY, Agents, EndlessWait
 from interlock.verify.explorer.invariants import ALWAYS, Invariant, View, broken, name_of

@@ -7,20 +7,22 @@ What a request does to a content is found out once.  Who asks what, and when, is
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import sqlite3
 import zlib
 from collections.abc import Callable
 from typing import Any
 
+from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
+from interlock.session import Session
 from interlock.settings import make_writer
-from interlock.space import Space
 
 SPACE = "explore"
 _START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first moment
@@ -33,16 +35,10 @@ class StillDriver(SyncDriver):
     keeps_alive = False
 
 
-class ExploredSpace(Space):
-    """The real façade, with operation ids that follow from the agent's name and a count."""
-
-    _drawn = 0
-
-    def _op_id(self, op_id: str | None) -> str:
-        if op_id is not None:
-            return op_id
-        self._drawn += 1
-        return f"{self.agent}-{self._drawn}"
+def explored_space(driver: StillDriver, writer: Writer) -> Space:
+    """Return a space whose operation ids follow from the agent's name and a count."""
+    count = itertools.count(1)
+    return Space(Session(driver, writer, lambda: f"{writer.agent}-{next(count)}"))
 
 
 class Raised:
@@ -133,7 +129,7 @@ class Stores:
 
     def space(self, agent: str) -> Space:
         """Return a space on the content that is loaded, for `setup` and for invariants."""
-        return ExploredSpace(StillDriver(self.backend), self.writer(agent))
+        return explored_space(StillDriver(self.backend), self.writer(agent))
 
     def writer(self, agent: str) -> Writer:
         """Return who writes as `agent`, with the rules that stood after the setup."""
@@ -145,7 +141,7 @@ class Stores:
         """Run the setup, and remember its rules."""
         space = self.space("setup")
         setup(space)
-        self._book = space._writer.book
+        self._book = space.session.writer.book
 
     def request_number(self, request: Request[Any]) -> int:
         """Return the number of a request; the same request has the same one."""

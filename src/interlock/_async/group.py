@@ -1,25 +1,24 @@
-"""Consumer groups with the asyncio façade.  The same names as `interlock.streams.groups`."""
+"""One consumer of a consumer group, which deals the log to its consumers."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from interlock import cancellation
-from interlock.awaiting import AwaitsCalls, awaited
-from interlock.backends.drive_async import AsyncDriver
+from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core.groups import Deliveries, Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
+from interlock.session import AsyncSession
 from interlock.streams import consuming
 from interlock.streams.consuming import Membership
-from interlock.streams.groups import GroupHandle
 
 
-class AsyncGroup(AwaitsCalls, GroupHandle):
+class AsyncGroup(AwaitsCalls):
     """One consumer of a group: `async for delivery in group: ...; await group.ack(delivery)`.
 
     Every entry is delivered until somebody acknowledges it, and the entries of one key are never
@@ -27,33 +26,56 @@ class AsyncGroup(AwaitsCalls, GroupHandle):
     kept alive in the background.  One task at a time; each worker has a name of its own.
     """
 
-    _driver: AsyncDriver
-    _task: asyncio.Task[None] | None = None
-    _given = False
+    def __init__(self, session: AsyncSession, member: Membership) -> None:
+        self._session = session
+        self._member = member
+        self._resume = True  # whether entries may be pending that this handle did not hand out
+        self._pid = 0  # of the process that was given entries
+        self._renewal: concurrency.Renewal | None = None
 
-    def __aiter__(self) -> AsyncIterator[Delivery]:
+    @property
+    def name(self) -> str:
+        """The name of the group."""
+        return self._member.group
+
+    @property
+    def consumer(self) -> str:
+        """The name that this handle takes entries under."""
+        return self._member.consumer
+
+    def __repr__(self) -> str:
+        return f"<interlock.{type(self).__name__} {self.name!r} consumer={self.consumer!r}>"
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
         """Yield entries one at a time and wait for more, without end.
 
         What this consumer was given before and did not acknowledge comes first.
         """
-        return self._follow()
+        self._resume = True
+        try:
+            while True:
+                for delivery in await self.take(1, None):
+                    yield delivery
+        finally:
+            self._resume = True
+            await self._stop()
 
     async def take(self, limit: int = 10, wait: float | None = 0) -> list[Delivery]:
         """Return the next entries, at most `limit`, in the log's order.
 
         Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
         """
-        steps = consuming.take(self._member, limit, wait, self._resume, self._op_id(None))
+        steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
-            found: Deliveries = await self._run(steps)
+            found: Deliveries = await self._session.run(steps)
         except Refused:
             raise
         except BaseException:
-            self._given = self._resume = True  # it may have been given some
+            self._pid, self._resume = os.getpid(), True  # it may have been given some
             raise
         self._resume = False
         if found.items:
-            self._given = True
+            self._pid = os.getpid()
             self._keep()
         return list(found.items)
 
@@ -63,12 +85,12 @@ class AsyncGroup(AwaitsCalls, GroupHandle):
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        done: int = await self._run(consuming.acknowledge(self._member, deliveries))
+        done: int = await self._session.run(consuming.acknowledge(self._member, deliveries))
         return done
 
     async def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        info: GroupInfo = await self._run(consuming.state(self.name))
+        info: GroupInfo = await self._session.run(consuming.state(self.name))
         return info
 
     async def pending(self) -> list[GroupPending]:
@@ -78,15 +100,16 @@ class AsyncGroup(AwaitsCalls, GroupHandle):
     async def drop(self) -> None:
         """Forget the group.  Stop its consumers first: one that reads makes it anew."""
         await self._stop()
-        self._given, self._resume = False, True
-        await self._run(consuming.drop(self.name))
+        self._pid, self._resume = 0, True
+        await self._session.run(consuming.drop(self.name))
 
     async def close(self) -> None:
         """Let others have at once what this consumer was given and did not acknowledge."""
-        given, self._given = self._given, False
-        if given or self._task is not None:
+        given = self._pid == os.getpid()  # a forked child has only a copy
+        self._pid = 0
+        if given or self._renewal is not None:
             self._resume = True
-            await cancellation.finish(self._give_back(given))
+            await concurrency.finish(self._give_back(given))
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,49 +124,32 @@ class AsyncGroup(AwaitsCalls, GroupHandle):
         await self.close()
         raise_refused(forgotten if kind is None else None)
 
-    async def _follow(self) -> AsyncIterator[Delivery]:
-        self._resume = True
-        try:
-            while True:
-                for delivery in await self.take(1, None):
-                    yield delivery
-        finally:
-            self._resume = True
-            await self._stop()
-
     def _keep(self) -> None:
         """Begin to give signs of life, until `_stop` or until nobody has the handle any more."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(_renew(self._driver, self._member))
-            weakref.finalize(self, _cancel, self._task)
+        if not self._session.keeps_alive or (self._renewal is not None and self._renewal.alive):
+            return
+        renew = partial(_renewed, self._session, self._member)
+        seconds = self._member.ttl / consuming.RENEWALS_PER_TTL
+        self._renewal = concurrency.Renewal(seconds, renew, "interlock-group")
+        weakref.finalize(self, self._renewal.cancel)
 
     async def _give_back(self, given: bool) -> None:
         await self._stop()  # first: a sign of life after it would keep the entries from others
         if given:
-            await self._run(consuming.renew(self._member, 0.0))
+            await self._session.run(consuming.renew(self._member, 0.0))
 
     async def _stop(self) -> None:
-        renewing, self._task = self._task, None
-        if renewing is not None:
-            await cancellation.stop(renewing)
-
-    async def _run(self, steps: Any) -> Any:
-        answer = await self._driver.run(steps)
-        raise_refused(answer)
-        return answer
+        renewal, self._renewal = self._renewal, None
+        if renewal is not None:
+            await renewal.stop()
 
 
-def _cancel(task: asyncio.Task[None]) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and the task gone with it
-        task.cancel()
-
-
-async def _renew(driver: AsyncDriver, member: Membership) -> None:
-    while True:
-        await asyncio.sleep(member.ttl / consuming.RENEWALS_PER_TTL)
-        try:
-            await driver.run(consuming.renew(member, member.ttl))
-        except Closed:
-            return
-        except (AnswerLost, InterlockError):
-            continue  # the next one may get through; the store judges in the end
+async def _renewed(session: AsyncSession, member: Membership) -> bool:
+    """Give a sign of life; return whether to go on."""
+    try:
+        await session.run(consuming.renew(member, member.ttl))
+    except Closed:
+        return False
+    except (AnswerLost, InterlockError):
+        pass  # the next one may get through; the store judges in the end
+    return True

@@ -74,7 +74,19 @@ def awaited(
     return call
 
 
-def checked(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def forgotten_calls(*targets: AwaitsCalls) -> Invalid | None:
+    """Return the refusal of the first call on any of them that was not awaited."""
+    found = [target._calls.forgotten() for target in targets]
+    return next(filter(None, found), None)
+
+
+def raise_forgotten(kind: type[BaseException] | None, problem: BaseException | None) -> None:
+    """Raise a problem where the block has raised nothing itself."""
+    if kind is None and problem is not None:
+        raise problem
+
+
+def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a coroutine function that is given such an object so that it must await all, too."""
     if not inspect.iscoroutinefunction(fn):
         return fn

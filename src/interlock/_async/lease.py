@@ -1,0 +1,264 @@
+"""The exclusive, expiring right to write a key, or several."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from interlock._async import concurrency
+from interlock._async.awaiting import AwaitsCalls, awaited, forgotten_calls
+from interlock.backends.drive import RENEWALS_PER_TTL
+from interlock.backends.holding import Holding, taking
+from interlock.core import commands, decide, leases
+from interlock.core.outcome import Refusal
+from interlock.core.records import Record
+from interlock.core.requests import Steps
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
+from interlock.session import AsyncSession
+
+
+class AsyncLease(AwaitsCalls):
+    """The exclusive right to write one key, renewed in the background while it is held.
+
+    `async with space.lease("report.md", ttl=30) as lease: await lease.write(draft)`.  Other writers
+    are told `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the clocks
+    say.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession,
+        key: str,
+        ttl: float,
+        wait: float | None,
+        take: Callable[..., Steps[Any]] = leases.take,
+    ) -> None:
+        self._session = session
+        self._key = key
+        self._ttl = ttl
+        self._wait = wait
+        self._taking = take
+        self._record: Record | None = None
+        self._lost: Refusal | None = None
+        self._held = False
+        self._holding: Holding | None = None
+        self._renewal: concurrency.Renewal | None = None
+        self._pid = os.getpid()
+
+    @property
+    def key(self) -> str:
+        """The key that it is for."""
+        return self._key
+
+    @property
+    def record(self) -> Record:
+        """The record of the key, as it was at the grant or after the last `write`."""
+        if self._record is None:
+            raise Invalid(f"the lease of {self._key!r} was not taken; use it in a with block")
+        return self._record
+
+    @property
+    def value(self) -> Any:
+        """The value of the record."""
+        return self.record.value
+
+    @property
+    def epoch(self) -> int:
+        """The fencing number of this lease.  Pass it on to whatever else must be fenced."""
+        return self.record.epoch
+
+    @property
+    def lost(self) -> bool:
+        """Whether a renewal has found that the lease was taken away, or this is a forked child."""
+        return self._lost is not None or self._pid != os.getpid()
+
+    async def acquire(self) -> Self:
+        """Take the lease.
+
+        Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
+        holds, Fenced where this process was replaced, Invalid.
+        """
+        self._session.check_write(self._key)
+        name = self._session.op_id()
+        (record,) = await self._take((self._key,), self._wait, name)
+        self._begin(record, name)
+        return self
+
+    @awaited
+    async def write(self, value: Any, *, op_id: str | None = None) -> Record:
+        """Write the key and return its new record.
+
+        Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
+        """
+        self._check_held()
+        steps = commands.write(
+            self._session.writer, self.record, value, self._session.op_id(op_id), leased=True
+        )
+        return self._moved(await self._session.run(steps))
+
+    @awaited
+    async def delete(self, *, op_id: str | None = None) -> Record:
+        """Delete the key and return its record.
+
+        Raises as `write` does.
+        """
+        self._check_held()
+        record, name = self.record, self._session.op_id(op_id)
+        steps = commands.write_one(
+            self._session.writer,
+            lambda: decide.delete(self._session.writer, record, name, leased=True),
+        )
+        return self._moved(await self._session.run(steps))
+
+    @awaited
+    async def renew(self, ttl: float | None = None) -> None:
+        """Keep it for another `ttl` seconds.
+
+        Raises Fenced where it was taken away.
+        """
+        self._check_held()
+        await self._renew(self._ttl if ttl is None else ttl)
+
+    async def release(self) -> None:
+        """Give it up, even where the caller is cancelled meanwhile.
+
+        Giving up one that was lost does nothing.
+        """
+        if self._holding is not None:
+            self._holding.release()
+            self._holding = None
+        held = self._held and self._pid == os.getpid()  # a forked child has only a copy
+        self._held = False
+        renewal, self._renewal = self._renewal, None
+        if held or renewal is not None:
+            await concurrency.finish(self._give_up(held, renewal))
+
+    async def __aenter__(self) -> Self:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        forgotten = self._calls.forgotten()
+        await self.release()
+        raise_refused(forgotten if kind is None else None)
+
+    async def _take(self, keys: tuple[str, ...], wait: float | None, name: str) -> Any:
+        steps = taking(self._taking, self._session.writer, keys, self._ttl, wait, name)
+        return await self._session.run(steps, explain=False)
+
+    def _begin(self, record: Record, name: str) -> None:
+        """Begin with what was granted to the request `name`."""
+        self._pid = os.getpid()
+        if self._session.keeps_alive:
+            seconds = self._ttl / RENEWALS_PER_TTL
+            self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
+        self._record, self._held, self._lost = record, True, None
+        writer = self._session.writer
+        self._holding = Holding(writer.space, self._key, name, writer.agent, self._is_renewed)
+
+    def _is_renewed(self) -> bool:
+        return self._lost is None and (self._renewal is None or self._renewal.alive)
+
+    async def _renew(self, ttl: float) -> None:
+        await self._session.run(leases.renew(self._session.writer, self._key, ttl, self.epoch))
+
+    async def _renewed(self) -> bool:
+        """Renew it in the background; return whether to go on."""
+        try:
+            await self._renew(self._ttl)
+        except Refused as refused:
+            self._lost = refused.outcome
+            return False
+        except Closed:
+            return False
+        except (AnswerLost, InterlockError):
+            pass  # the next one may get through; the store judges in the end
+        return True
+
+    async def _give_up(self, held: bool, renewal: concurrency.Renewal | None) -> None:
+        try:
+            if renewal is not None:
+                await renewal.stop()
+        finally:
+            if held:
+                await self._session.run(leases.release(self._key, self.epoch))
+
+    def _check_held(self) -> None:
+        if self._record is not None and self._pid != os.getpid():
+            raise Invalid(
+                f"the lease of {self._key!r} belongs to the process that took it, not to one that "
+                "was forked from it; take a lease here"
+            )
+        if self._record is not None and not self._held:
+            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
+
+    def _moved(self, record: Record) -> Record:
+        """Go on from a new record; one that an earlier sending made long ago changes nothing."""
+        if record.epoch == self.epoch and record.version > self.record.version:
+            self._record = record
+        return record
+
+
+class AsyncLeases(AwaitsCalls):
+    """The exclusive right to write several keys, taken in one step: all of them or none.
+
+    `async with space.leases(["x", "y"]) as leases: await leases["x"].write(1)`.  Each is an
+    `AsyncLease`, renewed in the background, and given up at the end of the block.
+    """
+
+    def __init__(self, leases: Sequence[AsyncLease], wait: float | None) -> None:
+        self._leases = {lease.key: lease for lease in leases}
+        self._wait = wait
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that they are for, sorted."""
+        return tuple(self._leases)
+
+    def __getitem__(self, key: str) -> AsyncLease:
+        """Return the lease of one of the keys."""
+        return self._leases[key]
+
+    async def acquire(self) -> Self:
+        """Take all of them, waiting until nobody holds any.
+
+        Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
+        """
+        lease, *_ = self._leases.values()
+        lease._session.check_write(*self.keys)
+        name = lease._session.op_id()
+        granted = await lease._take(self.keys, self._wait, name)
+        for each, record in zip(self._leases.values(), granted, strict=True):
+            each._begin(record, name)
+        return self
+
+    @awaited
+    async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+        """Write one of the keys and return its new record.
+
+        Raises Fenced where its lease was taken away, IllegalTransition, Invalid.
+        """
+        return await self[key].write(value, op_id=op_id)
+
+    async def release(self) -> None:
+        """Give all of them up, even where the caller is cancelled meanwhile."""
+        await concurrency.do_all(lease.release for lease in self._leases.values())
+
+    async def __aenter__(self) -> Self:
+        return await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        problem: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        forgotten = forgotten_calls(self, *self._leases.values())
+        await self.release()
+        raise_refused(forgotten if kind is None else None)

@@ -1,0 +1,56 @@
+"""How a space is opened: `interlock.open`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from interlock._sync.space import Space
+from interlock.backends.drive import SyncDriver
+from interlock.backends.urls import open_backend
+from interlock.core.rules import Rule
+from interlock.session import Session
+from interlock.settings import make_writer
+
+
+def open(  # reads as interlock.open
+    url: str,
+    space: str = "default",
+    agent: str | None = None,
+    *,
+    rules: Mapping[str, Rule] | None = None,
+    exclusive: bool = False,
+    create: bool = True,
+    durability: str | None = None,
+    busy_timeout: float | None = None,
+    max_value_bytes: int | None = None,
+) -> Space:
+    """Open `space` in the store at `url`, making both where they do not exist yet.
+
+    With `create=False` nothing is made: Unavailable is raised where either is not there.
+
+    `url`: `sqlite:///relative.db`, `sqlite:////absolute.db`, `sqlite://` (in memory, for tests);
+    `?mode=ro` opens a file read-only.  `postgresql://user@host/db` needs the extra `postgres`, and
+    `redis://`, `rediss://` and `redis+cluster://` the extra `redis`.  `agent` is the name that
+    commits are logged under (default: host and process id).  `durability` is `full` (default),
+    `normal` (a crash of the machine may lose the last commits) or `off` (in SQLite it may damage
+    the file); Redis is as durable as the server is set up.  `busy_timeout`: seconds to wait for
+    another process that is writing, for a connection or a server that is not ready (20).
+    `max_value_bytes`: limit of a value's JSON (1 MiB).
+
+    `exclusive` takes the agent's name over from any other process that uses it: what such a
+    process commits from then on is refused with Fenced.  `rules` maps patterns of keys to rules
+    such as `interlock.merged("append")`; they are stored, added to those that the space has.
+
+    Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
+    """
+    make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
+    backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
+    writer = make_writer(backend.uid, space, agent, max_value_bytes)
+    session = Session(SyncDriver(backend), writer)
+    opened = Space(session)
+    try:
+        session.run(session.entering(exclusive, rules))
+    except BaseException:
+        opened.close()
+        raise
+    return opened
