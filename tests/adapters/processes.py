@@ -10,24 +10,39 @@ from typing import Any
 SPAWN = multiprocessing.get_context("spawn")
 
 
-def together(target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
-    """Run `target(*arguments, index, gate, answers)` in processes; return their answers.
+class Nursery:
+    """A process that others are forked from, so that only one imports a framework: that takes
+    seconds."""
 
-    They are forked from one process that has imported what `target` needs: that takes seconds.
-    """
-    heard, sent = SPAWN.Pipe(duplex=False)
-    parent = SPAWN.Process(target=_fork, args=(target, number, arguments, sent))
-    parent.start()
-    sent.close()
-    found: list[Any] = heard.recv()
-    parent.join()
-    assert parent.exitcode == 0
-    return found
+    def __init__(self) -> None:
+        self._pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_serve, args=(theirs,))
+        self._process.start()
+        theirs.close()
+
+    def together(self, target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
+        """Run `target(*arguments, index, gate, answers)` in processes; return their answers."""
+        self._pipe.send((target, number, arguments))
+        found: list[Any] = self._pipe.recv()
+        return found
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+        assert self._process.exitcode == 0
 
 
-def _fork(
-    target: Callable[..., None], number: int, arguments: tuple[Any, ...], sent: Connection
-) -> None:
+def _serve(pipe: Connection) -> None:
+    while True:
+        try:
+            target, number, arguments = pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_forked(target, number, arguments))
+
+
+def _forked(target: Callable[..., None], number: int, arguments: tuple[Any, ...]) -> list[Any]:
     fork = multiprocessing.get_context("fork")
     gate, answers = fork.Barrier(number), fork.SimpleQueue()
     children = [
@@ -40,4 +55,4 @@ def _fork(
     for child in children:
         child.join()
         assert child.exitcode == 0
-    sent.send(found)
+    return found

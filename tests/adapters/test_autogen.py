@@ -7,7 +7,6 @@ import copy
 import json
 import pickle
 import threading
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -22,25 +21,8 @@ from PIL import Image as Pictures
 import interlock
 from interlock.adapters.autogen import SharedCacheStore, SharedMemory, team_state
 from tests.adapters.autogen_teams import CountingModel, history, run_team, team
-from tests.adapters.processes import together
+from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
-
-
-@pytest.fixture(params=["async", "sync"])
-async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if request.param == "async":
-        async with interlock.open_async(place.url, space=place.space, agent="tests") as opened:
-            yield opened
-    else:
-        with interlock.open(place.url, space=place.space, agent="tests") as opened_sync:
-            yield opened_sync
-
-
-@pytest.fixture
-def store(place: Place) -> Iterator[interlock.Space]:
-    with interlock.open(place.url, space=place.space, agent="tests") as opened:
-        yield opened
 
 
 async def stored(space: Any, name: str = "c") -> list[str]:
@@ -78,7 +60,7 @@ async def test_a_team_that_was_replaced_saves_nothing(space: Any) -> None:
     await model.asked.wait()
     with pytest.raises(interlock.Held) as held:
         await talk(space, "too early", wait=0)
-    assert held.value.holder == "tests"
+    assert held.value.holder == "app"
     reclaimed = space.reclaim("autogen/state/c")
     if asyncio.iscoroutine(reclaimed):
         await reclaimed
@@ -160,8 +142,8 @@ async def test_an_assistant_is_told_what_the_memory_holds(space: Any) -> None:
     assert any("likes tea" in str(each.content) for each in model.shown)
 
 
-def test_a_cache_refuses_to_overwrite_what_was_not_read(store: interlock.Space) -> None:
-    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+def test_a_cache_refuses_to_overwrite_what_was_not_read(shared: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(shared)
     assert isinstance(cache, CacheStore)
     assert cache.get("k/1", "nothing") == "nothing"
     cache.set("k/1", [1])
@@ -169,7 +151,7 @@ def test_a_cache_refuses_to_overwrite_what_was_not_read(store: interlock.Space) 
         cache.set("k/1", [2])
     assert conflict.value.record.value == [1]
     mine: Any = cache.get("k/1")
-    theirs: Any = SharedCacheStore[Any](store).get("k/1")
+    theirs: Any = SharedCacheStore[Any](shared).get("k/1")
     theirs.append(2)
     cache.set("k/1", theirs)
     theirs.append(3)
@@ -178,19 +160,19 @@ def test_a_cache_refuses_to_overwrite_what_was_not_read(store: interlock.Space) 
     with pytest.raises(interlock.Conflict):
         cache.set("k/1", mine)
     assert cache.get("k/1") == [1, 2, 3]
-    keeping: SharedCacheStore[Any] = SharedCacheStore(store, on_conflict="keep")
+    keeping: SharedCacheStore[Any] = SharedCacheStore(shared, on_conflict="keep")
     keeping.set("k/1", "mine")
     assert cache.get("k/1") == [1, 2, 3]
     cache.set("k/1", UserMessage(content="hello", source="user"), base=cache.get("k/1"))
     assert cache.get("k/1") == {"content": "hello", "source": "user", "type": "UserMessage"}
-    SharedCacheStore[Any](store, unread="overwrite").set("k/1", "text")
+    SharedCacheStore[Any](shared, unread="overwrite").set("k/1", "text")
     cache.set("k/1", [copy.deepcopy(cache.get("k/1"))], base=cache.get("k/1"))
     with pytest.raises(interlock.Invalid, match="base="):
         cache.set("k/1", 1, base=[1])
 
 
-def test_a_version_travels_with_what_a_cache_returned(store: interlock.Space) -> None:
-    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+def test_a_version_travels_with_what_a_cache_returned(shared: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(shared)
     for value in ({"a": 1}, [1], "text"):
         key = type(value).__name__
         cache.set(key, value)
@@ -204,19 +186,23 @@ def test_a_version_travels_with_what_a_cache_returned(store: interlock.Space) ->
             found = cache.get(key)
 
 
-def test_a_miss_that_others_filled_is_not_overwritten(store: interlock.Space) -> None:
+def test_a_miss_that_others_filled_is_not_overwritten(shared: interlock.Space) -> None:
     for on_conflict, kept in (("raise", [1]), ("keep", [1])):
-        cache: SharedCacheStore[Any] = SharedCacheStore(store, on_conflict, on_conflict=on_conflict)  # type: ignore[arg-type]  # both are allowed
+        cache: SharedCacheStore[Any] = SharedCacheStore(
+            shared,
+            on_conflict,
+            on_conflict=on_conflict,  # type: ignore[arg-type]  # both are allowed
+        )
         assert cache.get("question") is None
-        SharedCacheStore[Any](store, on_conflict).set("question", [1])
+        SharedCacheStore[Any](shared, on_conflict).set("question", [1])
         refused = pytest.raises(interlock.Conflict) if on_conflict == "raise" else nullcontext()
         with refused:
             cache.set("question", [2])
         assert cache.get("question") == kept
 
 
-def test_a_thread_of_a_pool_is_not_what_it_read_before(store: interlock.Space) -> None:
-    cache: SharedCacheStore[Any] = SharedCacheStore(store)
+def test_a_thread_of_a_pool_is_not_what_it_read_before(shared: interlock.Space) -> None:
+    cache: SharedCacheStore[Any] = SharedCacheStore(shared)
     cache.set("k", [])
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cache.get, "k").result()  # an earlier job
@@ -235,11 +221,11 @@ def test_a_thread_of_a_pool_is_not_what_it_read_before(store: interlock.Space) -
     assert cache.get("k") == [1, 2]
 
 
-def test_parallel_agents_keep_everything_in_a_cache(store: interlock.Space) -> None:
+def test_parallel_agents_keep_everything_in_a_cache(shared: interlock.Space) -> None:
     gate = threading.Barrier(5)
 
     def add(n: int) -> None:
-        cache: SharedCacheStore[list[int]] = SharedCacheStore(store)
+        cache: SharedCacheStore[list[int]] = SharedCacheStore(shared)
         gate.wait()
         while True:
             found = cache.get("list") or []
@@ -251,7 +237,7 @@ def test_parallel_agents_keep_everything_in_a_cache(store: interlock.Space) -> N
 
     with ThreadPoolExecutor(5) as threads:
         list(threads.map(add, range(5)))
-    cache: SharedCacheStore[list[int]] = SharedCacheStore(store)
+    cache: SharedCacheStore[list[int]] = SharedCacheStore(shared)
     assert sorted(cache.get("list") or []) == [0, 1, 2, 3, 4]
     with ThreadPoolExecutor(5) as threads:
         list(threads.map(lambda n: cache.update("list", lambda old: [*(old or []), n]), range(5)))
@@ -280,9 +266,9 @@ async def test_what_is_no_space_is_refused_when_it_is_given() -> None:
 
 
 @pytest.mark.slow
-def test_processes_go_on_from_each_other(place: Place) -> None:
+def test_processes_go_on_from_each_other(nursery: Nursery, place: Place) -> None:
     interlock.open(place.url, space=place.space).close()
-    assert together(run_team, 2, place.url, place.space) == ["done"] * 2
+    assert nursery.together(run_team, 2, place.url, place.space) == ["done"] * 2
 
     async def found() -> list[str]:
         async with interlock.open_async(place.url, space=place.space) as opened:

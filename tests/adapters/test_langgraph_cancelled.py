@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-import interlock
 from interlock.adapters.langgraph import Saver
+from tests.adapters.cuts import CUTS, Cut
 from tests.adapters.langgraph_graphs import said, talking
+from tests.adapters.spaces import FACADES, opened
 from tests.cancellation import every_await, nothing_left
 from tests.processes.writers import Place
 
-FACADES = ["async", "sync"]
-Cut = Callable[[Awaitable[Any]], Awaitable[None]]
-
-
-@asynccontextmanager
-async def opened(facade: str, place: Place, agent: str) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if facade == "async":
-        async with interlock.open_async(place.url, space=place.space, agent=agent) as found:
-            yield found
-    else:
-        with interlock.open(place.url, space=place.space, agent=agent) as found_sync:
-            yield found_sync
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    """Nothing may wait for the garbage collector."""
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("no_collector")
 
 
 async def is_free(space: Any, thread: str) -> None:
@@ -61,35 +39,8 @@ async def test_a_run_that_is_cancelled_at_any_await_frees_its_thread(
         await nothing_left()
 
 
-async def wait_for(running: Awaitable[Any]) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(running, 0.01)
-
-
-async def timeout(running: Awaitable[Any]) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await running
-
-
-async def task_group(running: Awaitable[Any]) -> None:
-    async def fail() -> None:
-        raise ValueError
-
-    async def run() -> None:
-        await running
-
-    async def both() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(run())
-            group.create_task(fail())
-
-    with pytest.raises(ExceptionGroup):
-        await both()
-
-
 @pytest.mark.parametrize("facade", FACADES)
-@pytest.mark.parametrize("cut", [wait_for, timeout, task_group])
+@pytest.mark.parametrize("cut", CUTS)
 async def test_a_graph_that_is_cut_off_frees_its_thread(
     facade: str, cut: Cut, place: Place
 ) -> None:

@@ -9,7 +9,6 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -35,24 +34,6 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([hang_in_the_second_step.__module__])
 RUNS = 5
 THREAD: Any = {"configurable": {"thread_id": "thread"}}
-
-
-@pytest.fixture(params=["async", "sync"])
-async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space of either façade, for asynchronous graphs."""
-    if request.param == "async":
-        async with interlock.open_async(place.url, space=place.space, agent="app") as opened:
-            yield opened
-    else:
-        with interlock.open(place.url, space=place.space, agent="app") as opened:
-            yield opened
-
-
-@pytest.fixture
-def shared(place: Place) -> Iterator[interlock.Space]:
-    """A space for threads."""
-    with interlock.open(place.url, space=place.space, agent="app") as opened:
-        yield opened
 
 
 async def messages(graph: Any) -> list[str]:

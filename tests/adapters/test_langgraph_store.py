@@ -20,7 +20,7 @@ from langgraph.types import RetryPolicy
 import interlock
 from interlock.adapters.langgraph import Store
 from tests.adapters.langgraph_places import Place, in_threads, place, space
-from tests.adapters.processes import together
+from tests.adapters.processes import Nursery
 
 __all__ = ["place", "space"]  # fixtures
 
@@ -462,11 +462,13 @@ def _with(value: Any, note: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_processes_lose_nothing(tmp_path: Path, postgres_url: str, redis_url: str) -> None:
+def test_processes_lose_nothing(
+    nursery: Nursery, tmp_path: Path, postgres_url: str, redis_url: str
+) -> None:
     """All kinds of stores in one go: starting a process that uses LangGraph takes seconds."""
     urls = [f"sqlite:///{tmp_path / 'store.db'}", postgres_url, redis_url]
     name = f"processes-{secrets.token_hex(8)}"
-    together(_agent, 3, urls, name)
+    nursery.together(_agent, 3, urls, name)
     for url in urls:
         with interlock.open(url, name) as opened:
             assert kept(Store(opened)) == list(range(30))

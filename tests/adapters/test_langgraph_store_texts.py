@@ -63,5 +63,5 @@ def test_values_that_are_no_json_or_too_large_are_refused_with_the_limit() -> No
             store.put(MEMORIES, "\ud800", {})
         assert space.scan() == {}
         space.create("langgraph/store/memories/team/=x", 1)
-        with pytest.raises(interlock.Invalid, match="no item"):
+        with pytest.raises(interlock.Invalid, match="not an item"):
             store.get(MEMORIES, "x")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -24,19 +23,8 @@ from interlock.adapters.openai_agents import (
     SessionInvalid,
 )
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
-from tests.adapters.processes import together
+from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
-
-
-@pytest.fixture(params=["async", "sync"])
-async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if request.param == "async":
-        async with interlock.open_async(place.url, space=place.space, agent="tests") as opened:
-            yield opened
-    else:
-        with interlock.open(place.url, space=place.space, agent="tests") as opened_sync:
-            yield opened_sync
 
 
 async def alone(coroutine: Any) -> Any:
@@ -69,7 +57,7 @@ async def test_a_second_run_is_refused_before_its_model_is_asked(space: Any) -> 
         await alone(ask(Session(space, "s"), "two", Agent(name="b", model=second)))
     assert isinstance(refused.value, AgentsException)
     assert isinstance(refused.value, interlock.Held)
-    assert refused.value.holder == "tests"
+    assert refused.value.holder == "app"
     assert not second.calls
     first.may_answer.set()
     assert await running == "first"
@@ -309,7 +297,7 @@ async def test_what_cannot_be_stored_is_said(space: Any) -> None:
         await Session(space, "s").add_items([user("fine"), bad])
     assert isinstance(refused.value, UserError)
     assert isinstance(refused.value, interlock.Invalid)
-    with pytest.raises(SessionInvalid, match="no text"):
+    with pytest.raises(SessionInvalid, match="not a string"):
         Session(space, 17)  # type: ignore[arg-type]  # that is what is refused
     wrong: Any = ("s", "sqlite:///store.db"), ("s", space)
     for arguments in wrong:
@@ -344,9 +332,9 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
 
 
 @pytest.mark.slow
-def test_processes_run_one_at_a_time(place: Place) -> None:
+def test_processes_run_one_at_a_time(nursery: Nursery, place: Place) -> None:
     interlock.open(place.url, space=place.space).close()
-    found = together(run_once, 4, place.url, place.space, 0)
+    found = nursery.together(run_once, 4, place.url, place.space, 0)
     done = [each for each in found if each.startswith("to ")]
     assert done, found
     assert {*found} - {*done} <= {"SessionHeld"}
@@ -357,7 +345,7 @@ def test_processes_run_one_at_a_time(place: Place) -> None:
 
     before = len(asyncio.run(stored()))
     assert before == 2 * len(done)
-    assert len(together(run_once, 4, place.url, place.space, None)) == 4
+    assert len(nursery.together(run_once, 4, place.url, place.space, None)) == 4
     history = asyncio.run(stored())
     assert len(history) == before + 8
     assert history[1::2] == [f"to {text}" for text in history[::2]]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,22 +12,11 @@ from agents.run import AgentRunner
 
 import interlock
 from interlock.adapters.openai_agents import Session
+from tests.adapters.cuts import CUTS, Cut
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask
+from tests.adapters.spaces import FACADES, opened
 from tests.cancellation import every_await, nothing_left
 from tests.processes.writers import Place
-
-FACADES = ["async", "sync"]
-
-
-@asynccontextmanager
-async def opened(facade: str, place: Place, name: str) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if facade == "async":
-        async with interlock.open_async(place.url, space=place.space, agent=name) as found:
-            yield found
-    else:
-        with interlock.open(place.url, space=place.space, agent=name) as found_sync:
-            yield found_sync
 
 
 async def is_free(space: Any, id: str) -> None:
@@ -37,47 +24,10 @@ async def is_free(space: Any, id: str) -> None:
     assert await asyncio.create_task(ask(Session(space, id, wait=0), "next")) == "to next"
 
 
-@pytest.fixture
-def no_collector() -> Any:
-    """Ends of turns are not to depend on the garbage collector."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-async def wait_for(running: Awaitable[Any]) -> None:
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(running, 0)
-
-
-async def timeout(running: Awaitable[Any]) -> None:
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0):
-            await running
-
-
-async def task_group(running: Awaitable[Any]) -> None:
-    async def fail() -> None:
-        raise ValueError
-
-    async def run() -> None:
-        await running
-
-    async def both() -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(run())
-            group.create_task(fail())
-
-    with pytest.raises(ExceptionGroup):
-        await both()
-
-
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("facade", FACADES)
-@pytest.mark.parametrize("cut", [wait_for, timeout, task_group])
-async def test_a_run_that_is_cut_off_frees_the_session(
-    facade: str, cut: Callable[[Awaitable[Any]], Awaitable[None]], place: Place
-) -> None:
+@pytest.mark.parametrize("cut", CUTS)
+async def test_a_run_that_is_cut_off_frees_the_session(facade: str, cut: Cut, place: Place) -> None:
     async with opened(facade, place, "us") as space, opened(facade, place, "other") as other:
         model = GatedModel([])
         running = asyncio.ensure_future(

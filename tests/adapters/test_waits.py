@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -13,7 +13,6 @@ import interlock
 from interlock.adapters.autogen import team_state
 from interlock.adapters.langgraph import Saver
 from interlock.adapters.openai_agents import Session
-from tests.processes.writers import Place
 
 WAITS = 30.0  # seconds after which a wait has no end
 
@@ -26,17 +25,6 @@ class Team:
 
     async def load_state(self, state: Mapping[str, Any], /) -> None:
         pass
-
-
-@pytest.fixture(params=["async", "sync"])
-async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space as either façade opens it."""
-    if request.param == "async":
-        async with interlock.open_async(place.url, space=place.space, agent="tests") as opened:
-            yield opened
-    else:
-        with interlock.open(place.url, space=place.space, agent="tests") as opened_sync:
-            yield opened_sync
 
 
 HOLDS = {

@@ -276,7 +276,7 @@ def test_a_state_that_is_no_json_is_refused_and_says_so(local: interlock.Space) 
     flow = notes_flow(Persistence(local), no_thought)
     with pytest.raises(interlock.Invalid), typed_errors():
         flow().kickoff(inputs={"who": float("nan")})
-    with pytest.raises(interlock.Invalid, match="no JSON"):
+    with pytest.raises(interlock.Invalid, match="saved as JSON"):
         Persistence(local).save_state("trip", "by hand", {("a", "b"): 1})
     with pytest.raises(interlock.Invalid, match="not int"):
         Persistence(local).save_state("trip", "by hand", 3)

@@ -229,16 +229,16 @@ def test_one_call_may_hold_a_contribution_twice(
 
 GOOD = Contribution([1.0, 2.0, 3.0])
 BAD: list[tuple[list[Any], str]] = [
-    ([], "nothing to store"),
+    ([], "no contributions"),
     ([Contribution([])], "empty"),
     ([Contribution([1.0, float("nan"), 1.0])], "not a number"),
     ([Contribution([1.0, float("inf"), 1.0])], "infinite"),
     ([Contribution([1.0, 1e39, 1.0])], "32 bits"),
-    ([Contribution("123")], "empty, or a text"),  # type: ignore[arg-type]  # tried on purpose
+    ([Contribution("123")], "empty, or a string"),  # type: ignore[arg-type]  # tried on purpose
     ([Contribution(["1"])], "sequence of numbers"),  # type: ignore[list-item]  # tried on purpose
     ([Contribution(None)], "sequence of numbers"),  # type: ignore[arg-type]  # tried on purpose
     ([Contribution([1.0, 2.0])], "dimension"),
-    ([Contribution([1.0] * 3, 7)], "no text"),  # type: ignore[arg-type]  # tried on purpose
+    ([Contribution([1.0] * 3, 7)], "not a string"),  # type: ignore[arg-type]  # tried on purpose
     ([Contribution([1.0] * 3, "\ud800")], "surrogate"),
     ([Contribution([1.0] * 3, metadata={"id": "mine"})], "'id'"),
     ([Contribution([1.0] * 3, metadata={"": 1})], "key ''"),

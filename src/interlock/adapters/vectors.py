@@ -135,7 +135,7 @@ def _checked(agent: str, contribution: Contribution, space: str) -> _Checked:
     named = {"agent": agent, "space": space, "name": contribution.name, "text": contribution.text}
     for part, text in named.items():
         if not isinstance(text, str):
-            raise Invalid(f"{part} is {text!r}, which is no text")
+            raise Invalid(f"{part}={text!r} is not a string")
     vector = _vector(contribution.vector)
     metadata = _metadata(contribution.metadata)
     try:
@@ -147,7 +147,7 @@ def _checked(agent: str, contribution: Contribution, space: str) -> _Checked:
             separators=(",", ":"),
         ).encode()
     except UnicodeEncodeError:
-        raise Invalid("a text holds a lone surrogate, which UTF-8 cannot carry") from None
+        raise Invalid("a string holds a lone surrogate, which UTF-8 cannot encode") from None
     digest = hashlib.sha256(described + b"\n" + struct.pack(f"<{len(vector)}f", *vector))
     made = str(uuid.UUID(bytes=digest.digest()[:16], version=5))
     ours = {"id": made, "agent": agent, "space": space, "name": contribution.name}
@@ -165,7 +165,7 @@ def _vector(given: Iterable[float]) -> list[float]:
     except OverflowError:
         raise Invalid("the vector holds a number that does not fit in 32 bits") from None
     if not numbers:
-        raise Invalid("the vector is empty, or a text")
+        raise Invalid("the vector is empty, or a string")
     if not all(map(math.isfinite, numbers)):
         raise Invalid("the vector holds a number that is infinite or not a number")
     return [number + 0.0 for number in numbers]  # no negative zero, which equals the other
@@ -177,7 +177,9 @@ def _metadata(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
         if not isinstance(key, str) or not key or key.startswith("chroma:"):
             raise Invalid(f"metadata cannot have the key {key!r}")
         if key in RESERVED:
-            raise Invalid(f"metadata cannot have the key {key!r}: {', '.join(RESERVED)} are set")
+            raise Invalid(
+                f"metadata cannot have the key {key!r}: {', '.join(RESERVED)} are reserved"
+            )
         if type(value) not in (str, int, float, bool):
             raise Invalid(f"metadata {key!r} is {value!r}, not text, a number or a boolean")
         if isinstance(value, float) and not math.isfinite(value):
@@ -190,7 +192,7 @@ def _metadata(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _unique(checked: list[_Checked]) -> list[_Checked]:
     """Return each contribution once.  Raises `Invalid` where they cannot be stored together."""
     if not checked:
-        raise Invalid("there is nothing to store")
+        raise Invalid("no contributions were given")
     if len(checked) > MOST_AT_ONCE:
         raise Invalid(f"{len(checked):,} contributions at once; the limit is {MOST_AT_ONCE:,}")
     if len(lengths := {len(each.vector) for each in checked}) > 1:

@@ -8,9 +8,9 @@ quoted, and hashed where they are long.
 
 from __future__ import annotations
 
-from interlock.adapters.crewai.flows import FlowRun, Persistence
+from interlock.adapters.crewai.flow import typed_errors, update, update_async
 from interlock.adapters.crewai.memory import MemoryStorage
-from interlock.adapters.crewai.shared import typed_errors, update, update_async
+from interlock.adapters.crewai.persistence import FlowRun, Persistence
 
 __all__ = [
     "FlowRun",

@@ -204,17 +204,17 @@ class MemoryStorage:
         return len(self._find(_filter(scope_prefix)))
 
     async def asave(self, records: list[MemoryRecord]) -> None:
-        """Do what `save` does, in a thread."""
+        """Like `save`, in a thread."""
         await finish(asyncio.to_thread(self.save, records))
 
     async def asearch(
         self, query_embedding: list[float], *args: Any, **named: Any
     ) -> list[tuple[MemoryRecord, float]]:
-        """Do what `search` does, in a thread."""
+        """Like `search`, in a thread."""
         return await asyncio.to_thread(self.search, query_embedding, *args, **named)
 
     async def adelete(self, *args: Any, **named: Any) -> int:
-        """Do what `delete` does, in a thread."""
+        """Like `delete`, in a thread."""
         return await finish(asyncio.to_thread(self.delete, *args, **named))
 
     def _find(self, wanted: Wanted) -> list[Record]:

@@ -302,7 +302,7 @@ def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Any
     """Return what the space keeps of an item that is written over what is alive.  Raises
     Invalid."""
     if not isinstance(op.value, Mapping):
-        raise Invalid(f"the value of {op.key!r:.60} is {op.value!r:.60}, which is no mapping")
+        raise Invalid(f"the value of {op.key!r:.60} must be a mapping, not {op.value!r:.60}")
     before = alive.items.get(key)
     return Kept(
         tuple(op.namespace),

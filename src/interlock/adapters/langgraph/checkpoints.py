@@ -1,4 +1,4 @@
-"""Storing checkpoints and writes: each put is one commit, judged with everything it stands on.
+"""Checkpoints and the writes on top of them: each put is one commit, checked with all it stands on.
 
 A put names the run that works on the thread and the checkpoint that it follows.  Where the thread
 is another run's, where that run was replaced, where the parent was removed, or where something else
@@ -53,17 +53,17 @@ Decided = Callable[[Mapping[str, Record], Mapping[str, Record]], Coroutine[Any, 
 
 
 class Overtaken(InterlockError):
-    """Another run went on with the thread after this call's input was stored.  Nothing of the step
-    was stored; sending the input again would put it into the thread twice.
+    """Another run continued the thread after this call's input was stored.  Nothing of the step was
+    stored; sending the input again would put it into the thread twice.
 
     The refusal is the `__cause__`.
     """
 
     def __init__(self, thread: str) -> None:
         super().__init__(
-            f"another run went on with thread {thread!r} after this call had stored its input. "
+            f"another run continued thread {thread!r} after this call had stored its input. "
             "Don't send the input again: it is in the thread. Look at graph.get_state(config), or "
-            "go on with graph.invoke(None, config); with saver.run() this does not happen"
+            "continue with graph.invoke(None, config). saver.run() prevents this"
         )
         self.thread = thread
 
@@ -292,7 +292,7 @@ def _fencing(config: RunnableConfig, run: Record) -> Write:
     epoch = config["configurable"].get(EPOCH)
     if epoch is not None:
         if run.epoch == epoch and run.value["state"] == ENDED:
-            raise Invalid("the run of this config has ended; begin another one with saver.run()")
+            raise Invalid("the run of this config has ended. Start another one with saver.run()")
         return ("expect", run._replace(epoch=epoch))
     if run.exists and run.value["state"] == RUNNING:
         return ("write", run, {**run.value, "state": ENDED})
@@ -327,7 +327,7 @@ async def _over(
     return [("write", {**found, **rest}[key], value) for key, value in made.items()]
 
 
-# Reading
+# Reading: what is asked for, and not the history of the thread
 
 _AT_ONCE = 16  # checkpoints, or pages of the index, in one read
 _ATTEMPTS = 100  # at the newest checkpoint, while others remove it

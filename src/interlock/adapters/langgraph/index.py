@@ -59,7 +59,7 @@ class Index:
         return Embedded(self, self._checked(texts, vectors), self._checked(queries, asked))
 
     async def aembed(self, ops: Iterable[Op]) -> Embedded:
-        """Return the vectors of what operations write and ask for, as `embed` does."""
+        """Return the vectors of what operations write and ask for, like `embed`."""
         texts, queries = self._asked(ops)
         vectors = await self.embeddings.aembed_documents(texts) if texts else []
         asked = [await self.embeddings.aembed_query(query) for query in queries]
@@ -79,8 +79,8 @@ class Index:
         if len(vectors) != len(texts) or any(len(each) != self._dims for each in vectors):
             sizes = sorted({len(each) for each in vectors})
             raise Invalid(
-                f"{len(texts)} texts were embedded as {len(vectors)} vectors of {sizes} numbers; "
-                f"the store was made for dims={self._dims}"
+                f"embedding {len(texts)} texts gave {len(vectors)} vectors of {sizes} numbers; "
+                f"the index has dims={self._dims}"
             )
         return dict(zip(texts, vectors, strict=True))
 

@@ -66,7 +66,9 @@ def _quoted(text: str) -> str:
     try:
         return quote(text, safe="")
     except UnicodeEncodeError as problem:
-        raise Invalid(f"{text!r:.60} holds a lone surrogate, which UTF-8 cannot carry") from problem
+        raise Invalid(
+            f"{text!r:.60} holds a lone surrogate, which UTF-8 cannot encode"
+        ) from problem
 
 
 class Kept(NamedTuple):
@@ -141,7 +143,7 @@ def found(record: Record) -> Found:
             body.get("vectors", {}),
         )
     except (TypeError, KeyError, AttributeError) as problem:
-        raise Invalid(f"{record.key!r} holds no item of a LangGraph store") from problem
+        raise Invalid(f"{record.key!r} is not an item of a LangGraph store") from problem
     return Found(record, kept)
 
 

@@ -72,7 +72,7 @@ class ThreadRun:
 
     def __enter__(self) -> RunnableConfig:
         if not isinstance(self._space, Space):
-            raise Invalid("`with` needs a space from interlock.open; here it is `async with`")
+            raise Invalid("use `async with`: `with` needs a space from interlock.open")
         run(self._space, self._not_inside())
         return self._inside(run(self._space, self._enter(self._on_busy, self._wait)))
 
@@ -169,7 +169,7 @@ class ThreadRun:
         if self._once is not None:
             record = await self._calls.read(self._once)
             if record.value == _DONE:
-                raise AlreadyDone(f"{self._name!r} was handled on thread {self._thread!r}")
+                raise AlreadyDone(f"{self._name!r} was already handled on thread {self._thread!r}")
             self._begun = record.exists
         if self._victim is not None:
             victim, epoch = self._victim, self._lease.epoch

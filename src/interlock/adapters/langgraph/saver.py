@@ -1,7 +1,7 @@
 """A LangGraph checkpointer on a space: runs on one thread cannot overwrite each other.
 
-A checkpoint of a run is refused (Conflict) where another run has already gone on from the same
-parent, and where a run holds the thread (`Saver.run`), everybody else is (Held, Fenced).
+A checkpoint is refused (Conflict) if another run has already continued from the same parent.  While
+a run holds the thread (`Saver.run`), everybody else is refused (Held, Fenced).
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     threads than that of the event loop that made the saver.  `serde` is LangGraph's, such as an
     `EncryptedSerializer`.
 
-    `allow` lists your own classes (or pairs of module and name) that values of the state have:
-    dataclasses, enums, pydantic models.  Plain data, LangChain's messages and LangGraph's types are
-    always read; anything else in a checkpoint raises Invalid.  With `allow=True` a checkpoint may
-    call any function of any module: only where everybody who can write to the store is trusted.
+    `allow` lists your own classes (or pairs of module and name) that the state holds: dataclasses,
+    enums, pydantic models.  Plain data, LangChain's messages and LangGraph's types are always read;
+    anything else in a checkpoint raises Invalid.  With `allow=True` a checkpoint may call any
+    function of any module: use it only if you trust everybody who can write to the store.
 
     Raises Invalid.
     """
@@ -75,16 +75,16 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         """Return a run on a thread, for a `with` or an `async with` block that gives its config.
 
         `async with saver.run("thread-1") as config: await graph.ainvoke(input, config)`.  Only one
-        run at a time works on a thread.  `on_busy` says what happens where there is one: `enqueue`
-        waits for it, in the order of arrival, `wait` seconds (None: without limit), `reject` raises
-        Held, `interrupt` takes the thread away from it and keeps what it has stored, `rollback`
-        also removes what it has stored.  `ttl`: seconds after which others may take over the thread
-        of a process that has died.  `once` names the input: one that was handled raises
-        AlreadyDone, see `ThreadRun.input`.  `config` is added to the config.
+        run at a time works on a thread.  If there is one, `on_busy` says what happens: `enqueue`
+        waits for it, first come, first served, for `wait` seconds (None: without limit); `reject`
+        raises Held; `interrupt` takes the thread away from it and keeps what it has stored;
+        `rollback` also removes what it has stored.  `ttl`: seconds after which others may take over
+        the thread of a process that has died.  `once` names the input: one that was handled already
+        raises AlreadyDone, see `ThreadRun.input`.  `config` is added to the config.
 
-        Entering raises Held, AlreadyDone, Invalid (also inside of another run of the thread, which
-        would wait for itself).  A run that lost the thread is Fenced at its
-        next checkpoint, at the latest when the block ends.
+        Entering raises Held, AlreadyDone, Invalid (also inside another run of the same thread,
+        which would wait for itself).  A run that lost the thread is Fenced at its next checkpoint,
+        or when the block ends.
         """
         return ThreadRun(self.space, self.serde, thread_id, config, on_busy, once, ttl, wait)
 
@@ -98,7 +98,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         return self._run(checkpoints.get_tuple(self._calls, self.serde, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Do as `get_tuple`."""
+        """Like `get_tuple`."""
         return await self._arun(checkpoints.get_tuple(self._calls, self.serde, config))
 
     def list(
@@ -122,7 +122,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
-        """Do as `list`."""
+        """Like `list`."""
         listing = checkpoints.Listing(self._calls, self.serde, config, filter, before, limit)
         while found := await self._arun(listing.batch()):
             for each in found:
@@ -137,9 +137,9 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     ) -> RunnableConfig:
         """Store a checkpoint, and return its config.
 
-        Raises Conflict where another run has gone on from the same parent, or the parent was
-        removed; Held where a run holds the thread, Fenced where this one does not any more.  Where
-        the call's input is in the thread already, Overtaken stands in the place of the first two.
+        Raises Conflict if another run has continued from the same parent, or the parent was
+        removed; Held while a run holds the thread; Fenced if this run has lost it.  If the call's
+        input is in the thread already, Overtaken is raised in place of Conflict and Held.
         """
         return self._run(
             checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
@@ -152,7 +152,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """Do as `put`."""
+        """Like `put`."""
         steps = checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
         return await self._arun(steps)
 
@@ -165,8 +165,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     ) -> None:
         """Store what a task wrote on top of a checkpoint.
 
-        Raises Held, or Overtaken, where a run holds the thread, Fenced where this one does not any
-        more.
+        Raises Held or Overtaken while a run holds the thread, Fenced if this run has lost it.
         """
         self._run(
             checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
@@ -179,7 +178,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """Do as `put_writes`."""
+        """Like `put_writes`."""
         await self._arun(
             checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
         )
@@ -189,15 +188,15 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         self._run(thread.delete_thread(self._calls, str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
-        """Do as `delete_thread`."""
+        """Like `delete_thread`."""
         await self._arun(thread.delete_thread(self._calls, str(thread_id)))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Copy all checkpoints of a thread to another one.  Raises Conflict where that has any."""
+        """Copy all checkpoints of a thread to another one.  Raises Conflict if that has any."""
         self._run(thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
-        """Do as `copy_thread`."""
+        """Like `copy_thread`."""
         await self._arun(
             thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id))
         )
@@ -211,7 +210,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         self._run(thread.prune(self._calls, self.serde, thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Do as `prune`."""
+        """Like `prune`."""
         await self._arun(thread.prune(self._calls, self.serde, thread_ids, strategy))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
@@ -220,7 +219,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         self._run(thread.delete_for_runs(self._calls, self.serde, run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
-        """Do as `delete_for_runs`."""
+        """Like `delete_for_runs`."""
         await self._arun(thread.delete_for_runs(self._calls, self.serde, run_ids))
 
     def get_delta_channel_history(
@@ -232,7 +231,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
-        """Do as `get_delta_channel_history`."""
+        """Like `get_delta_channel_history`."""
         return await self._arun(checkpoints.history(self._calls, self.serde, config, channels))
 
     def _run(self, work: Work[T]) -> T:

@@ -46,7 +46,9 @@ class StrictSerializer(JsonPlusSerializer):
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         """Return the value.  Raises Invalid."""
         if data[0] not in _KINDS:
-            raise Invalid(f"a checkpoint holds a value of kind {data[0]!r:.40}, which is not read")
+            raise Invalid(
+                f"a checkpoint holds a value of kind {data[0]!r:.40}, which is never decoded"
+            )
         found: list[tuple[str, str]] = []
         token = _blocked.set(found)
         try:
@@ -56,7 +58,7 @@ class StrictSerializer(JsonPlusSerializer):
         if found:
             names = ", ".join(repr(each) for each in dict.fromkeys(found))
             raise Invalid(
-                f"a checkpoint holds values of types that this saver may not make: {names:.400}. "
+                f"a checkpoint holds types that are not allowed: {names:.400}. "
                 "If they are yours, name them: Saver(space, allow=[YourType, ...])"
             )
         return value
@@ -80,8 +82,8 @@ def strict(serde: SerializerProtocol | None, allow: Allowed) -> SerializerProtoc
         return EncryptedSerializer(serde.cipher, strict(serde.serde, names))
     if isinstance(serde, JsonPlusSerializer) and serde.pickle_fallback:
         raise Invalid(
-            "a serializer with pickle_fallback runs code that whoever writes to the store chooses; "
-            "leave it out, or pass allow=True if everybody who can write is trusted"
+            "pickle_fallback lets whoever can write to the store run code here. "
+            "Remove it, or pass allow=True if you trust all of them"
         )
     if serde is None or type(serde) is JsonPlusSerializer:
         listed = getattr(serde, "_allowed_msgpack_modules", None)
@@ -94,4 +96,4 @@ def _name(allowed: type | tuple[str, ...]) -> tuple[str, ...]:
         return allowed.__module__, allowed.__name__
     if isinstance(allowed, tuple) and [type(part) for part in allowed] == [str, str]:
         return allowed
-    raise Invalid(f"allow has {allowed!r:.60}; list classes, or pairs of a module and a name")
+    raise Invalid(f"allow={allowed!r:.60} is neither a class nor a pair (module, name)")

@@ -69,9 +69,7 @@ class _Change(NamedTuple):
 
     def to(self, value: Any) -> PutOp:
         if not isinstance(value, Mapping):
-            raise Invalid(
-                f"fn returned {value!r:.60} for {self.op.key!r:.60}; a value is a mapping"
-            )
+            raise Invalid(f"fn must return a mapping for {self.op.key!r:.60}, not {value!r:.60}")
         return self.op._replace(value=value)
 
 
@@ -123,7 +121,7 @@ class Store(FromUrl, BaseStore):
         return run(self._space, self._batch(asked, self._embed(asked)))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Do several operations, as `batch` does."""
+        """Do several operations, like `batch`."""
         asked = valid(ops)
         return await run_async(self._space, self._batch(asked, await self._aembed(asked)))
 
@@ -154,7 +152,7 @@ class Store(FromUrl, BaseStore):
         ttl: Minutes = NOT_PROVIDED,
         base: Base = NOT_PROVIDED,
     ) -> None:
-        """Store an item, as `put` does."""
+        """Store an item, like `put`."""
         await self.abatch([self._op(namespace, key, value, index, ttl, base)])
 
     def delete(self, namespace: tuple[str, ...], key: str, *, base: Base = NOT_PROVIDED) -> None:
@@ -164,7 +162,7 @@ class Store(FromUrl, BaseStore):
     async def adelete(
         self, namespace: tuple[str, ...], key: str, *, base: Base = NOT_PROVIDED
     ) -> None:
-        """Delete an item, as `delete` does."""
+        """Delete an item, like `delete`."""
         await self.abatch([self._op(namespace, key, None, None, None, base)])
 
     def update(
@@ -179,8 +177,8 @@ class Store(FromUrl, BaseStore):
     ) -> dict[str, Any]:
         """Read an item, let `fn(value)` think, write what it returns; return that.
 
-        `fn` gets `default` where there is no such item.  It may run several times, with the fresh
-        value, so effects do not belong into it.  Nothing is lost, and nobody is refused: after a
+        `fn` gets `default` if there is no such item.  It may run several times, with the fresh
+        value, so it must have no side effects.  Nothing is lost and nobody is refused: after a
         conflict it takes a turn.  `index` and `ttl` are those of `put`.
 
         Raises Contended after 20 conflicts, Invalid, InvalidNamespaceError.
@@ -235,7 +233,7 @@ class Store(FromUrl, BaseStore):
         return run(self._space, sweep(self._calls))
 
     async def asweep_ttl(self) -> int:
-        """Delete what is expired, as `sweep_ttl` does."""
+        """Delete what is expired, like `sweep_ttl`."""
         return await run_async(self._space, sweep(self._calls))
 
     async def _updated(
@@ -288,7 +286,7 @@ class Store(FromUrl, BaseStore):
     ) -> PutFrom:
         if not namespace or namespace[0] == "langgraph":
             raise InvalidNamespaceError(
-                f"a namespace has labels, and the first is not 'langgraph': {namespace!r:.60}"
+                f"namespace={namespace!r:.60} is empty, or starts with 'langgraph'"
             )
         if isinstance(ttl, NotProvided):
             ttl = (self.ttl_config or {}).get("default_ttl")

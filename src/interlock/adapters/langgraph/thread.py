@@ -1,4 +1,4 @@
-"""Removing and copying checkpoints of a thread: what keeps the index goes first, or comes last."""
+"""A thread as a whole: removed, copied, pruned.  Its index is removed first, and copied last."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from agents.memory.session_settings import (
 
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
 from interlock.adapters.observed import Observed
-from interlock.adapters.openai_agents import runner
 from interlock.adapters.openai_agents.errors import translated
 from interlock.adapters.openai_agents.items import (
     Basis,
@@ -26,7 +25,7 @@ from interlock.adapters.openai_agents.items import (
     pop,
     read,
 )
-from interlock.adapters.openai_agents.turn import TakesTurns, Turn
+from interlock.adapters.openai_agents.turn import TakesTurns, Turn, install_runner
 from interlock.adapters.space import Work, awaitable, checked, one_of, run_async
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Session(TakesTurns):
             self._calls = awaitable(self._space)
             one_of("unread", unread, "refuse", "overwrite")
             if not isinstance(session_id, str):
-                raise Invalid(f"session_id is {session_id!r:.80}, which is no text")
+                raise Invalid(f"session_id={session_id!r:.80} is not a string")
         self.session_id = session_id
         self.session_settings: SessionSettings | None = (
             SessionSettings()
@@ -75,7 +74,7 @@ class Session(TakesTurns):
         self._keys = Keys.of(session_id)
         self._overwrites = unread == "overwrite"
         super().__init__((self._space, self._keys.turn), ttl, wait)
-        runner.install()
+        install_runner()
 
     async def get_items(
         self, limit: int | None = None, *, wrapper: RunContextWrapper[Any] | None = None

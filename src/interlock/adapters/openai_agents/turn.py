@@ -1,8 +1,10 @@
 """Whose turn a session is, from its first call to an end that somebody says.
 
-`Runner.run` calls the session and never says that it is over.  `runner` says it in its place; a
-block `async with session.turn()` says it, too.  A turn belongs to the context that it was begun in,
-and to the tasks that were begun there since.
+`Runner.run` calls the session and never says that it is over.  It asks the default runner of the
+`agents` package for each run; ours, `TurnRunner`, passes the run on to the one that was there, and
+ends the session's turn when that one has returned or raised: after an answer, an exception, a
+cancellation or a timeout, in whatever task.  A block `async with session.turn()` ends it, too.  A
+turn belongs to the context that it was begun in, and to the tasks that were begun there since.
 
 A run of another runner says nothing: its turn ends with its task, or once it has not called for
 `ttl` seconds.  What it stores after that is refused where somebody else has had the session.
@@ -15,12 +17,15 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
+
+from agents import run
+from agents.result import RunResult, RunResultStreaming
+from agents.run import AgentRunner
 
 from interlock import AsyncLease, AsyncSpace, InterlockError, Lease, Record, Space
 from interlock.adapters.observed import Observed
 from interlock.adapters.openai_agents.errors import SessionInvalid, translated
-from interlock.adapters.openai_agents.reads import Reads
 from interlock.adapters.turns import give_up, take
 from interlock.cancellation import PATIENCE, finish
 
@@ -96,7 +101,7 @@ class Turn:
         """
         async with self._taking:
             if self.over:
-                raise SessionInvalid("the run that this call belongs to is over")
+                raise SessionInvalid("this call belongs to a run that has ended")
             if self._lease is None:
                 await _streams_ended(self._where)
                 space, key = self._where
@@ -209,3 +214,117 @@ async def _streams_ended(where: Where) -> None:
     ]
     if ending:
         await asyncio.wait(ending, timeout=PATIENCE)
+
+
+# The end of a run, said by the runner
+
+
+def install_runner() -> None:
+    """Let runs end the turns of their sessions from now on.  Twice does nothing."""
+    if not isinstance(run.DEFAULT_AGENT_RUNNER, TurnRunner):
+        run.set_default_agent_runner(TurnRunner(run.DEFAULT_AGENT_RUNNER))
+
+
+class TurnRunner(AgentRunner):
+    """Runs agents as another runner does, and ends the turn of the session with the run."""
+
+    def __init__(self, inner: AgentRunner) -> None:
+        self._inner = inner
+
+    async def run(self, *args: Any, **kwargs: Any) -> RunResult:
+        """Run, and end the turn."""
+        session = _ours(kwargs.get("session"))
+        if session is None:
+            return await self._inner.run(*args, **kwargs)
+        async with session.run_turn():
+            return await self._inner.run(*args, **kwargs)
+
+    def run_sync(self, *args: Any, **kwargs: Any) -> RunResult:
+        """Run without asyncio."""
+        if type(self._inner) is AgentRunner:
+            return super().run_sync(*args, **kwargs)  # it calls `self.run`
+        return self._inner.run_sync(*args, **kwargs)
+
+    def run_streamed(self, *args: Any, **kwargs: Any) -> RunResultStreaming:
+        """Begin a run in a task of its own, which ends the turn."""
+        session = _ours(kwargs.get("session"))
+        if session is None or session.current_turn() is not None:
+            return self._inner.run_streamed(*args, **kwargs)
+        turn = session.new_turn()
+        with turn.entered():  # the task takes this context along
+            result = self._inner.run_streamed(*args, **kwargs)
+        if result.run_loop_task is not None:
+            result.run_loop_task = turn.ended_with(result.run_loop_task, session.reads)
+        return result
+
+
+def _ours(session: Any) -> TakesTurns | None:
+    """Return the session of ours that a run is given, or that is wrapped in the one it is given."""
+    while session is not None and not isinstance(session, TakesTurns):
+        session = getattr(session, "underlying_session", None)
+    return session
+
+
+# What those who use one session object have read
+
+
+class _Known(NamedTuple):
+    """The heads that a task has known, the first and the last of them."""
+
+    first: Observed
+    last: Observed
+    used: bool = False  # the last one was made from the first
+
+
+class Reads:
+    """The head of a session as each task knows it: what `pop_item` and `clear_session` may destroy.
+
+    A task that shares a session object destroys nothing that only other tasks have read.  What a
+    task knew when it ended (`wait_for` and `gather` make such tasks) goes to the first that knows
+    nothing of its own; of two that ended and knew different things, the older counts.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[asyncio.Task[Any] | None, _Known] = {}
+        self._ended: _Known | None = None
+
+    def known(self) -> Observed | None:
+        """Return the head that whoever calls has read, or made; None: none."""
+        found = self._tasks.get(_task()) or self._ended
+        return None if found is None else found.last
+
+    def read(self, head: Observed, task: asyncio.Task[Any] | None = None) -> None:
+        """Remember that whoever calls, or another task, has read a head."""
+        self._learn(task or _task(), _Known(head, head))
+
+    def made(self, head: Observed, before: Observed) -> None:
+        """Remember that whoever calls has made a head of the one before, which it knew."""
+        own = self._tasks.get(_task())
+        if own is None:
+            self._ended = None  # it was given that, and nobody else goes on from there
+        self._learn(_task(), _Known(before if own is None else own.first, head, used=True))
+
+    def refused(self) -> None:
+        """Forget what the refused change came from: whoever tries again reads again."""
+        if self._tasks.pop(_task(), None) is None:
+            self._ended = None
+
+    def _learn(self, task: asyncio.Task[Any] | None, known: _Known) -> None:
+        if task is not None and task not in self._tasks:
+            task.add_done_callback(self._task_done)
+        self._tasks[task] = known
+
+    def _task_done(self, task: asyncio.Task[Any]) -> None:
+        own, before = self._tasks.pop(task, None), self._ended
+        if own is None:
+            return
+        if before is None or before.used or own.first.version <= before.last.version:
+            self._ended = own
+        # Else somebody may have been given the older one, and not have used it yet.
+
+
+def _task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a coroutine that something else than asyncio runs
+        return None

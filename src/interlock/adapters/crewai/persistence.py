@@ -1,4 +1,4 @@
-"""What CrewAI saves of its flows, each save compared with what the same run has seen last."""
+"""What CrewAI saves of its flows.  Each save is compared with what the same run has read last."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from interlock import Invalid, Record, Space
+from interlock.adapters.crewai.flow import Caller, Place, loader, raise_typed, saver, tag
 from interlock.adapters.crewai.keys import flow_key, put
-from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver, tag
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import one_of, synchronous
 from interlock.extras import needs
@@ -212,8 +212,8 @@ class FlowRun:
         with self._lock:
             if (base.version if base else 0) != self.record.version:
                 raise Invalid(
-                    f"this flow object has not seen the last state of {self.flow_id!r}: kick it "
-                    "off with the `inputs` of the run block, and one at a time"
+                    f"this flow object has not read the newest state of {self.flow_id!r}. "
+                    "Start it with `kickoff(inputs=run.inputs)`, one flow object at a time"
                 )
             return self._lease.write(value)
 
@@ -294,7 +294,7 @@ def _as_dict(state: Any, who: Caller) -> dict[str, Any]:
         try:
             text = json.dumps(_plain(state), default=_plain)
         except (TypeError, ValueError) as problem:
-            raise Invalid(f"the flow's state is no JSON: {problem}") from problem
+            raise Invalid(f"the flow's state can't be saved as JSON: {problem}") from problem
     found: dict[str, Any] = json.loads(text)
     return found
 

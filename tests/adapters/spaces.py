@@ -1,0 +1,23 @@
+"""Spaces as either façade opens them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import interlock
+from tests.processes.writers import Place
+
+FACADES = ["async", "sync"]
+
+
+@asynccontextmanager
+async def opened(facade: str, place: Place, agent: str) -> AsyncIterator[Any]:
+    """Open a space with `interlock.open` or `interlock.open_async`."""
+    if facade == "async":
+        async with interlock.open_async(place.url, space=place.space, agent=agent) as space:
+            yield space
+    else:
+        with interlock.open(place.url, space=place.space, agent=agent) as sync_space:
+            yield sync_space
