@@ -22,7 +22,8 @@ from PIL import Image as Pictures
 import interlock
 from interlock.adapters.autogen import SharedCacheStore, SharedMemory, team_state
 from tests.adapters.autogen_teams import CountingModel, history, run_team, team
-from tests.processes.writers import Place, together
+from tests.adapters.processes import together
+from tests.processes.writers import Place
 
 
 @pytest.fixture(params=["async", "sync"])

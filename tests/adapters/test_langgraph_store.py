@@ -20,7 +20,7 @@ from langgraph.types import RetryPolicy
 import interlock
 from interlock.adapters.langgraph import Store
 from tests.adapters.langgraph_places import Place, in_threads, place, space
-from tests.processes.writers import together
+from tests.adapters.processes import together
 
 __all__ = ["place", "space"]  # fixtures
 

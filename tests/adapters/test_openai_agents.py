@@ -24,7 +24,8 @@ from interlock.adapters.openai_agents import (
     SessionInvalid,
 )
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
-from tests.processes.writers import Place, together
+from tests.adapters.processes import together
+from tests.processes.writers import Place
 
 
 @pytest.fixture(params=["async", "sync"])

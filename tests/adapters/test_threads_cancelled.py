@@ -7,12 +7,12 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import interlock
-from interlock.adapters import calls, turns
+from interlock.adapters import turns
+from interlock.adapters.space import awaitable, run_async
 
 
 @pytest.fixture
@@ -44,13 +44,13 @@ async def test_what_a_thread_writes_is_written_when_its_cancelled_caller_returns
 ) -> None:
     loop, begun, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
 
-    def steps() -> Generator[Any, Any, None]:
-        yield calls.call("read", "k")
+    async def work(opened: interlock.AsyncSpace) -> None:
+        await opened.read("k")
         loop.call_soon_threadsafe(begun.set)
         assert go_on.wait(20)
-        yield calls.call("create", "k", 1)
+        await opened.create("k", 1)
 
-    writing = asyncio.create_task(calls.run_async(space, steps()))
+    writing = asyncio.create_task(run_async(space, work(awaitable(space))))
     await begun.wait()
     writing.cancel()
     later = loop.call_later(0.05, go_on.set)

@@ -14,7 +14,7 @@ from tests.facades import CAPABILITIES, Capabilities
 from tests.repository import ROOT, contract_parts, text_of
 from tests.test_repository_layers import modules_after
 
-PAGE = text_of(ROOT / "docs" / "contract-suite.md")
+PAGE = text_of(ROOT / "docs" / "how-to" / "contract-suite.md")
 # A backend that counts versions wrongly.
 BROKEN = """
 from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
@@ -101,5 +101,5 @@ def test_the_page_has_every_part_capability_and_request() -> None:
 
 def test_only_who_tests_imports_pytest() -> None:
     added = modules_after("import interlock.verify; interlock.verify.explore")
-    assert "interlock.verify.explorer" in added
+    assert "interlock.verify.explorer.search" in added
     assert "pytest" not in added

@@ -12,7 +12,7 @@ import pytest
 from interlock import Space, Tx
 from interlock.errors import Conflict, Contended, Invalid
 from interlock.verify import NotDeterministic, View, Violation, explore
-from interlock.verify.explorer_agents import Agents
+from interlock.verify.explorer.agents import Agents
 from tests.core.explored_agents import Agent, every_write_counts, increment, increment_in_turn
 
 

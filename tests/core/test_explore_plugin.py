@@ -70,4 +70,4 @@ def test_a_violation_is_the_story_and_nothing_else(pytester: pytest.Pytester) ->
             "*1. a reads 'count': 'count' is absent.",
         ]
     )
-    result.stdout.no_fnmatch_line("*explorer_search.py*")
+    result.stdout.no_fnmatch_line("*explorer/search.py*")

@@ -11,16 +11,20 @@ import pytest
 
 import interlock
 from interlock.verify.torture import Settings
-from interlock.verify.torture.acting import Noted
-from interlock.verify.torture.findings import Findings
-from interlock.verify.torture.logged import Line, Log, check_records
-from interlock.verify.torture.overall import Overall
-from interlock.verify.torture.plan import faults, op_id, operation, parse_op_id, told
-from interlock.verify.torture.reconciling import Tally, Window
-from interlock.verify.torture.recording import Done, Piece, Recorder, read_window
-from interlock.verify.torture.report import gaps
-from interlock.verify.torture.settings import FAULTS, possible
-from interlock.verify.torture.streaming import stamp
+from interlock.verify.torture.checks import Overall, Tally, Window
+from interlock.verify.torture.log import Findings, Line, Log, check_records
+from interlock.verify.torture.plan import (
+    FAULTS,
+    faults,
+    op_id,
+    operation,
+    parse_op_id,
+    possible,
+    told,
+)
+from interlock.verify.torture.record import Done, Piece, Recorder, read_window
+from interlock.verify.torture.runner import gaps
+from interlock.verify.torture.worker import Noted, stamp
 
 SETTINGS = Settings("sqlite:///no.db", "s", operations=1000, seed=3, workers=2)
 KEY = "hot/0/1"

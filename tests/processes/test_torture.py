@@ -20,8 +20,8 @@ from interlock.backends.postgres import calls
 from interlock.cli.common import ANOMALIES, INTERRUPTED, USAGE
 from interlock.verify import check_serializable, read_history
 from interlock.verify.torture import FAULTS, Settings, new_space, run
-from interlock.verify.torture.durable import Durable
-from interlock.verify.torture.findings import Findings
+from interlock.verify.torture.log import Findings
+from interlock.verify.torture.runner import Durable
 from tests.repository import PACKAGE
 from tests.servers import guard
 from tests.servers.process import wait_until

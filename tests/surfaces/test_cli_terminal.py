@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 import interlock
 from interlock.cli import main
-from interlock.cli.terminal import escaped
+from interlock.cli.common import escaped
 
 # A C1 control, a reversed direction of writing, an escape sequence, a line separator.
 HARMFUL = ["\x9b2J", "\u202egnp.exe", "\x1b[2J", "\u2028forged", "\u2066x"]

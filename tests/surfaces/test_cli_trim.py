@@ -47,7 +47,7 @@ def test_it_says_what_is_kept_and_why(call: Any) -> None:
 
 
 def test_it_goes_in_steps(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interlock.cli.trim._STEP", 2)
+    monkeypatch.setattr("interlock.cli.streams._STEP", 2)
     call("groups", "drop", "slow")
     told = json.loads(call("trim", "--keep", "0", "--json").stdout)
     assert told == {"oldest": 10, "cut": 9, "held": ""}

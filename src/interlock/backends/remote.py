@@ -13,7 +13,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
 from interlock import cancellation
@@ -37,6 +37,7 @@ from interlock.core.requests import (
     Request,
     SaveFold,
     SaveProjection,
+    T,
 )
 from interlock.errors import AnswerLost, Closed, Corrupt, Fault, Invalid, LostCommits, Unavailable
 
@@ -80,7 +81,10 @@ class Known(NamedTuple):
     op_id: str = ""
 
 
-class RemoteBackend(ABC):
+C = TypeVar("C")  # how a server is called
+
+
+class RemoteBackend(ABC, Generic[C]):
     """One space on a server."""
 
     uid: str
@@ -106,23 +110,23 @@ class RemoteBackend(ABC):
     # A server's own part
 
     @abstractmethod
-    def _call(self, request: Request[Any]) -> Any:
+    def _call(self, request: Request[Any]) -> C:
         """Return the call of a request."""
 
     @abstractmethod
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Any:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> C:
         """Return the call that judges and applies plans; its answer is a list of outcomes."""
 
     @abstractmethod
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Any:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> C:
         """Return the call that keeps refusals."""
 
     @abstractmethod
-    def _send(self, call: Any) -> Any:
+    def _send(self, call: C) -> Any:
         """Carry a call to the server and return its answer.  Raises AnswerLost and the faults."""
 
     @abstractmethod
-    async def _send_async(self, call: Any) -> Any:
+    async def _send_async(self, call: C) -> Any:
         """The same without blocking the event loop."""
 
     @abstractmethod
@@ -138,7 +142,7 @@ class RemoteBackend(ABC):
         """Begin without any connection; they are opened as they are needed."""
 
     @abstractmethod
-    def _connections(self) -> Any:
+    def _connections(self) -> object:
         """Everything that holds connections."""
 
     @abstractmethod
@@ -149,7 +153,7 @@ class RemoteBackend(ABC):
     async def _disconnect_async(self) -> None:
         """Close the connections of this event loop."""
 
-    def _first(self, call: Any) -> Any:
+    def _first(self, call: C) -> Any:
         """Answer a call that opens the space, when no driver stands by to send it again."""
         for _ in range(_OPENINGS):
             try:
@@ -261,7 +265,7 @@ class RemoteBackend(ABC):
 
     # What came of it
 
-    def _checked(self, request: Any, before: int, answer: Any) -> Any:
+    def _checked(self, request: Request[Any], before: int, answer: T) -> T:
         """Compare where the log ends with what was known before the request was sent."""
         position = -1
         if isinstance(answer, LogPage | Deliveries):
@@ -278,7 +282,7 @@ class RemoteBackend(ABC):
             self._remember(Known(last.position, last.op_id))
         return answer
 
-    def _failed(self, request: Any, problem: Exception) -> Any:
+    def _failed(self, request: Request[Any], problem: Exception) -> None:
         """Raise what a request ended with, as the drivers and callers expect it."""
         if isinstance(problem, LostCommits):
             self._lost = problem
@@ -287,7 +291,7 @@ class RemoteBackend(ABC):
                 f"{self.place} is damaged: a value does not decode ({problem})"
             ) from problem
         if isinstance(request, SaveFold | SaveProjection) and not isinstance(problem, LostCommits):
-            return None  # a cache: whoever reads next tries again
+            return  # a cache: whoever reads next tries again
         raise problem
 
     def _check_open(self) -> None:
@@ -322,8 +326,8 @@ class RemoteBackend(ABC):
         self._groups = weakref.WeakKeyDictionary()
 
 
-_BACKENDS: weakref.WeakSet[RemoteBackend] = weakref.WeakSet()
-_LEFT_BEHIND: list[Any] = []  # what belongs to the parent of a forked child: never touched again
+_BACKENDS: weakref.WeakSet[RemoteBackend[Any]] = weakref.WeakSet()
+_LEFT_BEHIND: list[object] = []  # what belongs to the parent of a forked child: never touched again
 
 
 def _after_fork_in_child() -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 import interlock
 from interlock.cli.common import PIPED_WIDTH, reported, terminated_as_interrupted
 from interlock.verify.simulate import PATTERNS, Result, Settings, run
-from interlock.verify.simulate.picture import CannotDraw, check_drawable, draw
+from interlock.verify.simulate.results import CannotDraw, check_drawable, draw
 from interlock.verify.simulate.scenarios import SCENARIOS, known_patterns
 from interlock.verify.simulate.settings import parse_multiple, parse_think
 

@@ -1,4 +1,4 @@
-"""The commands for consumer groups and coordinators: groups, consume, coordinate."""
+"""The commands for consumer groups, coordinators and the length of the log."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import click
 from rich.console import Console
+from rich.progress import Progress
 
 import interlock
 from interlock.cli.common import compact, imported, store_command
-from interlock.cli.read import entry_line
+from interlock.cli.keys import entry_line
 from interlock.cli.table import DataTable
 from interlock.settings import refuse_reserved
 
@@ -167,3 +168,31 @@ def _told(info: interlock.GroupInfo) -> dict[str, Any]:
 groups.add_command(list_groups, "list")
 groups.add_command(show)
 groups.add_command(drop)
+
+
+_STEP = 20_000  # positions between two signs of progress
+
+
+@store_command(reads=True)
+@click.option("--keep", type=float, help="Days, for keys whose rule says none (else: for ever).")
+@click.option("--before", type=click.IntRange(0), help="Keep what begins at this position.")
+def trim(space: interlock.Space, as_json: bool, keep: float | None, before: int | None) -> None:
+    """Cut off the oldest part of the log that nobody needs; say what is kept, and why."""
+    end = space.position() + 1 if before is None else before
+    cut = 0
+    done = space.trim(keep=keep, before=0)  # where the log begins
+    hidden = as_json or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        task = progress.add_task("trimming", total=max(end - done.oldest, 0))
+        while True:
+            upto = min(end, done.oldest + _STEP)
+            done = space.trim(keep=keep, before=upto)
+            cut += done.cut
+            progress.update(task, advance=done.cut)
+            if done.oldest < upto or upto == end:
+                break
+    if as_json:
+        click.echo(compact({"oldest": done.oldest, "cut": cut, "held": done.held}))
+        return
+    why = f": {done.held}" if done.held else ""
+    click.echo(f"{cut} entries were cut; the log is kept from position {done.oldest} on{why}")

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from interlock.cli.terminal import escaped
+from interlock.cli.common import escaped
 
 
 class DataTable(Table):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
@@ -140,7 +139,7 @@ def rebase(base: Record, mine: Any, conflict: Conflict) -> tuple[Any] | Conflict
         f"{conflict.message}; both changed {where}: base {first.base!r:.80}, "
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
-    return replace(conflict, message=message, clashes=clashes)
+    return conflict.replace(message=message, clashes=clashes)
 
 
 def append(

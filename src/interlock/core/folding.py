@@ -7,7 +7,6 @@ a cache.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from interlock.core import decide
@@ -72,7 +71,7 @@ def fold_conflict(writer: Writer, refusal: Conflict) -> Steps[Conflict]:
     """Protocol: a conflict whose fresh record is folded."""
     if not isinstance(refusal.record.value, Tail):
         return refusal
-    return replace(refusal, record=(yield from fold_record(writer, refusal.record)))
+    return refusal.replace(record=(yield from fold_record(writer, refusal.record)))
 
 
 def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> Steps[Record]:

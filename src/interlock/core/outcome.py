@@ -6,19 +6,18 @@ When several apply, the one that comes first in `PRECEDENCE` is the answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from interlock.core.records import Committed as Committed
 from interlock.core.records import Record
 from interlock.core.records import Written as Written
+from interlock.core.struct import Struct
 
 if TYPE_CHECKING:
     from interlock.core.merges import Clash
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(Struct):
     """Nothing was written."""
 
     message: str
@@ -26,7 +25,6 @@ class Refusal:
     next_step: ClassVar[str] = ""
 
 
-@dataclass(frozen=True)
 class Invalid(Refusal):
     """The request is malformed.  `message` names what, and the limit.
 
@@ -38,7 +36,6 @@ class Invalid(Refusal):
     next_step: ClassVar[str] = "correct the call; sending it again cannot help"
 
 
-@dataclass(frozen=True)
 class Fenced(Refusal):
     """The writer was replaced: `held` is its epoch, `current` the one in force."""
 
@@ -48,7 +45,6 @@ class Fenced(Refusal):
     next_step: ClassVar[str] = "stop: another writer has taken over this key"
 
 
-@dataclass(frozen=True)
 class Forbidden(Refusal):
     """The rule `rule` of pattern `pattern` does not let this writer write `key` this way."""
 
@@ -58,7 +54,6 @@ class Forbidden(Refusal):
     next_step: ClassVar[str] = "write another key, or as its rule says"
 
 
-@dataclass(frozen=True)
 class IllegalTransition(Refusal):
     """The machine of `key` does not go from `before` (None: no value yet) to `after`.
 
@@ -73,7 +68,6 @@ class IllegalTransition(Refusal):
     next_step: ClassVar[str] = "decide again for the state that the key is in"
 
 
-@dataclass(frozen=True)
 class Outdated(Refusal):
     """The plan was decided under rules that have changed: `record` holds the current ones.
 
@@ -85,7 +79,6 @@ class Outdated(Refusal):
     next_step: ClassVar[str] = "reload the rules and decide again"
 
 
-@dataclass(frozen=True)
 class Conflict(Refusal):
     """Something that the plan was computed from has moved.
 
@@ -105,7 +98,6 @@ class Conflict(Refusal):
     next_step: ClassVar[str] = "read again, think again on the fresh record, write again"
 
 
-@dataclass(frozen=True)
 class Held(Refusal):
     """Another agent has the exclusive right to write now; `seconds` until it may be reclaimed.
 
@@ -120,7 +112,6 @@ class Held(Refusal):
     next_step: ClassVar[str] = "wait and try again"
 
 
-@dataclass(frozen=True)
 class Contended(Refusal):
     """The limit of attempts or of patience was reached; `attempts` thoughts were made."""
 
@@ -139,7 +130,6 @@ class Wait(NamedTuple):
     holder: str
 
 
-@dataclass(frozen=True)
 class Deadlock(Refusal):
     """The caller waited for itself: `cycle` says who waits for whom, on which keys.
 
@@ -154,7 +144,6 @@ class Deadlock(Refusal):
     )
 
 
-@dataclass(frozen=True)
 class Pruned(Refusal):
     """What was asked for is no longer kept: the log begins at position `oldest`."""
 
@@ -163,14 +152,12 @@ class Pruned(Refusal):
     next_step: ClassVar[str] = "begin at the oldest position that is kept"
 
 
-@dataclass(frozen=True)
 class RunFailed(Refusal):
     """A run has failed, or is to fail."""
 
     next_step: ClassVar[str] = "begin another run, under another id"
 
 
-@dataclass(frozen=True)
 class ProgramChanged(Refusal):
     """The program of a run asks for other steps than those that are recorded."""
 
@@ -180,7 +167,6 @@ class ProgramChanged(Refusal):
     )
 
 
-@dataclass(frozen=True)
 class BreakerOpen(Refusal):
     """Breaker `name` lets no call through: it is `open`, or `half_open` and somebody else probes.
 

@@ -13,14 +13,14 @@ returns, `Steps[Record]`:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from interlock.core.conflicts import RefusalNote
 from interlock.core.groups import Deliveries, GroupInfo
 from interlock.core.outcome import Outcome, Pruned, Refusal, Wait
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, KeyInfo, Record, Snapshot
+from interlock.core.struct import Struct
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
 QUEUE = "$lease/"  # before a key: the queue for its lease
@@ -31,34 +31,13 @@ A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
 
 
-@dataclass_transform(eq_default=False, frozen_default=True)
-class Request(Generic[A_co]):
-    """Something that is answered by an `A_co`.  Each subclass is a dataclass of its fields.
-
-    It is made as fast as a tuple, so nothing stops a change of it but the type checker.
-    """
-
-    def __init_subclass__(cls) -> None:
-        dataclass(eq=False, repr=False)(cls)
+class Request(Struct, Generic[A_co]):
+    """Something that is answered by an `A_co`."""
 
     def __iter__(self) -> Generator[Request[Any], Any, A_co]:
         """The shortest protocol: `yield from` a request returns its answer."""
         answer: A_co = yield self
         return answer
-
-    def replace(self, **changes: Any) -> Self:
-        """Return the same request with other values of some fields."""
-        return type(self)(**{**vars(self), **changes})
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), *vars(self).values()))
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({fields})"
 
 
 Steps = Generator[Request[Any], Any, T]

@@ -91,7 +91,6 @@ class FileStatus(NamedTuple):
     reason: str = ""
 
 
-@dataclass(frozen=True)
 class _Edited(refusals.Conflict):
     next_step: ClassVar[str] = (
         "commit the edit with adopt(path), or set it aside with discard(path)"

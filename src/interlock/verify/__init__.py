@@ -16,19 +16,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interlock.verify.explorer import explore
-    from interlock.verify.explorer_agents import NotDeterministic, protocol_agent
-    from interlock.verify.explorer_search import Exploration
+    from interlock.verify.explorer.agents import NotDeterministic, protocol_agent
+    from interlock.verify.explorer.invariants import ALWAYS, View
+    from interlock.verify.explorer.search import Exploration, explore
+    from interlock.verify.explorer.story import Step, Violation
+    from interlock.verify.folds import FoldBroken, LawBroken, check_projection, laws
+    from interlock.verify.histories.history import (
+        Anomaly,
+        Dependency,
+        MalformedHistory,
+        Operation,
+        State,
+        Verdict,
+        parse_history,
+        read_history,
+        write_history,
+    )
     from interlock.verify.histories.linear import check_linearizable
-    from interlock.verify.histories.operations import MalformedHistory, Operation, State
-    from interlock.verify.histories.reading import parse_history, read_history, write_history
     from interlock.verify.histories.serial import check_serializable
-    from interlock.verify.histories.verdicts import Anomaly, Dependency, Verdict
-    from interlock.verify.invariants import ALWAYS, View
-    from interlock.verify.projection_check import FoldBroken, check_projection
-    from interlock.verify.reducer_laws import LawBroken, laws
     from interlock.verify.store_check import Problem, StoreReport, check_store
-    from interlock.verify.story import Step, Violation
 
 __all__ = [
     "ALWAYS",
@@ -60,32 +66,32 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ALWAYS": "invariants",
-    "Anomaly": "histories.verdicts",
-    "Dependency": "histories.verdicts",
-    "Exploration": "explorer_search",
-    "FoldBroken": "projection_check",
-    "LawBroken": "reducer_laws",
-    "MalformedHistory": "histories.operations",
-    "NotDeterministic": "explorer_agents",
-    "Operation": "histories.operations",
+    "ALWAYS": "explorer.invariants",
+    "Anomaly": "histories.history",
+    "Dependency": "histories.history",
+    "Exploration": "explorer.search",
+    "FoldBroken": "folds",
+    "LawBroken": "folds",
+    "MalformedHistory": "histories.history",
+    "NotDeterministic": "explorer.agents",
+    "Operation": "histories.history",
     "Problem": "store_check",
-    "State": "histories.operations",
-    "Step": "story",
+    "State": "histories.history",
+    "Step": "explorer.story",
     "StoreReport": "store_check",
-    "Verdict": "histories.verdicts",
-    "View": "invariants",
-    "Violation": "story",
+    "Verdict": "histories.history",
+    "View": "explorer.invariants",
+    "Violation": "explorer.story",
     "check_linearizable": "histories.linear",
-    "check_projection": "projection_check",
+    "check_projection": "folds",
     "check_serializable": "histories.serial",
     "check_store": "store_check",
-    "explore": "explorer",
-    "laws": "reducer_laws",
-    "parse_history": "histories.reading",
-    "protocol_agent": "explorer_agents",
-    "read_history": "histories.reading",
-    "write_history": "histories.reading",
+    "explore": "explorer.search",
+    "laws": "folds",
+    "parse_history": "histories.history",
+    "protocol_agent": "explorer.agents",
+    "read_history": "histories.history",
+    "write_history": "histories.history",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from interlock.verify.explorer_search import Exploration
+from interlock.verify.explorer.search import Exploration
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def explore_interlock() -> Callable[..., Exploration]:
 
     def run(agents: Any, **options: Any) -> Exploration:
         __tracebackhide__ = True
-        from interlock.verify.explorer import explore
+        from interlock.verify.explorer.search import explore
 
         exploration = explore(agents, **options)
         print(exploration)

@@ -9,9 +9,9 @@ from autogen_core import CacheStore
 from pydantic import BaseModel
 
 from interlock import Conflict, Invalid, Record, Space
-from interlock.adapters.calls import checked
-from interlock.adapters.naming import quoted
+from interlock.adapters.names import quoted
 from interlock.adapters.observed import Observed, ObservedDict, observed
+from interlock.adapters.space import one_of, synchronous
 
 T = TypeVar("T")
 _NOT_NAMED: Any = object()
@@ -37,13 +37,9 @@ class SharedCacheStore(CacheStore[T]):
         on_conflict: Literal["raise", "keep"] = "raise",
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
-        if not isinstance(checked(space, "SharedCacheStore"), Space):
-            raise Invalid("a cache store is synchronous: it needs a space from interlock.open")
-        if on_conflict not in ("raise", "keep"):
-            raise Invalid(f"on_conflict={on_conflict!r:.60} is neither 'raise' nor 'keep'")
-        if unread not in ("refuse", "overwrite"):
-            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
-        self._space = space
+        one_of("on_conflict", on_conflict, "raise", "keep")
+        one_of("unread", unread, "refuse", "overwrite")
+        self._space = synchronous(space, "SharedCacheStore")
         self._prefix = f"autogen/cache/{quoted(name)}/"
         self._keeps = on_conflict == "keep"
         self._overwrites = unread == "overwrite"

@@ -17,9 +17,9 @@ from autogen_core.memory import (
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import SystemMessage
 
-from interlock import AsyncSpace, Conflict, Record, Space
-from interlock.adapters.calls import Steps, call, checked, commit, run_async
-from interlock.adapters.naming import quoted
+from interlock import AsyncSpace, Conflict, Space
+from interlock.adapters.names import quoted
+from interlock.adapters.space import awaitable, checked, commit, run_async
 
 
 class SharedMemory(Memory):
@@ -31,6 +31,7 @@ class SharedMemory(Memory):
 
     def __init__(self, space: Space | AsyncSpace, name: str = "default") -> None:
         self._space = checked(space, "SharedMemory")
+        self._calls = awaitable(self._space)
         self._name = name
         self._prefix = f"autogen/memory/{quoted(name)}/"
 
@@ -43,7 +44,8 @@ class SharedMemory(Memory):
         self, content: MemoryContent, cancellation_token: CancellationToken | None = None
     ) -> None:
         """Add a content.  Never conflicts.  Raises Invalid where it is no JSON, or too large."""
-        await run_async(self._space, self._add(content))
+        key = f"{self._prefix}{uuid.uuid4().hex}"
+        await run_async(self._space, self._calls.create(key, _packed(content)))
 
     async def query(
         self,
@@ -59,8 +61,8 @@ class SharedMemory(Memory):
         found = await self.query()
         if found.results:
             lines = [f"{n}. {content.content!s}" for n, content in enumerate(found.results, 1)]
-            told = "\n".join(["Relevant memory content (in chronological order):", *lines])
-            await model_context.add_message(SystemMessage(content=f"\n{told}\n"))
+            text = "\n".join(["Relevant memory content (in chronological order):", *lines])
+            await model_context.add_message(SystemMessage(content=f"\n{text}\n"))
         return UpdateContextResult(memories=found)
 
     async def clear(self) -> None:
@@ -70,19 +72,17 @@ class SharedMemory(Memory):
     async def close(self) -> None:
         """Do nothing: the space belongs to whoever opened it."""
 
-    def _add(self, content: MemoryContent) -> Steps:
-        yield call("create", f"{self._prefix}{uuid.uuid4().hex}", _packed(content))
-
-    def _contents(self) -> Steps:
-        found = yield call("scan", self._prefix)
-        records: list[Record] = sorted(found.values(), key=lambda record: record.position)
+    async def _contents(self) -> list[MemoryContent]:
+        found = await self._calls.scan(self._prefix)
+        records = sorted(found.values(), key=lambda record: record.position)
         return [_unpacked(record.value) for record in records]
 
-    def _clear(self) -> Steps:
+    async def _clear(self) -> None:
         while True:
-            found = yield call("scan", self._prefix)
+            found = await self._calls.scan(self._prefix)
             try:
-                return (yield commit([("delete", record) for record in found.values()]))
+                await commit(self._calls, [("delete", record) for record in found.values()])
+                return
             except Conflict:
                 continue  # somebody else clears it, too
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from interlock import AsyncLease, AsyncSpace, Lease, Space
-from interlock.adapters.calls import checked
-from interlock.adapters.naming import quoted
+from interlock.adapters.names import quoted
+from interlock.adapters.space import checked
 from interlock.adapters.turns import give_up, take, write
 
 

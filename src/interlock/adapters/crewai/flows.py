@@ -14,9 +14,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from interlock import Invalid, Record, Space
-from interlock.adapters.crewai.keys import flow_key, put, synchronous
+from interlock.adapters.crewai.keys import flow_key, put
 from interlock.adapters.crewai.shared import Caller, Place, loader, raise_typed, saver, tag
 from interlock.adapters.observed import Observed, ObservedDict, observed
+from interlock.adapters.space import one_of, synchronous
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -55,8 +56,7 @@ class Persistence(FlowPersistence):
         **fields: Any,
     ) -> None:
         super().__init__(**fields)
-        if unread not in ("refuse", "overwrite"):
-            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
+        one_of("unread", unread, "refuse", "overwrite")
         # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
         self._space = self._registered() if space is None else synchronous(space, "Persistence")
         self._overwrites = unread == "overwrite"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from interlock import Invalid, Record, Space, Tx
-from interlock.adapters.calls import checked
-from interlock.adapters.naming import quoted
+from interlock import Record, Space, Tx
+from interlock.adapters.names import quoted
 
 MEMORIES = "crewai/memory/record/"
 DIMENSIONS = "crewai/memory/dimensions"
@@ -21,17 +20,6 @@ def flow_key(flow_id: object) -> str:
 def memory_key(record_id: object) -> str:
     """Return the key of a memory."""
     return f"{MEMORIES}{quoted(str(record_id))}"
-
-
-def synchronous(space: object, adapter: str) -> Space:
-    """Return the space if CrewAI's synchronous calls can use it.  Raises Invalid."""
-    found = checked(space, adapter)
-    if not isinstance(found, Space):
-        raise Invalid(
-            f"{adapter} needs a space opened with interlock.open, not interlock.open_async: CrewAI "
-            "calls its stores synchronously, in asyncio, too"
-        )
-    return found
 
 
 def put(

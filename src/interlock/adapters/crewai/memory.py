@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
 from interlock import Conflict, Invalid, Record, Space, Tx
-from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put, synchronous
+from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put
 from interlock.adapters.observed import Observed, observed
+from interlock.adapters.space import one_of, synchronous
 from interlock.cancellation import finish
 from interlock.extras import needs
 
@@ -52,8 +53,7 @@ class MemoryStorage:
     """
 
     def __init__(self, space: Space, *, unread: Literal["refuse", "overwrite"] = "refuse") -> None:
-        if unread not in ("refuse", "overwrite"):
-            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
+        one_of("unread", unread, "refuse", "overwrite")
         self._space = synchronous(space, "MemoryStorage")
         self._overwrites = unread == "overwrite"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.extras import needs
 
 if TYPE_CHECKING:
+    from interlock.adapters.langgraph.checkpoints import Overtaken
     from interlock.adapters.langgraph.reducers import (
         append,
         counter,
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
         minimum,
         union,
     )
-    from interlock.adapters.langgraph.running import AlreadyDone, ThreadRun
+    from interlock.adapters.langgraph.run import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
     from interlock.adapters.langgraph.state import Problem, StateReport, check_state
     from interlock.adapters.langgraph.store import Store
-    from interlock.adapters.langgraph.storing import Overtaken
 
 __all__ = [
     "AlreadyDone",
@@ -45,13 +45,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AlreadyDone": "running",
-    "Overtaken": "storing",
+    "AlreadyDone": "run",
+    "Overtaken": "checkpoints",
     "Problem": "state",
     "Saver": "saver",
     "StateReport": "state",
     "Store": "store",
-    "ThreadRun": "running",
+    "ThreadRun": "run",
     "append": "reducers",
     "check_state": "state",
     "counter": "reducers",

@@ -17,12 +17,11 @@ is `%`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from interlock import Record
-from interlock.adapters.calls import Steps, call
-from interlock.adapters.naming import quoted
+from interlock import AsyncSpace, Record
+from interlock.adapters.names import quoted
 
 ROOT = "langgraph"
 OF_A_THREAD = ("head", "page", "checkpoint", "blob", "writes", "next", "once")
@@ -125,22 +124,22 @@ def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
     return json.loads(record.value["text"] + "".join(each.value for each in rest if each))
 
 
-def read_packed(keys: Iterable[str], also: Iterable[str] = ()) -> Steps:
-    """Read values by key, and the records of the keys `also`, that of each value among them."""
+async def read_packed(
+    space: AsyncSpace, keys: Iterable[str], also: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, Record]]:
+    """Return values by key, and the records of `keys` and `also`."""
     names = list(keys)
     found: dict[str, Record] = {}
     if wanted := [*names, *also]:
-        found = yield call("read_many", list(dict.fromkeys(wanted)))
-    return (yield from completed(found[name] for name in names)), found
+        found = await space.read_many(list(dict.fromkeys(wanted)))
+    return await completed(space, [found[name] for name in names]), found
 
 
-def completed(records: Iterable[Record]) -> Steps:
+async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Any]:
     """Return the values that begin in `records`, by key; None where there is none."""
-    begun = list(records)
-    rest: dict[str, Record] = {}
-    if missing := pieces_of(begun):
-        rest = yield call("read_many", missing)
-    return {record.key: unpacked(record, rest) for record in begun}
+    missing = pieces_of(records)
+    rest = await space.read_many(missing) if missing else {}
+    return {record.key: unpacked(record, rest) for record in records}
 
 
 def _pieces(record: Record) -> int:

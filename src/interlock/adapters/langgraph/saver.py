@@ -10,7 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -24,14 +24,15 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from interlock import AsyncSpace, Space
-from interlock.adapters.calls import Steps, checked, run, run_async
-from interlock.adapters.langgraph import reading, removing, storing
-from interlock.adapters.langgraph.running import TTL, ThreadRun
+from interlock.adapters.langgraph import checkpoints, thread
+from interlock.adapters.langgraph.run import TTL, ThreadRun
 from interlock.adapters.langgraph.serde import Allowed, strict
-from interlock.adapters.opened import Opened
+from interlock.adapters.space import FromUrl, Work, awaitable, checked, run, run_async
+
+T = TypeVar("T")
 
 
-class Saver(BaseCheckpointSaver[str]):
+class Saver(FromUrl, BaseCheckpointSaver[str]):
     """Checkpoints of LangGraph threads in a space.
 
     `space`: from `interlock.open`, for both ways of calling a graph, or from
@@ -56,22 +57,10 @@ class Saver(BaseCheckpointSaver[str]):
     ) -> None:
         super().__init__(serde=strict(serde, allow))
         self.space = checked(space, "Saver")
+        self._calls = awaitable(self.space)
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):  # there is none
             self._loop = asyncio.get_running_loop()
-
-    @classmethod
-    def from_conn_string(
-        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
-    ) -> Opened[Self]:
-        """Open a space, for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
-
-        The arguments are those of `interlock.open`; `options` are those of Saver.
-        """
-        return Opened(lambda opened: cls(opened, **options), conn_string, space, agent)
-
-    def setup(self) -> None:
-        """Do nothing: a space is made when it is opened."""
 
     def run(
         self,
@@ -106,13 +95,11 @@ class Saver(BaseCheckpointSaver[str]):
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Return the checkpoint that a config names, or the newest of its thread."""
-        found: CheckpointTuple | None = self._run(reading.get_tuple(self.serde, config))
-        return found
+        return self._run(checkpoints.get_tuple(self._calls, self.serde, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Do as `get_tuple`."""
-        found: CheckpointTuple | None = await self._arun(reading.get_tuple(self.serde, config))
-        return found
+        return await self._arun(checkpoints.get_tuple(self._calls, self.serde, config))
 
     def list(
         self,
@@ -123,7 +110,7 @@ class Saver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Yield checkpoints, newest first: of a namespace, a thread, or all."""
-        listing = reading.Listing(self.serde, config, filter, before, limit)
+        listing = checkpoints.Listing(self._calls, self.serde, config, filter, before, limit)
         while found := self._run(listing.batch()):
             yield from found
 
@@ -136,7 +123,7 @@ class Saver(BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Do as `list`."""
-        listing = reading.Listing(self.serde, config, filter, before, limit)
+        listing = checkpoints.Listing(self._calls, self.serde, config, filter, before, limit)
         while found := await self._arun(listing.batch()):
             for each in found:
                 yield each
@@ -154,7 +141,9 @@ class Saver(BaseCheckpointSaver[str]):
         removed; Held where a run holds the thread, Fenced where this one does not any more.  Where
         the call's input is in the thread already, Overtaken stands in the place of the first two.
         """
-        return self._run(storing.put(self.serde, config, checkpoint, metadata, new_versions))  # type: ignore[no-any-return]  # what `put` returns
+        return self._run(
+            checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
+        )
 
     async def aput(
         self,
@@ -164,8 +153,8 @@ class Saver(BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Do as `put`."""
-        steps = storing.put(self.serde, config, checkpoint, metadata, new_versions)
-        return await self._arun(steps)  # type: ignore[no-any-return]  # what `put` returns
+        steps = checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
+        return await self._arun(steps)
 
     def put_writes(
         self,
@@ -179,7 +168,9 @@ class Saver(BaseCheckpointSaver[str]):
         Raises Held, or Overtaken, where a run holds the thread, Fenced where this one does not any
         more.
         """
-        self._run(storing.put_writes(self.serde, config, writes, task_id, task_path))
+        self._run(
+            checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
+        )
 
     async def aput_writes(
         self,
@@ -189,23 +180,27 @@ class Saver(BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Do as `put_writes`."""
-        await self._arun(storing.put_writes(self.serde, config, writes, task_id, task_path))
+        await self._arun(
+            checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
+        )
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove all that is kept of a thread.  Raises Held while a run holds it."""
-        self._run(removing.delete_thread(str(thread_id)))
+        self._run(thread.delete_thread(self._calls, str(thread_id)))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Do as `delete_thread`."""
-        await self._arun(removing.delete_thread(str(thread_id)))
+        await self._arun(thread.delete_thread(self._calls, str(thread_id)))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints of a thread to another one.  Raises Conflict where that has any."""
-        self._run(removing.copy_thread(str(source_thread_id), str(target_thread_id)))
+        self._run(thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id)))
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Do as `copy_thread`."""
-        await self._arun(removing.copy_thread(str(source_thread_id), str(target_thread_id)))
+        await self._arun(
+            thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id))
+        )
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Keep the newest checkpoint of each namespace, with what its delta channels are read from;
@@ -213,41 +208,41 @@ class Saver(BaseCheckpointSaver[str]):
 
         Raises Held while a run holds a thread, Invalid.
         """
-        self._run(removing.prune(self.serde, thread_ids, strategy))
+        self._run(thread.prune(self._calls, self.serde, thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Do as `prune`."""
-        await self._arun(removing.prune(self.serde, thread_ids, strategy))
+        await self._arun(thread.prune(self._calls, self.serde, thread_ids, strategy))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints made under these run ids.  Raises Held while a run holds their
         thread."""
-        self._run(removing.delete_for_runs(self.serde, run_ids))
+        self._run(thread.delete_for_runs(self._calls, self.serde, run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Do as `delete_for_runs`."""
-        await self._arun(removing.delete_for_runs(self.serde, run_ids))
+        await self._arun(thread.delete_for_runs(self._calls, self.serde, run_ids))
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what each channel was written along the parents, back to where its value is."""
-        return self._run(reading.history(self.serde, config, channels))  # type: ignore[no-any-return]  # what it returns
+        return self._run(checkpoints.history(self._calls, self.serde, config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Do as `get_delta_channel_history`."""
-        return await self._arun(reading.history(self.serde, config, channels))  # type: ignore[no-any-return]  # what it returns
+        return await self._arun(checkpoints.history(self._calls, self.serde, config, channels))
 
-    def _run(self, steps: Steps) -> Any:
+    def _run(self, work: Work[T]) -> T:
         if isinstance(self.space, Space) or self._loop is None or _in_loop(self._loop):
-            return run(self.space, steps)
-        waiting = asyncio.run_coroutine_threadsafe(run_async(self.space, steps), self._loop)
+            return run(self.space, work)
+        waiting = asyncio.run_coroutine_threadsafe(run_async(self.space, work), self._loop)
         return waiting.result()
 
-    async def _arun(self, steps: Steps) -> Any:
-        return await run_async(self.space, steps)
+    async def _arun(self, work: Work[T]) -> T:
+        return await run_async(self.space, work)
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop) -> bool:

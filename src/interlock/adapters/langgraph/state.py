@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import enum
 import random
+import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from interlock.adapters.langgraph.reducers import OURS
-from interlock.adapters.langgraph.samples import Unknown, sample
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
     from langgraph.channels import AnyValue, BinaryOperatorAggregate, LastValue
     from langgraph.graph import StateGraph, add_messages
 
-_SAMPLES, _TRIPLES = 12, 60
+_TRIPLES = 60
 _ON_PURPOSE = "last_writer"
 # What to use for a key that has no reducer, by its type.
 _ADVICE = {
@@ -143,8 +145,8 @@ def _tried(
         return
     chance = random.Random(f"{seed} {key}")
     try:
-        values = list(given) if given else [sample(hint, chance) for _ in range(_SAMPLES)]
-    except Unknown as unknown:
+        values = list(given) if given else values_of(hint)
+    except UnknownType as unknown:
         fix = f"check_state(..., samples={{{key!r}: [...]}})"
         yield False, Problem(key, f"not tried: no samples of {unknown}; {fix}", fix)
         return
@@ -252,3 +254,63 @@ class _Trial:
 
 def _sorted(items: Any) -> list[str]:
     return sorted(map(repr, items))
+
+
+# Values to try a reducer with
+
+_PLAIN: dict[Any, list[Any]] = {
+    bool: [False, True],
+    int: [3, -2, 7, 0, -5],
+    float: [1.25, -0.5, 7.0, 0.0, -2.75],  # sums of quarters are exact
+    str: ["a", "bc", "", "cab", "b"],
+    bytes: [b"a", b"bc", b"", b"cab"],
+    type(None): [None],
+    Any: [3, "a", -2, "bc"],
+}
+_DEEPEST = 4
+
+
+class UnknownType(Exception):
+    """A type that there are no values of."""
+
+
+def values_of(hint: Any, depth: int = 0) -> list[Any]:
+    """Return a few different values of an annotated type.  Raises UnknownType."""
+    while typing.get_origin(hint) in (typing.Annotated, typing.Required, typing.NotRequired):
+        hint = typing.get_args(hint)[0]
+    if hint in _PLAIN:
+        return _PLAIN[hint]
+    kind, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Literal:
+        return list(arguments)
+    if kind in (typing.Union, types.UnionType):
+        return [value for each in arguments for value in values_of(each, depth)]
+    if not isinstance(kind, type) or depth > 2 * _DEEPEST:
+        raise UnknownType(hint)
+    if issubclass(kind, enum.Enum):
+        return list(kind)
+    if typing.is_typeddict(kind) or dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        if dataclasses.is_dataclass(kind):
+            hints = {each.name: hints[each.name] for each in dataclasses.fields(kind) if each.init}
+        rows = _rows([values_of(each, depth + 1) for each in hints.values()])
+        return [kind(**dict(zip(hints, row, strict=True))) for row in rows]
+    if not issubclass(kind, dict | list | set | frozenset | tuple):
+        raise UnknownType(hint)
+    if depth > _DEEPEST:
+        return [kind()]  # of a type that holds itself
+    parts = [values_of(each, depth + 1) for each in arguments if each is not Ellipsis]
+    if issubclass(kind, dict):
+        pairs = _rows(parts or [_PLAIN[str], _PLAIN[int]])
+        keys, values = zip(*pairs, strict=True)
+        return [{}, dict(pairs[:1]), dict(pairs), dict(zip(keys, reversed(values), strict=True))]
+    if issubclass(kind, tuple) and arguments and arguments[-1] is not Ellipsis:
+        return _rows(parts)
+    items = parts[0] if parts else _PLAIN[str]
+    return [kind(items[first:last]) for first, last in ((0, 0), (0, 1), (1, 3), (0, 3))]
+
+
+def _rows(columns: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+    """Return rows of one value of each column, short columns repeated."""
+    length = max(map(len, columns), default=1)
+    return [tuple(each[row % len(each)] for each in columns) for row in range(length)]

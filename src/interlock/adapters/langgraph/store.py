@@ -1,17 +1,16 @@
-"""LangGraph's long-term memory in a space, guarded.  The layout of its keys is in `store_keys`."""
+"""LangGraph's long-term memory in a space, guarded.  The layout of its keys is in `items`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, Self, cast
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space, Tx
-from interlock.adapters.calls import Steps, call, checked, run, run_async
-from interlock.adapters.langgraph.store_batch import (
+from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space
+from interlock.adapters.langgraph.batch import (
     READS,
     Alive,
     Batch,
@@ -22,10 +21,18 @@ from interlock.adapters.langgraph.store_batch import (
     sweep,
     valid,
 )
-from interlock.adapters.langgraph.store_index import NOT_EMBEDDED, Embedded, Index
-from interlock.adapters.langgraph.store_keys import item_key
+from interlock.adapters.langgraph.index import NOT_EMBEDDED, Embedded, Index
+from interlock.adapters.langgraph.items import item_key
 from interlock.adapters.observed import Observed, ObservedDict
-from interlock.adapters.opened import Opened
+from interlock.adapters.space import (
+    FromUrl,
+    Work,
+    awaitable,
+    checked,
+    one_of,
+    run,
+    run_async,
+)
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
@@ -46,6 +53,7 @@ Value = Mapping[str, Any]
 Paths = Literal[False] | list[str] | None
 Minutes = float | None | NotProvided
 Base = Item | Value | None | NotProvided
+Answer = TypeVar("Answer")
 
 
 class _Change(NamedTuple):
@@ -67,7 +75,7 @@ class _Change(NamedTuple):
         return self.op._replace(value=value)
 
 
-class Store(BaseStore):
+class Store(FromUrl, BaseStore):
     """A LangGraph store in a space: `builder.compile(store=Store(space))`.
 
     `space` is from `interlock.open`, for synchronous and asynchronous graphs, or from
@@ -99,25 +107,12 @@ class Store(BaseStore):
         ttl: TTLConfig | None = None,
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
-        if unread not in ("refuse", "overwrite"):
-            raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
+        one_of("unread", unread, "refuse", "overwrite")
         self._overwrites = unread == "overwrite"
         self._space = checked(space, "Store")
+        self._calls = awaitable(self._space)
         self._index = None if index is None else Index(index)
         self.ttl_config = ttl
-
-    @classmethod
-    def from_conn_string(
-        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
-    ) -> Opened[Self]:
-        """Open a space, for `with` or `async with`: `with Store.from_conn_string(url) as store:`.
-
-        The arguments are those of `interlock.open`; `options` are those of Store.
-        """
-        return Opened(lambda opened: cls(opened, **options), conn_string, space, agent)
-
-    def setup(self) -> None:
-        """Do nothing: a space is made when it is opened."""
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations: all reads, then all writes in one commit.
@@ -125,13 +120,12 @@ class Store(BaseStore):
         Raises Conflict, Invalid, InvalidNamespaceError.
         """
         asked = valid(ops)
-        return cast(list[Result], run(self._space, self._batch(asked, self._embed(asked))))
+        return run(self._space, self._batch(asked, self._embed(asked)))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations, as `batch` does."""
         asked = valid(ops)
-        steps = self._batch(asked, await self._aembed(asked))
-        return cast(list[Result], await run_async(self._space, steps))
+        return await run_async(self._space, self._batch(asked, await self._aembed(asked)))
 
     def put(
         self,
@@ -193,17 +187,15 @@ class Store(BaseStore):
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid("fn is a coroutine function; use aupdate")
-        change, space = self._change(namespace, key, default, index, ttl), self._space
+        change = self._change(namespace, key, default, index, ttl)
 
-        def think(tx: Tx) -> tuple[dict[str, Any], Record]:
-            record = tx.read(change.at)
-            alive = run(space, live([record], change.op.ttl is not None))
-            op = change.to(fn(change.value(alive)))
-            kept = body(change.at, op, alive, self._embed([op]))
-            tx.write(record, kept)
-            return kept["value"], record
+        async def think(value: Any) -> Any:
+            return fn(value)
 
-        return _returned(*run(space, _one("transact", think)))
+        async def embed(op: PutOp) -> Embedded:
+            return self._embed([op])
+
+        return _returned(*run(self._space, self._updated(change, think, embed)))
 
     async def aupdate(
         self,
@@ -221,10 +213,18 @@ class Store(BaseStore):
         """
         change = self._change(namespace, key, default, index, ttl)
         if isinstance(self._space, Space):
-            think = self._thinking_in_thread(self._space, change, fn)
-            done = await _in_own_thread(self._space.transact, think)
+            done = await self._updated_in_thread(self._space, change, fn)
         else:
-            done = await self._space.transact(self._thinking_in_loop(change, fn))
+
+            async def think(value: Any) -> Any:
+                if inspect.iscoroutinefunction(fn):
+                    return await fn(value)
+                return await asyncio.to_thread(fn, value)
+
+            async def embed(op: PutOp) -> Embedded:
+                return await self._aembed([op])
+
+            done = await self._updated(change, think, embed)
         return _returned(*done)
 
     def sweep_ttl(self) -> int:
@@ -232,48 +232,50 @@ class Store(BaseStore):
 
         Expired items are in no answer anyway; this gives their room back.  Call it now and then.
         """
-        return cast(int, run(self._space, sweep()))
+        return run(self._space, sweep(self._calls))
 
     async def asweep_ttl(self) -> int:
         """Delete what is expired, as `sweep_ttl` does."""
-        return cast(int, await run_async(self._space, sweep()))
+        return await run_async(self._space, sweep(self._calls))
 
-    def _thinking_in_thread(
-        self, space: Space, change: _Change, fn: Callable[[Any], Any]
-    ) -> Callable[[Tx], Any]:
-        loop = asyncio.get_running_loop()
+    async def _updated(
+        self,
+        change: _Change,
+        think: Callable[[Any], Awaitable[Any]],
+        embed: Callable[[PutOp], Awaitable[Embedded]],
+    ) -> tuple[dict[str, Any], Record]:
+        """Return the value that was written, and the record that it was written over."""
 
-        def awaited(thought: Coroutine[Any, Any, Any]) -> Any:
-            return asyncio.run_coroutine_threadsafe(thought, loop).result()
-
-        def think(tx: Tx) -> tuple[dict[str, Any], Record]:
-            record = tx.read(change.at)
-            alive = run(space, live([record], change.op.ttl is not None))
-            new = fn(change.value(alive))
-            op = change.to(awaited(new) if inspect.iscoroutine(new) else new)
-            kept = body(change.at, op, alive, awaited(self._aembed([op])))
-            tx.write(record, kept)
-            return kept["value"], record
-
-        return think
-
-    def _thinking_in_loop(
-        self, change: _Change, fn: Callable[[Any], Any]
-    ) -> Callable[[AsyncTx], Any]:
-        async def think(tx: AsyncTx) -> tuple[dict[str, Any], Record]:
+        async def decide(tx: AsyncTx) -> tuple[dict[str, Any], Record]:
             record = await tx.read(change.at)
-            alive = await run_async(self._space, live([record], change.op.ttl is not None))
-            old = change.value(alive)
-            new = await (fn(old) if inspect.iscoroutinefunction(fn) else asyncio.to_thread(fn, old))
-            op = change.to(new)
-            kept = body(change.at, op, alive, await self._aembed([op]))
+            alive = await live(self._calls, [record], change.op.ttl is not None)
+            op = change.to(await think(change.value(alive)))
+            kept = body(change.at, op, alive, await embed(op))
             await tx.write(record, kept)
             return kept["value"], record
 
-        return think
+        done: tuple[dict[str, Any], Record] = await self._calls.transact(decide)
+        return done
 
-    def _batch(self, ops: tuple[Op, ...], embedded: Embedded) -> Steps:
-        return Batch(self._space, ops, embedded, caller(), self._overwrites).steps()
+    async def _updated_in_thread(
+        self, space: Space, change: _Change, fn: Callable[[Any], Any]
+    ) -> tuple[dict[str, Any], Record]:
+        loop = asyncio.get_running_loop()
+
+        def awaited(work: Work[Answer]) -> Answer:
+            return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+        async def think(value: Any) -> Any:
+            new = fn(value)
+            return awaited(new) if inspect.iscoroutine(new) else new
+
+        async def embed(op: PutOp) -> Embedded:
+            return awaited(self._aembed([op]))
+
+        return await _in_own_thread(lambda: run(space, self._updated(change, think, embed)))
+
+    def _batch(self, ops: tuple[Op, ...], embedded: Embedded) -> Work[list[Result]]:
+        return Batch(self._calls, ops, embedded, caller(), self._overwrites).results()
 
     def _op(
         self,
@@ -316,12 +318,7 @@ def _returned(value: dict[str, Any], before: Record) -> ObservedDict:
     return ObservedDict(value, after)
 
 
-def _one(name: str, *args: Any) -> Steps:
-    """One call of the space, and its answer."""
-    return (yield call(name, *args))
-
-
-async def _in_own_thread(work: Callable[[Any], Any], think: Callable[[Tx], Any]) -> Any:
+async def _in_own_thread(work: Callable[[], Answer]) -> Answer:
     """Run what waits for coroutines of this loop in a thread of its own.
 
     Threads of the loop's pool could all be waiting for coroutines that need one of them.
@@ -329,6 +326,6 @@ async def _in_own_thread(work: Callable[[Any], Any], think: Callable[[Tx], Any])
     pool = ThreadPoolExecutor(1, thread_name_prefix="interlock-update")
     try:
         context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(pool, context.run, work, think)
+        return await asyncio.get_running_loop().run_in_executor(pool, context.run, work)
     finally:
         pool.shutdown(wait=False)

@@ -13,7 +13,7 @@ from agents import run
 from agents.result import RunResult, RunResultStreaming
 from agents.run import AgentRunner
 
-from interlock.adapters.openai_agents.turns import TakesTurns
+from interlock.adapters.openai_agents.turn import TakesTurns
 
 
 def install() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from agents.memory.session_settings import (
     SessionSettings,
@@ -13,11 +13,10 @@ from agents.memory.session_settings import (
 )
 
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
-from interlock.adapters.calls import Steps, checked, run_async
 from interlock.adapters.observed import Observed
 from interlock.adapters.openai_agents import runner
 from interlock.adapters.openai_agents.errors import translated
-from interlock.adapters.openai_agents.storing import (
+from interlock.adapters.openai_agents.items import (
     Basis,
     Changed,
     Keys,
@@ -27,10 +26,13 @@ from interlock.adapters.openai_agents.storing import (
     pop,
     read,
 )
-from interlock.adapters.openai_agents.turns import TakesTurns, Turn
+from interlock.adapters.openai_agents.turn import TakesTurns, Turn
+from interlock.adapters.space import Work, awaitable, checked, one_of, run_async
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
+
+T = TypeVar("T")
 
 
 class Session(TakesTurns):
@@ -60,8 +62,8 @@ class Session(TakesTurns):
     ) -> None:
         with translated():
             self._space = checked(space, "Session")
-            if unread not in ("refuse", "overwrite"):
-                raise Invalid(f"unread={unread!r:.60} is neither 'refuse' nor 'overwrite'")
+            self._calls = awaitable(self._space)
+            one_of("unread", unread, "refuse", "overwrite")
             if not isinstance(session_id, str):
                 raise Invalid(f"session_id is {session_id!r:.80}, which is no text")
         self.session_id = session_id
@@ -84,14 +86,13 @@ class Session(TakesTurns):
         """
         turn = await self._turn(wrapper)
         head, items = await self._made(
-            read(self._keys, resolve_session_limit(limit, self.session_settings))
+            read(self._calls, self._keys, resolve_session_limit(limit, self.session_settings))
         )
         if turn is None:
             self.reads.read(Observed.of(head))
         else:
             turn.head = Observed.of(head)
-        found: list[TResponseInputItem] = items
-        return found
+        return items
 
     async def add_items(
         self,
@@ -107,7 +108,8 @@ class Session(TakesTurns):
         if not items:
             return
         turn = await self._turn(wrapper)
-        done: Changed = await self._made(add(self._keys, items, _held(turn)))
+        done = await self._made(add(self._calls, self._keys, items, _held(turn)))
+        assert done is not None  # there was something to add
         before = Observed.of(done.head)
         if before == self._known(turn) or not count_of(done.head):
             self._wrote(turn, before)
@@ -124,11 +126,10 @@ class Session(TakesTurns):
         another run has it, SessionFenced.
         """
         turn = await self._turn(wrapper)
-        done = await self._destroyed(turn, pop(self._keys, _held(turn), self._basis(turn), op_id))
-        if done is None:
-            return None
-        popped: TResponseInputItem = done.item
-        return popped
+        done = await self._destroyed(
+            turn, pop(self._calls, self._keys, _held(turn), self._basis(turn), op_id)
+        )
+        return None if done is None else done.item
 
     async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
         """Take all items off.
@@ -136,7 +137,7 @@ class Session(TakesTurns):
         Raises as `pop_item` does.
         """
         turn = await self._turn(wrapper)
-        await self._destroyed(turn, clear(self._keys, _held(turn), self._basis(turn)))
+        await self._destroyed(turn, clear(self._calls, self._keys, _held(turn), self._basis(turn)))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Session]:
@@ -151,10 +152,7 @@ class Session(TakesTurns):
 
     async def reclaim(self) -> None:
         """Take the turn away from whichever run has it, which is fenced.  For supervisors."""
-        if isinstance(self._space, Space):
-            self._space.reclaim(self._keys.turn)
-        else:
-            await self._space.reclaim(self._keys.turn)
+        await self._calls.reclaim(self._keys.turn)
 
     async def _turn(self, wrapper: object) -> Turn | None:
         """Return the turn that this call belongs to, taken; None outside of runs."""
@@ -177,9 +175,9 @@ class Session(TakesTurns):
             return known.record
         return None if self._overwrites else _never_read
 
-    async def _destroyed(self, turn: Turn | None, steps: Steps) -> Changed | None:
+    async def _destroyed(self, turn: Turn | None, work: Work[Changed | None]) -> Changed | None:
         try:
-            done: Changed | None = await self._made(steps)
+            done = await self._made(work)
         except Conflict:
             if turn is None:
                 self.reads.refused()
@@ -196,9 +194,9 @@ class Session(TakesTurns):
         else:
             turn.head = after
 
-    async def _made(self, steps: Steps) -> Any:
+    async def _made(self, work: Work[T]) -> T:
         with translated():
-            return await run_async(self._space, steps)
+            return await run_async(self._space, work)
 
 
 def _held(turn: Turn | None) -> Record | None:

@@ -19,11 +19,12 @@ from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
+from interlock.core.requests import Request, T
 
 _STORES: Registry[Store] = Registry()
 
 
-class PostgresBackend(RemoteBackend):
+class PostgresBackend(RemoteBackend[Call[Any]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
@@ -53,19 +54,19 @@ class PostgresBackend(RemoteBackend):
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._over = threading.Event()
 
-    def _call(self, request: Any) -> Call:
+    def _call(self, request: Request[Any]) -> Call[Any]:
         return calls.call_of(request, self._space, self.uid, self._known, self._durable)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
         return calls.commit(plans, self._space, self.uid, known, self._durable)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
         return calls.add_refusals(notes, self._space, KEPT)
 
-    def _send(self, call: Call) -> Any:
+    def _send(self, call: Call[T]) -> T:
         return self._store.send(call)
 
-    async def _send_async(self, call: Call) -> Any:
+    async def _send_async(self, call: Call[T]) -> T:
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             self._loops.add(loop)
@@ -78,7 +79,7 @@ class PostgresBackend(RemoteBackend):
     async def _await_news_async(self, position: int, seconds: float) -> None:
         await self._store.news.wait_async(self._space, position, seconds, self._over)
 
-    def _connections(self) -> Any:
+    def _connections(self) -> object:
         return self._store
 
     def _disconnect(self) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
-from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Pruned
+from interlock.core.outcome import Outcome, Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
-from interlock.core.records import KeyInfo
+from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
     DropLease,
     DropProjection,
     Enter,
+    Entered,
+    Floor,
+    Grant,
     GroupState,
     Kept,
     LeaveTurn,
@@ -31,11 +34,14 @@ from interlock.core.requests import (
     LoadAt,
     LoadProjection,
     LogPage,
+    Place,
     ReadGroup,
     ReadLog,
     ReadRefusals,
+    Request,
     SaveFold,
     SaveProjection,
+    T,
     TakeLease,
     TakeTurn,
     Trim,
@@ -59,13 +65,13 @@ _BOUNDED = {
 }
 
 
-class Call(NamedTuple):
+class Call(NamedTuple, Generic[T]):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
 
     function: str
     arguments: tuple[Any, ...]
-    parse: Callable[[list[Any]], Any]
+    parse: Callable[[list[Any]], T]
     writes: bool = True
 
     @property
@@ -79,7 +85,7 @@ class Call(NamedTuple):
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
 
-    def rest_of(self, rows: list[Any]) -> Call | None:
+    def rest_of(self, rows: list[Any]) -> Call[list[Any]] | None:
         """Return the call for what was too much to be sent while the space was locked: whoever
         does not read his answer must hold up nobody."""
         if self.function not in _BOUNDED or len(rows) != 1 or rows[0][-1] != LATER:
@@ -98,7 +104,9 @@ def statement(function: str, arguments: int) -> str:
     return f"SELECT * FROM {call}"
 
 
-def call_of(request: Any, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
+def call_of(
+    request: Request[Any], space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, space, uid, known, durable)
@@ -109,7 +117,7 @@ def call_of(request: Any, space: int, uid: str, known: tuple[int, str], durable:
 
 def commit(
     plans: Sequence[Plan], space: int, uid: str, known: tuple[int, str], durable: bool
-) -> Call:
+) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
     if len(plans) == 1 and _is_simple(plans[0]):
         return _commit_single(plans[0], space, uid, known, durable)
@@ -119,7 +127,9 @@ def commit(
     return Call("commit", arguments, lambda rows: answers.outcomes(plans, _rows(rows), uid))
 
 
-def _commit_single(plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
+def _commit_single(
+    plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[list[Outcome]]:
     _, key, body = plan.writes[0]
     version, epoch = None, None
     if plan.expects:
@@ -169,7 +179,7 @@ def _plain(plans: Sequence[Plan]) -> set[int]:
     return found
 
 
-def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call:
+def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call[None]:
     """Return the call that keeps refusals."""
     names = ("key", "agent", "reason", "other", "behind", "time", "op")
     found = [dict(zip(names, each, strict=True)) for each in notes]
@@ -211,18 +221,20 @@ def _full(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _load(request: Load, space: int, uid: str, known: tuple[int, str], durable: bool) -> Call:
+def _load(
+    request: Load, space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[Snapshot]:
     arguments = (space, *_names(request), request.op_id, *known, durable)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
-def _list_keys(request: ListKeys, space: int, uid: str) -> Call:
+def _list_keys(request: ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
     return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
-def _load_at(request: LoadAt, space: int, uid: str) -> Call:
+def _load_at(request: LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
     arguments = (space, position, moment, *_names(request))
@@ -234,7 +246,7 @@ def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | Non
     return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
 
 
-def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call:
+def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogPage | Pruned]:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
@@ -249,7 +261,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call:
     return Call("read_log", arguments, parse, False)
 
 
-def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
+def _take_turn(request: TakeTurn, space: int, uid: str) -> Call[Place]:
     arguments = (
         space,
         [*request.keys],
@@ -263,16 +275,16 @@ def _take_turn(request: TakeTurn, space: int, uid: str) -> Call:
     return Call("take_turn", arguments, lambda rows: answers.place(_rows(rows), uid))
 
 
-def _leave_turn(request: LeaveTurn, space: int, uid: str) -> Call:
+def _leave_turn(request: LeaveTurn, space: int, uid: str) -> Call[None]:
     return Call("leave_turn", (space, request.ticket, request.name), _nothing)
 
 
-def _enter(request: Enter, space: int, uid: str) -> Call:
+def _enter(request: Enter, space: int, uid: str) -> Call[Entered]:
     arguments = (space, request.agent, request.exclusive, request.name)
     return Call("enter", arguments, lambda rows: answers.entered(_rows(rows), uid))
 
 
-def _take_lease(request: TakeLease, space: int, uid: str) -> Call:
+def _take_lease(request: TakeLease, space: int, uid: str) -> Call[Grant]:
     arguments = (
         space,
         [*request.keys],
@@ -287,41 +299,41 @@ def _take_lease(request: TakeLease, space: int, uid: str) -> Call:
     return Call("take_lease", arguments, lambda rows: answers.grant(_rows(rows), uid, request))
 
 
-def _drop_lease(request: DropLease, space: int, uid: str) -> Call:
+def _drop_lease(request: DropLease, space: int, uid: str) -> Call[None]:
     return Call("drop_lease", (space, request.key, request.epoch, request.name), _nothing)
 
 
-def _save_fold(request: SaveFold, space: int, uid: str) -> Call:
+def _save_fold(request: SaveFold, space: int, uid: str) -> Call[None]:
     arguments = (space, request.key, request.position, request.body, request.rules)
     return Call("save_fold", arguments, _nothing)
 
 
-def _save_projection(request: SaveProjection, space: int, uid: str) -> Call:
+def _save_projection(request: SaveProjection, space: int, uid: str) -> Call[None]:
     return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
 
 
-def _load_projection(request: LoadProjection, space: int, uid: str) -> Call:
+def _load_projection(request: LoadProjection, space: int, uid: str) -> Call[Kept | None]:
     arguments = (space, request.name)
     return Call("load_projection", arguments, lambda rows: Kept(*rows[0]) if rows else None, False)
 
 
-def _drop_projection(request: DropProjection, space: int, uid: str) -> Call:
+def _drop_projection(request: DropProjection, space: int, uid: str) -> Call[None]:
     return Call("drop_projection", (space, request.name), _nothing)
 
 
-def _trim(request: Trim, space: int, uid: str) -> Call:
+def _trim(request: Trim, space: int, uid: str) -> Call[Floor]:
     arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
 
 
-def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call:
+def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
     limit = min(request.limit, _LAST)
     return Call(
         "read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False
     )
 
 
-def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
+def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | Pruned]:
     arguments = (
         *(space, request.group, request.consumer, request.prefix, min(request.start, _LAST)),
         *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
@@ -330,29 +342,29 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call:
     return Call("read_group", arguments, lambda rows: group_answers.dealt(rows, request))
 
 
-def _ack_group(request: AckGroup, space: int, uid: str) -> Call:
+def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
     both = (request.positions, request.deliveries)
     arrays = ("{" + ",".join(str(each) for each in numbers) + "}" for numbers in both)
     arguments = (space, request.group, request.consumer, *arrays)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
-def _group_state(request: GroupState, space: int, uid: str) -> Call:
+def _group_state(request: GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
     arguments = (space, request.group, LISTED)
     return Call(
         "group_state", arguments, lambda rows: group_answers.info(_rows(rows), request.group), False
     )
 
 
-def _list_groups(request: ListGroups, space: int, uid: str) -> Call:
+def _list_groups(request: ListGroups, space: int, uid: str) -> Call[tuple[str, ...]]:
     return Call("list_groups", (space,), lambda rows: tuple(name for (name,) in rows), False)
 
 
-def _drop_group(request: DropGroup, space: int, uid: str) -> Call:
+def _drop_group(request: DropGroup, space: int, uid: str) -> Call[None]:
     return Call("drop_group", (space, request.group), _nothing)
 
 
-def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Any:
+def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Snapshot:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
 
@@ -364,7 +376,7 @@ def _nothing(rows: list[Any]) -> None:
     return None
 
 
-_CALLS: dict[type, Callable[[Any, int, str], Call]] = {
+_CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,

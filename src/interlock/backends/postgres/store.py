@@ -22,6 +22,7 @@ from interlock.backends.postgres.connect import Target, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
 from interlock.backends.postgres.news import News
 from interlock.backends.slots import Slots
+from interlock.core.requests import T
 from interlock.errors import AnswerLost, Fault
 
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
@@ -69,7 +70,7 @@ class Store:
 
     # Calls
 
-    def send(self, call: Call) -> Any:
+    def send(self, call: Call[T]) -> T:
         """Carry a call to the server and return its answer.  Raises AnswerLost and the faults."""
         rows = self._rows(call)
         if later := call.rest_of(rows):  # too much for one answer: the rest, after the commit
@@ -77,7 +78,7 @@ class Store:
             _check_rest(rows)
         return call.parse(rows)
 
-    async def send_async(self, call: Call) -> Any:
+    async def send_async(self, call: Call[T]) -> T:
         """The same without blocking the event loop."""
         rows = await self._rows_async(call)
         if later := call.rest_of(rows):
@@ -85,7 +86,7 @@ class Store:
             _check_rest(rows)
         return call.parse(rows)
 
-    def _rows(self, call: Call) -> list[Any]:
+    def _rows(self, call: Call[Any]) -> list[Any]:
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -93,7 +94,7 @@ class Store:
         finally:
             self._free.release()
 
-    def _rows_at_once(self, call: Call) -> list[Any]:
+    def _rows_at_once(self, call: Call[Any]) -> list[Any]:
         for attempt in itertools.count(1):
             connection = self._connection()
             try:
@@ -107,7 +108,7 @@ class Store:
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
 
-    async def _rows_async(self, call: Call) -> list[Any]:
+    async def _rows_async(self, call: Call[Any]) -> list[Any]:
         slots = self._pools[asyncio.get_running_loop()].slots
         try:
             async with slots.one(self._busy_timeout):
@@ -115,7 +116,7 @@ class Store:
         except TimeoutError:
             raise self._all_in_use() from None
 
-    async def _rows_at_once_async(self, call: Call) -> list[Any]:
+    async def _rows_at_once_async(self, call: Call[Any]) -> list[Any]:
         for attempt in itertools.count(1):
             pool = await asyncio.shield(self._pools[asyncio.get_running_loop()].opening)
             connection = await self._connection_async(pool)

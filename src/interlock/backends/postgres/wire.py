@@ -21,7 +21,7 @@ _WARNINGS = "interlock_warnings"  # the attribute of a connection that holds the
 _STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
 
 
-def begin(connection: Any, call: Call, pooled: int | None) -> Generator[Any, Any, list[Any]]:
+def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any, Any, list[Any]]:
     """Send a call and return the generator that a connection waits for.
 
     `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each

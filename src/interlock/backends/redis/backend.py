@@ -26,6 +26,7 @@ from interlock.backends.remote import (
 )
 from interlock.core.conflicts import RefusalNote
 from interlock.core.plan import Plan
+from interlock.core.requests import Request, T
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
 
 SCHEMA_VERSION = 2
@@ -34,7 +35,7 @@ _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own time
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
 
 
-class RedisBackend(RemoteBackend):
+class RedisBackend(RemoteBackend[Call[Any]]):
     """One space in one Redis or Valkey server, or one cluster."""
 
     def __init__(
@@ -59,18 +60,18 @@ class RedisBackend(RemoteBackend):
             weakref.WeakKeyDictionary()
         )
 
-    def _call(self, request: Any) -> Call:
+    def _call(self, request: Request[Any]) -> Call[Any]:
         return calls.call_of(request, self._keys, self.uid, self._known)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
         return calls.commit(plans, self._keys, self.uid, known)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
         return calls.add_refusals(notes, self._keys, KEPT)
 
     # Calls
 
-    def _send(self, call: Call) -> Any:
+    def _send(self, call: Call[T]) -> T:
         deadline = time.monotonic() + self._options.busy_timeout
         commands, last = self._commands(call)
         pause = _SHORTEST
@@ -85,7 +86,7 @@ class RedisBackend(RemoteBackend):
         answer = self._answer(call, replies, last)
         return self._send(call._replace(waits=True)) if self._must_wait(call, answer) else answer
 
-    async def _send_async(self, call: Call) -> Any:
+    async def _send_async(self, call: Call[T]) -> T:
         deadline = time.monotonic() + self._options.busy_timeout
         commands, last = self._commands(call)
         pause = _SHORTEST
@@ -102,7 +103,7 @@ class RedisBackend(RemoteBackend):
             return await self._send_async(call._replace(waits=True))
         return answer
 
-    def _commands(self, call: Call) -> tuple[Sequence[Command], Command | None]:
+    def _commands(self, call: Call[Any]) -> tuple[Sequence[Command], Command | None]:
         """The commands of a call, and the one that waits for replicas and files after them.
 
         WAIT is about what its own connection wrote, and the answer may be about what another one
@@ -111,13 +112,13 @@ class RedisBackend(RemoteBackend):
         last = self._waiting() if call.waits else None
         return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
 
-    def _must_wait(self, call: Call, answer: Any) -> bool:
+    def _must_wait(self, call: Call[Any], answer: Any) -> bool:
         """Whether a call that only read told of something that its answer must wait for."""
         if call.waits or call.claims is None or self._waiting() is None:
             return False
         return call.claims(answer)
 
-    def _answer(self, call: Call, replies: list[Any], last: Command | None) -> Any:
+    def _answer(self, call: Call[T], replies: list[Any], last: Command | None) -> T:
         waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
@@ -159,7 +160,7 @@ class RedisBackend(RemoteBackend):
             wire = self._wires[loop] = self._store.borrow_wire()
         return wire
 
-    def _connections(self) -> Any:
+    def _connections(self) -> object:
         return self._store, self._wires
 
     def _disconnect(self) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core import decide
 from interlock.core.conflicts import RefusalNote
-from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED
+from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import DELETE, PUT, Plan
-from interlock.core.records import KeyInfo
+from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.requests import (
     PAGE_BYTES,
     AckGroup,
@@ -23,6 +23,9 @@ from interlock.core.requests import (
     DropLease,
     DropProjection,
     Enter,
+    Entered,
+    Floor,
+    Grant,
     GroupState,
     Kept,
     LeaveTurn,
@@ -32,11 +35,14 @@ from interlock.core.requests import (
     LoadAt,
     LoadProjection,
     LogPage,
+    Place,
     ReadGroup,
     ReadLog,
     ReadRefusals,
+    Request,
     SaveFold,
     SaveProjection,
+    T,
     TakeLease,
     TakeTurn,
     Trim,
@@ -49,7 +55,7 @@ _FEW = 64  # entries; where no more fit into a page, a script counts their bytes
 Command = tuple[Any, ...]
 
 
-class Call(NamedTuple):
+class Call(NamedTuple, Generic[T]):
     """Commands that travel together, and how their replies are read.
 
     `waits`: the answer waits for replicas and files, as the store's URL says.  `claims`: only an
@@ -58,9 +64,9 @@ class Call(NamedTuple):
     """
 
     commands: Sequence[Command]
-    parse: Callable[[list[Any]], Any]
+    parse: Callable[[list[Any]], T]
     waits: bool = False
-    claims: Callable[[Any], bool] | None = None
+    claims: Callable[[T], bool] | None = None
 
 
 class Keys:
@@ -90,7 +96,7 @@ def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Any, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+def call_of(request: Request[Any], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, keys, uid, known)
@@ -99,7 +105,9 @@ def call_of(request: Any, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
     return _CALLS[type(request)](request, keys, uid)
 
 
-def commit(plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+def commit(
+    plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]
+) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
     names, arguments = [*keys.fixed], [*known, len(plans)]
     for plan in plans:
@@ -123,7 +131,7 @@ def mark(keys: Keys) -> Command:
     return script("mark", keys.fixed)
 
 
-def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call:
+def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call[None]:
     """Return the call that keeps refusals."""
     texts = [json.dumps(each) for each in notes]
     commands = [("LPUSH", keys.refusals, *texts), ("LTRIM", keys.refusals, 0, kept - 1)]
@@ -168,21 +176,21 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     return Committed(position, reply[1], plan.agent, writes)
 
 
-def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call:
+def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call[Snapshot]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     command = script("load", names, request.op_id or "", *known, *_named(request))
     call = _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
     return call._replace(claims=lambda snapshot: snapshot.applied is not None)
 
 
-def _list_keys(request: ListKeys, keys: Keys, uid: str) -> Call:
+def _list_keys(request: ListKeys, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
     command = script("list_keys", keys.fixed, *names, request.limit)
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
-def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call:
+def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     position = "" if request.position is None else min(request.position, _LAST)
     command = script("load_at", names, position, request.time_us or 0, *_named(request))
@@ -196,7 +204,7 @@ def _named(request: Load | LoadAt) -> list[Any]:
     return found
 
 
-def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call:
+def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call[LogPage | Pruned]:
     """Of one key: by a script, which counts bytes.  Of all, where no value is long: off the stream
     as it is, of which a script would make Lua values first, and then what the log is known by, so
     that what was cut meanwhile is noticed."""
@@ -249,7 +257,7 @@ def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:
     return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read
 
 
-def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:
+def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call[Place]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     ttl = int(request.ttl * 1e6)
     command = script(
@@ -261,16 +269,16 @@ def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call:
     return _one(command, lambda rows: answers.place(_rows(rows), uid))
 
 
-def _leave_turn(request: LeaveTurn, keys: Keys, uid: str) -> Call:
+def _leave_turn(request: LeaveTurn, keys: Keys, uid: str) -> Call[None]:
     return _one(script("leave", keys.fixed, request.ticket, request.name), _nothing)
 
 
-def _enter(request: Enter, keys: Keys, uid: str) -> Call:
+def _enter(request: Enter, keys: Keys, uid: str) -> Call[Entered]:
     command = script("enter", keys.fixed, request.agent, int(request.exclusive), request.name)
     return _one(command, lambda rows: answers.entered(_rows(rows), uid), request.exclusive)
 
 
-def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call:
+def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call[Grant]:
     command = script(
         "lease",
         [*keys.fixed, *map(keys.merged, request.keys)],
@@ -281,18 +289,18 @@ def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call:
     return call._replace(claims=lambda grant: grant.granted or request.reclaim)
 
 
-def _drop_lease(request: DropLease, keys: Keys, uid: str) -> Call:
+def _drop_lease(request: DropLease, keys: Keys, uid: str) -> Call[None]:
     command = script("drop_lease", keys.fixed, request.key, request.epoch, request.name)
     return _one(command, _nothing)
 
 
-def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call:
+def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call[None]:
     names = [*keys.fixed, keys.merged(request.key)]
     arguments = (request.key, request.position, request.body, request.rules)
     return _one(script("fold", names, *arguments), _nothing)
 
 
-def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call:
+def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call[None]:
     return _one(
         script(
             "save_projection",
@@ -305,29 +313,29 @@ def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call:
     )
 
 
-def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call:
+def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call[Kept | None]:
     command = script("load_projection", keys.fixed, request.name)
     return _one(command, lambda reply: Kept(*reply) if reply else None)
 
 
-def _drop_projection(request: DropProjection, keys: Keys, uid: str) -> Call:
+def _drop_projection(request: DropProjection, keys: Keys, uid: str) -> Call[None]:
     command = script("drop_projection", (*keys.fixed, keys.projections), request.name)
     return _one(command, _nothing, True)
 
 
-def _trim(request: Trim, keys: Keys, uid: str) -> Call:
+def _trim(request: Trim, keys: Keys, uid: str) -> Call[Floor]:
     folds = [text for fold in request.folds for text in fold]
     names = (*keys.fixed, keys.groups, keys.projections)
     command = script("trim", names, request.upto, *folds)
     return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
 
 
-def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call:
+def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call[list[RefusalNote]]:
     command = ("LRANGE", keys.refusals, 0, min(request.limit, _LAST) - 1)
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
 
 
-def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
+def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call[Deliveries | Pruned]:
     command = script(
         "read_group",
         keys.group(request.group),
@@ -338,27 +346,27 @@ def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call:
     return _one(command, lambda rows: group_answers.dealt(rows, request))
 
 
-def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call:
+def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call[int]:
     names = keys.group(request.group)
     pairs = zip(request.positions, request.deliveries, strict=True)
     command = script("ack_group", names, request.consumer, *(n for pair in pairs for n in pair))
     return _one(command, int, True)
 
 
-def _group_state(request: GroupState, keys: Keys, uid: str) -> Call:
+def _group_state(request: GroupState, keys: Keys, uid: str) -> Call[GroupInfo | None]:
     command = script("group_state", keys.group(request.group), LISTED)
     return _one(command, lambda rows: group_answers.info(_rows(rows), request.group))
 
 
-def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call:
+def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call[tuple[str, ...]]:
     return _one(("ZRANGE", keys.groups, 0, -1), tuple)
 
 
-def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call:
+def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call[None]:
     return _one(script("drop_group", keys.group(request.group), request.group), _nothing, True)
 
 
-def _one(command: Command, parse: Callable[[Any], Any], waits: bool = False) -> Call:
+def _one(command: Command, parse: Callable[[Any], T], waits: bool = False) -> Call[T]:
     return Call((command,), lambda replies: parse(replies[0]), waits)
 
 
@@ -370,7 +378,7 @@ def _nothing(replies: Any) -> None:
     return None
 
 
-_CALLS: dict[type, Callable[[Any, Keys, str], Call]] = {
+_CALLS: dict[type[Request[Any]], Callable[[Any, Keys, str], Call[Any]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
@@ -28,8 +28,10 @@ from interlock.backends.sqlite.connect import (
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.conflicts import RefusalNote, note
-from interlock.core.outcome import Committed, Outcome, Refusal
+from interlock.core.groups import Deliveries
+from interlock.core.outcome import Committed, Outcome, Pruned, Refusal
 from interlock.core.plan import Plan
+from interlock.core.records import Snapshot
 from interlock.core.requests import (
     AckGroup,
     Commit,
@@ -47,6 +49,7 @@ from interlock.core.requests import (
     Load,
     LoadAt,
     LoadProjection,
+    LogPage,
     Noted,
     Pause,
     Place,
@@ -56,6 +59,7 @@ from interlock.core.requests import (
     Request,
     SaveFold,
     SaveProjection,
+    T,
     TakeLease,
     TakeTurn,
     Trim,
@@ -63,6 +67,10 @@ from interlock.core.requests import (
 from interlock.errors import Closed, Fault, Invalid
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Work = Callable[[sqlite3.Connection, Where, R], T]  # one request, in a transaction
 
 
 class SQLiteBackend:
@@ -151,65 +159,53 @@ class SQLiteBackend:
 
     # One handler a request
 
-    def _load(self, request: Load) -> Any:
+    def _load(self, request: Load) -> Snapshot:
         snapshot = self._read(read.load, request)
         if snapshot.applied is not None:
             self._reach_disk()
         return snapshot
 
-    def _load_at(self, request: LoadAt) -> Any:
+    def _load_at(self, request: LoadAt) -> Snapshot | Pruned:
         return self._read(read.load_at, request)
 
-    def _read_log(self, request: ReadLog) -> Any:
+    def _read_log(self, request: ReadLog) -> LogPage | Pruned:
         return self._read(read.read_log, request)
 
     def _take_turn(self, request: TakeTurn) -> Place:
-        place: Place | None = self._read(turns.look, request)
-        if place is None:
-            place = self._write(turns.take, request, durable=False)
-        return place
+        place = self._read(turns.look, request)
+        return self._write(turns.take, request, durable=False) if place is None else place
 
     def _leave_turn(self, request: LeaveTurn) -> None:
         self._write(turns.leave, request, durable=False)
 
     def _enter(self, request: Enter) -> Entered:
-        answer: Entered
         if request.exclusive:
-            answer = self._write(fences.enter, request)
-        else:
-            answer = self._read(fences.look, request)
-        return answer
+            return self._write(fences.enter, request)
+        return self._read(fences.look, request)
 
     def _take_lease(self, request: TakeLease) -> Grant:
-        grant: Grant = self._write(
+        return self._write(
             fences.take_lease, request, claims=lambda grant: grant.granted or request.reclaim
         )
-        return grant
 
     def _drop_lease(self, request: DropLease) -> None:
         self._write(fences.drop_lease, request)
 
-    def _cache(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> None:
+    def _cache(self, work: Work[R, None], request: R) -> None:
         with suppress(Fault):  # whoever reads next tries again
             self._write(work, request, durable=False)
 
     def _trim(self, request: Trim) -> Floor:
-        floor: Floor
-        if request.upto:
-            floor = self._write(trim.trim, request)
-        else:
-            floor = self._read(trim.look, request)
-        return floor
+        return self._write(trim.trim, request) if request.upto else self._read(trim.look, request)
 
     def _note(self, request: Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
     def _read_refusals(self, request: ReadRefusals) -> list[RefusalNote]:
         self._notes.flush()
-        notes: list[RefusalNote] = self._read(read.refusals, request)
-        return notes
+        return self._read(read.refusals, request)
 
-    def _read_group(self, request: ReadGroup) -> Any:
+    def _read_group(self, request: ReadGroup) -> Deliveries | Pruned:
         answer = self._read(groups.look, request)
         return self._write(groups.read, request, durable=False) if answer is None else answer
 
@@ -250,27 +246,29 @@ class SQLiteBackend:
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
         """Keep refusals if nobody is writing; say whether it was done."""
 
-        def save(connection: sqlite3.Connection, where: Where, notes: Any) -> bool:
+        def save(
+            connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote]
+        ) -> bool:
             read.save_refusals(connection, where, notes, KEPT)
             return True
 
-        return bool(self._write(save, notes, durable=False, when_busy=lambda: False))
+        return self._write(save, notes, durable=False, when_busy=lambda: False)
 
     def _apply(self, plans: Sequence[Plan]) -> Sequence[Outcome]:
         """Judge and apply a group of plans in one transaction."""
         answers: dict[int, Outcome] = {}
         left = encoded = [(plan, reads_of(plan)) for plan in plans]
 
-        def look() -> bool:
+        def look() -> list[Outcome] | None:
             """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
             agents that wait for the lock only to be refused keep it from the one who can write."""
             nonlocal answers, left
             answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.yields])
             left = [each for index, each in enumerate(encoded) if index not in answers]
-            return bool(left)
+            return None if left else []
 
         worth_a_look = any(plan.yields for plan in plans)
-        applied: list[Outcome] = self._write(
+        applied = self._write(
             apply_all,
             lambda: left,
             when_busy=look if worth_a_look else None,
@@ -283,7 +281,7 @@ class SQLiteBackend:
 
     # Connections and time
 
-    def _read(self, work: Callable[[sqlite3.Connection, Where, Any], Any], request: Any) -> Any:
+    def _read(self, work: Work[R, T], request: R) -> T:
         """Answer a request in a transaction that only reads, so that all of it is one moment."""
         self._check_open()
         try:
@@ -299,15 +297,15 @@ class SQLiteBackend:
 
     def _write(
         self,
-        work: Callable[[sqlite3.Connection, Where, Any], Any],
-        request: Any,
+        work: Work[R, T],
+        request: R,
         durable: bool = True,
-        when_busy: Callable[[], bool] | None = None,
-        claims: Callable[[Any], bool] = lambda answer: True,
-    ) -> Any:
+        when_busy: Callable[[], T | None] | None = None,
+        claims: Callable[[T], bool] = lambda answer: True,
+    ) -> T:
         """Answer a request in a write transaction, rolled back on any fault.
 
-        `when_busy` is called once where the lock is not free, and says whether to wait for it.
+        `when_busy` is called once where the lock is not free; None: wait for it.
         `claims` says of an answer whether it tells of something that was done: where nothing was
         written now, it was done before.
         """
@@ -317,8 +315,8 @@ class SQLiteBackend:
                     connection.execute("PRAGMA synchronous=NORMAL")
                 try:
                     if not try_begin(connection):
-                        if when_busy is not None and not when_busy():
-                            return []
+                        if when_busy is not None and (now := when_busy()) is not None:
+                            return now
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
                     changes = connection.total_changes
@@ -402,7 +400,7 @@ class SQLiteBackend:
 
     # Threads and forks
 
-    async def _in_thread(self, fn: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, fn: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
         import asyncio
 
         from interlock import cancellation

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlock.verify.frameworks.caches import check_cache_store, check_team_state
     from interlock.verify.frameworks.flows import check_flow_persistence
-    from interlock.verify.frameworks.results import Report, Result
+    from interlock.verify.frameworks.meeting import Report, Result
     from interlock.verify.frameworks.savers import check_saver
     from interlock.verify.frameworks.sessions import check_session
     from interlock.verify.frameworks.stores import check_store
@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Report": "results",
-    "Result": "results",
+    "Report": "meeting",
+    "Result": "meeting",
     "check_cache_store": "caches",
     "check_flow_persistence": "flows",
     "check_saver": "savers",

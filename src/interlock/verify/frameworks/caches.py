@@ -10,12 +10,13 @@ from interlock.verify.frameworks.meeting import (
     PATIENCE,
     Connection,
     Gate,
+    Report,
     connected,
+    counted,
     refusals,
     together,
     until_told_yes,
 )
-from interlock.verify.frameworks.results import Report, counted
 
 _WRITERS, _RUNS = 5, 5
 _FIRST = ["hello", "hello to you"]

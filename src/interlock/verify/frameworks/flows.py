@@ -13,11 +13,14 @@ from interlock.verify.frameworks.meeting import (
     PATIENCE,
     Connection,
     Gate,
+    Report,
+    Result,
     connected,
+    counted,
+    effects,
     refusals,
     together,
 )
-from interlock.verify.frameworks.results import Report, Result, counted, effects
 
 Make = Callable[[], Any]
 Run = Callable[[Any, str], AbstractContextManager[Any]]

@@ -14,11 +14,14 @@ from interlock.verify.frameworks.meeting import (
     PATIENCE,
     Connection,
     Gate,
+    Report,
+    Result,
     connected,
+    counted,
+    effects,
     refusals,
     together,
 )
-from interlock.verify.frameworks.results import Report, Result, counted, effects
 
 if TYPE_CHECKING:
     from langgraph.graph.state import StateGraph

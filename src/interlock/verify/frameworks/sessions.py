@@ -12,12 +12,14 @@ from interlock.verify.frameworks.meeting import (
     PATIENCE,
     Connection,
     Gate,
+    Report,
+    Result,
     connected,
+    counted,
     refusals,
     together,
     until_told_yes,
 )
-from interlock.verify.frameworks.results import Report, Result, counted
 
 Make = Callable[[str], Any]
 _RUNS, _APPENDERS = 2, 5

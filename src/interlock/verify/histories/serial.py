@@ -1,16 +1,184 @@
-"""Serializability of transactions: looks for cycles of dependencies, and names what they are."""
+"""Serializability of transactions: looks for cycles of dependencies, and names what they are.
+
+The graph says who must come before whom, and why.  Its edges are those of Adya ("Weak Consistency:
+A Generalized Theory", 1999): `ww`, `wr` and `rw`; and `rt` for real time.  That a history of which
+the versions are known is serializable exactly where the graph has no cycle is due to him, too; to
+look for cycles in what clients recorded, to Elle (Kingsbury and Alvaro, 2020).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import islice, product
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count, islice, product
 from typing import NamedTuple
 
-from interlock.verify.histories.cycles import components, in_order, shortest_cycle
-from interlock.verify.histories.dependencies import Edge, Graph
-from interlock.verify.histories.operations import Operation
-from interlock.verify.histories.verdicts import Anomaly, Dependency, Verdict
+from interlock.verify.histories.history import OK, Anomaly, Dependency, Operation, Verdict
 from interlock.verify.histories.versions import Versions
+
+Following = Sequence[Sequence[int]]
+
+
+def components(following: Following) -> list[list[int]]:
+    """Return the strongly connected components of more than one node, by Tarjan's algorithm.
+
+    `following` holds the nodes that follow each node.  Source: Tarjan, "Depth-First Search and
+    Linear Graph Algorithms" (1972), here without recursion.
+    """
+    unseen, closed = 0, len(following) + 1
+    found: list[list[int]] = []
+    # The order in which a node was met, then the least such number that it leads back to.
+    low = [unseen] * len(following)
+    numbers = count(1)
+    for root in range(len(following)):
+        if low[root]:
+            continue
+        low[root] = number = next(numbers)
+        waiting = [root]
+        walk = [(root, number, iter(following[root]))]
+        while walk:
+            node, met, rest = walk[-1]
+            for other in rest:
+                if low[other] == unseen:
+                    low[other] = number = next(numbers)
+                    waiting.append(other)
+                    walk.append((other, number, iter(following[other])))
+                    break
+                if low[other] < low[node]:
+                    low[node] = low[other]
+            else:
+                walk.pop()
+                if walk and low[node] < low[walk[-1][0]]:
+                    low[walk[-1][0]] = low[node]
+                if low[node] == met:
+                    at = len(waiting) - 1
+                    while waiting[at] != node:
+                        at -= 1
+                    component = waiting[at:]
+                    del waiting[at:]
+                    for each in component:
+                        low[each] = closed
+                    if len(component) > 1:
+                        found.append(component)
+    return found
+
+
+def shortest_cycle(following: Following, start: int, within: set[int], free: int) -> list[int]:
+    """Return a shortest cycle through `start` that stays `within` a set, empty if there is none.
+
+    Nodes from `free` on cost nothing and are left out of the cycle that is returned.
+    """
+    came: dict[int, int] = {}
+    cost = {start: 0}
+    todo = deque([start])
+    settled = set[int]()
+    while todo:
+        node = todo.popleft()
+        if node in settled:
+            continue
+        settled.add(node)
+        for other in following[node]:
+            if other not in within:
+                continue
+            if other == start:
+                path = [node]
+                while path[-1] != start:
+                    path.append(came[path[-1]])
+                return [each for each in reversed(path) if each < free]
+            further = cost[node] + (other < free)
+            if further < cost.get(other, further + 1):
+                cost[other] = further
+                came[other] = node
+                if other < free:
+                    todo.append(other)
+                else:
+                    todo.appendleft(other)
+    return []
+
+
+def in_order(following: Following, priority: Sequence[float]) -> list[int]:
+    """Return the nodes of a graph without cycles in an order of it, those of low priority first."""
+    waits = [0] * len(following)
+    for others in following:
+        for other in others:
+            waits[other] += 1
+    ready = [(priority[node], node) for node, number in enumerate(waits) if not number]
+    heapify(ready)
+    order = []
+    while ready:
+        _, node = heappop(ready)
+        order.append(node)
+        for other in following[node]:
+            waits[other] -= 1
+            if not waits[other]:
+                heappush(ready, (priority[other], other))
+    return order
+
+
+class Edge(NamedTuple):
+    """One dependency of a transaction on the transaction `after`, both by number."""
+
+    after: int
+    kind: str
+    key: str
+    scan: str | None = None
+
+
+class Graph:
+    """The dependencies of a history.  `strict` adds real time.
+
+    `following` holds the numbers that follow each number.  For real time there is a further
+    number for each completion, in the order of time: it follows what completed, and the next
+    completion and what was invoked later follow it.  So n transactions need few edges.
+    """
+
+    def __init__(self, versions: Versions, strict: bool) -> None:
+        self.versions = versions
+        self.strict = strict
+        self.size = len(versions.nodes)
+        self.following = [list({e.after for e in self.edges(n)}) for n in range(self.size)]
+        if strict:
+            self._add_time()
+
+    def edges(self, node: int) -> Iterator[Edge]:
+        """Yield the dependencies by what `node` wrote and read."""
+        versions = self.versions
+        for line, version in versions.writes[node]:
+            for following in line.after.get(version, ()):
+                if (writer := line.writer[following]) != node:
+                    yield Edge(writer, "ww", line.name)
+            for reader in line.readers.get(version, ()):
+                if reader != node:
+                    yield Edge(reader, "wr", line.name)
+        for line, version, scan in versions.reads[node]:
+            for following in line.after.get(version, ()):
+                if (writer := line.writer[following]) != node:
+                    yield Edge(writer, "rw", line.name, scan)
+
+    def precedes(self, node: int, other: int) -> bool:
+        """Say whether a transaction had completed before another one was invoked."""
+        operation = self.versions.nodes[node]
+        if not self.strict or operation.outcome != OK or operation.completed is None:
+            return False
+        return operation.completed < self.versions.nodes[other].invoked
+
+    def _add_time(self) -> None:
+        ended = []
+        for node, operation in enumerate(self.versions.nodes):
+            if operation.outcome == OK and operation.completed is not None:
+                ended.append((operation.completed, node))
+        ended.sort()
+        times = [time for time, _ in ended]
+        for at, (_, node) in enumerate(ended):
+            self.following[node].append(self.size + at)
+            self.following.append([self.size + at + 1] if at + 1 < len(ended) else [])
+        for node, operation in enumerate(self.versions.nodes):
+            before = bisect_left(times, operation.invoked)
+            if before:
+                self.following[self.size + before - 1].append(node)
+
 
 # What each name means; of several that a cycle could have, the first.
 NAMES = {

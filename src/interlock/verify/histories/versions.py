@@ -6,17 +6,17 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from interlock.verify.histories.operations import (
+from interlock.verify.histories.history import (
     ABSENT,
     APPEND,
     CAS,
     FAILED,
     OK,
+    Anomaly,
     Operation,
     State,
     States,
 )
-from interlock.verify.histories.verdicts import Anomaly
 
 
 class Line:

@@ -3,8 +3,7 @@
 `run` runs a plan and returns a `Report`.  The command line is `interlock.cli.torture`.
 """
 
-from interlock.verify.torture.report import Report
-from interlock.verify.torture.runner import new_space, run
-from interlock.verify.torture.settings import FAULTS, Settings
+from interlock.verify.torture.plan import FAULTS, Settings
+from interlock.verify.torture.runner import Report, new_space, run
 
 __all__ = ["FAULTS", "Report", "Settings", "new_space", "run"]

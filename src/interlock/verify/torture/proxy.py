@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+from interlock.verify.torture.plan import can_be_proxied
 
 _CHUNK = 1 << 20
 _REMEMBERED = 1024  # the longest that `matching` may be
@@ -241,3 +244,20 @@ class _Link:
             self.client.close()
             self.server.close()
             self.proxy.forget(self)
+
+
+_PORTS = {"postgresql": 5432, "postgres": 5432, "redis": 6379}
+
+
+@contextmanager
+def proxied(url: str) -> Iterator[tuple[str, Proxy | None]]:
+    """Yield the URL that leads through a proxy, and the proxy; or the URL as it is, and None."""
+    if not can_be_proxied(url):
+        yield url, None
+        return
+    parts = urlsplit(url)
+    assert parts.hostname is not None, "can_be_proxied looks for it"
+    with Proxy(parts.hostname, parts.port or _PORTS[parts.scheme]) as proxy:
+        user, at, _ = parts.netloc.rpartition("@")
+        place = f"{user}{at}{proxy.host}:{proxy.port}"
+        yield urlunsplit((parts.scheme, place, parts.path, parts.query, parts.fragment)), proxy

@@ -1,0 +1,204 @@
+"""The space that an adapter is given or opens, used in one way with and without asyncio.
+
+A framework asks for the same thing twice, as `put` and as `aput`.  An adapter writes it once, as a
+coroutine function of an `AsyncSpace`.  `awaitable(space)` gives a `Space` the same methods; what
+they return never waits, so `run` needs no event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Generic, Self, TypeVar, cast
+
+import interlock
+from interlock import AsyncSpace, Committed, Entry, Invalid, Space
+from interlock.cancellation import finish
+
+A = TypeVar("A")
+T = TypeVar("T")
+Work = Coroutine[Any, Any, T]
+Write = tuple[Any, ...]  # the name of a method of a transaction, and its arguments
+
+
+def checked(space: object, adapter: str) -> Space | AsyncSpace:
+    """Return the space that an adapter was given.  Raises Invalid if it is none.
+
+    The message doesn't show what was given: it may be a URL with a password.
+    """
+    if isinstance(space, Space | AsyncSpace):
+        return space
+    if hasattr(space, "__await__"):
+        raise Invalid(f"{adapter} got interlock.open_async(...) without await: await it first")
+    raise Invalid(
+        f"{adapter} needs an open space, not {type(space).__name__}: "
+        f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
+    )
+
+
+def synchronous(space: object, adapter: str) -> Space:
+    """Return the space that a synchronous adapter was given.  Raises Invalid."""
+    found = checked(space, adapter)
+    if not isinstance(found, Space):
+        raise Invalid(
+            f"{adapter} is synchronous, in asyncio too: open its space with interlock.open, "
+            "not interlock.open_async"
+        )
+    return found
+
+
+def one_of(name: str, given: object, *allowed: str) -> None:
+    """Raise Invalid if an argument has none of the values that are allowed."""
+    if given not in allowed:
+        raise Invalid(f"{name}={given!r:.60} is not one of {', '.join(map(repr, allowed))}")
+
+
+# Calls, with and without asyncio
+
+
+def awaitable(space: Space | AsyncSpace) -> AsyncSpace:
+    """Return a space whose methods are awaited, for code that is given to `run` or `run_async`."""
+    return space if isinstance(space, AsyncSpace) else cast(AsyncSpace, _AwaitedSpace(space))
+
+
+def run(space: Space | AsyncSpace, work: Work[T]) -> T:
+    """Run code that was given `awaitable(space)`.
+
+    Raises Invalid if `space` was opened with `interlock.open_async`.
+    """
+    if isinstance(space, Space):
+        return _ended(work)
+    work.close()
+    raise Invalid(
+        "a synchronous call needs a space from interlock.open; this one is from "
+        "interlock.open_async: use the asynchronous methods"
+    )
+
+
+async def run_async(space: Space | AsyncSpace, work: Work[T]) -> T:
+    """Await code that was given `awaitable(space)`.
+
+    A `Space` is called in a thread, which a cancelled caller waits for: what it writes is written
+    when this returns.
+    """
+    if isinstance(space, Space):
+        return await finish(asyncio.to_thread(_ended, work))
+    return await work
+
+
+async def commit(
+    space: AsyncSpace, writes: Iterable[Write], op_id: str | None = None
+) -> Committed | None:
+    """Commit several writes, such as `("write", record, value)`, in one transaction."""
+    async with space.transaction(op_id=op_id) as tx:
+        for name, *args in writes:
+            await getattr(tx, name)(*args)
+    return tx.committed
+
+
+def _ended(work: Work[T]) -> T:
+    """Return what a coroutine returns that has nothing to wait for."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        answer: T = done.value
+        return answer
+    finally:
+        work.close()
+    raise AssertionError("code for a synchronous space waited for something else")
+
+
+class _Awaited:
+    """A synchronous object whose methods are awaited."""
+
+    def __init__(self, of: Any) -> None:
+        self._of = of
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._of, name)
+        if not callable(found):
+            return found
+
+        async def method(*args: Any, **named: Any) -> Any:
+            return found(*args, **named)
+
+        return method
+
+    async def __aenter__(self) -> Self:
+        self._of.__enter__()
+        return self
+
+    async def __aexit__(self, *problem: Any) -> None:
+        self._of.__exit__(*problem)
+
+
+class _AwaitedSpace(_Awaited):
+    """A synchronous space whose methods are awaited."""
+
+    def lease(self, *args: Any, **named: Any) -> _Awaited:
+        return _Awaited(self._of.lease(*args, **named))
+
+    def transaction(self, **named: Any) -> _Awaited:
+        return _Awaited(self._of.transaction(**named))
+
+    async def transact(self, fn: Callable[[Any], Work[T]]) -> T:
+        answer: T = self._of.transact(lambda tx: _ended(fn(_Awaited(tx))))
+        return answer
+
+    async def history(self, key: str) -> AsyncIterator[Entry]:
+        for entry in self._of.history(key):
+            yield entry
+
+
+# An adapter that opens its own space
+
+
+class Opened(Generic[A]):
+    """An adapter with a space of its own, for a `with` or `async with` block, which closes it."""
+
+    def __init__(
+        self, adapter: Callable[[Any], A], url: str, space: str, agent: str | None
+    ) -> None:
+        self._adapter = adapter
+        self._arguments = (url, space, agent)
+        self._space: Any = None
+
+    def __enter__(self) -> A:
+        self._space = interlock.open(*self._arguments)
+        try:
+            return self._adapter(self._space)
+        except BaseException:
+            self._space.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self._space.close()
+
+    async def __aenter__(self) -> A:
+        self._space = await interlock.open_async(*self._arguments)
+        try:
+            return self._adapter(self._space)
+        except BaseException:
+            await self._space.close()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._space.close()
+
+
+class FromUrl:
+    """What LangGraph's own stores offer for opening: `from_conn_string` and `setup`."""
+
+    @classmethod
+    def from_conn_string(
+        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+    ) -> Opened[Self]:
+        """Open a space for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
+
+        `space` and `agent` are arguments of `interlock.open`; `options` are those of the class.
+        """
+        adapter = cast(Callable[..., Self], cls)
+        return Opened(lambda opened: adapter(opened, **options), conn_string, space, agent)
+
+    def setup(self) -> None:
+        """Do nothing: `interlock.open` makes a space."""

@@ -1,0 +1,33 @@
+"""What requests and refusals are: plain data, compared by what it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self, dataclass_transform
+
+
+@dataclass_transform(eq_default=False, frozen_default=True)
+class Struct:
+    """Each subclass is a dataclass of its fields.
+
+    It is declared and made faster than a frozen dataclass or a named tuple, because nothing stops
+    a change of it but the type checker.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        dataclass(eq=False, repr=False)(cls)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return the same with other values of some fields."""
+        return type(self)(**{**vars(self), **changes})
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
