@@ -211,17 +211,18 @@ async def test_reads_in_any_context_protect_the_write_that_follows(
 ) -> None:
     store = Store(space)
     store.put(MEMORIES, "notes", {"notes": []})
-    all_have_read = asyncio.Barrier(5)
+    all_have_read, writing = asyncio.Barrier(5), asyncio.Lock()
 
     async def add(number: int, named: bool) -> None:
         item = await _get(store, how)
         await all_have_read.wait()
-        if named:
-            fresh = {"notes": [*item.value["notes"], number]}
-            await store.aput(MEMORIES, "notes", fresh, base=item)
-        else:
-            item.value["notes"].append(number)
-            await store.aput(MEMORIES, "notes", item.value)
+        async with writing:  # one after the other, so that only what was read refuses a write
+            if named:
+                fresh = {"notes": [*item.value["notes"], number]}
+                await store.aput(MEMORIES, "notes", fresh, base=item)
+            else:
+                item.value["notes"].append(number)
+                await store.aput(MEMORIES, "notes", item.value)
 
     done = await asyncio.gather(*(add(n, n % 2 == 0) for n in range(5)), return_exceptions=True)
     assert sorted(type(each).__name__ for each in done) == ["Conflict"] * 4 + ["NoneType"]
