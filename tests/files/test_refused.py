@@ -14,7 +14,7 @@ import pytest
 import interlock
 from interlock.core import decide
 from interlock.files import desk, steps, syncing
-from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
+from tests.files.test_contract import STORES, files, others, root, store_url
 
 __all__ = ["STORES", "files", "others", "root", "store_url"]  # fixtures
 

@@ -19,8 +19,8 @@ from interlock.core.decide import Writer
 from interlock.core.outcome import Refusal
 from interlock.core.transaction import Transaction
 from interlock.verify import View, Violation, explore
-from tests.core.conftest import Pin
-from tests.core.test_explore_mutants import mutate
+from tests.verify.conftest import Pin
+from tests.verify.test_explore_mutants import mutate
 
 TTL = 5.0  # seconds; less than a stall
 
