@@ -16,15 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.core.keys import (
+    DEFAULT_MAX_VALUE_BYTES,
     MAX_KEY_BYTES,
     MAX_NAME_BYTES,
     check_key,
     check_name,
     check_prefix,
+    decode,
+    decode_many,
+    encode,
     prefix_end,
 )
-from interlock.core.outcome import Invalid
-from interlock.core.values import DEFAULT_MAX_VALUE_BYTES, decode, decode_many, encode
+from interlock.core.refusals import Invalid
 
 BIG = 10**1200
 scalars = (

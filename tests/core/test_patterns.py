@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import interlock
-from interlock.core import patterns
+from interlock.core.keys import fixed_prefix, matches, narrower, owner, shared_key
 from interlock.core.rules import RuleSet, check
 
 segments = st.sampled_from(["a", "b", "*", "{agent}"])
@@ -37,20 +37,20 @@ KEYS = [
     ],
 )
 def test_what_a_pattern_matches(pattern: str, inside: list[str], outside: list[str]) -> None:
-    assert [key for key in [*inside, *outside] if patterns.matches(pattern, key)] == inside
+    assert [key for key in [*inside, *outside] if matches(pattern, key)] == inside
 
 
 @given(some_patterns, some_patterns)
 def test_narrower_and_shared_are_about_the_keys(one: str, other: str) -> None:
-    first = {key for key in KEYS if patterns.matches(one, key)}
-    second = {key for key in KEYS if patterns.matches(other, key)}
-    assert patterns.narrower(one, other) == (first <= second)
-    example = patterns.shared_key(one, other)
+    first = {key for key in KEYS if matches(one, key)}
+    second = {key for key in KEYS if matches(other, key)}
+    assert narrower(one, other) == (first <= second)
+    example = shared_key(one, other)
     assert (example is not None) == bool(first & second)
     if example is not None:
-        assert patterns.matches(one, example)
-        assert patterns.matches(other, example)
-    assert all(key.startswith(patterns.fixed_prefix(one)) for key in first)
+        assert matches(one, example)
+        assert matches(other, example)
+    assert all(key.startswith(fixed_prefix(one)) for key in first)
 
 
 @given(st.sets(some_patterns, min_size=1, max_size=4))
@@ -60,15 +60,15 @@ def test_a_set_that_is_not_ambiguous_has_one_narrowest_rule_for_each_key(found: 
         return
     rules = RuleSet(1, declared)
     for key in KEYS:
-        matching = [pattern for pattern in found if patterns.matches(pattern, key)]
+        matching = [pattern for pattern in found if matches(pattern, key)]
         best, _ = rules.match(key)
         assert best in matching or (not matching and best == "")
-        assert all(patterns.narrower(best, pattern) for pattern in matching)
+        assert all(narrower(best, pattern) for pattern in matching)
 
 
 def test_the_owner_stands_in_the_key() -> None:
-    assert patterns.owner("agent/{agent}/**", "agent/ann/notes") == "ann"
-    assert patterns.owner("agent/*", "agent/ann") is None
+    assert owner("agent/{agent}/**", "agent/ann/notes") == "ann"
+    assert owner("agent/*", "agent/ann") is None
 
 
 def test_a_machine_is_drawn_from_its_table() -> None:

@@ -15,10 +15,9 @@ from typing import Any, NoReturn
 
 from interlock import Space
 from interlock.backends.contract import Backend
-from interlock.core.decide import Writer
-from interlock.core.outcome import Committed
-from interlock.core.records import Snapshot
+from interlock.core.records import Committed, Snapshot
 from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
+from interlock.core.writer import Writer
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.verify.explorer.store import SPACE, Raised, StillDriver, Stores, explored_space
 
