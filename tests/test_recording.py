@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.recording import Recording
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.backends.trace import Recording
 from interlock.core import write
 from interlock.core.lease import take_lease
 from interlock.core.refusals import Fenced
