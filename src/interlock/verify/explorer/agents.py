@@ -50,7 +50,7 @@ class ProtocolAgent:
 def protocol_agent(steps: Callable[[Writer], Any]) -> ProtocolAgent:
     """Make an agent of a function that takes a Writer and returns a protocol's generator.
 
-    Such as `lambda writer: protocol.update(writer, "k", fn, 0, limits, "op-1", False)`.
+    Such as `lambda writer: update.update(writer, "k", fn, 0, limits, "op-1", False)`.
     """
     return ProtocolAgent(steps)
 

@@ -18,7 +18,7 @@ from interlock.core.rules import leased, merged
 from interlock.core.transact import Stopped, Transaction, commit_transaction
 from interlock.core.update import TICKET_TTL, Limits
 from interlock.core.writer import Writer
-from tests.core.test_protocols import (
+from tests.core.test_update import (
     ABSENT,
     AUTO,
     HELD,

@@ -1,4 +1,4 @@
-"""The protocols driven by hand: what they ask for, in which order, after each kind of answer."""
+"""The protocols of one key, driven by hand: what they ask for, in which order."""
 
 from __future__ import annotations
 
