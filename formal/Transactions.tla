@@ -6,7 +6,7 @@
 \* the keys that a scan returned and those it did not.  One that only looked commits nothing.
 \* The invariants know only what was read and written, not how it was checked.
 \*
-\* @code Begin core/transact.py:transact core/transact.py:_transact
+\* @code Begin core/transact.py:transact
 \* @code Load core/transact.py:Transaction.load core/transact.py:Transaction._moved
 \* @code Load backends/sqlite/read.py:load backends/postgres/functions.sql:load
 \* @code Load backends/redis/load.lua

@@ -8,7 +8,7 @@ forward, otherwise the commit could only be refused and the conflict is reported
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -34,13 +34,14 @@ from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Th
 from interlock.core.struct import Json
 from interlock.core.update import (
     Limits,
+    P,
     Turn,
     check_limits,
     final_refusal,
-    giving_up,
     kept,
     renewal,
     take_turn,
+    with_turn,
 )
 from interlock.core.write import (
     Decision,
@@ -351,7 +352,23 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     return (yield from commit(state.writer, lambda: state.decision(op_id)))
 
 
+def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
+    """Make a key that cannot be folded here a refusal, and not an answer of `fn`."""
+
+    @wraps(protocol)
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[Any]:
+        try:
+            return (yield from protocol(*args, **kwargs))
+        except Unfoldable as problem:
+            return Stopped(problem.refusal)
+
+    return steps
+
+
+@_stopping
+@with_turn
 def transact(
+    turn: Turn,
     writer: Writer,
     begin: Callable[[Transaction], Any],
     fn: Callable[[Any], Any],
@@ -368,24 +385,6 @@ def transact(
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
-    turn = Turn()
-    steps = _transact(writer, begin, fn, limits, op_id, resumable, new, turn)
-    try:
-        return (yield from giving_up(turn, steps))
-    except Unfoldable as problem:
-        return Stopped(problem.refusal)
-
-
-def _transact(
-    writer: Writer,
-    begin: Callable[[Transaction], Any],
-    fn: Callable[[Any], Any],
-    limits: Limits,
-    op_id: str,
-    resumable: bool,
-    new: Callable[[Writer], Transaction],
-    turn: Turn,
-) -> Steps[Any]:
     if resumable or limits.patience is not None:
         snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:

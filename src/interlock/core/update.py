@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import partial
-from typing import Any, NamedTuple
+from functools import partial, wraps
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from interlock.core import refusals
 from interlock.core.fold import ask
@@ -55,6 +55,8 @@ from interlock.core.requests import (
 from interlock.core.struct import Json
 from interlock.core.write import applied_before, commit, forgot_return, plan_delete, put
 from interlock.core.writer import Writer
+
+P = ParamSpec("P")
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
 _LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
@@ -133,6 +135,17 @@ def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
         raise
 
 
+def with_turn(protocol: Callable[Concatenate[Turn, P], Steps[T]]) -> Callable[P, Steps[T]]:
+    """Give a protocol its Turn, which is given up where the protocol is interrupted."""
+
+    @wraps(protocol)
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
+        turn = Turn()
+        return giving_up(turn, protocol(turn, *args, **kwargs))
+
+    return steps
+
+
 def pause_for(ahead: int, turn: float, waited: float) -> float:
     """Return seconds until the next question.
 
@@ -189,7 +202,9 @@ def _out_of_patience(key: str, limits: Limits, ahead: int, attempts: int) -> Con
     )
 
 
+@with_turn
 def update(
+    turn: Turn,
     writer: Writer,
     key: str,
     fn: Callable[[Any], Any],
@@ -206,24 +221,6 @@ def update(
     wrong = check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
-    turn = Turn()
-    return (
-        yield from giving_up(
-            turn, _update(writer, key, fn, default, limits, op_id, resumable, turn)
-        )
-    )
-
-
-def _update(
-    writer: Writer,
-    key: str,
-    fn: Callable[[Any], Any],
-    default: Json,
-    limits: Limits,
-    op_id: str,
-    resumable: bool,
-    turn: Turn,
-) -> Steps[Record | Refusal]:
     ticket = attempts = 0
     in_turn = limits.turns == "always"
     if resumable or not in_turn:  # who waits for its turn anyway reads the key then
