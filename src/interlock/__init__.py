@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from interlock.core.diagram import draw_machine
     from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.trimming import Trimmed
-    from interlock.files.documents import (
+    from interlock.files.document import (
         Document,
         FileConflict,
         FileEdited,
@@ -203,10 +203,10 @@ _LATE = {
     "ConflictReport": "core.conflicts",
     "Coordinator": "_sync.coordinator",
     "Delivery": "core.groups",
-    "Document": "files.documents",
-    "FileConflict": "files.documents",
-    "FileEdited": "files.documents",
-    "FileStatus": "files.documents",
+    "Document": "files.document",
+    "FileConflict": "files.document",
+    "FileEdited": "files.document",
+    "FileStatus": "files.document",
     "Files": "_sync.files",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
@@ -214,7 +214,7 @@ _LATE = {
     "GroupInfo": "core.groups",
     "GroupPending": "core.groups",
     "KeyConflicts": "core.conflicts",
-    "Progress": "streams.coordinating",
+    "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
     "RefusalNote": "core.conflicts",
     "Run": "_sync.run",
@@ -223,7 +223,7 @@ _LATE = {
     "Runs": "_sync.run",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
-    "Unpublished": "files.documents",
+    "Unpublished": "files.document",
     "Worked": "runs.working",
     "Worker": "_sync.worker",
     "draw_machine": "core.diagram",

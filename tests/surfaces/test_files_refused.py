@@ -13,7 +13,7 @@ import pytest
 
 import interlock
 from interlock.core import decide
-from interlock.files import desk, steps, syncing
+from interlock.files import context, operations, sync
 from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
 
 __all__ = ["STORES", "files", "others", "root", "store_url"]  # fixtures
@@ -134,12 +134,12 @@ def test_a_place_that_is_taken_after_it_was_checked_is_refused(
     to_take = [taken]
 
     def check_place(*arguments: Any) -> Any:
-        freed = yield from desk.check_place(*arguments)
+        freed = yield from context.check_place(*arguments)
         if to_take:
             others.write(others.read(to_take.pop()), "theirs")
         return freed
 
-    for module in (steps, syncing):
+    for module in (operations, sync):
         monkeypatch.setattr(module, "check_place", check_place)
     with pytest.raises(interlock.Invalid, match=r"needs a folder '.*', and a document cannot be"):
         RACES[race](files, root)

@@ -463,9 +463,9 @@ class AsyncSpace:
         which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._async.files import AsyncFiles
-        from interlock.files.desk import desk
+        from interlock.files.context import files_context
 
-        found = desk(self.session, root, pattern, outside, merge, hidden)
+        found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
 
     def history(self, key: str, *, after: int | None = None) -> AsyncIterator[Entry]:

@@ -455,9 +455,9 @@ class Space:
         which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._sync.files import Files
-        from interlock.files.desk import desk
+        from interlock.files.context import files_context
 
-        found = desk(self.session, root, pattern, outside, merge, hidden)
+        found = files_context(self.session, root, pattern, outside, merge, hidden)
         return Files(self.session, found)
 
     def history(self, key: str, *, after: int | None = None) -> Iterator[Entry]:
