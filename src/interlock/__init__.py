@@ -76,10 +76,10 @@ if TYPE_CHECKING:
         FileStatus,
         Unpublished,
     )
-    from interlock.runs.breaking import BreakerInfo
+    from interlock.runs.breaker import BreakerInfo
+    from interlock.runs.history import RunMoment
     from interlock.runs.records import RunInfo, StepInfo
-    from interlock.runs.replaying import RunMoment
-    from interlock.runs.working import Worked
+    from interlock.runs.worker import Worked
     from interlock.streams.coordinator import Progress
 
 __version__ = "0.1.0"
@@ -199,7 +199,7 @@ _LATE = {
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
-    "BreakerInfo": "runs.breaking",
+    "BreakerInfo": "runs.breaker",
     "ConflictReport": "core.conflicts",
     "Coordinator": "_sync.coordinator",
     "Delivery": "core.groups",
@@ -219,12 +219,12 @@ _LATE = {
     "RefusalNote": "core.conflicts",
     "Run": "_sync.run",
     "RunInfo": "runs.records",
-    "RunMoment": "runs.replaying",
+    "RunMoment": "runs.history",
     "Runs": "_sync.run",
     "StepInfo": "runs.records",
     "Trimmed": "core.trimming",
     "Unpublished": "files.document",
-    "Worked": "runs.working",
+    "Worked": "runs.worker",
     "Worker": "_sync.worker",
     "draw_machine": "core.diagram",
     "open_async": "_async.opening",

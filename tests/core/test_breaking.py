@@ -18,7 +18,7 @@ from interlock.core import decide
 from interlock.core.conflicts import note
 from interlock.core.plan import Expect
 from interlock.errors import BreakerOpen, Unavailable
-from interlock.runs import breaking
+from interlock.runs import breaker as breaking
 from tests.servers.process import wait_until
 
 

@@ -13,7 +13,7 @@ import pytest
 from interlock import Breaker, Space
 from interlock.core import protocol
 from interlock.errors import BreakerOpen
-from interlock.runs import breaking
+from interlock.runs import breaker as breaking
 from interlock.verify import Exploration, View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.explored_agents import Agent

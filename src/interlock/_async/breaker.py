@@ -1,6 +1,6 @@
 """A circuit breaker, which all who open the space share.
 
-The shared state is in `runs.breaking`.  Here is what is each process's own: what it last saw of the
+The shared state is in `runs.breaker`.  Here is what is each process's own: what it last saw of the
 state, for how long it goes by that, and how long a call took.
 """
 
@@ -20,9 +20,8 @@ from interlock.core.outcome import Refusal
 from interlock.core.requests import Steps
 from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
-from interlock.runs import breaking
-from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
-from interlock.runs.overdue import Call, CallWatch
+from interlock.runs import breaker
+from interlock.runs.breaker import CLOSED, BreakerInfo, Call, CallWatch, Limits, Passage, Seen
 from interlock.session import AsyncSession
 
 
@@ -96,19 +95,19 @@ class AsyncBreaker:
 
     async def info(self) -> BreakerInfo:
         """Return the shared state, asked of the store."""
-        return await self._learned(breaking.look(self._session.writer, self.name))
+        return await self._learned(breaker.look(self._session.writer, self.name))
 
     async def reset(self) -> BreakerInfo:
         """Close it, whatever it was, and return the shared state."""
         op_id = self._session.op_id()
-        return await self._learned(breaking.reset(self._session.writer, self.name, op_id))
+        return await self._learned(breaker.reset(self._session.writer, self.name, op_id))
 
     async def __aenter__(self) -> Self:
         now = time.monotonic()
         call = self._known(now)
         if call is None:
             session = self._session
-            steps = breaking.admit(session.writer, self._limits, session.op_id())
+            steps = breaker.admit(session.writer, self._limits, session.op_id())
             try:
                 answer: Any = await session.run(steps)  # a Passage or a Seen
             except BaseException:
@@ -154,7 +153,7 @@ class AsyncBreaker:
             return _Call(Passage(seen), now, breaker=self)
         if age_us >= seen.wait_us:
             return None
-        raise BreakerOpen(breaking.refused(self.name, seen, age_us))
+        raise BreakerOpen(breaker.refused(self.name, seen, age_us))
 
     def _learn(self, seen: Seen, asked: float) -> None:
         """Go by what was seen, unless something newer is known."""
@@ -171,7 +170,7 @@ class AsyncBreaker:
         seen = answer.seen if isinstance(answer, Passage) else answer
         self._learn(seen, asked)
         if isinstance(answer, Seen):
-            raise BreakerOpen(breaking.refused(self.name, seen))
+            raise BreakerOpen(breaker.refused(self.name, seen))
         # A probe's time runs from before its claim: so it is over before the claim expires.
         return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
@@ -184,15 +183,15 @@ class AsyncBreaker:
         ended = problem is None or isinstance(problem, (Exception, *self._ignore))
         if ended and (late or took > self.timeout):
             reason = f"took {took:.1f} s, longer than {self.timeout:g} s"
-            return breaking.failed(writer, limits, passage, reason, op_id(), noted)
+            return breaker.failed(writer, limits, passage, reason, op_id(), noted)
         if problem is not None and ended and not isinstance(problem, self._ignore):
             reason = described(problem)
-            return breaking.failed(writer, limits, passage, reason, op_id(), noted)
+            return breaker.failed(writer, limits, passage, reason, op_id(), noted)
         if not passage.probe:
-            return breaking.ended(writer, limits, noted, op_id()) if noted else None
+            return breaker.ended(writer, limits, noted, op_id()) if noted else None
         if ended:
-            return breaking.succeeded(writer, passage, op_id())
-        return breaking.given_up(writer, passage, op_id())  # interrupted or cancelled
+            return breaker.succeeded(writer, passage, op_id())
+        return breaker.given_up(writer, passage, op_id())  # interrupted or cancelled
 
     def _untold(self, problem: BaseException | None, fault: InterlockError) -> None:
         """The store could not be told.  What the call returned or raised counts for the caller."""
@@ -225,4 +224,4 @@ class AsyncBreaker:
         asked = time.monotonic()
         seen = await self._session.run(steps)
         self._learn(seen, asked)
-        return breaking.info(self.name, seen)
+        return breaker.info(self.name, seen)

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from interlock.core.conflicts import ConflictReport
     from interlock.core.merges import Reducer
     from interlock.core.trimming import Trimmed
-    from interlock.runs.breaking import BreakerInfo
-    from interlock.runs.working import Worked
+    from interlock.runs.breaker import BreakerInfo
+    from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
 
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
@@ -426,16 +426,16 @@ class Space:
         one caller may probe.  `refresh`: seconds for which it goes by what it saw of the state.
         """
         from interlock._sync.breaker import Breaker
-        from interlock.runs.breaking import limits
+        from interlock.runs.breaker import limits
 
         found = accepted(limits(name, failures, within, timeout, reset_after))
         return Breaker(self.session, found, ignore, refresh)
 
     def breakers(self) -> list[BreakerInfo]:
         """Return the state of each of the space's breakers that ever counted a failure."""
-        from interlock.runs import breaking
+        from interlock.runs import breaker
 
-        return list(self.session.run(breaking.every(self.session.writer)))
+        return list(self.session.run(breaker.every(self.session.writer)))
 
     def files(
         self,

@@ -10,12 +10,18 @@ claimed the next probe finds another version, and changes nothing.
 
 A call that goes on for a while is noted in `$breaker_calls/<name>`, with the time at which it is
 overdue.  Whoever looks at the breaker after that counts it as failed, and takes the note away in
-the same commit; so it counts once, whoever counts it, and whether or not it ever ends.
+the same commit; so it counts once, whoever counts it, and whether or not it ever ends.  This
+process does so from a thread (`CallWatch`), however the call hangs; where it is frozen or dead, the
+others do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -30,6 +36,8 @@ from interlock.core.plan import PUT
 from interlock.core.records import Record, Snapshot, as_datetime
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
+from interlock.errors import AnswerLost, Closed, InterlockError
+from interlock.session import Session
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -38,6 +46,9 @@ _MOST_CALLS = 1000  # that are noted at once
 _LONGEST = 24 * 3600.0  # seconds
 _ASK_AGAIN_US = 1_000_000  # while a probe is under way: it may answer at any moment
 _LONGEST_REASON = 200  # characters
+NOTED_AFTER = 1.0  # seconds, or half of a shorter timeout: short calls cost nothing
+_FIRST_PAUSE = 1.0  # seconds until the store is asked again, twice as long each time
+_LONGEST_PAUSE = 60.0
 
 
 class Limits(NamedTuple):
@@ -257,7 +268,7 @@ def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Seen | Re
             if (circuit.state, circuit.openings) == (CLOSED, openings):
                 late = (seen.time_us - due_us) / 1e6
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
-                circuit = circuit.failing(seen.time_us, limits, agent, _told(reason))
+                circuit = circuit.failing(seen.time_us, limits, agent, _shortened(reason))
                 circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
         also: list[tuple[Record, Json]] = [(record, left)]
         if not seen.record.version:
@@ -293,7 +304,7 @@ def failed(
                 return seen
             if (seen.circuit.state, seen.circuit.call) != (OPEN, call_id):
                 return (yield from ended(writer, limits, call_id, op_id))
-            circuit = seen.circuit._replace(reason=_told(reason), call="")
+            circuit = seen.circuit._replace(reason=_shortened(reason), call="")
             outcome = yield from _move(writer, seen, circuit, op_id)
             if not isinstance(outcome, Conflict):
                 return outcome
@@ -303,7 +314,7 @@ def failed(
             if call_id not in (calls.value or {}):
                 return seen
             also.append((calls, {k: call for k, call in calls.value.items() if k != call_id}))
-        circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _told(reason))
+        circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _shortened(reason))
         if not seen.record.version:
             also.append(_indexed(snapshot, limits.name))
         outcome = yield from _move(writer, seen, circuit, op_id, also)
@@ -363,12 +374,12 @@ def every(writer: Writer) -> Steps[list[BreakerInfo]]:
 
 
 def info(name: str, seen: Seen) -> BreakerInfo:
-    """Return what is to be told of a breaker."""
+    """Return the public state of a breaker."""
     circuit = seen.circuit
     opened = as_datetime(circuit.opened_us) if circuit.openings else None
     seconds, failures = seen.wait_us / 1e6, len(circuit.failed)
-    told = (circuit.agent, circuit.reason, circuit.probe)
-    return BreakerInfo(name, circuit.state, failures, seconds, opened, *told)
+    opening = (circuit.agent, circuit.reason, circuit.probe)
+    return BreakerInfo(name, circuit.state, failures, seconds, opened, *opening)
 
 
 def _key(name: str) -> str:
@@ -431,6 +442,93 @@ def _plan(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> 
     return writer.plan(op_id, expects=expects, writes=writes)
 
 
-def _told(reason: str) -> str:
+def _shortened(reason: str) -> str:
     """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
     return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that was let through, by this process's clock: `started`, and when to look at it.
+
+    `noted`: the store knows of it.
+    """
+
+    passage: Passage
+    started: float
+    id: str = ""
+    look_at: float = 0.0
+    pause: float = _FIRST_PAUSE
+    noted: bool = False
+    over: bool = False
+
+
+@dataclass
+class CallWatch:
+    """The calls of one handle that are under way; a thread watches them while there are any."""
+
+    session: Session
+    limits: Limits
+    learn: Callable[[Seen, float], None]
+    _calls: dict[Call, None] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _sleeps_until: float = 0.0
+    _pid: int = 0  # of the process whose thread watches
+
+    def add(self, call: Call) -> None:
+        """Watch a call."""
+        timeout = self.limits.timeout_us / 1e6
+        call.look_at = call.started + min(NOTED_AFTER, timeout / 2)
+        with self._changed:
+            self._calls[call] = None
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(target=self._watch, name="interlock-breaker", daemon=True).start()
+            elif call.look_at < self._sleeps_until:
+                self._changed.notify()
+
+    def remove(self, call: Call) -> None:
+        """Watch a call no longer; it is over."""
+        with self._changed:
+            self._calls.pop(call, None)
+            call.over = True
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                if not self._calls:
+                    self._pid = 0
+                    return
+                self._sleeps_until = min(call.look_at for call in self._calls)
+                left = self._sleeps_until - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                due = [call for call in self._calls if call.look_at <= time.monotonic()]
+            for call in due:
+                call.look_at = time.monotonic() + call.pause
+                try:
+                    self._look(call)
+                except Closed:
+                    self.remove(call)
+                except (AnswerLost, InterlockError):
+                    continue  # the store is away: later
+
+    def _look(self, call: Call) -> None:
+        now, limits = time.monotonic(), self.limits
+        writer, op_id = self.session.writer, self.session.op_id
+        if call.noted:
+            seen = self.session.run(count_overdue(writer, limits, op_id()))
+            if isinstance(seen, Seen):
+                self.learn(seen, now)
+            call.pause = min(call.pause * 2, _LONGEST_PAUSE)
+            return
+        call.id = call.id or op_id()
+        took = now - call.started
+        self.session.run(began(writer, limits, call.passage, call.id, int(took * 1e6)))
+        with self._changed:
+            call.noted = not call.over
+        if call.noted:  # overdue by the store's clock first, which was read before now
+            call.look_at = time.monotonic() - took + limits.timeout_us / 1e6
+        else:  # it ended meanwhile
+            self.session.run(ended(writer, limits, call.id, op_id()))
