@@ -9,10 +9,11 @@ from typing import Any, Self
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core import protocol
+from interlock.core.requests import Steps
 from interlock.core.turns import Limits
 from interlock.errors import raise_refused
 from interlock.files import operations, sync
-from interlock.files.context import Doing, FilesContext, T, checked
+from interlock.files.context import FilesContext, T, checked
 from interlock.files.document import Document, FileStatus
 from interlock.session import AsyncSession
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
@@ -173,7 +174,7 @@ class AsyncFiles:
         """
         return await self._run(sync.discard(self._context, path))
 
-    async def _run(self, operation: Doing[T]) -> T:
+    async def _run(self, operation: Steps[T]) -> T:
         return await self._session.run(checked(operation))
 
 
@@ -232,5 +233,5 @@ class AsyncFilesTx(AwaitsCalls):
             raise_refused(unawaited)
             self.written = await self._run(self._changes.commit(self._op_id))
 
-    async def _run(self, operation: Doing[T]) -> T:
+    async def _run(self, operation: Steps[T]) -> T:
         return await self._session.run(checked(operation))

@@ -22,7 +22,15 @@ from interlock.core.requests import Steps
 from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaker
-from interlock.runs.breaker import CLOSED, BreakerInfo, Call, CallWatch, Limits, Passage, Seen
+from interlock.runs.breaker import (
+    CLOSED,
+    BreakerInfo,
+    Call,
+    CallWatch,
+    Limits,
+    Observation,
+    Passage,
+)
 from interlock.session import Session
 
 
@@ -61,8 +69,8 @@ class Breaker:
         self._limits = limits
         self._ignore = ignore
         self._refresh = refresh
-        self._seen: Seen | None = None
-        self._seen_at = 0.0  # when that was asked for, by this process's clock
+        self._observed: Observation | None = None
+        self._observed_at = 0.0  # when that was asked for, by this process's clock
         self._asked = 0.0  # when the store was last asked
         self._lock = threading.Lock()
         self._watch: CallWatch | None = None
@@ -82,7 +90,7 @@ class Breaker:
     @property
     def state(self) -> str:
         """`closed`, `open` or `half_open`, as this handle last saw it; `info` asks the store."""
-        return CLOSED if self._seen is None else self._seen.circuit.state
+        return CLOSED if self._observed is None else self._observed.circuit.state
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """Call `fn(*args, **options)` and return what it returns.
@@ -111,7 +119,7 @@ class Breaker:
             session = self._session
             steps = breaker.admit(session.writer, self._limits, session.op_id())
             try:
-                answer: Any = session.run(steps)  # a Passage or a Seen
+                answer: Any = session.run(steps)  # a Passage or an Observation
             except BaseException:
                 self._forget()
                 raise
@@ -145,34 +153,34 @@ class Breaker:
         Of many threads one asks; the others go by what was seen last meanwhile.
         """
         with self._lock:
-            seen, age_us = self._seen, int((now - self._seen_at) * 1e6)
-            due = seen is None or now - self._asked >= self._refresh
+            observed, age_us = self._observed, int((now - self._observed_at) * 1e6)
+            due = observed is None or now - self._asked >= self._refresh
             if due:
                 self._asked = now
-        if seen is None or due:
+        if observed is None or due:
             return None
-        if seen.circuit.state == CLOSED:
-            return _Call(Passage(seen), now, breaker=self)
-        if age_us >= seen.wait_us:
+        if observed.circuit.state == CLOSED:
+            return _Call(Passage(observed), now, breaker=self)
+        if age_us >= observed.wait_us:
             return None
-        raise BreakerOpen(breaker.refused(self.name, seen, age_us))
+        raise BreakerOpen(breaker.refused(self.name, observed, age_us))
 
-    def _learn(self, seen: Seen, asked: float) -> None:
+    def _learn(self, observed: Observation, asked: float) -> None:
         """Go by what was seen, unless something newer is known."""
         with self._lock:
-            if self._seen is None or seen.record.version >= self._seen.record.version:
-                self._seen, self._seen_at, self._asked = seen, asked, asked
+            if self._observed is None or observed.record.version >= self._observed.record.version:
+                self._observed, self._observed_at, self._asked = observed, asked, asked
 
     def _forget(self) -> None:
         """Ask the store next time."""
         with self._lock:
-            self._seen = None
+            self._observed = None
 
-    def _admitted(self, answer: Passage | Seen, asked: float) -> _Call:
-        seen = answer.seen if isinstance(answer, Passage) else answer
-        self._learn(seen, asked)
-        if isinstance(answer, Seen):
-            raise BreakerOpen(breaker.refused(self.name, seen))
+    def _admitted(self, answer: Passage | Observation, asked: float) -> _Call:
+        observed = answer.observed if isinstance(answer, Passage) else answer
+        self._learn(observed, asked)
+        if isinstance(answer, Observation):
+            raise BreakerOpen(breaker.refused(self.name, observed))
         # A probe's time runs from before its claim: so it is over before the claim expires.
         return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
@@ -216,14 +224,14 @@ class Breaker:
             self._watch.remove(call)
         return call
 
-    def _tell(self, steps: Steps[Seen | Refusal], problem: BaseException | None) -> None:
+    def _tell(self, steps: Steps[Observation | Refusal], problem: BaseException | None) -> None:
         try:
             self._learned(steps)
         except InterlockError as fault:
             self._untold(problem, fault)
 
-    def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
+    def _learned(self, steps: Steps[Observation | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
-        seen = self._session.run(steps)
-        self._learn(seen, asked)
-        return breaker.info(self.name, seen)
+        observed = self._session.run(steps)
+        self._learn(observed, asked)
+        return breaker.info(self.name, observed)

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 from interlock._sync import concurrency
 from interlock.core import protocol
+from interlock.core.requests import Steps
 from interlock.core.turns import Limits
 from interlock.files import operations, sync
-from interlock.files.context import Doing, FilesContext, T, checked
+from interlock.files.context import FilesContext, T, checked
 from interlock.files.document import Document, FileStatus
 from interlock.session import Session
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
@@ -166,7 +167,7 @@ class Files:
         """
         return self._run(sync.discard(self._context, path))
 
-    def _run(self, operation: Doing[T]) -> T:
+    def _run(self, operation: Steps[T]) -> T:
         return self._session.run(checked(operation))
 
 
@@ -214,5 +215,5 @@ class FilesTx:
         if kind is None:
             self.written = self._run(self._changes.commit(self._op_id))
 
-    def _run(self, operation: Doing[T]) -> T:
+    def _run(self, operation: Steps[T]) -> T:
         return self._session.run(checked(operation))

@@ -37,7 +37,6 @@ from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
 from interlock.session import BaseSession
 
 P = ParamSpec("P")
-Doing = Steps[T]  # its name in the handles
 REFUSE, ADOPT = "refuse", "adopt"
 _MOST_OVERTAKEN = 5
 

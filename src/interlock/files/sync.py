@@ -38,7 +38,7 @@ from interlock.files.document import (
     to_version,
 )
 from interlock.files.merge import merged
-from interlock.files.workspace import EDITED, Observed, Workspace, digest_of
+from interlock.files.workspace import EDITED, Observation, Workspace, digest_of
 
 _PAGE = 1000  # entries
 
@@ -220,7 +220,7 @@ def _adopted(
     return (yield from steps)
 
 
-def _rebased(context: FilesContext, observed: Observed, fresh: Document) -> Steps[bytes]:
+def _rebased(context: FilesContext, observed: Observation, fresh: Document) -> Steps[bytes]:
     """Return the edit made to the fresh document.  Raises FileEdited where it cannot be."""
     last, data = observed.last, observed.found.data
     if context.merge and last is not None and data is not None and fresh.data is not None:

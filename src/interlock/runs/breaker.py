@@ -131,7 +131,7 @@ class Circuit(NamedTuple):
         return self._replace(state=CLOSED, failed=(), until_us=0, probe="")
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """A breaker as it was at one moment of the store's clock."""
 
     record: Record
@@ -148,7 +148,7 @@ class Seen(NamedTuple):
 class Passage(NamedTuple):
     """A call that may go through, and what it was let through by."""
 
-    seen: Seen
+    observed: Observation
     probe: bool = False
 
 
@@ -168,9 +168,9 @@ def limits(
     return Limits(name, failures, *times)  # type: ignore[arg-type]  # checked
 
 
-def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
+def refused(name: str, observed: Observation, age_us: int = 0) -> BreakerOpen:
     """Return the refusal of a call, by what was seen `age_us` ago."""
-    circuit, left_us = seen.circuit, max(seen.wait_us - age_us, 0)
+    circuit, left_us = observed.circuit, max(observed.wait_us - age_us, 0)
     if circuit.state == HALF_OPEN:
         now = f"half open: {circuit.probe!r} is trying whether it works again"
         left_us = min(left_us, _ASK_AGAIN_US)
@@ -180,11 +180,11 @@ def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
     return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
 
 
-def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
+def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Observation | Refusal]:
     """Ask whether a call may go through, claiming the probe where one is due.
 
-    Returns a Passage, the Seen by which it may not, or a Refusal.  Where it is interrupted or
-    cancelled, it claims nothing.
+    Returns a Passage, the Observation by which it may not, or a Refusal.  Where it is
+    interrupted or cancelled, it claims nothing.
     """
     try:
         return (yield from _admit(writer, limits, op_id))
@@ -192,29 +192,30 @@ def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | 
         raise
     except BaseException:
         snapshot = yield from ask(writer, Load((limits.key,), (), op_id))
-        claimed, seen = snapshot.applied, _seen(snapshot.records[limits.key], snapshot.time_us)
-        if claimed is not None and claimed.writes[0].version == seen.record.version:
-            yield from given_up(writer, Passage(seen, probe=True), f"{op_id}/given up")
+        claimed = snapshot.applied
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
+        if claimed is not None and claimed.writes[0].version == observed.record.version:
+            yield from given_up(writer, Passage(observed, probe=True), f"{op_id}/given up")
         raise
 
 
-def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
-    seen = yield from count_overdue(writer, limits, f"{op_id}/overdue")
-    if not isinstance(seen, Seen):
-        return seen
+def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Observation | Refusal]:
+    observed = yield from count_overdue(writer, limits, f"{op_id}/overdue")
+    if not isinstance(observed, Observation):
+        return observed
     while True:
-        circuit = seen.circuit
+        circuit = observed.circuit
         if circuit.state == CLOSED:
-            return Passage(seen)
-        if seen.wait_us:
-            return seen
-        claimed = circuit.claimed(seen.time_us, limits, writer.agent)
-        outcome = yield from _move(writer, seen, claimed, op_id)
-        if isinstance(outcome, Seen):
+            return Passage(observed)
+        if observed.wait_us:
+            return observed
+        claimed = circuit.claimed(observed.time_us, limits, writer.agent)
+        outcome = yield from _move(writer, observed, claimed, op_id)
+        if isinstance(outcome, Observation):
             return Passage(outcome, probe=True)
         if not isinstance(outcome, Conflict):
             return outcome
-        seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
+        observed = _observed(outcome.record, observed.time_us)  # somebody else was faster
 
 
 def began(
@@ -228,52 +229,52 @@ def began(
         if call_id in calls or len(calls) >= _MOST_CALLS:
             return None
         due_us = snapshot.time_us - took_us + limits.timeout_us
-        call = [due_us, passage.seen.circuit.openings, writer.agent]
+        call = [due_us, passage.observed.circuit.openings, writer.agent]
         outcome = yield from _put(writer, [(record, {**calls, call_id: call})], call_id)
         if not isinstance(outcome, Conflict):
             return None if isinstance(outcome, Committed) else outcome
 
 
-def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Seen | Refusal]:
-    """Take the note of a call away.  Returns the Seen, or a Refusal."""
+def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Observation | Refusal]:
+    """Take the note of a call away.  Returns the Observation, or a Refusal."""
     while True:
         snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
         record = snapshot.records[limits.calls_key]
         left = {each: call for each, call in (record.value or {}).items() if each != call_id}
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         if left == (record.value or {}):
-            return seen
+            return observed
         outcome = yield from _put(writer, [(record, left)], op_id)
         if not isinstance(outcome, Conflict):
-            return seen if isinstance(outcome, Committed) else outcome
+            return observed if isinstance(outcome, Committed) else outcome
 
 
-def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Seen | Refusal]:
-    """Count the calls that are overdue.  Returns the Seen after it, or a Refusal.
+def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Observation | Refusal]:
+    """Count the calls that are overdue.  Returns the Observation after it, or a Refusal.
 
     While it is not closed they stay noted: they are from before the opening, and count nothing.
     """
     while True:
         keys = (limits.key, limits.calls_key, INDEX)
         snapshot = yield from ask(writer, Load(keys))
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         record = snapshot.records[limits.calls_key]
         calls = record.value or {}
-        left = {each: call for each, call in calls.items() if call[0] > seen.time_us}
-        if seen.circuit.state != CLOSED or len(left) == len(calls):
-            return seen
-        circuit = seen.circuit
+        left = {each: call for each, call in calls.items() if call[0] > observed.time_us}
+        if observed.circuit.state != CLOSED or len(left) == len(calls):
+            return observed
+        circuit = observed.circuit
         for each in (each for each in calls if each not in left):
             due_us, openings, agent = calls[each]
             if (circuit.state, circuit.openings) == (CLOSED, openings):
-                late = (seen.time_us - due_us) / 1e6
+                late = (observed.time_us - due_us) / 1e6
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
-                circuit = circuit.failing(seen.time_us, limits, agent, _shortened(reason))
+                circuit = circuit.failing(observed.time_us, limits, agent, _shortened(reason))
                 circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
         also: list[tuple[Record, Json]] = [(record, left)]
-        if not seen.record.version:
+        if not observed.record.version:
             also.append(_indexed(snapshot, limits.name))
-        outcome = yield from _move(writer, seen, circuit, op_id, also)
+        outcome = yield from _move(writer, observed, circuit, op_id, also)
         if not isinstance(outcome, Conflict):
             return outcome
 
@@ -285,82 +286,87 @@ def failed(
     reason: str,
     op_id: str,
     call_id: str = "",
-) -> Steps[Seen | Refusal]:
+) -> Steps[Observation | Refusal]:
     """Count the failure of a call, which is noted as `call_id` ("": it is not).
 
-    Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
-    opening, and one that was counted as overdue, change nothing, but that a call which opened it by
-    being overdue now says how it ended.
+    Returns the Observation after it, or a Refusal.  A probe that was replaced, a call from
+    before the last opening, and one that was counted as overdue, change nothing, but that a call
+    which opened it by being overdue now says how it ended.
     """
     while True:
         keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
         snapshot = yield from ask(writer, Load(keys))
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         also: list[tuple[Record, Json]] = []
         if passage.probe:
-            seen = passage.seen._replace(time_us=seen.time_us)
-        elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
+            observed = passage.observed._replace(time_us=observed.time_us)
+        elif (
+            observed.circuit.state != CLOSED
+            or observed.circuit.openings != passage.observed.circuit.openings
+        ):
             if not call_id:
-                return seen
-            if (seen.circuit.state, seen.circuit.call) != (OPEN, call_id):
+                return observed
+            if (observed.circuit.state, observed.circuit.call) != (OPEN, call_id):
                 return (yield from ended(writer, limits, call_id, op_id))
-            circuit = seen.circuit._replace(reason=_shortened(reason), call="")
-            outcome = yield from _move(writer, seen, circuit, op_id)
+            circuit = observed.circuit._replace(reason=_shortened(reason), call="")
+            outcome = yield from _move(writer, observed, circuit, op_id)
             if not isinstance(outcome, Conflict):
                 return outcome
             continue
         if call_id:
             calls = snapshot.records[limits.calls_key]
             if call_id not in (calls.value or {}):
-                return seen
+                return observed
             also.append((calls, {k: call for k, call in calls.value.items() if k != call_id}))
-        circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _shortened(reason))
-        if not seen.record.version:
+        circuit = observed.circuit.failing(
+            observed.time_us, limits, writer.agent, _shortened(reason)
+        )
+        if not observed.record.version:
             also.append(_indexed(snapshot, limits.name))
-        outcome = yield from _move(writer, seen, circuit, op_id, also)
+        outcome = yield from _move(writer, observed, circuit, op_id, also)
         if passage.probe:
-            return _settled(outcome, seen.time_us)
+            return _settled(outcome, observed.time_us)
         if not isinstance(outcome, Conflict):
             return outcome
 
 
-def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
+def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Observation | Refusal]:
     """Close the breaker after its probe, unless the probe was replaced.
 
-    Returns the Seen after it, or a Refusal.
+    Returns the Observation after it, or a Refusal.
     """
-    seen = passage.seen
-    outcome = yield from _move(writer, seen, seen.circuit.closed(), op_id)
-    return _settled(outcome, seen.time_us)
+    observed = passage.observed
+    outcome = yield from _move(writer, observed, observed.circuit.closed(), op_id)
+    return _settled(outcome, observed.time_us)
 
 
-def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
+def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Observation | Refusal]:
     """Give back the claim of a probe that did not find out, unless it was replaced.
 
-    Returns the Seen after it, or a Refusal.
+    Returns the Observation after it, or a Refusal.
     """
-    seen = passage.seen
-    outcome = yield from _move(writer, seen, seen.circuit.unclaimed(), op_id)
-    return _settled(outcome, seen.time_us)
+    observed = passage.observed
+    outcome = yield from _move(writer, observed, observed.circuit.unclaimed(), op_id)
+    return _settled(outcome, observed.time_us)
 
 
-def reset(writer: Writer, name: str, op_id: str) -> Steps[Seen | Refusal]:
-    """Close a breaker by hand.  Returns the Seen after it, or a Refusal."""
+def reset(writer: Writer, name: str, op_id: str) -> Steps[Observation | Refusal]:
+    """Close a breaker by hand.  Returns the Observation after it, or a Refusal."""
     wrong = check_name("breaker", name)
     if wrong is not None:
         return wrong
     while True:
-        seen = yield from _load(writer, name)
-        circuit = seen.circuit.closed()
-        if circuit == seen.circuit:
-            return seen
-        outcome = yield from _move(writer, seen, circuit, op_id)
+        observed = yield from _load(writer, name)
+        circuit = observed.circuit.closed()
+        if circuit == observed.circuit:
+            return observed
+        outcome = yield from _move(writer, observed, circuit, op_id)
         if not isinstance(outcome, Conflict):
             return outcome
 
 
-def look(writer: Writer, name: str) -> Steps[Seen | Invalid]:
-    """Return the Seen of a breaker, or Invalid."""
+def look(writer: Writer, name: str) -> Steps[Observation | Invalid]:
+    """Return the Observation of a breaker, or Invalid."""
     return check_name("breaker", name) or (yield from _load(writer, name))
 
 
@@ -370,14 +376,16 @@ def every(writer: Writer) -> Steps[list[BreakerInfo]]:
     names = sorted(snapshot.records[INDEX].value or ())
     snapshot = yield from ask(writer, Load(tuple(map(_key, names))))
     records = (snapshot.records[_key(name)] for name in names)
-    return [info(name, _seen(r, snapshot.time_us)) for name, r in zip(names, records, strict=True)]
+    return [
+        info(name, _observed(r, snapshot.time_us)) for name, r in zip(names, records, strict=True)
+    ]
 
 
-def info(name: str, seen: Seen) -> BreakerInfo:
+def info(name: str, observed: Observation) -> BreakerInfo:
     """Return the public state of a breaker."""
-    circuit = seen.circuit
+    circuit = observed.circuit
     opened = as_datetime(circuit.opened_us) if circuit.openings else None
-    seconds, failures = seen.wait_us / 1e6, len(circuit.failed)
+    seconds, failures = observed.wait_us / 1e6, len(circuit.failed)
     opening = (circuit.agent, circuit.reason, circuit.probe)
     return BreakerInfo(name, circuit.state, failures, seconds, opened, *opening)
 
@@ -386,38 +394,38 @@ def _key(name: str) -> str:
     return f"$breaker/{name}"
 
 
-def _load(writer: Writer, name: str) -> Steps[Seen]:
+def _load(writer: Writer, name: str) -> Steps[Observation]:
     """Protocol: a breaker as it is now."""
     snapshot = yield from ask(writer, Load((_key(name),)))
-    return _seen(snapshot.records[_key(name)], snapshot.time_us)
+    return _observed(snapshot.records[_key(name)], snapshot.time_us)
 
 
-def _seen(record: Record, time_us: int) -> Seen:
+def _observed(record: Record, time_us: int) -> Observation:
     value = record.value or {}
     circuit = Circuit(**{**value, "failed": tuple(value.get("failed", ()))})
-    return Seen(record, circuit, max(time_us, record.time_us))
+    return Observation(record, circuit, max(time_us, record.time_us))
 
 
-def _settled(outcome: Seen | Refusal, time_us: int) -> Seen | Refusal:
+def _settled(outcome: Observation | Refusal, time_us: int) -> Observation | Refusal:
     """Return what is to be known after a probe has told its answer."""
-    return _seen(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
+    return _observed(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
 
 
 def _move(
     writer: Writer,
-    seen: Seen,
+    observed: Observation,
     circuit: Circuit,
     op_id: str,
     also: Sequence[tuple[Record, Json]] = (),
-) -> Steps[Seen | Refusal]:
+) -> Steps[Observation | Refusal]:
     """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
-    Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
+    Returns the new Observation, or a Refusal: Conflict where it has moved since it was seen.
     """
-    outcome = yield from _put(writer, [(seen.record, circuit._asdict()), *also], op_id)
+    outcome = yield from _put(writer, [(observed.record, circuit._asdict()), *also], op_id)
     if not isinstance(outcome, Committed):
         return outcome
-    return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
+    return _observed(decide.result(outcome, writer.space)[0], observed.time_us)
 
 
 def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
@@ -469,7 +477,7 @@ class CallWatch:
 
     session: Session
     limits: Limits
-    learn: Callable[[Seen, float], None]
+    learn: Callable[[Observation, float], None]
     _calls: dict[Call, None] = field(default_factory=dict)
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _sleeps_until: float = 0.0
@@ -518,9 +526,9 @@ class CallWatch:
         now, limits = time.monotonic(), self.limits
         writer, op_id = self.session.writer, self.session.op_id
         if call.noted:
-            seen = self.session.run(count_overdue(writer, limits, op_id()))
-            if isinstance(seen, Seen):
-                self.learn(seen, now)
+            observed = self.session.run(count_overdue(writer, limits, op_id()))
+            if isinstance(observed, Observation):
+                self.learn(observed, now)
             call.pause = min(call.pause * 2, _LONGEST_PAUSE)
             return
         call.id = call.id or op_id()
