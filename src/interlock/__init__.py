@@ -68,17 +68,17 @@ if TYPE_CHECKING:
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
     from interlock.core.trim import Trimmed
-    from interlock.files.documents import (
+    from interlock.files.document import (
         Document,
         FileConflict,
         FileEdited,
         FileStatus,
         Unpublished,
     )
-    from interlock.runs.breaking import BreakerInfo
+    from interlock.runs.breaker import BreakerInfo
+    from interlock.runs.history import RunMoment
     from interlock.runs.records import RunInfo, StepInfo
-    from interlock.runs.replaying import RunMoment
-    from interlock.runs.working import Worked
+    from interlock.runs.worker import Worked
     from interlock.streams.coordinator import Progress
 
 __version__ = "0.1.0"
@@ -198,14 +198,14 @@ _LATE = {
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
-    "BreakerInfo": "runs.breaking",
+    "BreakerInfo": "runs.breaker",
     "ConflictReport": "core.conflict",
     "Coordinator": "_sync.coordinator",
     "Delivery": "core.group",
-    "Document": "files.documents",
-    "FileConflict": "files.documents",
-    "FileEdited": "files.documents",
-    "FileStatus": "files.documents",
+    "Document": "files.document",
+    "FileConflict": "files.document",
+    "FileEdited": "files.document",
+    "FileStatus": "files.document",
     "Files": "_sync.files",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
@@ -213,17 +213,17 @@ _LATE = {
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
     "KeyConflicts": "core.conflict",
-    "Progress": "streams.coordinating",
+    "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
     "RefusalNote": "core.conflict",
     "Run": "_sync.run",
     "RunInfo": "runs.records",
-    "RunMoment": "runs.replaying",
+    "RunMoment": "runs.history",
     "Runs": "_sync.run",
     "StepInfo": "runs.records",
     "Trimmed": "core.trim",
-    "Unpublished": "files.documents",
-    "Worked": "runs.working",
+    "Unpublished": "files.document",
+    "Worked": "runs.worker",
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
     "open_async": "_async.opening",

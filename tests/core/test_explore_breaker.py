@@ -13,7 +13,7 @@ import pytest
 from interlock import Breaker, Space
 from interlock.core import read
 from interlock.errors import BreakerOpen
-from interlock.runs import breaking
+from interlock.runs import breaker as breaking
 from interlock.verify import Exploration, View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.explored_agents import Agent
@@ -232,8 +232,8 @@ def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyP
 def test_a_probe_that_is_not_fenced_closes_what_another_probes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fresh = "seen = yield from _load(writer, 'service')"
-    mutate(monkeypatch, BREAKING, "succeeded", "seen = passage.seen", fresh)
+    fresh = "observed = yield from _load(writer, 'service')"
+    mutate(monkeypatch, BREAKING, "succeeded", "observed = passage.observed", fresh)
     with pytest.raises(Violation, match="zombie answers, and b probes"):
         a_zombie_and_another()
 
@@ -241,6 +241,6 @@ def test_a_probe_that_is_not_fenced_closes_what_another_probes(
 def test_without_waiting_for_its_time_a_probe_is_claimed_over_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, BREAKING, "_admit", "if seen.wait_us:", "if False:")
+    mutate(monkeypatch, BREAKING, "_admit", "if observed.wait_us:", "if False:")
     with pytest.raises(Violation, match="claims a probe while it is"):
         a_zombie_and_another()

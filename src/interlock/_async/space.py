@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from interlock.core.conflict import ConflictReport
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
-    from interlock.runs.breaking import BreakerInfo
-    from interlock.runs.working import Worked
+    from interlock.runs.breaker import BreakerInfo
+    from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
 
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
@@ -439,16 +439,16 @@ class AsyncSpace:
         one caller may probe.  `refresh`: seconds for which it goes by what it saw of the state.
         """
         from interlock._async.breaker import AsyncBreaker
-        from interlock.runs.breaking import limits
+        from interlock.runs.breaker import limits
 
         found = accepted(limits(name, failures, within, timeout, reset_after))
         return AsyncBreaker(self.session, found, ignore, refresh)
 
     async def breakers(self) -> list[BreakerInfo]:
         """Return the state of each of the space's breakers that ever counted a failure."""
-        from interlock.runs import breaking
+        from interlock.runs import breaker
 
-        return list(await self.session.run(breaking.every(self.session.writer)))
+        return list(await self.session.run(breaker.every(self.session.writer)))
 
     def files(
         self,
@@ -468,9 +468,9 @@ class AsyncSpace:
         which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._async.files import AsyncFiles
-        from interlock.files.desk import desk
+        from interlock.files.context import files_context
 
-        found = desk(self.session, root, pattern, outside, merge, hidden)
+        found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
 
     def history(self, key: str, *, after: int | None = None) -> AsyncIterator[Entry]:

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from interlock.core.conflict import ConflictReport
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
-    from interlock.runs.breaking import BreakerInfo
-    from interlock.runs.working import Worked
+    from interlock.runs.breaker import BreakerInfo
+    from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
 
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
@@ -429,16 +429,16 @@ class Space:
         one caller may probe.  `refresh`: seconds for which it goes by what it saw of the state.
         """
         from interlock._sync.breaker import Breaker
-        from interlock.runs.breaking import limits
+        from interlock.runs.breaker import limits
 
         found = accepted(limits(name, failures, within, timeout, reset_after))
         return Breaker(self.session, found, ignore, refresh)
 
     def breakers(self) -> list[BreakerInfo]:
         """Return the state of each of the space's breakers that ever counted a failure."""
-        from interlock.runs import breaking
+        from interlock.runs import breaker
 
-        return list(self.session.run(breaking.every(self.session.writer)))
+        return list(self.session.run(breaker.every(self.session.writer)))
 
     def files(
         self,
@@ -458,9 +458,9 @@ class Space:
         which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._sync.files import Files
-        from interlock.files.desk import desk
+        from interlock.files.context import files_context
 
-        found = desk(self.session, root, pattern, outside, merge, hidden)
+        found = files_context(self.session, root, pattern, outside, merge, hidden)
         return Files(self.session, found)
 
     def history(self, key: str, *, after: int | None = None) -> Iterator[Entry]:

@@ -16,7 +16,6 @@ from interlock.core.struct import Json
 from interlock.core.write import Decision
 from interlock.core.writer import Writer
 from interlock.errors import Fenced
-from interlock.runs import recording
 from interlock.runs.records import (
     DONE,
     EFFECT,
@@ -35,6 +34,7 @@ from interlock.runs.records import (
     sent_key,
     step_key,
 )
+from interlock.runs.run import define, fail, record
 from interlock.runs.state import RunState
 
 _MOST_ATTEMPTS = 100
@@ -50,7 +50,7 @@ def start(
         wrong = Invalid(f"program={program!r:.60} is not the name of a program")
     if wrong is not None:
         return wrong
-    outcome = yield from recording.define(writer, run_id, program, given, op_id)
+    outcome = yield from define(writer, run_id, program, given, op_id)
     return None if isinstance(outcome, Committed) else outcome
 
 
@@ -70,8 +70,8 @@ def runs(writer: Writer, open_only: bool) -> Steps[dict[str, RunInfo]]:
     snapshot = yield from ask(writer, Load((), prefixes))
     found = {}
     for prefix in prefixes:
-        for record in snapshot.scans[prefix]:
-            found[record.key.removeprefix(prefix)] = record.value
+        for each in snapshot.scans[prefix]:
+            found[each.key.removeprefix(prefix)] = each.value
     keys = tuple(fence_key(run_id) for run_id in found)
     fences = yield from ask(writer, Load(keys))
     return {
@@ -192,9 +192,9 @@ def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool 
         due_us = snapshot.time_us + _ENDS_WITHIN_US if nothing else 1
         awake = {"state": PROCESSING, "ending": reason, "due_us": due_us}
         awake |= {"parked": False, "waits": {}}
-        yield from recording.record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})
+        yield from record(run, {}, f"{op_id}/1", lambda status: {**status, **awake})
     if nothing:
-        yield from recording.fail(run, reason, f"{op_id}/2")
+        yield from fail(run, reason, f"{op_id}/2")
     return nothing
 
 

@@ -147,8 +147,8 @@ def steps_of(run_id: str, records: Mapping[str, Record]) -> tuple[StepInfo, ...]
     for key, record in records.items():
         if key.startswith(prefix):
             value = record.value
-            known = ("kind", "name", "state", "result")
-            details = {name: each for name, each in value.items() if name not in known}
+            common = ("kind", "name", "state", "result")
+            details = {name: each for name, each in value.items() if name not in common}
             path = key[len(prefix) :]
             found.append(
                 StepInfo(

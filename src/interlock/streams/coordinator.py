@@ -401,17 +401,17 @@ def _plan(
 ) -> Decision:
     """Plan the commit of a batch: the state, the value, what was rejected, what was seen."""
     target = snapshot.records[job.into]
-    told = {"from": job.source, "into": job.into, **progress._asdict()}
-    del told["head"]
-    values: list[tuple[Record, Json]] = [(state.record, told)]
+    payload = {"from": job.source, "into": job.into, **progress._asdict()}
+    del payload["head"]
+    values: list[tuple[Record, Json]] = [(state.record, payload)]
     if done.merged:
         values.append((target, value))
     for entry, reason in done.rejected:
-        kept = {"reason": reason, "contribution": entry.value, "key": entry.key}
-        kept |= {"agent": entry.agent, "position": entry.position}
-        if isinstance(encode(kept, writer.max_value_bytes), Invalid):
-            kept["contribution"] = None  # as large as a value may be; the log has it
-        values.append((absent(job.rejected(entry.position), writer.space), kept))
+        rejected = {"reason": reason, "contribution": entry.value, "key": entry.key}
+        rejected |= {"agent": entry.agent, "position": entry.position}
+        if isinstance(encode(rejected, writer.max_value_bytes), Invalid):
+            rejected["contribution"] = None  # as large as a value may be; the log has it
+        values.append((absent(job.rejected(entry.position), writer.space), rejected))
     writes = []
     for record, content in values:
         write = write_of(writer, PUT, record.key, content)

@@ -157,8 +157,8 @@ def names() -> Steps[tuple[str, ...]]:
 
 
 def _missing(group: str) -> Steps[Invalid]:
-    known = yield from ListGroups()
-    there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
+    names = yield from ListGroups()
+    there = f"the space has {', '.join(map(repr, names))}" if names else "the space has none"
     return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
 
 

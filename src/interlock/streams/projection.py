@@ -154,15 +154,15 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Protocol: begin with what is kept, or with the initial value.  Returns None, or Invalid."""
     view.is_open = False
     if shape.kept_as:
-        kept = yield from LoadProjection(shape.kept_as)
-        found = None if kept is None else _read(kept.body)
-        if kept is not None and found is not None:
+        saved = yield from LoadProjection(shape.kept_as)
+        found = None if saved is None else _read(saved.body)
+        if saved is not None and found is not None:
             if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
                 return Invalid(
                     f"{_named(shape)} is kept with prefix={found['prefix']!r} and "
                     f"initial={found['initial']!r:.60}; give what has changed another version"
                 )
-            view.become(found["value"], kept.position)
+            view.become(found["value"], saved.position)
             return None
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.

@@ -184,7 +184,7 @@ def new_file(path: str, links: int) -> FileStatus:
     return FileStatus(path, "new", 0, "")
 
 
-def refused(path: str, version: int, problem: Exception) -> FileStatus:
+def refused_file(path: str, version: int, problem: Exception) -> FileStatus:
     """Return the status of a file or a document that is passed by."""
     if isinstance(problem, OSError):
         why = problem.strerror or str(problem)

@@ -15,8 +15,8 @@ from interlock.core.struct import Json
 from interlock.core.write import Decision, commit, records_of, write_of
 from interlock.core.writer import Writer
 from interlock.errors import RunFailed, raise_refusal
-from interlock.runs import working
 from interlock.runs.records import (
+    AWAITING,
     COMPLETED,
     DONE,
     FAILED,
@@ -110,7 +110,7 @@ def take_up(
 ) -> Steps[RunState]:
     """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
 
-    `fence` is the record of the lease.  `attempts` is given by a worker: see `working.admit`.
+    `fence` is the record of the lease.  `attempts` is given by a worker: see `admit`.
     Raises RunFailed where the run has failed, Suspended where a worker is to leave it alone.
     """
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
@@ -130,7 +130,7 @@ def take_up(
     }
     run = RunState(run_id, writer, fence, done if done.exists else opened, steps)
     if attempts is not None:
-        admitted = working.admit(run, found.time_us, attempts)
+        admitted = admit(run, found.time_us, attempts)
         again = _again(writer) | admitted
         yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
         if run.status.value.get("parked"):
@@ -156,6 +156,38 @@ def _again(writer: Writer) -> dict[str, Json]:
     }
 
 
+def is_due(status: Mapping[str, Json], now_us: int) -> bool:
+    """Whether a worker is to take a run up that stands so."""
+    due: int = status["due_us"]
+    return 0 < due <= now_us if status["state"] == AWAITING else due <= now_us
+
+
+def admit(run: RunState, now_us: int, attempts: int) -> dict[str, Json]:
+    """Return what changes of where a run stands when a worker takes it up.
+
+    A run that was being worked on and has nobody's lease was left by a worker that died.  After
+    `attempts` of those with no step recorded in between it is parked, because it may have killed
+    them.  Raises Suspended where the run is not due.
+    """
+    if run.over or not is_due(run.status.value, now_us):
+        raise Suspended
+    status, steps = run.status.value, len(run.steps)
+    deaths = 0
+    if status["state"] == PROCESSING and not status["due_us"]:
+        deaths = 1 + (status.get("deaths", 0) if status.get("steps") == steps else 0)
+    changes = {"deaths": deaths, "steps": steps}
+    if deaths < attempts:
+        return changes
+    said = f"{deaths} workers died while they worked on it, with no step finished in between"
+    return changes | parked(said)
+
+
+def parked(error: str) -> dict[str, Json]:
+    """Return what changes of where a run stands that only a person takes up again."""
+    waits = {"": "resume"}
+    return {"state": AWAITING, "parked": True, "waits": waits, "due_us": 0, "error": error}
+
+
 def complete(run: RunState, result: Json, op_id: str) -> Steps[None]:
     """Record that the run has ended well."""
     run.check_complete(run.root)
@@ -170,5 +202,5 @@ def fail(run: RunState, reason: str, op_id: str) -> Steps[None]:
 
 
 def _ended(state: str, more: Mapping[str, Json], status: Mapping[str, Json]) -> Mapping[str, Json]:
-    kept = {key: status[key] for key in ("agent", "failures") if key in status}
-    return {**kept, "state": state, **more}
+    retained = {key: status[key] for key in ("agent", "failures") if key in status}
+    return {**retained, "state": state, **more}
