@@ -88,8 +88,9 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the schedule explorer went through (`tests/core/conftest.py` pins the numbers), and
-    what the runs that were killed."""
+    """Show what the schedule explorer went through (`tests/verify/conftest.py` pins the numbers),
+    and what the runs that were killed.
+    """
     passed, failed = (terminalreporter.stats.get(how, ()) for how in ("passed", "failed"))
     found: dict[str, list[Any]] = {"explored": [], "killed": []}
     for report in (*passed, *failed):

@@ -179,7 +179,7 @@ def test_our_team_state_and_cache_keep_them(place: Place) -> None:
 
 # MCP: a memory server.  The reference one needs Node.js; each of its tools reads the whole file,
 # changes what it has read, and writes the file.  Ours keeps 100 of 100 in
-# `tests/surfaces/test_mcp_transports.py`.
+# `tests/server/test_mcp_transports.py`.
 
 
 def test_a_memory_server_that_rewrites_its_file_loses_what_others_wrote(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Torture passes on the three stores with every fault, and finds a guard that is missing.
 
-What its checks find in records and logs that are doctored is in `tests/core`.
+What its checks find in records and logs that are doctored is in `tests/verify`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from interlock.verify import check_linearizable, check_serializable
-from tests.core.brute_histories import (
+from tests.verify.brute_histories import (
     is_linearizable,
     is_serializable,
     parsed,

@@ -15,9 +15,9 @@ from interlock.core import read
 from interlock.errors import BreakerOpen
 from interlock.runs import breaker as breaking
 from interlock.verify import Exploration, View, Violation, explore
-from tests.core.conftest import Pin
-from tests.core.explored_agents import Agent
-from tests.core.test_explore_mutants import mutate
+from tests.verify.conftest import Pin
+from tests.verify.explored_agents import Agent
+from tests.verify.test_explore_mutants import mutate
 
 CLAIM = 5.0  # seconds, longer than a step of the explored clock
 STARTED_US = 1_767_225_600_000_000  # when the explored clock starts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from interlock.verify import Verdict, check_linearizable
-from tests.core.brute_histories import is_linearizable, parsed, register_history
+from tests.verify.brute_histories import is_linearizable, parsed, register_history
 
 
 def op(kind: str, invoked: float, completed: float, **fields: Any) -> dict[str, Any]:

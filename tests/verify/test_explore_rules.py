@@ -19,8 +19,8 @@ from interlock.core.refusals import Refusal
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer
 from interlock.verify import View, Violation, explore
-from tests.core.conftest import Pin
-from tests.core.test_explore_mutants import mutate
+from tests.verify.conftest import Pin
+from tests.verify.test_explore_mutants import mutate
 
 TTL = 5.0  # seconds; less than a stall
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import write as decide
+from interlock.core import write as core_write
 from interlock.files import context, operations, sync
-from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
+from tests.files.test_contract import STORES, files, others, root, store_url
 
 __all__ = ["STORES", "files", "others", "root", "store_url"]  # fixtures
 
@@ -176,8 +176,8 @@ def test_what_is_there_already_is_passed_by_and_reported(
 ) -> None:
     files.publish({"a": "1", "blocked/b": "1", "z": "1"})
     with monkeypatch.context() as patched:  # as an older version, or a program of one's own, wrote
-        patched.setattr(decide, "check_document", lambda key, value: None)
-        patched.setattr(decide, "expected_place", lambda key: ((), ()))
+        patched.setattr(core_write, "check_document", lambda key, value: None)
+        patched.setattr(core_write, "expected_place", lambda key: ((), ()))
         for path, value in NO_DOCUMENTS.items():
             space.create(f"files/bad/{path}", value)
         for path in (LONG, ".git/hooks/post-merge", "clash", "clash/below"):

@@ -13,7 +13,7 @@ from interlock import Space
 
 pytest_plugins = ["pytester"]
 
-PAGE = Path(__file__).parents[2] / "docs" / "explorer.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "explorer.md"
 PLUGIN = ("-p", "interlock.verify.pytest")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

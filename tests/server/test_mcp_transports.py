@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 import interlock
 from interlock.cli import main
 from tests.processes.writers import Place
-from tests.surfaces.mcp_clients import (
+from tests.server.mcp_clients import (
     BACKENDS,
     INTERLOCK,
     Tools,

@@ -17,7 +17,7 @@ from interlock.server.mcp.agents import opened
 from interlock.server.mcp.calls import CALLS, WRITES
 from interlock.server.mcp.tools import TOOLS
 from tests.processes.writers import Place
-from tests.surfaces.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
+from tests.server.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 
 RULES = {
     "booking/*": interlock.guarded(machine=interlock.BOOKING),

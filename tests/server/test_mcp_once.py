@@ -18,7 +18,7 @@ from interlock.server.mcp import calls
 from interlock.server.mcp.agents import Agent, opened
 from interlock.server.mcp.tools import TOOLS
 from tests.processes.writers import Place
-from tests.surfaces.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
+from tests.server.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 
 RULES = {
     "findings": interlock.merged("append"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from interlock.verify import Verdict, check_serializable
-from tests.core.brute_histories import parsed
+from tests.verify.brute_histories import parsed
 
 
 def txn(name: str, **fields: Any) -> dict[str, Any]:

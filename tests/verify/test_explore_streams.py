@@ -11,7 +11,7 @@ from interlock import Space
 from interlock.errors import Held
 from interlock.streams.coordinator import Progress
 from interlock.verify import View, explore
-from tests.core.conftest import Pin
+from tests.verify.conftest import Pin
 
 
 def two_tasks(space: Space) -> None:

@@ -51,7 +51,7 @@ def made_by_version_1(url: str) -> None:
     """Make a store with a few commits, a trimmed log, a lease and a merged key, as 0.1 did."""
     run(url, "CREATE SCHEMA interlock")
     for name in OF_VERSION_1:
-        text = (Path(__file__).parent / "postgres_1" / f"{name}.sql").read_text()
+        text = (Path(__file__).parent / "schema_1" / f"{name}.sql").read_text()
         run(url, f"SET search_path = interlock;\n{text}")
     run(url, "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC")
     run(url, "SELECT interlock.open_space('s')")

@@ -10,8 +10,8 @@ from interlock.core.records import Record
 from interlock.core.requests import DropLease, TakeLease
 from interlock.errors import Deadlock
 from interlock.verify import View, explore
-from tests.core.conftest import Pin
-from tests.core.explored_agents import Agent
+from tests.verify.conftest import Pin
+from tests.verify.explored_agents import Agent
 
 
 def leases(first: str, then: str) -> Agent:

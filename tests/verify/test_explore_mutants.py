@@ -17,7 +17,7 @@ from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome, Refusal
 from interlock.core.transact import Transaction
 from interlock.verify import View, Violation, explore
-from tests.core.explored_agents import (
+from tests.verify.explored_agents import (
     books,
     every_write_counts,
     goes_home,

@@ -13,7 +13,7 @@ from interlock import Space, Tx
 from interlock.errors import Conflict, Contended, Invalid
 from interlock.verify import NotDeterministic, View, Violation, explore
 from interlock.verify.explorer.agents import Agents
-from tests.core.explored_agents import Agent, every_write_counts, increment, increment_in_turn
+from tests.verify.explored_agents import Agent, every_write_counts, increment, increment_in_turn
 
 
 def test_an_agent_waits_for_news_without_a_state_for_every_question() -> None:

@@ -22,8 +22,8 @@ from interlock.core.update import Limits
 from interlock.core.writer import Writer
 from interlock.errors import Conflict
 from interlock.verify import View, explore, protocol_agent
-from tests.core.conftest import Pin
-from tests.core.explored_agents import (
+from tests.verify.conftest import Pin
+from tests.verify.explored_agents import (
     Agent,
     books,
     every_write_counts,

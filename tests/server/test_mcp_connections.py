@@ -15,7 +15,7 @@ import pytest
 from interlock.server.mcp.agents import opened
 from interlock.server.mcp.server import make_server
 from interlock.server.mcp.transports import Limits, serve_http
-from tests.surfaces.mcp_clients import over_http, using
+from tests.server.mcp_clients import over_http, using
 
 POST = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 WHOLE = b"GET /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

@@ -16,8 +16,8 @@ from interlock import Run, Space
 from interlock.runs import effect
 from interlock.runs.state import RunState
 from interlock.verify import Exploration, View, Violation, explore
-from tests.core.conftest import Pin
-from tests.core.test_explore_mutants import mutate
+from tests.verify.conftest import Pin
+from tests.verify.test_explore_mutants import mutate
 
 TTL = 1.0  # seconds: shorter than a stall
 ALWAYS_HEARD = 1_000_000

@@ -1,0 +1,1 @@
+"""Redis: what is evicted or deleted."""

@@ -1,0 +1,1 @@
+"""SQLite: files, locks, durability and the store's clock."""

@@ -1,0 +1,1 @@
+"""Shared documents and their files."""

@@ -1,0 +1,1 @@
+"""The detectors of anomalies in traces."""

@@ -1,0 +1,1 @@
+"""Durable runs, workers and breakers in one process."""

@@ -1,0 +1,1 @@
+"""The explorer, the checkers of histories, the simulator and the checks of torture."""
