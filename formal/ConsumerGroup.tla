@@ -15,7 +15,7 @@
 \* @code Deal backends/redis/read_group.lua:deal backends/redis/read_group.lua:deal_more
 \* @code Deliver streams/group.py:take backends/sqlite/groups.py:_delivered
 \* @code Deliver backends/postgres/groups.sql:group_delivered backends/redis/read_group.lua:deliver
-\* @code Handle streams/groups.py:Group.take streams/groups.py:Group.ack
+\* @code Handle _async/group.py:AsyncGroup.take _async/group.py:AsyncGroup.ack
 \* @code Ack streams/group.py:acknowledge backends/sqlite/groups.py:acknowledge
 \* @code Ack backends/postgres/groups.sql:ack_group backends/redis/ack_group.lua:done
 \* @code Claim backends/sqlite/groups.py:_claim backends/postgres/groups.sql:claim_keys

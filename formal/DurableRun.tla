@@ -15,16 +15,16 @@
 \* A worker that is asleep between intent and call stands for a call that arrives late, too: who is
 \* not answered does not call again, but takes the run over, at a new epoch.
 \*
-\* @code TakeOver runs/recording.py:take_up core/leases.py:take_own
+\* @code TakeOver runs/run.py:take_up core/lease.py:take_own_lease
 \* @code Begin runs/state.py:RunState.recall
-\* @code Intend runs/effects.py:perform
-\* @code Call runs/effects.py:perform
-\* @code Retry runs/effects.py:_in_doubt
-\* @code Check runs/effects.py:_looked_up
-\* @code Stop runs/waiting.py:ask_about
-\* @code Answer runs/waiting.py:ask_about
-\* @code Result runs/recording.py:record
-\* @code Finish runs/recording.py:complete
+\* @code Intend runs/effect.py:perform
+\* @code Call runs/effect.py:perform
+\* @code Retry runs/effect.py:_in_doubt
+\* @code Check runs/effect.py:_looked_up
+\* @code Stop runs/step.py:ask_about
+\* @code Answer runs/step.py:ask_about
+\* @code Result runs/run.py:record
+\* @code Finish runs/run.py:complete
 EXTENDS Naturals, Sequences
 
 CONSTANTS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.runs import breaking, overdue
+from interlock.runs import breaker as breaking
 from tests.facades import Facades
 
 SOON = {"failures": 2, "reset_after": 0.05, "refresh": 0}
@@ -431,7 +431,7 @@ def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, 
 def test_a_call_that_ends_in_time_is_not_counted(
     facades: Facades, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overdue, "NOTED_AFTER", 0.01)
+    monkeypatch.setattr(breaking, "NOTED_AFTER", 0.01)
     breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
 
     breaker.call(lambda: until(lambda: bool(noted(other))))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import interlock
 from interlock.files import disk
-from interlock.files.merging import merged, merged_text
+from interlock.files.merge import merged, merged_text
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import decide
-from interlock.files import desk, steps, syncing
+from interlock.core import write as core_write
+from interlock.files import context, operations, sync
 from tests.files.test_contract import STORES, files, others, root, store_url
 
 __all__ = ["STORES", "files", "others", "root", "store_url"]  # fixtures
@@ -134,12 +134,12 @@ def test_a_place_that_is_taken_after_it_was_checked_is_refused(
     to_take = [taken]
 
     def check_place(*arguments: Any) -> Any:
-        freed = yield from desk.check_place(*arguments)
+        freed = yield from context.check_place(*arguments)
         if to_take:
             others.write(others.read(to_take.pop()), "theirs")
         return freed
 
-    for module in (steps, syncing):
+    for module in (operations, sync):
         monkeypatch.setattr(module, "check_place", check_place)
     with pytest.raises(interlock.Invalid, match=r"needs a folder '.*', and a document cannot be"):
         RACES[race](files, root)
@@ -176,8 +176,8 @@ def test_what_is_there_already_is_passed_by_and_reported(
 ) -> None:
     files.publish({"a": "1", "blocked/b": "1", "z": "1"})
     with monkeypatch.context() as patched:  # as an older version, or a program of one's own, wrote
-        patched.setattr(decide, "check_document", lambda key, value: None)
-        patched.setattr(decide, "place", lambda key: ((), ()))
+        patched.setattr(core_write, "check_document", lambda key, value: None)
+        patched.setattr(core_write, "expected_place", lambda key: ((), ()))
         for path, value in NO_DOCUMENTS.items():
             space.create(f"files/bad/{path}", value)
         for path in (LONG, ".git/hooks/post-merge", "clash", "clash/below"):

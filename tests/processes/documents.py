@@ -63,7 +63,7 @@ def struck(
     with interlock.open(place.url, space=place.space, agent="struck") as space:
         files = space.files(root)
         if what == "newer":  # puts nothing in place but its own version
-            files._desk.opened = True
+            files._context.opened = True
             before_each_step(count)
             files.update("plan.md", lambda _: "newer\n")
             return

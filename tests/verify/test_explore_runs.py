@@ -13,7 +13,7 @@ import pytest
 
 import interlock
 from interlock import Run, Space
-from interlock.runs import effects
+from interlock.runs import effect
 from interlock.runs.state import RunState
 from interlock.verify import Exploration, View, Violation, explore
 from tests.verify.conftest import Pin
@@ -188,7 +188,7 @@ def test_two_workers_for_one_run(
 
 
 def test_without_the_fence_a_zombie_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = "expected = [*expects, decide.expect(self.fence)]"
+    guard = "expected = [*expects, expect(self.fence)]"
     mutate(monkeypatch, RunState, "plan", guard, "expected = [*expects]")
     with pytest.raises(Violation, match="while b works on it") as found:
         explored(honours_keys)
@@ -197,8 +197,8 @@ def test_without_the_fence_a_zombie_commits(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.slow
 def test_without_the_intent_it_is_paid_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = "yield from recording.record(run, {path: intent}, op_id(), expects=expects)"
-    mutate(monkeypatch, effects, "perform", guard, "pass")
+    guard = "yield from record(run, {path: intent}, op_id(), expects=expects)"
+    mutate(monkeypatch, effect, "perform", guard, "pass")
     with pytest.raises(Violation, match="it was paid 2 times"):
         explored(can_be_asked)
 

@@ -1,6 +1,6 @@
 """A circuit breaker, which all who open the space share.
 
-The shared state is in `runs.breaking`.  Here is what is each process's own: what it last saw of the
+The shared state is in `runs.breaker`.  Here is what is each process's own: what it last saw of the
 state, for how long it goes by that, and how long a call took.
 """
 
@@ -15,14 +15,20 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Refusal
+from interlock.core.lease import check_seconds
+from interlock.core.refusals import Refusal, described
 from interlock.core.requests import Steps
-from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
-from interlock.runs import breaking
-from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen
-from interlock.runs.overdue import Call, CallWatch
+from interlock.runs import breaker
+from interlock.runs.breaker import (
+    CLOSED,
+    BreakerInfo,
+    Call,
+    CallWatch,
+    Limits,
+    Observation,
+    Passage,
+)
 from interlock.session import AsyncSession
 
 
@@ -61,8 +67,8 @@ class AsyncBreaker:
         self._limits = limits
         self._ignore = ignore
         self._refresh = refresh
-        self._seen: Seen | None = None
-        self._seen_at = 0.0  # when that was asked for, by this process's clock
+        self._observed: Observation | None = None
+        self._observed_at = 0.0  # when that was asked for, by this process's clock
         self._asked = 0.0  # when the store was last asked
         self._lock = threading.Lock()
         self._watch: CallWatch | None = None
@@ -82,7 +88,7 @@ class AsyncBreaker:
     @property
     def state(self) -> str:
         """`closed`, `open` or `half_open`, as this handle last saw it; `info` asks the store."""
-        return CLOSED if self._seen is None else self._seen.circuit.state
+        return CLOSED if self._observed is None else self._observed.circuit.state
 
     async def call(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """Call `fn(*args, **options)`, await what it returns, and return that.
@@ -96,21 +102,21 @@ class AsyncBreaker:
 
     async def info(self) -> BreakerInfo:
         """Return the shared state, asked of the store."""
-        return await self._learned(breaking.look(self._session.writer, self.name))
+        return await self._learned(breaker.look(self._session.writer, self.name))
 
     async def reset(self) -> BreakerInfo:
         """Close it, whatever it was, and return the shared state."""
         op_id = self._session.op_id()
-        return await self._learned(breaking.reset(self._session.writer, self.name, op_id))
+        return await self._learned(breaker.reset(self._session.writer, self.name, op_id))
 
     async def __aenter__(self) -> Self:
         now = time.monotonic()
         call = self._known(now)
         if call is None:
             session = self._session
-            steps = breaking.admit(session.writer, self._limits, session.op_id())
+            steps = breaker.admit(session.writer, self._limits, session.op_id())
             try:
-                answer: Any = await session.run(steps)  # a Passage or a Seen
+                answer: Any = await session.run(steps)  # a Passage or an Observation
             except BaseException:
                 self._forget()
                 raise
@@ -144,34 +150,34 @@ class AsyncBreaker:
         Of many threads one asks; the others go by what was seen last meanwhile.
         """
         with self._lock:
-            seen, age_us = self._seen, int((now - self._seen_at) * 1e6)
-            due = seen is None or now - self._asked >= self._refresh
+            observed, age_us = self._observed, int((now - self._observed_at) * 1e6)
+            due = observed is None or now - self._asked >= self._refresh
             if due:
                 self._asked = now
-        if seen is None or due:
+        if observed is None or due:
             return None
-        if seen.circuit.state == CLOSED:
-            return _Call(Passage(seen), now, breaker=self)
-        if age_us >= seen.wait_us:
+        if observed.circuit.state == CLOSED:
+            return _Call(Passage(observed), now, breaker=self)
+        if age_us >= observed.wait_us:
             return None
-        raise BreakerOpen(breaking.refused(self.name, seen, age_us))
+        raise BreakerOpen(breaker.refused(self.name, observed, age_us))
 
-    def _learn(self, seen: Seen, asked: float) -> None:
+    def _learn(self, observed: Observation, asked: float) -> None:
         """Go by what was seen, unless something newer is known."""
         with self._lock:
-            if self._seen is None or seen.record.version >= self._seen.record.version:
-                self._seen, self._seen_at, self._asked = seen, asked, asked
+            if self._observed is None or observed.record.version >= self._observed.record.version:
+                self._observed, self._observed_at, self._asked = observed, asked, asked
 
     def _forget(self) -> None:
         """Ask the store next time."""
         with self._lock:
-            self._seen = None
+            self._observed = None
 
-    def _admitted(self, answer: Passage | Seen, asked: float) -> _Call:
-        seen = answer.seen if isinstance(answer, Passage) else answer
-        self._learn(seen, asked)
-        if isinstance(answer, Seen):
-            raise BreakerOpen(breaking.refused(self.name, seen))
+    def _admitted(self, answer: Passage | Observation, asked: float) -> _Call:
+        observed = answer.observed if isinstance(answer, Passage) else answer
+        self._learn(observed, asked)
+        if isinstance(answer, Observation):
+            raise BreakerOpen(breaker.refused(self.name, observed))
         # A probe's time runs from before its claim: so it is over before the claim expires.
         return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
@@ -184,15 +190,15 @@ class AsyncBreaker:
         ended = problem is None or isinstance(problem, (Exception, *self._ignore))
         if ended and (late or took > self.timeout):
             reason = f"took {took:.1f} s, longer than {self.timeout:g} s"
-            return breaking.failed(writer, limits, passage, reason, op_id(), noted)
+            return breaker.failed(writer, limits, passage, reason, op_id(), noted)
         if problem is not None and ended and not isinstance(problem, self._ignore):
             reason = described(problem)
-            return breaking.failed(writer, limits, passage, reason, op_id(), noted)
+            return breaker.failed(writer, limits, passage, reason, op_id(), noted)
         if not passage.probe:
-            return breaking.ended(writer, limits, noted, op_id()) if noted else None
+            return breaker.ended(writer, limits, noted, op_id()) if noted else None
         if ended:
-            return breaking.succeeded(writer, passage, op_id())
-        return breaking.given_up(writer, passage, op_id())  # interrupted or cancelled
+            return breaker.succeeded(writer, passage, op_id())
+        return breaker.given_up(writer, passage, op_id())  # interrupted or cancelled
 
     def _untold(self, problem: BaseException | None, fault: InterlockError) -> None:
         """The store could not be told.  What the call returned or raised counts for the caller."""
@@ -215,14 +221,16 @@ class AsyncBreaker:
             self._watch.remove(call)
         return call
 
-    async def _tell(self, steps: Steps[Seen | Refusal], problem: BaseException | None) -> None:
+    async def _tell(
+        self, steps: Steps[Observation | Refusal], problem: BaseException | None
+    ) -> None:
         try:
             await self._learned(steps)
         except InterlockError as fault:
             self._untold(problem, fault)
 
-    async def _learned(self, steps: Steps[Seen | Refusal]) -> BreakerInfo:
+    async def _learned(self, steps: Steps[Observation | Refusal]) -> BreakerInfo:
         asked = time.monotonic()
-        seen = await self._session.run(steps)
-        self._learn(seen, asked)
-        return breaking.info(self.name, seen)
+        observed = await self._session.run(steps)
+        self._learn(observed, asked)
+        return breaker.info(self.name, observed)

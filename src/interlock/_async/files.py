@@ -8,12 +8,13 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
-from interlock.core import protocol
-from interlock.core.turns import Limits
+from interlock.core import read
+from interlock.core.requests import Steps
+from interlock.core.update import Limits
 from interlock.errors import raise_refused
-from interlock.files import steps, syncing
-from interlock.files.desk import Desk, Doing, T, checked
-from interlock.files.documents import Document, FileStatus
+from interlock.files import operations, sync
+from interlock.files.context import FilesContext, T, checked
+from interlock.files.document import Document, FileStatus
 from interlock.session import AsyncSession
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
 
@@ -25,34 +26,34 @@ class AsyncFiles:
     lives in the space; the file is its projection, for whoever reads it with `open`.
     """
 
-    def __init__(self, session: AsyncSession, desk: Desk) -> None:
+    def __init__(self, session: AsyncSession, context: FilesContext) -> None:
         self._session = session
-        self._desk = desk
+        self._context = context
 
     def __repr__(self) -> str:
-        where = f"{self._desk.workspace.root!r} {self._desk.pattern!r}"
+        where = f"{self._context.workspace.root!r} {self._context.pattern!r}"
         return f"<interlock.{type(self).__name__} {where}>"
 
     @property
     def root(self) -> str:
         """The folder that the files are in."""
-        return self._desk.workspace.root
+        return self._context.workspace.root
 
     @property
     def pattern(self) -> str:
         """The pattern of the paths in it."""
-        return self._desk.pattern
+        return self._context.pattern
 
     async def read(self, path: str) -> Document:
         """Return a document; one that was never written has version 0 and the text "".
 
         Sees that the file is what the space holds.  Raises Invalid.
         """
-        return await self._run(steps.read(self._desk, path))
+        return await self._run(operations.read(self._context, path))
 
     async def paths(self) -> list[str]:
         """Return the paths of the documents in the space."""
-        found, _ = await self._run(syncing.everything(self._desk))
+        found, _ = await self._run(sync.everything(self._context))
         return [each.path for each in found if each.exists]
 
     async def write(
@@ -70,7 +71,7 @@ class AsyncFiles:
         FileEdited where the file was changed around the space, Unpublished, Invalid.
         """
         name = self._session.op_id(op_id)
-        return await self._run(steps.write(self._desk, document, content, mode, name))
+        return await self._run(operations.write(self._context, document, content, mode, name))
 
     async def update(
         self,
@@ -91,15 +92,17 @@ class AsyncFiles:
         """
         concurrency.check_function(fn, "fn")
         limits = Limits(attempts, patience, turns)
-        thinking = self._desk.thinking(path, fn, limits, op_id)
-        return await self._run(steps.update(self._desk, path, thinking))
+        thinking = self._context.thinking(path, fn, limits, op_id)
+        return await self._run(operations.update(self._context, path, thinking))
 
     async def delete(self, document: Document, *, op_id: str | None = None) -> Document:
         """Delete a document that was read, and its file.
 
         Raises as `write` does.
         """
-        return await self._run(steps.delete(self._desk, document, self._session.op_id(op_id)))
+        return await self._run(
+            operations.delete(self._context, document, self._session.op_id(op_id))
+        )
 
     async def publish(
         self, contents: Mapping[Any, str | bytes], *, op_id: str | None = None
@@ -109,42 +112,44 @@ class AsyncFiles:
         `contents` are by document that was read, or by path where there must be none yet.  All are
         committed, or nothing is.  Raises as `write` does.
         """
-        return await self._run(steps.publish(self._desk, contents, self._session.op_id(op_id)))
+        return await self._run(
+            operations.publish(self._context, contents, self._session.op_id(op_id))
+        )
 
     def transaction(self, *, op_id: str | None = None) -> AsyncFilesTx:
         """Begin a transaction over several documents, committed when its block ends."""
-        return AsyncFilesTx(self._session, self._desk, self._session.op_id(op_id))
+        return AsyncFilesTx(self._session, self._context, self._session.op_id(op_id))
 
     async def status(self) -> tuple[FileStatus, ...]:
         """Return what of the disk is not what the space holds, edits made around it first."""
-        return await self._run(syncing.status(self._desk))
+        return await self._run(sync.status(self._context))
 
     async def sync(self) -> tuple[Document, ...]:
         """Make the disk what the space holds; files that were edited are left as they are.
 
         Returns the documents whose file was changed, or was edited.  Raises Unpublished.
         """
-        return await self._run(syncing.sync(self._desk))
+        return await self._run(sync.sync(self._context))
 
     async def rebuild(self) -> tuple[Document, ...]:
         """Make the disk what the space holds, whatever it is now; edits are set aside.
 
         Returns the documents whose file was changed.  Raises Unpublished.
         """
-        return await self._run(syncing.rebuild(self._desk))
+        return await self._run(sync.rebuild(self._context))
 
     async def follow(self) -> AsyncIterator[Document]:
         """Sync, then yield each document that others write when it is on this disk, without
         end."""
-        position = await self._run(syncing.head(self._desk))
-        for document in await self._run(syncing.follow(self._desk)):
+        position = await self._run(sync.head(self._context))
+        for document in await self._run(sync.follow(self._context)):
             yield document
         while True:
-            found, upto = await self._run(syncing.catch_up(self._desk, position))
+            found, upto = await self._run(sync.catch_up(self._context, position))
             for document in found:
                 yield document
             if upto == position:
-                await self._session.run(protocol.wait(WATCH_PAUSE, position))
+                await self._session.run(read.wait(WATCH_PAUSE, position))
             position = upto
 
     async def adopt(self, path: str, *, over: Document | None = None) -> Document:
@@ -153,23 +158,23 @@ class AsyncFiles:
         `over`: the document that the edit is to replace although it was made from an older one.
         Raises FileEdited where the document has moved and cannot be merged, Invalid.
         """
-        return await self._run(syncing.adopt(self._desk, path, over))
+        return await self._run(sync.adopt(self._context, path, over))
 
     async def adopt_all(self) -> tuple[Document, ...]:
         """Commit all that was edited and every new file; return the documents.
 
         One that cannot be committed has the state `edited`.
         """
-        return await self._run(syncing.adopt_all(self._desk))
+        return await self._run(sync.adopt_all(self._context))
 
     async def discard(self, path: str) -> Document:
         """Put the space's content in the place of an edit, which is set aside below `.interlock`.
 
         Raises Unpublished, Invalid.
         """
-        return await self._run(syncing.discard(self._desk, path))
+        return await self._run(sync.discard(self._context, path))
 
-    async def _run(self, operation: Doing[T]) -> T:
+    async def _run(self, operation: Steps[T]) -> T:
         return await self._session.run(checked(operation))
 
 
@@ -179,9 +184,9 @@ class AsyncFilesTx(AwaitsCalls):
     All methods are awaited; the block raises Invalid at its end where one was not.
     """
 
-    def __init__(self, session: AsyncSession, desk: Desk, op_id: str) -> None:
+    def __init__(self, session: AsyncSession, context: FilesContext, op_id: str) -> None:
         self._session = session
-        self._changes = steps.Changes(desk)
+        self._changes = operations.Changes(context)
         self._op_id = op_id
         self.written: tuple[Document, ...] = ()
 
@@ -228,5 +233,5 @@ class AsyncFilesTx(AwaitsCalls):
             raise_refused(unawaited)
             self.written = await self._run(self._changes.commit(self._op_id))
 
-    async def _run(self, operation: Doing[T]) -> T:
+    async def _run(self, operation: Steps[T]) -> T:
         return await self._session.run(checked(operation))

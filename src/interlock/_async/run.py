@@ -14,13 +14,15 @@ from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited, raise_unawaited
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
-from interlock.core import leases, protocol
+from interlock.core.lease import take_own_lease
+from interlock.core.read import load
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
-from interlock.runs import admin, effects, ending, recording, replaying, step, waiting
+from interlock.runs import admin, effect, history, step, worker
+from interlock.runs.history import RunMoment
 from interlock.runs.records import RunInfo, check_run_id, fence_key
-from interlock.runs.replaying import RunMoment
+from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import AsyncSession
 
@@ -151,9 +153,9 @@ class AsyncRun(AwaitsCalls):
 
         Raises InDoubt where the call raised anything but NotDone, and what `step` raises.
         """
-        effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
+        made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = effects.perform(self._state, path, effect, draw)
+        steps = effect.perform(self._state, path, made, draw)
         return self._calls.add("effect", self._session.run(steps))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
@@ -163,14 +165,14 @@ class AsyncRun(AwaitsCalls):
         """
         step.check_wait(name, timeout)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = waiting.wait_for(self._state, path, name, timeout, draw)
+        steps = step.wait_for(self._state, path, name, timeout, draw)
         return self._calls.add("wait_for", self._session.run(steps))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
-        waiting.check_sleep(seconds)
+        step.check_sleep(seconds)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = waiting.sleep(self._state, path, seconds, draw)
+        steps = step.sleep(self._state, path, seconds, draw)
         return self._calls.add("sleep", self._session.run(steps))
 
     @awaited
@@ -178,7 +180,7 @@ class AsyncRun(AwaitsCalls):
         """Return the store's time when this was first asked for."""
 
         async def read() -> int:
-            snapshot = await self._session.run(protocol.load(self._session.writer, ()))
+            snapshot = await self._session.run(load(self._session.writer, ()))
             return snapshot.time_us
 
         return as_datetime(await self.step("now", read))
@@ -190,7 +192,7 @@ class AsyncRun(AwaitsCalls):
 
     async def __aenter__(self) -> Self:
         lease = AsyncLease(
-            self._session, fence_key(self._id), self._ttl, self._wait, leases.take_own
+            self._session, fence_key(self._id), self._ttl, self._wait, take_own_lease
         )
         self._lease = await lease.acquire()
         try:
@@ -210,7 +212,7 @@ class AsyncRun(AwaitsCalls):
         draw = self._session.draw
         unawaited = self._calls.unawaited()
         problem = problem if unawaited is None else problem or Invalid(unawaited)
-        left = ending.leave(self._state, problem, self.result, self._attempts, draw)
+        left = worker.leave(self._state, problem, self.result, self._attempts, draw)
         try:
             await self._session.run(left)
         except InterlockError as second:
@@ -236,7 +238,7 @@ class AsyncRun(AwaitsCalls):
     def _take_up(self, fence: Record) -> Steps[RunState]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
-        run = yield from recording.take_up(
+        run = yield from take_up(
             self._session.writer,
             self._id,
             fence,
@@ -298,7 +300,7 @@ class AsyncRuns:
 
         Raises Invalid where there is no such run.  The log's oldest part may be cut.
         """
-        return await self._session.run(replaying.replay(self._session.writer, id))
+        return await self._session.run(history.replay(self._session.writer, id))
 
     async def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.

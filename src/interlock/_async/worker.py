@@ -11,13 +11,12 @@ from typing import Any
 
 from interlock._async import concurrency
 from interlock._async.run import AsyncRun
-from interlock.core.leases import check_seconds
+from interlock.core.lease import check_seconds
 from interlock.errors import Fenced, Held, Invalid, raise_refused
-from interlock.runs import step, working
-from interlock.runs.ending import is_outside
+from interlock.runs import step, worker
 from interlock.runs.records import AWAITING, COMPLETED, fence_key
 from interlock.runs.state import RunState, Suspended
-from interlock.runs.working import Due, Worked
+from interlock.runs.worker import Due, Worked, is_outside
 from interlock.session import AsyncSession
 
 _MOST_SLOTS = 1000
@@ -90,7 +89,7 @@ class AsyncWorker:
                             break
                         await pool.wait(due.seconds)
                     elif not due.runs:
-                        await self._session.run(working.wait(due, self._over.is_set))
+                        await self._session.run(worker.wait(due, self._over.is_set))
             except BaseException:
                 self.stop()
                 raise
@@ -99,7 +98,7 @@ class AsyncWorker:
     async def _find(self) -> Due:
         most = self._slots * _BACKLOG
         return await self._session.run(
-            working.find(self._session.writer, self._programs, self._busy, most, self._poll)
+            worker.find(self._session.writer, self._programs, self._busy, most, self._poll)
         )
 
     async def _work_on(self, run_id: str, program: str) -> None:

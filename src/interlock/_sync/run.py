@@ -14,13 +14,15 @@ from typing import Any, Self
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease
 from interlock._sync.transaction import Tx
-from interlock.core import leases, protocol
+from interlock.core.lease import take_own_lease
+from interlock.core.read import load
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
-from interlock.runs import admin, effects, ending, recording, replaying, step, waiting
+from interlock.runs import admin, effect, history, step, worker
+from interlock.runs.history import RunMoment
 from interlock.runs.records import RunInfo, check_run_id, fence_key
-from interlock.runs.replaying import RunMoment
+from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import Session
 
@@ -146,9 +148,9 @@ class Run:
 
         Raises InDoubt where the call raised anything but NotDone, and what `step` raises.
         """
-        effect = effects.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
+        made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = effects.perform(self._state, path, effect, draw)
+        steps = effect.perform(self._state, path, made, draw)
         return self._session.run(steps)
 
     def wait_for(self, name: str, timeout: float | None = None) -> Any:
@@ -158,21 +160,21 @@ class Run:
         """
         step.check_wait(name, timeout)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = waiting.wait_for(self._state, path, name, timeout, draw)
+        steps = step.wait_for(self._state, path, name, timeout, draw)
         return self._session.run(steps)
 
     def sleep(self, seconds: float) -> None:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
-        waiting.check_sleep(seconds)
+        step.check_sleep(seconds)
         path, draw = self._state.frame.next_path(), self._session.draw
-        steps = waiting.sleep(self._state, path, seconds, draw)
+        steps = step.sleep(self._state, path, seconds, draw)
         return self._session.run(steps)
 
     def now(self) -> datetime:
         """Return the store's time when this was first asked for."""
 
         def read() -> int:
-            snapshot = self._session.run(protocol.load(self._session.writer, ()))
+            snapshot = self._session.run(load(self._session.writer, ()))
             return snapshot.time_us
 
         return as_datetime(self.step("now", read))
@@ -182,7 +184,7 @@ class Run:
         return float(self.step("random", random.random))
 
     def __enter__(self) -> Self:
-        lease = Lease(self._session, fence_key(self._id), self._ttl, self._wait, leases.take_own)
+        lease = Lease(self._session, fence_key(self._id), self._ttl, self._wait, take_own_lease)
         self._lease = lease.acquire()
         try:
             self.recorded = self._session.run(self._take_up(lease.record))
@@ -199,7 +201,7 @@ class Run:
         traceback: TracebackType | None,
     ) -> None:
         draw = self._session.draw
-        left = ending.leave(self._state, problem, self.result, self._attempts, draw)
+        left = worker.leave(self._state, problem, self.result, self._attempts, draw)
         try:
             self._session.run(left)
         except InterlockError as second:
@@ -224,7 +226,7 @@ class Run:
     def _take_up(self, fence: Record) -> Steps[RunState]:
         """Protocol: go on with the run, or begin it, once its lease is taken."""
         attempts = None if self._stopping is None else self._attempts
-        run = yield from recording.take_up(
+        run = yield from take_up(
             self._session.writer,
             self._id,
             fence,
@@ -284,7 +286,7 @@ class Runs:
 
         Raises Invalid where there is no such run.  The log's oldest part may be cut.
         """
-        return self._session.run(replaying.replay(self._session.writer, id))
+        return self._session.run(history.replay(self._session.writer, id))
 
     def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.

@@ -3,7 +3,8 @@
 A document with the path `plans/a.md` is the key `files/plans/a.md`, whose value is
 `{"text": ..., "mode": 420}`, or `{"base64": ..., "mode": 420}` where the content is no text.
 
-`documents` says what a document is, `disk` does one step on the disk each, `workspace` puts a
-version in place whoever else does so, `merging` merges texts, and `steps` are the operations,
-written once for `handles` and `aio_handles`.
+`document` says what a document is, `disk` does single steps on the disk, `workspace` puts a version
+in place whoever else does so, and `merge` merges texts.  `operations` (read, write, publish) and
+`sync` (the disk and the space, and edits made around the space) are the protocols; `context` is
+what they share.
 """

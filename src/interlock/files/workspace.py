@@ -51,7 +51,7 @@ class Version(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """What its content is known by."""
+        """The digest of its content."""
         return digest_of(self.data)
 
 
@@ -101,7 +101,7 @@ class Listing:
         return {fence.digest for fence in self.fences.values() if fence.version >= done}
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """What is at the place of a document, what was put there last, and whether that was edited."""
 
     found: Found
@@ -123,7 +123,7 @@ class Seen(NamedTuple):
 
 
 def digest_of(data: bytes | None) -> str:
-    """Return what a content is known by."""
+    """Return the digest of a content."""
     return _GONE if data is None else hashlib.sha256(data).hexdigest()[:32]
 
 
@@ -160,7 +160,7 @@ class Workspace:
                     return how
         raise OSError(errno.EBUSY, "the file changes all the time", path)
 
-    def see(self, path: str, deleted: bool = False) -> Seen:
+    def see(self, path: str, deleted: bool = False) -> Observation:
         """Look at the place of a document.  Raises OSError; where it is `deleted`, not because a
         file, such as a later document, is in place of a folder that it was in."""
         shelf = self._shelf_of(path)
@@ -176,7 +176,7 @@ class Workspace:
             found = Found(BLOCKED)
         after = Listing(disk.names(shelf))
         last = after.last or before.last
-        return Seen(found, last, after.newest, not _is_ours(found, before, after))
+        return Observation(found, last, after.newest, not _is_ours(found, before, after))
 
     def step_back(self, path: str, version: int) -> None:
         """Forget the versions above `version`: the store has lost them."""

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interlock.core.keys import check_key
-from interlock.core.outcome import Invalid
+from interlock.core.keys import check_key, encode
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid
 from interlock.core.struct import Json
-from interlock.core.values import encode
 
 OPEN = "$runs/open/"
 DONE = "$runs/done/"
@@ -148,8 +147,8 @@ def steps_of(run_id: str, records: Mapping[str, Record]) -> tuple[StepInfo, ...]
     for key, record in records.items():
         if key.startswith(prefix):
             value = record.value
-            known = ("kind", "name", "state", "result")
-            details = {name: each for name, each in value.items() if name not in known}
+            common = ("kind", "name", "state", "result")
+            details = {name: each for name, each in value.items() if name not in common}
             path = key[len(prefix) :]
             found.append(
                 StepInfo(

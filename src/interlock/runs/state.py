@@ -16,14 +16,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from interlock.core import decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.machines import AGENT_LIFECYCLE, check_move
-from interlock.core.outcome import Invalid, Refusal
-from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
+from interlock.core.machine import AGENT_LIFECYCLE, check_move
+from interlock.core.plan import DELETE, PUT, Expect, Plan, Write, expect
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid, Refusal
 from interlock.core.struct import Json
-from interlock.core.transaction import Transaction
+from interlock.core.transact import Transaction
+from interlock.core.write import Decision, write_of
+from interlock.core.writer import Writer
 from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
 from interlock.runs.records import DONE, OPEN, UNDOING, fence_key, step_key
@@ -51,12 +51,12 @@ class Frame:
     run: RunState
     path: str
     tx: Any = None
-    told: dict[str, Json] = field(default_factory=dict)  # what will be recorded of the step
+    payload: dict[str, Json] = field(default_factory=dict)  # what will be recorded of the step
     count: int = 0
 
-    def begin(self, tx: Any, told: dict[str, Any]) -> None:
+    def begin(self, tx: Any, payload: dict[str, Any]) -> None:
         """Run the step, or run it again because something that it read has moved."""
-        self.tx, self.told, self.count = tx, told, 0
+        self.tx, self.payload, self.count = tx, payload, 0
 
     def next_path(self) -> str:
         """Return the place of the next step that is asked for inside this one."""
@@ -137,15 +137,15 @@ class RunState:
                 self.stopped = True
                 raise Suspended
             return None
-        known: Mapping[str, Json] = deepcopy(record.value)
-        was, now = (known["kind"], known["name"]), (kind, name)
-        if was != now or known["args"] != arguments:
+        recorded: Mapping[str, Json] = deepcopy(record.value)
+        was, now = (recorded["kind"], recorded["name"]), (kind, name)
+        if was != now or recorded["args"] != arguments:
             what = f"{kind} {name!r}" + (" with other arguments" if was == now else "")
             raise ProgramChanged(
                 f"step {path} of run {self.id!r} is recorded as {was[0]} {was[1]!r}, and the "
                 f"program asks for {what}"
             )
-        return known
+        return recorded
 
     def check_complete(self, frame: Frame) -> None:
         """Raise ProgramChanged where a step is recorded that the program did not ask for."""
@@ -176,10 +176,10 @@ class RunState:
         `status` of a run that has ended moves to where those are kept.
         """
         writes: list[Write] = []
-        expected = [*expects, decide.expect(self.fence)]
+        expected = [*expects, expect(self.fence)]
         for path, value in steps.items():
-            known, key = self.steps.get(path), step_key(self.id, path)
-            expected.append(Expect(key, known.version if known else 0, None))
+            recorded, key = self.steps.get(path), step_key(self.id, path)
+            expected.append(Expect(key, recorded.version if recorded else 0, None))
             written = self._put(key, value, f"step {path}")
             if isinstance(written, Refusal):
                 return written
@@ -201,7 +201,7 @@ class RunState:
             )
             if refused is not None:
                 return refused
-        expected.append(decide.expect(old))
+        expected.append(expect(old))
         if status["state"] not in AGENT_LIFECYCLE.final:
             written = self._put(old.key, status, "where it stands")
             return written if isinstance(written, Refusal) else [written]
@@ -211,7 +211,7 @@ class RunState:
         return written if isinstance(written, Refusal) else [Write(DELETE, old.key, None), written]
 
     def _put(self, key: str, value: Json, what: str) -> Write | Refusal:
-        write = decide.write_of(self.writer, PUT, key, value)
+        write = write_of(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return Invalid(f"{what} of run {self.id!r} cannot be recorded: {write.message}")
         return write
@@ -222,11 +222,11 @@ class StepTransaction(Transaction):
 
     recorded = True
 
-    def __init__(self, run: RunState, path: str, told: Mapping[str, Json]) -> None:
+    def __init__(self, run: RunState, path: str, payload: Mapping[str, Json]) -> None:
         super().__init__(run.writer)
         self.run = run
         self.path = path
-        self.told = {**told}
+        self.payload = {**payload}
 
     @property
     def changes(self) -> bool:
@@ -239,12 +239,12 @@ class StepTransaction(Transaction):
 
     def decision(self, op_id: str) -> Decision:
         """Return the plan, or what stands against it."""
-        own = self.run.plan(op_id, {self.path: self.told})
+        own = self.run.plan(op_id, {self.path: self.payload})
         return own if isinstance(own, Refusal) else super().decision(op_id)
 
     def plan(self, op_id: str) -> Plan:
         """Return the plan that was decided."""
-        own, base = self.run.plan(op_id, {self.path: self.told}), super().plan(op_id)
+        own, base = self.run.plan(op_id, {self.path: self.payload}), super().plan(op_id)
         assert isinstance(own, Plan)  # it was decided before
         return base._replace(
             expects=(*base.expects, *own.expects), writes=(*base.writes, *own.writes)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
+from interlock.core.group import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Invalid, Pruned
-from interlock.core.protocol import check_position
+from interlock.core.lease import check_seconds
+from interlock.core.read import check_position
+from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
@@ -157,8 +157,8 @@ def names() -> Steps[tuple[str, ...]]:
 
 
 def _missing(group: str) -> Steps[Invalid]:
-    known = yield from ListGroups()
-    there = f"the space has {', '.join(map(repr, known))}" if known else "the space has none"
+    names = yield from ListGroups()
+    there = f"the space has {', '.join(map(repr, names))}" if names else "the space has none"
     return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
 
 

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
-from interlock.core.decide import forgot_return
-from interlock.core.folding import LARGEST
-from interlock.core.keys import check_key, check_prefix
-from interlock.core.outcome import Invalid, Pruned
-from interlock.core.protocol import check_reached
+from interlock.core.fold import LARGEST
+from interlock.core.keys import check_key, check_prefix, decode, encode
+from interlock.core.read import check_reached
 from interlock.core.records import Entry
+from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
     PROJECTIONS,
     DropProjection,
@@ -27,7 +26,7 @@ from interlock.core.requests import (
     Steps,
 )
 from interlock.core.struct import Json
-from interlock.core.values import decode, encode
+from interlock.core.write import forgot_return
 
 Fold = Callable[[Json, Entry], Json]
 PAGE = 1000  # entries
@@ -155,15 +154,15 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Protocol: begin with what is kept, or with the initial value.  Returns None, or Invalid."""
     view.is_open = False
     if shape.kept_as:
-        kept = yield from LoadProjection(shape.kept_as)
-        found = None if kept is None else _read(kept.body)
-        if kept is not None and found is not None:
+        saved = yield from LoadProjection(shape.kept_as)
+        found = None if saved is None else _read(saved.body)
+        if saved is not None and found is not None:
             if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
                 return Invalid(
                     f"{_named(shape)} is kept with prefix={found['prefix']!r} and "
                     f"initial={found['initial']!r:.60}; give what has changed another version"
                 )
-            view.become(found["value"], kept.position)
+            view.become(found["value"], saved.position)
             return None
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.

@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core import protocol
+from interlock.core import read
 from interlock.core.keys import check_key
-from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid, text_of
 from interlock.core.requests import Steps, Think
-from interlock.core.showing import text_of
 from interlock.core.struct import Json
 from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
-from interlock.runs import recording, waiting
 from interlock.runs.records import (
     EFFECT,
     FINISHED,
@@ -32,7 +30,9 @@ from interlock.runs.records import (
     check_call,
     digest,
 )
+from interlock.runs.run import record
 from interlock.runs.state import RunState, Undo
+from interlock.runs.step import ask_about
 
 POLICIES = ("ask", "retry", "skip")
 
@@ -78,7 +78,7 @@ def make(
 def _expected(records: object) -> tuple[Expect, ...]:
     if isinstance(records, Mapping):
         for key, version in records.items():
-            raise_refused(check_key(key) or protocol.check_position(f"version of {key!r}", version))
+            raise_refused(check_key(key) or read.check_position(f"version of {key!r}", version))
         return tuple(Expect(key, version, None) for key, version in records.items())
     found = (records,) if isinstance(records, Record) else records
     if not isinstance(found, list | tuple) or not all(isinstance(r, Record) for r in found):
@@ -94,43 +94,43 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
         if isinstance(wrong, Invalid):
             raise_refusal(wrong)
     assert isinstance(arguments, str)
-    known = run.recall(path, EFFECT, effect.name, arguments)
-    attempt = (known or {}).get("attempt", 0) + 1
-    if known is not None and known["state"] == HELD_BACK:
-        known = None  # a breaker was open: the call was not made
+    recorded = run.recall(path, EFFECT, effect.name, arguments)
+    attempt = (recorded or {}).get("attempt", 0) + 1
+    if recorded is not None and recorded["state"] == HELD_BACK:
+        recorded = None  # a breaker was open: the call was not made
     key = _key(run, path, effect.name, str(content))
-    told: dict[str, Json] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
-    told |= {"content": effect.content, "undo": effect.compensate is not None}
-    if known is not None and known["state"] != STARTED:
-        return _settled(run, path, effect, known)
-    if known is not None:
-        happened = yield from _in_doubt(run, path, effect, known)
+    payload: dict[str, Json] = {"kind": EFFECT, "name": effect.name, "args": arguments, "key": key}
+    payload |= {"content": effect.content, "undo": effect.compensate is not None}
+    if recorded is not None and recorded["state"] != STARTED:
+        return _settled(run, path, effect, recorded)
+    if recorded is not None:
+        happened = yield from _in_doubt(run, path, effect, recorded)
         if happened is not None:
-            told |= {"state": happened[0], "result": happened[1]}
-            return (yield from _finish(run, path, effect, told, op_id))
-    intent = told | {"state": STARTED, "attempt": attempt}
-    perhaps_made = known is not None and effect.in_doubt == "retry"
+            payload |= {"state": happened[0], "result": happened[1]}
+            return (yield from _finish(run, path, effect, payload, op_id))
+    intent = payload | {"state": STARTED, "attempt": attempt}
+    perhaps_made = recorded is not None and effect.in_doubt == "retry"
     expects = () if perhaps_made else effect.decided_from
-    yield from recording.record(run, {path: intent}, op_id(), expects=expects)
+    yield from record(run, {path: intent}, op_id(), expects=expects)
     try:
         result = yield Think(effect.fn, (key, *effect.args))
     except BreakerOpen:
         if not perhaps_made:  # else an earlier call is still in doubt
-            yield from recording.record(run, {path: intent | {"state": HELD_BACK}}, op_id())
+            yield from record(run, {path: intent | {"state": HELD_BACK}}, op_id())
         raise
     except NotDone as refused:
         if path.startswith(UNDOING):
             raise  # it is still to be undone: the next attempt calls again
-        told |= {"state": REFUSED, "result": None, "error": text_of(refused)}
-        yield from recording.record(run, {path: told}, op_id())
+        payload |= {"state": REFUSED, "result": None, "error": text_of(refused)}
+        yield from record(run, {path: payload}, op_id())
         raise
     except Exception as problem:
         happened = yield from _looked_up(effect, key)
         if not happened:
             raise InDoubt(effect.name, key, path, problem) from problem
         result = happened[1]
-    told |= {"state": FINISHED, "result": result}
-    return (yield from _finish(run, path, effect, told, op_id))
+    payload |= {"state": FINISHED, "result": result}
+    return (yield from _finish(run, path, effect, payload, op_id))
 
 
 def _key(run: RunState, path: str, name: str, content: str) -> str:
@@ -146,26 +146,26 @@ def _key(run: RunState, path: str, name: str, content: str) -> str:
     return made
 
 
-def _settled(run: RunState, path: str, effect: Effect, known: Mapping[str, Json]) -> Json:
+def _settled(run: RunState, path: str, effect: Effect, recorded: Mapping[str, Json]) -> Json:
     """Return what is recorded of an effect."""
-    if known["state"] == REFUSED:
-        raise NotDone(known["error"])
-    if known["state"] == FINISHED:
-        _undoable(run, path, effect, known)
-    return known["result"]
+    if recorded["state"] == REFUSED:
+        raise NotDone(recorded["error"])
+    if recorded["state"] == FINISHED:
+        _undoable(run, path, effect, recorded)
+    return recorded["result"]
 
 
 def _in_doubt(
-    run: RunState, path: str, effect: Effect, known: Mapping[str, Json]
+    run: RunState, path: str, effect: Effect, recorded: Mapping[str, Json]
 ) -> Steps[tuple[str, Json] | None]:
     """Return how it ended and its result, or None where the call is to be made (again)."""
     if effect.check is not None:
-        return (yield from _looked_up(effect, known["key"]))
+        return (yield from _looked_up(effect, recorded["key"]))
     if effect.in_doubt == "retry":
         return None
     if effect.in_doubt == "skip":
         return SKIPPED, None
-    return (yield from waiting.ask_about(run, path, effect.name, known["attempt"]))
+    return (yield from ask_about(run, path, effect.name, recorded["attempt"]))
 
 
 def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Json] | None]:
@@ -177,17 +177,17 @@ def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Json] | None]:
 
 
 def _finish(
-    run: RunState, path: str, effect: Effect, told: dict[str, Json], op_id: Callable[[], str]
+    run: RunState, path: str, effect: Effect, payload: dict[str, Json], op_id: Callable[[], str]
 ) -> Steps[Json]:
-    yield from recording.record(run, {path: told}, op_id())
+    yield from record(run, {path: payload}, op_id())
     return _settled(run, path, effect, run.steps[path].value)
 
 
-def _undoable(run: RunState, path: str, effect: Effect, known: Mapping[str, Json]) -> None:
+def _undoable(run: RunState, path: str, effect: Effect, recorded: Mapping[str, Json]) -> None:
     if effect.compensate is not None:
         position = run.steps[path].position
         run.undo[path] = Undo(
-            position, path, effect.name, known["key"], known["result"], effect.compensate
+            position, path, effect.name, recorded["key"], recorded["result"], effect.compensate
         )
 
 

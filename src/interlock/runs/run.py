@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
-from interlock.core.outcome import Committed, Conflict, Invalid, Outcome
-from interlock.core.plan import PUT, Expect
-from interlock.core.records import Record
+from interlock.core.fold import ask
+from interlock.core.keys import decode
+from interlock.core.plan import PUT, Expect, expect
+from interlock.core.records import Committed, Record
+from interlock.core.refusals import Conflict, Invalid, Outcome
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
-from interlock.core.values import decode
+from interlock.core.write import Decision, commit, records_of, write_of
+from interlock.core.writer import Writer
 from interlock.errors import RunFailed, raise_refusal
-from interlock.runs import working
 from interlock.runs.records import (
+    AWAITING,
     COMPLETED,
     DONE,
     FAILED,
@@ -48,7 +48,7 @@ def record(
         return run.plan(op_id, steps, None if status is None else status(run.status.value), expects)
 
     for _ in range(_MOST_ATTEMPTS):
-        outcome = yield from commands.commit(run.writer, decision)
+        outcome = yield from commit(run.writer, decision)
         if isinstance(outcome, Conflict) and outcome.key == run.status.key:
             run.status = outcome.record  # another task of this run has moved it
             continue
@@ -59,7 +59,7 @@ def record(
     for path in steps:
         done = written[step_key(run.id, path)]
         run.remember(path, decode(done.body), done.version, done.position)
-    for made in decide.result(outcome, run.writer.space):
+    for made in records_of(outcome, run.writer.space):
         if made.exists and made.key.startswith((OPEN, DONE)):
             run.status = made
     return outcome
@@ -84,11 +84,11 @@ def define(
     def decision() -> Decision:
         writes = []
         for name, value in values:
-            write = decide.write_of(writer, PUT, name, value)
+            write = write_of(writer, PUT, name, value)
             if isinstance(write, Invalid):
                 return write
             writes.append(write)
-        never = Expect(key, 0, None) if fence is None else decide.expect(fence)
+        never = Expect(key, 0, None) if fence is None else expect(fence)
         return writer.plan(
             op_id,
             expects=(never, Expect(f"{OPEN}{run_id}", 0, None)),
@@ -96,7 +96,7 @@ def define(
             leased=() if fence is None else (key,),
         )
 
-    return (yield from commands.commit(writer, decision))
+    return (yield from commit(writer, decision))
 
 
 def take_up(
@@ -110,7 +110,7 @@ def take_up(
 ) -> Steps[RunState]:
     """Go on with a run whose lease was just taken, or begin it.  Returns its RunState.
 
-    `fence` is the record of the lease.  `attempts` is given by a worker: see `working.admit`.
+    `fence` is the record of the lease.  `attempts` is given by a worker: see `admit`.
     Raises RunFailed where the run has failed, Suspended where a worker is to leave it alone.
     """
     keys = (fence_key(run_id), f"{OPEN}{run_id}", f"{DONE}{run_id}")
@@ -120,7 +120,7 @@ def take_up(
         outcome = yield from define(writer, run_id, program, given, new, fence)
         if not isinstance(outcome, Committed):
             raise_refusal(outcome)
-        first, opened = decide.result(outcome, writer.space)
+        first, opened = records_of(outcome, writer.space)
     fence = first._replace(epoch=fence.epoch)
     prefix = step_key(run_id, "")
     steps = {
@@ -130,7 +130,7 @@ def take_up(
     }
     run = RunState(run_id, writer, fence, done if done.exists else opened, steps)
     if attempts is not None:
-        admitted = working.admit(run, found.time_us, attempts)
+        admitted = admit(run, found.time_us, attempts)
         again = _again(writer) | admitted
         yield from record(run, {}, f"{new}/1", lambda status: {**status, **again})
         if run.status.value.get("parked"):
@@ -156,6 +156,38 @@ def _again(writer: Writer) -> dict[str, Json]:
     }
 
 
+def is_due(status: Mapping[str, Json], now_us: int) -> bool:
+    """Whether a worker is to take a run up that stands so."""
+    due: int = status["due_us"]
+    return 0 < due <= now_us if status["state"] == AWAITING else due <= now_us
+
+
+def admit(run: RunState, now_us: int, attempts: int) -> dict[str, Json]:
+    """Return what changes of where a run stands when a worker takes it up.
+
+    A run that was being worked on and has nobody's lease was left by a worker that died.  After
+    `attempts` of those with no step recorded in between it is parked, because it may have killed
+    them.  Raises Suspended where the run is not due.
+    """
+    if run.over or not is_due(run.status.value, now_us):
+        raise Suspended
+    status, steps = run.status.value, len(run.steps)
+    deaths = 0
+    if status["state"] == PROCESSING and not status["due_us"]:
+        deaths = 1 + (status.get("deaths", 0) if status.get("steps") == steps else 0)
+    changes = {"deaths": deaths, "steps": steps}
+    if deaths < attempts:
+        return changes
+    said = f"{deaths} workers died while they worked on it, with no step finished in between"
+    return changes | parked(said)
+
+
+def parked(error: str) -> dict[str, Json]:
+    """Return what changes of where a run stands that only a person takes up again."""
+    waits = {"": "resume"}
+    return {"state": AWAITING, "parked": True, "waits": waits, "due_us": 0, "error": error}
+
+
 def complete(run: RunState, result: Json, op_id: str) -> Steps[None]:
     """Record that the run has ended well."""
     run.check_complete(run.root)
@@ -170,5 +202,5 @@ def fail(run: RunState, reason: str, op_id: str) -> Steps[None]:
 
 
 def _ended(state: str, more: Mapping[str, Json], status: Mapping[str, Json]) -> Mapping[str, Json]:
-    kept = {key: status[key] for key in ("agent", "failures") if key in status}
-    return {**kept, "state": state, **more}
+    retained = {key: status[key] for key in ("agent", "failures") if key in status}
+    return {**retained, "state": state, **more}

@@ -10,26 +10,34 @@ claimed the next probe finds another version, and changes nothing.
 
 A call that goes on for a while is noted in `$breaker_calls/<name>`, with the time at which it is
 overdue.  Whoever looks at the breaker after that counts it as failed, and takes the note away in
-the same commit; so it counts once, whoever counts it, and whether or not it ever ends.
+the same commit; so it counts once, whoever counts it, and whether or not it ever ends.  This
+process does so from a thread (`CallWatch`), however the call hangs; where it is frozen or dead, the
+others do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
+from interlock.core.fold import ask
 from interlock.core.keys import check_name
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Outcome, Refusal
-from interlock.core.plan import PUT
-from interlock.core.records import Record, Snapshot, as_datetime
+from interlock.core.lease import check_seconds
+from interlock.core.plan import PUT, expect
+from interlock.core.records import Committed, Record, Snapshot, as_datetime
+from interlock.core.refusals import BreakerOpen, Conflict, Invalid, Outcome, Refusal
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
+from interlock.core.write import Decision, commit, records_of, write_of
+from interlock.core.writer import Writer
+from interlock.errors import AnswerLost, Closed, InterlockError
+from interlock.session import Session
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -38,6 +46,9 @@ _MOST_CALLS = 1000  # that are noted at once
 _LONGEST = 24 * 3600.0  # seconds
 _ASK_AGAIN_US = 1_000_000  # while a probe is under way: it may answer at any moment
 _LONGEST_REASON = 200  # characters
+NOTED_AFTER = 1.0  # seconds, or half of a shorter timeout: short calls cost nothing
+_FIRST_PAUSE = 1.0  # seconds until the store is asked again, twice as long each time
+_LONGEST_PAUSE = 60.0
 
 
 class Limits(NamedTuple):
@@ -120,7 +131,7 @@ class Circuit(NamedTuple):
         return self._replace(state=CLOSED, failed=(), until_us=0, probe="")
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """A breaker as it was at one moment of the store's clock."""
 
     record: Record
@@ -137,7 +148,7 @@ class Seen(NamedTuple):
 class Passage(NamedTuple):
     """A call that may go through, and what it was let through by."""
 
-    seen: Seen
+    observed: Observation
     probe: bool = False
 
 
@@ -157,9 +168,9 @@ def limits(
     return Limits(name, failures, *times)  # type: ignore[arg-type]  # checked
 
 
-def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
+def refused(name: str, observed: Observation, age_us: int = 0) -> BreakerOpen:
     """Return the refusal of a call, by what was seen `age_us` ago."""
-    circuit, left_us = seen.circuit, max(seen.wait_us - age_us, 0)
+    circuit, left_us = observed.circuit, max(observed.wait_us - age_us, 0)
     if circuit.state == HALF_OPEN:
         now = f"half open: {circuit.probe!r} is trying whether it works again"
         left_us = min(left_us, _ASK_AGAIN_US)
@@ -169,11 +180,11 @@ def refused(name: str, seen: Seen, age_us: int = 0) -> BreakerOpen:
     return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
 
 
-def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
+def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Observation | Refusal]:
     """Ask whether a call may go through, claiming the probe where one is due.
 
-    Returns a Passage, the Seen by which it may not, or a Refusal.  Where it is interrupted or
-    cancelled, it claims nothing.
+    Returns a Passage, the Observation by which it may not, or a Refusal.  Where it is
+    interrupted or cancelled, it claims nothing.
     """
     try:
         return (yield from _admit(writer, limits, op_id))
@@ -181,29 +192,30 @@ def admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | 
         raise
     except BaseException:
         snapshot = yield from ask(writer, Load((limits.key,), (), op_id))
-        claimed, seen = snapshot.applied, _seen(snapshot.records[limits.key], snapshot.time_us)
-        if claimed is not None and claimed.writes[0].version == seen.record.version:
-            yield from given_up(writer, Passage(seen, probe=True), f"{op_id}/given up")
+        claimed = snapshot.applied
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
+        if claimed is not None and claimed.writes[0].version == observed.record.version:
+            yield from given_up(writer, Passage(observed, probe=True), f"{op_id}/given up")
         raise
 
 
-def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Seen | Refusal]:
-    seen = yield from count_overdue(writer, limits, f"{op_id}/overdue")
-    if not isinstance(seen, Seen):
-        return seen
+def _admit(writer: Writer, limits: Limits, op_id: str) -> Steps[Passage | Observation | Refusal]:
+    observed = yield from count_overdue(writer, limits, f"{op_id}/overdue")
+    if not isinstance(observed, Observation):
+        return observed
     while True:
-        circuit = seen.circuit
+        circuit = observed.circuit
         if circuit.state == CLOSED:
-            return Passage(seen)
-        if seen.wait_us:
-            return seen
-        claimed = circuit.claimed(seen.time_us, limits, writer.agent)
-        outcome = yield from _move(writer, seen, claimed, op_id)
-        if isinstance(outcome, Seen):
+            return Passage(observed)
+        if observed.wait_us:
+            return observed
+        claimed = circuit.claimed(observed.time_us, limits, writer.agent)
+        outcome = yield from _move(writer, observed, claimed, op_id)
+        if isinstance(outcome, Observation):
             return Passage(outcome, probe=True)
         if not isinstance(outcome, Conflict):
             return outcome
-        seen = _seen(outcome.record, seen.time_us)  # somebody else was faster
+        observed = _observed(outcome.record, observed.time_us)  # somebody else was faster
 
 
 def began(
@@ -217,52 +229,52 @@ def began(
         if call_id in calls or len(calls) >= _MOST_CALLS:
             return None
         due_us = snapshot.time_us - took_us + limits.timeout_us
-        call = [due_us, passage.seen.circuit.openings, writer.agent]
+        call = [due_us, passage.observed.circuit.openings, writer.agent]
         outcome = yield from _put(writer, [(record, {**calls, call_id: call})], call_id)
         if not isinstance(outcome, Conflict):
             return None if isinstance(outcome, Committed) else outcome
 
 
-def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Seen | Refusal]:
-    """Take the note of a call away.  Returns the Seen, or a Refusal."""
+def ended(writer: Writer, limits: Limits, call_id: str, op_id: str) -> Steps[Observation | Refusal]:
+    """Take the note of a call away.  Returns the Observation, or a Refusal."""
     while True:
         snapshot = yield from ask(writer, Load((limits.key, limits.calls_key)))
         record = snapshot.records[limits.calls_key]
         left = {each: call for each, call in (record.value or {}).items() if each != call_id}
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         if left == (record.value or {}):
-            return seen
+            return observed
         outcome = yield from _put(writer, [(record, left)], op_id)
         if not isinstance(outcome, Conflict):
-            return seen if isinstance(outcome, Committed) else outcome
+            return observed if isinstance(outcome, Committed) else outcome
 
 
-def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Seen | Refusal]:
-    """Count the calls that are overdue.  Returns the Seen after it, or a Refusal.
+def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Observation | Refusal]:
+    """Count the calls that are overdue.  Returns the Observation after it, or a Refusal.
 
     While it is not closed they stay noted: they are from before the opening, and count nothing.
     """
     while True:
         keys = (limits.key, limits.calls_key, INDEX)
         snapshot = yield from ask(writer, Load(keys))
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         record = snapshot.records[limits.calls_key]
         calls = record.value or {}
-        left = {each: call for each, call in calls.items() if call[0] > seen.time_us}
-        if seen.circuit.state != CLOSED or len(left) == len(calls):
-            return seen
-        circuit = seen.circuit
+        left = {each: call for each, call in calls.items() if call[0] > observed.time_us}
+        if observed.circuit.state != CLOSED or len(left) == len(calls):
+            return observed
+        circuit = observed.circuit
         for each in (each for each in calls if each not in left):
             due_us, openings, agent = calls[each]
             if (circuit.state, circuit.openings) == (CLOSED, openings):
-                late = (seen.time_us - due_us) / 1e6
+                late = (observed.time_us - due_us) / 1e6
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
-                circuit = circuit.failing(seen.time_us, limits, agent, _told(reason))
+                circuit = circuit.failing(observed.time_us, limits, agent, _shortened(reason))
                 circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
         also: list[tuple[Record, Json]] = [(record, left)]
-        if not seen.record.version:
+        if not observed.record.version:
             also.append(_indexed(snapshot, limits.name))
-        outcome = yield from _move(writer, seen, circuit, op_id, also)
+        outcome = yield from _move(writer, observed, circuit, op_id, also)
         if not isinstance(outcome, Conflict):
             return outcome
 
@@ -274,82 +286,87 @@ def failed(
     reason: str,
     op_id: str,
     call_id: str = "",
-) -> Steps[Seen | Refusal]:
+) -> Steps[Observation | Refusal]:
     """Count the failure of a call, which is noted as `call_id` ("": it is not).
 
-    Returns the Seen after it, or a Refusal.  A probe that was replaced, a call from before the last
-    opening, and one that was counted as overdue, change nothing, but that a call which opened it by
-    being overdue now says how it ended.
+    Returns the Observation after it, or a Refusal.  A probe that was replaced, a call from
+    before the last opening, and one that was counted as overdue, change nothing, but that a call
+    which opened it by being overdue now says how it ended.
     """
     while True:
         keys = (limits.key, INDEX, *((limits.calls_key,) if call_id else ()))
         snapshot = yield from ask(writer, Load(keys))
-        seen = _seen(snapshot.records[limits.key], snapshot.time_us)
+        observed = _observed(snapshot.records[limits.key], snapshot.time_us)
         also: list[tuple[Record, Json]] = []
         if passage.probe:
-            seen = passage.seen._replace(time_us=seen.time_us)
-        elif seen.circuit.state != CLOSED or seen.circuit.openings != passage.seen.circuit.openings:
+            observed = passage.observed._replace(time_us=observed.time_us)
+        elif (
+            observed.circuit.state != CLOSED
+            or observed.circuit.openings != passage.observed.circuit.openings
+        ):
             if not call_id:
-                return seen
-            if (seen.circuit.state, seen.circuit.call) != (OPEN, call_id):
+                return observed
+            if (observed.circuit.state, observed.circuit.call) != (OPEN, call_id):
                 return (yield from ended(writer, limits, call_id, op_id))
-            circuit = seen.circuit._replace(reason=_told(reason), call="")
-            outcome = yield from _move(writer, seen, circuit, op_id)
+            circuit = observed.circuit._replace(reason=_shortened(reason), call="")
+            outcome = yield from _move(writer, observed, circuit, op_id)
             if not isinstance(outcome, Conflict):
                 return outcome
             continue
         if call_id:
             calls = snapshot.records[limits.calls_key]
             if call_id not in (calls.value or {}):
-                return seen
+                return observed
             also.append((calls, {k: call for k, call in calls.value.items() if k != call_id}))
-        circuit = seen.circuit.failing(seen.time_us, limits, writer.agent, _told(reason))
-        if not seen.record.version:
+        circuit = observed.circuit.failing(
+            observed.time_us, limits, writer.agent, _shortened(reason)
+        )
+        if not observed.record.version:
             also.append(_indexed(snapshot, limits.name))
-        outcome = yield from _move(writer, seen, circuit, op_id, also)
+        outcome = yield from _move(writer, observed, circuit, op_id, also)
         if passage.probe:
-            return _settled(outcome, seen.time_us)
+            return _settled(outcome, observed.time_us)
         if not isinstance(outcome, Conflict):
             return outcome
 
 
-def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
+def succeeded(writer: Writer, passage: Passage, op_id: str) -> Steps[Observation | Refusal]:
     """Close the breaker after its probe, unless the probe was replaced.
 
-    Returns the Seen after it, or a Refusal.
+    Returns the Observation after it, or a Refusal.
     """
-    seen = passage.seen
-    outcome = yield from _move(writer, seen, seen.circuit.closed(), op_id)
-    return _settled(outcome, seen.time_us)
+    observed = passage.observed
+    outcome = yield from _move(writer, observed, observed.circuit.closed(), op_id)
+    return _settled(outcome, observed.time_us)
 
 
-def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Seen | Refusal]:
+def given_up(writer: Writer, passage: Passage, op_id: str) -> Steps[Observation | Refusal]:
     """Give back the claim of a probe that did not find out, unless it was replaced.
 
-    Returns the Seen after it, or a Refusal.
+    Returns the Observation after it, or a Refusal.
     """
-    seen = passage.seen
-    outcome = yield from _move(writer, seen, seen.circuit.unclaimed(), op_id)
-    return _settled(outcome, seen.time_us)
+    observed = passage.observed
+    outcome = yield from _move(writer, observed, observed.circuit.unclaimed(), op_id)
+    return _settled(outcome, observed.time_us)
 
 
-def reset(writer: Writer, name: str, op_id: str) -> Steps[Seen | Refusal]:
-    """Close a breaker by hand.  Returns the Seen after it, or a Refusal."""
+def reset(writer: Writer, name: str, op_id: str) -> Steps[Observation | Refusal]:
+    """Close a breaker by hand.  Returns the Observation after it, or a Refusal."""
     wrong = check_name("breaker", name)
     if wrong is not None:
         return wrong
     while True:
-        seen = yield from _load(writer, name)
-        circuit = seen.circuit.closed()
-        if circuit == seen.circuit:
-            return seen
-        outcome = yield from _move(writer, seen, circuit, op_id)
+        observed = yield from _load(writer, name)
+        circuit = observed.circuit.closed()
+        if circuit == observed.circuit:
+            return observed
+        outcome = yield from _move(writer, observed, circuit, op_id)
         if not isinstance(outcome, Conflict):
             return outcome
 
 
-def look(writer: Writer, name: str) -> Steps[Seen | Invalid]:
-    """Return the Seen of a breaker, or Invalid."""
+def look(writer: Writer, name: str) -> Steps[Observation | Invalid]:
+    """Return the Observation of a breaker, or Invalid."""
     return check_name("breaker", name) or (yield from _load(writer, name))
 
 
@@ -359,54 +376,56 @@ def every(writer: Writer) -> Steps[list[BreakerInfo]]:
     names = sorted(snapshot.records[INDEX].value or ())
     snapshot = yield from ask(writer, Load(tuple(map(_key, names))))
     records = (snapshot.records[_key(name)] for name in names)
-    return [info(name, _seen(r, snapshot.time_us)) for name, r in zip(names, records, strict=True)]
+    return [
+        info(name, _observed(r, snapshot.time_us)) for name, r in zip(names, records, strict=True)
+    ]
 
 
-def info(name: str, seen: Seen) -> BreakerInfo:
-    """Return what is to be told of a breaker."""
-    circuit = seen.circuit
+def info(name: str, observed: Observation) -> BreakerInfo:
+    """Return the public state of a breaker."""
+    circuit = observed.circuit
     opened = as_datetime(circuit.opened_us) if circuit.openings else None
-    seconds, failures = seen.wait_us / 1e6, len(circuit.failed)
-    told = (circuit.agent, circuit.reason, circuit.probe)
-    return BreakerInfo(name, circuit.state, failures, seconds, opened, *told)
+    seconds, failures = observed.wait_us / 1e6, len(circuit.failed)
+    opening = (circuit.agent, circuit.reason, circuit.probe)
+    return BreakerInfo(name, circuit.state, failures, seconds, opened, *opening)
 
 
 def _key(name: str) -> str:
     return f"$breaker/{name}"
 
 
-def _load(writer: Writer, name: str) -> Steps[Seen]:
+def _load(writer: Writer, name: str) -> Steps[Observation]:
     """Protocol: a breaker as it is now."""
     snapshot = yield from ask(writer, Load((_key(name),)))
-    return _seen(snapshot.records[_key(name)], snapshot.time_us)
+    return _observed(snapshot.records[_key(name)], snapshot.time_us)
 
 
-def _seen(record: Record, time_us: int) -> Seen:
+def _observed(record: Record, time_us: int) -> Observation:
     value = record.value or {}
     circuit = Circuit(**{**value, "failed": tuple(value.get("failed", ()))})
-    return Seen(record, circuit, max(time_us, record.time_us))
+    return Observation(record, circuit, max(time_us, record.time_us))
 
 
-def _settled(outcome: Seen | Refusal, time_us: int) -> Seen | Refusal:
+def _settled(outcome: Observation | Refusal, time_us: int) -> Observation | Refusal:
     """Return what is to be known after a probe has told its answer."""
-    return _seen(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
+    return _observed(outcome.record, time_us) if isinstance(outcome, Conflict) else outcome
 
 
 def _move(
     writer: Writer,
-    seen: Seen,
+    observed: Observation,
     circuit: Circuit,
     op_id: str,
     also: Sequence[tuple[Record, Json]] = (),
-) -> Steps[Seen | Refusal]:
+) -> Steps[Observation | Refusal]:
     """Protocol: commit what becomes of a breaker, and of the records of `also`.
 
-    Returns the new Seen, or a Refusal: Conflict where it has moved since it was seen.
+    Returns the new Observation, or a Refusal: Conflict where it has moved since it was seen.
     """
-    outcome = yield from _put(writer, [(seen.record, circuit._asdict()), *also], op_id)
+    outcome = yield from _put(writer, [(observed.record, circuit._asdict()), *also], op_id)
     if not isinstance(outcome, Committed):
         return outcome
-    return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
+    return _observed(records_of(outcome, writer.space)[0], observed.time_us)
 
 
 def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
@@ -417,20 +436,107 @@ def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
 
 def _put(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Steps[Outcome]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
-    return (yield from commands.commit(writer, partial(_plan, writer, values, op_id)))
+    return (yield from commit(writer, partial(_plan, writer, values, op_id)))
 
 
 def _plan(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
-        write = decide.write_of(writer, PUT, record.key, value)
+        write = write_of(writer, PUT, record.key, value)
         if isinstance(write, Invalid):
             return write
         writes.append(write)
-    expects = (decide.expect(record) for record, _ in values)
+    expects = (expect(record) for record, _ in values)
     return writer.plan(op_id, expects=expects, writes=writes)
 
 
-def _told(reason: str) -> str:
+def _shortened(reason: str) -> str:
     """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
     return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
+
+
+@dataclass(eq=False)
+class Call:
+    """A call that was let through, by this process's clock: `started`, and when to look at it.
+
+    `noted`: the store knows of it.
+    """
+
+    passage: Passage
+    started: float
+    id: str = ""
+    look_at: float = 0.0
+    pause: float = _FIRST_PAUSE
+    noted: bool = False
+    over: bool = False
+
+
+@dataclass
+class CallWatch:
+    """The calls of one handle that are under way; a thread watches them while there are any."""
+
+    session: Session
+    limits: Limits
+    learn: Callable[[Observation, float], None]
+    _calls: dict[Call, None] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _sleeps_until: float = 0.0
+    _pid: int = 0  # of the process whose thread watches
+
+    def add(self, call: Call) -> None:
+        """Watch a call."""
+        timeout = self.limits.timeout_us / 1e6
+        call.look_at = call.started + min(NOTED_AFTER, timeout / 2)
+        with self._changed:
+            self._calls[call] = None
+            if self._pid != os.getpid():
+                self._pid = os.getpid()
+                threading.Thread(target=self._watch, name="interlock-breaker", daemon=True).start()
+            elif call.look_at < self._sleeps_until:
+                self._changed.notify()
+
+    def remove(self, call: Call) -> None:
+        """Watch a call no longer; it is over."""
+        with self._changed:
+            self._calls.pop(call, None)
+            call.over = True
+
+    def _watch(self) -> None:
+        while True:
+            with self._changed:
+                if not self._calls:
+                    self._pid = 0
+                    return
+                self._sleeps_until = min(call.look_at for call in self._calls)
+                left = self._sleeps_until - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                due = [call for call in self._calls if call.look_at <= time.monotonic()]
+            for call in due:
+                call.look_at = time.monotonic() + call.pause
+                try:
+                    self._look(call)
+                except Closed:
+                    self.remove(call)
+                except (AnswerLost, InterlockError):
+                    continue  # the store is away: later
+
+    def _look(self, call: Call) -> None:
+        now, limits = time.monotonic(), self.limits
+        writer, op_id = self.session.writer, self.session.op_id
+        if call.noted:
+            observed = self.session.run(count_overdue(writer, limits, op_id()))
+            if isinstance(observed, Observation):
+                self.learn(observed, now)
+            call.pause = min(call.pause * 2, _LONGEST_PAUSE)
+            return
+        call.id = call.id or op_id()
+        took = now - call.started
+        self.session.run(began(writer, limits, call.passage, call.id, int(took * 1e6)))
+        with self._changed:
+            call.noted = not call.over
+        if call.noted:  # overdue by the store's clock first, which was read before now
+            call.look_at = time.monotonic() - took + limits.timeout_us / 1e6
+        else:  # it ended meanwhile
+            self.session.run(ended(writer, limits, call.id, op_id()))

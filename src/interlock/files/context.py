@@ -1,4 +1,4 @@
-"""What the operations share: the desk of a handle, and bringing a document onto the disk."""
+"""What the operations share: the context of a handle, and bringing a document onto the disk."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec
 
-from interlock.core import protocol
-from interlock.core.decide import Writer
-from interlock.core.documents import folders_of, in_the_way
-from interlock.core.outcome import Conflict, Refusal
-from interlock.core.patterns import matches
+from interlock.core import read, update
+from interlock.core.document import folders_of, in_the_way
+from interlock.core.keys import matches
 from interlock.core.records import Record
+from interlock.core.refusals import Conflict, Refusal
 from interlock.core.requests import Steps, Think
 from interlock.core.requests import T as T
-from interlock.core.turns import Limits
+from interlock.core.update import Limits
+from interlock.core.writer import Writer
 from interlock.errors import Corrupt, Invalid, Unavailable, raise_refusal
-from interlock.files import documents
-from interlock.files.documents import (
+from interlock.files.document import (
     PREFIX,
+    UNPUBLISHED,
     Document,
     FileConflict,
+    FileStatus,
     Unpublished,
     as_found,
+    checked_pattern,
+    key_of,
+    of_content,
+    refused_file,
     to_document,
     to_version,
 )
@@ -32,13 +37,12 @@ from interlock.files.workspace import EDITED, OVERTAKEN, PUBLISHED, Workspace
 from interlock.session import BaseSession
 
 P = ParamSpec("P")
-Doing = Steps[T]  # its name in the handles
 REFUSE, ADOPT = "refuse", "adopt"
 _MOST_OVERTAKEN = 5
 
 
 @dataclass
-class Desk:
+class FilesContext:
     """What the files of one handle share."""
 
     session: BaseSession
@@ -60,7 +64,7 @@ class Desk:
 
     def key(self, path: object) -> str:
         """Return the key of a path.  Raises Invalid."""
-        key = documents.key_of(path, self.pattern, self.hidden)
+        key = key_of(path, self.pattern, self.hidden)
         self.session.check_read(key)
         return key
 
@@ -69,36 +73,36 @@ class Desk:
     ) -> Steps[Record | Refusal]:
         """Return the protocol that updates a document with a function of its text."""
         key, name = self.key(path), self.op_id(op_id)
-        think = self.session.thought(key).marked(documents.of_content(path, fn))
-        return protocol.update(self.writer, key, think, None, limits, name, op_id is not None)
+        think = self.session.thought(key).marked(of_content(path, fn))
+        return update.update(self.writer, key, think, None, limits, name, op_id is not None)
 
 
-def desk(
+def files_context(
     session: BaseSession,
     root: str | os.PathLike[str],
     pattern: object,
     outside: str,
     merge: bool,
     hidden: bool,
-) -> Desk:
-    """Return the desk of the files below `root`.  Raises Invalid."""
+) -> FilesContext:
+    """Return the context of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
         raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
     found = Workspace(os.fspath(root), session.writer.space)
-    matching = documents.checked_pattern(pattern)
-    return Desk(session, found, matching, outside, merge, hidden)
+    matching = checked_pattern(pattern)
+    return FilesContext(session, found, matching, outside, merge, hidden)
 
 
-def shown(desk: Desk, document: Document) -> Steps[Document]:
-    """See that a document is on the disk; a disk that refuses is told by its state."""
+def shown(context: FilesContext, document: Document) -> Steps[Document]:
+    """See that a document is on the disk; disk errors are reported in its state."""
     try:
-        return (yield from bring(desk, document))
+        return (yield from bring(context, document))
     except Unpublished:
-        return as_found(document, documents.UNPUBLISHED)
+        return as_found(document, UNPUBLISHED)
 
 
 def bring(
-    desk: Desk, document: Document, force: bool = False, includes: str = ""
+    context: FilesContext, document: Document, force: bool = False, includes: str = ""
 ) -> Steps[Document]:
     """See that a document, or what has come since, is on the disk.
 
@@ -107,10 +111,10 @@ def bring(
     """
     newest = document
     for _ in range(_MOST_OVERTAKEN):
-        state = yield from on_disk(_put, desk.workspace, newest, force, includes)
+        state = yield from on_disk(_put, context.workspace, newest, force, includes)
         if state != OVERTAKEN:
             break
-        record = yield from load(desk, document.record.key)
+        record = yield from load(context, document.record.key)
         if record.version == newest.version:
             break  # the store has stepped back
         newest = to_document(record)
@@ -121,16 +125,19 @@ def bring(
 
 def _put(workspace: Workspace, document: Document, force: bool, includes: str) -> str:
     """Put a document on the disk unless it is there."""
-    want, seen = to_version(document, includes), workspace.see(document.path, not document.exists)
+    want, observed = (
+        to_version(document, includes),
+        workspace.see(document.path, not document.exists),
+    )
     if want.version == 0:
-        return EDITED if seen.refuses(want) else PUBLISHED
-    if seen.newest <= want.version and seen.shows(want):
+        return EDITED if observed.refuses(want) else PUBLISHED
+    if observed.newest <= want.version and observed.shows(want):
         return PUBLISHED
     return workspace.publish(document.path, want, force)
 
 
 def bring_all(
-    desk: Desk, found: Iterable[Document], force: bool = False
+    context: FilesContext, found: Iterable[Document], force: bool = False
 ) -> Steps[tuple[Document, ...]]:
     """See that each document is on the disk, and go on where one cannot be.
 
@@ -139,7 +146,7 @@ def bring_all(
     done, failed = [], []
     for document in found:
         try:
-            done.append((yield from bring(desk, document, force)))
+            done.append((yield from bring(context, document, force)))
         except Unpublished as problem:
             failed.append(problem)
     if failed:
@@ -148,8 +155,8 @@ def bring_all(
 
 
 def read_all(
-    desk: Desk, records: Iterable[Record]
-) -> tuple[list[Document], list[documents.FileStatus]]:
+    context: FilesContext, records: Iterable[Record]
+) -> tuple[list[Document], list[FileStatus]]:
     """Return the documents that are to be on this disk, and those that are passed by.
 
     Deleted ones come first: where one was a file, another may need a folder, and the reverse.
@@ -157,18 +164,18 @@ def read_all(
     found, refused = [], []
     for record in records:
         path = record.key.removeprefix(PREFIX)
-        if not matches(desk.pattern, path):
+        if not matches(context.pattern, path):
             continue
         try:
-            documents.key_of(path, desk.pattern, desk.hidden)
+            key_of(path, context.pattern, context.hidden)
             found.append(to_document(record))
         except (Invalid, Corrupt) as problem:
             if record.exists:
-                refused.append(documents.refused(path, record.version, problem))
+                refused.append(refused_file(path, record.version, problem))
     return sorted(found, key=lambda document: document.exists), refused
 
 
-def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]:
+def check_place(context: FilesContext, key: str, gone: Collection[str] = ()) -> Steps[bool]:
     """See early, before a thought is spent, what the commit of a new document expects: that it
     needs no folder where another one is a file, nor the reverse.  Of one that was deleted
     elsewhere, the file goes.  `gone`: the keys that the same commit deletes.
@@ -176,7 +183,7 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]
     Returns whether one of those has the place now.  Raises Invalid.
     """
     folders, freed = folders_of(key), False
-    snapshot = check((yield from protocol.load(desk.writer, folders, (f"{key}/",))))
+    snapshot = check((yield from read.load(context.writer, folders, (f"{key}/",))))
     for folder in folders:
         record = snapshot.records[folder]
         if record.exists:
@@ -185,8 +192,8 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]
             freed = True
         elif record.version:
             document = to_document(record)
-            if (yield from on_disk(desk.workspace.see, document.path)).last:
-                yield from bring(desk, document)
+            if (yield from on_disk(context.workspace.see, document.path)).last:
+                yield from bring(context, document)
     for record in snapshot.scans[f"{key}/"]:
         if record.key not in gone:
             raise_refusal(in_the_way(record.key, key))
@@ -194,9 +201,9 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]
     return freed
 
 
-def load(desk: Desk, key: str) -> Steps[Record]:
+def load(context: FilesContext, key: str) -> Steps[Record]:
     """Return the record of a key."""
-    snapshot = check((yield from protocol.load(desk.writer, (key,))))
+    snapshot = check((yield from read.load(context.writer, (key,))))
     return snapshot.records[key]
 
 
@@ -212,8 +219,8 @@ def on_disk(fn: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Steps[
         why = f"{problem.strerror or problem}"
         for document in arguments:
             if isinstance(document, Document):
-                told = f"{document.path!r} version {document.version} is not on the disk: {why}"
-                raise Unpublished(told, document) from problem
+                message = f"{document.path!r} version {document.version} is not on the disk: {why}"
+                raise Unpublished(message, document) from problem
         raise Unavailable(f"the disk of the files: {why}") from problem
 
 

@@ -9,17 +9,18 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Refusal
+from interlock.core import transact
 from interlock.core.plan import DELETE
+from interlock.core.read import load as load_records
 from interlock.core.records import Record, absent
+from interlock.core.refusals import Conflict, Refusal
 from interlock.core.requests import Steps
-from interlock.core.transaction import Transaction
+from interlock.core.transact import Transaction
+from interlock.core.write import plan_delete, put, records_of, write_one
 from interlock.errors import Invalid
-from interlock.files import documents
-from interlock.files.desk import (
+from interlock.files.context import (
     ADOPT,
-    Desk,
+    FilesContext,
     bring,
     bring_all,
     check,
@@ -30,7 +31,8 @@ from interlock.files.desk import (
     shown,
 )
 from interlock.files.disk import FOLDER
-from interlock.files.documents import (
+from interlock.files.document import (
+    DEFAULT_MODE,
     Document,
     FileConflict,
     FileEdited,
@@ -39,75 +41,75 @@ from interlock.files.documents import (
     to_document,
     to_value,
 )
-from interlock.files.merging import merged
-from interlock.files.syncing import adopt, opened
+from interlock.files.merge import merged
+from interlock.files.sync import adopt, opened
 
 _MOST_MERGES = 100
 
 
-def read(desk: Desk, path: object) -> Steps[Document]:
+def read(context: FilesContext, path: object) -> Steps[Document]:
     """Read a document, and see that it is on the disk.  Returns a Document."""
-    key = desk.key(path)
-    yield from opened(desk)
-    record = yield from load(desk, key)
-    document = yield from shown(desk, to_document(record))
-    if document.edited and desk.outside == ADOPT:
+    key = context.key(path)
+    yield from opened(context)
+    record = yield from load(context, key)
+    document = yield from shown(context, to_document(record))
+    if document.edited and context.outside == ADOPT:
         with suppress(FileEdited, Invalid):  # it clashes, or is too large: left as it is
-            return (yield from adopt(desk, document.path))
+            return (yield from adopt(context, document.path))
     return document
 
 
 def write(
-    desk: Desk, document: Document, content: Any, mode: int | None, op_id: str
+    context: FilesContext, document: Document, content: Any, mode: int | None, op_id: str
 ) -> Steps[Document]:
     """Write a document that was read.  Returns the new one."""
     data = to_bytes(content)
-    kept = document.mode if mode is None else mode
-    desk.key(document.path)
-    yield from settled(desk, document)
-    record, exact = document.record, not desk.merge
+    new_mode = document.mode if mode is None else mode
+    context.key(document.path)
+    yield from settled(context, document)
+    record, exact = document.record, not context.merge
     for _ in range(_MOST_MERGES):
-        value = to_value(data, kept)
-        outcome = yield from commands.put(desk.writer, record, value, op_id, exact=exact)
+        value = to_value(data, new_mode)
+        outcome = yield from put(context.writer, record, value, op_id, exact=exact)
         if not isinstance(outcome, Conflict):
             break
         fresh = to_document(outcome.record)
-        both = _both(desk, document, data, fresh)
+        both = _both(context, document, data, fresh)
         if both is None:
             raise FileConflict(outcome, fresh)
         data, record, document, exact = both, outcome.record, fresh, False
-        kept = fresh.mode if mode is None else mode
-    written = decide.result(check(outcome), desk.writer.space)[0]
-    return (yield from bring(desk, to_document(written)))
+        new_mode = fresh.mode if mode is None else mode
+    written = records_of(check(outcome), context.writer.space)[0]
+    return (yield from bring(context, to_document(written)))
 
 
-def _both(desk: Desk, base: Document, mine: bytes, theirs: Document) -> bytes | None:
+def _both(context: FilesContext, base: Document, mine: bytes, theirs: Document) -> bytes | None:
     """Return both changes, None where they are not to be merged, or cannot be."""
-    if not desk.merge or base.data is None or theirs.data is None:
+    if not context.merge or base.data is None or theirs.data is None:
         return None
     return merged(base.path, base.data, mine, theirs.data)
 
 
-def delete(desk: Desk, document: Document, op_id: str) -> Steps[Document]:
+def delete(context: FilesContext, document: Document, op_id: str) -> Steps[Document]:
     """Delete a document that was read.  Returns what is left of it."""
-    desk.key(document.path)
-    yield from settled(desk, document)
-    outcome = yield from commands.write_one(
-        desk.writer, lambda: decide.delete(desk.writer, document.record, op_id)
+    context.key(document.path)
+    yield from settled(context, document)
+    outcome = yield from write_one(
+        context.writer, lambda: plan_delete(context.writer, document.record, op_id)
     )
-    return (yield from bring(desk, to_document(check(outcome))))
+    return (yield from bring(context, to_document(check(outcome))))
 
 
-def update(desk: Desk, path: object, think: Steps[Record | Refusal]) -> Steps[Document]:
+def update(context: FilesContext, path: object, think: Steps[Record | Refusal]) -> Steps[Document]:
     """Run an update of the document's key; see that what it wrote is on the disk."""
-    key = desk.key(path)
-    yield from opened(desk)
-    yield from settled(desk, to_document((yield from load(desk, key))))
+    key = context.key(path)
+    yield from opened(context)
+    yield from settled(context, to_document((yield from load(context, key))))
     record = check((yield from think))
-    return (yield from bring(desk, to_document(record)))
+    return (yield from bring(context, to_document(record)))
 
 
-def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Steps[None]:
+def settled(context: FilesContext, document: Document, gone: Collection[str] = ()) -> Steps[None]:
     """See that a document can be written here: another one is not in its way, and its file was not
     changed around the space.  `gone`: the keys that the same commit deletes.
 
@@ -115,53 +117,53 @@ def settled(desk: Desk, document: Document, gone: Collection[str] = ()) -> Steps
     """
     key, freed = document.record.key, False
     if not document.exists:
-        freed = yield from check_place(desk, key, gone)
-    seen = yield from on_disk(desk.workspace.see, document.path, freed)
-    if not seen.edited or (freed and seen.found.kind == FOLDER):
+        freed = yield from check_place(context, key, gone)
+    observed = yield from on_disk(context.workspace.see, document.path, freed)
+    if not observed.edited or (freed and observed.found.kind == FOLDER):
         return
-    if desk.outside == ADOPT:
-        yield from adopt(desk, document.path)
+    if context.outside == ADOPT:
+        yield from adopt(context, document.path)
         return
-    fresh = to_document((yield from load(desk, key)))
-    if seen.found.data is None or seen.found.data != fresh.data:
-        raise edited(fresh, seen.found.data, seen.last.version if seen.last else None)
+    fresh = to_document((yield from load(context, key)))
+    if observed.found.data is None or observed.found.data != fresh.data:
+        raise edited(fresh, observed.found.data, observed.last.version if observed.last else None)
 
 
 class Changes:
     """A transaction over documents: what it has read, and what it will write."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
-        self.state = Transaction(desk.writer)
+    def __init__(self, context: FilesContext) -> None:
+        self.context = context
+        self.state = Transaction(context.writer)
         self.documents: dict[str, Document] = {}  # as they were before they were changed here
 
     def read(self, path: object) -> Steps[Document]:
         """Read a document.  Returns it, with this transaction's own change."""
-        key = self.desk.key(path)
-        yield from opened(self.desk)
+        key = self.context.key(path)
+        yield from opened(self.context)
         check((yield from self.state.load((key,))))
         return (yield from _shown_unless_changed(self, key))
 
     def write(self, document: Document, content: Any, mode: int | None) -> Steps[None]:
         """Write a document at the commit."""
-        self.desk.key(document.path)
+        self.context.key(document.path)
         value = to_value(to_bytes(content), document.mode if mode is None else mode)
-        yield from opened(self.desk)
+        yield from opened(self.context)
         check(self.state.write(document.record, value))
         self.documents.setdefault(document.record.key, document)
 
     def create(self, path: object, content: Any, mode: int | None) -> Steps[None]:
         """Make a document that must not exist at the commit."""
-        key = self.desk.key(path)
-        value = to_value(to_bytes(content), documents.DEFAULT_MODE if mode is None else mode)
-        yield from opened(self.desk)
+        key = self.context.key(path)
+        value = to_value(to_bytes(content), DEFAULT_MODE if mode is None else mode)
+        yield from opened(self.context)
         check(self.state.create(key, value))
-        self.documents.setdefault(key, to_document(absent(key, self.desk.writer.space)))
+        self.documents.setdefault(key, to_document(absent(key, self.context.writer.space)))
 
     def delete(self, document: Document) -> Steps[None]:
         """Delete a document at the commit."""
-        self.desk.key(document.path)
-        yield from opened(self.desk)
+        self.context.key(document.path)
+        yield from opened(self.context)
         check(self.state.delete(document.record))
         self.documents.setdefault(document.record.key, document)
 
@@ -172,25 +174,29 @@ class Changes:
         gone = {write.key for write in writes.values() if write.kind == DELETE}
         for key, document in self.documents.items():
             if key in writes:
-                yield from settled(self.desk, document, gone)
-        outcome = check((yield from protocol.commit_transaction(self.state, op_id)))
+                yield from settled(self.context, document, gone)
+        outcome = check((yield from transact.commit_transaction(self.state, op_id)))
         keys = tuple(dict.fromkeys(each.key for each in outcome.writes))
         if not keys:
             return ()
-        snapshot = check((yield from protocol.load(self.desk.writer, keys)))
-        return (yield from bring_all(self.desk, read_all(self.desk, snapshot.records.values())[0]))
+        snapshot = check((yield from load_records(self.context.writer, keys)))
+        return (
+            yield from bring_all(self.context, read_all(self.context, snapshot.records.values())[0])
+        )
 
 
 def _shown_unless_changed(changes: Changes, key: str) -> Steps[Document]:
     document = to_document(changes.state.view(key))
     if key in changes.state.writes:
         return document
-    return (yield from shown(changes.desk, document))
+    return (yield from shown(changes.context, document))
 
 
-def publish(desk: Desk, contents: Mapping[Any, Any], op_id: str) -> Steps[tuple[Document, ...]]:
+def publish(
+    context: FilesContext, contents: Mapping[Any, Any], op_id: str
+) -> Steps[tuple[Document, ...]]:
     """Write several documents in one commit.  Returns the new ones."""
-    changes = Changes(desk)
+    changes = Changes(context)
     for target, content in contents.items():
         if isinstance(target, Document):
             yield from changes.write(target, content, None)
