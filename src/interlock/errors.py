@@ -13,7 +13,7 @@ from interlock.core import outcome as refusals
 from interlock.core.merges import Clash
 from interlock.core.outcome import Wait
 from interlock.core.records import Record
-from interlock.core.showing import described
+from interlock.core.showing import described, sentences
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class Refused(InterlockError):
     def __init__(self, outcome: refusals.Refusal | str) -> None:
         if isinstance(outcome, str):
             outcome = self._kind(outcome)
-        super().__init__(f"{outcome.message}; {outcome.next_step}")
+        super().__init__(sentences(outcome.message, outcome.next_step))
         self.outcome: Any = outcome
 
     def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
@@ -56,7 +56,7 @@ class Invalid(Refused):
 class Conflict(Refused):
     """Something that the write was computed from has moved.
 
-    Read again, think again, write again.
+    Re-read, recompute and write again.
     """
 
     @property

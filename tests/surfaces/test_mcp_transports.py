@@ -323,7 +323,7 @@ def test_ctrl_c_ends_an_http_server_whose_clients_still_listen(local: Place) -> 
         (["--http", "127.0.0.1:0", "--token", ":secret"], 2, "a token is made of"),
         (["--http", "127.0.0.1:0", "--token", "a:x", "--token", "b:x"], 2, "given twice"),
         (["--agent", " planner"], 2, "white space"),
-        (["--read-only"], 1, "there is no Interlock store"),
+        (["--read-only"], 1, "No Interlock store"),
         (["--rules", "no-such-file.json"], 2, "cannot be read"),
     ],
 )

@@ -50,7 +50,7 @@ class Contribution:
 def content_id(agent: str, contribution: Contribution, space: str = "default") -> str:
     """Return the id of an agent's contribution, a UUID made of all that it holds.
 
-    It is the same in every process and for ever.  Numbers of a vector count as the stores keep
+    It is the same in every process and forever.  Numbers of a vector count as the stores keep
     them, with 32 bits.  Raises `Invalid`.
     """
     return _checked(agent, contribution, space).id

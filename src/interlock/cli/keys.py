@@ -185,7 +185,7 @@ def put(
     """
     refuse_reserved([key])
     if (version is not None) + create + force > 1:
-        raise click.UsageError("--version, --create and --force exclude each other")
+        raise click.UsageError("Pass only one of --version, --create and --force.")
     if value == "-":
         value = sys.stdin.read()
     document = value if text else parsed(value)
@@ -200,8 +200,8 @@ def put(
             if create:
                 raise
             message = (
-                f"{key!r} exists, at version {conflict.actual}, written by {conflict.writer!r}; "
-                f"read it, then give --version {conflict.actual} (or --force to write over it)"
+                f"{key!r} exists (version {conflict.actual}, by {conflict.writer!r}). "
+                f"Pass --version {conflict.actual}, or --force to overwrite it."
             )
             fail(message, CONFLICT, as_json, record=record_json(conflict.record))
     _told(record, as_json)

@@ -31,8 +31,8 @@ from interlock.core.patterns import owner as owner_of
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
 from interlock.core.records import Record, absent, as_datetime
 from interlock.core.requests import QUEUE
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook, describe_rule
-from interlock.core.showing import described
+from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook
+from interlock.core.showing import described, seconds_left
 from interlock.core.struct import Json
 from interlock.core.values import decode, encode
 
@@ -148,14 +148,14 @@ def transition(
     machine = writer.book.rules.match(record.key)[1].machine
     if machine is None:
         return Invalid(
-            f"{record.key!r} is not bound to a machine; declare one with "
-            "rules={pattern: interlock.guarded(machine=...)}",
+            f"{record.key!r} has no state machine. Declare one: "
+            "rules={pattern: interlock.guarded(machine=...)}.",
             record.key,
             by_rules=True,
         )
     if to not in machine.transitions:
         return Invalid(
-            f"{to!r:.80} is not a state of machine {machine.name!r} ({', '.join(machine.states)})",
+            f"{to!r:.80} is not a state of {machine.name!r}. States: {', '.join(machine.states)}.",
             record.key,
             by_rules=True,
         )
@@ -189,13 +189,16 @@ def allowed(
     key = write.key
     pattern, rule = rules.match(key)
     if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
-        return _forbidden(key, pattern, rule, f"only {owner!r} may write it, not {writer.agent!r}")
+        why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
+        return Forbidden(why, key, pattern, rule.kind)
     if rule.kind == LEASED and not leased:
-        return _forbidden(key, pattern, rule, "a write needs its lease: use space.lease(key)")
+        why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
+        return Forbidden(why, key, pattern, rule.kind)
     if write.kind == APPEND:
         return _not_appendable(writer, key, pattern, rule, item)
     if rule.kind == MERGED and write.kind == PUT:
-        return _forbidden(key, pattern, rule, "it is merged: use space.append(key, item)")
+        why = f"{key!r} is a merged key: use append()."
+        return Forbidden(why, key, pattern, rule.kind)
     if rule.machine is None:
         return None
     # What was stored, whatever a transaction's view of it says.
@@ -209,9 +212,8 @@ def _not_appendable(
     writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
     if rule.kind != MERGED:
-        return _forbidden(
-            key, pattern, rule, "append() needs a merged key: declare it with interlock.merged(...)"
-        )
+        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
+        return Forbidden(why, key, pattern, rule.kind)
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
         return unknown_reducer(key, rule)
@@ -224,8 +226,8 @@ def _not_appendable(
 def unknown_reducer(key: str, rule: Rule) -> Invalid:
     """The refusal of a process that does not have the code of a key's reducer."""
     return Invalid(
-        f"{key!r} is merged with the reducer {rule.reducer!r}, which this process does not know; "
-        "open the space with rules= that hold it",
+        f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
+        "Open the space with its rules=.",
         key,
         by_rules=True,
     )
@@ -234,8 +236,8 @@ def unknown_reducer(key: str, rule: Rule) -> Invalid:
 def pruned(position: int, floor: int) -> Pruned:
     """The refusal of reading what was cut off; the log is kept after position `floor`."""
     return Pruned(
-        f"the log is kept from position {floor + 1} on; what is needed after position {position} "
-        "was trimmed",
+        f"The log after position {position} was trimmed. Its oldest entry is {floor + 1}: "
+        "start there.",
         position,
         floor + 1,
     )
@@ -244,36 +246,29 @@ def pruned(position: int, floor: int) -> Pruned:
 def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
-        f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
+        f"Can't merge the contributions to {key!r}: reducer {reducer!r} raised "
         f"{described(problem)}",
         key,
     )
 
 
-def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
-    where = (
-        f"rule {describe_rule(rule)} of pattern {pattern!r}" if pattern else "no rule matches it"
-    )
-    return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
-
-
-def forgot_return(what: str, key: str | None = None) -> Invalid:
-    """The refusal of a function (`what` names it) that returned None instead of a value."""
-    return Invalid(f"{what} returned None; did it forget its return?", key)
+def forgot_return(what: str) -> str:
+    """Say that a function (`what` names it) returned None instead of a value."""
+    return f"{what} returned None: is a return missing?"
 
 
 def forgot_write(key: str) -> Invalid:
     """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
-        "did it forget tx.write(record, value)? Otherwise change a copy",
+        f"The transaction changed the value of {key!r} but doesn't write it. "
+        "Call tx.write(record, value), or change a copy.",
         key,
     )
 
 
 def nothing_to_delete(key: str) -> Invalid:
     """The refusal of deleting a key that does not exist."""
-    return Invalid(f"{key!r} does not exist, so there is nothing to delete", key)
+    return Invalid(f"Nothing to delete: {key!r} does not exist.", key)
 
 
 def expect(record: Record) -> Expect:
@@ -290,11 +285,11 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
     """Return why `record` cannot be written here: not a record, or of another space."""
     if not isinstance(record, Record):
         return Invalid(
-            f"expected a Record as space.read() returns it, got {type(record).__name__}; "
-            "a write names the record it was computed from"
+            f"Expected a Record, got {type(record).__name__}. "
+            "Pass the record that space.read() returned."
         )
     if record.space != writer.space:
-        return Invalid(f"the record of {record.key!r} was read from another space", record.key)
+        return Invalid(f"The record of {record.key!r} was read from another space.", record.key)
     return check_key(record.key)
 
 
@@ -334,8 +329,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
 def reused_operation(op_id: str, key: str) -> Invalid:
     """The refusal of an operation id that already stands for another operation."""
     return Invalid(
-        f"operation id {op_id!r} was already used for another operation; "
-        "use a fresh id for each new operation",
+        f"op_id {op_id!r} already belongs to another operation. Use a new one.",
         key,
     )
 
@@ -352,8 +346,7 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
     if writer.is_own(outcome.agent):
         return None
     return Invalid(
-        f"operation id {op_id!r} was already used by agent {outcome.agent!r}, not by "
-        f"{writer.agent!r}; use a fresh id for each new operation",
+        f"op_id {op_id!r} already belongs to an operation of {outcome.agent!r}. Use a new one.",
         outcome.writes[0].key,
     )
 
@@ -361,41 +354,37 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
 def conflict(expected: Expect, record: Record) -> Conflict:
     """The refusal of a plan that was computed from a record that has moved."""
     if expected.version is None:
-        wanted = "expected not to exist"
-    elif expected.version == 0:
-        wanted = "expected never to have been written"
+        message = f"{record.key!r} already exists (version {record.version}, by {record.writer!r})"
     else:
-        wanted = f"expected at version {expected.version}"
-    state = (
-        f"is at version {record.version}"
-        if record.exists
-        else (f"was deleted (version {record.version})" if record.version else "was never written")
-    )
-    by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
-    message = f"{record.key!r} was {wanted} but {state}{by if record.version else ''}"
+        read = f"you read version {expected.version}" if expected.version else "you read no value"
+        now = "it was never written"
+        if record.version:
+            did = "wrote" if record.exists else "deleted it as"
+            at = f"{as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
+            now = f"{record.writer!r} {did} version {record.version} at {at}"
+        message = f"{record.key!r} changed: {read}, {now}"
     return Conflict(message, record.key, expected.version, record.version, record)
 
 
 def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict:
     """The refusal of a plan that was computed from a scan which would now return something else."""
-    was = "was not there" if not expected else f"was at version {expected}"
-    now = f"is at version {record.version}" if record.exists else "is gone"
-    message = f"the scan of {prefix!r} has changed: {record.key!r} {was} and {now}"
+    was = f"had version {expected}" if expected else "didn't exist"
+    now = f"has version {record.version} now" if record.exists else "is gone"
+    message = f"The scan of {prefix!r} changed: {record.key!r} {was} and {now}"
     return Conflict(message, record.key, expected or 0, record.version, record, prefix)
 
 
 def fenced(key: str, held: int, current: int) -> Fenced:
     """The refusal of a writer that was replaced."""
     return Fenced(
-        f"{key!r} was read at epoch {held}, but its epoch is now {current}", key, held, current
+        f"Another writer took over {key!r} (epoch {current}; you have {held})", key, held, current
     )
 
 
 def replaced(agent: str, held: int, current: int) -> Fenced:
     """The refusal of a process whose agent name was taken over by another one."""
     return Fenced(
-        f"agent {agent!r} is this process's no more: it came in as incarnation {held}, "
-        f"and another process has since taken over the name as incarnation {current}",
+        f"Another process took over agent {agent!r} (incarnation {current}; this one is {held})",
         "",
         held,
         current,
@@ -405,8 +394,7 @@ def replaced(agent: str, held: int, current: int) -> Fenced:
 def outdated(known: int, record: Record) -> Outdated:
     """The refusal of a plan that was decided under other rules than those in force."""
     return Outdated(
-        f"the plan was decided under version {known} of the rules; version {record.version} is "
-        "in force",
+        f"The rules changed: version {record.version} is in force, the plan used {known}",
         record,
     )
 
@@ -414,7 +402,7 @@ def outdated(known: int, record: Record) -> Outdated:
 def held(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a plan that gives way to the agent whose turn it is."""
     return Held(
-        f"it is {holder!r}'s turn to write {key!r}, for {seconds:.1f} s unless renewed",
+        f"{holder!r} has the turn for {key!r} ({seconds_left(seconds)})",
         key,
         holder,
         seconds,
@@ -424,7 +412,7 @@ def held(key: str, holder: str, seconds: float) -> Held:
 def leased_to(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a write to a key that another agent has the lease of."""
     return Held(
-        f"{holder!r} has the lease of {key!r}, for {seconds:.1f} s unless renewed",
+        f"{holder!r} holds the lease of {key!r} ({seconds_left(seconds)})",
         key,
         holder,
         seconds,
@@ -435,8 +423,10 @@ def leased_to(key: str, holder: str, seconds: float) -> Held:
 def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
     """The refusal of a wait that closed a cycle."""
     cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
-    waits = [f"{agent!r} waits for {key!r} behind {holder!r}" for agent, key, holder in cycle]
-    return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
+    first, *others = cycle
+    waits = [f"{first.agent!r} waits for {first.holder!r} ({first.key!r})"]
+    waits += [f"{agent!r} for {holder!r} ({key!r})" for agent, key, holder in others]
+    return Deadlock(f"Deadlock: {', and '.join(waits)}", first.key, cycle)
 
 
 def place(

@@ -103,11 +103,11 @@ def broken_by(stored: RuleSet, new: RuleSet, records: Iterable[Record]) -> dict[
 def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
     contributions = isinstance(record.value, Tail)
     if contributions and after.kind != MERGED:
-        return f"it holds contributions, and would become {after.kind}"
+        return f"has contributions and would become {after.kind}"
     if not contributions and after.kind == MERGED:
-        return "it holds a plain value, and would become merged"
+        return "has a plain value and would become merged"
     if contributions and before.reducer != after.reducer:
-        return f"it holds contributions for {before.reducer!r}, not for {after.reducer!r}"
+        return f"has contributions for {before.reducer!r}, not for {after.reducer!r}"
     if after.machine is not None and before.machine != after.machine:
         state = state_of(after.machine, record.key, record.value)
         return state.message if isinstance(state, Invalid) else None
@@ -133,20 +133,23 @@ def _prefixes(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
 
 
 def _report(broken: dict[str, str]) -> Invalid:
-    shown = [f"{key!r}: {why}" for key, why in sorted(broken.items())[:_SHOWN]]
+    shown = [
+        why if why.startswith(repr(key)) else f"{key!r} {why}"
+        for key, why in sorted(broken.items())[:_SHOWN]
+    ]
     if len(broken) > _SHOWN:
         shown.append(f"and {len(broken) - _SHOWN} more")
     values = "value breaks" if len(broken) == 1 else "values break"
     return Invalid(
-        f"the rules were not changed, because {len(broken)} existing {values} them: "
-        + "; ".join(shown)
+        f"Rules not changed: {len(broken)} {values} them. "
+        + "; ".join(each.rstrip(".") for each in shown)
     )
 
 
 def conflicts(limit: int) -> Steps[ConflictReport | Invalid]:
     """Return the last refusals, counted, as a ConflictReport."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        return Invalid(f"limit={limit!r} is not a number of refusals from 1")
+        return Invalid(f"limit={limit!r} must be a whole number from 1.")
     from interlock.core.conflicts import report  # only here: few who write ever ask
 
     return report((yield from ReadRefusals(limit)))

@@ -39,26 +39,20 @@ def _check_text(key: str) -> Invalid | None:
     if problem is not None:
         return problem
     if key.startswith("$"):
-        return Invalid(
-            f"key {key!r} begins with '$', which is kept for the library's own keys", key
-        )
+        return Invalid(f"Keys that begin with '$' are reserved: {key!r}.", key)
     for segment in key.split("/"):
         if not segment:
             return Invalid(
-                f"key {key!r} has an empty segment; write it as 'a/b', without '/' at either end",
+                f"Key {key!r} has an empty segment: no '/' at either end.",
                 key,
             )
         if segment != segment.strip():
-            return Invalid(f"key {key!r} has white space at the end of segment {segment!r}", key)
+            return Invalid(f"Key {key!r} has white space at the end of segment {segment!r}.", key)
         if segment in (".", ".."):
-            return Invalid(
-                f"key {key!r} has the segment {segment!r}, which is a folder's name", key
-            )
+            return Invalid(f"Key {key!r} has the segment {segment!r}, which names a folder.", key)
     for character in _PATTERN_CHARACTERS:
         if character in key:
-            return Invalid(
-                f"key {key!r} holds {character!r}, which is kept for patterns; leave it out", key
-            )
+            return Invalid(f"Key {key!r} contains {character!r}, which only patterns may use.", key)
     return None
 
 
@@ -66,7 +60,7 @@ def check_unreserved(key: object) -> Forbidden | None:
     """Return why `key` is an adapter's and nobody else's, or None when it is not."""
     for prefix, owner in RESERVED.items():
         if isinstance(key, str) and key.startswith(prefix):
-            message = f"{key!r} belongs to {owner}, which alone reads and writes '{prefix}...'"
+            message = f"{key!r} belongs to {owner}: only it reads and writes '{prefix}...'."
             return Forbidden(message, key, f"{prefix}**", "reserved")
     return None
 
@@ -85,7 +79,7 @@ def check_prefix(prefix: object) -> Invalid | None:
     for character in _PATTERN_CHARACTERS:
         if character in prefix:
             return Invalid(
-                f"prefix {prefix!r} holds {character!r}; a prefix is plain text such as 'booking/'"
+                f"Prefix {prefix!r} contains {character!r}. A prefix is plain text like 'booking/'."
             )
     return None
 
@@ -100,7 +94,7 @@ def check_name(what: str, name: object) -> Invalid | None:
     """Return why `name` cannot name a space, an agent or an operation (`what` says which)."""
     problem = _problem(what, name, MAX_NAME_BYTES)
     if problem is None and isinstance(name, str) and name != name.strip():
-        return Invalid(f"{what} {name!r} has white space at its end")
+        return Invalid(f"{_cap(what)} {name!r} has white space at an end.")
     return problem
 
 
@@ -120,19 +114,25 @@ def prefix_end(prefix: str) -> str | None:
 
 def _problem(what: str, text: object, limit: int) -> Invalid | None:
     if not isinstance(text, str):
-        return Invalid(f"{_a(what)} is a str, not {type(text).__name__} ({text!r:.60})")
+        return Invalid(f"{_a(what)} is a str, not {type(text).__name__}: {text!r:.60}")
     if not text:
-        return Invalid(f"{_a(what)} cannot be empty")
+        return Invalid(f"{_a(what)} can't be empty.")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        return Invalid(f"{what} {text!r:.60} holds a lone surrogate, which UTF-8 cannot carry")
+        return Invalid(
+            f"{_cap(what)} {text!r:.60} contains a lone surrogate, which UTF-8 can't encode."
+        )
     if size > limit:
-        return Invalid(f"{what} {text[:40]!r}... is {size} bytes long; the limit is {limit}")
+        return Invalid(f"{_cap(what)} {text[:40]!r}... has {size} bytes; the limit is {limit}.")
     if not text.isprintable():
-        return Invalid(f"{what} {text!r:.60} holds a character that cannot be printed")
+        return Invalid(f"{_cap(what)} {text!r:.60} contains a character that can't be printed.")
     return None
 
 
 def _a(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    return f"{'An' if what[0] in 'aeiou' else 'A'} {what}"
+
+
+def _cap(what: str) -> str:
+    return what[0].upper() + what[1:]

@@ -22,7 +22,11 @@ class Refusal(Struct):
 
     message: str
     retryable: ClassVar[bool] = False
-    next_step: ClassVar[str] = ""
+
+    @property
+    def next_step(self) -> str:
+        """What to do next, in a sentence; "" where `message` says it."""
+        return ""
 
 
 class Invalid(Refusal):
@@ -33,7 +37,6 @@ class Invalid(Refusal):
 
     key: str | None = None
     by_rules: bool = False
-    next_step: ClassVar[str] = "correct the call; sending it again cannot help"
 
 
 class Fenced(Refusal):
@@ -42,7 +45,11 @@ class Fenced(Refusal):
     key: str
     held: int
     current: int
-    next_step: ClassVar[str] = "stop: another writer has taken over this key"
+
+    @property
+    def next_step(self) -> str:
+        """A writer that was replaced must end."""
+        return "Stop."
 
 
 class Forbidden(Refusal):
@@ -51,7 +58,6 @@ class Forbidden(Refusal):
     key: str
     pattern: str
     rule: str
-    next_step: ClassVar[str] = "write another key, or as its rule says"
 
 
 class IllegalTransition(Refusal):
@@ -65,7 +71,6 @@ class IllegalTransition(Refusal):
     before: str | None
     after: str | None
     allowed: tuple[str, ...]
-    next_step: ClassVar[str] = "decide again for the state that the key is in"
 
 
 class Outdated(Refusal):
@@ -76,7 +81,6 @@ class Outdated(Refusal):
 
     record: Record
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "reload the rules and decide again"
 
 
 class Conflict(Refusal):
@@ -95,7 +99,13 @@ class Conflict(Refusal):
     prefix: str | None = None
     clashes: tuple[Clash, ...] = ()
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "read again, think again on the fresh record, write again"
+
+    @property
+    def next_step(self) -> str:
+        """What was computed is computed again; what was to be created exists."""
+        if self.expected is None:
+            return "Read it first, or create another key."
+        return "Re-read, recompute and write again."
 
 
 class Held(Refusal):
@@ -109,17 +119,26 @@ class Held(Refusal):
     seconds: float
     lease: bool = False
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "wait and try again"
+
+    @property
+    def next_step(self) -> str:
+        """An update may wait for its turn."""
+        return f"Try again later{'' if self.lease else ', or use update()'}."
 
 
 class Contended(Refusal):
-    """The limit of attempts or of patience was reached; `attempts` thoughts were made."""
+    """The limit `limit` (attempts or patience) was reached, after `attempts` attempts."""
 
     key: str
     attempts: int
     last: Any = None
+    limit: str = "attempts"
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "try again later, or raise attempts= or patience="
+
+    @property
+    def next_step(self) -> str:
+        """Others are done some time; and the limit is the caller's."""
+        return f"Try again later, or raise {self.limit}=."
 
 
 class Wait(NamedTuple):
@@ -139,9 +158,11 @@ class Deadlock(Refusal):
     key: str
     cycle: tuple[Wait, ...]
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = (
-        "give up what you hold and try again, or take several leases at once with leases()"
-    )
+
+    @property
+    def next_step(self) -> str:
+        """Somebody has to give way."""
+        return "Release what you hold and retry."
 
 
 class Pruned(Refusal):
@@ -149,22 +170,24 @@ class Pruned(Refusal):
 
     position: int
     oldest: int
-    next_step: ClassVar[str] = "begin at the oldest position that is kept"
 
 
 class RunFailed(Refusal):
     """A run has failed, or is to fail."""
 
-    next_step: ClassVar[str] = "begin another run, under another id"
+    @property
+    def next_step(self) -> str:
+        """A failed run stays failed."""
+        return "Start another run, with another id."
 
 
 class ProgramChanged(Refusal):
     """The program of a run asks for other steps than those that are recorded."""
 
-    next_step: ClassVar[str] = (
-        "finish the run with the program that began it, or cancel it; give the runs of a new "
-        "program other ids"
-    )
+    @property
+    def next_step(self) -> str:
+        """A run belongs to the program that began it."""
+        return "Finish the run with its old program, or cancel it. Give new programs new run ids."
 
 
 class BreakerOpen(Refusal):
@@ -178,7 +201,11 @@ class BreakerOpen(Refusal):
     seconds: float
     reason: str
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "wait and ask again, or go on without this call"
+
+    @property
+    def next_step(self) -> str:
+        """The caller may do without."""
+        return "Try again later, or go on without this call."
 
 
 PRECEDENCE: tuple[type[Refusal], ...] = (

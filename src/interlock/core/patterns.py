@@ -16,18 +16,20 @@ _WILD = (ANY, OWNER)
 def check_pattern(pattern: object) -> Invalid | None:
     """Return why `pattern` is not a pattern, or None when it is one."""
     if not isinstance(pattern, str):
-        return Invalid(f"a pattern is a str, not {type(pattern).__name__} ({pattern!r:.60})")
+        return Invalid(f"A pattern is a str, not {type(pattern).__name__}: {pattern!r:.60}")
     segments = pattern.split("/")
     if REST in segments[:-1]:
-        return Invalid(f"pattern {pattern!r} has '**' before its end; it may only end with it")
+        return Invalid(
+            f"Pattern {pattern!r} has '**' before its end. Only the last segment may be '**'."
+        )
     if segments.count(OWNER) > 1:
-        return Invalid(f"pattern {pattern!r} names {{agent}} twice")
+        return Invalid(f"Pattern {pattern!r} names {{agent}} twice.")
     plain = "/".join("x" if segment in (ANY, OWNER, REST) else segment for segment in segments)
     wrong = check_key(plain)
     if wrong is not None:
         return Invalid(
-            f"pattern {pattern!r} is not a path of names, '*', '{{agent}}' and a final '**' "
-            f"({wrong.message})"
+            f"Pattern {pattern!r} is not a path of names, '*', '{{agent}}' and a final '**'. "
+            f"{wrong.message}"
         )
     return None
 

@@ -68,7 +68,7 @@ def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
+        return Invalid(f"limit={limit!r:.60} must be a whole number above 0.")
     return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
@@ -256,8 +256,9 @@ def _commit_value(
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
-        what = f"the function that updates {record.key!r}"
-        return decide.forgot_return(what, record.key)
+        what = f"The function for {record.key!r}"
+        text = f"{decide.forgot_return(what)} To delete, return interlock.DELETE."
+        return Invalid(text, record.key)
     if value is DELETE:
         decision = partial(decide.delete, writer, record, op_id)
         return (yield from commands.commit(writer, decision, False, ticket, yields))
@@ -369,21 +370,21 @@ class Stopped(NamedTuple):
 def check_limits(limits: Limits) -> Invalid | None:
     """Return what is wrong with the limits of an update or a transaction."""
     if limits.turns not in ("auto", "always", "never"):
-        return Invalid(f"turns={limits.turns!r} is not one of 'auto', 'always', 'never'")
+        return Invalid(f"turns={limits.turns!r} must be 'auto', 'always' or 'never'.")
     if isinstance(limits.attempts, bool) or not isinstance(limits.attempts, int):
-        return Invalid(f"attempts={limits.attempts!r} is not a whole number")
+        return Invalid(f"attempts={limits.attempts!r} must be a whole number.")
     if limits.attempts < 1:
-        return Invalid(f"attempts={limits.attempts!r} allows no attempt; it must be at least 1")
+        return Invalid(f"attempts={limits.attempts!r} must be at least 1.")
     patience = 0 if limits.patience is None else limits.patience
     if not isinstance(patience, int | float) or not patience >= 0:
-        return Invalid(f"patience={limits.patience!r} is not a number of seconds from 0")
+        return Invalid(f"patience={limits.patience!r} must be a number of seconds from 0.")
     return None
 
 
 def check_position(name: str, position: object) -> Invalid | None:
     """Return why `position` is not a place in a log."""
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**63:
-        return Invalid(f"{name}={position!r} is not a position, a whole number from 0")
+        return Invalid(f"{name}={position!r} is not a position: a whole number from 0.")
     return None
 
 
@@ -395,7 +396,7 @@ def check_after(after: object) -> Invalid | None:
 def check_reached(position: int, head: int) -> Invalid | None:
     """Return why nothing can be read as of `position`: the log has not come so far."""
     if position > head:
-        return Invalid(f"position {position} is not there yet: the log ends at {head}")
+        return Invalid(f"The log ends at {head}, before position {position}.")
     return None
 
 
@@ -451,7 +452,7 @@ def _give_up(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refus
         return outcome  # `create` of a key that exists: thinking again meets it again
     if attempts >= limits.attempts:
         return Contended(
-            f"gave up {key!r} after {attempts} attempts; last: {outcome.message}",
+            f"Gave up on {key!r} after {attempts} attempt{'s' if attempts > 1 else ''}",
             key,
             attempts,
             outcome,

@@ -56,7 +56,7 @@ def guarded(
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
     merge; think again only where the same field changed).  `machine` binds a field to a state
-    machine.  `keep`: days that history is kept at least (None: for ever).
+    machine.  `keep`: days that history is kept at least (None: forever).
     """
     return Rule(GUARDED, on_conflict, machine, None, keep)
 
@@ -180,7 +180,9 @@ def check(declared: object, known: Mapping[str, Reducer] = REDUCERS) -> Invalid 
     `known` are the reducers that need not be declared again.
     """
     if not isinstance(declared, Mapping):
-        return Invalid("rules are a mapping from patterns to rules such as interlock.guarded()")
+        return Invalid(
+            "rules= is a mapping from patterns to rules, like {'plan/*': interlock.guarded()}."
+        )
     for pattern, rule in declared.items():
         wrong = patterns.check_pattern(pattern) or _check_rule(pattern, rule, known)
         if wrong is not None:
@@ -196,9 +198,7 @@ def _two_of_one_name(declared: Mapping[str, Rule]) -> Invalid | None:
             continue
         first = machines.setdefault(rule.machine.name, rule.machine)
         if first != rule.machine or dict(first.functions) != dict(rule.machine.functions):
-            return Invalid(
-                f"two different machines are named {first.name!r}; give them different names"
-            )
+            return Invalid(f"Two different machines are named {first.name!r}. Rename one.")
     return None
 
 
@@ -219,9 +219,8 @@ def union(stored: RuleSet, declared: Mapping[str, Rule]) -> dict[str, Rule] | In
         known = stored.rules.get(pattern)
         if known is not None and known.to_json() != rule.to_json():
             return Invalid(
-                f"the rule for {pattern!r} is stored as {describe_rule(known)}, and was declared "
-                f"as {describe_rule(rule)}; change it with space.apply_rules() or "
-                "`interlock rules apply`"
+                f"The space has {describe_rule(known)} for {pattern!r}, not "
+                f"{describe_rule(rule)}. Change it with space.apply_rules()."
             )
     return {**stored.rules, **{pattern: plain(rule) for pattern, rule in declared.items()}}
 
@@ -248,7 +247,8 @@ def describe_rule(rule: Rule) -> str:
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
     if not isinstance(rule, Rule) or rule.kind not in (GUARDED, MERGED, PRIVATE, LEASED):
         return Invalid(
-            f"the rule for {pattern!r} is {rule!r:.60}, not one of guarded(), merged(), ..."
+            f"The rule for {pattern!r} is {rule!r:.60}. "
+            "Use guarded(), merged(), private() or leased()."
         )
     if rule.on_conflict not in ON_CONFLICT:
         return Invalid(
@@ -258,9 +258,11 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
     if keep is not None and (
         isinstance(keep, bool) or not isinstance(keep, int | float) or keep <= 0
     ):
-        return Invalid(f"{pattern!r}: keep={keep!r} is not a number of days above 0")
+        return Invalid(f"{pattern!r}: keep={keep!r} must be a number of days above 0.")
     if rule.kind == PRIVATE and patterns.OWNER not in pattern.split("/"):
-        return Invalid(f"{pattern!r} is private(), so it must name its owner: 'agent/{{agent}}/**'")
+        return Invalid(
+            f"{pattern!r} is private() but names no owner. Example: 'agent/{{agent}}/**'."
+        )
     if rule.kind == MERGED:
         return _check_reducer(pattern, rule, known)
     return None
@@ -272,16 +274,15 @@ def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> In
         if rule.reducer in known:
             return None
         return Invalid(
-            f"{pattern!r}: the reducer {rule.reducer!r} is not one of {', '.join(REDUCERS)}; "
-            "pass a Reducer for one of your own"
+            f"{pattern!r}: reducer {rule.reducer!r} is not one of {', '.join(REDUCERS)}. "
+            "For your own, pass a Reducer."
         )
     if code.name in REDUCERS and code is not REDUCERS[code.name]:
-        return Invalid(f"{pattern!r}: the name {code.name!r} belongs to a reducer of Interlock")
+        return Invalid(f"{pattern!r}: Interlock has its own reducer {code.name!r}. Rename yours.")
     if code.claims and code.checked != code.digest():
         return Invalid(
-            f"{pattern!r}: reducer {code.name!r} claims to be {', '.join(code.claims)}, which was "
-            "not checked; run interlock.verify.laws(reducer, strategy) and declare it with the "
-            "checked= that it returns"
+            f"{pattern!r}: reducer {code.name!r} claims to be {', '.join(code.claims)}, unchecked. "
+            "Run interlock.verify.laws(reducer, strategy) and pass the checked= that it returns."
         )
     return None
 
@@ -292,8 +293,5 @@ def _check_pair(one: str, other: str) -> Invalid | None:
         return None
     inside, outside = patterns.narrower(one, other), patterns.narrower(other, one)
     if inside == outside:  # neither is the narrower one, or both are the same
-        return Invalid(
-            f"the rules for {one!r} and {other!r} are ambiguous: both match {example!r}, and "
-            "neither is more specific; add or narrow a pattern"
-        )
+        return Invalid(f"{one!r} and {other!r} both match {example!r}. Make one more specific.")
     return None

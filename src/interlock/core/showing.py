@@ -7,6 +7,16 @@ whoever only wants to go on and say why.
 from __future__ import annotations
 
 
+def sentences(message: str, next_step: str = "") -> str:
+    """Return what happened and what to do as sentences, one after the other."""
+    return f"{message}{'' if message.endswith(('.', '?', '!')) else '.'} {next_step}".rstrip()
+
+
+def seconds_left(seconds: float) -> str:
+    """Return for how long somebody still has what others want."""
+    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s left unless renewed"
+
+
 def text_of(problem: BaseException) -> str:
     """Return `str(problem)`, or what it is where that fails."""
     try:

@@ -21,7 +21,7 @@ from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
 from interlock.core.values import decode
 
-ENDED = Invalid("the transaction has ended; begin another one")
+ENDED = Invalid("The transaction has ended. Begin another one.")
 
 
 class Transaction:
@@ -301,4 +301,4 @@ class Transaction:
 
 
 def _mixed(key: str) -> Invalid:
-    return Invalid(f"{key!r}: one transaction either adds to a merged key or deletes it", key)
+    return Invalid(f"A transaction can append to {key!r} or delete it, not both.", key)

@@ -143,8 +143,9 @@ def take_turn(
 
 def _out_of_patience(key: str, limits: Limits, ahead: int, attempts: int) -> Contended:
     return Contended(
-        f"gave up {key!r} after {limits.patience} s of patience, {ahead} agents ahead in the queue "
-        f"and {attempts} attempts made",
+        f"Gave up on {key!r} after {limits.patience:g} s: {ahead} agents ahead in the queue, "
+        f"{attempts} attempts made",
         key,
         attempts,
+        limit="patience",
     )

@@ -37,15 +37,15 @@ def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
         text = _encoder.encode(value)
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
-        return Invalid("the value holds a lone surrogate, which UTF-8 cannot carry")
+        return Invalid("The value contains a lone surrogate, which UTF-8 can't encode.")
     except RecursionError:
-        return Invalid("the value is nested too deeply, or holds itself")
+        return Invalid("The value is nested too deeply, or contains itself.")
     except (TypeError, ValueError) as problem:
-        return Invalid(f"the value is not JSON: {problem}")
+        return Invalid(f"The value is not JSON: {problem}")
     if size > limit:
         return Invalid(
-            f"the value is {size:,} bytes of JSON; the limit is {limit:,} "
-            "(interlock.open(..., max_value_bytes=...) sets it)"
+            f"The value has {size:,} bytes; the limit is {limit:,}. "
+            "Raise max_value_bytes= or split it."
         )
     return text
 
@@ -64,11 +64,11 @@ def decode_many(texts: Sequence[str]) -> list[Json]:
 def _not_json(value: Json, path: str, depth: int) -> str | None:
     """Say what the encoder would silently change: keys that are not str, types made for it."""
     if depth > MAX_DEPTH:
-        return f"the value is nested deeper than {MAX_DEPTH} levels, or holds itself"
+        return f"The value is nested deeper than {MAX_DEPTH} levels, or contains itself."
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{path} has the key {key!r} of type {type(key).__name__}; JSON keys are str"
+                return f"{_the(path)} has the key {key!r} ({_a(key)}); JSON keys are str."
             if not isinstance(item, _SCALARS) and (
                 found := _not_json(item, f"{path}[{key!r}]", depth + 1)
             ):
@@ -84,5 +84,17 @@ def _not_json(value: Json, path: str, depth: int) -> str | None:
     if isinstance(value, _SCALARS):
         return None
     if value is DELETE:
-        return f"{path} is interlock.DELETE, which only the function of an update may return"
-    return f"{path} is a {type(value).__name__}, which is not JSON"
+        return f"{_the(path)} is interlock.DELETE, which only the function of an update may return."
+    use = ": use a list" if isinstance(value, (set, frozenset)) else ""
+    if depth == 1:
+        return f"{'A' + _a(value)[1:]} is not JSON{use}."
+    return f"{path} is {_a(value)}, which is not JSON{use}."
+
+
+def _the(path: str) -> str:
+    return "The value" if path == "value" else path
+
+
+def _a(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -83,7 +83,7 @@ def desk(
 ) -> Desk:
     """Return the desk of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
-        raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
+        raise Invalid(f"outside={outside!r} must be {REFUSE!r} or {ADOPT!r}.")
     found = Workspace(os.fspath(root), session.writer.space)
     matching = documents.checked_pattern(pattern)
     return Desk(session, found, matching, outside, merge, hidden)
@@ -214,7 +214,7 @@ def on_disk(fn: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Steps[
             if isinstance(document, Document):
                 told = f"{document.path!r} version {document.version} is not on the disk: {why}"
                 raise Unpublished(told, document) from problem
-        raise Unavailable(f"the disk of the files: {why}") from problem
+        raise Unavailable(f"Can't use the disk of the files: {why}") from problem
 
 
 def check(answer: T | Refusal) -> T:

@@ -180,7 +180,7 @@ def adopt(desk: Desk, path: object, over: Document | None = None) -> Steps[Docum
     if seen.found.links > 1:
         raise Invalid(documents.LINKED.format(fresh.path))
     if data is None and not removed:
-        raise Invalid(f"{fresh.path!r} is no plain file on the disk, so it cannot be committed")
+        raise Invalid(f"Can't commit {fresh.path!r}: it is no plain file on the disk.")
     if data == fresh.data:
         return (yield from bring(desk, fresh))
     record, includes = fresh.record if over is None else over.record, ""
@@ -246,7 +246,7 @@ def discard(desk: Desk, path: object) -> Steps[Document]:
     key = desk.key(path)
     document = to_document((yield from load(desk, key)))
     if document.version == 0:
-        raise Invalid(f"{document.path!r} is not in the space: adopt the file, or remove it")
+        raise Invalid(f"{document.path!r} is not in the space: adopt the file, or remove it.")
     return (yield from bring(desk, document, force=True))
 
 

@@ -26,13 +26,13 @@ _LIMITS = Limits(DEFAULT_ATTEMPTS, None, "auto")
 def check_attempts(attempts: object) -> None:
     """Raise Invalid where something is no number of failures after which a run is parked."""
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise Invalid(f"attempts={attempts!r} is not a number of failures from 1")
+        raise Invalid(f"attempts={attempts!r} must be a whole number from 1.")
 
 
 def check_wait(name: object, timeout: float | None) -> None:
     """Raise Invalid where a run cannot wait for something of this name, or for so long."""
     if not isinstance(name, str) or not name or "/" in name:
-        raise Invalid(f"{name!r:.60} is not a name of what a run waits for")
+        raise Invalid(f"{name!r:.60} is not the name of a signal: no '/', not empty.")
     waiting.check_timeout(timeout)
 
 

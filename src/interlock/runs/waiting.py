@@ -63,7 +63,7 @@ def wait_for(
 
 def _answer(run: RunState, name: str, known: Mapping[str, Json]) -> Json:
     if known["state"] == TIMED_OUT:
-        raise TimedOut(f"nobody sent {name!r} to run {run.id!r} in time")
+        raise TimedOut(f"Nobody sent {name!r} to run {run.id!r} in time.")
     return known["result"]
 
 
@@ -84,9 +84,8 @@ def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[
     if not isinstance(said, dict) or not isinstance(said.get("happened"), bool):
         raise_refusal(
             Invalid(
-                f"what was sent to run {run.id!r} as {sent!r} does not say whether effect {name!r} "
-                f'has happened: {said!r:.80}; it is an object such as {{"happened": true, '
-                '"result": ...}'
+                f"{sent!r} of run {run.id!r} must say whether effect {name!r} happened, as in "
+                f'{{"happened": true, "result": ...}}; it is {said!r:.80}'
             )
         )
     return (FINISHED, said.get("result")) if said["happened"] else None
@@ -117,7 +116,7 @@ def _check_goes_on(run: RunState) -> None:
 
 
 def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Snapshot]:
-    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
+    """Wait for `key` to exist, or for a time (0: forever).  Returns the last Snapshot.
 
     Raises Fenced where the run was taken over meanwhile.
     """

@@ -75,7 +75,7 @@ class Kept(NamedTuple):
     """An item as the space keeps it.  Times are microseconds since 1970 by the store's clock.
 
     `ttl`: minutes that it lives after it was last read or written; `expires` when it dies unless
-    it is read; None: it lives for ever.  `vectors` are texts by the path of the field.
+    it is read; None: it lives forever.  `vectors` are texts by the path of the field.
     """
 
     namespace: Path

@@ -1,7 +1,7 @@
 """How clients reach the MCP server: on standard input and output, or over HTTP.
 
 Uvicorn has a limit for the time between two requests and none for the request itself: one that
-begins and does not come to its end would stay for ever.  `Limits` says how many connections there
+begins and does not come to its end would stay forever.  `Limits` says how many connections there
 may be, and how long each may keep us waiting.
 """
 
