@@ -13,14 +13,14 @@
 \* @code Deal backends/sqlite/groups.py:read backends/sqlite/groups.py:_deal
 \* @code Deal backends/postgres/groups.sql:read_group backends/postgres/groups.sql:deal
 \* @code Deal backends/redis/read_group.lua:deal backends/redis/read_group.lua:deal_more
-\* @code Deliver streams/consuming.py:take backends/sqlite/groups.py:_delivered
+\* @code Deliver streams/group.py:take backends/sqlite/groups.py:_delivered
 \* @code Deliver backends/postgres/groups.sql:group_delivered backends/redis/read_group.lua:deliver
 \* @code Handle streams/groups.py:Group.take streams/groups.py:Group.ack
-\* @code Ack streams/consuming.py:acknowledge backends/sqlite/groups.py:acknowledge
+\* @code Ack streams/group.py:acknowledge backends/sqlite/groups.py:acknowledge
 \* @code Ack backends/postgres/groups.sql:ack_group backends/redis/ack_group.lua:done
 \* @code Claim backends/sqlite/groups.py:_claim backends/postgres/groups.sql:claim_keys
 \* @code Claim backends/redis/read_group.lua:claim
-\* @code Resume streams/consuming.py:take backends/sqlite/groups.py:read
+\* @code Resume streams/group.py:take backends/sqlite/groups.py:read
 \* @code Resume backends/redis/read_group.lua:undeliver
 \* @world Die no sign of life has come for as long as the ttl
 EXTENDS Naturals, Sequences, FiniteSets

@@ -8,13 +8,13 @@
 \* whose answer was lost goes on from the state that it knows, under a new operation id; one that
 \* was replaced may sleep and send its plan then.
 \*
-\* @code TakeOver streams/coordinators.py:Coordinator.catch_up streams/coordinating.py:begin
+\* @code TakeOver streams/coordinators.py:Coordinator.catch_up streams/coordinator.py:begin
 \* @code TakeOver backends/sqlite/fences.py:take_lease backends/postgres/fences.sql:take_lease
 \* @code TakeOver backends/redis/lease.lua:set_lease
-\* @code Merge streams/coordinating.py:advance streams/coordinating.py:_Batch.merge
-\* @code Commit streams/coordinating.py:_plan backends/sqlite/commit.py:Step.commit
+\* @code Merge streams/coordinator.py:advance streams/coordinator.py:_Batch.merge
+\* @code Commit streams/coordinator.py:_plan backends/sqlite/commit.py:Step.commit
 \* @code Commit backends/postgres/commit.sql:commit_one backends/redis/commit.lua:commit
-\* @code Moved streams/coordinating.py:advance backends/sqlite/commit.py:Step._moved
+\* @code Moved streams/coordinator.py:advance backends/sqlite/commit.py:Step._moved
 \* @code Fenced streams/coordinators.py:Coordinator.__iter__ backends/sqlite/commit.py:Step._fenced
 \* @world Edit somebody else writes the shared value
 EXTENDS Naturals

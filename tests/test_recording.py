@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.recording import Recording
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.backends.trace import Recording
 from interlock.core import commands, leases
 from interlock.core.outcome import Fenced
 from tests.servers.process import wait_until

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.replaying import RunMoment
     from interlock.runs.working import Worked
-    from interlock.streams.coordinating import Progress
+    from interlock.streams.coordinator import Progress
 
 __version__ = "0.1.0"
 

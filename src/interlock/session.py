@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from interlock.backends import holding
+from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.core import governing
 from interlock.core.decide import Writer
@@ -73,7 +73,7 @@ class BaseSession:
         A write that the caller's own lease holds back is Invalid (`explain`): trying again could
         not help.
         """
-        raise_refusal(holding.explained(self.writer, refusal) if explain else refusal)
+        raise_refusal(holder.explained(self.writer, refusal) if explain else refusal)
 
     def entering(
         self, exclusive: bool, rules: Mapping[str, Rule] | None
@@ -113,7 +113,7 @@ class BaseSession:
 
     def holds(self) -> bool:
         """Whether the calling context holds a lease or a turn, so that others may wait for it."""
-        return holding.holds(self.writer.space)
+        return holder.holds(self.writer.space)
 
 
 class Session(BaseSession):

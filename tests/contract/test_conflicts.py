@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends import noting
-from interlock.backends.noting import KEPT
+from interlock.backends import refusal_log
+from interlock.backends.refusal_log import KEPT
 from interlock.core.conflicts import RefusalNote, report
 from interlock.core.outcome import Forbidden
 from interlock.core.requests import Noted
@@ -87,8 +87,8 @@ def test_the_record_is_bounded(space: Any) -> None:
 def test_refusals_that_come_too_fast_are_counted(
     space: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(noting, "_WAITING", 3)
-    monkeypatch.setattr(noting, "_EVERY", 600.0)
+    monkeypatch.setattr(refusal_log, "_WAITING", 3)
+    monkeypatch.setattr(refusal_log, "_EVERY", 600.0)
     space.create("k", 1)
     for _ in range(5):
         with pytest.raises(interlock.Conflict):
@@ -116,7 +116,7 @@ def test_refusals_of_a_store_that_was_away_are_counted() -> None:
     def refused(key: str) -> RefusalNote:
         return RefusalNote(key, "us", "Conflict", None, None, 7, "op")
 
-    found = noting.RefusalNotes(save)
+    found = refusal_log.RefusalLog(save)
     found._over.set()  # nothing is flushed in the background
     found.add(refused("away"))
     found.flush()

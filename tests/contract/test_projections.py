@@ -19,7 +19,7 @@ from interlock.core.requests import (
     SaveProjection,
     Trim,
 )
-from interlock.streams import projecting
+from interlock.streams import projection
 from tests.facades import Facades
 
 RULES = {"found/*": interlock.merged("append")}
@@ -35,7 +35,7 @@ trims = pytest.mark.interlock_needs("trimming")
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operation ids need not be known for a day, and pages are small."""
     monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
-    monkeypatch.setattr(projecting, "PAGE", 7)
+    monkeypatch.setattr(projection, "PAGE", 7)
 
 
 def seats(value: Any, entry: interlock.Entry) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from interlock import Space
 from interlock.errors import Held
-from interlock.streams.coordinating import Progress
+from interlock.streams.coordinator import Progress
 from interlock.verify import View, explore
 from tests.core.conftest import Pin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from interlock import Space
-from interlock.backends.holding import Holding
+from interlock.backends.holder import Holding
 from interlock.core.records import Record
 from interlock.core.requests import DropLease, TakeLease
 from interlock.errors import Deadlock

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from interlock.backends.grouping_async import AsyncGroupCommit
+from interlock.backends.group_commit_async import AsyncGroupCommit
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed, Outcome
 from interlock.core.plan import Plan

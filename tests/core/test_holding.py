@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextvars
 import threading
 
-from interlock.backends.holding import Holding, told
-from interlock.backends.waiting import Waiters, pause
+from interlock.backends.holder import Holding, with_held
+from interlock.backends.waiters import Waiters, pause
 from interlock.core.decide import Writer
 from interlock.core.outcome import Committed
 from interlock.core.records import Snapshot
@@ -17,7 +17,7 @@ NOTHING = Snapshot(0, 0, {}, {}, {})
 
 
 def holding(uid: str = "uid") -> tuple[str, ...]:
-    joined = told(uid, JOIN)
+    joined = with_held(uid, JOIN)
     assert isinstance(joined, TakeTurn)
     return joined.holding
 
@@ -27,7 +27,7 @@ def test_a_wait_says_what_its_caller_holds() -> None:
     elsewhere = Holding("another space", "x", "other")
     assert holding() == ("lease",)
     renewed = JOIN.replace(ticket=7)
-    assert told("uid", renewed) is renewed, "the store knows it by the ticket"
+    assert with_held("uid", renewed) is renewed, "the store knows it by the ticket"
     inherited = contextvars.copy_context()
     assert inherited.run(holding) == ("lease",)
     lease.release()

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends import line
-from interlock.backends.waiting import MOST_TICKETS, WAITERS, Waiters
+from interlock.backends import waiters
+from interlock.backends.waiters import MOST_TICKETS, WAITERS, Waiters
 from interlock.core.outcome import Committed
 from interlock.core.records import Snapshot
 from interlock.core.requests import QUEUE, Commit, LeaveTurn, Place, TakeLease, TakeTurn
@@ -214,7 +214,7 @@ class Here:
         self.numbers: Iterator[int] = iter(range(1, 1_000))
         self.woken: list[str] = []
 
-    def come(self, name: str, *keys: str, holding: tuple[str, ...] = ()) -> line.InLine | None:
+    def come(self, name: str, *keys: str, holding: tuple[str, ...] = ()) -> waiters.InLine | None:
         """Let somebody come; one that need not stand in line has a ticket at once."""
         request = TakeTurn(keys or ("k",), name=name, agent="me", ttl=6.0, holding=holding)
         place = self.waiters.enter("uid", request, lambda: self.woken.append(name))
@@ -294,15 +294,15 @@ def test_the_line_goes_on_where_nothing_is_heard_of_those_in_the_store(
 ) -> None:
     """Their programs were dropped as they were: nobody will ask for them."""
     here, now = Here(), [100.0]
-    monkeypatch.setattr("interlock.backends.line.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("interlock.backends.waiters.time.monotonic", lambda: now[0])
     here.fill("k")
     first, second = here.come("a"), here.come("b")
     assert first is not None
     assert second is not None
-    now[0] += line.HELD_UP - 1
+    now[0] += waiters.HELD_UP - 1
     renewed = TakeTurn(("k",), name="", agent="me", ttl=6.0, ticket=1)
     here.waiters.answered("uid", renewed, Place(1, 5, NOTHING))
-    now[0] += line.HELD_UP - 1
+    now[0] += waiters.HELD_UP - 1
     here.waiters.look(second)
     assert here.woken == [], "one of them has asked"
     now[0] += 2

@@ -9,8 +9,8 @@ from interlock._async.lease import AsyncLease
 from interlock.core import protocol
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
-from interlock.streams import coordinating
-from interlock.streams.coordinating import Job, Progress, State
+from interlock.streams import coordinator
+from interlock.streams.coordinator import Job, Progress, State
 
 
 class AsyncCoordinator:
@@ -70,7 +70,7 @@ class AsyncCoordinator:
 
     async def progress(self) -> Progress:
         """Return how far the coordinator of this name is, whoever runs it."""
-        steps = coordinating.look(self._session.writer, self._job)
+        steps = coordinator.look(self._session.writer, self._job)
         return await self._session.run(steps)
 
     def _lease(self) -> AsyncLease:
@@ -79,10 +79,10 @@ class AsyncCoordinator:
 
     async def _begin(self, lease: AsyncLease) -> State:
         session = self._session
-        steps = coordinating.start(session.writer, self._job, lease.record, session.op_id())
+        steps = coordinator.start(session.writer, self._job, lease.record, session.op_id())
         return await session.run(steps)
 
     async def _advance(self, state: State) -> State:
         session = self._session
-        steps = coordinating.advance(session.writer, self._job, state, session.draw)
+        steps = coordinator.advance(session.writer, self._job, state, session.draw)
         return await session.run(steps)

@@ -14,8 +14,8 @@ from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core.groups import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
-from interlock.streams import consuming
-from interlock.streams.consuming import Membership
+from interlock.streams import group
+from interlock.streams.group import Membership
 
 
 class AsyncGroup(AwaitsCalls):
@@ -65,7 +65,7 @@ class AsyncGroup(AwaitsCalls):
 
         Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
         """
-        steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
+        steps = group.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
             found = await self._session.run(steps)
         except Refused:
@@ -85,11 +85,11 @@ class AsyncGroup(AwaitsCalls):
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        return await self._session.run(consuming.acknowledge(self._member, deliveries))
+        return await self._session.run(group.acknowledge(self._member, deliveries))
 
     async def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        return await self._session.run(consuming.state(self.name))
+        return await self._session.run(group.state(self.name))
 
     async def pending(self) -> list[GroupPending]:
         """Return what is not acknowledged, the first 1,000 entries.  Raises Invalid."""
@@ -99,7 +99,7 @@ class AsyncGroup(AwaitsCalls):
         """Forget the group.  Stop its consumers first: one that reads makes it anew."""
         await self._stop()
         self._pid, self._resume = 0, True
-        await self._session.run(consuming.drop(self.name))
+        await self._session.run(group.drop(self.name))
 
     async def close(self) -> None:
         """Let others have at once what this consumer was given and did not acknowledge."""
@@ -127,14 +127,14 @@ class AsyncGroup(AwaitsCalls):
         if not self._session.keeps_alive or (self._renewal is not None and self._renewal.alive):
             return
         renew = partial(_renewed, self._session, self._member)
-        seconds = self._member.ttl / consuming.RENEWALS_PER_TTL
+        seconds = self._member.ttl / group.RENEWALS_PER_TTL
         self._renewal = concurrency.Renewal(seconds, renew, "interlock-group")
         weakref.finalize(self, self._renewal.cancel)
 
     async def _give_back(self, given: bool) -> None:
         await self._stop()  # first: a sign of life after it would keep the entries from others
         if given:
-            await self._session.run(consuming.renew(self._member, 0.0))
+            await self._session.run(group.renew(self._member, 0.0))
 
     async def _stop(self) -> None:
         renewal, self._renewal = self._renewal, None
@@ -145,7 +145,7 @@ class AsyncGroup(AwaitsCalls):
 async def _renewed(session: AsyncSession, member: Membership) -> bool:
     """Give a sign of life; return whether to go on."""
     try:
-        await session.run(consuming.renew(member, member.ttl))
+        await session.run(group.renew(member, member.ttl))
     except Closed:
         return False
     except (AnswerLost, InterlockError):

@@ -10,7 +10,7 @@ from typing import Any, Self
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.drive import RENEWALS_PER_TTL
-from interlock.backends.holding import Holding, taking
+from interlock.backends.holder import Holding, taking
 from interlock.core import commands, decide, leases
 from interlock.core.outcome import Refusal
 from interlock.core.records import Record

@@ -11,8 +11,8 @@ from interlock.core import protocol
 from interlock.errors import Invalid
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
-from interlock.streams import projecting
-from interlock.streams.projecting import Shape, View
+from interlock.streams import projection
+from interlock.streams.projection import Shape, View
 
 
 class AsyncProjection:
@@ -71,7 +71,7 @@ class AsyncProjection:
         Raises Invalid where it has no name.
         """
         async with self._lock:
-            await self._session.run(projecting.drop(self._shape, self._view))
+            await self._session.run(projection.drop(self._shape, self._view))
 
     def __repr__(self) -> str:
         where = f"position={self._view.position}" if self._view.is_open else "not read"
@@ -83,4 +83,4 @@ class AsyncProjection:
         return self._view
 
     async def _refresh(self) -> None:
-        await self._session.run(projecting.refresh(self._shape, self._view))
+        await self._session.run(projection.refresh(self._shape, self._view))

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from interlock.core.trimming import Trimmed
     from interlock.runs.breaking import BreakerInfo
     from interlock.runs.working import Worked
-    from interlock.streams.projecting import Fold
+    from interlock.streams.projection import Fold
 
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
 
@@ -295,16 +295,16 @@ class AsyncSpace:
         `ttl`: seconds without a sign of life after which others take its entries over.
         """
         from interlock._async.group import AsyncGroup
-        from interlock.streams.consuming import membership
+        from interlock.streams.group import membership
 
         who = self.agent if consumer is None else consumer
         return AsyncGroup(self.session, accepted(membership(name, who, prefix, start, ttl)))
 
     async def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""
-        from interlock.streams import consuming
+        from interlock.streams import group
 
-        return list(await self.session.run(consuming.names()))
+        return list(await self.session.run(group.names()))
 
     def coordinator(
         self,
@@ -331,7 +331,7 @@ class AsyncSpace:
         with the reason and goes on, `stop` raises Invalid, which names it.
         """
         from interlock._async.coordinator import AsyncCoordinator
-        from interlock.streams.coordinating import job
+        from interlock.streams.coordinator import job
 
         todo = accepted(job(into, source, merge, validate, dedupe, initial, name, on_error))
         return AsyncCoordinator(self.session, todo, ttl, wait)
@@ -354,7 +354,7 @@ class AsyncSpace:
         after that is not trimmed.  A fold that has changed needs another `version`.
         """
         from interlock._async.projection import AsyncProjection
-        from interlock.streams.projecting import shape
+        from interlock.streams.projection import shape
 
         found = accepted(shape(fold, prefix, initial, name, version, snapshot_every))
         return AsyncProjection(self.session, found)

@@ -10,8 +10,8 @@ from interlock._sync.lease import Lease
 from interlock.core import protocol
 from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
-from interlock.streams import coordinating
-from interlock.streams.coordinating import Job, Progress, State
+from interlock.streams import coordinator
+from interlock.streams.coordinator import Job, Progress, State
 
 
 class Coordinator:
@@ -71,7 +71,7 @@ class Coordinator:
 
     def progress(self) -> Progress:
         """Return how far the coordinator of this name is, whoever runs it."""
-        steps = coordinating.look(self._session.writer, self._job)
+        steps = coordinator.look(self._session.writer, self._job)
         return self._session.run(steps)
 
     def _lease(self) -> Lease:
@@ -80,10 +80,10 @@ class Coordinator:
 
     def _begin(self, lease: Lease) -> State:
         session = self._session
-        steps = coordinating.start(session.writer, self._job, lease.record, session.op_id())
+        steps = coordinator.start(session.writer, self._job, lease.record, session.op_id())
         return session.run(steps)
 
     def _advance(self, state: State) -> State:
         session = self._session
-        steps = coordinating.advance(session.writer, self._job, state, session.draw)
+        steps = coordinator.advance(session.writer, self._job, state, session.draw)
         return session.run(steps)

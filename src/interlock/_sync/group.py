@@ -14,8 +14,8 @@ from interlock._sync import concurrency
 from interlock.core.groups import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused
 from interlock.session import Session
-from interlock.streams import consuming
-from interlock.streams.consuming import Membership
+from interlock.streams import group
+from interlock.streams.group import Membership
 
 
 class Group:
@@ -65,7 +65,7 @@ class Group:
 
         Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
         """
-        steps = consuming.take(self._member, limit, wait, self._resume, self._session.op_id())
+        steps = group.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
             found = self._session.run(steps)
         except Refused:
@@ -84,11 +84,11 @@ class Group:
 
         One that was claimed by another meanwhile does not count: it is that one's to finish.
         """
-        return self._session.run(consuming.acknowledge(self._member, deliveries))
+        return self._session.run(group.acknowledge(self._member, deliveries))
 
     def info(self) -> GroupInfo:
         """Return the group as it is.  Raises Invalid where it was never read."""
-        return self._session.run(consuming.state(self.name))
+        return self._session.run(group.state(self.name))
 
     def pending(self) -> list[GroupPending]:
         """Return what is not acknowledged, the first 1,000 entries.  Raises Invalid."""
@@ -98,7 +98,7 @@ class Group:
         """Forget the group.  Stop its consumers first: one that reads makes it anew."""
         self._stop()
         self._pid, self._resume = 0, True
-        self._session.run(consuming.drop(self.name))
+        self._session.run(group.drop(self.name))
 
     def close(self) -> None:
         """Let others have at once what this consumer was given and did not acknowledge."""
@@ -124,14 +124,14 @@ class Group:
         if not self._session.keeps_alive or (self._renewal is not None and self._renewal.alive):
             return
         renew = partial(_renewed, self._session, self._member)
-        seconds = self._member.ttl / consuming.RENEWALS_PER_TTL
+        seconds = self._member.ttl / group.RENEWALS_PER_TTL
         self._renewal = concurrency.Renewal(seconds, renew, "interlock-group")
         weakref.finalize(self, self._renewal.cancel)
 
     def _give_back(self, given: bool) -> None:
         self._stop()  # first: a sign of life after it would keep the entries from others
         if given:
-            self._session.run(consuming.renew(self._member, 0.0))
+            self._session.run(group.renew(self._member, 0.0))
 
     def _stop(self) -> None:
         renewal, self._renewal = self._renewal, None
@@ -142,7 +142,7 @@ class Group:
 def _renewed(session: Session, member: Membership) -> bool:
     """Give a sign of life; return whether to go on."""
     try:
-        session.run(consuming.renew(member, member.ttl))
+        session.run(group.renew(member, member.ttl))
     except Closed:
         return False
     except (AnswerLost, InterlockError):

@@ -12,8 +12,8 @@ from interlock.core import protocol
 from interlock.errors import Invalid
 from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
-from interlock.streams import projecting
-from interlock.streams.projecting import Shape, View
+from interlock.streams import projection
+from interlock.streams.projection import Shape, View
 
 
 class Projection:
@@ -72,7 +72,7 @@ class Projection:
         Raises Invalid where it has no name.
         """
         with self._lock:
-            self._session.run(projecting.drop(self._shape, self._view))
+            self._session.run(projection.drop(self._shape, self._view))
 
     def __repr__(self) -> str:
         where = f"position={self._view.position}" if self._view.is_open else "not read"
@@ -84,4 +84,4 @@ class Projection:
         return self._view
 
     def _refresh(self) -> None:
-        self._session.run(projecting.refresh(self._shape, self._view))
+        self._session.run(projection.refresh(self._shape, self._view))

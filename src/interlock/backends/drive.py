@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from interlock.backends import holding
+from interlock.backends import holder
 from interlock.backends.contract import Backend
-from interlock.backends.waiting import WAITERS, pause, stand
+from interlock.backends.waiters import WAITERS, pause, stand
 from interlock.core.folding import Unfoldable
 from interlock.core.outcome import Refusal
 from interlock.core.requests import (
@@ -90,7 +90,7 @@ class SyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = self.answer(holding.told(self.backend.uid, request))
+                    answer = self.answer(holder.with_held(self.backend.uid, request))
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -122,7 +122,7 @@ class SyncDriver:
         """Run the caller's function, in its turn where it has one."""
         with (
             self._kept_alive(request.renew if self.keeps_alive else None),
-            holding.in_turn(self.backend.uid, request.renew),
+            holder.in_turn(self.backend.uid, request.renew),
         ):
             return request.fn(*request.args)
 

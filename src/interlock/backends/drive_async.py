@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from interlock import cancellation
-from interlock.backends import holding
+from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
     HOPELESS,
@@ -23,7 +23,7 @@ from interlock.backends.drive import (
     RESUBMIT_PAUSE,
     unknown,
 )
-from interlock.backends.waiting import WAITERS, pause_async, stand_async
+from interlock.backends.waiters import WAITERS, pause_async, stand_async
 from interlock.core.folding import Unfoldable
 from interlock.core.outcome import Refusal
 from interlock.core.requests import LeaveTurn, Pause, Place, Request, Steps, T, TakeTurn, Think
@@ -44,7 +44,7 @@ class AsyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = await self.answer(holding.told(self.backend.uid, request))
+                    answer = await self.answer(holder.with_held(self.backend.uid, request))
                 except asyncio.CancelledError as problem:
                     request = steps.throw(problem)
                     break
@@ -64,7 +64,7 @@ class AsyncDriver:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
-                with holding.in_turn(self.backend.uid, request.renew):
+                with holder.in_turn(self.backend.uid, request.renew):
                     return await self._think(request)
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):

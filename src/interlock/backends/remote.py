@@ -18,9 +18,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
 from interlock import cancellation
 from interlock.backends import answers
-from interlock.backends.grouping import GroupCommit
-from interlock.backends.grouping_async import AsyncGroupCommit
-from interlock.backends.noting import RefusalNotes
+from interlock.backends.group_commit import GroupCommit
+from interlock.backends.group_commit_async import AsyncGroupCommit
+from interlock.backends.refusal_log import RefusalLog
 from interlock.core.conflicts import RefusalNote, note
 from interlock.core.groups import Deliveries
 from interlock.core.outcome import Committed, Outcome, Refusal
@@ -102,7 +102,7 @@ class RemoteBackend(ABC, Generic[C]):
         self._groups: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGroupCommit] = (
             weakref.WeakKeyDictionary()
         )
-        self._notes = RefusalNotes(self._save_notes)
+        self._notes = RefusalLog(self._save_notes)
         self._options = options
         self._connect()
         _BACKENDS.add(self)

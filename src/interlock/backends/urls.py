@@ -36,7 +36,7 @@ def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Ba
     folder = os.environ.get("INTERLOCK_RECORD")
     if not folder:
         return backend
-    from interlock.backends.recording import Recording
+    from interlock.backends.trace import Recording
 
     try:
         return Recording(backend, folder)

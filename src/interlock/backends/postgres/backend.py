@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.contract import no_space
-from interlock.backends.noting import KEPT
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import prepare
 from interlock.backends.postgres.store import Store
+from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflicts import RefusalNote

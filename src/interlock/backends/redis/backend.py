@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.contract import no_space
-from interlock.backends.noting import KEPT
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
 from interlock.backends.redis.options import state_key, target_of
 from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
+from interlock.backends.refusal_log import KEPT
 from interlock.backends.remote import (
     Known,
     RemoteBackend,

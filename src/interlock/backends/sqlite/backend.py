@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
-from interlock.backends.grouping import GroupCommit
-from interlock.backends.noting import KEPT, RefusalNotes
+from interlock.backends.group_commit import GroupCommit
+from interlock.backends.refusal_log import KEPT, RefusalLog
 from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
 from interlock.backends.sqlite import place as places
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
@@ -95,7 +95,7 @@ class SQLiteBackend:
         self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
-        self._notes = RefusalNotes(self._save_notes)
+        self._notes = RefusalLog(self._save_notes)
         self._key, self._store = store.borrow(self._place, self._options, create)
         self._pool = self._store.pool
         try:

@@ -18,7 +18,7 @@ _EVERY = 0.5  # seconds
 _IDLE = 20  # rounds without a refusal, after which the thread ends
 
 
-class RefusalNotes:
+class RefusalLog:
     """Gathers refusals and hands them to `save`, which says whether it could keep them."""
 
     def __init__(self, save: Callable[[Sequence[RefusalNote]], bool]) -> None:

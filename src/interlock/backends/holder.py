@@ -73,7 +73,7 @@ def holds(uid: str) -> bool:
     return any(each.uid == uid for each in _current())
 
 
-def told(uid: str, request: Request[Any]) -> Request[Any]:
+def with_held(uid: str, request: Request[Any]) -> Request[Any]:
     """Return `request`; one that joins a queue says what the calling context holds."""
     if isinstance(request, TakeTurn) and not request.ticket and _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)

@@ -1,4 +1,4 @@
-"""Groups concurrent commits of the tasks of one event loop, as `grouping` does for threads.
+"""Groups concurrent commits of the tasks of one event loop, as `group_commit` does for threads.
 
 A few groups are on their way at once, so that one is prepared while the server judges another.
 """
