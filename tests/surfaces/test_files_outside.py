@@ -45,7 +45,7 @@ def test_nothing_is_written_over_an_edit(files: interlock.Files, root: Path) -> 
         lambda: files.delete(document),
         lambda: files.publish({document: "mine", "other": "mine"}),
     ):
-        with pytest.raises(interlock.FileEdited, match="commit the edit with adopt") as refused:
+        with pytest.raises(interlock.FileEdited, match="Commit the edit with adopt") as refused:
             write()
         assert refused.value.outside == b"a\nb\nperson\n"
         assert refused.value.document.version == 1

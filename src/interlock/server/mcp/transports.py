@@ -227,7 +227,7 @@ def _bound(host: str, port: int) -> socket.socket:
             made.bind(address)
             made.listen(128)  # whoever is told the URL may call at once
         except (OSError, UnicodeError) as problem:
-            raise Unavailable(f"cannot listen on {host}:{port}: {problem}") from problem
+            raise Unavailable(f"Can't listen on {host}:{port}: {problem}") from problem
         on_failure.pop_all()
     return made
 
