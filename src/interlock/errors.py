@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from interlock.core import refusals
 from interlock.core.merge import Clash
 from interlock.core.records import Record
-from interlock.core.refusals import Wait, described
+from interlock.core.refusals import Wait, described, sentences
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Refused(InterlockError):
     def __init__(self, outcome: refusals.Refusal | str) -> None:
         if isinstance(outcome, str):
             outcome = self._kind(outcome)
-        super().__init__(f"{outcome.message}; {outcome.next_step}")
+        super().__init__(sentences(outcome.message, outcome.next_step))
         self.outcome: Any = outcome
 
     def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
@@ -55,7 +55,7 @@ class Invalid(Refused):
 class Conflict(Refused):
     """Something that the write was computed from has moved.
 
-    Read again, think again, write again.
+    Re-read, recompute and write again.
     """
 
     @property
