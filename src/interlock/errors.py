@@ -9,11 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar, NoReturn, TypeVar
 
-from interlock.core import outcome as refusals
-from interlock.core.merges import Clash
-from interlock.core.outcome import Wait
+from interlock.core import refusals
+from interlock.core.merge import Clash
 from interlock.core.records import Record
-from interlock.core.showing import described
+from interlock.core.refusals import Wait, described
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import decide
+from interlock.core import write as decide
 from interlock.files import context, operations, sync
 from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
 
@@ -177,7 +177,7 @@ def test_what_is_there_already_is_passed_by_and_reported(
     files.publish({"a": "1", "blocked/b": "1", "z": "1"})
     with monkeypatch.context() as patched:  # as an older version, or a program of one's own, wrote
         patched.setattr(decide, "check_document", lambda key, value: None)
-        patched.setattr(decide, "place", lambda key: ((), ()))
+        patched.setattr(decide, "expected_place", lambda key: ((), ()))
         for path, value in NO_DOCUMENTS.items():
             space.create(f"files/bad/{path}", value)
         for path in (LONG, ".git/hooks/post-merge", "clash", "clash/below"):

@@ -8,9 +8,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._sync import concurrency
-from interlock.core import protocol
+from interlock.core import read
 from interlock.core.requests import Steps
-from interlock.core.turns import Limits
+from interlock.core.update import Limits
 from interlock.files import operations, sync
 from interlock.files.context import FilesContext, T, checked
 from interlock.files.document import Document, FileStatus
@@ -142,7 +142,7 @@ class Files:
             for document in found:
                 yield document
             if upto == position:
-                self._session.run(protocol.wait(WATCH_PAUSE, position))
+                self._session.run(read.wait(WATCH_PAUSE, position))
             position = upto
 
     def adopt(self, path: str, *, over: Document | None = None) -> Document:

@@ -9,12 +9,14 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Refusal
+from interlock.core import transact
 from interlock.core.plan import DELETE
+from interlock.core.read import load as load_records
 from interlock.core.records import Record, absent
+from interlock.core.refusals import Conflict, Refusal
 from interlock.core.requests import Steps
-from interlock.core.transaction import Transaction
+from interlock.core.transact import Transaction
+from interlock.core.write import plan_delete, put, records_of, write_one
 from interlock.errors import Invalid
 from interlock.files.context import (
     ADOPT,
@@ -68,7 +70,7 @@ def write(
     record, exact = document.record, not context.merge
     for _ in range(_MOST_MERGES):
         value = to_value(data, new_mode)
-        outcome = yield from commands.put(context.writer, record, value, op_id, exact=exact)
+        outcome = yield from put(context.writer, record, value, op_id, exact=exact)
         if not isinstance(outcome, Conflict):
             break
         fresh = to_document(outcome.record)
@@ -77,7 +79,7 @@ def write(
             raise FileConflict(outcome, fresh)
         data, record, document, exact = both, outcome.record, fresh, False
         new_mode = fresh.mode if mode is None else mode
-    written = decide.result(check(outcome), context.writer.space)[0]
+    written = records_of(check(outcome), context.writer.space)[0]
     return (yield from bring(context, to_document(written)))
 
 
@@ -92,8 +94,8 @@ def delete(context: FilesContext, document: Document, op_id: str) -> Steps[Docum
     """Delete a document that was read.  Returns what is left of it."""
     context.key(document.path)
     yield from settled(context, document)
-    outcome = yield from commands.write_one(
-        context.writer, lambda: decide.delete(context.writer, document.record, op_id)
+    outcome = yield from write_one(
+        context.writer, lambda: plan_delete(context.writer, document.record, op_id)
     )
     return (yield from bring(context, to_document(check(outcome))))
 
@@ -173,11 +175,11 @@ class Changes:
         for key, document in self.documents.items():
             if key in writes:
                 yield from settled(self.context, document, gone)
-        outcome = check((yield from protocol.commit_transaction(self.state, op_id)))
+        outcome = check((yield from transact.commit_transaction(self.state, op_id)))
         keys = tuple(dict.fromkeys(each.key for each in outcome.writes))
         if not keys:
             return ()
-        snapshot = check((yield from protocol.load(self.context.writer, keys)))
+        snapshot = check((yield from load_records(self.context.writer, keys)))
         return (
             yield from bring_all(self.context, read_all(self.context, snapshot.records.values())[0])
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Pruned, Refusal
+from interlock.core import read, write
 from interlock.core.records import Record
+from interlock.core.refusals import Conflict, Pruned, Refusal
 from interlock.core.requests import Steps
 from interlock.errors import Forbidden, Held, IllegalTransition, Invalid, Unavailable
 from interlock.files.context import (
@@ -103,13 +103,13 @@ def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Docume
 def everything(context: FilesContext) -> Steps[tuple[list[Document], list[FileStatus]]]:
     """Return the documents of the space, and those deleted that were once published here; then
     those that cannot be on this disk."""
-    snapshot = check((yield from protocol.load(context.writer, (), (PREFIX,))))
+    snapshot = check((yield from read.load(context.writer, (), (PREFIX,))))
     records = {record.key: record for record in snapshot.scans[PREFIX]}
     paths = yield from on_disk(context.workspace.paths)
     recorded = [path for path in paths if is_path(path, context.pattern, context.hidden)]
     keys = tuple(key for key in (PREFIX + path for path in recorded) if key not in records)
     if keys:
-        gone = check((yield from protocol.load(context.writer, keys)))
+        gone = check((yield from read.load(context.writer, keys)))
         records |= gone.records
     return read_all(context, (records[key] for key in sorted(records)))
 
@@ -209,13 +209,13 @@ def _adopted(
     """Commit an edit over a record.  Returns its Record or a Refusal."""
     op_id = context.op_id(None)
     if data is None:
-        steps = commands.write_one(
-            context.writer, lambda: decide.delete(context.writer, record, op_id)
+        steps = write.write_one(
+            context.writer, lambda: write.plan_delete(context.writer, record, op_id)
         )
     else:
         value = to_value(data, mode)
-        steps = commands.write_one(
-            context.writer, lambda: decide.put(context.writer, record, value, op_id, False)
+        steps = write.write_one(
+            context.writer, lambda: write.plan_put(context.writer, record, value, op_id, False)
         )
     return (yield from steps)
 
@@ -225,7 +225,7 @@ def _rebased(context: FilesContext, observed: Observation, fresh: Document) -> S
     last, data = observed.last, observed.found.data
     if context.merge and last is not None and data is not None and fresh.data is not None:
         key = fresh.record.key
-        snapshot = yield from protocol.load_at(context.writer, last.position, None, (key,))
+        snapshot = yield from read.load_at(context.writer, last.position, None, (key,))
         if not isinstance(snapshot, Pruned):
             was = to_document(check(snapshot).records[key])
             if was.version == last.version and was.data is not None:
@@ -265,14 +265,14 @@ def discard(context: FilesContext, path: object) -> Steps[Document]:
 
 def head(context: FilesContext) -> Steps[int]:
     """Return where the log ends."""
-    snapshot = check((yield from protocol.load(context.writer, ())))
+    snapshot = check((yield from read.load(context.writer, ())))
     return snapshot.position
 
 
 def catch_up(context: FilesContext, position: int) -> Steps[tuple[tuple[Document, ...], int]]:
     """Bring what came after a position.  Returns the documents and the next position."""
-    page = check((yield from protocol.log_page(PREFIX, position, _PAGE)))
-    check(protocol.check_reached(position, page.head))
+    page = check((yield from read.log_page(PREFIX, position, _PAGE)))
+    check(read.check_reached(position, page.head))
     keys = tuple(
         dict.fromkeys(
             entry.key
@@ -282,7 +282,7 @@ def catch_up(context: FilesContext, position: int) -> Steps[tuple[tuple[Document
     )
     found: tuple[Document, ...] = ()
     if keys:
-        snapshot = check((yield from protocol.load(context.writer, keys)))
+        snapshot = check((yield from read.load(context.writer, keys)))
         for document in read_all(context, snapshot.records.values())[0]:
             found = (*found, (yield from shown(context, document)))
     return found, page.upto

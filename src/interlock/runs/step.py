@@ -11,16 +11,16 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from interlock.core import decide, protocol
-from interlock.core.folding import ask
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Invalid as InvalidOutcome
-from interlock.core.outcome import Refusal
+from interlock.core import refusals, transact
+from interlock.core.fold import ask
+from interlock.core.lease import check_seconds
 from interlock.core.records import Snapshot
+from interlock.core.refusals import Invalid as InvalidOutcome
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Load, Pause, Steps
 from interlock.core.struct import Json
-from interlock.core.transaction import Transaction
-from interlock.core.turns import Limits
+from interlock.core.transact import Stopped, Transaction
+from interlock.core.update import Limits
 from interlock.errors import Invalid, RunFailed, TimedOut, raise_refusal, raise_refused
 from interlock.runs.records import (
     AWAITING,
@@ -89,7 +89,7 @@ def perform(
         frame.begin(tx_of(state), state.payload)
         return thought.begin(state, frame)
 
-    answer = yield from protocol.transact(
+    answer = yield from transact.transact(
         run.writer,
         begin,  # type: ignore[arg-type]  # it is given what `new` makes
         thought.marked(fn),
@@ -98,7 +98,7 @@ def perform(
         False,
         lambda writer: StepTransaction(run, path, step),
     )
-    if isinstance(answer, protocol.Stopped):
+    if isinstance(answer, Stopped):
         return answer.refusal
     run.remember(path, json.loads(json.dumps(frame.payload)), 1, 0)  # as it will be read again
     found = recalled(run, path, step)
@@ -228,7 +228,7 @@ def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Step
         now = yield from ask(run.writer, Load(keys))
         epoch = now.records[fence.key].epoch
         if epoch != fence.epoch:
-            raise_refusal(decide.fenced(fence.key, fence.epoch, epoch))
+            raise_refusal(refusals.fenced(fence.key, fence.epoch, epoch))
 
 
 def _waiting(

@@ -1,20 +1,22 @@
-"""What a commit returns: `Committed`, or a refusal that says what to do next.
+"""What a commit returns where nothing was written: refusals, which say what to do next.
 
-Refusals are plain values here; the façades raise them as the exceptions of `interlock.errors`.
-When several apply, the one that comes first in `PRECEDENCE` is the answer.
+Refusals are plain values here; the API raises them as the exceptions of `interlock.errors`.
+When several apply, the one that comes first in `PRECEDENCE` is the answer.  Those that a backend
+finds (a moved version, a held turn) are worded here, so that every backend says the same.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from interlock.core.records import Committed as Committed
-from interlock.core.records import Record
-from interlock.core.records import Written as Written
+from interlock.core.plan import Expect
+from interlock.core.records import Committed, Record, as_datetime
 from interlock.core.struct import Struct
 
 if TYPE_CHECKING:
-    from interlock.core.merges import Clash
+    from interlock.core.merge import Clash
+
+QUEUE = "$lease/"  # before a key: the queue for its lease
 
 
 class Refusal(Struct):
@@ -193,4 +195,117 @@ PRECEDENCE: tuple[type[Refusal], ...] = (
     Deadlock,
 )
 
+
 Outcome = Committed | Refusal
+
+
+def pruned(position: int, floor: int) -> Pruned:
+    """The refusal of reading what was cut off; the log is kept after position `floor`."""
+    return Pruned(
+        f"the log is kept from position {floor + 1} on; what is needed after position {position} "
+        "was trimmed",
+        position,
+        floor + 1,
+    )
+
+
+def conflict(expected: Expect, record: Record) -> Conflict:
+    """The refusal of a plan that was computed from a record that has moved."""
+    if expected.version is None:
+        wanted = "expected not to exist"
+    elif expected.version == 0:
+        wanted = "expected never to have been written"
+    else:
+        wanted = f"expected at version {expected.version}"
+    state = (
+        f"is at version {record.version}"
+        if record.exists
+        else (f"was deleted (version {record.version})" if record.version else "was never written")
+    )
+    by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
+    message = f"{record.key!r} was {wanted} but {state}{by if record.version else ''}"
+    return Conflict(message, record.key, expected.version, record.version, record)
+
+
+def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict:
+    """The refusal of a plan that was computed from a scan which would now return something else."""
+    was = "was not there" if not expected else f"was at version {expected}"
+    now = f"is at version {record.version}" if record.exists else "is gone"
+    message = f"the scan of {prefix!r} has changed: {record.key!r} {was} and {now}"
+    return Conflict(message, record.key, expected or 0, record.version, record, prefix)
+
+
+def fenced(key: str, held: int, current: int) -> Fenced:
+    """The refusal of a writer that was replaced."""
+    return Fenced(
+        f"{key!r} was read at epoch {held}, but its epoch is now {current}", key, held, current
+    )
+
+
+def replaced(agent: str, held: int, current: int) -> Fenced:
+    """The refusal of a process whose agent name was taken over by another one."""
+    return Fenced(
+        f"agent {agent!r} is this process's no more: it came in as incarnation {held}, "
+        f"and another process has since taken over the name as incarnation {current}",
+        "",
+        held,
+        current,
+    )
+
+
+def outdated(known: int, record: Record) -> Outdated:
+    """The refusal of a plan that was decided under other rules than those in force."""
+    return Outdated(
+        f"the plan was decided under version {known} of the rules; version {record.version} is "
+        "in force",
+        record,
+    )
+
+
+def held(key: str, holder: str, seconds: float) -> Held:
+    """The refusal of a plan that gives way to the agent whose turn it is."""
+    return Held(
+        f"it is {holder!r}'s turn to write {key!r}, for {seconds:.1f} s unless renewed",
+        key,
+        holder,
+        seconds,
+    )
+
+
+def leased_to(key: str, holder: str, seconds: float) -> Held:
+    """The refusal of a write to a key that another agent has the lease of."""
+    return Held(
+        f"{holder!r} has the lease of {key!r}, for {seconds:.1f} s unless renewed",
+        key,
+        holder,
+        seconds,
+        lease=True,
+    )
+
+
+def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
+    """The refusal of a wait that closed a cycle."""
+    cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
+    waits = [f"{agent!r} waits for {key!r} behind {holder!r}" for agent, key, holder in cycle]
+    return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
+
+
+def text_of(problem: BaseException) -> str:
+    """Return `str(problem)`, or what it is where that fails."""
+    try:
+        return str(problem)
+    except Exception:
+        return f"<{type(problem).__name__} that cannot be shown>"
+
+
+def repr_of(problem: BaseException) -> str:
+    """Return `repr(problem)`, or what it is where that fails."""
+    try:
+        return repr(problem)
+    except Exception:
+        return f"<{type(problem).__name__} that cannot be shown>"
+
+
+def described(problem: BaseException) -> str:
+    """Return the type of an exception and its text."""
+    return f"{type(problem).__name__}: {text_of(problem)}"
