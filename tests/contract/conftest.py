@@ -16,6 +16,18 @@ from tests.servers.redis import RedisCluster
 # Runs and breakers ask a store for nothing that the other parts do not ask for.
 STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
+# Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
+# these parts, and is done with both façades; the others with one.
+ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async"}
+BOTH_FACADES = {
+    "cancellation",
+    "leases",
+    "log",
+    "reads_and_writes",
+    "transactions",
+    "updates",
+    "waits",
+}
 # Of each store, `make quick` runs one façade of these parts.  It runs nearly all on SQLite.
 QUICK = {
     "postgres": ("sync", {"reads_and_writes", "transactions"}),
@@ -42,6 +54,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("contract_store", stores, scope="session")
 
 
+def is_repeated(item: pytest.Item) -> bool:
+    """Say whether another store shows the same with a test's façade."""
+    if not isinstance(item, pytest.Function) or part_of(item) in BOTH_FACADES:
+        return False
+    only = ONE_FACADE.get(str(item.callspec.params["contract_store"]))
+    return only is not None and item.callspec.params.get("facades", only) != only
+
+
 def is_quick(item: pytest.Function) -> bool:
     """Say whether `make quick` runs a test of the suite."""
     store = str(item.callspec.params["contract_store"])
@@ -56,13 +76,19 @@ def is_quick(item: pytest.Function) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is not wanted
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark as slow what of the suite is not quick; with `--store`, leave out what is not of it."""
+    """Mark as slow what of the suite is not quick, and leave out what only repeats; with `--store`,
+    leave out what is not of the suite.
+    """
     suite = [item for item in items if "contract_store" in getattr(item, "fixturenames", ())]
     if config.getoption("store"):
         left_out = [item for item in items if item not in {*suite}]
         config.hook.pytest_deselected(items=left_out)
         items[:] = suite
         return
+    repeated = {item for item in suite if is_repeated(item)}
+    if repeated:
+        config.hook.pytest_deselected(items=[*repeated])
+    items[:] = [item for item in items if item not in repeated]
     for item in suite:
         if isinstance(item, pytest.Function) and not is_quick(item):
             item.add_marker(pytest.mark.slow)

@@ -137,15 +137,27 @@ def test_three_updates_that_always_queue(pin: Pin) -> None:
     pin("update in turn: three agents", explored, (19_200, 3_697))
 
 
-@pytest.mark.slow
-def test_three_updates_that_always_queue_and_stall(pin: Pin) -> None:
+@pytest.mark.parametrize(
+    ("agents", "crashes", "lost_replies", "pinned"),
+    [
+        ("ab", 1, 1, (2_344, 1_337)),
+                pytest.param("abc", 1, 0, (131_448, 20_260), marks=pytest.mark.slow),
+    ],
+)
+def test_updates_that_always_queue_and_stall(
+    pin: Pin, agents: str, crashes: int, lost_replies: int, pinned: tuple[int, int]
+) -> None:
+    """All faults at once with two agents: with three that would be 115,972 states."""
     explored = explore(
-        dict.fromkeys("abc", increment_in_turn),
+        dict.fromkeys(agents, increment_in_turn),
         invariants=every_write_counts,
         final=everybody_alive_has_counted,
+        crashes=crashes,
+        lost_replies=lost_replies,
         stalls=1,
     )
-    pin("update in turn: three agents, one stall", explored, (3_270_180, 115_972))
+    faults = f"one stall, {crashes} crashes, {lost_replies} lost replies"
+    pin(f"update in turn: {len(agents)} agents, {faults}", explored, pinned)
 
 
 def test_a_writer_from_outside_the_queue(pin: Pin) -> None:
