@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import interlock
 from interlock.backends.drive import SyncDriver
-from interlock.core import commands, decide
-from interlock.core.outcome import Committed, Written
+from interlock.core.records import Committed, Written
+from interlock.core.write import write_record
+from interlock.core.writer import Writer
 
 VALUE = {"status": "PENDING_PAYMENT", "seat": "12A", "note": "x" * 50}
 
@@ -290,11 +291,11 @@ def overhead(folder: Path, scale: int) -> list[Row]:
     driver: Any = SyncDriver(Canned())  # type: ignore[arg-type]  # answers only what is asked here
     with interlock.open("sqlite://", agent="bench") as space:
         record = space.read("k")
-    me = decide.Writer(record.space, "bench", 1_000_000)
+    me = Writer(record.space, "bench", 1_000_000)
 
     def run() -> None:
         for _ in range(2000):
-            driver.run(commands.write(me, record, VALUE, "op"))
+            driver.run(write_record(me, record, VALUE, "op"))
 
     times = [seconds(run) / 2000 * 1e6 for _ in range(9)]
     return [

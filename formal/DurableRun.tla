@@ -15,7 +15,7 @@
 \* A worker that is asleep between intent and call stands for a call that arrives late, too: who is
 \* not answered does not call again, but takes the run over, at a new epoch.
 \*
-\* @code TakeOver runs/recording.py:take_up core/leases.py:take_own
+\* @code TakeOver runs/recording.py:take_up core/lease.py:take_own_lease
 \* @code Begin runs/state.py:RunState.recall
 \* @code Intend runs/effects.py:perform
 \* @code Call runs/effects.py:perform

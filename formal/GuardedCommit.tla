@@ -12,9 +12,9 @@
 \*
 \* @code TakeOver backends/sqlite/fences.py:enter backends/postgres/fences.sql:enter
 \* @code TakeOver backends/redis/enter.lua
-\* @code Send core/protocol.py:_update backends/sqlite/read.py:load
+\* @code Send core/update.py:update backends/sqlite/read.py:load
 \* @code Send backends/postgres/functions.sql:load backends/redis/load.lua
-\* @code Send core/decide.py:put core/decide.py:delete core/decide.py:expect core/commands.py:commit
+\* @code Send core/write.py:plan_put core/write.py:plan_delete core/plan.py:expect core/write.py:commit
 \* @code Apply backends/sqlite/commit.py:Step.judge backends/sqlite/commit.py:Step._apply
 \* @code Apply backends/postgres/judge.sql:standing backends/postgres/commit.sql:apply
 \* @code Apply backends/redis/commit.lua:commit
@@ -23,7 +23,7 @@
 \* @code Refuse backends/redis/commit.lua:refused backends/redis/commit.lua:moved
 \* @code Replay backends/sqlite/commit.py:Step._applied backends/postgres/functions.sql:operation
 \* @code Replay backends/redis/commit.lua:commit
-\* @code Reclaim core/leases.py:reclaim backends/sqlite/fences.py:_reclaim
+\* @code Reclaim core/lease.py:reclaim_lease backends/sqlite/fences.py:_reclaim
 \* @world Restart it gives up waiting, or dies and is started again with the same operation id
 EXTENDS Naturals, Sequences, FiniteSets
 

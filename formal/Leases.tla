@@ -8,20 +8,20 @@
 \* rests on none.  A holder may sleep for as long as it likes, and then still sends its write.
 \* The Outsider writes without the lease, from a record that it has read.
 \*
-\* @code Ask core/leases.py:take core/turns.py:take_turn backends/sqlite/turns.py:take
+\* @code Ask core/lease.py:take_lease core/update.py:take_turn backends/sqlite/turns.py:take
 \* @code Ask backends/postgres/turns.sql:take_turn backends/redis/turn.lua
-\* @code Take core/leases.py:_take backends/sqlite/fences.py:take_lease
+\* @code Take core/lease.py:_take backends/sqlite/fences.py:take_lease
 \* @code Take backends/postgres/fences.sql:take_lease backends/postgres/fences.sql:set_lease
 \* @code Take backends/redis/lease.lua:set_lease
 \* @code TakeAgain backends/sqlite/fences.py:take_lease backends/postgres/fences.sql:take_lease
 \* @code TakeAgain backends/redis/lease.lua
-\* @code Renew core/leases.py:renew backends/sqlite/fences.py:take_lease
-\* @code Release core/leases.py:release backends/sqlite/fences.py:drop_lease
+\* @code Renew core/lease.py:renew_lease backends/sqlite/fences.py:take_lease
+\* @code Release core/lease.py:release_lease backends/sqlite/fences.py:drop_lease
 \* @code Release backends/postgres/fences.sql:drop_lease backends/redis/drop_lease.lua
-\* @code Reclaim core/leases.py:reclaim backends/sqlite/fences.py:_reclaim
-\* @code Write core/decide.py:put backends/sqlite/commit.py:Step._fenced
+\* @code Reclaim core/lease.py:reclaim_lease backends/sqlite/fences.py:_reclaim
+\* @code Write core/write.py:plan_put backends/sqlite/commit.py:Step._fenced
 \* @code Write backends/postgres/judge.sql:judge backends/redis/commit.lua:commit
-\* @code Read core/protocol.py:load backends/sqlite/read.py:load
+\* @code Read core/read.py:load backends/sqlite/read.py:load
 \* @code Overwrite backends/sqlite/commit.py:Step._leased_away
 \* @code Overwrite backends/sqlite/commit.py:Step._written_leased
 \* @code Overwrite backends/postgres/judge.sql:judge backends/postgres/commit.sql:apply

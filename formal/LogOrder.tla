@@ -13,7 +13,7 @@
 \* @code Commit backends/sqlite/commit.py:Step.flush backends/postgres/commit.sql:commit
 \* @code Commit backends/redis/commit.lua:commit
 \* @world Rollback the writer dies, or its transaction is ended
-\* @code Look core/protocol.py:log_page backends/sqlite/read.py:read_log
+\* @code Look core/read.py:log_page backends/sqlite/read.py:read_log
 \* @code Look backends/postgres/functions.sql:read_log backends/redis/log.lua
 \* @code Page backends/sqlite/read.py:read_log backends/postgres/functions.sql:read_log
 \* @code Page backends/redis/calls.py:_page

@@ -6,13 +6,13 @@
 \* the keys that a scan returned and those it did not.  One that only looked commits nothing.
 \* The invariants know only what was read and written, not how it was checked.
 \*
-\* @code Begin core/protocol.py:transact core/protocol.py:_transact
-\* @code Load core/transaction.py:Transaction.load core/transaction.py:Transaction._moved
+\* @code Begin core/transact.py:transact
+\* @code Load core/transact.py:Transaction.load core/transact.py:Transaction._moved
 \* @code Load backends/sqlite/read.py:load backends/postgres/functions.sql:load
 \* @code Load backends/redis/load.lua
-\* @code Doomed core/transaction.py:Transaction._moved core/protocol.py:_give_up
-\* @code Look core/protocol.py:_commit_thought core/protocol.py:commit_transaction
-\* @code Commit core/transaction.py:Transaction.plan backends/sqlite/commit.py:Step._moved
+\* @code Doomed core/transact.py:Transaction._moved core/update.py:final_refusal
+\* @code Look core/transact.py:_commit_thought core/transact.py:commit_transaction
+\* @code Commit core/transact.py:Transaction.plan backends/sqlite/commit.py:Step._moved
 \* @code Commit backends/sqlite/commit.py:Step._scan_moved backends/postgres/judge.sql:judge
 \* @code Commit backends/postgres/judge.sql:judge_scans backends/redis/commit.lua:scan_moved
 \* @code Commit backends/redis/commit.lua:commit

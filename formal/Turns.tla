@@ -7,18 +7,18 @@
 \* queue where that was refused.  Others write bluntly, from a record in hand and without a queue.
 \* Any ticket may expire at any moment, also of a process that thinks: it may be dead or asleep.
 \*
-\* @code Start core/protocol.py:update core/protocol.py:_update backends/sqlite/read.py:load
+\* @code Start core/update.py:update backends/sqlite/read.py:load
 \* @code Start backends/postgres/functions.sql:load backends/redis/load.lua
-\* @code Commit core/commands.py:put backends/sqlite/commit.py:Step.commit
+\* @code Commit core/write.py:put backends/sqlite/commit.py:Step.commit
 \* @code Commit backends/sqlite/commit.py:Step._moved backends/postgres/commit.sql:commit_one
 \* @code Commit backends/postgres/judge.sql:judge_turns backends/redis/commit.lua:commit
 \* @code Give backends/sqlite/commit.py:Step._not_in_turn backends/postgres/judge.sql:judge_turns
-\* @code Give core/turns.py:take_turn backends/sqlite/turns.py:take
+\* @code Give core/update.py:take_turn backends/sqlite/turns.py:take
 \* @code Give backends/postgres/turns.sql:take_turn backends/redis/turn.lua
-\* @code Beaten core/protocol.py:_renewal core/protocol.py:_kept backends/sqlite/commit.py:Step._moved
-\* @code Begin core/turns.py:take_turn backends/sqlite/turns.py:_place
+\* @code Beaten core/update.py:renewal core/update.py:kept backends/sqlite/commit.py:Step._moved
+\* @code Begin core/update.py:take_turn backends/sqlite/turns.py:_place
 \* @code Begin backends/postgres/turns.sql:place backends/redis/turn.lua
-\* @code Blunt core/commands.py:write backends/sqlite/commit.py:Step._not_in_turn
+\* @code Blunt core/write.py:write_record backends/sqlite/commit.py:Step._not_in_turn
 \* @code Blunt backends/postgres/judge.sql:judge_turns backends/redis/commit.lua:commit
 \* @world Pass the time of a ticket is up: it is as if it had never been
 EXTENDS Naturals, FiniteSets

@@ -6,17 +6,17 @@
 \* order, and holds what it has meanwhile.  Whoever cannot have them at once stands in the queues of
 \* all of them, with one ticket.  Whoever is refused gives up everything, and begins anew.
 \*
-\* @code Take core/leases.py:_take backends/sqlite/fences.py:take_lease
+\* @code Take core/lease.py:_take backends/sqlite/fences.py:take_lease
 \* @code Take backends/postgres/fences.sql:take_lease backends/redis/lease.lua:is_held
-\* @code Ask core/turns.py:take_turn core/leases.py:_take backends/holder.py:with_held
+\* @code Ask core/update.py:take_turn core/lease.py:_take backends/holder.py:with_held
 \* @code Ask backends/sqlite/turns.py:_join backends/postgres/turns.sql:take_turn backends/redis/turn.lua
 \* @code Grant backends/sqlite/turns.py:_ahead backends/sqlite/fences.py:take_lease
 \* @code Grant backends/postgres/turns.sql:place backends/postgres/fences.sql:take_lease
 \* @code Grant backends/redis/turn.lua:count_ahead backends/redis/lease.lua:is_held
-\* @code Refuse core/decide.py:deadlock backends/sqlite/waits.py:cycle_of backends/sqlite/waits.py:_edges
+\* @code Refuse core/refusals.py:deadlock backends/sqlite/waits.py:cycle_of backends/sqlite/waits.py:_edges
 \* @code Refuse backends/postgres/turns.sql:cycle backends/postgres/turns.sql:waits_of
 \* @code Refuse backends/redis/turn.lua:cycle backends/redis/turn.lua:waits_of
-\* @code Release core/leases.py:release backends/sqlite/fences.py:drop_lease
+\* @code Release core/lease.py:release_lease backends/sqlite/fences.py:drop_lease
 \* @code Release backends/postgres/fences.sql:drop_lease backends/redis/drop_lease.lua
 EXTENDS Naturals, FiniteSets
 

@@ -19,8 +19,9 @@ import pytest
 import interlock
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.backends.trace import Recording
-from interlock.core import commands, leases
-from interlock.core.outcome import Fenced
+from interlock.core import write
+from interlock.core.lease import take_lease
+from interlock.core.refusals import Fenced
 from tests.servers.process import wait_until
 from tests.test_specs import FORMAL, NODE, needs_node
 
@@ -141,7 +142,7 @@ def leave_a_trace(url: str) -> None:
     """Ann's lease runs out; ben writes over it, and deletes; ann's write is fenced."""
     with interlock.open(url, agent="ann") as ann, interlock.open(url, agent="ben") as ben:
         ann.create("k", 1, op_id="made")
-        taken = ann.session.driver.run(leases.take(ann.session.writer, ("k",), 0.001, 0.0, "taken"))
+        taken = ann.session.driver.run(take_lease(ann.session.writer, ("k",), 0.001, 0.0, "taken"))
         assert isinstance(taken, tuple)
         (held,) = taken
 
@@ -152,7 +153,7 @@ def leave_a_trace(url: str) -> None:
 
         wait_until(written_over, "the lease runs out")
         late = ann.session.driver.run(
-            commands.write(ann.session.writer, held, 3, "late", leased=True)
+            write.write_record(ann.session.writer, held, 3, "late", leased=True)
         )
         assert isinstance(late, Fenced)
         ben.delete(ben.read("k"), op_id="gone")

@@ -11,7 +11,7 @@ from interlock.core.requests import Request
 from tests.repository import Check, files, found
 
 SOURCES = ("src", "tests", "benchmarks", "examples")
-MAKER = "src/interlock/core/decide.py"  # has the Writer, which knows every fence
+MAKER = "src/interlock/core/writer.py"  # has the Writer, which knows every fence
 REQUESTS = {kind.__name__ for kind in Request.__subclasses__()}
 MOST_POSITIONAL = 3
 

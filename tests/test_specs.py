@@ -153,7 +153,7 @@ def test_the_checker_is_pinned_and_its_lock_names_no_host() -> None:
 
 
 SMALL = r"""---- MODULE Small ----
-\* @code Up core/decide.py:put
+\* @code Up core/write.py:put
 EXTENDS Naturals
 
 VARIABLES x, y
@@ -191,9 +191,9 @@ CFG = "\\* @states 6\nSPECIFICATION Spec\nINVARIANTS\n  Late\n  Still\nCHECK_DEA
     ("was", "becomes", "problem"),
     [
         ("@code Up", "@code Upp", "Upp is not an action"),
-        ("decide.py:put", "decide.py:putt", "Up: there is no putt in core/decide.py"),
-        ("core/decide.py", "core/nowhere.py", "Up: there is no file core/nowhere.py"),
-        ("@code Up core/decide.py:put", "", "Up is mapped to nothing"),
+        ("write.py:put", "write.py:putt", "Up: there is no putt in core/write.py"),
+        ("core/write.py", "core/nowhere.py", "Up: there is no file core/nowhere.py"),
+        ("@code Up core/write.py:put", "", "Up is mapped to nothing"),
     ],
 )
 def test_a_header_that_is_wrong_is_found(was: str, becomes: str, problem: str) -> None:

@@ -10,12 +10,11 @@ from interlock._sync.opening import open  # reads as interlock.open
 from interlock._sync.space import Space
 from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
-from interlock.core.machines import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merges import REDUCERS, Clash, Reducer
-from interlock.core.outcome import Committed
-from interlock.core.records import Entry, KeyInfo, Record
+from interlock.core.keys import DELETE
+from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
+from interlock.core.merge import REDUCERS, Clash, Reducer
+from interlock.core.records import Committed, Entry, KeyInfo, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
-from interlock.core.values import DELETE
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -65,10 +64,10 @@ if TYPE_CHECKING:
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.conflicts import ConflictReport, KeyConflicts, RefusalNote
-    from interlock.core.diagram import draw_machine
-    from interlock.core.groups import Delivery, GroupConsumer, GroupInfo, GroupPending
-    from interlock.core.trimming import Trimmed
+    from interlock.core.conflict import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
+    from interlock.core.machine import draw_machine
+    from interlock.core.trim import Trimmed
     from interlock.files.documents import (
         Document,
         FileConflict,
@@ -200,9 +199,9 @@ _LATE = {
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaking",
-    "ConflictReport": "core.conflicts",
+    "ConflictReport": "core.conflict",
     "Coordinator": "_sync.coordinator",
-    "Delivery": "core.groups",
+    "Delivery": "core.group",
     "Document": "files.documents",
     "FileConflict": "files.documents",
     "FileEdited": "files.documents",
@@ -210,23 +209,23 @@ _LATE = {
     "Files": "_sync.files",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
-    "GroupConsumer": "core.groups",
-    "GroupInfo": "core.groups",
-    "GroupPending": "core.groups",
-    "KeyConflicts": "core.conflicts",
+    "GroupConsumer": "core.group",
+    "GroupInfo": "core.group",
+    "GroupPending": "core.group",
+    "KeyConflicts": "core.conflict",
     "Progress": "streams.coordinating",
     "Projection": "_sync.projection",
-    "RefusalNote": "core.conflicts",
+    "RefusalNote": "core.conflict",
     "Run": "_sync.run",
     "RunInfo": "runs.records",
     "RunMoment": "runs.replaying",
     "Runs": "_sync.run",
     "StepInfo": "runs.records",
-    "Trimmed": "core.trimming",
+    "Trimmed": "core.trim",
     "Unpublished": "files.documents",
     "Worked": "runs.working",
     "Worker": "_sync.worker",
-    "draw_machine": "core.diagram",
+    "draw_machine": "core.machine",
     "open_async": "_async.opening",
 }
 

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
-from interlock.core import governing
-from interlock.core.decide import Writer
 from interlock.core.keys import check_name
-from interlock.core.outcome import Refusal
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet
-from interlock.core.transaction import Transaction
+from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.transact import Transaction
+from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
 
@@ -79,10 +78,12 @@ class BaseSession:
         self, exclusive: bool, rules: Mapping[str, Rule] | None
     ) -> Steps[Refusal | RuleSet | None]:
         """Protocol: begin to work in the space as `interlock.open` says."""
-        yield from governing.enter(self.writer, exclusive, new_op_id())
+        yield from enter(self.writer, exclusive, new_op_id())
         if rules is None:
             return None
-        return (yield from governing.declare(self.writer, rules, new_op_id(), whole=False))
+        return (
+            yield from declare(self.writer.book, self.writer.plan, rules, new_op_id(), whole=False)
+        )
 
     # Calls from inside a function that decides a write
 

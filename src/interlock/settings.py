@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from interlock.core.decide import Writer
-from interlock.core.keys import check_key, check_name, check_unreserved
+from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
 from interlock.core.records import as_datetime
 from interlock.core.rules import Rule, rule_from_json
-from interlock.core.values import DEFAULT_MAX_VALUE_BYTES
+from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refusal, raise_refused
 
 DEFAULT_ATTEMPTS = 20  # thoughts

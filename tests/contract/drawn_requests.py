@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 from interlock.backends.postgres.calls import _plain
 from interlock.backends.sqlite.backend import SQLiteBackend
-from interlock.core.decide import Writer
-from interlock.core.outcome import Forbidden
+from interlock.core.keys import encode
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
+from interlock.core.refusals import QUEUE, Forbidden
 from interlock.core.requests import (
     PROJECTIONS,
-    QUEUE,
     Commit,
     DropLease,
     DropProjection,
@@ -36,7 +35,7 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.core.rules import RULES_KEY
-from interlock.core.values import encode
+from interlock.core.writer import Writer
 
 QUEUED = ("a", "b/1", "b/1:0", "ключ 'ü\"")  # leases and turns are about these
 KEYS = (*QUEUED, "b/2", "b", "c:1", "😀/1", "z" * 512)

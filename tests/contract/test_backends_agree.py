@@ -17,12 +17,11 @@ from interlock.backends.postgres.backend import PostgresBackend
 from interlock.backends.redis.backend import RedisBackend
 from interlock.backends.remote import ServerOptions
 from interlock.backends.sqlite.backend import SQLiteBackend
-from interlock.core.decide import Writer
-from interlock.core.keys import MAX_KEY_BYTES
+from interlock.core.keys import MAX_DEPTH, MAX_KEY_BYTES, encode
 from interlock.core.plan import APPEND, PUT, Write
 from interlock.core.requests import Commit, Load, LoadAt, Place, ReadLog, ReadRefusals, SaveFold
 from interlock.core.rules import RULES_KEY
-from interlock.core.values import MAX_DEPTH, encode
+from interlock.core.writer import Writer
 from tests.contract.drawn_requests import KEYS, Drawing, Group, LoadAtTimeOf, Seen
 
 STEPS = 60

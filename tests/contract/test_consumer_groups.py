@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.groups import SCANNED
+from interlock.core.group import SCANNED
 from interlock.core.requests import PAGE_BYTES, AckGroup, ReadGroup
 from tests.contract.test_leases import elsewhere_while
 from tests.facades import Facades

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.groups import END, Deliveries, GroupInfo
+from interlock.core.group import END, Deliveries, GroupInfo
 from interlock.core.requests import AckGroup, DropGroup, GroupState, ListGroups, ReadGroup, Trim
 
 KEYS = ("a", "b", "ä/1", "ä/2", "x y")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import QUEUE, DropLease, TakeLease, TakeTurn
+from interlock.core.refusals import QUEUE
+from interlock.core.requests import DropLease, TakeLease, TakeTurn
 from tests.facades import Facades, elsewhere
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import trimming
+from interlock.core import trim
 from interlock.core.requests import (
     PROJECTIONS,
     DropProjection,
@@ -34,7 +34,7 @@ trims = pytest.mark.interlock_needs("trimming")
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operation ids need not be known for a day, and pages are small."""
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
     monkeypatch.setattr(projection, "PAGE", 7)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.machines import AGENT_LIFECYCLE
+from interlock.core.machine import AGENT_LIFECYCLE
 from tests.facades import Facades, elsewhere
 
 Program = Callable[[Any], Any]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.outcome import BreakerOpen
+from interlock.core.refusals import BreakerOpen
 from tests.contract.test_runs import (
     Calls,
     Crash,

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 import interlock
-from interlock.core.decide import Writer
 from interlock.core.plan import PUT, Expect, Write
+from interlock.core.writer import Writer
 
 LATER = 4_000_000_000_000_000  # microseconds since 1970: in a hundred years
 

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 import interlock
-from interlock.core import trimming
+from interlock.core import trim
 from interlock.core.requests import Floor, Trim
 
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
@@ -27,7 +27,7 @@ BASES = [("$rules", "put", ""), ("found", "fold", ""), ("k", "put", "")]
 @contextmanager
 def trimmed(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A space with 600 entries of two keys, all of them cut; its name."""
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
     name = f"trim-{uuid.uuid4().hex[:12]}"
     rules = {"found": interlock.merged("append")}
     with interlock.open(url, space=name, agent="a", durability="off", rules=rules) as space:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import trimming
+from interlock.core import trim as core_trim
 from interlock.core.requests import Floor, Trim
+from interlock.core.trim import _step
 from tests.facades import Facades, elsewhere
 
 RULES = {"found/*": interlock.merged("append"), "kept/*": interlock.guarded(keep=5)}
@@ -27,7 +28,7 @@ KEYS = ("a", "b", "c", "found/x", "found/y")
 @pytest.fixture
 def aged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operation ids need not be known for a day."""
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 0.0)
 
 
 def put(space: Any, *keys: str) -> None:
@@ -89,7 +90,7 @@ def test_every_moment_that_is_kept_can_be_read_again(
     space: Any, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a model that remembers everything, whatever was cut, in steps of a few entries."""
-    monkeypatch.setattr(trimming, "PAGE", 7)
+    monkeypatch.setattr(core_trim, "PAGE", 7)
     chance = random.Random(seed)
     first = space.position()
     moments = {first: _seen(space)}
@@ -166,14 +167,14 @@ def test_of_a_commit_all_or_nothing_is_cut(space: Any) -> None:
 def test_a_commit_of_many_writes_is_larger_than_a_step(
     space: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trimming, "PAGE", 2)
+    monkeypatch.setattr(core_trim, "PAGE", 2)
     asked: list[int] = []
 
     def trim(upto: int, folds: tuple[tuple[str, str], ...]) -> Trim:
         asked.append(upto)
         return Trim(upto, folds)
 
-    monkeypatch.setattr(trimming, "Trim", trim)
+    monkeypatch.setattr(core_trim, "Trim", trim)
     start = space.position()
     for _ in range(2):
         with space.transaction() as tx:
@@ -193,7 +194,7 @@ def test_what_the_rules_keep(space: Any) -> None:
 
 
 def test_operation_ids_are_known_for_a_day(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 24 * 3600.0)
+    monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 24 * 3600.0)
     record = space.create("a", 1, op_id="mine")
     assert space.trim(keep=0) == (1, 0, "entries younger than 24 h are kept for retries")
     assert space.create("a", 1, op_id="mine") == record
@@ -321,7 +322,7 @@ def test_writers_followers_and_trimmers_at_once(
 ) -> None:
     """Three writers, two who trim, one who follows the log through a group that misses nothing."""
     facades.capabilities.need("shared")
-    monkeypatch.setattr(trimming, "PAGE", 10)
+    monkeypatch.setattr(core_trim, "PAGE", 10)
     count, start = 120, space.position()
     over, problems, seen = threading.Event(), list[BaseException](), list[int]()
 
@@ -388,9 +389,9 @@ def test_trims_at_the_same_time_report_what_each_has_cut(
     facades: Facades, space: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second one cuts first what the first one has already decided to cut."""
-    monkeypatch.setattr(trimming, "PAGE", 2)
+    monkeypatch.setattr(core_trim, "PAGE", 2)
     put(space, *"abcdefg")
-    other, step = facades.peer(), trimming._step
+    other, step = facades.peer(), _step
     reports: list[Any] = []
 
     def overtaken(*arguments: Any) -> Any:
@@ -400,7 +401,7 @@ def test_trims_at_the_same_time_report_what_each_has_cut(
             reports[0] = elsewhere(other.trim, keep=0)
         return decided
 
-    monkeypatch.setattr(trimming, "_step", overtaken)
+    monkeypatch.setattr(core_trim, "_step", overtaken)
     ours = space.trim(keep=0)
     theirs = reports[0]
     assert ours.oldest == theirs.oldest == space.position() + 1

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.outcome import Wait
-from interlock.core.requests import NEAR, QUEUE, DropLease, LeaveTurn, Place, TakeLease, TakeTurn
+from interlock.core.refusals import QUEUE, Wait
+from interlock.core.requests import NEAR, DropLease, LeaveTurn, Place, TakeLease, TakeTurn
 from tests.facades import Facades
 
 NAMES = ("a", "b", "c")

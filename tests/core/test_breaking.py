@@ -14,8 +14,8 @@ import pytest
 
 import interlock
 from interlock.backends.drive import SyncDriver
-from interlock.core import decide
-from interlock.core.conflicts import note
+from interlock.core import refusals
+from interlock.core.conflict import note
 from interlock.core.plan import Expect
 from interlock.errors import BreakerOpen, Unavailable
 from interlock.runs import breaking
@@ -206,5 +206,5 @@ def test_a_refusal_is_pickled_and_says_what_to_do() -> None:
 def test_conflicts_that_no_caller_sees_are_not_noted() -> None:
     for key, kept in (("$breaker/planner", False), ("plan.md", True)):
         record = interlock.Record(key, None, 0, 0, None, 0, 0, False, "s")
-        refusal = decide.conflict(Expect(key, 1, 0), record)
+        refusal = refusals.conflict(Expect(key, 1, 0), record)
         assert (note(refusal, "us", "op", 0) is not None) is kept

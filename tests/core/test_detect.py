@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from interlock.core.merges import same
+from interlock.core.merge import same
 from interlock.forensics import BadTrace, Operation, Report, find_anomalies, stale
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.merges import same
+from interlock.core.merge import same
 from interlock.core.records import Entry
 from interlock.forensics import Operation, Report, export_trace, find_anomalies, read_trace
 

@@ -15,11 +15,11 @@ import pytest
 
 from interlock import Space, Tx
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core import protocol
-from interlock.core.decide import Writer
+from interlock.core import update
 from interlock.core.records import Record
 from interlock.core.requests import LogPage, ReadLog, Steps, Think
-from interlock.core.turns import Limits
+from interlock.core.update import Limits
+from interlock.core.writer import Writer
 from interlock.errors import Conflict
 from interlock.verify import View, explore, protocol_agent
 from tests.core.conftest import Pin
@@ -57,7 +57,7 @@ def test_merged_states_lose_no_schedule_and_no_ending() -> None:
     limits = Limits(20, None, "never")
 
     def steps(name: str) -> Callable[[Writer], Steps[Any]]:
-        return lambda writer: protocol.update(
+        return lambda writer: update.update(
             writer, "log", lambda value: [*value, name], [], limits, f"{name}-1", False
         )
 
@@ -257,14 +257,12 @@ def test_protocols_are_explored_as_they_are(pin: Pin) -> None:
 
     def steps(op_id: str) -> object:
         def start(writer: Writer) -> Steps[Any]:
-            return protocol.update(writer, "count", lambda n: n + 1, 0, limits, op_id, False)
+            return update.update(writer, "count", lambda n: n + 1, 0, limits, op_id, False)
 
         return protocol_agent(start)
 
     def as_a_generator(writer: Writer) -> Steps[Any]:
-        return (
-            yield from protocol.update(writer, "count", lambda n: n + 1, 0, limits, "b-1", False)
-        )
+        return (yield from update.update(writer, "count", lambda n: n + 1, 0, limits, "b-1", False))
 
     by_protocol = explore({"a": steps("a-1"), "b": as_a_generator}, final=every_write_counts)
     by_facade = explore({"a": increment, "b": increment}, final=every_write_counts)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from interlock import Breaker, Space
-from interlock.core import protocol
+from interlock.core import read
 from interlock.errors import BreakerOpen
 from interlock.runs import breaking
 from interlock.verify import Exploration, View, Violation, explore
@@ -49,7 +49,7 @@ def once_let_through(service: Agent) -> Agent:
             try:
                 return str(breaker_of(space).call(service, space))
             except BreakerOpen as refused:
-                space.session.run(protocol.wait(refused.seconds, 0))
+                space.session.run(read.wait(refused.seconds, 0))
         return "gave up"
 
     return agent
@@ -160,7 +160,7 @@ def test_failures_at_once_all_count(pin: Pin) -> None:
         try:
             fails_once(space)
         except BreakerOpen:
-            space.session.run(protocol.load(space.session.writer, ()))
+            space.session.run(read.load(space.session.writer, ()))
 
     explored = explore(dict.fromkeys("abc", fails_or_is_refused), final=every_failure_counts)
     pin("breaker: three failures, of which two open it", explored, (553_680, 2_628))
@@ -169,10 +169,10 @@ def test_failures_at_once_all_count(pin: Pin) -> None:
 def until_it_is_overdue(space: Space) -> None:
     """Sleep until a call that was noted at the start is overdue: others' moves wake who sleeps."""
     while True:
-        now = space.session.run(protocol.load(space.session.writer, ()))
+        now = space.session.run(read.load(space.session.writer, ()))
         if now.time_us >= STARTED_US + (CLAIM + 1) * 1e6:
             return
-        space.session.run(protocol.wait(CLAIM, now.position))
+        space.session.run(read.wait(CLAIM, now.position))
 
 
 def ends_late(space: Space) -> None:
@@ -218,7 +218,7 @@ def test_without_taking_the_note_away_a_call_counts_twice(
 
 
 def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard, without = "(decide.expect(record) for record, _ in values)", "()"
+    guard, without = "(expect(record) for record, _ in values)", "()"
     mutate(monkeypatch, BREAKING, "_plan", guard, without)
     with pytest.raises(Violation) as found:
         explore(

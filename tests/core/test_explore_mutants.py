@@ -13,9 +13,9 @@ import pytest
 from interlock import Space
 from interlock.backends.sqlite import SQLiteBackend, statements
 from interlock.backends.sqlite.commit import Step
-from interlock.core.outcome import Outcome, Refusal
 from interlock.core.plan import Plan
-from interlock.core.transaction import Transaction
+from interlock.core.refusals import Outcome, Refusal
+from interlock.core.transact import Transaction
 from interlock.verify import View, Violation, explore
 from tests.core.explored_agents import (
     books,

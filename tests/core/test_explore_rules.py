@@ -14,10 +14,10 @@ import pytest
 import interlock
 from interlock import Space, Tx
 from interlock.backends.sqlite.commit import Step
-from interlock.core import decide
-from interlock.core.decide import Writer
-from interlock.core.outcome import Refusal
-from interlock.core.transaction import Transaction
+from interlock.core import write
+from interlock.core.refusals import Refusal
+from interlock.core.transact import Transaction
+from interlock.core.writer import Writer
 from interlock.verify import View, Violation, explore
 from tests.core.conftest import Pin
 from tests.core.test_explore_mutants import mutate
@@ -277,7 +277,7 @@ def test_without_the_rules_version_a_writer_with_old_rules_writes(
 
 
 def test_without_the_machine_a_cancelled_booking_is_paid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "check_move", lambda *arguments: None)
+    monkeypatch.setattr(write, "check_move", lambda *arguments: None)
     with pytest.raises(Violation, match=r"it went"):
         explore({"cashier": pays, "guest": cancels}, setup=books, invariants=the_machine_is_obeyed)
 
@@ -293,7 +293,7 @@ def test_without_the_owner_check_others_write_private_keys(monkeypatch: pytest.M
         space.apply_rules({"agent/{agent}/**": interlock.private()})
 
     explore({"ben": intrudes}, setup=setup, invariants=is_her_own)
-    monkeypatch.setattr(decide, "owner_of", lambda pattern, key: "ben")
+    monkeypatch.setattr(write, "owner_of", lambda pattern, key: "ben")
     with pytest.raises(Violation, match="somebody else wrote it"):
         explore({"ben": intrudes}, setup=setup, invariants=is_her_own)
 

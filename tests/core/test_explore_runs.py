@@ -188,7 +188,7 @@ def test_two_workers_for_one_run(
 
 
 def test_without_the_fence_a_zombie_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    guard = "expected = [*expects, decide.expect(self.fence)]"
+    guard = "expected = [*expects, expect(self.fence)]"
     mutate(monkeypatch, RunState, "plan", guard, "expected = [*expects]")
     with pytest.raises(Violation, match="while b works on it") as found:
         explored(honours_keys)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import pytest
 
 from interlock.backends.group_commit_async import AsyncGroupCommit
-from interlock.core.decide import Writer
-from interlock.core.outcome import Committed, Outcome
 from interlock.core.plan import Plan
+from interlock.core.records import Committed
+from interlock.core.refusals import Outcome
+from interlock.core.writer import Writer
 from interlock.errors import Unavailable
 
 

@@ -7,10 +7,9 @@ import threading
 
 from interlock.backends.holder import Holding, with_held
 from interlock.backends.waiters import Waiters, pause
-from interlock.core.decide import Writer
-from interlock.core.outcome import Committed
-from interlock.core.records import Snapshot
+from interlock.core.records import Committed, Snapshot
 from interlock.core.requests import Commit, LeaveTurn, Pause, Place, TakeTurn
+from interlock.core.writer import Writer
 
 JOIN = TakeTurn(("k",), name="turn", agent="me", ttl=6.0)
 NOTHING = Snapshot(0, 0, {}, {}, {})

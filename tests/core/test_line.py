@@ -13,9 +13,9 @@ import pytest
 import interlock
 from interlock.backends import waiters
 from interlock.backends.waiters import MOST_TICKETS, WAITERS, Waiters
-from interlock.core.outcome import Committed
-from interlock.core.records import Snapshot
-from interlock.core.requests import QUEUE, Commit, LeaveTurn, Place, TakeLease, TakeTurn
+from interlock.core.records import Committed, Snapshot
+from interlock.core.refusals import QUEUE
+from interlock.core.requests import Commit, LeaveTurn, Place, TakeLease, TakeTurn
 
 MANY = 60
 NOTHING = Snapshot(0, 0, {}, {}, {})

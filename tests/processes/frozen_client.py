@@ -11,9 +11,9 @@ from typing import Any
 import interlock
 from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call
-from interlock.core.decide import Writer
 from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.requests import ReadGroup, TakeLease
+from interlock.core.writer import Writer
 
 
 def stale(n: int) -> Plan:

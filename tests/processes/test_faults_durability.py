@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 import interlock
-from interlock.core.decide import Writer
 from interlock.core.plan import PUT, Expect, Write
 from interlock.core.requests import AckGroup, DropProjection, Enter, ReadGroup, TakeLease, Trim
+from interlock.core.writer import Writer
 from tests.conftest import present
 from tests.facades import Facades
 from tests.replays import ASKED, commit

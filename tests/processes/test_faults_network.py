@@ -14,7 +14,7 @@ import pytest
 
 import interlock
 from interlock.backends.redis.scripts import SCRIPTS
-from interlock.core import protocol
+from interlock.core import read
 from tests.facades import Facades
 from tests.processes.faults import Work, check, writing
 from tests.servers.postgres import Postgres
@@ -183,7 +183,7 @@ def test_a_turn_is_taken_once(net: Net, way: str) -> None:
 
 def _queued(net: Net, key: str) -> Any:
     with interlock.open(net.direct, net.name) as looking:
-        snapshot: Any = looking.session.driver.run(protocol.load(looking.session.writer, (key,)))
+        snapshot: Any = looking.session.driver.run(read.load(looking.session.writer, (key,)))
         return snapshot.queued
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import trimming
+from interlock.core import trim
 from tests.processes.writers import Place
 
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -36,7 +36,7 @@ def follow(place: Place, told: Any) -> None:
 
 
 def test_views_that_are_killed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
     chance = random.Random(20261121)
     rules = {"paid/*": interlock.merged("counter")}
     paid: dict[str, int] = {}

@@ -12,7 +12,7 @@ import pytest
 from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core.groups import FORGOTTEN_AFTER, Deliveries
+from interlock.core.group import FORGOTTEN_AFTER, Deliveries
 from interlock.core.requests import AckGroup, DropGroup, GroupState, ReadGroup
 from interlock.session import Session
 from interlock.settings import make_writer

@@ -12,10 +12,11 @@ import pytest
 
 import interlock
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core.decide import Writer
-from interlock.core.outcome import Committed, Conflict, Fenced, Invalid
 from interlock.core.plan import DELETE, PUT, Expect, Plan, Scanned, Write
+from interlock.core.records import Committed
+from interlock.core.refusals import Conflict, Fenced, Invalid
 from interlock.core.requests import Load, LogPage, ReadLog
+from interlock.core.writer import Writer
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from click.testing import CliRunner, Result
 
 import interlock
 from interlock.cli import main
-from interlock.core import trimming
+from interlock.core import trim
 
 
 @pytest.fixture
 def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run the command line on a store with nine entries, the first of which a group needs."""
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
     url = f"sqlite:///{tmp_path / 'cli.db'}"
     with interlock.open(url, agent="a") as space:
         for n in range(9):

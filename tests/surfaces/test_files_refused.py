@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import decide
+from interlock.core import write as core_write
 from interlock.files import desk, steps, syncing
 from tests.surfaces.test_files_contract import STORES, files, others, root, store_url
 
@@ -178,8 +178,8 @@ def test_what_is_there_already_is_passed_by_and_reported(
 ) -> None:
     files.publish({"a": "1", "blocked/b": "1", "z": "1"})
     with monkeypatch.context() as patched:  # as an older version, or a program of one's own, wrote
-        patched.setattr(decide, "check_document", lambda key, value: None)
-        patched.setattr(decide, "place", lambda key: ((), ()))
+        patched.setattr(core_write, "check_document", lambda key, value: None)
+        patched.setattr(core_write, "expected_place", lambda key: ((), ()))
         for path, value in NO_DOCUMENTS.items():
             space.create(f"files/bad/{path}", value)
         for path in (LONG, ".git/hooks/post-merge", "clash", "clash/below"):

@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
 
 import interlock
-from interlock.core import trimming
+from interlock.core import trim
 from interlock.core.keys import RESERVED
 from interlock.server.mcp.agents import opened
 from interlock.server.mcp.calls import CALLS, WRITES
@@ -311,7 +311,7 @@ async def test_listing_keys_reads_no_other_values(
 async def test_what_was_trimmed_is_refused_with_the_oldest_position(
     local: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trimming, "KEPT_AT_LEAST", 0.0)
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
     async with here(local) as tools:
         for version in range(4):
             await tools.done("write", key="k", value=version, version=version, epoch=0)

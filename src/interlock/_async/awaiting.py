@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from functools import cached_property, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from interlock.core.outcome import Invalid
+from interlock.core.refusals import Invalid
 from interlock.errors import raise_refused
 
 P = ParamSpec("P")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 from interlock._async import concurrency
 from interlock._async.lease import AsyncLease
-from interlock.core import protocol
+from interlock.core import read
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
 from interlock.streams import coordinator
@@ -55,7 +55,7 @@ class AsyncCoordinator:
                 if state.record is not before.record:
                     yield state.progress
                 elif state.progress.cursor >= state.progress.head:
-                    await self._session.run(protocol.wait(WATCH_PAUSE, state.progress.head))
+                    await self._session.run(read.wait(WATCH_PAUSE, state.progress.head))
                 if lease.lost:
                     await lease.renew()  # raises Fenced
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
-from interlock.core import protocol
-from interlock.core.turns import Limits
+from interlock.core import read
+from interlock.core.update import Limits
 from interlock.errors import raise_refused
 from interlock.files import steps, syncing
 from interlock.files.desk import Desk, Doing, T, checked
@@ -144,7 +144,7 @@ class AsyncFiles:
             for document in found:
                 yield document
             if upto == position:
-                await self._session.run(protocol.wait(WATCH_PAUSE, position))
+                await self._session.run(read.wait(WATCH_PAUSE, position))
             position = upto
 
     async def adopt(self, path: str, *, over: Document | None = None) -> Document:

@@ -11,7 +11,7 @@ from typing import Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
-from interlock.core.groups import Delivery, GroupInfo, GroupPending
+from interlock.core.group import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import group

@@ -11,9 +11,10 @@ from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.holder import Holding, taking
-from interlock.core import commands, decide, leases
-from interlock.core.outcome import Refusal
+from interlock.core import write
+from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
@@ -33,7 +34,7 @@ class AsyncLease(AwaitsCalls):
         key: str,
         ttl: float,
         wait: float | None,
-        take: Callable[..., Steps[Any]] = leases.take,
+        take: Callable[..., Steps[Any]] = take_lease,
     ) -> None:
         self._session = session
         self._key = key
@@ -93,7 +94,7 @@ class AsyncLease(AwaitsCalls):
         Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
         """
         self._check_held()
-        steps = commands.write(
+        steps = write.write_record(
             self._session.writer, self.record, value, self._session.op_id(op_id), leased=True
         )
         return self._moved(await self._session.run(steps))
@@ -106,9 +107,9 @@ class AsyncLease(AwaitsCalls):
         """
         self._check_held()
         record, name = self.record, self._session.op_id(op_id)
-        steps = commands.write_one(
+        steps = write.write_one(
             self._session.writer,
-            lambda: decide.delete(self._session.writer, record, name, leased=True),
+            lambda: write.plan_delete(self._session.writer, record, name, leased=True),
         )
         return self._moved(await self._session.run(steps))
 
@@ -166,7 +167,7 @@ class AsyncLease(AwaitsCalls):
         return self._lost is None and (self._renewal is None or self._renewal.alive)
 
     async def _renew(self, ttl: float) -> None:
-        await self._session.run(leases.renew(self._session.writer, self._key, ttl, self.epoch))
+        await self._session.run(renew_lease(self._session.writer, self._key, ttl, self.epoch))
 
     async def _renewed(self) -> bool:
         """Renew it in the background; return whether to go on."""
@@ -187,7 +188,7 @@ class AsyncLease(AwaitsCalls):
                 await renewal.stop()
         finally:
             if held:
-                await self._session.run(leases.release(self._key, self.epoch))
+                await self._session.run(release_lease(self._key, self.epoch))
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():

@@ -10,9 +10,9 @@ from interlock import cancellation
 from interlock._async.space import AsyncSpace
 from interlock.backends.drive_async import AsyncDriver
 from interlock.backends.urls import open_backend
-from interlock.core.decide import Writer
 from interlock.core.keys import check_name
 from interlock.core.rules import Rule
+from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refused
 from interlock.session import AsyncSession
 from interlock.settings import make_writer

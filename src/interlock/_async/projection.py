@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from interlock._async import concurrency
-from interlock.core import protocol
+from interlock.core import read
 from interlock.errors import Invalid
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
@@ -63,7 +63,7 @@ class AsyncProjection:
             if view.changes > yielded:
                 yielded = view.changes
                 yield view.value
-            await self._session.run(protocol.wait(WATCH_PAUSE, view.position))
+            await self._session.run(read.wait(WATCH_PAUSE, view.position))
 
     async def drop(self) -> None:
         """Forget what is kept of it, which no longer holds the log then.

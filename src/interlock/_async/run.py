@@ -14,7 +14,8 @@ from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited, raise_unawaited
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
-from interlock.core import leases, protocol
+from interlock.core.lease import take_own_lease
+from interlock.core.read import load
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
@@ -178,7 +179,7 @@ class AsyncRun(AwaitsCalls):
         """Return the store's time when this was first asked for."""
 
         async def read() -> int:
-            snapshot = await self._session.run(protocol.load(self._session.writer, ()))
+            snapshot = await self._session.run(load(self._session.writer, ()))
             return snapshot.time_us
 
         return as_datetime(await self.step("now", read))
@@ -190,7 +191,7 @@ class AsyncRun(AwaitsCalls):
 
     async def __aenter__(self) -> Self:
         lease = AsyncLease(
-            self._session, fence_key(self._id), self._ttl, self._wait, leases.take_own
+            self._session, fence_key(self._id), self._ttl, self._wait, take_own_lease
         )
         self._lease = await lease.acquire()
         try:

@@ -16,14 +16,16 @@ from interlock._async.awaiting import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.moment import AsyncMoment
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import commands, decide, governing, leases, protocol
+from interlock.core import read, transact, update, write
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed, Refusal
-from interlock.core.records import Entry, KeyInfo, Record, as_datetime
+from interlock.core.lease import reclaim_lease
+from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.refusals import Refusal
 from interlock.core.requests import LogPage, Steps
-from interlock.core.rules import Rule
-from interlock.core.transaction import Transaction
-from interlock.core.turns import Limits
+from interlock.core.rules import Rule, declare
+from interlock.core.transact import Transaction
+from interlock.core.update import Limits
+from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
 from interlock.session import AsyncSession
 from interlock.settings import (
@@ -47,9 +49,9 @@ if TYPE_CHECKING:
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.conflicts import ConflictReport
-    from interlock.core.merges import Reducer
-    from interlock.core.trimming import Trimmed
+    from interlock.core.conflict import ConflictReport
+    from interlock.core.merge import Reducer
+    from interlock.core.trim import Trimmed
     from interlock.runs.breaking import BreakerInfo
     from interlock.runs.working import Worked
     from interlock.streams.projection import Fold
@@ -77,11 +79,11 @@ class AsyncSpace:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
         names = distinct(keys)
         self.session.check_read(*names)
-        return dict((await self.session.run(protocol.load(self.session.writer, names))).records)
+        return dict((await self.session.run(read.load(self.session.writer, names))).records)
 
     async def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot = await self.session.run(protocol.load(self.session.writer, (), (prefix,)))
+        snapshot = await self.session.run(read.load(self.session.writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     async def list_keys(
@@ -92,7 +94,7 @@ class AsyncSpace:
         `after`: only keys after this one, such as the last one of the page before.  At most 10,000
         in one call.
         """
-        return list(await self.session.run(protocol.list_keys(prefix, after, limit)))
+        return list(await self.session.run(read.list_keys(prefix, after, limit)))
 
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record.
@@ -103,7 +105,7 @@ class AsyncSpace:
         """
         self.session.check_write(getattr(record, "key", None))
         return await self.session.run(
-            commands.write(self.session.writer, record, value, self.session.op_id(op_id))
+            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
         )
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -112,7 +114,9 @@ class AsyncSpace:
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
-        return await self._commit(key, lambda: decide.create(self.session.writer, key, value, name))
+        return await self._commit(
+            key, lambda: write.plan_create(self.session.writer, key, value, name)
+        )
 
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
@@ -120,7 +124,7 @@ class AsyncSpace:
         Its version goes on counting.  Raises Conflict if it has moved.
         """
         name, key = self.session.op_id(op_id), getattr(record, "key", None)
-        return await self._commit(key, lambda: decide.delete(self.session.writer, record, name))
+        return await self._commit(key, lambda: write.plan_delete(self.session.writer, record, name))
 
     async def update(
         self,
@@ -150,7 +154,7 @@ class AsyncSpace:
         concurrency.check_function(fn, "fn")
         think = self.session.thought(key).marked(fn)
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
-        steps = protocol.update(
+        steps = update.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
         return await self.session.run(steps)
@@ -181,7 +185,7 @@ class AsyncSpace:
         """
         concurrency.check_function(fn, "fn")
         name, thought = self.session.op_id(op_id), self.session.thought()
-        steps = protocol.transact(
+        steps = transact.transact(
             self.session.writer,
             lambda state: thought.begin(state, AsyncTx(self.session, state, name)),
             thought.marked(all_awaited(fn)),
@@ -203,7 +207,7 @@ class AsyncSpace:
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = commands.append(
+        steps = write.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
@@ -218,7 +222,7 @@ class AsyncSpace:
         """
         key = target.key if isinstance(target, Record) else target
         self.session.check_write(key)
-        steps = commands.transition(
+        steps = write.transition(
             self.session.writer, target, to, changes, self.session.op_id(op_id)
         )
         return await self.session.run(steps)
@@ -249,7 +253,7 @@ class AsyncSpace:
         For supervisors.  Returns the record at its new epoch.
         """
         return await self.session.run(
-            leases.reclaim(self.session.writer, key, self.session.op_id(None))
+            reclaim_lease(self.session.writer, key, self.session.op_id(None))
         )
 
     @property
@@ -266,8 +270,9 @@ class AsyncSpace:
 
         Raises Invalid, with a report, where they are ambiguous or existing values break them.
         """
+        writer = self.session.writer
         await self.session.run(
-            governing.declare(self.session.writer, rules, self.session.op_id(None), True, dry_run)
+            declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
         )
         return self.rules
 
@@ -277,7 +282,7 @@ class AsyncSpace:
         The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
         fast to be kept are counted as `dropped`.
         """
-        return await self.session.run(governing.conflicts(limit))
+        return await self.session.run(read.conflicts(limit))
 
     def group(
         self,
@@ -473,18 +478,18 @@ class AsyncSpace:
 
         Raises Pruned where what comes after `after` was trimmed.
         """
-        return self._entries(partial(protocol.history_page, key), after)
+        return self._entries(partial(read.history_page, key), after)
 
     def log(self, after: int | None = None, prefix: str = "") -> AsyncIterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
         Raises Pruned where what comes after `after` was trimmed.
         """
-        return self._entries(partial(protocol.log_page, prefix), after)
+        return self._entries(partial(read.log_page, prefix), after)
 
     def watch(self, prefix: str = "", after: int | None = None) -> AsyncIterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
-        raise_refused(check_prefix(prefix) or protocol.check_position("after", after or 0))
+        raise_refused(check_prefix(prefix) or read.check_position("after", after or 0))
         start = concurrency.at_once(self.position) if after is None else None
         return self._follow(prefix, start, after or 0)
 
@@ -506,23 +511,23 @@ class AsyncSpace:
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
         not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
         """
-        from interlock.core import trimming  # only here: few who write ever trim
+        from interlock.core import trim  # only here: few who write ever trim
 
-        return await self.session.run(trimming.trim(self.session.writer, keep, before))
+        return await self.session.run(trim.trim(self.session.writer, keep, before))
 
     async def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot = await self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = await self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 
     async def time(self) -> datetime:
         """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
-        snapshot = await self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = await self.session.run(read.load(self.session.writer, ()))
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made for any agent, None where it was not applied."""
-        return await self.session.run(protocol.outcome(checked_op_id(op_id)))
+        return await self.session.run(read.outcome(checked_op_id(op_id)))
 
     async def close(self) -> None:
         """Give back the connections.
@@ -551,13 +556,13 @@ class AsyncSpace:
         if start is not None:
             position = await start()
         while True:
-            page = await self.session.run(protocol.log_page(prefix, position, PAGE))
+            page = await self.session.run(read.log_page(prefix, position, PAGE))
             for entry in page.entries:
                 yield entry
-            raise_refused(protocol.check_reached(position, page.head))
+            raise_refused(read.check_reached(position, page.head))
             position = page.upto
             if position >= page.head:
-                await self.session.run(protocol.wait(WATCH_PAUSE, position))
+                await self.session.run(read.wait(WATCH_PAUSE, position))
 
     def _entries(self, page_after: _PageAfter, after: int | None) -> AsyncIterator[Entry]:
         async def page() -> LogPage:
@@ -576,6 +581,6 @@ class AsyncSpace:
                 return
             page = await self.session.run(page_after(page.upto, PAGE))
 
-    async def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
+    async def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)
-        return await self.session.run(commands.write_one(self.session.writer, decision))
+        return await self.session.run(write.write_one(self.session.writer, decision))

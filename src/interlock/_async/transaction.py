@@ -8,11 +8,11 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
-from interlock.core import protocol
-from interlock.core.outcome import Committed, Refusal
-from interlock.core.records import Record
+from interlock.core import transact
+from interlock.core.records import Committed, Record
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps
-from interlock.core.transaction import ENDED, Transaction
+from interlock.core.transact import ENDED, Stopped, Transaction
 from interlock.errors import raise_refused
 from interlock.session import AsyncSession
 from interlock.settings import distinct
@@ -105,7 +105,7 @@ class AsyncTx(AwaitsCalls):
         unawaited = self._calls.unawaited()
         if kind is None:
             raise_refused(unawaited)
-            steps = protocol.commit_transaction(self._state, self._op_id)
+            steps = transact.commit_transaction(self._state, self._op_id)
             self.committed = await self._session.run(steps)
 
     def _check(self, key: object) -> None:
@@ -119,4 +119,4 @@ def returned(steps: Steps[Any]) -> Steps[tuple[Any] | Refusal]:
     """Protocol: what the function of a transaction returned, which may be a refusal's value, in a
     tuple; or the refusal that stopped it."""
     answer = yield from steps
-    return answer.refusal if isinstance(answer, protocol.Stopped) else (answer,)
+    return answer.refusal if isinstance(answer, Stopped) else (answer,)

@@ -11,7 +11,7 @@ from typing import Any
 
 from interlock._async import concurrency
 from interlock._async.run import AsyncRun
-from interlock.core.leases import check_seconds
+from interlock.core.lease import check_seconds
 from interlock.errors import Fenced, Held, Invalid, raise_refused
 from interlock.runs import step, working
 from interlock.runs.ending import is_outside

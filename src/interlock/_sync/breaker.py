@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._sync import concurrency
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Refusal
+from interlock.core.lease import check_seconds
+from interlock.core.refusals import Refusal, described
 from interlock.core.requests import Steps
-from interlock.core.showing import described
 from interlock.errors import BreakerOpen, InterlockError, Invalid, raise_refused
 from interlock.runs import breaking
 from interlock.runs.breaking import CLOSED, BreakerInfo, Limits, Passage, Seen

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease
-from interlock.core import protocol
+from interlock.core import read
 from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
 from interlock.streams import coordinator
@@ -56,7 +56,7 @@ class Coordinator:
                 if state.record is not before.record:
                     yield state.progress
                 elif state.progress.cursor >= state.progress.head:
-                    self._session.run(protocol.wait(WATCH_PAUSE, state.progress.head))
+                    self._session.run(read.wait(WATCH_PAUSE, state.progress.head))
                 if lease.lost:
                     lease.renew()  # raises Fenced
 

@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._sync import concurrency
-from interlock.core import protocol
-from interlock.core.turns import Limits
+from interlock.core import read
+from interlock.core.update import Limits
 from interlock.files import steps, syncing
 from interlock.files.desk import Desk, Doing, T, checked
 from interlock.files.documents import Document, FileStatus
@@ -141,7 +141,7 @@ class Files:
             for document in found:
                 yield document
             if upto == position:
-                self._session.run(protocol.wait(WATCH_PAUSE, position))
+                self._session.run(read.wait(WATCH_PAUSE, position))
             position = upto
 
     def adopt(self, path: str, *, over: Document | None = None) -> Document:

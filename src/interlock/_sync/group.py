@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from interlock._sync import concurrency
-from interlock.core.groups import Delivery, GroupInfo, GroupPending
+from interlock.core.group import Delivery, GroupInfo, GroupPending
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused
 from interlock.session import Session
 from interlock.streams import group

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from interlock.core import protocol
+from interlock.core import read
 from interlock.core.records import Record, Snapshot
 from interlock.session import Session
 from interlock.settings import distinct
@@ -39,7 +39,7 @@ class Moment:
 
     def _load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Snapshot:
         snapshot = self._session.run(
-            protocol.load_at(self._session.writer, self._position, self._time_us, keys, prefixes)
+            read.load_at(self._session.writer, self._position, self._time_us, keys, prefixes)
         )
         if self._position is not None:
             self._position = snapshot.position  # the end of a commit from now on

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from interlock._sync import concurrency
-from interlock.core import protocol
+from interlock.core import read
 from interlock.errors import Invalid
 from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
@@ -64,7 +64,7 @@ class Projection:
             if view.changes > yielded:
                 yielded = view.changes
                 yield view.value
-            self._session.run(protocol.wait(WATCH_PAUSE, view.position))
+            self._session.run(read.wait(WATCH_PAUSE, view.position))
 
     def drop(self) -> None:
         """Forget what is kept of it, which no longer holds the log then.

@@ -14,7 +14,8 @@ from typing import Any, Self
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease
 from interlock._sync.transaction import Tx
-from interlock.core import leases, protocol
+from interlock.core.lease import take_own_lease
+from interlock.core.read import load
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
@@ -172,7 +173,7 @@ class Run:
         """Return the store's time when this was first asked for."""
 
         def read() -> int:
-            snapshot = self._session.run(protocol.load(self._session.writer, ()))
+            snapshot = self._session.run(load(self._session.writer, ()))
             return snapshot.time_us
 
         return as_datetime(self.step("now", read))
@@ -182,7 +183,7 @@ class Run:
         return float(self.step("random", random.random))
 
     def __enter__(self) -> Self:
-        lease = Lease(self._session, fence_key(self._id), self._ttl, self._wait, leases.take_own)
+        lease = Lease(self._session, fence_key(self._id), self._ttl, self._wait, take_own_lease)
         self._lease = lease.acquire()
         try:
             self.recorded = self._session.run(self._take_up(lease.record))

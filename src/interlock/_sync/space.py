@@ -16,14 +16,16 @@ from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
 from interlock._sync.transaction import Tx, returned
-from interlock.core import commands, decide, governing, leases, protocol
+from interlock.core import read, transact, update, write
 from interlock.core.keys import check_prefix
-from interlock.core.outcome import Committed, Refusal
-from interlock.core.records import Entry, KeyInfo, Record, as_datetime
+from interlock.core.lease import reclaim_lease
+from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.refusals import Refusal
 from interlock.core.requests import LogPage, Steps
-from interlock.core.rules import Rule
-from interlock.core.transaction import Transaction
-from interlock.core.turns import Limits
+from interlock.core.rules import Rule, declare
+from interlock.core.transact import Transaction
+from interlock.core.update import Limits
+from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
 from interlock.session import Session
 from interlock.settings import (
@@ -47,9 +49,9 @@ if TYPE_CHECKING:
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.conflicts import ConflictReport
-    from interlock.core.merges import Reducer
-    from interlock.core.trimming import Trimmed
+    from interlock.core.conflict import ConflictReport
+    from interlock.core.merge import Reducer
+    from interlock.core.trim import Trimmed
     from interlock.runs.breaking import BreakerInfo
     from interlock.runs.working import Worked
     from interlock.streams.projection import Fold
@@ -79,11 +81,11 @@ class Space:
         """Return the records of `keys` as of one moment.  Raises Invalid."""
         names = distinct(keys)
         self.session.check_read(*names)
-        return dict((self.session.run(protocol.load(self.session.writer, names))).records)
+        return dict((self.session.run(read.load(self.session.writer, names))).records)
 
     def scan(self, prefix: str = "") -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot = self.session.run(protocol.load(self.session.writer, (), (prefix,)))
+        snapshot = self.session.run(read.load(self.session.writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
     def list_keys(
@@ -94,7 +96,7 @@ class Space:
         `after`: only keys after this one, such as the last one of the page before.  At most 10,000
         in one call.
         """
-        return list(self.session.run(protocol.list_keys(prefix, after, limit)))
+        return list(self.session.run(read.list_keys(prefix, after, limit)))
 
     def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record.
@@ -105,7 +107,7 @@ class Space:
         """
         self.session.check_write(getattr(record, "key", None))
         return self.session.run(
-            commands.write(self.session.writer, record, value, self.session.op_id(op_id))
+            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
         )
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -114,7 +116,7 @@ class Space:
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
-        return self._commit(key, lambda: decide.create(self.session.writer, key, value, name))
+        return self._commit(key, lambda: write.plan_create(self.session.writer, key, value, name))
 
     def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
@@ -122,7 +124,7 @@ class Space:
         Its version goes on counting.  Raises Conflict if it has moved.
         """
         name, key = self.session.op_id(op_id), getattr(record, "key", None)
-        return self._commit(key, lambda: decide.delete(self.session.writer, record, name))
+        return self._commit(key, lambda: write.plan_delete(self.session.writer, record, name))
 
     def update(
         self,
@@ -150,7 +152,7 @@ class Space:
         concurrency.check_function(fn, "fn")
         think = self.session.thought(key).marked(fn)
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
-        steps = protocol.update(
+        steps = update.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
         return self.session.run(steps)
@@ -179,7 +181,7 @@ class Space:
         """
         concurrency.check_function(fn, "fn")
         name, thought = self.session.op_id(op_id), self.session.thought()
-        steps = protocol.transact(
+        steps = transact.transact(
             self.session.writer,
             lambda state: thought.begin(state, Tx(self.session, state, name)),
             thought.marked(fn),
@@ -199,7 +201,7 @@ class Space:
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = commands.append(
+        steps = write.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
@@ -214,7 +216,7 @@ class Space:
         """
         key = target.key if isinstance(target, Record) else target
         self.session.check_write(key)
-        steps = commands.transition(
+        steps = write.transition(
             self.session.writer, target, to, changes, self.session.op_id(op_id)
         )
         return self.session.run(steps)
@@ -244,7 +246,7 @@ class Space:
 
         For supervisors.  Returns the record at its new epoch.
         """
-        return self.session.run(leases.reclaim(self.session.writer, key, self.session.op_id(None)))
+        return self.session.run(reclaim_lease(self.session.writer, key, self.session.op_id(None)))
 
     @property
     def rules(self) -> dict[str, Rule]:
@@ -258,8 +260,9 @@ class Space:
 
         Raises Invalid, with a report, where they are ambiguous or existing values break them.
         """
+        writer = self.session.writer
         self.session.run(
-            governing.declare(self.session.writer, rules, self.session.op_id(None), True, dry_run)
+            declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
         )
         return self.rules
 
@@ -269,7 +272,7 @@ class Space:
         The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
         fast to be kept are counted as `dropped`.
         """
-        return self.session.run(governing.conflicts(limit))
+        return self.session.run(read.conflicts(limit))
 
     def group(
         self,
@@ -465,18 +468,18 @@ class Space:
 
         Raises Pruned where what comes after `after` was trimmed.
         """
-        return self._entries(partial(protocol.history_page, key), after)
+        return self._entries(partial(read.history_page, key), after)
 
     def log(self, after: int | None = None, prefix: str = "") -> Iterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
         Raises Pruned where what comes after `after` was trimmed.
         """
-        return self._entries(partial(protocol.log_page, prefix), after)
+        return self._entries(partial(read.log_page, prefix), after)
 
     def watch(self, prefix: str = "", after: int | None = None) -> Iterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
-        raise_refused(check_prefix(prefix) or protocol.check_position("after", after or 0))
+        raise_refused(check_prefix(prefix) or read.check_position("after", after or 0))
         start = concurrency.at_once(self.position) if after is None else None
         return self._follow(prefix, start, after or 0)
 
@@ -496,23 +499,23 @@ class Space:
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
         not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
         """
-        from interlock.core import trimming  # only here: few who write ever trim
+        from interlock.core import trim  # only here: few who write ever trim
 
-        return self.session.run(trimming.trim(self.session.writer, keep, before))
+        return self.session.run(trim.trim(self.session.writer, keep, before))
 
     def position(self) -> int:
         """Return the position of the last entry of the log, 0 where it is empty."""
-        snapshot = self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 
     def time(self) -> datetime:
         """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
-        snapshot = self.session.run(protocol.load(self.session.writer, ()))
+        snapshot = self.session.run(read.load(self.session.writer, ()))
         return as_datetime(snapshot.time_us)
 
     def outcome(self, op_id: str) -> Committed | None:
         """Return the commit that `op_id` made for any agent, None where it was not applied."""
-        return self.session.run(protocol.outcome(checked_op_id(op_id)))
+        return self.session.run(read.outcome(checked_op_id(op_id)))
 
     def close(self) -> None:
         """Give back the connections.
@@ -541,12 +544,12 @@ class Space:
         if start is not None:
             position = start()
         while True:
-            page = self.session.run(protocol.log_page(prefix, position, PAGE))
+            page = self.session.run(read.log_page(prefix, position, PAGE))
             yield from page.entries
-            raise_refused(protocol.check_reached(position, page.head))
+            raise_refused(read.check_reached(position, page.head))
             position = page.upto
             if position >= page.head:
-                self.session.run(protocol.wait(WATCH_PAUSE, position))
+                self.session.run(read.wait(WATCH_PAUSE, position))
 
     def _entries(self, page_after: _PageAfter, after: int | None) -> Iterator[Entry]:
         def page() -> LogPage:
@@ -562,6 +565,6 @@ class Space:
                 return
             page = self.session.run(page_after(page.upto, PAGE))
 
-    def _commit(self, key: object, decision: Callable[[], decide.Decision]) -> Record:
+    def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)
-        return self.session.run(commands.write_one(self.session.writer, decision))
+        return self.session.run(write.write_one(self.session.writer, decision))

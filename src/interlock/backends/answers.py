@@ -1,6 +1,6 @@
 """From the rows that a server answers to what the protocols are given, for every server alike.
 
-What may be written is judged in the server; how a refusal is told is `core.decide`.
+What may be written is judged in the server; how a refusal is told is `core.refusals`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,20 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from interlock.core import decide
-from interlock.core.keys import prefix_end
-from interlock.core.outcome import Committed, Outcome, Pruned, Refusal, Wait, Written
+from interlock.core import refusals
+from interlock.core.keys import decode_many, prefix_end
 from interlock.core.plan import Plan
-from interlock.core.records import Entry, Leaseholder, Record, Snapshot, Tail, absent
+from interlock.core.records import (
+    Committed,
+    Entry,
+    Leaseholder,
+    Record,
+    Snapshot,
+    Tail,
+    Written,
+    absent,
+)
+from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.requests import (
     PAGE_BYTES,
     Entered,
@@ -26,7 +35,7 @@ from interlock.core.requests import (
     ReadLog,
     TakeLease,
 )
-from interlock.core.values import decode_many
+from interlock.core.write import reads_beyond, reused_operation
 from interlock.errors import LostCommits
 
 _entry = partial(tuple.__new__, Entry)
@@ -98,7 +107,7 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     """Return the snapshot of the rows of `load_at`, or that it is not kept."""
     if rows[0].what == "pruned":
         asked = 0 if request.position is None else request.position
-        return decide.pruned(asked, rows[0].extra)
+        return refusals.pruned(asked, rows[0].extra)
     return snapshot(rows, uid, request.prefixes)
 
 
@@ -202,7 +211,7 @@ def _outcome(plan: Plan, rows: list[Row], uid: str) -> Outcome:
     if first.what == "op":
         done = _committed(rows)
         if [(w.kind, w.key) for w in done.writes] != [(w.kind, w.key) for w in plan.writes]:
-            return decide.reused_operation(plan.op_id, plan.writes[0].key)
+            return reused_operation(plan.op_id, plan.writes[0].key)
         return done
     return _refusal(plan, first, rows[-1], uid)
 
@@ -211,28 +220,28 @@ def _refusal(plan: Plan, first: Row, last: Row, uid: str) -> Refusal:
     if first.what == "replaced":
         return _replaced(plan, first.version)
     if first.what == "leased":
-        return decide.leased_to(first.key, first.agent, first.time / 1e6)
+        return refusals.leased_to(first.key, first.agent, first.time / 1e6)
     if first.what == "turn":
-        return decide.held(first.key, first.agent, first.time / 1e6)
+        return refusals.held(first.key, first.agent, first.time / 1e6)
     if first.what == "fenced":
         held = plan.expects[first.extra].epoch or 0
         if held > first.epoch and first.key in plan.leased:
             raise epoch_back(first.key, held, first.epoch)
-        return decide.fenced(first.key, held, first.epoch)
+        return refusals.fenced(first.key, held, first.epoch)
     fresh = record(last, uid, plan.rules)
     if first.what == "outdated":
-        return decide.outdated(plan.rules, fresh)
+        return refusals.outdated(plan.rules, fresh)
     if last.what == "moved":
-        return decide.conflict(plan.expects[first.extra], fresh)
+        return refusals.conflict(plan.expects[first.extra], fresh)
     scan = plan.scans[first.extra]
     expected = {key: version for key, version, _ in scan.members}.get(fresh.key)
-    return decide.scan_conflict(scan.prefix, expected, fresh)
+    return refusals.scan_conflict(scan.prefix, expected, fresh)
 
 
 def _replaced(asker: Plan | TakeLease, current: int) -> Refusal:
     if asker.incarnation > current:
         raise epoch_back(asker.agent, asker.incarnation, current)
-    return decide.replaced(asker.agent, asker.incarnation, current)
+    return refusals.replaced(asker.agent, asker.incarnation, current)
 
 
 def _committed(rows: Sequence[Row]) -> Committed:
@@ -258,5 +267,5 @@ def scans_of(plan: Plan) -> list[dict[str, Any]] | None:
 
 def reads_of(plan: Plan) -> str | None:
     """Return what a plan was computed from besides what it writes, as the log keeps it."""
-    reads = decide.reads_beyond(plan)
+    reads = reads_beyond(plan)
     return None if reads is None else json.dumps(reads, ensure_ascii=False)

@@ -17,8 +17,8 @@ from typing import Any
 from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.waiters import WAITERS, pause, stand
-from interlock.core.folding import Unfoldable
-from interlock.core.outcome import Refusal
+from interlock.core.fold import Unfoldable
+from interlock.core.refusals import Refusal
 from interlock.core.requests import (
     Commit,
     LeaveTurn,

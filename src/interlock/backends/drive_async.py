@@ -24,8 +24,8 @@ from interlock.backends.drive import (
     unknown,
 )
 from interlock.backends.waiters import WAITERS, pause_async, stand_async
-from interlock.core.folding import Unfoldable
-from interlock.core.outcome import Refusal
+from interlock.core.fold import Unfoldable
+from interlock.core.refusals import Refusal
 from interlock.core.requests import LeaveTurn, Pause, Place, Request, Steps, T, TakeTurn, Think
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.answers import Row, entries_of
-from interlock.core import decide
-from interlock.core.groups import Deliveries, Delivery, GroupConsumer, GroupInfo, GroupPending
-from interlock.core.outcome import Pruned
+from interlock.core import refusals
+from interlock.core.group import Deliveries, Delivery, GroupConsumer, GroupInfo, GroupPending
+from interlock.core.refusals import Pruned
 from interlock.core.requests import ReadGroup
 
 
@@ -24,7 +24,7 @@ def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
 def dealt(rows: Sequence[Sequence[Any]], request: ReadGroup) -> Deliveries | Pruned:
     """Return what a consumer is given, or that the group would begin before what is kept."""
     floor = rows[0][3]
-    return decide.pruned(request.start, floor) if floor else deliveries(rows)
+    return refusals.pruned(request.start, floor) if floor else deliveries(rows)
 
 
 def info(rows: Sequence[Row], name: str) -> GroupInfo | None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
+from interlock.core.refusals import Outcome
 from interlock.errors import AnswerLost, Unavailable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 from interlock import cancellation
-from interlock.core.outcome import Outcome
 from interlock.core.plan import Plan
+from interlock.core.refusals import Outcome
 from interlock.errors import AnswerLost
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from interlock.core.decide import Writer
 from interlock.core.keys import check_unreserved
-from interlock.core.outcome import Held, Invalid
+from interlock.core.refusals import Held, Invalid
 from interlock.core.requests import Request, Steps, T, TakeTurn
+from interlock.core.writer import Writer
 
 
 class Holding:

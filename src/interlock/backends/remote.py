@@ -21,11 +21,11 @@ from interlock.backends import answers
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.group_commit_async import AsyncGroupCommit
 from interlock.backends.refusal_log import RefusalLog
-from interlock.core.conflicts import RefusalNote, note
-from interlock.core.groups import Deliveries
-from interlock.core.outcome import Committed, Outcome, Refusal
+from interlock.core.conflict import RefusalNote, note
+from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
-from interlock.core.records import Snapshot
+from interlock.core.records import Committed, Snapshot
+from interlock.core.refusals import Outcome, Refusal
 from interlock.core.requests import (
     Commit,
     LoadAt,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from interlock.backends.contract import Backend
-from interlock.core.outcome import Committed, Conflict, Fenced, Refusal
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import Committed, Record, Snapshot
+from interlock.core.refusals import Conflict, Fenced, Refusal
 from interlock.core.requests import (
     Commit,
     DropLease,

@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from interlock.core.outcome import Committed
+from interlock.core.records import Committed
 from interlock.core.requests import (
     Commit,
     LeaveTurn,

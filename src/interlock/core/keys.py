@@ -1,23 +1,24 @@
-"""The grammar of keys, prefixes and names.  What a key may hold lives in `rules`, not here.
+"""Keys, the patterns that match them, and the values that they hold.
 
-A key is a path of segments joined by `/`: `booking/session_123`, `plan.md`.  Segments are not
-empty and hold no control characters, no white space at their ends, and none of `* { }`, which
-belong to patterns.  The first segment does not begin with `$`: those keys are the library's own.
-Keys under the prefixes of `RESERVED` belong to an adapter.
+A key is segments with `/` between them, a pattern a key with wildcards: `booking/*`,
+`agent/{agent}/**`.  A value is JSON text with integers kept exactly.  Who may write a key lives in
+`rules`, merging and comparing values in `merge`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from enum import Enum
 from functools import lru_cache
 from itertools import chain
 
-from interlock.core.outcome import Forbidden, Invalid
+from interlock.core.refusals import Forbidden, Invalid
+from interlock.core.struct import Json
 
 MAX_KEY_BYTES = 512
 MAX_NAME_BYTES = 128
 _PATTERN_CHARACTERS = "*{}"
-
 # What adapters keep, in a form of their own.  Only the adapter writes it: servers neither show nor
 # take keys that begin so, and the command line writes none.
 RESERVED = {
@@ -26,6 +27,12 @@ RESERVED = {
     "langgraph/": "the LangGraph adapter",
     "openai-agents/": "the OpenAI Agents adapter",
 }
+ANY, OWNER, REST = "*", "{agent}", "**"
+_WILD = (ANY, OWNER)
+DEFAULT_MAX_VALUE_BYTES = 1024 * 1024
+MAX_DEPTH = 200  # levels; a fixed limit, so that whoever reads a value can decode it, too
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_SCALARS = (str, int, float, bool, type(None))
 
 
 def check_key(key: object) -> Invalid | None:
@@ -136,3 +143,166 @@ def _a(what: str) -> str:
 
 def _cap(what: str) -> str:
     return what[0].upper() + what[1:]
+
+
+def check_pattern(pattern: object) -> Invalid | None:
+    """Return why `pattern` is not a pattern, or None when it is one."""
+    if not isinstance(pattern, str):
+        return Invalid(f"A pattern is a str, not {type(pattern).__name__}: {pattern!r:.60}")
+    segments = pattern.split("/")
+    if REST in segments[:-1]:
+        return Invalid(
+            f"Pattern {pattern!r} has '**' before its end. Only the last segment may be '**'."
+        )
+    if segments.count(OWNER) > 1:
+        return Invalid(f"Pattern {pattern!r} names {{agent}} twice.")
+    plain = "/".join("x" if segment in (ANY, OWNER, REST) else segment for segment in segments)
+    wrong = check_key(plain)
+    if wrong is not None:
+        return Invalid(
+            f"Pattern {pattern!r} is not a path of names, '*', '{{agent}}' and a final '**'. "
+            f"{wrong.message}"
+        )
+    return None
+
+
+def matches(pattern: str, key: str) -> bool:
+    """Whether `key` is among the keys that `pattern` stands for."""
+    return _within(key.split("/"), pattern.split("/"))
+
+
+def owner(pattern: str, key: str) -> str | None:
+    """Return the agent that `key` belongs to: the segment where `pattern` has `{agent}`."""
+    for mine, segment in zip(pattern.split("/"), key.split("/"), strict=False):
+        if mine == OWNER:
+            return segment
+    return None
+
+
+def narrower(one: str, other: str) -> bool:
+    """Whether every key of `one` is a key of `other`."""
+    return _within(one.split("/"), other.split("/"))
+
+
+def shared_key(one: str, other: str) -> str | None:
+    """Return an example of a key that both patterns stand for, None where there is none."""
+    first, second = one.split("/"), other.split("/")
+    example = []
+    for index in range(max(len(first), len(second))):
+        a, b = _segment(first, index), _segment(second, index)
+        if a is None or b is None or (a not in (*_WILD, REST) and b not in (*_WILD, REST, a)):
+            return None
+        example.append(next((s for s in (a, b) if s not in (*_WILD, REST)), "x"))
+    return "/".join(example)
+
+
+def fixed_prefix(pattern: str) -> str:
+    """Return the text that every key of `pattern` begins with."""
+    fixed: list[str] = []
+    for segment in pattern.split("/"):
+        if segment in (*_WILD, REST):
+            return "/".join([*fixed, ""])
+        fixed.append(segment)
+    return pattern
+
+
+def _segment(segments: list[str], index: int) -> str | None:
+    if index < len(segments):
+        return segments[index]
+    return REST if segments[-1] == REST else None
+
+
+def _within(segments: list[str], pattern: list[str]) -> bool:
+    for index, mine in enumerate(pattern):
+        if mine == REST:
+            return len(segments) > index
+        if index >= len(segments):
+            return False
+        theirs = segments[index]
+        if theirs == REST or (theirs != mine and mine not in _WILD):
+            return False
+    return len(segments) == len(pattern)
+
+
+class Deletion(Enum):
+    """What the function of an update returns to delete the key: `interlock.DELETE`."""
+
+    DELETE = "DELETE"
+
+    def __repr__(self) -> str:
+        return "interlock.DELETE"
+
+
+DELETE = Deletion.DELETE
+
+
+def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
+    """Return `value` as compact JSON text, or why it is not a value.  `limit` is in UTF-8 bytes."""
+    try:
+        wrong = _not_json(value, "value", 1)
+        if wrong is not None:
+            return Invalid(wrong)
+        text = _encoder.encode(value)
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        return Invalid("The value contains a lone surrogate, which UTF-8 can't encode.")
+    except RecursionError:
+        return Invalid("The value is nested too deeply, or contains itself.")
+    except (TypeError, ValueError) as problem:
+        return Invalid(f"The value is not JSON: {problem}")
+    if size > limit:
+        return Invalid(
+            f"The value has {size:,} bytes; the limit is {limit:,}. "
+            "Raise max_value_bytes= or split it."
+        )
+    return text
+
+
+def decode(text: str | None) -> Json:
+    """Return the value of JSON `text`; None where there is no value."""
+    return None if text is None else json.loads(text)
+
+
+def decode_many(texts: Sequence[str]) -> list[Json]:
+    """Return the values of many JSON texts in one pass, several times faster than one by one."""
+    values: list[Json] = json.loads("[" + ",".join(texts) + "]")
+    return values
+
+
+def _not_json(value: Json, path: str, depth: int) -> str | None:
+    """Say what the encoder would silently change: keys that are not str, types made for it."""
+    if depth > MAX_DEPTH:
+        return f"The value is nested deeper than {MAX_DEPTH} levels, or contains itself."
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                return f"{_the(path)} has the key {key!r} ({_a_type(key)}); JSON keys are str."
+            if not isinstance(item, _SCALARS) and (
+                found := _not_json(item, f"{path}[{key!r}]", depth + 1)
+            ):
+                return found
+        return None
+    if isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if not isinstance(item, _SCALARS) and (
+                found := _not_json(item, f"{path}[{index}]", depth + 1)
+            ):
+                return found
+        return None
+    if isinstance(value, _SCALARS):
+        return None
+    if value is DELETE:
+        return f"{_the(path)} is interlock.DELETE, which only the function of an update may return."
+    use = ": use a list" if isinstance(value, (set, frozenset)) else ""
+    if depth == 1:
+        return f"{'A' + _a_type(value)[1:]} is not JSON{use}."
+    return f"{path} is {_a_type(value)}, which is not JSON{use}."
+
+
+def _the(path: str) -> str:
+    return "The value" if path == "value" else path
+
+
+def _a_type(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -1,12 +1,15 @@
 """What a commit asks for: everything it was computed from, and what to write.
 
 A plan is data.  Judging it is the atomic step of each backend; what belongs into it is decided
-by `core.decide`.
+by `core.write`, and `Writer.plan` makes it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from interlock.core.records import Record
 
 PUT = "put"
 DELETE = "delete"
@@ -65,3 +68,23 @@ class Plan(NamedTuple):
     incarnation: int
     leased: tuple[str, ...]
     transaction: bool
+
+
+def expect(record: Record) -> Expect:
+    """The expectation that `record` has not moved."""
+    return Expect(record.key, record.version, record.epoch)
+
+
+def scanned(prefix: str, records: tuple[Record, ...]) -> Scanned:
+    """The expectation that a scan of `prefix` would return the same again."""
+    return Scanned(prefix, tuple((r.key, r.version, r.epoch) for r in records))
+
+
+def first_difference(
+    members: Mapping[str, tuple[int, int]], current: Mapping[str, tuple[int, int]]
+) -> str | None:
+    """Return the first key that differs between a scan as expected and as it is, or None."""
+    for key in sorted(members.keys() | current.keys()):
+        if members.get(key) != current.get(key):
+            return key
+    return None

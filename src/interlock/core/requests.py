@@ -15,18 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from interlock.core.conflicts import RefusalNote
-from interlock.core.groups import Deliveries, GroupInfo
-from interlock.core.outcome import Outcome, Pruned, Refusal, Wait
+from interlock.core.conflict import RefusalNote
+from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, KeyInfo, Record, Snapshot
+from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.struct import Struct
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
-QUEUE = "$lease/"  # before a key: the queue for its lease
 NEAR = 16  # tickets ahead up to which a backend counts exactly
 LOOKED_AT = 1000  # tickets ahead up to which a backend may count at all
-
 A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
 

@@ -1,25 +1,45 @@
 """Rules: how the keys that match a pattern may be written.
 
-A rule set is a value of the space like any other, under the key `$rules`; its version is named by
-every commit that was decided under it.
+**A rule narrows who may write, and how.**  `guarded` (the default): a write names the record that
+it was computed from.  `merged`: anyone appends, nobody conflicts, the value is a fold.  `private`:
+its owner writes.  `leased`: whoever has the lease writes.  A machine adds which state may follow.
+
+**One rule decides.**  Of the patterns that match a key the most specific one counts; two of which
+neither is the more specific are refused where they are declared.
+
+**Rules are data.**  A rule set is a value of the space like any other, under the key `$rules`.
+Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) where
+another one is in force: the writer learns that and decides again.  So all agents go by the same
+rules, whatever they were opened with.  A change of rules is refused while stored values break it,
+and it is a commit, which expects that what it looked at has not moved.
+
+**Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
+keep; it keeps their names, and the rule book of each writer the functions.
+
+To add a kind of rule: declare and check it here, decide it in `write.allowed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from interlock.core import patterns
-from interlock.core.machines import Guard, Machine
-from interlock.core.merges import REDUCERS, Reducer
-from interlock.core.outcome import Invalid
+from interlock.core.keys import OWNER, check_pattern, fixed_prefix, matches, narrower, shared_key
+from interlock.core.machine import Guard, Machine, state_of
+from interlock.core.merge import REDUCERS, Reducer
+from interlock.core.plan import PUT, Plan, Write, expect, scanned
+from interlock.core.records import Committed, Record, Tail
+from interlock.core.refusals import Conflict, Fenced, Invalid, Outdated, Refusal
+from interlock.core.requests import Commit, Load, Steps
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
 GUARDED, MERGED, PRIVATE, LEASED = "guarded", "merged", "private", "leased"
 ON_CONFLICT = ("raise", "retry", "rebase")
+_SHOWN = 10  # values that break a rule, in one message
 
 
 @dataclass(frozen=True)
@@ -116,7 +136,7 @@ class RuleSet:
 def _match(rules: RuleSet, key: str) -> tuple[str, Rule]:
     best = ""
     for pattern in rules.rules:
-        if patterns.matches(pattern, key) and (not best or patterns.narrower(pattern, best)):
+        if matches(pattern, key) and (not best or narrower(pattern, best)):
             best = pattern
     return (best, rules.rules[best]) if best else ("", DEFAULT)
 
@@ -184,7 +204,7 @@ def check(declared: object, known: Mapping[str, Reducer] = REDUCERS) -> Invalid 
             "rules= is a mapping from patterns to rules, like {'plan/*': interlock.guarded()}."
         )
     for pattern, rule in declared.items():
-        wrong = patterns.check_pattern(pattern) or _check_rule(pattern, rule, known)
+        wrong = check_pattern(pattern) or _check_rule(pattern, rule, known)
         if wrong is not None:
             return wrong
     return _two_of_one_name(declared) or ambiguity(declared)
@@ -259,10 +279,8 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
         isinstance(keep, bool) or not isinstance(keep, int | float) or keep <= 0
     ):
         return Invalid(f"{pattern!r}: keep={keep!r} must be a number of days above 0.")
-    if rule.kind == PRIVATE and patterns.OWNER not in pattern.split("/"):
-        return Invalid(
-            f"{pattern!r} is private() but names no owner. Example: 'agent/{{agent}}/**'."
-        )
+    if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
+        return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
         return _check_reducer(pattern, rule, known)
     return None
@@ -288,10 +306,145 @@ def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> In
 
 
 def _check_pair(one: str, other: str) -> Invalid | None:
-    example = patterns.shared_key(one, other)
+    example = shared_key(one, other)
     if example is None:
         return None
-    inside, outside = patterns.narrower(one, other), patterns.narrower(other, one)
+    inside, outside = narrower(one, other), narrower(other, one)
     if inside == outside:  # neither is the narrower one, or both are the same
         return Invalid(f"{one!r} and {other!r} both match {example!r}. Make one more specific.")
     return None
+
+
+def unknown_reducer(key: str, rule: Rule) -> Invalid:
+    """The refusal of a process that does not have the code of a key's reducer."""
+    return Invalid(
+        f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
+        "Open the space with its rules=.",
+        key,
+        by_rules=True,
+    )
+
+
+def declare(
+    book: RuleBook,
+    plan: Callable[..., Plan],
+    declared: Mapping[str, Rule],
+    op_id: str,
+    whole: bool,
+    dry_run: bool = False,
+) -> Steps[RuleSet | Refusal]:
+    """Store rules: added to those that are stored, or in place of them (`whole`).  `dry_run` only
+    looks whether they could be.  `book` and `plan` are those of the writer.
+
+    Returns the RuleSet in force, or Invalid: malformed, ambiguous, contradicting what is stored,
+    or broken by values that exist.
+    """
+    wrong = check(declared, book.reducers)
+    if wrong is not None:
+        return wrong
+    new_book = book.knowing(declared)  # its code counts once the rules do
+    while True:
+        snapshot = yield from Load((RULES_KEY,))
+        record = snapshot.records[RULES_KEY]
+        book.load(record.version, record.value)
+        stored = new_book.read(record.version, record.value)
+        wanted = wanted_rules(stored, declared, whole)
+        if isinstance(wanted, Invalid):
+            return wanted
+        new = RuleSet(0, wanted, dict(new_book.reducers))
+        if new.to_json() == stored.to_json():
+            if not dry_run:
+                book.learn(new_book)
+                book.load(record.version, record.value)
+            return stored
+        prefixes = _scanned_for(stored, new)
+        snapshot = yield from Load((), prefixes)
+        broken = broken_by(stored, new, (r for found in snapshot.scans.values() for r in found))
+        if broken:
+            return _not_changed(broken)
+        if dry_run:
+            return stored
+        wish = plan(
+            op_id,
+            expects=(expect(record),),
+            scans=(scanned(prefix, snapshot.scans[prefix]) for prefix in prefixes),
+            writes=(Write(PUT, RULES_KEY, json.dumps(new.to_json(), ensure_ascii=False)),),
+        )
+        outcome = yield from Commit(wish)
+        if isinstance(outcome, Committed):
+            book.learn(new_book)
+            book.load(outcome.writes[0].version, new.to_json())
+            return book.rules
+        if not isinstance(outcome, Conflict | Outdated | Fenced) or (
+            isinstance(outcome, Fenced) and not outcome.key
+        ):
+            return outcome
+
+
+def wanted_rules(
+    stored: RuleSet, declared: Mapping[str, Rule], whole: bool
+) -> dict[str, Rule] | Invalid:
+    """Return the rules to store: the declared ones alone, or together with the stored ones."""
+    if whole:
+        return {pattern: plain(rule) for pattern, rule in declared.items()}
+    together = union(stored, declared)
+    if isinstance(together, Invalid):
+        return together
+    return ambiguity(together) or together
+
+
+def broken_by(stored: RuleSet, new: RuleSet, records: Iterable[Record]) -> dict[str, str]:
+    """Return, by key, why existing values break the rules that would hold for them from now on."""
+    broken = {}
+    for record in records:
+        before, after = stored.match(record.key)[1], new.match(record.key)[1]
+        why = _breaks(before, after, record)
+        if why is not None:
+            broken[record.key] = why
+    return broken
+
+
+def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
+    contributions = isinstance(record.value, Tail)
+    if contributions and after.kind != MERGED:
+        return f"has contributions and would become {after.kind}"
+    if not contributions and after.kind == MERGED:
+        return "has a plain value and would become merged"
+    if contributions and before.reducer != after.reducer:
+        return f"has contributions for {before.reducer!r}, not for {after.reducer!r}"
+    if after.machine is not None and before.machine != after.machine:
+        state = state_of(after.machine, record.key, record.value)
+        return state.message if isinstance(state, Invalid) else None
+    return None
+
+
+def _scanned_for(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
+    """Return what to scan: where a changed pattern may meet values that break it."""
+    every = (*stored.rules.values(), *new.rules.values())
+    if not any(rule.kind == MERGED or rule.machine is not None for rule in every):
+        return ()  # values can break neither
+    changed = [
+        pattern
+        for pattern in stored.rules.keys() | new.rules.keys()
+        if stored.rules.get(pattern) != new.rules.get(pattern)
+    ]
+    prefixes = sorted({fixed_prefix(pattern) for pattern in changed})
+    return tuple(
+        prefix
+        for prefix in prefixes
+        if not any(prefix != other and prefix.startswith(other) for other in prefixes)
+    )
+
+
+def _not_changed(broken: dict[str, str]) -> Invalid:
+    shown = [
+        why if why.startswith(repr(key)) else f"{key!r} {why}"
+        for key, why in sorted(broken.items())[:_SHOWN]
+    ]
+    if len(broken) > _SHOWN:
+        shown.append(f"and {len(broken) - _SHOWN} more")
+    values = "value breaks" if len(broken) == 1 else "values break"
+    return Invalid(
+        f"Rules not changed: {len(broken)} {values} them. "
+        + "; ".join(each.rstrip(".") for each in shown)
+    )

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ParamSpec
 
-from interlock.core import protocol
-from interlock.core.decide import Writer
-from interlock.core.documents import folders_of, in_the_way
-from interlock.core.outcome import Conflict, Refusal
-from interlock.core.patterns import matches
+from interlock.core import read, update
+from interlock.core.document import folders_of, in_the_way
+from interlock.core.keys import matches
 from interlock.core.records import Record
+from interlock.core.refusals import Conflict, Refusal
 from interlock.core.requests import Steps, Think
 from interlock.core.requests import T as T
-from interlock.core.turns import Limits
+from interlock.core.update import Limits
+from interlock.core.writer import Writer
 from interlock.errors import Corrupt, Invalid, Unavailable, raise_refusal
 from interlock.files import documents
 from interlock.files.documents import (
@@ -70,7 +70,7 @@ class Desk:
         """Return the protocol that updates a document with a function of its text."""
         key, name = self.key(path), self.op_id(op_id)
         think = self.session.thought(key).marked(documents.of_content(path, fn))
-        return protocol.update(self.writer, key, think, None, limits, name, op_id is not None)
+        return update.update(self.writer, key, think, None, limits, name, op_id is not None)
 
 
 def desk(
@@ -176,7 +176,7 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]
     Returns whether one of those has the place now.  Raises Invalid.
     """
     folders, freed = folders_of(key), False
-    snapshot = check((yield from protocol.load(desk.writer, folders, (f"{key}/",))))
+    snapshot = check((yield from read.load(desk.writer, folders, (f"{key}/",))))
     for folder in folders:
         record = snapshot.records[folder]
         if record.exists:
@@ -196,7 +196,7 @@ def check_place(desk: Desk, key: str, gone: Collection[str] = ()) -> Steps[bool]
 
 def load(desk: Desk, key: str) -> Steps[Record]:
     """Return the record of a key."""
-    snapshot = check((yield from protocol.load(desk.writer, (key,))))
+    snapshot = check((yield from read.load(desk.writer, (key,))))
     return snapshot.records[key]
 
 

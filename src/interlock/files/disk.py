@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
-from interlock.core.documents import MODES
+from interlock.core.document import MODES
 
 PLAIN, ABSENT, BLOCKED = "plain", "absent", "blocked"  # blocked: a folder on the way is a file
 EMPTY_FOLDER, FOLDER, OTHER = "empty folder", "folder", "other"

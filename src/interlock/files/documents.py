@@ -11,13 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from interlock.core import outcome as refusals
-from interlock.core.documents import FILES, MODES, check_document, check_path
-from interlock.core.keys import check_key
-from interlock.core.patterns import check_pattern, matches
+from interlock.core import refusals
+from interlock.core.document import FILES, MODES, check_document, check_path
+from interlock.core.keys import DELETE, check_key, check_pattern, matches
 from interlock.core.records import Record
 from interlock.core.struct import Json
-from interlock.core.values import DELETE
 from interlock.errors import Conflict, Corrupt, Fault, Invalid, Refused, raise_refusal
 from interlock.files.workspace import EDITED, PUBLISHED, STATE, Version
 

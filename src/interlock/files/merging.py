@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from difflib import SequenceMatcher
 
-from interlock.core.merges import merge3
+from interlock.core.merge import merge3
 from interlock.core.struct import Json
 
 _MOST_LINES = 5_000  # changed ones: comparing takes their square at worst

@@ -9,12 +9,14 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Refusal
+from interlock.core import transact
 from interlock.core.plan import DELETE
+from interlock.core.read import load as load_records
 from interlock.core.records import Record, absent
+from interlock.core.refusals import Conflict, Refusal
 from interlock.core.requests import Steps
-from interlock.core.transaction import Transaction
+from interlock.core.transact import Transaction
+from interlock.core.write import plan_delete, put, records_of, write_one
 from interlock.errors import Invalid
 from interlock.files import documents
 from interlock.files.desk import (
@@ -68,7 +70,7 @@ def write(
     record, exact = document.record, not desk.merge
     for _ in range(_MOST_MERGES):
         value = to_value(data, kept)
-        outcome = yield from commands.put(desk.writer, record, value, op_id, exact=exact)
+        outcome = yield from put(desk.writer, record, value, op_id, exact=exact)
         if not isinstance(outcome, Conflict):
             break
         fresh = to_document(outcome.record)
@@ -77,7 +79,7 @@ def write(
             raise FileConflict(outcome, fresh)
         data, record, document, exact = both, outcome.record, fresh, False
         kept = fresh.mode if mode is None else mode
-    written = decide.result(check(outcome), desk.writer.space)[0]
+    written = records_of(check(outcome), desk.writer.space)[0]
     return (yield from bring(desk, to_document(written)))
 
 
@@ -92,8 +94,8 @@ def delete(desk: Desk, document: Document, op_id: str) -> Steps[Document]:
     """Delete a document that was read.  Returns what is left of it."""
     desk.key(document.path)
     yield from settled(desk, document)
-    outcome = yield from commands.write_one(
-        desk.writer, lambda: decide.delete(desk.writer, document.record, op_id)
+    outcome = yield from write_one(
+        desk.writer, lambda: plan_delete(desk.writer, document.record, op_id)
     )
     return (yield from bring(desk, to_document(check(outcome))))
 
@@ -173,11 +175,11 @@ class Changes:
         for key, document in self.documents.items():
             if key in writes:
                 yield from settled(self.desk, document, gone)
-        outcome = check((yield from protocol.commit_transaction(self.state, op_id)))
+        outcome = check((yield from transact.commit_transaction(self.state, op_id)))
         keys = tuple(dict.fromkeys(each.key for each in outcome.writes))
         if not keys:
             return ()
-        snapshot = check((yield from protocol.load(self.desk.writer, keys)))
+        snapshot = check((yield from load_records(self.desk.writer, keys)))
         return (yield from bring_all(self.desk, read_all(self.desk, snapshot.records.values())[0]))
 
 

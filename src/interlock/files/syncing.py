@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from interlock.core import commands, decide, protocol
-from interlock.core.outcome import Conflict, Pruned, Refusal
+from interlock.core import read, write
 from interlock.core.records import Record
+from interlock.core.refusals import Conflict, Pruned, Refusal
 from interlock.core.requests import Steps
 from interlock.errors import Forbidden, Held, IllegalTransition, Invalid, Unavailable
 from interlock.files import documents
@@ -100,13 +100,13 @@ def _step_back(workspace: Workspace, highest: dict[str, int], found: list[Docume
 def everything(desk: Desk) -> Steps[tuple[list[Document], list[FileStatus]]]:
     """Return the documents of the space, and those deleted that were once published here; then
     those that cannot be on this disk."""
-    snapshot = check((yield from protocol.load(desk.writer, (), (PREFIX,))))
+    snapshot = check((yield from read.load(desk.writer, (), (PREFIX,))))
     records = {record.key: record for record in snapshot.scans[PREFIX]}
     paths = yield from on_disk(desk.workspace.paths)
     known = [path for path in paths if documents.is_path(path, desk.pattern, desk.hidden)]
     keys = tuple(key for key in (PREFIX + path for path in known) if key not in records)
     if keys:
-        gone = check((yield from protocol.load(desk.writer, keys)))
+        gone = check((yield from read.load(desk.writer, keys)))
         records |= gone.records
     return read_all(desk, (records[key] for key in sorted(records)))
 
@@ -201,11 +201,11 @@ def _adopted(desk: Desk, record: Record, data: bytes | None, mode: int) -> Steps
     """Commit an edit over a record.  Returns its Record or a Refusal."""
     op_id = desk.op_id(None)
     if data is None:
-        steps = commands.write_one(desk.writer, lambda: decide.delete(desk.writer, record, op_id))
+        steps = write.write_one(desk.writer, lambda: write.plan_delete(desk.writer, record, op_id))
     else:
         value = to_value(data, mode)
-        steps = commands.write_one(
-            desk.writer, lambda: decide.put(desk.writer, record, value, op_id, False)
+        steps = write.write_one(
+            desk.writer, lambda: write.plan_put(desk.writer, record, value, op_id, False)
         )
     return (yield from steps)
 
@@ -215,7 +215,7 @@ def _rebased(desk: Desk, seen: Seen, fresh: Document) -> Steps[bytes]:
     last, data = seen.last, seen.found.data
     if desk.merge and last is not None and data is not None and fresh.data is not None:
         key = fresh.record.key
-        snapshot = yield from protocol.load_at(desk.writer, last.position, None, (key,))
+        snapshot = yield from read.load_at(desk.writer, last.position, None, (key,))
         if not isinstance(snapshot, Pruned):
             was = to_document(check(snapshot).records[key])
             if was.version == last.version and was.data is not None:
@@ -255,14 +255,14 @@ def discard(desk: Desk, path: object) -> Steps[Document]:
 
 def head(desk: Desk) -> Steps[int]:
     """Return where the log ends."""
-    snapshot = check((yield from protocol.load(desk.writer, ())))
+    snapshot = check((yield from read.load(desk.writer, ())))
     return snapshot.position
 
 
 def catch_up(desk: Desk, position: int) -> Steps[tuple[tuple[Document, ...], int]]:
     """Bring what came after a position.  Returns the documents and the next position."""
-    page = check((yield from protocol.log_page(PREFIX, position, _PAGE)))
-    check(protocol.check_reached(position, page.head))
+    page = check((yield from read.log_page(PREFIX, position, _PAGE)))
+    check(read.check_reached(position, page.head))
     keys = tuple(
         dict.fromkeys(
             entry.key
@@ -272,7 +272,7 @@ def catch_up(desk: Desk, position: int) -> Steps[tuple[tuple[Document, ...], int
     )
     found: tuple[Document, ...] = ()
     if keys:
-        snapshot = check((yield from protocol.load(desk.writer, keys)))
+        snapshot = check((yield from read.load(desk.writer, keys)))
         for document in read_all(desk, snapshot.records.values())[0]:
             found = (*found, (yield from shown(desk, document)))
     return found, page.upto

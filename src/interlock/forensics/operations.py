@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, fspath
 from typing import IO, Any, NamedTuple
 
-from interlock.core import outcome as refusals
+from interlock.core import refusals
 from interlock.errors import Invalid, Unavailable
 
 _NAMES = ("session", "id", "agent")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
-from interlock.core.keys import check_key
-from interlock.core.leases import reclaim_own
-from interlock.core.outcome import Committed, Conflict, Invalid, Refusal
-from interlock.core.plan import PUT, Expect, Write
-from interlock.core.records import Record, Snapshot
+from interlock.core import write
+from interlock.core.fold import ask
+from interlock.core.keys import check_key, encode
+from interlock.core.lease import reclaim_own_lease
+from interlock.core.plan import PUT, Expect, Write, expect
+from interlock.core.records import Committed, Record, Snapshot
+from interlock.core.refusals import Conflict, Invalid, Refusal
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
-from interlock.core.values import encode
+from interlock.core.write import Decision
+from interlock.core.writer import Writer
 from interlock.errors import Fenced
 from interlock.runs import recording
 from interlock.runs.records import (
@@ -96,7 +96,7 @@ def send(writer: Writer, run_id: str, name: str, value: Json, op_id: str) -> Ste
     def plan(status: Record, fence: Record) -> Decision:
         due = encode({**status.value, "due_us": 0 if status.value.get("parked") else 1})
         assert isinstance(due, str)
-        expects = (Expect(key, 0, None), decide.expect(status))
+        expects = (Expect(key, 0, None), expect(status))
         writes = (Write(PUT, key, body), Write(PUT, status.key, due))
         return writer.plan(op_id, expects=expects, writes=writes)
 
@@ -133,9 +133,7 @@ def resume(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
             value["state"] = PROCESSING
         body = encode(value)
         assert isinstance(body, str)
-        return writer.plan(
-            op_id, expects=(decide.expect(status),), writes=(Write(PUT, status.key, body),)
-        )
+        return writer.plan(op_id, expects=(expect(status),), writes=(Write(PUT, status.key, body),))
 
     return (yield from _change(writer, run_id, plan))
 
@@ -145,7 +143,7 @@ def reclaim(writer: Writer, run_id: str, op_id: str) -> Steps[Refusal | None]:
     wrong = check_run_id(run_id)
     if wrong is not None:
         return wrong
-    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    fence = yield from reclaim_own_lease(writer, fence_key(run_id), op_id)
     return fence if isinstance(fence, Refusal) else None
 
 
@@ -176,7 +174,7 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool |
 
 def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool | Refusal]:
     """The same.  Raises Fenced where a worker has taken the run up meanwhile."""
-    fence = yield from reclaim_own(writer, fence_key(run_id), op_id)
+    fence = yield from reclaim_own_lease(writer, fence_key(run_id), op_id)
     if isinstance(fence, Refusal):
         return fence
     found = yield from _load(writer, run_id, ended=False)
@@ -213,7 +211,7 @@ def _change(
         if isinstance(found, Refusal):
             return found
         fence, status, _ = found
-        outcome = yield from commands.commit(writer, lambda: plan(status, fence))  # noqa: B023  # it is called before the loop goes on
+        outcome = yield from write.commit(writer, lambda: plan(status, fence))  # noqa: B023  # it is called before the loop goes on
         if not isinstance(outcome, Conflict) or outcome.key != status.key:
             break
     return None if isinstance(outcome, Committed) else outcome

@@ -20,16 +20,16 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
+from interlock.core.fold import ask
 from interlock.core.keys import check_name
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import BreakerOpen, Committed, Conflict, Invalid, Outcome, Refusal
-from interlock.core.plan import PUT
-from interlock.core.records import Record, Snapshot, as_datetime
+from interlock.core.lease import check_seconds
+from interlock.core.plan import PUT, expect
+from interlock.core.records import Committed, Record, Snapshot, as_datetime
+from interlock.core.refusals import BreakerOpen, Conflict, Invalid, Outcome, Refusal
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
+from interlock.core.write import Decision, commit, records_of, write_of
+from interlock.core.writer import Writer
 
 CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
 INDEX = "$breakers"  # {name of a breaker: true}
@@ -408,7 +408,7 @@ def _move(
     outcome = yield from _put(writer, [(seen.record, circuit._asdict()), *also], op_id)
     if not isinstance(outcome, Committed):
         return outcome
-    return _seen(decide.result(outcome, writer.space)[0], seen.time_us)
+    return _seen(records_of(outcome, writer.space)[0], seen.time_us)
 
 
 def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
@@ -419,17 +419,17 @@ def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
 
 def _put(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Steps[Outcome]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
-    return (yield from commands.commit(writer, partial(_plan, writer, values, op_id)))
+    return (yield from commit(writer, partial(_plan, writer, values, op_id)))
 
 
 def _plan(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Decision:
     writes = []
     for record, value in values:
-        write = decide.write_of(writer, PUT, record.key, value)
+        write = write_of(writer, PUT, record.key, value)
         if isinstance(write, Invalid):
             return write
         writes.append(write)
-    expects = (decide.expect(record) for record, _ in values)
+    expects = (expect(record) for record, _ in values)
     return writer.plan(op_id, expects=expects, writes=writes)
 
 

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core import protocol
+from interlock.core import read
 from interlock.core.keys import check_key
-from interlock.core.outcome import Invalid
 from interlock.core.plan import Expect
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid, text_of
 from interlock.core.requests import Steps, Think
-from interlock.core.showing import text_of
 from interlock.core.struct import Json
 from interlock.errors import BreakerOpen, InDoubt, NotDone, raise_refusal, raise_refused
 from interlock.errors import Invalid as InvalidError
@@ -78,7 +77,7 @@ def make(
 def _expected(records: object) -> tuple[Expect, ...]:
     if isinstance(records, Mapping):
         for key, version in records.items():
-            raise_refused(check_key(key) or protocol.check_position(f"version of {key!r}", version))
+            raise_refused(check_key(key) or read.check_position(f"version of {key!r}", version))
         return tuple(Expect(key, version, None) for key, version in records.items())
     found = (records,) if isinstance(records, Record) else records
     if not isinstance(found, list | tuple) or not all(isinstance(r, Record) for r in found):

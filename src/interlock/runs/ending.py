@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from interlock.core.folding import ask
+from interlock.core.fold import ask
+from interlock.core.refusals import repr_of, text_of
 from interlock.core.requests import Load, Steps
-from interlock.core.showing import repr_of, text_of
 from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
-from interlock.core.outcome import Committed, Conflict, Invalid, Outcome
-from interlock.core.plan import PUT, Expect
-from interlock.core.records import Record
+from interlock.core.fold import ask
+from interlock.core.keys import decode
+from interlock.core.plan import PUT, Expect, expect
+from interlock.core.records import Committed, Record
+from interlock.core.refusals import Conflict, Invalid, Outcome
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
-from interlock.core.values import decode
+from interlock.core.write import Decision, commit, records_of, write_of
+from interlock.core.writer import Writer
 from interlock.errors import RunFailed, raise_refusal
 from interlock.runs import working
 from interlock.runs.records import (
@@ -48,7 +48,7 @@ def record(
         return run.plan(op_id, steps, None if status is None else status(run.status.value), expects)
 
     for _ in range(_MOST_ATTEMPTS):
-        outcome = yield from commands.commit(run.writer, decision)
+        outcome = yield from commit(run.writer, decision)
         if isinstance(outcome, Conflict) and outcome.key == run.status.key:
             run.status = outcome.record  # another task of this run has moved it
             continue
@@ -59,7 +59,7 @@ def record(
     for path in steps:
         done = written[step_key(run.id, path)]
         run.remember(path, decode(done.body), done.version, done.position)
-    for made in decide.result(outcome, run.writer.space):
+    for made in records_of(outcome, run.writer.space):
         if made.exists and made.key.startswith((OPEN, DONE)):
             run.status = made
     return outcome
@@ -84,11 +84,11 @@ def define(
     def decision() -> Decision:
         writes = []
         for name, value in values:
-            write = decide.write_of(writer, PUT, name, value)
+            write = write_of(writer, PUT, name, value)
             if isinstance(write, Invalid):
                 return write
             writes.append(write)
-        never = Expect(key, 0, None) if fence is None else decide.expect(fence)
+        never = Expect(key, 0, None) if fence is None else expect(fence)
         return writer.plan(
             op_id,
             expects=(never, Expect(f"{OPEN}{run_id}", 0, None)),
@@ -96,7 +96,7 @@ def define(
             leased=() if fence is None else (key,),
         )
 
-    return (yield from commands.commit(writer, decision))
+    return (yield from commit(writer, decision))
 
 
 def take_up(
@@ -120,7 +120,7 @@ def take_up(
         outcome = yield from define(writer, run_id, program, given, new, fence)
         if not isinstance(outcome, Committed):
             raise_refusal(outcome)
-        first, opened = decide.result(outcome, writer.space)
+        first, opened = records_of(outcome, writer.space)
     fence = first._replace(epoch=fence.epoch)
     prefix = step_key(run_id, "")
     steps = {

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interlock.core.keys import check_key
-from interlock.core.outcome import Invalid
+from interlock.core.keys import check_key, encode
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid
 from interlock.core.struct import Json
-from interlock.core.values import encode
 
 OPEN = "$runs/open/"
 DONE = "$runs/done/"

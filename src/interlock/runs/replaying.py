@@ -7,11 +7,11 @@ from datetime import datetime
 from itertools import groupby
 from typing import NamedTuple
 
-from interlock.core.decide import Writer
-from interlock.core.outcome import Invalid, Pruned
 from interlock.core.records import Entry, Record, absent
+from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import LoadAt, LogPage, ReadLog, Steps
 from interlock.core.struct import Json
+from interlock.core.writer import Writer
 from interlock.runs.records import (
     DONE,
     OPEN,

@@ -16,14 +16,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from interlock.core import decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.machines import AGENT_LIFECYCLE, check_move
-from interlock.core.outcome import Invalid, Refusal
-from interlock.core.plan import DELETE, PUT, Expect, Plan, Write
+from interlock.core.machine import AGENT_LIFECYCLE, check_move
+from interlock.core.plan import DELETE, PUT, Expect, Plan, Write, expect
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid, Refusal
 from interlock.core.struct import Json
-from interlock.core.transaction import Transaction
+from interlock.core.transact import Transaction
+from interlock.core.write import Decision, write_of
+from interlock.core.writer import Writer
 from interlock.errors import Invalid as InvalidError
 from interlock.errors import ProgramChanged, RunFailed
 from interlock.runs.records import DONE, OPEN, UNDOING, fence_key, step_key
@@ -176,7 +176,7 @@ class RunState:
         `status` of a run that has ended moves to where those are kept.
         """
         writes: list[Write] = []
-        expected = [*expects, decide.expect(self.fence)]
+        expected = [*expects, expect(self.fence)]
         for path, value in steps.items():
             known, key = self.steps.get(path), step_key(self.id, path)
             expected.append(Expect(key, known.version if known else 0, None))
@@ -201,7 +201,7 @@ class RunState:
             )
             if refused is not None:
                 return refused
-        expected.append(decide.expect(old))
+        expected.append(expect(old))
         if status["state"] not in AGENT_LIFECYCLE.final:
             written = self._put(old.key, status, "where it stands")
             return written if isinstance(written, Refusal) else [written]
@@ -211,7 +211,7 @@ class RunState:
         return written if isinstance(written, Refusal) else [Write(DELETE, old.key, None), written]
 
     def _put(self, key: str, value: Json, what: str) -> Write | Refusal:
-        write = decide.write_of(self.writer, PUT, key, value)
+        write = write_of(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return Invalid(f"Can't record {what} of run {self.id!r}: {write.message}")
         return write

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from interlock.core import protocol
-from interlock.core.outcome import Invalid as InvalidOutcome
-from interlock.core.outcome import Refusal
+from interlock.core import transact
+from interlock.core.refusals import Invalid as InvalidOutcome
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps
-from interlock.core.transaction import Transaction
-from interlock.core.turns import Limits
+from interlock.core.transact import Stopped, Transaction
+from interlock.core.update import Limits
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.runs import waiting
 from interlock.runs.records import FINISHED, STEP, check_call, digest
@@ -67,7 +67,7 @@ def perform(
         frame.begin(tx_of(state), state.told)
         return thought.begin(state, frame)
 
-    answer = yield from protocol.transact(
+    answer = yield from transact.transact(
         run.writer,
         begin,  # type: ignore[arg-type]  # it is given what `new` makes
         thought.marked(fn),
@@ -76,7 +76,7 @@ def perform(
         False,
         lambda writer: StepTransaction(run, path, step),
     )
-    if isinstance(answer, protocol.Stopped):
+    if isinstance(answer, Stopped):
         return answer.refusal
     run.remember(path, json.loads(json.dumps(frame.told)), 1, 0)  # as it will be read again
     found = recalled(run, path, step)

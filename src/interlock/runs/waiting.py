@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from interlock.core import decide
-from interlock.core.folding import ask
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Invalid
+from interlock.core import refusals
+from interlock.core.fold import ask
+from interlock.core.lease import check_seconds
 from interlock.core.records import Snapshot
+from interlock.core.refusals import Invalid
 from interlock.core.requests import Load, Pause, Steps
 from interlock.core.struct import Json
 from interlock.errors import RunFailed, TimedOut, raise_refusal
@@ -132,7 +132,7 @@ def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Step
         now = yield from ask(run.writer, Load(keys))
         epoch = now.records[fence.key].epoch
         if epoch != fence.epoch:
-            raise_refusal(decide.fenced(fence.key, fence.epoch, epoch))
+            raise_refusal(refusals.fenced(fence.key, fence.epoch, epoch))
 
 
 def _waiting(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-from interlock.core.decide import Writer
-from interlock.core.folding import ask
-from interlock.core.outcome import Pruned
+from interlock.core.fold import ask
+from interlock.core.refusals import Pruned
 from interlock.core.requests import Load, Pause, ReadLog, Steps
 from interlock.core.struct import Json
+from interlock.core.writer import Writer
 from interlock.runs.records import AWAITING, OPEN, PROCESSING, fence_key
 from interlock.runs.state import RunState, Suspended
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import ask
-from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix
-from interlock.core.merges import REDUCERS, Reducer
-from interlock.core.outcome import (
-    Committed,
+from interlock.core.fold import ask
+from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix, decode, encode
+from interlock.core.merge import REDUCERS, Reducer
+from interlock.core.plan import DELETE, PUT, Write, expect
+from interlock.core.records import Committed, Entry, Record, Snapshot, absent
+from interlock.core.refusals import (
     Conflict,
     Fenced,
     Held,
@@ -31,14 +30,14 @@ from interlock.core.outcome import (
     Invalid,
     Pruned,
     Refusal,
+    described,
+    text_of,
 )
-from interlock.core.plan import DELETE, PUT, Write
-from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
-from interlock.core.showing import described, text_of
 from interlock.core.struct import Json
-from interlock.core.trimming import register
-from interlock.core.values import decode, encode
+from interlock.core.trim import register
+from interlock.core.write import Decision, allowed, commit, forgot_return, records_of, write_of
+from interlock.core.writer import Writer
 from interlock.errors import InterlockError, raise_refusal
 
 BATCH = 100  # entries of one commit
@@ -188,7 +187,7 @@ def advance(
     The record of the state is the same where there was nothing to merge.
     """
     page = yield from ReadLog(after=state.progress.cursor, prefix=job.source, limit=BATCH)
-    if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trimming
+    if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trim
         page = yield from ReadLog(after=page.oldest - 1, prefix=job.source, limit=BATCH)
         if isinstance(page, Pruned):
             return page
@@ -212,10 +211,10 @@ def advance(
             duplicates=found.duplicates + len(done.duplicates),
         )
         plan = partial(_plan, writer, job, state, progress, snapshot, value, done, op_id())
-        outcome = yield from commands.commit(writer, plan)
+        outcome = yield from commit(writer, plan)
         if isinstance(outcome, Committed):
             _log(job, done)
-            return State(decide.result(outcome, writer.space)[0], progress)
+            return State(records_of(outcome, writer.space)[0], progress)
         if isinstance(outcome, Held):
             yield Pause(min(outcome.seconds, _LONGEST_PAUSE))
         elif isinstance(outcome, Invalid | IllegalTransition) and not batch.each_checked:
@@ -361,7 +360,7 @@ def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
         return job.merge.fold([entry.value], value, started=True)
     merged = yield Think(job.merge, (value, entry.value))
     if merged is None:
-        raise TypeError(decide.forgot_return("merge"))
+        raise TypeError(forgot_return("merge"))
     return merged
 
 
@@ -370,7 +369,7 @@ def _checked(writer: Writer, target: Record, value: Json) -> str | Refusal:
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
         return body
-    refused = decide.allowed(writer, target, Write(PUT, target.key, body))
+    refused = allowed(writer, target, Write(PUT, target.key, body))
     return refused if isinstance(refused, Invalid | IllegalTransition) else body
 
 
@@ -417,16 +416,14 @@ def _plan(
         values.append((absent(job.rejected(entry.position), writer.space), kept))
     writes = []
     for record, content in values:
-        write = decide.write_of(writer, PUT, record.key, content)
+        write = write_of(writer, PUT, record.key, content)
         if isinstance(write, Invalid):
             return Invalid(f"{record.key!r}: {write.message}", record.key)
-        refused = decide.allowed(writer, record, write, leased=record is state.record)
+        refused = allowed(writer, record, write, leased=record is state.record)
         if refused is not None:
             return refused
         writes.append(write)
     writes += [Write(PUT, key, str(position)) for key, position in done.seen.items()]
     expected = [state.record, *(snapshot.records[key] for key in done.seen)]
     expected += [target] if done.merged else []
-    return writer.plan(
-        op_id, expects=map(decide.expect, expected), writes=writes, leased=(job.state,)
-    )
+    return writer.plan(op_id, expects=map(expect, expected), writes=writes, leased=(job.state,))

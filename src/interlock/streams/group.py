@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from interlock.core.groups import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
+from interlock.core.group import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
-from interlock.core.leases import check_seconds
-from interlock.core.outcome import Invalid, Pruned
-from interlock.core.protocol import check_position
+from interlock.core.lease import check_seconds
+from interlock.core.read import check_position
+from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
     AckGroup,
     DropGroup,

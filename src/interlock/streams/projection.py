@@ -11,12 +11,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
-from interlock.core.decide import forgot_return
-from interlock.core.folding import LARGEST
-from interlock.core.keys import check_key, check_prefix
-from interlock.core.outcome import Invalid, Pruned
-from interlock.core.protocol import check_reached
+from interlock.core.fold import LARGEST
+from interlock.core.keys import check_key, check_prefix, decode, encode
+from interlock.core.read import check_reached
 from interlock.core.records import Entry
+from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
     PROJECTIONS,
     DropProjection,
@@ -27,7 +26,7 @@ from interlock.core.requests import (
     Steps,
 )
 from interlock.core.struct import Json
-from interlock.core.values import decode, encode
+from interlock.core.write import forgot_return
 
 Fold = Callable[[Json, Entry], Json]
 PAGE = 1000  # entries

@@ -12,18 +12,11 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from interlock.core.folding import LARGEST
-from interlock.core.merges import (
-    ASSOCIATIVE,
-    COMMUTATIVE,
-    IDEMPOTENT,
-    LAWS,
-    Reducer,
-    same,
-)
+from interlock.core.fold import LARGEST
+from interlock.core.keys import decode, encode
+from interlock.core.merge import ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT, LAWS, Reducer, same
 from interlock.core.records import Entry
-from interlock.core.showing import described
-from interlock.core.values import decode, encode
+from interlock.core.refusals import described
 from interlock.errors import InterlockError
 from interlock.extras import needs
 

@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from interlock import Space
-from interlock.core.merges import fold_items
-from interlock.core.outcome import Pruned
+from interlock.core.merge import fold_items
 from interlock.core.records import Entry, Record, Tail
+from interlock.core.refusals import Pruned, text_of
 from interlock.core.requests import Load, LogPage, ReadLog
-from interlock.core.showing import text_of
 from interlock.errors import Corrupt, Invalid
 
 _PAGE = 1000

@@ -9,13 +9,13 @@ from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
-from interlock.core import decide
-from interlock.core.conflicts import RefusalNote
-from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
+from interlock.core import refusals
+from interlock.core.conflict import RefusalNote
+from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Outcome, Pruned
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo, Snapshot
+from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import (
     AckGroup,
     DropGroup,
@@ -255,7 +255,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogP
         if back:
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
-            return decide.pruned(request.after, floor)
+            return refusals.pruned(request.after, floor)
         return answers.log_page(rows[1:], head, request)
 
     return Call("read_log", arguments, parse, False)

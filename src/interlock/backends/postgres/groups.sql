@@ -1,5 +1,5 @@
 -- Consumer groups in PostgreSQL: dealing the log to consumers, claiming from dead ones, acknowledging.
--- See functions.sql for the rows of an answer, and core/groups.py for what is promised.
+-- See functions.sql for the rows of an answer, and core/group.py for what is promised.
 --
 -- Whoever changes a group locks the row of its space first, so that a read sees the log up to its end
 -- and what every other consumer was given.  What a read deals need not reach the disk before it is

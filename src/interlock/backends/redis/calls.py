@@ -9,13 +9,13 @@ from typing import Any, Generic, NamedTuple
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
-from interlock.core import decide
-from interlock.core.conflicts import RefusalNote
-from interlock.core.groups import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
+from interlock.core import refusals
+from interlock.core.conflict import RefusalNote
+from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Committed, Outcome, Pruned, Written
 from interlock.core.plan import DELETE, PUT, Plan
-from interlock.core.records import KeyInfo, Snapshot
+from interlock.core.records import Committed, KeyInfo, Snapshot, Written
+from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import (
     PAGE_BYTES,
     AckGroup,
@@ -241,7 +241,7 @@ def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> 
     if lost:
         raise answers.lost_commits(head)
     if 0 <= request.after < floor:
-        return decide.pruned(request.after, floor)
+        return refusals.pruned(request.after, floor)
     return LogPage(answers.entries_of(rows), reached, head)
 
 

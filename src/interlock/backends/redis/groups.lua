@@ -1,4 +1,4 @@
--- What the scripts about consumer groups share, after common.lua.  core/groups.py says what is promised.
+-- What the scripts about consumer groups share, after common.lua.  core/group.py says what is promised.
 --
 -- Redis's own groups (XREADGROUP, XAUTOCLAIM) deal each entry to whoever asks first and claim entries one
 -- by one, so that two consumers would work on one key at once, and out of order.  Here a key with pending

@@ -27,11 +27,11 @@ from interlock.backends.sqlite.connect import (
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.conflicts import RefusalNote, note
-from interlock.core.groups import Deliveries
-from interlock.core.outcome import Committed, Outcome, Pruned, Refusal
+from interlock.core.conflict import RefusalNote, note
+from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
-from interlock.core.records import Snapshot
+from interlock.core.records import Committed, Snapshot
+from interlock.core.refusals import Outcome, Pruned, Refusal
 from interlock.core.requests import (
     AckGroup,
     Commit,

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from interlock.backends.sqlite.statements import SQL
-from interlock.core import decide
+from interlock.core import refusals
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Committed, Outcome, Refusal, Written
-from interlock.core.plan import APPEND, DELETE, PUT, Plan
-from interlock.core.records import Record, Tail, absent
+from interlock.core.plan import APPEND, DELETE, PUT, Plan, first_difference
+from interlock.core.records import Committed, Record, Tail, Written, absent
+from interlock.core.refusals import Outcome, Refusal
 from interlock.core.rules import RULES_KEY
+from interlock.core.write import reused_operation
 
 _POSITION_BITS = 40
 
@@ -140,14 +141,14 @@ class Step:
         if done is None:
             return None
         if [(w.kind, w.key) for w in done.writes] != [(w.kind, w.key) for w in plan.writes]:
-            return decide.reused_operation(plan.op_id, plan.writes[0].key)
+            return reused_operation(plan.op_id, plan.writes[0].key)
         return done
 
     def _replaced(self, plan: Plan) -> Refusal | None:
         """Compare the incarnation of the agent's name."""
         current = self._incarnations.get(plan.agent, 0)
         if plan.incarnation != current:
-            return decide.replaced(plan.agent, plan.incarnation, current)
+            return refusals.replaced(plan.agent, plan.incarnation, current)
         return None
 
     def _leased_away(self, plan: Plan) -> Refusal | None:
@@ -157,7 +158,7 @@ class Step:
             if lease is not None and write.key not in plan.leased:
                 _, holder, renewed, expires = lease
                 if alive(renewed, expires, self.now):
-                    return decide.leased_to(write.key, holder, (expires - self.now) / 1e6)
+                    return refusals.leased_to(write.key, holder, (expires - self.now) / 1e6)
         return None
 
     def _fenced(self, plan: Plan) -> Refusal | None:
@@ -165,7 +166,7 @@ class Step:
         for expected in plan.expects:
             epoch = self._heads.get(expected.key, _ABSENT)[1]
             if expected.epoch is not None and expected.epoch != epoch:
-                return decide.fenced(expected.key, expected.epoch, epoch)
+                return refusals.fenced(expected.key, expected.epoch, epoch)
         return None
 
     def _outdated(self, plan: Plan) -> Refusal | None:
@@ -173,7 +174,7 @@ class Step:
         version = self._heads.get(RULES_KEY, _ABSENT)[0]
         if plan.rules == version:
             return None
-        return decide.outdated(plan.rules, self._record(RULES_KEY))
+        return refusals.outdated(plan.rules, self._record(RULES_KEY))
 
     def _moved(self, plan: Plan) -> Refusal | None:
         """Compare the version of every expected record."""
@@ -181,7 +182,7 @@ class Step:
             version, _, live = self._heads.get(expected.key, _ABSENT)
             moved = live if expected.version is None else version != expected.version
             if moved:
-                return decide.conflict(expected, self._record(expected.key))
+                return refusals.conflict(expected, self._record(expected.key))
         return None
 
     def _scan_moved(self, plan: Plan) -> Refusal | None:
@@ -192,10 +193,10 @@ class Step:
             )
             current = {key: (version, epoch) for key, version, epoch in rows}
             members = {key: (version, epoch) for key, version, epoch in scan.members}
-            key = decide.first_difference(members, current)
+            key = first_difference(members, current)
             if key is not None:
                 expected = members[key][0] if key in members else None
-                return decide.scan_conflict(scan.prefix, expected, self._record(key))
+                return refusals.scan_conflict(scan.prefix, expected, self._record(key))
         return None
 
     def _not_in_turn(self, plan: Plan) -> Refusal | None:
@@ -205,7 +206,7 @@ class Step:
                 continue
             ticket, holder, expires, firm = row
             if ticket != plan.ticket and (plan.yields or firm):
-                return decide.held(write.key, holder, (expires - self.now) / 1e6)
+                return refusals.held(write.key, holder, (expires - self.now) / 1e6)
         return None
 
     def _apply(self, plan: Plan, reads: str | None) -> Committed:

@@ -9,8 +9,9 @@ import sqlite3
 
 from interlock.backends.sqlite.commit import Where, alive, drop_ticket, opening, read_record
 from interlock.backends.sqlite.statements import SQL
-from interlock.core import decide
-from interlock.core.requests import QUEUE, DropLease, Enter, Entered, Grant, TakeLease
+from interlock.core import refusals
+from interlock.core.refusals import QUEUE
+from interlock.core.requests import DropLease, Enter, Entered, Grant, TakeLease
 from interlock.core.rules import RULES_KEY
 
 
@@ -36,7 +37,7 @@ def take_lease(connection: sqlite3.Connection, where: Where, request: TakeLease)
     now = opening(connection, where)[0]
     current, _ = _incarnation(connection, where, request.agent)
     if request.incarnation != current:
-        refusal = decide.replaced(request.agent, request.incarnation, current)
+        refusal = refusals.replaced(request.agent, request.incarnation, current)
         return _grant(connection, where, request, False)._replace(refusal=refusal)
     rows = {key: execute(SQL["lease"], (space, key)).fetchone() for key in request.keys}
     until = now + int(request.ttl * 1e6)

@@ -14,8 +14,8 @@ from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import Where, alive, opening
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
-from interlock.core import decide
-from interlock.core.groups import (
+from interlock.core import refusals
+from interlock.core.group import (
     END,
     FORGOTTEN_AFTER,
     LISTED,
@@ -27,7 +27,7 @@ from interlock.core.groups import (
     GroupPending,
 )
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Pruned
+from interlock.core.refusals import Pruned
 from interlock.core.requests import (
     PAGE_BYTES,
     AckGroup,
@@ -77,7 +77,7 @@ def read(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> De
     if group is None and request.limit:
         floor = trimmed(connection, where)
         if 0 < request.start < floor:
-            return decide.pruned(request.start, floor)
+            return refusals.pruned(request.start, floor)
         start = head if request.start == END else max(min(request.start, head), floor)
         execute(SQL["add_group"], (where.space, request.group, request.prefix, start))
         group = _find(connection, where, request.group)

@@ -22,11 +22,10 @@ from interlock.backends.sqlite.commit import (
 )
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
-from interlock.core import decide
-from interlock.core.conflicts import RefusalNote
+from interlock.core.conflict import RefusalNote
 from interlock.core.keys import prefix_end
-from interlock.core.outcome import Pruned
 from interlock.core.records import KeyInfo, Leaseholder, Record, Snapshot
+from interlock.core.refusals import Pruned, pruned
 from interlock.core.requests import (
     NEAR,
     PAGE_BYTES,
@@ -95,7 +94,7 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
     else:
         position = _position_at(connection, where, request.time_us or 0, floor, end)
     if position < floor:
-        return decide.pruned(max(position, 0), floor)
+        return pruned(max(position, 0), floor)
     last = where.first + position
     rows = execute(SQL["records_at"], (json.dumps(request.keys), space, last)).fetchall()
     records: dict[str, Record] = {row[0]: record(connection, where, row, last) for row in rows}
@@ -115,7 +114,7 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
     if request.after < 0:
         request = request.replace(after=floor)
     if request.after < floor:
-        return decide.pruned(request.after, floor)
+        return pruned(request.after, floor)
     window = (min(where.first + request.after, where.last), where.last, request.limit)
     head = log_end(connection, where)
     if request.key is not None:

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from interlock.backends.sqlite.commit import Where, alive
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.outcome import Wait
-from interlock.core.requests import QUEUE
+from interlock.core.refusals import QUEUE, Wait
 
 
 class _Edge(NamedTuple):

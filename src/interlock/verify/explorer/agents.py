@@ -15,10 +15,9 @@ from typing import Any, NoReturn
 
 from interlock import Space
 from interlock.backends.contract import Backend
-from interlock.core.decide import Writer
-from interlock.core.outcome import Committed
-from interlock.core.records import Snapshot
+from interlock.core.records import Committed, Snapshot
 from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
+from interlock.core.writer import Writer
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.verify.explorer.store import SPACE, Raised, StillDriver, Stores, explored_space
 
@@ -51,7 +50,7 @@ class ProtocolAgent:
 def protocol_agent(steps: Callable[[Writer], Any]) -> ProtocolAgent:
     """Make an agent of a function that takes a Writer and returns a protocol's generator.
 
-    Such as `lambda writer: protocol.update(writer, "k", fn, 0, limits, "op-1", False)`.
+    Such as `lambda writer: update.update(writer, "k", fn, 0, limits, "op-1", False)`.
     """
     return ProtocolAgent(steps)
 

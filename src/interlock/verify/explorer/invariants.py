@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from interlock import Space
-from interlock.core.outcome import Committed
-from interlock.core.records import Entry, Record
+from interlock.core.records import Committed, Entry, Record
 
 Invariant = Callable[["View"], Any]
 

@@ -17,10 +17,10 @@ from typing import Any
 from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.core.decide import Writer
-from interlock.core.outcome import Refusal
+from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
+from interlock.core.writer import Writer
 from interlock.session import Session
 from interlock.settings import make_writer
 

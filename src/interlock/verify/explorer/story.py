@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from interlock.core import decide
-from interlock.core.outcome import Committed, Refusal
+from interlock.core import refusals
 from interlock.core.plan import APPEND, DELETE, Plan
-from interlock.core.records import Record, Snapshot
+from interlock.core.records import Committed, Record, Snapshot
+from interlock.core.refusals import Refusal
 from interlock.core.requests import (
     Commit,
     DropLease,
@@ -163,7 +163,7 @@ def answered(answer: Any) -> str:
             if not ticket:
                 return "its ticket has expired"
             if cycle:
-                return decide.deadlock(cycle).message
+                return refusals.deadlock(cycle).message
             return f"ticket {ticket}, {f'{ahead} ahead' if ahead else 'it is its turn'}"
         case Grant():
             epochs = ", ".join(str(record.epoch) for record in answer.records)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn, cast
 
-from interlock.core import outcome as refusals
+from interlock.core import refusals
 from interlock.errors import Invalid
 
 READ, WRITE, CAS, APPEND, TXN = "read", "write", "cas", "append", "txn"

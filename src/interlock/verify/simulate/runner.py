@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interlock.core.showing import described
+from interlock.core.refusals import described
 from interlock.errors import Invalid
 from interlock.verify.simulate.patterns import Agent, GaveUp, Pattern
 from interlock.verify.simulate.results import (

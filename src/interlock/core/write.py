@@ -1,96 +1,48 @@
-"""Decisions: from a command and what it was computed from to a plan, or to a refusal.
+"""One write: from a command and the record that it was computed from to a commit.
 
-Pure functions.  The wording of refusals that the backends find (a moved version, a held turn)
-is made here too, so that every backend says the same.
+`plan_put` and its like decide, as pure functions: the answer is a plan, or the refusal that the
+key's rule demands.  `commit` sends the plan, and decides again where the rules have changed
+meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
-from interlock.core.documents import FILES, check_document, folders_of, in_the_way
-from interlock.core.keys import check_key
-from interlock.core.machines import check_delete, check_move, illegal, state_of
-from interlock.core.outcome import (
-    Committed,
+from interlock.core.document import FILES, check_document, folders_of, in_the_way
+from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
+from interlock.core.keys import check_key, decode, encode
+from interlock.core.keys import owner as owner_of
+from interlock.core.machine import check_delete, check_move, illegal, state_of
+from interlock.core.merge import REMOVED, merge3
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
+from interlock.core.records import Committed, Entry, Record, absent
+from interlock.core.refusals import (
     Conflict,
-    Deadlock,
-    Fenced,
     Forbidden,
-    Held,
+    IllegalTransition,
     Invalid,
     Outcome,
     Outdated,
-    Pruned,
     Refusal,
-    Wait,
 )
-from interlock.core.patterns import owner as owner_of
-from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write
-from interlock.core.records import Record, absent, as_datetime
-from interlock.core.requests import QUEUE
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, RuleBook
-from interlock.core.showing import described, seconds_left
+from interlock.core.requests import Commit, Load, Noted, Steps
+from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, unknown_reducer
 from interlock.core.struct import Json
-from interlock.core.values import decode, encode
+from interlock.core.writer import Writer
+
+NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
+FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
+_MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
 
 Decision = Plan | Refusal
-NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 
 
-@dataclass(slots=True, eq=False)
-class Writer:
-    """Who asks: the space's unique id, the agent's name, and the limit of a value in bytes.
-
-    `book` holds the rules as this writer knows them, `incarnation` that of the agent's name.
-    `host` is set where the agent was given no name: it is then that of its host and process.
-    """
-
-    space: str
-    agent: str
-    max_value_bytes: int
-    book: RuleBook = field(default_factory=RuleBook)
-    incarnation: int = 0
-    host: str = ""
-
-    def plan(
-        self,
-        op_id: str,
-        *,
-        writes: Iterable[Write],
-        expects: Iterable[Expect] = (),
-        scans: Iterable[Scanned] = (),
-        ticket: int = 0,
-        yields: bool = False,
-        leased: tuple[str, ...] = (),
-        transaction: bool = False,
-    ) -> Plan:
-        """Make a plan, fenced by the writer's name, its incarnation and the rules it knows."""
-        return Plan(
-            op_id=op_id,
-            agent=self.agent,
-            expects=tuple(expects),
-            scans=tuple(scans),
-            writes=tuple(writes),
-            ticket=ticket,
-            yields=yields,
-            rules=self.book.rules.version,
-            incarnation=self.incarnation,
-            leased=leased,
-            transaction=transaction,
-        )
-
-    def is_own(self, agent: str) -> bool:
-        """Whether an operation of `agent` is this writer's.  Who has no name is known by its host:
-        another process may send its operation again."""
-        host, _, process = agent.rpartition(":")
-        unnamed = self.host != "" and host == self.host and process.isdigit()
-        return agent == self.agent or unnamed
-
-
-def put(writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False) -> Decision:
+def plan_put(
+    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+) -> Decision:
     """Plan writing `value` over `record`."""
     wrong = own_record(writer, record)
     if wrong is not None:
@@ -103,7 +55,7 @@ def put(writer: Writer, record: Record, value: Json, op_id: str, leased: bool = 
     )
 
 
-def create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
+def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
     wrong = check_key(key)
     if wrong is not None:
@@ -116,7 +68,7 @@ def create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     )
 
 
-def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> Decision:
+def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> Decision:
     """Plan deleting the key of `record`, which must exist."""
     wrong = own_record(writer, record)
     if wrong is not None:
@@ -129,7 +81,7 @@ def delete(writer: Writer, record: Record, op_id: str, leased: bool = False) -> 
     )
 
 
-def append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
+def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding one contribution to a merged key, whatever it holds."""
     wrong = check_key(key)
     if wrong is not None:
@@ -141,7 +93,7 @@ def append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     return refused or writer.plan(op_id, writes=(write,))
 
 
-def transition(
+def plan_transition(
     writer: Writer, record: Record, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Decision:
     """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
@@ -165,7 +117,7 @@ def transition(
         return before
     if before == to and to not in machine.targets(to):
         return illegal(machine, record.key, before, to)
-    return put(writer, record, {**old, **changes, machine.field: to}, op_id)
+    return plan_put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
 def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
@@ -223,35 +175,6 @@ def _not_appendable(
     return None
 
 
-def unknown_reducer(key: str, rule: Rule) -> Invalid:
-    """The refusal of a process that does not have the code of a key's reducer."""
-    return Invalid(
-        f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
-        "Open the space with its rules=.",
-        key,
-        by_rules=True,
-    )
-
-
-def pruned(position: int, floor: int) -> Pruned:
-    """The refusal of reading what was cut off; the log is kept after position `floor`."""
-    return Pruned(
-        f"The log after position {position} was trimmed. Its oldest entry is {floor + 1}: "
-        "start there.",
-        position,
-        floor + 1,
-    )
-
-
-def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
-    """The refusal of reading a merged key whose reducer fails on its contributions."""
-    return Invalid(
-        f"Can't merge the contributions to {key!r}: reducer {reducer!r} raised "
-        f"{described(problem)}",
-        key,
-    )
-
-
 def forgot_return(what: str) -> str:
     """Say that a function (`what` names it) returned None instead of a value."""
     return f"{what} returned None: is a return missing?"
@@ -269,16 +192,6 @@ def forgot_write(key: str) -> Invalid:
 def nothing_to_delete(key: str) -> Invalid:
     """The refusal of deleting a key that does not exist."""
     return Invalid(f"Nothing to delete: {key!r} does not exist.", key)
-
-
-def expect(record: Record) -> Expect:
-    """The expectation that `record` has not moved."""
-    return Expect(record.key, record.version, record.epoch)
-
-
-def scanned(prefix: str, records: tuple[Record, ...]) -> Scanned:
-    """The expectation that a scan of `prefix` would return the same again."""
-    return Scanned(prefix, tuple((r.key, r.version, r.epoch) for r in records))
 
 
 def own_record(writer: Writer, record: object) -> Invalid | None:
@@ -306,7 +219,7 @@ def reads_beyond(plan: Plan) -> dict[str, Json] | None:
     return reads if reads or plan.transaction else None
 
 
-def result(outcome: Committed, space: str) -> list[Record]:
+def records_of(outcome: Committed, space: str) -> list[Record]:
     """Return the records that a commit made."""
     agent, time_us = outcome.agent, outcome.time_us
     return [
@@ -338,7 +251,7 @@ def applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> 
     """Return the record of an operation that wrote exactly `key`, and is this writer's."""
     if len(outcome.writes) != 1 or outcome.writes[0].key != key:
         return reused_operation(op_id, key)
-    return others_operation(writer, op_id, outcome) or result(outcome, writer.space)[0]
+    return others_operation(writer, op_id, outcome) or records_of(outcome, writer.space)[0]
 
 
 def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid | None:
@@ -351,85 +264,7 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
     )
 
 
-def conflict(expected: Expect, record: Record) -> Conflict:
-    """The refusal of a plan that was computed from a record that has moved."""
-    if expected.version is None:
-        message = f"{record.key!r} already exists (version {record.version}, by {record.writer!r})"
-    else:
-        read = f"you read version {expected.version}" if expected.version else "you read no value"
-        now = "it was never written"
-        if record.version:
-            did = "wrote" if record.exists else "deleted it as"
-            at = f"{as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
-            now = f"{record.writer!r} {did} version {record.version} at {at}"
-        message = f"{record.key!r} changed: {read}, {now}"
-    return Conflict(message, record.key, expected.version, record.version, record)
-
-
-def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict:
-    """The refusal of a plan that was computed from a scan which would now return something else."""
-    was = f"had version {expected}" if expected else "didn't exist"
-    now = f"has version {record.version} now" if record.exists else "is gone"
-    message = f"The scan of {prefix!r} changed: {record.key!r} {was} and {now}"
-    return Conflict(message, record.key, expected or 0, record.version, record, prefix)
-
-
-def fenced(key: str, held: int, current: int) -> Fenced:
-    """The refusal of a writer that was replaced."""
-    return Fenced(
-        f"Another writer took over {key!r} (epoch {current}; you have {held})", key, held, current
-    )
-
-
-def replaced(agent: str, held: int, current: int) -> Fenced:
-    """The refusal of a process whose agent name was taken over by another one."""
-    return Fenced(
-        f"Another process took over agent {agent!r} (incarnation {current}; this one is {held})",
-        "",
-        held,
-        current,
-    )
-
-
-def outdated(known: int, record: Record) -> Outdated:
-    """The refusal of a plan that was decided under other rules than those in force."""
-    return Outdated(
-        f"The rules changed: version {record.version} is in force, the plan used {known}",
-        record,
-    )
-
-
-def held(key: str, holder: str, seconds: float) -> Held:
-    """The refusal of a plan that gives way to the agent whose turn it is."""
-    return Held(
-        f"{holder!r} has the turn for {key!r} ({seconds_left(seconds)})",
-        key,
-        holder,
-        seconds,
-    )
-
-
-def leased_to(key: str, holder: str, seconds: float) -> Held:
-    """The refusal of a write to a key that another agent has the lease of."""
-    return Held(
-        f"{holder!r} holds the lease of {key!r} ({seconds_left(seconds)})",
-        key,
-        holder,
-        seconds,
-        lease=True,
-    )
-
-
-def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
-    """The refusal of a wait that closed a cycle."""
-    cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
-    first, *others = cycle
-    waits = [f"{first.agent!r} waits for {first.holder!r} ({first.key!r})"]
-    waits += [f"{agent!r} for {holder!r} ({key!r})" for agent, key, holder in others]
-    return Deadlock(f"Deadlock: {', and '.join(waits)}", first.key, cycle)
-
-
-def place(
+def expected_place(
     key: str, gone: Mapping[str, Expect] = NOTHING_GONE
 ) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
     """What the commit of a new document expects of its place: no document where it needs a folder,
@@ -456,16 +291,6 @@ def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
     return None
 
 
-def first_difference(
-    members: Mapping[str, tuple[int, int]], current: Mapping[str, tuple[int, int]]
-) -> str | None:
-    """Return the first key that differs between a scan as expected and as it is, or None."""
-    for key in sorted(members.keys() | current.keys()):
-        if members.get(key) != current.get(key):
-            return key
-    return None
-
-
 def _single(
     writer: Writer,
     op_id: str,
@@ -475,7 +300,7 @@ def _single(
     new: bool = False,
 ) -> Plan:
     """The plan of one write, computed from the record that is expected; `new`: none exists."""
-    folders, inside = place(write.key) if new else ((), ())
+    folders, inside = expected_place(write.key) if new else ((), ())
     return writer.plan(
         op_id,
         expects=(expected, *folders),
@@ -483,3 +308,175 @@ def _single(
         writes=(write,),
         leased=(write.key,) if leased else (),
     )
+
+
+def commit(
+    writer: Writer,
+    decision: Callable[[], Decision],
+    exact: bool | Callable[[], bool] = True,
+    ticket: int = 0,
+    yields: bool = False,
+    shared: bool = False,
+) -> Steps[Outcome]:
+    """Decide and commit.  Returns Committed or a Refusal.
+
+    `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
+    that was already applied must have written the same values.  `ticket` and `yields` are those
+    of the plan.  `shared`: the operation may have been applied by another agent.
+    """
+    while True:
+        plan = decision()
+        if isinstance(plan, Refusal):
+            forbidden = isinstance(plan, Forbidden | IllegalTransition)
+            by_rules = forbidden or (isinstance(plan, Invalid) and plan.by_rules)
+            if by_rules and (yield from reload(writer)):
+                continue
+            if forbidden:
+                yield Noted(plan, writer.agent)
+            return plan
+        if ticket or yields:
+            plan = plan._replace(ticket=ticket, yields=yields)
+        outcome = yield from Commit(plan)
+        if isinstance(outcome, Committed):
+            if not outcome.replayed:
+                return outcome
+            other = None if shared else others_operation(writer, plan.op_id, outcome)
+            if other is not None:
+                return other
+            same = exact() if callable(exact) else exact
+            return same_operation(plan, outcome) if same else outcome
+        if isinstance(outcome, Outdated):
+            writer.book.load(outcome.record.version, outcome.record.value)
+            continue
+        if isinstance(outcome, Conflict):
+            return misplaced(plan, outcome) or (yield from fold_conflict(writer, outcome))
+        return outcome
+
+
+def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record | Refusal]:
+    """Commit one planned write.  Returns its Record or a Refusal."""
+    outcome = yield from commit(writer, decision)
+    return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
+
+
+def write_record(
+    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+) -> Steps[Record | Refusal]:
+    """Write `value` over `record`; rebase it where the key's rule says so."""
+
+    def exact() -> bool:  # a merged value need not be the one that was asked for
+        return not rebased(writer, record.key)
+
+    outcome = yield from put(writer, record, value, op_id, leased, exact)
+    return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
+
+
+def put(
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    exact: bool | Callable[[], bool] = False,
+    ticket: int = 0,
+    yields: bool = False,
+) -> Steps[Outcome]:
+    """Commit `value` over `record`, merged with what came in between where the key's rule says so.
+
+    Returns Committed or a Refusal.
+    """
+
+    def decision() -> Decision:
+        return plan_put(writer, record, value, op_id, leased)
+
+    while True:
+        outcome = yield from commit(writer, decision, exact, ticket, yields)
+        if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
+            return outcome
+        merged = rebase(record, value, outcome)
+        if isinstance(merged, Conflict):
+            return merged
+        record, value, exact = outcome.record, merged[0], False
+
+
+def rebased(writer: Writer, key: str) -> bool:
+    """Whether the rule of `key` is to merge what was changed elsewhere."""
+    return writer.book.rules.match(key)[1].on_conflict == "rebase"
+
+
+def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Conflict:
+    """Return my change made to the fresh record, or the conflict with the paths that clash."""
+    theirs = conflict.record
+    if not theirs.exists or conflict.prefix is not None:
+        return conflict
+    was = decode(base.body) if base.exists else REMOVED
+    merged, clashes = merge3(was, mine, decode(theirs.body))
+    if not clashes:
+        return (merged,)
+    first = clashes[0]
+    where = "/".join(map(str, first.path)) or "the whole value"
+    message = (
+        f"{conflict.message}; both changed {where}: base {first.base!r:.80}, "
+        f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
+    )
+    return conflict.replace(message=message, clashes=clashes)
+
+
+def append(
+    writer: Writer, key: str, item: Json, op_id: str, exact: bool = True
+) -> Steps[Entry | Refusal]:
+    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
+
+    Returns its Entry or a Refusal.
+    """
+    outcome = yield from commit(
+        writer, lambda: plan_append(writer, key, item, op_id), exact, shared=not exact
+    )
+    if not isinstance(outcome, Committed):
+        return outcome
+    done = outcome.writes[0]
+    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
+        with suppress(Unfoldable):
+            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
+    return Entry(
+        done.position,
+        key,
+        done.version,
+        done.epoch,
+        done.kind,
+        decode(done.body),
+        outcome.agent,
+        outcome.time_us,
+        op_id,
+        None,
+    )
+
+
+def transition(
+    writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
+) -> Steps[Record | Refusal]:
+    """Move the machine of a key.  A record in hand is written once; a key is read first, and again
+    where it moved: nothing is thought about in between."""
+    if isinstance(target, Record):
+        wrong = own_record(writer, target)
+        if wrong is not None:
+            return wrong
+        record = target
+    else:
+        wrong = check_key(target)
+        if wrong is not None:
+            return wrong
+        snapshot = yield from ask(writer, Load((target,), (), op_id))
+        if snapshot.applied is not None:
+            return applied_before(writer, target, op_id, snapshot.applied)
+        record = snapshot.records[target]
+
+    def move() -> Decision:
+        return plan_transition(writer, record, to, changes, op_id)
+
+    for _ in range(_MOST_TRANSITIONS):
+        outcome = yield from write_one(writer, move)
+        if target is record or not isinstance(outcome, Conflict):
+            break
+        record = outcome.record
+    return outcome

@@ -6,27 +6,19 @@ expiry only says when somebody else may ask.  Who waits stands in a queue of tic
 
 from __future__ import annotations
 
-from interlock.core import decide
-from interlock.core.decide import Writer
-from interlock.core.folding import ask
+from interlock.core import refusals
+from interlock.core.fold import ask
 from interlock.core.keys import check_all, check_key
-from interlock.core.outcome import Invalid, Refusal
 from interlock.core.records import Record
-from interlock.core.requests import (
-    QUEUE,
-    DropLease,
-    LeaveTurn,
-    OutOfTime,
-    Steps,
-    TakeLease,
-    TakeTurn,
-)
-from interlock.core.turns import Progress, Turn, giving_up
+from interlock.core.refusals import QUEUE, Invalid, Refusal
+from interlock.core.requests import DropLease, LeaveTurn, OutOfTime, Steps, TakeLease, TakeTurn
+from interlock.core.update import Progress, Turn, giving_up
+from interlock.core.writer import Writer
 
 _LONGEST_TTL = 24 * 3600.0
 
 
-def take(
+def take_lease(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
 ) -> Steps[tuple[Record, ...] | Refusal]:
     """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
@@ -34,10 +26,10 @@ def take(
     Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
     Invalid.
     """
-    return check_all(keys, ()) or (yield from take_own(writer, keys, ttl, wait, op_id))
+    return check_all(keys, ()) or (yield from take_own_lease(writer, keys, ttl, wait, op_id))
 
 
-def take_own(
+def take_own_lease(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
 ) -> Steps[tuple[Record, ...] | Refusal]:
     """The same for keys of the library's own."""
@@ -71,14 +63,14 @@ def _take(
         if grant.refusal is not None:
             return grant.refusal
         if wait == 0:
-            return decide.leased_to(grant.key, grant.holder, grant.seconds)
+            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
         join = TakeTurn(
             queues, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=turn.ticket
         )
         try:
             place = yield from join if turn.ticket else join.replace(most=left)
         except OutOfTime:
-            return decide.leased_to(grant.key, grant.holder, grant.seconds)
+            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
         now_us = place.snapshot.time_us
         turn.ticket, start_us = place.ticket, start_us or now_us - int(place.waited * 1e6)
         left = None if wait is None else wait - (now_us - start_us) / 1e6
@@ -89,16 +81,16 @@ def _take(
                 break
         if place.cycle:
             yield LeaveTurn(place.ticket)
-            return decide.deadlock(place.cycle)
+            return refusals.deadlock(place.cycle)
         if left is not None and left <= 0:
             yield LeaveTurn(place.ticket)
-            return decide.leased_to(grant.key, grant.holder, grant.seconds)
+            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
         if place.ticket:
             yield pause
     return grant.records
 
 
-def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
+def renew_lease(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
     if wrong is not None:
@@ -109,23 +101,23 @@ def renew(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Re
     grant = yield from ask(writer, asked)
     if grant.granted:
         return grant.record
-    return grant.refusal or decide.fenced(key, epoch, grant.record.epoch)
+    return grant.refusal or refusals.fenced(key, epoch, grant.record.epoch)
 
 
-def release(key: str, epoch: int) -> Steps[None]:
+def release_lease(key: str, epoch: int) -> Steps[None]:
     """Give up a lease.  Giving up one that was lost does nothing.  Returns None."""
     yield DropLease(key, epoch)
 
 
-def reclaim(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
+def reclaim_lease(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """Take the lease of `key` away from whoever holds it, and fence whoever read it before.
 
     Returns the Record at its new epoch.
     """
-    return check_key(key) or (yield from reclaim_own(writer, key, op_id))
+    return check_key(key) or (yield from reclaim_own_lease(writer, key, op_id))
 
 
-def reclaim_own(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
+def reclaim_own_lease(writer: Writer, key: str, op_id: str) -> Steps[Record | Refusal]:
     """The same for a key of the library's own."""
     asked = TakeLease(
         (key,),

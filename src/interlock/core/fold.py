@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from interlock.core import decide
-from interlock.core.decide import Writer
-from interlock.core.merges import fold_items
-from interlock.core.outcome import Conflict, Refusal
+from interlock.core.keys import encode
+from interlock.core.merge import fold_items
 from interlock.core.records import Record, Snapshot, Tail
+from interlock.core.refusals import Conflict, Invalid, Refusal, described
 from interlock.core.requests import A_co, Grant, Load, Place, Request, SaveFold, Steps
-from interlock.core.rules import RULES_KEY, RuleSet
-from interlock.core.values import encode
+from interlock.core.rules import RULES_KEY, RuleSet, unknown_reducer
+from interlock.core.writer import Writer
 
 SAVE_AFTER = 200  # contributions since the last saved fold
 LARGEST = 1 << 30  # bytes of a fold
@@ -84,13 +83,13 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     rules = writer.book.rules if past is None else past
     reducer = rules.reducer(record.key)
     if reducer is None:
-        raise Unfoldable(decide.unknown_reducer(record.key, rules.match(record.key)[1]))
+        raise Unfoldable(unknown_reducer(record.key, rules.match(record.key)[1]))
     started = tail.base is not None
     start = json.loads(tail.base) if tail.base is not None else None
     try:
         value = fold_items(reducer, json.loads(tail.items), start, started)
     except Exception as problem:
-        raise Unfoldable(decide.not_foldable(record.key, reducer.name, problem)) from problem
+        raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
     if past is None and tail.length >= SAVE_AFTER:
         body = encode(value, LARGEST)
         if isinstance(body, str):
@@ -106,3 +105,12 @@ def reload(writer: Writer) -> Steps[bool]:
         return False
     writer.book.load(record.version, record.value)
     return True
+
+
+def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
+    """The refusal of reading a merged key whose reducer fails on its contributions."""
+    return Invalid(
+        f"Can't merge the contributions to {key!r}: reducer {reducer!r} raised "
+        f"{described(problem)}",
+        key,
+    )

@@ -7,19 +7,55 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial, wraps
 from itertools import chain
+from typing import Any, NamedTuple
 
-from interlock.core import decide
-from interlock.core.documents import FILES, folders_of, in_the_way
-from interlock.core.folding import ask
-from interlock.core.keys import check_all, check_key
-from interlock.core.merges import fold_items
-from interlock.core.outcome import Conflict, Invalid, Refusal
-from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write
-from interlock.core.records import Record, Snapshot, absent
-from interlock.core.requests import Load, Steps
+from interlock.core import refusals
+from interlock.core.document import FILES, folders_of, in_the_way
+from interlock.core.fold import Unfoldable, ask
+from interlock.core.keys import check_all, check_key, decode
+from interlock.core.merge import fold_items
+from interlock.core.plan import (
+    APPEND,
+    DELETE,
+    PUT,
+    Expect,
+    Plan,
+    Write,
+    expect,
+    first_difference,
+    scanned,
+)
+from interlock.core.records import Committed, Record, Snapshot, absent
+from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Refusal
+from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
-from interlock.core.values import decode
+from interlock.core.update import (
+    Limits,
+    P,
+    Turn,
+    check_limits,
+    final_refusal,
+    kept,
+    renewal,
+    take_turn,
+    with_turn,
+)
+from interlock.core.write import (
+    Decision,
+    allowed,
+    commit,
+    expected_place,
+    forgot_write,
+    nothing_to_delete,
+    others_operation,
+    own_record,
+    reused_operation,
+    write_of,
+)
+from interlock.core.writer import Writer
 
 ENDED = Invalid("The transaction has ended. Begin another one.")
 
@@ -32,7 +68,7 @@ class Transaction:
 
     recorded = False
 
-    def __init__(self, writer: decide.Writer) -> None:
+    def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.read_records: dict[str, Record] = {}
         self.read_scans: dict[str, tuple[Record, ...]] = {}
@@ -85,16 +121,16 @@ class Transaction:
         """Expect at the commit that `record`, read outside the transaction, has not moved."""
         if self.ended:
             return ENDED
-        return decide.own_record(self.writer, record) or self._expect(record)
+        return own_record(self.writer, record) or self._expect(record)
 
     def write(self, record: Record, value: Json) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = decide.own_record(self.writer, record)
+        wrong = own_record(self.writer, record)
         if wrong is not None:
             return wrong
-        write = decide.write_of(self.writer, PUT, record.key, value)
+        write = write_of(self.writer, PUT, record.key, value)
         if isinstance(write, Invalid):
             return write
         refused = self._appended(record.key) or self._expect(record)
@@ -109,13 +145,13 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        write = decide.write_of(self.writer, PUT, key, value)
+        write = write_of(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
         view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
         if view.exists:
-            self.doomed = decide.conflict(Expect(key, None, None), view)
+            self.doomed = refusals.conflict(Expect(key, None, None), view)
             return self.doomed
         if known is None and key not in self.foreign:
             self.foreign[key] = Expect(key, None, None)
@@ -126,9 +162,9 @@ class Transaction:
         """Delete the key of `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = decide.own_record(self.writer, record)
+        wrong = own_record(self.writer, record)
         if wrong is None and not record.exists:
-            wrong = decide.nothing_to_delete(record.key)
+            wrong = nothing_to_delete(record.key)
         if wrong is not None:
             return wrong
         refused = self._appended(record.key) or self._expect(record)
@@ -147,7 +183,7 @@ class Transaction:
         wrong = check_key(key)
         if wrong is not None:
             return wrong
-        write = decide.write_of(self.writer, APPEND, key, item)
+        write = write_of(self.writer, APPEND, key, item)
         if isinstance(write, Invalid):
             return write
         if key in self.writes:
@@ -186,15 +222,15 @@ class Transaction:
         """Whether there is anything to commit."""
         return bool(self.writes or self.appends)
 
-    def decision(self, op_id: str) -> decide.Decision:
+    def decision(self, op_id: str) -> Decision:
         """Return the plan, or what the rules of the keys say against it, or a forgotten write."""
         forgotten = self.changed_in_place()
         if forgotten is not None:
-            return decide.forgot_write(forgotten)
+            return forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
             item = decode(write.body) if write.kind == APPEND else None
-            refused = decide.allowed(self.writer, base, write, item=item)
+            refused = allowed(self.writer, base, write, item=item)
             if refused is not None:
                 return refused
         return self._misplaced() or self.plan(op_id)
@@ -202,14 +238,14 @@ class Transaction:
     def plan(self, op_id: str) -> Plan:
         """Return the plan: every record and prefix read is an expectation, and so is the place of
         every new document."""
-        expects = {key: decide.expect(record) for key, record in self.read_records.items()}
+        expects = {key: expect(record) for key, record in self.read_records.items()}
         for key, expected in self.foreign.items():
             expects[key] = expected
-        scans = {prefix: decide.scanned(prefix, found) for prefix, found in self.read_scans.items()}
+        scans = {prefix: scanned(prefix, found) for prefix, found in self.read_scans.items()}
         members = {record.key for records in self.read_scans.values() for record in records}
         deleted = {key: expects[key] for key, each in self.writes.items() if each.kind == DELETE}
         for key in self._new_documents():
-            folders, inside = decide.place(key, deleted)
+            folders, inside = expected_place(key, deleted)
             for folder in folders:
                 expects.setdefault(folder.key, folder)
             for scan in inside:
@@ -252,16 +288,16 @@ class Transaction:
 
     def _expect(self, record: Record) -> Conflict | None:
         """Expect `record`; two versions of one key in a transaction can only conflict."""
-        expected, key = decide.expect(record), record.key
+        expected, key = expect(record), record.key
         read, foreign = self.read_records.get(key), self.foreign.get(key)
-        before = decide.expect(read) if read is not None else foreign
+        before = expect(read) if read is not None else foreign
         if before is None:
             self.foreign[key] = expected
         elif before.version is None:
             if record.version and record.exists:  # it was created here, and exists elsewhere
-                self.doomed = decide.conflict(before, record)
+                self.doomed = refusals.conflict(before, record)
         elif before != expected:
-            self.doomed = decide.conflict(before, record)
+            self.doomed = refusals.conflict(before, record)
         self.bases.setdefault(
             key, read or (record if before is None else absent(key, record.space))
         )
@@ -287,18 +323,152 @@ class Transaction:
         for key, record in self.read_records.items():
             now = snapshot.records[key]
             if (now.version, now.epoch) != (record.version, record.epoch):
-                return decide.conflict(decide.expect(record), now)
+                return refusals.conflict(expect(record), now)
         for prefix, records in self.read_scans.items():
             was = {r.key: (r.version, r.epoch) for r in records}
             found = {r.key: r for r in snapshot.scans[prefix]}
             now_there = {k: (r.version, r.epoch) for k, r in found.items()}
-            changed = decide.first_difference(was, now_there)
+            changed = first_difference(was, now_there)
             if changed is not None:
                 expected = was[changed][0] if changed in was else None
                 fresh = found.get(changed, absent(changed, self.writer.space))
-                return decide.scan_conflict(prefix, expected, fresh)
+                return refusals.scan_conflict(prefix, expected, fresh)
         return None
 
 
 def _mixed(key: str) -> Invalid:
     return Invalid(f"A transaction can append to {key!r} or delete it, not both.", key)
+
+
+def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
+    """Commit a transaction once.  Returns Committed, or a Refusal."""
+    if state.doomed is not None:
+        return state.doomed
+    if not state.changes:
+        forgotten = state.changed_in_place()
+        if forgotten is not None:
+            return forgot_write(forgotten)
+        return Committed(state.position or 0, 0, state.writer.agent, ())
+    return (yield from commit(state.writer, lambda: state.decision(op_id)))
+
+
+def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
+    """Make a key that cannot be folded here a refusal, and not an answer of `fn`."""
+
+    @wraps(protocol)
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[Any]:
+        try:
+            return (yield from protocol(*args, **kwargs))
+        except Unfoldable as problem:
+            return Stopped(problem.refusal)
+
+    return steps
+
+
+@_stopping
+@with_turn
+def transact(
+    turn: Turn,
+    writer: Writer,
+    begin: Callable[[Transaction], Any],
+    fn: Callable[[Any], Any],
+    limits: Limits,
+    op_id: str,
+    resumable: bool,
+    new: Callable[[Writer], Transaction] = Transaction,
+) -> Steps[Any]:
+    """Run `fn` in a transaction and commit; run it again where what it read has moved.
+
+    Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
+    `fn` is given out of the transaction's state, and `new` that state.
+    """
+    wrong = check_limits(limits)
+    if wrong is not None:
+        return Stopped(wrong)
+    if resumable or limits.patience is not None:
+        snapshot = yield from Load((), (), op_id if resumable else None)
+        if snapshot.applied is not None:
+            return (yield from _transacted_before(writer, op_id, snapshot.applied))
+        turn.began_us = snapshot.time_us
+    queue: set[str] = set()
+    ticket = attempts = 0
+    while True:
+        if queue and not ticket:
+            turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
+            place = yield from take_turn(writer, keys, turn, limits, attempts)
+            if isinstance(place, Refusal):
+                return Stopped(place)
+            ticket = place.ticket
+        attempts += 1
+        state = new(writer)
+        state.turns = frozenset(queue)
+        renew = renewal(writer, tuple(sorted(queue)), turn, ticket) if ticket else None
+        answer = None
+        try:
+            answer = yield Think(fn, (begin(state),), renew)
+        except Exception:
+            if state.doomed is None:
+                raise  # otherwise it comes of a read that was refused: think again
+        finally:
+            state.ended = True
+        outcome = state.doomed or (
+            yield from _commit_thought(state, answer, op_id, ticket, limits.turns != "never")
+        )
+        if isinstance(outcome, Committed):
+            if ticket and not outcome.writes:
+                yield LeaveTurn(ticket)
+            return answer if _is_ours(state, op_id, outcome) else None
+        key = getattr(outcome, "key", "")
+        give_up = (
+            outcome if state.is_over(outcome) else final_refusal(key, outcome, limits, attempts)
+        )
+        if give_up is not None:
+            if ticket:
+                yield LeaveTurn(ticket)
+            return Stopped(give_up)
+        assert isinstance(outcome, Conflict | Held | Fenced)
+        if ticket and (outcome.key not in queue or isinstance(outcome, Held)):
+            yield LeaveTurn(ticket)
+            ticket = 0
+        if ticket:
+            place = yield from renewal(writer, tuple(sorted(queue)), turn, ticket, firm=True)
+            ticket, _ = kept(place, outcome.key, None)
+        elif limits.turns != "never":
+            queue.add(outcome.key)
+
+
+def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
+    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    of this writer's."""
+    other = others_operation(writer, op_id, applied)
+    if other is None and len(applied.writes) == 1:
+        page = yield from ReadLog(after=applied.position - 1, limit=1)
+        if isinstance(page, LogPage) and page.entries and page.entries[0].reads is None:
+            other = reused_operation(op_id, applied.writes[0].key)
+    return None if other is None else Stopped(other)
+
+
+class Stopped(NamedTuple):
+    """A transaction that ended in a refusal; told apart from any value that `fn` may return."""
+
+    refusal: Refusal
+
+
+def _commit_thought(
+    state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
+) -> Steps[Outcome]:
+    if not state.changes:
+        forgotten = state.changed_in_place() if answer is None else None
+        if forgotten is not None:
+            return forgot_write(forgotten)
+        return Committed(0, 0, state.writer.agent, ())
+    decision = partial(state.decision, op_id)
+    return (yield from commit(state.writer, decision, False, ticket, yields))
+
+
+def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
+    """Whether what was committed is this thought, and not another one under the same id."""
+    if not outcome.replayed:
+        return True
+    bodies = [write.body for write in state.plan(op_id).writes]
+    return bodies == [write.body for write in outcome.writes]

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.core import decide, protocol
-from interlock.core.outcome import Conflict, Contended, Forbidden, Invalid, Refusal
+from interlock.core import refusals, transact
 from interlock.core.plan import Expect, Plan, Scanned, Write
-from interlock.core.protocol import Stopped
 from interlock.core.records import Record, Snapshot, absent
+from interlock.core.refusals import Conflict, Contended, Forbidden, Invalid, Refusal
 from interlock.core.requests import LeaveTurn, Load, TakeTurn
 from interlock.core.rules import leased, merged
-from interlock.core.transaction import Transaction
-from interlock.core.turns import TICKET_TTL, Limits
-from tests.core.test_protocols import (
+from interlock.core.transact import Stopped, Transaction, commit_transaction
+from interlock.core.update import TICKET_TTL, Limits
+from interlock.core.writer import Writer
+from tests.core.test_update import (
     ABSENT,
     AUTO,
     HELD,
@@ -146,7 +146,7 @@ def test_a_create_of_what_was_read_dooms_even_where_it_is_ones_own() -> None:
         refusal = tx.create("a/1", 2)
         assert isinstance(refusal, Conflict)
         assert (tx.doomed, refusal.expected) == (refusal, None)
-        assert Script().play(protocol.commit_transaction(tx, OP)) == refusal
+        assert Script().play(commit_transaction(tx, OP)) == refusal
 
 
 @pytest.mark.parametrize("value", [{1}, "x" * 1000, float("nan")])
@@ -228,11 +228,11 @@ def test_a_read_that_finds_an_earlier_one_moved_dooms_the_transaction(
     assert tx.doomed == refusal
     assert "fresh" not in tx.read_records
     tx.create("mine", 1)
-    assert Script().play(protocol.commit_transaction(tx, OP)) == refusal
+    assert Script().play(commit_transaction(tx, OP)) == refusal
 
 
 def test_the_plan_names_everything_that_was_read() -> None:
-    me = decide.Writer(SPACE, "me", 1000, incarnation=4)
+    me = Writer(SPACE, "me", 1000, incarnation=4)
     me.book.load(7, {})
     tx = Transaction(me)
     load(tx, World(5, (ONE, TWO, rec(1, 8, "read", epoch=2))), keys="read gone a/1", scan="a/")
@@ -291,8 +291,8 @@ def test_views_are_those_of_a_dictionary_and_the_plan_makes_it(
     assert {scan.prefix for scan in plan.scans} == prefixes
 
 
-def transact(limits: Limits, fn: Callable[[Transaction], Any]) -> Any:
-    return protocol.transact(writer(), lambda state: state, fn, limits, OP, False)
+def transacted(limits: Limits, fn: Callable[[Transaction], Any]) -> Any:
+    return transact.transact(writer(), lambda state: state, fn, limits, OP, False)
 
 
 def think(tx: Transaction) -> str:
@@ -307,18 +307,18 @@ QUEUED = [run_fn, MOVED, place(rec(0, 2))]  # what is answered until the turn ha
 
 def test_transact_thinks_and_commits_without_a_turn() -> None:
     script = Script(run_fn, done("1"))
-    assert script.play(transact(AUTO, think)) == "answer"
+    assert script.play(transacted(AUTO, think)) == "answer"
     assert (script.kinds, script.requests[0].renew) == (["Think", "Commit"], None)
     plan = script.requests[1].plan
     assert (plan.ticket, plan.yields, [w.key for w in plan.writes]) == (0, True, ["j", "k"])
     script = Script(run_fn, MOVED, run_fn, done("1"))
-    assert script.play(transact(NEVER, think)) == "answer"
+    assert script.play(transacted(NEVER, think)) == "answer"
     assert script.plans == [(0, 1, False)] * 2
 
 
 def test_after_a_conflict_transact_thinks_in_the_turn_of_that_key() -> None:
     script = Script(*QUEUED, run_fn, MOVED, place(rec(0, 3)), run_fn, done("1"))
-    assert script.play(transact(AUTO, think)) == "answer"
+    assert script.play(transacted(AUTO, think)) == "answer"
     renew = TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL, ticket=TICKET)
     assert script.requests[2] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL, ticket=0)
     assert (script.requests[3].renew, script.requests[5]) == (renew, renew.replace(firm=True))
@@ -337,14 +337,14 @@ def test_transact_that_lost_its_turn_joins_again(
     refusal: Refusal, between: list[Any], keys: tuple[str, ...]
 ) -> None:
     script = Script(*QUEUED, run_fn, refusal, *between, place(ticket=8), run_fn, done("1"))
-    assert script.play(transact(AUTO, think)) == "answer"
+    assert script.play(transacted(AUTO, think)) == "answer"
     left = [request for request in script.requests if isinstance(request, LeaveTurn)]
     assert left == [LeaveTurn(TICKET)] * (between == [None])
     assert script.requests[-3] == TakeTurn(keys, name="op/2", agent="me", ttl=TICKET_TTL, ticket=0)
     assert script.plans[-1][0] == 8
 
 
-CREATED = decide.conflict(Expect("k", None, None), rec(0, 2))
+CREATED = refusals.conflict(Expect("k", None, None), rec(0, 2))
 
 
 @pytest.mark.parametrize("refusal", [MOVED, HELD, HELD_LEASE, CREATED])
@@ -352,7 +352,7 @@ def test_transact_that_ends_in_a_refusal_leaves_the_queue(refusal: Refusal) -> N
     for attempts, before in ((1, []), (2, QUEUED)):
         leaving = [None] if attempts == 2 else []
         script = Script(*before, run_fn, refusal, *leaving)
-        stopped = script.play(transact(Limits(attempts, None, "auto"), think))
+        stopped = script.play(transacted(Limits(attempts, None, "auto"), think))
         assert isinstance(stopped, Stopped)
         if refusal in (MOVED, HELD):
             assert isinstance(stopped.refusal, Contended)
@@ -367,7 +367,7 @@ def test_what_fn_raises_ends_transact_after_leaving_the_queue_but_not_where_it_i
     for before, end, left in (([], raised, 0), (QUEUED, raised, 1), (QUEUED, dropped, 0)):
         script = Script(*before, end, *[None] * left)
         with pytest.raises(type(end)):
-            script.play(transact(AUTO, think))
+            script.play(transacted(AUTO, think))
         assert script.requests[len(before) + 1 :] == [LeaveTurn(TICKET)] * left
 
 
@@ -381,21 +381,21 @@ def test_a_doomed_thought_is_thought_again_whatever_it_returns_or_raises(end: An
 
     thoughts = iter([doom, think])
     script = Script(run_fn, place(), run_fn, done("1"))
-    assert script.play(transact(AUTO, lambda tx: next(thoughts)(tx))) == "answer"
+    assert script.play(transacted(AUTO, lambda tx: next(thoughts)(tx))) == "answer"
     assert script.kinds == ["Think", "TakeTurn", "Think", "Commit"]
 
 
 def test_a_thought_that_writes_nothing_leaves_the_queue_without_a_commit() -> None:
-    assert Script("seen").play(transact(AUTO, think)) == "seen"
+    assert Script("seen").play(transacted(AUTO, think)) == "seen"
     script = Script(*QUEUED, "seen", None)
-    assert script.play(transact(AUTO, think)) == "seen"
+    assert script.play(transacted(AUTO, think)) == "seen"
     assert script.requests[-1] == LeaveTurn(TICKET)
 
 
 def test_transact_whose_patience_is_over_leaves_the_queue() -> None:
     began, late = EMPTY._replace(time_us=1_000_000), EMPTY._replace(time_us=2_500_000)
     script = Script(began, run_fn, MOVED, late, place(ahead=1, time_us=3_000_000), None)
-    stopped = script.play(transact(Limits(9, 2.0, "auto"), think))
+    stopped = script.play(transacted(Limits(9, 2.0, "auto"), think))
     assert script.requests[4].most == 0.5, "as long as it may wait without a ticket"
     assert isinstance(stopped.refusal, Contended)
     assert stopped.refusal.attempts == 1

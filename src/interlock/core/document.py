@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 
-from interlock.core.outcome import Invalid
+from interlock.core.refusals import Invalid
 from interlock.core.struct import Json
 
 FILES = "files/"

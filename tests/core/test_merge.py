@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import interlock
-from interlock.core.merges import REDUCERS, REMOVED, fold_items, merge3, same
+from interlock.core.merge import REDUCERS, REMOVED, fold_items, merge3, same
 from interlock.verify import LawBroken, laws
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(-9, 9) | st.text(max_size=5)

@@ -17,16 +17,16 @@ from functools import partial
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from interlock.core import commands, decide
-from interlock.core.decide import Decision, Writer
-from interlock.core.folding import LARGEST, Unfoldable, ask
-from interlock.core.outcome import Committed, Conflict, Invalid, Pruned, Refusal
-from interlock.core.plan import APPEND, PUT
-from interlock.core.protocol import check_position, load_at
-from interlock.core.records import Entry, Record
+from interlock.core.fold import LARGEST, Unfoldable, ask
+from interlock.core.keys import encode
+from interlock.core.plan import APPEND, PUT, expect
+from interlock.core.read import check_position, load_at
+from interlock.core.records import Committed, Entry, Record
+from interlock.core.refusals import Conflict, Invalid, Pruned, Refusal
 from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
 from interlock.core.rules import RULES_KEY, RuleSet
-from interlock.core.values import encode
+from interlock.core.write import Decision, commit, write_of
+from interlock.core.writer import Writer
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
 PAGE = 200  # entries that one step cuts, at most, beside the rest of a commit
@@ -95,7 +95,7 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refus
         if known.get(state) == source:
             return None
         plan = partial(_plan, writer, record, {**known, state: source}, op_id)
-        outcome = yield from commands.commit(writer, plan)
+        outcome = yield from commit(writer, plan)
         if isinstance(outcome, Committed):
             return None
         if not isinstance(outcome, Conflict):
@@ -103,10 +103,10 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refus
 
 
 def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
-    write = decide.write_of(writer, PUT, READERS_KEY, readers)
+    write = write_of(writer, PUT, READERS_KEY, readers)
     if isinstance(write, Invalid):
         return write
-    return writer.plan(op_id, expects=(decide.expect(record),), writes=(write,))
+    return writer.plan(op_id, expects=(expect(record),), writes=(write,))
 
 
 class _Wanted(NamedTuple):

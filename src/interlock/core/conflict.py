@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from interlock.core.outcome import (
+from interlock.core.records import as_datetime
+from interlock.core.refusals import (
     Conflict,
     Contended,
     Fenced,
@@ -18,7 +19,6 @@ from interlock.core.outcome import (
     Outdated,
     Refusal,
 )
-from interlock.core.records import as_datetime
 
 CLOSE_US = 100_000
 DROPPED = "dropped"  # the reason of a note that stands for many, which could not be kept

@@ -1,20 +1,22 @@
-"""What a commit returns: `Committed`, or a refusal that says what to do next.
+"""What a commit returns where nothing was written: refusals, which say what to do next.
 
-Refusals are plain values here; the façades raise them as the exceptions of `interlock.errors`.
-When several apply, the one that comes first in `PRECEDENCE` is the answer.
+Refusals are plain values here; the API raises them as the exceptions of `interlock.errors`.
+When several apply, the one that comes first in `PRECEDENCE` is the answer.  Those that a backend
+finds (a moved version, a held turn) are worded here, so that every backend says the same.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from interlock.core.records import Committed as Committed
-from interlock.core.records import Record
-from interlock.core.records import Written as Written
+from interlock.core.plan import Expect
+from interlock.core.records import Committed, Record, as_datetime
 from interlock.core.struct import Struct
 
 if TYPE_CHECKING:
-    from interlock.core.merges import Clash
+    from interlock.core.merge import Clash
+
+QUEUE = "$lease/"  # before a key: the queue for its lease
 
 
 class Refusal(Struct):
@@ -220,4 +222,124 @@ PRECEDENCE: tuple[type[Refusal], ...] = (
     Deadlock,
 )
 
+
 Outcome = Committed | Refusal
+
+
+def pruned(position: int, floor: int) -> Pruned:
+    """The refusal of reading what was cut off; the log is kept after position `floor`."""
+    return Pruned(
+        f"The log after position {position} was trimmed. Its oldest entry is {floor + 1}: "
+        "start there.",
+        position,
+        floor + 1,
+    )
+
+
+def conflict(expected: Expect, record: Record) -> Conflict:
+    """The refusal of a plan that was computed from a record that has moved."""
+    if expected.version is None:
+        message = f"{record.key!r} already exists (version {record.version}, by {record.writer!r})"
+    else:
+        read = f"you read version {expected.version}" if expected.version else "you read no value"
+        now = "it was never written"
+        if record.version:
+            did = "wrote" if record.exists else "deleted it as"
+            at = f"{as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
+            now = f"{record.writer!r} {did} version {record.version} at {at}"
+        message = f"{record.key!r} changed: {read}, {now}"
+    return Conflict(message, record.key, expected.version, record.version, record)
+
+
+def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict:
+    """The refusal of a plan that was computed from a scan which would now return something else."""
+    was = f"had version {expected}" if expected else "didn't exist"
+    now = f"has version {record.version} now" if record.exists else "is gone"
+    message = f"The scan of {prefix!r} changed: {record.key!r} {was} and {now}"
+    return Conflict(message, record.key, expected or 0, record.version, record, prefix)
+
+
+def fenced(key: str, held: int, current: int) -> Fenced:
+    """The refusal of a writer that was replaced."""
+    return Fenced(
+        f"Another writer took over {key!r} (epoch {current}; you have {held})", key, held, current
+    )
+
+
+def replaced(agent: str, held: int, current: int) -> Fenced:
+    """The refusal of a process whose agent name was taken over by another one."""
+    return Fenced(
+        f"Another process took over agent {agent!r} (incarnation {current}; this one is {held})",
+        "",
+        held,
+        current,
+    )
+
+
+def outdated(known: int, record: Record) -> Outdated:
+    """The refusal of a plan that was decided under other rules than those in force."""
+    return Outdated(
+        f"The rules changed: version {record.version} is in force, the plan used {known}",
+        record,
+    )
+
+
+def held(key: str, holder: str, seconds: float) -> Held:
+    """The refusal of a plan that gives way to the agent whose turn it is."""
+    return Held(
+        f"{holder!r} has the turn for {key!r} ({seconds_left(seconds)})",
+        key,
+        holder,
+        seconds,
+    )
+
+
+def leased_to(key: str, holder: str, seconds: float) -> Held:
+    """The refusal of a write to a key that another agent has the lease of."""
+    return Held(
+        f"{holder!r} holds the lease of {key!r} ({seconds_left(seconds)})",
+        key,
+        holder,
+        seconds,
+        lease=True,
+    )
+
+
+def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
+    """The refusal of a wait that closed a cycle."""
+    cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
+    first, *others = cycle
+    waits = [f"{first.agent!r} waits for {first.holder!r} ({first.key!r})"]
+    waits += [f"{agent!r} for {holder!r} ({key!r})" for agent, key, holder in others]
+    return Deadlock(f"Deadlock: {', and '.join(waits)}", first.key, cycle)
+
+
+def sentences(message: str, next_step: str = "") -> str:
+    """Return what happened and what to do as sentences, one after the other."""
+    return f"{message}{'' if message.endswith(('.', '?', '!')) else '.'} {next_step}".rstrip()
+
+
+def seconds_left(seconds: float) -> str:
+    """Return for how long somebody still has what others want."""
+    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s left unless renewed"
+
+
+def text_of(problem: BaseException) -> str:
+    """Return `str(problem)`, or what it is where that fails."""
+    try:
+        return str(problem)
+    except Exception:
+        return f"<{type(problem).__name__} that cannot be shown>"
+
+
+def repr_of(problem: BaseException) -> str:
+    """Return `repr(problem)`, or what it is where that fails."""
+    try:
+        return repr(problem)
+    except Exception:
+        return f"<{type(problem).__name__} that cannot be shown>"
+
+
+def described(problem: BaseException) -> str:
+    """Return the type of an exception and its text."""
+    return f"{type(problem).__name__}: {text_of(problem)}"

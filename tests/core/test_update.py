@@ -1,4 +1,4 @@
-"""The protocols driven by hand: what they ask for, in which order, after each kind of answer."""
+"""The protocols of one key, driven by hand: what they ask for, in which order."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from interlock.core import commands, decide, leases, protocol
-from interlock.core.decide import Writer
-from interlock.core.outcome import (
-    Committed,
+from interlock.core import refusals, transact, update, write
+from interlock.core.keys import encode
+from interlock.core.lease import take_lease
+from interlock.core.plan import Expect
+from interlock.core.records import Committed, Entry, Leaseholder, Record, Snapshot, Written, absent
+from interlock.core.refusals import (
+    QUEUE,
     Conflict,
     Contended,
     Deadlock,
@@ -20,12 +23,8 @@ from interlock.core.outcome import (
     Invalid,
     Refusal,
     Wait,
-    Written,
 )
-from interlock.core.plan import Expect
-from interlock.core.records import Entry, Leaseholder, Record, Snapshot, absent
 from interlock.core.requests import (
-    QUEUE,
     Commit,
     Grant,
     LeaveTurn,
@@ -39,8 +38,8 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.core.rules import RULES_KEY, Rule, guarded, leased, private
-from interlock.core.turns import TICKET_TTL, Limits, Progress
-from interlock.core.values import encode
+from interlock.core.update import TICKET_TTL, Limits, Progress
+from interlock.core.writer import Writer
 
 SPACE, OP, TICKET = "uid", "op", 7
 AUTO, ALWAYS, NEVER = (Limits(9, None, turns) for turns in ("auto", "always", "never"))
@@ -73,13 +72,13 @@ def done(body: str, version: int = 1, key: str = "k", replayed: bool = False) ->
 
 
 def conflict(fresh: Record, expected: int = 0) -> Conflict:
-    return decide.conflict(Expect(fresh.key, expected, 0), fresh)
+    return refusals.conflict(Expect(fresh.key, expected, 0), fresh)
 
 
-HELD = decide.held("k", "them", 1.0)
-HELD_LEASE = decide.leased_to("k", "them", 1.0)
-FENCED = decide.fenced("k", 0, 1)
-REPLACED = decide.replaced("me", 1, 2)
+HELD = refusals.held("k", "them", 1.0)
+HELD_LEASE = refusals.leased_to("k", "them", 1.0)
+FENCED = refusals.fenced("k", 0, 1)
+REPLACED = refusals.replaced("me", 1, 2)
 
 
 class Script:
@@ -125,9 +124,9 @@ def add_one(value: Any) -> Any:
     return (value or 0) + 1
 
 
-def update(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> Any:
+def updating(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> Any:
     default, resumable = rest.pop("default", None), rest.pop("resumable", False)
-    return protocol.update(writer(**rest), "k", fn, default, limits, OP, resumable)
+    return update.update(writer(**rest), "k", fn, default, limits, OP, resumable)
 
 
 JOINED: list[Any] = [place(rec(1, 1))]  # what turns="always" is answered first
@@ -139,21 +138,21 @@ RENEW = TakeTurn(("k",), name="op/0", agent="me", ttl=TICKET_TTL, ticket=TICKET)
 
 def test_commit_sends_one_plan_and_returns_its_answer() -> None:
     me, script = writer(), Script(done("1"))
-    plan = decide.put(me, ABSENT, 1, OP)
-    assert script.play(commands.commit(me, lambda: plan)) == done("1")
+    plan = write.plan_put(me, ABSENT, 1, OP)
+    assert script.play(write.commit(me, lambda: plan)) == done("1")
     assert script.requests == [Commit(plan)]  # type: ignore[arg-type]  # it is a plan
 
 
 @pytest.mark.parametrize("refusal", [conflict(rec(1, 1)), HELD, FENCED, REPLACED, HELD_LEASE])
 def test_commit_returns_a_refusal_as_it_is(refusal: Refusal) -> None:
     me, script = writer(), Script(refusal)
-    assert script.play(commands.commit(me, lambda: decide.put(me, ABSENT, 1, OP))) == refusal
+    assert script.play(write.commit(me, lambda: write.plan_put(me, ABSENT, 1, OP))) == refusal
     assert script.kinds == ["Commit"]
 
 
 def test_commit_asks_for_nothing_where_the_value_is_malformed() -> None:
     me = writer()
-    outcome = Script().play(commands.commit(me, lambda: decide.put(me, ABSENT, {1}, OP)))
+    outcome = Script().play(write.commit(me, lambda: write.plan_put(me, ABSENT, {1}, OP)))
     assert isinstance(outcome, Invalid)
 
 
@@ -161,21 +160,21 @@ def test_a_rule_refuses_only_after_the_rules_were_looked_at_again() -> None:
     me = writer({"k": leased()})
     rules = rec(me.book.rules.to_json(), 1, RULES_KEY)
     script = Script(snap(rules), None)
-    outcome = script.play(commands.commit(me, lambda: decide.put(me, ABSENT, 1, OP)))
+    outcome = script.play(write.commit(me, lambda: write.plan_put(me, ABSENT, 1, OP)))
     assert isinstance(outcome, Forbidden)
     assert script.requests == [Load((RULES_KEY,)), Noted(outcome, "me")]
 
     script = Script(snap(rec({}, 2, RULES_KEY)), done("1"))
-    outcome = script.play(commands.commit(me, lambda: decide.put(me, ABSENT, 1, OP)))
+    outcome = script.play(write.commit(me, lambda: write.plan_put(me, ABSENT, 1, OP)))
     assert outcome == done("1")
     assert script.requests[1].plan.rules == 2
 
 
 def test_a_plan_under_old_rules_is_decided_again_under_the_new_ones() -> None:
     me = writer()
-    outdated = decide.outdated(0, rec({"k": private().to_json()}, 3, RULES_KEY))
+    outdated = refusals.outdated(0, rec({"k": private().to_json()}, 3, RULES_KEY))
     script = Script(outdated, snap(rec({}, 4, RULES_KEY)), done("1"))
-    outcome = script.play(commands.commit(me, lambda: decide.put(me, ABSENT, 1, OP)))
+    outcome = script.play(write.commit(me, lambda: write.plan_put(me, ABSENT, 1, OP)))
     assert outcome == done("1")
     assert script.kinds == ["Commit", "Load", "Commit"]
     assert [script.requests[at].plan.rules for at in (0, 2)] == [0, 4]
@@ -185,7 +184,7 @@ def test_an_operation_id_replayed_with_another_body_is_invalid() -> None:
     me = writer()
 
     def sent(answer: Committed, exact: bool = True) -> Any:
-        steps = commands.commit(me, lambda: decide.put(me, ABSENT, 1, OP), exact)
+        steps = write.commit(me, lambda: write.plan_put(me, ABSENT, 1, OP), exact)
         return Script(answer).play(steps)
 
     same, other = done("1", replayed=True), done("2", replayed=True)
@@ -208,17 +207,17 @@ def test_an_operation_id_replayed_with_another_body_is_invalid() -> None:
     ],
 )
 def test_limits_without_meaning_ask_for_nothing(limits: Limits) -> None:
-    assert isinstance(Script().play(update(limits)), Invalid)
+    assert isinstance(Script().play(updating(limits)), Invalid)
 
 
 def test_a_malformed_key_asks_for_nothing() -> None:
-    steps = protocol.update(writer(), "a//b", add_one, None, AUTO, OP, False)
+    steps = update.update(writer(), "a//b", add_one, None, AUTO, OP, False)
     assert isinstance(Script().play(steps), Invalid)
 
 
 def test_update_alone_reads_thinks_and_commits_without_a_turn() -> None:
     script = Script(snap(rec(4, 2)), run_fn, done("5", 3))
-    record = script.play(update(AUTO))
+    record = script.play(updating(AUTO))
     assert (record.value, record.version, record.key) == (5, 3, "k")
     assert script.requests[:2] == [Load(("k",), (), None), Think(add_one, (4,), None)]
     assert script.requests[2].plan.writes[0].body == "5"
@@ -228,28 +227,28 @@ def test_update_alone_reads_thinks_and_commits_without_a_turn() -> None:
 @pytest.mark.parametrize(("found", "given"), [(ABSENT, "default"), (rec(None, 1), None)])
 def test_update_gives_the_default_only_where_nothing_exists(found: Record, given: Any) -> None:
     script = Script(snap(found), 1, done("1"))
-    script.play(update(AUTO, default="default"))
+    script.play(updating(AUTO, default="default"))
     assert script.requests[1].args == (given,)
 
 
 def test_update_of_an_applied_operation_returns_its_record_without_thinking() -> None:
     script = Script(snap(ABSENT, applied=done("5", 3)))
-    assert script.play(update(AUTO, resumable=True)).value == 5
+    assert script.play(updating(AUTO, resumable=True)).value == 5
     assert script.requests == [Load(("k",), (), OP)]
     two = done("5")._replace(writes=(*done("5").writes, *done("5", key="b").writes))
     for other in (done("5", key="b"), two):
-        outcome = Script(snap(ABSENT, applied=other)).play(update(AUTO, resumable=True))
+        outcome = Script(snap(ABSENT, applied=other)).play(updating(AUTO, resumable=True))
         assert isinstance(outcome, Invalid)
 
 
 def test_transact_of_an_applied_operation_does_not_think() -> None:
     entry = Entry(1, "k", 1, 0, "put", 1, "me", 5, OP, {})
     script = Script(snap(applied=done("1")), LogPage([entry], 1, 9))
-    assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)) is None
+    assert script.play(transact.transact(writer(), id, id, AUTO, OP, True)) is None
     assert script.requests == [Load((), (), OP), ReadLog(after=0, limit=1)]
     script = Script(snap(applied=done("1")), LogPage([entry._replace(reads=None)], 1, 9))
-    assert script.play(protocol.transact(writer(), id, id, AUTO, OP, True)).refusal == (
-        decide.reused_operation(OP, "k")
+    assert script.play(transact.transact(writer(), id, id, AUTO, OP, True)).refusal == (
+        write.reused_operation(OP, "k")
     )
 
 
@@ -258,7 +257,7 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
         *(snap(ABSENT), run_fn, conflict(rec(1, 1))),
         *(place(ahead=2), None, place(ahead=1), None, place(rec(8, 4)), run_fn, done("9", 5)),
     )
-    assert script.play(update(AUTO)).value == 9
+    assert script.play(updating(AUTO)).value == 9
     assert script.kinds[3:] == ["TakeTurn", "Pause"] * 2 + ["TakeTurn", "Think", "Commit"]
     turns = [request for request in script.requests if isinstance(request, TakeTurn)]
     assert [(turn.ticket, turn.name) for turn in turns] == [(0, "op/1")] + [(TICKET, "op/1")] * 2
@@ -270,13 +269,13 @@ def test_after_a_conflict_update_queues_and_thinks_on_the_record_of_its_turn() -
 
 def test_who_meets_a_queue_joins_it_before_thinking() -> None:
     script = Script(snap(ABSENT, queued={"k": 1}), place(rec(1, 1)), run_fn, done("2", 2))
-    script.play(update(AUTO))
+    script.play(updating(AUTO))
     assert script.kinds == ["Load", "TakeTurn", "Think", "Commit"]
     script = Script(*JOINED, run_fn, done("2", 2))
-    script.play(update(ALWAYS))
+    script.play(updating(ALWAYS))
     assert script.kinds == ["TakeTurn", "Think", "Commit"]
     script = Script(snap(ABSENT), *JOINED, run_fn, done("2", 2))
-    script.play(update(ALWAYS, resumable=True))
+    script.play(updating(ALWAYS, resumable=True))
     assert script.kinds == ["Load", "TakeTurn", "Think", "Commit"]
 
 
@@ -284,7 +283,7 @@ def test_without_turns_update_thinks_again_at_once_and_gives_way_to_nobody() -> 
     script = Script(
         snap(ABSENT, queued={"k": 1}), run_fn, conflict(rec(1, 1)), run_fn, done("2", 2)
     )
-    assert script.play(update(NEVER)).value == 2
+    assert script.play(updating(NEVER)).value == 2
     assert script.kinds == ["Load", "Think", "Commit", "Think", "Commit"]
     assert script.plans == [(0, 0, False), (0, 1, False)]
 
@@ -292,7 +291,7 @@ def test_without_turns_update_thinks_again_at_once_and_gives_way_to_nobody() -> 
 def test_a_turn_that_was_beaten_is_made_firm_and_thinks_on_the_fresh_record() -> None:
     beaten = conflict(rec(2, 2), 1)
     script = Script(*JOINED, run_fn, beaten, place(rec(3, 3)), run_fn, done("4", 4))
-    assert script.play(update(ALWAYS)).value == 4
+    assert script.play(updating(ALWAYS)).value == 4
     assert script.requests[3] == RENEW.replace(firm=True)
     assert script.plans == [(TICKET, 1, True), (TICKET, 3, True)]
 
@@ -301,7 +300,7 @@ def test_a_turn_that_was_beaten_is_made_firm_and_thinks_on_the_fresh_record() ->
 def test_a_turn_that_was_lost_is_taken_anew(lost: Place) -> None:
     again = place(rec(3, 3), ticket=8)
     script = Script(*JOINED, run_fn, conflict(rec(2, 2), 1), lost, again, run_fn, done("4", 4))
-    assert script.play(update(ALWAYS)).value == 4
+    assert script.play(updating(ALWAYS)).value == 4
     assert script.requests[4] == TakeTurn(("k",), name="op/1", agent="me", ttl=TICKET_TTL)
     assert script.plans[1] == (8, 3, True)
 
@@ -311,7 +310,7 @@ def test_a_turn_that_was_lost_is_taken_anew(lost: Place) -> None:
 )
 def test_held_sends_update_into_the_queue(limits: Limits, before: list[Any], name: str) -> None:
     script = Script(*before, run_fn, HELD, place(rec(3, 3), ticket=8), run_fn, done("4", 4))
-    assert script.play(update(limits)).value == 4
+    assert script.play(updating(limits)).value == 4
     assert script.kinds[-4:] == ["Commit", "TakeTurn", "Think", "Commit"]
     assert (script.requests[-3].ticket, script.requests[-3].name) == (0, name)
 
@@ -321,7 +320,7 @@ def test_a_ticket_that_expired_in_the_queue_joins_again_at_its_end() -> None:
         *(place(ahead=3), None, place(ticket=0), place(ticket=8, ahead=5), None),
         *(place(rec(1, 1), ticket=8), run_fn, done("2", 2)),
     )
-    script.play(update(ALWAYS))
+    script.play(updating(ALWAYS))
     turns = [request.ticket for request in script.requests if isinstance(request, TakeTurn)]
     assert turns == [0, TICKET, 0, 8]
     assert script.plans == [(8, 1, True)]
@@ -330,10 +329,10 @@ def test_a_ticket_that_expired_in_the_queue_joins_again_at_its_end() -> None:
 def test_a_key_whose_epoch_moved_is_read_again() -> None:
     read = snap(rec(5, 5, epoch=1))
     script = Script(snap(ABSENT), run_fn, FENCED, read, run_fn, done("6", 6))
-    assert script.play(update(NEVER)).value == 6
+    assert script.play(updating(NEVER)).value == 6
     assert (script.requests[3], script.plans[1]) == (Load(("k",)), (0, 5, False))
     script = Script(*JOINED, run_fn, FENCED, read, place(rec(5, 5)), run_fn, done("6", 6))
-    assert script.play(update(ALWAYS)).value == 6
+    assert script.play(updating(ALWAYS)).value == 6
     assert script.requests[4] == RENEW.replace(firm=True)
 
 
@@ -356,7 +355,7 @@ def test_update_that_ends_in_a_refusal_leaves_the_queue(
     before, leaving = (JOINED, [None]) if turns == "always" else ([snap(ABSENT)], [])
     sent = [] if answer is None else [answer]
     script = Script(*before, value, *sent, *leaving)
-    outcome = script.play(update(Limits(1, None, turns)))
+    outcome = script.play(updating(Limits(1, None, turns)))
     assert type(outcome) is end
     left = [request for request in script.requests if isinstance(request, LeaveTurn)]
     assert left == [LeaveTurn(TICKET)] * len(leaving)
@@ -369,12 +368,12 @@ def test_what_fn_raises_ends_update_after_leaving_the_queue(problem: BaseExcepti
     for limits, answers in ((AUTO, [snap(ABSENT), problem]), (ALWAYS, [*JOINED, problem, None])):
         script = Script(*answers)
         with pytest.raises(type(problem)):
-            script.play(update(limits))
+            script.play(updating(limits))
         assert script.requests[2:] == [LeaveTurn(TICKET)] * (limits is ALWAYS)
 
 
 def test_a_protocol_that_is_dropped_asks_for_nothing_more() -> None:
-    steps = update(ALWAYS)
+    steps = updating(ALWAYS)
     assert [next(steps), steps.send(JOINED[0])][-1].fn is add_one
     steps.close()  # RuntimeError if it yields
 
@@ -388,7 +387,7 @@ def test_update_whose_patience_is_over_leaves_the_queue(second: int, waits: bool
     in_line = (late._replace(waited=second / 1e6),)  # of its process, before the store was asked
     for answers, resumable in ((asked_first, True), (in_line, False)):
         script = Script(*answers, *rest)
-        outcome = script.play(update(Limits(9, 2.0, "always"), resumable=resumable))
+        outcome = script.play(updating(Limits(9, 2.0, "always"), resumable=resumable))
         assert isinstance(outcome, Contended) != waits
         assert (LeaveTurn(TICKET) in script.requests) != waits
 
@@ -398,7 +397,7 @@ def test_nobody_thinks_about_a_key_that_another_one_has_the_lease_of(before: lis
     leases = {"k": Leaseholder("them", 3, 9.0)}
     found = [place(ABSENT, leases=leases), None] if before else [snap(ABSENT, leases=leases)]
     script = Script(*before, *found)
-    outcome = script.play(update(ALWAYS if before else AUTO, resumable=bool(before)))
+    outcome = script.play(updating(ALWAYS if before else AUTO, resumable=bool(before)))
     assert isinstance(outcome, Held)
     assert (outcome.holder, outcome.seconds, outcome.lease) == ("them", 9.0, True)
     assert script.requests[2:] == [LeaveTurn(TICKET)] * len(before)
@@ -406,9 +405,9 @@ def test_nobody_thinks_about_a_key_that_another_one_has_the_lease_of(before: lis
 
 def test_a_key_whose_rule_is_to_raise_does_not_think_again() -> None:
     rules, beaten = {"k": guarded(on_conflict="raise")}, conflict(rec(2, 2), 1)
-    assert Script(snap(ABSENT), run_fn, beaten).play(update(AUTO, rules=rules)) == beaten
+    assert Script(snap(ABSENT), run_fn, beaten).play(updating(AUTO, rules=rules)) == beaten
     script = Script(*JOINED, run_fn, beaten, None)
-    assert script.play(update(ALWAYS, rules=rules)) == beaten
+    assert script.play(updating(ALWAYS, rules=rules)) == beaten
     assert script.requests[-1] == LeaveTurn(TICKET)
 
 
@@ -418,7 +417,7 @@ CYCLE = (Wait("me", "k", "them"), Wait("them", "j", "me"))
 def test_a_turn_that_closes_a_cycle_of_waits_is_refused() -> None:
     closes = place(ABSENT, ahead=1)._replace(cycle=CYCLE)
     script = Script(closes, None)
-    found = script.play(update(ALWAYS))
+    found = script.play(updating(ALWAYS))
     assert isinstance(found, Deadlock)
     assert (found.key, found.cycle) == ("k", CYCLE)
     assert script.requests[-1] == LeaveTurn(TICKET)
@@ -430,7 +429,7 @@ def test_a_lease_that_closes_a_cycle_of_waits_is_refused() -> None:
     for ahead, answers in ((1, []), (0, [held])):
         closes = place(ABSENT, ahead=ahead)._replace(cycle=cycle)
         script = Script(held, closes, *answers, None)
-        found = script.play(leases.take(writer(), ("k",), 30.0, None, OP))
+        found = script.play(take_lease(writer(), ("k",), 30.0, None, OP))
         assert isinstance(found, Deadlock)
         assert (found.key, found.cycle) == ("k", CYCLE), "it names keys, not their queues"
         assert script.requests[-1] == LeaveTurn(TICKET)

@@ -1,4 +1,4 @@
-"""Values come back exactly as they went in, and keys, prefixes and names keep their grammar."""
+"""Values come back exactly; keys, prefixes and names keep their grammar; what patterns match."""
 
 from __future__ import annotations
 
@@ -15,16 +15,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import interlock
 from interlock.core.keys import (
+    DEFAULT_MAX_VALUE_BYTES,
     MAX_KEY_BYTES,
     MAX_NAME_BYTES,
     check_key,
     check_name,
     check_prefix,
+    decode,
+    decode_many,
+    encode,
+    fixed_prefix,
+    matches,
+    narrower,
+    owner,
     prefix_end,
+    shared_key,
 )
-from interlock.core.outcome import Invalid
-from interlock.core.values import DEFAULT_MAX_VALUE_BYTES, decode, decode_many, encode
+from interlock.core.refusals import Invalid
+from interlock.core.rules import RuleSet
+from interlock.core.rules import check as check_rules
 
 BIG = 10**1200
 scalars = (
@@ -288,3 +299,62 @@ def test_nothing_ends_the_prefixes_that_reach_to_the_last_code_point() -> None:
     assert prefix_end("\U0010ffff" * 3) is None
     assert prefix_end("a\U0010ffff") == "b"
     assert prefix_end("a\ud7ff") == "a\ue000"
+
+
+wild_segments = st.sampled_from(["a", "b", "*", "{agent}"])
+some_patterns = st.builds(
+    lambda parts, rest: "/".join([*parts, "**"] if rest else parts),
+    st.lists(wild_segments, min_size=1, max_size=3),
+    st.booleans(),
+).filter(lambda pattern: pattern.count("{agent}") <= 1)
+EVERY_KEY = [
+    "/".join(parts)
+    for size in range(1, 5)
+    for parts in itertools.product(["a", "b", "x"], repeat=size)
+]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("plan.md", ["plan.md"], ["plan", "plan.md/x"]),
+        ("booking/*", ["booking/1"], ["booking", "booking/1/2"]),
+        ("booking/**", ["booking/1", "booking/1/2"], ["booking", "bookings/1"]),
+        ("agent/{agent}/**", ["agent/ann/notes", "agent/ann/a/b"], ["agent/ann"]),
+        ("**", ["a", "a/b/c"], []),
+        ("*/x", ["a/x"], ["x", "a/b/x"]),
+    ],
+)
+def test_what_a_pattern_matches(pattern: str, inside: list[str], outside: list[str]) -> None:
+    assert [key for key in [*inside, *outside] if matches(pattern, key)] == inside
+
+
+@given(some_patterns, some_patterns)
+def test_narrower_and_shared_are_about_the_keys(one: str, other: str) -> None:
+    first = {key for key in EVERY_KEY if matches(one, key)}
+    second = {key for key in EVERY_KEY if matches(other, key)}
+    assert narrower(one, other) == (first <= second)
+    example = shared_key(one, other)
+    assert (example is not None) == bool(first & second)
+    if example is not None:
+        assert matches(one, example)
+        assert matches(other, example)
+    assert all(key.startswith(fixed_prefix(one)) for key in first)
+
+
+@given(st.sets(some_patterns, min_size=1, max_size=4))
+def test_a_set_that_is_not_ambiguous_has_one_narrowest_rule_for_each_key(found: set[str]) -> None:
+    declared = {pattern: interlock.guarded() for pattern in found}
+    if check_rules(declared) is not None:
+        return
+    rules = RuleSet(1, declared)
+    for key in EVERY_KEY:
+        matching = [pattern for pattern in found if matches(pattern, key)]
+        best, _ = rules.match(key)
+        assert best in matching or (not matching and best == "")
+        assert all(narrower(best, pattern) for pattern in matching)
+
+
+def test_the_owner_stands_in_the_key() -> None:
+    assert owner("agent/{agent}/**", "agent/ann/notes") == "ann"
+    assert owner("agent/*", "agent/ann") is None

@@ -100,3 +100,31 @@ def test_each_arrow_of_the_graph_runs_from_its_state_to_its_target(
 def plain(quoted: str | None) -> str:
     """Return a name as Graphviz reads it."""
     return re.sub(r"\\(.)", r"\1", quoted or "")
+
+
+def test_a_machine_is_drawn_from_its_table() -> None:
+    def enough(old: object, new: object, agent: str) -> bool:
+        return True
+
+    machine = interlock.Machine(
+        "sale <1>", "state", "open", {"open": ["paid", "dropped"]}, guards={"paid": enough}
+    )
+    assert interlock.draw_machine(machine) == (
+        "sale <1>: field 'state'\n"
+        "* open    -> paid [enough], dropped\n"
+        "  paid    -> (final)\n"
+        "  dropped -> (final)\n"
+        "* a new value begins here"
+    )
+    mermaid = interlock.draw_machine(machine, "mermaid").splitlines()
+    assert mermaid[0] == "stateDiagram-v2"
+    assert sorted(line.strip() for line in mermaid[1:]) == [
+        "[*] --> open",
+        "dropped --> [*]",
+        "open --> dropped",
+        "open --> paid : enough",
+        "paid --> [*]",
+    ]
+    assert '"sale <1>"' in interlock.draw_machine(machine, "dot").splitlines()[0]
+    with pytest.raises(ValueError, match="no diagram of kind 'svg': use text, mermaid, dot"):
+        interlock.draw_machine(machine, "svg")
