@@ -276,7 +276,7 @@ def _not_json(value: Json, path: str, depth: int) -> str | None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{_the(path)} has the key {key!r} ({_type_of(key)}); JSON keys are str."
+                return f"{_the(path)} has the key {key!r} ({_a_type(key)}); JSON keys are str."
             if not isinstance(item, _SCALARS) and (
                 found := _not_json(item, f"{path}[{key!r}]", depth + 1)
             ):
@@ -295,14 +295,14 @@ def _not_json(value: Json, path: str, depth: int) -> str | None:
         return f"{_the(path)} is interlock.DELETE, which only the function of an update may return."
     use = ": use a list" if isinstance(value, (set, frozenset)) else ""
     if depth == 1:
-        return f"{'A' + _type_of(value)[1:]} is not JSON{use}."
-    return f"{path} is {_type_of(value)}, which is not JSON{use}."
+        return f"{'A' + _a_type(value)[1:]} is not JSON{use}."
+    return f"{path} is {_a_type(value)}, which is not JSON{use}."
 
 
 def _the(path: str) -> str:
     return "The value" if path == "value" else path
 
 
-def _type_of(value: object) -> str:
+def _a_type(value: object) -> str:
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -280,9 +280,7 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
     ):
         return Invalid(f"{pattern!r}: keep={keep!r} must be a number of days above 0.")
     if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
-        return Invalid(
-            f"{pattern!r} is private() but names no owner. Example: 'agent/{{agent}}/**'."
-        )
+        return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
         return _check_reducer(pattern, rule, known)
     return None
