@@ -24,7 +24,7 @@ _NOT_RUN = re.compile(r"^<!--\s*not run\b:?\s*(.*?)\s*-->$")
 _EXIT = re.compile(r"^<!--\s*exit:\s*(\d+)\s*-->$")
 # Commands that change the machine or the clone; only that their target exists is checked.
 _LEFT_ALONE = {"cd", "git", "pip", "uv"}
-_HANGS_AFTER = 120  # seconds; keeps a command that waits for ever from stopping the tests
+_HANGS_AFTER = 120  # seconds; keeps a command that waits forever from stopping the tests
 
 
 class Block(NamedTuple):

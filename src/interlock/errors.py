@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 from interlock.core import refusals
 from interlock.core.merge import Clash
 from interlock.core.records import Record
-from interlock.core.refusals import Wait, described
+from interlock.core.refusals import Wait, described, sentences
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Refused(InterlockError):
     def __init__(self, outcome: refusals.Refusal | str) -> None:
         if isinstance(outcome, str):
             outcome = self._kind(outcome)
-        super().__init__(f"{outcome.message}; {outcome.next_step}")
+        super().__init__(sentences(outcome.message, outcome.next_step))
         self.outcome: Any = outcome
 
     def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
@@ -53,14 +53,14 @@ class Invalid(Refused):
 
 
 class Conflict(Refused):
-    """Something that the write was computed from has moved.
+    """Something that the write was computed from has changed.
 
-    Read again, think again, write again.
+    Re-read, recompute and write again.
     """
 
     @property
     def key(self) -> str:
-        """The key that moved."""
+        """The key that changed."""
         return str(self.outcome.key)
 
     @property
@@ -169,7 +169,7 @@ class Forbidden(Refused):
 
 
 class IllegalTransition(Refused):
-    """The machine of the key does not go that way."""
+    """The state machine of the key does not allow this transition."""
 
     @property
     def key(self) -> str:
@@ -196,11 +196,11 @@ class IllegalTransition(Refused):
 
 
 class Pruned(Refused):
-    """What was asked for was trimmed: the log is kept from position `oldest` on."""
+    """What was asked for was trimmed: the log starts at position `oldest`."""
 
     @property
     def oldest(self) -> int:
-        """The first position of the log that is kept."""
+        """The first position of the log that was not trimmed."""
         return int(self.outcome.oldest)
 
 
@@ -231,14 +231,14 @@ class NotDone(InterlockError):
 class InDoubt(InterlockError):
     """A call to the outside failed, and nobody here knows whether it has had its effect.
 
-    The run is to be taken up again: the policy of the effect decides then.
+    Resume the run: the policy of the effect decides.
     """
 
     def __init__(self, effect: str, key: str, path: str, problem: BaseException | None) -> None:
         why = "" if problem is None else f": {described(problem)}"
         super().__init__(
-            f"effect {effect!r} (step {path}, idempotency key {key}) was begun, and nobody knows "
-            f"whether it has happened{why}; take the run up again, and its policy decides"
+            f"Nobody knows whether effect {effect!r} (step {path}, idempotency key {key}) "
+            f"happened{why}. Resume the run: its policy decides."
         )
         self.effect, self.key, self.path, self.problem = effect, key, path, problem
 

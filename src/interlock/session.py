@@ -231,5 +231,5 @@ def refuse(thought: Thought, keys: Iterable[object], doing: str, advice: str) ->
     for key in keys:
         if thought.decides(key):
             raise Invalid(
-                f"{key!r} is being {doing} by the function that makes this call; {advice}"
+                f"{key!r} is being {doing} by the function that makes this call: {advice}."
             )

@@ -38,7 +38,7 @@ def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | 
         raise_refusal(wrong)
     limit = DEFAULT_MAX_VALUE_BYTES if max_value_bytes is None else max_value_bytes
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise Invalid(f"max_value_bytes={max_value_bytes!r} is not a number of bytes from 1")
+        raise Invalid(f"max_value_bytes={max_value_bytes!r} must be a number of bytes from 1.")
     return Writer(uid, name, limit, host=host)
 
 
@@ -69,7 +69,7 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
         try:
             text = json.dumps(["content", key, item], sort_keys=True)
         except (TypeError, ValueError, RecursionError) as problem:
-            raise Invalid(f"the item is not JSON: {problem}") from problem
+            raise Invalid(f"The item is not JSON: {problem}") from problem
     import hashlib  # at run time only where it is used: importing it takes long
 
     return "once-" + hashlib.sha256(text.encode()).hexdigest()[:40]
@@ -91,10 +91,10 @@ def distinct_keys(keys: Iterable[str]) -> tuple[str, ...]:
     names = [keys] if isinstance(keys, str) else list(keys)
     found = distinct(names)
     if not found:
-        raise Invalid("leases() needs at least one key")
+        raise Invalid("leases() needs at least one key.")
     if len(found) < len(names):
         twice = next(key for key in found if names.count(key) > 1)
-        raise Invalid(f"leases() names {twice!r} twice; it would wait for itself")
+        raise Invalid(f"leases() names {twice!r} twice: it would wait for itself.")
     return tuple(sorted(found))
 
 
@@ -115,15 +115,15 @@ def refuse_reserved(keys: Iterable[object]) -> None:
 def as_time_us(position: int | None, time: datetime | float | None) -> int | None:
     """Return the time of `at` in microseconds, None where a position was given.  Raises Invalid."""
     if (position is None) == (time is None):
-        raise Invalid("at() takes either position= or time=, and exactly one of them")
+        raise Invalid("at() takes either position= or time=.")
     if time is None:
         return None
     if isinstance(time, datetime):
         if time.tzinfo is None:
-            raise Invalid(f"time={time!r} has no time zone; use one, such as datetime.now(UTC)")
+            raise Invalid(f"time={time!r} has no time zone. Use one, as in datetime.now(UTC).")
         return (time - as_datetime(0)) // timedelta(microseconds=1)
     if isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e12:
-        raise Invalid(f"time={time!r} is neither an aware datetime nor Unix seconds")
+        raise Invalid(f"time={time!r} must be an aware datetime or Unix seconds.")
     return int(time * 1e6)
 
 
@@ -133,11 +133,11 @@ def rules_from_json(data: object) -> dict[str, Rule]:
     Raises Invalid.
     """
     if not isinstance(data, dict):
-        raise Invalid(f"rules are an object from patterns to rules, not {data!r:.60}")
+        raise Invalid(f"Rules are an object from patterns to rules, not {data!r:.60}")
     found = {}
     for pattern, rule in data.items():
         try:
             found[pattern] = rule_from_json(rule, {})
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
-            raise Invalid(f"the rule for {pattern!r} is malformed: {problem!r}") from problem
+            raise Invalid(f"The rule for {pattern!r} is malformed: {problem!r}") from problem
     return found

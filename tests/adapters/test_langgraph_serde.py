@@ -114,7 +114,7 @@ def test_types_of_ones_own_are_read_where_they_are_allowed(space: interlock.Spac
         assert state.values["flights"] == kept
     asked = Saver(space).with_allowlist([(Flight.__module__, "Flight")])  # as LangGraph may
     assert graph_of(asked).get_state(THREAD).values["flights"] == kept  # type: ignore[arg-type]  # it is a Saver
-    with pytest.raises(interlock.Invalid, match="neither a class"):
+    with pytest.raises(interlock.Invalid, match="must be a class"):
         Saver(space, allow=["Flight"])  # type: ignore[list-item]  # a mistake
 
 

@@ -219,7 +219,7 @@ def clocked() -> Iterator[Clocked]:
 def test_an_item_dies_when_it_was_not_read_for_its_time_to_live(clocked: Clocked) -> None:
     store = Store(clocked.space, ttl={"default_ttl": 10})
     store.put(("a",), "k", {"n": 1})
-    store.put(("a",), "for ever", {"n": 1}, ttl=None)
+    store.put(("a",), "forever", {"n": 1}, ttl=None)
     for _ in range(3):
         clocked.later(9)
         assert store.get(("a",), "k") is not None
@@ -230,7 +230,7 @@ def test_an_item_dies_when_it_was_not_read_for_its_time_to_live(clocked: Clocked
     assert store.get(("a",), "k", refresh_ttl=False) is not None
     clocked.later(0.1)
     assert store.get(("a",), "k") is None
-    assert [item.key for item in store.search(("a",))] == ["for ever"]
+    assert [item.key for item in store.search(("a",))] == ["forever"]
 
 
 def test_reading_refreshes_only_where_it_is_to(clocked: Clocked) -> None:

@@ -121,7 +121,7 @@ def test_a_wrong_redis_password_is_told_apart_from_none(redis_url: str) -> None:
     client.execute_command("ACL", "SETUSER", "guarded", "on", ">right", "~*", "+@all")
     try:
         url = redis_url.replace("redis://", "redis://guarded:wrong@")
-        with pytest.raises(interlock.Unavailable, match="refuses the user or password") as refused:
+        with pytest.raises(interlock.Unavailable, match="refused the user or password") as refused:
             interlock.open(url, busy_timeout=0.1)
         assert "put it into the URL" not in str(refused.value)
     finally:

@@ -111,7 +111,7 @@ def test_reading_does_not_make_a_store(tmp_path: Path) -> None:
     file = tmp_path / "none.db"
     result = CliRunner().invoke(main, ["get", "k", "--store", f"sqlite:///{file}"])
     assert result.exit_code == 1
-    assert "there is no Interlock store" in result.stderr
+    assert "No Interlock store" in result.stderr
     assert not file.exists()
 
 

@@ -68,7 +68,7 @@ def test_rules_that_values_break_are_reported(call: Any, rules_file: str) -> Non
     for command in ("check", "apply"):
         refused = call("rules", command, rules_file)
         assert refused.exit_code == 2
-        assert "'findings': it holds a plain value" in refused.stderr
+        assert "'findings' has a plain value" in refused.stderr
 
 
 @pytest.mark.parametrize(

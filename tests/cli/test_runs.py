@@ -196,7 +196,7 @@ def test_a_moment_that_is_not_there_is_refused(ordered: Any) -> None:
     for options in (["--at", "1"], ["--from", "99"], ["--at", "soon"], ["--at", "9", "--back"]):
         assert ordered("runs", "replay", "r1", *options).exit_code == 2
     missing = ordered("runs", "replay", "none")
-    assert (missing.exit_code, "nothing of a run 'none'" in missing.stderr) == (2, True)
+    assert (missing.exit_code, "Nothing of a run 'none'" in missing.stderr) == (2, True)
 
 
 def test_on_a_terminal_one_walks(ordered: Any, url: str) -> None:

@@ -86,7 +86,7 @@ def test_coordinating_once(call: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     named = call(*base, "--reducer", "deep_merge", "--name", "n", "--dedupe", "none", "--ttl", "5")
     assert "2 merged" not in named.stdout
     assert call(*base, "--reducer", "adding").exit_code == 2
-    assert "cannot be imported" in call(*base, "--reducer", "no_such:thing").stderr
+    assert "t import no_such:thing" in call(*base, "--reducer", "no_such:thing").stderr
 
 
 def test_ctrl_c_ends_a_coordinator_and_frees_its_lease(url: str) -> None:

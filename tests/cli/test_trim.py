@@ -33,16 +33,14 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_it_says_what_is_kept_and_why(call: Any) -> None:
     told = call("trim", "--keep", "0")
     assert told.exit_code == 0
-    assert told.stdout == (
-        "0 entries were cut; the log is kept from position 1 on: group 'slow' has not finished it\n"
-    )
+    assert told.stdout == ("Nothing trimmed: group 'slow' has not finished it.\n")
     call("groups", "drop", "slow")
     told = json.loads(call("trim", "--keep", "0", "--before", "4", "--json").stdout)
     assert told == {"oldest": 4, "cut": 3, "held": "position 4 was to be kept"}
     assert "no rule says" in call("trim").stdout
     assert call("log", "--json").stdout.count("\n") == 6
     assert call("trim", "--keep", "0").stdout == (
-        "6 entries were cut; the log is kept from position 10 on\n"
+        "Trimmed 6 entries; the oldest is position 10 now.\n"
     )
 
 
@@ -58,7 +56,7 @@ def test_what_was_cut_is_refused(call: Any) -> None:
     call("trim", "--keep", "0", "--before", "4")
     refused = call("log", "--after", "1")
     assert refused.exit_code == 5
-    assert "from position 4 on" in refused.stderr
+    assert "start there" in refused.stderr
     assert call("at", "--position", "2", "k1", "--json").exit_code == 5
     assert call("at", "--position", "3", "k1").stdout == "1\n"
 

@@ -68,7 +68,7 @@ def test_it_waits_for_what_comes(facades: Facades, space: Any, worker: Any) -> N
     threading.Timer(0.05, worker.append, ("contrib/w1", {"n": 2})).start()
     assert next(running).merged == 2
     assert worker.read("report").value == [1, 2]
-    with pytest.raises(interlock.Held, match="'boss' has the lease"):
+    with pytest.raises(interlock.Held, match="'boss' holds the lease"):
         elsewhere_while(facades, lambda: coordinator(worker, wait=0).catch_up())
     running.close()
     assert coordinator(worker, wait=0).catch_up().merged == 2
@@ -384,17 +384,17 @@ def test_two_jobs_of_one_name_are_told_apart(space: Any, worker: Any) -> None:
     [
         ({"into": "a//b"}, "empty segment"),
         ({"source": "a*"}, "prefix"),
-        ({"source": ""}, "would read what it writes"),
-        ({"source": "rep"}, "would read what it writes"),
-        ({"source": "report/rejected/"}, "would read what it writes"),
-        ({"name": "contrib/x"}, "would read what it writes"),
+        ({"source": ""}, "would read its own"),
+        ({"source": "rep"}, "would read its own"),
+        ({"source": "report/rejected/"}, "would read its own"),
+        ({"name": "contrib/x"}, "would read its own"),
         ({"name": ""}, "key"),
-        ({"merge": "adding"}, "merge='adding' is not one of append"),
+        ({"merge": "adding"}, "merge='adding' must be a function or one of append"),
         ({"merge": None}, "merge=None"),
         ({"validate": "x"}, "validate='x'"),
         ({"dedupe": "name"}, "dedupe='name'"),
-        ({"on_error": "skip"}, "on_error='skip' is neither 'reject' nor 'stop'"),
-        ({"name": "n" * 490}, "longer"),
+        ({"on_error": "skip"}, "on_error='skip' must be 'reject' or 'stop'"),
+        ({"name": "n" * 490}, "too long"),
     ],
 )
 def test_a_malformed_coordinator_is_invalid(
@@ -425,7 +425,7 @@ def test_a_coordinator_refuses_a_merge_that_returns_none(space: Any, worker: Any
     def forgets(value: list[Any], contribution: Any) -> Any:
         value.append(contribution["n"])
 
-    with pytest.raises(interlock.Invalid, match="merge returned None; did it forget its return"):
+    with pytest.raises(interlock.Invalid, match="merge returned None: is a return missing"):
         coordinator(space, merge=forgets, on_error="stop").catch_up()
     assert space.read("report").value == [1]
     assert coordinator(space).catch_up().merged == 2

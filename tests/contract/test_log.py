@@ -167,5 +167,5 @@ def test_a_position_inside_a_commit_is_read_as_of_its_end(space: Any) -> None:
         assert (moment.position(), moment.read("account/4").value) == (6, 4)
     assert space.at(position=1).scan("account/") == {}
     assert not space.at(position=7).read("account/3").exists
-    with pytest.raises(interlock.Invalid, match="not there yet"):
+    with pytest.raises(interlock.Invalid, match="before position"):
         space.at(position=8).position()

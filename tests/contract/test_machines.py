@@ -57,18 +57,18 @@ def test_a_paid_booking_cannot_be_set_back_however_it_is_written(bookings: Any) 
             call()
         assert refused.value.before == "COMPLETED"
         assert refused.value.allowed == ("REFUND_PENDING",)
-        assert "'REFUND_PENDING'" in str(refused.value)
+        assert "'COMPLETED'" in str(refused.value)
     assert bookings.read("booking/1") == record
 
 
 def test_a_new_value_begins_in_an_initial_state(bookings: Any) -> None:
-    with pytest.raises(interlock.IllegalTransition, match="a new value"):
+    with pytest.raises(interlock.IllegalTransition, match="start as"):
         bookings.create("booking/2", {"status": "COMPLETED"})
-    with pytest.raises(interlock.Invalid, match="not a state of machine"):
+    with pytest.raises(interlock.Invalid, match="not a state of"):
         bookings.create("booking/2", {"status": "BOGUS"})
     with pytest.raises(interlock.Invalid, match="the field 'status'"):
         bookings.create("booking/2", {"seat": "12A"})
-    with pytest.raises(interlock.Invalid, match="must be an object"):
+    with pytest.raises(interlock.Invalid, match="needs an object"):
         bookings.create("booking/2", "PENDING")
     assert bookings.read("booking/2").version == 0
 
@@ -96,7 +96,7 @@ def test_other_fields_change_while_the_state_stays(bookings: Any) -> None:
 
 def test_a_key_is_deleted_only_in_a_final_state(bookings: Any) -> None:
     bookings.create("booking/1", {"status": "PENDING"})
-    with pytest.raises(interlock.IllegalTransition, match="being deleted"):
+    with pytest.raises(interlock.IllegalTransition, match="be deleted in state"):
         bookings.delete(bookings.read("booking/1"))
     cancelled = bookings.transition("booking/1", "CANCELLED")
     assert not bookings.delete(cancelled).exists
@@ -116,7 +116,7 @@ def test_a_transition_follows_a_record_that_moved_and_a_record_in_hand_does_not(
 
 def test_transitions_that_name_nothing(bookings: Any) -> None:
     bookings.create("plain", 1)
-    with pytest.raises(interlock.Invalid, match="not bound to a machine"):
+    with pytest.raises(interlock.Invalid, match="has no state machine"):
         bookings.transition("plain", "PENDING")
     with pytest.raises(interlock.Invalid, match="not a state"):
         bookings.transition("booking/1", "BOGUS")
@@ -142,6 +142,6 @@ def test_guards_see_old_new_and_agent_and_are_code(facades: Facades) -> None:
         cashier.transition("sale/1", "paid", paid=9)
     with pytest.raises(interlock.IllegalTransition, match="guest is no cashier"):
         facades.open("guest", rules=rules).transition("sale/1", "paid", paid=10)
-    with pytest.raises(interlock.IllegalTransition, match="not known in this process"):
+    with pytest.raises(interlock.IllegalTransition, match="does not know its guard"):
         facades.open("stranger").transition("sale/1", "paid", paid=10)
     assert cashier.transition("sale/1", "paid", paid=10).version == 2

@@ -201,7 +201,7 @@ def test_claims_that_were_not_checked_are_refused(facades: Facades) -> None:
     with pytest.raises(interlock.Invalid, match=r"verify\.laws"):
         facades.open("ann", rules={"title": interlock.merged(mine)})
     stolen = interlock.Reducer("append", longest)
-    with pytest.raises(interlock.Invalid, match="belongs to a reducer of Interlock"):
+    with pytest.raises(interlock.Invalid, match="Interlock has its own reducer"):
         facades.open("ann", rules={"title": interlock.merged(stolen)})
 
 

@@ -376,7 +376,7 @@ def test_only_what_has_a_name_can_be_dropped(space: Any) -> None:
 def test_a_projection_refuses_a_fold_that_returns_none(space: Any) -> None:
     space.create("a", 1)
     forgets = space.projection(lambda seen, entry: seen.append(entry.key), initial=[])
-    with pytest.raises(interlock.Invalid, match=r"position \d+, returned None"):
+    with pytest.raises(interlock.Invalid, match=r"position \d+ returned None"):
         forgets.refresh()
     last = space.projection(lambda seen, entry: entry.value, initial=None)
     space.write(space.read("a"), None)

@@ -61,7 +61,7 @@ def test_reading_makes_no_schema_in_postgres(postgres_url: str) -> None:
         raw.execute(f"CREATE DATABASE {name}".encode())
         try:
             told = CliRunner().invoke(main, ["get", "k", "--store", url])
-            assert (told.exit_code, "there is no Interlock store" in told.stderr) == (1, True)
+            assert (told.exit_code, "No Interlock store" in told.stderr) == (1, True)
             with psycopg.connect(url) as empty:
                 found = empty.execute("SELECT to_regnamespace('interlock')").fetchone()
             assert found == (None,)

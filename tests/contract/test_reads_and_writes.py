@@ -119,9 +119,9 @@ def test_the_same_operation_twice_is_applied_once_and_answers_twice_the_same(spa
 
 def test_one_operation_id_for_two_operations_is_invalid(space: Any) -> None:
     record = space.write(space.read("k"), 1, op_id="charge-1")
-    with pytest.raises(interlock.Invalid, match="already used"):
+    with pytest.raises(interlock.Invalid, match="already belongs to"):
         space.write(record, 2, op_id="charge-1")
-    with pytest.raises(interlock.Invalid, match="already used"):
+    with pytest.raises(interlock.Invalid, match="already belongs to"):
         space.create("other", 1, op_id="charge-1")
     assert space.position() == 1
 
@@ -162,11 +162,14 @@ def test_an_operation_id_of_another_agent_is_refused(facades: Facades) -> None:
         lambda: space.transition("job", "A", op_id="job-1"),
     )
     for call in calls:
-        with pytest.raises(interlock.Invalid, match="already used by agent 'them', not by 'us'"):
+        with pytest.raises(interlock.Invalid, match="already belongs to an operation of 'them'"):
             call()
-    with pytest.raises(interlock.Invalid, match="agent 'them'"), space.transaction(op_id="x") as tx:
+    with (
+        pytest.raises(interlock.Invalid, match="operation of 'them'"),
+        space.transaction(op_id="x") as tx,
+    ):
         tx.write(done, 1)
-    with space.lease("k") as lease, pytest.raises(interlock.Invalid, match="agent 'them'"):
+    with space.lease("k") as lease, pytest.raises(interlock.Invalid, match="operation of 'them'"):
         lease.write(1, op_id="x")
     assert (space.outcome("x").agent, space.read("k").version) == ("them", 1)
     once = theirs.append("list", {"found": 1}, id="1")
@@ -182,7 +185,7 @@ def test_who_has_no_name_may_send_the_operation_of_an_earlier_process_again(
     again = facades.peer()
     assert again.agent != first.agent
     assert again.create("k", 1, op_id="x") == made
-    with pytest.raises(interlock.Invalid, match="already used by agent"):
+    with pytest.raises(interlock.Invalid, match="already belongs to an operation of"):
         facades.open("named").create("k", 1, op_id="x")
 
 
@@ -192,7 +195,7 @@ def test_transition_with_the_operation_id_of_another_key_is_refused(facades: Fac
     space.create("job/2", {"state": "A"})
     moved = space.transition("job/1", "B", op_id="move")
     assert space.transition("job/1", "B", op_id="move") == moved
-    with pytest.raises(interlock.Invalid, match="already used for another operation"):
+    with pytest.raises(interlock.Invalid, match="belongs to another operation"):
         space.transition("job/2", "B", op_id="move")
     assert space.read("job/2").value == {"state": "A"}
 

@@ -298,7 +298,7 @@ INSIDE: dict[str, Callable[[Any], Any]] = {
     "waiting less than nothing": lambda run: run.wait_for("a", timeout=-1),
     "waiting for no number": lambda run: run.wait_for("a", timeout="1"),
     "sleeping less than nothing": lambda run: run.sleep(-1),
-    "sleeping for ever": lambda run: run.sleep(math.inf),
+    "sleeping forever": lambda run: run.sleep(math.inf),
     "sleeping without a time": lambda run: run.sleep(None),
 }
 

@@ -196,7 +196,7 @@ def test_what_the_rules_keep(space: Any) -> None:
 def test_operation_ids_are_known_for_a_day(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 24 * 3600.0)
     record = space.create("a", 1, op_id="mine")
-    assert space.trim(keep=0) == (1, 0, "its operation id is kept for a day")
+    assert space.trim(keep=0) == (1, 0, "entries younger than 24 h are kept for retries")
     assert space.create("a", 1, op_id="mine") == record
 
 
@@ -380,7 +380,7 @@ def test_a_run_is_replayed_as_far_back_as_the_log_is_kept(space: Any) -> None:
     assert space.trim(keep=0, before=cut.position).oldest == cut.position
     assert space.runs.replay("r") == whole[-3:]
     space.trim(keep=0)
-    with pytest.raises(interlock.Invalid, match="nothing of a run 'r' is in the log"):
+    with pytest.raises(interlock.Invalid, match="Nothing of a run 'r' is in the log"):
         space.runs.replay("r")
     assert len(space.runs.show("r").steps) == 4
 

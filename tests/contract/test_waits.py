@@ -158,7 +158,7 @@ def _own(facades: Facades) -> None:
             lambda: space.create("k", 1),
         ]
         for call in calls:
-            with pytest.raises(interlock.Invalid, match="the lease of 'k' is held by the call"):
+            with pytest.raises(interlock.Invalid, match="holds the lease of 'k'"):
                 call()
         for held in (lambda: other.create("k", 1), lambda: space.lease("k", wait=0).acquire()):
             with pytest.raises(interlock.Held):
@@ -181,7 +181,7 @@ async def _own_async(facades: Facades) -> None:
                 lambda: space.create("k", 1),
             ]
             for call in calls:
-                with pytest.raises(interlock.Invalid, match="the lease of 'k' is held by the call"):
+                with pytest.raises(interlock.Invalid, match="holds the lease of 'k'"):
                     await call()
             inherited = asyncio.create_task(space.lease("k").acquire())
             with pytest.raises(interlock.Invalid):
@@ -336,5 +336,7 @@ def _check_ring(found: list[Any], count: int) -> None:
     assert len(refused.cycle) == count
     assert refused.cycle[0].agent == NAMES[found.index(refused)]
     assert refused.key == refused.cycle[0].key
-    for wait in ring:
-        assert f"{wait.agent!r} waits for {wait.key!r} behind {wait.holder!r}" in str(refused)
+    first, *others = refused.cycle
+    assert f"{first.agent!r} waits for {first.holder!r} ({first.key!r})" in str(refused)
+    for wait in others:
+        assert f"and {wait.agent!r} for {wait.holder!r} ({wait.key!r})" in str(refused)

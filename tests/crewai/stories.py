@@ -11,7 +11,7 @@ from crewai.flow import HumanFeedbackPending, human_feedback
 from crewai.flow.flow import Flow, listen, start
 from crewai.flow.persistence import FlowPersistence, persist
 
-WAIT = 60  # seconds; keeps a test from waiting for ever
+WAIT = 60  # seconds; keeps a test from waiting forever
 
 
 def no_thought() -> None:

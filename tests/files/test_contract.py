@@ -279,7 +279,7 @@ def test_update_of_a_file_refuses_none_and_deletes_with_the_sentinel(
     files: Any, root: Path
 ) -> None:
     files.update("plan.md", lambda text: "one\n")
-    with pytest.raises(interlock.Invalid, match="forget its return"):
+    with pytest.raises(interlock.Invalid, match="is a return missing"):
         files.update("plan.md", lambda text: None)
     assert (root / "plan.md").read_text() == files.read("plan.md").text == "one\n"
     assert not files.update("plan.md", lambda text: interlock.DELETE).exists

@@ -45,7 +45,7 @@ def test_nothing_is_written_over_an_edit(files: interlock.Files, root: Path) -> 
         lambda: files.delete(document),
         lambda: files.publish({document: "mine", "other": "mine"}),
     ):
-        with pytest.raises(interlock.FileEdited, match="commit the edit with adopt") as refused:
+        with pytest.raises(interlock.FileEdited, match="Commit the edit with adopt") as refused:
             write()
         assert refused.value.outside == b"a\nb\nperson\n"
         assert refused.value.document.version == 1
@@ -129,7 +129,7 @@ def test_a_file_that_was_there_before_is_not_overwritten(
     (root / "plan.md").write_text("from somewhere")
     files = space.files(root)
     assert files.read("plan.md").edited
-    with pytest.raises(interlock.FileEdited, match="was not published from this space"):
+    with pytest.raises(interlock.FileEdited, match="this space did not publish"):
         files.update("plan.md", lambda text: "x")
     (root / "plan.md").write_text("from the space")
     assert files.read("plan.md").state == "published"

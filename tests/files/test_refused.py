@@ -37,14 +37,14 @@ NO_DOCUMENTS = {
 
 def test_what_is_no_document_is_refused_at_the_write(space: Any, files: Any) -> None:
     for path, value in NO_DOCUMENTS.items():
-        with pytest.raises(interlock.Invalid, match="holds a document, and this value is none"):
+        with pytest.raises(interlock.Invalid, match="needs a document"):
             space.create(f"files/{path}", value)
     with pytest.raises(interlock.Invalid, match=r"the name 'xxx.* has 300 bytes"):
         space.create(f"files/{LONG}", GOOD)
     made = space.create("files/good", GOOD)
-    with pytest.raises(interlock.Invalid, match="holds a document"):
+    with pytest.raises(interlock.Invalid, match="needs a document"):
         space.update("files/good", lambda value: {**value, "mode": 0o4755})
-    with pytest.raises(interlock.Invalid, match="holds a document"), space.transaction() as tx:
+    with pytest.raises(interlock.Invalid, match="needs a document"), space.transaction() as tx:
         tx.write(made, "text")
     with pytest.raises(interlock.Invalid, match="300 bytes"):
         files.read(LONG)
@@ -53,7 +53,7 @@ def test_what_is_no_document_is_refused_at_the_write(space: Any, files: Any) -> 
 
 def test_a_merged_key_is_no_document(space: Any) -> None:
     space.apply_rules({"files/**": interlock.merged("append")})
-    with pytest.raises(interlock.Invalid, match="holds a document"):
+    with pytest.raises(interlock.Invalid, match="needs a document"):
         space.append("files/log", "line")
 
 
@@ -66,7 +66,7 @@ def test_a_file_is_not_made_where_another_document_has_a_folder(files: Any) -> N
         lambda: files.publish({"new": "", "new/below": ""}),
     ]
     for write in writes:
-        with pytest.raises(interlock.Invalid, match=r"needs a folder '(a|new)', and a doc"):
+        with pytest.raises(interlock.Invalid, match=r"needs a folder '(a|new)', but that is a doc"):
             write()
     with pytest.raises(interlock.Invalid, match="'folder/b' needs a folder 'folder'"):
         files.write(files.read("folder"), "")
@@ -93,7 +93,9 @@ def test_no_writer_makes_a_document_where_another_needs_a_folder(space: Any) -> 
         ),
     ]
     for write in writes:
-        with pytest.raises(interlock.Invalid, match=r"needs a folder '(a|n)', and a document"):
+        with pytest.raises(
+            interlock.Invalid, match=r"needs a folder '(a|n)', but that is a document"
+        ):
             write()
     space.transact(lambda tx: (tx.delete(tx.read(key)), tx.create(below, GOOD)))
     with pytest.raises(interlock.Invalid, match="'a/b/c' needs a folder 'a'"):
@@ -141,7 +143,7 @@ def test_a_place_that_is_taken_after_it_was_checked_is_refused(
 
     for module in (operations, sync):
         monkeypatch.setattr(module, "check_place", check_place)
-    with pytest.raises(interlock.Invalid, match=r"needs a folder '.*', and a document cannot be"):
+    with pytest.raises(interlock.Invalid, match=r"needs a folder '.*', but that is a document"):
         RACES[race](files, root)
     assert others.paths() == [taken]
     assert others.status() == ()
@@ -206,18 +208,18 @@ def test_what_is_there_already_is_passed_by_and_reported(
         "blocked/b": "unpublished",
         "clash/below": "unpublished",
     }
-    with pytest.raises(interlock.Corrupt, match="holds a document, and this value is none"):
+    with pytest.raises(interlock.Corrupt, match="needs a document"):
         mirror.read("bad/number")
 
 
 def test_hidden_paths_need_an_option(space: Any, files: Any, root: Path) -> None:
     for path in (".git/hooks/post-merge", ".envrc", "a/.ssh/authorized_keys", ".interlock/x"):
-        with pytest.raises(interlock.Invalid, match=r"hidden|library's own"):
+        with pytest.raises(interlock.Invalid, match=r"hidden|reserved"):
             files.read(path)
     hidden = space.files(root, hidden=True)
     hidden.update(".github/workflows/test.yml", lambda text: "on: push\n")
     assert (root / ".github/workflows/test.yml").read_text() == "on: push\n"
-    with pytest.raises(interlock.Invalid, match="library's own"):
+    with pytest.raises(interlock.Invalid, match="reserved"):
         hidden.read(".interlock/x")
     assert files.paths() == []
     assert hidden.paths() == [".github/workflows/test.yml"]

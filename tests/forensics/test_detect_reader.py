@@ -92,7 +92,7 @@ def test_a_bad_trace_is_an_invalid_call_and_can_be_pickled() -> None:
 
 
 def test_a_file_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(interlock.Unavailable, match="cannot be read: No such file"):
+    with pytest.raises(interlock.Unavailable, match=r"t read .*: No such file"):
         list(read_trace(tmp_path / "none.jsonl"))
 
 

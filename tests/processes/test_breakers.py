@@ -74,7 +74,7 @@ def pause() -> None:
 
 
 def host(place: Place, number: int, service: Service) -> None:
-    """Call the service for ever, through the breaker."""
+    """Call the service forever, through the breaker."""
     if not place.url.startswith("sqlite") and number < 2:  # whose clock is the store's
         wrong, real = (DAY, -DAY)[number], time.time
         time.time = lambda: real() + wrong

@@ -107,7 +107,7 @@ class Editors:
 
     def wake(self) -> None:
         for pid in [pid for pid, due in self.wakes.items() if due <= time.monotonic()]:
-            # It tells before it stops; woken before it has, it would sleep for ever.
+            # It tells before it stops; woken before it has, it would sleep forever.
             if is_stopped(pid):
                 del self.wakes[pid]
                 os.kill(pid, signal.SIGCONT)

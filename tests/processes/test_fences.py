@@ -81,7 +81,7 @@ def test_a_hundred_zombies_and_no_stale_write(tmp_path: Path) -> None:
                     pause = chance.uniform(0, 3 * TTL)
                     stopped[workers[pipe].pid] = time.monotonic() + pause
             for pid in [pid for pid, due in stopped.items() if due <= time.monotonic()]:
-                # It tells before it stops; woken before it has, it would sleep for ever.
+                # It tells before it stops; woken before it has, it would sleep forever.
                 if os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None:
                     del stopped[pid]
                     os.kill(pid, signal.SIGCONT)

@@ -200,8 +200,8 @@ def test_a_refusal_is_pickled_and_says_what_to_do() -> None:
     copy = pickle.loads(pickle.dumps(refused))
     assert (copy.name, copy.state, copy.seconds) == ("planner", "open", 1.5)
     assert str(copy) == (
-        "breaker 'planner' is open for another 1.5 s; 'b' opened it: OSError: no answer; "
-        "wait and ask again, or go on without this call"
+        "Breaker 'planner' is open for another 1.5 s: 'b' met OSError: no answer. "
+        "Try again later, or go on without this call."
     )
 
 

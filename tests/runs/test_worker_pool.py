@@ -284,7 +284,7 @@ def test_a_worker_whose_name_was_taken_over_ends(tmp_path: Path) -> None:
         ({"attempts": 0}, "attempts=0"),
         ({"programs": {}}, "at least one"),
         ({"programs": {"p": 1}}, "not a program"),
-        ({"programs": [approve]}, "maps names"),
+        ({"programs": [approve]}, "must map"),
     ],
 )
 def test_options_are_checked(space: interlock.Space, options: Any, message: str) -> None:

@@ -74,7 +74,7 @@ async def test_a_call_sent_again_is_applied_once(
     assert written["version"] == (first.get("record") or first["entry"])["version"]
     if other:  # the same name for something else is a mistake, and never a silent success
         refusal = await us.refused("Invalid", tool, op_id="one", **{**arguments, **other})
-        assert "fresh one" in refusal["message"]
+        assert "Use a new one" in refusal["message"]
     await us.refused("Invalid", "create", key=arguments["key"], value="x", op_id="one")
     assert (await us.done("about"))["position"] == start + 1
 
@@ -185,7 +185,7 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("read", {"keys": []}, "keys: "),
     ("read", {"keys": "k"}, "keys: 'k' is not of type 'array'"),
     ("read", {"keys": ["a//b"]}, "empty segment"),
-    ("read", {"keys": ["$rules"]}, "kept for the library"),
+    ("read", {"keys": ["$rules"]}, "are reserved"),
     ("write", {"key": "k", "value": 1}, "'version' is a required property"),
     ("write", {"key": "k", "value": 1, "version": "1", "epoch": 0}, "version: '1'"),
     ("write", {"key": "k", "value": 1, "version": True, "epoch": 0}, "version: True"),
@@ -193,17 +193,17 @@ MALFORMED: list[tuple[str, dict[str, Any], str]] = [
     ("write", {"key": "k", "value": 1, "version": -1, "epoch": 0}, "version: -1"),
     ("write", {"key": "k", "value": 1, "version": 10**30, "epoch": 0}, "version: "),
     ("write", {"key": "k", "value": 1, "version": 1, "epoch": 0, "force": True}, "'force'"),
-    ("write", {"key": "*", "value": 1, "version": 0, "epoch": 0}, "kept for patterns"),
+    ("write", {"key": "*", "value": 1, "version": 0, "epoch": 0}, "only patterns may use"),
     ("write", {"key": "k" * 600, "value": 1, "version": 0, "epoch": 0}, "key: "),
     ("write", {"key": "k", "value": "x" * 2**21, "version": 1, "epoch": 0}, "the limit is"),
     ("create", {"key": "n", "value": 1, "op_id": ""}, "op_id: "),
     ("create", {"key": "n"}, "'value' is a required property"),
     ("update_fields", {"key": "k", "fields": [1], "version": 1, "epoch": 0}, "fields: "),
     ("append", {"key": "findings"}, "'item' is a required property"),
-    ("transition", {"key": "k", "to": "X"}, "not bound to a machine"),
+    ("transition", {"key": "k", "to": "X"}, "has no state machine"),
     ("take_lease", {"key": "k", "seconds": 0}, "seconds: "),
     ("take_lease", {"key": "k", "seconds": 10**9}, "seconds: "),
-    ("release_lease", {"lease_id": "no"}, "you hold no lease"),
+    ("release_lease", {"lease_id": "no"}, "You hold no lease"),
     ("log", {"after": 0, "limit": 0}, "limit: "),
     ("history", {"key": 5}, "key: 5"),
     ("list_keys", {"prefix": "a*"}, "prefix"),

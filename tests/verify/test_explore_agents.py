@@ -230,7 +230,7 @@ async def coroutine(space: Space) -> None:
         ([increment], {}, "maps at least one name"),
         ({"a": "increment"}, {}, "'a' is 'increment', not a function"),
         ({"a": coroutine}, {}, "'a' is a coroutine function"),
-        ({"": increment}, {}, "agent cannot be empty"),
+        ({"": increment}, {}, "agent can't be empty"),
         ({"a": increment}, {"crashes": -1}, "crashes=-1 is not a number of faults"),
         ({"a": increment}, {"lost_replies": 0.5}, "lost_replies=0.5 is not"),
         ({"a": increment}, {"stalls": True}, "stalls=True is not"),

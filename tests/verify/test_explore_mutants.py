@@ -128,7 +128,7 @@ def test_tickets_that_never_expire_deadlock_after_a_crash(monkeypatch: pytest.Mo
         statement = re.sub(r"(t\.)?expires > \?[34]", "1", statements.SQL[name])
         dead = re.sub(r"(t\.)?expires <= \?[13]", "0", statement)
         monkeypatch.setitem(statements.SQL, name, dead)
-    with pytest.raises(Violation, match="b would wait for ever") as found:
+    with pytest.raises(Violation, match="b would wait forever") as found:
         explore({"a": increment_in_turn, "b": increment_in_turn})
     assert found.value.invariant == "deadlock"
     assert "a crashes before" in str(found.value)

@@ -47,7 +47,7 @@ class Calls:
         self._begun.clear()
         if not names:
             return None
-        return Invalid(f"{names[0]}() was not awaited, so it did nothing; write `await` before it")
+        return Invalid(f"{names[0]}() was not awaited, so it did nothing. Write `await` before it.")
 
 
 class AwaitsCalls:

@@ -35,7 +35,7 @@ def check_function(fn: object, what: str) -> None:
 def check_program(fn: object, what: str) -> None:
     """Raise Invalid where a function of the caller's cannot be the program of a run."""
     if not inspect.iscoroutinefunction(fn):
-        raise Invalid(f"{what} is not a coroutine function; use interlock.open")
+        raise Invalid(f"{what} is not a coroutine function. Use interlock.open.")
 
 
 async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

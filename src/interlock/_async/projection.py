@@ -79,7 +79,7 @@ class AsyncProjection:
 
     def _seen(self) -> View:
         if not self._view.is_open:
-            raise Invalid("the projection was not read yet, or its fold failed: call refresh()")
+            raise Invalid("The projection was not read yet, or its fold failed: call refresh().")
         return self._view
 
     async def _refresh(self) -> None:

@@ -88,8 +88,8 @@ class AsyncRun(AwaitsCalls):
         tx = self._state.frame.tx
         if tx is None:
             raise Invalid(
-                "run.tx is the transaction of a step, and no step runs here; "
-                "use run.step(name, fn), and run.tx inside fn"
+                "No step runs here, so there is no run.tx. "
+                "Use run.step(name, fn), and run.tx inside fn."
             )
         return tx
 
@@ -122,7 +122,7 @@ class AsyncRun(AwaitsCalls):
         frame = self._state.frame
         for call in calls:
             if not isinstance(call, tuple) or len(call) < 2:
-                raise Invalid(f"{call!r:.60} is not a step: (name, fn, *args)")
+                raise Invalid(f"{call!r:.60} is not a step: (name, fn, *args).")
         tasks = [(frame.next_path(), *call) for call in calls]
         steps = [partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks]
         return self._calls.add("parallel", concurrency.together(steps))
@@ -227,11 +227,10 @@ class AsyncRun(AwaitsCalls):
     @property
     def _state(self) -> RunState:
         if self.recorded is None:
-            raise Invalid(f"run {self._id!r} is not worked on here; use it in a with block")
+            raise Invalid(f"Run {self._id!r} is not entered: use it in a with block.")
         if self.recorded.pid != os.getpid():
             raise Invalid(
-                f"run {self._id!r} belongs to the process that works on it, not to one that was "
-                "forked from it"
+                f"Run {self._id!r} belongs to the process that entered it, not to a forked one."
             )
         return self.recorded
 

@@ -63,7 +63,7 @@ class Breaker:
         if not isinstance(ignore, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, BaseException) for kind in ignore
         ):
-            raise Invalid(f"ignore={ignore!r:.60} is not a tuple of classes of exceptions")
+            raise Invalid(f"ignore={ignore!r:.60} must be a tuple of exception classes.")
         self._session = session
         self._limits = limits
         self._ignore = ignore
@@ -217,7 +217,7 @@ class Breaker:
         calls = _under_way.get()
         call = next((call for call in reversed(calls) if call.breaker is self), None)
         if call is None:
-            raise Invalid(f"breaker {self.name!r} was not entered in this task or thread")
+            raise Invalid(f"Breaker {self.name!r} was not entered in this task or thread.")
         _under_way.set(tuple(each for each in calls if each is not call))
         if self._watch is not None:
             self._watch.remove(call)

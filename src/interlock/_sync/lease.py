@@ -57,7 +57,7 @@ class Lease:
     def record(self) -> Record:
         """The record of the key, as it was at the grant or after the last `write`."""
         if self._record is None:
-            raise Invalid(f"the lease of {self._key!r} was not taken; use it in a with block")
+            raise Invalid(f"The lease of {self._key!r} was not taken: use it in a with block.")
         return self._record
 
     @property
@@ -188,11 +188,11 @@ class Lease:
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():
             raise Invalid(
-                f"the lease of {self._key!r} belongs to the process that took it, not to one that "
-                "was forked from it; take a lease here"
+                f"The lease of {self._key!r} belongs to the process that took it, not to a "
+                "forked one. Take a lease here."
             )
         if self._record is not None and not self._held:
-            raise Invalid(f"the lease of {self._key!r} was given up; take it again")
+            raise Invalid(f"The lease of {self._key!r} was released. Take it again.")
 
     def _moved(self, record: Record) -> Record:
         """Go on from a new record; one that an earlier sending made long ago changes nothing."""

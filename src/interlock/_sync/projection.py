@@ -80,7 +80,7 @@ class Projection:
 
     def _seen(self) -> View:
         if not self._view.is_open:
-            raise Invalid("the projection was not read yet, or its fold failed: call refresh()")
+            raise Invalid("The projection was not read yet, or its fold failed: call refresh().")
         return self._view
 
     def _refresh(self) -> None:

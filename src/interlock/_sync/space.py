@@ -495,7 +495,7 @@ class Space:
     def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
         """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
 
-        `keep`: days that entries are kept whose rule does not say, at least one (None: for ever).
+        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
         not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
         """

@@ -39,7 +39,7 @@ class Worker:
         told: Callable[[Worked], object] | None,
     ) -> None:
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
-            raise Invalid(f"slots={slots!r:.40} is not a number of runs from 1 to {_MOST_SLOTS}")
+            raise Invalid(f"slots={slots!r:.40} must be a whole number from 1 to {_MOST_SLOTS}.")
         for name, seconds in (("poll", poll), ("ttl", ttl)):
             raise_refused(check_seconds(name, seconds, 0.001, _LONGEST))
         step.check_attempts(attempts)
@@ -143,10 +143,10 @@ class Worker:
 
 def _checked(programs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     if not isinstance(programs, Mapping) or not programs:
-        raise Invalid("programs= maps names to functions of a run, and at least one")
+        raise Invalid("programs= must map at least one name to a function of a run.")
     for name, fn in programs.items():
         if not isinstance(name, str) or not name or not callable(fn):
-            raise Invalid(f"{name!r:.60}: {fn!r:.60} is not a program: a name and a function")
+            raise Invalid(f"{name!r:.60}: {fn!r:.60} is not a program: a name and a function.")
         concurrency.check_program(fn, repr(name))
     return dict(programs)
 

@@ -29,7 +29,7 @@ def checked(space: object, adapter: str) -> Space | AsyncSpace:
     if isinstance(space, Space | AsyncSpace):
         return space
     if hasattr(space, "__await__"):
-        raise Invalid(f"{adapter} got interlock.open_async(...) without await: await it first")
+        raise Invalid(f"{adapter} got interlock.open_async(...) without await: await it first.")
     raise Invalid(
         f"{adapter} needs an open space, not {type(space).__name__}: "
         f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
@@ -42,7 +42,7 @@ def synchronous(space: object, adapter: str) -> Space:
     if not isinstance(found, Space):
         raise Invalid(
             f"{adapter} is synchronous, in asyncio too: open its space with interlock.open, "
-            "not interlock.open_async"
+            "not interlock.open_async."
         )
     return found
 
@@ -50,7 +50,7 @@ def synchronous(space: object, adapter: str) -> Space:
 def one_of(name: str, given: object, *allowed: str) -> None:
     """Raise Invalid if an argument has none of the values that are allowed."""
     if given not in allowed:
-        raise Invalid(f"{name}={given!r:.60} is not one of {', '.join(map(repr, allowed))}")
+        raise Invalid(f"{name}={given!r:.60} must be one of {', '.join(map(repr, allowed))}.")
 
 
 # Calls, with and without asyncio
@@ -70,8 +70,7 @@ def run(space: Space | AsyncSpace, work: Work[T]) -> T:
         return _ended(work)
     work.close()
     raise Invalid(
-        "a synchronous call needs a space from interlock.open; this one is from "
-        "interlock.open_async: use the asynchronous methods"
+        "This space is from interlock.open_async: use the asynchronous methods, or interlock.open."
     )
 
 

@@ -50,7 +50,7 @@ class Contribution:
 def content_id(agent: str, contribution: Contribution, space: str = "default") -> str:
     """Return the id of an agent's contribution, a UUID made of all that it holds.
 
-    It is the same in every process and for ever.  Numbers of a vector count as the stores keep
+    It is the same in every process and forever.  Numbers of a vector count as the stores keep
     them, with 32 bits.  Raises `Invalid`.
     """
     return _checked(agent, contribution, space).id
@@ -81,7 +81,7 @@ def upsert_chroma(
             documents=[each.text for each in unique],
         )
     except InvalidArgumentError as problem:
-        raise Invalid(f"Chroma refuses the vectors: {problem}") from problem
+        raise Invalid(f"Chroma refused the vectors: {problem}") from problem
     return [each.id for each in checked]
 
 
@@ -131,7 +131,7 @@ class _Checked:
 def _checked(agent: str, contribution: Contribution, space: str) -> _Checked:
     """Return what is stored for a contribution.  Raises `Invalid`."""
     if not agent:
-        raise Invalid("a contribution needs the name of its agent")
+        raise Invalid("A contribution needs the name of its agent.")
     named = {"agent": agent, "space": space, "name": contribution.name, "text": contribution.text}
     for part, text in named.items():
         if not isinstance(text, str):
@@ -147,7 +147,7 @@ def _checked(agent: str, contribution: Contribution, space: str) -> _Checked:
             separators=(",", ":"),
         ).encode()
     except UnicodeEncodeError:
-        raise Invalid("a string holds a lone surrogate, which UTF-8 cannot encode") from None
+        raise Invalid("A string contains a lone surrogate, which UTF-8 can't encode.") from None
     digest = hashlib.sha256(described + b"\n" + struct.pack(f"<{len(vector)}f", *vector))
     made = str(uuid.UUID(bytes=digest.digest()[:16], version=5))
     ours = {"id": made, "agent": agent, "space": space, "name": contribution.name}
@@ -161,13 +161,13 @@ def _vector(given: Iterable[float]) -> list[float]:
         form = f"<{len(numbers)}f"
         numbers = list(struct.unpack(form, struct.pack(form, *numbers)))
     except (TypeError, struct.error) as problem:
-        raise Invalid(f"the vector is not a sequence of numbers: {problem}") from problem
+        raise Invalid(f"The vector is not a sequence of numbers: {problem}") from problem
     except OverflowError:
-        raise Invalid("the vector holds a number that does not fit in 32 bits") from None
+        raise Invalid("The vector contains a number that does not fit in 32 bits.") from None
     if not numbers:
-        raise Invalid("the vector is empty, or a string")
+        raise Invalid("The vector is empty, or a string.")
     if not all(map(math.isfinite, numbers)):
-        raise Invalid("the vector holds a number that is infinite or not a number")
+        raise Invalid("The vector contains a number that is infinite or not a number.")
     return [number + 0.0 for number in numbers]  # no negative zero, which equals the other
 
 
@@ -175,10 +175,10 @@ def _metadata(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Return metadata that every store keeps as it is.  Raises `Invalid`."""
     for key, value in given.items():
         if not isinstance(key, str) or not key or key.startswith("chroma:"):
-            raise Invalid(f"metadata cannot have the key {key!r}")
+            raise Invalid(f"metadata can't have the key {key!r}.")
         if key in RESERVED:
             raise Invalid(
-                f"metadata cannot have the key {key!r}: {', '.join(RESERVED)} are reserved"
+                f"metadata can't have the key {key!r}: {', '.join(RESERVED)} are reserved."
             )
         if type(value) not in (str, int, float, bool):
             raise Invalid(f"metadata {key!r} is {value!r}, not text, a number or a boolean")
@@ -192,11 +192,11 @@ def _metadata(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def _unique(checked: list[_Checked]) -> list[_Checked]:
     """Return each contribution once.  Raises `Invalid` where they cannot be stored together."""
     if not checked:
-        raise Invalid("no contributions were given")
+        raise Invalid("There are no contributions.")
     if len(checked) > MOST_AT_ONCE:
         raise Invalid(f"{len(checked):,} contributions at once; the limit is {MOST_AT_ONCE:,}")
     if len(lengths := {len(each.vector) for each in checked}) > 1:
-        raise Invalid(f"the vectors have different numbers of dimensions: {sorted(lengths)}")
+        raise Invalid(f"The vectors differ in dimensions: {sorted(lengths)}")
     return list({each.id: each for each in checked}.values())
 
 
@@ -211,7 +211,7 @@ def _check_dimensions(
     elif vector_name is not None:
         raise Invalid(f"vector_name is {vector_name!r}; the vectors of {collection} have no name")
     if vectors is not None and vectors.size != found:
-        raise Invalid(f"the vectors have {found} dimensions; {collection} has {vectors.size}")
+        raise Invalid(f"The vectors have {found} dimensions; {collection} has {vectors.size}.")
 
 
 # Qdrant inside the process loses points that two threads add at once: they get the same place.

@@ -185,18 +185,18 @@ def lost_commits(position: int, known: int | None = None) -> LostCommits:
     """The fault of a store whose log ends before a commit that it acknowledged."""
     past = "" if known is None else f", but position {known} was acknowledged"
     return LostCommits(
-        f"the store lost acknowledged commits: its log ends at position {position}{past}. It was "
-        "restored from a backup, or failed over to a replica that lagged behind; look at what is "
-        "missing, then open the space again"
+        f"The store lost acknowledged commits: its log ends at position {position}{past}. It was "
+        "restored from a backup, or failed over to a replica that lagged behind. Check what is "
+        "missing, then open the space again."
     )
 
 
 def epoch_back(name: str, held: int, current: int) -> LostCommits:
     """The fault of a store whose epoch or incarnation is below one that it granted."""
     return LostCommits(
-        f"the store lost what it granted: {name!r} was held at epoch {held}, but stands at "
-        f"{current}. It was restored from a backup, or failed over to a replica that lagged "
-        "behind; open the space again"
+        f"The store lost what it granted: {name!r} was held at epoch {held}, and is at "
+        f"{current} now. It was restored from a backup, or failed over to a replica that lagged "
+        "behind. Open the space again."
     )
 
 

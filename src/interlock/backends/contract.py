@@ -39,8 +39,5 @@ class Backend(Protocol):
 
 def no_space(place: str, name: str | None = None) -> Unavailable:
     """The fault of a store, or of a space in it, that is not there and was not to be made."""
-    what = f"there is no Interlock store at {place}" if name is None else ""
-    return Unavailable(
-        f"{what or f'{place} has no space {name!r}'}; check its name, make it with "
-        "`interlock init`, or open it with create=True"
-    )
+    what = f"No Interlock store at {place}" if name is None else f"{place} has no space {name!r}"
+    return Unavailable(f"{what}. Create it with `interlock init`.")

@@ -187,11 +187,14 @@ def unknown(request: Request[Any], lost: AnswerLost) -> Unknown | Unavailable:
     op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
     if isinstance(lost, Unconfirmed):
         again = f" with op_id={op_id!r}" if op_id else ""
-        return Unknown(f"{lost}; it may still be lost. Send it again{again}, which is safe", op_id)
+        return Unknown(f"{lost}: it may still be lost. Sending it again{again} is safe.", op_id)
     if isinstance(request, _READS):
-        return Unavailable(f"the store stayed away for {RESUBMIT_FOR:.0f} s ({lost}); try again")
+        return Unavailable(
+            f"No answer from the store for {RESUBMIT_FOR:.0f} s ({lost}). Try again."
+        )
     return Unknown(
-        f"the answer to {type(request).__name__} was lost and the store stayed away for "
-        f"{RESUBMIT_FOR:.0f} s ({lost}); send it again with op_id={op_id!r}, which is safe",
+        f"No answer from the store for {RESUBMIT_FOR:.0f} s ({lost}): the "
+        f"{type(request).__name__} may be applied or not. Sending it again with "
+        f"op_id={op_id!r} is safe.",
         op_id,
     )

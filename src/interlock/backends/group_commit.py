@@ -100,7 +100,7 @@ class GroupCommit:
                 await run(self._flush_once)
         except BaseException as problem:
             for slot in self._waiting:
-                slot.fault = Unavailable(f"the commit could not be sent: {problem!r}")
+                slot.fault = Unavailable(f"The commit could not be sent: {problem!r}")
             _tell(self._waiting)
             self._waiting.clear()
             raise

@@ -102,8 +102,8 @@ def taking(
         return answer
     if any(_is_behind(answer, each) for each in mine):
         return Invalid(
-            f"the lease of {answer.key!r} is held by the call that asks for it, which would wait "
-            "for itself; use the lease that it has",
+            f"This call already holds the lease of {answer.key!r}. Use that lease: "
+            "waiting would never end.",
             answer.key,
         )
     return (yield from take(writer, keys, ttl, wait, name))
@@ -116,8 +116,7 @@ def explained(writer: Writer, refusal: T) -> T | Invalid:
         mine = _leases(writer.space, (refusal.key,))
         if check_unreserved(refusal.key) is None and any(_is_behind(refusal, e) for e in mine):
             return Invalid(
-                f"the lease of {refusal.key!r} is held by the call that writes it; write it "
-                "through the lease, with its write()",
+                f"This call holds the lease of {refusal.key!r}. Write with the lease's write().",
                 refusal.key,
             )
     return refusal

@@ -66,10 +66,10 @@ class ServerOptions(NamedTuple):
 def check_options(options: ServerOptions) -> None:
     """Raise Invalid where an option has no meaning."""
     if options.durability not in DURABILITY:
-        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
+        raise Invalid(f"durability={options.durability!r} must be one of {', '.join(DURABILITY)}.")
     seconds = options.busy_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
-        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds above 0")
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} must be a number of seconds above 0.")
 
 
 class Known(NamedTuple):
@@ -161,7 +161,7 @@ class RemoteBackend(ABC, Generic[C]):
             except AnswerLost as problem:
                 lost = problem
                 time.sleep(_OPENING_PAUSE)
-        raise Unavailable(f"{self.place} cannot be reached: {lost}") from lost
+        raise Unavailable(f"Can't reach {self.place} ({lost}).") from lost
 
     # Requests
 
@@ -298,7 +298,7 @@ class RemoteBackend(ABC, Generic[C]):
         if self._lost is not None:
             raise LostCommits(*self._lost.args)  # anew: a traceback grows each time it is raised
         if self._closed:
-            raise Closed(f"the space in {self.place} was closed; open it again to use it")
+            raise Closed(f"The space in {self.place} is closed. Open it again to use it.")
 
     # Refusals
 

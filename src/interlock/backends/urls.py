@@ -47,9 +47,7 @@ def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Ba
 
 def _opened(url: str, name: str, create: bool, **options: Any) -> Backend:
     if not isinstance(url, str):
-        raise Invalid(
-            f"a store is named by a URL such as 'sqlite:///team.db', not {redact_url(url)}"
-        )
+        raise Invalid(f"{redact_url(url)} is not a store URL. Example: sqlite:///team.db")
     scheme, separator, rest = url.partition("://")
     known = {name: value for name, value in options.items() if value is not None}
     if scheme == "sqlite" and separator:
@@ -71,5 +69,5 @@ def _opened(url: str, name: str, create: bool, **options: Any) -> Backend:
     if separator and (make := _OTHERS.get(scheme)) is not None:
         return make(url, name, **known, **({} if create else {"create": False}))
     safe = redact_url(url)
-    hint = f"; did you mean 'sqlite:///{safe}'?" if not separator and safe == url else ""
-    raise Invalid(f"{safe!r} is not the URL of a store, such as 'sqlite:///team.db'{hint}")
+    hint = f" Did you mean 'sqlite:///{safe}'?" if not separator and safe == url else ""
+    raise Invalid(f"{safe!r} is not a store URL.{hint or ' Example: sqlite:///team.db'}")

@@ -127,7 +127,7 @@ def _read(file: str) -> Any:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as problem:
-        raise interlock.Invalid(f"{file} cannot be read: {problem.strerror}") from problem
+        raise interlock.Invalid(f"Can't read {file}: {problem.strerror}") from problem
     except ValueError as problem:
         raise interlock.Invalid(f"{file} is not JSON: {problem}") from problem
 

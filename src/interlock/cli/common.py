@@ -89,7 +89,7 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
             with reported(as_json):
                 if not store:
                     raise click.UsageError(
-                        "no store is named; give --store sqlite:///team.db or set INTERLOCK_STORE"
+                        "Name the store: --store sqlite:///team.db, or set INTERLOCK_STORE."
                     )
                 check_is_kept(store)
                 with interlock.open(store, space=space, agent=agent, create=not reads) as opened:
@@ -122,12 +122,15 @@ class reported:  # a context manager, read as a phrase
         if isinstance(problem, click.UsageError) and self.as_json:
             told = {"error": "Usage", "message": problem.format_message()}
             click.echo(
-                compact(told | {"retryable": False, "next_step": "correct the call"}), err=True
+                compact(
+                    told | {"retryable": False, "next_step": "Fix the call; retrying won't help."}
+                ),
+                err=True,
             )
             raise SystemExit(USAGE) from problem
         if isinstance(problem, OSError):
             why = problem.strerror or problem
-            click.echo(f"Error: the output could not be written: {why}", err=True)
+            click.echo(f"Error: Can't write the output: {why}", err=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(FAULT) from problem
 
@@ -167,7 +170,7 @@ def fail(message: str, code: int, as_json: bool, **details: Any) -> NoReturn:
             "error": "Conflict" if retryable else "NotFound",
             "message": message,
             "retryable": retryable,
-            "next_step": "read it again" if retryable else "",
+            "next_step": "Read it again." if retryable else "",
             **details,
         }
     )
@@ -232,7 +235,7 @@ def moment_of(option: str, text: str) -> datetime:
         when = datetime.fromisoformat(text)
     except ValueError:
         raise click.UsageError(
-            f"{option} {text!r} is not a time such as 2026-11-21T09:30:00+00:00"
+            f"{option} {text!r} is not a time. Example: 2026-11-21T09:30:00+00:00"
         ) from None
     return when.astimezone(UTC)
 
@@ -242,10 +245,10 @@ def parsed(value: str) -> Any:
     try:
         return json.loads(value)
     except RecursionError:
-        raise click.UsageError("VALUE is nested too deeply") from None
-    except ValueError as problem:
+        raise click.UsageError("VALUE is nested too deeply.") from None
+    except ValueError:
         raise click.UsageError(
-            f"VALUE is not JSON ({problem}); write text as '\"...\"' in quotes, or add --text"
+            "VALUE is not JSON: quote it as '\"text\"', or add --text."
         ) from None
 
 
@@ -253,14 +256,16 @@ def imported(reference: str) -> Any:
     """Return what `module:NAME` stands for.  Raises Invalid."""
     module, _, name = reference.partition(":")
     if not module or not name:
-        raise interlock.Invalid(f"{reference!r} is not module:NAME, such as {module or 'shop'}:buy")
+        raise interlock.Invalid(
+            f"{reference!r} is not module:NAME. Example: {module or 'shop'}:buy"
+        )
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module), name)
     except Exception as problem:  # importing runs the module
         raise interlock.Invalid(
-            f"{reference} cannot be imported: {type(problem).__name__}: {problem}"
+            f"Can't import {reference}: {problem or type(problem).__name__}"
         ) from problem
 
 
@@ -284,5 +289,5 @@ def check_is_kept(store: str) -> None:
     """Raise click.UsageError where a store is in memory, and would end with the command."""
     if store.partition("?")[0] in ("sqlite://", "sqlite:///"):
         raise click.UsageError(
-            "a store in memory ends with the command; name a file (sqlite:///team.db)"
+            "A store in memory ends with the command. Name a file: sqlite:///team.db"
         )

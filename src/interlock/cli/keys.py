@@ -86,9 +86,9 @@ def at(
 ) -> None:
     """Print KEY, or the keys under --prefix, as they were at a moment."""
     if (position is None) == (when is None):
-        raise click.UsageError("name the moment with --position or --time, and exactly one of them")
+        raise click.UsageError("Pass either --position or --time.")
     if key is not None and prefix:
-        raise click.UsageError("KEY and --prefix exclude each other")
+        raise click.UsageError("Pass either KEY or --prefix.")
     moment = space.at(position=position, time=None if when is None else moment_of("--time", when))
     if key is not None:
         _print_record(moment.read(key), as_json)
@@ -185,7 +185,7 @@ def put(
     """
     refuse_reserved([key])
     if (version is not None) + create + force > 1:
-        raise click.UsageError("--version, --create and --force exclude each other")
+        raise click.UsageError("Pass only one of --version, --create and --force.")
     if value == "-":
         value = sys.stdin.read()
     document = value if text else parsed(value)
@@ -200,8 +200,8 @@ def put(
             if create:
                 raise
             message = (
-                f"{key!r} exists, at version {conflict.actual}, written by {conflict.writer!r}; "
-                f"read it, then give --version {conflict.actual} (or --force to write over it)"
+                f"{key!r} exists (version {conflict.actual}, by {conflict.writer!r}). "
+                f"Pass --version {conflict.actual}, or --force to overwrite it."
             )
             fail(message, CONFLICT, as_json, record=record_json(conflict.record))
     _told(record, as_json)
@@ -262,7 +262,7 @@ def transition(
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
-            raise click.UsageError(f"--set {change!r} is not FIELD=JSON")
+            raise click.UsageError(f"--set {change!r} is not FIELD=JSON.")
         fields[name] = parsed(value)
     _told(space.transition(key, state, **fields), as_json)
 
@@ -292,9 +292,7 @@ def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) 
         assert done is not None  # it was committed just now, or before
         record = space.at(position=done.position).read(key)
     if record.value != document:
-        raise interlock.Invalid(
-            f"operation id {op_id!r} was already used for another value; use a fresh id"
-        )
+        raise interlock.Invalid(f"op_id {op_id!r} already belongs to another value. Use a new one.")
     return record
 
 

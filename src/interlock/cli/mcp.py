@@ -54,9 +54,9 @@ def mcp(
         names = _names(tokens)
         given = any(name is not None for name in names.values())
         if exclusive and agent is None and not given:
-            raise click.UsageError("--exclusive needs a name: --agent NAME, or --token NAME:TOKEN")
+            raise click.UsageError("--exclusive needs a name: --agent NAME, or --token NAME:TOKEN.")
         if http is None and (names or allow_host):
-            raise click.UsageError("--token and --allow-host are for --http")
+            raise click.UsageError("--token and --allow-host need --http.")
         address = None if http is None else _address(http, bool(names))
         found = {} if rules is None else {"rules": read_rules(rules)}
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
@@ -86,11 +86,10 @@ def _names(tokens: tuple[str, ...]) -> dict[str, str | None]:
         name, colon, token = given.rpartition(":")
         if not _TOKEN.fullmatch(token) or (colon and not name):
             raise click.UsageError(
-                "a token is made of letters, digits and -._~+/, with the agent's name and a colon "
-                "before it where it stands for one agent"
+                "A token has only letters, digits and -._~+/. For one agent, write NAME:TOKEN."
             )
         if token in found:
-            raise click.UsageError("a token is given twice; each agent needs one of its own")
+            raise click.UsageError("A token is given twice. Each agent needs its own.")
         found[token] = name or None
     return found
 
@@ -99,9 +98,9 @@ def _address(text: str, tokens: bool) -> tuple[str, int]:
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.UsageError(f"--http {text!r} is not HOST:PORT, such as 127.0.0.1:8765")
+        raise click.UsageError(f"--http {text!r} is not HOST:PORT. Example: 127.0.0.1:8765")
     if host not in _LOCAL and not tokens:
-        raise click.UsageError(f"others can reach {host}: give a --token (INTERLOCK_MCP_TOKEN)")
+        raise click.UsageError(f"Others can reach {host}: pass a --token (INTERLOCK_MCP_TOKEN).")
     return host, int(port)
 
 

@@ -125,14 +125,14 @@ def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
         found = imported(name)
         if isinstance(found, interlock.Machine):
             return found
-        raise interlock.Invalid(f"{name} is a {type(found).__name__}, not an interlock.Machine")
+        raise interlock.Invalid(f"{name} is a {type(found).__name__}, not an interlock.Machine.")
     known = {m.name: m for m in (interlock.BOOKING, interlock.AGENT_LIFECYCLE)}
     if store:
         with interlock.open(store, space=space, create=False) as opened:
             machines = [r.machine for r in opened.rules.values() if r.machine is not None]
             known.update({m.name: m for m in machines})
     if name not in known:
-        raise interlock.Invalid(f"no machine is named {name!r}; known: {', '.join(sorted(known))}")
+        raise interlock.Invalid(f"No machine is named {name!r}. Known: {', '.join(sorted(known))}.")
     return known[name]
 
 
@@ -142,11 +142,11 @@ def read_rules(file: str) -> dict[str, interlock.Rule]:
         found = imported(file)
         if isinstance(found, Mapping):
             return dict(found)
-        raise interlock.Invalid(f"{file} is a {type(found).__name__}, not a mapping of rules")
+        raise interlock.Invalid(f"{file} is a {type(found).__name__}, not a mapping of rules.")
     try:
         data = json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as problem:
-        raise interlock.Invalid(f"{file} cannot be read: {problem.strerror}") from problem
+        raise interlock.Invalid(f"Can't read {file}: {problem.strerror}") from problem
     except ValueError as problem:
         raise interlock.Invalid(f"{file} is not JSON: {problem}") from problem
     return interlock.rules_from_json(data)

@@ -51,14 +51,14 @@ def replay(
     """
     moments = space.runs.replay(id)
     if moment is not None and (first is not None or back):
-        raise click.UsageError("--at shows one moment; leave out --from and --back")
+        raise click.UsageError("--at shows one moment: leave out --from and --back.")
     if first is not None and first > len(moments):
-        raise interlock.Invalid(f"run {id!r} has {len(moments)} moments, so no --from {first}")
+        raise interlock.Invalid(f"Run {id!r} has only {len(moments)} moments: no --from {first}.")
     chosen = list(range(len(moments)))
     if moment is not None:
         chosen = [n for n in chosen if _is_reached(moments[n], moment)][-1:]
         if not chosen:
-            raise interlock.Invalid(f"nothing of run {id!r} was in the log yet at {moment}")
+            raise interlock.Invalid(f"Run {id!r} had not started at {moment}.")
     elif back:
         chosen = chosen[:first][::-1]
     elif first is not None:
@@ -273,7 +273,7 @@ def worker(
     functions = {name: imported(name) for name in programs}
     coroutines = [inspect.iscoroutinefunction(fn) for fn in functions.values()]
     if any(coroutines) and not all(coroutines):
-        raise click.UsageError("start one worker for the coroutine functions, one for the others")
+        raise click.UsageError("Use one worker for coroutine functions and one for the others.")
     options["told"] = _tell_json if as_json else _tell_worked
     if all(coroutines):
         interrupted = asyncio.run(_work(functions, options, once))
@@ -372,7 +372,7 @@ def list_breakers(space: interlock.Space, as_json: bool) -> None:
 def reset(space: interlock.Space, as_json: bool, breaker: str) -> None:
     """Close BREAKER: calls go through again, on every host within a second."""
     if breaker not in {info.name for info in space.breakers()}:
-        fail(f"no breaker {breaker!r} has ever counted a failure", NOT_FOUND, as_json)
+        fail(f"No breaker {breaker!r} has ever counted a failure.", NOT_FOUND, as_json)
     info = space.breaker(breaker).reset()
     click.echo(compact(_told(info)) if as_json else f"{breaker} is {info.state}")
 

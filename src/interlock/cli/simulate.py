@@ -155,10 +155,10 @@ def _chosen(
     if scenario is None:
         return settings, tuple(dict.fromkeys(patterns)) or tuple(PATTERNS)
     if patterns:
-        raise click.UsageError("--scenario brings its own patterns; leave --pattern out")
+        raise click.UsageError("--scenario has its own patterns: leave out --pattern.")
     story = SCENARIOS[scenario]
     if story.processes and settings.threads:
-        raise click.UsageError(f"--scenario {scenario} stops processes; leave --threads out")
+        raise click.UsageError(f"--scenario {scenario} stops processes: leave out --threads.")
     return story.settings(settings), tuple(pattern.name for pattern in story.patterns)
 
 
@@ -174,12 +174,12 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
     takers = [name for name in chosen if known_patterns()[name].takes_store]
     if not takers:
         raise click.UsageError(
-            f"--store: none of the chosen patterns ({', '.join(chosen)}) uses it; add "
-            "--pattern interlock-update, or leave --store out"
+            f"--store: none of the chosen patterns ({', '.join(chosen)}) uses it. Add "
+            "--pattern interlock-update, or leave out --store."
         )
     if store.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
         raise click.UsageError(
-            "--store: agents cannot share a store in memory; name a file, such as sqlite:///team.db"
+            "--store: agents can't share a store in memory. Name a file: sqlite:///team.db"
         )
     interlock.open(store, space=takers[0]).close()
 

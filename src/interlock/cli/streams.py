@@ -174,7 +174,7 @@ _STEP = 20_000  # positions between two signs of progress
 
 
 @store_command(reads=True)
-@click.option("--keep", type=float, help="Days, for keys whose rule says none (else: for ever).")
+@click.option("--keep", type=float, help="Days, for keys whose rule says none (else: forever).")
 @click.option("--before", type=click.IntRange(0), help="Keep what begins at this position.")
 def trim(space: interlock.Space, as_json: bool, keep: float | None, before: int | None) -> None:
     """Cut off the oldest part of the log that nobody needs; say what is kept, and why."""
@@ -195,4 +195,7 @@ def trim(space: interlock.Space, as_json: bool, keep: float | None, before: int 
         click.echo(compact({"oldest": done.oldest, "cut": cut, "held": done.held}))
         return
     why = f": {done.held}" if done.held else ""
-    click.echo(f"{cut} entries were cut; the log is kept from position {done.oldest} on{why}")
+    if cut:
+        click.echo(f"Trimmed {cut} entries; the oldest is position {done.oldest} now{why}.")
+    else:
+        click.echo(f"Nothing trimmed{why}.")

@@ -141,8 +141,7 @@ def _place(settings: Settings, store: str | None, yes: bool) -> Iterator[Setting
     scheme, _, path = store.partition("?")[0].partition(":///")
     if scheme in ("sqlite", "sqlite://") and path in ("", ":memory:"):
         raise click.UsageError(
-            "--store: processes cannot share a store in memory; name a file, such as "
-            "sqlite:///torture.db"
+            "--store: processes can't share a store in memory. Name a file: sqlite:///torture.db"
         )
     new = scheme == "sqlite" and not Path(path).exists()
     if not new and not yes:

@@ -43,8 +43,8 @@ def check_path(key: str) -> Invalid | None:
     for segment in key.removeprefix(FILES).split("/"):
         if len(segment.encode()) > MAX_SEGMENT_BYTES:
             return Invalid(
-                f"{key!r:.100}: the name {segment!r:.40} has {len(segment.encode())} bytes; a file "
-                f"name has at most {MAX_SEGMENT_BYTES}",
+                f"{key!r:.100}: the name {segment!r:.40} has {len(segment.encode())} bytes; "
+                f"the limit is {MAX_SEGMENT_BYTES}.",
                 key,
             )
     return None
@@ -61,10 +61,8 @@ def folders_of(key: str) -> tuple[str, ...]:
 def in_the_way(key: str, folder: str) -> Invalid:
     """The refusal of two documents of which one is a file where the other needs a folder."""
     path, where = key.removeprefix(FILES), folder.removeprefix(FILES)
-    return Invalid(
-        f"document {path!r} needs a folder {where!r}, and a document cannot be both", key
-    )
+    return Invalid(f"Document {path!r} needs a folder {where!r}, but that is a document.", key)
 
 
 def _malformed(key: str, why: str) -> Invalid:
-    return Invalid(f"{key!r:.100} holds a document, and this value is none: {why}", key)
+    return Invalid(f"{key!r:.100} needs a document: {why}", key)

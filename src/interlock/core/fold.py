@@ -110,7 +110,7 @@ def reload(writer: Writer) -> Steps[bool]:
 def not_foldable(key: str, reducer: str, problem: Exception) -> Invalid:
     """The refusal of reading a merged key whose reducer fails on its contributions."""
     return Invalid(
-        f"the contributions to {key!r} cannot be folded: the reducer {reducer!r} raised "
+        f"Can't merge the contributions to {key!r}: reducer {reducer!r} raised "
         f"{described(problem)}",
         key,
     )

@@ -46,26 +46,20 @@ def _check_text(key: str) -> Invalid | None:
     if problem is not None:
         return problem
     if key.startswith("$"):
-        return Invalid(
-            f"key {key!r} begins with '$', which is kept for the library's own keys", key
-        )
+        return Invalid(f"Keys that begin with '$' are reserved: {key!r}.", key)
     for segment in key.split("/"):
         if not segment:
             return Invalid(
-                f"key {key!r} has an empty segment; write it as 'a/b', without '/' at either end",
+                f"Key {key!r} has an empty segment: no '/' at either end.",
                 key,
             )
         if segment != segment.strip():
-            return Invalid(f"key {key!r} has white space at the end of segment {segment!r}", key)
+            return Invalid(f"Key {key!r} has white space at the end of segment {segment!r}.", key)
         if segment in (".", ".."):
-            return Invalid(
-                f"key {key!r} has the segment {segment!r}, which is a folder's name", key
-            )
+            return Invalid(f"Key {key!r} has the segment {segment!r}, which names a folder.", key)
     for character in _PATTERN_CHARACTERS:
         if character in key:
-            return Invalid(
-                f"key {key!r} holds {character!r}, which is kept for patterns; leave it out", key
-            )
+            return Invalid(f"Key {key!r} contains {character!r}, which only patterns may use.", key)
     return None
 
 
@@ -73,7 +67,7 @@ def check_unreserved(key: object) -> Forbidden | None:
     """Return why `key` is an adapter's and nobody else's, or None when it is not."""
     for prefix, owner in RESERVED.items():
         if isinstance(key, str) and key.startswith(prefix):
-            message = f"{key!r} belongs to {owner}, which alone reads and writes '{prefix}...'"
+            message = f"{key!r} belongs to {owner}: only it reads and writes '{prefix}...'."
             return Forbidden(message, key, f"{prefix}**", "reserved")
     return None
 
@@ -92,7 +86,7 @@ def check_prefix(prefix: object) -> Invalid | None:
     for character in _PATTERN_CHARACTERS:
         if character in prefix:
             return Invalid(
-                f"prefix {prefix!r} holds {character!r}; a prefix is plain text such as 'booking/'"
+                f"Prefix {prefix!r} contains {character!r}. A prefix is plain text like 'booking/'."
             )
     return None
 
@@ -107,7 +101,7 @@ def check_name(what: str, name: object) -> Invalid | None:
     """Return why `name` cannot name a space, an agent or an operation (`what` says which)."""
     problem = _problem(what, name, MAX_NAME_BYTES)
     if problem is None and isinstance(name, str) and name != name.strip():
-        return Invalid(f"{what} {name!r} has white space at its end")
+        return Invalid(f"{_cap(what)} {name!r} has white space at an end.")
     return problem
 
 
@@ -127,39 +121,47 @@ def prefix_end(prefix: str) -> str | None:
 
 def _problem(what: str, text: object, limit: int) -> Invalid | None:
     if not isinstance(text, str):
-        return Invalid(f"{_a(what)} is a str, not {type(text).__name__} ({text!r:.60})")
+        return Invalid(f"{_a(what)} is a str, not {type(text).__name__}: {text!r:.60}")
     if not text:
-        return Invalid(f"{_a(what)} cannot be empty")
+        return Invalid(f"{_a(what)} can't be empty.")
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        return Invalid(f"{what} {text!r:.60} holds a lone surrogate, which UTF-8 cannot carry")
+        return Invalid(
+            f"{_cap(what)} {text!r:.60} contains a lone surrogate, which UTF-8 can't encode."
+        )
     if size > limit:
-        return Invalid(f"{what} {text[:40]!r}... is {size} bytes long; the limit is {limit}")
+        return Invalid(f"{_cap(what)} {text[:40]!r}... has {size} bytes; the limit is {limit}.")
     if not text.isprintable():
-        return Invalid(f"{what} {text!r:.60} holds a character that cannot be printed")
+        return Invalid(f"{_cap(what)} {text!r:.60} contains a character that can't be printed.")
     return None
 
 
 def _a(what: str) -> str:
-    return f"{'an' if what[0] in 'aeiou' else 'a'} {what}"
+    return f"{'An' if what[0] in 'aeiou' else 'A'} {what}"
+
+
+def _cap(what: str) -> str:
+    return what[0].upper() + what[1:]
 
 
 def check_pattern(pattern: object) -> Invalid | None:
     """Return why `pattern` is not a pattern, or None when it is one."""
     if not isinstance(pattern, str):
-        return Invalid(f"a pattern is a str, not {type(pattern).__name__} ({pattern!r:.60})")
+        return Invalid(f"A pattern is a str, not {type(pattern).__name__}: {pattern!r:.60}")
     segments = pattern.split("/")
     if REST in segments[:-1]:
-        return Invalid(f"pattern {pattern!r} has '**' before its end; it may only end with it")
+        return Invalid(
+            f"Pattern {pattern!r} has '**' before its end. Only the last segment may be '**'."
+        )
     if segments.count(OWNER) > 1:
-        return Invalid(f"pattern {pattern!r} names {{agent}} twice")
+        return Invalid(f"Pattern {pattern!r} names {{agent}} twice.")
     plain = "/".join("x" if segment in (ANY, OWNER, REST) else segment for segment in segments)
     wrong = check_key(plain)
     if wrong is not None:
         return Invalid(
-            f"pattern {pattern!r} is not a path of names, '*', '{{agent}}' and a final '**' "
-            f"({wrong.message})"
+            f"Pattern {pattern!r} is not a path of names, '*', '{{agent}}' and a final '**'. "
+            f"{wrong.message}"
         )
     return None
 
@@ -243,15 +245,15 @@ def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
         text = _encoder.encode(value)
         size = len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError:
-        return Invalid("the value holds a lone surrogate, which UTF-8 cannot carry")
+        return Invalid("The value contains a lone surrogate, which UTF-8 can't encode.")
     except RecursionError:
-        return Invalid("the value is nested too deeply, or holds itself")
+        return Invalid("The value is nested too deeply, or contains itself.")
     except (TypeError, ValueError) as problem:
-        return Invalid(f"the value is not JSON: {problem}")
+        return Invalid(f"The value is not JSON: {problem}")
     if size > limit:
         return Invalid(
-            f"the value is {size:,} bytes of JSON; the limit is {limit:,} "
-            "(interlock.open(..., max_value_bytes=...) sets it)"
+            f"The value has {size:,} bytes; the limit is {limit:,}. "
+            "Raise max_value_bytes= or split it."
         )
     return text
 
@@ -270,11 +272,11 @@ def decode_many(texts: Sequence[str]) -> list[Json]:
 def _not_json(value: Json, path: str, depth: int) -> str | None:
     """Say what the encoder would silently change: keys that are not str, types made for it."""
     if depth > MAX_DEPTH:
-        return f"the value is nested deeper than {MAX_DEPTH} levels, or holds itself"
+        return f"The value is nested deeper than {MAX_DEPTH} levels, or contains itself."
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                return f"{path} has the key {key!r} of type {type(key).__name__}; JSON keys are str"
+                return f"{_the(path)} has the key {key!r} ({_a_type(key)}); JSON keys are str."
             if not isinstance(item, _SCALARS) and (
                 found := _not_json(item, f"{path}[{key!r}]", depth + 1)
             ):
@@ -290,5 +292,17 @@ def _not_json(value: Json, path: str, depth: int) -> str | None:
     if isinstance(value, _SCALARS):
         return None
     if value is DELETE:
-        return f"{path} is interlock.DELETE, which only the function of an update may return"
-    return f"{path} is a {type(value).__name__}, which is not JSON"
+        return f"{_the(path)} is interlock.DELETE, which only the function of an update may return."
+    use = ": use a list" if isinstance(value, (set, frozenset)) else ""
+    if depth == 1:
+        return f"{'A' + _a_type(value)[1:]} is not JSON{use}."
+    return f"{path} is {_a_type(value)}, which is not JSON{use}."
+
+
+def _the(path: str) -> str:
+    return "The value" if path == "value" else path
+
+
+def _a_type(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -136,5 +136,5 @@ def check_seconds(name: str, value: object, least: float, most: float) -> Invali
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not least <= value <= most:  # type: ignore[operator]  # it is a number
         limit = f"from {least:g}" + (f" to {most:g}" if most != float("inf") else "")
-        return Invalid(f"{name}={value!r:.40} is not a number of seconds {limit}")
+        return Invalid(f"{name}={value!r:.40} must be a number of seconds {limit}.")
     return None

@@ -107,7 +107,7 @@ class Machine:
         )
 
     def _check(self, declared: set[str], final_given: bool) -> None:
-        where = f"machine {self.name!r}"
+        where = f"Machine {self.name!r}"
         if not self.name or not self.field or not self.initial:
             raise MachineError(f"{where} needs a name, a field and an initial state")
         for state in self.states:
@@ -129,8 +129,8 @@ class Machine:
                 raise MachineError(f"{where}: no transition leads to {state!r}")
             if final_given and not self.targets(state) and state not in self.final:
                 raise MachineError(
-                    f"{where}: {state!r} has no way out and is not final; "
-                    "give it transitions, or name it in final="
+                    f"{where}: {state!r} has no way out and is not final. "
+                    "Give it transitions, or name it in final=."
                 )
             if state in self.final and self.targets(state):
                 raise MachineError(f"{where}: {state!r} is final and has transitions")
@@ -173,15 +173,15 @@ def state_of(machine: Machine, key: str, value: Json) -> str | Invalid:
     """Return the state that `value` is in, or why it has none."""
     if not isinstance(value, dict) or machine.field not in value:
         return Invalid(
-            f"{key!r} is bound to machine {machine.name!r}: its value must be an object with "
-            f"the field {machine.field!r}",
+            f"{key!r} needs an object with the field {machine.field!r} "
+            f"(state machine {machine.name!r})",
             key,
         )
     state = value[machine.field]
     if not isinstance(state, str) or state not in machine.transitions:
         return Invalid(
-            f"{key!r}: {machine.field} = {state!r:.80} is not a state of machine "
-            f"{machine.name!r} ({', '.join(machine.states)})",
+            f"{key!r}: {machine.field} = {state!r:.80} is not a state of {machine.name!r}. "
+            f"States: {', '.join(machine.states)}.",
             key,
         )
     return state
@@ -192,11 +192,14 @@ def illegal(
 ) -> IllegalTransition:
     """The refusal of a move that the machine does not allow."""
     allowed = machine.initial if before is None else machine.targets(before)
-    start = "a new value" if before is None else repr(before)
-    end = "being deleted" if after is None else repr(after)
-    may = ", ".join(map(repr, allowed)) if allowed else "nothing: the state is final"
-    text = f"{key!r} may not go from {start} to {end} (machine {machine.name!r})"
-    text += f": {why}" if why else f"; allowed: {may}"
+    if after is None:
+        text = f"{key!r} can't be deleted in state {before!r}"
+        may = f" Final states: {', '.join(map(repr, machine.final))}." if machine.final else ""
+    else:
+        moves = f"start as {after!r}" if before is None else f"go from {before!r} to {after!r}"
+        text = f"{key!r} can't {moves}"
+        may = f" Allowed: {', '.join(map(repr, allowed)) or 'nothing, the state is final'}."
+    text += f": {why}" if why else f".{may if after is not None else ''}"
     return IllegalTransition(text, key, machine.name, before, after, tuple(allowed))
 
 
@@ -209,14 +212,11 @@ def _guarded(
             continue
         function = machine.functions.get(name)
         if function is None:
-            why = (
-                f"its guard {name!r} is not known in this process; "
-                "open the space with rules= that hold it"
-            )
+            why = f"this process does not know its guard {name!r}. Open the space with its rules=."
             return illegal(machine, key, before, after, why)
         verdict = function(old, new, agent)
         if verdict is not None and verdict is not True:
-            why = verdict if isinstance(verdict, str) else f"the guard {name!r} refused it"
+            why = verdict if isinstance(verdict, str) else f"guard {name!r} refused it"
             return illegal(machine, key, before, after, why)
     return None
 
@@ -233,7 +233,7 @@ def _named(
             continue
         name = getattr(guard, "__name__", type(guard).__name__)
         if functions.setdefault(name, guard) is not guard:
-            raise MachineError(f"two guards have the name {name!r}; give them different names")
+            raise MachineError(f"Two guards are named {name!r}. Rename one.")
         names[text] = name
     return names, functions
 

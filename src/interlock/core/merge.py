@@ -39,7 +39,7 @@ class Reducer:
         for item in items:
             value = self.fn(value, item)
             if value is None and self.initial is not None:
-                raise TypeError("it returned None; did it forget its return?")
+                raise TypeError("it returned None: is a return missing?")
         return value
 
     def digest(self) -> str:

@@ -41,7 +41,7 @@ def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        return Invalid(f"limit={limit!r:.60} is not a whole number above 0")
+        return Invalid(f"limit={limit!r:.60} must be a whole number above 0.")
     return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
 
 
@@ -130,7 +130,7 @@ def outcome(op_id: str) -> Steps[Committed | None]:
 def check_position(name: str, position: object) -> Invalid | None:
     """Return why `position` is not a place in a log."""
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**63:
-        return Invalid(f"{name}={position!r} is not a position, a whole number from 0")
+        return Invalid(f"{name}={position!r} is not a position: a whole number from 0.")
     return None
 
 
@@ -142,12 +142,12 @@ def check_after(after: object) -> Invalid | None:
 def check_reached(position: int, head: int) -> Invalid | None:
     """Return why nothing can be read as of `position`: the log has not come so far."""
     if position > head:
-        return Invalid(f"position {position} is not there yet: the log ends at {head}")
+        return Invalid(f"The log ends at {head}, before position {position}.")
     return None
 
 
 def conflicts(limit: int) -> Steps[ConflictReport | Invalid]:
     """Return the last refusals, counted, as a ConflictReport."""
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        return Invalid(f"limit={limit!r} is not a number of refusals from 1")
+        return Invalid(f"limit={limit!r} must be a whole number from 1.")
     return report((yield from ReadRefusals(limit)))

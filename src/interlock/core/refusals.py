@@ -24,7 +24,11 @@ class Refusal(Struct):
 
     message: str
     retryable: ClassVar[bool] = False
-    next_step: ClassVar[str] = ""
+
+    @property
+    def next_step(self) -> str:
+        """What to do next, in a sentence; "" where `message` says it."""
+        return ""
 
 
 class Invalid(Refusal):
@@ -35,7 +39,6 @@ class Invalid(Refusal):
 
     key: str | None = None
     by_rules: bool = False
-    next_step: ClassVar[str] = "correct the call; sending it again cannot help"
 
 
 class Fenced(Refusal):
@@ -44,7 +47,11 @@ class Fenced(Refusal):
     key: str
     held: int
     current: int
-    next_step: ClassVar[str] = "stop: another writer has taken over this key"
+
+    @property
+    def next_step(self) -> str:
+        """A writer that was replaced must end."""
+        return "Stop."
 
 
 class Forbidden(Refusal):
@@ -53,7 +60,6 @@ class Forbidden(Refusal):
     key: str
     pattern: str
     rule: str
-    next_step: ClassVar[str] = "write another key, or as its rule says"
 
 
 class IllegalTransition(Refusal):
@@ -67,7 +73,6 @@ class IllegalTransition(Refusal):
     before: str | None
     after: str | None
     allowed: tuple[str, ...]
-    next_step: ClassVar[str] = "decide again for the state that the key is in"
 
 
 class Outdated(Refusal):
@@ -78,7 +83,6 @@ class Outdated(Refusal):
 
     record: Record
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "reload the rules and decide again"
 
 
 class Conflict(Refusal):
@@ -97,7 +101,13 @@ class Conflict(Refusal):
     prefix: str | None = None
     clashes: tuple[Clash, ...] = ()
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "read again, think again on the fresh record, write again"
+
+    @property
+    def next_step(self) -> str:
+        """What was computed is computed again; what was to be created exists."""
+        if self.expected is None:
+            return "Read it first, or create another key."
+        return "Re-read, recompute and write again."
 
 
 class Held(Refusal):
@@ -111,17 +121,26 @@ class Held(Refusal):
     seconds: float
     lease: bool = False
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "wait and try again"
+
+    @property
+    def next_step(self) -> str:
+        """An update may wait for its turn."""
+        return f"Try again later{'' if self.lease else ', or use update()'}."
 
 
 class Contended(Refusal):
-    """The limit of attempts or of patience was reached; `attempts` thoughts were made."""
+    """The limit `limit` (attempts or patience) was reached, after `attempts` attempts."""
 
     key: str
     attempts: int
     last: Any = None
+    limit: str = "attempts"
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "try again later, or raise attempts= or patience="
+
+    @property
+    def next_step(self) -> str:
+        """Others are done some time; and the limit is the caller's."""
+        return f"Try again later, or raise {self.limit}=."
 
 
 class Wait(NamedTuple):
@@ -141,9 +160,11 @@ class Deadlock(Refusal):
     key: str
     cycle: tuple[Wait, ...]
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = (
-        "give up what you hold and try again, or take several leases at once with leases()"
-    )
+
+    @property
+    def next_step(self) -> str:
+        """Somebody has to give way."""
+        return "Release what you hold and retry."
 
 
 class Pruned(Refusal):
@@ -151,22 +172,24 @@ class Pruned(Refusal):
 
     position: int
     oldest: int
-    next_step: ClassVar[str] = "begin at the oldest position that is kept"
 
 
 class RunFailed(Refusal):
     """A run has failed, or is to fail."""
 
-    next_step: ClassVar[str] = "begin another run, under another id"
+    @property
+    def next_step(self) -> str:
+        """A failed run stays failed."""
+        return "Start another run, with another id."
 
 
 class ProgramChanged(Refusal):
     """The program of a run asks for other steps than those that are recorded."""
 
-    next_step: ClassVar[str] = (
-        "finish the run with the program that began it, or cancel it; give the runs of a new "
-        "program other ids"
-    )
+    @property
+    def next_step(self) -> str:
+        """A run belongs to the program that began it."""
+        return "Finish the run with its old program, or cancel it. Give new programs new run ids."
 
 
 class BreakerOpen(Refusal):
@@ -180,7 +203,11 @@ class BreakerOpen(Refusal):
     seconds: float
     reason: str
     retryable: ClassVar[bool] = True
-    next_step: ClassVar[str] = "wait and ask again, or go on without this call"
+
+    @property
+    def next_step(self) -> str:
+        """The caller may do without."""
+        return "Try again later, or go on without this call."
 
 
 PRECEDENCE: tuple[type[Refusal], ...] = (
@@ -202,8 +229,8 @@ Outcome = Committed | Refusal
 def pruned(position: int, floor: int) -> Pruned:
     """The refusal of reading what was cut off; the log is kept after position `floor`."""
     return Pruned(
-        f"the log is kept from position {floor + 1} on; what is needed after position {position} "
-        "was trimmed",
+        f"The log after position {position} was trimmed. Its oldest entry is {floor + 1}: "
+        "start there.",
         position,
         floor + 1,
     )
@@ -212,41 +239,37 @@ def pruned(position: int, floor: int) -> Pruned:
 def conflict(expected: Expect, record: Record) -> Conflict:
     """The refusal of a plan that was computed from a record that has moved."""
     if expected.version is None:
-        wanted = "expected not to exist"
-    elif expected.version == 0:
-        wanted = "expected never to have been written"
+        message = f"{record.key!r} already exists (version {record.version}, by {record.writer!r})"
     else:
-        wanted = f"expected at version {expected.version}"
-    state = (
-        f"is at version {record.version}"
-        if record.exists
-        else (f"was deleted (version {record.version})" if record.version else "was never written")
-    )
-    by = f", written by {record.writer!r} at {as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
-    message = f"{record.key!r} was {wanted} but {state}{by if record.version else ''}"
+        read = f"you read version {expected.version}" if expected.version else "you read no value"
+        now = "it was never written"
+        if record.version:
+            did = "wrote" if record.exists else "deleted it as"
+            at = f"{as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
+            now = f"{record.writer!r} {did} version {record.version} at {at}"
+        message = f"{record.key!r} changed: {read}, {now}"
     return Conflict(message, record.key, expected.version, record.version, record)
 
 
 def scan_conflict(prefix: str, expected: int | None, record: Record) -> Conflict:
     """The refusal of a plan that was computed from a scan which would now return something else."""
-    was = "was not there" if not expected else f"was at version {expected}"
-    now = f"is at version {record.version}" if record.exists else "is gone"
-    message = f"the scan of {prefix!r} has changed: {record.key!r} {was} and {now}"
+    was = f"had version {expected}" if expected else "didn't exist"
+    now = f"has version {record.version} now" if record.exists else "is gone"
+    message = f"The scan of {prefix!r} changed: {record.key!r} {was} and {now}"
     return Conflict(message, record.key, expected or 0, record.version, record, prefix)
 
 
 def fenced(key: str, held: int, current: int) -> Fenced:
     """The refusal of a writer that was replaced."""
     return Fenced(
-        f"{key!r} was read at epoch {held}, but its epoch is now {current}", key, held, current
+        f"Another writer took over {key!r} (epoch {current}; you have {held})", key, held, current
     )
 
 
 def replaced(agent: str, held: int, current: int) -> Fenced:
     """The refusal of a process whose agent name was taken over by another one."""
     return Fenced(
-        f"agent {agent!r} is this process's no more: it came in as incarnation {held}, "
-        f"and another process has since taken over the name as incarnation {current}",
+        f"Another process took over agent {agent!r} (incarnation {current}; this one is {held})",
         "",
         held,
         current,
@@ -256,8 +279,7 @@ def replaced(agent: str, held: int, current: int) -> Fenced:
 def outdated(known: int, record: Record) -> Outdated:
     """The refusal of a plan that was decided under other rules than those in force."""
     return Outdated(
-        f"the plan was decided under version {known} of the rules; version {record.version} is "
-        "in force",
+        f"The rules changed: version {record.version} is in force, the plan used {known}",
         record,
     )
 
@@ -265,7 +287,7 @@ def outdated(known: int, record: Record) -> Outdated:
 def held(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a plan that gives way to the agent whose turn it is."""
     return Held(
-        f"it is {holder!r}'s turn to write {key!r}, for {seconds:.1f} s unless renewed",
+        f"{holder!r} has the turn for {key!r} ({seconds_left(seconds)})",
         key,
         holder,
         seconds,
@@ -275,7 +297,7 @@ def held(key: str, holder: str, seconds: float) -> Held:
 def leased_to(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a write to a key that another agent has the lease of."""
     return Held(
-        f"{holder!r} has the lease of {key!r}, for {seconds:.1f} s unless renewed",
+        f"{holder!r} holds the lease of {key!r} ({seconds_left(seconds)})",
         key,
         holder,
         seconds,
@@ -286,8 +308,20 @@ def leased_to(key: str, holder: str, seconds: float) -> Held:
 def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
     """The refusal of a wait that closed a cycle."""
     cycle = tuple(wait._replace(key=wait.key.removeprefix(QUEUE)) for wait in cycle)
-    waits = [f"{agent!r} waits for {key!r} behind {holder!r}" for agent, key, holder in cycle]
-    return Deadlock(f"deadlock: {', and '.join(waits)}", cycle[0].key, cycle)
+    first, *others = cycle
+    waits = [f"{first.agent!r} waits for {first.holder!r} ({first.key!r})"]
+    waits += [f"{agent!r} for {holder!r} ({key!r})" for agent, key, holder in others]
+    return Deadlock(f"Deadlock: {', and '.join(waits)}", first.key, cycle)
+
+
+def sentences(message: str, next_step: str = "") -> str:
+    """Return what happened and what to do as sentences, one after the other."""
+    return f"{message}{'' if message.endswith(('.', '?', '!')) else '.'} {next_step}".rstrip()
+
+
+def seconds_left(seconds: float) -> str:
+    """Return for how long somebody still has what others want."""
+    return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s left unless renewed"
 
 
 def text_of(problem: BaseException) -> str:

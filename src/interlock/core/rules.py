@@ -76,7 +76,7 @@ def guarded(
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
     merge; think again only where the same field changed).  `machine` binds a field to a state
-    machine.  `keep`: days that history is kept at least (None: for ever).
+    machine.  `keep`: days that history is kept at least (None: forever).
     """
     return Rule(GUARDED, on_conflict, machine, None, keep)
 
@@ -200,7 +200,9 @@ def check(declared: object, known: Mapping[str, Reducer] = REDUCERS) -> Invalid 
     `known` are the reducers that need not be declared again.
     """
     if not isinstance(declared, Mapping):
-        return Invalid("rules are a mapping from patterns to rules such as interlock.guarded()")
+        return Invalid(
+            "rules= is a mapping from patterns to rules, like {'plan/*': interlock.guarded()}."
+        )
     for pattern, rule in declared.items():
         wrong = check_pattern(pattern) or _check_rule(pattern, rule, known)
         if wrong is not None:
@@ -216,9 +218,7 @@ def _two_of_one_name(declared: Mapping[str, Rule]) -> Invalid | None:
             continue
         first = machines.setdefault(rule.machine.name, rule.machine)
         if first != rule.machine or dict(first.functions) != dict(rule.machine.functions):
-            return Invalid(
-                f"two different machines are named {first.name!r}; give them different names"
-            )
+            return Invalid(f"Two different machines are named {first.name!r}. Rename one.")
     return None
 
 
@@ -239,9 +239,8 @@ def union(stored: RuleSet, declared: Mapping[str, Rule]) -> dict[str, Rule] | In
         known = stored.rules.get(pattern)
         if known is not None and known.to_json() != rule.to_json():
             return Invalid(
-                f"the rule for {pattern!r} is stored as {describe_rule(known)}, and was declared "
-                f"as {describe_rule(rule)}; change it with space.apply_rules() or "
-                "`interlock rules apply`"
+                f"The space has {describe_rule(known)} for {pattern!r}, not "
+                f"{describe_rule(rule)}. Change it with space.apply_rules()."
             )
     return {**stored.rules, **{pattern: plain(rule) for pattern, rule in declared.items()}}
 
@@ -268,7 +267,8 @@ def describe_rule(rule: Rule) -> str:
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
     if not isinstance(rule, Rule) or rule.kind not in (GUARDED, MERGED, PRIVATE, LEASED):
         return Invalid(
-            f"the rule for {pattern!r} is {rule!r:.60}, not one of guarded(), merged(), ..."
+            f"The rule for {pattern!r} is {rule!r:.60}. "
+            "Use guarded(), merged(), private() or leased()."
         )
     if rule.on_conflict not in ON_CONFLICT:
         return Invalid(
@@ -278,9 +278,9 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
     if keep is not None and (
         isinstance(keep, bool) or not isinstance(keep, int | float) or keep <= 0
     ):
-        return Invalid(f"{pattern!r}: keep={keep!r} is not a number of days above 0")
+        return Invalid(f"{pattern!r}: keep={keep!r} must be a number of days above 0.")
     if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
-        return Invalid(f"{pattern!r} is private(), so it must name its owner: 'agent/{{agent}}/**'")
+        return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
         return _check_reducer(pattern, rule, known)
     return None
@@ -292,16 +292,15 @@ def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> In
         if rule.reducer in known:
             return None
         return Invalid(
-            f"{pattern!r}: the reducer {rule.reducer!r} is not one of {', '.join(REDUCERS)}; "
-            "pass a Reducer for one of your own"
+            f"{pattern!r}: reducer {rule.reducer!r} is not one of {', '.join(REDUCERS)}. "
+            "For your own, pass a Reducer."
         )
     if code.name in REDUCERS and code is not REDUCERS[code.name]:
-        return Invalid(f"{pattern!r}: the name {code.name!r} belongs to a reducer of Interlock")
+        return Invalid(f"{pattern!r}: Interlock has its own reducer {code.name!r}. Rename yours.")
     if code.claims and code.checked != code.digest():
         return Invalid(
-            f"{pattern!r}: reducer {code.name!r} claims to be {', '.join(code.claims)}, which was "
-            "not checked; run interlock.verify.laws(reducer, strategy) and declare it with the "
-            "checked= that it returns"
+            f"{pattern!r}: reducer {code.name!r} claims to be {', '.join(code.claims)}, unchecked. "
+            "Run interlock.verify.laws(reducer, strategy) and pass the checked= that it returns."
         )
     return None
 
@@ -312,18 +311,15 @@ def _check_pair(one: str, other: str) -> Invalid | None:
         return None
     inside, outside = narrower(one, other), narrower(other, one)
     if inside == outside:  # neither is the narrower one, or both are the same
-        return Invalid(
-            f"the rules for {one!r} and {other!r} are ambiguous: both match {example!r}, and "
-            "neither is more specific; add or narrow a pattern"
-        )
+        return Invalid(f"{one!r} and {other!r} both match {example!r}. Make one more specific.")
     return None
 
 
 def unknown_reducer(key: str, rule: Rule) -> Invalid:
     """The refusal of a process that does not have the code of a key's reducer."""
     return Invalid(
-        f"{key!r} is merged with the reducer {rule.reducer!r}, which this process does not know; "
-        "open the space with rules= that hold it",
+        f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
+        "Open the space with its rules=.",
         key,
         by_rules=True,
     )
@@ -411,11 +407,11 @@ def broken_by(stored: RuleSet, new: RuleSet, records: Iterable[Record]) -> dict[
 def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
     contributions = isinstance(record.value, Tail)
     if contributions and after.kind != MERGED:
-        return f"it holds contributions, and would become {after.kind}"
+        return f"has contributions and would become {after.kind}"
     if not contributions and after.kind == MERGED:
-        return "it holds a plain value, and would become merged"
+        return "has a plain value and would become merged"
     if contributions and before.reducer != after.reducer:
-        return f"it holds contributions for {before.reducer!r}, not for {after.reducer!r}"
+        return f"has contributions for {before.reducer!r}, not for {after.reducer!r}"
     if after.machine is not None and before.machine != after.machine:
         state = state_of(after.machine, record.key, record.value)
         return state.message if isinstance(state, Invalid) else None
@@ -441,11 +437,14 @@ def _scanned_for(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
 
 
 def _not_changed(broken: dict[str, str]) -> Invalid:
-    shown = [f"{key!r}: {why}" for key, why in sorted(broken.items())[:_SHOWN]]
+    shown = [
+        why if why.startswith(repr(key)) else f"{key!r} {why}"
+        for key, why in sorted(broken.items())[:_SHOWN]
+    ]
     if len(broken) > _SHOWN:
         shown.append(f"and {len(broken) - _SHOWN} more")
     values = "value breaks" if len(broken) == 1 else "values break"
     return Invalid(
-        f"the rules were not changed, because {len(broken)} existing {values} them: "
-        + "; ".join(shown)
+        f"Rules not changed: {len(broken)} {values} them. "
+        + "; ".join(each.rstrip(".") for each in shown)
     )

@@ -57,7 +57,7 @@ from interlock.core.write import (
 )
 from interlock.core.writer import Writer
 
-ENDED = Invalid("the transaction has ended; begin another one")
+ENDED = Invalid("The transaction has ended. Begin another one.")
 
 
 class Transaction:
@@ -337,7 +337,7 @@ class Transaction:
 
 
 def _mixed(key: str) -> Invalid:
-    return Invalid(f"{key!r}: one transaction either adds to a merged key or deletes it", key)
+    return Invalid(f"A transaction can append to {key!r} or delete it, not both.", key)
 
 
 def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:

@@ -54,7 +54,7 @@ class _Reader(NamedTuple):
 def trim(writer: Writer, keep: object, before: object) -> Steps[Trimmed | Refusal]:
     """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
 
-    `keep`: days that entries are kept whose rule does not say (None: for ever).  `before`: the
+    `keep`: days that entries are kept whose rule does not say (None: forever).  `before`: the
     entry at that position and those after it are kept (None: as the rules say).
     """
     wrong = _check(keep, before)
@@ -127,7 +127,7 @@ class _Wanted(NamedTuple):
         if self.floor.needed is not None and entry.position >= self.floor.needed:
             return _needs(self.floor.by)
         if age_us < KEPT_AT_LEAST * 1e6:
-            return "its operation id is kept for a day"
+            return "entries younger than 24 h are kept for retries"
         if entry.key.startswith("$"):
             return ""
         for reader in self.readers:
@@ -152,7 +152,7 @@ def _check(keep: object, before: object) -> Invalid | None:
     if keep is not None and (
         isinstance(keep, bool) or not isinstance(keep, int | float) or not keep >= 0
     ):
-        return Invalid(f"keep={keep!r} is not a number of days from 0")
+        return Invalid(f"keep={keep!r} must be a number of days from 0.")
     return None if before is None else check_position("before", before)
 
 

@@ -195,10 +195,11 @@ def take_turn(
 
 def _out_of_patience(key: str, limits: Limits, ahead: int, attempts: int) -> Contended:
     return Contended(
-        f"gave up {key!r} after {limits.patience} s of patience, {ahead} agents ahead in the queue "
-        f"and {attempts} attempts made",
+        f"Gave up on {key!r} after {limits.patience:g} s: {ahead} agents ahead in the queue, "
+        f"{attempts} attempts made",
         key,
         attempts,
+        limit="patience",
     )
 
 
@@ -276,8 +277,9 @@ def _commit_value(
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
-        what = f"the function that updates {record.key!r}"
-        return forgot_return(what, record.key)
+        what = f"The function for {record.key!r}"
+        text = f"{forgot_return(what)} To delete, return interlock.DELETE."
+        return Invalid(text, record.key)
     if value is DELETE:
         decision = partial(plan_delete, writer, record, op_id)
         return (yield from commit(writer, decision, False, ticket, yields))
@@ -287,14 +289,14 @@ def _commit_value(
 def check_limits(limits: Limits) -> Invalid | None:
     """Return what is wrong with the limits of an update or a transaction."""
     if limits.turns not in ("auto", "always", "never"):
-        return Invalid(f"turns={limits.turns!r} is not one of 'auto', 'always', 'never'")
+        return Invalid(f"turns={limits.turns!r} must be 'auto', 'always' or 'never'.")
     if isinstance(limits.attempts, bool) or not isinstance(limits.attempts, int):
-        return Invalid(f"attempts={limits.attempts!r} is not a whole number")
+        return Invalid(f"attempts={limits.attempts!r} must be a whole number.")
     if limits.attempts < 1:
-        return Invalid(f"attempts={limits.attempts!r} allows no attempt; it must be at least 1")
+        return Invalid(f"attempts={limits.attempts!r} must be at least 1.")
     patience = 0 if limits.patience is None else limits.patience
     if not isinstance(patience, int | float) or not patience >= 0:
-        return Invalid(f"patience={limits.patience!r} is not a number of seconds from 0")
+        return Invalid(f"patience={limits.patience!r} must be a number of seconds from 0.")
     return None
 
 
@@ -331,7 +333,7 @@ def final_refusal(key: str, outcome: Outcome, limits: Limits, attempts: int) -> 
         return outcome  # `create` of a key that exists: thinking again meets it again
     if attempts >= limits.attempts:
         return Contended(
-            f"gave up {key!r} after {attempts} attempts; last: {outcome.message}",
+            f"Gave up on {key!r} after {attempts} attempt{'s' if attempts > 1 else ''}",
             key,
             attempts,
             outcome,

@@ -29,7 +29,7 @@ from interlock.core.refusals import (
     Refusal,
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, describe_rule, unknown_reducer
+from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, unknown_reducer
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
 
@@ -100,14 +100,14 @@ def plan_transition(
     machine = writer.book.rules.match(record.key)[1].machine
     if machine is None:
         return Invalid(
-            f"{record.key!r} is not bound to a machine; declare one with "
-            "rules={pattern: interlock.guarded(machine=...)}",
+            f"{record.key!r} has no state machine. Declare one: "
+            "rules={pattern: interlock.guarded(machine=...)}.",
             record.key,
             by_rules=True,
         )
     if to not in machine.transitions:
         return Invalid(
-            f"{to!r:.80} is not a state of machine {machine.name!r} ({', '.join(machine.states)})",
+            f"{to!r:.80} is not a state of {machine.name!r}. States: {', '.join(machine.states)}.",
             record.key,
             by_rules=True,
         )
@@ -141,13 +141,16 @@ def allowed(
     key = write.key
     pattern, rule = rules.match(key)
     if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
-        return _forbidden(key, pattern, rule, f"only {owner!r} may write it, not {writer.agent!r}")
+        why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
+        return Forbidden(why, key, pattern, rule.kind)
     if rule.kind == LEASED and not leased:
-        return _forbidden(key, pattern, rule, "a write needs its lease: use space.lease(key)")
+        why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
+        return Forbidden(why, key, pattern, rule.kind)
     if write.kind == APPEND:
         return _not_appendable(writer, key, pattern, rule, item)
     if rule.kind == MERGED and write.kind == PUT:
-        return _forbidden(key, pattern, rule, "it is merged: use space.append(key, item)")
+        why = f"{key!r} is a merged key: use append()."
+        return Forbidden(why, key, pattern, rule.kind)
     if rule.machine is None:
         return None
     # What was stored, whatever a transaction's view of it says.
@@ -161,9 +164,8 @@ def _not_appendable(
     writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
     if rule.kind != MERGED:
-        return _forbidden(
-            key, pattern, rule, "append() needs a merged key: declare it with interlock.merged(...)"
-        )
+        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
+        return Forbidden(why, key, pattern, rule.kind)
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
         return unknown_reducer(key, rule)
@@ -173,41 +175,34 @@ def _not_appendable(
     return None
 
 
-def _forbidden(key: str, pattern: str, rule: Rule, why: str) -> Forbidden:
-    where = (
-        f"rule {describe_rule(rule)} of pattern {pattern!r}" if pattern else "no rule matches it"
-    )
-    return Forbidden(f"{key!r} may not be written so: {why} ({where})", key, pattern, rule.kind)
-
-
-def forgot_return(what: str, key: str | None = None) -> Invalid:
-    """The refusal of a function (`what` names it) that returned None instead of a value."""
-    return Invalid(f"{what} returned None; did it forget its return?", key)
+def forgot_return(what: str) -> str:
+    """Say that a function (`what` names it) returned None instead of a value."""
+    return f"{what} returned None: is a return missing?"
 
 
 def forgot_write(key: str) -> Invalid:
     """The refusal of a transaction that would lose a change of what it had read."""
     return Invalid(
-        f"the transaction changed the value of {key!r} that it had read, but does not write it; "
-        "did it forget tx.write(record, value)? Otherwise change a copy",
+        f"The transaction changed the value of {key!r} but doesn't write it. "
+        "Call tx.write(record, value), or change a copy.",
         key,
     )
 
 
 def nothing_to_delete(key: str) -> Invalid:
     """The refusal of deleting a key that does not exist."""
-    return Invalid(f"{key!r} does not exist, so there is nothing to delete", key)
+    return Invalid(f"Nothing to delete: {key!r} does not exist.", key)
 
 
 def own_record(writer: Writer, record: object) -> Invalid | None:
     """Return why `record` cannot be written here: not a record, or of another space."""
     if not isinstance(record, Record):
         return Invalid(
-            f"expected a Record as space.read() returns it, got {type(record).__name__}; "
-            "a write names the record it was computed from"
+            f"Expected a Record, got {type(record).__name__}. "
+            "Pass the record that space.read() returned."
         )
     if record.space != writer.space:
-        return Invalid(f"the record of {record.key!r} was read from another space", record.key)
+        return Invalid(f"The record of {record.key!r} was read from another space.", record.key)
     return check_key(record.key)
 
 
@@ -247,8 +242,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
 def reused_operation(op_id: str, key: str) -> Invalid:
     """The refusal of an operation id that already stands for another operation."""
     return Invalid(
-        f"operation id {op_id!r} was already used for another operation; "
-        "use a fresh id for each new operation",
+        f"op_id {op_id!r} already belongs to another operation. Use a new one.",
         key,
     )
 
@@ -265,8 +259,7 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
     if writer.is_own(outcome.agent):
         return None
     return Invalid(
-        f"operation id {op_id!r} was already used by agent {outcome.agent!r}, not by "
-        f"{writer.agent!r}; use a fresh id for each new operation",
+        f"op_id {op_id!r} already belongs to an operation of {outcome.agent!r}. Use a new one.",
         outcome.writes[0].key,
     )
 

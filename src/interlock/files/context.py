@@ -87,7 +87,7 @@ def files_context(
 ) -> FilesContext:
     """Return the context of the files below `root`.  Raises Invalid."""
     if outside not in (REFUSE, ADOPT):
-        raise Invalid(f"outside={outside!r} is neither {REFUSE!r} nor {ADOPT!r}")
+        raise Invalid(f"outside={outside!r} must be {REFUSE!r} or {ADOPT!r}.")
     found = Workspace(os.fspath(root), session.writer.space)
     matching = checked_pattern(pattern)
     return FilesContext(session, found, matching, outside, merge, hidden)
@@ -221,7 +221,7 @@ def on_disk(fn: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> Steps[
             if isinstance(document, Document):
                 message = f"{document.path!r} version {document.version} is not on the disk: {why}"
                 raise Unpublished(message, document) from problem
-        raise Unavailable(f"the disk of the files: {why}") from problem
+        raise Unavailable(f"Can't use the disk of the files: {why}") from problem
 
 
 def check(answer: T | Refusal) -> T:

@@ -9,7 +9,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.document import FILES, MODES, check_document, check_path
@@ -49,7 +49,7 @@ class Document:
         try:
             return (self.data or b"").decode()
         except UnicodeDecodeError as problem:
-            raise Invalid(f"{self.path!r} is no UTF-8 text: use .data") from problem
+            raise Invalid(f"{self.path!r} is no UTF-8 text: use .data.") from problem
 
     @property
     def exists(self) -> bool:
@@ -91,9 +91,9 @@ class FileStatus(NamedTuple):
 
 
 class _Edited(refusals.Conflict):
-    next_step: ClassVar[str] = (
-        "commit the edit with adopt(path), or set it aside with discard(path)"
-    )
+    @property
+    def next_step(self) -> str:
+        return "Commit the edit with adopt(path), or set it aside with discard(path)."
 
 
 class FileConflict(Conflict):
@@ -148,23 +148,23 @@ def key_of(path: object, pattern: str, hidden: bool) -> str:
     Raises Invalid where the path is none, does not match, or is hidden and must not be.
     """
     if not isinstance(path, str):
-        raise Invalid(f"a path is a str, not {type(path).__name__} ({path!r:.60})")
+        raise Invalid(f"A path is a str, not {type(path).__name__}: {path!r:.60}")
     wrong = check_key(PREFIX + path) or check_path(PREFIX + path)
     if wrong is not None:
-        raise Invalid(f"path {path!r:.100}: {wrong.message}")
+        raise Invalid(f"Path {path!r:.100}: {wrong.message}")
     if os.sep != "/" and os.sep in path:
-        raise Invalid(f"path {path!r} has {os.sep!r}; folders are separated by '/'")
+        raise Invalid(f"Path {path!r} has {os.sep!r}: separate folders by '/'.")
     if unicodedata.normalize("NFC", path) != path:
-        raise Invalid(f"path {path!r} is not in the Unicode normal form NFC")
+        raise Invalid(f"Path {path!r} is not in the Unicode normal form NFC.")
     if path.split("/")[0].lower() == STATE:
-        raise Invalid(f"path {path!r} is in {STATE}, which is the library's own")
+        raise Invalid(f"Path {path!r} is in {STATE}, which is reserved.")
     if not hidden and any(segment.startswith(".") for segment in path.split("/")):
         raise Invalid(
-            f"path {path!r} is hidden, and such files may run or be trusted (.git/hooks, .envrc); "
-            "open the files with hidden=True to have them here"
+            f"Path {path!r} is hidden, and such files may run or be trusted (.git/hooks, .envrc). "
+            "To allow them, open the files with hidden=True."
         )
     if not matches(pattern, path):
-        raise Invalid(f"path {path!r} is not among {pattern!r}, which these files are")
+        raise Invalid(f"Path {path!r} is not among {pattern!r}, the files of this folder.")
     return PREFIX + path
 
 
@@ -198,17 +198,17 @@ def to_bytes(content: object) -> bytes:
     if isinstance(content, bytes):
         return content
     if not isinstance(content, str):
-        raise Invalid(f"content is str or bytes, not {type(content).__name__}")
+        raise Invalid(f"content must be str or bytes, not {type(content).__name__}.")
     try:
         return content.encode()
     except UnicodeEncodeError as problem:
-        raise Invalid(f"the text cannot be written as UTF-8: {problem}") from problem
+        raise Invalid(f"The text can't be written as UTF-8: {problem}") from problem
 
 
 def to_value(data: bytes, mode: int) -> dict[str, Json]:
     """Return what the space holds of a content: text where it is text."""
     if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode <= MODES:
-        raise Invalid(f"mode={mode!r} is not a number of permissions such as 0o644")
+        raise Invalid(f"mode={mode!r} must be permissions such as 0o644.")
     if b"\0" not in data:
         try:
             return {"text": data.decode(), "mode": mode}
@@ -277,9 +277,9 @@ def as_found(document: Document, state: str) -> Document:
 def edited(document: Document, outside: bytes | None, base: int | None) -> FileEdited:
     """Return the refusal of a write to a file that was changed around the space."""
     message = (
-        f"{document.path!r} was edited on the disk since version {base or 0} was published"
+        f"{document.path!r} was edited on the disk after version {base or 0} was published"
         if base
-        else f"{document.path!r} is a file that was not published from this space"
+        else f"{document.path!r} is a file that this space did not publish"
     )
     refusal = _Edited(message, document.record.key, base, document.version, document.record)
     return FileEdited(refusal, document, outside)

@@ -186,7 +186,7 @@ def adopt(context: FilesContext, path: object, over: Document | None = None) -> 
     if observed.found.links > 1:
         raise Invalid(LINKED.format(fresh.path))
     if data is None and not removed:
-        raise Invalid(f"{fresh.path!r} is no plain file on the disk, so it cannot be committed")
+        raise Invalid(f"Can't commit {fresh.path!r}: it is no plain file on the disk.")
     if data == fresh.data:
         return (yield from bring(context, fresh))
     record, includes = fresh.record if over is None else over.record, ""
@@ -256,7 +256,7 @@ def discard(context: FilesContext, path: object) -> Steps[Document]:
     key = context.key(path)
     document = to_document((yield from load(context, key)))
     if document.version == 0:
-        raise Invalid(f"{document.path!r} is not in the space: adopt the file, or remove it")
+        raise Invalid(f"{document.path!r} is not in the space: adopt the file, or remove it.")
     return (yield from bring(context, document, force=True))
 
 

@@ -109,7 +109,7 @@ def read_trace(
         with open(path, "rb") as file:
             yield from _read(file, name or path, progress)
     except OSError as problem:
-        raise Unavailable(f"{path} cannot be read: {problem.strerror}") from problem
+        raise Unavailable(f"Can't read {path}: {problem.strerror}") from problem
 
 
 def _read(file: IO[bytes], name: str, progress: Callable[[int], Any] | None) -> Iterator[Operation]:

@@ -47,7 +47,7 @@ def start(
     """Make a run for a worker to take up.  Returns None, Conflict where there is one, Invalid."""
     wrong = check_run_id(run_id)
     if wrong is None and program is not None and (not isinstance(program, str) or not program):
-        wrong = Invalid(f"program={program!r:.60} is not the name of a program")
+        wrong = Invalid(f"program={program!r:.60} is not a program name.")
     if wrong is not None:
         return wrong
     outcome = yield from define(writer, run_id, program, given, op_id)
@@ -87,7 +87,7 @@ def send(writer: Writer, run_id: str, name: str, value: Json, op_id: str) -> Ste
     """
     wrong = check_key(name)
     if wrong is not None or "/" in name:
-        return wrong or Invalid(f"{name!r} holds '/', and is no name of what a run waits for")
+        return wrong or Invalid(f"{name!r} is not the name of a signal: it contains '/'.")
     key = sent_key(run_id, name)
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
@@ -111,11 +111,11 @@ def settle(
     if isinstance(found, Refusal):
         return found
     if not isinstance(happened, bool):
-        return Invalid(f"happened={happened!r:.60} is neither True nor False")
+        return Invalid(f"happened={happened!r:.60} must be True or False.")
     records = {record.key: record.value for record in found[2].scans[own_prefix(run_id)]}
     step = records.get(step_key(run_id, path), {})
     if (step.get("kind"), step.get("state")) != (EFFECT, STARTED):
-        return Invalid(f"step {path!r:.60} of run {run_id!r} is not an effect that is in doubt")
+        return Invalid(f"Step {path!r:.60} of run {run_id!r} is not an effect in doubt.")
     answer = {"happened": happened, "result": result}
     name = answer_name(path, step["attempt"])
     return (yield from send(writer, run_id, name, answer, op_id))
@@ -153,7 +153,7 @@ def cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool |
     Returns whether it has failed by now: it has, where there is nothing to undo.  Or Invalid.
     """
     if not isinstance(reason, str) or not reason:
-        return Invalid(f"reason={reason!r:.60} is not a reason in words")
+        return Invalid(f"reason={reason!r:.60} must be a text.")
     for attempt in range(_MOST_ATTEMPTS):
         found = yield from _load(writer, run_id)
         if isinstance(found, Refusal):
@@ -199,7 +199,7 @@ def _cancel(writer: Writer, run_id: str, reason: str, op_id: str) -> Steps[bool 
 
 
 def _has_ended(run_id: str, status: Record) -> Invalid:
-    return Invalid(f"run {run_id!r} has ended: it is {status.value['state']}")
+    return Invalid(f"Run {run_id!r} has ended: it is {status.value['state']}.")
 
 
 def _change(
@@ -228,7 +228,7 @@ def _load(
     snapshot = yield from ask(writer, Load(keys, (own_prefix(run_id),)))
     fence, opened, done = (snapshot.records[key] for key in keys)
     if not fence.exists:
-        return Invalid(f"there is no run {run_id!r} in this space")
+        return Invalid(f"There is no run {run_id!r} in this space.")
     if done.exists and not ended:
         return _has_ended(run_id, done)
     return fence, done if done.exists else opened, snapshot

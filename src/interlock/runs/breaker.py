@@ -163,7 +163,9 @@ def limits(
         return wrong
     whole = isinstance(failures, int) and not isinstance(failures, bool)
     if not whole or not 1 <= failures <= MOST_FAILURES:  # type: ignore[operator]  # it is an int
-        return Invalid(f"failures={failures!r:.40} is not a whole number from 1 to {MOST_FAILURES}")
+        return Invalid(
+            f"failures={failures!r:.40} must be a whole number from 1 to {MOST_FAILURES}."
+        )
     times = (int(value * 1e6) for value in (within, timeout, reset_after))  # type: ignore[operator]  # checked
     return Limits(name, failures, *times)  # type: ignore[arg-type]  # checked
 
@@ -172,11 +174,11 @@ def refused(name: str, observed: Observation, age_us: int = 0) -> BreakerOpen:
     """Return the refusal of a call, by what was seen `age_us` ago."""
     circuit, left_us = observed.circuit, max(observed.wait_us - age_us, 0)
     if circuit.state == HALF_OPEN:
-        now = f"half open: {circuit.probe!r} is trying whether it works again"
+        now = f"half open ({circuit.probe!r} is trying whether it works again)"
         left_us = min(left_us, _ASK_AGAIN_US)
     else:
         now = f"open for another {left_us / 1e6:.1f} s"
-    message = f"breaker {name!r} is {now}; {circuit.agent!r} opened it: {circuit.reason}"
+    message = f"Breaker {name!r} is {now}: {circuit.agent!r} met {circuit.reason}"
     return BreakerOpen(message, name, circuit.state, left_us / 1e6, circuit.reason)
 
 

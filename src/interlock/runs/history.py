@@ -66,7 +66,7 @@ def replay(writer: Writer, run_id: str) -> Steps[list[RunMoment] | Invalid | Pru
             return found
         entries += found
     if not entries:
-        return Invalid(f"nothing of a run {run_id!r} is in the log of this space")
+        return Invalid(f"Nothing of a run {run_id!r} is in the log of this space.")
     entries.sort(key=lambda entry: entry.position)
     records = yield from _before(run_id, entries[0])
     if isinstance(records, Pruned):

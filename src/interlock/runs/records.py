@@ -69,9 +69,9 @@ def answer_name(path: str, attempt: int) -> str:
 def check_call(kind: str, name: object, fn: object) -> Invalid | None:
     """Return why something is not a step's name and function."""
     if not isinstance(name, str) or not name:
-        return Invalid(f"{name!r:.60} is not the name of a step")
+        return Invalid(f"{name!r:.60} is not a step name.")
     if not callable(fn):
-        return Invalid(f"{kind} {name!r:.60} is given {fn!r:.60}, which is not a function")
+        return Invalid(f"{kind} {name!r:.60} needs a function, not {fn!r:.60}.")
     return None
 
 
@@ -79,9 +79,9 @@ def check_run_id(run_id: object) -> Invalid | None:
     """Return why `run_id` cannot name a run."""
     wrong = check_key(run_id)
     if wrong is None and "/" in str(run_id):
-        return Invalid(f"run id {run_id!r} holds '/'; use another character, such as '-'")
+        return Invalid(f"Run id {run_id!r} contains '/': use '-' instead.")
     if wrong is not None:
-        return Invalid(wrong.message.replace("key", "run id", 1))
+        return Invalid(wrong.message.replace("Key", "Run id", 1).replace(" key", " run id", 1))
     return None
 
 
@@ -90,7 +90,7 @@ def digest(arguments: object, what: str) -> str | Invalid:
     body = encode(arguments)
     if isinstance(body, Invalid):
         return Invalid(
-            f"the arguments of {what} are recorded, so they must be JSON: {body.message}"
+            f"The arguments of {what} are recorded, so they must be JSON: {body.message}"
         )
     import hashlib  # at run time only where it is used: importing it takes long
 

@@ -1,4 +1,4 @@
-"""The protocols of a run's own records: taking it up, recording a step, ending it."""
+"""The protocols of a run's own records: making it, taking it up, recording steps and its end."""
 
 from __future__ import annotations
 

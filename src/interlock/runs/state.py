@@ -126,12 +126,12 @@ class RunState:
                 raise RunFailed(self.ending)
             if self.over:
                 raise ProgramChanged(
-                    f"run {self.id!r} is {self.status.value['state']}, and its program asks for a "
-                    f"step {path} ({kind} {name!r}) that it did not have"
+                    f"Run {self.id!r} is {self.status.value['state']}, but its program asks for "
+                    f"a new step {path} ({kind} {name!r})"
                 )
             if self.left:
                 raise InvalidError(
-                    f"run {self.id!r} was left, and its program asks for step {path}"
+                    f"Run {self.id!r} was left, but its program asks for step {path}."
                 )
             if self.stopping():
                 self.stopped = True
@@ -142,7 +142,7 @@ class RunState:
         if was != now or recorded["args"] != arguments:
             what = f"{kind} {name!r}" + (" with other arguments" if was == now else "")
             raise ProgramChanged(
-                f"step {path} of run {self.id!r} is recorded as {was[0]} {was[1]!r}, and the "
+                f"Step {path} of run {self.id!r} is recorded as {was[0]} {was[1]!r}, but the "
                 f"program asks for {what}"
             )
         return recorded
@@ -154,7 +154,7 @@ class RunState:
             place = path.removeprefix(inside)
             if path.startswith(inside) and place.isdigit() and int(place) > frame.count:
                 raise ProgramChanged(
-                    f"step {path} of run {self.id!r} is recorded as {record.value['name']!r}, and "
+                    f"Step {path} of run {self.id!r} is recorded as {record.value['name']!r}, but "
                     "the program did not ask for it"
                 )
 
@@ -213,7 +213,7 @@ class RunState:
     def _put(self, key: str, value: Json, what: str) -> Write | Refusal:
         write = write_of(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
-            return Invalid(f"{what} of run {self.id!r} cannot be recorded: {write.message}")
+            return Invalid(f"Can't record {what} of run {self.id!r}: {write.message}")
         return write
 
 

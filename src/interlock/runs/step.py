@@ -48,13 +48,13 @@ _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
 def check_attempts(attempts: object) -> None:
     """Raise Invalid where something is no number of failures after which a run is parked."""
     if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
-        raise Invalid(f"attempts={attempts!r} is not a number of failures from 1")
+        raise Invalid(f"attempts={attempts!r} must be a whole number from 1.")
 
 
 def check_wait(name: object, timeout: float | None) -> None:
     """Raise Invalid where a run cannot wait for something of this name, or for so long."""
     if not isinstance(name, str) or not name or "/" in name:
-        raise Invalid(f"{name!r:.60} is not a name of what a run waits for")
+        raise Invalid(f"{name!r:.60} is not the name of a signal: no '/', not empty.")
     check_timeout(timeout)
 
 
@@ -158,7 +158,7 @@ def wait_for(
 
 def _answer(run: RunState, name: str, recorded: Mapping[str, Json]) -> Json:
     if recorded["state"] == TIMED_OUT:
-        raise TimedOut(f"nobody sent {name!r} to run {run.id!r} in time")
+        raise TimedOut(f"Nobody sent {name!r} to run {run.id!r} in time.")
     return recorded["result"]
 
 
@@ -179,9 +179,8 @@ def ask_about(run: RunState, path: str, name: str, attempt: int) -> Steps[tuple[
     if not isinstance(said, dict) or not isinstance(said.get("happened"), bool):
         raise_refusal(
             InvalidOutcome(
-                f"what was sent to run {run.id!r} as {sent!r} does not say whether effect {name!r} "
-                f'has happened: {said!r:.80}; it is an object such as {{"happened": true, '
-                '"result": ...}'
+                f"{sent!r} of run {run.id!r} must say whether effect {name!r} happened, as in "
+                f'{{"happened": true, "result": ...}}; it is {said!r:.80}'
             )
         )
     return (FINISHED, said.get("result")) if said["happened"] else None
@@ -212,7 +211,7 @@ def _check_goes_on(run: RunState) -> None:
 
 
 def _until(run: RunState, key: str | None, until_us: int, now: Snapshot) -> Steps[Snapshot]:
-    """Wait for `key` to exist, or for a time (0: for ever).  Returns the last Snapshot.
+    """Wait for `key` to exist, or for a time (0: forever).  Returns the last Snapshot.
 
     Raises Fenced where the run was taken over meanwhile.
     """

@@ -181,8 +181,8 @@ def _check_can_be_undone(run: RunState) -> None:
         value = step.value
         if value.get("undo") and value["state"] == FINISHED and path not in run.undo:
             raise ProgramChanged(
-                f"effect {value['name']!r} (step {path} of run {run.id!r}) is to be undone, and "
-                "the program has ended before it asked for it"
+                f"effect {value['name']!r} (step {path} of run {run.id!r}) must be undone, but "
+                "the program ended before asking for it"
             )
 
 

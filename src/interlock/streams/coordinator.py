@@ -36,7 +36,7 @@ from interlock.core.refusals import (
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.struct import Json
 from interlock.core.trim import register
-from interlock.core.write import Decision, allowed, commit, records_of, write_of
+from interlock.core.write import Decision, allowed, commit, forgot_return, records_of, write_of
 from interlock.core.writer import Writer
 from interlock.errors import InterlockError, raise_refusal
 
@@ -114,29 +114,31 @@ def job(
         return wrong
     named = into if name is None else name
     if isinstance(merge, str) and merge not in REDUCERS:
-        return Invalid(f"merge={merge!r} is not one of {', '.join(REDUCERS)}, nor a function")
+        return Invalid(f"merge={merge!r} must be a function or one of {', '.join(REDUCERS)}.")
     reducer = REDUCERS[merge] if isinstance(merge, str) else merge
     if not isinstance(reducer, Reducer) and not callable(reducer):
-        return Invalid(f"merge={merge!r:.60} is neither a function nor the name of a reducer")
+        return Invalid(f"merge={merge!r:.60} must be a function or the name of a reducer.")
     if validate is not None and not callable(validate):
-        return Invalid(f"validate={validate!r:.60} is not a function of a contribution")
+        return Invalid(f"validate={validate!r:.60} must be a function of a contribution.")
     if dedupe is not None and dedupe not in DEDUPE and not callable(dedupe):
-        return Invalid(f"dedupe={dedupe!r:.60} is not 'id', 'content', None or a function")
+        return Invalid(f"dedupe={dedupe!r:.60} must be 'id', 'content', None or a function.")
     if on_error not in ON_ERROR:
-        return Invalid(f"on_error={on_error!r:.60} is neither {REJECT!r} nor {STOP!r}")
+        return Invalid(f"on_error={on_error!r:.60} must be {REJECT!r} or {STOP!r}.")
     own = f"{named}/"
     for key in (into, own):
         if key.startswith(source) or source.startswith(own):
             return Invalid(
-                f"a coordinator that reads keys under {source!r} would read what it writes itself "
-                f"({key!r}); keep contributions under a prefix of their own, such as 'contrib/'"
+                f"The coordinator reads {source!r}, so it would read its own {key!r}. "
+                "Keep contributions under their own prefix, such as 'contrib/'."
             )
     if isinstance(reducer, Reducer) and initial is None:
         initial = reducer.initial
     found = Job(named, into, source, reducer, validate, dedupe, initial, on_error == STOP)
     longest = MAX_KEY_BYTES - len(found.seen("")) + len(named)
     if len(named.encode()) > longest:
-        return Invalid(f"{named!r:.60} is longer than {longest} bytes, too long for a coordinator")
+        return Invalid(
+            f"{named!r:.60} is too long for a coordinator: the limit is {longest} bytes."
+        )
     return found
 
 
@@ -147,12 +149,12 @@ def begin(job: Job, record: Record) -> State | Invalid:
     value = record.value
     if not isinstance(value, dict) or not {"from", "into", "cursor"} <= value.keys():
         return Invalid(
-            f"{job.state!r} is not a coordinator's; give the coordinator another name", job.state
+            f"{job.state!r} is not a coordinator's. Give the coordinator another name.", job.state
         )
     if (value["from"], value["into"]) != (job.source, job.into):
         return Invalid(
-            f"coordinator {job.name!r} merges {value['from']!r} into {value['into']!r}, not "
-            f"{job.source!r} into {job.into!r}; give the new one another name",
+            f"Coordinator {job.name!r} merges {value['from']!r} into {value['into']!r}, not "
+            f"{job.source!r} into {job.into!r}. Give the new one another name.",
             job.state,
         )
     counts = (value.get(count, 0) for count in ("merged", "rejected", "duplicates"))
@@ -358,7 +360,7 @@ def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
         return job.merge.fold([entry.value], value, started=True)
     merged = yield Think(job.merge, (value, entry.value))
     if merged is None:
-        raise TypeError("merge returned None; did it forget its return?")
+        raise TypeError(forgot_return("merge"))
     return merged
 
 

@@ -51,7 +51,7 @@ def membership(
         return wrong
     if isinstance(start, str):
         if start not in _STARTS:
-            return Invalid(f"start={start!r} is not 'beginning', 'now' or a position of the log")
+            return Invalid(f"start={start!r} must be 'beginning', 'now' or a position of the log.")
         return Membership(group, consumer, prefix, _STARTS[start], ttl)
     wrong = check_position("start", start)
     if wrong is not None:
@@ -105,7 +105,7 @@ def acknowledge(member: Membership, deliveries: tuple[object, ...]) -> Steps[int
     for delivery in deliveries:
         if not isinstance(delivery, Delivery):
             return Invalid(
-                f"{delivery!r:.60} is not a Delivery; acknowledge what take() or the loop gave"
+                f"{delivery!r:.60} is not a Delivery. Acknowledge what take() or the loop gave."
             )
         positions.append(delivery.entry.position)
         counts.append(delivery.deliveries)
@@ -159,17 +159,17 @@ def names() -> Steps[tuple[str, ...]]:
 def _missing(group: str) -> Steps[Invalid]:
     names = yield from ListGroups()
     there = f"the space has {', '.join(map(repr, names))}" if names else "the space has none"
-    return Invalid(f"there is no group {group!r} ({there}); it is made when it is first read")
+    return Invalid(f"There is no group {group!r} ({there}). Reading a group creates it.")
 
 
 def _check_limit(limit: Any) -> Invalid | None:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_TAKEN:
-        return Invalid(f"limit={limit!r:.40} is not a number of entries from 1 to {MOST_TAKEN}")
+        return Invalid(f"limit={limit!r:.40} must be a whole number from 1 to {MOST_TAKEN}.")
     return None
 
 
 def _other_prefix(member: Membership, prefix: str) -> Invalid:
     return Invalid(
-        f"group {member.group!r} is about keys under {prefix!r}, not under {member.prefix!r}; "
-        f"open it with prefix={prefix!r}, or give the new group another name"
+        f"Group {member.group!r} reads keys under {prefix!r}, not {member.prefix!r}. "
+        f"Open it with prefix={prefix!r}, or give the new group another name."
     )

@@ -70,19 +70,19 @@ def shape(
 ) -> Shape | Invalid:
     """Return what a projection is, or what is malformed."""
     if not callable(fold) or inspect.iscoroutinefunction(fold):
-        return Invalid(f"fold={fold!r:.60} is not a plain function of a value and an entry")
+        return Invalid(f"fold={fold!r:.60} must be a plain function of a value and an entry.")
     wrong = check_prefix(prefix) or (name is not None and check_key(name))
     if wrong:
         return wrong
     for what, number in (("version", version), ("snapshot_every", every)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            return Invalid(f"{what}={number!r:.40} is not a whole number from 1")
+            return Invalid(f"{what}={number!r:.40} must be a whole number from 1.")
     assert isinstance(every, int)
     if name is None:
         return Shape(fold, prefix, deepcopy(initial), "", every)
     body = encode(initial, LARGEST)
     if isinstance(body, Invalid):
-        return Invalid(f"initial: {body.message}; a projection that is kept is JSON")
+        return Invalid(f"initial: {body.message} A stored projection is JSON.")
     return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every)
 
 
@@ -119,7 +119,7 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
 def drop(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Forget what is kept, and the value.  Returns None, or Invalid."""
     if not shape.kept_as:
-        return Invalid("the projection has no name, so nothing of it is kept")
+        return Invalid("The projection has no name, so nothing of it is stored.")
     view.is_open = False
     yield DropProjection(shape.kept_as)
     return None
@@ -144,7 +144,7 @@ def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
             problem.add_note(f"the projection folded {entry.key!r}, position {entry.position}")
             raise
         if value is None and shape.initial is not None:
-            return forgot_return(f"the fold of the projection, at position {entry.position},")
+            return Invalid(forgot_return(f"The projection's fold at position {entry.position}"))
     view.value, view.position, view.is_open = value, page.upto, True
     view.changes += len(entries)
     return None
@@ -159,8 +159,8 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
         if saved is not None and found is not None:
             if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
                 return Invalid(
-                    f"{_named(shape)} is kept with prefix={found['prefix']!r} and "
-                    f"initial={found['initial']!r:.60}; give what has changed another version"
+                    f"{_named(shape)} is stored with prefix={found['prefix']!r} and "
+                    f"initial={found['initial']!r:.60}. Raise version= for what changed."
                 )
             view.become(found["value"], saved.position)
             return None
@@ -198,11 +198,11 @@ def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
     whole = {"prefix": shape.prefix, "initial": shape.initial, "value": view.value}
     body = encode(whole, LARGEST)
     if isinstance(body, Invalid):
-        return Invalid(f"{_named(shape)} cannot be kept: {body.message}")
+        return Invalid(f"Can't store {_named(shape)}: {body.message}")
     if decode(body) != whole:
         return Invalid(
-            f"{_named(shape)} cannot be kept: its JSON gives another value back (a tuple becomes a "
-            "list); fold into what JSON has, or leave out name="
+            f"Can't store {_named(shape)}: JSON changes its value (a tuple becomes a list). "
+            "Fold into JSON types, or leave out name=."
         )
     view.saved = view.position
     yield SaveProjection(shape.kept_as, view.position, body)

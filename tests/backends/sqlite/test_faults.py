@@ -75,7 +75,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path: Path) 
     answer = fill(f"sqlite:///{tmp_path}/full.db", 0, *with_small_disk(tmp_path, "true"))
     kind, text, acknowledged, first, second = answer
     assert (kind, first, second) == ("Unavailable", acknowledged, acknowledged)
-    assert "the disk that holds" in text
+    assert "The disk of" in text
     assert "full" in text
     assert acknowledged > 10
 
@@ -86,7 +86,7 @@ def test_a_full_disk_is_unavailable_and_nothing_is_half_written(tmp_path: Path) 
         ("{put} && mount -o remount,ro .", "get", "folder is read-only"),
         ("{put} && mount -o remount,ro .", "put", "folder is read-only"),
         ("mount -o remount,ro .", "put", "folder is read-only"),
-        ("{put} && (head -c 8m /dev/zero > rest || true)", "put", "is full; nothing was written"),
+        ("{put} && (head -c 8m /dev/zero > rest || true)", "put", "is full. Nothing was written"),
     ],
 )
 def test_a_disk_that_is_full_or_read_only_is_told_as_such(
@@ -111,7 +111,7 @@ def test_a_full_database_is_unavailable_and_nothing_is_half_written(tmp_path: Pa
         with writer_of(space) as connection:
             connection.execute("PRAGMA max_page_count=100")
         written = 0
-        with pytest.raises(interlock.Unavailable, match="full; nothing was written"):  # noqa: PT012  # which write finds it full is SQLite's affair
+        with pytest.raises(interlock.Unavailable, match=r"full\. Nothing was written"):  # noqa: PT012  # which write finds it full is SQLite's affair
             for number in range(100):
                 with space.transaction() as tx:
                     tx.create(f"a/{number}", "x" * 9000)

@@ -111,7 +111,7 @@ def test_a_damaged_file_is_reported_as_corrupt(store: Path) -> None:
     pages = bytearray(store.read_bytes())
     pages[8192:] = b"\xaa" * (len(pages) - 8192)
     store.write_bytes(pages)
-    with pytest.raises(interlock.Corrupt, match="restore it from a backup"):  # noqa: PT012  # any may meet it
+    with pytest.raises(interlock.Corrupt, match="Restore it from a backup"):  # noqa: PT012  # any may meet it
         space = opened(store)
         for entry in space.log():
             assert entry.value == "x" * 200
@@ -183,9 +183,9 @@ def test_a_store_can_be_read_without_writing(store: Path) -> None:
 def test_places_that_cannot_hold_a_store(tmp_path: Path) -> None:
     with pytest.raises(interlock.Invalid, match="is a folder"):
         opened(tmp_path)
-    with pytest.raises(interlock.Invalid, match=r"the folder .* does not exist"):
+    with pytest.raises(interlock.Invalid, match=r"The folder .* does not exist"):
         opened(tmp_path / "missing" / "team.db")
-    with pytest.raises(interlock.Invalid, match="cannot be opened read-only"):
+    with pytest.raises(interlock.Invalid, match="be opened read-only"):
         interlock.open(f"sqlite:///{tmp_path / 'none.db'}?mode=ro")
     with pytest.raises(interlock.Invalid, match="host"):
         interlock.open("sqlite://team.db")

@@ -105,7 +105,7 @@ def test_a_file_that_is_mounted_alone_is_refused(store: Path) -> None:
         text=True,
         check=False,
     )
-    assert "Mount the folder" in answer.stdout, answer
+    assert "Mount its folder" in answer.stdout, answer
     assert answer.returncode == 0, answer
 
 

@@ -212,7 +212,7 @@ class FlowRun:
         with self._lock:
             if (base.version if base else 0) != self.record.version:
                 raise Invalid(
-                    f"this flow object has not read the newest state of {self.flow_id!r}. "
+                    f"This flow object has not read the newest state of {self.flow_id!r}. "
                     "Start it with `kickoff(inputs=run.inputs)`, one flow object at a time"
                 )
             return self._lease.write(value)
@@ -289,12 +289,12 @@ def _carrying(record: Record, state: dict[str, Any]) -> ObservedDict:
 def _as_dict(state: Any, who: Caller) -> dict[str, Any]:
     """Return a state as JSON, as CrewAI's own persistence writes it.  Raises Invalid."""
     if not isinstance(state, dict | BaseModel):
-        raise Invalid(f"a flow's state is a dict or a Pydantic model, not {type(state).__name__}")
+        raise Invalid(f"A flow's state is a dict or a Pydantic model, not {type(state).__name__}.")
     with who.changing:
         try:
             text = json.dumps(_plain(state), default=_plain)
         except (TypeError, ValueError) as problem:
-            raise Invalid(f"the flow's state can't be saved as JSON: {problem}") from problem
+            raise Invalid(f"The flow's state can't be saved as JSON: {problem}") from problem
     found: dict[str, Any] = json.loads(text)
     return found
 

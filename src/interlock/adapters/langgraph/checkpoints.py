@@ -292,7 +292,7 @@ def _fencing(config: RunnableConfig, run: Record) -> Write:
     epoch = config["configurable"].get(EPOCH)
     if epoch is not None:
         if run.epoch == epoch and run.value["state"] == ENDED:
-            raise Invalid("the run of this config has ended. Start another one with saver.run()")
+            raise Invalid("The run of this config has ended. Start another one with saver.run().")
         return ("expect", run._replace(epoch=epoch))
     if run.exists and run.value["state"] == RUNNING:
         return ("write", run, {**run.value, "state": ENDED})

@@ -75,7 +75,7 @@ class Kept(NamedTuple):
     """An item as the space keeps it.  Times are microseconds since 1970 by the store's clock.
 
     `ttl`: minutes that it lives after it was last read or written; `expires` when it dies unless
-    it is read; None: it lives for ever.  `vectors` are texts by the path of the field.
+    it is read; None: it lives forever.  `vectors` are texts by the path of the field.
     """
 
     namespace: Path
@@ -158,7 +158,7 @@ def microseconds(time: datetime) -> int:
 def until(now: int, minutes: float) -> int:
     """Return when that lives for minutes from now dies.  Raises Invalid."""
     if isinstance(minutes, bool) or not isinstance(minutes, int | float) or not 0 <= minutes < 1e9:
-        raise Invalid(f"ttl={minutes!r} is not a number of minutes from 0 to 1e9")
+        raise Invalid(f"ttl={minutes!r} must be a number of minutes from 0 to 1e9.")
     return now + int(minutes * _US_PER_MINUTE)
 
 

@@ -72,7 +72,7 @@ class ThreadRun:
 
     def __enter__(self) -> RunnableConfig:
         if not isinstance(self._space, Space):
-            raise Invalid("use `async with`: `with` needs a space from interlock.open")
+            raise Invalid("Use `async with`: `with` needs a space from interlock.open.")
         run(self._space, self._not_inside())
         return self._inside(run(self._space, self._enter(self._on_busy, self._wait)))
 

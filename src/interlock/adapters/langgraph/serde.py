@@ -47,7 +47,7 @@ class StrictSerializer(JsonPlusSerializer):
         """Return the value.  Raises Invalid."""
         if data[0] not in _KINDS:
             raise Invalid(
-                f"a checkpoint holds a value of kind {data[0]!r:.40}, which is never decoded"
+                f"A checkpoint has a value of kind {data[0]!r:.40}, which is never decoded."
             )
         found: list[tuple[str, str]] = []
         token = _blocked.set(found)
@@ -58,7 +58,7 @@ class StrictSerializer(JsonPlusSerializer):
         if found:
             names = ", ".join(repr(each) for each in dict.fromkeys(found))
             raise Invalid(
-                f"a checkpoint holds types that are not allowed: {names:.400}. "
+                f"A checkpoint has types that are not allowed: {names:.400}. "
                 "If they are yours, name them: Saver(space, allow=[YourType, ...])"
             )
         return value
@@ -96,4 +96,4 @@ def _name(allowed: type | tuple[str, ...]) -> tuple[str, ...]:
         return allowed.__module__, allowed.__name__
     if isinstance(allowed, tuple) and [type(part) for part in allowed] == [str, str]:
         return allowed
-    raise Invalid(f"allow={allowed!r:.60} is neither a class nor a pair (module, name)")
+    raise Invalid(f"allow={allowed!r:.60} must be a class or a pair (module, name).")

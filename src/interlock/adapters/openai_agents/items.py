@@ -172,7 +172,7 @@ async def _popped(space: AsyncSpace, keys: Keys, done: Committed) -> Changed:
     history = space.history(gone.key)
     before = [entry.value async for entry in history if entry.version == gone.version - 1]
     if not before:
-        raise Invalid("the item popped under this op_id was trimmed from the log")
+        raise Invalid("The item popped under this op_id was trimmed from the log.")
     head = next(write for write in done.writes if write.key == keys.head)
     record = await space.read(keys.head)
     return Changed(record._replace(version=head.version - 1), before[0])

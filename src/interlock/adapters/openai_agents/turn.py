@@ -101,7 +101,7 @@ class Turn:
         """
         async with self._taking:
             if self.over:
-                raise SessionInvalid("this call belongs to a run that has ended")
+                raise SessionInvalid("This call belongs to a run that has ended.")
             if self._lease is None:
                 await _streams_ended(self._where)
                 space, key = self._where

@@ -120,12 +120,12 @@ def _check_server(connection: Any, place: str) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise IncompatibleStore(
             f"{place} is PostgreSQL {connection.info.server_version // 10000}; "
-            f"Interlock needs {_OLDEST_SERVER // 10000} or newer"
+            f"Interlock needs {_OLDEST_SERVER // 10000} or newer."
         )
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise IncompatibleStore(
-            f"{place} is encoded as {encoding}; Interlock needs a database in UTF8"
+            f"{place} is encoded as {encoding}. Interlock needs a UTF8 database."
         )
     if connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
-        raise Unavailable(f"{place} is a replica, which cannot be written; name the primary")
+        raise Unavailable(f"{place} is a read-only replica: name the primary.")

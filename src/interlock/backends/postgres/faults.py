@@ -43,38 +43,39 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
     """Return the fault that `problem` is.  `sent`: the statement may have reached the server."""
     if isinstance(problem, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
         return Unavailable(
-            f"{place} cannot be reached, or its connections are all in use: none in time "
-            "(busy_timeout)"
+            f"No connection to {place} within busy_timeout: it is away, or all are in use."
         )
     code = getattr(problem, "sqlstate", None) or ""
     told = str(problem).strip().partition("\n")[0]
     if not sent and is_full(problem):
         return Unavailable(
-            f"{place} has no connection left, and none came free in time (busy_timeout); raise its "
-            f"max_connections: {told}"
+            f"{place} has no connection left, and none came free within busy_timeout. "
+            f"Raise its max_connections. ({told})"
         )
     if code == "55P03":
         return Unavailable(
-            f"{place} is busy: another transaction held what this one needs for longer than "
-            f"busy_timeout; nothing was written: {told}"
+            f"{place} is busy: another transaction held a lock for longer than busy_timeout. "
+            f"Nothing was written. ({told})"
         )
     if code.startswith(_GONE) or not code:
-        return AnswerLost(told) if sent else Unavailable(f"{place} cannot be reached: {told}")
+        if sent:
+            return AnswerLost(told)
+        return Unavailable(f"Can't reach {place} ({told}). Nothing was sent.")
     if code in ("53100", "53200"):
-        return Unavailable(f"{place} has no disk space or memory left; nothing was written: {told}")
+        return Unavailable(f"{place} is out of disk space or memory. Nothing was written. ({told})")
     if code == "53300":
-        return Unavailable(f"{place} has no connection left; raise its max_connections: {told}")
+        return Unavailable(f"{place} has no connection left. Raise its max_connections. ({told})")
     if code == "25006":
-        return Unavailable(f"{place} is read-only, perhaps a replica; name the primary: {told}")
+        return Unavailable(f"{place} is read-only, perhaps a replica: name the primary. ({told})")
     if code == "42501":
         return Unavailable(
-            f"{place} does not let this role do that: {told}; grant it what "
-            "docs/how-to/postgresql.md says"
+            f"{place} does not let this role do that: {told}. Grant it what "
+            "docs/how-to/postgresql.md says."
         )
     if code.startswith("28") or code == "3D000":
-        return Unavailable(f"{place} does not let you in: {told}")
+        return Unavailable(f"{place} refused the login: {told}")
     if code in _NOT_OURS:
-        return IncompatibleStore(f"{place} is not a store of this version of Interlock: {told}")
+        return IncompatibleStore(f"{place} has no store of this version of Interlock: {told}")
     if code.startswith("XX"):
         return Corrupt(f"{place} is damaged: {told} ({code})")
-    return Unavailable(f"{place} refused the call; nothing was written: {told} ({code})")
+    return Unavailable(f"{place} refused the call: {told} ({code}). Nothing was written.")

@@ -133,8 +133,8 @@ def bring_up(connection: Any, place: str, create: bool = True) -> None:
         if found.owner is not None and not found.mine:
             what = f"must be brought from schema version {found.version} to {SCHEMA_VERSION}"
             raise IncompatibleStore(
-                f"the store in {place} {what if found.version else 'is not made yet'}; only "
-                f"{found.owner!r}, who owns its schema, may do that: open it once as that role"
+                f"The store in {place} {what if found.version else 'is not made yet'}; only "
+                f"{found.owner!r}, who owns its schema, may do that. Open it once as that role."
             )
         connection.execute("SET LOCAL search_path = interlock, pg_temp")
         if found.version:
@@ -202,22 +202,22 @@ def _checked(connection: Any, place: str) -> _Found:
     found = row._replace(version=int(number[0]) if number else 0)
     if found.stranger is not None:
         raise IncompatibleStore(
-            f"the schema 'interlock' in {place}, or a part of it, belongs to {found.stranger!r}, "
-            "who could run anything in your name. Open it as that role, or have the owner of the "
-            "database or a superuser drop it and make the store"
+            f"The schema 'interlock' in {place}, or a part of it, belongs to {found.stranger!r}, "
+            "who could run anything in your name. Open it as that role, or have the database's "
+            "owner or a superuser drop the schema and create the store."
         )
     if found.version > SCHEMA_VERSION:
         raise IncompatibleStore(
-            f"{place} has schema version {found.version}, made by a newer Interlock; this one "
-            f"knows versions up to {SCHEMA_VERSION}: upgrade it (pip install -U interlock)"
+            f"{place} was made by a newer Interlock (schema {found.version}; this one knows "
+            f"{SCHEMA_VERSION}): upgrade it with `pip install -U interlock`."
         )
     if found.relations and not found.version:
         raise IncompatibleStore(
-            f"{place} has a schema 'interlock' of another program; name another database"
+            f"{place} has another program's schema 'interlock'. Name another database."
         )
     if found.version == SCHEMA_VERSION and found.digest != digest():
         raise IncompatibleStore(
-            f"the functions in {place} are not those of this version of Interlock: somebody has "
-            "changed them; restore the schema 'interlock' from a backup"
+            f"The functions in {place} differ from those of this Interlock: somebody has "
+            "changed them. Restore the schema 'interlock' from a backup."
         )
     return found

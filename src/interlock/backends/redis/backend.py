@@ -186,20 +186,17 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST_SERVER:
             raise IncompatibleStore(
-                f"{self.place} is Redis {info['redis_version']}; Interlock needs 6.2 or newer"
+                f"{self.place} is Redis {info['redis_version']}. Interlock needs 6.2 or newer."
             )
         policy = info.get("maxmemory_policy", "noeviction")
         # volatile-* drops only keys that expire, and ours do not.
         if policy.startswith("allkeys") and not self._target.allow_eviction:
             raise IncompatibleStore(
-                f"{self.place} evicts keys when its memory is full (maxmemory-policy {policy}), "
-                "and acknowledged commits with them. Set it to noeviction, or open the store with "
-                "?allow_eviction=1"
+                f"{self.place} evicts keys when memory is full (maxmemory-policy {policy}), so "
+                "commits would be lost. Set it to noeviction, or add ?allow_eviction=1 to the URL."
             )
         if info.get("role") == "slave" and not self._target.cluster:
-            raise Unavailable(
-                f"{self.place} is a replica, which cannot be written; name the primary"
-            )
+            raise Unavailable(f"{self.place} is a read-only replica: name the primary.")
 
     def _open(self, create: bool) -> str:
         new = os.urandom(8).hex() if create else ""
@@ -209,9 +206,9 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             raise no_space(self.place, self.name)
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
-                f"space {self.name!r} in {self.place} has schema version {version}, made by a "
-                f"newer Interlock; this one knows versions up to {SCHEMA_VERSION}: upgrade it "
-                "(pip install -U interlock)"
+                f"Space {self.name!r} in {self.place} was made by a newer Interlock (schema "
+                f"{version}; this one knows {SCHEMA_VERSION}): upgrade it with "
+                "`pip install -U interlock`."
             )
         return str(uid)
 

@@ -25,11 +25,11 @@ _MOVING = "TTL exhausted"  # redis-py, after many redirections: nearly always of
 _MISSING = re.compile(r"MISSING: (.*) :MISSING", re.DOTALL)  # what the scripts find; common.lua
 _REDIRECT = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 _REFUSED = {
-    "OOM": "has no memory left; raise maxmemory",
-    "MISCONF": "cannot save to its disk",
+    "OOM": "is out of memory: raise maxmemory",
+    "MISCONF": "can't save to its disk",
     "NOREPLICAS": "has too few replicas (min-replicas-to-write)",
-    "NOAUTH": "asks for a password; put it into the URL (redis://:password@host)",
-    "WRONGPASS": "refuses the user or password",
+    "NOAUTH": "needs a password: put it into the URL (redis://:password@host)",
+    "WRONGPASS": "refused the user or password",
     "NOPERM": "does not let this user do that",
 }
 
@@ -84,20 +84,21 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
     told = told_by(problem).strip()
     for word, why in _REFUSED.items():
         if told.startswith(word) or f"-{word} " in told:
-            return Unavailable(f"{place} {why}; nothing was written: {told}")
+            return Unavailable(f"{place} {why}. Nothing was written. ({told})")
     if isinstance(problem, redis.exceptions.ResponseError) and not must_wait(problem):
         if "unknown command" in told.lower():
             return IncompatibleStore(f"{place} is not Redis 6.2 or newer, or Valkey: {told}")
         if (found := _MISSING.search(told)) is not None:
             return Corrupt(
-                f"{place} has lost a part of the space: {found[1]}. The server evicted it, or "
-                "somebody deleted it; restore a backup"
+                f"{place} lost a part of the space: {found[1]}. The server evicted it, or "
+                "somebody deleted it. Restore a backup."
             )
         if told.startswith("WRONGTYPE") or "Error running script" in told or "script: " in told:
-            return Corrupt(f"{place} holds something else than a space under its keys: {told}")
+            return Corrupt(f"The keys of the space in {place} hold something else: {told}")
         return Unavailable(f"{place} refused the call: {told}")
     if told.startswith(_MOVING):
         return AnswerLost(f"its slot is being moved ({told})")
     if must_wait(problem) or not sent:
-        return Unavailable(f"{place} cannot be used now: {told}")
+        what = f"Can't use {place} now" if must_wait(problem) else f"Can't reach {place}"
+        return Unavailable(f"{what} ({told}). Nothing was written.")
     return AnswerLost(told or type(problem).__name__)

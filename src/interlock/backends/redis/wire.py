@@ -227,8 +227,8 @@ class AsyncWire:
 def all_in_use(target: Target, seconds: float) -> Unavailable:
     """Return the fault of a request that found no connection."""
     return Unavailable(
-        f"all {MOST} connections of this process to {target.place} were in use for {seconds:g} s; "
-        "try again, or raise busy_timeout="
+        f"All {MOST} connections of this process to {target.place} were in use for {seconds:g} s. "
+        "Try again, or raise busy_timeout=."
     )
 
 

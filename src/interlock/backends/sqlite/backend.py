@@ -148,7 +148,7 @@ class SQLiteBackend:
     def restore(self, image: bytes) -> None:
         """Bring a store in memory back to what it held at a `dump`.  Raises Invalid on a file."""
         if self._place.path is not None:
-            raise Invalid(f"{self._place} is a file; only a store in memory can be restored")
+            raise Invalid(f"{self._place} is a file: only a store in memory can be restored.")
         with (
             self._pool.writer() as connection,
             translated(str(self._place)),
@@ -369,7 +369,7 @@ class SQLiteBackend:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Closed(f"the space in {self._place} was closed; open it again to use it")
+            raise Closed(f"The space in {self._place} is closed. Open it again to use it.")
 
     # Waiting
 

@@ -40,13 +40,13 @@ class SQLiteOptions(NamedTuple):
 def check_options(options: SQLiteOptions) -> None:
     """Raise Invalid where an option has no meaning."""
     if options.durability not in DURABILITY:
-        raise Invalid(f"durability={options.durability!r} is not one of {', '.join(DURABILITY)}")
+        raise Invalid(f"durability={options.durability!r} must be one of {', '.join(DURABILITY)}.")
     seconds = options.busy_timeout
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 1e6:
-        raise Invalid(f"busy_timeout={options.busy_timeout!r} is not a number of seconds from 0")
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} must be a number of seconds from 0.")
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise IncompatibleStore(
-            f"this Python has SQLite {sqlite3.sqlite_version}; Interlock needs 3.35 or newer"
+            f"This Python has SQLite {sqlite3.sqlite_version}. Interlock needs 3.35 or newer."
         )
 
 
@@ -90,8 +90,8 @@ def prepare(
             return
         if place.read_only:
             raise IncompatibleStore(
-                f"{place} has schema version {found}, which this Interlock must bring to {version} "
-                "first; open it once without ?mode=ro"
+                f"{place} must be migrated from schema {found} to {version}. "
+                "Open it once without ?mode=ro."
             )
         if place.path is not None:
             _switch_to_wal(connection, deadline, str(place))
@@ -134,8 +134,8 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
         if time.monotonic() >= deadline:
             who = locks.writer(Path(place)) or "another process"
             raise Unavailable(
-                f"{who} kept the write lock of {place} for longer than the busy timeout; "
-                "try again, or raise busy_timeout="
+                f"{who} kept the write lock of {place} for longer than busy_timeout. "
+                "Try again, or raise busy_timeout=."
             )
         time.sleep(random.uniform(0.2, 1.0) * pause)
         pause = min(pause * 1.5, 0.1)
@@ -161,14 +161,14 @@ def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) 
     if application == APPLICATION_ID:
         if version > newest:
             raise IncompatibleStore(
-                f"{place} has schema version {version}, made by a newer Interlock; this one knows "
-                f"versions up to {newest}: upgrade it (pip install -U interlock)"
+                f"{place} was made by a newer Interlock (schema {version}; this one knows "
+                f"{newest}): upgrade it with `pip install -U interlock`."
             )
         return int(version)
     if application or version or tables:
         raise IncompatibleStore(
-            f"{place} is a SQLite database of another program, not an Interlock store; "
-            "name another file"
+            f"{place} is another program's SQLite database, not an Interlock store. "
+            "Name another file."
         )
     return 0
 
@@ -180,8 +180,8 @@ def _switch_to_wal(connection: sqlite3.Connection, deadline: float, place: str) 
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
                 raise IncompatibleStore(
-                    f"{place} cannot use write-ahead logging (journal mode stays {mode!r}); "
-                    "its file system lacks shared memory"
+                    f"{place} can't use write-ahead logging (journal mode stays {mode!r}): "
+                    "its file system lacks shared memory."
                 )
             return
         except sqlite3.Error as problem:

@@ -34,27 +34,27 @@ def fault_of(problem: Exception, place: str, committing: bool = False) -> Except
     code = primary_code(problem)
     name = getattr(problem, "sqlite_errorname", type(problem).__name__)
     if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(place)):
-        return Unavailable(f"the disk that holds {place} is full; nothing was written ({name})")
+        return Unavailable(f"The disk of {place} is full. Nothing was written. ({name})")
     if code == sqlite3.SQLITE_READONLY or (
         code == sqlite3.SQLITE_CANTOPEN and not committing and _is_read_only(place)
     ):
         return Unavailable(
-            f"{place} cannot be used: its folder is read-only, and SQLite writes beside the file "
-            f"even to read it ({name}); make the folder writable, or copy the file"
+            f"Can't use {place}: its folder is read-only, and SQLite writes there even to read "
+            f"({name}). Make the folder writable, or copy the file."
         )
     if code in BUSY_CODES:
-        return Unavailable(f"{place} is locked by another process ({name}); try again")
+        return Unavailable(f"{place} is locked by another process ({name}). Try again.")
     if code == sqlite3.SQLITE_NOTADB:
         return IncompatibleStore(f"{place} is not an Interlock store: {problem}")
     if code == sqlite3.SQLITE_CORRUPT or isinstance(problem, sqlite3.DataError):
-        return Corrupt(f"{place} is damaged: {problem} ({name}); restore it from a backup")
+        return Corrupt(f"{place} is damaged: {problem} ({name}). Restore it from a backup.")
     if committing:
         return AnswerLost(f"{problem} ({name})")
     if code == sqlite3.SQLITE_CANTOPEN:
         return Unavailable(
-            f"{place} cannot be opened: {problem}; does its folder exist and may you use it?"
+            f"Can't open {place}: {problem}. Does its folder exist, and may you use it?"
         )
-    return Unavailable(f"{place} cannot be used: {problem} ({name})")
+    return Unavailable(f"Can't use {place}: {problem} ({name})")
 
 
 def _is_full(place: str) -> bool:

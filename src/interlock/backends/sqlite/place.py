@@ -53,26 +53,25 @@ def parse(url: str) -> Place:
     """
     if url.partition("://")[2][:1] not in ("", "/", "?"):
         raise Invalid(
-            f"{redact_url(url)!r} names a host; a file is sqlite:///relative.db "
-            "or sqlite:////absolute.db (three or four slashes)"
+            f"{redact_url(url)!r} names a host. Write sqlite:///relative.db "
+            "or sqlite:////absolute.db (three or four slashes)."
         )
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     mode, permissions = options.pop("mode", "rwc"), options.pop("permissions", "0600")
     if options or mode not in ("ro", "rwc"):
         raise Invalid(
-            f"{url!r} has an option that is not known; "
-            "'?mode=ro' and '?permissions=0660' are the only ones"
+            f"{url!r} has an unknown option. There are '?mode=ro' and '?permissions=0660'."
         )
     if not re.fullmatch("0?6[046][046]", permissions):
         raise Invalid(
-            f"permissions={permissions!r} is not an octal file mode from 0600 to 0666, such as 0660"
+            f"permissions={permissions!r} must be an octal file mode from 0600 to 0666, like 0660."
         )
     name = unquote(parts.path)
     if name in ("", "/"):
         return Place(None, False)
     if "\0" in name:
-        raise Invalid(f"{url!r} holds a NUL character")
+        raise Invalid(f"{url!r} contains a NUL character.")
     return Place(Path(os.path.abspath(name[1:])), mode == "ro", int(permissions, 8))
 
 
@@ -83,27 +82,25 @@ def check(place: Place) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise Invalid(
-            f"{path} is a folder, not a file; name a file in it, such as {path / 'team.db'}"
-        )
+        raise Invalid(f"{path} is a folder. Name a file in it, such as {path / 'team.db'}.")
     if not path.parent.is_dir():
-        raise Invalid(f"the folder {path.parent} does not exist; make it first")
+        raise Invalid(f"The folder {path.parent} does not exist. Create it first.")
     if place.read_only and not path.exists():
-        raise Invalid(f"{path} does not exist, so it cannot be opened read-only")
+        raise Invalid(f"{path} does not exist, so it can't be opened read-only.")
     if path.is_file():
         if 0 < path.stat().st_size < _SMALLEST:
-            raise IncompatibleStore(f"{path} is not an Interlock store; name another file")
+            raise IncompatibleStore(f"{path} is not an Interlock store. Name another file.")
         identity(path)
     if is_mount_point(path):
         raise IncompatibleStore(
-            f"{path} is a mount point: the file alone is mounted, and its write-ahead log is not, "
-            f"so commits would be lost. Mount the folder that holds it instead of the file"
+            f"{path} is mounted as a file, without its write-ahead log: commits would be lost. "
+            "Mount its folder instead."
         )
     kind = file_system(path.parent)
     if kind in _NETWORK or kind in _NETWORK_FUSE:
         raise IncompatibleStore(
-            f"{path} is on a network file system ({kind}), where SQLite's locks do not hold; "
-            "use a local disk, or PostgreSQL or Redis for several hosts"
+            f"{path} is on a network file system ({kind}), where SQLite's locks don't work. "
+            "Use a local disk, or PostgreSQL or Redis for several hosts."
         )
 
 
@@ -136,16 +133,16 @@ def identity(path: Path | str, known: tuple[int, int] | None = None) -> tuple[in
         _moved(path)
     if found.st_nlink > 1:
         raise IncompatibleStore(
-            f"{path} has {found.st_nlink} names (hard links). Who opens it under two names loses "
-            "commits without a word: remove the other names, or copy the file"
+            f"{path} has {found.st_nlink} names (hard links); opened under two of them it loses "
+            "commits. Remove the other names, or copy the file."
         )
     return found.st_dev, found.st_ino
 
 
 def _moved(path: Path | str, problem: OSError | None = None) -> NoReturn:
     raise Unavailable(
-        f"{path} was moved, replaced or deleted while it was open; nothing was written. "
-        "Close the space and open it again"
+        f"{path} was moved, replaced or deleted while it was open. Nothing was written. "
+        "Close the space and open it again."
     ) from problem
 
 

@@ -192,10 +192,10 @@ class Pool:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise Closed(f"the space in {self._place} was closed; open it again to use it")
+            raise Closed(f"The space in {self._place} is closed. Open it again to use it.")
         if self._lost:
             raise Unavailable(
-                "a store in memory does not cross a fork; use a file (sqlite:///team.db)"
+                "A store in memory does not cross a fork. Use a file: sqlite:///team.db"
             )
         if self._identity is not None:
             identity(self._file, self._identity)

@@ -70,15 +70,15 @@ class Leases:
             return self._held[lease_id]
         except KeyError:
             raise Invalid(
-                f"you hold no lease with lease_id {lease_id!r}: it was never yours, was given up, "
-                "or its time was over"
+                f"You hold no lease with lease_id {lease_id!r}: it was never yours, was released, "
+                "or has expired."
             ) from None
 
     def of_key(self, lease_id: str, key: str) -> Hold:
         """Return the lease of `key` that is held under this id.  Raises Invalid."""
         hold = self[lease_id]
         if hold.lease.key != key:
-            raise Invalid(f"lease_id {lease_id!r} is for {hold.lease.key!r}, not for {key!r}")
+            raise Invalid(f"lease_id {lease_id!r} is for {hold.lease.key!r}, not for {key!r}.")
         return hold
 
     async def take(self, key: str, seconds: float, wait: float, named: str | None) -> Hold:
@@ -93,8 +93,8 @@ class Leases:
         for hold in self._held.values() if wait and session != "" else ():
             if (hold.session, hold.lease.key) == (session, key) and not hold.lease.lost:
                 raise Invalid(
-                    f"you hold the lease of {key!r} and would wait for yourself: pass the lease_id "
-                    "that take_lease returned, or release it first"
+                    f"You hold the lease of {key!r} and would wait for yourself. Pass the lease_id "
+                    "that take_lease returned, or release it first."
                 )
         lease = self._space.lease(key, ttl=TTL, wait=wait)
         # It outlives this call, whose context does not hold it.

@@ -12,24 +12,24 @@ from interlock import Entry, InterlockError, KeyInfo, Record, Refused
 
 Answer = dict[str, Any]
 
-_AGAIN = "decide again from `record`, then call again with its version and epoch"
+_AGAIN = "Decide again from `record`, then call again with its version and epoch."
 _NEXT_STEPS: dict[type[InterlockError], str] = {
     interlock.Conflict: _AGAIN,
-    interlock.Held: "wait `seconds` seconds, read the key again, then call again; or do other work",
-    interlock.Deadlock: "give up the leases that you hold, then call again",
-    interlock.Contended: "others write this key all the time: wait a little, then call again",
-    interlock.Fenced: "stop this work: somebody else has taken it over. Read the key again before "
-    "you do anything else with it",
-    interlock.IllegalTransition: "read the key, decide again for the state that it is in, and "
-    "choose one of `allowed`",
-    interlock.Forbidden: "do as the rule says (call about), or write another key",
-    interlock.Invalid: "correct the arguments; sending the same call again cannot help",
-    interlock.Pruned: "begin at `oldest_position` or later",
-    interlock.Unavailable: "nothing was written: wait a few seconds, then send the same call again",
-    interlock.Unknown: "it may have been written or not: send the same call again with this "
-    "`op_id`, which applies it once; or call outcome with it",
+    interlock.Held: "Wait `seconds` seconds, read the key again, then call again.",
+    interlock.Deadlock: "Release the leases that you hold, then call again.",
+    interlock.Contended: "Others write this key all the time. Wait a little, then call again.",
+    interlock.Fenced: "Stop: somebody else took over this work. Read the key again before you do "
+    "anything else with it.",
+    interlock.IllegalTransition: "Read the key, decide again for its state, and choose one of "
+    "`allowed`.",
+    interlock.Forbidden: "Follow the rule (call about), or write another key.",
+    interlock.Invalid: "Fix the arguments; retrying the same call won't help.",
+    interlock.Pruned: "Start at `oldest_position` or later.",
+    interlock.Unavailable: "Nothing was written. Wait a few seconds, then repeat the call.",
+    interlock.Unknown: "It may have been written or not. Send the same call again with this "
+    "`op_id`, which applies it once, or call outcome with it.",
 }
-_TELL = "stop, and tell a person: the store needs to be looked at"
+_TELL = "Stop, and tell a person: somebody must look at the store."
 
 
 class Refusal(Exception):
@@ -48,10 +48,10 @@ class Refusal(Exception):
 
 def moved(expected: int, record: Record) -> Refusal:
     """Return the refusal of a write computed from version `expected`, which is not the latest."""
-    now = f"is at version {record.version}" if record.exists else "does not exist now"
+    now = f"it has version {record.version} now" if record.exists else "it does not exist now"
     return Refusal(
         "Conflict",
-        f"{record.key!r} was expected at version {expected} but {now}",
+        f"{record.key!r} changed: you read version {expected}, {now}.",
         _AGAIN,
         **_conflict(expected, record),
     )
@@ -61,8 +61,8 @@ def absent(key: str) -> Refusal:
     """Return the refusal of changing a key that does not exist."""
     return Refusal(
         "NotFound",
-        f"{key!r} does not exist",
-        "make it with create, or look for the right key with list_keys",
+        f"{key!r} does not exist.",
+        "Create it, or look for the right key with list_keys.",
         key=key,
     )
 
@@ -76,7 +76,7 @@ def refusal_of(problem: InterlockError, agent: str = "") -> Answer:
         retryable = problem.retryable
     next_step = _NEXT_STEPS.get(type(problem), next_step)
     if isinstance(problem, interlock.Held) and problem.holder == agent:
-        next_step = "you hold it yourself: pass the lease_id of your lease, or wait"
+        next_step = "You hold it yourself: pass the lease_id of your lease, or wait."
     return {
         "kind": type(problem).__name__,
         "message": message,

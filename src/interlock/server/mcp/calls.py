@@ -84,7 +84,7 @@ async def _append(agent: Agent, arguments: Arguments, op: str) -> Entry:
 async def _transition(agent: Agent, arguments: Arguments, op: str) -> Record:
     fields = arguments.get("fields", {})
     if "op_id" in fields:
-        raise Invalid("a field named 'op_id' cannot be set with a transition; use update_fields")
+        raise Invalid("A transition can't set a field named 'op_id'. Use update_fields.")
     return await agent.space.transition(arguments["key"], arguments["to"], op_id=op, **fields)
 
 
@@ -92,11 +92,11 @@ async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
     names = {*fields, *remove}
     if not names or fields.keys() & set(remove):
-        raise Invalid("name at least one field in fields or remove, and none in both")
+        raise Invalid("Name at least one field in fields or remove, and none in both.")
 
     def changed(record: Record) -> dict[str, Any]:
         if not isinstance(record.value, dict):
-            raise Invalid(f"{record.key!r} holds no object, so it has no fields; use write")
+            raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
         kept = {name: each for name, each in record.value.items() if name not in remove}
         return {**kept, **fields}
 
@@ -210,8 +210,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
     value = None if written.body is None else json.loads(written.body)
     if not _asked(tool, arguments, written.kind, value):
         raise Invalid(
-            f"op_id {op_id!r} already stands for another operation on {key!r}; take a fresh one "
-            "for each new operation"
+            f"op_id {op_id!r} already belongs to another operation on {key!r}. Use a new one."
         )
     record = Record(
         key=key,
@@ -318,7 +317,7 @@ def _time(text: str | None) -> datetime | None:
     try:
         return None if text is None else datetime.fromisoformat(text)
     except ValueError:
-        raise interlock.Invalid(f"time={text!r:.80} is not a time in ISO 8601") from None
+        raise interlock.Invalid(f"time={text!r:.80} is not a time in ISO 8601.") from None
 
 
 async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:

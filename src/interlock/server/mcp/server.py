@@ -85,7 +85,7 @@ class _Handlers:
         name = ""
         try:
             if tool.name not in self._tools:
-                raise Refusal("Forbidden", "this server only reads", "use the tools that read")
+                raise Refusal("Forbidden", "This server is read-only.", "Use the tools that read.")
             checked = _checked(tool, arguments)
             refuse_reserved([*checked.get("keys", ()), checked.get("key")])
             caller = _caller(ctx)
@@ -102,8 +102,8 @@ class _Handlers:
         except Exception:
             mark = secrets.token_hex(4)
             _log.exception("%s failed (%s)", tool.name, mark)
-            said = f"the server failed; its log has the reason under {mark}"
-            step = "tell a person; to learn whether a write was applied, read the key"
+            said = f"The server failed; see {mark} in its log."
+            step = "Tell a person. To learn whether a write was applied, read the key."
             return {"ok": False, "refusal": Refusal("InternalError", said, step).answer}
 
     async def only_with_a_session(self, ctx: Context, call_next: CallNext) -> HandlerResult:
@@ -136,7 +136,7 @@ def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise Refusal(
             "Invalid",
             "; ".join(each.removeprefix(": ")[:_MOST_SAID] for each in said),
-            "correct the arguments as the tool's schema says; nothing was done",
+            "Fix the arguments: see the tool's schema. Nothing was done.",
         )
     whole = {name for name, schema in tool.properties.items() if schema.get("type") == "integer"}
     # JSON has one kind of number: 2.0 is a version, too.

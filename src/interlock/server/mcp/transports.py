@@ -1,7 +1,7 @@
 """How clients reach the MCP server: on standard input and output, or over HTTP.
 
 Uvicorn has a limit for the time between two requests and none for the request itself: one that
-begins and does not come to its end would stay for ever.  `Limits` says how many connections there
+begins and does not come to its end would stay forever.  `Limits` says how many connections there
 may be, and how long each may keep us waiting.
 """
 
@@ -227,7 +227,7 @@ def _bound(host: str, port: int) -> socket.socket:
             made.bind(address)
             made.listen(128)  # whoever is told the URL may call at once
         except (OSError, UnicodeError) as problem:
-            raise Unavailable(f"cannot listen on {host}:{port}: {problem}") from problem
+            raise Unavailable(f"Can't listen on {host}:{port}: {problem}") from problem
         on_failure.pop_all()
     return made
 

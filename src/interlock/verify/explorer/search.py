@@ -302,7 +302,7 @@ class Search:
             if self._agents.states[local].request != NOBODY
         )
         seconds = self._horizon_us / 1e6
-        reason = f"{waiting} would wait for ever (no news in {seconds:.0f} s of the store's clock)"
+        reason = f"{waiting} would wait forever (no news in {seconds:.0f} s of the store's clock)"
         self._break(number, "deadlock", reason)
 
     def _schedule(self, number: int) -> list[story.Step]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from interlock.core import refusals
 from interlock.errors import Invalid
@@ -24,7 +24,9 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class _Malformed(refusals.Invalid):
-    next_step: ClassVar[str] = "correct the file (docs/how-to/histories.md)"
+    @property
+    def next_step(self) -> str:
+        return "Correct the file (docs/how-to/histories.md)."
 
 
 class MalformedHistory(Invalid):

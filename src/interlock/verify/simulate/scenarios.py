@@ -180,7 +180,7 @@ def _sleep_as_a_zombie() -> None:
 
 
 def _wake(pid: int) -> None:
-    """Wake a process that stops, once it has: woken before, it would sleep for ever."""
+    """Wake a process that stops, once it has: woken before, it would sleep forever."""
     while not _stopped(pid):
         time.sleep(0.005)
     with suppress(ProcessLookupError):
