@@ -28,7 +28,7 @@ USERS = {
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
     "('sqlite:///x.db', 's', 'a', False, False, None, None, (), ())",
     "openai-agents": "import interlock.adapters.openai_agents",
-    "plot": "from interlock.verify.simulate import picture; picture.check_drawable(P)",
+    "plot": "from interlock.verify.simulate import results; results.check_drawable(P)",
     "postgres": "import interlock; interlock.open('postgresql://nowhere/db')",
     "qdrant": "from interlock.adapters.vectors import *; upsert_qdrant(None, 'c', [C], agent='a')",
     "redis": "import interlock; interlock.open('redis://nowhere')",

@@ -116,7 +116,7 @@ class TestEverySpec:
         assert 1 < pins[0] < pins[1]
 
     def test_is_in_the_manual_with_its_states_and_mutants(self, spec: Path) -> None:
-        page = text_of(ROOT / "docs" / "specs.md")
+        page = text_of(ROOT / "docs" / "explanation" / "specs.md")
         (row,) = [line for line in page.splitlines() if line.startswith(f"| `{spec.stem}` |")]
         _, _, _, invariants, states, deep, mutants, _ = (cell.strip() for cell in row.split("|"))
         small = text_of(spec.with_suffix(".cfg"))
