@@ -141,7 +141,7 @@ def test_three_updates_that_always_queue(pin: Pin) -> None:
     ("agents", "crashes", "lost_replies", "pinned"),
     [
         ("ab", 1, 1, (2_344, 1_337)),
-                pytest.param("abc", 1, 0, (131_448, 20_260), marks=pytest.mark.slow),
+        pytest.param("abc", 1, 0, (131_448, 20_260), marks=pytest.mark.slow),
     ],
 )
 def test_updates_that_always_queue_and_stall(
