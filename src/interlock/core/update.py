@@ -195,7 +195,7 @@ def take_turn(
 
 def _out_of_patience(key: str, limits: Limits, ahead: int, attempts: int) -> Contended:
     return Contended(
-        f"Gave up on {key!r} after {limits.patience:g} s: {ahead} agents ahead in the queue, "
+        f"Gave up on {key!r} after {limits.patience:g} s: {ahead} ahead in the queue, "
         f"{attempts} attempts made",
         key,
         attempts,
