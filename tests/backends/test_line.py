@@ -136,7 +136,7 @@ async def test_thousands_that_come_at_once_ask_the_store_for_nothing_while_they_
 
 async def test_patience_ends_who_stands_in_line_and_the_store_is_not_asked() -> None:
     async with full() as it:
-        with pytest.raises(interlock.Contended, match=f"{MOST_TICKETS} agents ahead"):
+        with pytest.raises(interlock.Contended, match=f"{MOST_TICKETS} ahead"):
             await it.update("short", patience=0.01)
         assert it.in_line() == 0
         assert "short" not in it.asked.joined

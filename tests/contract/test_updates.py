@@ -131,7 +131,7 @@ def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     thoughts: list[Any] = []
 
     def first(value: Any) -> Any:
-        with pytest.raises(interlock.Contended, match="s: 1 agents ahead"):
+        with pytest.raises(interlock.Contended, match="s: 1 ahead"):
             elsewhere(theirs.update, "k", thoughts.append, patience=0)
         return "first"
 
