@@ -59,7 +59,7 @@ async def test_a_conversation_inside_of_itself_is_refused(space: Any) -> None:
             pass
 
     async with team_state(space, "c", Team()):
-        with pytest.raises(interlock.Invalid, match="wait for itself"):
+        with pytest.raises(interlock.Invalid, match="already holds the lease"):
             await asyncio.wait_for(again(), WAITS)
         with pytest.raises(interlock.Held):
             async with team_state(space, "c", Team(), wait=0):

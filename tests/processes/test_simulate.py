@@ -213,7 +213,7 @@ def test_a_drawn_seed_is_printed_and_repeating_a_pattern_runs_it_once() -> None:
         ("--pattern nope", "'nope' is not one of"),
         ("--plot picture.pdf", "a .svg or a .png file"),
         ("--plot no/such/folder/picture.png", "does not exist"),
-        ("--store sqlite://", "agents cannot share a store in memory"),
+        ("--store sqlite://", "agents can't share a store in memory"),
         ("--store bogus", "is not a store URL"),
         ("--store sqlite:///x.db -p lock", "none of the chosen patterns (lock) uses it"),
     ],
