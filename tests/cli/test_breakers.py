@@ -45,7 +45,7 @@ def test_breakers_are_listed_and_closed(call: Any, url: str) -> None:
     assert call("breakers", "reset", "planner").stdout == "planner is closed\n"
     assert json.loads(call("breakers", "reset", "writer", "--json").stdout)["failures"] == 0
     missing = call("breakers", "reset", "plannr")
-    assert (missing.exit_code, "no breaker 'plannr'" in missing.stderr) == (4, True)
+    assert (missing.exit_code, "No breaker 'plannr'" in missing.stderr) == (4, True)
 
 
 def _fails() -> None:

@@ -18,7 +18,7 @@ from interlock.backends.redis.backend import RedisBackend
 from interlock.backends.remote import ServerOptions
 from interlock.backends.sqlite.backend import SQLiteBackend
 from interlock.core.keys import MAX_DEPTH, MAX_KEY_BYTES, encode
-from interlock.core.plan import APPEND, PUT, Write
+from interlock.core.plan import APPEND, PUT, Plan, Write
 from interlock.core.requests import Commit, Load, LoadAt, Place, ReadLog, ReadRefusals, SaveFold
 from interlock.core.rules import RULES_KEY
 from interlock.core.writer import Writer
@@ -96,7 +96,10 @@ class Tickets:
 
     def _named(self, request: Any) -> Any:
         ticket = getattr(request, "ticket", 0)
-        return request._replace(ticket=self._theirs.get(ticket, 1 << 40)) if ticket else request
+        if not ticket:
+            return request
+        replace = request._replace if isinstance(request, Plan) else request.replace
+        return replace(ticket=self._theirs.get(ticket, 1 << 40))
 
     def told(self, right: Any, answer: Any) -> Any:
         """Return an answer with the numbers of SQLite, whose answer is `right`."""

@@ -210,7 +210,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--store", "sqlite://"], "cannot share a store in memory"),
+        (["--store", "sqlite://"], "can't share a store in memory"),
         (["--store", "redis://127.0.0.1:1"], "Add --yes if that is meant"),
         (["--faults", "flood"], "'flood' is none of kill, stop"),
     ],

@@ -33,7 +33,7 @@ LOST, DOOMED = 1, 0  # which agent's answer is lost, and which agent dies
 KINDS = ("write", "write", "write", "update", "lease", "lease", "reclaim", "delete", "create")
 _THINKS_UPTO = 0.003  # seconds
 # What the agents need, imported once, before they are forked.
-_IMPORTED = ("recording", "postgres", "redis", "sqlite")
+_IMPORTED = ("trace", "postgres", "redis", "sqlite")
 
 
 class Run(NamedTuple):
