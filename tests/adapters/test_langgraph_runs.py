@@ -362,13 +362,26 @@ def test_the_next_process_goes_on_where_one_was_killed(
         raise AssertionError("it was let in")
 
 
+def stop_outside_of_a_commit(pid: int, place: Place) -> None:
+    """Stop a process at a moment at which it does not hold the write lock of a SQLite file."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with interlock.open(place.url, "probe", busy_timeout=0.1) as probe:
+                probe.update("stops", lambda n: n + 1, default=0)
+        except interlock.Unavailable:
+            os.kill(pid, signal.SIGCONT)
+        else:
+            return
+
+
 @pytest.mark.slow
 def test_a_stopped_process_that_was_replaced_writes_nothing(
     place: Place, shared: interlock.Space
 ) -> None:
     one, heard = hanging(place)
     assert one.pid is not None
-    os.kill(one.pid, signal.SIGSTOP)
+    stop_outside_of_a_commit(one.pid, place)
     saver = Saver(shared)
     graph = in_two_steps(saver, lambda _: said("first"), lambda _: said("second"))
     with saver.run("thread", once="hello-1") as config:
