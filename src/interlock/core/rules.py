@@ -17,7 +17,7 @@ and it is a commit, which expects that what it looked at has not moved.
 keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_check_rule`,
-`_breaks`); decide it in `write.allowed` and, if keys of it take contributions, in
+`_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take contributions, in
 `write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command line and the MCP
 server take their words from `Rule.about`.
 """

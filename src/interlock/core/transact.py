@@ -45,9 +45,9 @@ from interlock.core.update import (
 )
 from interlock.core.write import (
     Decision,
-    allowed,
     commit,
     expected_place,
+    forbidden_by_rule,
     forgot_write,
     nothing_to_delete,
     others_operation,
@@ -230,7 +230,7 @@ class Transaction:
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
             item = decode(write.body) if write.kind == APPEND else None
-            refused = allowed(self.writer, base, write, item=item)
+            refused = forbidden_by_rule(self.writer, base, write, item=item)
             if refused is not None:
                 return refused
         return self._misplaced() or self.plan(op_id)

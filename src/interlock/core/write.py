@@ -50,7 +50,7 @@ def plan_put(
     write = write_of(writer, PUT, record.key, value)
     if isinstance(write, Invalid):
         return write
-    return allowed(writer, record, write, leased) or _single(
+    return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased, new=record.body is None
     )
 
@@ -63,7 +63,7 @@ def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     write = write_of(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
-    return allowed(writer, absent(key, writer.space), write) or _single(
+    return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
         writer, op_id, Expect(key, None, None), write, new=True
     )
 
@@ -76,7 +76,7 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
     if not record.exists:
         return nothing_to_delete(record.key)
     write = Write(DELETE, record.key, None)
-    return allowed(writer, record, write, leased) or _single(
+    return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased
     )
 
@@ -89,7 +89,7 @@ def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     write = write_of(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
-    refused = allowed(writer, absent(key, writer.space), write, item=item)
+    refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
     return refused or writer.plan(op_id, writes=(write,))
 
 
@@ -126,10 +126,10 @@ def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invali
     return body if isinstance(body, Invalid) else Write(kind, key, body)
 
 
-def allowed(
+def forbidden_by_rule(
     writer: Writer, base: Record, write: Write, leased: bool = False, item: Json = None
 ) -> Refusal | None:
-    """Return what the rule of the key says against a write computed from `base`."""
+    """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
     if write.key.startswith(FILES) and write.kind != DELETE:
         value = decode(write.body) if write.kind == PUT else None
         wrong = check_document(write.key, value)  # contributions are none
