@@ -15,7 +15,7 @@ import pytest
 import interlock
 from interlock.backends.drive import SyncDriver
 from interlock.core import refusals
-from interlock.core.conflict import note
+from interlock.core.conflict_report import note
 from interlock.core.plan import Expect
 from interlock.errors import BreakerOpen, Unavailable
 from interlock.runs import breaker as breaking

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.conflict import ConflictReport
+    from interlock.core.conflict_report import ConflictReport
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo

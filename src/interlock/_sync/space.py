@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.conflict import ConflictReport
+    from interlock.core.conflict_report import ConflictReport
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo

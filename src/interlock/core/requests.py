@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, KeyInfo, Record, Snapshot

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.core import refusals
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Plan

@@ -27,7 +27,7 @@ from interlock.backends.sqlite.connect import (
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.conflict import RefusalNote, note
+from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
