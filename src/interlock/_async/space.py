@@ -1,6 +1,6 @@
 """Shared state of a group of agents: what `interlock.open_async` returns.
 
-Thin: the protocols are in `core`.
+Its methods check their arguments and run protocols, most of them of `core`.
 """
 
 from __future__ import annotations

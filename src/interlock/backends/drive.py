@@ -1,7 +1,7 @@
 """The synchronous driver: it runs a protocol's generator and performs its requests.
 
-Only here (and in `drive_async`) is a request sent, a thought run, a lost answer resubmitted,
-and an id drawn at random.
+It sends requests to a backend, calls the caller's function of a `Think`, and sends a request again
+whose answer was lost.  `drive_async` does the same for tasks.
 """
 
 from __future__ import annotations
