@@ -12,6 +12,7 @@ from typing import Self
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core.group import Delivery, GroupInfo, GroupPending
+from interlock.core.requests import RENEWALS_PER_TTL
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import group
@@ -127,7 +128,7 @@ class AsyncGroup(AwaitsCalls):
         if not self._session.keeps_alive or (self._renewal is not None and self._renewal.alive):
             return
         renew = partial(_renewed, self._session, self._member)
-        seconds = self._member.ttl / group.RENEWALS_PER_TTL
+        seconds = self._member.ttl / RENEWALS_PER_TTL
         self._renewal = concurrency.Renewal(seconds, renew, "interlock-group")
         weakref.finalize(self, self._renewal.cancel)
 

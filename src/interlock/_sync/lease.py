@@ -9,13 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._sync import concurrency
-from interlock.backends.drive import RENEWALS_PER_TTL
 from interlock.backends.holder import Holding, taking
 from interlock.core import write
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
-from interlock.core.requests import Steps
+from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
 from interlock.session import Session
 

@@ -20,6 +20,7 @@ from interlock.backends.waiters import WAITERS, pause, stand
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
 from interlock.core.requests import (
+    RENEWALS_PER_TTL,
     Commit,
     LeaveTurn,
     Load,
@@ -45,7 +46,6 @@ from interlock.errors import (
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
-RENEWALS_PER_TTL = 3
 _READS = (Load, LoadAt, ReadLog)
 HOPELESS = (Closed, Corrupt)  # asking again cannot help
 

@@ -25,6 +25,7 @@ from interlock.core.struct import Struct
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
 NEAR = 16  # tickets ahead up to which a backend counts exactly
+RENEWALS_PER_TTL = 3  # how often a ticket, a lease or a place in a group is renewed in its ttl
 LOOKED_AT = 1000  # tickets ahead up to which a backend may count at all
 A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
