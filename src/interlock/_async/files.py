@@ -83,7 +83,7 @@ class AsyncFiles:
         turns: str = "auto",
         op_id: str | None = None,
     ) -> Document:
-        """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
+        """Read, call `fn(text)`, commit what it returns; call it again if the document has changed.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 

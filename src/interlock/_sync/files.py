@@ -82,7 +82,7 @@ class Files:
         turns: str = "auto",
         op_id: str | None = None,
     ) -> Document:
-        """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
+        """Read, call `fn(text)`, commit what it returns; call it again if the document has changed.
 
         `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
