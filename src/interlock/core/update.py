@@ -273,7 +273,7 @@ def update(
 
 
 def _commit_value(
-    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, yields: bool
+    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -282,8 +282,8 @@ def _commit_value(
         return Invalid(text, record.key)
     if value is DELETE:
         decision = partial(plan_delete, writer, record, op_id)
-        return (yield from commit(writer, decision, False, ticket, yields))
-    return (yield from put(writer, record, value, op_id, ticket=ticket, yields=yields))
+        return (yield from commit(writer, decision, False, ticket, gives_way))
+    return (yield from put(writer, record, value, op_id, ticket=ticket, gives_way=gives_way))
 
 
 def check_limits(limits: Limits) -> Invalid | None:

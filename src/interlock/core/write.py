@@ -315,13 +315,13 @@ def commit(
     decision: Callable[[], Decision],
     exact: bool | Callable[[], bool] = True,
     ticket: int = 0,
-    yields: bool = False,
+    gives_way: bool = False,
     shared: bool = False,
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
-    that was already applied must have written the same values.  `ticket` and `yields` are those
+    that was already applied must have written the same values.  `ticket` and `gives_way` are those
     of the plan.  `shared`: the operation may have been applied by another agent.
     """
     while True:
@@ -334,8 +334,8 @@ def commit(
             if forbidden:
                 yield Noted(plan, writer.agent)
             return plan
-        if ticket or yields:
-            plan = plan._replace(ticket=ticket, yields=yields)
+        if ticket or gives_way:
+            plan = plan._replace(ticket=ticket, gives_way=gives_way)
         outcome = yield from Commit(plan)
         if isinstance(outcome, Committed):
             if not outcome.replayed:
@@ -379,7 +379,7 @@ def put(
     leased: bool = False,
     exact: bool | Callable[[], bool] = False,
     ticket: int = 0,
-    yields: bool = False,
+    gives_way: bool = False,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between where the key's rule says so.
 
@@ -390,7 +390,7 @@ def put(
         return plan_put(writer, record, value, op_id, leased)
 
     while True:
-        outcome = yield from commit(writer, decision, exact, ticket, yields)
+        outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
             return outcome
         merged = rebase(record, value, outcome)

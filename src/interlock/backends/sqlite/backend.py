@@ -263,11 +263,11 @@ class SQLiteBackend:
             """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
             agents that wait for the lock only to be refused keep it from the one who can write."""
             nonlocal answers, left
-            answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.yields])
+            answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.gives_way])
             left = [each for index, each in enumerate(encoded) if index not in answers]
             return None if left else []
 
-        worth_a_look = any(plan.yields for plan in plans)
+        worth_a_look = any(plan.gives_way for plan in plans)
         applied = self._write(
             apply_all,
             lambda: left,

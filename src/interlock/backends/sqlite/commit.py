@@ -205,7 +205,7 @@ class Step:
             if row is None:
                 continue
             ticket, holder, expires, firm = row
-            if ticket != plan.ticket and (plan.yields or firm):
+            if ticket != plan.ticket and (plan.gives_way or firm):
                 return refusals.held(write.key, holder, (expires - self.now) / 1e6)
         return None
 
