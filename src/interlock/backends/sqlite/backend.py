@@ -15,8 +15,16 @@ from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
-from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
-from interlock.backends.sqlite import place as places
+from interlock.backends.sqlite import (
+    fences,
+    groups,
+    location,
+    projections,
+    read,
+    store,
+    trim,
+    turns,
+)
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
     DURABILITY,
@@ -91,7 +99,7 @@ class SQLiteBackend:
         self.name = name
         self._options = options or SQLiteOptions()
         check_options(self._options)
-        self._place = places.parse(url)
+        self._place = location.parse(url)
         self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
@@ -343,7 +351,7 @@ class SQLiteBackend:
             self._sync()
 
     def _sync(self) -> None:
-        places.sync_log(self._place)
+        location.sync_log(self._place)
 
     def _find_space(
         self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
@@ -430,7 +438,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _commit(connection: sqlite3.Connection, place: places.Place) -> None:
+def _commit(connection: sqlite3.Connection, place: location.Location) -> None:
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as problem:
