@@ -240,7 +240,7 @@ class AsyncSpace:
         """Return the leases of several keys, taken in one step: all of them or none.
 
         Two that need several keys do so instead of taking one lease inside another, which could end
-        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid where a key is named
+        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
         names = distinct_keys(keys)
@@ -292,7 +292,7 @@ class AsyncSpace:
         consumer: str | None = None,
         ttl: float = 30.0,
     ) -> AsyncGroup:
-        """Return this consumer's handle on a consumer group, which deals the log to its consumers.
+        """Return one consumer of a consumer group, which deals the log to its consumers.
 
         `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
         consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
@@ -382,7 +382,7 @@ class AsyncSpace:
         effects; after `attempts` other failures it is parked.  `agent`: the name that the run's
         commits are logged under.  `input` is kept with a new run.
 
-        Entering raises Held where `wait` has passed, RunFailed where the run has failed, Invalid.
+        Entering raises Held if `wait` has passed, RunFailed if the run has failed, Invalid.
         """
         from interlock._async.run import AsyncRun
 
@@ -475,14 +475,14 @@ class AsyncSpace:
     def history(self, key: str, *, after: int | None = None) -> AsyncIterator[Entry]:
         """Yield the entries of `key` after position `after` (None: all kept), oldest first.
 
-        Raises Pruned where what comes after `after` was trimmed.
+        Raises Pruned if what comes after `after` was trimmed.
         """
         return self._entries(partial(read.history_page, key), after)
 
     def log(self, after: int | None = None, prefix: str = "") -> AsyncIterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
-        Raises Pruned where what comes after `after` was trimmed.
+        Raises Pruned if what comes after `after` was trimmed.
         """
         return self._entries(partial(read.log_page, prefix), after)
 
@@ -499,7 +499,7 @@ class AsyncSpace:
 
         A position inside a commit stands for the end of that commit.
 
-        Its reads raise Pruned where the log is not kept so far back.
+        Its reads raise Pruned if the log is not kept so far back.
         """
         return AsyncMoment(self.session, position, as_time_us(position, time))
 
@@ -525,7 +525,7 @@ class AsyncSpace:
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made for any agent, None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None if it was not applied."""
         return await self.session.run(read.outcome(checked_op_id(op_id)))
 
     async def close(self) -> None:
