@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited, unawaited_calls
-from interlock.backends.holder import Holding, taking
+from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
@@ -42,7 +42,7 @@ class AsyncLease(AwaitsCalls):
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
-        self._holding: Holding | None = None
+        self._holding: HeldRight | None = None
         self._renewal: concurrency.Renewal | None = None
         self._pid = os.getpid()
 
@@ -159,7 +159,7 @@ class AsyncLease(AwaitsCalls):
             self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
         self._record, self._held, self._lost = record, True, None
         writer = self._session.writer
-        self._holding = Holding(writer.space, self._key, name, writer.agent, self._is_renewed)
+        self._holding = HeldRight(writer.space, self._key, name, writer.agent, self._is_renewed)
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._renewal is None or self._renewal.alive)
