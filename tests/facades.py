@@ -1,7 +1,7 @@
-"""Fixtures that run one test against both façades, on the store of the fixture `store_url`.
+"""Fixtures that run one test against both APIs, on the store of the fixture `store_url`.
 
-`facades` opens spaces with each façade in turn; the asyncio one is driven by a loop of its own.
-`sync_facades` and `async_facades` are of one façade, `space` is one open space.  A pytest plugin,
+`facades` opens spaces with each API in turn; the asyncio one is driven by a loop of its own.
+`sync_facades` and `async_facades` are of one API, `space` is one open space.  A pytest plugin,
 which `tests/conftest.py` loads.
 """
 
@@ -109,7 +109,7 @@ class Bridge:
         return Bridge(answer, self._loop) if isinstance(answer, kinds) else answer
 
     def _await(self, awaitable: Any) -> Any:
-        """Await something, too in a function that an asyncio façade runs in a thread."""
+        """Await something, too in a function that the asyncio API runs in a thread."""
         if self._loop.is_running():
             return asyncio.run_coroutine_threadsafe(_finish(awaitable), self._loop).result()
         return self._loop.run_until_complete(_finish(awaitable))
@@ -148,7 +148,7 @@ class Facades:
     """Opens spaces of one kind, `sync` or `async`, on one store, and closes them all.
 
     Their names begin with `space`, which nobody else uses, unless it is given.  Spaces of the
-    asyncio façade are given behind a `Bridge`, so that one test is for both.
+    asyncio API are given behind a `Bridge`, so that one test is for both.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Facades:
         return space
 
     def peer(self, agent: str | None = None) -> interlock.Space:
-        """Another process's view of the same space: always the synchronous façade."""
+        """Another process's view of the same space: always the synchronous API."""
         self._needs_shared()
         space = interlock.open(self.url, space=self.space, agent=agent)
         self._opened.append(space)
@@ -228,7 +228,7 @@ def store_capabilities() -> Capabilities:
 def facades(
     request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
 ) -> Iterator[Facades]:
-    """Opens spaces that no other test uses in one store, with each façade in turn."""
+    """Opens spaces that no other test uses in one store, with each API in turn."""
     yield from _facades(request, request.param, store_url, store_capabilities)
 
 
@@ -236,7 +236,7 @@ def facades(
 def async_facades(
     request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
 ) -> Iterator[Facades]:
-    """The same for a test that has a meaning with the asyncio façade only."""
+    """The same for a test that has a meaning with the asyncio API only."""
     yield from _facades(request, "async", store_url, store_capabilities)
 
 
@@ -244,7 +244,7 @@ def async_facades(
 def sync_facades(
     request: pytest.FixtureRequest, store_url: str, store_capabilities: Capabilities
 ) -> Iterator[Facades]:
-    """The same for a test that has a meaning with the synchronous façade only."""
+    """The same for a test that has a meaning with the synchronous API only."""
     yield from _facades(request, "sync", store_url, store_capabilities)
 
 

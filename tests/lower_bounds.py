@@ -174,7 +174,7 @@ def plot(url: str) -> None:
 
 
 def a_store(url: str) -> None:
-    """Write, read, lease and follow on a server, with both façades."""
+    """Write, read, lease and follow on a server, with both APIs."""
     import interlock
 
     async def again() -> None:

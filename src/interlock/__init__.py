@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.conflict import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
     from interlock.core.trim import Trimmed
@@ -199,7 +199,7 @@ _LATE = {
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaker",
-    "ConflictReport": "core.conflict",
+    "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
     "Delivery": "core.group",
     "Document": "files.document",
@@ -212,10 +212,10 @@ _LATE = {
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
-    "KeyConflicts": "core.conflict",
+    "KeyConflicts": "core.conflict_report",
     "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
-    "RefusalNote": "core.conflict",
+    "RefusalNote": "core.conflict_report",
     "Run": "_sync.run",
     "RunInfo": "runs.records",
     "RunMoment": "runs.history",

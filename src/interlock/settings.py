@@ -1,4 +1,4 @@
-"""Defaults and the checking of arguments that the two façades share."""
+"""Defaults and the checking of arguments that the two APIs share."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=FACADES)
 async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[Any]:
-    """A space of either façade, for asynchronous code."""
+    """A space of either API, for asynchronous code."""
     async with opened(request.param, place, "app") as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""Spaces as either façade opens them."""
+"""Spaces as either API opens them."""
 
 from __future__ import annotations
 

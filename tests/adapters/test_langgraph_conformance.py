@@ -1,4 +1,4 @@
-"""The suite that LangGraph publishes for checkpointers, on every store and with both façades."""
+"""The suite that LangGraph publishes for checkpointers, on every store and with both APIs."""
 
 from __future__ import annotations
 

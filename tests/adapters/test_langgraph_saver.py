@@ -23,7 +23,7 @@ MANY = 100  # checkpoints: more than fit in a few pages of the index
 
 @pytest.fixture
 def space(place: Place) -> Iterator[interlock.Space]:
-    """A space of the synchronous façade."""
+    """A space of the synchronous API."""
     with interlock.open(place.url, space=place.space, agent="app") as opened:
         yield opened
 
@@ -278,7 +278,7 @@ def test_no_two_texts_share_a_segment() -> None:
 
 @pytest.fixture
 async def aspace() -> AsyncIterator[interlock.AsyncSpace]:
-    """A space of the asyncio façade."""
+    """A space of the asyncio API."""
     async with interlock.open_async("sqlite://", agent="app") as opened:
         yield opened
 

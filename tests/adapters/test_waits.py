@@ -1,4 +1,4 @@
-"""Waits for what a framework's run or conversation holds end, with either façade of a space."""
+"""Waits for what a framework's run or conversation holds end, with either API of a space."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every backend passes, with both façades; and tests that compare the backends."""
+"""What every backend passes, with both APIs; and tests that compare the backends."""

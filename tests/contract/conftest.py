@@ -17,7 +17,7 @@ from tests.servers.redis import RedisCluster
 STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 # Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
-# these parts, and is done with both façades; the others with one.
+# these parts, and is done with both APIs; the others with one.
 ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async"}
 BOTH_FACADES = {
     "cancellation",
@@ -28,7 +28,7 @@ BOTH_FACADES = {
     "updates",
     "waits",
 }
-# Of each store, `make quick` runs one façade of these parts.  It runs nearly all on SQLite.
+# Of each store, `make quick` runs one API of these parts.  It runs nearly all on SQLite.
 QUICK = {
     "postgres": ("sync", {"reads_and_writes", "transactions"}),
     "redis": ("async", {"reads_and_writes", "transactions"}),
@@ -55,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def is_repeated(item: pytest.Item) -> bool:
-    """Say whether another store shows the same with a test's façade."""
+    """Say whether another store shows the same with a test's API."""
     if not isinstance(item, pytest.Function) or part_of(item) in BOTH_FACADES:
         return False
     only = ONE_FACADE.get(str(item.callspec.params["contract_store"]))
@@ -139,5 +139,5 @@ def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 @pytest.fixture
 def other(facades: Facades) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
+    """Another agent, with the synchronous API, so that it can be called from anywhere."""
     return facades.peer("other")

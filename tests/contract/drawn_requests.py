@@ -234,7 +234,7 @@ class Drawing:
             scans=tuple(map(self._scan, () if simple else self._some(PREFIXES, 0, 2))),
             writes=writes,
             ticket=self._ticket() if self._rare(0.15 - 0.1 * simple) else 0,
-            yields=self._rare(0.3),
+            gives_way=self._rare(0.3),
             leased=leased,
         )
         return plan._replace(rules=rules + chance.choice((-1, 1)) if self._rare(0.04) else rules)

@@ -1,4 +1,4 @@
-"""Bad input gets the typed error and changes nothing, on both façades."""
+"""Bad input gets the typed error and changes nothing, on both APIs."""
 
 from __future__ import annotations
 

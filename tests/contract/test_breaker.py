@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.runs import breaker as breaking
+from interlock.runs import breaker as protocols
 from tests.facades import Facades
 
 SOON = {"failures": 2, "reset_after": 0.05, "refresh": 0}
@@ -172,10 +172,10 @@ def test_a_probe_that_is_interrupted_says_nothing(facades: Facades, other: Any) 
 
 def claimed(space: Any, name: str, timeout: float) -> Any:
     """Return the passage of a probe whose agent has died, or sleeps."""
-    found = breaking.limits(name, 2, 60, timeout, 0.05)
-    assert isinstance(found, breaking.Limits)
+    found = protocols.limits(name, 2, 60, timeout, 0.05)
+    assert isinstance(found, protocols.Limits)
     return found, space.session.driver.run(
-        breaking.admit(space.session.writer, found, space.session.op_id())
+        protocols.admit(space.session.writer, found, space.session.op_id())
     )
 
 
@@ -193,15 +193,15 @@ def test_a_late_answer_of_a_replaced_probe_changes_nothing(
     assert next_one.probe
     before = other.position()
     tells = {
-        "success": lambda: breaking.succeeded(other.session.writer, zombie, "late"),
-        "failure": lambda: breaking.failed(other.session.writer, limits, zombie, "late", "late"),
-        "none": lambda: breaking.given_up(other.session.writer, zombie, "late"),
+        "success": lambda: protocols.succeeded(other.session.writer, zombie, "late"),
+        "failure": lambda: protocols.failed(other.session.writer, limits, zombie, "late", "late"),
+        "none": lambda: protocols.given_up(other.session.writer, zombie, "late"),
     }
     assert other.session.driver.run(tells[answer]()).circuit.state == "half_open"
     assert other.position() == before
     with pytest.raises(interlock.BreakerOpen):
         breaker.call(fails)
-    other.session.driver.run(breaking.succeeded(other.session.writer, next_one, "in time"))
+    other.session.driver.run(protocols.succeeded(other.session.writer, next_one, "in time"))
     assert breaker.call(lambda: "closed") == "closed"
 
 
@@ -213,7 +213,7 @@ def test_an_expired_probe_that_nobody_replaced_still_counts(facades: Facades, ot
     _, slow = claimed(other, "planner", 0.02)
     until_due(breaker)
     assert breaker.info().state == "half_open"
-    other.session.driver.run(breaking.succeeded(other.session.writer, slow, "slow"))
+    other.session.driver.run(protocols.succeeded(other.session.writer, slow, "slow"))
     assert breaker.info().state == "closed"
 
 
@@ -227,7 +227,7 @@ def test_a_call_from_before_the_last_opening_counts_for_nothing(
         breaker.call(fails)
     until_due(breaker)
     assert breaker.call(lambda: "well") == "well"
-    other.session.driver.run(breaking.failed(other.session.writer, limits, old, "late", "late"))
+    other.session.driver.run(protocols.failed(other.session.writer, limits, old, "late", "late"))
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)
 
 
@@ -249,7 +249,7 @@ def test_closing_by_hand_fences_the_probe(facades: Facades, other: Any) -> None:
     until_due(breaker)
     limits, probe = claimed(other, "planner", 30)
     breaker.reset()
-    other.session.driver.run(breaking.failed(other.session.writer, limits, probe, "late", "late"))
+    other.session.driver.run(protocols.failed(other.session.writer, limits, probe, "late", "late"))
     assert breaker.info().state == "closed"
 
 
@@ -388,7 +388,7 @@ def noted(space: Any) -> list[Any]:
 def began(space: Any, timeout: float) -> Any:
     """Note a call of an agent who then freezes, or dies; return what it was let through by."""
     limits, passage = claimed(space, "planner", timeout)
-    space.session.driver.run(breaking.began(space.session.writer, limits, passage, "call", 0))
+    space.session.driver.run(protocols.began(space.session.writer, limits, passage, "call", 0))
     return limits, passage
 
 
@@ -413,7 +413,7 @@ def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, 
     limits = limits._replace(failures=1)
 
     def counted() -> bool:
-        steps = breaking.count_overdue(other.session.writer, limits, other.session.op_id())
+        steps = protocols.count_overdue(other.session.writer, limits, other.session.op_id())
         return bool(other.session.driver.run(steps).circuit.state == "open")
 
     until(counted)
@@ -422,7 +422,9 @@ def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, 
     said = (("another", before.reason), ("call", "took 0.1 s"), ("call", "took 0.1 s"))
     for call_id, reason in said:
         op_id = other.session.op_id()
-        ended = breaking.failed(other.session.writer, limits, passage, "took 0.1 s", op_id, call_id)
+        ended = protocols.failed(
+            other.session.writer, limits, passage, "took 0.1 s", op_id, call_id
+        )
         other.session.driver.run(ended)
         info = breaker.info()
         assert info == before._replace(reason=reason, seconds=info.seconds), "counted once"
@@ -431,14 +433,14 @@ def test_a_call_that_was_counted_as_overdue_says_how_it_ended(facades: Facades, 
 def test_a_call_that_ends_in_time_is_not_counted(
     facades: Facades, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaking, "NOTED_AFTER", 0.01)
+    monkeypatch.setattr(protocols, "NOTED_AFTER", 0.01)
     breaker = facades.open("us").breaker("planner", **{**NEVER, "failures": 1})
 
     breaker.call(lambda: until(lambda: bool(noted(other))))
     assert [len(each) for each in noted(other)] == [1, 0]
     limits, _ = began(other, 3600)
     assert breaker.call(lambda: "well") == "well"
-    other.session.driver.run(breaking.ended(other.session.writer, limits, "call", "end"))
+    other.session.driver.run(protocols.ended(other.session.writer, limits, "call", "end"))
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)
 
 
@@ -450,6 +452,6 @@ def test_an_overdue_call_from_before_the_last_opening_counts_for_nothing(
     fail(breaker, 1)
     until_due(breaker)
     assert breaker.call(lambda: "well") == "well"
-    other.session.driver.run(breaking.began(other.session.writer, limits, old, "call", 0))
+    other.session.driver.run(protocols.began(other.session.writer, limits, old, "call", 0))
     until(lambda: breaker.call(lambda: "well") == "well" and not noted(other)[-1])
     assert (breaker.info().state, breaker.info().failures) == ("closed", 0)

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.interlock_space(agent="boss", rules=RULES)]
 
 @pytest.fixture
 def worker(facades: Facades, space: Any) -> Any:
-    """Another agent, with the synchronous façade, so that it can be called from anywhere."""
+    """Another agent, with the synchronous API, so that it can be called from anywhere."""
     return facades.peer("w1")
 
 

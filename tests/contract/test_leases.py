@@ -270,7 +270,7 @@ def never(facades: Facades) -> Any:
 
 
 def elsewhere_while(facades: Facades, fn: Any) -> Any:
-    """Run `fn` in another thread, and the event loop of the asyncio façade meanwhile."""
+    """Run `fn` in another thread, and the event loop of the asyncio API meanwhile."""
     if facades.kind == "sync":
         return elsewhere(fn)
     import asyncio

@@ -310,7 +310,7 @@ def test_transact_thinks_and_commits_without_a_turn() -> None:
     assert script.play(transacted(AUTO, think)) == "answer"
     assert (script.kinds, script.requests[0].renew) == (["Think", "Commit"], None)
     plan = script.requests[1].plan
-    assert (plan.ticket, plan.yields, [w.key for w in plan.writes]) == (0, True, ["j", "k"])
+    assert (plan.ticket, plan.gives_way, [w.key for w in plan.writes]) == (0, True, ["j", "k"])
     script = Script(run_fn, MOVED, run_fn, done("1"))
     assert script.play(transacted(NEVER, think)) == "answer"
     assert script.plans == [(0, 1, False)] * 2

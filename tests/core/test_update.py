@@ -113,7 +113,7 @@ class Script:
     def plans(self) -> list[tuple[int, int | None, bool]]:
         """Ticket, expected version and giving way, of each plan that was sent."""
         plans = [request.plan for request in self.requests if isinstance(request, Commit)]
-        return [(p.ticket, p.expects[0].version, p.yields) for p in plans]
+        return [(p.ticket, p.expects[0].version, p.gives_way) for p in plans]
 
 
 def run_fn(request: Think) -> Any:

@@ -1,4 +1,4 @@
-"""Shared documents and their files, on every backend and with both façades."""
+"""Shared documents and their files, on every backend and with both APIs."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def contribute(space: interlock.Space, chance: random.Random, item: str, turns: 
 async def contribute_async(
     space: interlock.AsyncSpace, chance: random.Random, item: str, turns: str
 ) -> None:
-    """The same with the asyncio façade."""
+    """The same with the asyncio API."""
 
     def add(items: list[str]) -> list[str]:
         return [*items, item][-20:]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.sqlite import place
+from interlock.backends.sqlite import location
 from interlock.backends.sqlite.connect import SCHEMA_VERSION, SQLiteOptions, connect, prepare
 from tests.processes.writers import disagreements, together
 
@@ -41,7 +41,7 @@ def test_twenty_processes_open_a_new_file_at_once(tmp_path: Path) -> None:
 
 
 def migrate(path: Path, index: int, gate: Any, answers: Any) -> None:
-    where = place.parse(f"sqlite:///{path}")
+    where = location.parse(f"sqlite:///{path}")
     steps = {SCHEMA_VERSION: "CREATE TABLE made_once (x);"}  # a second run of it would fail
     gate.wait()
     with closing(connect(where, SQLiteOptions())) as db:

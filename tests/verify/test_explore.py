@@ -264,7 +264,7 @@ def test_deleted_and_created_again(pin: Pin) -> None:
 
 
 def test_protocols_are_explored_as_they_are(pin: Pin) -> None:
-    """The generators themselves, without the façade: the same states and schedules."""
+    """The generators themselves, without the API: the same states and schedules."""
     limits = Limits(20, None, "auto")
 
     def steps(op_id: str) -> object:

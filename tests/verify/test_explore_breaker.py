@@ -13,7 +13,7 @@ import pytest
 from interlock import Breaker, Space
 from interlock.core import read
 from interlock.errors import BreakerOpen
-from interlock.runs import breaker as breaking
+from interlock.runs import breaker as protocols
 from interlock.verify import Exploration, View, Violation, explore
 from tests.verify.conftest import Pin
 from tests.verify.explored_agents import Agent
@@ -21,8 +21,8 @@ from tests.verify.test_explore_mutants import mutate
 
 CLAIM = 5.0  # seconds, longer than a step of the explored clock
 STARTED_US = 1_767_225_600_000_000  # when the explored clock starts
-LIMITS = breaking.Limits("service", 2, 3_600_000_000, int(CLAIM * 1e6), 1_000_000)
-BREAKING: Any = breaking
+LIMITS = protocols.Limits("service", 2, 3_600_000_000, int(CLAIM * 1e6), 1_000_000)
+PROTOCOLS: Any = protocols
 
 
 def breaker_of(space: Space) -> Breaker:
@@ -70,17 +70,17 @@ def it_moves_as_it_may(view: View) -> str | None:
     """Only the agent who probes closes or opens it; the next probe is claimed when one is due."""
     for before, after in pairwise(moves(view)):
         was, now = before.value, after.value
-        if now["state"] == breaking.HALF_OPEN:
-            if was["state"] == breaking.CLOSED or after.time_us < was["until_us"]:
+        if now["state"] == protocols.HALF_OPEN:
+            if was["state"] == protocols.CLOSED or after.time_us < was["until_us"]:
                 return f"{after.agent} claims a probe while it is {was['state']}"
-        elif was["state"] == breaking.HALF_OPEN and after.agent != was["probe"]:
+        elif was["state"] == protocols.HALF_OPEN and after.agent != was["probe"]:
             return f"{after.agent} answers, and {was['probe']} probes"
     return None
 
 
 def nobody_calls_beside_a_probe(view: View) -> str | None:
     callers = {key.removeprefix("calling/") for key in view.scan("calling/")} - view.crashed
-    closed = moves(view)[-1].value["state"] == breaking.CLOSED
+    closed = moves(view)[-1].value["state"] == protocols.CLOSED
     return None if closed or len(callers) <= 1 else f"{sorted(callers)} probe at once"
 
 
@@ -127,7 +127,7 @@ def sleeps_through_its_claim(space: Space) -> str:
 
 
 def it_is_closed(view: View) -> bool:
-    return bool(moves(view)[-1].value["state"] == breaking.CLOSED)
+    return bool(moves(view)[-1].value["state"] == protocols.CLOSED)
 
 
 def a_zombie_and_another() -> Exploration:
@@ -152,7 +152,7 @@ def fails_once(space: Space) -> None:
 def every_failure_counts(view: View) -> str | None:
     alive, last = view.results.keys() - view.crashed, moves(view)[-1].value
     told = sum(len(commits) for commits in view.acknowledged.values())
-    return f"{last}" if len(alive) == 3 and told >= 2 and last["state"] != breaking.OPEN else None
+    return f"{last}" if len(alive) == 3 and told >= 2 and last["state"] != protocols.OPEN else None
 
 
 def test_failures_at_once_all_count(pin: Pin) -> None:
@@ -177,16 +177,16 @@ def until_it_is_overdue(space: Space) -> None:
 
 def ends_late(space: Space) -> None:
     """A call that goes on for so long that it is noted, and then fails."""
-    passage: Any = space.session.run(breaking.admit(space.session.writer, LIMITS, "ask"))
-    space.session.run(breaking.began(space.session.writer, LIMITS, passage, "call", 0))
+    passage: Any = space.session.run(protocols.admit(space.session.writer, LIMITS, "ask"))
+    space.session.run(protocols.began(space.session.writer, LIMITS, passage, "call", 0))
     until_it_is_overdue(space)
-    told = breaking.failed(space.session.writer, LIMITS, passage, "failed", "end", "call")
+    told = protocols.failed(space.session.writer, LIMITS, passage, "failed", "end", "call")
     space.session.run(told)
 
 
 def looks_when_it_is_overdue(space: Space) -> None:
     until_it_is_overdue(space)
-    space.session.run(breaking.count_overdue(space.session.writer, LIMITS, f"{space.agent}/count"))
+    space.session.run(protocols.count_overdue(space.session.writer, LIMITS, f"{space.agent}/count"))
 
 
 def it_counts_once(view: View) -> str | None:
@@ -212,14 +212,14 @@ def test_a_call_that_goes_on_counts_once_whoever_counts_it(pin: Pin) -> None:
 def test_without_taking_the_note_away_a_call_counts_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, BREAKING, "failed", "if call_id not in (calls.value or {}):", "if False:")
+    mutate(monkeypatch, PROTOCOLS, "failed", "if call_id not in (calls.value or {}):", "if False:")
     with pytest.raises(Violation):
         a_call_that_goes_on(crashes=0, lost_replies=0)
 
 
 def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     guard, without = "(expect(record) for record, _ in values)", "()"
-    mutate(monkeypatch, BREAKING, "_plan", guard, without)
+    mutate(monkeypatch, PROTOCOLS, "_plan", guard, without)
     with pytest.raises(Violation) as found:
         explore(
             dict.fromkeys("ab", once_let_through(answers)),
@@ -233,7 +233,7 @@ def test_a_probe_that_is_not_fenced_closes_what_another_probes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fresh = "observed = yield from _load(writer, 'service')"
-    mutate(monkeypatch, BREAKING, "succeeded", "observed = passage.observed", fresh)
+    mutate(monkeypatch, PROTOCOLS, "succeeded", "observed = passage.observed", fresh)
     with pytest.raises(Violation, match="zombie answers, and b probes"):
         a_zombie_and_another()
 
@@ -241,6 +241,6 @@ def test_a_probe_that_is_not_fenced_closes_what_another_probes(
 def test_without_waiting_for_its_time_a_probe_is_claimed_over_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mutate(monkeypatch, BREAKING, "_admit", "if observed.wait_us:", "if False:")
+    mutate(monkeypatch, PROTOCOLS, "_admit", "if observed.wait_us:", "if False:")
     with pytest.raises(Violation, match="claims a probe while it is"):
         a_zombie_and_another()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from interlock import Space
-from interlock.backends.holder import Holding
+from interlock.backends.holder import HeldRight
 from interlock.core.records import Record
 from interlock.core.requests import DropLease, TakeLease
 from interlock.errors import Deadlock
@@ -65,7 +65,7 @@ def test_three_leases_in_a_ring(pin: Pin) -> None:
 
     def asks(held: str, wanted: str) -> Agent:
         def agent(space: Space) -> Any:
-            holding = Holding(space.session.writer.space, held, has(held), space.agent)
+            holding = HeldRight(space.session.writer.space, held, has(held), space.agent)
             try:
                 with space.lease(wanted, 30, wait=20):
                     return "both"

@@ -35,7 +35,7 @@ class Calls:
         return call
 
     def unawaited(self) -> Invalid | None:
-        """Return the refusal of the first call that was not awaited, None where all were.
+        """Return the refusal of the first call that was not awaited, None if all were.
 
         Such calls cannot be awaited any more.
         """

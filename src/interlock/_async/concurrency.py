@@ -29,11 +29,11 @@ def at_once(read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
 
 
 def check_function(fn: object, what: str) -> None:
-    """Raise Invalid where a function of the caller's cannot be called here: each can."""
+    """Raise Invalid if a function of the caller's cannot be called here: each can."""
 
 
 def check_program(fn: object, what: str) -> None:
-    """Raise Invalid where a function of the caller's cannot be the program of a run."""
+    """Raise Invalid if a function of the caller's cannot be the program of a run."""
     if not inspect.iscoroutinefunction(fn):
         raise Invalid(f"{what} is not a coroutine function. Use interlock.open.")
 

@@ -45,7 +45,7 @@ class AsyncCoordinator:
     async def __aiter__(self) -> AsyncIterator[Progress]:
         """Take the lease and merge what comes; yield the progress after every commit.
 
-        Raises Held where `wait` has passed, Fenced where this coordinator was replaced, and what
+        Raises Held if `wait` has passed, Fenced if this coordinator was replaced, and what
         the functions raise that is no fault of a contribution, with nothing of that batch merged.
         """
         async with self._lease() as lease:

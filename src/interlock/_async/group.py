@@ -12,6 +12,7 @@ from typing import Self
 from interlock._async import concurrency
 from interlock._async.awaiting import AwaitsCalls, awaited
 from interlock.core.group import Delivery, GroupInfo, GroupPending
+from interlock.core.requests import RENEWALS_PER_TTL
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import group
@@ -40,16 +41,16 @@ class AsyncGroup(AwaitsCalls):
 
     @property
     def consumer(self) -> str:
-        """The name that this handle takes entries under."""
+        """The name that entries are delivered to."""
         return self._member.consumer
 
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self.name!r} consumer={self.consumer!r}>"
 
     async def __aiter__(self) -> AsyncIterator[Delivery]:
-        """Yield entries one at a time and wait for more, without end.
+        """Yield entries one at a time, and wait for more forever.
 
-        What this consumer was given before and did not acknowledge comes first.
+        Entries that this consumer has not acknowledged come first.
         """
         self._resume = True
         try:
@@ -81,14 +82,14 @@ class AsyncGroup(AwaitsCalls):
 
     @awaited
     async def ack(self, *deliveries: Delivery) -> int:
-        """Say that entries are done; return how many of them were still this consumer's.
+        """Acknowledge entries; return how many of them were still this consumer's.
 
-        One that was claimed by another meanwhile does not count: it is that one's to finish.
+        An entry that another consumer claimed meanwhile does not count: that one finishes it.
         """
         return await self._session.run(group.acknowledge(self._member, deliveries))
 
     async def info(self) -> GroupInfo:
-        """Return the group as it is.  Raises Invalid where it was never read."""
+        """Return the group as it is.  Raises Invalid if it was never read."""
         return await self._session.run(group.state(self.name))
 
     async def pending(self) -> list[GroupPending]:
@@ -102,7 +103,7 @@ class AsyncGroup(AwaitsCalls):
         await self._session.run(group.drop(self.name))
 
     async def close(self) -> None:
-        """Let others have at once what this consumer was given and did not acknowledge."""
+        """Release the entries that this consumer has not acknowledged; others get them at once."""
         given = self._pid == os.getpid()  # a forked child has only a copy
         self._pid = 0
         if given or self._renewal is not None:
@@ -127,7 +128,7 @@ class AsyncGroup(AwaitsCalls):
         if not self._session.keeps_alive or (self._renewal is not None and self._renewal.alive):
             return
         renew = partial(_renewed, self._session, self._member)
-        seconds = self._member.ttl / group.RENEWALS_PER_TTL
+        seconds = self._member.ttl / RENEWALS_PER_TTL
         self._renewal = concurrency.Renewal(seconds, renew, "interlock-group")
         weakref.finalize(self, self._renewal.cancel)
 

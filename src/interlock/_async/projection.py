@@ -46,8 +46,8 @@ class AsyncProjection:
     async def refresh(self) -> Any:
         """Read what came since, up to the end of the log, and return the value.
 
-        Raises what the fold raises, and next time begins with what is kept; Pruned where what it
-        needs was trimmed; Invalid where the value is no JSON and the projection has a name.
+        Raises what the fold raises, and next time begins with what is kept; Pruned if what it
+        needs was trimmed; Invalid if the value is no JSON and the projection has a name.
         """
         async with self._lock:
             await self._refresh()
@@ -68,7 +68,7 @@ class AsyncProjection:
     async def drop(self) -> None:
         """Forget what is kept of it, which no longer holds the log then.
 
-        Raises Invalid where it has no name.
+        Raises Invalid if it has no name.
         """
         async with self._lock:
             await self._session.run(projection.drop(self._shape, self._view))

@@ -102,14 +102,14 @@ class AsyncRun(AwaitsCalls):
         """Return `fn(*args, **kwargs)`, or the recorded result where it has finished before.
 
         The arguments and the result are JSON.  `fn` may ask for steps, too.  What it writes through
-        `run.tx` is committed together with its result, or not at all; where anything moved that it
-        read there, it runs again.
+        `run.tx` is committed together with its result, or not at all; if anything that it read
+        there has changed, it runs again.
 
         It gets its place in the program when it is asked for, not when it is awaited, so
         `asyncio.gather(run.step(...), run.step(...))` runs both at the same time.
 
-        Raises ProgramChanged where another step is recorded in this place, Fenced where this run
-        was taken over, Invalid, RunFailed where the run is being undone, and what `fn` raises.
+        Raises ProgramChanged if another step is recorded in this place, Fenced if this run
+        was taken over, Invalid, RunFailed if the run is being undone, and what `fn` raises.
         """
         path = self._state.frame.next_path()
         return self._calls.add("step", self._do(path, name, fn, args, kwargs))
@@ -148,10 +148,10 @@ class AsyncRun(AwaitsCalls):
 
         The idempotency key is made of the run, `name` and `key` (default: the arguments), wherever
         in the program the effect stands.  `compensate(idempotency_key, result)` undoes it when the
-        run fails.  `decided_from`: records, or versions by key; where one has moved, Conflict is
+        run fails.  `decided_from`: records, or versions by key; if one has changed, Conflict is
         raised and nothing is called.
 
-        Raises InDoubt where the call raised anything but NotDone, and what `step` raises.
+        Raises InDoubt if the call raised anything but NotDone, and what `step` raises.
         """
         made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
@@ -281,7 +281,7 @@ class AsyncRuns:
     async def start(self, id: str, program: str, input: Any = None) -> None:
         """Make a run that a worker takes up: `program` names what it calls, with `input`.
 
-        Raises Conflict where there is a run of this id, Invalid.
+        Raises Conflict if there is a run of this id, Invalid.
         """
         op_id = self._session.op_id()
         await self._session.run(admin.start(self._session.writer, id, program, input, op_id))
@@ -291,20 +291,20 @@ class AsyncRuns:
         return list((await self._session.run(admin.runs(self._session.writer, open))).values())
 
     async def show(self, id: str) -> RunInfo:
-        """Return a run with its steps.  Raises Invalid where there is none."""
+        """Return a run with its steps.  Raises Invalid if there is none."""
         return await self._session.run(admin.show(self._session.writer, id))
 
     async def replay(self, id: str) -> Moments:
         """Return each commit of a run, and the run as it was after it, in order.
 
-        Raises Invalid where there is no such run.  The log's oldest part may be cut.
+        Raises Invalid if there is no such run.  The log's oldest part may be cut.
         """
         return await self._session.run(history.replay(self._session.writer, id))
 
     async def send(self, id: str, name: str, value: Any = None) -> None:
         """Give a run what it waits for, or will wait for, as `name`.
 
-        Raises Conflict where it was given something under this name before, Invalid where there is
+        Raises Conflict if it was given something under this name before, Invalid if there is
         no such run, or it has ended.
         """
         await self._session.run(
@@ -314,8 +314,8 @@ class AsyncRuns:
     async def settle(self, id: str, path: str, happened: bool, result: Any = None) -> None:
         """Say whether the effect at step `path`, which is in doubt, has happened.
 
-        `result` is what its function would have returned.  Raises Conflict where it was said
-        before, Invalid where nothing is in doubt there.
+        `result` is what its function would have returned.  Raises Conflict if it was said
+        before, Invalid if nothing is in doubt there.
         """
         op_id = self._session.op_id()
         await self._session.run(

@@ -1,6 +1,6 @@
 """Shared state of a group of agents: what `interlock.open_async` returns.
 
-Thin: the protocols are in `core`.
+Its methods check their arguments and run protocols, most of them of `core`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.conflict import ConflictReport
+    from interlock.core.conflict_report import ConflictReport
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
@@ -99,9 +99,9 @@ class AsyncSpace:
     async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
         """Write `value` over `record` and return the new record.
 
-        Raises Conflict where the key has moved since `record` was read, Held where an agent whose
-        turn it is has already lost one to a write from outside, Invalid, or a fault.  `op_id` makes
-        sending the same write again harmless; without one a fresh id is drawn.
+        Raises Conflict if the key has changed since `record` was read; Held if it is the turn of
+        another agent that has already lost one to such a write; Invalid, or a fault.  With an
+        `op_id` it is safe to retry the same write; the default is a new id.
         """
         self.session.check_write(getattr(record, "key", None))
         return await self.session.run(
@@ -121,7 +121,7 @@ class AsyncSpace:
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
 
-        Its version goes on counting.  Raises Conflict if it has moved.
+        Its versions keep counting if it is created again.  Raises Conflict if the key has changed.
         """
         name, key = self.session.op_id(op_id), getattr(record, "key", None)
         return await self._commit(key, lambda: write.plan_delete(self.session.writer, record, name))
@@ -137,18 +137,18 @@ class AsyncSpace:
         turns: str = "auto",
         op_id: str | None = None,
     ) -> Record:
-        """Read `key`, let `fn(value)` think, commit what it returns; return the new record.
+        """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
-        `fn` gets `default` where the key does not exist.  It may run several times (on a conflict,
-        with the fresh value), so effects do not belong into it; what it raises ends the update with
-        nothing written.  `interlock.DELETE` returned deletes the key; None is Invalid, for it is a
-        forgotten `return`.  `attempts` limits how often it runs and `patience` the seconds spent
-        waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto`
-        thinks at once and queues after a conflict or where a queue exists, `always` queues first,
-        so that every thought counts, `never` only retries.  With an `op_id` that was already
-        applied, `fn` does not run and the record made then is returned.
+        `fn` gets `default` if the key does not exist.  After a conflict it is called again with the
+        fresh value, so keep side effects out of it.  If it raises, nothing is written.  Return
+        `interlock.DELETE` to delete the key; None raises Invalid, as it is mostly a forgotten
+        `return`.  `attempts` limits how often `fn` is called, and `patience` the seconds spent
+        waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto` calls
+        `fn` without waiting and queues after a conflict, or if there is a queue; `always` queues
+        first, so that no call is wasted; `never` only retries.  If `op_id` was already applied,
+        `fn` is not called and the record written then is returned.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
@@ -162,7 +162,7 @@ class AsyncSpace:
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
         """Begin a transaction over several keys, committed when its `with` block ends.
 
-        Raises Conflict, at a read or at the end, where anything that it read has moved.
+        Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
 
@@ -175,13 +175,12 @@ class AsyncSpace:
         turns: str = "auto",
         op_id: str | None = None,
     ) -> Any:
-        """Run `fn(tx)` in a transaction and return what it returns, again where its reads moved.
+        """Run `fn(tx)` in a transaction and return its result; retry if what it read has changed.
 
         `fn` is a coroutine function.
 
-        The limits are those of `update`.  Returns None where `op_id` was already applied by a
-        transaction.  Raises Invalid where `fn` only changed a value that it had read: it forgot
-        `tx.write`.
+        The limits are those of `update`.  Returns None if `op_id` was already applied by a
+        transaction.  Raises Invalid if `fn` changed a value that it had read without `tx.write`.
         """
         concurrency.check_function(fn, "fn")
         name, thought = self.session.op_id(op_id), self.session.thought()
@@ -201,9 +200,9 @@ class AsyncSpace:
     ) -> Entry:
         """Add a contribution to a merged key, without reading it, and return its entry.
 
-        Never conflicts, and takes one round trip however much the key holds.  The same `id` twice
-        is one contribution; `dedupe` takes the item's content for its id.  Raises Forbidden where
-        the key is not merged, Held where somebody has its lease, Invalid.
+        Never conflicts, and takes one round trip however much the key holds.  An `id` that was
+        already added adds nothing; `dedupe` makes the id from the item's content.  Raises Forbidden
+        if the key is not merged, Held if another agent holds its lease, Invalid.
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
@@ -217,8 +216,8 @@ class AsyncSpace:
     ) -> Record:
         """Move the machine of a key to state `to`, with `changes` of other fields.
 
-        A key is read first, and again where it moved; a record in hand is written once and may be
-        refused with Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
+        Given a key, it reads the record and retries on a conflict; given a record, it tries once
+        and may raise Conflict.  Raises IllegalTransition, which names the allowed states, Invalid.
         """
         key = target.key if isinstance(target, Record) else target
         self.session.check_write(key)
@@ -228,7 +227,7 @@ class AsyncSpace:
         return await self.session.run(steps)
 
     def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> AsyncLease:
-        """Return a lease of `key` to use in a `async with` block, or to `acquire` and `release`.
+        """Return a lease of `key` to use in an `async with` block, or to `acquire` and `release`.
 
         `ttl`: seconds after which it may be taken over, unless renewed; it is renewed in the
         background.  `wait`: seconds to wait for it in a first-come queue (None: without limit).
@@ -241,14 +240,14 @@ class AsyncSpace:
         """Return the leases of several keys, taken in one step: all of them or none.
 
         Two that need several keys do so instead of taking one lease inside another, which could end
-        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid where a key is named
+        in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
         names = distinct_keys(keys)
         return AsyncLeases([self.lease(key, ttl, wait=wait) for key in names], wait)
 
     async def reclaim(self, key: str) -> Record:
-        """Take the lease of `key` away and fence whoever read the key before.
+        """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.
 
         For supervisors.  Returns the record at its new epoch.
         """
@@ -266,9 +265,9 @@ class AsyncSpace:
     ) -> dict[str, Rule]:
         """Store `rules` in place of those that the space has, in one logged commit.
 
-        Returns the rules in force.  `dry_run` only looks whether they could be stored.
+        Returns the rules in force.  `dry_run` only checks whether they could be stored.
 
-        Raises Invalid, with a report, where they are ambiguous or existing values break them.
+        Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
         writer = self.session.writer
         await self.session.run(
@@ -293,7 +292,7 @@ class AsyncSpace:
         consumer: str | None = None,
         ttl: float = 30.0,
     ) -> AsyncGroup:
-        """Return this consumer's handle on a consumer group, which deals the log to its consumers.
+        """Return one consumer of a consumer group, which deals the log to its consumers.
 
         `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
         consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
@@ -383,7 +382,7 @@ class AsyncSpace:
         effects; after `attempts` other failures it is parked.  `agent`: the name that the run's
         commits are logged under.  `input` is kept with a new run.
 
-        Entering raises Held where `wait` has passed, RunFailed where the run has failed, Invalid.
+        Entering raises Held if `wait` has passed, RunFailed if the run has failed, Invalid.
         """
         from interlock._async.run import AsyncRun
 
@@ -476,14 +475,14 @@ class AsyncSpace:
     def history(self, key: str, *, after: int | None = None) -> AsyncIterator[Entry]:
         """Yield the entries of `key` after position `after` (None: all kept), oldest first.
 
-        Raises Pruned where what comes after `after` was trimmed.
+        Raises Pruned if what comes after `after` was trimmed.
         """
         return self._entries(partial(read.history_page, key), after)
 
     def log(self, after: int | None = None, prefix: str = "") -> AsyncIterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
-        Raises Pruned where what comes after `after` was trimmed.
+        Raises Pruned if what comes after `after` was trimmed.
         """
         return self._entries(partial(read.log_page, prefix), after)
 
@@ -500,7 +499,7 @@ class AsyncSpace:
 
         A position inside a commit stands for the end of that commit.
 
-        Its reads raise Pruned where the log is not kept so far back.
+        Its reads raise Pruned if the log is not kept so far back.
         """
         return AsyncMoment(self.session, position, as_time_us(position, time))
 
@@ -526,7 +525,7 @@ class AsyncSpace:
         return as_datetime(snapshot.time_us)
 
     async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made for any agent, None where it was not applied."""
+        """Return the commit that `op_id` made for any agent, None if it was not applied."""
         return await self.session.run(read.outcome(checked_op_id(op_id)))
 
     async def close(self) -> None:

@@ -48,8 +48,7 @@ _under_way: ContextVar[tuple[_Call, ...]] = ContextVar("interlock_breakers", def
 class Breaker:
     """Stops calling what does not answer, for all hosts at once, and tries again one at a time.
 
-    `breaker.call(fn, ...)`, or a `with` block.  Raises BreakerOpen where no call may go
-    through.
+    `breaker.call(fn, ...)`, or a `with` block.  Raises BreakerOpen if no call may go through.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """`closed`, `open` or `half_open`, as this handle last saw it; `info` asks the store."""
+        """`closed`, `open` or `half_open`, as this object last saw it; `info` asks the store."""
         return CLOSED if self._observed is None else self._observed.circuit.state
 
     def call(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
@@ -184,7 +183,7 @@ class Breaker:
         return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
     def _report(self, call: _Call, problem: BaseException | None, late: bool) -> Any:
-        """Return the protocol that tells how a call ended, None where there is nothing to tell."""
+        """Return the protocol that tells how a call ended, None if there is nothing to tell."""
         took = time.monotonic() - call.started
         writer, op_id = self._session.writer, self._session.op_id
         limits, passage = self._limits, call.passage

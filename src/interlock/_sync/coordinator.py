@@ -46,7 +46,7 @@ class Coordinator:
     def __iter__(self) -> Iterator[Progress]:
         """Take the lease and merge what comes; yield the progress after every commit.
 
-        Raises Held where `wait` has passed, Fenced where this coordinator was replaced, and what
+        Raises Held if `wait` has passed, Fenced if this coordinator was replaced, and what
         the functions raise that is no fault of a contribution, with nothing of that batch merged.
         """
         with self._lease() as lease:

@@ -67,7 +67,7 @@ class Files:
 
         `mode`: permissions such as 0o755 (None: as they were).  With `merge=True` what others have
         changed elsewhere in it is kept, too.  Raises FileConflict with the fresh document,
-        FileEdited where the file was changed around the space, Unpublished, Invalid.
+        FileEdited if the file was changed around the space, Unpublished, Invalid.
         """
         name = self._session.op_id(op_id)
         return self._run(operations.write(self._context, document, content, mode, name))
@@ -82,7 +82,7 @@ class Files:
         turns: str = "auto",
         op_id: str | None = None,
     ) -> Document:
-        """Read, let `fn(text)` think, commit what it returns; think again where that has moved.
+        """Read, call `fn(text)`, commit what it returns; call it again if the document has changed.
 
         `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
@@ -149,7 +149,7 @@ class Files:
         """Commit what was edited around the space, or removed, and return the document.
 
         `over`: the document that the edit is to replace although it was made from an older one.
-        Raises FileEdited where the document has moved and cannot be merged, Invalid.
+        Raises FileEdited if the document has moved and cannot be merged, Invalid.
         """
         return self._run(sync.adopt(self._context, path, over))
 

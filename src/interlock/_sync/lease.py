@@ -9,13 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._sync import concurrency
-from interlock.backends.drive import RENEWALS_PER_TTL
-from interlock.backends.holder import Holding, taking
+from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
-from interlock.core.requests import Steps
+from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
 from interlock.session import Session
 
@@ -23,9 +22,8 @@ from interlock.session import Session
 class Lease:
     """The exclusive right to write one key, renewed in the background while it is held.
 
-    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers are
-    told `Held`.  Where it was taken away meanwhile, `write` raises Fenced, whatever the
-    clocks say.
+    `with space.lease("report.md", ttl=30) as lease: lease.write(draft)`.  Other writers get
+    `Held`.  If it was taken away meanwhile, `write` raises Fenced, whatever the clocks say.
     """
 
     def __init__(
@@ -44,7 +42,7 @@ class Lease:
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
-        self._holding: Holding | None = None
+        self._holding: HeldRight | None = None
         self._renewal: concurrency.Renewal | None = None
         self._pid = os.getpid()
 
@@ -67,7 +65,7 @@ class Lease:
 
     @property
     def epoch(self) -> int:
-        """The fencing number of this lease.  Pass it on to whatever else must be fenced."""
+        """The fencing number of this lease.  Pass it to whatever else must be fenced."""
         return self.record.epoch
 
     @property
@@ -78,8 +76,8 @@ class Lease:
     def acquire(self) -> Self:
         """Take the lease.
 
-        Raises Held where `wait` has passed, Deadlock where its holder waits for what the caller
-        holds, Fenced where this process was replaced, Invalid.
+        Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
+        holds, Fenced if this process was replaced, Invalid.
         """
         self._session.check_write(self._key)
         name = self._session.op_id()
@@ -90,7 +88,7 @@ class Lease:
     def write(self, value: Any, *, op_id: str | None = None) -> Record:
         """Write the key and return its new record.
 
-        Raises Fenced where the lease was taken away, IllegalTransition, Invalid.
+        Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
         """
         self._check_held()
         steps = write.write_record(
@@ -114,7 +112,7 @@ class Lease:
     def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
 
-        Raises Fenced where it was taken away.
+        Raises Fenced if it was taken away.
         """
         self._check_held()
         self._renew(self._ttl if ttl is None else ttl)
@@ -156,7 +154,7 @@ class Lease:
             self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
         self._record, self._held, self._lost = record, True, None
         writer = self._session.writer
-        self._holding = Holding(writer.space, self._key, name, writer.agent, self._is_renewed)
+        self._holding = HeldRight(writer.space, self._key, name, writer.agent, self._is_renewed)
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._renewal is None or self._renewal.alive)
@@ -224,7 +222,7 @@ class Leases:
     def acquire(self) -> Self:
         """Take all of them, waiting until nobody holds any.
 
-        Raises Held where `wait` has passed, Deadlock, Fenced, Invalid.
+        Raises Held if `wait` has passed, Deadlock, Fenced, Invalid.
         """
         lease, *_ = self._leases.values()
         lease._session.check_write(*self.keys)
@@ -237,7 +235,7 @@ class Leases:
     def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
         """Write one of the keys and return its new record.
 
-        Raises Fenced where its lease was taken away, IllegalTransition, Invalid.
+        Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
         """
         return self[key].write(value, op_id=op_id)
 

@@ -32,8 +32,8 @@ def open(  # reads as interlock.open
     `?mode=ro` opens a file read-only.  `postgresql://user@host/db` needs the extra `postgres`, and
     `redis://`, `rediss://` and `redis+cluster://` the extra `redis`.  `agent` is the name that
     commits are logged under (default: host and process id).  `durability` is `full` (default),
-    `normal` (a crash of the machine may lose the last commits) or `off` (in SQLite it may damage
-    the file); Redis is as durable as the server is set up.  `busy_timeout`: seconds to wait for
+    `normal` (a crash of the machine may lose the last commits) or `off` (in SQLite the same as
+    `normal`); Redis is as durable as the server is set up.  `busy_timeout`: seconds to wait for
     another process that is writing, for a connection or a server that is not ready (20).
     `max_value_bytes`: limit of a value's JSON (1 MiB).
 

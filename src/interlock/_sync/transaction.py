@@ -47,10 +47,10 @@ class Tx:
         return self._state.view_scan(prefix)
 
     def expect(self, record: Record) -> None:
-        """Let the commit be refused where `record`, read outside the transaction, has moved.
+        """Refuse the commit if `record`, which was read outside the transaction, has changed.
 
-        Nothing is read or written for it; an epoch that was raised is Fenced, a new version a
-        Conflict.
+        Nothing is read or written.  The commit raises Fenced if the epoch was raised, and Conflict
+        if there is a new version.
         """
         self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))

@@ -1,1 +1,1 @@
-"""One file for each agent framework and each store beside Interlock's own."""
+"""One package for each agent framework; `vectors` keeps an index beside a space."""

@@ -1,1 +1,1 @@
-"""Backends: the one place that performs input and output.  No business rules live here."""
+"""Backends: the stores and the drivers that run protocols on them.  No business rules live here."""

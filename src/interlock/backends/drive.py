@@ -1,7 +1,7 @@
 """The synchronous driver: it runs a protocol's generator and performs its requests.
 
-Only here (and in `drive_async`) is a request sent, a thought run, a lost answer resubmitted,
-and an id drawn at random.
+It sends requests to a backend, calls the caller's function of a `Think`, and sends a request again
+whose answer was lost.  `drive_async` does the same for tasks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from interlock.backends.waiters import WAITERS, pause, stand
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
 from interlock.core.requests import (
+    RENEWALS_PER_TTL,
     Commit,
     LeaveTurn,
     Load,
@@ -45,7 +46,6 @@ from interlock.errors import (
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
-RENEWALS_PER_TTL = 3
 _READS = (Load, LoadAt, ReadLog)
 HOPELESS = (Closed, Corrupt)  # asking again cannot help
 

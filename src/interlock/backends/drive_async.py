@@ -18,7 +18,6 @@ from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.drive import (
     HOPELESS,
-    RENEWALS_PER_TTL,
     RESUBMIT_FOR,
     RESUBMIT_PAUSE,
     unknown,
@@ -26,7 +25,17 @@ from interlock.backends.drive import (
 from interlock.backends.waiters import WAITERS, pause_async, stand_async
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
-from interlock.core.requests import LeaveTurn, Pause, Place, Request, Steps, T, TakeTurn, Think
+from interlock.core.requests import (
+    RENEWALS_PER_TTL,
+    LeaveTurn,
+    Pause,
+    Place,
+    Request,
+    Steps,
+    T,
+    TakeTurn,
+    Think,
+)
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
 
 

@@ -1,4 +1,5 @@
-"""Groups concurrent commits of one process: whoever comes while one is on its way travels next.
+"""Group commit for the threads of one process: plans that come while a group is being committed go
+into the next one.
 
 The store is given a list of plans and answers each on its own.  With one caller at a time there
 is no queue, no thread and no waiting.

@@ -1,6 +1,6 @@
-"""Groups concurrent commits of the tasks of one event loop, as `group_commit` does for threads.
+"""Group commit for the tasks of one event loop; `group_commit` does the same for threads.
 
-A few groups are on their way at once, so that one is prepared while the server judges another.
+Up to `flights` groups are on their way at once: one is prepared while the server judges another.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from interlock.core.requests import Request, Steps, T, TakeTurn
 from interlock.core.writer import Writer
 
 
-class Holding:
+class HeldRight:
     """A lease, or a turn (no `key`), that was granted under `name` in the space `uid`."""
 
     def __init__(
@@ -50,17 +50,17 @@ class Holding:
         _held.set(_current())
 
 
-_held: ContextVar[tuple[Holding, ...]] = ContextVar("interlock_held", default=())
+_held: ContextVar[tuple[HeldRight, ...]] = ContextVar("interlock_held", default=())
 
 
-def _current() -> tuple[Holding, ...]:
+def _current() -> tuple[HeldRight, ...]:
     return tuple(each for each in _held.get() if each.lasts)
 
 
 @contextmanager
 def in_turn(uid: str, renew: TakeTurn | None) -> Iterator[None]:
     """Hold a turn while the caller's function thinks in it."""
-    turn = None if renew is None else Holding(uid, "", renew.name)
+    turn = None if renew is None else HeldRight(uid, "", renew.name)
     try:
         yield
     finally:
@@ -122,11 +122,11 @@ def explained(writer: Writer, refusal: T) -> T | Invalid:
     return refusal
 
 
-def _leases(uid: str, keys: tuple[str, ...]) -> list[Holding]:
+def _leases(uid: str, keys: tuple[str, ...]) -> list[HeldRight]:
     """Return the leases of `keys` that the calling context holds as far as it knows."""
     return [each for each in _current() if each.uid == uid and each.key in keys]
 
 
-def _is_behind(refusal: Held, mine: Holding) -> bool:
+def _is_behind(refusal: Held, mine: HeldRight) -> bool:
     """Whether it is this lease that a refusal is about."""
     return (refusal.key, refusal.holder) == (mine.key, mine.agent)

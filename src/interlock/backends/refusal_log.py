@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from interlock.core.conflict import RefusalNote, dropped_note
+from interlock.core.conflict_report import RefusalNote, dropped_note
 from interlock.errors import InterlockError
 
 KEPT = 10_000  # refusals in a store

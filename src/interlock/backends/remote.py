@@ -21,7 +21,7 @@ from interlock.backends import answers
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.group_commit_async import AsyncGroupCommit
 from interlock.backends.refusal_log import RefusalLog
-from interlock.core.conflict import RefusalNote, note
+from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot

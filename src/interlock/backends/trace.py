@@ -47,7 +47,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _files = itertools.count()
 
 
-class Recording:
+class RecordingBackend:
     """A backend that answers as another one does, and writes down what was asked and answered.
 
     `folder` is made where there is none.  Raises Invalid where nothing can be written there.

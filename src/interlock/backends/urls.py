@@ -36,10 +36,10 @@ def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Ba
     folder = os.environ.get("INTERLOCK_RECORD")
     if not folder:
         return backend
-    from interlock.backends.trace import Recording
+    from interlock.backends.trace import RecordingBackend
 
     try:
-        return Recording(backend, folder)
+        return RecordingBackend(backend, folder)
     except BaseException:
         backend.close()
         raise

@@ -1,4 +1,4 @@
-"""The command line: thin commands over the façades.  Each command is imported when it is used."""
+"""The command line: thin commands over the API.  Each command is imported when it is used."""
 
 from __future__ import annotations
 

@@ -176,15 +176,7 @@ def _tell(
 
 
 def _documented(pattern: str, rule: interlock.Rule) -> dict[str, str]:
-    kinds = {"guarded": "shared", "merged": "merged", "private": "private", "leased": "leased"}
-    kind = kinds[rule.kind]
-    who, how = "everybody", "from a record they read"
-    if rule.kind == "merged":
-        how = f"space.append(); the value is their {rule.reducer}"
-    elif rule.kind == "private":
-        who = "the agent named at {agent}"
-    elif rule.kind == "leased":
-        who = "who holds the lease"
+    kind, who, how, _ = rule.about
     if rule.machine is not None:
         kind = f"{kind}, machine-bound"
         how += f"; {rule.machine.field} moves along machine {rule.machine.name!r}"

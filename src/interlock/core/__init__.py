@@ -1,5 +1,5 @@
 """The pure core: no input or output, no clock, no randomness, no threads.
 
-Keys, values, records, plans, outcomes, and the protocols as generators live here.
-Whatever touches a database, a clock or a thread lives in `interlock.backends`.
+Keys, values, records, rules, plans, refusals, and the protocols on records as generators live here.
+Those of runs, streams and files live in their packages; `interlock.backends` runs them all.
 """

@@ -15,7 +15,7 @@ from interlock.core.requests import DropLease, LeaveTurn, OutOfTime, Steps, Take
 from interlock.core.update import Progress, Turn, giving_up
 from interlock.core.writer import Writer
 
-_LONGEST_TTL = 24 * 3600.0
+LONGEST_TTL = 24 * 3600.0  # seconds; of leases and of members of groups
 
 
 def take_lease(
@@ -33,7 +33,7 @@ def take_own_lease(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
 ) -> Steps[tuple[Record, ...] | Refusal]:
     """The same for keys of the library's own."""
-    wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
     if wrong is not None:
@@ -92,7 +92,7 @@ def _take(
 
 def renew_lease(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
     """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
-    wrong = check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+    wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is not None:
         return wrong
     asked = TakeLease(

@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
     Only `Writer.plan` makes one, so that none lacks a fence.
 
-    `ticket` is the place in the queue that this plan commits under (0: none).  `yields` makes
+    `ticket` is the place in the queue that this plan commits under (0: none).  `gives_way` makes
     the plan give way (`Held`) to an agent whose turn it is, even where every version matches.
 
     `rules` is the version of the rule set that it was decided under, `incarnation` that of the
@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     scans: tuple[Scanned, ...]
     writes: tuple[Write, ...]
     ticket: int
-    yields: bool
+    gives_way: bool
     rules: int
     incarnation: int
     leased: tuple[str, ...]

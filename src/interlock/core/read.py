@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from interlock.core.conflict import ConflictReport, report
+from interlock.core.conflict_report import ConflictReport, report
 from interlock.core.fold import ask, fold_snapshot
 from interlock.core.keys import check_all, check_key, check_prefix
 from interlock.core.records import Committed, KeyInfo, Snapshot

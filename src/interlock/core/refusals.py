@@ -1,8 +1,10 @@
 """What a commit returns where nothing was written: refusals, which say what to do next.
 
 Refusals are plain values here; the API raises them as the exceptions of `interlock.errors`.
-When several apply, the one that comes first in `PRECEDENCE` is the answer.  Those that a backend
-finds (a moved version, a held turn) are worded here, so that every backend says the same.
+When several apply, the first that is found is the answer: what `core.write` refuses before it
+sends a plan, then what the backend finds, in the order of its judge (`Step.judge` in
+`backends/sqlite/commit.py`, `postgres/judge.sql`, `redis/commit.lua`).  Those that a backend finds
+(a moved version, a held turn) are worded here, so that every backend says the same.
 """
 
 from __future__ import annotations
@@ -208,19 +210,6 @@ class BreakerOpen(Refusal):
     def next_step(self) -> str:
         """The caller may do without."""
         return "Try again later, or go on without this call."
-
-
-PRECEDENCE: tuple[type[Refusal], ...] = (
-    Invalid,
-    Fenced,
-    Outdated,
-    Forbidden,
-    IllegalTransition,
-    Conflict,
-    Held,
-    Contended,
-    Deadlock,
-)
 
 
 Outcome = Committed | Refusal

@@ -1,4 +1,5 @@
-"""The requests that protocols yield.  A backend answers them; `Think` and `Pause` are the driver's.
+"""The requests that protocols yield.  A backend answers them, but `Think` is the driver's: it runs
+the caller's function.  The driver also answers a `Pause` while others of this process wait ahead.
 
 Every request is safe to send twice: after a lost answer the driver resubmits it as it is.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.plan import Plan
 from interlock.core.records import Entry, KeyInfo, Record, Snapshot
@@ -24,6 +25,7 @@ from interlock.core.struct import Struct
 
 PROJECTIONS = "$projection/"  # what the names begin with that projections are kept under
 NEAR = 16  # tickets ahead up to which a backend counts exactly
+RENEWALS_PER_TTL = 3  # how often a ticket, a lease or a place in a group is renewed in its ttl
 LOOKED_AT = 1000  # tickets ahead up to which a backend may count at all
 A_co = TypeVar("A_co", covariant=True)
 T = TypeVar("T")
@@ -312,7 +314,7 @@ class ReadGroup(Request[Deliveries | Pruned]):
     """Take at most `limit` entries for `consumer` of a group.  Answered by `Deliveries`.
 
     `start` and `prefix` make the group where there is none: which keys it is about, and the
-    position that it reads after (0: before the oldest that is kept, `groups.END`: the end of the
+    position that it reads after (0: before the oldest that is kept, `group.END`: the end of the
     log); `Pruned` where what follows was cut.  `ttl`: seconds without a sign of life (this request,
     or an AckGroup) after which others may claim what is pending with the consumer.  `resume`
     delivers again what it was given before and has not acknowledged.

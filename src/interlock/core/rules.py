@@ -16,7 +16,10 @@ and it is a commit, which expects that what it looked at has not moved.
 **Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
 keep; it keeps their names, and the rule book of each writer the functions.
 
-To add a kind of rule: declare and check it here, decide it in `write.allowed`.
+To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_check_rule`,
+`_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take contributions, in
+`write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command line and the MCP
+server take their words from `Rule.about`.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from interlock.core.keys import OWNER, check_pattern, fixed_prefix, matches, narrower, shared_key
 from interlock.core.machine import Guard, Machine, state_of
@@ -39,6 +42,38 @@ from interlock.core.struct import Json
 RULES_KEY = "$rules"
 GUARDED, MERGED, PRIVATE, LEASED = "guarded", "merged", "private", "leased"
 ON_CONFLICT = ("raise", "retry", "rebase")
+
+
+class About(NamedTuple):
+    """What a kind of rule means, in words: for a table of rules, and for agents that call tools."""
+
+    kind: str
+    who: str
+    how: str
+    tools: str
+
+
+KINDS: Mapping[str, About] = {
+    GUARDED: About(
+        "shared",
+        "everybody",
+        "from a record they read",
+        "write or update_fields, with the version and epoch that you read",
+    ),
+    MERGED: About("merged", "everybody", "space.append(); the value is their {reducer}", "append"),
+    PRIVATE: About(
+        "private",
+        "the agent named at {agent}",
+        "from a record they read",
+        "as guarded, and only by the agent whose name stands at {agent}",
+    ),
+    LEASED: About(
+        "leased",
+        "who holds the lease",
+        "from a record they read",
+        "take_lease first, then write with its lease_id",
+    ),
+}
 _SHOWN = 10  # values that break a rule, in one message
 
 
@@ -51,6 +86,12 @@ class Rule:
     machine: Machine | None = None
     reducer: str | None = None
     keep: float | None = None
+
+    @property
+    def about(self) -> About:
+        """Who may write keys of this rule, and how, in words."""
+        words = KINDS[self.kind]
+        return words._replace(how=words.how.format(reducer=self.reducer))
 
     def to_json(self) -> dict[str, Json]:
         """Return the rule as the store keeps it."""
@@ -265,7 +306,7 @@ def describe_rule(rule: Rule) -> str:
 
 
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
-    if not isinstance(rule, Rule) or rule.kind not in (GUARDED, MERGED, PRIVATE, LEASED):
+    if not isinstance(rule, Rule) or rule.kind not in KINDS:
         return Invalid(
             f"The rule for {pattern!r} is {rule!r:.60}. "
             "Use guarded(), merged(), private() or leased()."

@@ -45,9 +45,9 @@ from interlock.core.update import (
 )
 from interlock.core.write import (
     Decision,
-    allowed,
     commit,
     expected_place,
+    forbidden_by_rule,
     forgot_write,
     nothing_to_delete,
     others_operation,
@@ -230,7 +230,7 @@ class Transaction:
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
             item = decode(write.body) if write.kind == APPEND else None
-            refused = allowed(self.writer, base, write, item=item)
+            refused = forbidden_by_rule(self.writer, base, write, item=item)
             if refused is not None:
                 return refused
         return self._misplaced() or self.plan(op_id)
@@ -455,7 +455,7 @@ class Stopped(NamedTuple):
 
 
 def _commit_thought(
-    state: Transaction, answer: Any, op_id: str, ticket: int, yields: bool
+    state: Transaction, answer: Any, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None
@@ -463,7 +463,7 @@ def _commit_thought(
             return forgot_write(forgotten)
         return Committed(0, 0, state.writer.agent, ())
     decision = partial(state.decision, op_id)
-    return (yield from commit(state.writer, decision, False, ticket, yields))
+    return (yield from commit(state.writer, decision, False, ticket, gives_way))
 
 
 def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:

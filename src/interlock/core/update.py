@@ -59,7 +59,7 @@ from interlock.core.writer import Writer
 P = ParamSpec("P")
 
 TICKET_TTL = 6.0  # seconds that a dead agent can hold the others up
-_LONGEST_TTL = 60.0  # seconds that the ticket of somebody far back lives
+_LONGEST_TICKET_TTL = 60.0  # seconds that the ticket of somebody far back lives
 _SHARE_OF_TTL = 0.6  # nobody sleeps for longer than this
 _TTL_IN_PAUSES = 4  # so long it lives that it is asked for in time, and seldom written
 _SHARE_OF_WAIT = 0.03  # asking this often delays the hand-over by at most this share of a turn
@@ -117,7 +117,7 @@ class Progress:
         # Not longer than it has been watched: how fast the queue moves is not known any better.
         seconds = min(seconds, max(elapsed, _SHORTEST), self.ttl * _SHARE_OF_TTL)
         most = self.ttl * _SHARE_OF_TTL
-        self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TTL)
+        self.ttl = min(max(TICKET_TTL, max(seconds, slept) * _TTL_IN_PAUSES), _LONGEST_TICKET_TTL)
         if left is not None:
             seconds, most = min(seconds, left), min(most, left)
         return Pause(seconds=seconds, position=None, ticket=place.ticket, most=most)
@@ -273,7 +273,7 @@ def update(
 
 
 def _commit_value(
-    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, yields: bool
+    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -282,8 +282,8 @@ def _commit_value(
         return Invalid(text, record.key)
     if value is DELETE:
         decision = partial(plan_delete, writer, record, op_id)
-        return (yield from commit(writer, decision, False, ticket, yields))
-    return (yield from put(writer, record, value, op_id, ticket=ticket, yields=yields))
+        return (yield from commit(writer, decision, False, ticket, gives_way))
+    return (yield from put(writer, record, value, op_id, ticket=ticket, gives_way=gives_way))
 
 
 def check_limits(limits: Limits) -> Invalid | None:

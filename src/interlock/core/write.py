@@ -50,7 +50,7 @@ def plan_put(
     write = write_of(writer, PUT, record.key, value)
     if isinstance(write, Invalid):
         return write
-    return allowed(writer, record, write, leased) or _single(
+    return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased, new=record.body is None
     )
 
@@ -63,7 +63,7 @@ def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     write = write_of(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
-    return allowed(writer, absent(key, writer.space), write) or _single(
+    return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
         writer, op_id, Expect(key, None, None), write, new=True
     )
 
@@ -76,7 +76,7 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
     if not record.exists:
         return nothing_to_delete(record.key)
     write = Write(DELETE, record.key, None)
-    return allowed(writer, record, write, leased) or _single(
+    return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased
     )
 
@@ -89,7 +89,7 @@ def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     write = write_of(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
-    refused = allowed(writer, absent(key, writer.space), write, item=item)
+    refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
     return refused or writer.plan(op_id, writes=(write,))
 
 
@@ -126,10 +126,10 @@ def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invali
     return body if isinstance(body, Invalid) else Write(kind, key, body)
 
 
-def allowed(
+def forbidden_by_rule(
     writer: Writer, base: Record, write: Write, leased: bool = False, item: Json = None
 ) -> Refusal | None:
-    """Return what the rule of the key says against a write computed from `base`."""
+    """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
     if write.key.startswith(FILES) and write.kind != DELETE:
         value = decode(write.body) if write.kind == PUT else None
         wrong = check_document(write.key, value)  # contributions are none
@@ -315,13 +315,13 @@ def commit(
     decision: Callable[[], Decision],
     exact: bool | Callable[[], bool] = True,
     ticket: int = 0,
-    yields: bool = False,
+    gives_way: bool = False,
     shared: bool = False,
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
     `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
-    that was already applied must have written the same values.  `ticket` and `yields` are those
+    that was already applied must have written the same values.  `ticket` and `gives_way` are those
     of the plan.  `shared`: the operation may have been applied by another agent.
     """
     while True:
@@ -334,8 +334,8 @@ def commit(
             if forbidden:
                 yield Noted(plan, writer.agent)
             return plan
-        if ticket or yields:
-            plan = plan._replace(ticket=ticket, yields=yields)
+        if ticket or gives_way:
+            plan = plan._replace(ticket=ticket, gives_way=gives_way)
         outcome = yield from Commit(plan)
         if isinstance(outcome, Committed):
             if not outcome.replayed:
@@ -379,7 +379,7 @@ def put(
     leased: bool = False,
     exact: bool | Callable[[], bool] = False,
     ticket: int = 0,
-    yields: bool = False,
+    gives_way: bool = False,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between where the key's rule says so.
 
@@ -390,7 +390,7 @@ def put(
         return plan_put(writer, record, value, op_id, leased)
 
     while True:
-        outcome = yield from commit(writer, decision, exact, ticket, yields)
+        outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
             return outcome
         merged = rebase(record, value, outcome)

@@ -36,7 +36,7 @@ class Writer:
         expects: Iterable[Expect] = (),
         scans: Iterable[Scanned] = (),
         ticket: int = 0,
-        yields: bool = False,
+        gives_way: bool = False,
         leased: tuple[str, ...] = (),
         transaction: bool = False,
     ) -> Plan:
@@ -48,7 +48,7 @@ class Writer:
             scans=tuple(scans),
             writes=tuple(writes),
             ticket=ticket,
-            yields=yields,
+            gives_way=gives_way,
             rules=self.book.rules.version,
             incarnation=self.incarnation,
             leased=leased,

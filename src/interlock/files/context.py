@@ -1,4 +1,5 @@
-"""What the operations share: the context of a handle, and bringing a document onto the disk."""
+"""What the operations share: the context of one `Files` object, and how a document is brought onto
+the disk."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ _MOST_OVERTAKEN = 5
 
 @dataclass
 class FilesContext:
-    """What the files of one handle share."""
+    """What the operations of one `Files` object share."""
 
     session: BaseSession
     workspace: Workspace

@@ -1,1 +1,1 @@
-"""Servers over the façades, for programs that are not written in Python.  Imported when used."""
+"""Servers over the API, for programs that are not written in Python.  Imported when used."""

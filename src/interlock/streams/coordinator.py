@@ -36,7 +36,14 @@ from interlock.core.refusals import (
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
 from interlock.core.struct import Json
 from interlock.core.trim import register
-from interlock.core.write import Decision, allowed, commit, forgot_return, records_of, write_of
+from interlock.core.write import (
+    Decision,
+    commit,
+    forbidden_by_rule,
+    forgot_return,
+    records_of,
+    write_of,
+)
 from interlock.core.writer import Writer
 from interlock.errors import InterlockError, raise_refusal
 
@@ -369,7 +376,7 @@ def _checked(writer: Writer, target: Record, value: Json) -> str | Refusal:
     body = encode(value, writer.max_value_bytes)
     if isinstance(body, Invalid):
         return body
-    refused = allowed(writer, target, Write(PUT, target.key, body))
+    refused = forbidden_by_rule(writer, target, Write(PUT, target.key, body))
     return refused if isinstance(refused, Invalid | IllegalTransition) else body
 
 
@@ -419,7 +426,7 @@ def _plan(
         write = write_of(writer, PUT, record.key, content)
         if isinstance(write, Invalid):
             return Invalid(f"{record.key!r}: {write.message}", record.key)
-        refused = allowed(writer, record, write, leased=record is state.record)
+        refused = forbidden_by_rule(writer, record, write, leased=record is state.record)
         if refused is not None:
             return refused
         writes.append(write)

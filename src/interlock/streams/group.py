@@ -7,10 +7,11 @@ from typing import Any
 
 from interlock.core.group import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
-from interlock.core.lease import check_seconds
+from interlock.core.lease import LONGEST_TTL, check_seconds
 from interlock.core.read import check_position
 from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
+    RENEWALS_PER_TTL,
     AckGroup,
     DropGroup,
     GroupState,
@@ -20,9 +21,7 @@ from interlock.core.requests import (
     Steps,
 )
 
-RENEWALS_PER_TTL = 3
 _LONGEST_PAUSE = 1.0  # seconds
-_LONGEST_TTL = 24 * 3600.0
 _STARTS = {"beginning": 0, "now": END}
 
 
@@ -45,7 +44,7 @@ def membership(
         check_name("group", group)
         or check_name("consumer", consumer)
         or check_prefix(prefix)
-        or check_seconds("ttl", ttl, 0.001, _LONGEST_TTL)
+        or check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     )
     if wrong is not None:
         return wrong

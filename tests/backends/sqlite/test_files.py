@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.sqlite import place
+from interlock.backends.sqlite import location
 from interlock.backends.sqlite.connect import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -60,7 +60,9 @@ def test_a_new_file_is_a_store_in_wal_mode(tmp_path: Path) -> None:
 def test_durable_by_default(store: Path) -> None:
     """2 is FULL: the disk has a commit before it is acknowledged."""
     for durability, level in (("full", 2), ("normal", 1), ("off", 1)):
-        with closing(connect(place.parse(f"sqlite:///{store}"), SQLiteOptions(durability))) as db:
+        with closing(
+            connect(location.parse(f"sqlite:///{store}"), SQLiteOptions(durability))
+        ) as db:
             assert db.execute("PRAGMA synchronous").fetchone() == (level,)
     assert SQLiteOptions().durability == "full"
 
@@ -141,7 +143,7 @@ def test_a_value_that_does_not_decode_is_reported_as_corrupt(store: Path) -> Non
 
 
 def test_an_older_store_is_migrated_once(store: Path) -> None:
-    where = place.parse(f"sqlite:///{store}")
+    where = location.parse(f"sqlite:///{store}")
     for _ in range(2):
         with closing(connect(where, SQLiteOptions())) as db:
             prepare(db, where, SQLiteOptions(), NEXT, SCHEMA_VERSION + 1)
@@ -150,7 +152,7 @@ def test_an_older_store_is_migrated_once(store: Path) -> None:
 
 
 def test_a_migration_that_fails_changes_nothing(store: Path) -> None:
-    where = place.parse(f"sqlite:///{store}")
+    where = location.parse(f"sqlite:///{store}")
     broken = {SCHEMA_VERSION: "ALTER TABLE spaces ADD COLUMN a TEXT;\nSELECT * FROM nowhere;"}
     with closing(connect(where, SQLiteOptions())) as db:
         with pytest.raises(interlock.InterlockError, match="nowhere"):
@@ -163,7 +165,7 @@ def test_a_migration_that_fails_changes_nothing(store: Path) -> None:
 
 
 def test_an_older_store_is_not_migrated_read_only(store: Path) -> None:
-    where = place.parse(f"sqlite:///{store}?mode=ro")
+    where = location.parse(f"sqlite:///{store}?mode=ro")
     refused = pytest.raises(interlock.IncompatibleStore, match=r"without \?mode=ro")
     with closing(connect(where, SQLiteOptions())) as db, refused:
         prepare(db, where, SQLiteOptions(), NEXT, SCHEMA_VERSION + 1)
@@ -205,10 +207,10 @@ def test_network_file_systems_are_detected(
     mounts.write_text(
         f"1 0 254:0 / / rw shared:1 - ext4 /dev/vda rw\n2 1 0:9 / {point} rw - {kind} host:/x rw\n"
     )
-    assert place.file_system(folder, str(mounts)) == kind
-    assert place.file_system(tmp_path, str(mounts)) == "ext4"
-    assert place.file_system(tmp_path, str(tmp_path / "no such file")) is None
-    monkeypatch.setattr(place, "file_system", lambda path: kind)
+    assert location.file_system(folder, str(mounts)) == kind
+    assert location.file_system(tmp_path, str(mounts)) == "ext4"
+    assert location.file_system(tmp_path, str(tmp_path / "no such file")) is None
+    monkeypatch.setattr(location, "file_system", lambda path: kind)
     with pytest.raises(interlock.IncompatibleStore, match=f"network file system .{kind}"):
         opened(folder / "team.db")
 

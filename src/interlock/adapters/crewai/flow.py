@@ -174,7 +174,7 @@ def raise_typed(problem: BaseException | None) -> None:
 
 
 def update(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
-    """Read a field of a flow's state, let `fn(value)` think, set what it returns; return that.
+    """Read a field of a flow's state, call `fn(value)`, set what it returns, and return that.
 
     For methods that run at once: where another one has changed the field meanwhile, `fn` thinks
     again, on the fresh value.  `fn` gets a copy, and `default` where a dict has no such field.

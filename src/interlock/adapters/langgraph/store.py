@@ -175,7 +175,7 @@ class Store(FromUrl, BaseStore):
         index: Paths = None,
         ttl: Minutes = NOT_PROVIDED,
     ) -> dict[str, Any]:
-        """Read an item, let `fn(value)` think, write what it returns; return that.
+        """Read an item, call `fn(value)`, write what it returns, and return that.
 
         `fn` gets `default` if there is no such item.  It may run several times, with the fresh
         value, so it must have no side effects.  Nothing is lost and nobody is refused: after a

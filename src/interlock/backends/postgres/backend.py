@@ -17,7 +17,7 @@ from interlock.backends.postgres.store import Store
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.core import refusals
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Plan
@@ -136,7 +136,7 @@ def _commit_single(
         _, version, epoch = plan.expects[0]
         version = -1 if version is None else version
     arguments = (
-        *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.yields),
+        *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.gives_way),
         *(answers.reads_of(plan), key, version, epoch, plan.writes[0].kind, body, *known, durable),
     )
     return Call(
@@ -194,7 +194,7 @@ def _common(n: int, plan: Plan) -> dict[str, Any]:
         "incarnation": plan.incarnation,
         "rules": plan.rules,
         "ticket": plan.ticket,
-        "yields": plan.yields,
+        "yields": plan.gives_way,
         "reads": answers.reads_of(plan),
     }
 

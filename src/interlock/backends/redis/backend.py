@@ -24,7 +24,7 @@ from interlock.backends.remote import (
     check_options,
     next_look,
 )
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed

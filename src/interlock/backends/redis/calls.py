@@ -10,7 +10,7 @@ from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
 from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core import refusals
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import DELETE, PUT, Plan
@@ -144,7 +144,7 @@ def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) ->
     for key in (*[e.key for e in expects], *[w.key for w in writes]):
         numbers.setdefault(key, len(numbers) + 1)
     arguments += (
-        *(plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.ticket, int(plan.yields)),
+        *(plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.ticket, int(plan.gives_way)),
         answers.reads_of(plan) or "",
         *(len(numbers), len(expects), len(writes), len(plan.scans)),
         *numbers,

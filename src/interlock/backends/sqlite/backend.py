@@ -15,8 +15,16 @@ from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
-from interlock.backends.sqlite import fences, groups, projections, read, store, trim, turns
-from interlock.backends.sqlite import place as places
+from interlock.backends.sqlite import (
+    fences,
+    groups,
+    location,
+    projections,
+    read,
+    store,
+    trim,
+    turns,
+)
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
 from interlock.backends.sqlite.connect import (
     DURABILITY,
@@ -27,7 +35,7 @@ from interlock.backends.sqlite.connect import (
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
-from interlock.core.conflict import RefusalNote, note
+from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
@@ -91,7 +99,7 @@ class SQLiteBackend:
         self.name = name
         self._options = options or SQLiteOptions()
         check_options(self._options)
-        self._place = places.parse(url)
+        self._place = location.parse(url)
         self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
@@ -263,11 +271,11 @@ class SQLiteBackend:
             """Answer what needs no lock.  After a long thought a refusal is likely, and a hundred
             agents that wait for the lock only to be refused keep it from the one who can write."""
             nonlocal answers, left
-            answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.yields])
+            answers = self._read(judge_all, [(i, p) for i, p in enumerate(plans) if p.gives_way])
             left = [each for index, each in enumerate(encoded) if index not in answers]
             return None if left else []
 
-        worth_a_look = any(plan.yields for plan in plans)
+        worth_a_look = any(plan.gives_way for plan in plans)
         applied = self._write(
             apply_all,
             lambda: left,
@@ -343,7 +351,7 @@ class SQLiteBackend:
             self._sync()
 
     def _sync(self) -> None:
-        places.sync_log(self._place)
+        location.sync_log(self._place)
 
     def _find_space(
         self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
@@ -430,7 +438,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _commit(connection: sqlite3.Connection, place: places.Place) -> None:
+def _commit(connection: sqlite3.Connection, place: location.Location) -> None:
     try:
         connection.execute("COMMIT")
     except sqlite3.Error as problem:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from interlock.backends.answers import CONTRIBUTIONS
 from interlock.backends.sqlite.statements import SQL
 from interlock.core import refusals
 from interlock.core.keys import prefix_end
@@ -47,7 +48,6 @@ def locate(space: int, uid: str, clock: Callable[[], int] | None) -> Where:
 
 _Head = tuple[int, int, int]  # version, epoch, live
 _ABSENT: _Head = (0, 0, 0)
-CONTRIBUTIONS = 2  # the value of `live` for a merged key
 _LIVE = {PUT: 1, APPEND: CONTRIBUTIONS, DELETE: 0}
 TICKETS, LEASES, INCARNATIONS = 1, 2, 4  # what there is any of
 
@@ -205,7 +205,7 @@ class Step:
             if row is None:
                 continue
             ticket, holder, expires, firm = row
-            if ticket != plan.ticket and (plan.yields or firm):
+            if ticket != plan.ticket and (plan.gives_way or firm):
                 return refusals.held(write.key, holder, (expires - self.now) / 1e6)
         return None
 

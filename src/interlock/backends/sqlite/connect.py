@@ -12,7 +12,7 @@ from typing import NamedTuple
 from interlock.backends.sqlite import locks
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.health import LOG_LIMIT
-from interlock.backends.sqlite.place import Place, check
+from interlock.backends.sqlite.location import Location, check
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
@@ -50,7 +50,7 @@ def check_options(options: SQLiteOptions) -> None:
         )
 
 
-def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
+def connect(place: Location, options: SQLiteOptions) -> sqlite3.Connection:
     """Open one connection.  Raises the library's faults."""
     check(place)
     try:
@@ -77,7 +77,7 @@ def connect(place: Place, options: SQLiteOptions) -> sqlite3.Connection:
 
 def prepare(
     connection: sqlite3.Connection,
-    place: Place,
+    place: Location,
     options: SQLiteOptions,
     migrations: Mapping[int, str] = MIGRATIONS,
     version: int = SCHEMA_VERSION,
@@ -141,7 +141,7 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
         pause = min(pause * 1.5, 0.1)
 
 
-def _checked_version(connection: sqlite3.Connection, place: Place, newest: int) -> int:
+def _checked_version(connection: sqlite3.Connection, place: Location, newest: int) -> int:
     """Return the schema version of the store, 0 for an empty file."""
     began = not connection.in_transaction
     if began:
@@ -200,6 +200,6 @@ def _split(script: str) -> list[str]:
     return statements
 
 
-def _uri(place: Place) -> str:
+def _uri(place: Location) -> str:
     assert place.path is not None
     return place.path.as_uri() + ("?mode=ro" if place.read_only else "")

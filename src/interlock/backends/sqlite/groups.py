@@ -14,6 +14,7 @@ from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import Where, alive, opening
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
+from interlock.backends.sqlite.turns import RENEW_BELOW
 from interlock.core import refusals
 from interlock.core.group import (
     END,
@@ -37,8 +38,6 @@ from interlock.core.requests import (
     ReadGroup,
 )
 
-_RENEW_BELOW = 0.7  # of the ttl; a consumer that waits only reads more often than that
-
 
 class _Group(NamedTuple):
     id: int
@@ -56,7 +55,7 @@ def look(connection: sqlite3.Connection, where: Where, request: ReadGroup) -> De
     if group.prefix != request.prefix:
         return Deliveries((), group.cursor, head, now, group.prefix)
     known = execute(SQL["consumer"], (group.id, request.consumer)).fetchone()
-    if known is None or known[0] + known[1] - now < request.ttl * 1e6 * _RENEW_BELOW:
+    if known is None or known[0] + known[1] - now < request.ttl * 1e6 * RENEW_BELOW:
         return None
     if (
         execute(SQL["undelivered"], (group.id, request.consumer, 1)).fetchone()

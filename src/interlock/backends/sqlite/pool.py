@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-from interlock.backends.sqlite.place import Place, identity
+from interlock.backends.sqlite.location import Location, identity
 from interlock.errors import Closed, Unavailable
 
 READERS = 16  # connections that read at once
@@ -60,7 +60,7 @@ class Pool:
 
     def __init__(
         self,
-        place: Place,
+        place: Location,
         connect: Callable[[], sqlite3.Connection],
         identity: tuple[int, int] | None,
     ) -> None:

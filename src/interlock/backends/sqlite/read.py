@@ -22,7 +22,7 @@ from interlock.backends.sqlite.commit import (
 )
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
-from interlock.core.conflict import RefusalNote
+from interlock.core.conflict_report import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.records import KeyInfo, Leaseholder, Record, Snapshot
 from interlock.core.refusals import Pruned, pruned

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.backends.contract import no_space
 from interlock.backends.registry import Registry
-from interlock.backends.sqlite import place as places
+from interlock.backends.sqlite import location
 from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
 from interlock.backends.sqlite.faults import translated
 from interlock.backends.sqlite.health import LOG_LIMIT, health_of, log_size
@@ -27,7 +27,7 @@ _THREADS = 16  # for asyncio; of them, one commits at a time
 class Key(NamedTuple):
     """Which store: `identity` tells the file from one that has its name later."""
 
-    place: places.Place
+    place: location.Location
     options: SQLiteOptions
     identity: tuple[int, int] | None
 
@@ -84,16 +84,16 @@ class Store:
 _STORES: Registry[Store] = Registry()
 
 
-def borrow(place: places.Place, options: SQLiteOptions, create: bool) -> tuple[Key, Store]:
+def borrow(place: location.Location, options: SQLiteOptions, create: bool) -> tuple[Key, Store]:
     """Return the store of a place, opened where the process has none.  Raises the faults."""
     identity = None
     if place.path is not None:
         if not create and not (place.path.is_file() and place.path.stat().st_size):
             raise no_space(str(place))
-        places.check(place)
-        places.make(place)
+        location.check(place)
+        location.make(place)
         if place.path.exists():  # otherwise the connection says why it cannot be made
-            identity = places.identity(place.path)
+            identity = location.identity(place.path)
     key = Key(place, options, identity)
     if place.path is None:  # each has its own
         return key, _prepared(key)

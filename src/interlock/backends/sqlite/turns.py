@@ -15,7 +15,7 @@ from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.waits import cycle_of
 from interlock.core.requests import LOOKED_AT, NEAR, LeaveTurn, Load, Place, TakeTurn
 
-_RENEW_BELOW, _RENEW_ABOVE = 0.7, 1.3  # of the ttl; in between, asking for one's place only reads
+RENEW_BELOW, _RENEW_ABOVE = 0.7, 1.3  # of the ttl; in between, asking for one's place only reads
 _SILENT = 2.0  # of the asker's ttl: longer than this nobody at the head may live unheard of
 
 
@@ -28,7 +28,7 @@ def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Pla
     if row is None:
         return _nowhere(connection, where)
     _, expires, firm = row
-    if not _RENEW_BELOW * ttl <= expires - now <= _RENEW_ABOVE * ttl or request.firm > firm:
+    if not RENEW_BELOW * ttl <= expires - now <= _RENEW_ABOVE * ttl or request.firm > firm:
         return None
     ahead, silent = _ahead(connection, where, request.ticket, now, ttl)
     return None if silent else _place(connection, where, request, request.ticket, now, ahead)

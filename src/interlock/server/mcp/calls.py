@@ -34,13 +34,6 @@ _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
 
-_HOW = {
-    "guarded": "write or update_fields, with the version and epoch that you read",
-    "merged": "append",
-    "private": "as guarded, and only by the agent whose name stands at {agent}",
-    "leased": "take_lease first, then write with its lease_id",
-}
-
 Arguments = dict[str, Any]
 Call = Callable[[Agent, Arguments], Awaitable[Answer]]
 Write = Callable[[Agent, Arguments, str], Awaitable[Record | Entry]]
@@ -294,7 +287,7 @@ async def about(agents: Agents, agent: Agent, read_only: bool) -> Answer:
             {
                 "pattern": pattern,
                 "rule": interlock.describe_rule(rule),
-                "how_to_write": _HOW[rule.kind] + (" or transition" if rule.machine else ""),
+                "how_to_write": rule.about.tools + (" or transition" if rule.machine else ""),
                 **({"machine": rule.machine.to_json()} if rule.machine else {}),
             }
             for pattern, rule in sorted(fresh.rules.items())

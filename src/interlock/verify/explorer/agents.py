@@ -1,4 +1,4 @@
-"""The agents of an exploration: real functions on the real façade, run again from their answers.
+"""The agents of an exploration: real functions on the real API, run again from their answers.
 
 An agent's local state is the answers that it was given.  To go on from there the function runs
 from its beginning, is given the same answers, and is unwound at its first request without one.

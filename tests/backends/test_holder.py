@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 
-from interlock.backends.holder import Holding, with_held
+from interlock.backends.holder import HeldRight, with_held
 from interlock.backends.waiters import Waiters, pause
 from interlock.core.records import Committed, Snapshot
 from interlock.core.requests import Commit, LeaveTurn, Pause, Place, TakeTurn
@@ -22,8 +22,8 @@ def holding(uid: str = "uid") -> tuple[str, ...]:
 
 
 def test_a_wait_says_what_its_caller_holds() -> None:
-    lease = Holding("uid", "x", "lease")
-    elsewhere = Holding("another space", "x", "other")
+    lease = HeldRight("uid", "x", "lease")
+    elsewhere = HeldRight("another space", "x", "other")
     assert holding() == ("lease",)
     renewed = JOIN.replace(ticket=7)
     assert with_held("uid", renewed) is renewed, "the store knows it by the ticket"
@@ -35,7 +35,7 @@ def test_a_wait_says_what_its_caller_holds() -> None:
 
 
 def test_a_thread_holds_nothing_of_another_one() -> None:
-    lease, found = Holding("uid", "x", "lease"), []
+    lease, found = HeldRight("uid", "x", "lease"), []
     thread = threading.Thread(target=lambda: found.append(holding()))
     thread.start()
     thread.join()
@@ -45,7 +45,7 @@ def test_a_thread_holds_nothing_of_another_one() -> None:
 
 def test_what_runs_out_by_itself_is_not_held() -> None:
     renewed = [True]
-    lease = Holding("uid", "x", "lease", "me", lambda: renewed[0])
+    lease = HeldRight("uid", "x", "lease", "me", lambda: renewed[0])
     assert holding() == ("lease",)
     renewed.clear()
     renewed.append(False)

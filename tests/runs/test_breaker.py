@@ -15,10 +15,10 @@ import pytest
 import interlock
 from interlock.backends.drive import SyncDriver
 from interlock.core import refusals
-from interlock.core.conflict import note
+from interlock.core.conflict_report import note
 from interlock.core.plan import Expect
 from interlock.errors import BreakerOpen, Unavailable
-from interlock.runs import breaker as breaking
+from interlock.runs import breaker as protocols
 from tests.servers.process import wait_until
 
 
@@ -192,10 +192,10 @@ def test_breakers_nest(space: interlock.Space) -> None:
 
 
 def test_a_refusal_is_pickled_and_says_what_to_do() -> None:
-    circuit = breaking.Circuit("open", until_us=2_000_000, agent="b", reason="OSError: no answer")
+    circuit = protocols.Circuit("open", until_us=2_000_000, agent="b", reason="OSError: no answer")
     record = interlock.Record("k", None, 0, 0, None, 0, 0, False, "s")
     refused = BreakerOpen(
-        breaking.refused("planner", breaking.Observation(record, circuit, 500_000))
+        protocols.refused("planner", protocols.Observation(record, circuit, 500_000))
     )
     copy = pickle.loads(pickle.dumps(refused))
     assert (copy.name, copy.state, copy.seconds) == ("planner", "open", 1.5)

@@ -18,7 +18,7 @@ import pytest
 
 import interlock
 from interlock.backends.sqlite import SQLiteBackend
-from interlock.backends.trace import Recording
+from interlock.backends.trace import RecordingBackend
 from interlock.core import write
 from interlock.core.lease import take_lease
 from interlock.core.refusals import Fenced
@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_made_is_refused(
 def test_a_full_disk_ends_the_recording_and_not_the_work(url: str, folder: Path) -> None:
     with interlock.open(url, agent="ann") as space:
         backend: Any = space.session.driver.backend
-        assert type(backend) is Recording
+        assert type(backend) is RecordingBackend
         os.close(backend._file or 0)
         backend._file = os.open("/dev/full", os.O_WRONLY)
         with pytest.warns(RuntimeWarning, match="recording ends"):

@@ -9,7 +9,7 @@ import pytest
 import interlock
 from interlock.backends import refusal_log
 from interlock.backends.refusal_log import KEPT
-from interlock.core.conflict import RefusalNote, report
+from interlock.core.conflict_report import RefusalNote, report
 from interlock.core.refusals import Forbidden
 from interlock.core.requests import Noted
 from tests.facades import Facades, elsewhere

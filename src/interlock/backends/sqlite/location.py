@@ -33,8 +33,8 @@ _SMALLEST = 512  # bytes of a database; SQLite takes a shorter file for an empty
 _MOUNTS = "/proc/self/mountinfo"
 
 
-class Place(NamedTuple):
-    """A store's place: `path` is None in memory; `read_only` opens without writing; `permissions`
+class Location(NamedTuple):
+    """Where a store is: `path` is None in memory; `read_only` opens without writing; `permissions`
     are those of a file that is made."""
 
     path: Path | None
@@ -45,8 +45,8 @@ class Place(NamedTuple):
         return "the in-memory store" if self.path is None else str(self.path)
 
 
-def parse(url: str) -> Place:
-    """Return the place of `sqlite://` (memory), `sqlite:///relative` or `sqlite:////absolute`.
+def parse(url: str) -> Location:
+    """Return the location of `sqlite://` (memory), `sqlite:///relative` or `sqlite:////absolute`.
 
     `?mode=ro` opens the file read-only; `?permissions=0660` are those of a file that is made.
     Raises Invalid.
@@ -69,13 +69,13 @@ def parse(url: str) -> Place:
         )
     name = unquote(parts.path)
     if name in ("", "/"):
-        return Place(None, False)
+        return Location(None, False)
     if "\0" in name:
         raise Invalid(f"{url!r} contains a NUL character.")
-    return Place(Path(os.path.abspath(name[1:])), mode == "ro", int(permissions, 8))
+    return Location(Path(os.path.abspath(name[1:])), mode == "ro", int(permissions, 8))
 
 
-def check(place: Place) -> None:
+def check(place: Location) -> None:
     """Refuse a folder, a missing folder, a file under two names, and a network file system, where
     they can be detected."""
     path = place.path
@@ -104,7 +104,7 @@ def check(place: Place) -> None:
         )
 
 
-def make(place: Place) -> None:
+def make(place: Location) -> None:
     """Make an empty file with its permissions where there is none.  SQLite gives the write-ahead
     log and the shared memory those of the file."""
     if place.path is None or place.read_only:
@@ -152,7 +152,7 @@ def is_mount_point(path: Path, mounts: str = _MOUNTS) -> bool:
     return any(point == target for point, _ in _mounted(mounts))
 
 
-def sync_log(place: Place) -> None:
+def sync_log(place: Location) -> None:
     """Bring everything that is in the write-ahead log to the disk.  Raises Unconfirmed.
 
     What is there no longer was synced by the checkpoint that moved it.  (The file of the store

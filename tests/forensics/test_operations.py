@@ -13,7 +13,7 @@ import pytest
 
 import interlock
 from interlock.forensics import BadTrace, Operation, read_trace
-from tests.forensics.test_detect import drawn
+from tests.forensics.test_anomalies import drawn
 
 LINE = {"session": "s", "id": "i", "agent": "a", "read_time": 0, "write_time": 1.5}
 
