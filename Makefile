@@ -23,10 +23,10 @@ quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slic
 QUICK := $(BIN)/python -m pytest -m "not slow" --hypothesis-profile=quick -p no:cacheprovider
 
 quick-stores:
-	$(QUICK) tests/contract tests/backends tests/cli tests/files tests/runs tests/server
+	$(QUICK) tests/contract tests/backends/sqlite tests/files
 
 quick-others: lint
-	$(QUICK) tests/core tests/forensics tests/verify tests/test_*.py
+	$(QUICK) tests/core tests/cli tests/test_*.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
