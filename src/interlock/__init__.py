@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
-from interlock._sync.opening import open  # reads as interlock.open
+from interlock._sync.open import open  # reads as interlock.open
 from interlock._sync.space import Space
 from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from interlock._async.group import AsyncGroup
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
-    from interlock._async.opening import open_async
+    from interlock._async.open import open_async
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.space import AsyncSpace
@@ -226,7 +226,7 @@ _LATE = {
     "Worked": "runs.worker",
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
-    "open_async": "_async.opening",
+    "open_async": "_async.open",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interlock.verify.frameworks import Report, check_cache_store
-from interlock.verify.frameworks.meeting import counted, effects
+from interlock.verify.frameworks.agents import counted, effects
 
 
 class RefusesEverything:

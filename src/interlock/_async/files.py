@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited
+from interlock._async.calls import AwaitsCalls, awaited
 from interlock.core import read
 from interlock.core.requests import Steps
 from interlock.core.update import Limits

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited
+from interlock._async.calls import AwaitsCalls, awaited
 from interlock.core.group import Delivery, GroupInfo, GroupPending
 from interlock.core.requests import RENEWALS_PER_TTL
 from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused

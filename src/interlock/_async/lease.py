@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited, unawaited_calls
+from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
 from interlock.core.lease import release_lease, renew_lease, take_lease

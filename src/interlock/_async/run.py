@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import AwaitsCalls, awaited, raise_unawaited
+from interlock._async.calls import AwaitsCalls, awaited, raise_unawaited
 from interlock._async.lease import AsyncLease
 from interlock._async.transaction import AsyncTx
 from interlock.core.lease import take_own_lease

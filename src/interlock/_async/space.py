@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from interlock._async import concurrency
-from interlock._async.awaiting import all_awaited
+from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.moment import AsyncMoment
 from interlock._async.transaction import AsyncTx, returned

@@ -22,7 +22,7 @@ from contextvars import Context, ContextVar
 from dataclasses import dataclass
 
 from interlock import AsyncLease, AsyncSpace, Invalid, Record, Rule, open_async
-from interlock._async.opening import under
+from interlock._async.open import under
 
 TTL = 30.0  # seconds
 LONGEST_LEASE = 3600.0  # seconds

@@ -16,7 +16,7 @@ from typing import Any
 
 import interlock
 from interlock import Committed, Conflict, Entry, Invalid, KeyInfo, Record, Refused, Unknown
-from interlock._async.opening import under
+from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.server.mcp.answers import (
     Answer,

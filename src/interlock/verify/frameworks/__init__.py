@@ -12,9 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interlock.verify.frameworks.agents import Report, Result
     from interlock.verify.frameworks.caches import check_cache_store, check_team_state
     from interlock.verify.frameworks.flows import check_flow_persistence
-    from interlock.verify.frameworks.meeting import Report, Result
     from interlock.verify.frameworks.savers import check_saver
     from interlock.verify.frameworks.sessions import check_session
     from interlock.verify.frameworks.stores import check_store

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from interlock.verify.frameworks.meeting import (
+from interlock.verify.frameworks.agents import (
     PATIENCE,
     Connection,
     Gate,

@@ -9,7 +9,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-from interlock.verify.frameworks.meeting import (
+from interlock.verify.frameworks.agents import (
     PATIENCE,
     Connection,
     Gate,

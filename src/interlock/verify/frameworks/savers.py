@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-from interlock.verify.frameworks.meeting import (
+from interlock.verify.frameworks.agents import (
     PATIENCE,
     Connection,
     Gate,

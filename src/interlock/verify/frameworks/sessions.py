@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from interlock.verify.frameworks.meeting import (
+from interlock.verify.frameworks.agents import (
     PATIENCE,
     Connection,
     Gate,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypedDict
 
-from interlock.verify.frameworks.meeting import (
+from interlock.verify.frameworks.agents import (
     ATTEMPTS,
     PATIENCE,
     Connection,
