@@ -79,7 +79,7 @@ def test_a_private_reach_is_found(text: str, problems: int) -> None:
 
 
 def test_the_synchronous_api_is_the_generated_one() -> None:
-    assert unasync.wrong() == []
+    assert unasync.wrong(unasync.generate()) == []
 
 
 def test_what_differs_from_the_generated_is_found(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_differs_from_the_generated_is_found(tmp_path: Path) -> None:
     (copy / "moment.py").write_text("edited = True")
     (copy / "added.py").touch()
     (copy / "lease.py").unlink()
-    assert unasync.wrong(copy) == ["added.py", "lease.py", "moment.py"]
+    assert unasync.wrong(unasync.generate(), copy) == ["added.py", "lease.py", "moment.py"]
 
 
 ASYNC = '''"""A noun."""

@@ -183,21 +183,20 @@ def generate() -> dict[str, str]:
         return dict(zip(names, pool.map(one, names), strict=True))
 
 
-def wrong(folder: Path = TARGET) -> list[str]:
-    """Return the names of the files in `folder` that are not what would be generated."""
+def wrong(made: dict[str, str], folder: Path = TARGET) -> list[str]:
+    """Return the names of the files in `folder` that are not as they were `made`."""
     there = {p.name: p.read_text("utf-8") for p in folder.glob("*.py") if p.name not in BY_HAND}
-    made = generate()
     return sorted(n for n in there.keys() | made.keys() if there.get(n) != made.get(n))
 
 
 def main() -> None:
     """Write the files, or only look whether they are as they should be (`--check`)."""
-    names = wrong()
+    made = generate()
+    names = wrong(made)
     if sys.argv[1:] == ["--check"]:
         if names:
             raise SystemExit(f"Run `python tools/unasync.py`: in _sync these differ: {names}")
         return
-    made = generate()
     for name in names:
         if name in made:
             (TARGET / name).write_text(made[name], "utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-SPAWN = multiprocessing.get_context("spawn")
+from tests.processes.writers import SPAWN, together
 
 
 class Nursery:
@@ -34,25 +34,10 @@ class Nursery:
 
 
 def _serve(pipe: Connection) -> None:
+    fork = multiprocessing.get_context("fork")
     while True:
         try:
             target, number, arguments = pipe.recv()
         except EOFError:
             return
-        pipe.send(_forked(target, number, arguments))
-
-
-def _forked(target: Callable[..., None], number: int, arguments: tuple[Any, ...]) -> list[Any]:
-    fork = multiprocessing.get_context("fork")
-    gate, answers = fork.Barrier(number), fork.SimpleQueue()
-    children = [
-        fork.Process(target=target, args=(*arguments, index, gate, answers))
-        for index in range(number)
-    ]
-    for child in children:
-        child.start()
-    found = [answers.get() for _ in children]
-    for child in children:
-        child.join()
-        assert child.exitcode == 0
-    return found
+        pipe.send(together(target, number, *arguments, context=fork))

@@ -21,11 +21,13 @@ class Place(NamedTuple):
     space: str
 
 
-def together(target: Callable[..., None], number: int, *arguments: Any) -> list[Any]:
+def together(
+    target: Callable[..., None], number: int, *arguments: Any, context: Any = SPAWN
+) -> list[Any]:
     """Run `target(*arguments, index, gate, answers)` in processes that start at one moment."""
-    gate, answers = SPAWN.Barrier(number), SPAWN.SimpleQueue()
+    gate, answers = context.Barrier(number), context.SimpleQueue()
     agents = [
-        SPAWN.Process(target=target, args=(*arguments, index, gate, answers))
+        context.Process(target=target, args=(*arguments, index, gate, answers))
         for index in range(number)
     ]
     for agent in agents:

@@ -201,7 +201,7 @@ class AsyncBreaker:
         return breaker.given_up(writer, passage, op_id())  # interrupted or cancelled
 
     def _untold(self, problem: BaseException | None, fault: InterlockError) -> None:
-        """The store could not be told.  What the call returned or raised counts for the caller."""
+        """The store did not learn how a call ended.  The caller gets what it returned or raised."""
         self._forget()
         if problem is not None:
             problem.add_note(f"breaker {self.name!r} could not count this: {fault}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +15,14 @@ from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
+from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
+
+# `take_lease`, or what is like it
+Take = Callable[
+    [Writer, tuple[str, ...], float, float | None, str], Steps[tuple[Record, ...] | Refusal]
+]
 
 
 class AsyncLease(AwaitsCalls):
@@ -32,13 +38,13 @@ class AsyncLease(AwaitsCalls):
         key: str,
         ttl: float,
         wait: float | None,
-        take: Callable[..., Steps[Any]] = take_lease,
+        take: Take = take_lease,
     ) -> None:
         self._session = session
         self._key = key
         self._ttl = ttl
         self._wait = wait
-        self._taking = take
+        self._protocol = take
         self._record: Record | None = None
         self._lost: Refusal | None = None
         self._held = False
@@ -79,10 +85,7 @@ class AsyncLease(AwaitsCalls):
         Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
         holds, Fenced if this process was replaced, Invalid.
         """
-        self._session.check_write(self._key)
-        name = self._session.op_id()
-        (record,) = await self._take((self._key,), self._wait, name)
-        self._begin(record, name)
+        await _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
 
     @awaited
@@ -147,10 +150,6 @@ class AsyncLease(AwaitsCalls):
         await self.release()
         raise_refused(unawaited if kind is None else None)
 
-    async def _take(self, keys: tuple[str, ...], wait: float | None, name: str) -> Any:
-        steps = taking(self._taking, self._session.writer, keys, self._ttl, wait, name)
-        return await self._session.run(steps, explain=False)
-
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
         self._pid = os.getpid()
@@ -211,9 +210,13 @@ class AsyncLeases(AwaitsCalls):
     `AsyncLease`, renewed in the background, and given up at the end of the block.
     """
 
-    def __init__(self, leases: Sequence[AsyncLease], wait: float | None) -> None:
-        self._leases = {lease.key: lease for lease in leases}
+    def __init__(
+        self, session: AsyncSession, keys: Iterable[str], ttl: float, wait: float | None
+    ) -> None:
+        self._session = session
+        self._ttl = ttl
         self._wait = wait
+        self._leases = {key: AsyncLease(session, key, ttl, wait) for key in keys}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -229,12 +232,8 @@ class AsyncLeases(AwaitsCalls):
 
         Raises Held if `wait` has passed, Deadlock, Fenced, Invalid.
         """
-        lease, *_ = self._leases.values()
-        lease._session.check_write(*self.keys)
-        name = lease._session.op_id()
-        granted = await lease._take(self.keys, self._wait, name)
-        for each, record in zip(self._leases.values(), granted, strict=True):
-            each._begin(record, name)
+        leases = tuple(self._leases.values())
+        await _acquire(self._session, leases, self._ttl, self._wait, take_lease)
         return self
 
     @awaited
@@ -261,3 +260,20 @@ class AsyncLeases(AwaitsCalls):
         unawaited = unawaited_calls(self, *self._leases.values())
         await self.release()
         raise_refused(unawaited if kind is None else None)
+
+
+async def _acquire(
+    session: AsyncSession,
+    leases: tuple[AsyncLease, ...],
+    ttl: float,
+    wait: float | None,
+    take: Take,
+) -> None:
+    """Take leases in one step, all of them or none, and begin each."""
+    keys = tuple(lease.key for lease in leases)
+    session.check_write(*keys)
+    name = session.op_id()
+    steps = taking(take, session.writer, keys, ttl, wait, name)
+    records = await session.run(steps, explain=False)
+    for lease, record in zip(leases, records, strict=True):
+        lease._begin(record, name)

@@ -243,8 +243,7 @@ class AsyncSpace:
         in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
-        names = distinct_keys(keys)
-        return AsyncLeases([self.lease(key, ttl, wait=wait) for key in names], wait)
+        return AsyncLeases(self.session, distinct_keys(keys), ttl, wait)
 
     async def reclaim(self, key: str) -> Record:
         """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.

@@ -237,8 +237,7 @@ class Space:
         in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
-        names = distinct_keys(keys)
-        return Leases([self.lease(key, ttl, wait=wait) for key in names], wait)
+        return Leases(self.session, distinct_keys(keys), ttl, wait)
 
     def reclaim(self, key: str) -> Record:
         """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.

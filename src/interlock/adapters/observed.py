@@ -20,7 +20,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 from interlock import Conflict, Record
@@ -93,7 +92,7 @@ def observed(value: object, record: Record) -> Observed | None:
 
 def with_advice(conflict: Conflict, message: str) -> Conflict:
     """Return the same refusal with a message in the words of the framework."""
-    return Conflict(replace(conflict.outcome, message=message))
+    return Conflict(conflict.outcome.replace(message=message))
 
 
 class Caller(NamedTuple):

@@ -3,7 +3,7 @@
 **Optimistic once.**  The function of an `update` thinks about a record, which may take minutes.
 The commit demands that the record has not moved.  Mostly it has not, and there is no queue.
 
-**Then in turn.**  Agents that only tried again would refuse each other for ever: with n agents at
+**Then in turn.**  Agents that only tried again would refuse each other forever: with n agents at
 one key, n - 1 thoughts of every n are lost.  So an agent that was refused joins the queue of the
 key, waits until nobody is ahead, and thinks once more while every other `update` gives way
 (`Held`): it has lost one thought.  A write that does not go through `update` gives way only to an

@@ -126,10 +126,8 @@ def bring(
 
 def _put(workspace: Workspace, document: Document, force: bool, includes: str) -> str:
     """Put a document on the disk unless it is there."""
-    want, observed = (
-        to_version(document, includes),
-        workspace.see(document.path, not document.exists),
-    )
+    want = to_version(document, includes)
+    observed = workspace.see(document.path, not document.exists)
     if want.version == 0:
         return EDITED if observed.refuses(want) else PUBLISHED
     if observed.newest <= want.version and observed.shows(want):

@@ -12,7 +12,7 @@ from typing import Any
 
 from interlock.core import read
 from interlock.core.keys import check_key
-from interlock.core.plan import Expect
+from interlock.core.plan import Expect, expect
 from interlock.core.records import Record
 from interlock.core.refusals import Invalid, text_of
 from interlock.core.requests import Steps, Think
@@ -83,7 +83,7 @@ def _expected(records: object) -> tuple[Expect, ...]:
     found = (records,) if isinstance(records, Record) else records
     if not isinstance(found, list | tuple) or not all(isinstance(r, Record) for r in found):
         raise InvalidError("decided_from= is a Record, several, or a mapping from keys to versions")
-    return tuple(Expect(r.key, r.version, r.epoch) for r in found)
+    return tuple(map(expect, found))
 
 
 def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Json]:
