@@ -115,7 +115,7 @@ def _edit(files: interlock.Files, chance: random.Random, item: str, pipe: Connec
             files.publish(texts)
         else:
             files.write(documents[0], texts[documents[0]])
-    except interlock.FileConflict:
+    except (interlock.FileConflict, interlock.Held):  # Held: whose turn it is has lost one to such
         pipe.send(("refused", path, item))
     else:
         for document in documents:

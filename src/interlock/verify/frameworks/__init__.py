@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Report": "meeting",
-    "Result": "meeting",
+    "Report": "agents",
+    "Result": "agents",
     "check_cache_store": "caches",
     "check_flow_persistence": "flows",
     "check_saver": "savers",
