@@ -111,7 +111,18 @@ def test_of_what_neighbours_read_the_oldest_decides() -> None:
     assert write(reads, 2, "three"), "its own read, whatever others have read"
     reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
     assert not write(reads, 3, "two"), "computed from version 1"
-    assert write(reads, 3, "four")
+    assert not write(reads, 3, "four"), "it may be this one that was computed from version 1"
+    reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
+    assert write(reads, 3, "four"), "read again"
+
+
+def test_a_refused_write_leaves_the_oldest_read_to_whoever_comes_next() -> None:
+    for first, second in (("old", "new"), ("new", "old")):
+        reads = TaskReads()
+        for worker, version in (("child of old", 1), ("child of new", 2)):
+            reads.read(Caller(TASK, worker), Observed.of(record(version)))
+        assert not write(reads, 2, first)
+        assert not write(reads, 2, second), "the one from version 1 must not write over version 2"
 
 
 def test_threads_of_a_pool_are_other_workers_in_each_job() -> None:

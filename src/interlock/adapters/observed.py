@@ -145,11 +145,15 @@ class TaskReads:
                 workers[caller.worker] = _Read(written, written=True)
 
     def refused(self, caller: Caller | None, record: Record) -> None:
-        """Forget what the refused write came from: whoever tries again reads again."""
+        """Forget a read for the refused write: whoever tries again reads again.
+
+        Of what others read that is the newest.  The write may have come from it, and another one,
+        from the oldest, may still be on its way.
+        """
         if caller is not None:
             with self._lock:
                 workers = self._reads.get((caller.task, record.space, record.key), {})
-                workers.pop(_chosen(workers, caller.worker), None)
+                workers.pop(_chosen(workers, caller.worker, newest=True), None)
 
     def _workers(self, caller: Caller, record: Observed) -> dict[object, _Read]:
         place = (caller.task, record.space, record.key)
@@ -167,13 +171,15 @@ class _Read(NamedTuple):
     written: bool
 
 
-def _chosen(workers: Mapping[object, _Read], own: object) -> object | None:
-    """Return the worker whose read a write of the worker `own` was computed from."""
+def _chosen(workers: Mapping[object, _Read], own: object, newest: bool = False) -> object | None:
+    """Return the worker whose read a write of the worker `own` was computed from: its own, or the
+    oldest (`newest`) that it may have been given."""
     if own in workers and not workers[own].written:
         return own
     unwritten = [name for name, read in workers.items() if not read.written]
     if unwritten:
-        return min(unwritten, key=lambda name: workers[name].observed.version)
+        choose = max if newest else min
+        return choose(unwritten, key=lambda name: workers[name].observed.version)
     return own if own in workers else None
 
 
