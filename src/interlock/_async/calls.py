@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from interlock.core.refusals import Invalid
 from interlock.errors import raise_refused
 
-P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
 _MOST = 16  # calls that are kept before those that were awaited are let go
 
 
@@ -58,20 +58,18 @@ class AwaitsCalls:
         return Calls()
 
 
-def awaited(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+def awaited(method: M) -> M:
     """Mark a method whose calls are to be awaited before the block of its object (which has
     `_calls`) ends."""
 
     @wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        begun: Coroutine[Any, Any, T] = self._calls.add(
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        begun: Coroutine[Any, Any, Any] = self._calls.add(
             method.__name__, method(self, *args, **kwargs)
         )
         return begun
 
-    return call
+    return call  # type: ignore[return-value]  # it takes and returns what the method does
 
 
 def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:

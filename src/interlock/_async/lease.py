@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
@@ -18,6 +18,12 @@ from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 # `take_lease`, or what is like it
 Take = Callable[
@@ -68,6 +74,13 @@ class AsyncLease(AwaitsCalls):
     def value(self) -> Any:
         """The value of the record."""
         return self.record.value
+
+    def read(self, type: TypeForm[T]) -> Record[T]:
+        """Return `record` with its value as a type, as `AsyncSpace.read` does.  Raises Invalid.
+
+        Nothing is asked of the store: nobody else writes the key.
+        """
+        return Typed(type).record(self.record)
 
     @property
     def epoch(self) -> int:

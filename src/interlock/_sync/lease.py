@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from interlock._sync import concurrency
 from interlock.backends.holder import HeldRight, taking
@@ -18,6 +18,12 @@ from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
 from interlock.session import Session
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 # `take_lease`, or what is like it
 Take = Callable[
@@ -68,6 +74,13 @@ class Lease:
     def value(self) -> Any:
         """The value of the record."""
         return self.record.value
+
+    def read(self, type: TypeForm[T]) -> Record[T]:
+        """Return `record` with its value as a type, as `Space.read` does.  Raises Invalid.
+
+        Nothing is asked of the store: nobody else writes the key.
+        """
+        return Typed(type).record(self.record)
 
     @property
     def epoch(self) -> int:

@@ -32,6 +32,7 @@ from interlock.core.records import Committed, Record, Snapshot, absent
 from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
+from interlock.core.types import Misfit, Shape
 from interlock.core.update import (
     Limits,
     P,
@@ -79,6 +80,7 @@ class Transaction:
         self.position: int | None = None
         self.doomed: Conflict | None = None
         self.ended = False
+        self.shown: list[tuple[Record, Shape[Any]]] = []  # typed, as they were given out
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
     def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
@@ -211,6 +213,9 @@ class Transaction:
                 continue  # nothing that could be changed
             if record.key not in self.writes and decode(record.body) != value:
                 return record.key
+        for record, shape in self.shown:
+            if record.key not in self.writes and not _is_as_read(record, shape):
+                return record.key
         return None
 
     def is_over(self, refusal: Refusal) -> bool:
@@ -334,6 +339,16 @@ class Transaction:
                 fresh = found.get(changed, absent(changed, self.writer.space))
                 return refusals.scan_conflict(prefix, expected, fresh)
         return None
+
+
+def _is_as_read(record: Record, shape: Shape[Any]) -> bool:
+    """Whether a typed value is still the one that it was read as."""
+    if record.body is None or not record.exists:
+        return True
+    try:
+        return bool(shape.encode(record.value) == shape.encode(shape.decode(decode(record.body))))
+    except Misfit:
+        return False
 
 
 def _mixed(key: str) -> Invalid:
