@@ -8,12 +8,13 @@ from enum import Enum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_origin
 
+from interlock.core import types
 from interlock.core.keys import DELETE
 from interlock.core.plan import APPEND, PUT
 from interlock.core.records import Entry, Record
 from interlock.core.struct import Json
 from interlock.core.types import Misfit, Shape, shape_of
-from interlock.errors import Invalid, accepted
+from interlock.errors import Invalid, accepted, raise_refused
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -150,6 +151,21 @@ class Typed(Generic[T]):
         assert self.shape is not None
         text = f"{what[0].upper()}{what[1:]} does not fit {self.shape.name}: {problem}."
         raise Invalid(text) from problem
+
+
+def upcast(type: type[Any], from_version: int, fn: Callable[[dict[str, Any]], Any]) -> None:
+    """Lift objects of a class that were stored as `from_version` to the next version, when read.
+
+    `fn(fields)` gets the fields of one as JSON has them, without `$version`, and returns those of
+    the next version.  The class then has one version more than the newest that is lifted from, and
+    its objects are stored with it in the field `$version`; one without that field is of version 1.
+    Whatever reads the class lifts: step by step, inside of other types, in the past of `at`, too.
+    A version that no function lifts, or that is newer than this process knows, is Invalid there.
+
+    Declare them where the class is, before it is used.  Raises Invalid if the class can't have
+    versions, or has another function for this one.
+    """
+    raise_refused(types.upcast(type, from_version, fn))
 
 
 UNTYPED: Typed[Any] = Typed(None)

@@ -68,3 +68,25 @@ def test_an_effect_is_looked_up_and_undone_with_the_type(sync_facades: Facades) 
     with pytest.raises(interlock.RunFailed):
         trip(space.run("trip"))
     assert undone == [Seat(7)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """It was {"at": "Rome"} at first."""
+
+    city: str
+
+
+interlock.upcast(Place, 1, lambda fields: {"city": fields["at"]})
+
+
+def test_a_result_that_was_recorded_before_its_class_changed_is_lifted(
+    sync_facades: Facades,
+) -> None:
+    space = sync_facades.open("us")
+    with space.run("trip") as run:  # the program as it was
+        run.step("choose", lambda: {"at": "Rome"})
+        run.effect("book", lambda key: {"at": "Rome"})
+    with space.run("trip") as run:
+        assert run.step("choose", lambda: Place("Bonn"), Place) == Place("Rome")
+        assert run.effect("book", lambda key: Place("Bonn"), Place) == Place("Rome")

@@ -224,3 +224,64 @@ def test_a_projection_folds_typed_values(space: Any) -> None:
     space.create("booking/3", WRONG)
     with pytest.raises(interlock.Invalid, match="does not fit Booking"):
         view.refresh()
+
+
+@dataclass(frozen=True)
+class Place:
+    """It was {"at": "Rome, Italy"} at first."""
+
+    city: str
+    country: str
+
+
+def parted(fields: dict[str, Any]) -> dict[str, Any]:
+    city, country = fields["at"].split(", ")
+    return {"city": city, "country": country}
+
+
+interlock.upcast(Place, 1, parted)
+ROME = Place("Rome", "Italy")
+OLD_ROME = {"at": "Rome, Italy"}
+NEW_ROME = {"$version": 2, "city": "Rome", "country": "Italy"}
+
+
+def test_old_objects_are_lifted_wherever_they_are_read(sync_facades: Facades) -> None:
+    space = sync_facades.open("us")
+    record = space.create("place/1", OLD_ROME)
+    space.create("place/2", Place("Bonn", "Germany"))
+    assert space.read("place/1", Place).value == ROME
+    assert space.read_many(["place/1"], Place)["place/1"].value == ROME
+    assert space.scan("place/1", Place)["place/1"].value == ROME
+    assert next(space.watch("place/", after=0, type=Place)).value == ROME
+    view = space.projection(
+        lambda value, entry: [*value, entry.value], prefix="place/1", initial=[], type=Place
+    )
+    with space.transaction() as tx:
+        assert tx.read("place/1", Place).value == ROME
+        tx.update("place/1", lambda place: place, Place)
+    assert space.read("place/1").value == NEW_ROME
+    assert [entry.value for entry in space.history("place/1", Place)] == [ROME, ROME]
+    assert view.refresh() == [ROME, ROME]
+    assert space.at(position=record.position).read("place/1", Place).value == ROME
+    assert space.at(position=record.position).read("place/1").value == OLD_ROME
+    assert space.read("place/2").value["$version"] == 2
+
+
+def test_an_update_stores_an_old_object_as_the_newest_version(space: Any) -> None:
+    space.create("place/1", OLD_ROME)
+    space.update("place/1", lambda place: replace(place, city="Roma"), Place)
+    assert space.read("place/1").value == NEW_ROME | {"city": "Roma"}
+
+
+def test_a_version_that_this_process_does_not_know_is_invalid_and_stays(space: Any) -> None:
+    space.create("place/1", {"$version": 3, "where": 7})
+    with pytest.raises(interlock.Invalid, match="Place has version 3"):
+        space.read("place/1", Place)
+    with pytest.raises(interlock.Invalid, match="Place has version 3"):
+        space.update("place/1", lambda place: ROME, Place)
+    assert space.position() == 1
+
+
+def test_a_malformed_upcast_is_invalid() -> None:
+    with pytest.raises(interlock.Invalid, match="can't have versions"):
+        interlock.upcast(int, 1, parted)

@@ -67,7 +67,7 @@ class Shape(Generic[T]):
         """Return an object as JSON, with the fields of `stored` that the type does not know.
 
         Raises Misfit where `value` is of another type, or where such a field stands in a list that
-        has changed, so that its place is lost.
+        has changed, so that it is not known where it belongs.
         """
         new = self.encode(value)
         lifted = self._lifted(stored)
