@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 
 import interlock
 from interlock.cli import main
+from tests import newer
+from tests.newer import store_rules
 
 RULES = {
     "findings": interlock.merged("append"),
@@ -61,6 +63,27 @@ def test_the_doc_tells_every_kind_of_key(call: Any, rules_file: str) -> None:
     assert told["agent/{agent}/**"]["who_writes"] == "the agent named at {agent}"
     assert told["report.md"]["kind"] == "leased"
     assert "all others" in call("rules", "doc").stdout
+
+
+def test_a_rule_of_a_newer_version_is_shown_as_unknown_and_holds(call: Any, tmp_path: Path) -> None:
+    with interlock.open(f"sqlite:///{tmp_path / 'cli.db'}") as newer_space:
+        newer_space.create("account/a", 1)
+        store_rules(newer_space, newer.RULES)
+    shown = call("rules", "show").stdout
+    assert 'account/*: unknown, upgrade Interlock: {"rule": "escrow", "by": ["bank"]}' in shown
+    assert json.loads(call("rules", "show", "--json").stdout) == newer.RULES
+    rows = json.loads(call("rules", "doc", "--json").stdout)
+    assert {row["kind"] for row in rows} == {"unknown"}
+    refused = call("put", "account/a", "2", "--force")
+    assert (refused.exit_code, call("get", "account/a").stdout) == (5, "1\n")
+    for words in ("rule 'escrow'", "'account/*'", "Upgrade Interlock"):
+        assert words in refused.stderr
+    file = tmp_path / "rules.json"
+    file.write_text("{}")
+    assert call("rules", "apply", str(file)).exit_code == 5
+    file.write_text(json.dumps({**newer.RULES, "x": {"rule": "guarded"}}))
+    assert "added: x: guarded()" in call("rules", "apply", str(file)).stdout
+    assert json.loads(call("rules", "show", "--json").stdout).items() >= newer.RULES.items()
 
 
 def test_rules_that_values_break_are_reported(call: Any, rules_file: str) -> None:

@@ -15,6 +15,7 @@ from interlock.core.refusals import IllegalTransition, Invalid, Refusal
 from interlock.core.struct import Json
 
 Guard = Callable[[Json, Json, str], Json]
+_FIELDS = ("name", "field", "initial", "transitions", "final", "guards")  # as the store keeps it
 
 
 class MachineError(ValueError):
@@ -98,7 +99,13 @@ class Machine:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], functions: Mapping[str, Guard]) -> Machine:
-        """Return the machine that the store kept, with those of its guards that are known here."""
+        """Return the machine that the store kept, with those of its guards that are known here.
+
+        Raises MachineError if it has a field that this version of Interlock does not know.
+        """
+        unknown = data.keys() - {*_FIELDS}
+        if unknown:
+            raise MachineError(f"Machine {data['name']!r} has the unknown field {min(unknown)!r}")
         guards = {
             place: functions.get(guard, guard) for place, guard in data.get("guards", {}).items()
         }

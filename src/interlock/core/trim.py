@@ -24,7 +24,7 @@ from interlock.core.read import check_position, load_at
 from interlock.core.records import Committed, Entry, Record
 from interlock.core.refusals import Conflict, Invalid, Pruned, Refusal
 from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
-from interlock.core.rules import RULES_KEY, RuleSet
+from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_rule
 from interlock.core.write import Decision, commit, write_of
 from interlock.core.writer import Writer
 
@@ -133,7 +133,10 @@ class _Wanted(NamedTuple):
         for reader in self.readers:
             if entry.key.startswith(reader.source) and entry.position > reader.cursor:
                 return f"the coordinator of {reader.state!r} has not merged it"
-        days = self.rules.match(entry.key)[1].keep
+        pattern, rule = self.rules.match(entry.key)
+        if isinstance(rule, UnknownRule):
+            return unknown_rule(pattern, rule)
+        days = rule.keep
         days = self.keep if days is None else days
         if days is None:
             return f"no rule says how long {entry.key!r} is kept (keep=)"

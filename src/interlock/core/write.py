@@ -29,7 +29,15 @@ from interlock.core.refusals import (
     Refusal,
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, unknown_reducer
+from interlock.core.rules import (
+    LEASED,
+    MERGED,
+    PRIVATE,
+    Rule,
+    UnknownRule,
+    unknown_reducer,
+    unknown_rule,
+)
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
 
@@ -97,7 +105,10 @@ def plan_transition(
     writer: Writer, record: Record, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Decision:
     """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
-    machine = writer.book.rules.match(record.key)[1].machine
+    pattern, rule = writer.book.rules.match(record.key)
+    if isinstance(rule, UnknownRule):
+        return not_understood(record.key, pattern, rule)
+    machine = rule.machine
     if machine is None:
         return Invalid(
             f"{record.key!r} has no state machine. Declare one: "
@@ -140,6 +151,8 @@ def forbidden_by_rule(
         return None
     key = write.key
     pattern, rule = rules.match(key)
+    if isinstance(rule, UnknownRule):
+        return not_understood(key, pattern, rule)
     if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
         why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
         return Forbidden(why, key, pattern, rule.kind)
@@ -160,6 +173,12 @@ def forbidden_by_rule(
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
 
 
+def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
+    """The refusal of writing under a rule that only a newer version of Interlock knows."""
+    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
+
+
 def _not_appendable(
     writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
@@ -168,7 +187,7 @@ def _not_appendable(
         return Forbidden(why, key, pattern, rule.kind)
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
-        return unknown_reducer(key, rule)
+        return unknown_reducer(key, pattern, rule)
     wrong = reducer.accepts(item) if reducer.accepts is not None else None
     if wrong is not None:
         return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
