@@ -19,6 +19,7 @@ RULES = {
     "booking/*": interlock.guarded(machine=interlock.BOOKING, on_conflict="rebase"),
     "agent/{agent}/**": interlock.private(),
     "report.md": interlock.leased(),
+    "team/**": interlock.owned(by="curator"),
 }
 
 
@@ -62,6 +63,7 @@ def test_the_doc_tells_every_kind_of_key(call: Any, rules_file: str) -> None:
     assert "machine 'booking'" in told["booking/*"]["how"]
     assert told["agent/{agent}/**"]["who_writes"] == "the agent named at {agent}"
     assert told["report.md"]["kind"] == "leased"
+    assert (told["team/**"]["kind"], told["team/**"]["who_writes"]) == ("owned", "curator")
     assert "all others" in call("rules", "doc").stdout
 
 
@@ -133,6 +135,7 @@ def test_append_transition_and_reclaim(call: Any, rules_file: str) -> None:
         ("put", "booking/1", '{"status": "PENDING"}', "--force"),
         ("put", "booking/1", '{"status": "PENDING"}', "--version", "2"),
         ("put", "agent/ann/notes", "1"),
+        ("put", "team/goals", "1"),
         ("put", "report.md", "1"),
     ):
         assert call(*arguments).exit_code == 5

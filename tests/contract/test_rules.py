@@ -34,6 +34,28 @@ def test_only_its_owner_writes_a_private_key_and_everybody_reads_it(facades: Fac
     assert ours.position() == 2  # the rules, and the note
 
 
+def test_only_the_named_agent_writes_an_owned_key_and_everybody_reads_it(facades: Facades) -> None:
+    rules = {"team/**": interlock.owned(by="curator")}
+    theirs, ours = facades.open("ben", rules=rules), facades.open("curator")
+    record = ours.create("team/goals", "ours")
+    assert theirs.read("team/goals").value == "ours"
+    calls: list[Callable[[], Any]] = [
+        lambda: theirs.write(record, "theirs"),
+        lambda: theirs.delete(record),
+        lambda: theirs.create("team/plan", "theirs"),
+        lambda: theirs.update("team/goals", lambda _: "theirs"),
+        lambda: theirs.transact(lambda tx: tx.write(tx.read("team/goals"), "theirs")),
+    ]
+    at = ours.position()
+    for call in calls:
+        with pytest.raises(interlock.Forbidden, match="Only 'curator' may write") as refused:
+            call()
+        assert (refused.value.rule, refused.value.pattern) == ("owned", "team/**")
+        assert not refused.value.retryable
+    assert ours.position() == at
+    assert ours.update("team/goals", lambda _: "new").version == 2
+
+
 def test_rules_hold_for_whoever_did_not_declare_them(facades: Facades) -> None:
     """A process that came before the rules decides again as soon as it writes."""
     early = facades.open("ben")
@@ -80,6 +102,9 @@ def test_the_most_specific_rule_wins(facades: Facades) -> None:
         {"a": interlock.merged("no such reducer")},
         {"a": interlock.guarded(on_conflict="maybe")},
         {"a": interlock.guarded(keep=0)},
+        {"a": interlock.owned(by="")},
+        {"a": interlock.owned(by=None)},  # type: ignore[arg-type]  # on purpose
+        {"a": interlock.owned(by=("x", "y"))},  # type: ignore[arg-type]  # on purpose
         {"a": "guarded"},
         {7: interlock.guarded()},
         "guarded",

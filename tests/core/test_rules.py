@@ -18,6 +18,7 @@ MAKERS = {
     "guarded": rules.guarded(),
     "merged": rules.merged("union"),
     "private": rules.private(),
+    "owned": rules.owned(by="curator"),
     "leased": rules.leased(),
 }
 
@@ -27,6 +28,7 @@ def test_every_kind_of_rule_has_its_words(kind: str) -> None:
     about = MAKERS[kind].about
     assert all(about), about
     assert "{reducer}" not in about.how
+    assert "{by}" not in about.who + about.tools
 
 
 def test_only_kinds_with_words_can_be_declared() -> None:
@@ -34,6 +36,13 @@ def test_only_kinds_with_words_can_be_declared() -> None:
     for kind, rule in MAKERS.items():
         assert rules.check({"agent/{agent}/x": rule}) is None, kind
     assert rules.check({"x": Rule("shared")}) is not None
+
+
+def test_an_owned_rule_names_its_owner() -> None:
+    rule = rules.owned(by="curator", keep=3)
+    assert (rule.about.who, "agent curator" in rule.about.tools) == ("curator", True)
+    assert rules.describe_rule(rule) == "owned(keep=3, by='curator')"
+    assert rules.rule_from_json(rule.to_json(), {}) == rule
 
 
 def test_a_merged_rule_names_its_reducer() -> None:
@@ -61,6 +70,8 @@ def test_what_a_newer_version_stored_is_unknown_and_stays_as_it_is(pattern: str)
         ({"rule": "guarded", "machine": newer.BOOKING}, "unknown field 'timeouts'"),
         ({"rule": "leased", "machine": []}, "the machine of rule 'leased'"),
         ({"rule": "merged", "reducer": {"window": 3}}, "reducer={'window': 3} of rule 'merged'"),
+        ({"rule": "owned", "by": ["a", "b"]}, "by=['a', 'b'] of rule 'owned'"),
+        ({"rule": "private", "by": "a"}, "by='a' of rule 'private'"),
         ({"rule": ["merged"]}, "rule"),
         ({}, "rule 'None'"),
         ("guarded", "rule 'None'"),

@@ -26,6 +26,7 @@ RULES = {
     "findings": interlock.merged("append"),
     "agent/{agent}/**": interlock.private(),
     "report": interlock.leased(),
+    "team/*": interlock.owned(by="us"),
     "plan/*": interlock.guarded(on_conflict="rebase"),
 }
 
@@ -179,6 +180,17 @@ async def test_only_its_owner_writes_a_private_key(us: Tools, them: Tools) -> No
     )
     assert (refusal["rule"], refusal["pattern"]) == ("private", "agent/{agent}/**")
     assert (await them.record("agent/us/notes"))["value"] == "mine"
+
+
+async def test_only_the_named_agent_writes_an_owned_key(us: Tools, them: Tools) -> None:
+    await us.done("create", key="team/goals", value="ours")
+    refusal = await them.refused(
+        "Forbidden", "write", key="team/goals", value="x", version=1, epoch=0
+    )
+    assert (refusal["rule"], refusal["pattern"]) == ("owned", "team/*")
+    (rule,) = [r for r in (await them.done("about"))["rules"] if r["pattern"] == "team/*"]
+    assert rule["rule"] == "owned(by='us')"
+    assert rule["how_to_write"] == "as guarded, and only by agent us"
 
 
 async def test_a_key_under_a_rule_of_a_newer_version_can_only_be_read(local: Place) -> None:

@@ -2,7 +2,8 @@
 
 **A rule narrows who may write, and how.**  `guarded` (the default): a write names the record that
 it was computed from.  `merged`: anyone appends, nobody conflicts, the value is a fold.  `private`:
-its owner writes.  `leased`: whoever has the lease writes.  A machine adds which state may follow.
+the agent named in the key writes.  `owned`: the agent named in the rule writes.  `leased`: whoever
+has the lease writes.  A machine adds which state may follow.
 
 **One rule decides.**  Of the patterns that match a key the most specific one counts; two of which
 neither is the more specific are refused where they are declared.
@@ -20,10 +21,10 @@ them, changes which keys they are, or trims their history.
 **Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
 keep; it keeps their names, and the rule book of each writer the functions.
 
-To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_check_rule`,
-`_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take contributions, in
-`write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command line and the MCP
-server take their words from `Rule.about`.
+To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
+`_check_rule`, `_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take
+contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command
+line and the MCP server take their words from `Rule.about`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,16 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from interlock.core.keys import OWNER, check_pattern, fixed_prefix, matches, narrower, shared_key
+from interlock.core.keys import (
+    OWNER,
+    check_name,
+    check_pattern,
+    fixed_prefix,
+    matches,
+    narrower,
+    shared_key,
+)
+from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine, state_of
 from interlock.core.merge import REDUCERS, Reducer
 from interlock.core.plan import PUT, Plan, Write, expect, scanned
@@ -52,7 +62,8 @@ from interlock.core.requests import Commit, Load, Steps
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
-GUARDED, MERGED, PRIVATE, LEASED = "guarded", "merged", "private", "leased"
+GUARDED, MERGED, LEASED = "guarded", "merged", "leased"
+PRIVATE, OWNED = "private", "owned"  # one agent writes
 ON_CONFLICT = ("raise", "retry", "rebase")
 
 
@@ -79,6 +90,12 @@ KINDS: Mapping[str, About] = {
         "from a record they read",
         "as guarded, and only by the agent whose name stands at {agent}",
     ),
+    OWNED: About(
+        "owned",
+        "{by}",
+        "from a record they read",
+        "as guarded, and only by agent {by}",
+    ),
     LEASED: About(
         "leased",
         "who holds the lease",
@@ -91,19 +108,26 @@ _SHOWN = 10  # values that break a rule, in one message
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.  Made by `guarded`, `merged`, `private` and `leased`."""
+    """One rule.  Made by `guarded`, `merged`, `private`, `owned` and `leased`."""
 
     kind: str = GUARDED
     on_conflict: str = "retry"
     machine: Machine | None = None
     reducer: str | None = None
     keep: float | None = None
+    by: str | None = None
 
     @property
     def about(self) -> About:
         """Who may write keys of this rule, and how, in words."""
-        words = KINDS[self.kind]
-        return words._replace(how=words.how.format(reducer=self.reducer))
+        kind, who, how, tools = KINDS[self.kind]
+        by = str(self.by)
+        how = how.format(reducer=self.reducer)
+        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by))
+
+    def owner(self, pattern: str, key: str) -> str | None:
+        """Return the only agent that may write `key`, None if others may, too."""
+        return owner_of(pattern, key) if self.kind == PRIVATE else self.by
 
     def to_json(self) -> dict[str, Json]:
         """Return the rule as the store keeps it."""
@@ -116,6 +140,8 @@ class Rule:
             data["reducer"] = self.reducer
         if self.keep is not None:
             data["keep"] = self.keep
+        if self.by is not None:
+            data["by"] = self.by
         return data
 
 
@@ -171,6 +197,11 @@ def merged(reducer: str | Reducer, *, keep: float | None = None) -> Rule:
 def private(*, keep: float | None = None) -> Rule:
     """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read."""
     return Rule(PRIVATE, keep=keep)
+
+
+def owned(*, by: str, keep: float | None = None) -> Rule:
+    """Only the agent named `by` writes; everyone may read."""
+    return Rule(OWNED, keep=keep, by=by)
 
 
 def leased(*, machine: Machine | None = None, keep: float | None = None) -> Rule:
@@ -341,6 +372,8 @@ def describe_rule(rule: Rule) -> str:
         parts.append(f"on_conflict={rule.on_conflict!r}")
     if rule.keep is not None:
         parts.append(f"keep={rule.keep}")
+    if rule.by is not None:
+        parts.append(f"by={rule.by!r}")
     return f"{rule.kind}({', '.join(parts)})"
 
 
@@ -350,7 +383,7 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
     if not isinstance(rule, Rule) or rule.kind not in KINDS:
         return Invalid(
             f"The rule for {pattern!r} is {rule!r:.60}. "
-            "Use guarded(), merged(), private() or leased()."
+            "Use guarded(), merged(), private(), owned() or leased()."
         )
     wrong = _wrong_field(rule)
     if wrong is not None:
@@ -374,6 +407,10 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
         return "keep", "must be a number of days above 0"
     if rule.kind == MERGED and not isinstance(rule.reducer, str):
         return "reducer", f"is not one of {', '.join(REDUCERS)}. For your own, pass a Reducer"
+    if rule.kind == OWNED and check_name("agent", rule.by) is not None:
+        return "by", "must be the name of an agent"
+    if rule.kind != OWNED and rule.by is not None:
+        return "by", "is only for owned()"
     return None
 
 

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from interlock.core.document import FILES, check_document, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key, decode, encode
-from interlock.core.keys import owner as owner_of
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
@@ -32,7 +31,6 @@ from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.rules import (
     LEASED,
     MERGED,
-    PRIVATE,
     Rule,
     UnknownRule,
     unknown_reducer,
@@ -153,8 +151,9 @@ def forbidden_by_rule(
     pattern, rule = rules.match(key)
     if isinstance(rule, UnknownRule):
         return not_understood(key, pattern, rule)
-    if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
-        why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
+    owner = rule.owner(pattern, key)
+    if owner is not None and owner != writer.agent:
+        why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {writer.agent!r}."
         return Forbidden(why, key, pattern, rule.kind)
     if rule.kind == LEASED and not leased:
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
