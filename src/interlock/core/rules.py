@@ -23,8 +23,8 @@ keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
 `_check_rule`, `_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take
-contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command
-line and the MCP server take their words from `Rule.about`.
+contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.  The
+command line and the MCP server take their words from `Rule.about`.
 """
 
 from __future__ import annotations
