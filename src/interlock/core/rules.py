@@ -126,8 +126,8 @@ class Rule:
         return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by))
 
     def owner(self, pattern: str, key: str) -> str | None:
-        """Return the only agent that may write `key`, None if others may, too."""
-        return owner_of(pattern, key) if self.kind == PRIVATE else self.by
+        """Return the only agent that may write `key` ("": nobody may), None if others may, too."""
+        return owner_of(pattern, key) or "" if self.kind == PRIVATE else self.by
 
     def to_json(self) -> dict[str, Json]:
         """Return the rule as the store keeps it."""

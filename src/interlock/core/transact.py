@@ -32,17 +32,8 @@ from interlock.core.records import Committed, Record, Snapshot, absent
 from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
-from interlock.core.update import (
-    Limits,
-    P,
-    Turn,
-    check_limits,
-    final_refusal,
-    kept,
-    renewal,
-    take_turn,
-    with_turn,
-)
+from interlock.core.turn import P, Turn, kept, renewal, with_turn
+from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
@@ -385,6 +376,7 @@ def transact(
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
+    turn.patience = limits.patience
     if resumable or limits.patience is not None:
         snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
@@ -395,7 +387,7 @@ def transact(
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, attempts)
+            place = yield from wait_turn(writer, keys, turn, attempts)
             if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket
