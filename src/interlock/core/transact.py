@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from interlock.core import refusals
 from interlock.core.document import FILES, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
-from interlock.core.keys import check_all, check_key, decode
+from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
 from interlock.core.plan import (
     APPEND,
@@ -44,7 +44,8 @@ from interlock.core.write import (
     others_operation,
     own_record,
     reused_operation,
-    write_of,
+    write_over,
+    write_to,
 )
 from interlock.core.writer import Writer
 
@@ -118,10 +119,7 @@ class Transaction:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = own_record(self.writer, record)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, record.key, value)
+        write = write_over(self.writer, record, value)
         if isinstance(write, Invalid):
             return write
         refused = self._appended(record.key) or self._expect(record)
@@ -133,10 +131,7 @@ class Transaction:
         """Write `value` to a key that must not exist when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, key, value)
+        write = write_to(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
@@ -171,10 +166,7 @@ class Transaction:
         """Add a contribution to a merged key when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, APPEND, key, item)
+        write = write_to(self.writer, APPEND, key, item)
         if isinstance(write, Invalid):
             return write
         if key in self.writes:

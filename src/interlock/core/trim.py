@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 from interlock.core.fold import LARGEST, Unfoldable, ask
 from interlock.core.keys import encode
-from interlock.core.plan import APPEND, PUT, expect
+from interlock.core.plan import APPEND
 from interlock.core.read import check_position, load_at
-from interlock.core.records import Committed, Entry, Record
+from interlock.core.records import Committed, Entry
 from interlock.core.refusals import Conflict, Invalid, Pruned, Refusal
 from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
 from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_rule
-from interlock.core.write import Decision, commit, write_of
+from interlock.core.write import commit, plan_values
 from interlock.core.writer import Writer
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
@@ -94,19 +94,12 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refus
         known = record.value or {}
         if known.get(state) == source:
             return None
-        plan = partial(_plan, writer, record, {**known, state: source}, op_id)
+        plan = partial(plan_values, writer, [(record, {**known, state: source})], op_id)
         outcome = yield from commit(writer, plan)
         if isinstance(outcome, Committed):
             return None
         if not isinstance(outcome, Conflict):
             return outcome
-
-
-def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
-    write = write_of(writer, PUT, READERS_KEY, readers)
-    if isinstance(write, Invalid):
-        return write
-    return writer.plan(op_id, expects=(expect(record),), writes=(write,))
 
 
 class _Wanted(NamedTuple):

@@ -7,7 +7,7 @@ meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 
@@ -50,10 +50,7 @@ def plan_put(
     writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    wrong = own_record(writer, record)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, record.key, value)
+    write = write_over(writer, record, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -63,10 +60,7 @@ def plan_put(
 
 def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -89,10 +83,7 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
 
 def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding one contribution to a merged key, whatever it holds."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, APPEND, key, item)
+    write = write_to(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
     refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
@@ -133,6 +124,30 @@ def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invali
     """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
+
+
+def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+    """The same for a key of the caller's, which may be malformed."""
+    return check_key(key) or write_of(writer, kind, key, value)
+
+
+def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+    """Return the write of `value` over a record of the caller's; Invalid where that cannot be."""
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+
+
+def plan_values(
+    writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str
+) -> Plan | Invalid:
+    """Plan writing values over records of the library's own keys, which have no rules."""
+    writes = []
+    for record, value in values:
+        write = write_of(writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
+        writes.append(write)
+    expects = (expect(record) for record, _ in values)
+    return writer.plan(op_id, expects=expects, writes=writes)
 
 
 def forbidden_by_rule(
