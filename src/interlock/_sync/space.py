@@ -394,7 +394,7 @@ class Space:
         ttl: float = 30.0,
         poll: float = 1.0,
         attempts: int = 5,
-        told: Callable[[Worked], object] | None = None,
+        on_worked: Callable[[Worked], object] | None = None,
     ) -> Worker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
@@ -402,12 +402,12 @@ class Space:
         what one returns is the result of the run.  `ttl`: seconds after which others take
         over the runs of a worker that has died.  It looks for runs whenever one has moved,
         and every `poll` seconds.  After `attempts` failures, or workers that died at the same
-        step, a run is parked.  `told(worked)` is called whenever the worker is done with a
-        run for now, in the run's thread.  Raises Invalid.
+        step, a run is parked.  `on_worked(worked)` is called whenever the worker is done with
+        a run for now, in the run's thread.  Raises Invalid.
         """
         from interlock._sync.worker import Worker
 
-        return Worker(self.session, programs, slots, ttl, poll, attempts, told)
+        return Worker(self.session, programs, slots, ttl, poll, attempts, on_worked)
 
     def breaker(
         self,
