@@ -461,9 +461,9 @@ class AsyncSpace:
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
-        `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
-        which programs run or trust, may be documents, too.  Raises Invalid.
+        `merge`: a write that conflicts is merged, by lines (JSON by fields), if the two sides
+        changed different places.  `hidden`: whether paths such as `.git/hooks/post-merge` or
+        `.envrc`, which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._async.files import AsyncFiles
         from interlock.files.context import files_context
@@ -514,7 +514,7 @@ class AsyncSpace:
         return await self.session.run(trim.trim(self.session.writer, keep, before))
 
     async def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = await self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 

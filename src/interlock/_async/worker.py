@@ -127,7 +127,7 @@ class AsyncWorker:
         self._tell(run, program, problem)
 
     def _tell(self, run: AsyncRun, program: str, problem: BaseException | None) -> None:
-        """Say how it ended, where the run was taken up.
+        """Say how it ended, if the run was taken up.
 
         Raises what stands against taking runs up.
         """

@@ -451,9 +451,9 @@ class Space:
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
-        `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
-        which programs run or trust, may be documents, too.  Raises Invalid.
+        `merge`: a write that conflicts is merged, by lines (JSON by fields), if the two sides
+        changed different places.  `hidden`: whether paths such as `.git/hooks/post-merge` or
+        `.envrc`, which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._sync.files import Files
         from interlock.files.context import files_context
@@ -502,7 +502,7 @@ class Space:
         return self.session.run(trim.trim(self.session.writer, keep, before))
 
     def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 

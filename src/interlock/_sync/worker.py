@@ -126,7 +126,7 @@ class Worker:
         self._tell(run, program, problem)
 
     def _tell(self, run: Run, program: str, problem: BaseException | None) -> None:
-        """Say how it ended, where the run was taken up.
+        """Say how it ended, if the run was taken up.
 
         Raises what stands against taking runs up.
         """

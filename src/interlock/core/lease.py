@@ -78,7 +78,7 @@ def _take(
 
 
 def renew_lease(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
-    """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
+    """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced if it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is not None:
         return wrong

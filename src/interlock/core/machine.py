@@ -32,7 +32,7 @@ class Machine:
     new value and agent name; it allows the move by returning True (or None) and refuses it by
     returning False or the reason.  A key may only be deleted in a final state.
 
-    Raises MachineError where a target is not a state, a state cannot be reached, or a state has no
+    Raises MachineError if a target is not a state, a state cannot be reached, or a state has no
     way out and is not final.
     """
 
@@ -151,7 +151,7 @@ class Machine:
 def check_move(
     machine: Machine, key: str, old: Json, exists: bool, new: Json, agent: str
 ) -> Refusal | None:
-    """Return why the value of `key` may not go from `old` to `new`, None where it may."""
+    """Return why the value of `key` may not go from `old` to `new`, None if it may."""
     after = state_of(machine, key, new)
     if isinstance(after, Refusal):
         return after

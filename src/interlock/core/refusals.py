@@ -1,4 +1,4 @@
-"""What a commit returns where nothing was written: refusals, which say what to do next.
+"""What a commit returns if nothing was written: refusals, which say what to do next.
 
 Refusals are plain values here; the API raises them as the exceptions of `interlock.errors`.
 When several apply, the first that is found is the answer: what `core.write` refuses before it
@@ -30,7 +30,7 @@ class Refusal(Struct):
 
     @property
     def next_step(self) -> str:
-        """What to do next, in a sentence; "" where `message` says it."""
+        """What to do next, in a sentence; "" if `message` says it."""
         return ""
 
 

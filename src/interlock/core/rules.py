@@ -6,10 +6,10 @@ the agent named in the key writes.  `owned`: the agent named in the rule writes.
 has the lease writes.  A machine adds which state may follow.
 
 **One rule decides.**  Of the patterns that match a key the most specific one counts; two of which
-neither is the more specific are refused where they are declared.
+neither is the more specific are refused when they are declared.
 
 **Rules are data.**  A rule set is a value of the space like any other, under the key `$rules`.
-Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) where
+Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) if
 another one is in force: the writer learns that and decides again.  So all agents go by the same
 rules, whatever they were opened with.  A change of rules is refused while stored values break it,
 and it is a commit, which expects that what it looked at has not moved.
@@ -177,7 +177,7 @@ def guarded(
     """A write must come from a record that was read.  The default.
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
-    merge; think again only where the same field changed).  `machine` binds a field to a state
+    merge; think again only if the same field changed).  `machine` binds a field to a state
     machine.  `keep`: days that history is kept at least (None: forever).
     """
     return Rule(GUARDED, on_conflict, machine, None, keep)
@@ -226,11 +226,11 @@ class RuleSet:
         return id(self)
 
     def match(self, key: str) -> tuple[str, Rule]:
-        """Return the most specific pattern for `key` and its rule; ("", DEFAULT) where none is."""
+        """Return the most specific pattern for `key` and its rule; ("", DEFAULT) if none is."""
         return _match(self, key) if self.rules else ("", DEFAULT)
 
     def reducer(self, key: str) -> Reducer | None:
-        """Return the reducer of a merged key; None where this process does not have it."""
+        """Return the reducer of a merged key; None if this process does not have it."""
         name = self.match(key)[1].reducer
         return None if name is None else self.reducers.get(name)
 
@@ -379,7 +379,7 @@ def describe_rule(rule: Rule) -> str:
 
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
     if isinstance(rule, UnknownRule):
-        return None  # it is declared only where it is stored: see `_unknown_changed`
+        return None  # it is declared only to a space that has it: see `_unknown_changed`
     if not isinstance(rule, Rule) or rule.kind not in KINDS:
         return Invalid(
             f"The rule for {pattern!r} is {rule!r:.60}. "

@@ -1,7 +1,7 @@
 """The state of one transaction: what it read, what it will write, and the plan that follows.
 
 Reads of a transaction are one consistent moment.  A later read that finds the space moved asks
-for everything again in one snapshot; where nothing read so far has changed the moment moves
+for everything again in one snapshot; if nothing read so far has changed, the moment moves
 forward, otherwise the commit could only be refused and the conflict is reported at once.
 """
 
@@ -187,7 +187,7 @@ class Transaction:
 
     def changed_in_place(self) -> str | None:
         """Return the first key that is not written though its value was changed after it was read;
-        None where there is none."""
+        None if there is none."""
         for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
             value = record.value
             if record.body is None or not isinstance(value, dict | list):
@@ -360,7 +360,7 @@ def transact(
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
 ) -> Steps[Any]:
-    """Run `fn` in a transaction and commit; run it again where what it read has moved.
+    """Run `fn` in a transaction and commit; run it again if what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state, and `new` that state.
@@ -422,7 +422,7 @@ def transact(
 
 
 def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
-    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    """Return None for what was applied under an operation id; Stopped if that is no transaction
     of this writer's."""
     other = others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:

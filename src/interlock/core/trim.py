@@ -36,7 +36,7 @@ DAY_US = 24 * 3600 * 1_000_000
 
 class Trimmed(NamedTuple):
     """What trimming did: it has cut `cut` entries, and `oldest` is the first position that is kept
-    (one after the log's end where nothing is).  `held` says why that one is kept."""
+    (one after the log's end if nothing is).  `held` says why that one is kept."""
 
     oldest: int
     cut: int
@@ -113,7 +113,7 @@ class _Wanted(NamedTuple):
     floor: Floor
 
     def why(self, entry: Entry) -> str:
-        """Return why an entry is kept, "" where nobody needs it."""
+        """Return why an entry is kept, "" if nobody needs it."""
         age_us = self.now_us - entry.time_us
         if self.before is not None and entry.position >= self.before:
             return f"position {self.before} was to be kept"

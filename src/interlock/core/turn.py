@@ -1,4 +1,4 @@
-"""The queue where agents take turns at a key: joining, waiting, renewing, leaving.
+"""The queue in which agents take turns at a key: joining, waiting, renewing, leaving.
 
 `update`, `transact` and leases use it: each waits with `take_turn` until nobody is ahead.
 
@@ -99,7 +99,7 @@ class Progress:
 
 
 def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
-    """Protocol: `steps`; where it is interrupted or cancelled, the turn is given up at once."""
+    """Protocol: `steps`; if it is interrupted or cancelled, the turn is given up at once."""
     try:
         return (yield from steps)
     except GeneratorExit:
@@ -111,7 +111,7 @@ def giving_up(turn: Turn, steps: Steps[T]) -> Steps[T]:
 
 
 def with_turn(protocol: Callable[Concatenate[Turn, P], Steps[T]]) -> Callable[P, Steps[T]]:
-    """Give a protocol its Turn, which is given up where the protocol is interrupted."""
+    """Give a protocol its Turn, which is given up if the protocol is interrupted."""
 
     @wraps(protocol)
     def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[T]:
@@ -142,7 +142,7 @@ def take_turn(
 ) -> Steps[T | Refusal]:
     """Protocol: join the queues of `keys` as `turn.name`, and `begin` when nobody is ahead.
 
-    Returns the answer of `begin`; where that is None, the turn alone was not enough, and the wait
+    Returns the answer of `begin`; if that is None, the turn alone was not enough, and the wait
     goes on.  After the patience of `turn` it returns what `late` makes of the number of those
     ahead.  `again`: some of that patience has been used up.
     """
@@ -185,7 +185,7 @@ def renewal(
 
 
 def kept(place: Place, key: str, record: T) -> tuple[int, Record | T]:
-    """Return the ticket and the fresh record after a renewal; ticket 0 where the turn was lost."""
+    """Return the ticket and the fresh record after a renewal; ticket 0 if the turn was lost."""
     if place.ticket and place.ahead == 0:
         return place.ticket, place.snapshot.records[key]
     return 0, record

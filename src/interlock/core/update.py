@@ -71,7 +71,7 @@ def update(
 ) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
-    Optimistic once; after a conflict, or where a queue exists, in turn.  `resumable`: the caller
+    Optimistic once; after a conflict, or if a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
     wrong = check_key(key) or check_limits(limits)
@@ -163,7 +163,7 @@ def _leased(key: str, snapshot: Snapshot) -> Held | None:
 
 
 def final_refusal(key: str, outcome: Outcome, limits: Limits, attempts: int) -> Refusal | None:
-    """Return the refusal to end with, or None where thinking again may help."""
+    """Return the refusal to end with, or None if thinking again may help."""
     assert isinstance(outcome, Refusal)
     if isinstance(outcome, Fenced) and not outcome.key:
         return outcome  # this process was replaced, not only its reading

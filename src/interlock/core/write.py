@@ -1,7 +1,7 @@
 """One write: from a command and the record that it was computed from to a commit.
 
 `plan_put` and its like decide, as pure functions: the answer is a plan, or the refusal that the
-key's rule demands.  `commit` sends the plan, and decides again where the rules have changed
+key's rule demands.  `commit` sends the plan, and decides again if the rules have changed
 meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 """
 
@@ -121,7 +121,7 @@ def plan_transition(
 
 
 def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
 
@@ -132,7 +132,7 @@ def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invali
 
 
 def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
-    """Return the write of `value` over a record of the caller's; Invalid where that cannot be."""
+    """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
     return own_record(writer, record) or write_of(writer, PUT, record.key, value)
 
 
@@ -288,7 +288,7 @@ def applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> 
 
 
 def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid | None:
-    """Return why an operation that was applied before is not this writer's; None where it is."""
+    """Return why an operation that was applied before is not this writer's; None if it is."""
     if writer.is_own(outcome.agent):
         return None
     return Invalid(
@@ -353,7 +353,7 @@ def commit(
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
-    `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
+    `decision` is called again if the rules have changed meanwhile.  `exact`: an operation id
     that was already applied must have written the same values.  `ticket` and `gives_way` are those
     of the plan.  `shared`: the operation may have been applied by another agent.
     """
@@ -395,7 +395,7 @@ def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record 
 def write_record(
     writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Steps[Record | Refusal]:
-    """Write `value` over `record`; rebase it where the key's rule says so."""
+    """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
@@ -414,7 +414,7 @@ def put(
     ticket: int = 0,
     gives_way: bool = False,
 ) -> Steps[Outcome]:
-    """Commit `value` over `record`, merged with what came in between where the key's rule says so.
+    """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
     Returns Committed or a Refusal.
     """
@@ -489,7 +489,7 @@ def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
     """Move the machine of a key.  A record in hand is written once; a key is read first, and again
-    where it moved: nothing is thought about in between."""
+    if it moved: nothing is thought about in between."""
     if isinstance(target, Record):
         wrong = own_record(writer, target)
         if wrong is not None:
