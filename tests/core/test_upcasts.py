@@ -119,7 +119,7 @@ def test_every_version_is_read_as_the_newest(old: dict[str, Any]) -> None:
         (Team | Name, ADA, lambda old: {"$type": "Name", **old}),
         (list[Name] | None, [ADA], lambda old: [old]),
     ],
-    ids=str,
+    ids=["fields", "TypedDict", "pydantic", "tagged", "NamedTuple", "union", "list"],
 )
 def test_objects_inside_other_types_are_lifted_and_stored_with_their_version(
     form: Any, value: Any, json: Any, old: dict[str, Any]

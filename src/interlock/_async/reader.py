@@ -151,7 +151,7 @@ class AsyncReader:
         return AsyncMoment(self.session, position, as_time_us(position, time))
 
     async def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = await self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 

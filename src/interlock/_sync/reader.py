@@ -148,7 +148,7 @@ class Reader:
         return Moment(self.session, position, as_time_us(position, time))
 
     def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 
