@@ -21,11 +21,12 @@ from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.core.keys import check_name
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
-from interlock.settings import checked_op_id
+from interlock.settings import check_validator, checked_op_id
 
 if TYPE_CHECKING:
     from interlock.backends.drive_async import AsyncDriver
@@ -78,6 +79,7 @@ class BaseSession:
         self, exclusive: bool, rules: Mapping[str, Rule] | None
     ) -> Steps[Refusal | RuleSet | None]:
         """Protocol: begin to work in the space as `interlock.open` says."""
+        check_validator(rules)
         yield from enter(self.writer, exclusive, new_op_id())
         if rules is None:
             return None

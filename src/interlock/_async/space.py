@@ -18,12 +18,13 @@ from interlock.core import transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted
-from interlock.settings import DEFAULT_ATTEMPTS, contribution_id, distinct_keys
+from interlock.settings import DEFAULT_ATTEMPTS, check_validator, contribution_id, distinct_keys
 from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
@@ -267,6 +268,7 @@ class AsyncSpace(AsyncReader):
 
         Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
+        check_validator(rules)
         writer = self.session.writer
         await self.session.run(
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)

@@ -36,6 +36,7 @@ from interlock.core.rules import (
     unknown_reducer,
     unknown_rule,
 )
+from interlock.core.schema import MISSING, Schema
 from interlock.core.struct import Json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
@@ -87,7 +88,7 @@ def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     write = write_to(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
-    refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
+    refused = forbidden_by_rule(writer, absent(key, writer.space), write)
     return refused or writer.plan(op_id, writes=(write,))
 
 
@@ -152,7 +153,7 @@ def plan_values(
 
 
 def forbidden_by_rule(
-    writer: Writer, base: Record, write: Write, leased: bool = False, item: Json = None
+    writer: Writer, base: Record, write: Write, leased: bool = False
 ) -> Refusal | None:
     """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
     if write.key.startswith(FILES) and write.kind != DELETE:
@@ -175,10 +176,14 @@ def forbidden_by_rule(
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
         return Forbidden(why, key, pattern, rule.kind)
     if write.kind == APPEND:
-        return _not_appendable(writer, key, pattern, rule, item)
+        return _not_appendable(writer, key, pattern, rule, write.body)
     if rule.kind == MERGED and write.kind == PUT:
         why = f"{key!r} is a merged key: use append()."
         return Forbidden(why, key, pattern, rule.kind)
+    if write.kind == PUT and rule.schema is not None:
+        misfit = _misfit(key, pattern, rule, decode(write.body))
+        if misfit is not None:
+            return misfit
     if rule.machine is None:
         return None
     # What was stored, whatever a transaction's view of it says.
@@ -188,6 +193,20 @@ def forbidden_by_rule(
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
 
 
+def _misfit(key: str, pattern: str, rule: Rule, value: Json) -> Invalid | Forbidden | None:
+    """Return why a value, or a contribution, breaks the schema of its rule."""
+    if not isinstance(rule.schema, Schema):
+        return None
+    why = rule.schema.misfit(value)
+    if why is None:
+        return None
+    if why == MISSING:
+        why = f"{key!r} can only be read: its rule {pattern!r} has a schema, and {why}."
+        return Forbidden(why, key, pattern, rule.kind)
+    why = f"The value for {key!r} does not fit {rule.schema.title} (rule {pattern!r}): {why}."
+    return Invalid(why, key, by_rules=True)
+
+
 def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     """The refusal of writing under a rule that only a newer version of Interlock knows."""
     why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
@@ -195,7 +214,7 @@ def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
 
 
 def _not_appendable(
-    writer: Writer, key: str, pattern: str, rule: Rule, item: Json
+    writer: Writer, key: str, pattern: str, rule: Rule, body: str | None
 ) -> Refusal | None:
     if rule.kind != MERGED:
         why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
@@ -203,10 +222,13 @@ def _not_appendable(
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
         return unknown_reducer(key, pattern, rule)
+    if reducer.accepts is None and rule.schema is None:
+        return None
+    item = decode(body)
     wrong = reducer.accepts(item) if reducer.accepts is not None else None
     if wrong is not None:
         return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
-    return None
+    return _misfit(key, pattern, rule, item)
 
 
 def forgot_return(what: str) -> str:
