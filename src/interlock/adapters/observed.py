@@ -80,7 +80,7 @@ class ObservedDict(dict[str, Any]):
         merged = super().__or__(other)
         return merged if merged is NotImplemented else type(self)(merged, self.observed)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (dict(self), self.observed)
 
 
@@ -187,7 +187,7 @@ class _Context(NamedTuple):
     """The coroutine or thread that a context was made for; one that was copied has another."""
 
     worker: object
-    task: weakref.ref[asyncio.Task[Any]] | None
+    task: weakref.ref[asyncio.Task[object]] | None
     thread: int
 
 

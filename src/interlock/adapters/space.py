@@ -17,7 +17,7 @@ from interlock.cancellation import finish
 
 A = TypeVar("A")
 T = TypeVar("T")
-Work = Coroutine[Any, Any, T]
+Work = Coroutine[object, None, T]
 Write = tuple[Any, ...]  # the name of a method of a transaction, and its arguments
 
 

@@ -88,7 +88,7 @@ def _is_reached(moment: interlock.RunMoment, given: str) -> bool:
     return moment.at <= moment_of("--at", given)
 
 
-def _json(moment: interlock.RunMoment) -> dict[str, Any]:
+def _json(moment: interlock.RunMoment) -> dict[str, object]:
     return {
         "position": moment.position,
         "at": moment.at.isoformat(),
@@ -377,7 +377,7 @@ def reset(space: interlock.Space, as_json: bool, breaker: str) -> None:
     click.echo(compact(_told(info)) if as_json else f"{breaker} is {info.state}")
 
 
-def _told(info: interlock.BreakerInfo) -> dict[str, Any]:
+def _told(info: interlock.BreakerInfo) -> dict[str, object]:
     return {**info._asdict(), "opened": info.opened.isoformat() if info.opened else None}
 
 

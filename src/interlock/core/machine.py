@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from interlock.core.refusals import IllegalTransition, Invalid, Refusal
 from interlock.core.struct import Json
@@ -97,7 +96,7 @@ class Machine:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], functions: Mapping[str, Guard]) -> Machine:
+    def from_json(cls, data: Mapping[str, Json], functions: Mapping[str, Guard]) -> Machine:
         """Return the machine that the store kept, with those of its guards that are known here."""
         guards = {
             place: functions.get(guard, guard) for place, guard in data.get("guards", {}).items()

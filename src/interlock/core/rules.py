@@ -28,7 +28,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.keys import OWNER, check_pattern, fixed_prefix, matches, narrower, shared_key
 from interlock.core.machine import Guard, Machine, state_of
@@ -219,11 +219,11 @@ class RuleBook:
         }
         return RuleSet(version, rules, dict(self.reducers))
 
-    def _guards_of(self, data: Mapping[str, Any]) -> Mapping[str, Guard]:
+    def _guards_of(self, data: Mapping[str, Json]) -> Mapping[str, Guard]:
         return self.guards.get((data.get("machine") or {}).get("name", ""), {})
 
 
-def rule_from_json(data: Mapping[str, Any], guards: Mapping[str, Guard]) -> Rule:
+def rule_from_json(data: Mapping[str, Json], guards: Mapping[str, Guard]) -> Rule:
     """Return a rule that the store, or a file, holds."""
     machine = data.get("machine")
     return Rule(

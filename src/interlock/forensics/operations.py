@@ -74,7 +74,7 @@ class BadTrace(Invalid):
         self.value = value
         self._parts = (file, line, field, value, problem, next_step)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), self._parts
 
     @property
@@ -91,7 +91,7 @@ def read_trace(
     source: str | PathLike[str] | IO[bytes],
     *,
     name: str | None = None,
-    progress: Callable[[int], Any] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[Operation]:
     """Yield the operations of a JSONL file, in its order.
 
@@ -112,7 +112,9 @@ def read_trace(
         raise Unavailable(f"Can't read {path}: {problem.strerror}") from problem
 
 
-def _read(file: IO[bytes], name: str, progress: Callable[[int], Any] | None) -> Iterator[Operation]:
+def _read(
+    file: IO[bytes], name: str, progress: Callable[[int], object] | None
+) -> Iterator[Operation]:
     size = 0
     for number, line in enumerate(file, 1):
         if number == 1:

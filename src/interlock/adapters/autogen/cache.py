@@ -99,7 +99,7 @@ class _List(list[Any]):
 
     __copy__ = copy
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), ([*self], self.observed)
 
 
@@ -108,7 +108,7 @@ class _Text(str):
 
     observed: Observed
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _text, (str(self), self.observed)
 
 

@@ -49,7 +49,9 @@ _RUN_SOURCES = ("input", "loop")
 _RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
-Decided = Callable[[Mapping[str, Record], Mapping[str, Record]], Coroutine[Any, Any, list[Write]]]
+Decided = Callable[
+    [Mapping[str, Record], Mapping[str, Record]], Coroutine[object, None, list[Write]]
+]
 
 
 class Overtaken(InterlockError):

@@ -35,7 +35,7 @@ _MOST_KEYS, _MOST_BYTES = 200, 4_000_000  # in one commit
 _ATTEMPTS = 100  # at a thread that others move
 
 # Says which of the checkpoints in an index, oldest first, are to go.
-Chosen = Callable[[Place, Sequence[Mapping[str, Any]]], Coroutine[Any, Any, set[str]]]
+Chosen = Callable[[Place, Sequence[Mapping[str, Any]]], Coroutine[object, None, set[str]]]
 
 
 async def delete_thread(space: AsyncSpace, thread: str) -> None:

@@ -134,7 +134,7 @@ async def _change(
     keys: Keys,
     hold: Record | None,
     basis: Basis | None,
-    decide: Callable[[Record], Coroutine[Any, Any, Wanted | None]],
+    decide: Callable[[Record], Coroutine[object, None, Wanted | None]],
     op_id: str | None = None,
 ) -> Changed | None:
     """Commit what `decide(head)` wants.  Without a `basis` it is made to whatever head there is.

@@ -191,7 +191,7 @@ async def serve_http(
 
 
 async def _until_stopped(
-    serving: Coroutine[Any, Any, None], stop: Callable[[], None] | None
+    serving: Coroutine[object, None, None], stop: Callable[[], None] | None
 ) -> signal.Signals | None:
     """Await a server that SIGTERM and Ctrl-C stop, or cancel where there is no other way."""
     came: list[signal.Signals] = []

@@ -87,10 +87,10 @@ class ReplayingDriver(StillDriver):
     """Answers from a history; unwinds the agent where the history ends."""
 
     def __init__(
-        self, backend: Backend, agent: str, history: list[tuple[Request[Any], Any]]
+        self, backend: Backend, agent: str, history: list[tuple[Request[object], Any]]
     ) -> None:
         super().__init__(backend)
-        self.pending: Request[Any] | None = None
+        self.pending: Request[object] | None = None
         self.problem: NotDeterministic | None = None
         self.unused = len(history)
         self._agent = agent
@@ -213,8 +213,8 @@ class Agents:
         return len(self.states) - 1
 
     def _run(
-        self, agent: int, given: list[tuple[Request[Any], Any]]
-    ) -> tuple[Request[Any] | None, Any, BaseException | None]:
+        self, agent: int, given: list[tuple[Request[object], Any]]
+    ) -> tuple[Request[object] | None, Any, BaseException | None]:
         """Run an agent on its answers; return its next request, or its result and its failure."""
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
@@ -256,7 +256,7 @@ class Agents:
         return number
 
 
-def _pending(driver: ReplayingDriver) -> Request[Any]:
+def _pending(driver: ReplayingDriver) -> Request[object]:
     if driver.problem is not None:
         raise driver.problem
     assert driver.pending is not None

@@ -109,8 +109,8 @@ class Stores:
         self._now = _START_US
         self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
         self.answers = Answers()
-        self.requests: list[Request[Any]] = []
-        self._request_numbers: dict[tuple[type, Request[Any]], int] = {}
+        self.requests: list[Request[object]] = []
+        self._request_numbers: dict[tuple[type, Request[object]], int] = {}
         self._reader = sqlite3.connect(":memory:")
         self._images: list[bytes] = []
         self._numbers: dict[str, int] = {}
@@ -143,7 +143,7 @@ class Stores:
         setup(space)
         self._book = space.session.writer.book
 
-    def request_number(self, request: Request[Any]) -> int:
+    def request_number(self, request: Request[object]) -> int:
         """Return the number of a request; the same request has the same one."""
         key = (type(request), request)
         number = self._request_numbers.get(key)

@@ -176,7 +176,7 @@ class Connection:
             gate.wait(agent)
 
 
-Body = Callable[[Connection], Coroutine[Any, Any, Any]]
+Body = Callable[[Connection], Coroutine[object, None, object]]
 
 
 def connected(make: Callable[[], Any], has: str, body: Body, in_loop: bool = False) -> Any:
@@ -238,7 +238,7 @@ def refusals(answers: Sequence[Any]) -> list[Exception]:
     return [answer for answer in answers if isinstance(answer, Exception)]
 
 
-def _without_loop(work: Coroutine[Any, Any, Any]) -> Any:
+def _without_loop(work: Coroutine[object, None, object]) -> Any:
     """Run a coroutine that waits for nothing."""
     try:
         work.send(None)

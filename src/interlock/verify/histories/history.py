@@ -45,7 +45,7 @@ class MalformedHistory(Invalid):
         self.file, self.line, self.field, self.value = file, line, field, value
         self._problem = problem
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.file, self.line, self.field, self.value, self._problem)
 
 

@@ -339,7 +339,7 @@ class _conflicts:  # a context manager, read as a phrase
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         if isinstance(problem, interlock.Conflict):
             self.noted.read(self.began, {problem.key: problem.record})
 
