@@ -134,7 +134,7 @@ class Turn:
         """
         caller = asyncio.current_task()
 
-        async def whole() -> Any:
+        async def whole() -> object:
             try:
                 return await stream
             finally:
@@ -258,7 +258,7 @@ class TurnRunner(AgentRunner):
         return result
 
 
-def _ours(session: Any) -> TakesTurns | None:
+def _ours(session: object) -> TakesTurns | None:
     """Return the session of ours that a run is given, or that is wrapped in the one it is given."""
     while session is not None and not isinstance(session, TakesTurns):
         session = getattr(session, "underlying_session", None)
