@@ -7,14 +7,14 @@ is not there yet, and for an update that adds nothing; only `last_writer` takes 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from interlock import REDUCERS, Json
 
 T = TypeVar("T")
 
 
-def append(value: Iterable[object] | None, update: object) -> Iterable[object] | None:
+def append(value: Iterable[object] | None, update: object) -> Any:
     """Add to a list; a list (or tuple) adds its items, anything else is one item."""
     if update is None:
         return value
@@ -22,7 +22,7 @@ def append(value: Iterable[object] | None, update: object) -> Iterable[object] |
     return [*(value or ()), *items]
 
 
-def union(value: Iterable[object] | None, update: Iterable[object] | None) -> object:
+def union(value: Iterable[object] | None, update: Iterable[object] | None) -> Any:
     """Add to a set; where neither is a Python set, to a list of JSON values without repetitions.
 
     A list contributes its items.  The list is sorted by the JSON of its items.

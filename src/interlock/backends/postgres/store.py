@@ -14,7 +14,7 @@ import time
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call, Rows
@@ -25,10 +25,10 @@ from interlock.backends.slots import Slots
 from interlock.core.requests import T
 from interlock.errors import AnswerLost, Fault
 
-Connection = psycopg.Connection
-AsyncConnection = psycopg.AsyncConnection
-Pool = psycopg_pool.ConnectionPool[Connection]
-AsyncPool = psycopg_pool.AsyncConnectionPool[AsyncConnection]
+if TYPE_CHECKING:
+    Pool = psycopg_pool.ConnectionPool[psycopg.Connection]
+    AsyncPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection]
+
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
 _ASKED_EVERY = 0.25  # seconds, for a connection
@@ -144,7 +144,7 @@ class Store:
 
     # Connections
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> psycopg.Connection:
         """Take a connection from the pool, which begins to open one whenever it is asked and has
         none.  It is asked often: left alone after a failure, it would wait as long as the server
         was away, again."""
@@ -156,7 +156,7 @@ class Store:
             except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
                 self._check_patience(problem, left)
 
-    async def _connection_async(self, pool: AsyncPool) -> AsyncConnection:
+    async def _connection_async(self, pool: AsyncPool) -> psycopg.AsyncConnection:
         deadline = time.monotonic() + self._busy_timeout
         while True:
             left = deadline - time.monotonic()
