@@ -44,6 +44,7 @@ from interlock.errors import (
 )
 from interlock.extras import NotInstalled
 from interlock.settings import rules_from_json
+from interlock.typed import upcast
 
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
@@ -183,6 +184,7 @@ __all__ = [
     "private",
     "redact_url",
     "rules_from_json",
+    "upcast",
 ]
 
 # Where names live that few need: importing their modules takes long.
