@@ -394,7 +394,7 @@ class Space:
         ttl: float = 30.0,
         poll: float = 1.0,
         attempts: int = 5,
-        told: Callable[[Worked], object] | None = None,
+        on_worked: Callable[[Worked], object] | None = None,
     ) -> Worker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
@@ -402,12 +402,12 @@ class Space:
         what one returns is the result of the run.  `ttl`: seconds after which others take
         over the runs of a worker that has died.  It looks for runs whenever one has moved,
         and every `poll` seconds.  After `attempts` failures, or workers that died at the same
-        step, a run is parked.  `told(worked)` is called whenever the worker is done with a
-        run for now, in the run's thread.  Raises Invalid.
+        step, a run is parked.  `on_worked(worked)` is called whenever the worker is done with
+        a run for now, in the run's thread.  Raises Invalid.
         """
         from interlock._sync.worker import Worker
 
-        return Worker(self.session, programs, slots, ttl, poll, attempts, told)
+        return Worker(self.session, programs, slots, ttl, poll, attempts, on_worked)
 
     def breaker(
         self,
@@ -451,9 +451,9 @@ class Space:
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
-        `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
-        which programs run or trust, may be documents, too.  Raises Invalid.
+        `merge`: a write that conflicts is merged, by lines (JSON by fields), if the two sides
+        changed different places.  `hidden`: whether paths such as `.git/hooks/post-merge` or
+        `.envrc`, which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._sync.files import Files
         from interlock.files.context import files_context
@@ -502,7 +502,7 @@ class Space:
         return self.session.run(trim.trim(self.session.writer, keep, before))
 
     def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 

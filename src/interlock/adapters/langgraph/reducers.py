@@ -23,7 +23,7 @@ def append(value: Iterable[object] | None, update: object) -> Any:
 
 
 def union(value: Iterable[object] | None, update: Iterable[object] | None) -> Any:
-    """Add to a set; where neither is a Python set, to a list of JSON values without repetitions.
+    """Add to a set; if neither is a Python set, to a list of JSON values without repetitions.
 
     A list contributes its items.  The list is sorted by the JSON of its items.
     """
@@ -42,7 +42,7 @@ def counter(value: Json, update: Json) -> Json:
 def maximum(value: Json, update: Json) -> Json:
     """Keep the largest number.
 
-    LangGraph begins an `int` with 0; annotate `int | None` where all may be negative.
+    LangGraph begins an `int` with 0; annotate `int | None` if all may be negative.
     """
     return _fold("maximum", value, update)
 
