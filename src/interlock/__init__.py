@@ -12,7 +12,7 @@ from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
 from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merge import REDUCERS, Clash, Reducer
+from interlock.core.merge import REDUCERS, Clash, Reducer, merge_patch
 from interlock.core.records import Committed, Entry, KeyInfo, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
 from interlock.core.struct import Json
@@ -175,6 +175,7 @@ __all__ = [
     "draw_machine",
     "guarded",
     "leased",
+    "merge_patch",
     "merged",
     "open",
     "open_async",

@@ -31,6 +31,7 @@ _COMMANDS = {
     "log": "keys",
     "machine": "rules",
     "mcp": "mcp",
+    "patch": "keys",
     "put": "keys",
     "reclaim": "keys",
     "rules": "rules",
@@ -39,6 +40,7 @@ _COMMANDS = {
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",
+    "update-fields": "keys",
     "watch": "keys",
     "worker": "runs",
 }

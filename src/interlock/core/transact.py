@@ -7,7 +7,7 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from itertools import chain
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ from interlock.core.write import (
     nothing_to_delete,
     others_operation,
     own_record,
+    records_of,
     reused_operation,
     write_over,
     write_to,
@@ -333,6 +334,20 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
             return forgot_write(forgotten)
         return Committed(state.position or 0, 0, state.writer.agent, ())
     return (yield from commit(state.writer, lambda: state.decision(op_id)))
+
+
+def write_all(
+    writer: Writer, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str
+) -> Steps[dict[str, Record] | Refusal]:
+    """Protocol: commit what `fill(transaction)` writes, in one commit.  Returns the new records."""
+    state = Transaction(writer)
+    for refused in fill(state):
+        if refused is not None:
+            return refused
+    outcome = yield from commit_transaction(state, op_id)
+    if isinstance(outcome, Refusal):
+        return outcome
+    return {record.key: record for record in records_of(outcome, writer.space)}
 
 
 def _stopping(protocol: Callable[P, Steps[object]]) -> Callable[P, Steps[object]]:

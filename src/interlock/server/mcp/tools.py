@@ -303,6 +303,20 @@ _WRITERS = (
         destroys=True,
     ),
     Tool(
+        "patch",
+        "Change parts of an object",
+        "As update_fields, but `changes` is a JSON Merge Patch: an object inside it changes parts "
+        "of the object there, and null removes a field.",
+        {
+            "key": _KEY,
+            "changes": {**_FIELDS, "description": "A JSON Merge Patch (RFC 7396)."},
+            **_WRITE,
+        },
+        ("key", "changes", "version", "epoch"),
+        ("record", "replayed"),
+        destroys=True,
+    ),
+    Tool(
         "append",
         "Append to a merged key",
         "Add one contribution to a key that the rules declare as merged (see `about`). Needs no "
