@@ -22,7 +22,8 @@ from interlock.core.lease import reclaim_lease
 from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
 from interlock.core.refusals import Refusal
 from interlock.core.requests import LogPage, Steps
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
