@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
@@ -15,6 +15,7 @@ from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineErr
 from interlock.core.merge import REDUCERS, Clash, Reducer
 from interlock.core.records import Committed, Entry, KeyInfo, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
+from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -135,6 +136,7 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Json",
     "KeyConflicts",
     "KeyInfo",
     "Lease",
@@ -231,7 +233,7 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name when it is first used."""
     if name not in _LATE:
         raise AttributeError(f"module 'interlock' has no attribute {name!r}")

@@ -32,7 +32,7 @@ class Refused(InterlockError):
         super().__init__(sentences(outcome.message, outcome.next_step))
         self.outcome: Any = outcome
 
-    def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.outcome,)
 
     @property
@@ -242,7 +242,7 @@ class InDoubt(InterlockError):
         )
         self.effect, self.key, self.path, self.problem = effect, key, path, problem
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.effect, self.key, self.path, self.problem)
 
 
@@ -340,7 +340,7 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
 }
 
 
-def raise_refused(answer: Any) -> None:
+def raise_refused(answer: object) -> None:
     """Raise an answer that is a refusal; do nothing about any other."""
     if isinstance(answer, refusals.Refusal):
         raise_refusal(answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
@@ -15,6 +15,7 @@ from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
+from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
@@ -65,7 +66,7 @@ class AsyncLease(AwaitsCalls):
         return self._record
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The value of the record."""
         return self.record.value
 
@@ -89,7 +90,7 @@ class AsyncLease(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(self, value: Json, *, op_id: str | None = None) -> Record:
         """Write the key and return its new record.
 
         Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
@@ -237,7 +238,7 @@ class AsyncLeases(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
         """Write one of the keys and return its new record.
 
         Raises Fenced if its lease was taken away, IllegalTransition, Invalid.

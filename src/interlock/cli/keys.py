@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, TextIO
+from typing import TextIO
 from uuid import uuid4
 
 import click
@@ -281,7 +281,9 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
 
 
-def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) -> interlock.Record:
+def _forced(
+    space: interlock.Space, key: str, document: object, op_id: str | None
+) -> interlock.Record:
     """Write over whatever is there."""
     if document is not None:
         record = space.update(key, lambda _: document, op_id=op_id)

@@ -33,7 +33,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.keys import (
     OWNER,
@@ -146,7 +146,7 @@ class UnknownRule(Rule):
     `stored` is the rule as the store keeps it.
     """
 
-    stored: Any = None
+    stored: Json = None
     unknown: str = field(default="", compare=False)
 
     @property
@@ -275,7 +275,7 @@ class RuleBook:
         return RuleSet(version, rules, dict(self.reducers))
 
 
-def rule_from_json(data: Any, guards: Mapping[str, Mapping[str, Guard]]) -> Rule:
+def rule_from_json(data: Json, guards: Mapping[str, Mapping[str, Guard]]) -> Rule:
     """Return a rule that the store, or a file, holds; `guards` are those of each machine.
 
     It is an UnknownRule if this version of Interlock does not know its kind, or a part of it.

@@ -335,11 +335,11 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     return (yield from commit(state.writer, lambda: state.decision(op_id)))
 
 
-def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
+def _stopping(protocol: Callable[P, Steps[object]]) -> Callable[P, Steps[object]]:
     """Make a key that cannot be folded here a refusal, and not an answer of `fn`."""
 
     @wraps(protocol)
-    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[Any]:
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[object]:
         try:
             return (yield from protocol(*args, **kwargs))
         except Unfoldable as problem:
@@ -353,13 +353,13 @@ def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
 def transact(
     turn: Turn,
     writer: Writer,
-    begin: Callable[[Transaction], Any],
-    fn: Callable[[Any], Any],
+    begin: Callable[[Transaction], object],
+    fn: Callable[[Any], object],
     limits: Limits,
     op_id: str,
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
-) -> Steps[Any]:
+) -> Steps[object]:
     """Run `fn` in a transaction and commit; run it again if what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
@@ -439,7 +439,7 @@ class Stopped(NamedTuple):
 
 
 def _commit_thought(
-    state: Transaction, answer: Any, op_id: str, ticket: int, gives_way: bool
+    state: Transaction, answer: object, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None

@@ -12,10 +12,9 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 import interlock
-from interlock import Committed, Conflict, Entry, Invalid, KeyInfo, Record, Refused, Unknown
+from interlock import Committed, Conflict, Entry, Invalid, Json, KeyInfo, Record, Refused, Unknown
 from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.server.mcp.answers import (
@@ -34,7 +33,7 @@ _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
 
-Arguments = dict[str, Any]
+Arguments = dict[str, Json]
 Call = Callable[[Agent, Arguments], Awaitable[Answer]]
 Write = Callable[[Agent, Arguments, str], Awaitable[Record | Entry]]
 
@@ -87,7 +86,7 @@ async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
     if not names or fields.keys() & set(remove):
         raise Invalid("Name at least one field in fields or remove, and none in both.")
 
-    def changed(record: Record) -> dict[str, Any]:
+    def changed(record: Record) -> dict[str, Json]:
         if not isinstance(record.value, dict):
             raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
         kept = {name: each for name, each in record.value.items() if name not in remove}
@@ -120,7 +119,7 @@ def _same_fields(names: set[str], base: Record, fresh: Record) -> bool:
     )
 
 
-def _text(value: Any) -> str:
+def _text(value: Json) -> str:
     """Return what two equal values have in common; 1, 1.0 and true are three values."""
     return json.dumps(value, sort_keys=True)
 
@@ -221,7 +220,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
     return {"record": record_answer(record), "replayed": True}
 
 
-def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
+def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
     """Say whether what was written is what the call asks for."""
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
     match tool, kind:
@@ -238,7 +237,7 @@ def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
     return False
 
 
-def _has(value: Any, fields: dict[str, Any]) -> bool:
+def _has(value: Json, fields: dict[str, Json]) -> bool:
     return isinstance(value, dict) and all(
         name in value and _text(value[name]) == _text(each) for name, each in fields.items()
     )

@@ -7,16 +7,16 @@ cannot say more or less than what is enforced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import mcp_types as types
 
+from interlock import Json
 from interlock.server.mcp.agents import LONGEST_LEASE, LONGEST_WAIT
 
 MOST_KEYS = 100  # in one read
 MOST_LISTED = 1000  # keys or entries in one answer
 
-Schema = dict[str, Any]
+Schema = dict[str, Json]
 
 _ANY = ["object", "array", "string", "number", "boolean", "null"]
 
