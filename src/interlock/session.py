@@ -21,7 +21,8 @@ from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.core.keys import check_name
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused

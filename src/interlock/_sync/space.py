@@ -19,7 +19,8 @@ from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
 from interlock.core.refusals import Refusal
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
