@@ -22,6 +22,7 @@ from interlock.errors import (
     Contended,
     Corrupt,
     Deadlock,
+    Dropped,
     Fault,
     Fenced,
     Forbidden,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.space import AsyncSpace
+    from interlock._async.store import AsyncStore
     from interlock._async.transaction import AsyncTx
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
@@ -63,10 +65,13 @@ if TYPE_CHECKING:
     from interlock._sync.group import Group
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
+    from interlock._sync.store import Store
     from interlock._sync.worker import Worker
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
+    from interlock.core.spaces import Finding, SpaceInfo
+    from interlock.core.transfer import Copied
     from interlock.core.trim import Trimmed
     from interlock.files.document import (
         Document,
@@ -100,6 +105,7 @@ __all__ = [
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
+    "AsyncStore",
     "AsyncTx",
     "AsyncWorker",
     "Breaker",
@@ -112,10 +118,12 @@ __all__ = [
     "ConflictReport",
     "Contended",
     "Coordinator",
+    "Copied",
     "Corrupt",
     "Deadlock",
     "Delivery",
     "Document",
+    "Dropped",
     "Entry",
     "Fault",
     "Fenced",
@@ -124,6 +132,7 @@ __all__ = [
     "FileStatus",
     "Files",
     "FilesTx",
+    "Finding",
     "Forbidden",
     "Group",
     "GroupConsumer",
@@ -160,7 +169,9 @@ __all__ = [
     "RunMoment",
     "Runs",
     "Space",
+    "SpaceInfo",
     "StepInfo",
+    "Store",
     "TimedOut",
     "Trimmed",
     "Tx",
@@ -195,18 +206,21 @@ _LATE = {
     "AsyncRuns": "_async.run",
     "AsyncProjection": "_async.projection",
     "AsyncSpace": "_async.space",
+    "AsyncStore": "_async.store",
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaker",
     "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
+    "Copied": "core.transfer",
     "Delivery": "core.group",
     "Document": "files.document",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",
     "Files": "_sync.files",
+    "Finding": "core.spaces",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
     "GroupConsumer": "core.group",
@@ -220,7 +234,9 @@ _LATE = {
     "RunInfo": "runs.records",
     "RunMoment": "runs.history",
     "Runs": "_sync.run",
+    "SpaceInfo": "core.spaces",
     "StepInfo": "runs.records",
+    "Store": "_sync.store",
     "Trimmed": "core.trim",
     "Unpublished": "files.document",
     "Worked": "runs.worker",
