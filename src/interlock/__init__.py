@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from interlock._sync.run import Run, Runs
     from interlock._sync.store import Store
     from interlock._sync.worker import Worker
+    from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
@@ -190,6 +191,7 @@ __all__ = [
     "private",
     "redact_url",
     "rules_from_json",
+    "schema_sql",
 ]
 
 # Where names live that few need: importing their modules takes long.
@@ -243,6 +245,7 @@ _LATE = {
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
     "open_async": "_async.open",
+    "schema_sql": "backends.urls",
 }
 
 

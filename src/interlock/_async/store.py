@@ -312,9 +312,9 @@ class AsyncStore:
     ) -> int:
         """Write rows, but those that were written before, and return where the log ends."""
         rows = tuple(row for row in rows if row.position > position)
-        if not rows and not base:
-            return position
-        return await target.run(transfer.restored(position, base, rows))
+        if base:
+            await target.run(transfer.restored(position, base, ()))
+        return await target.run(transfer.restored(position, (), rows)) if rows else position
 
     async def _finished(self, target: AsyncSession, position: int, parts: transfer.Parts) -> None:
         if not await target.run(transfer.Finish(position=position, parts=parts).__iter__()):

@@ -309,9 +309,9 @@ class Store:
     ) -> int:
         """Write rows, but those that were written before, and return where the log ends."""
         rows = tuple(row for row in rows if row.position > position)
-        if not rows and not base:
-            return position
-        return target.run(transfer.restored(position, base, rows))
+        if base:
+            target.run(transfer.restored(position, base, ()))
+        return target.run(transfer.restored(position, (), rows)) if rows else position
 
     def _finished(self, target: Session, position: int, parts: transfer.Parts) -> None:
         if not target.run(transfer.Finish(position=position, parts=parts).__iter__()):

@@ -86,6 +86,25 @@ def open_store(url: str, create: bool = False, **options: Any) -> Backend:
     raise no_store_url(url)
 
 
+def schema_sql(url: str) -> str:
+    """Return the SQL that makes an empty store at `url`, for whoever may run it by hand.
+
+    Nothing is opened.  Raises Invalid: a store in Redis has no schema.
+    """
+    scheme, separator, _ = url.partition("://") if isinstance(url, str) else ("", "", "")
+    if scheme == "sqlite" and separator:
+        from interlock.backends.sqlite.connect import creation
+
+        return creation()
+    if scheme.partition("+")[0] in _POSTGRES and separator:
+        from interlock.backends.postgres import schema
+
+        return schema.creation()
+    if scheme in _REDIS and separator:
+        raise Invalid("A store in Redis has no schema: there is nothing to make by hand.")
+    raise no_store_url(url)
+
+
 def no_store_url(url: object) -> Invalid:
     """The refusal of what is no URL of a store."""
     safe = redact_url(url)

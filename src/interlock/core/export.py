@@ -204,7 +204,10 @@ class Body:
     def _add_base(self, fields: Mapping[str, Json]) -> None:
         if self.rows:
             raise Malformed("a base row stands behind an entry")
-        self.base.append(_row(fields, (PUT, DELETE, FOLD)))
+        row = _row(fields, (PUT, DELETE, FOLD))
+        if self._space is None or not 0 < row.position <= self._space[1]:
+            raise Malformed("a base row stands after the cut")
+        self.base.append(row)
 
     def _add_epoch(self, fields: Mapping[str, Json]) -> None:
         self._parts[0].append((_text(fields, "key", MAX_KEY_BYTES), _number(fields, "epoch")))

@@ -98,7 +98,10 @@ class Call(NamedTuple, Generic[T]):
         return statement(self.function, len(self.arguments))
 
     def sql_within(self, milliseconds: int) -> str:
-        """Return the statement that waits so long for locks: set before the function is called."""
+        """Return the statement that waits so long for locks: set before the function is called.
+        One without arguments only reads, and waits for none."""
+        if not self.arguments:
+            return self.sql
         first = "$1::integer" if isinstance(self.arguments[0], int) else "$1::text"
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)

@@ -112,6 +112,15 @@ def prepare(
         raise fault_of(problem, str(place)) from problem
 
 
+def creation() -> str:
+    """Return the script that makes a store in an empty file, for whoever runs it by hand."""
+    return (
+        f"PRAGMA journal_mode=WAL;\n\nBEGIN;\n\n{SCHEMA}\n"
+        f"PRAGMA application_id={APPLICATION_ID};\n\nPRAGMA user_version={SCHEMA_VERSION};\n\n"
+        "COMMIT;\n"
+    )
+
+
 def try_begin(connection: sqlite3.Connection) -> bool:
     """Take the write lock if nobody has it, and say whether that went well."""
     try:
