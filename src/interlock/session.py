@@ -29,6 +29,7 @@ from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
+    from interlock.backends.contract import Backend
     from interlock.backends.drive_async import AsyncDriver
 
 P = ParamSpec("P")
@@ -126,6 +127,11 @@ class Session(BaseSession):
 
     driver: SyncDriver
 
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        return cls(SyncDriver(backend), writer)
+
     def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = self.driver.run(steps)
@@ -146,6 +152,13 @@ class AsyncSession(BaseSession):
     """Runs protocols in an asyncio task."""
 
     driver: AsyncDriver
+
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        from interlock.backends.drive_async import AsyncDriver  # imports asyncio
+
+        return cls(AsyncDriver(backend), writer)
 
     async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
