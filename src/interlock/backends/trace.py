@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from interlock.backends.contract import Backend
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Fenced, Refusal
 from interlock.core.requests import (
@@ -77,6 +78,11 @@ class RecordingBackend:
             answer = await self.backend.perform_async(request)
             answered.append(answer)
         return answer
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's.  What is asked there is not
+        recorded: it may be rolled back."""
+        return join(self.backend, connection)
 
     def close(self) -> None:
         """Close the backend and the file."""

@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.contract import no_space
+from interlock.backends.joined import JoinedBackend
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import prepare
+from interlock.backends.postgres.joined import PostgresJoined
 from interlock.backends.postgres.store import Store
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
@@ -47,6 +49,11 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
         except BaseException:
             self.close()
             raise
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        self._check_open()
+        return PostgresJoined(self, connection, self.place, self._space)
 
     def _connect(self) -> None:
         if self._store.process != os.getpid():  # a forked child

@@ -7,7 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from interlock.backends.contract import no_space
 from interlock.backends.redis import calls
@@ -27,7 +27,7 @@ from interlock.backends.remote import (
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
-from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
+from interlock.errors import IncompatibleStore, Invalid, Unavailable, Unconfirmed
 
 SCHEMA_VERSION = 2
 _OLDEST_SERVER = (6, 2)
@@ -53,6 +53,14 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         except BaseException:
             self.close()
             raise
+
+    def join(self, connection: object) -> NoReturn:
+        """Redis has no transaction that could be joined: always raises Invalid."""
+        raise Invalid(
+            "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
+            "out the others where one is refused. Write with the space, and let whoever needs more "
+            "follow its log; or keep both in PostgreSQL or SQLite."
+        )
 
     def _connect(self) -> None:
         self._store = STORES.borrow(self._target, lambda: Store(self._target))

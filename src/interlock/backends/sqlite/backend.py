@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
 from interlock.backends.contract import no_space
@@ -73,6 +73,9 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.errors import Closed, Fault, Invalid
+
+if TYPE_CHECKING:
+    from interlock.backends.joined import JoinedBackend
 
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -147,6 +150,14 @@ class SQLiteBackend:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        from interlock.backends.sqlite.joined import SQLiteJoined  # imports asyncio
+
+        self._check_open()
+        timeout = self._options.busy_timeout
+        return SQLiteJoined(self, connection, self._place, self._where, timeout, self._reach_disk)
 
     def dump(self) -> bytes:
         """Return everything that a store in memory holds, for `restore`."""
