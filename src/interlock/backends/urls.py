@@ -8,6 +8,7 @@ from typing import Any
 
 from interlock.backends.contract import Backend
 from interlock.backends.redaction import check_server_url, redact_url
+from interlock.backends.shared import Shared
 from interlock.errors import Invalid
 
 _POSTGRES = ("postgresql", "postgres")  # with or without a driver, as SQLAlchemy spells them
@@ -25,10 +26,11 @@ def register(scheme: str, make: Callable[..., Backend]) -> None:
     _OTHERS[scheme] = make
 
 
-def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Backend:
-    """Return the backend of space `name` in the store at `url`.  Raises Invalid and the faults.
+def open_backend(url: str | Shared, name: str, create: bool = True, **options: Any) -> Backend:
+    """Return the backend of space `name` in the store at `url`, or over what is shared.
 
-    `create`: whether to make the store and the space where there are none.
+    Raises Invalid and the faults.  `create`: whether to make the store and the space where there
+    are none.
 
     Where the environment names a folder as INTERLOCK_RECORD, what it is asked is recorded there.
     """
@@ -45,7 +47,9 @@ def open_backend(url: str, name: str, create: bool = True, **options: Any) -> Ba
         raise
 
 
-def _opened(url: str, name: str, create: bool, **options: Any) -> Backend:
+def _opened(url: str | Shared, name: str, create: bool, **options: Any) -> Backend:
+    if isinstance(url, Shared):
+        return url.open(name, create, {k: v for k, v in options.items() if v is not None})
     if not isinstance(url, str):
         raise Invalid(f"{redact_url(url)} is not a store URL. Example: sqlite:///team.db")
     scheme, separator, rest = url.partition("://")

@@ -15,6 +15,7 @@ from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import prepare
 from interlock.backends.postgres.joined import PostgresJoined
+from interlock.backends.postgres.lender import Lender
 from interlock.backends.postgres.store import Store
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
@@ -30,16 +31,18 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
-        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+        self,
+        url: str | Lender,
+        name: str,
+        options: ServerOptions | None = None,
+        create: bool = True,
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
         self._durable = options.durability == "full"
-        self._key = (url, options.busy_timeout)
-        self._store = _STORES.borrow(
-            self._key,
-            lambda: Store(prepare(url, options.busy_timeout, create), options.busy_timeout),
-        )
+        patience = options.busy_timeout
+        self._key = (url if isinstance(url, str) else url.given, patience)
+        self._store = _STORES.borrow(self._key, lambda: _store(url, patience, create))
         super().__init__(name, self._store.target.place, options)
         try:
             found = self._first(Call("open_space", (name, create), lambda rows: rows))
@@ -101,3 +104,10 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
         if loop in self._loops:
             self._loops.discard(loop)
             await self._store.leave(loop)
+
+
+def _store(source: str | Lender, busy_timeout: float, create: bool) -> Store:
+    """Return a store at a URL, or one over connections of the application's."""
+    if isinstance(source, str):
+        return Store(prepare(source, busy_timeout, create), busy_timeout)
+    return Store(source.prepare(busy_timeout, create), busy_timeout, source)

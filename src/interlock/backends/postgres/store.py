@@ -13,17 +13,18 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import Target, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
+from interlock.backends.postgres.lender import AsyncPoolLender, Lender
 from interlock.backends.postgres.news import News
 from interlock.backends.slots import Slots
 from interlock.core.requests import T
-from interlock.errors import AnswerLost, Fault
+from interlock.errors import AnswerLost, Fault, Invalid
 
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
@@ -36,23 +37,25 @@ class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
     opening: asyncio.Future[Any]
-    slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
+    slots: Slots
     users: int = 0
 
 
 class Store:
     """Carries calls to a store and back."""
 
-    def __init__(self, target: Target, busy_timeout: float) -> None:
+    def __init__(self, target: Target, busy_timeout: float, lender: Lender | None = None) -> None:
         self.target = target
+        self._lender = lender
         self.process = os.getpid()
         self._busy_timeout = busy_timeout
         # What a pooler makes settings of the session is sent with each statement.
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
-        self._pool: Any = None
+        self._pool: Any = lender
+        self._most = _CONNECTIONS if lender is None else lender.most
         # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
-        self._free = threading.Semaphore(_CONNECTIONS)
+        self._free = threading.Semaphore(self._most)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
             weakref.WeakKeyDictionary()
         )
@@ -60,12 +63,12 @@ class Store:
 
     def anew(self) -> Store:
         """Return the same store without any connection, for a forked child."""
-        return Store(self.target, self._busy_timeout)
+        return Store(self.target, self._busy_timeout, self._lender)
 
     def close(self) -> None:
         """Close the connections of threads, and the listener's."""
         self.news.close()
-        if self._pool is not None:
+        if self._pool is not None and self._lender is None:
             self._pool.close()
 
     # Calls
@@ -87,6 +90,8 @@ class Store:
         return call.parse(rows)
 
     def _rows(self, call: Call[Any]) -> list[Any]:
+        if isinstance(self._lender, AsyncPoolLender):
+            return self._lender.bridge(self._busy_timeout).run(self._rows_from_thread(call))
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -107,6 +112,14 @@ class Store:
                 self._pool.putconn(connection)
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
+
+    async def _rows_from_thread(self, call: Call[Any]) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        self.join(loop)
+        try:
+            return await self._rows_async(call)
+        finally:
+            await self.leave(loop)
 
     async def _rows_async(self, call: Call[Any]) -> list[Any]:
         slots = self._pools[asyncio.get_running_loop()].slots
@@ -179,8 +192,13 @@ class Store:
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a space use the pool of an event loop, until it leaves."""
+        if isinstance(self._lender, AsyncPoolLender) and self._lender.loop is not loop:
+            raise Invalid(
+                "The connections belong to another event loop. Open the space in this one."
+            )
         if loop not in self._pools:
-            self._pools[loop] = _OfLoop(asyncio.ensure_future(self._opened()))
+            opening = asyncio.ensure_future(self._opened())
+            self._pools[loop] = _OfLoop(opening, Slots(self._most))
         self._pools[loop].users += 1
 
     async def leave(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -189,9 +207,13 @@ class Store:
         mine.users -= 1
         if not mine.users:
             del self._pools[loop]
-            await (await mine.opening).close()
+            pool = await mine.opening
+            if self._lender is None:
+                await pool.close()
 
     async def _opened(self) -> Any:
+        if self._lender is not None:
+            return self._lender
         pool: Any = psycopg_pool.AsyncConnectionPool(
             self.target.conninfo, open=False, **self._pool_arguments()
         )

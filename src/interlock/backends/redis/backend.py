@@ -13,7 +13,7 @@ from interlock.backends.contract import no_space
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
-from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.options import Target, state_key, target_of
 from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.backends.refusal_log import KEPT
@@ -39,11 +39,15 @@ class RedisBackend(RemoteBackend[Call[Any]]):
     """One space in one Redis or Valkey server, or one cluster."""
 
     def __init__(
-        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+        self,
+        url: str | Target,
+        name: str,
+        options: ServerOptions | None = None,
+        create: bool = True,
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
-        self._target = target_of(url)
+        self._target = target_of(url) if isinstance(url, str) else url
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
@@ -184,7 +188,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
     def _check_server(self) -> None:
         """Refuse a server that is too old, or that drops keys when its memory is full."""
         try:
-            told = self._threads_wire().client.info()
+            told = self._threads_wire().info()
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, self.place, sent=False) from problem
         for info in [told] if "redis_version" in told else told.values():

@@ -88,6 +88,7 @@ class SQLiteBackend:
     """One space in one SQLite file, or in memory.
 
     `clock` gives microseconds since 1970; without it the host's clock is the store's clock.
+    `guest`: the store may be made in a file that has an application's tables.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class SQLiteBackend:
         clock: Callable[[], int] | None = None,
         keeps_refusals: bool = True,
         create: bool = True,
+        guest: bool = False,
     ) -> None:
         self.name = name
         self._options = options or SQLiteOptions()
@@ -107,7 +109,7 @@ class SQLiteBackend:
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalLog(self._save_notes)
-        self._key, self._store = store.borrow(self._place, self._options, create)
+        self._key, self._store = store.borrow(self._place, self._options, create, guest)
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
