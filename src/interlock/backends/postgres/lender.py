@@ -93,7 +93,8 @@ class ConnectionLender(PoolLender):
 
     def prepare(self, busy_timeout: float, create: bool) -> Target:
         """Do as Lender; psycopg itself takes the lock of the connection meanwhile."""
-        self._check_process()
+        with translated("the application's database"):
+            self.putconn(self.getconn(busy_timeout))
         return _checked(_Session(self.given), self.given, create)
 
 
@@ -183,8 +184,10 @@ class AsyncConnectionLender(AsyncPoolLender):
 
     def prepare(self, busy_timeout: float, create: bool) -> Target:
         """Do as Lender; psycopg itself takes the lock of the connection meanwhile."""
-        self._check_process()
-        return _checked(_AsyncSession(self.given, self.bridge(busy_timeout)), self.given, create)
+        bridge = self.bridge(busy_timeout)
+        with translated("the application's database"):
+            bridge.run(self.putconn(bridge.run(self.getconn(busy_timeout))))
+        return _checked(_AsyncSession(self.given, bridge), self.given, create)
 
 
 class AsyncEngineLender(AsyncPoolLender):
@@ -266,7 +269,6 @@ def _check_single(connection: Any) -> None:
             "A single connection can be shared in autocommit only: open it with autocommit=True, "
             "or give a pool."
         )
-    _check_idle(connection)
 
 
 def _check_idle(connection: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from inspect import Parameter, signature
 from typing import Any
 
 from interlock.backends.bridge import Bridge
@@ -14,6 +15,9 @@ from interlock.backends.redis.options import Target
 from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.errors import Invalid
 
+# Before redis-py 5.3 a pool had to be told for which command.
+_ASKED = signature(redis.ConnectionPool.get_connection).parameters.get("command_name")
+_COMMAND = ("EVALSHA",) if _ASKED is not None and _ASKED.default is Parameter.empty else ()
 _LONGEST = 60.0  # seconds that a thread waits for the event loop of a client
 
 
@@ -63,7 +67,7 @@ class ClientWire(Wire):
 
     def _take(self, key: str) -> tuple[str, Any]:
         try:
-            return "", self.client.connection_pool.get_connection("_")
+            return "", self.client.connection_pool.get_connection(*_COMMAND)
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 
@@ -90,7 +94,7 @@ class AsyncClientWire(AsyncWire):
 
     async def _take(self, key: str) -> tuple[str, Any]:
         try:
-            return "", await self.client.connection_pool.get_connection("_")
+            return "", await self.client.connection_pool.get_connection(*_COMMAND)
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 
