@@ -32,6 +32,7 @@ def test_both_stand_after_the_commit(app: Application) -> None:
         entry = joined.append("events", {"order": 1})
         created = joined.create("order/1", {"state": "new"})
         changed = joined.update("order/1", lambda value: {**value, "state": "paid"})
+        changed = joined.patch("order/1", {"by": "card"})
         joined.delete(changed)
         with joined.transaction() as tx:
             tx.write(tx.read("count"), 1)
@@ -43,7 +44,7 @@ def test_both_stand_after_the_commit(app: Application) -> None:
     assert space.read("events").value == [{"order": 1}]
     log = list(space.log())
     assert [each.position for each in log] == list(range(1, len(log) + 1))
-    assert (entry.position, created.version, space.read("order/1").version) == (2, 1, 3)
+    assert (entry.position, created.version, space.read("order/1").version) == (2, 1, 4)
     assert space.read("count").value == 1
 
 

@@ -125,7 +125,7 @@ def checked_session(connection: Any, place: str, create: bool) -> tuple[int, boo
     return found
 
 
-def _check_server(connection: Any, place: str) -> None:
+def _check_server(connection: psycopg.Connection, place: str) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise IncompatibleStore(
             f"{place} is PostgreSQL {connection.info.server_version // 10000}; "

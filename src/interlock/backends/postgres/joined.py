@@ -102,11 +102,9 @@ class PostgresJoined(JoinedBackend):
         if isinstance(request, Commit):
             return self._commit(request)
         call = calls.call_of(request, self._space, self.uid, (0, ""), True)
-        return (
-            self._look_back(call)
-            if isinstance(request, Load) and request.op_id
-            else self._ask(call)
-        )
+        if isinstance(request, Load) and request.op_id is not None:
+            return self._look_back(call)
+        return self._ask(call)
 
     def _commit(self, request: Commit) -> _Steps[Outcome]:
         # Never less durable than the caller has it: what is set here is for all that he commits.
