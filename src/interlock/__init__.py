@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
     from interlock._async.open import open_async
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.store import Store
@@ -101,6 +103,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
+    "AsyncJoined",
     "AsyncLease",
     "AsyncLeases",
     "AsyncMoment",
@@ -147,6 +150,7 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Joined",
     "Json",
     "KeyConflicts",
     "KeyInfo",
@@ -207,6 +211,7 @@ _LATE = {
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
+    "AsyncJoined": "_async.joined",
     "AsyncLease": "_async.lease",
     "AsyncLeases": "_async.lease",
     "AsyncMoment": "_async.moment",
@@ -234,6 +239,7 @@ _LATE = {
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
+    "Joined": "_sync.joined",
     "KeyConflicts": "core.conflict_report",
     "Progress": "streams.coordinator",
     "Projection": "_sync.projection",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
@@ -231,6 +232,15 @@ class AsyncSpace(AsyncReader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> AsyncJoined[AsyncSpace]:
+        """Return this space inside the caller's open transaction, for an `async with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._async.joined import AsyncJoined
+
+        return AsyncJoined(self.session, connection, AsyncSpace)
 
     async def transact(
         self,

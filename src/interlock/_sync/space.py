@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
@@ -227,6 +228,15 @@ class Space(Reader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return Tx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> Joined[Space]:
+        """Return this space inside the caller's open transaction, for a `with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._sync.joined import Joined
+
+        return Joined(self.session, connection, Space)
 
     def transact(
         self,

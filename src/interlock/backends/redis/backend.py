@@ -7,13 +7,13 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait
-from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.options import Target, state_key, target_of
 from interlock.backends.redis.server import check_server
 from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
@@ -30,7 +30,7 @@ from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, T
 from interlock.core.transfer import Importing
-from interlock.errors import IncompatibleStore, Unconfirmed
+from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
 SCHEMA_VERSION = 2
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
@@ -44,7 +44,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     def __init__(
         self,
-        url: str,
+        url: str | Target,
         name: str,
         options: ServerOptions | None = None,
         create: bool = True,
@@ -52,7 +52,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
-        self._target = target_of(url)
+        self._target = target_of(url) if isinstance(url, str) else url
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
@@ -62,6 +62,14 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         except BaseException:
             self.close()
             raise
+
+    def join(self, connection: object) -> NoReturn:
+        """Redis has no transaction that could be joined: always raises Invalid."""
+        raise Invalid(
+            "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
+            "out the others where one is refused. Write with the space, and let whoever needs more "
+            "follow its log; or keep both in PostgreSQL or SQLite."
+        )
 
     def _connect(self) -> None:
         self._store = STORES.borrow(self._target, lambda: Store(self._target))
