@@ -22,13 +22,15 @@ from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
+    from interlock.backends.contract import Backend
     from interlock.backends.drive_async import AsyncDriver
 
 P = ParamSpec("P")
@@ -152,6 +154,11 @@ class Session(BaseSession):
 
     driver: SyncDriver
 
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        return cls(SyncDriver(backend), writer)
+
     def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
         answer: T | Refusal = self.driver.run(steps)
@@ -179,6 +186,13 @@ class AsyncSession(BaseSession):
     """Runs protocols in an asyncio task."""
 
     driver: AsyncDriver
+
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        from interlock.backends.drive_async import AsyncDriver  # imports asyncio
+
+        return cls(AsyncDriver(backend), writer)
 
     async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""

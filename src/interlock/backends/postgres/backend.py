@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 
-from interlock.backends.contract import no_space
+from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.joined import JoinedBackend
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
@@ -22,6 +22,7 @@ from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
+from interlock.core.transfer import Importing
 
 _STORES: Registry[Store] = Registry()
 
@@ -35,6 +36,7 @@ class PostgresBackend(RemoteBackend[Call[object]]):
         name: str,
         options: ServerOptions | None = None,
         create: bool = True,
+        importing: Importing | None = None,
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
@@ -44,13 +46,25 @@ class PostgresBackend(RemoteBackend[Call[object]]):
         self._store = _STORES.borrow(self._key, lambda: _store(url, patience, create))
         super().__init__(name, self._store.target.place, options)
         try:
-            found = self._first(Call("open_space", (name, create), lambda rows: rows))
-            if not found:
-                raise no_space(self.place, name)
-            self._space, self.uid = found[0]
+            self._space, self.uid = self._find(create, importing)
         except BaseException:
             self.close()
             raise
+
+    def _find(self, create: bool, importing: Importing | None) -> tuple[int, str]:
+        if importing is not None:
+            space, uid, why = self._first(calls.begin_import(self.name, importing))
+            if why is not None:
+                refuse = not_empty if why == "full" else other_source
+                raise refuse(self.place, self.name)
+            return space, uid
+        found = self._first(Call("open_space", (self.name, create), lambda rows: rows))
+        if not found:
+            raise no_space(self.place, self.name)
+        space, uid, unfinished = found[0]
+        if unfinished:
+            raise being_imported(self.place, self.name)
+        return space, uid
 
     def join(self, connection: object) -> JoinedBackend:
         """Return the space inside a transaction of the caller's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from interlock.backends.bridge import Bridge
 from interlock.backends.redaction import Hidden, malformed
@@ -88,3 +88,11 @@ def state_key(name: str) -> str:
     """Return the name of a space's first key.  All its keys hold the same name in braces, so that
     they share a hash slot; a brace in the name would end that part early."""
     return f"interlock:{{{name.translate(_ESCAPED)}}}"
+
+
+def space_name(key: str) -> str | None:
+    """Return the name of the space that a first key is of, None where it is no such key."""
+    if not (key.startswith("interlock:{") and key.endswith("}")):
+        return None
+    name = unquote(key[len("interlock:{") : -1])
+    return name if state_key(name) == key else None

@@ -14,7 +14,7 @@ from interlock.backends.contract import no_space
 from interlock.backends.sqlite import locks
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.health import LOG_LIMIT
-from interlock.backends.sqlite.location import Location, check
+from interlock.backends.sqlite.location import Location, check, is_settled
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
@@ -116,6 +116,15 @@ def prepare(
                 connection.execute("ROLLBACK")
     except sqlite3.Error as problem:
         raise fault_of(problem, str(place)) from problem
+
+
+def creation() -> str:
+    """Return the script that makes a store in an empty file, for whoever runs it by hand."""
+    return (
+        f"PRAGMA journal_mode=WAL;\n\nBEGIN;\n\n{SCHEMA}\n"
+        f"PRAGMA application_id={APPLICATION_ID};\n\nPRAGMA user_version={SCHEMA_VERSION};\n\n"
+        "COMMIT;\n"
+    )
 
 
 def check_guest(connection: sqlite3.Connection, place: Location, create: bool) -> None:
@@ -230,4 +239,8 @@ def _split(script: str) -> list[str]:
 
 def _uri(place: Location) -> str:
     assert place.path is not None
-    return place.path.as_uri() + ("?mode=ro" if place.read_only else "")
+    if not place.read_only:
+        return place.path.as_uri()
+    # SQLite makes the shared memory of the write-ahead log even to read.
+    fixed = "&immutable=1" if is_settled(place.path) else ""
+    return f"{place.path.as_uri()}?mode=ro{fixed}"
