@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.core.keys import check_name
+from interlock.core.records import Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
 from interlock.core.rules import Rule, RuleSet, declare
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.observe.observer import Doing, observed
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
@@ -46,6 +48,10 @@ class BaseSession:
         """Whether leases and consumers are renewed in the background."""
         return getattr(self.driver, "keeps_alive", True)
 
+    def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
+        """Return a protocol so that it is watched; `doing` says what it is to the caller."""
+        return observed(self.driver.observer, steps, self.writer.agent, doing)
+
     def op_id(self, given: str | None = None) -> str:
         """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
         return self.draw() if given is None else checked_op_id(given)
@@ -62,9 +68,14 @@ class BaseSession:
         raise_refused(check_name("agent", agent))
         return self.under(replace(self.writer, agent=agent, incarnation=0))
 
+    def handling(self, *entries: Entry) -> None:
+        """Take note that what the caller does next follows from these entries."""
+        self.driver.observer.handling(*(entry.trace for entry in entries))
+
     def in_thread(self) -> Session:
         """Return a session over the same connections for a thread in the background."""
-        return Session(SyncDriver(self.driver.backend), self.writer, self.draw)
+        driver = SyncDriver(self.driver.backend, self.driver.observer)
+        return Session(driver, self.writer, self.draw)
 
     def refuse(self, refusal: Refusal, explain: bool = True) -> NoReturn:
         """Raise a refusal.
@@ -122,9 +133,14 @@ class Session(BaseSession):
 
     driver: SyncDriver
 
-    def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = self.driver.run(steps)
+    def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
@@ -135,6 +151,7 @@ class Session(BaseSession):
 
     def close(self) -> None:
         """Give back the connections."""
+        self.driver.observer.close()
         self.driver.backend.close()
 
 
@@ -143,9 +160,14 @@ class AsyncSession(BaseSession):
 
     driver: AsyncDriver
 
-    async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = await self.driver.run(steps)
+    async def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = await self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
@@ -159,7 +181,16 @@ class AsyncSession(BaseSession):
         from interlock import cancellation  # imports asyncio
 
         self.driver.close()
-        await cancellation.finish(self.driver.backend.close_async())
+        await cancellation.finish(self._close())
+
+    async def _close(self) -> None:
+        import asyncio
+
+        observer = self.driver.observer
+        if not observer.hooks.idle:
+            await asyncio.to_thread(observer.hooks.close)  # they may need the event loop
+        observer.close()
+        await self.driver.backend.close_async()
 
 
 class Thought:

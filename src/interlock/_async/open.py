@@ -14,8 +14,9 @@ from interlock.core.keys import check_name
 from interlock.core.rules import Rule
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refused
+from interlock.observe.observer import SLOW_COMMIT, Observer
 from interlock.session import AsyncSession
-from interlock.settings import make_writer
+from interlock.settings import check_slow_commit, make_writer
 
 _NOT_OPENED = (
     "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
@@ -34,17 +35,20 @@ def open_async(
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
+    slow_commit: float | None = SLOW_COMMIT,
 ) -> Opening:
     """Open a space for asyncio: `await open_async(...)`, or `async with open_async(...) as space`.
 
     The arguments and what is raised are those of `interlock.open`.
     """
+    check_slow_commit(slow_commit)
     make_writer("", space, agent, max_value_bytes)
 
     def opened() -> AsyncSpace:
         backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
-        return AsyncSpace(AsyncSession(AsyncDriver(backend), writer))
+        observer = Observer(backend.name, slow_commit)
+        return AsyncSpace(AsyncSession(AsyncDriver(backend, observer), writer))
 
     return Opening(opened, exclusive, rules)
 

@@ -15,6 +15,7 @@ from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.moment import AsyncMoment
+from interlock._async.observable import AsyncObservable
 from interlock._async.transaction import AsyncTx, returned
 from interlock.core import read, transact, update, write
 from interlock.core.keys import check_prefix
@@ -27,6 +28,7 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
+from interlock.observe.observer import Doing
 from interlock.session import AsyncSession
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
 
 
-class AsyncSpace:
+class AsyncSpace(AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     def __init__(self, session: AsyncSession) -> None:
@@ -157,7 +159,7 @@ class AsyncSpace:
         steps = update.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
-        return await self.session.run(steps)
+        return await self.session.run(steps, Doing("update", key))
 
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -192,7 +194,7 @@ class AsyncSpace:
             name,
             op_id is not None,
         )
-        (answer,) = await self.session.run(returned(steps))
+        (answer,) = await self.session.run(returned(steps), Doing("transact"))
         return answer
 
     async def append(
@@ -556,6 +558,7 @@ class AsyncSpace:
         while True:
             page = await self.session.run(read.log_page(prefix, position, PAGE))
             for entry in page.entries:
+                self.session.handling(entry)
                 yield entry
             raise_refused(read.check_reached(position, page.head))
             position = page.upto

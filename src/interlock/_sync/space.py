@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
+from interlock._sync.observable import Observable
 from interlock._sync.transaction import Tx, returned
 from interlock.core import read, transact, update, write
 from interlock.core.keys import check_prefix
@@ -27,6 +28,7 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
+from interlock.observe.observer import Doing
 from interlock.session import Session
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 _PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
 
 
-class Space:
+class Space(Observable):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
@@ -155,7 +157,7 @@ class Space:
         steps = update.update(
             self.session.writer, key, think, default, limits, name, op_id is not None
         )
-        return self.session.run(steps)
+        return self.session.run(steps, Doing("update", key))
 
     def transaction(self, *, op_id: str | None = None) -> Tx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -188,7 +190,7 @@ class Space:
             name,
             op_id is not None,
         )
-        (answer,) = self.session.run(returned(steps))
+        (answer,) = self.session.run(returned(steps), Doing("transact"))
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:
@@ -543,7 +545,9 @@ class Space:
             position = start()
         while True:
             page = self.session.run(read.log_page(prefix, position, PAGE))
-            yield from page.entries
+            for entry in page.entries:
+                self.session.handling(entry)
+                yield entry
             raise_refused(read.check_reached(position, page.head))
             position = page.upto
             if position >= page.head:
