@@ -7,8 +7,10 @@ import weakref
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
+T = TypeVar("T")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 THOUGHTS = (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0)
 LENGTHS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
@@ -52,7 +54,7 @@ class Counters:
     """The counts of one space.  `lock` is for whoever changes them, `counted` for who reads."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a protocol that the garbage collector ends counts, too
         self.commits: dict[str, int] = {}  # by agent, as all that follow
         self.refusals: Counter[tuple[str, str]] = Counter()  # and by the name of the refusal
         self.faults: Counter[str] = Counter()  # by the name of the fault
@@ -114,12 +116,10 @@ class Counters:
 
     def _count(self) -> None:
         """Count what was gathered; `lock` is held."""
-        for _ in range(len(self._commits)):
-            agent, seconds = self._commits.popleft()
+        for agent, seconds in _taken(self._commits):
             self.commits[self.agent(agent)] += 1
             self.commit_seconds.add(seconds)
-        for _ in range(len(self._thoughts)):
-            thoughts, committed, busy, lost = self._thoughts.popleft()
+        for thoughts, committed, busy, lost in _taken(self._thoughts):
             self.thoughts += thoughts
             self.busy_seconds += busy
             self.lost_seconds += lost
@@ -167,6 +167,13 @@ class Counters:
             since = self.leases.pop((key, epoch), None)
             if since is not None:
                 self.lease_seconds.add(now - since)
+
+
+def _taken(items: deque[T]) -> Iterator[T]:
+    """Take out what is there, whoever else does."""
+    with suppress(IndexError):
+        for _ in range(len(items)):
+            yield items.popleft()
 
 
 class Totals:
