@@ -23,10 +23,10 @@ class Calls:
     """What was called in a block, and may not have been awaited yet."""
 
     def __init__(self) -> None:
-        self._begun: list[tuple[str, Coroutine[Any, Any, Any]]] = []
+        self._begun: list[tuple[str, Coroutine[object, None, object]]] = []
         self._most = _MOST
 
-    def add(self, name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    def add(self, name: str, call: Coroutine[object, None, T]) -> Coroutine[object, None, T]:
         """Take note of a call that is to be awaited, and return it."""
         self._begun.append((name, call))
         if len(self._begun) > self._most:
@@ -58,18 +58,18 @@ class AwaitsCalls:
         return Calls()
 
 
+Target = TypeVar("Target", bound=AwaitsCalls)
+
+
 def awaited(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    method: Callable[Concatenate[Target, P], Coroutine[object, None, T]],
+) -> Callable[Concatenate[Target, P], Coroutine[object, None, T]]:
     """Mark a method whose calls are to be awaited before the block of its object (which has
     `_calls`) ends."""
 
     @wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        begun: Coroutine[Any, Any, T] = self._calls.add(
-            method.__name__, method(self, *args, **kwargs)
-        )
-        return begun
+    def call(self: Target, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, T]:
+        return self._calls.add(method.__name__, method(self, *args, **kwargs))
 
     return call
 
@@ -81,18 +81,18 @@ def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:
 
 
 def raise_unawaited(kind: type[BaseException] | None, problem: BaseException | None) -> None:
-    """Raise a problem where the block has raised nothing itself."""
+    """Raise a problem if the block has raised nothing itself."""
     if kind is None and problem is not None:
         raise problem
 
 
-def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def all_awaited(fn: Callable[[Target], Any]) -> Callable[[Target], Any]:
     """Return a coroutine function that is given such an object so that it must await all, too."""
     if not inspect.iscoroutinefunction(fn):
         return fn
 
     @wraps(fn)
-    async def call(target: Any) -> Any:
+    async def call(target: Target) -> object:
         answer = await fn(target)
         raise_refused(target._calls.unawaited())
         return answer
@@ -100,5 +100,5 @@ def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
-def _is_untouched(call: Coroutine[Any, Any, Any]) -> bool:
+def _is_untouched(call: Coroutine[object, None, object]) -> bool:
     return inspect.getcoroutinestate(call) == inspect.CORO_CREATED

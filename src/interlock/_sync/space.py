@@ -17,7 +17,7 @@ from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
 from interlock._sync.observable import Observable
 from interlock._sync.transaction import Tx, returned
-from interlock.core import read, transact, update, write
+from interlock.core import patch, read, transact, update, write
 from interlock.core.keys import check_prefix
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
@@ -85,8 +85,16 @@ class Space(Observable):
         self.session.check_read(*names)
         return dict((self.session.run(read.load(self.session.writer, names))).records)
 
-    def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
+    def scan(
+        self, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> dict[str, Record]:
+        """Return the existing records whose keys begin with `prefix`, by key, as of one moment.
+
+        `after` and `limit` return a page: at most so many records (10,000 at most), of keys after
+        that one, such as the last one of the page before.  An empty page is the end.
+        """
+        if after is not None or limit is not None:
+            return self._scan_page(prefix, after, read.MOST_LISTED if limit is None else limit)
         snapshot = self.session.run(read.load(self.session.writer, (), (prefix,)))
         return {record.key: record for record in snapshot.scans[prefix]}
 
@@ -100,16 +108,32 @@ class Space(Observable):
         """
         return list(self.session.run(read.list_keys(prefix, after, limit)))
 
-    def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
+    def write(
+        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+    ) -> Record:
         """Write `value` over `record` and return the new record.
 
         Raises Conflict if the key has changed since `record` was read; Held if it is the turn of
         another agent that has already lost one to such a write; Invalid, or a fault.  With an
-        `op_id` it is safe to retry the same write; the default is a new id.
+        `op_id` it is safe to retry the same write; the default is a new id.  If `value` is what
+        `record` has, nothing is written, unless `touch` or an `op_id` asks for an entry.
         """
         self.session.check_write(getattr(record, "key", None))
-        return self.session.run(
-            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
+        name, touch = self.session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        return self.session.run(steps)
+
+    def write_many(
+        self, writes: Iterable[tuple[Record, Any]], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write a value over each record, all in one commit or none, and return the new records.
+
+        `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
+        """
+        pairs = list(writes)
+        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        return self._write_all(
+            lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -119,6 +143,18 @@ class Space(Observable):
         """
         name = self.session.op_id(op_id)
         return self._commit(key, lambda: write.plan_create(self.session.writer, key, value, name))
+
+    def create_many(
+        self, values: Mapping[str, Any], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write values to keys that must not exist, all in one commit or none; return the records.
+
+        Raises Conflict if one of them exists.
+        """
+        self.session.check_write(*values)
+        return self._write_all(
+            lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
+        )
 
     def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
@@ -138,6 +174,7 @@ class Space(Observable):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -148,16 +185,47 @@ class Space(Observable):
         waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto` calls
         `fn` without waiting and queues after a conflict, or if there is a queue; `always` queues
         first, so that no call is wasted; `never` only retries.  If `op_id` was already applied,
-        `fn` is not called and the record written then is returned.
+        `fn` is not called and the record written then is returned.  If `fn` returns the value that
+        it was given, nothing is written, unless `touch` or an `op_id` asks for an entry.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
         think = self.session.thought(key).marked(fn)
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
+        chosen = op_id is not None
         steps = update.update(
-            self.session.writer, key, think, default, limits, name, op_id is not None
+            self.session.writer, key, think, default, limits, name, chosen, touch or chosen
         )
         return self.session.run(steps, Doing("update", key))
+
+    def patch(
+        self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
+    ) -> Record:
+        """Change these fields of an object and no others, and return the new record.
+
+        `changes` is a JSON Merge Patch (RFC 7396): None removes a field, an object changes parts of
+        one.  Given a key, it changes whatever the key holds now.  Given a record, it raises
+        Conflict if one of these fields has changed since; other fields may have.  Raises Invalid if
+        the key does not exist or holds no object.
+        """
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return self.session.run(patch.patch(self.session.writer, target, changes, name, touch))
+
+    def update_fields(
+        self,
+        target: str | Record,
+        fields: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = (),
+        op_id: str | None = None,
+    ) -> Record:
+        """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return self.session.run(
+            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
+        )
 
     def transaction(self, *, op_id: str | None = None) -> Tx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -206,6 +274,17 @@ class Space(Observable):
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
+
+    def append_many(
+        self, key: str, items: Iterable[Any], *, op_id: str | None = None
+    ) -> list[Entry]:
+        """Add contributions to a merged key in one commit, in order, and return their entries.
+
+        An `op_id` that was already applied adds nothing.  Raises as `append` does.
+        """
+        self.session.check_write(key)
+        name = self.session.op_id(op_id)
+        return self.session.run(write.append_many(self.session.writer, key, items, name))
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -396,7 +475,7 @@ class Space(Observable):
         ttl: float = 30.0,
         poll: float = 1.0,
         attempts: int = 5,
-        told: Callable[[Worked], object] | None = None,
+        on_worked: Callable[[Worked], object] | None = None,
     ) -> Worker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
@@ -404,12 +483,12 @@ class Space(Observable):
         what one returns is the result of the run.  `ttl`: seconds after which others take
         over the runs of a worker that has died.  It looks for runs whenever one has moved,
         and every `poll` seconds.  After `attempts` failures, or workers that died at the same
-        step, a run is parked.  `told(worked)` is called whenever the worker is done with a
-        run for now, in the run's thread.  Raises Invalid.
+        step, a run is parked.  `on_worked(worked)` is called whenever the worker is done with
+        a run for now, in the run's thread.  Raises Invalid.
         """
         from interlock._sync.worker import Worker
 
-        return Worker(self.session, programs, slots, ttl, poll, attempts, told)
+        return Worker(self.session, programs, slots, ttl, poll, attempts, on_worked)
 
     def breaker(
         self,
@@ -453,9 +532,9 @@ class Space(Observable):
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
-        `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
-        which programs run or trust, may be documents, too.  Raises Invalid.
+        `merge`: a write that conflicts is merged, by lines (JSON by fields), if the two sides
+        changed different places.  `hidden`: whether paths such as `.git/hooks/post-merge` or
+        `.envrc`, which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._sync.files import Files
         from interlock.files.context import files_context
@@ -504,7 +583,7 @@ class Space(Observable):
         return self.session.run(trim.trim(self.session.writer, keep, before))
 
     def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 
@@ -566,6 +645,21 @@ class Space(Observable):
             if page.upto >= page.head:
                 return
             page = self.session.run(page_after(page.upto, PAGE))
+
+    def _scan_page(self, prefix: str, after: str | None, limit: int) -> dict[str, Record]:
+        while True:
+            listed = self.list_keys(prefix, after=after, limit=limit)
+            records = self.read_many(each.key for each in listed)
+            found = {key: record for key, record in records.items() if record.exists}
+            if found or not listed:
+                return found
+            after = listed[-1].key  # all of them were deleted meanwhile
+
+    def _write_all(
+        self, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str | None
+    ) -> dict[str, Record]:
+        name = self.session.op_id(op_id)
+        return self.session.run(transact.write_all(self.session.writer, fill, name))
 
     def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)

@@ -7,7 +7,6 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
-from typing import Any
 
 from interlock.backends.contract import no_space
 from interlock.backends.postgres import calls
@@ -24,7 +23,7 @@ from interlock.core.requests import Request, T
 _STORES: Registry[Store] = Registry()
 
 
-class PostgresBackend(RemoteBackend[Call[Any]]):
+class PostgresBackend(RemoteBackend[Call[object]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
@@ -54,13 +53,13 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._over = threading.Event()
 
-    def _call(self, request: Request[Any]) -> Call[Any]:
+    def _call(self, request: Request[object]) -> Call[object]:
         return calls.call_of(request, self._space, self.uid, self._known, self._durable)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[object]:
         return calls.commit(plans, self._space, self.uid, known, self._durable)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[object]:
         return calls.add_refusals(notes, self._space, KEPT)
 
     def _send(self, call: Call[T]) -> T:

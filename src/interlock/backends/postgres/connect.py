@@ -116,7 +116,7 @@ def _prepared(url: str, place: str, create: bool) -> Target:
         return Target(url, place, direct, row[1])
 
 
-def _check_server(connection: Any, place: str) -> None:
+def _check_server(connection: psycopg.Connection, place: str) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise IncompatibleStore(
             f"{place} is PostgreSQL {connection.info.server_version // 10000}; "

@@ -115,7 +115,7 @@ class SQLiteBackend:
         self.uid = self._where.uid
         _BACKENDS.add(self)
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -124,7 +124,7 @@ class SQLiteBackend:
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):
