@@ -28,7 +28,6 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
-from interlock.observe.observer import Doing
 from interlock.session import AsyncSession
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -200,7 +199,7 @@ class AsyncSpace(AsyncObservable):
         steps = update.update(
             self.session.writer, key, think, default, limits, name, chosen, touch or chosen
         )
-        return await self.session.run(steps, Doing("update", key))
+        return await self.session.run(steps, ("update", key))
 
     async def patch(
         self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
@@ -266,7 +265,7 @@ class AsyncSpace(AsyncObservable):
             name,
             op_id is not None,
         )
-        (answer,) = await self.session.run(returned(steps), Doing("transact"))
+        (answer,) = await self.session.run(returned(steps), ("transact", ""))
         return answer
 
     async def append(

@@ -20,7 +20,6 @@ from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
-from interlock.observe.observer import Doing
 from interlock.session import Session
 
 # `take_lease`, or what is like it
@@ -288,6 +287,6 @@ def _acquire(
     session.check_write(*keys)
     name = session.op_id()
     steps = taking(take, session.writer, keys, ttl, wait, name)
-    records = session.run(steps, Doing("lease", keys[0]), explain=False)
+    records = session.run(steps, ("lease", keys[0]), explain=False)
     for lease, record in zip(leases, records, strict=True):
         lease._begin(record, name)

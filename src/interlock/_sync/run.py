@@ -19,7 +19,6 @@ from interlock.core.read import load
 from interlock.core.records import Record, as_datetime
 from interlock.core.requests import Steps
 from interlock.errors import InterlockError, Invalid, raise_refused
-from interlock.observe.observer import Doing
 from interlock.runs import admin, effect, history, step, worker
 from interlock.runs.history import RunMoment
 from interlock.runs.records import RunInfo, check_run_id, fence_key
@@ -152,7 +151,7 @@ class Run:
         made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
         steps = effect.perform(self._state, path, made, draw)
-        return self._session.run(steps, Doing("effect", name))
+        return self._session.run(steps, ("effect", name))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Any:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -255,7 +254,7 @@ class Run:
                     lambda state: Tx(self._session, state, op_id),
                     op_id,
                 ),
-                Doing("step", name),
+                ("step", name),
             )
         return found[0]
 

@@ -28,7 +28,6 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted, raise_refused
-from interlock.observe.observer import Doing
 from interlock.session import Session
 from interlock.settings import (
     DEFAULT_ATTEMPTS,
@@ -196,7 +195,7 @@ class Space(Observable):
         steps = update.update(
             self.session.writer, key, think, default, limits, name, chosen, touch or chosen
         )
-        return self.session.run(steps, Doing("update", key))
+        return self.session.run(steps, ("update", key))
 
     def patch(
         self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
@@ -258,7 +257,7 @@ class Space(Observable):
             name,
             op_id is not None,
         )
-        (answer,) = self.session.run(returned(steps), Doing("transact"))
+        (answer,) = self.session.run(returned(steps), ("transact", ""))
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:

@@ -34,7 +34,7 @@ class Hooks:
 
     def __init__(self, failed: Callable[[str, BaseException], None]) -> None:
         self._failed = failed
-        self._hooks: dict[str, tuple[Hook, ...]] = {}
+        self.events: dict[str, tuple[Hook, ...]] = {}  # of events that somebody listens to
         self.left_out = 0
         self.start_anew()
         _HOOKS.add(self)
@@ -62,18 +62,16 @@ class Hooks:
         events = tuple(REFUSALS.values()) if event == "refusal" else (event,)
         with self._changed:
             for each in events:
-                self._hooks[each] = (*self._hooks.get(each, ()), called)
+                self.events[each] = (*self.events.get(each, ()), called)
 
         def remove() -> None:
             with self._changed:
                 for each in events:
-                    self._hooks[each] = tuple(h for h in self._hooks[each] if h is not called)
+                    left = tuple(h for h in self.events.pop(each, ()) if h is not called)
+                    if left:
+                        self.events[each] = left
 
         return remove
-
-    def wants(self, event: str) -> bool:
-        """Whether anybody listens to events of a name."""
-        return bool(self._hooks) and bool(self._hooks.get(event))
 
     @property
     def idle(self) -> bool:
@@ -106,7 +104,7 @@ class Hooks:
 
     def _run(self) -> None:
         while (notice := self._next()) is not None:
-            for hook in self._hooks.get(notice.event, ()):
+            for hook in self.events.get(notice.event, ()):
                 try:
                     hook(notice)
                 except BaseException as problem:

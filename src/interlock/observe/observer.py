@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from interlock.core.conflict_report import note
 from interlock.core.fold import Unfoldable
@@ -43,12 +43,9 @@ SLOW_COMMIT = 1.0  # seconds
 OWN = "$"  # what the keys of the library's own begin with
 
 
-class Doing(NamedTuple):
-    """What a protocol is to the caller: `what` is `update`, `transact`, `step`, `effect` or
-    `lease`, and `name` the key that it is about, or the step's name."""
-
-    what: str
-    name: str = ""
+# What a protocol is to the caller: `update`, `transact`, `step`, `effect` or `lease`; and the key
+# that it is about, or the name of the step.
+Doing = tuple[str, str]
 
 
 class Span(Protocol):
@@ -124,11 +121,7 @@ class Observer:
     # What happened
 
     def committed(self, plan: Plan, outcome: Committed, attempts: int, seconds: float) -> None:
-        """Something was committed."""
-        self.counters.committed(plan.agent, seconds)
-        slow, told = seconds >= self.slow_commit, self.hooks.wants("commit")
-        if not slow and not told:
-            return
+        """Something was committed that a hook or the log is to be told of."""
         from interlock.observe.notices import CommitNotice
 
         keys = tuple(dict.fromkeys(write.key for write in plan.writes))
@@ -136,9 +129,8 @@ class Observer:
         found = CommitNotice(
             "commit", self.space, plan.agent, keys[0], keys, position, attempts, seconds, plan.op_id
         )
-        if told:
-            self.hooks.tell(found)
-        if slow:
+        self._tell(found)
+        if seconds >= self.slow_commit:
             found = found._replace(event="slow_commit")
             self.log.slow_commit(found)
             self._tell(found)
@@ -160,7 +152,7 @@ class Observer:
     def turn(self, agent: str, key: str, ahead: int, seconds: float) -> None:
         """An agent has its turn."""
         self.counters.took_turn(ahead, seconds)
-        if self.hooks.wants("turn"):
+        if "turn" in self.hooks.events:
             from interlock.observe.notices import TurnNotice
 
             self.hooks.tell(TurnNotice("turn", self.space, agent, key, ahead, seconds))
@@ -170,7 +162,7 @@ class Observer:
         for record in records:
             key, epoch = record.key, record.epoch
             self.counters.took_lease(key, epoch, perf_counter())
-            if self.hooks.wants("lease"):
+            if "lease" in self.hooks.events:
                 from interlock.observe.notices import LeaseNotice
 
                 self.hooks.tell(LeaseNotice("lease", self.space, agent, key, epoch, seconds))
@@ -196,6 +188,13 @@ class Observer:
         self.log.reconnect(found)
         self._tell(found)
 
+    def was_resubmitted(self, op_id: str) -> bool:
+        """Whether the first answer to this operation was lost, so that it is no surprise that it
+        was applied before."""
+        found = op_id in self.resubmitted
+        self.resubmitted.discard(op_id)
+        return found
+
     def failed(self, agent: str, problem: Fault) -> None:
         """The store failed."""
         from interlock.observe.notices import StoreNotice
@@ -207,7 +206,7 @@ class Observer:
         self._tell(found)
 
     def _tell(self, notice: notices.Notice) -> None:
-        if self.hooks.wants(notice.event):
+        if notice.event in self.hooks.events:
             self.hooks.tell(notice)
 
 
@@ -301,11 +300,10 @@ class Trail:
             return
         if isinstance(outcome, Committed):
             self.committed, self.refused = True, None
-            again = bool(observer.resubmitted) and plan.op_id in observer.resubmitted
-            if again:
-                observer.resubmitted.discard(plan.op_id)
-            if again or not outcome.replayed:
-                observer.committed(plan, outcome, self.thoughts, seconds)
+            if not outcome.replayed or observer.was_resubmitted(plan.op_id):
+                observer.counters.committed(plan.agent, seconds)
+                if seconds >= observer.slow_commit or "commit" in observer.hooks.events:
+                    observer.committed(plan, outcome, self.thoughts, seconds)
         elif not isinstance(outcome, Outdated):
             self.lost += self.thought_seconds + seconds
             self._refuse(outcome, plan.agent, plan.op_id)

@@ -106,8 +106,8 @@ class Traced:
         if doing is not None:
             from opentelemetry.trace import set_span_in_context
 
-            attributes = {**self._attributes, "interlock.key": doing.name}
-            name = f"interlock.{doing.what}"
+            attributes = {**self._attributes, "interlock.key": doing[1]}
+            name = f"interlock.{doing[0]}"
             self._span = tracer.start(name, None, _handled.get(), attributes)
             self._context = set_span_in_context(self._span)
 
