@@ -33,6 +33,8 @@ ASYNC_NAME = re.compile(r"Async(?=[A-Z])")
 
 # Changed in the code after its tokens were.
 CODE = [
+    # What a function of the caller's returns, awaited or not.
+    (re.compile(r" \| Awaitable\[[^\[\]]*\]"), ""),
     (
         re.compile(
             r"\b(?:Awaitable\[|Coroutine\[(?:Any, Any|object, None), )((?:[^\[\]]|\[[^\[\]]*\])*)\]"

@@ -23,6 +23,7 @@ from interlock.errors import (
     Contended,
     Corrupt,
     Deadlock,
+    Dropped,
     Fault,
     Fenced,
     Forbidden,
@@ -44,30 +45,38 @@ from interlock.errors import (
 )
 from interlock.extras import NotInstalled
 from interlock.settings import rules_from_json
+from interlock.typed import upcast
 
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
     from interlock._async.open import open_async
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.space import AsyncSpace
+    from interlock._async.store import AsyncStore
     from interlock._async.transaction import AsyncTx
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
+    from interlock._sync.store import Store
     from interlock._sync.worker import Worker
+    from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
+    from interlock.core.spaces import Finding, SpaceInfo
+    from interlock.core.transfer import Copied
     from interlock.core.trim import Trimmed
     from interlock.files.document import (
         Document,
@@ -102,6 +111,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
+    "AsyncJoined",
     "AsyncLease",
     "AsyncLeases",
     "AsyncMoment",
@@ -109,6 +119,7 @@ __all__ = [
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
+    "AsyncStore",
     "AsyncTx",
     "AsyncWorker",
     "Breaker",
@@ -122,11 +133,13 @@ __all__ = [
     "ConflictReport",
     "Contended",
     "Coordinator",
+    "Copied",
     "Corrupt",
     "Deadlock",
     "Delivery",
     "Distribution",
     "Document",
+    "Dropped",
     "Entry",
     "Fault",
     "Fenced",
@@ -135,6 +148,7 @@ __all__ = [
     "FileStatus",
     "Files",
     "FilesTx",
+    "Finding",
     "Forbidden",
     "Group",
     "GroupConsumer",
@@ -146,6 +160,7 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Joined",
     "Json",
     "KeyConflicts",
     "KeyInfo",
@@ -175,7 +190,9 @@ __all__ = [
     "RunMoment",
     "Runs",
     "Space",
+    "SpaceInfo",
     "StepInfo",
+    "Store",
     "StoreNotice",
     "TimedOut",
     "Trimmed",
@@ -198,6 +215,8 @@ __all__ = [
     "private",
     "redact_url",
     "rules_from_json",
+    "schema_sql",
+    "upcast",
 ]
 
 # Where names live that few need: importing their modules takes long.
@@ -207,6 +226,7 @@ _LATE = {
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
+    "AsyncJoined": "_async.joined",
     "AsyncLease": "_async.lease",
     "AsyncLeases": "_async.lease",
     "AsyncMoment": "_async.moment",
@@ -214,6 +234,7 @@ _LATE = {
     "AsyncRun": "_async.run",
     "AsyncRuns": "_async.run",
     "AsyncSpace": "_async.space",
+    "AsyncStore": "_async.store",
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
@@ -221,6 +242,7 @@ _LATE = {
     "CommitNotice": "observe.notices",
     "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
+    "Copied": "core.transfer",
     "Delivery": "core.group",
     "Distribution": "observe.metrics",
     "Document": "files.document",
@@ -228,11 +250,13 @@ _LATE = {
     "FileEdited": "files.document",
     "FileStatus": "files.document",
     "Files": "_sync.files",
+    "Finding": "core.spaces",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
+    "Joined": "_sync.joined",
     "KeyConflicts": "core.conflict_report",
     "LeaseNotice": "observe.notices",
     "Metrics": "observe.metrics",
@@ -244,8 +268,10 @@ _LATE = {
     "RunInfo": "runs.records",
     "RunMoment": "runs.history",
     "Runs": "_sync.run",
+    "SpaceInfo": "core.spaces",
     "StepInfo": "runs.records",
     "StoreNotice": "observe.notices",
+    "Store": "_sync.store",
     "Trimmed": "core.trim",
     "TurnNotice": "observe.notices",
     "Unpublished": "files.document",
@@ -253,6 +279,7 @@ _LATE = {
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
     "open_async": "_async.open",
+    "schema_sql": "backends.urls",
 }
 
 

@@ -14,6 +14,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import interlock
+from interlock.backends.answers import entries_of
+from interlock.core.transfer import rows_of
 from interlock.observe import otel
 from tests.facades import elsewhere
 from tests.repository import ROOT
@@ -232,6 +234,13 @@ def test_the_three_agents_are_traced(
     assert [linked(span) for span in lines[:3]] == [[each] for each in found]
     assert len(found) == 3
     assert signed.attributes is not None
+
+
+@pytest.mark.parametrize("reads", [None, {}, {"a": 1}])
+@pytest.mark.parametrize("trace", [None, "00-1-2-01"])
+def test_a_copy_keeps_the_trace_of_an_entry(reads: Any, trace: str | None) -> None:
+    entry = interlock.Entry(1, "k", 1, 0, "put", 7, "us", 1, "op", reads, trace)
+    assert entries_of(rows_of([entry])) == [entry]
 
 
 def test_an_entry_that_was_not_traced_has_no_link() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from interlock.core.refusals import Invalid
 from interlock.errors import raise_refused
 
-P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Coroutine[object, None, object]])
 _MOST = 16  # calls that are kept before those that were awaited are let go
 
 
@@ -58,20 +58,18 @@ class AwaitsCalls:
         return Calls()
 
 
-Target = TypeVar("Target", bound=AwaitsCalls)
-
-
-def awaited(
-    method: Callable[Concatenate[Target, P], Coroutine[object, None, T]],
-) -> Callable[Concatenate[Target, P], Coroutine[object, None, T]]:
+def awaited(method: M) -> M:
     """Mark a method whose calls are to be awaited before the block of its object (which has
     `_calls`) ends."""
 
     @wraps(method)
-    def call(self: Target, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[object, None, T]:
-        return self._calls.add(method.__name__, method(self, *args, **kwargs))
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[object, None, object]:
+        begun: Coroutine[object, None, object] = self._calls.add(
+            method.__name__, method(self, *args, **kwargs)
+        )
+        return begun
 
-    return call
+    return call  # type: ignore[return-value]  # it takes and returns what the method does
 
 
 def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:
@@ -86,13 +84,13 @@ def raise_unawaited(kind: type[BaseException] | None, problem: BaseException | N
         raise problem
 
 
-def all_awaited(fn: Callable[[Target], Any]) -> Callable[[Target], Any]:
+def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a coroutine function that is given such an object so that it must await all, too."""
     if not inspect.iscoroutinefunction(fn):
         return fn
 
     @wraps(fn)
-    async def call(target: Target) -> object:
+    async def call(target: Any) -> Any:
         answer = await fn(target)
         raise_refused(target._calls.unawaited())
         return answer

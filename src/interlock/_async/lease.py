@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
@@ -21,6 +21,12 @@ from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 # `take_lease`, or what is like it
 Take = Callable[
@@ -71,6 +77,13 @@ class AsyncLease(AwaitsCalls):
     def value(self) -> Json:
         """The value of the record."""
         return self.record.value
+
+    def read(self, type: TypeForm[T]) -> Record[T]:
+        """Return `record` with its value as a type, as `AsyncSpace.read` does.  Raises Invalid.
+
+        Nothing is asked of the store: nobody else writes the key.
+        """
+        return Typed(type).record(self.record)
 
     @property
     def epoch(self) -> int:

@@ -38,6 +38,7 @@ from interlock.errors import (
     AnswerLost,
     Closed,
     Corrupt,
+    Dropped,
     InterlockError,
     Unavailable,
     Unconfirmed,
@@ -48,7 +49,7 @@ from interlock.observe.observer import Observer
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
 _READS = (Load, LoadAt, ReadLog)
-HOPELESS = (Closed, Corrupt)  # asking again cannot help
+HOPELESS = (Closed, Corrupt, Dropped)  # asking again cannot help
 
 
 class _OpIds:

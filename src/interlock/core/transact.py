@@ -33,6 +33,7 @@ from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Re
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
 from interlock.core.turn import P, Turn, kept, renewal, with_turn
+from interlock.core.types import Misfit, Shape
 from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
@@ -72,6 +73,7 @@ class Transaction:
         self.position: int | None = None
         self.doomed: Conflict | None = None
         self.ended = False
+        self.shown: list[tuple[Record, Shape[Any]]] = []  # typed, as they were given out
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
     def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
@@ -194,6 +196,9 @@ class Transaction:
             if record.body is None or not isinstance(value, dict | list):
                 continue  # nothing that could be changed
             if record.key not in self.writes and decode(record.body) != value:
+                return record.key
+        for record, shape in self.shown:
+            if record.key not in self.writes and not _is_as_read(record, shape):
                 return record.key
         return None
 
@@ -318,6 +323,16 @@ class Transaction:
                 fresh = found.get(changed, absent(changed, self.writer.space))
                 return refusals.scan_conflict(prefix, expected, fresh)
         return None
+
+
+def _is_as_read(record: Record, shape: Shape[Any]) -> bool:
+    """Whether a typed value is still the one that it was read as."""
+    if record.body is None or not record.exists:
+        return True
+    try:
+        return bool(shape.encode(record.value) == shape.encode(shape.decode(decode(record.body))))
+    except Misfit:
+        return False
 
 
 def _mixed(key: str) -> Invalid:

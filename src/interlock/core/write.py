@@ -38,6 +38,7 @@ from interlock.core.rules import (
     unknown_rule,
 )
 from interlock.core.struct import Json
+from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
 NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
@@ -467,7 +468,7 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
     if not theirs.exists or conflict.prefix is not None:
         return conflict
     was = decode(base.body) if base.exists else REMOVED
-    merged, clashes = merge3(was, mine, decode(theirs.body))
+    merged, clashes = merge3(was, to_json(mine), decode(theirs.body))
     if not clashes:
         return (merged,)
     first = clashes[0]

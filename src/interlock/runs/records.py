@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from interlock.core.keys import check_key, encode
+from interlock.core.keys import check_key, decode, encode
 from interlock.core.records import Record
 from interlock.core.refusals import Invalid
 from interlock.core.struct import Json
@@ -94,7 +94,7 @@ def digest(arguments: object, what: str) -> str | Invalid:
         )
     import hashlib  # at run time only where it is used: importing it takes long
 
-    text = json.dumps(arguments, sort_keys=True)
+    text = json.dumps(decode(body), sort_keys=True)  # typed arguments as JSON has them
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -7,11 +7,12 @@ run waits for has come.
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from interlock.core import refusals, transact
 from interlock.core.fold import ask
+from interlock.core.keys import decode, encode
 from interlock.core.lease import check_seconds
 from interlock.core.records import Snapshot
 from interlock.core.refusals import Invalid as InvalidOutcome
@@ -39,6 +40,7 @@ from interlock.runs.run import record
 from interlock.runs.state import Frame, RunState, StepTransaction, Suspended, inside
 from interlock.session import Thought
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
+from interlock.typed import Typed
 
 _LIMITS = Limits(DEFAULT_ATTEMPTS, None, "auto")
 _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
@@ -101,7 +103,8 @@ def perform(
     )
     if isinstance(answer, Stopped):
         return answer.refusal
-    run.remember(path, json.loads(json.dumps(frame.payload)), 1, 0)  # as it will be read again
+    body = encode(frame.payload, run.writer.max_value_bytes)
+    run.remember(path, decode(str(body)), 1, 0)  # as it will be read again
     found = recalled(run, path, step)
     assert found is not None  # it was just recorded
     return found
@@ -112,12 +115,13 @@ def framed(
     fn: Callable[..., Json],
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
+    view: Typed[Any],
 ) -> Callable[[Frame], Json]:
     """Return a function of a frame that runs a step's function inside it, and keeps its result."""
 
     def ended(frame: Frame, result: Json) -> Json:
         run.check_complete(frame)
-        frame.payload["result"] = result
+        frame.payload["result"] = view.json(result, f"the result of step {frame.payload['name']!r}")
         return result
 
     async def finish(frame: Frame, result: Awaitable[Json]) -> Json:

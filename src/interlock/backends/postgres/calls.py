@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
-from interlock.core import refusals
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -47,6 +48,20 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.core.rules import RULES_KEY
+from interlock.core.transfer import (
+    BasePage,
+    Dump,
+    Dumped,
+    Finish,
+    GroupAt,
+    Importing,
+    Mark,
+    Marked,
+    Parts,
+    Pending,
+    ReadBase,
+    Restore,
+)
 
 Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
 Argument = str | int | list[str] | list[str | None] | None
@@ -82,7 +97,10 @@ class Call(NamedTuple, Generic[A_co]):
         return statement(self.function, len(self.arguments))
 
     def sql_within(self, milliseconds: int) -> str:
-        """Return the statement that waits so long for locks: set before the function is called."""
+        """Return the statement that waits so long for locks: set before the function is called.
+        One without arguments only reads, and waits for none."""
+        if not self.arguments:
+            return self.sql
         first = "$1::integer" if isinstance(self.arguments[0], int) else "$1::text"
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
@@ -366,6 +384,55 @@ def _drop_group(request: DropGroup, space: int, uid: str) -> Call[None]:
     return Call("drop_group", (space, request.group), _nothing)
 
 
+def begin_import(name: str, importing: Importing) -> Call[tuple[int, str, str | None]]:
+    """Return the call that makes a space for an import; its answer has a reason where it is not."""
+    arguments = (name, importing.source, importing.floor, os.urandom(8).hex())
+    return Call("begin_import", arguments, lambda rows: rows[0])
+
+
+def _dump(request: Dump, space: int, uid: str) -> Call[Dumped]:
+    def parse(rows: list[Any]) -> Dumped:
+        found = json.loads(rows[0][0])
+        position, floor, *parts = (found[name] for name in ("position", "floor", *Parts._fields))
+        epochs, agents, groups, pending, kept = (part or () for part in parts)
+        return Dumped(
+            position,
+            floor,
+            Parts(
+                tuple((key, epoch) for key, epoch in epochs),
+                tuple((agent, incarnation) for agent, incarnation in agents),
+                tuple(map(GroupAt._make, groups)),
+                tuple(map(Pending._make, pending)),
+                tuple((name, at, body) for name, at, body in kept),
+            ),
+        )
+
+    return Call("dump", (space,), parse, False)
+
+
+def _read_base(request: ReadBase, space: int, uid: str) -> Call[BasePage]:
+    arguments = (space, request.after, request.limit, request.position)
+
+    def parse(rows: list[Any]) -> BasePage:
+        return BasePage(tuple(transfer.Row(*row) for row in rows[1:]), rows[0][0])
+
+    return Call("read_base", arguments, parse, False)
+
+
+def _import_mark(request: Mark, space: int, uid: str) -> Call[Marked]:
+    return Call("import_mark", (space,), lambda rows: Marked(*rows[0]), False)
+
+
+def _restore(request: Restore, space: int, uid: str) -> Call[int]:
+    texts = (_encode([row._asdict() for row in rows]) for rows in (request.base, request.rows))
+    return Call("restore", (space, request.position, *texts), lambda rows: int(rows[0][0]))
+
+
+def _finish_import(request: Finish, space: int, uid: str) -> Call[bool]:
+    arguments = (space, request.position, _encode(request.parts._asdict()))
+    return Call("finish_import", arguments, lambda rows: rows[0][0] == 1)
+
+
 def _snapshot(rows: Rows, uid: str, prefixes: Sequence[str]) -> Snapshot:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
@@ -397,4 +464,9 @@ _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     GroupState: _group_state,
     ListGroups: _list_groups,
     DropGroup: _drop_group,
+    Dump: _dump,
+    ReadBase: _read_base,
+    Mark: _import_mark,
+    Restore: _restore,
+    Finish: _finish_import,
 }

@@ -21,7 +21,7 @@ SCHEMA_VERSION = 2
 TABLES = "schema.sql"
 FUNCTIONS = (
     *("roles.sql", "functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql"),
-    *("groups.sql", "trim.sql"),
+    *("groups.sql", "trim.sql", "spaces.sql"),
 )
 MIGRATIONS: Mapping[int, str] = {1: "migrate_1.sql"}  # from this version to the next one
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated
@@ -77,7 +77,7 @@ BEGIN
     LOOP
         EXECUTE 'ALTER FUNCTION ' || each || ' SET search_path = interlock, pg_temp';
     END LOOP;
-END $$
+END $$;
 """
 _DROP_FUNCTIONS = """
 DO $$
@@ -189,11 +189,32 @@ def _migrate(connection: psycopg.Connection, version: int) -> None:
 
 
 def _make_functions(connection: psycopg.Connection) -> None:
-    for name in FUNCTIONS:
-        connection.execute(script(name))
+    for statement in _functions():
+        connection.execute(statement)
+
+
+def _functions() -> list[str]:
+    """Return the scripts that make the functions and let nobody but their owner call them."""
     inlined = ", ".join(f"'{name}'" for name in INLINED)
-    connection.execute(_FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"))
-    connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC")
+    return [
+        *map(script, FUNCTIONS),
+        _FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"),
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC;\n",
+    ]
+
+
+def creation() -> str:
+    """Return the script that makes a store in an empty database, for whoever runs it by hand."""
+    return "\n".join(
+        [
+            "BEGIN;\n",
+            "CREATE SCHEMA IF NOT EXISTS interlock;",
+            "SET LOCAL search_path = interlock, pg_temp;\n",
+            script(TABLES),
+            *_functions(),
+            "COMMIT;",
+        ]
+    )
 
 
 def _checked(connection: psycopg.Connection, place: str) -> _Found:

@@ -13,17 +13,18 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call, Rows
 from interlock.backends.postgres.connect import Target, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
+from interlock.backends.postgres.lender import AsyncPoolLender, Lender, PoolLender
 from interlock.backends.postgres.news import News
 from interlock.backends.slots import Slots
 from interlock.core.requests import T
-from interlock.errors import AnswerLost, Fault
+from interlock.errors import AnswerLost, Fault, Invalid
 
 if TYPE_CHECKING:
     Pool = psycopg_pool.ConnectionPool[psycopg.Connection]
@@ -39,24 +40,26 @@ _REPEATS = 20
 class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
-    opening: asyncio.Future[AsyncPool]
-    slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
+    opening: asyncio.Future[Any]  # of an AsyncPool, or of a lender
+    slots: Slots
     users: int = 0
 
 
 class Store:
     """Carries calls to a store and back."""
 
-    def __init__(self, target: Target, busy_timeout: float) -> None:
+    def __init__(self, target: Target, busy_timeout: float, lender: Lender | None = None) -> None:
         self.target = target
+        self._lender = lender
         self.process = os.getpid()
         self._busy_timeout = busy_timeout
         # What a pooler makes settings of the session is sent with each statement.
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
-        self._pool: Pool | None = None
+        self._pool: Pool | PoolLender | None = lender if isinstance(lender, PoolLender) else None
+        self._most = _CONNECTIONS if lender is None else lender.most
         # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
-        self._free = threading.Semaphore(_CONNECTIONS)
+        self._free = threading.Semaphore(self._most)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
             weakref.WeakKeyDictionary()
         )
@@ -64,12 +67,12 @@ class Store:
 
     def anew(self) -> Store:
         """Return the same store without any connection, for a forked child."""
-        return Store(self.target, self._busy_timeout)
+        return Store(self.target, self._busy_timeout, self._lender)
 
     def close(self) -> None:
         """Close the connections of threads, and the listener's."""
         self.news.close()
-        if self._pool is not None:
+        if self._pool is not None and not isinstance(self._pool, PoolLender):
             self._pool.close()
 
     # Calls
@@ -91,6 +94,8 @@ class Store:
         return call.parse(rows)
 
     def _rows(self, call: Call[object]) -> Rows:
+        if isinstance(self._lender, AsyncPoolLender):
+            return self._lender.bridge(self._busy_timeout).run(self._rows_from_thread(call))
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -112,6 +117,14 @@ class Store:
                 self._pool.putconn(connection)
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
+
+    async def _rows_from_thread(self, call: Call[object]) -> Rows:
+        loop = asyncio.get_running_loop()
+        self.join(loop)
+        try:
+            return await self._rows_async(call)
+        finally:
+            await self.leave(loop)
 
     async def _rows_async(self, call: Call[object]) -> Rows:
         slots = self._pools[asyncio.get_running_loop()].slots
@@ -174,7 +187,7 @@ class Store:
         problem = psycopg_pool.PoolTimeout("all of them are in use")
         return fault_of(problem, self.target.place, sent=False)
 
-    def _threads_pool(self) -> Pool:
+    def _threads_pool(self) -> Pool | PoolLender:
         with self._making:
             if self._pool is None:
                 self._pool = psycopg_pool.ConnectionPool(
@@ -184,8 +197,13 @@ class Store:
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a space use the pool of an event loop, until it leaves."""
+        if isinstance(self._lender, AsyncPoolLender) and self._lender.loop is not loop:
+            raise Invalid(
+                "The connections belong to another event loop. Open the space in this one."
+            )
         if loop not in self._pools:
-            self._pools[loop] = _OfLoop(asyncio.ensure_future(self._opened()))
+            opening = asyncio.ensure_future(self._opened())
+            self._pools[loop] = _OfLoop(opening, Slots(self._most))
         self._pools[loop].users += 1
 
     async def leave(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -194,9 +212,13 @@ class Store:
         mine.users -= 1
         if not mine.users:
             del self._pools[loop]
-            await (await mine.opening).close()
+            pool = await mine.opening
+            if self._lender is None:
+                await pool.close()
 
-    async def _opened(self) -> AsyncPool:
+    async def _opened(self) -> Any:
+        if self._lender is not None:
+            return self._lender
         pool: AsyncPool = psycopg_pool.AsyncConnectionPool(
             self.target.conninfo, open=False, **self._pool_arguments()
         )

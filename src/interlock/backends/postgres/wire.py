@@ -50,6 +50,13 @@ def begin(connection: Connection, call: Call[object], pooled: int | None) -> PQG
     return found
 
 
+def ask(connection: Connection, sql: str, arguments: Sequence[Argument] = ()) -> PQGen[Rows]:
+    """Return the generator that a connection of the application's waits for: it sends a statement,
+    leaves nothing behind in the session, and returns the rows."""
+    connection.pgconn.send_query_params(sql.encode(), [_text(each) for each in arguments])
+    return rows(connection, (yield from psycopg.generators.execute(connection.pgconn)))
+
+
 def _listen(connection: Connection) -> None:
     """Keep what the server says about commits that gave up waiting for a standby.
 
@@ -70,12 +77,12 @@ def _listen(connection: Connection) -> None:
 def rows(connection: Connection, results: list[PGresult]) -> Rows:
     """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
     result = _check(results)
-    if warnings := connection.__dict__[_WARNINGS]:
+    if warnings := connection.__dict__.get(_WARNINGS):
         raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
     columns = range(result.nfields)
     types = [result.ftype(column) for column in columns]
     if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
-        reader = psycopg.adapt.Transformer(connection)
+        reader = psycopg.adapt.Transformer()  # by no adapters of the application's
         reader.set_pgresult(result)
         return reader.load_rows(0, result.ntuples, tuple)
     whole = [each in _INTEGERS for each in types]
