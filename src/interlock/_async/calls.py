@@ -15,7 +15,7 @@ from interlock.core.refusals import Invalid
 from interlock.errors import raise_refused
 
 T = TypeVar("T")
-M = TypeVar("M", bound=Callable[..., Coroutine[Any, Any, Any]])
+M = TypeVar("M", bound=Callable[..., Coroutine[object, None, object]])
 _MOST = 16  # calls that are kept before those that were awaited are let go
 
 
@@ -23,10 +23,10 @@ class Calls:
     """What was called in a block, and may not have been awaited yet."""
 
     def __init__(self) -> None:
-        self._begun: list[tuple[str, Coroutine[Any, Any, Any]]] = []
+        self._begun: list[tuple[str, Coroutine[object, None, object]]] = []
         self._most = _MOST
 
-    def add(self, name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    def add(self, name: str, call: Coroutine[object, None, T]) -> Coroutine[object, None, T]:
         """Take note of a call that is to be awaited, and return it."""
         self._begun.append((name, call))
         if len(self._begun) > self._most:
@@ -63,8 +63,8 @@ def awaited(method: M) -> M:
     `_calls`) ends."""
 
     @wraps(method)
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        begun: Coroutine[Any, Any, Any] = self._calls.add(
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[object, None, object]:
+        begun: Coroutine[object, None, object] = self._calls.add(
             method.__name__, method(self, *args, **kwargs)
         )
         return begun
@@ -98,5 +98,5 @@ def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
-def _is_untouched(call: Coroutine[Any, Any, Any]) -> bool:
+def _is_untouched(call: Coroutine[object, None, object]) -> bool:
     return inspect.getcoroutinestate(call) == inspect.CORO_CREATED

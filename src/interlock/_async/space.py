@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
+from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import transact, update, write
+from interlock.core import patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
+from interlock.core.refusals import Refusal
 from interlock.core.rule_change import declare
 from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
@@ -48,20 +51,36 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader):
+class AsyncSpace(AsyncReader, AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
-    async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(
+        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+    ) -> Record:
         """Write `value` over `record` and return the new record.
 
         `value` is JSON; typed objects in it (dataclasses and such) become JSON.  Raises Conflict if
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
-        retry the same write; the default is a new id.
+        retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
+        written, unless `touch` or an `op_id` asks for an entry.
         """
         self.session.check_write(getattr(record, "key", None))
-        return await self.session.run(
-            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
+        name, touch = self.session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        return await self.session.run(steps)
+
+    async def write_many(
+        self, writes: Iterable[tuple[Record, Any]], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write a value over each record, all in one commit or none, and return the new records.
+
+        `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
+        """
+        pairs = list(writes)
+        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        return await self._write_all(
+            lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -72,6 +91,18 @@ class AsyncSpace(AsyncReader):
         name = self.session.op_id(op_id)
         return await self._commit(
             key, lambda: write.plan_create(self.session.writer, key, value, name)
+        )
+
+    async def create_many(
+        self, values: Mapping[str, Any], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write values to keys that must not exist, all in one commit or none; return the records.
+
+        Raises Conflict if one of them exists.
+        """
+        self.session.check_write(*values)
+        return await self._write_all(
+            lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
         )
 
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
@@ -93,6 +124,7 @@ class AsyncSpace(AsyncReader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record: ...
     @overload
     async def update(
@@ -106,6 +138,7 @@ class AsyncSpace(AsyncReader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record[T]: ...
     @overload
     async def update(
@@ -119,6 +152,7 @@ class AsyncSpace(AsyncReader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record[T]: ...
     async def update(
         self,
@@ -131,6 +165,7 @@ class AsyncSpace(AsyncReader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -147,17 +182,50 @@ class AsyncSpace(AsyncReader):
         is raised.  `turns`: `auto` calls `fn` without waiting and queues after a conflict, or if
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
+        If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
+        an entry.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
         view = Typed(type)
         think = self.session.thought(key).marked(view.deciding(fn, key, default))
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
-        given = view.default(default, key)
+        given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, op_id is not None
+            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
         )
-        return view.record(await self.session.run(steps))
+        return view.record(await self.session.run(steps, ("update", key)))
+
+    async def patch(
+        self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
+    ) -> Record:
+        """Change these fields of an object and no others, and return the new record.
+
+        `changes` is a JSON Merge Patch (RFC 7396): None removes a field, an object changes parts of
+        one.  Given a key, it changes whatever the key holds now.  Given a record, it raises
+        Conflict if one of these fields has changed since; other fields may have.  Raises Invalid if
+        the key does not exist or holds no object.
+        """
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return await self.session.run(
+            patch.patch(self.session.writer, target, changes, name, touch)
+        )
+
+    async def update_fields(
+        self,
+        target: str | Record,
+        fields: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = (),
+        op_id: str | None = None,
+    ) -> Record:
+        """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return await self.session.run(
+            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
+        )
 
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -165,6 +233,15 @@ class AsyncSpace(AsyncReader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> AsyncJoined[AsyncSpace]:
+        """Return this space inside the caller's open transaction, for an `async with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._async.joined import AsyncJoined
+
+        return AsyncJoined(self.session, connection, AsyncSpace)
 
     async def transact(
         self,
@@ -192,7 +269,7 @@ class AsyncSpace(AsyncReader):
             name,
             op_id is not None,
         )
-        (answer,) = await self.session.run(returned(steps))
+        (answer,) = await self.session.run(returned(steps), ("transact", ""))
         return answer
 
     async def append(
@@ -210,6 +287,17 @@ class AsyncSpace(AsyncReader):
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
+
+    async def append_many(
+        self, key: str, items: Iterable[Any], *, op_id: str | None = None
+    ) -> list[Entry]:
+        """Add contributions to a merged key in one commit, in order, and return their entries.
+
+        An `op_id` that was already applied adds nothing.  Raises as `append` does.
+        """
+        self.session.check_write(key)
+        name = self.session.op_id(op_id)
+        return await self.session.run(write.append_many(self.session.writer, key, items, name))
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -497,6 +585,12 @@ class AsyncSpace(AsyncReader):
 
     def __repr__(self) -> str:
         return f"<interlock.Space {self.session.driver.backend.name!r} agent={self.agent!r}>"
+
+    async def _write_all(
+        self, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str | None
+    ) -> dict[str, Record]:
+        name = self.session.op_id(op_id)
+        return await self.session.run(transact.write_all(self.session.writer, fill, name))
 
     async def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)

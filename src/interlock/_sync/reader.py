@@ -68,17 +68,44 @@ class Reader:
         return view.records(snapshot.records)
 
     @overload
-    def scan(self, prefix: str = "") -> dict[str, Record]: ...
+    def scan(
+        self, prefix: str = "", *, after: str | None = None, limit: int | None = None
+    ) -> dict[str, Record]: ...
     @overload
-    def scan(self, prefix: str, type: TypeForm[T]) -> dict[str, Record[T]]: ...
-    def scan(self, prefix: str = "", type: Any = None) -> dict[str, Record]:
+    def scan(
+        self, prefix: str, type: TypeForm[T], *, after: str | None = None, limit: int | None = None
+    ) -> dict[str, Record[T]]: ...
+    def scan(
+        self,
+        prefix: str = "",
+        type: Any = None,
+        *,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> dict[str, Record]:
         """Return the existing records whose keys begin with `prefix`, by key, as of one moment.
 
-        `type` is that of `read`.
+        `type` is that of `read`.  `after` and `limit` return a page: at most so many records
+        (10,000 at most), of keys after that one, such as the last one of the page before.  An empty
+        page is the end.
         """
+        if after is not None or limit is not None:
+            most = read.MOST_LISTED if limit is None else limit
+            return self._scan_page(prefix, type, after, most)
         view = Typed(type)
         snapshot = self.session.run(read.load(self.session.writer, (), (prefix,)))
         return view.records({record.key: record for record in snapshot.scans[prefix]})
+
+    def _scan_page(
+        self, prefix: str, type: Any, after: str | None, limit: int
+    ) -> dict[str, Record]:
+        while True:
+            listed = self.list_keys(prefix, after=after, limit=limit)
+            records = self.read_many([each.key for each in listed], type)
+            found = {key: record for key, record in records.items() if record.exists}
+            if found or not listed:
+                return found
+            after = listed[-1].key  # all of them were deleted meanwhile
 
     def list_keys(
         self, prefix: str = "", *, after: str | None = None, limit: int = 1000
@@ -181,6 +208,7 @@ class Reader:
         while True:
             page = self.session.run(read.log_page(prefix, position, PAGE))
             for entry in page.entries:
+                self.session.handling(entry)
                 yield view.entry(entry)
             raise_refused(read.check_reached(position, page.head))
             position = page.upto

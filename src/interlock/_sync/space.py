@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
+from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
 from interlock._sync.transaction import Tx, returned
-from interlock.core import transact, update, write
+from interlock.core import patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
+from interlock.core.refusals import Refusal
 from interlock.core.rule_change import declare
 from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
@@ -48,22 +51,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Space(Reader):
+class Space(Reader, Observable):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
 
-    def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
+    def write(
+        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+    ) -> Record:
         """Write `value` over `record` and return the new record.
 
         `value` is JSON; typed objects in it (dataclasses and such) become JSON.  Raises Conflict if
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
-        retry the same write; the default is a new id.
+        retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
+        written, unless `touch` or an `op_id` asks for an entry.
         """
         self.session.check_write(getattr(record, "key", None))
-        return self.session.run(
-            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
+        name, touch = self.session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        return self.session.run(steps)
+
+    def write_many(
+        self, writes: Iterable[tuple[Record, Any]], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write a value over each record, all in one commit or none, and return the new records.
+
+        `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
+        """
+        pairs = list(writes)
+        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        return self._write_all(
+            lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
     def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -73,6 +92,18 @@ class Space(Reader):
         """
         name = self.session.op_id(op_id)
         return self._commit(key, lambda: write.plan_create(self.session.writer, key, value, name))
+
+    def create_many(
+        self, values: Mapping[str, Any], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write values to keys that must not exist, all in one commit or none; return the records.
+
+        Raises Conflict if one of them exists.
+        """
+        self.session.check_write(*values)
+        return self._write_all(
+            lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
+        )
 
     def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
@@ -93,6 +124,7 @@ class Space(Reader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record: ...
     @overload
     def update(
@@ -106,6 +138,7 @@ class Space(Reader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record[T]: ...
     @overload
     def update(
@@ -119,6 +152,7 @@ class Space(Reader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record[T]: ...
     def update(
         self,
@@ -131,6 +165,7 @@ class Space(Reader):
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -145,17 +180,48 @@ class Space(Reader):
         is raised.  `turns`: `auto` calls `fn` without waiting and queues after a conflict, or if
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
+        If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
+        an entry.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
         view = Typed(type)
         think = self.session.thought(key).marked(view.deciding(fn, key, default))
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
-        given = view.default(default, key)
+        given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, op_id is not None
+            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
         )
-        return view.record(self.session.run(steps))
+        return view.record(self.session.run(steps, ("update", key)))
+
+    def patch(
+        self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
+    ) -> Record:
+        """Change these fields of an object and no others, and return the new record.
+
+        `changes` is a JSON Merge Patch (RFC 7396): None removes a field, an object changes parts of
+        one.  Given a key, it changes whatever the key holds now.  Given a record, it raises
+        Conflict if one of these fields has changed since; other fields may have.  Raises Invalid if
+        the key does not exist or holds no object.
+        """
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return self.session.run(patch.patch(self.session.writer, target, changes, name, touch))
+
+    def update_fields(
+        self,
+        target: str | Record,
+        fields: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = (),
+        op_id: str | None = None,
+    ) -> Record:
+        """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return self.session.run(
+            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
+        )
 
     def transaction(self, *, op_id: str | None = None) -> Tx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -163,6 +229,15 @@ class Space(Reader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return Tx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> Joined[Space]:
+        """Return this space inside the caller's open transaction, for a `with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._sync.joined import Joined
+
+        return Joined(self.session, connection, Space)
 
     def transact(
         self,
@@ -188,7 +263,7 @@ class Space(Reader):
             name,
             op_id is not None,
         )
-        (answer,) = self.session.run(returned(steps))
+        (answer,) = self.session.run(returned(steps), ("transact", ""))
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:
@@ -204,6 +279,17 @@ class Space(Reader):
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
+
+    def append_many(
+        self, key: str, items: Iterable[Any], *, op_id: str | None = None
+    ) -> list[Entry]:
+        """Add contributions to a merged key in one commit, in order, and return their entries.
+
+        An `op_id` that was already applied adds nothing.  Raises as `append` does.
+        """
+        self.session.check_write(key)
+        name = self.session.op_id(op_id)
+        return self.session.run(write.append_many(self.session.writer, key, items, name))
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -487,6 +573,12 @@ class Space(Reader):
 
     def __repr__(self) -> str:
         return f"<interlock.Space {self.session.driver.backend.name!r} agent={self.agent!r}>"
+
+    def _write_all(
+        self, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str | None
+    ) -> dict[str, Record]:
+        name = self.session.op_id(op_id)
+        return self.session.run(transact.write_all(self.session.writer, fill, name))
 
     def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)

@@ -1,6 +1,6 @@
-"""A change of the rules of a space: a commit, refused while stored values break what is to hold.
+"""A change of rules: one commit, refused while stored values break the new rules.
 
-It expects that nothing it looked at has moved: the rules, and the values that they are for.
+It expects the rules that it replaces, and every value that it looked at, not to have moved.
 """
 
 from __future__ import annotations
@@ -8,21 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 
-from interlock.core.keys import (
-    fixed_prefix,
-    narrower,
-)
+from interlock.core.keys import fixed_prefix, narrower
 from interlock.core.machine import state_of
 from interlock.core.plan import PUT, Plan, Write, expect, scanned
 from interlock.core.records import Committed, Record, Tail
-from interlock.core.refusals import (
-    Conflict,
-    Fenced,
-    Forbidden,
-    Invalid,
-    Outdated,
-    Refusal,
-)
+from interlock.core.refusals import Conflict, Fenced, Forbidden, Invalid, Outdated, Refusal
 from interlock.core.requests import Commit, Load, Steps
 from interlock.core.rules import (
     DEFAULT,

@@ -12,7 +12,7 @@ neither is the more specific are refused when they are declared.
 Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) if
 another one is in force: the writer learns that and decides again.  So all agents go by the same
 rules, whatever they were opened with.  A change of rules is refused while stored values break it,
-and it is a commit, which expects that what it looked at has not moved.
+and it is a commit, which expects that what it looked at has not moved (`core/rule_change.py`).
 
 **What is not understood is left alone.**  Of a kind, or with a field, that only a newer Interlock
 knows, a rule becomes an `UnknownRule`: its keys can be read, and nothing of this version writes
@@ -24,8 +24,8 @@ them, changes which keys they are, or trims their history.
 keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
-`_check_rule`) and in `rule_change` (`_breaks`); decide it in `write.forbidden_by_rule` and, if keys
-of it take contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.
+`_check_rule`) and in `rule_change._breaks`; decide it in `write.forbidden_by_rule` and, if keys of
+it take contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.
 The command line and the MCP server take their words from `Rule.about`.
 """
 
@@ -35,7 +35,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.keys import (
     OWNER,
@@ -48,10 +48,7 @@ from interlock.core.keys import (
 from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine
 from interlock.core.merge import REDUCERS, Reducer
-from interlock.core.refusals import (
-    Invalid,
-    described,
-)
+from interlock.core.refusals import Forbidden, Invalid, described
 from interlock.core.schema import MISSING, Schema, schema_from_json, schema_of
 from interlock.core.struct import Json
 
@@ -152,7 +149,7 @@ class UnknownRule(Rule):
     `stored` is the rule as the store keeps it.
     """
 
-    stored: Any = None
+    stored: Json = None
     unknown: str = field(default="", compare=False)
 
     @property
@@ -170,7 +167,7 @@ class UnknownRule(Rule):
 def guarded(
     *,
     machine: Machine | None = None,
-    schema: Any = None,
+    schema: object = None,
     on_conflict: str = "retry",
     keep: float | None = None,
 ) -> Rule:
@@ -185,7 +182,7 @@ def guarded(
     return Rule(GUARDED, on_conflict, machine, keep=keep, schema=schema_of(schema))
 
 
-def merged(reducer: str | Reducer, *, schema: Any = None, keep: float | None = None) -> Rule:
+def merged(reducer: str | Reducer, *, schema: object = None, keep: float | None = None) -> Rule:
     """Anyone appends without reading and never conflicts; the value is the fold.
 
     `reducer`: `append`, `union`, `counter`, `maximum`, `minimum`, `last_writer`, `deep_merge`, or
@@ -197,7 +194,7 @@ def merged(reducer: str | Reducer, *, schema: Any = None, keep: float | None = N
     return Rule(MERGED, reducer=reducer, keep=keep, schema=found)
 
 
-def private(*, schema: Any = None, keep: float | None = None) -> Rule:
+def private(*, schema: object = None, keep: float | None = None) -> Rule:
     """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read.
 
     `schema` and `keep` are those of `guarded`.
@@ -205,7 +202,7 @@ def private(*, schema: Any = None, keep: float | None = None) -> Rule:
     return Rule(PRIVATE, keep=keep, schema=schema_of(schema))
 
 
-def owned(*, by: str, schema: Any = None, keep: float | None = None) -> Rule:
+def owned(*, by: str, schema: object = None, keep: float | None = None) -> Rule:
     """Only the agent named `by` writes; everyone may read.
 
     `schema` and `keep` are those of `guarded`.
@@ -214,7 +211,7 @@ def owned(*, by: str, schema: Any = None, keep: float | None = None) -> Rule:
 
 
 def leased(
-    *, machine: Machine | None = None, schema: Any = None, keep: float | None = None
+    *, machine: Machine | None = None, schema: object = None, keep: float | None = None
 ) -> Rule:
     """A write needs the key's current lease.
 
@@ -299,7 +296,7 @@ class RuleBook:
         return RuleSet(version, rules, dict(self.reducers))
 
 
-def rule_from_json(data: Any, guards: Mapping[str, Mapping[str, Guard]]) -> Rule:
+def rule_from_json(data: Json, guards: Mapping[str, Mapping[str, Guard]]) -> Rule:
     """Return a rule that the store, or a file, holds; `guards` are those of each machine.
 
     It is an UnknownRule if this version of Interlock does not know its kind, or a part of it.
@@ -397,7 +394,7 @@ def describe_rule(rule: Rule) -> str:
 
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
     if isinstance(rule, UnknownRule):
-        return None  # it is declared only to a space that has it: see `_unknown_changed`
+        return None  # it is declared only to a space that has it: see `rule_change`
     if not isinstance(rule, Rule) or rule.kind not in KINDS:
         return Invalid(
             f"The rule for {pattern!r} is {rule!r:.60}. "
@@ -477,6 +474,26 @@ def unknown_reducer(key: str, pattern: str, rule: Rule) -> Invalid:
             f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
             "Open the space with its rules=."
         )
+    return Invalid(why, key, by_rules=True)
+
+
+def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
+    """The refusal of writing under a rule that only a newer version of Interlock knows."""
+    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
+
+
+def misfit(key: str, pattern: str, rule: Rule, value: Json) -> Invalid | Forbidden | None:
+    """Return why a value, or a contribution, breaks the schema of its rule."""
+    if not isinstance(rule.schema, Schema):
+        return None
+    why = rule.schema.misfit(value)
+    if why is None:
+        return None
+    if why == MISSING:
+        why = f"{key!r} can only be read: its rule {pattern!r} has a schema, and {why}."
+        return Forbidden(why, key, pattern, rule.kind)
+    why = f"The value for {key!r} does not fit {rule.schema.title} (rule {pattern!r}): {why}."
     return Invalid(why, key, by_rules=True)
 
 

@@ -43,24 +43,24 @@ class Effect:
     """A call to the outside: `fn(key, *args)`, and what happens when it is in doubt."""
 
     name: str
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
+    fn: Callable[..., object]
+    args: tuple[object, ...]
     content: Json  # what the idempotency key is derived from
     in_doubt: str = "ask"
-    check: Callable[..., Any] | None = None
-    compensate: Callable[..., Any] | None = None
+    check: Callable[..., object] | None = None
+    compensate: Callable[..., object] | None = None
     decided_from: tuple[Expect, ...] = ()
     view: Typed[Any] = UNTYPED
 
 
 def make(
     name: str,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    key: Any,
+    fn: Callable[..., object],
+    args: tuple[object, ...],
+    key: object,
     in_doubt: str,
-    check: Callable[..., Any] | None,
-    compensate: Callable[..., Any] | None,
+    check: Callable[..., object] | None,
+    compensate: Callable[..., object] | None,
     decided_from: object,
 ) -> Effect:
     """Return an effect as it was asked for.  Raises Invalid."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where
+from interlock.backends.sqlite.commit import Where, trimmed
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.requests import Floor, Trim
 
@@ -38,9 +38,3 @@ def look(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
     position = trimmed(connection, where)
     return Floor(position) if needed is None else Floor(position, *needed)
-
-
-def trimmed(connection: sqlite3.Connection, where: Where) -> int:
-    """Return the position that the log is cut up to, 0 where it is whole."""
-    position: int = connection.execute(SQL["trimmed"], (where.space,)).fetchone()[0]
-    return position
