@@ -25,7 +25,7 @@ keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
 `_check_rule`) and in `rule_change._breaks`; decide it in `write.forbidden_by_rule` and, if keys of
-it take contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.
+it take contributions, in `not_appendable`; publish the maker in `interlock/__init__.py`.
 The command line and the MCP server take their words from `Rule.about`.
 """
 
@@ -41,6 +41,7 @@ from interlock.core.keys import (
     OWNER,
     check_name,
     check_pattern,
+    decode,
     matches,
     narrower,
     shared_key,
@@ -481,6 +482,25 @@ def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     """The refusal of writing under a rule that only a newer version of Interlock knows."""
     why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
     return Forbidden(why, key, pattern, rule.kind)
+
+
+def not_appendable(
+    rules: RuleSet, key: str, pattern: str, rule: Rule, body: str | None
+) -> Invalid | Forbidden | None:
+    """Return why nothing, or not this contribution, can be added to a key."""
+    if rule.kind != MERGED:
+        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
+        return Forbidden(why, key, pattern, rule.kind)
+    reducer = rules.reducer(key)
+    if reducer is None:
+        return unknown_reducer(key, pattern, rule)
+    if reducer.accepts is None and rule.schema is None:
+        return None
+    item = decode(body)
+    wrong = reducer.accepts(item) if reducer.accepts is not None else None
+    if wrong is not None:
+        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
+    return misfit(key, pattern, rule, item)
 
 
 def misfit(key: str, pattern: str, rule: Rule, value: Json) -> Invalid | Forbidden | None:
