@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
@@ -12,9 +12,10 @@ from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
 from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merge import REDUCERS, Clash, Reducer
+from interlock.core.merge import REDUCERS, Clash, Reducer, merge_patch
 from interlock.core.records import Committed, Entry, KeyInfo, Record
-from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
+from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
+from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -44,12 +45,14 @@ from interlock.errors import (
 )
 from interlock.extras import NotInstalled
 from interlock.settings import rules_from_json
+from interlock.typed import upcast
 
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
     from interlock._async.open import open_async
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.store import Store
@@ -99,6 +103,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
+    "AsyncJoined",
     "AsyncLease",
     "AsyncLeases",
     "AsyncMoment",
@@ -145,6 +150,8 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Joined",
+    "Json",
     "KeyConflicts",
     "KeyInfo",
     "Lease",
@@ -185,13 +192,16 @@ __all__ = [
     "draw_machine",
     "guarded",
     "leased",
+    "merge_patch",
     "merged",
     "open",
     "open_async",
+    "owned",
     "private",
     "redact_url",
     "rules_from_json",
     "schema_sql",
+    "upcast",
 ]
 
 # Where names live that few need: importing their modules takes long.
@@ -201,6 +211,7 @@ _LATE = {
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
+    "AsyncJoined": "_async.joined",
     "AsyncLease": "_async.lease",
     "AsyncLeases": "_async.lease",
     "AsyncMoment": "_async.moment",
@@ -228,6 +239,7 @@ _LATE = {
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
+    "Joined": "_sync.joined",
     "KeyConflicts": "core.conflict_report",
     "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
@@ -249,7 +261,7 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name when it is first used."""
     if name not in _LATE:
         raise AttributeError(f"module 'interlock' has no attribute {name!r}")

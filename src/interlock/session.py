@@ -2,26 +2,28 @@
 
 A session runs protocols on a driver and raises their refusals.  It also refuses calls to the space
 from inside the function that decides a write of the same key.  Such a call could only see, or make,
-a state that the surrounding commit then refuses; where that function has its turn, the call would
+a state that the surrounding commit then refuses; if that function has its turn, the call would
 wait for a turn that only its own return gives up.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
@@ -31,13 +33,16 @@ if TYPE_CHECKING:
     from interlock.backends.contract import Backend
     from interlock.backends.drive_async import AsyncDriver
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class BaseSession:
     """What both sessions have.  `draw` returns a fresh operation id."""
 
-    def __init__(self, driver: Any, writer: Writer, draw: Callable[[], str] = new_op_id) -> None:
+    def __init__(
+        self, driver: AsyncDriver | SyncDriver, writer: Writer, draw: Callable[[], str] = new_op_id
+    ) -> None:
         self.driver = driver
         self.writer = writer
         self.draw = draw
@@ -46,6 +51,11 @@ class BaseSession:
     def keeps_alive(self) -> bool:
         """Whether leases and consumers are renewed in the background."""
         return getattr(self.driver, "keeps_alive", True)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether what it commits may be rolled back with a transaction of the caller's."""
+        return isinstance(self.driver.backend, JoinedBackend)
 
     def op_id(self, given: str | None = None) -> str:
         """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
@@ -92,8 +102,22 @@ class BaseSession:
         """Return the mark of a function that decides an update of `key`, or a transaction."""
         return Thought(self.writer.space, key)
 
+    def inside(self, joined: BaseSession) -> Inside:
+        """Mark this context as inside a transaction of the caller's that `joined` is part of."""
+        return Inside(joined)
+
+    def check_outside(self) -> None:
+        """Raise Invalid where this context is inside a transaction of the caller's that a session
+        of this space is part of, but not this one: it would wait for that transaction's end."""
+        for each in _insides.get():
+            if not each.over and each.session is not self and each.space == self.writer.space:
+                raise Invalid(
+                    "This call is inside a joined() block of the same space: use the space that "
+                    "joined() gave. This one would wait for your transaction to end."
+                )
+
     def check_read(self, *keys: object) -> None:
-        """Raise Invalid where one of `keys` is being updated in this context."""
+        """Raise Invalid if one of `keys` is being updated in this context."""
         for thought in thoughts(self.writer.space):
             if thought.state is None:
                 refuse(
@@ -103,6 +127,7 @@ class BaseSession:
     def check_write(self, *keys: object, own: Transaction | None = None) -> None:
         """The same for calls that write or wait, and for keys that a transaction around them (other
         than `own`) has touched."""
+        self.check_outside()
         self.check_read(*keys)
         for thought in thoughts(self.writer.space):
             around = thought.state
@@ -112,6 +137,12 @@ class BaseSession:
                 refuse(
                     thought, keys, "decided in a transaction", "write it through that transaction"
                 )
+
+    def _part_of(self, backend: JoinedBackend) -> Self:
+        """Return a session of the same writer inside a transaction of the caller's.  Its rules are
+        its own: what it learns there may be rolled back."""
+        writer = replace(self.writer, book=self.writer.book.knowing({}))
+        return type(self)(type(self.driver)(backend), writer, self.draw)
 
     def holds(self) -> bool:
         """Whether the calling context holds a lease or a turn, so that others may wait for it."""
@@ -135,9 +166,16 @@ class Session(BaseSession):
             self.refuse(answer, explain)
         return answer
 
-    def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def call(self, fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Call a function of the caller's."""
         return fn(*args, **options)
+
+    def joined(self, connection: object) -> Session:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        backend.begin()
+        return self._part_of(backend)
 
     def close(self) -> None:
         """Give back the connections."""
@@ -163,9 +201,16 @@ class AsyncSession(BaseSession):
             self.refuse(answer, explain)
         return answer
 
-    async def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def call(self, fn: Callable[P, object], *args: P.args, **options: P.kwargs) -> Any:
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
+
+    async def joined(self, connection: object) -> AsyncSession:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        await backend.begin_async()
+        return self._part_of(backend)
 
     async def close(self) -> None:
         """Give back connections and threads."""
@@ -173,6 +218,24 @@ class AsyncSession(BaseSession):
 
         self.driver.close()
         await cancellation.finish(self.driver.backend.close_async())
+
+
+class Inside:
+    """A block inside a transaction of the caller's that `session` is part of."""
+
+    def __init__(self, session: BaseSession) -> None:
+        self.session = session
+        self.space = session.writer.space
+        self.over = False
+        _insides.set((*_insides.get(), self))
+
+    def end(self) -> None:
+        """The block has ended, for tasks and threads that it began, too."""
+        self.over = True
+        _insides.set(tuple(each for each in _insides.get() if not each.over))
+
+
+_insides: ContextVar[tuple[Inside, ...]] = ContextVar("interlock_joined", default=())
 
 
 class Thought:
@@ -192,18 +255,18 @@ class Thought:
         self.state = state
         return tx
 
-    def marked(self, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def marked(self, fn: Callable[[T], Any]) -> Callable[[T], Any]:
         """Return `fn` so that calls from inside it are known as such."""
 
-        async def finish(result: Any) -> Any:
+        async def finish(result: Awaitable[object]) -> object:
             with _inside(self):
                 return await result
 
-        async def think_async(value: Any) -> Any:
+        async def think_async(value: T) -> object:
             with _inside(self):
                 return await fn(value)
 
-        def think(value: Any) -> Any:
+        def think(value: T) -> object:
             with _inside(self):
                 result = fn(value)
             return finish(result) if inspect.isawaitable(result) else result
@@ -219,6 +282,8 @@ class _Mark:
         self.over = False
 
 
+# Apart from what `holder` keeps: that is granted by the store, can be lost there, and does not pass
+# to a forked child; a call is over when it returns, and each read and write looks at these.
 _marks: ContextVar[tuple[_Mark, ...]] = ContextVar("interlock_thinking", default=())
 
 
@@ -240,7 +305,7 @@ def thoughts(space: str) -> list[Thought]:
 
 
 def refuse(thought: Thought, keys: Iterable[object], doing: str, advice: str) -> None:
-    """Raise Invalid where one of `keys` is what the function decides."""
+    """Raise Invalid if one of `keys` is what the function decides."""
     for key in keys:
         if thought.decides(key):
             raise Invalid(

@@ -13,8 +13,9 @@ class Backend(Protocol):
 
     `uid` is the space's unique id.  `perform` answers every request but Think, which is the
     driver's; `perform_async` does the same without blocking the event loop.  Both raise the faults
-    of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.  The tests
-    that a backend passes are in `tests/contract`.
+    of `interlock.errors`, and `AnswerLost` where a request was sent without an answer.  One that
+    can take part in a transaction of the caller's also has `join`: see `joined.py`.  The tests that
+    a backend passes are in `tests/contract`.
     """
 
     uid: str

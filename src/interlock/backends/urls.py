@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.backends.contract import Backend
 from interlock.backends.redaction import check_server_url, redact_url
+from interlock.backends.shared import Shared
 from interlock.errors import Invalid
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ def register(scheme: str, make: Callable[..., Backend]) -> None:
 
 
 def open_backend(
-    url: str,
+    url: str | Shared,
     name: str,
     create: bool = True,
     importing: Importing | None = None,
     **options: Any,
 ) -> Backend:
-    """Return the backend of space `name` in the store at `url`.  Raises Invalid and the faults.
+    """Return the backend of space `name` in the store at `url`, or over what is shared.
+
+    Raises Invalid and the faults.
 
     `create`: whether to make the store and the space where there are none.  `importing` opens the
     space for an import, and nobody else can open it until that is finished.
@@ -116,8 +119,14 @@ def no_store_url(url: object) -> Invalid:
 
 
 def _opened(
-    url: str, name: str, create: bool, importing: Importing | None = None, **options: Any
+    url: str | Shared,
+    name: str,
+    create: bool,
+    importing: Importing | None = None,
+    **options: Any,
 ) -> Backend:
+    if isinstance(url, Shared) and importing is None:
+        return url.open(name, create, {k: v for k, v in options.items() if v is not None})
     if not isinstance(url, str):
         raise no_store_url(url)
     scheme, separator, rest = url.partition("://")

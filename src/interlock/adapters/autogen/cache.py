@@ -8,22 +8,22 @@ from typing import Any, Literal, Self, TypeVar
 from autogen_core import CacheStore
 from pydantic import BaseModel
 
-from interlock import Conflict, Invalid, Record, Space
+from interlock import Conflict, Invalid, Json, Record, Space
 from interlock.adapters.names import quoted
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import one_of, synchronous
 
 T = TypeVar("T")
-_NOT_NAMED: Any = object()
+_NOT_NAMED = object()
 
 
 class SharedCacheStore(CacheStore[T]):
     """A cache store of AutoGen in a space from `interlock.open`.
 
-    `set` writes where nothing is, or over what its caller has read: the dict, list or text that
+    `set` writes if nothing is there, or over what its caller has read: the dict, list or text that
     `get` returned carries its version, so pass that back, changed or not, or name it:
     `set(key, value, base=found)`.  `update` reads, thinks and writes.  Otherwise `set` raises
-    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, where
+    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, when
     any of them will do.  With `unread="overwrite"` what nobody read is written over.
 
     Values are JSON; a pydantic model is stored as JSON, and `get` returns that.
@@ -45,15 +45,15 @@ class SharedCacheStore(CacheStore[T]):
         self._overwrites = unread == "overwrite"
 
     def get(self, key: str, default: T | None = None) -> T | None:
-        """Return the value of `key`, or `default` where there is none."""
+        """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
         return _carrying(record) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
-        """Store `value`.  `base` is what `get` returned, where `value` does not carry its version;
+        """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
         None: nothing was there.
 
-        Raises Conflict where others came first or the caller has not read what is there, Invalid.
+        Raises Conflict if others came first or the caller has not read what is there, Invalid.
         """
         try:
             self._set(self._space.read(self._key(key)), value, base)
@@ -62,7 +62,7 @@ class SharedCacheStore(CacheStore[T]):
                 raise
 
     def update(self, key: str, fn: Callable[[T | None], T]) -> T | None:
-        """Store `fn(value)`, called again where others came first; None where there is no value.
+        """Store `fn(value)`, called again if others came first; None if there is no value.
 
         Raises as `Space.update` does.
         """
@@ -86,10 +86,10 @@ class SharedCacheStore(CacheStore[T]):
         return f"{self._prefix}{quoted(key)}"
 
 
-class _List(list[Any]):
+class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Any], observed: Observed) -> None:
+    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
         super().__init__(items)
         self.observed = observed
 
@@ -99,7 +99,7 @@ class _List(list[Any]):
 
     __copy__ = copy
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), ([*self], self.observed)
 
 
@@ -108,7 +108,7 @@ class _Text(str):
 
     observed: Observed
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _text, (str(self), self.observed)
 
 
@@ -118,8 +118,8 @@ def _text(text: str, observed: Observed) -> _Text:
     return made
 
 
-def _carrying(record: Record) -> Any:
-    """Return the value of a record, with its version where it can carry one."""
+def _carrying(record: Record) -> Json:
+    """Return the value of a record, with its version if it can carry one."""
     value, version = record.value, Observed.of(record)
     if isinstance(value, dict):
         return ObservedDict(value, version)
@@ -128,7 +128,7 @@ def _carrying(record: Record) -> Any:
     return _text(value, version) if isinstance(value, str) else value
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> Json:
     """Return a value with its pydantic models as JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
-from interlock import AsyncLease, AsyncSpace, Lease, Space
+from interlock import AsyncLease, AsyncSpace, Json, Lease, Space
 from interlock.adapters.names import quoted
 from interlock.adapters.space import checked
 from interlock.adapters.turns import give_up, take, write
@@ -15,10 +15,10 @@ from interlock.adapters.turns import give_up, take, write
 class HasState(Protocol):
     """What AutoGen's teams, agents and runtimes have in common."""
 
-    async def save_state(self) -> Mapping[str, Any]:
+    async def save_state(self) -> Mapping[str, Json]:
         """Return the state as JSON values."""
 
-    async def load_state(self, state: Mapping[str, Any], /) -> None:
+    async def load_state(self, state: Mapping[str, Json], /) -> None:
         """Go on from a state that `save_state` returned."""
 
 
@@ -35,11 +35,11 @@ async def team_state(
 
     Takes the lease of the conversation (`ttl` seconds, renewed; `wait` seconds in a first-come
     queue, None: without limit), loads its state into `team`, if it has one, and saves the team's
-    state at the end of the block.  Where the block raises, nothing is saved.  Gives the lease,
+    state at the end of the block.  If the block raises, nothing is saved.  Gives the lease,
     whose `epoch` is the number to pass on to whatever else must be fenced.
 
-    Raises Held where `wait` has passed, Fenced at the end where the lease was taken away meanwhile
-    (nothing is saved then), Invalid where the state is larger than a value may be.
+    Raises Held if `wait` has passed, Fenced at the end if the lease was taken away meanwhile
+    (nothing is saved then), Invalid if the state is larger than a value may be.
     """
     lease = await take(checked(space, "team_state"), f"autogen/state/{quoted(name)}", ttl, wait)
     try:

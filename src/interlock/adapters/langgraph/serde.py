@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -43,7 +43,7 @@ class StrictSerializer(JsonPlusSerializer):
         self.allow = frozenset(map(_name, allow))
         super().__init__(allowed_msgpack_modules=[*self.allow] or None)
 
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+    def loads_typed(self, data: tuple[str, bytes]) -> object:
         """Return the value.  Raises Invalid."""
         if data[0] not in _KINDS:
             raise Invalid(
@@ -73,7 +73,7 @@ class StrictSerializer(JsonPlusSerializer):
 def strict(serde: SerializerProtocol | None, allow: Allowed) -> SerializerProtocol:
     """Return a serializer as strict as it can be made; `allow=True` returns it as it is.
 
-    Raises Invalid where it unpickles.
+    Raises Invalid if it unpickles.
     """
     if allow is True:
         return JsonPlusSerializer(allowed_msgpack_modules=True) if serde is None else serde

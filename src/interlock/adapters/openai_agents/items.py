@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Record
+from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Json, Record
 from interlock.adapters.names import quoted
 from interlock.adapters.space import Write, commit
 
@@ -41,7 +41,7 @@ class Keys(NamedTuple):
 
 
 # From the head as it is, the head that a change is made to.  What is computed from what somebody
-# has read gets the head that was read: then the store refuses it where others came first.
+# has read gets the head that was read: then the store refuses it if others came first.
 Basis = Callable[[Record], Record]
 
 
@@ -49,7 +49,7 @@ class Changed(NamedTuple):
     """A change that was made: the head that it was made to, and the item that it took off."""
 
     head: Record
-    item: Any = None
+    item: Json = None
 
 
 class Wanted(NamedTuple):
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
     writes: list[Write]
     length: int
-    item: Any = None
+    item: Json = None
 
 
 def count_of(head: Record) -> int:
@@ -65,7 +65,7 @@ def count_of(head: Record) -> int:
     return int(head.value["items"]) if head.exists else 0
 
 
-async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Any]]:
+async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Json]]:
     """Return the head and the last `limit` items (None, negative: all), as of one moment."""
     head = await space.read(keys.head)
     while True:
@@ -79,7 +79,7 @@ async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record
 
 
 async def add(
-    space: AsyncSpace, keys: Keys, items: Sequence[Any], hold: Record | None
+    space: AsyncSpace, keys: Keys, items: Sequence[Json], hold: Record | None
 ) -> Changed | None:
     """Put items at the end, whatever else was put there meanwhile."""
 
@@ -94,7 +94,7 @@ async def add(
 async def pop(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None
 ) -> Changed | None:
-    """Take the last item off; None where there is none.
+    """Take the last item off; None if there is none.
 
     What was popped under the same `op_id` before is returned again, and nothing else popped.
     """
@@ -118,7 +118,7 @@ async def pop(
 async def clear(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None
 ) -> Changed | None:
-    """Take all items off; None where there are none."""
+    """Take all items off; None if there are none."""
 
     async def wanted(head: Record) -> Wanted | None:
         if not count_of(head):
@@ -134,7 +134,7 @@ async def _change(
     keys: Keys,
     hold: Record | None,
     basis: Basis | None,
-    decide: Callable[[Record], Coroutine[Any, Any, Wanted | None]],
+    decide: Callable[[Record], Coroutine[object, None, Wanted | None]],
     op_id: str | None = None,
 ) -> Changed | None:
     """Commit what `decide(head)` wants.  Without a `basis` it is made to whatever head there is.

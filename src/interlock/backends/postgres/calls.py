@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
-from interlock.core import refusals
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -18,6 +18,7 @@ from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import (
+    A_co,
     AckGroup,
     DropGroup,
     DropLease,
@@ -42,7 +43,6 @@ from interlock.core.requests import (
     Request,
     SaveFold,
     SaveProjection,
-    T,
     TakeLease,
     TakeTurn,
     Trim,
@@ -62,10 +62,9 @@ from interlock.core.transfer import (
     ReadBase,
     Restore,
 )
-from interlock.core.transfer import (
-    Row as LogRow,
-)
 
+Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
+Argument = str | int | list[str] | list[str | None] | None
 _PARTS = ("epochs", "agents", "groups", "pending", "projections")  # of `dump`
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -84,13 +83,13 @@ _BOUNDED = {
 }
 
 
-class Call(NamedTuple, Generic[T]):
+class Call(NamedTuple, Generic[A_co]):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
 
     function: str
-    arguments: tuple[Any, ...]
-    parse: Callable[[list[Any]], T]
+    arguments: tuple[Argument, ...]
+    parse: Callable[[Rows], A_co]
     writes: bool = True
 
     @property
@@ -107,7 +106,7 @@ class Call(NamedTuple, Generic[T]):
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
 
-    def rest_of(self, rows: list[Any]) -> Call[list[Any]] | None:
+    def rest_of(self, rows: Rows) -> Call[Rows] | None:
         """Return the call for what was too much to be sent while the space was locked: whoever
         does not read his answer must hold up nobody."""
         if self.function not in _BOUNDED or len(rows) != 1 or rows[0][-1] != LATER:
@@ -127,8 +126,8 @@ def statement(function: str, arguments: int) -> str:
 
 
 def call_of(
-    request: Request[Any], space: int, uid: str, known: tuple[int, str], durable: bool
-) -> Call[Any]:
+    request: Request[object], space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[object]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, space, uid, known, durable)
@@ -208,7 +207,7 @@ def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call[No
     return Call("add_refusals", (space, _encode(found), kept), _nothing)
 
 
-def _common(n: int, plan: Plan) -> dict[str, Any]:
+def _common(n: int, plan: Plan) -> dict[str, object]:
     return {
         "n": n,
         "op": plan.op_id,
@@ -221,7 +220,7 @@ def _common(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _flat(n: int, plan: Plan) -> dict[str, Any]:
+def _flat(n: int, plan: Plan) -> dict[str, object]:
     found, write = _common(n, plan), plan.writes[0]
     found |= {"key": write.key, "kind": write.kind, "body": write.body}
     for expected in plan.expects:
@@ -230,7 +229,7 @@ def _flat(n: int, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _full(n: int, plan: Plan) -> dict[str, Any]:
+def _full(n: int, plan: Plan) -> dict[str, object]:
     return _common(n, plan) | {
         "expects": [e.key for e in plan.expects],
         "versions": [e.version for e in plan.expects],
@@ -272,7 +271,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogP
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: list[Any]) -> LogPage | Pruned:
+    def parse(rows: Rows) -> LogPage | Pruned:
         head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
@@ -365,9 +364,9 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | P
 
 
 def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
-    both = (request.positions, request.deliveries)
-    arrays = ("{" + ",".join(str(each) for each in numbers) + "}" for numbers in both)
-    arguments = (space, request.group, request.consumer, *arrays)
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    deliveries = "{" + ",".join(map(str, request.deliveries)) + "}"
+    arguments = (space, request.group, request.consumer, positions, deliveries)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
@@ -415,7 +414,7 @@ def _read_base(request: ReadBase, space: int, uid: str) -> Call[BasePage]:
     arguments = (space, request.after, request.limit, request.position)
 
     def parse(rows: list[Any]) -> BasePage:
-        return BasePage(tuple(LogRow(*row) for row in rows[1:]), rows[0][0])
+        return BasePage(tuple(transfer.Row(*row) for row in rows[1:]), rows[0][0])
 
     return Call("read_base", arguments, parse, False)
 
@@ -434,19 +433,19 @@ def _finish_import(request: Finish, space: int, uid: str) -> Call[bool]:
     return Call("finish_import", arguments, lambda rows: rows[0][0] == 1)
 
 
-def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Snapshot:
+def _snapshot(rows: Rows, uid: str, prefixes: Sequence[str]) -> Snapshot:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
 
-def _rows(rows: list[Any]) -> list[Row]:
+def _rows(rows: Rows) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(rows: list[Any]) -> None:
+def _nothing(rows: Rows) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.backends.contract import no_space
 from interlock.backends.postgres.faults import psycopg
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
     digest: str | None
 
 
-def bring_up(connection: Any, place: str, create: bool = True) -> None:
+def bring_up(connection: psycopg.Connection, place: str, create: bool = True) -> None:
     """Bring a store to the schema of this version: make it where there is none and `create`, refuse
     what is not ours."""
     found = _checked(connection, place)
@@ -176,7 +176,7 @@ def script(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _migrate(connection: Any, version: int) -> None:
+def _migrate(connection: psycopg.Connection, version: int) -> None:
     callers = connection.execute(_CALLERS).fetchall()
     connection.execute(_DROP_FUNCTIONS)
     for step in range(version, SCHEMA_VERSION):
@@ -188,7 +188,7 @@ def _migrate(connection: Any, version: int) -> None:
         connection.execute("SELECT interlock.grant_role(%s, %s, %s)", (role, level, own_name))
 
 
-def _make_functions(connection: Any) -> None:
+def _make_functions(connection: psycopg.Connection) -> None:
     for statement in _functions():
         connection.execute(statement)
 
@@ -217,8 +217,8 @@ def creation() -> str:
     )
 
 
-def _checked(connection: Any, place: str) -> _Found:
-    row = _Found(*connection.execute(_FOUND).fetchone())
+def _checked(connection: psycopg.Connection, place: str) -> _Found:
+    row = _Found(*connection.execute(_FOUND).fetchall()[0])
     number = re.search(r"\d+", str(row.version or ""))
     found = row._replace(version=int(number[0]) if number else 0)
     if found.stranger is not None:

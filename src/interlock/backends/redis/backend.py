@@ -7,13 +7,13 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait
-from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.options import Target, state_key, target_of
 from interlock.backends.redis.server import check_server
 from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
@@ -27,9 +27,10 @@ from interlock.backends.remote import (
 )
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
+from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, T
 from interlock.core.transfer import Importing
-from interlock.errors import IncompatibleStore, Unconfirmed
+from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
 SCHEMA_VERSION = 2
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
@@ -43,7 +44,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     def __init__(
         self,
-        url: str,
+        url: str | Target,
         name: str,
         options: ServerOptions | None = None,
         create: bool = True,
@@ -51,7 +52,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
-        self._target = target_of(url)
+        self._target = target_of(url) if isinstance(url, str) else url
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
@@ -62,19 +63,27 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             self.close()
             raise
 
+    def join(self, connection: object) -> NoReturn:
+        """Redis has no transaction that could be joined: always raises Invalid."""
+        raise Invalid(
+            "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
+            "out the others where one is refused. Write with the space, and let whoever needs more "
+            "follow its log; or keep both in PostgreSQL or SQLite."
+        )
+
     def _connect(self) -> None:
         self._store = STORES.borrow(self._target, lambda: Store(self._target))
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncWire] = (
             weakref.WeakKeyDictionary()
         )
 
-    def _call(self, request: Request[Any]) -> Call[Any]:
+    def _call(self, request: Request[object]) -> Call[Any]:
         return calls.call_of(request, self._keys, self.uid, self._known)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[list[Outcome]]:
         return calls.commit(plans, self._keys, self.uid, known)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[None]:
         return calls.add_refusals(notes, self._keys, KEPT)
 
     # Calls
@@ -111,7 +120,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return await self._send_async(call._replace(waits=True))
         return answer
 
-    def _commands(self, call: Call[Any]) -> tuple[Sequence[Command], Command | None]:
+    def _commands(self, call: Call[T]) -> tuple[Sequence[Command], Command | None]:
         """The commands of a call, and the one that waits for replicas and files after them.
 
         WAIT is about what its own connection wrote, and the answer may be about what another one
@@ -125,13 +134,13 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         """Tell a script which space it is about: see common.lua."""
         return (*command, self.uid) if command[0] == "EVALSHA" else command
 
-    def _must_wait(self, call: Call[Any], answer: Any) -> bool:
+    def _must_wait(self, call: Call[T], answer: T) -> bool:
         """Whether a call that only read told of something that its answer must wait for."""
         if call.waits or call.claims is None or self._waiting() is None:
             return False
         return call.claims(answer)
 
-    def _answer(self, call: Call[T], replies: list[Any], last: Command | None) -> T:
+    def _answer(self, call: Call[T], replies: list[object], last: Command | None) -> T:
         waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
@@ -149,7 +158,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return ("WAITAOF", 1, target.wait_replicas, milliseconds)
         return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
 
-    def _check_copies(self, reply: Any, marked: Any) -> None:
+    def _check_copies(self, reply: Any, marked: object) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
         for each in (marked, reply):
@@ -253,6 +262,6 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         return ("XREAD", "COUNT", 1, *wait, "STREAMS", self._keys.log, f"{position}-0")
 
 
-def _is_ready(replies: list[Any]) -> bool:
+def _is_ready(replies: list[object]) -> bool:
     """Whether the server could carry out the commands: it is not loading or moving the slot."""
     return not any(isinstance(reply, Exception) and must_wait(reply) for reply in replies)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
-from interlock.backends.answers import Row
+from interlock.backends.answers import LogRow, Row
 from interlock.backends.redis.scripts import SCRIPTS
-from interlock.core import refusals
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -62,9 +62,6 @@ from interlock.core.transfer import (
     ReadBase,
     Restore,
 )
-from interlock.core.transfer import (
-    Row as LogRow,
-)
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
 _STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
@@ -109,7 +106,7 @@ class Keys:
         return (*self.fixed, self.groups, f"{self.state}:g:{name}", f"{self.state}:d:{name}")
 
 
-def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
+def script(name: str, keys: Sequence[str], *arguments: object) -> Command:
     """Return the command that runs a script."""
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
@@ -119,7 +116,7 @@ def ask(name: str, keys: Keys, key: str, *arguments: Any) -> Command:
     return script("ask", (*keys.fixed, key), name, *arguments)
 
 
-def call_of(request: Request[Any], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
+def call_of(request: Request[object], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, keys, uid, known)
@@ -132,7 +129,8 @@ def commit(
     plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]
 ) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
-    names, arguments = [*keys.fixed], [*known, len(plans)]
+    names: list[str] = [*keys.fixed]
+    arguments: list[object] = [*known, len(plans)]
     for plan in plans:
         _add_plan(plan, keys, names, arguments)
 
@@ -164,7 +162,7 @@ def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call[No
     return Call(commands, _nothing)
 
 
-def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
+def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[object]) -> None:
     expects, writes = plan.expects, plan.writes
     numbers: dict[str, int] = {}
     for key in (*[e.key for e in expects], *[w.key for w in writes]):
@@ -223,8 +221,8 @@ def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
     return _one(command, lambda rows: answers.moment(_rows(rows), uid, request))
 
 
-def _named(request: Load | LoadAt) -> list[Any]:
-    found: list[Any] = [len(request.keys), *request.keys, len(request.prefixes)]
+def _named(request: Load | LoadAt) -> list[str | int]:
+    found: list[str | int] = [len(request.keys), *request.keys, len(request.prefixes)]
     for prefix in request.prefixes:
         found += (prefix, prefix_end(prefix) or "")
     return found
@@ -261,7 +259,7 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call[LogP
     return Call((stream, look) if streamed else (look,), parse)
 
 
-def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> LogPage | Pruned:
+def _page(request: ReadLog, reply: list[int], rows: list[LogRow], reached: int) -> LogPage | Pruned:
     """Return a page of the log; `reached`: what it is complete up to."""
     head, floor, lost = reply[:3]
     if lost:
@@ -271,7 +269,7 @@ def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> 
     return LogPage(answers.entries_of(rows), reached, head)
 
 
-def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:
+def _streamed(item: Sequence[Any]) -> LogRow:
     """Return the row of an entry of the stream; see common.lua for its fields."""
     number, fields = item
     if isinstance(fields, dict):  # where redis-py sent it again, because the slot had moved
@@ -422,7 +420,7 @@ def _read_base(request: ReadBase, keys: Keys, uid: str) -> Call[BasePage]:
 
     def parse(reply: list[Any]) -> BasePage:
         floor, rows = reply
-        return BasePage(tuple(LogRow(*row) for row in rows), floor)
+        return BasePage(tuple(transfer.Row(*row) for row in rows), floor)
 
     return _one(command, parse)
 
@@ -454,11 +452,11 @@ def _rows(rows: list[Any]) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(replies: Any) -> None:
+def _nothing(replies: object) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, Keys, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,

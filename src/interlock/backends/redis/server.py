@@ -15,7 +15,7 @@ _OLDEST_SERVER = (6, 2)
 def nodes(wire: Wire, target: Target) -> list[dict[str, Any]]:
     """Return what each node says about itself (INFO).  Raises the faults."""
     try:
-        told = wire.client.info()
+        told = wire.info()
     except redis.exceptions.RedisError as problem:
         raise fault_of(problem, target.place, sent=False) from problem
     return [told] if "redis_version" in told else list(told.values())

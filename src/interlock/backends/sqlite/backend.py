@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
 from interlock.backends.contract import being_imported, no_space
@@ -77,6 +77,9 @@ from interlock.core.requests import (
 from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
 from interlock.errors import Closed, Fault, Invalid
 
+if TYPE_CHECKING:
+    from interlock.backends.joined import JoinedBackend
+
 _LOOKS = (read.load, apply_all, judge_all)  # see by themselves where the space was dropped
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
@@ -90,6 +93,7 @@ class SQLiteBackend:
 
     `clock` gives microseconds since 1970; without it the host's clock is the store's clock.
     `importing` opens the space for an import, which makes it or goes on with it.
+    `guest`: the store may be made in a file that has an application's tables.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class SQLiteBackend:
         keeps_refusals: bool = True,
         create: bool = True,
         importing: Importing | None = None,
+        guest: bool = False,
     ) -> None:
         self.name = name
         self._options = options or SQLiteOptions()
@@ -110,7 +115,7 @@ class SQLiteBackend:
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalLog(self._save_notes)
-        self._key, self._store = store.borrow(self._place, self._options, create)
+        self._key, self._store = store.borrow(self._place, self._options, create, guest)
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
@@ -121,7 +126,7 @@ class SQLiteBackend:
         self.uid = self._where.uid
         _BACKENDS.add(self)
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -130,7 +135,7 @@ class SQLiteBackend:
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):
@@ -153,6 +158,14 @@ class SQLiteBackend:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        from interlock.backends.sqlite.joined import SQLiteJoined  # imports asyncio
+
+        self._check_open()
+        timeout = self._options.busy_timeout
+        return SQLiteJoined(self, connection, self._place, self._where, timeout, self._reach_disk)
 
     def dump(self) -> bytes:
         """Return everything that a store in memory holds, for `restore`."""
