@@ -65,6 +65,7 @@ from interlock.core.transfer import (
 
 Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
 Argument = str | int | list[str] | list[str | None] | None
+_PARTS = ("epochs", "agents", "groups", "pending", "projections")  # of `dump`
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -393,11 +394,10 @@ def begin_import(name: str, importing: Importing) -> Call[tuple[int, str, str | 
 def _dump(request: Dump, space: int, uid: str) -> Call[Dumped]:
     def parse(rows: list[Any]) -> Dumped:
         found = json.loads(rows[0][0])
-        position, floor, *parts = (found[name] for name in ("position", "floor", *Parts._fields))
-        epochs, agents, groups, pending, kept = (part or () for part in parts)
+        epochs, agents, groups, pending, kept = (found[name] or () for name in _PARTS)
         return Dumped(
-            position,
-            floor,
+            found["position"],
+            found["floor"],
             Parts(
                 tuple((key, epoch) for key, epoch in epochs),
                 tuple((agent, incarnation) for agent, incarnation in agents),
