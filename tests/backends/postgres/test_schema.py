@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from interlock.backends.postgres.schema import INLINED
+from interlock.backends.postgres.connect import INLINED
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
 

@@ -1,14 +1,20 @@
-"""From requests to calls of the stored functions: one request, one call, one round trip."""
+"""From requests to calls of the stored functions: one request, one call, one round trip.
+
+A call goes over psycopg's connections in libpq's terms: a prepared statement, texts for its
+arguments, rows of texts.  psycopg's cursors do more than that, and take longer over it than the
+server.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
-from interlock.backends import answers, group_answers
+from interlock.backends import answers
 from interlock.backends.answers import Row
+from interlock.backends.postgres.faults import psycopg
 from interlock.core import refusals
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
@@ -47,6 +53,7 @@ from interlock.core.requests import (
     Trim,
 )
 from interlock.core.rules import RULES_KEY
+from interlock.errors import Unconfirmed
 
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -339,7 +346,7 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | P
         *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return Call("read_group", arguments, lambda rows: group_answers.dealt(rows, request))
+    return Call("read_group", arguments, lambda rows: answers.dealt(rows, request))
 
 
 def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
@@ -352,7 +359,7 @@ def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
 def _group_state(request: GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
     arguments = (space, request.group, LISTED)
     return Call(
-        "group_state", arguments, lambda rows: group_answers.info(_rows(rows), request.group), False
+        "group_state", arguments, lambda rows: answers.group_info(_rows(rows), request.group), False
     )
 
 
@@ -396,3 +403,105 @@ _CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
     ListGroups: _list_groups,
     DropGroup: _drop_group,
 }
+
+
+_INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
+_TEXT = 25
+_MANY = 20  # rows from which psycopg's own reader, which is set up anew each time, is faster
+_GONE = "server closed the connection unexpectedly"
+_WARNINGS = "interlock_warnings"  # the attribute of a connection that holds them
+_STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
+
+
+def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any, Any, list[Any]]:
+    """Send a call and return the generator that a connection waits for.
+
+    `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each
+    time, with all that belongs to it.
+    """
+    server = connection.pgconn
+    _listen(connection)
+    arguments = [_text(argument) for argument in call.arguments]
+    if pooled is not None:
+        server.send_query_params(call.sql_within(pooled).encode(), arguments)
+    else:
+        known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
+        name = call.function.encode()
+        if call.function not in known:
+            _check(server, [server.prepare(name, call.sql.encode())])
+            known.add(call.function)
+        server.send_query_prepared(name, arguments)
+    found: Generator[Any, Any, list[Any]] = psycopg.generators.execute(server)
+    return found
+
+
+def _listen(connection: Any) -> None:
+    """Keep what the server says about commits that gave up waiting for a standby.
+
+    Such a commit is no error: it has happened here, and perhaps nowhere else.
+    """
+    if _WARNINGS in connection.__dict__:
+        connection.__dict__[_WARNINGS].clear()
+        return
+    warnings: list[str] = connection.__dict__.setdefault(_WARNINGS, [])
+
+    def keep(told: Any) -> None:
+        if told.source_function == _STANDBY:  # its words are in the server's language
+            warnings.append(str(told.message_primary))
+
+    connection.add_notice_handler(keep)
+
+
+def rows_of(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
+    result = _check(connection.pgconn, results)
+    if warnings := connection.__dict__[_WARNINGS]:
+        raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
+    columns = range(result.nfields)
+    types = [result.ftype(column) for column in columns]
+    if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
+        reader = psycopg.adapt.Transformer(connection)
+        reader.set_pgresult(result)
+        found: list[tuple[Any, ...]] = reader.load_rows(0, result.ntuples, tuple)
+        return found
+    whole = [each in _INTEGERS for each in types]
+    return [
+        tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
+        for row in range(result.ntuples)
+    ]
+
+
+def _check(server: Any, results: list[Any]) -> Any:
+    result = results[-1] if results else None
+    if result is None:
+        raise psycopg.OperationalError(_GONE)
+    if result.status not in (psycopg.pq.ExecStatus.TUPLES_OK, psycopg.pq.ExecStatus.COMMAND_OK):
+        raise psycopg.errors.error_from_result(result)
+    return result
+
+
+def _value(text: bytes | None, whole: bool) -> Any:
+    if text is None:
+        return None
+    return int(text) if whole else text.decode()
+
+
+def _text(argument: Any) -> bytes | None:
+    if argument is None:
+        return None
+    if isinstance(argument, str):
+        return argument.encode()
+    if isinstance(argument, bool):
+        return b"t" if argument else b"f"
+    if isinstance(argument, list):
+        return _array(argument)
+    return str(argument).encode()
+
+
+def _array(items: Sequence[str | None]) -> bytes:
+    """Return the literal of an array of texts."""
+    quoted = [
+        "NULL" if item is None else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for item in items
+    ]
+    return ("{" + ",".join(quoted) + "}").encode()

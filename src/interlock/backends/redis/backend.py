@@ -1,9 +1,14 @@
-"""The Redis backend: requests in, answers out, each by one call of a script."""
+"""The Redis backend: requests in, answers out, each by one call of a script.
+
+The spaces of a process on one server share its store: the connections.  They do not cross a fork:
+a child borrows a store of its own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -13,10 +18,9 @@ from interlock.backends.contract import no_space
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
-from interlock.backends.redis.options import state_key, target_of
-from interlock.backends.redis.store import STORES, Store
-from interlock.backends.redis.wire import AsyncWire, Wire
+from interlock.backends.redis.wire import AsyncWire, Target, Wire, state_key, target_of
 from interlock.backends.refusal_log import KEPT
+from interlock.backends.registry import Registry
 from interlock.backends.remote import (
     Known,
     RemoteBackend,
@@ -28,6 +32,69 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
+
+WATCHING = 8  # connections that wait for news; whoever comes then asks now and then
+
+
+class Store:
+    """The wires of one server: one for threads, one for each event loop that uses it."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._wire: Wire | None = None
+        self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.watching = threading.Semaphore(WATCHING)
+
+    def wire(self) -> Wire:
+        """Return the wire of threads."""
+        wire = self._wire
+        if wire is None:
+            with self._lock:
+                wire = self._wire = self._wire or Wire(self._target)
+        return wire
+
+    def borrow_wire(self) -> AsyncWire:
+        """Return the wire of this event loop to a space that has not got it yet."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            shared = self._wires.get(loop)
+            if shared is None:
+                shared = self._wires[loop] = _Shared(AsyncWire(self._target))
+            shared.borrowed += 1
+            return shared.wire
+
+    async def give_back_wire(self) -> None:
+        """Give back what `borrow_wire` gave; the last of the event loop closes it."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            shared = self._wires.get(loop)
+            if shared is None:
+                return
+            shared.borrowed -= 1
+            if shared.borrowed:
+                return
+            del self._wires[loop]
+        await shared.wire.close()
+
+    def close(self) -> None:
+        """Close the connections of threads."""
+        with self._lock:
+            wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+
+class _Shared:
+    def __init__(self, wire: AsyncWire) -> None:
+        self.wire = wire
+        self.borrowed = 0
+
+
+STORES: Registry[Store] = Registry()
+
 
 SCHEMA_VERSION = 2
 _OLDEST_SERVER = (6, 2)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Any, Generic, NamedTuple
 
-from interlock.backends import answers, group_answers
+from interlock.backends import answers
 from interlock.backends.answers import Row
-from interlock.backends.redis.scripts import SCRIPTS
 from interlock.core import refusals
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
@@ -47,6 +48,33 @@ from interlock.core.requests import (
     TakeTurn,
     Trim,
 )
+
+
+class Script(NamedTuple):
+    """A script and the name that the server knows it by."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _read_script(name: str) -> Script:
+    folder = resources.files(__package__)
+    shared = ("common", "groups") if name in _OF_GROUPS else ("common",)
+    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    text = "\n".join(parts)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_OF_GROUPS = ("read_group", "ack_group", "group_state", "drop_group")
+_NAMES = (
+    *("open", "enter", "mark", "commit", "load", "load_at", "list_keys", "log", "turn", "leave"),
+    *("lease", "drop_lease", "fold", "trim", "save_projection", "load_projection"),
+    *("drop_projection", *_OF_GROUPS),
+)
+SCRIPTS = {name: _read_script(name) for name in _NAMES}
+BY_SHA = {script.sha: script.text for script in SCRIPTS.values()}
+
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
 _STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
@@ -343,7 +371,7 @@ def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call[Deliveries | P
         *(request.limit, int(request.ttl * 1e6), int(request.resume), request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return _one(command, lambda rows: group_answers.dealt(rows, request))
+    return _one(command, lambda rows: answers.dealt(rows, request))
 
 
 def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call[int]:
@@ -355,7 +383,7 @@ def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call[int]:
 
 def _group_state(request: GroupState, keys: Keys, uid: str) -> Call[GroupInfo | None]:
     command = script("group_state", keys.group(request.group), LISTED)
-    return _one(command, lambda rows: group_answers.info(_rows(rows), request.group))
+    return _one(command, lambda rows: answers.group_info(_rows(rows), request.group))
 
 
 def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call[tuple[str, ...]]:

@@ -19,10 +19,8 @@ from interlock.backends.sqlite import (
     fences,
     groups,
     location,
-    projections,
-    read,
+    log,
     store,
-    trim,
     turns,
 )
 from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
@@ -168,16 +166,16 @@ class SQLiteBackend:
     # One handler a request
 
     def _load(self, request: Load) -> Snapshot:
-        snapshot = self._read(read.load, request)
+        snapshot = self._read(log.load, request)
         if snapshot.applied is not None:
             self._reach_disk()
         return snapshot
 
     def _load_at(self, request: LoadAt) -> Snapshot | Pruned:
-        return self._read(read.load_at, request)
+        return self._read(log.load_at, request)
 
     def _read_log(self, request: ReadLog) -> LogPage | Pruned:
-        return self._read(read.read_log, request)
+        return self._read(log.read_log, request)
 
     def _take_turn(self, request: TakeTurn) -> Place:
         place = self._read(turns.look, request)
@@ -204,14 +202,14 @@ class SQLiteBackend:
             self._write(work, request, durable=False)
 
     def _trim(self, request: Trim) -> Floor:
-        return self._write(trim.trim, request) if request.upto else self._read(trim.look, request)
+        return self._write(log.trim, request) if request.upto else self._read(log.floor_of, request)
 
     def _note(self, request: Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
     def _read_refusals(self, request: ReadRefusals) -> list[RefusalNote]:
         self._notes.flush()
-        return self._read(read.refusals, request)
+        return self._read(log.refusals, request)
 
     def _read_group(self, request: ReadGroup) -> Deliveries | Pruned:
         answer = self._read(groups.look, request)
@@ -226,17 +224,17 @@ class SQLiteBackend:
         Enter: _enter,
         TakeLease: _take_lease,
         DropLease: _drop_lease,
-        SaveFold: lambda self, request: self._cache(read.save_fold, request),
-        SaveProjection: lambda self, request: self._cache(projections.save, request),
-        LoadProjection: lambda self, request: self._read(projections.load, request),
-        DropProjection: lambda self, request: self._write(projections.drop, request),
+        SaveFold: lambda self, request: self._cache(log.save_fold, request),
+        SaveProjection: lambda self, request: self._cache(log.save_projection, request),
+        LoadProjection: lambda self, request: self._read(log.load_projection, request),
+        DropProjection: lambda self, request: self._write(log.drop_projection, request),
         Trim: _trim,
         Noted: _note,
         ReadRefusals: _read_refusals,
         ReadGroup: _read_group,
         AckGroup: lambda self, request: self._write(groups.acknowledge, request),
         GroupState: lambda self, request: self._read(groups.state, request),
-        ListKeys: lambda self, request: self._read(read.list_keys, request),
+        ListKeys: lambda self, request: self._read(log.list_keys, request),
         ListGroups: lambda self, request: self._read(groups.names, request),
         DropGroup: lambda self, request: self._write(groups.drop, request),
     }
@@ -257,7 +255,7 @@ class SQLiteBackend:
         def save(
             connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote]
         ) -> bool:
-            read.save_refusals(connection, where, notes, KEPT)
+            log.save_refusals(connection, where, notes, KEPT)
             return True
 
         return self._write(save, notes, durable=False, when_busy=lambda: False)
@@ -402,7 +400,7 @@ class SQLiteBackend:
         left = request.seconds - waited
         if request.position is None or left <= 0:
             return left
-        if self._read(lambda c, where, _: read.log_end(c, where), request) > request.position:
+        if self._read(lambda c, where, _: log.log_end(c, where), request) > request.position:
             return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 

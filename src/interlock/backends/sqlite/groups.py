@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from interlock.backends.answers import entries_of
 from interlock.backends.sqlite.commit import Where, alive, opening
+from interlock.backends.sqlite.log import trimmed
 from interlock.backends.sqlite.statements import SQL
-from interlock.backends.sqlite.trim import trimmed
 from interlock.backends.sqlite.turns import RENEW_BELOW
 from interlock.core import refusals
 from interlock.core.group import (
