@@ -61,8 +61,7 @@ def mcp(
         found = {} if rules is None else {"rules": read_rules(rules)}
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
             from interlock.server.mcp.agents import opened
-            from interlock.server.mcp.server import make_server
-            from interlock.server.mcp.transports import serve_http, serve_stdio
+            from interlock.server.mcp.server import make_server, serve_http, serve_stdio
 
         async def serve() -> signal.Signals | None:
             known: dict[str, Any] = {"names": [name for name in names.values() if name], **found}

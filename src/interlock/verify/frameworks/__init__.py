@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from interlock.verify.frameworks.agents import Report, Result
     from interlock.verify.frameworks.caches import check_cache_store, check_team_state
     from interlock.verify.frameworks.flows import check_flow_persistence
-    from interlock.verify.frameworks.savers import check_saver
+    from interlock.verify.frameworks.langgraph import check_saver, check_store
     from interlock.verify.frameworks.sessions import check_session
-    from interlock.verify.frameworks.stores import check_store
 
 __all__ = [
     "Report",
