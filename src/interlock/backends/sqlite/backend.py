@@ -23,7 +23,13 @@ from interlock.backends.sqlite import (
     store,
     turns,
 )
-from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
+from interlock.backends.sqlite.commit import (
+    Transaction,
+    apply_all,
+    host_clock,
+    judge_all,
+    transactions_of,
+)
 from interlock.backends.sqlite.connect import (
     DURABILITY,
     SQLiteOptions,
@@ -76,7 +82,7 @@ _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; s
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Work = Callable[[sqlite3.Connection, Where, R], T]  # one request, in a transaction
+Work = Callable[[Transaction, R], T]  # one request, in a transaction
 
 
 class SQLiteBackend:
@@ -98,6 +104,7 @@ class SQLiteBackend:
         self._options = options or SQLiteOptions()
         check_options(self._options)
         self._place = location.parse(url)
+        self._clock = clock or host_clock
         self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
@@ -106,11 +113,11 @@ class SQLiteBackend:
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
-                self._where = self._find_space(connection, clock, create)
+                number, self.uid = self._find_space(connection, create)
         except BaseException:
             store.give_back(self._key, self._store)
             raise
-        self.uid = self._where.uid
+        self._on = transactions_of(number, self.uid, self._clock)
         _BACKENDS.add(self)
 
     def perform(self, request: Request[Any]) -> Any:
@@ -245,17 +252,15 @@ class SQLiteBackend:
         return outcome
 
     def _keep(self, refusal: Refusal, agent: str, op_id: str) -> None:
-        found = note(refusal, agent, op_id, self._where.clock())
+        found = note(refusal, agent, op_id, self._clock())
         if found is not None and self._keeps_refusals:
             self._notes.add(found)
 
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
         """Keep refusals if nobody is writing; say whether it was done."""
 
-        def save(
-            connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote]
-        ) -> bool:
-            log.save_refusals(connection, where, notes, KEPT)
+        def save(tx: Transaction, notes: Sequence[RefusalNote]) -> bool:
+            log.save_refusals(tx, notes, KEPT)
             return True
 
         return self._write(save, notes, durable=False, when_busy=lambda: False)
@@ -294,7 +299,7 @@ class SQLiteBackend:
             with self._pool.reader() as connection:
                 connection.execute("BEGIN")
                 try:
-                    return work(connection, self._where, request)
+                    return work(self._on(connection), request)
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
@@ -326,7 +331,7 @@ class SQLiteBackend:
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
                     changes = connection.total_changes
-                    answer = work(connection, self._where, request)
+                    answer = work(self._on(connection), request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
                         self._store.watch_log(connection)
@@ -351,9 +356,8 @@ class SQLiteBackend:
     def _sync(self) -> None:
         location.sync_log(self._place)
 
-    def _find_space(
-        self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
-    ) -> Where:
+    def _find_space(self, connection: sqlite3.Connection, create: bool) -> tuple[int, str]:
+        """Return the number and the unique id of the space."""
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
         if row is None and (self._place.read_only or not create):
             raise no_space(str(self._place), self.name)
@@ -371,7 +375,7 @@ class SQLiteBackend:
                     connection.execute("ROLLBACK")
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
         number, uid = row
-        return locate(number, uid, clock)
+        return number, uid
 
     def _check_open(self) -> None:
         if self._closed:
@@ -400,7 +404,7 @@ class SQLiteBackend:
         left = request.seconds - waited
         if request.position is None or left <= 0:
             return left
-        if self._read(lambda c, where, _: log.log_end(c, where), request) > request.position:
+        if self._read(lambda tx, _: log.log_end(tx), request) > request.position:
             return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 

@@ -24,7 +24,7 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import h11
 import mcp_types as types
@@ -47,6 +47,9 @@ from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.calls import CALLS, Answer, Refusal, about, refusal_of
 from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
 from interlock.settings import refuse_reserved
+
+if TYPE_CHECKING:
+    import anyio
 
 _log = logging.getLogger("interlock.mcp")
 _VALIDATORS = {name: Draft202012Validator(tool.input_schema) for name, tool in TOOLS.items()}
