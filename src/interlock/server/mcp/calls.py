@@ -372,19 +372,19 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         raise Invalid(
             f"op_id {op_id!r} already belongs to another operation on {key!r}. Use a new one."
         )
-    record = Record(
-        key=key,
-        value=value,
-        version=written.version,
-        epoch=written.epoch,
-        writer=done.agent,
-        time_us=done.time_us,
-        position=written.position,
-        exists=written.kind != "delete",
-        space="",
-    )
+    common: Any = {
+        "position": written.position,
+        "key": key,
+        "version": written.version,
+        "epoch": written.epoch,
+        "value": value,
+        "time_us": done.time_us,
+    }
     if tool == "append":
-        return {"entry": _appended(record), "replayed": True}
+        entry = Entry(**common, kind=written.kind, agent=done.agent, op_id="", reads=None)
+        return {"entry": entry_answer(entry), "replayed": True}
+    exists = written.kind != "delete"
+    record = Record(**common, writer=done.agent, exists=exists, space="")
     return {"record": record_answer(record), "replayed": True}
 
 
@@ -408,23 +408,6 @@ def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
 def _has(value: Any, fields: dict[str, Any]) -> bool:
     return isinstance(value, dict) and all(
         name in value and _text(value[name]) == _text(each) for name, each in fields.items()
-    )
-
-
-def _appended(record: Record) -> Answer:
-    return entry_answer(
-        Entry(
-            record.position,
-            record.key,
-            record.version,
-            record.epoch,
-            "append",
-            record.value,
-            record.writer or "",
-            record.time_us,
-            "",
-            None,
-        )
     )
 
 
@@ -542,25 +525,19 @@ async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer
 
 def _entries(entries: list[Entry], after: int, more: bool) -> Answer:
     """Answer a page of the log that was read up to position `after`."""
-    return {
-        "entries": [entry_answer(each) for each in entries],
-        "next_after": after,
-        "more": more,
-    }
+    return {"entries": [entry_answer(e) for e in entries], "next_after": after, "more": more}
 
 
 async def _outcome(agent: Agent, arguments: Arguments) -> Answer:
     done = await outcome_of(agent, arguments["key"], arguments["op_id"])
     if done is None:
         return {"applied": False, "written": []}
-    written = [each for each in done.writes if each.key == arguments["key"]]
-    return {
-        "applied": True,
-        "written": [
-            {"key": each.key, "kind": each.kind, "version": each.version, "epoch": each.epoch}
-            for each in written
-        ],
-    }
+    written = [
+        {"key": each.key, "kind": each.kind, "version": each.version, "epoch": each.epoch}
+        for each in done.writes
+        if each.key == arguments["key"]
+    ]
+    return {"applied": True, "written": written}
 
 
 # Leases
