@@ -17,7 +17,8 @@ from tests.test_repository_layers import modules_after
 PAGE = text_of(ROOT / "docs" / "how-to" / "contract-suite.md")
 # A backend that counts versions wrongly.
 BROKEN = """
-from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
+from interlock.backends.contract import Options
+from interlock.backends.sqlite import SQLiteBackend
 from interlock.backends.urls import register
 
 class Broken(SQLiteBackend):
@@ -29,7 +30,7 @@ class Broken(SQLiteBackend):
         return answer
 
 def broken(url, name, **options):
-    return Broken(url.replace("broken://", "sqlite://"), name, SQLiteOptions(**options))
+    return Broken(url.replace("broken://", "sqlite://"), name, Options(**options))
 
 register("broken", broken)
 """

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from interlock.core.requests import Request, T
-from interlock.errors import Unavailable
+from interlock.errors import Invalid, Unavailable
+
+DURABILITY = ("full", "normal", "off")
+
+
+class Options(NamedTuple):
+    """Settings of a store.
+
+    `durability`: `full` keeps every acknowledged commit through a power failure (on PostgreSQL:
+    `synchronous_commit` at least `on`).  `normal` and `off` may lose the last commits when the
+    machine or the server, not the process, dies.  On Redis it has no effect: how long a commit
+    lasts is the server's setting.
+    `busy_timeout`: seconds to wait for another process that is writing, for a connection, or for a
+    server that is loading, failing over or moving the slot.
+    """
+
+    durability: str = "full"
+    busy_timeout: float = 20.0
+
+    def check(self, may_refuse_to_wait: bool = False) -> None:
+        """Raise Invalid where an option has no meaning."""
+        if self.durability not in DURABILITY:
+            raise Invalid(f"durability={self.durability!r} must be one of {', '.join(DURABILITY)}.")
+        least = "from 0" if may_refuse_to_wait else "above 0"
+        seconds = self.busy_timeout
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        if not is_number or not 0 <= seconds <= 1e6 or not (seconds or may_refuse_to_wait):
+            raise Invalid(f"busy_timeout={seconds!r} must be a number of seconds {least}.")
 
 
 class Backend(Protocol):

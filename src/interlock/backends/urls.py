@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from interlock.backends.contract import Backend
+from interlock.backends.contract import Backend, Options
 from interlock.backends.redaction import check_server_url, redact_url
 from interlock.errors import Invalid
 
@@ -51,21 +51,19 @@ def _opened(url: str, name: str, create: bool, **options: Any) -> Backend:
     scheme, separator, rest = url.partition("://")
     known = {name: value for name, value in options.items() if value is not None}
     if scheme == "sqlite" and separator:
-        from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
+        from interlock.backends.sqlite import SQLiteBackend
 
-        return SQLiteBackend(url, name, SQLiteOptions(**known), create=create)
+        return SQLiteBackend(url, name, Options(**known), create=create)
     if scheme.partition("+")[0] in _POSTGRES and separator:
         from interlock.backends.postgres import PostgresBackend
-        from interlock.backends.remote import ServerOptions
 
         check_server_url(url)
-        return PostgresBackend(f"postgresql://{rest}", name, ServerOptions(**known), create)
+        return PostgresBackend(f"postgresql://{rest}", name, Options(**known), create)
     if scheme in _REDIS and separator:
         from interlock.backends.redis import RedisBackend
-        from interlock.backends.remote import ServerOptions
 
         check_server_url(url)
-        return RedisBackend(url, name, ServerOptions(**known), create)
+        return RedisBackend(url, name, Options(**known), create)
     if separator and (make := _OTHERS.get(scheme)) is not None:
         return make(url, name, **known, **({} if create else {"create": False}))
     safe = redact_url(url)

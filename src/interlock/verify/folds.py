@@ -63,9 +63,7 @@ def laws(reducer: Reducer, strategy: SearchStrategy[Any], *, examples: int = 200
         except NoSuchExample:
             continue
         raise LawBroken(
-            law,
-            f"reducer {reducer.name!r} is not {law}: {_breaks(reducer, law, items)}",
-            items,
+            law, f"reducer {reducer.name!r} is not {law}: {_breaks(reducer, law, items)}", items
         )
     return reducer.digest()
 

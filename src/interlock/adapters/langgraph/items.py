@@ -224,9 +224,7 @@ def _compared(value: Any, operator: str, other: Any) -> bool:
 
 
 def listed(
-    namespaces: Iterable[Path],
-    conditions: Iterable[MatchCondition],
-    max_depth: int | None,
+    namespaces: Iterable[Path], conditions: Iterable[MatchCondition], max_depth: int | None
 ) -> list[Path]:
     """Return the namespaces that meet all conditions, cut to a depth, each once and in order."""
     wanted = tuple(conditions)

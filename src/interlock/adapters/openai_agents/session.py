@@ -262,10 +262,7 @@ class Session(TakesTurns):
         return items
 
     async def add_items(
-        self,
-        items: list[TResponseInputItem],
-        *,
-        wrapper: RunContextWrapper[Any] | None = None,
+        self, items: list[TResponseInputItem], *, wrapper: RunContextWrapper[Any] | None = None
     ) -> None:
         """Add items at the end, all or none; what others add meanwhile is kept.
 

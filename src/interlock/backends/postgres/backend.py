@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from interlock.backends.contract import no_space
+from interlock.backends.contract import Options, no_space
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import Target, prepare, server_settings
@@ -23,7 +23,7 @@ from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, p
 from interlock.backends.postgres.news import News
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
-from interlock.backends.remote import Known, RemoteBackend, ServerOptions, Slots, check_options
+from interlock.backends.remote import Known, RemoteBackend, Slots
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
@@ -226,10 +226,10 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
-        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+        self, url: str, name: str, options: Options | None = None, create: bool = True
     ) -> None:
-        options = options or ServerOptions()
-        check_options(options)
+        options = options or Options()
+        options.check()
         self._durable = options.durability == "full"
         self._key = (url, options.busy_timeout)
         self._store = _STORES.borrow(

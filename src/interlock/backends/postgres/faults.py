@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from interlock.errors import (
-    AnswerLost,
-    Corrupt,
-    IncompatibleStore,
-    InterlockError,
-    Unavailable,
-)
+from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
 from interlock.extras import needs
 
 with needs("psycopg", "postgres"):

@@ -14,20 +14,14 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from interlock.backends.contract import no_space
+from interlock.backends.contract import Options, no_space
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
 from interlock.backends.redis.wire import AsyncWire, Target, Wire, state_key, target_of
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
-from interlock.backends.remote import (
-    Known,
-    RemoteBackend,
-    ServerOptions,
-    check_options,
-    next_look,
-)
+from interlock.backends.remote import Known, RemoteBackend, next_look
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
@@ -106,10 +100,10 @@ class RedisBackend(RemoteBackend[Call[Any]]):
     """One space in one Redis or Valkey server, or one cluster."""
 
     def __init__(
-        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+        self, url: str, name: str, options: Options | None = None, create: bool = True
     ) -> None:
-        options = options or ServerOptions()
-        check_options(options)
+        options = options or Options()
+        options.check()
         self._target = target_of(url)
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import re
 
-from interlock.errors import (
-    AnswerLost,
-    Corrupt,
-    IncompatibleStore,
-    InterlockError,
-    Unavailable,
-)
+from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
 from interlock.extras import needs
 
 with needs("redis-py", "redis"):

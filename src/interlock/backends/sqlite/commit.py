@@ -342,8 +342,7 @@ def judge_all(tx: Transaction, plans: Sequence[tuple[int, Plan]]) -> dict[int, O
 
 
 def apply_all(
-    tx: Transaction,
-    plans: Callable[[], Sequence[tuple[Plan, str | None]]],
+    tx: Transaction, plans: Callable[[], Sequence[tuple[Plan, str | None]]]
 ) -> list[Outcome]:
     """Judge and apply plans one after the other, each on its own.
 

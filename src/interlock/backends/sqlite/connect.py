@@ -7,49 +7,32 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+from interlock.backends.contract import Options
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.health import LOG_LIMIT, writer_of
 from interlock.backends.sqlite.location import Location, check
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
-from interlock.errors import IncompatibleStore, Invalid, Unavailable
+from interlock.errors import IncompatibleStore, Unavailable
 
 APPLICATION_ID = 0x494C434B  # "ILCK", in the header of the file
 SCHEMA_VERSION = 2
 
 # Not OFF for `off`: a checkpoint would move the commits of other processes without syncing them.
-DURABILITY = {"full": "FULL", "normal": "NORMAL", "off": "NORMAL"}
+SYNCHRONOUS = {"full": "FULL", "normal": "NORMAL", "off": "NORMAL"}
 _OLDEST_SQLITE = (3, 35, 0)
 _CHECKPOINT_PAGES = 4000  # a commit writes about four pages: the log, its two indexes, the head
 
 
-class SQLiteOptions(NamedTuple):
-    """Settings of a store in SQLite.
-
-    `durability`: `full` keeps every acknowledged commit through a power failure.  `normal` and
-    `off` may lose the last commits when the machine (not the process) dies.
-    `busy_timeout`: seconds to wait for another process that is writing.
-    """
-
-    durability: str = "full"
-    busy_timeout: float = 20.0
-
-
-def check_options(options: SQLiteOptions) -> None:
-    """Raise Invalid where an option has no meaning."""
-    if options.durability not in DURABILITY:
-        raise Invalid(f"durability={options.durability!r} must be one of {', '.join(DURABILITY)}.")
-    seconds = options.busy_timeout
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= 1e6:
-        raise Invalid(f"busy_timeout={options.busy_timeout!r} must be a number of seconds from 0.")
+def check_sqlite() -> None:
+    """Raise IncompatibleStore where this Python's SQLite is too old."""
     if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
         raise IncompatibleStore(
             f"This Python has SQLite {sqlite3.sqlite_version}. Interlock needs 3.35 or newer."
         )
 
 
-def connect(place: Location, options: SQLiteOptions) -> sqlite3.Connection:
+def connect(place: Location, options: Options) -> sqlite3.Connection:
     """Open one connection.  Raises the library's faults."""
     check(place)
     try:
@@ -64,7 +47,7 @@ def connect(place: Location, options: SQLiteOptions) -> sqlite3.Connection:
     except sqlite3.Error as problem:
         raise fault_of(problem, str(place)) from problem
     try:
-        connection.execute(f"PRAGMA synchronous={DURABILITY[options.durability]}")
+        connection.execute(f"PRAGMA synchronous={SYNCHRONOUS[options.durability]}")
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={LOG_LIMIT}")
         connection.execute("PRAGMA trusted_schema=OFF")
@@ -77,7 +60,7 @@ def connect(place: Location, options: SQLiteOptions) -> sqlite3.Connection:
 def prepare(
     connection: sqlite3.Connection,
     place: Location,
-    options: SQLiteOptions,
+    options: Options,
     migrations: Mapping[int, str] = MIGRATIONS,
     version: int = SCHEMA_VERSION,
 ) -> None:

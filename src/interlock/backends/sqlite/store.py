@@ -16,10 +16,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from interlock.backends.contract import no_space
+from interlock.backends.contract import Options, no_space
 from interlock.backends.registry import Registry
 from interlock.backends.sqlite import location
-from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
+from interlock.backends.sqlite.connect import connect, prepare
 from interlock.backends.sqlite.faults import translated
 from interlock.backends.sqlite.health import LOG_LIMIT, health_of, log_size
 from interlock.backends.sqlite.location import Location, identity
@@ -253,7 +253,7 @@ class Key(NamedTuple):
     """Which store: `identity` tells the file from one that has its name later."""
 
     place: location.Location
-    options: SQLiteOptions
+    options: Options
     identity: tuple[int, int] | None
 
 
@@ -309,7 +309,7 @@ class Store:
 _STORES: Registry[Store] = Registry()
 
 
-def borrow(place: location.Location, options: SQLiteOptions, create: bool) -> tuple[Key, Store]:
+def borrow(place: location.Location, options: Options, create: bool) -> tuple[Key, Store]:
     """Return the store of a place, opened where the process has none.  Raises the faults."""
     identity = None
     if place.path is not None:

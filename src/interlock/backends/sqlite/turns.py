@@ -108,13 +108,7 @@ def _ahead(tx: Transaction, ticket: int, now: int, ttl: float) -> tuple[int, lis
     return max(len(near), far), silent
 
 
-def _place(
-    tx: Transaction,
-    request: TakeTurn,
-    ticket: int,
-    now: int,
-    ahead: int,
-) -> Place:
+def _place(tx: Transaction, request: TakeTurn, ticket: int, now: int, ahead: int) -> Place:
     snapshot = load(tx, Load(() if ahead else request.keys))
     return Place(ticket, ahead, snapshot, cycle_of(tx, ticket, now))
 
