@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
@@ -12,9 +12,10 @@ from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
 from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merge import REDUCERS, Clash, Reducer
+from interlock.core.merge import REDUCERS, Clash, Reducer, merge_patch
 from interlock.core.records import Committed, Entry, KeyInfo, Record
-from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
+from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
+from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -43,6 +44,7 @@ from interlock.errors import (
 )
 from interlock.extras import NotInstalled
 from interlock.settings import rules_from_json
+from interlock.typed import upcast
 
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
@@ -135,6 +137,7 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Json",
     "KeyConflicts",
     "KeyInfo",
     "Lease",
@@ -173,12 +176,15 @@ __all__ = [
     "draw_machine",
     "guarded",
     "leased",
+    "merge_patch",
     "merged",
     "open",
     "open_async",
+    "owned",
     "private",
     "redact_url",
     "rules_from_json",
+    "upcast",
 ]
 
 # Where names live that few need: importing their modules takes long.
@@ -230,7 +236,7 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name when it is first used."""
     if name not in _LATE:
         raise AttributeError(f"module 'interlock' has no attribute {name!r}")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib import import_module
-from typing import Any
 
 from interlock.errors import InterlockError
 
@@ -33,15 +32,16 @@ def needs(library: str, extra: str) -> Iterator[None]:
         ) from problem
 
 
-def later(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
     """Return the `__getattr__` of a package whose public names are imported when they are first
     used.  `homes` has them by module, separated by spaces."""
     home_of = {name: home for home, names in homes.items() for name in names.split()}
 
-    def imported(name: str) -> Any:
+    def imported(name: str) -> object:
         if name not in home_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{home_of[name]}"), name)
+        found: object = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        return found
 
     return imported
 

@@ -2,19 +2,19 @@
 
 A session runs protocols on a driver and raises their refusals.  It also refuses calls to the space
 from inside the function that decides a write of the same key.  Such a call could only see, or make,
-a state that the surrounding commit then refuses; where that function has its turn, the call would
+a state that the surrounding commit then refuses; if that function has its turn, the call would
 wait for a turn that only its own return gives up.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
@@ -30,13 +30,16 @@ from interlock.settings import checked_op_id
 if TYPE_CHECKING:
     from interlock.backends.drive_async import AsyncDriver
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class BaseSession:
     """What both sessions have.  `draw` returns a fresh operation id."""
 
-    def __init__(self, driver: Any, writer: Writer, draw: Callable[[], str] = new_op_id) -> None:
+    def __init__(
+        self, driver: AsyncDriver | SyncDriver, writer: Writer, draw: Callable[[], str] = new_op_id
+    ) -> None:
         self.driver = driver
         self.writer = writer
         self.draw = draw
@@ -92,7 +95,7 @@ class BaseSession:
         return Thought(self.writer.space, key)
 
     def check_read(self, *keys: object) -> None:
-        """Raise Invalid where one of `keys` is being updated in this context."""
+        """Raise Invalid if one of `keys` is being updated in this context."""
         for thought in thoughts(self.writer.space):
             if thought.state is None:
                 refuse(
@@ -129,7 +132,7 @@ class Session(BaseSession):
             self.refuse(answer, explain)
         return answer
 
-    def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def call(self, fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Call a function of the caller's."""
         return fn(*args, **options)
 
@@ -150,7 +153,7 @@ class AsyncSession(BaseSession):
             self.refuse(answer, explain)
         return answer
 
-    async def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def call(self, fn: Callable[P, object], *args: P.args, **options: P.kwargs) -> Any:
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
 
@@ -179,18 +182,18 @@ class Thought:
         self.state = state
         return tx
 
-    def marked(self, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def marked(self, fn: Callable[[T], Any]) -> Callable[[T], Any]:
         """Return `fn` so that calls from inside it are known as such."""
 
-        async def finish(result: Any) -> Any:
+        async def finish(result: Awaitable[object]) -> object:
             with _inside(self):
                 return await result
 
-        async def think_async(value: Any) -> Any:
+        async def think_async(value: T) -> object:
             with _inside(self):
                 return await fn(value)
 
-        def think(value: Any) -> Any:
+        def think(value: T) -> object:
             with _inside(self):
                 result = fn(value)
             return finish(result) if inspect.isawaitable(result) else result
@@ -206,6 +209,8 @@ class _Mark:
         self.over = False
 
 
+# Apart from what `holder` keeps: that is granted by the store, can be lost there, and does not pass
+# to a forked child; a call is over when it returns, and each read and write looks at these.
 _marks: ContextVar[tuple[_Mark, ...]] = ContextVar("interlock_thinking", default=())
 
 
@@ -227,7 +232,7 @@ def thoughts(space: str) -> list[Thought]:
 
 
 def refuse(thought: Thought, keys: Iterable[object], doing: str, advice: str) -> None:
-    """Raise Invalid where one of `keys` is what the function decides."""
+    """Raise Invalid if one of `keys` is what the function decides."""
     for key in keys:
         if thought.decides(key):
             raise Invalid(

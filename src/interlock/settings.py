@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
 from interlock.core.records import as_datetime
 from interlock.core.rules import Rule, rule_from_json
+from interlock.core.types import to_json
 from interlock.core.writer import Writer
-from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.errors import Invalid, accepted, raise_refusal, raise_refused
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
@@ -67,7 +68,7 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
         text = json.dumps(["id", key, id])
     else:
         try:
-            text = json.dumps(["content", key, item], sort_keys=True)
+            text = json.dumps(["content", key, accepted(to_json(item))], sort_keys=True)
         except (TypeError, ValueError, RecursionError) as problem:
             raise Invalid(f"The item is not JSON: {problem}") from problem
     import hashlib  # at run time only where it is used: importing it takes long
@@ -130,14 +131,9 @@ def as_time_us(position: int | None, time: datetime | float | None) -> int | Non
 def rules_from_json(data: object) -> dict[str, Rule]:
     """Return rules by pattern out of JSON as `interlock rules show --json` prints it.
 
-    Raises Invalid.
+    A rule that this version of Interlock does not know can only be applied to a space that has it.
+    Raises Invalid if `data` is no object.
     """
     if not isinstance(data, dict):
         raise Invalid(f"Rules are an object from patterns to rules, not {data!r:.60}")
-    found = {}
-    for pattern, rule in data.items():
-        try:
-            found[pattern] = rule_from_json(rule, {})
-        except (KeyError, TypeError, AttributeError, ValueError) as problem:
-            raise Invalid(f"The rule for {pattern!r} is malformed: {problem!r}") from problem
-    return found
+    return {pattern: rule_from_json(rule, {}) for pattern, rule in data.items()}

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from interlock import cancellation
 from interlock.errors import Invalid
@@ -24,7 +24,7 @@ def settled(lock: Lock) -> AbstractContextManager[object]:
 
 
 def at_once(read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a function that returns what `read` does; it is called now where that is possible."""
+    """Return a function that returns what `read` does; it is called now if possible."""
     return read
 
 
@@ -51,7 +51,7 @@ async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
 
 
 async def do_all(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Make every call, even where one fails or the caller is cancelled."""
+    """Make every call, even if one fails or the caller is cancelled."""
     await finish(together(calls))
 
 
@@ -94,7 +94,7 @@ class Pool:
         """Whether nothing runs."""
         return not self._running
 
-    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(self, call: Callable[[], Coroutine[object, None, None]]) -> None:
         """Begin a call; there must be `room`."""
         self._running.add(asyncio.create_task(call()))
 
@@ -161,7 +161,7 @@ class Timer:
 class Buffered:
     """What a write of an AsyncTx returns: it is part of the transaction already, awaited or not."""
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[object, None, None]:
         return
         yield
 

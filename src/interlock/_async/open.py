@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from interlock import cancellation
 from interlock._async.space import AsyncSpace
@@ -95,7 +95,7 @@ class Opening:
         self._rules = rules
         self._space: AsyncSpace | None = None
 
-    def __await__(self) -> Generator[Any, None, AsyncSpace]:
+    def __await__(self) -> Generator[object, None, AsyncSpace]:
         return self._open().__await__()
 
     async def _open(self) -> AsyncSpace:

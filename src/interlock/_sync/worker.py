@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from interlock._sync import concurrency
 from interlock._sync.run import Run
 from interlock.core.lease import check_seconds
+from interlock.core.struct import Json
 from interlock.errors import Fenced, Held, Invalid, raise_refused
 from interlock.runs import step, worker
 from interlock.runs.records import AWAITING, COMPLETED, fence_key
@@ -20,6 +20,7 @@ from interlock.runs.state import RunState, Suspended
 from interlock.runs.worker import Due, Worked, is_outside
 from interlock.session import Session
 
+_Program = Callable[[Run], Json]
 _MOST_SLOTS = 1000
 _BACKLOG = 8  # runs looked up at once, for each slot
 _LONGEST = 24 * 3600.0  # seconds
@@ -31,12 +32,12 @@ class Worker:
     def __init__(
         self,
         session: Session,
-        programs: Mapping[str, Callable[[Run], Any]],
+        programs: Mapping[str, _Program],
         slots: int,
         ttl: float,
         poll: float,
         attempts: int,
-        told: Callable[[Worked], object] | None,
+        on_worked: Callable[[Worked], object] | None,
     ) -> None:
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
             raise Invalid(f"slots={slots!r:.40} must be a whole number from 1 to {_MOST_SLOTS}.")
@@ -49,7 +50,7 @@ class Worker:
         self._poll = min(poll, ttl / 2)
         self._ttl = ttl
         self._attempts = attempts
-        self._told = told
+        self._on_worked = on_worked
         self._busy: set[str] = set()
         self._over = threading.Event()
 
@@ -126,7 +127,7 @@ class Worker:
         self._tell(run, program, problem)
 
     def _tell(self, run: Run, program: str, problem: BaseException | None) -> None:
-        """Say how it ended, where the run was taken up.
+        """Say how it ended, if the run was taken up.
 
         Raises what stands against taking runs up.
         """
@@ -135,13 +136,13 @@ class Worker:
             if not isinstance(problem, Held | Suspended) and not _taken_over(problem, run.id):
                 assert problem is not None  # the run was not entered
                 raise problem
-        elif self._told is not None:
+        elif self._on_worked is not None:
             how = _how(recorded, problem)
             error = str(problem) if how == "lost" else recorded.status.value.get("error")
-            self._told(Worked(run.id, program, how, error))
+            self._on_worked(Worked(run.id, program, how, error))
 
 
-def _checked(programs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+def _checked(programs: Mapping[str, _Program]) -> dict[str, _Program]:
     if not isinstance(programs, Mapping) or not programs:
         raise Invalid("programs= must map at least one name to a function of a run.")
     for name, fn in programs.items():

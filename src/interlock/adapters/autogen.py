@@ -2,7 +2,7 @@
 
 The state of a conversation is the key `autogen/state/<name>`, whose lease a team has while it runs.
 Each entry of a memory is a key `autogen/memory/<name>/<random>`, each one of a cache a key
-`autogen/cache/<name>/<key>`.  Names are quoted, and hashed where they are long.
+`autogen/cache/<name>/<key>`.  Names are quoted, and hashed if they are long.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Literal, Protocol, Self, TypeVar
 
-from interlock import AsyncLease, AsyncSpace, Conflict, Invalid, Lease, Record, Space
+from interlock import AsyncLease, AsyncSpace, Conflict, Invalid, Json, Lease, Record, Space
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import (
     awaitable,
@@ -45,16 +45,16 @@ with needs("AutoGen", "autogen"):
 __all__ = ["SharedCacheStore", "SharedMemory", "team_state"]
 
 T = TypeVar("T")
-_NOT_NAMED: Any = object()
+_NOT_NAMED = object()
 
 
 class SharedCacheStore(CacheStore[T]):
     """A cache store of AutoGen in a space from `interlock.open`.
 
-    `set` writes where nothing is, or over what its caller has read: the dict, list or text that
+    `set` writes if nothing is there, or over what its caller has read: the dict, list or text that
     `get` returned carries its version, so pass that back, changed or not, or name it:
     `set(key, value, base=found)`.  `update` reads, thinks and writes.  Otherwise `set` raises
-    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, where
+    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, when
     any of them will do.  With `unread="overwrite"` what nobody read is written over.
 
     Values are JSON; a pydantic model is stored as JSON, and `get` returns that.
@@ -76,15 +76,15 @@ class SharedCacheStore(CacheStore[T]):
         self._overwrites = unread == "overwrite"
 
     def get(self, key: str, default: T | None = None) -> T | None:
-        """Return the value of `key`, or `default` where there is none."""
+        """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
         return _carrying(record) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
-        """Store `value`.  `base` is what `get` returned, where `value` does not carry its version;
+        """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
         None: nothing was there.
 
-        Raises Conflict where others came first or the caller has not read what is there, Invalid.
+        Raises Conflict if others came first or the caller has not read what is there, Invalid.
         """
         try:
             self._set(self._space.read(self._key(key)), value, base)
@@ -93,7 +93,7 @@ class SharedCacheStore(CacheStore[T]):
                 raise
 
     def update(self, key: str, fn: Callable[[T | None], T]) -> T | None:
-        """Store `fn(value)`, called again where others came first; None where there is no value.
+        """Store `fn(value)`, called again if others came first; None if there is no value.
 
         Raises as `Space.update` does.
         """
@@ -117,10 +117,10 @@ class SharedCacheStore(CacheStore[T]):
         return f"{self._prefix}{quoted(key)}"
 
 
-class _List(list[Any]):
+class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Any], observed: Observed) -> None:
+    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
         super().__init__(items)
         self.observed = observed
 
@@ -130,7 +130,7 @@ class _List(list[Any]):
 
     __copy__ = copy
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), ([*self], self.observed)
 
 
@@ -139,7 +139,7 @@ class _Text(str):
 
     observed: Observed
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _text, (str(self), self.observed)
 
 
@@ -149,8 +149,8 @@ def _text(text: str, observed: Observed) -> _Text:
     return made
 
 
-def _carrying(record: Record) -> Any:
-    """Return the value of a record, with its version where it can carry one."""
+def _carrying(record: Record) -> Json:
+    """Return the value of a record, with its version if it can carry one."""
     value, version = record.value, Observed.of(record)
     if isinstance(value, dict):
         return ObservedDict(value, version)
@@ -159,7 +159,7 @@ def _carrying(record: Record) -> Any:
     return _text(value, version) if isinstance(value, str) else value
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> Json:
     """Return a value with its pydantic models as JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
@@ -187,7 +187,7 @@ class SharedMemory(Memory):
     async def add(
         self, content: MemoryContent, cancellation_token: CancellationToken | None = None
     ) -> None:
-        """Add a content.  Never conflicts.  Raises Invalid where it is no JSON, or too large."""
+        """Add a content.  Never conflicts.  Raises Invalid if it is no JSON, or too large."""
         key = f"{self._prefix}{uuid.uuid4().hex}"
         await run_async(self._space, self._calls.create(key, _packed(content)))
 
@@ -195,7 +195,7 @@ class SharedMemory(Memory):
         self,
         query: str | MemoryContent = "",
         cancellation_token: CancellationToken | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> MemoryQueryResult:
         """Return all contents, in the order in which they were added."""
         return MemoryQueryResult(results=await run_async(self._space, self._contents()))
@@ -231,10 +231,10 @@ class SharedMemory(Memory):
                 continue  # somebody else clears it, too
 
 
-def _packed(content: MemoryContent) -> dict[str, Any]:
+def _packed(content: MemoryContent) -> dict[str, Json]:
     """Return a content as JSON."""
     held, mime = content.content, content.mime_type
-    packed: dict[str, Any]
+    packed: dict[str, Json]
     if isinstance(held, Image):
         packed = {"image": held.to_base64()}
     elif isinstance(held, bytes):
@@ -245,9 +245,9 @@ def _packed(content: MemoryContent) -> dict[str, Any]:
     return {**packed, **kind, "metadata": content.metadata}
 
 
-def _unpacked(packed: dict[str, Any]) -> MemoryContent:
+def _unpacked(packed: dict[str, Json]) -> MemoryContent:
     """Return the content that `_packed` was given."""
-    held: Any = packed.get("value")
+    held: Json = packed.get("value")
     if "image" in packed:
         held = Image.from_base64(packed["image"])
     elif "bytes" in packed:
@@ -260,10 +260,10 @@ def _unpacked(packed: dict[str, Any]) -> MemoryContent:
 class HasState(Protocol):
     """What AutoGen's teams, agents and runtimes have in common."""
 
-    async def save_state(self) -> Mapping[str, Any]:
+    async def save_state(self) -> Mapping[str, Json]:
         """Return the state as JSON values."""
 
-    async def load_state(self, state: Mapping[str, Any], /) -> None:
+    async def load_state(self, state: Mapping[str, Json], /) -> None:
         """Go on from a state that `save_state` returned."""
 
 
@@ -280,11 +280,11 @@ async def team_state(
 
     Takes the lease of the conversation (`ttl` seconds, renewed; `wait` seconds in a first-come
     queue, None: without limit), loads its state into `team`, if it has one, and saves the team's
-    state at the end of the block.  Where the block raises, nothing is saved.  Gives the lease,
+    state at the end of the block.  If the block raises, nothing is saved.  Gives the lease,
     whose `epoch` is the number to pass on to whatever else must be fenced.
 
-    Raises Held where `wait` has passed, Fenced at the end where the lease was taken away meanwhile
-    (nothing is saved then), Invalid where the state is larger than a value may be.
+    Raises Held if `wait` has passed, Fenced at the end if the lease was taken away meanwhile
+    (nothing is saved then), Invalid if the state is larger than a value may be.
     """
     lease = await take(checked(space, "team_state"), f"autogen/state/{quoted(name)}", ttl, wait)
     try:

@@ -2,10 +2,10 @@
 
 A write over a key that exists needs evidence that its caller has read what is there now:
 
-- the value itself, where it was read and is passed back, changed or not: an `ObservedDict`, or
+- the value itself, if it was read and is passed back, changed or not: an `ObservedDict`, or
   whatever else has an attribute `observed`;
 - an item that was read, named beside the value (`base=item`);
-- a read by the same task, where the framework says which task is at work: `TaskReads`.
+- a read by the same task, if the framework says which task is at work: `TaskReads`.
 
 Anything else is no evidence.  Contexts (`contextvars`) are not: a read in `asyncio.gather`,
 `to_thread` or `wait_for` is made in a context of its own, and a thread of a pool keeps the context
@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
-from interlock import Conflict, Record
+from interlock import Conflict, Json, Record
 
 MOST_READS = 10_000  # task and key together that are remembered; the oldest are forgotten first
 
@@ -54,11 +54,11 @@ class Observed(NamedTuple):
         return self == Observed.of(record)
 
     def record(self, fresh: Record) -> Record:
-        """Return `fresh` as it was observed: a write over that conflicts where the key moved."""
+        """Return `fresh` as it was observed: a write over that conflicts if the key moved."""
         return fresh._replace(version=self.version, epoch=self.epoch)
 
 
-class ObservedDict(dict[str, Any]):
+class ObservedDict(dict[str, Json]):
     """A JSON object that carries the version it was read at, through copies and changes in place.
 
     `{**value}` and `dict(value)` make plain dicts, which carry none.
@@ -66,7 +66,7 @@ class ObservedDict(dict[str, Any]):
 
     observed: Observed
 
-    def __init__(self, value: Mapping[str, Any], observed: Observed) -> None:
+    def __init__(self, value: Mapping[str, Json], observed: Observed) -> None:
         super().__init__(value)
         self.observed = observed
 
@@ -80,7 +80,7 @@ class ObservedDict(dict[str, Any]):
         merged = super().__or__(other)
         return merged if merged is NotImplemented else type(self)(merged, self.observed)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (dict(self), self.observed)
 
 
@@ -187,7 +187,7 @@ class _Context(NamedTuple):
     """The coroutine or thread that a context was made for; one that was copied has another."""
 
     worker: object
-    task: weakref.ref[asyncio.Task[Any]] | None
+    task: weakref.ref[asyncio.Task[object]] | None
     thread: int
 
 

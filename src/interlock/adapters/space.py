@@ -23,6 +23,7 @@ from interlock import (
     Entry,
     Held,
     Invalid,
+    Json,
     Lease,
     Record,
     Space,
@@ -32,7 +33,7 @@ from interlock.cancellation import finish, obtain
 
 A = TypeVar("A")
 T = TypeVar("T")
-Work = Coroutine[Any, Any, T]
+Work = Coroutine[object, None, T]
 Write = tuple[Any, ...]  # the name of a method of a transaction, and its arguments
 
 
@@ -133,7 +134,7 @@ class _Awaited:
         if not callable(found):
             return found
 
-        async def method(*args: Any, **named: Any) -> Any:
+        async def method(*args: object, **named: object) -> object:
             return found(*args, **named)
 
         return method
@@ -142,17 +143,17 @@ class _Awaited:
         self._of.__enter__()
         return self
 
-    async def __aexit__(self, *problem: Any) -> None:
+    async def __aexit__(self, *problem: object) -> None:
         self._of.__exit__(*problem)
 
 
 class _AwaitedSpace(_Awaited):
     """A synchronous space whose methods are awaited."""
 
-    def lease(self, *args: Any, **named: Any) -> _Awaited:
+    def lease(self, *args: object, **named: object) -> _Awaited:
         return _Awaited(self._of.lease(*args, **named))
 
-    def transaction(self, **named: Any) -> _Awaited:
+    def transaction(self, **named: object) -> _Awaited:
         return _Awaited(self._of.transaction(**named))
 
     async def transact(self, fn: Callable[[Any], Work[T]]) -> T:
@@ -168,7 +169,7 @@ def write_over(
     space: Space,
     key: str,
     base: Record | None,
-    value: Any,
+    value: Json,
     check: Callable[[Tx], None] = lambda tx: None,
 ) -> Record:
     """Write `value` over `base`, or to a key that must not exist; return the new record.
@@ -240,7 +241,12 @@ class FromUrl:
 
     @classmethod
     def from_conn_string(
-        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+        cls,
+        conn_string: str,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+        **options: object,
     ) -> Opened[Self]:
         """Open a space for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
 
@@ -278,7 +284,7 @@ async def take(
 async def taken(
     space: Space, take: Callable[[float], T], give_up: Callable[[T], object], wait: float | None
 ) -> T:
-    """Return what `take(0)` does in a thread, asked again where it raises Held.
+    """Return what `take(0)` does in a thread, asked again if it raises Held.
 
     Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  Only who
     holds something waits there, for a moment each time: in the store's queue a cycle of waits, or
@@ -314,14 +320,14 @@ async def _awaited(future: asyncio.Future[T]) -> T:
 
 
 def _adopt(context: contextvars.Context) -> None:
-    """Let this task know what a thread took for it: it is told so where it would wait for that."""
+    """Make this task hold what a thread took for it: waiting for that is then refused."""
     for variable, value in context.items():
         if variable.get(None) is not value:
             variable.set(value)
 
 
-async def write(lease: Lease | AsyncLease, value: Any) -> Record:
-    """Write the key of a lease.  Raises Fenced where it was taken away, Invalid."""
+async def write(lease: Lease | AsyncLease, value: Json) -> Record:
+    """Write the key of a lease.  Raises Fenced if it was taken away, Invalid."""
     if isinstance(lease, Lease):
         return await finish(asyncio.to_thread(lease.write, value))
     return await lease.write(value)

@@ -42,6 +42,12 @@ from interlock.errors import LostCommits
 
 _entry = partial(tuple.__new__, Entry)
 CONTRIBUTIONS = 2  # the value of `live` for a merged key
+# Position, key, version, epoch, kind, body, agent, time, operation id, what was read; from Redis a
+# list of these.
+LogRow = tuple[int, str, int, int, str, str | None, str, int, str, str | None]
+
+
+_ABSENT: Any = None  # in a column that such a row does not have
 
 
 class Row(NamedTuple):
@@ -49,17 +55,17 @@ class Row(NamedTuple):
 
     what: str
     n: int | None = None
-    key: Any = None
-    kind: Any = None
-    body: Any = None
-    base: Any = None
-    version: Any = None
-    epoch: Any = None
-    agent: Any = None
-    time: Any = None
-    position: Any = None
-    live: Any = None
-    extra: Any = None
+    key: str = _ABSENT
+    kind: str = _ABSENT
+    body: str = _ABSENT
+    base: str | None = None
+    version: int = _ABSENT
+    epoch: int = _ABSENT
+    agent: str = _ABSENT
+    time: int = _ABSENT
+    position: int = _ABSENT
+    live: int = _ABSENT
+    extra: int = _ABSENT
 
 
 def record(row: Row, uid: str, rules: int) -> Record:
@@ -113,12 +119,12 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: Any, cut: int) -> Floor:
+def floor(position: int, needed: int | None, by: str, cut: int) -> Floor:
     """Return where the log is cut."""
     return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
 
 
-def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
+def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     """Return the entries of rows of the log, in the order of an Entry's fields.
 
     All of them at once: the values are one JSON text, and an Entry is made of its fields in C.
@@ -137,7 +143,7 @@ def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
     return list(map(_entry, zip(*fields, strict=True)))
 
 
-def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
+def log_page(rows: Sequence[LogRow], end: int, request: ReadLog) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
     # A character has up to four bytes: a page that may have ended early counts as one that did.
@@ -146,7 +152,7 @@ def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPa
     return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
 
 
-def size_of(row: Sequence[Any]) -> int:
+def size_of(row: LogRow) -> int:
     """Return the length of what an entry holds, from its row."""
     return len(row[5] or "") + len(row[9] or "")
 
@@ -253,7 +259,7 @@ def _committed(rows: Sequence[Row]) -> Committed:
     return Committed(rows[0].position, rows[0].time, rows[0].agent, writes, replayed=True)
 
 
-def scans_of(plan: Plan) -> list[dict[str, Any]] | None:
+def scans_of(plan: Plan) -> list[dict[str, object]] | None:
     """Return the scans of a plan as the servers' steps take them."""
     return [
         {
@@ -273,7 +279,7 @@ def reads_of(plan: Plan) -> str | None:
     return None if reads is None else json.dumps(reads, ensure_ascii=False)
 
 
-def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
+def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:
     """Return what a consumer is given; `postgres/groups.sql` says what its first row tells."""
     (upto, prefix, head, _, _, _, _, time_us, *_), *dealt = rows
     items = zip(entries_of([row[:10] for row in dealt]), dealt, strict=True)
@@ -282,7 +288,7 @@ def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
     )
 
 
-def dealt(rows: Sequence[Sequence[Any]], request: ReadGroup) -> Deliveries | Pruned:
+def dealt(rows: Sequence[tuple[Any, ...]], request: ReadGroup) -> Deliveries | Pruned:
     """Return what a consumer is given, or that the group would begin before what is kept."""
     floor = rows[0][3]
     return refusals.pruned(request.start, floor) if floor else deliveries(rows)

@@ -101,7 +101,7 @@ class SyncDriver:
         except Unfoldable as problem:
             return problem.refusal
 
-    def answer(self, request: Request[Any]) -> Any:
+    def answer(self, request: Request[object]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             return self.think(request)
@@ -118,7 +118,7 @@ class SyncDriver:
         WAITERS.answered(uid, request, answer)
         return answer
 
-    def think(self, request: Think) -> Any:
+    def think(self, request: Think) -> object:
         """Run the caller's function, in its turn where it has one."""
         with (
             self._kept_alive(request.renew if self.keeps_alive else None),
@@ -182,7 +182,7 @@ class SyncDriver:
             thread.join()
 
 
-def unknown(request: Request[Any], lost: AnswerLost) -> Unknown | Unavailable:
+def unknown(request: Request[object], lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
     op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
     if isinstance(lost, Unconfirmed):

@@ -64,7 +64,7 @@ class AsyncDriver:
         # What a cancelled protocol still asks for gives up what it holds.
         return await cancellation.finish(self.run(_resumed(request, steps)))
 
-    async def answer(self, request: Request[Any]) -> Any:
+    async def answer(self, request: Request[object]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
@@ -89,7 +89,7 @@ class AsyncDriver:
             self._thinkers.shutdown(wait=False)
             self._thinkers = None
 
-    async def _think(self, request: Think) -> Any:
+    async def _think(self, request: Think) -> object:
         fn = request.fn
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004  # an object whose call is async
@@ -156,7 +156,7 @@ class AsyncDriver:
             await cancellation.stop(task)
 
 
-def _resumed(request: Request[Any], steps: Steps[T]) -> Steps[T]:
+def _resumed(request: Request[object], steps: Steps[T]) -> Steps[T]:
     """Go on with a protocol that has made `request`."""
     while True:
         try:

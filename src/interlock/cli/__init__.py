@@ -31,6 +31,7 @@ _COMMANDS = {
     "log": "keys",
     "machine": "rules",
     "mcp": "mcp",
+    "patch": "keys",
     "put": "keys",
     "reclaim": "keys",
     "rules": "rules",
@@ -39,6 +40,7 @@ _COMMANDS = {
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",
+    "update-fields": "keys",
     "watch": "keys",
     "worker": "runs",
 }
@@ -55,7 +57,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        module: Any = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
+        module = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
         command: click.Command = getattr(module, name.replace("-", "_"))
         return command
 

@@ -14,7 +14,7 @@ from interlock.core.merge import fold_items
 from interlock.core.records import Record, Snapshot, Tail
 from interlock.core.refusals import Conflict, Invalid, Refusal, described
 from interlock.core.requests import A_co, Grant, Load, Place, Request, SaveFold, Steps
-from interlock.core.rules import RULES_KEY, RuleSet, unknown_reducer
+from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_reducer
 from interlock.core.writer import Writer
 
 SAVE_AFTER = 200  # contributions since the last saved fold
@@ -32,7 +32,7 @@ class Unfoldable(Exception):
 def ask(writer: Writer, request: Request[A_co]) -> Steps[A_co]:
     """Protocol: a request, its answer with every merged key folded."""
     answer: Any = yield request
-    folded: Any = answer
+    folded = answer
     if isinstance(answer, Snapshot):
         folded = yield from fold_snapshot(writer, answer)
     elif isinstance(answer, Place):
@@ -83,14 +83,15 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     rules = writer.book.rules if past is None else past
     reducer = rules.reducer(record.key)
     if reducer is None:
-        raise Unfoldable(unknown_reducer(record.key, rules.match(record.key)[1]))
+        raise Unfoldable(unknown_reducer(record.key, *rules.match(record.key)))
     started = tail.base is not None
     start = json.loads(tail.base) if tail.base is not None else None
     try:
         value = fold_items(reducer, json.loads(tail.items), start, started)
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
-    if past is None and tail.length >= SAVE_AFTER:
+    large = past is None and tail.length >= SAVE_AFTER
+    if large and not isinstance(rules.match(record.key)[1], UnknownRule):  # who knows it may differ
         body = encode(value, LARGEST)
         if isinstance(body, str):
             yield SaveFold(record.key, position=record.position, body=body, rules=tail.rules)

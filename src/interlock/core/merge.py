@@ -34,7 +34,7 @@ class Reducer:
     accepts: Callable[[Json], str | None] | None = None
 
     def fold(self, items: Iterable[Json], start: Json = None, started: bool = False) -> Json:
-        """Return the value of `items`, going on from `start` where `started`."""
+        """Return the value of `items`, going on from `start` if `started`."""
         value = start if started else deepcopy(self.initial)
         for item in items:
             value = self.fn(value, item)
@@ -44,7 +44,7 @@ class Reducer:
 
     def digest(self) -> str:
         """Return what stands for the function and its claims, as `checked` names it."""
-        import hashlib  # at run time only where they are used: importing them takes long
+        import hashlib  # at run time only when they are used: importing them takes long
         import inspect
 
         try:
@@ -151,13 +151,29 @@ REMOVED = _Removed()
 def merge3(base: Json, mine: Json, theirs: Json) -> tuple[Json, tuple[Clash, ...]]:
     """Merge two changes of one document; return it with the paths that both changed differently.
 
-    Objects merge field by field.  A list is one value, with one exception: where both sides only
+    Objects merge field by field.  A list is one value, with one exception: if both sides only
     added at its end, the additions of theirs come first, then mine.  With clashes the returned
     document has theirs in those places, and must not be written.
     """
     clashes: list[Clash] = []
     merged = _merge(base, mine, theirs, (), clashes)
     return merged, tuple(clashes)
+
+
+def merge_patch(value: Json, changes: Json) -> Json:
+    """Return `value` with a JSON Merge Patch (RFC 7396) applied, which may be any JSON value.
+
+    None removes a field; an object changes parts of an object; anything else replaces.
+    """
+    if not isinstance(changes, Mapping):
+        return changes
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for name, each in changes.items():
+        if each is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), each)
+    return merged
 
 
 def same(one: Json, other: Json) -> bool:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from interlock.core.struct import Json
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    V_co = TypeVar("V_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    V_co = TypeVar("V_co", covariant=True)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -16,8 +25,8 @@ def as_datetime(time_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=time_us)
 
 
-class Record(NamedTuple):
-    """One key as it was at one moment.
+class Record(NamedTuple, Generic[V_co]):
+    """One key as it was at one moment; `Record[T]` where it was read as a type `T`.
 
     `version` counts the writes of the key and never restarts; it is 0 for a key that was never
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
@@ -27,7 +36,7 @@ class Record(NamedTuple):
     """
 
     key: str
-    value: Json
+    value: V_co
     version: int
     epoch: int
     writer: str | None
@@ -59,8 +68,8 @@ class KeyInfo(NamedTuple):
         return as_datetime(self.time_us)
 
 
-class Entry(NamedTuple):
-    """One line of a space's log: one write of one commit.
+class Entry(NamedTuple, Generic[V_co]):
+    """One line of a space's log: one write of one commit; `Entry[T]` where it was read as `T`.
 
     `kind` is `put`, `delete` or `append` (`value` is then the
     contribution).  `op_id` is the operation id that the whole commit shares.
@@ -73,7 +82,7 @@ class Entry(NamedTuple):
     version: int
     epoch: int
     kind: str
-    value: Json
+    value: V_co
     agent: str
     time_us: int
     op_id: str
@@ -88,7 +97,7 @@ class Entry(NamedTuple):
 class Tail(NamedTuple):
     """What a merged key's value is folded from, in place of a value: JSON texts.
 
-    `base` is the fold up to some entry, None where there is none; `items` an array of the
+    `base` is the fold up to some entry, None if there is none; `items` an array of the
     contributions since, `length` of them.  `rules` is the version of the rules at that moment.
     """
 
@@ -147,4 +156,5 @@ class Snapshot(NamedTuple):
 
 def absent(key: str, space: str, epoch: int = 0) -> Record:
     """Return the record of a key that was never written."""
-    return Record(key, None, 0, epoch, None, 0, 0, False, space)
+    value: Json = None
+    return Record(key, value, 0, epoch, None, 0, 0, False, space)

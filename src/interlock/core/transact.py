@@ -1,13 +1,13 @@
 """The state of one transaction: what it read, what it will write, and the plan that follows.
 
 Reads of a transaction are one consistent moment.  A later read that finds the space moved asks
-for everything again in one snapshot; where nothing read so far has changed the moment moves
+for everything again in one snapshot; if nothing read so far has changed, the moment moves
 forward, otherwise the commit could only be refused and the conflict is reported at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from itertools import chain
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from interlock.core import refusals
 from interlock.core.document import FILES, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
-from interlock.core.keys import check_all, check_key, decode
+from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
 from interlock.core.plan import (
     APPEND,
@@ -32,17 +32,9 @@ from interlock.core.records import Committed, Record, Snapshot, absent
 from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
-from interlock.core.update import (
-    Limits,
-    P,
-    Turn,
-    check_limits,
-    final_refusal,
-    kept,
-    renewal,
-    take_turn,
-    with_turn,
-)
+from interlock.core.turn import P, Turn, kept, renewal, with_turn
+from interlock.core.types import Misfit, Shape
+from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
@@ -52,8 +44,10 @@ from interlock.core.write import (
     nothing_to_delete,
     others_operation,
     own_record,
+    records_of,
     reused_operation,
-    write_of,
+    write_over,
+    write_to,
 )
 from interlock.core.writer import Writer
 
@@ -79,6 +73,7 @@ class Transaction:
         self.position: int | None = None
         self.doomed: Conflict | None = None
         self.ended = False
+        self.shown: list[tuple[Record, Shape[Any]]] = []  # typed, as they were given out
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
     def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
@@ -127,10 +122,7 @@ class Transaction:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = own_record(self.writer, record)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, record.key, value)
+        write = write_over(self.writer, record, value)
         if isinstance(write, Invalid):
             return write
         refused = self._appended(record.key) or self._expect(record)
@@ -142,10 +134,7 @@ class Transaction:
         """Write `value` to a key that must not exist when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, key, value)
+        write = write_to(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
@@ -180,10 +169,7 @@ class Transaction:
         """Add a contribution to a merged key when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, APPEND, key, item)
+        write = write_to(self.writer, APPEND, key, item)
         if isinstance(write, Invalid):
             return write
         if key in self.writes:
@@ -204,12 +190,15 @@ class Transaction:
 
     def changed_in_place(self) -> str | None:
         """Return the first key that is not written though its value was changed after it was read;
-        None where there is none."""
+        None if there is none."""
         for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
             value = record.value
             if record.body is None or not isinstance(value, dict | list):
                 continue  # nothing that could be changed
             if record.key not in self.writes and decode(record.body) != value:
+                return record.key
+        for record, shape in self.shown:
+            if record.key not in self.writes and not _is_as_read(record, shape):
                 return record.key
         return None
 
@@ -336,6 +325,16 @@ class Transaction:
         return None
 
 
+def _is_as_read(record: Record, shape: Shape[Any]) -> bool:
+    """Whether a typed value is still the one that it was read as."""
+    if record.body is None or not record.exists:
+        return True
+    try:
+        return bool(shape.encode(record.value) == shape.encode(shape.decode(decode(record.body))))
+    except Misfit:
+        return False
+
+
 def _mixed(key: str) -> Invalid:
     return Invalid(f"A transaction can append to {key!r} or delete it, not both.", key)
 
@@ -352,11 +351,25 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     return (yield from commit(state.writer, lambda: state.decision(op_id)))
 
 
-def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
+def write_all(
+    writer: Writer, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str
+) -> Steps[dict[str, Record] | Refusal]:
+    """Protocol: commit what `fill(transaction)` writes, in one commit.  Returns the new records."""
+    state = Transaction(writer)
+    for refused in fill(state):
+        if refused is not None:
+            return refused
+    outcome = yield from commit_transaction(state, op_id)
+    if isinstance(outcome, Refusal):
+        return outcome
+    return {record.key: record for record in records_of(outcome, writer.space)}
+
+
+def _stopping(protocol: Callable[P, Steps[object]]) -> Callable[P, Steps[object]]:
     """Make a key that cannot be folded here a refusal, and not an answer of `fn`."""
 
     @wraps(protocol)
-    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[Any]:
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[object]:
         try:
             return (yield from protocol(*args, **kwargs))
         except Unfoldable as problem:
@@ -370,14 +383,14 @@ def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
 def transact(
     turn: Turn,
     writer: Writer,
-    begin: Callable[[Transaction], Any],
-    fn: Callable[[Any], Any],
+    begin: Callable[[Transaction], object],
+    fn: Callable[[Any], object],
     limits: Limits,
     op_id: str,
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
-) -> Steps[Any]:
-    """Run `fn` in a transaction and commit; run it again where what it read has moved.
+) -> Steps[object]:
+    """Run `fn` in a transaction and commit; run it again if what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state, and `new` that state.
@@ -385,6 +398,7 @@ def transact(
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
+    turn.patience = limits.patience
     if resumable or limits.patience is not None:
         snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
@@ -395,7 +409,7 @@ def transact(
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, attempts)
+            place = yield from wait_turn(writer, keys, turn, attempts)
             if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket
@@ -438,7 +452,7 @@ def transact(
 
 
 def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
-    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    """Return None for what was applied under an operation id; Stopped if that is no transaction
     of this writer's."""
     other = others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:
@@ -455,7 +469,7 @@ class Stopped(NamedTuple):
 
 
 def _commit_thought(
-    state: Transaction, answer: Any, op_id: str, ticket: int, gives_way: bool
+    state: Transaction, answer: object, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None

@@ -1,24 +1,24 @@
 """One write: from a command and the record that it was computed from to a commit.
 
 `plan_put` and its like decide, as pure functions: the answer is a plan, or the refusal that the
-key's rule demands.  `commit` sends the plan, and decides again where the rules have changed
+key's rule demands.  `commit` sends the plan, and decides again if the rules have changed
 meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 
 from interlock.core.document import FILES, check_document, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key, decode, encode
-from interlock.core.keys import owner as owner_of
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
-from interlock.core.records import Committed, Entry, Record, absent
+from interlock.core.records import Committed, Entry, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
     Forbidden,
@@ -29,13 +29,21 @@ from interlock.core.refusals import (
     Refusal,
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, unknown_reducer
+from interlock.core.rules import (
+    LEASED,
+    MERGED,
+    Rule,
+    UnknownRule,
+    unknown_reducer,
+    unknown_rule,
+)
 from interlock.core.struct import Json
+from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
 NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
-_MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
+_MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
 
@@ -44,10 +52,7 @@ def plan_put(
     writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    wrong = own_record(writer, record)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, record.key, value)
+    write = write_over(writer, record, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -57,10 +62,7 @@ def plan_put(
 
 def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -83,10 +85,7 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
 
 def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding one contribution to a merged key, whatever it holds."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, APPEND, key, item)
+    write = write_to(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
     refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
@@ -97,7 +96,10 @@ def plan_transition(
     writer: Writer, record: Record, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Decision:
     """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
-    machine = writer.book.rules.match(record.key)[1].machine
+    pattern, rule = writer.book.rules.match(record.key)
+    if isinstance(rule, UnknownRule):
+        return not_understood(record.key, pattern, rule)
+    machine = rule.machine
     if machine is None:
         return Invalid(
             f"{record.key!r} has no state machine. Declare one: "
@@ -121,9 +123,33 @@ def plan_transition(
 
 
 def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
+
+
+def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+    """The same for a key of the caller's, which may be malformed."""
+    return check_key(key) or write_of(writer, kind, key, value)
+
+
+def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+    """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+
+
+def plan_values(
+    writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str
+) -> Plan | Invalid:
+    """Plan writing values over records of the library's own keys, which have no rules."""
+    writes = []
+    for record, value in values:
+        write = write_of(writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
+        writes.append(write)
+    expects = (expect(record) for record, _ in values)
+    return writer.plan(op_id, expects=expects, writes=writes)
 
 
 def forbidden_by_rule(
@@ -140,8 +166,11 @@ def forbidden_by_rule(
         return None
     key = write.key
     pattern, rule = rules.match(key)
-    if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
-        why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
+    if isinstance(rule, UnknownRule):
+        return not_understood(key, pattern, rule)
+    owner = rule.owner(pattern, key)
+    if owner is not None and owner != writer.agent:
+        why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {writer.agent!r}."
         return Forbidden(why, key, pattern, rule.kind)
     if rule.kind == LEASED and not leased:
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
@@ -160,6 +189,12 @@ def forbidden_by_rule(
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
 
 
+def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
+    """The refusal of writing under a rule that only a newer version of Interlock knows."""
+    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
+
+
 def _not_appendable(
     writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
@@ -168,7 +203,7 @@ def _not_appendable(
         return Forbidden(why, key, pattern, rule.kind)
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
-        return unknown_reducer(key, rule)
+        return unknown_reducer(key, pattern, rule)
     wrong = reducer.accepts(item) if reducer.accepts is not None else None
     if wrong is not None:
         return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
@@ -255,7 +290,7 @@ def applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> 
 
 
 def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid | None:
-    """Return why an operation that was applied before is not this writer's; None where it is."""
+    """Return why an operation that was applied before is not this writer's; None if it is."""
     if writer.is_own(outcome.agent):
         return None
     return Invalid(
@@ -320,7 +355,7 @@ def commit(
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
-    `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
+    `decision` is called again if the rules have changed meanwhile.  `exact`: an operation id
     that was already applied must have written the same values.  `ticket` and `gives_way` are those
     of the plan.  `shared`: the operation may have been applied by another agent.
     """
@@ -360,14 +395,20 @@ def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record 
 
 
 def write_record(
-    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    *,
+    touch: bool = True,
 ) -> Steps[Record | Refusal]:
-    """Write `value` over `record`; rebase it where the key's rule says so."""
+    """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
 
-    outcome = yield from put(writer, record, value, op_id, leased, exact)
+    outcome = yield from put(writer, record, value, op_id, leased, exact, touch=touch)
     return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
@@ -380,16 +421,22 @@ def put(
     exact: bool | Callable[[], bool] = False,
     ticket: int = 0,
     gives_way: bool = False,
+    *,
+    touch: bool = True,
 ) -> Steps[Outcome]:
-    """Commit `value` over `record`, merged with what came in between where the key's rule says so.
+    """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
-    Returns Committed or a Refusal.
+    `touch`: also where it is the value that the record has.  Returns Committed or a Refusal.
     """
 
     def decision() -> Decision:
         return plan_put(writer, record, value, op_id, leased)
 
     while True:
+        if not touch and _changes_nothing(decision(), record):
+            fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
+            if (fresh.version, fresh.epoch) == (record.version, record.epoch):
+                return _as_it_is(record)
         outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
             return outcome
@@ -397,6 +444,17 @@ def put(
         if isinstance(merged, Conflict):
             return merged
         record, value, exact = outcome.record, merged[0], False
+
+
+def _changes_nothing(decided: Decision, record: Record) -> bool:
+    """Whether a plan writes what the record has already."""
+    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
+
+
+def _as_it_is(record: Record) -> Committed:
+    """What a commit that changes nothing returns: the one that made the record."""
+    write = Written(record.key, PUT, record.version, record.epoch, record.position, record.body)
+    return Committed(record.position, record.time_us, record.writer or "", (write,))
 
 
 def rebased(writer: Writer, key: str) -> bool:
@@ -410,7 +468,7 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
     if not theirs.exists or conflict.prefix is not None:
         return conflict
     was = decode(base.body) if base.exists else REMOVED
-    merged, clashes = merge3(was, mine, decode(theirs.body))
+    merged, clashes = merge3(was, to_json(mine), decode(theirs.body))
     if not clashes:
         return (merged,)
     first = clashes[0]
@@ -420,6 +478,33 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
     return conflict.replace(message=message, clashes=clashes)
+
+
+def append_many(
+    writer: Writer, key: str, items: Iterable[Json], op_id: str
+) -> Steps[list[Entry] | Refusal]:
+    """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
+    contributions = list(items)
+    if not contributions:
+        return []
+
+    def decision() -> Decision:
+        writes: list[Write] = []
+        for item in contributions:
+            decided = plan_append(writer, key, item, op_id)
+            if isinstance(decided, Refusal):
+                return decided
+            writes += decided.writes
+        return writer.plan(op_id, writes=writes, transaction=True)
+
+    outcome = yield from commit(writer, decision)
+    if not isinstance(outcome, Committed):
+        return outcome
+    first, last = outcome.writes[0].version, outcome.writes[-1].version
+    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
+        with suppress(Unfoldable):
+            yield from ask(writer, Load((key,)))
+    return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
 
 
 def append(
@@ -438,9 +523,15 @@ def append(
     if done.version % FOLD_EVERY == 0 and not outcome.replayed:
         with suppress(Unfoldable):
             yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
+    return _entry(outcome, done, op_id, None)
+
+
+def _entry(
+    outcome: Committed, done: Written, op_id: str, reads: Mapping[str, Json] | None
+) -> Entry:
     return Entry(
         done.position,
-        key,
+        done.key,
         done.version,
         done.epoch,
         done.kind,
@@ -448,15 +539,43 @@ def append(
         outcome.agent,
         outcome.time_us,
         op_id,
-        None,
+        reads,
     )
 
 
 def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
-    """Move the machine of a key.  A record in hand is written once; a key is read first, and again
-    where it moved: nothing is thought about in between."""
+    """Move the machine of a key, or of a record in hand, which is tried once."""
+
+    def move(record: Record) -> Decision:
+        return plan_transition(writer, record, to, changes, op_id)
+
+    return (yield from change(writer, target, move, op_id))
+
+
+def change(
+    writer: Writer,
+    target: Record | str,
+    decide: Callable[[Record], Decision],
+    op_id: str,
+    still: Callable[[Record, Record], bool] | None = None,
+    *,
+    touch: bool = True,
+) -> Steps[Record | Refusal]:
+    """Protocol: commit what `decide(record)` makes of a key, and again of the fresh record if it
+    has moved: nothing is thought about in between.
+
+    A record in hand is tried once, or as long as `still(record, fresh)` says that what was decided
+    from it holds for the fresh one.  `touch`: also where it changes nothing.
+    """
+
+    def was_asked(made: Record) -> Record | Refusal:
+        """The record that an earlier sending made, unless the same change would change it again."""
+        if still is None or _changes_nothing(decide(made), made):
+            return made
+        return reused_operation(op_id, made.key)
+
     if isinstance(target, Record):
         wrong = own_record(writer, target)
         if wrong is not None:
@@ -468,15 +587,21 @@ def transition(
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))
         if snapshot.applied is not None:
-            return applied_before(writer, target, op_id, snapshot.applied)
+            done = applied_before(writer, target, op_id, snapshot.applied)
+            return was_asked(done) if isinstance(done, Record) else done
         record = snapshot.records[target]
-
-    def move() -> Decision:
-        return plan_transition(writer, record, to, changes, op_id)
-
-    for _ in range(_MOST_TRANSITIONS):
-        outcome = yield from write_one(writer, move)
-        if target is record or not isinstance(outcome, Conflict):
+    exact, read = still is None, record is not target
+    for _ in range(_MOST_CHANGES):
+        if read and not touch and _changes_nothing(decide(record), record):
+            return record
+        outcome = yield from commit(writer, partial(decide, record), exact)
+        if isinstance(outcome, Committed):
+            made = records_of(outcome, writer.space)[0]
+            return was_asked(made) if outcome.replayed else made
+        if not isinstance(outcome, Conflict) or outcome.prefix is not None:
             break
-        record = outcome.record
+        if isinstance(target, Record) and not (still and still(target, outcome.record)):
+            break
+        record, read = outcome.record, True
+    assert isinstance(outcome, Refusal)
     return outcome

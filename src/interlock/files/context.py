@@ -70,7 +70,7 @@ class FilesContext:
         return key
 
     def thinking(
-        self, path: str, fn: Callable[[Any], Any], limits: Limits, op_id: str | None
+        self, path: str, fn: Callable[[Any], object], limits: Limits, op_id: str | None
     ) -> Steps[Record | Refusal]:
         """Return the protocol that updates a document with a function of its text."""
         key, name = self.key(path), self.op_id(op_id)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
-from interlock import Conflict, Invalid, Record, Space, Tx
+from interlock import Conflict, Invalid, Json, Record, Space, Tx
 from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import one_of, quoted, synchronous, write_over
 from interlock.cancellation import finish
@@ -23,7 +23,7 @@ MEMORIES = "crewai/memory/record/"
 DIMENSIONS = "crewai/memory/dimensions"
 _VECTOR = "<f4"  # how an embedding is kept: numbers of 32 bits
 
-Wanted = Callable[[dict[str, Any]], bool]
+Wanted = Callable[[dict[str, Json]], bool]
 
 
 class _Created(datetime):
@@ -39,7 +39,7 @@ class _Created(datetime):
         made.observed = observed
         return made
 
-    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
         return _Created.of, (datetime.combine(self.date(), self.timetz()), self.observed)
 
 
@@ -66,7 +66,7 @@ class MemoryStorage:
     def save(self, records: list[MemoryRecord]) -> None:
         """Add memories, all or none.
 
-        Raises Conflict where one with the same id exists, EmbeddingDimensionMismatchError where
+        Raises Conflict if one with the same id exists, EmbeddingDimensionMismatchError if
         the memories there have vectors of another length.
         """
         if not records:
@@ -87,7 +87,7 @@ class MemoryStorage:
     def update(self, record: MemoryRecord) -> None:
         """Replace a memory by one with the same id.
 
-        Raises Conflict where somebody has changed it since it was read, or it was not read:
+        Raises Conflict if somebody has changed it since it was read, or it was not read:
         `record` is what a storage returned, a copy of it, or made of its fields, `created_at` too.
         """
         key, value, length = memory_key(record.id), _value(record), _length(record)
@@ -109,7 +109,7 @@ class MemoryStorage:
         query_embedding: list[float],
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
-        metadata_filter: dict[str, Any] | None = None,
+        metadata_filter: dict[str, Json] | None = None,
         limit: int = 10,
         min_score: float = 0.0,
     ) -> list[tuple[MemoryRecord, float]]:
@@ -137,7 +137,7 @@ class MemoryStorage:
         categories: list[str] | None = None,
         record_ids: list[str] | None = None,
         older_than: datetime | None = None,
-        metadata_filter: dict[str, Any] | None = None,
+        metadata_filter: dict[str, Json] | None = None,
     ) -> int:
         """Delete the memories that all of the filters match, in one commit; return how many."""
         wanted = _filter(scope_prefix, categories, metadata_filter, older_than)
@@ -243,7 +243,7 @@ Answer = TypeVar("Answer")
 
 
 def _past_the_first(commit: Callable[[], Answer]) -> Answer:
-    """Commit, again where two commits at once were the first with a vector."""
+    """Commit, again if two commits at once were the first with a vector."""
     while True:
         try:
             return commit()
@@ -253,7 +253,7 @@ def _past_the_first(commit: Callable[[], Answer]) -> Answer:
 
 
 def _check_length(tx: Tx, found: int | None) -> None:
-    """Check the length of vectors, and fix it where these are the first."""
+    """Check the length of vectors, and fix it if these are the first."""
     if found is not None:
         stored = tx.read(DIMENSIONS)
         _same_length(stored.value, found)
@@ -261,8 +261,8 @@ def _check_length(tx: Tx, found: int | None) -> None:
             tx.write(stored, found)
 
 
-def _value(record: MemoryRecord) -> dict[str, Any]:
-    value: dict[str, Any] = record.model_dump(mode="json")
+def _value(record: MemoryRecord) -> dict[str, Json]:
+    value: dict[str, Json] = record.model_dump(mode="json")
     vector = np.asarray(record.embedding or [], dtype=_VECTOR)
     if not np.isfinite(vector).all():
         raise Invalid(f"the embedding of memory {record.id!r} holds a number that is not finite")
@@ -298,14 +298,14 @@ def _same_length(stored: int | None, found: int | None) -> None:
 def _filter(
     scope: str | None = None,
     categories: list[str] | None = None,
-    metadata: dict[str, Any] | None = None,
+    metadata: dict[str, Json] | None = None,
     older_than: datetime | None = None,
 ) -> Wanted:
     """Return whether a memory is in a scope, has one of the categories and all of the metadata."""
     path = _path(scope)
     before = None if older_than is None else _moment(older_than)
 
-    def wanted(value: dict[str, Any]) -> bool:
+    def wanted(value: dict[str, Json]) -> bool:
         if before is not None and _moment(datetime.fromisoformat(value["created_at"])) >= before:
             return False
         if categories and not set(categories) & set(value["categories"]):

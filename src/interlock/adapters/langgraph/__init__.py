@@ -5,7 +5,7 @@ Names are imported when they are first used: each needs other parts of LangGraph
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock.extras import later, needs
 
@@ -56,7 +56,7 @@ _imported = later(
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name."""
     with needs("LangGraph", "langgraph"):
         return _imported(name)

@@ -1,7 +1,7 @@
 """Checkpoints and the writes on top of them: each put is one commit, checked with all it stands on.
 
-A put names the run that works on the thread and the checkpoint that it follows.  Where the thread
-is another run's, where that run was replaced, where the parent was removed, or where something else
+A put names the run that works on the thread and the checkpoint that it follows.  If the thread
+is another run's, if that run was replaced, if the parent was removed, or if something else
 already follows the parent, the store refuses the whole of it.
 """
 
@@ -19,13 +19,14 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    PendingWrite,
     get_checkpoint_metadata,
     writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Record
+from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Json, Record
 from interlock.adapters.langgraph.keys import (
     Place,
     completed,
@@ -49,7 +50,9 @@ _RUN_SOURCES = ("input", "loop")
 _RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
-Decided = Callable[[Mapping[str, Record], Mapping[str, Record]], Coroutine[Any, Any, list[Write]]]
+Decided = Callable[
+    [Mapping[str, Record], Mapping[str, Record]], Coroutine[object, None, list[Write]]
+]
 
 
 class Overtaken(InterlockError):
@@ -83,7 +86,7 @@ def config_of(place: Place, id: str) -> RunnableConfig:
     return {"configurable": names}
 
 
-def dumped(serde: SerializerProtocol, value: Any) -> list[str]:
+def dumped(serde: SerializerProtocol, value: object) -> list[str]:
     """Return a value as a type and text, as it is kept in JSON."""
     kind, data = serde.dumps_typed(value)
     return [kind, base64.b64encode(data).decode()]
@@ -107,7 +110,7 @@ async def put(
     parent, once = conf.get("checkpoint_id"), conf.get(ONCE)
     full: Any = get_checkpoint_metadata(config, metadata)
     run_id = full.get("run_id")
-    rest: dict[str, Any] = {**checkpoint}
+    rest: dict[str, Json] = {**checkpoint}
     values = rest.pop("channel_values")
     kept = {
         "id": id,
@@ -157,7 +160,7 @@ async def put_writes(
     space: AsyncSpace,
     serde: SerializerProtocol,
     config: RunnableConfig,
-    writes: Sequence[tuple[str, Any]],
+    writes: Sequence[tuple[str, object]],
     task_id: str,
     task_path: str,
 ) -> None:
@@ -197,9 +200,9 @@ async def _committed(
     keys: Sequence[str],
     decided: Decided,
     follows: str | None,
-    new: Mapping[str, Any],
+    new: Mapping[str, Json],
 ) -> None:
-    """Read, decide, commit; again where something moved that does not concern the run."""
+    """Read, decide, commit; again if something moved that does not concern the run."""
     present: dict[str, Record] = {}
     epoch = config["configurable"].get(EPOCH)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -228,7 +231,7 @@ async def _has_input(
     """Whether a call that is refused has put its input into the thread; a run's lease says more.
 
     The input is in a checkpoint of its own first, under `__start__`, and in the state with the next
-    one.  Where a run brings another input in between, the first one is dropped.
+    one.  If a run brings another input in between, the first one is dropped.
     """
     place, conf = place_of(config), config["configurable"]
     if conf.get(EPOCH) is not None:
@@ -263,7 +266,7 @@ def _removed(conflict: Conflict, keys: Sequence[str]) -> bool:
 def _follows(
     place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
 ) -> str | None:
-    """Return the key that lets one checkpoint only follow the parent; None where several may.
+    """Return the key that lets one checkpoint only follow the parent; None if several may.
 
     Those are forks that the caller asked for by naming a checkpoint, updates from outside, and the
     namespaces of subgraphs.  A first checkpoint follows nothing: the thread was empty.
@@ -305,9 +308,9 @@ def _begun(config: RunnableConfig, found: Mapping[str, Record]) -> list[Write]:
     return [] if record is None or record.exists else [("write", record, "begun")]
 
 
-def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]:
+def _listed(place: Place, head: Record, entry: Mapping[str, Json]) -> list[Write]:
     """Return what puts a checkpoint at the end of the index."""
-    was: dict[str, Any] = head.value if head.exists else {"pages": 0, "entries": []}
+    was: dict[str, Json] = head.value if head.exists else {"pages": 0, "entries": []}
     entries, pages = was["entries"], was["pages"]
     writes: list[Write] = []
     if len(entries) >= PAGE:
@@ -318,7 +321,7 @@ def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]
 
 
 async def _over(
-    space: AsyncSpace, pieces: Iterable[tuple[str, Any]], found: Mapping[str, Record]
+    space: AsyncSpace, pieces: Iterable[tuple[str, Json]], found: Mapping[str, Record]
 ) -> list[Write]:
     """Return the writes of a value that may be there, in its pieces, already."""
     made = dict(pieces)
@@ -343,7 +346,7 @@ class Ref(NamedTuple):
 async def get_tuple(
     space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig
 ) -> CheckpointTuple | None:
-    """Return the checkpoint that a config names, or the newest; None where there is none."""
+    """Return the checkpoint that a config names, or the newest; None if there is none."""
     place, named = place_of(config), config["configurable"].get("checkpoint_id")
     for _ in range(_ATTEMPTS):
         id = named or (await _newest(space, place))
@@ -357,7 +360,7 @@ async def read(
     space: AsyncSpace,
     serde: SerializerProtocol,
     refs: Sequence[Ref],
-    wanted: Mapping[str, Any] | None = None,
+    wanted: Mapping[str, Json] | None = None,
     channels: Collection[str] | None = None,
 ) -> list[CheckpointTuple]:
     """Return those of `refs` that are there and whose metadata are as `wanted`, in order.
@@ -411,8 +414,8 @@ async def history(
     space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig, channels: Sequence[str]
 ) -> dict[str, DeltaChannelHistory]:
     """Return what each channel was written along the parents, back to where its value is kept."""
-    writes: dict[str, list[Any]] = {name: [] for name in channels}
-    seeds: dict[str, Any] = {}
+    writes: dict[str, list[PendingWrite]] = {name: [] for name in channels}
+    seeds: dict[str, object] = {}
     remaining = set(channels)
     place, id = place_of(config), config["configurable"].get("checkpoint_id")
     if channels and (id := id or (await _newest(space, place))):
@@ -443,7 +446,7 @@ class Listing:
         space: AsyncSpace,
         serde: SerializerProtocol,
         config: RunnableConfig | None,
-        filter: Mapping[str, Any] | None,
+        filter: Mapping[str, Json] | None,
         before: RunnableConfig | None,
         limit: int | None,
     ) -> None:
@@ -458,7 +461,7 @@ class Listing:
         self._place: Place | None = None
 
     async def batch(self) -> list[CheckpointTuple]:
-        """Return the next checkpoints; an empty list where there are no more."""
+        """Return the next checkpoints; an empty list if there are no more."""
         while self._left is None or self._left > 0:
             if self._refs is None:
                 self._refs = await self._first()
@@ -508,7 +511,7 @@ class Listing:
         return [ref for ref in refs if self._before is None or ref.id < self._before]
 
 
-async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Any]]:
+async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Json]]:
     """Return all of the index of a namespace, oldest first."""
     place = Place(head.value["thread"], head.value["ns"])
     names = [place.page(number) for number in range(head.value["pages"])]
@@ -517,7 +520,7 @@ async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Any]]:
     return [entry for page in (*pages, head.value["entries"]) for entry in page]
 
 
-def _refs(place: Place, kept: Sequence[Mapping[str, Any]]) -> list[Ref]:
+def _refs(place: Place, kept: Sequence[Mapping[str, Json]]) -> list[Ref]:
     return [Ref(place, entry["id"]) for entry in reversed(kept)]
 
 
@@ -526,7 +529,7 @@ async def _newest(space: AsyncSpace, place: Place) -> str | None:
     return head.value["entries"][-1]["id"] if head.exists else None
 
 
-def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[Any]:
+def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[PendingWrite]:
     """Return what tasks wrote, in the order in which it is applied."""
     found = [
         (writes_sort_key(path, task, int(index)), (task, channel, loaded(serde, (kind, data))))
@@ -535,7 +538,7 @@ def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[A
     return [write for _, write in sorted(found, key=lambda each: each[0])]
 
 
-def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Any]]:
+def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Json]]:
     for record in records.values():
         if isinstance(record.value, dict):  # not a further piece of a large one
             kept = unpacked(record, records)

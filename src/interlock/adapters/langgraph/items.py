@@ -20,10 +20,10 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import mul
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from interlock import Invalid, Record
+from interlock import Invalid, Json, Record
 from interlock.adapters.observed import Observed, ObservedDict
 from interlock.extras import needs
 
@@ -87,15 +87,15 @@ class Kept(NamedTuple):
 
     namespace: Path
     key: str
-    value: dict[str, Any]
+    value: dict[str, Json]
     created: int | None = None
     ttl: float | None = None
     expires: int | None = None
     vectors: Mapping[str, str] = {}  # never changed
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Json]:
         """Return the JSON that the space keeps."""
-        body: dict[str, Any] = {
+        body: dict[str, Json] = {
             "namespace": list(self.namespace),
             "key": self.key,
             "value": self.value,
@@ -126,7 +126,7 @@ class Found(NamedTuple):
         """When the item was created: its first version does not say."""
         return self.record.time_us if self.kept.created is None else self.kept.created
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Json]:
         return {
             "namespace": self.kept.namespace,
             "key": self.kept.key,
@@ -137,7 +137,7 @@ class Found(NamedTuple):
 
 
 def found(record: Record) -> Found:
-    """Return the item of a record that exists.  Raises Invalid where it holds something else."""
+    """Return the item of a record that exists.  Raises Invalid if it holds something else."""
     body = record.value
     try:
         kept = Kept(
@@ -190,12 +190,12 @@ def begins(namespace: Path, prefix: Path) -> bool:
     return namespace[: len(prefix)] == prefix
 
 
-def matches(value: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
+def matches(value: Mapping[str, Json], wanted: Mapping[str, Json] | None) -> bool:
     """Whether a value passes the filter of a search."""
     return all(_passes(value.get(name), each) for name, each in (wanted or {}).items())
 
 
-def _passes(value: Any, wanted: Any) -> bool:
+def _passes(value: Json, wanted: Json) -> bool:
     if isinstance(wanted, Mapping):
         if any(str(name).startswith("$") for name in wanted):
             return all(_compared(value, name, other) for name, other in wanted.items())
@@ -206,7 +206,7 @@ def _passes(value: Any, wanted: Any) -> bool:
     return bool(value == wanted)
 
 
-def _compared(value: Any, operator: str, other: Any) -> bool:
+def _compared(value: Json, operator: str, other: Json) -> bool:
     if operator in ("$eq", "$ne"):
         return bool(value == other) is (operator == "$eq")
     if operator not in ("$gt", "$gte", "$lt", "$lte"):
@@ -366,5 +366,5 @@ def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(map(mul, one, other)) / norms if norms else 0.0
 
 
-def _score(item: SearchItem) -> Any:
-    return item.score
+def _score(item: SearchItem) -> float:
+    return item.score or 0.0

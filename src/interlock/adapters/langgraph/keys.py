@@ -10,7 +10,7 @@
     langgraph/once/<thread>/<key>                     an input that must count once
     langgraph/run-id/<run id>/<thread>                which threads a run id is in
 
-`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed where they are long; an empty one
+`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed if they are long; an empty one
 is `%`.
 """
 
@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import AsyncSpace, Record
+from interlock import AsyncSpace, Json, Record
 from interlock.adapters.space import quoted
 
 ROOT = "langgraph"
@@ -96,8 +96,8 @@ def run_id_key(run_id: str, thread: str) -> str:
     return f"{ROOT}/run-id/{segment(run_id)}/{segment(thread)}"
 
 
-def packed(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values that keep `value`: one, or several where it is large."""
+def packed(key: str, value: Json) -> Iterator[tuple[str, Json]]:
+    """Yield the keys and values that keep `value`: one, or several if it is large."""
     text = json.dumps(value)
     if len(text) <= PIECE:
         yield key, value
@@ -113,8 +113,8 @@ def pieces_of(records: Iterable[Record]) -> list[str]:
     return [f"{record.key}/{number}" for record in records for number in range(1, _pieces(record))]
 
 
-def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
-    """Return the value that begins in `record`; None where it, or a piece of it, is not there."""
+def unpacked(record: Record, others: Mapping[str, Record]) -> Json:
+    """Return the value that begins in `record`; None if it, or a piece of it, is not there."""
     count = _pieces(record)
     if not count:
         return record.value
@@ -126,7 +126,7 @@ def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
 
 async def read_packed(
     space: AsyncSpace, keys: Iterable[str], also: Iterable[str] = ()
-) -> tuple[dict[str, Any], dict[str, Record]]:
+) -> tuple[dict[str, Json], dict[str, Record]]:
     """Return values by key, and the records of `keys` and `also`."""
     names = list(keys)
     found: dict[str, Record] = {}
@@ -135,8 +135,8 @@ async def read_packed(
     return await completed(space, [found[name] for name in names]), found
 
 
-async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Any]:
-    """Return the values that begin in `records`, by key; None where there is none."""
+async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Json]:
+    """Return the values that begin in `records`, by key; None if there is none."""
     missing = pieces_of(records)
     rest = await space.read_many(missing) if missing else {}
     return {record.key: unpacked(record, rest) for record in records}

@@ -16,7 +16,7 @@ import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -32,7 +32,7 @@ from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_event_listener
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from interlock import AsyncSpace, Invalid, Space
+from interlock import AsyncSpace, Invalid, Json, Space
 from interlock.adapters.langgraph import checkpoints, thread
 from interlock.adapters.langgraph.run import TTL, ThreadRun
 from interlock.adapters.space import FromUrl, Work, awaitable, checked, run, run_async
@@ -113,7 +113,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: dict[str, Json] | None = None,
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
@@ -126,7 +126,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         self,
         config: RunnableConfig | None,
         *,
-        filter: dict[str, Any] | None = None,
+        filter: dict[str, Json] | None = None,
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
@@ -167,7 +167,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     def put_writes(
         self,
         config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
+        writes: Sequence[tuple[str, object]],
         task_id: str,
         task_path: str = "",
     ) -> None:
@@ -182,7 +182,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
     async def aput_writes(
         self,
         config: RunnableConfig,
-        writes: Sequence[tuple[str, Any]],
+        writes: Sequence[tuple[str, object]],
         task_id: str,
         task_path: str = "",
     ) -> None:
@@ -285,7 +285,7 @@ class StrictSerializer(JsonPlusSerializer):
         self.allow = frozenset(map(_name, allow))
         super().__init__(allowed_msgpack_modules=[*self.allow] or None)
 
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+    def loads_typed(self, data: tuple[str, bytes]) -> object:
         """Return the value.  Raises Invalid."""
         if data[0] not in _KINDS:
             raise Invalid(
@@ -315,7 +315,7 @@ class StrictSerializer(JsonPlusSerializer):
 def strict(serde: SerializerProtocol | None, allow: Allowed) -> SerializerProtocol:
     """Return a serializer as strict as it can be made; `allow=True` returns it as it is.
 
-    Raises Invalid where it unpickles.
+    Raises Invalid if it unpickles.
     """
     if allow is True:
         return JsonPlusSerializer(allowed_msgpack_modules=True) if serde is None else serde

@@ -13,7 +13,7 @@ from agents.memory.session_settings import (
     resolve_session_limit,
 )
 
-from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Record, Space
+from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Json, Record, Space
 from interlock.adapters.observed import Observed
 from interlock.adapters.openai_agents.turn import TakesTurns, Turn, install_runner, translated
 from interlock.adapters.space import (
@@ -62,7 +62,7 @@ class Keys(NamedTuple):
 
 
 # From the head as it is, the head that a change is made to.  What is computed from what somebody
-# has read gets the head that was read: then the store refuses it where others came first.
+# has read gets the head that was read: then the store refuses it if others came first.
 Basis = Callable[[Record], Record]
 
 
@@ -70,7 +70,7 @@ class Changed(NamedTuple):
     """A change that was made: the head that it was made to, and the item that it took off."""
 
     head: Record
-    item: Any = None
+    item: Json = None
 
 
 class Wanted(NamedTuple):
@@ -78,7 +78,7 @@ class Wanted(NamedTuple):
 
     writes: list[Write]
     length: int
-    item: Any = None
+    item: Json = None
 
 
 def count_of(head: Record) -> int:
@@ -86,7 +86,7 @@ def count_of(head: Record) -> int:
     return int(head.value["items"]) if head.exists else 0
 
 
-async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Any]]:
+async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Json]]:
     """Return the head and the last `limit` items (None, negative: all), as of one moment."""
     head = await space.read(keys.head)
     while True:
@@ -100,7 +100,7 @@ async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record
 
 
 async def add(
-    space: AsyncSpace, keys: Keys, items: Sequence[Any], hold: Record | None
+    space: AsyncSpace, keys: Keys, items: Sequence[Json], hold: Record | None
 ) -> Changed | None:
     """Put items at the end, whatever else was put there meanwhile."""
 
@@ -115,7 +115,7 @@ async def add(
 async def pop(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None
 ) -> Changed | None:
-    """Take the last item off; None where there is none.
+    """Take the last item off; None if there is none.
 
     What was popped under the same `op_id` before is returned again, and nothing else popped.
     """
@@ -139,7 +139,7 @@ async def pop(
 async def clear(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None
 ) -> Changed | None:
-    """Take all items off; None where there are none."""
+    """Take all items off; None if there are none."""
 
     async def wanted(head: Record) -> Wanted | None:
         if not count_of(head):
@@ -155,7 +155,7 @@ async def _change(
     keys: Keys,
     hold: Record | None,
     basis: Basis | None,
-    decide: Callable[[Record], Coroutine[Any, Any, Wanted | None]],
+    decide: Callable[[Record], Coroutine[object, None, Wanted | None]],
     op_id: str | None = None,
 ) -> Changed | None:
     """Commit what `decide(head)` wants.  Without a `basis` it is made to whatever head there is.
@@ -211,7 +211,7 @@ class Session(TakesTurns):
     the run stores is checked against it: whoever lost it gets SessionFenced.
 
     Outside of runs, `add_items` only adds.  `pop_item` and `clear_session` destroy what was read
-    through this object, or nothing: where it was not read, or has moved since, they raise
+    through this object, or nothing: if it was not read, or has moved since, they raise
     SessionConflict.  `unread="overwrite"` lets them destroy what nobody has read.
 
     Raises SessionInvalid.
@@ -281,12 +281,12 @@ class Session(TakesTurns):
     async def pop_item(
         self, *, op_id: str | None = None, wrapper: RunContextWrapper[Any] | None = None
     ) -> TResponseInputItem | None:
-        """Take the last item off and return it; None where there is none.
+        """Take the last item off and return it; None if there is none.
 
         `op_id` names the request that asks, which may be delivered twice: the second time it gets
         the same item, and nothing more is taken off.
 
-        Raises SessionConflict where the session was not read, or has moved since, SessionHeld while
+        Raises SessionConflict if the session was not read, or has moved since, SessionHeld while
         another run has it, SessionFenced.
         """
         turn = await self._turn(wrapper)

@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.backends.contract import Options, no_space
 from interlock.backends.postgres import calls
-from interlock.backends.postgres.calls import Call
+from interlock.backends.postgres.calls import Call, Rows
 from interlock.backends.postgres.connect import Target, prepare, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
 from interlock.backends.postgres.news import News
@@ -29,6 +29,10 @@ from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
 from interlock.errors import AnswerLost, Fault
 
+if TYPE_CHECKING:
+    Pool = psycopg_pool.ConnectionPool[psycopg.Connection]
+    AsyncPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection]
+
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
 _ASKED_EVERY = 0.25  # seconds, for a connection
@@ -39,7 +43,7 @@ _REPEATS = 20
 class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
-    opening: asyncio.Future[Any]
+    opening: asyncio.Future[AsyncPool]
     slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
     users: int = 0
 
@@ -54,7 +58,7 @@ class Store:
         # What a pooler makes settings of the session is sent with each statement.
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
-        self._pool: Any = None
+        self._pool: Pool | None = None
         # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
         self._free = threading.Semaphore(_CONNECTIONS)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
@@ -90,7 +94,7 @@ class Store:
             _check_rest(rows)
         return call.parse(rows)
 
-    def _rows(self, call: Call[Any]) -> list[Any]:
+    def _rows(self, call: Call[object]) -> Rows:
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -98,9 +102,10 @@ class Store:
         finally:
             self._free.release()
 
-    def _rows_at_once(self, call: Call[Any]) -> list[Any]:
+    def _rows_at_once(self, call: Call[object]) -> Rows:
         for attempt in itertools.count(1):
             connection = self._connection()
+            assert self._pool is not None
             try:
                 results = connection.wait(calls.begin(connection, call, self._pooled))
                 return calls.rows_of(connection, results)
@@ -112,7 +117,7 @@ class Store:
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
 
-    async def _rows_async(self, call: Call[Any]) -> list[Any]:
+    async def _rows_async(self, call: Call[object]) -> Rows:
         slots = self._pools[asyncio.get_running_loop()].slots
         try:
             async with slots.one(self._busy_timeout):
@@ -120,7 +125,7 @@ class Store:
         except TimeoutError:
             raise self._all_in_use() from None
 
-    async def _rows_at_once_async(self, call: Call[Any]) -> list[Any]:
+    async def _rows_at_once_async(self, call: Call[object]) -> Rows:
         for attempt in itertools.count(1):
             pool = await asyncio.shield(self._pools[asyncio.get_running_loop()].opening)
             connection = await self._connection_async(pool)
@@ -143,7 +148,7 @@ class Store:
 
     # Connections
 
-    def _connection(self) -> Any:
+    def _connection(self) -> psycopg.Connection:
         """Take a connection from the pool, which begins to open one whenever it is asked and has
         none.  It is asked often: left alone after a failure, it would wait as long as the server
         was away, again."""
@@ -155,7 +160,7 @@ class Store:
             except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
                 self._check_patience(problem, left)
 
-    async def _connection_async(self, pool: Any) -> Any:
+    async def _connection_async(self, pool: AsyncPool) -> psycopg.AsyncConnection:
         deadline = time.monotonic() + self._busy_timeout
         while True:
             left = deadline - time.monotonic()
@@ -173,7 +178,7 @@ class Store:
         problem = psycopg_pool.PoolTimeout("all of them are in use")
         return fault_of(problem, self.target.place, sent=False)
 
-    def _threads_pool(self) -> Any:
+    def _threads_pool(self) -> Pool:
         with self._making:
             if self._pool is None:
                 self._pool = psycopg_pool.ConnectionPool(
@@ -195,8 +200,8 @@ class Store:
             del self._pools[loop]
             await (await mine.opening).close()
 
-    async def _opened(self) -> Any:
-        pool: Any = psycopg_pool.AsyncConnectionPool(
+    async def _opened(self) -> AsyncPool:
+        pool: AsyncPool = psycopg_pool.AsyncConnectionPool(
             self.target.conninfo, open=False, **self._pool_arguments()
         )
         await pool.open()
@@ -214,7 +219,7 @@ class Store:
         }
 
 
-def _check_rest(rows: list[Any]) -> None:
+def _check_rest(rows: Rows) -> None:
     if not rows:
         raise AnswerLost("the server forgot its answer before it was fetched")
 
@@ -222,7 +227,7 @@ def _check_rest(rows: list[Any]) -> None:
 _STORES: Registry[Store] = Registry()
 
 
-class PostgresBackend(RemoteBackend[Call[Any]]):
+class PostgresBackend(RemoteBackend[Call[object]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
@@ -252,13 +257,13 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
         self._loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         self._over = threading.Event()
 
-    def _call(self, request: Request[Any]) -> Call[Any]:
+    def _call(self, request: Request[object]) -> Call[object]:
         return calls.call_of(request, self._space, self.uid, self._known, self._durable)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[object]:
         return calls.commit(plans, self._space, self.uid, known, self._durable)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[object]:
         return calls.add_refusals(notes, self._space, KEPT)
 
     def _send(self, call: Call[T]) -> T:

@@ -8,9 +8,9 @@ server.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from interlock.backends import answers
 from interlock.backends.answers import Row
@@ -22,9 +22,21 @@ from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import LogPage, Request, T
+from interlock.core.requests import (
+    A_co,
+    LogPage,
+    Request,
+)
 from interlock.core.rules import RULES_KEY
 from interlock.errors import Unconfirmed
+
+Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
+Argument = str | int | list[str] | list[str | None] | None
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.errors import Diagnostic
+    from psycopg.pq.abc import PGresult
 
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -43,13 +55,13 @@ _BOUNDED = {
 }
 
 
-class Call(NamedTuple, Generic[T]):
+class Call(NamedTuple, Generic[A_co]):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
 
     function: str
-    arguments: tuple[Any, ...]
-    parse: Callable[[list[Any]], T]
+    arguments: tuple[Argument, ...]
+    parse: Callable[[Rows], A_co]
     writes: bool = True
 
     @property
@@ -63,7 +75,7 @@ class Call(NamedTuple, Generic[T]):
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
 
-    def rest_of(self, rows: list[Any]) -> Call[list[Any]] | None:
+    def rest_of(self, rows: Rows) -> Call[Rows] | None:
         """Return the call for what was too much to be sent while the space was locked: whoever
         does not read his answer must hold up nobody."""
         if self.function not in _BOUNDED or len(rows) != 1 or rows[0][-1] != LATER:
@@ -83,8 +95,8 @@ def statement(function: str, arguments: int) -> str:
 
 
 def call_of(
-    request: Request[Any], space: int, uid: str, known: tuple[int, str], durable: bool
-) -> Call[Any]:
+    request: Request[object], space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[object]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, requests.Load):
         return _load(request, space, uid, known, durable)
@@ -164,7 +176,7 @@ def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call[No
     return Call("add_refusals", (space, _encode(found), kept), _nothing)
 
 
-def _common(n: int, plan: Plan) -> dict[str, Any]:
+def _common(n: int, plan: Plan) -> dict[str, object]:
     return {
         "n": n,
         "op": plan.op_id,
@@ -177,7 +189,7 @@ def _common(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _flat(n: int, plan: Plan) -> dict[str, Any]:
+def _flat(n: int, plan: Plan) -> dict[str, object]:
     found, write = _common(n, plan), plan.writes[0]
     found |= {"key": write.key, "kind": write.kind, "body": write.body}
     for expected in plan.expects:
@@ -186,7 +198,7 @@ def _flat(n: int, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _full(n: int, plan: Plan) -> dict[str, Any]:
+def _full(n: int, plan: Plan) -> dict[str, object]:
     return _common(n, plan) | {
         "expects": [e.key for e in plan.expects],
         "versions": [e.version for e in plan.expects],
@@ -232,7 +244,7 @@ def _read_log(
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: list[Any]) -> LogPage | Pruned:
+    def parse(rows: Rows) -> LogPage | Pruned:
         head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
@@ -329,9 +341,9 @@ def _read_group(request: requests.ReadGroup, space: int, uid: str) -> Call[Deliv
 
 
 def _ack_group(request: requests.AckGroup, space: int, uid: str) -> Call[int]:
-    both = (request.positions, request.deliveries)
-    arrays = ("{" + ",".join(str(each) for each in numbers) + "}" for numbers in both)
-    arguments = (space, request.group, request.consumer, *arrays)
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    deliveries = "{" + ",".join(map(str, request.deliveries)) + "}"
+    arguments = (space, request.group, request.consumer, positions, deliveries)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
@@ -350,19 +362,19 @@ def _drop_group(request: requests.DropGroup, space: int, uid: str) -> Call[None]
     return Call("drop_group", (space, request.group), _nothing)
 
 
-def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Snapshot:
+def _snapshot(rows: Rows, uid: str, prefixes: Sequence[str]) -> Snapshot:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
 
-def _rows(rows: list[Any]) -> list[Row]:
+def _rows(rows: Rows) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(rows: list[Any]) -> None:
+def _nothing(rows: Rows) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.ListKeys: _list_keys,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
@@ -384,6 +396,8 @@ _CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
 }
 
 
+Connection = psycopg.Connection | psycopg.AsyncConnection
+
 _INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
 _TEXT = 25
 _MANY = 20  # rows from which psycopg's own reader, which is set up anew each time, is faster
@@ -392,7 +406,7 @@ _WARNINGS = "interlock_warnings"  # the attribute of a connection that holds the
 _STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
 
 
-def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any, Any, list[Any]]:
+def begin(connection: Connection, call: Call[object], pooled: int | None) -> PQGen[list[PGresult]]:
     """Send a call and return the generator that a connection waits for.
 
     `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each
@@ -407,14 +421,14 @@ def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any
         known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
         name = call.function.encode()
         if call.function not in known:
-            _check(server, [server.prepare(name, call.sql.encode())])
+            _check([server.prepare(name, call.sql.encode())])
             known.add(call.function)
         server.send_query_prepared(name, arguments)
-    found: Generator[Any, Any, list[Any]] = psycopg.generators.execute(server)
+    found: PQGen[list[PGresult]] = psycopg.generators.execute(server)
     return found
 
 
-def _listen(connection: Any) -> None:
+def _listen(connection: Connection) -> None:
     """Keep what the server says about commits that gave up waiting for a standby.
 
     Such a commit is no error: it has happened here, and perhaps nowhere else.
@@ -424,16 +438,16 @@ def _listen(connection: Any) -> None:
         return
     warnings: list[str] = connection.__dict__.setdefault(_WARNINGS, [])
 
-    def keep(told: Any) -> None:
+    def keep(told: Diagnostic) -> None:
         if told.source_function == _STANDBY:  # its words are in the server's language
             warnings.append(str(told.message_primary))
 
     connection.add_notice_handler(keep)
 
 
-def rows_of(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
+def rows_of(connection: Connection, results: list[PGresult]) -> Rows:
     """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
-    result = _check(connection.pgconn, results)
+    result = _check(results)
     if warnings := connection.__dict__[_WARNINGS]:
         raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
     columns = range(result.nfields)
@@ -441,8 +455,7 @@ def rows_of(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
     if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
         reader = psycopg.adapt.Transformer(connection)
         reader.set_pgresult(result)
-        found: list[tuple[Any, ...]] = reader.load_rows(0, result.ntuples, tuple)
-        return found
+        return reader.load_rows(0, result.ntuples, tuple)
     whole = [each in _INTEGERS for each in types]
     return [
         tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
@@ -450,7 +463,7 @@ def rows_of(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _check(server: Any, results: list[Any]) -> Any:
+def _check(results: list[PGresult]) -> PGresult:
     result = results[-1] if results else None
     if result is None:
         raise psycopg.OperationalError(_GONE)
@@ -459,13 +472,13 @@ def _check(server: Any, results: list[Any]) -> Any:
     return result
 
 
-def _value(text: bytes | None, whole: bool) -> Any:
+def _value(text: bytes | None, whole: bool) -> int | str | None:
     if text is None:
         return None
     return int(text) if whole else text.decode()
 
 
-def _text(argument: Any) -> bytes | None:
+def _text(argument: Argument) -> bytes | None:
     if argument is None:
         return None
     if isinstance(argument, str):

@@ -119,7 +119,7 @@ class _Found(NamedTuple):
     digest: str | None
 
 
-def bring_up(connection: Any, place: str, create: bool = True) -> None:
+def bring_up(connection: psycopg.Connection, place: str, create: bool = True) -> None:
     """Bring a store to the schema of this version: make it where there is none and `create`, refuse
     what is not ours."""
     found = _checked(connection, place)
@@ -180,7 +180,7 @@ def script(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _migrate(connection: Any, version: int) -> None:
+def _migrate(connection: psycopg.Connection, version: int) -> None:
     callers = connection.execute(_CALLERS).fetchall()
     connection.execute(_DROP_FUNCTIONS)
     for step in range(version, SCHEMA_VERSION):
@@ -192,7 +192,7 @@ def _migrate(connection: Any, version: int) -> None:
         connection.execute("SELECT interlock.grant_role(%s, %s, %s)", (role, level, own_name))
 
 
-def _make_functions(connection: Any) -> None:
+def _make_functions(connection: psycopg.Connection) -> None:
     for name in FUNCTIONS:
         connection.execute(script(name))
     inlined = ", ".join(f"'{name}'" for name in INLINED)
@@ -200,8 +200,8 @@ def _make_functions(connection: Any) -> None:
     connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC")
 
 
-def _checked(connection: Any, place: str) -> _Found:
-    row = _Found(*connection.execute(_FOUND).fetchone())
+def _checked(connection: psycopg.Connection, place: str) -> _Found:
+    row = _Found(*connection.execute(_FOUND).fetchall()[0])
     number = re.search(r"\d+", str(row.version or ""))
     found = row._replace(version=int(number[0]) if number else 0)
     if found.stranger is not None:
@@ -331,7 +331,7 @@ def _prepared(url: str, place: str, create: bool) -> Target:
         return Target(url, place, direct, row[1])
 
 
-def _check_server(connection: Any, place: str) -> None:
+def _check_server(connection: psycopg.Connection, place: str) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise IncompatibleStore(
             f"{place} is PostgreSQL {connection.info.server_version // 10000}; "

@@ -24,6 +24,7 @@ from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, next_look
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
+from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, T
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
 
@@ -121,13 +122,13 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             weakref.WeakKeyDictionary()
         )
 
-    def _call(self, request: Request[Any]) -> Call[Any]:
+    def _call(self, request: Request[object]) -> Call[Any]:
         return calls.call_of(request, self._keys, self.uid, self._known)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[list[Outcome]]:
         return calls.commit(plans, self._keys, self.uid, known)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[None]:
         return calls.add_refusals(notes, self._keys, KEPT)
 
     # Calls
@@ -164,7 +165,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return await self._send_async(call._replace(waits=True))
         return answer
 
-    def _commands(self, call: Call[Any]) -> tuple[Sequence[Command], Command | None]:
+    def _commands(self, call: Call[T]) -> tuple[Sequence[Command], Command | None]:
         """The commands of a call, and the one that waits for replicas and files after them.
 
         WAIT is about what its own connection wrote, and the answer may be about what another one
@@ -173,13 +174,13 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         last = self._waiting() if call.waits else None
         return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
 
-    def _must_wait(self, call: Call[Any], answer: Any) -> bool:
+    def _must_wait(self, call: Call[T], answer: T) -> bool:
         """Whether a call that only read told of something that its answer must wait for."""
         if call.waits or call.claims is None or self._waiting() is None:
             return False
         return call.claims(answer)
 
-    def _answer(self, call: Call[T], replies: list[Any], last: Command | None) -> T:
+    def _answer(self, call: Call[T], replies: list[object], last: Command | None) -> T:
         waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
@@ -197,7 +198,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return ("WAITAOF", 1, target.wait_replicas, milliseconds)
         return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
 
-    def _check_copies(self, reply: Any, marked: Any) -> None:
+    def _check_copies(self, reply: Any, marked: object) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
         for each in (marked, reply):
@@ -243,7 +244,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         for info in [told] if "redis_version" in told else told.values():
             self._check_node(info)
 
-    def _check_node(self, info: dict[str, Any]) -> None:
+    def _check_node(self, info: dict[str, str]) -> None:
         version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
         if version < _OLDEST_SERVER:
             raise IncompatibleStore(
@@ -318,6 +319,6 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         return ("XREAD", "COUNT", 1, *wait, "STREAMS", self._keys.log, f"{position}-0")
 
 
-def _is_ready(replies: list[Any]) -> bool:
+def _is_ready(replies: list[object]) -> bool:
     """Whether the server could carry out the commands: it is not loading or moving the slot."""
     return not any(isinstance(reply, Exception) and must_wait(reply) for reply in replies)

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers
-from interlock.backends.answers import Row
+from interlock.backends.answers import LogRow, Row
 from interlock.core import refusals, requests
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
@@ -89,12 +89,12 @@ class Keys:
         return (*self.fixed, self.groups, f"{self.state}:g:{name}", f"{self.state}:d:{name}")
 
 
-def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
+def script(name: str, keys: Sequence[str], *arguments: object) -> Command:
     """Return the command that runs a script."""
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Request[Any], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
+def call_of(request: Request[object], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, requests.Load):
         return _load(request, keys, uid, known)
@@ -107,7 +107,8 @@ def commit(
     plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]
 ) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
-    names, arguments = [*keys.fixed], [*known, len(plans)]
+    names: list[str] = [*keys.fixed]
+    arguments: list[object] = [*known, len(plans)]
     for plan in plans:
         _add_plan(plan, keys, names, arguments)
 
@@ -136,7 +137,7 @@ def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call[No
     return Call(commands, _nothing)
 
 
-def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
+def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[object]) -> None:
     expects, writes = plan.expects, plan.writes
     numbers: dict[str, int] = {}
     for key in (*[e.key for e in expects], *[w.key for w in writes]):
@@ -195,8 +196,8 @@ def _load_at(request: requests.LoadAt, keys: Keys, uid: str) -> Call[Snapshot | 
     return _one(command, lambda rows: answers.moment(_rows(rows), uid, request))
 
 
-def _named(request: requests.Load | requests.LoadAt) -> list[Any]:
-    found: list[Any] = [len(request.keys), *request.keys, len(request.prefixes)]
+def _named(request: requests.Load | requests.LoadAt) -> list[str | int]:
+    found: list[str | int] = [len(request.keys), *request.keys, len(request.prefixes)]
     for prefix in request.prefixes:
         found += (prefix, prefix_end(prefix) or "")
     return found
@@ -236,7 +237,7 @@ def _read_log(
 
 
 def _page(
-    request: requests.ReadLog, reply: list[Any], rows: list[Any], reached: int
+    request: requests.ReadLog, reply: list[int], rows: list[LogRow], reached: int
 ) -> LogPage | Pruned:
     """Return a page of the log; `reached`: what it is complete up to."""
     head, floor, lost = reply[:3]
@@ -247,7 +248,7 @@ def _page(
     return LogPage(answers.entries_of(rows), reached, head)
 
 
-def _streamed(item: Sequence[Any]) -> tuple[Any, ...]:
+def _streamed(item: Sequence[Any]) -> LogRow:
     """Return the row of an entry of the stream; see common.lua for its fields."""
     number, fields = item
     if isinstance(fields, dict):  # where redis-py sent it again, because the slot had moved
@@ -378,11 +379,11 @@ def _rows(rows: list[Any]) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(replies: Any) -> None:
+def _nothing(replies: object) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, Keys, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     requests.ListKeys: _list_keys,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,

@@ -78,7 +78,7 @@ class SQLiteBackend:
         self._on = transactions_of(number, self.uid, self._clock)
         _BACKENDS.add(self)
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, requests.Commit):
@@ -87,7 +87,7 @@ class SQLiteBackend:
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, requests.Commit):

@@ -78,8 +78,8 @@ class Step:
         self._known: set[str] = set()
         self._leases: dict[str, tuple[int, str, int, int]] = {}
         self._incarnations: dict[str, int] = {}
-        self._log_rows: list[tuple[Any, ...]] = []
-        self._head_rows: dict[str, tuple[Any, ...]] = {}
+        self._log_rows: list[tuple[object, ...]] = []
+        self._head_rows: dict[str, tuple[object, ...]] = {}
         self.wrote = False
         self._prefetch(plans)
 
@@ -322,7 +322,9 @@ def rules_version(tx: Transaction) -> int:
     return row[0] if row else 0
 
 
-def applied(execute: Any, space: int, op_id: str) -> Committed | None:
+def applied(
+    execute: Callable[[str, tuple[int, str]], sqlite3.Cursor], space: int, op_id: str
+) -> Committed | None:
     """Return the commit that an operation id already made, if it did."""
     rows = execute(SQL["entries_of_op"], (space, op_id)).fetchall()
     if not rows:

@@ -14,15 +14,14 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 import interlock
 from interlock import (
     Committed,
-    Conflict,
     Entry,
     InterlockError,
     Invalid,
+    Json,
     KeyInfo,
     Record,
     Refused,
@@ -32,7 +31,7 @@ from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.settings import contribution_id, is_reserved
 
-Answer = dict[str, Any]
+Answer = dict[str, Json]
 
 _AGAIN = "Decide again from `record`, then call again with its version and epoch."
 _NEXT_STEPS: dict[type[InterlockError], str] = {
@@ -57,7 +56,7 @@ _TELL = "Stop, and tell a person: somebody must look at the store."
 class Refusal(Exception):
     """A refusal that the server itself finds, in the same form as those of the space."""
 
-    def __init__(self, kind: str, message: str, next_step: str, /, **details: Any) -> None:
+    def __init__(self, kind: str, message: str, next_step: str, /, **details: object) -> None:
         super().__init__(message)
         self.answer: Answer = {
             "kind": kind,
@@ -153,7 +152,7 @@ def _clash(clash: interlock.Clash) -> Answer:
     return {"path": list(clash.path), **shown}
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     """Whether a side of a clash has a value: what is not there is no JSON."""
     return value is None or isinstance(value, str | int | float | bool | list | dict)
 
@@ -201,7 +200,7 @@ _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
 
-Arguments = dict[str, Any]
+Arguments = dict[str, Json]
 Call = Callable[[Agent, Arguments], Awaitable[Answer]]
 Write = Callable[[Agent, Arguments, str], Awaitable[Record | Entry]]
 
@@ -250,44 +249,39 @@ async def _transition(agent: Agent, arguments: Arguments, op: str) -> Record:
 
 async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
-    names = {*fields, *remove}
-    if not names or fields.keys() & set(remove):
-        raise Invalid("Name at least one field in fields or remove, and none in both.")
-
-    def changed(record: Record) -> dict[str, Any]:
-        if not isinstance(record.value, dict):
-            raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
-        kept = {name: each for name, each in record.value.items() if name not in remove}
-        return {**kept, **fields}
-
-    if "lease_id" in arguments:
-        lease = _leased(agent, arguments)
-        return await lease.write(changed(lease.record), op_id=op)
-    base = record = await _as_read(agent, arguments)
-    if not base.exists:
-        fresh = await agent.space.read(base.key)
-        raise moved(base.version, fresh) if fresh.exists else absent(base.key)
-    for _ in range(_MOST_MERGES):
-        try:
-            return await agent.space.write(record, changed(record), op_id=op)
-        except Conflict as conflict:
-            if not _same_fields(names, base, conflict.record):
-                raise
-            record = conflict.record
-    raise moved(base.version, record)
-
-
-def _same_fields(names: set[str], base: Record, fresh: Record) -> bool:
-    if not fresh.exists or not isinstance(fresh.value, dict):
-        return False
-    return all(
-        (name in base.value) == (name in fresh.value)
-        and _text(base.value.get(name)) == _text(fresh.value.get(name))
-        for name in names
+    if "lease_id" not in arguments:
+        record = await _existing(agent, arguments)
+        return await agent.space.update_fields(record, fields, remove=remove, op_id=op)
+    lease = _leased(agent, arguments)
+    return await lease.write(
+        {name: each for name, each in _object(lease.record).items() if name not in remove} | fields,
+        op_id=op,
     )
 
 
-def _text(value: Any) -> str:
+async def _patch(agent: Agent, arguments: Arguments, op: str) -> Record:
+    changes = arguments["changes"]
+    if "lease_id" not in arguments:
+        return await agent.space.patch(await _existing(agent, arguments), changes, op_id=op)
+    lease = _leased(agent, arguments)
+    return await lease.write(interlock.merge_patch(_object(lease.record), changes), op_id=op)
+
+
+async def _existing(agent: Agent, arguments: Arguments) -> Record:
+    record = await _as_read(agent, arguments)
+    if not record.exists:
+        fresh = await agent.space.read(record.key)
+        raise moved(record.version, fresh) if fresh.exists else absent(record.key)
+    return record
+
+
+def _object(record: Record) -> dict[str, Json]:
+    if not isinstance(record.value, dict):
+        raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
+    return record.value
+
+
+def _text(value: Json) -> str:
     """Return what two equal values have in common; 1, 1.0 and true are three values."""
     return json.dumps(value, sort_keys=True)
 
@@ -372,23 +366,35 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         raise Invalid(
             f"op_id {op_id!r} already belongs to another operation on {key!r}. Use a new one."
         )
-    common: Any = {
-        "position": written.position,
-        "key": key,
-        "version": written.version,
-        "epoch": written.epoch,
-        "value": value,
-        "time_us": done.time_us,
-    }
+    record = Record(
+        key=key,
+        value=value,
+        version=written.version,
+        epoch=written.epoch,
+        writer=done.agent,
+        time_us=done.time_us,
+        position=written.position,
+        exists=written.kind != "delete",
+        space="",
+    )
     if tool == "append":
-        entry = Entry(**common, kind=written.kind, agent=done.agent, op_id="", reads=None)
+        entry = Entry(
+            position=record.position,
+            key=key,
+            version=record.version,
+            epoch=record.epoch,
+            kind=written.kind,
+            value=value,
+            agent=done.agent,
+            time_us=record.time_us,
+            op_id="",
+            reads=None,
+        )
         return {"entry": entry_answer(entry), "replayed": True}
-    exists = written.kind != "delete"
-    record = Record(**common, writer=done.agent, exists=exists, space="")
     return {"record": record_answer(record), "replayed": True}
 
 
-def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
+def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
     """Say whether what was written is what the call asks for."""
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
     match tool, kind:
@@ -400,12 +406,14 @@ def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
             return _text(value) == _text(arguments["value"])
         case "update_fields", "put":
             return _has(value, fields) and not any(name in value for name in remove)
+        case "patch", "put":
+            return _text(interlock.merge_patch(value, arguments["changes"])) == _text(value)
         case "transition", "put":
             return _has(value, fields) and arguments["to"] in value.values()
     return False
 
 
-def _has(value: Any, fields: dict[str, Any]) -> bool:
+def _has(value: Json, fields: dict[str, Json]) -> bool:
     return isinstance(value, dict) and all(
         name in value and _text(value[name]) == _text(each) for name, each in fields.items()
     )
@@ -415,6 +423,7 @@ _ALL: dict[str, Write] = {
     "create": _create,
     "write": _write,
     "update_fields": _update_fields,
+    "patch": _patch,
     "append": _append,
     "transition": _transition,
     "delete": _delete,

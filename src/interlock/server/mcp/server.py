@@ -1,6 +1,6 @@
 """The MCP server: tools over one space, on standard input and output or over HTTP.
 
-Any client of the protocol can use it; several at once may, on any number of servers.
+Every client of the protocol can use it; several at once may, on any number of servers.
 
 Uvicorn has a limit for the time between two requests and none for the request itself: one that
 begins and does not come to its end would stay forever.  `Limits` says how many connections there
@@ -42,7 +42,7 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import interlock
-from interlock import InterlockError, Unavailable
+from interlock import InterlockError, Json, Unavailable
 from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.calls import CALLS, Answer, Refusal, about, refusal_of
 from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
@@ -59,13 +59,13 @@ _MOST_SAID = 200  # characters of what is wrong with each: it may hold the whole
 Context = ServerRequestContext[Any, Any]
 
 
-def make_server(agents: Agents, read_only: bool = False) -> Server[Any]:
+def make_server(agents: Agents, read_only: bool = False) -> Server[object]:
     """Return an MCP server for the connections whose agents are `agents`.
 
     `read_only`: the tools that write are not there.
     """
     handlers = _Handlers(agents, read_only)
-    server: Server[Any] = Server(
+    server: Server[object] = Server(
         "interlock",
         version=interlock.__version__,
         title="Interlock: shared state of many agents",
@@ -104,7 +104,7 @@ class _Handlers:
             is_error=not answer["ok"],
         )
 
-    async def _answered(self, ctx: Context, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+    async def _answered(self, ctx: Context, tool: Tool, arguments: Mapping[str, Json]) -> Answer:
         name = ""
         try:
             if tool.name not in self._tools:
@@ -151,7 +151,7 @@ def _caller(ctx: Context) -> Caller:
     return Caller(client, ctx.request.headers.get("mcp-session-id", ""), named)
 
 
-def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(tool: Tool, arguments: Mapping[str, Json]) -> dict[str, Json]:
     """Return the arguments of a call.  Raises Refusal where they do not fit the tool's schema."""
     wrong = list(islice(_VALIDATORS[tool.name].iter_errors(arguments), _MOST_WRONG))
     if wrong:
@@ -249,7 +249,7 @@ _LARGEST_REQUEST = 16 * 1024 * 1024  # bytes
 _STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
 
 
-async def serve_stdio(server: Server[Any]) -> signal.Signals | None:
+async def serve_stdio(server: Server[object]) -> signal.Signals | None:
     """Serve the client on standard input and output until it leaves.
 
     Returns the signal that ended it before.
@@ -264,7 +264,7 @@ async def serve_stdio(server: Server[Any]) -> signal.Signals | None:
 
 
 async def serve_http(
-    server: Server[Any],
+    server: Server[object],
     host: str,
     port: int,
     *,
@@ -323,7 +323,7 @@ async def serve_http(
 
 
 async def _until_stopped(
-    serving: Coroutine[Any, Any, None], stop: Callable[[], None] | None
+    serving: Coroutine[object, None, None], stop: Callable[[], None] | None
 ) -> signal.Signals | None:
     """Await a server that SIGTERM and Ctrl-C stop, or cancel where there is no other way."""
     came: list[signal.Signals] = []

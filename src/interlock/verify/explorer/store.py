@@ -59,7 +59,7 @@ class Answers:
         self._numbers: dict[str, int] = {}
         self._pickled: list[bytes] = []
 
-    def number(self, answer: Any) -> int:
+    def number(self, answer: object) -> int:
         """Return the number of an answer; equal answers have the same one."""
         text = repr(answer)
         number = self._numbers.get(text)
@@ -70,7 +70,7 @@ class Answers:
                 self.refusals.add(number)
         return number
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> object:
         return pickle.loads(self._pickled[number])
 
 
@@ -82,7 +82,7 @@ class Backend(SQLiteBackend):
 
     synced = False
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self.synced = False
         return super().perform(request)
@@ -109,8 +109,8 @@ class Stores:
         self._now = _START_US
         self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
         self.answers = Answers()
-        self.requests: list[Request[Any]] = []
-        self._request_numbers: dict[tuple[type, Request[Any]], int] = {}
+        self.requests: list[Request[object]] = []
+        self._request_numbers: dict[tuple[type, Request[object]], int] = {}
         self._reader = sqlite3.connect(":memory:")
         self._images: list[bytes] = []
         self._numbers: dict[str, int] = {}
@@ -137,13 +137,13 @@ class Stores:
         writer.book = self._book.knowing({})
         return writer
 
-    def set_up(self, setup: Callable[[Space], Any]) -> None:
+    def set_up(self, setup: Callable[[Space], object]) -> None:
         """Run the setup, and remember its rules."""
         space = self.space("setup")
         setup(space)
         self._book = space.session.writer.book
 
-    def request_number(self, request: Request[Any]) -> int:
+    def request_number(self, request: Request[object]) -> int:
         """Return the number of a request; the same request has the same one."""
         key = (type(request), request)
         number = self._request_numbers.get(key)

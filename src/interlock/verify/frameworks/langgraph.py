@@ -6,10 +6,10 @@ import asyncio
 import copy
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from interlock.verify.frameworks.agents import (
     ATTEMPTS,
@@ -30,10 +30,14 @@ if TYPE_CHECKING:
     from langgraph.graph.state import StateGraph
 
 
+if TYPE_CHECKING:
+    from langgraph.graph import StateGraph
+
 Make = Callable[[], Any]
-Run = Callable[[Any, str], AbstractContextManager[Any]]
-Node = Callable[[Any], Any]
+Run = Callable[[Any, str], AbstractContextManager[object]]
+Node = Callable[[object], list[str]]
 _RUNS = 5
+T = TypeVar("T")
 _FIRST = ["hello", "hello to you"]
 
 
@@ -65,7 +69,7 @@ def check_saver(
     return Report("LangGraph checkpointer", tuple(case() for case in cases))
 
 
-def _plain(saver: Any, thread: str) -> AbstractContextManager[Any]:
+def _plain(saver: object, thread: str) -> AbstractContextManager[object]:
     return nullcontext({"configurable": {"thread_id": thread}})
 
 
@@ -80,7 +84,7 @@ class _SaverKit:
         thread, gate = "runs-on-one-thread", Gate(_RUNS, self.patience)
         self._run(thread, "hello", lambda _: ["hello to you"])
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> object:
             return self._run(
                 thread,
                 f"question {number}",
@@ -100,7 +104,7 @@ class _SaverKit:
     def resume_twice(self) -> Result:
         thread, gate, ran = "resume-twice", Gate(2, self.patience), list[str]()
 
-        def pay(_: Any) -> list[str]:
+        def pay(_: object) -> list[str]:
             from langgraph.types import interrupt
 
             answer = str(interrupt("pay?"))
@@ -109,7 +113,7 @@ class _SaverKit:
 
         self._run(thread, "order", pay)
 
-        def deliver(number: int) -> Any:
+        def deliver(number: int) -> object:
             from langgraph.types import Command
 
             async def body(opened: Connection) -> None:
@@ -128,11 +132,11 @@ class _SaverKit:
     def crash_between_steps(self) -> Result:
         thread, ran = "crash-between-steps", list[str]()
 
-        def first(_: Any) -> list[str]:
+        def first(_: object) -> list[str]:
             ran.append("first")
             return ["first"]
 
-        def second(_: Any) -> list[str]:
+        def second(_: object) -> list[str]:
             ran.append("second")
             if ran.count("second") == 1:
                 raise _Died
@@ -156,18 +160,18 @@ class _SaverKit:
         thread, stalls, goes_on = "zombie-run", threading.Event(), threading.Event()
         self._run(thread, "hello", lambda _: ["hello to you"])
 
-        def stalled(_: Any) -> list[str]:
+        def stalled(_: object) -> list[str]:
             stalls.set()
             goes_on.wait(self.patience)
             return ["answer of the zombie"]
 
-        def zombie() -> Any:
+        def zombie() -> object:
             try:
                 return self._run(thread, "question to the zombie", stalled)
             finally:
                 stalls.set()
 
-        def replacement() -> Any:
+        def replacement() -> object:
             stalls.wait()
             try:
                 return self._run(thread, "question", lambda _: ["answer"], enter=self.take_over)
@@ -192,10 +196,10 @@ class _SaverKit:
         *nodes: Node,
         enter: Run | None = None,
         held: Callable[[Any], Any] = lambda saver: saver,
-    ) -> Any:
+    ) -> object:
         """Make one run on a thread with a connection of its own."""
 
-        async def body(opened: Connection) -> Any:
+        async def body(opened: Connection) -> object:
             graph = _graph(*nodes).compile(checkpointer=held(opened.subject))
             async with opened.entered((enter or self.enter)(opened.subject, thread)) as config:
                 return await opened.call(graph, "invoke", {"messages": [question]}, config)
@@ -210,15 +214,14 @@ class _SaverKit:
             state = await opened.call(graph, "get_state", {"configurable": {"thread_id": thread}})
             return list(state.values["messages"])
 
-        found: list[str] = connected(self.make, "get_tuple", body)
-        return found
+        return connected(self.make, "get_tuple", body)
 
 
-def _graph(*nodes: Node) -> StateGraph[Any]:
+def _graph(*nodes: Node) -> StateGraph[_State]:
     """Return a graph whose nodes come one after the other; each returns messages."""
     from langgraph.graph import START, StateGraph
 
-    builder: StateGraph[Any] = StateGraph(_State)
+    builder: StateGraph[_State] = StateGraph(_State)
     before = START
     for number, node in enumerate(nodes):
         name = f"node {number}"
@@ -228,17 +231,17 @@ def _graph(*nodes: Node) -> StateGraph[Any]:
     return builder
 
 
-def _held(saver: Any, gate: Gate, agent: int) -> Any:
+def _held(saver: T, gate: Gate, agent: int) -> T:
     """Return the saver, held at a gate after it has read the newest checkpoint."""
     kind = type(saver)
 
     class Held(kind):  # type: ignore[misc,valid-type]  # the kind of saver under test
-        def get_tuple(self, config: Any) -> Any:
+        def get_tuple(self, config: object) -> object:
             found = super().get_tuple(config)
             gate.wait(agent)
             return found
 
-        async def aget_tuple(self, config: Any) -> Any:
+        async def aget_tuple(self, config: object) -> object:
             found = await super().aget_tuple(config)
             await gate.wait_in_loop(agent)
             return found
@@ -283,7 +286,7 @@ class _StoreKit:
         key, gate = "parallel-writers", Gate(_WRITERS, self.patience)
         self._begin(key)
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> object:
             async def body(opened: Connection) -> None:
                 await until_told_yes(lambda: _add(opened, key, f"{number}", gate, number))
 
@@ -309,7 +312,7 @@ class _StoreKit:
         key, gate = "tasks-of-one-loop", Gate(_WRITERS, self.patience)
         self._begin(key)
 
-        async def body(opened: Connection) -> list[Any]:
+        async def body(opened: Connection) -> list[BaseException | None]:
             adding = [partial(_add, opened, key, f"{n}", gate, n) for n in range(_WRITERS)]
             tasks = [asyncio.ensure_future(until_told_yes(each)) for each in adding]
             return await asyncio.gather(*tasks, return_exceptions=True)
@@ -355,7 +358,7 @@ class _StoreKit:
 
         connected(self.make, "batch", body)
 
-    def _found(self, key: str, answers: list[Any], case: str = "parallel_writers") -> Result:
+    def _found(self, key: str, answers: Sequence[object], case: str = "parallel_writers") -> Result:
         """Return what a reader finds of what was acknowledged."""
 
         async def body(opened: Connection) -> list[str]:
@@ -379,12 +382,12 @@ async def _add(
     await opened.call(opened.subject, "put", _NAMESPACE, key, value)
 
 
-def _fan_out(opened: Connection, key: str, gate: Gate) -> Any:
+def _fan_out(opened: Connection, key: str, gate: Gate) -> StateGraph[_Done]:
     """Return a graph of parallel nodes that each add their name."""
     from langgraph.graph import START, StateGraph
     from langgraph.types import RetryPolicy
 
-    builder: StateGraph[Any] = StateGraph(_Done)
+    builder: StateGraph[_Done] = StateGraph(_Done)
     again = RetryPolicy(
         initial_interval=0.01, max_interval=0.05, max_attempts=ATTEMPTS, retry_on=Exception
     )
@@ -397,11 +400,11 @@ def _fan_out(opened: Connection, key: str, gate: Gate) -> Any:
 def _node(opened: Connection, key: str, gate: Gate, number: int) -> Any:
     from langgraph.config import get_store
 
-    async def in_loop(_: Any) -> dict[str, Any]:
+    async def in_loop(_: object) -> dict[str, bool]:
         await _add(Connection(get_store(), True), key, f"{number}", gate, number)
         return {}
 
-    def plain(_: Any) -> dict[str, Any]:
+    def plain(_: object) -> dict[str, bool]:
         store = get_store()
         item = store.get(_NAMESPACE, key)
         assert item is not None  # it was put before

@@ -11,10 +11,11 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from interlock import Json
 from interlock.verify.torture.plan import Op
 
 _SLOT = struct.Struct("<qqqq")  # begun, answered, offset of the clock in microseconds, dies
@@ -116,7 +117,7 @@ class Done(NamedTuple):
     outcome: str
     reason: str
     pieces: tuple[Piece, ...]
-    facts: dict[str, Any]
+    facts: dict[str, Json]
 
 
 class Recorder:
@@ -131,17 +132,23 @@ class Recorder:
         """Note that an operation begins."""
         self._write(op, ["b", op.number, op.kind, now])
 
-    def note(self, op: Op, facts: dict[str, Any]) -> None:
+    def note(self, op: Op, facts: dict[str, Json]) -> None:
         """Note what an operation knows before it goes on: another call may be its last."""
         self._write(op, ["n", op.number, facts])
 
     def end(
-        self, op: Op, now: float, outcome: str, reason: str, pieces: list[Piece], facts: Any
+        self,
+        op: Op,
+        now: float,
+        outcome: str,
+        reason: str,
+        pieces: list[Piece],
+        facts: dict[str, Json],
     ) -> None:
         """Note what became of an operation."""
         self._write(op, ["e", op.number, now, outcome, reason, pieces, facts])
 
-    def _write(self, op: Op, line: list[Any]) -> None:
+    def _write(self, op: Op, line: list[Json]) -> None:
         file = self._files.get(op.window)
         if file is None:
             # The operations of two windows overlap only a little; older files are not used again.
@@ -194,9 +201,9 @@ def read_window(folder: Path, window: int, workers: int) -> Iterator[Done]:
                 yield from _read(worker, lines)
 
 
-def _read(worker: int, lines: Any) -> Iterator[Done]:
+def _read(worker: int, lines: Iterable[bytes]) -> Iterator[Done]:
     begun: dict[int, tuple[str, float]] = {}
-    noted: dict[int, dict[str, Any]] = {}
+    noted: dict[int, dict[str, Json]] = {}
     for line in lines:
         try:
             kind, number, *rest = json.loads(line.strip(b"\0\n"))
@@ -218,7 +225,7 @@ def _read(worker: int, lines: Any) -> Iterator[Done]:
         yield Done(worker, number, name, invoked, None, UNKNOWN, "no answer", (), facts)
 
 
-def _piece(raw: list[Any]) -> Piece:
+def _piece(raw: list[Json]) -> Piece:
     invoked, completed, commit, reads, writes, scans = raw
     return Piece(
         invoked,

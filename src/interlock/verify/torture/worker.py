@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import interlock
+from interlock import Json
 from interlock.verify.torture import plan
 from interlock.verify.torture.plan import Op, Settings, operation
 from interlock.verify.torture.record import (
@@ -51,7 +51,7 @@ RULES = {
     "jobs/**": interlock.guarded(machine=MACHINE),
 }
 Records = Mapping[str, interlock.Record]
-Values = dict[str, dict[str, Any]]  # what a decision writes, by key
+Values = dict[str, dict[str, Json]]  # what a decision writes, by key
 
 NOT_NOTED = "?"  # in the place of a writer that a read did not tell
 _STATES = tuple(MACHINE.states)
@@ -71,7 +71,7 @@ def counted_by(item: int) -> str:
     return plan.op_id(worker - 1, number)
 
 
-def writer_of(value: Any) -> str | None:
+def writer_of(value: Json) -> str | None:
     """Return what a value says of its writer; None where the key is absent."""
     if value is None:
         return None
@@ -89,10 +89,10 @@ def seen(record: interlock.Record) -> Seen:
 class Noted:
     """What is noted of one operation while it runs; `record` puts facts down at once."""
 
-    def __init__(self, record: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, record: Callable[[dict[str, Json]], None]) -> None:
         self.record = record
         self.pieces: list[Piece] = []
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Json] = {}
 
     def read(self, began: float, records: Records) -> None:
         """Note a reading of one moment."""
@@ -154,7 +154,7 @@ class Actor:
         key = op.key("queues" if op.kind == "queued" else "hot", plan.HOT)
         before: str | None = None
 
-        async def think(value: Any) -> Any:
+        async def think(value: Json) -> Json:
             nonlocal before
             before = writer_of(value)
             return {"by": op.id}
@@ -335,12 +335,12 @@ class _conflicts:  # a context manager, read as a phrase
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         if isinstance(problem, interlock.Conflict):
             self.noted.read(self.began, {problem.key: problem.record})
 
 
-def is_on(value: Any) -> bool:
+def is_on(value: Json) -> bool:
     """Say whether somebody is on duty; all are at the beginning."""
     return value is None or bool(value["on"])
 
