@@ -23,6 +23,7 @@ from interlock.errors import (
     Contended,
     Corrupt,
     Deadlock,
+    Dropped,
     Fault,
     Fenced,
     Forbidden,
@@ -51,24 +52,31 @@ if TYPE_CHECKING:
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
     from interlock._async.open import open_async
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.space import AsyncSpace
+    from interlock._async.store import AsyncStore
     from interlock._async.transaction import AsyncTx
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
+    from interlock._sync.store import Store
     from interlock._sync.worker import Worker
+    from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
+    from interlock.core.spaces import Finding, SpaceInfo
+    from interlock.core.transfer import Copied
     from interlock.core.trim import Trimmed
     from interlock.files.document import (
         Document,
@@ -95,6 +103,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
+    "AsyncJoined",
     "AsyncLease",
     "AsyncLeases",
     "AsyncMoment",
@@ -102,6 +111,7 @@ __all__ = [
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
+    "AsyncStore",
     "AsyncTx",
     "AsyncWorker",
     "Breaker",
@@ -114,10 +124,12 @@ __all__ = [
     "ConflictReport",
     "Contended",
     "Coordinator",
+    "Copied",
     "Corrupt",
     "Deadlock",
     "Delivery",
     "Document",
+    "Dropped",
     "Entry",
     "Fault",
     "Fenced",
@@ -126,6 +138,7 @@ __all__ = [
     "FileStatus",
     "Files",
     "FilesTx",
+    "Finding",
     "Forbidden",
     "Group",
     "GroupConsumer",
@@ -137,6 +150,7 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Joined",
     "Json",
     "KeyConflicts",
     "KeyInfo",
@@ -163,7 +177,9 @@ __all__ = [
     "RunMoment",
     "Runs",
     "Space",
+    "SpaceInfo",
     "StepInfo",
+    "Store",
     "TimedOut",
     "Trimmed",
     "Tx",
@@ -184,6 +200,7 @@ __all__ = [
     "private",
     "redact_url",
     "rules_from_json",
+    "schema_sql",
     "upcast",
 ]
 
@@ -194,6 +211,7 @@ _LATE = {
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
+    "AsyncJoined": "_async.joined",
     "AsyncLease": "_async.lease",
     "AsyncLeases": "_async.lease",
     "AsyncMoment": "_async.moment",
@@ -201,23 +219,27 @@ _LATE = {
     "AsyncRuns": "_async.run",
     "AsyncProjection": "_async.projection",
     "AsyncSpace": "_async.space",
+    "AsyncStore": "_async.store",
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaker",
     "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
+    "Copied": "core.transfer",
     "Delivery": "core.group",
     "Document": "files.document",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",
     "Files": "_sync.files",
+    "Finding": "core.spaces",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
+    "Joined": "_sync.joined",
     "KeyConflicts": "core.conflict_report",
     "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
@@ -226,13 +248,16 @@ _LATE = {
     "RunInfo": "runs.records",
     "RunMoment": "runs.history",
     "Runs": "_sync.run",
+    "SpaceInfo": "core.spaces",
     "StepInfo": "runs.records",
+    "Store": "_sync.store",
     "Trimmed": "core.trim",
     "Unpublished": "files.document",
     "Worked": "runs.worker",
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
     "open_async": "_async.open",
+    "schema_sql": "backends.urls",
 }
 
 

@@ -316,6 +316,13 @@ class Closed(Fault):
     """The space was closed; open it again to use it."""
 
 
+class Dropped(Fault):
+    """The space was dropped or renamed while it was open here.
+
+    Nothing makes it anew by itself: open it again, by the name that it has now.
+    """
+
+
 class AnswerLost(Exception):
     """Raised by a backend: the request was sent and its answer was lost.  Drivers resubmit it."""
 

@@ -18,16 +18,19 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
+    from interlock.backends.contract import Backend
     from interlock.backends.drive_async import AsyncDriver
 
 P = ParamSpec("P")
@@ -48,6 +51,11 @@ class BaseSession:
     def keeps_alive(self) -> bool:
         """Whether leases and consumers are renewed in the background."""
         return getattr(self.driver, "keeps_alive", True)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether what it commits may be rolled back with a transaction of the caller's."""
+        return isinstance(self.driver.backend, JoinedBackend)
 
     def op_id(self, given: str | None = None) -> str:
         """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
@@ -94,6 +102,20 @@ class BaseSession:
         """Return the mark of a function that decides an update of `key`, or a transaction."""
         return Thought(self.writer.space, key)
 
+    def inside(self, joined: BaseSession) -> Inside:
+        """Mark this context as inside a transaction of the caller's that `joined` is part of."""
+        return Inside(joined)
+
+    def check_outside(self) -> None:
+        """Raise Invalid where this context is inside a transaction of the caller's that a session
+        of this space is part of, but not this one: it would wait for that transaction's end."""
+        for each in _insides.get():
+            if not each.over and each.session is not self and each.space == self.writer.space:
+                raise Invalid(
+                    "This call is inside a joined() block of the same space: use the space that "
+                    "joined() gave. This one would wait for your transaction to end."
+                )
+
     def check_read(self, *keys: object) -> None:
         """Raise Invalid if one of `keys` is being updated in this context."""
         for thought in thoughts(self.writer.space):
@@ -105,6 +127,7 @@ class BaseSession:
     def check_write(self, *keys: object, own: Transaction | None = None) -> None:
         """The same for calls that write or wait, and for keys that a transaction around them (other
         than `own`) has touched."""
+        self.check_outside()
         self.check_read(*keys)
         for thought in thoughts(self.writer.space):
             around = thought.state
@@ -115,6 +138,12 @@ class BaseSession:
                     thought, keys, "decided in a transaction", "write it through that transaction"
                 )
 
+    def _part_of(self, backend: JoinedBackend) -> Self:
+        """Return a session of the same writer inside a transaction of the caller's.  Its rules are
+        its own: what it learns there may be rolled back."""
+        writer = replace(self.writer, book=self.writer.book.knowing({}))
+        return type(self)(type(self.driver)(backend), writer, self.draw)
+
     def holds(self) -> bool:
         """Whether the calling context holds a lease or a turn, so that others may wait for it."""
         return holder.holds(self.writer.space)
@@ -124,6 +153,11 @@ class Session(BaseSession):
     """Runs protocols in the calling thread."""
 
     driver: SyncDriver
+
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        return cls(SyncDriver(backend), writer)
 
     def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
@@ -136,6 +170,13 @@ class Session(BaseSession):
         """Call a function of the caller's."""
         return fn(*args, **options)
 
+    def joined(self, connection: object) -> Session:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        backend.begin()
+        return self._part_of(backend)
+
     def close(self) -> None:
         """Give back the connections."""
         self.driver.backend.close()
@@ -145,6 +186,13 @@ class AsyncSession(BaseSession):
     """Runs protocols in an asyncio task."""
 
     driver: AsyncDriver
+
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        from interlock.backends.drive_async import AsyncDriver  # imports asyncio
+
+        return cls(AsyncDriver(backend), writer)
 
     async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
         """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
@@ -157,12 +205,37 @@ class AsyncSession(BaseSession):
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
 
+    async def joined(self, connection: object) -> AsyncSession:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        await backend.begin_async()
+        return self._part_of(backend)
+
     async def close(self) -> None:
         """Give back connections and threads."""
         from interlock import cancellation  # imports asyncio
 
         self.driver.close()
         await cancellation.finish(self.driver.backend.close_async())
+
+
+class Inside:
+    """A block inside a transaction of the caller's that `session` is part of."""
+
+    def __init__(self, session: BaseSession) -> None:
+        self.session = session
+        self.space = session.writer.space
+        self.over = False
+        _insides.set((*_insides.get(), self))
+
+    def end(self) -> None:
+        """The block has ended, for tasks and threads that it began, too."""
+        self.over = True
+        _insides.set(tuple(each for each in _insides.get() if not each.over))
+
+
+_insides: ContextVar[tuple[Inside, ...]] = ContextVar("interlock_joined", default=())
 
 
 class Thought:

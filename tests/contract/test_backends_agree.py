@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from interlock.backends.contract import Options
 from interlock.backends.postgres.backend import PostgresBackend
 from interlock.backends.redis.backend import RedisBackend
+from interlock.backends.remote import ServerOptions
 from interlock.backends.sqlite.backend import SQLiteBackend
 from interlock.core.keys import MAX_DEPTH, MAX_KEY_BYTES, encode
 from interlock.core.plan import APPEND, PUT, Plan, Write
@@ -124,7 +124,7 @@ def opened(urls: tuple[str, str]) -> Iterator[list[Any]]:
             stack.enter_context(closing(backend))
             for backend in (
                 SQLiteBackend("sqlite://", name),
-                PostgresBackend(urls[0], name, Options(durability="off")),
+                PostgresBackend(urls[0], name, ServerOptions(durability="off")),
                 RedisBackend(urls[1], name),
             )
         ]

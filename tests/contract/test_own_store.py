@@ -17,8 +17,7 @@ from tests.test_repository_layers import modules_after
 PAGE = text_of(ROOT / "docs" / "how-to" / "contract-suite.md")
 # A backend that counts versions wrongly.
 BROKEN = """
-from interlock.backends.contract import Options
-from interlock.backends.sqlite import SQLiteBackend
+from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 from interlock.backends.urls import register
 
 class Broken(SQLiteBackend):
@@ -30,7 +29,7 @@ class Broken(SQLiteBackend):
         return answer
 
 def broken(url, name, **options):
-    return Broken(url.replace("broken://", "sqlite://"), name, Options(**options))
+    return Broken(url.replace("broken://", "sqlite://"), name, SQLiteOptions(**options))
 
 register("broken", broken)
 """

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 import interlock
-from interlock.backends.postgres import calls
+from interlock.backends.postgres import wire
 from interlock.backends.postgres.calls import Call
 from interlock.core.plan import PUT, Expect, Plan, Write
 from interlock.core.requests import ReadGroup, TakeLease
@@ -53,7 +53,7 @@ def main(url: str, name: str) -> None:
     with interlock.open(url, "s", "a") as space:
         backend: Any = space.session.driver.backend
         call, connection = call_of(backend, name), backend._store._connection()
-        calls.begin(connection, call, None)
+        wire.begin(connection, call, None)
         while connection.pgconn.flush():
             pass
         os.kill(os.getpid(), signal.SIGSTOP)

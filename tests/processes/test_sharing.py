@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.contract import Options
 from interlock.backends.sqlite import location
-from interlock.backends.sqlite.connect import SCHEMA_VERSION, connect, prepare
+from interlock.backends.sqlite.connect import SCHEMA_VERSION, SQLiteOptions, connect, prepare
 from tests.processes.writers import disagreements, together
 
 EACH = 25
@@ -45,8 +44,8 @@ def migrate(path: Path, index: int, gate: Any, answers: Any) -> None:
     where = location.parse(f"sqlite:///{path}")
     steps = {SCHEMA_VERSION: "CREATE TABLE made_once (x);"}  # a second run of it would fail
     gate.wait()
-    with closing(connect(where, Options())) as db:
-        prepare(db, where, Options(), steps, SCHEMA_VERSION + 1)
+    with closing(connect(where, SQLiteOptions())) as db:
+        prepare(db, where, SQLiteOptions(), steps, SCHEMA_VERSION + 1)
         answers.put(db.execute("PRAGMA user_version").fetchone()[0])
 
 

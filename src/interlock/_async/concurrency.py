@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from interlock import cancellation
 from interlock.errors import Invalid
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 finish = cancellation.finish
@@ -26,6 +27,11 @@ def settled(lock: Lock) -> AbstractContextManager[object]:
 def at_once(read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
     """Return a function that returns what `read` does; it is called now if possible."""
     return read
+
+
+async def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call a function that blocks, in a thread, and return what it returns."""
+    return await asyncio.to_thread(fn, *args, **options)
 
 
 def check_function(fn: object, what: str) -> None:

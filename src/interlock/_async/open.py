@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from interlock import cancellation
 from interlock._async.space import AsyncSpace
 from interlock.backends.drive_async import AsyncDriver
+from interlock.backends.shared import Shared, source
 from interlock.backends.urls import open_backend
 from interlock.core.keys import check_name
 from interlock.core.rules import Rule
@@ -24,10 +25,11 @@ _NOT_OPENED = (
 
 
 def open_async(
-    url: str,
+    url: str | None = None,
     space: str = "default",
     agent: str | None = None,
     *,
+    connection: object = None,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
     create: bool = True,
@@ -41,12 +43,17 @@ def open_async(
     """
     make_writer("", space, agent, max_value_bytes)
 
-    def opened() -> AsyncSpace:
-        backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
+    def opened(where: str | Shared) -> AsyncSpace:
+        backend = open_backend(
+            where, space, create, durability=durability, busy_timeout=busy_timeout
+        )
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         return AsyncSpace(AsyncSession(AsyncDriver(backend), writer))
 
-    return Opening(opened, exclusive, rules)
+    def located() -> str | Shared:
+        return source(url, connection, asyncio.get_running_loop())
+
+    return Opening(located, opened, exclusive, rules)
 
 
 async def under(space: AsyncSpace, agent: str, exclusive: bool = False) -> AsyncSpace:
@@ -86,10 +93,12 @@ class Opening:
 
     def __init__(
         self,
-        opened: Callable[[], AsyncSpace],
+        located: Callable[[], str | Shared],
+        opened: Callable[[str | Shared], AsyncSpace],
         exclusive: bool,
         rules: Mapping[str, Rule] | None,
     ) -> None:
+        self._located = located
         self._opened = opened
         self._exclusive = exclusive
         self._rules = rules
@@ -99,7 +108,7 @@ class Opening:
         return self._open().__await__()
 
     async def _open(self) -> AsyncSpace:
-        opening = asyncio.to_thread(self._opened)
+        opening = asyncio.to_thread(self._opened, self._located())
         space = await cancellation.obtain(opening, AsyncSpace.close)
         try:
             await space.session.run(space.session.entering(self._exclusive, self._rules))

@@ -19,7 +19,8 @@ from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
 from interlock.core.refusals import Refusal
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
@@ -230,6 +232,15 @@ class AsyncSpace(AsyncReader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> AsyncJoined[AsyncSpace]:
+        """Return this space inside the caller's open transaction, for an `async with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._async.joined import AsyncJoined
+
+        return AsyncJoined(self.session, connection, AsyncSpace)
 
     async def transact(
         self,

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from interlock.errors import Invalid
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Lock = threading.Lock
 
@@ -28,6 +29,11 @@ def at_once(read: Callable[[], T]) -> Callable[[], T]:
     """Call `read` now and return a function that returns what it did."""
     found = read()
     return lambda: found
+
+
+def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call a function that blocks, here, and return what it returns."""
+    return fn(*args, **options)
 
 
 def check_function(fn: object, what: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from interlock._sync.space import Space
 from interlock.backends.drive import SyncDriver
+from interlock.backends.shared import source
 from interlock.backends.urls import open_backend
 from interlock.core.rules import Rule
 from interlock.session import Session
@@ -13,10 +14,11 @@ from interlock.settings import make_writer
 
 
 def open(  # reads as interlock.open
-    url: str,
+    url: str | None = None,
     space: str = "default",
     agent: str | None = None,
     *,
+    connection: object = None,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
     create: bool = True,
@@ -37,6 +39,11 @@ def open(  # reads as interlock.open
     another process that is writing, for a connection or a server that is not ready (20).
     `max_value_bytes`: limit of a value's JSON (1 MiB).
 
+    `connection`, in place of a URL, is what the application has: a psycopg pool, a psycopg
+    connection in autocommit, a SQLAlchemy engine over psycopg or sqlite3, a sqlite3 connection, or
+    a `redis.Redis`.  The space shares it (of SQLite, the file) and never closes it.  With
+    `open_async` it is the asyncio kind of each.
+
     `exclusive` takes the agent's name over from any other process that uses it: what such a
     process commits from then on is refused with Fenced.  `rules` maps patterns of keys to rules
     such as `interlock.merged("append")`; they are stored, added to those that the space has.
@@ -44,7 +51,8 @@ def open(  # reads as interlock.open
     Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
     """
     make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
-    backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
+    where = source(url, connection)
+    backend = open_backend(where, space, create, durability=durability, busy_timeout=busy_timeout)
     writer = make_writer(backend.uid, space, agent, max_value_bytes)
     session = Session(SyncDriver(backend), writer)
     opened = Space(session)

@@ -19,7 +19,8 @@ from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
 from interlock.core.refusals import Refusal
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
@@ -226,6 +228,15 @@ class Space(Reader):
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return Tx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> Joined[Space]:
+        """Return this space inside the caller's open transaction, for a `with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._sync.joined import Joined
+
+        return Joined(self.session, connection, Space)
 
     def transact(
         self,

@@ -38,6 +38,7 @@ from interlock.errors import (
     AnswerLost,
     Closed,
     Corrupt,
+    Dropped,
     InterlockError,
     Unavailable,
     Unconfirmed,
@@ -47,7 +48,7 @@ from interlock.errors import (
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
 _READS = (Load, LoadAt, ReadLog)
-HOPELESS = (Closed, Corrupt)  # asking again cannot help
+HOPELESS = (Closed, Corrupt, Dropped)  # asking again cannot help
 
 
 class _OpIds:

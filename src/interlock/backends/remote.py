@@ -19,7 +19,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
 from interlock import cancellation
 from interlock.backends import answers
-from interlock.backends.contract import Options
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import RefusalLog
 from interlock.core.conflict_report import RefusalNote, note
@@ -40,7 +39,7 @@ from interlock.core.requests import (
     SaveProjection,
     T,
 )
-from interlock.errors import AnswerLost, Closed, Corrupt, Fault, LostCommits, Unavailable
+from interlock.errors import AnswerLost, Closed, Corrupt, Fault, Invalid, LostCommits, Unavailable
 
 
 class Slots:
@@ -112,6 +111,32 @@ MOST = 128  # plans of a group: a server should not be busy with one for long
 _OPENINGS, _OPENING_PAUSE = 5, 0.05  # times, seconds
 
 
+DURABILITY = ("full", "normal", "off")
+
+
+class ServerOptions(NamedTuple):
+    """Settings of a store on a server.
+
+    `durability`: on PostgreSQL `full` answers when the commit is on the server's disk
+    (`synchronous_commit` at least `on`); `normal` and `off` may lose the last commits where the
+    server crashes.  On Redis it has no effect: how long a commit lasts is the server's setting.
+    `busy_timeout`: seconds to wait for a connection, or for a server that is loading, failing over
+    or moving the slot.
+    """
+
+    durability: str = "full"
+    busy_timeout: float = 20.0
+
+
+def check_options(options: ServerOptions) -> None:
+    """Raise Invalid where an option has no meaning."""
+    if options.durability not in DURABILITY:
+        raise Invalid(f"durability={options.durability!r} must be one of {', '.join(DURABILITY)}.")
+    seconds = options.busy_timeout
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e6:
+        raise Invalid(f"busy_timeout={options.busy_timeout!r} must be a number of seconds above 0.")
+
+
 class Known(NamedTuple):
     """The last commit that this process knows of: where it stands in the log, and its operation
     id.  Sent with commits and reads, so that a store that has lost it says so, however far its log
@@ -130,7 +155,7 @@ class RemoteBackend(ABC, Generic[C]):
     uid: str
     name: str
 
-    def __init__(self, name: str, place: str, options: Options) -> None:
+    def __init__(self, name: str, place: str, options: ServerOptions) -> None:
         self.name = name
         self.place = place
         self._known = Known()  # of our own commits, and of the log that was read

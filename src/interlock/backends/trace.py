@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from interlock.backends.contract import Backend
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Fenced, Refusal
 from interlock.core.requests import (
@@ -76,6 +77,11 @@ class RecordingBackend:
             answer = await self.backend.perform_async(request)
             answered.append(answer)
         return answer
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's.  What is asked there is not
+        recorded: it may be rolled back."""
+        return join(self.backend, connection)
 
     def close(self) -> None:
         """Close the backend and the file."""

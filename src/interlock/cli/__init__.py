@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -19,14 +20,18 @@ _COMMANDS = {
     "conflicts": "checks",
     "consume": "streams",
     "coordinate": "streams",
+    "copy": "spaces",
     "delete": "keys",
     "detect": "checks",
+    "doctor": "spaces",
+    "export": "spaces",
     "export-trace": "checks",
     "files": "files",
     "get": "keys",
     "groups": "streams",
     "history": "keys",
-    "init": "keys",
+    "import": "spaces",
+    "init": "spaces",
     "keys": "keys",
     "log": "keys",
     "machine": "rules",
@@ -37,6 +42,7 @@ _COMMANDS = {
     "rules": "rules",
     "runs": "runs",
     "simulate": "simulate",
+    "spaces": "spaces",
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",
@@ -58,7 +64,8 @@ class _Lazy(click.Group):
         if name not in _COMMANDS:
             return None
         module = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        attribute = name.replace("-", "_")
+        command: click.Command = getattr(module, attribute + "_" * iskeyword(attribute))
         return command
 
 

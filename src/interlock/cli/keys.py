@@ -149,17 +149,6 @@ _op_id = click.option("--op-id", help="Makes running the same command again harm
 
 
 @store_command(reads=False)
-def init(space: interlock.Space, as_json: bool) -> None:
-    """Make the store and the space where they do not exist yet.
-
-    Commands that only read make neither.
-    """
-    name = click.get_current_context().params["space"]
-    made = {"space": name, "position": space.position()}
-    click.echo(compact(made) if as_json else f"space {name!r} is there")
-
-
-@store_command(reads=False)
 @click.argument("key")
 @click.argument("value")
 @_version

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.contract import Options
 from interlock.backends.sqlite import location
 from interlock.backends.sqlite.connect import (
     APPLICATION_ID,
     SCHEMA_VERSION,
+    SQLiteOptions,
     connect,
     prepare,
 )
@@ -60,9 +60,11 @@ def test_a_new_file_is_a_store_in_wal_mode(tmp_path: Path) -> None:
 def test_durable_by_default(store: Path) -> None:
     """2 is FULL: the disk has a commit before it is acknowledged."""
     for durability, level in (("full", 2), ("normal", 1), ("off", 1)):
-        with closing(connect(location.parse(f"sqlite:///{store}"), Options(durability))) as db:
+        with closing(
+            connect(location.parse(f"sqlite:///{store}"), SQLiteOptions(durability))
+        ) as db:
             assert db.execute("PRAGMA synchronous").fetchone() == (level,)
-    assert Options().durability == "full"
+    assert SQLiteOptions().durability == "full"
 
 
 def test_the_writer_is_durable_again_after_a_turn_was_taken(store: Path) -> None:
@@ -143,8 +145,8 @@ def test_a_value_that_does_not_decode_is_reported_as_corrupt(store: Path) -> Non
 def test_an_older_store_is_migrated_once(store: Path) -> None:
     where = location.parse(f"sqlite:///{store}")
     for _ in range(2):
-        with closing(connect(where, Options())) as db:
-            prepare(db, where, Options(), NEXT, SCHEMA_VERSION + 1)
+        with closing(connect(where, SQLiteOptions())) as db:
+            prepare(db, where, SQLiteOptions(), NEXT, SCHEMA_VERSION + 1)
             assert db.execute("SELECT colour FROM spaces").fetchall() == [("red",)]
             assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
 
@@ -152,9 +154,9 @@ def test_an_older_store_is_migrated_once(store: Path) -> None:
 def test_a_migration_that_fails_changes_nothing(store: Path) -> None:
     where = location.parse(f"sqlite:///{store}")
     broken = {SCHEMA_VERSION: "ALTER TABLE spaces ADD COLUMN a TEXT;\nSELECT * FROM nowhere;"}
-    with closing(connect(where, Options())) as db:
+    with closing(connect(where, SQLiteOptions())) as db:
         with pytest.raises(interlock.InterlockError, match="nowhere"):
-            prepare(db, where, Options(), broken, SCHEMA_VERSION + 1)
+            prepare(db, where, SQLiteOptions(), broken, SCHEMA_VERSION + 1)
         assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         names = [row[1] for row in db.execute("PRAGMA table_info(spaces)")]
     assert "a" not in names
@@ -165,8 +167,8 @@ def test_a_migration_that_fails_changes_nothing(store: Path) -> None:
 def test_an_older_store_is_not_migrated_read_only(store: Path) -> None:
     where = location.parse(f"sqlite:///{store}?mode=ro")
     refused = pytest.raises(interlock.IncompatibleStore, match=r"without \?mode=ro")
-    with closing(connect(where, Options())) as db, refused:
-        prepare(db, where, Options(), NEXT, SCHEMA_VERSION + 1)
+    with closing(connect(where, SQLiteOptions())) as db, refused:
+        prepare(db, where, SQLiteOptions(), NEXT, SCHEMA_VERSION + 1)
 
 
 def test_a_store_can_be_read_without_writing(store: Path) -> None:

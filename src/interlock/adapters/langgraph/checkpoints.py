@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -53,6 +53,14 @@ _START = "__start__"  # the channel of a graph's input
 Decided = Callable[
     [Mapping[str, Record], Mapping[str, Record]], Coroutine[object, None, list[Write]]
 ]
+
+
+class Indexed(TypedDict):
+    """A checkpoint in the index of its namespace."""
+
+    id: str
+    run_id: str | None
+    epoch: int | None
 
 
 class Overtaken(InterlockError):
@@ -129,7 +137,7 @@ async def put(
     before = place.checkpoint(parent) if parent else None
     by_run_id = run_id_key(str(run_id), place.thread) if run_id else None
     keys = [key for key in (fence, place.head, own, before, by_run_id, once) if key]
-    entry = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
+    entry: Indexed = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
 
     async def decided(found: Mapping[str, Record], present: Mapping[str, Record]) -> list[Write]:
         writes = [_fencing(config, found[fence]), *_begun(config, found)]
@@ -308,7 +316,7 @@ def _begun(config: RunnableConfig, found: Mapping[str, Record]) -> list[Write]:
     return [] if record is None or record.exists else [("write", record, "begun")]
 
 
-def _listed(place: Place, head: Record, entry: Mapping[str, Json]) -> list[Write]:
+def _listed(place: Place, head: Record, entry: Indexed) -> list[Write]:
     """Return what puts a checkpoint at the end of the index."""
     was: dict[str, Json] = head.value if head.exists else {"pages": 0, "entries": []}
     entries, pages = was["entries"], was["pages"]
@@ -511,7 +519,7 @@ class Listing:
         return [ref for ref in refs if self._before is None or ref.id < self._before]
 
 
-async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Json]]:
+async def entries(space: AsyncSpace, head: Record) -> list[Indexed]:
     """Return all of the index of a namespace, oldest first."""
     place = Place(head.value["thread"], head.value["ns"])
     names = [place.page(number) for number in range(head.value["pages"])]
@@ -520,7 +528,7 @@ async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Json]]:
     return [entry for page in (*pages, head.value["entries"]) for entry in page]
 
 
-def _refs(place: Place, kept: Sequence[Mapping[str, Json]]) -> list[Ref]:
+def _refs(place: Place, kept: Sequence[Indexed]) -> list[Ref]:
     return [Ref(place, entry["id"]) for entry in reversed(kept)]
 
 

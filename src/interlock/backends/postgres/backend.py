@@ -1,5 +1,4 @@
-"""The PostgreSQL backend: requests in, answers out, through the store that its spaces share: the
-pools of connections of one process, and its one listener for news."""
+"""The PostgreSQL backend: requests in, answers out, through the store that its spaces share."""
 
 from __future__ import annotations
 
@@ -12,26 +11,31 @@ import time
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from interlock.backends.contract import Options, no_space
-from interlock.backends.postgres import calls
+from interlock.backends.contract import being_imported, no_space, not_empty, other_source
+from interlock.backends.joined import JoinedBackend
+from interlock.backends.postgres import calls, wire
 from interlock.backends.postgres.calls import Call, Rows
 from interlock.backends.postgres.connect import Target, prepare, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
+from interlock.backends.postgres.joined import PostgresJoined
+from interlock.backends.postgres.lender import AsyncPoolLender, Lender, PoolLender
 from interlock.backends.postgres.news import News
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
-from interlock.backends.remote import Known, RemoteBackend, Slots
+from interlock.backends.remote import Known, RemoteBackend, ServerOptions, Slots, check_options
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.requests import Request, T
-from interlock.errors import AnswerLost, Fault
+from interlock.core.transfer import Importing
+from interlock.errors import AnswerLost, Fault, Invalid
 
 if TYPE_CHECKING:
     Pool = psycopg_pool.ConnectionPool[psycopg.Connection]
     AsyncPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection]
+
 
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
@@ -43,24 +47,26 @@ _REPEATS = 20
 class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
-    opening: asyncio.Future[AsyncPool]
-    slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
+    opening: asyncio.Future[Any]  # of an AsyncPool, or of a lender
+    slots: Slots
     users: int = 0
 
 
 class Store:
     """Carries calls to a store and back."""
 
-    def __init__(self, target: Target, busy_timeout: float) -> None:
+    def __init__(self, target: Target, busy_timeout: float, lender: Lender | None = None) -> None:
         self.target = target
+        self._lender = lender
         self.process = os.getpid()
         self._busy_timeout = busy_timeout
         # What a pooler makes settings of the session is sent with each statement.
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
-        self._pool: Pool | None = None
+        self._pool: Pool | PoolLender | None = lender if isinstance(lender, PoolLender) else None
+        self._most = _CONNECTIONS if lender is None else lender.most
         # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
-        self._free = threading.Semaphore(_CONNECTIONS)
+        self._free = threading.Semaphore(self._most)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
             weakref.WeakKeyDictionary()
         )
@@ -68,12 +74,12 @@ class Store:
 
     def anew(self) -> Store:
         """Return the same store without any connection, for a forked child."""
-        return Store(self.target, self._busy_timeout)
+        return Store(self.target, self._busy_timeout, self._lender)
 
     def close(self) -> None:
         """Close the connections of threads, and the listener's."""
         self.news.close()
-        if self._pool is not None:
+        if self._pool is not None and not isinstance(self._pool, PoolLender):
             self._pool.close()
 
     # Calls
@@ -95,6 +101,8 @@ class Store:
         return call.parse(rows)
 
     def _rows(self, call: Call[object]) -> Rows:
+        if isinstance(self._lender, AsyncPoolLender):
+            return self._lender.bridge(self._busy_timeout).run(self._rows_from_thread(call))
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -107,8 +115,8 @@ class Store:
             connection = self._connection()
             assert self._pool is not None
             try:
-                results = connection.wait(calls.begin(connection, call, self._pooled))
-                return calls.rows_of(connection, results)
+                results = connection.wait(wire.begin(connection, call, self._pooled))
+                return wire.rows(connection, results)
             except psycopg.Error as problem:
                 if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.target.place, sent=True) from problem
@@ -116,6 +124,14 @@ class Store:
                 self._pool.putconn(connection)
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
+
+    async def _rows_from_thread(self, call: Call[object]) -> Rows:
+        loop = asyncio.get_running_loop()
+        self.join(loop)
+        try:
+            return await self._rows_async(call)
+        finally:
+            await self.leave(loop)
 
     async def _rows_async(self, call: Call[object]) -> Rows:
         slots = self._pools[asyncio.get_running_loop()].slots
@@ -130,8 +146,8 @@ class Store:
             pool = await asyncio.shield(self._pools[asyncio.get_running_loop()].opening)
             connection = await self._connection_async(pool)
             try:
-                steps = calls.begin(connection, call, self._pooled)
-                return calls.rows_of(connection, await connection.wait(steps))
+                steps = wire.begin(connection, call, self._pooled)
+                return wire.rows(connection, await connection.wait(steps))
             except psycopg.Error as problem:
                 if not must_repeat(problem) or attempt == _REPEATS:
                     raise fault_of(problem, self.target.place, sent=True) from problem
@@ -178,7 +194,7 @@ class Store:
         problem = psycopg_pool.PoolTimeout("all of them are in use")
         return fault_of(problem, self.target.place, sent=False)
 
-    def _threads_pool(self) -> Pool:
+    def _threads_pool(self) -> Pool | PoolLender:
         with self._making:
             if self._pool is None:
                 self._pool = psycopg_pool.ConnectionPool(
@@ -188,8 +204,13 @@ class Store:
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a space use the pool of an event loop, until it leaves."""
+        if isinstance(self._lender, AsyncPoolLender) and self._lender.loop is not loop:
+            raise Invalid(
+                "The connections belong to another event loop. Open the space in this one."
+            )
         if loop not in self._pools:
-            self._pools[loop] = _OfLoop(asyncio.ensure_future(self._opened()))
+            opening = asyncio.ensure_future(self._opened())
+            self._pools[loop] = _OfLoop(opening, Slots(self._most))
         self._pools[loop].users += 1
 
     async def leave(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -198,9 +219,13 @@ class Store:
         mine.users -= 1
         if not mine.users:
             del self._pools[loop]
-            await (await mine.opening).close()
+            pool = await mine.opening
+            if self._lender is None:
+                await pool.close()
 
-    async def _opened(self) -> AsyncPool:
+    async def _opened(self) -> Any:
+        if self._lender is not None:
+            return self._lender
         pool: AsyncPool = psycopg_pool.AsyncConnectionPool(
             self.target.conninfo, open=False, **self._pool_arguments()
         )
@@ -231,25 +256,45 @@ class PostgresBackend(RemoteBackend[Call[object]]):
     """One space in one PostgreSQL database."""
 
     def __init__(
-        self, url: str, name: str, options: Options | None = None, create: bool = True
+        self,
+        url: str | Lender,
+        name: str,
+        options: ServerOptions | None = None,
+        create: bool = True,
+        importing: Importing | None = None,
     ) -> None:
-        options = options or Options()
-        options.check()
+        options = options or ServerOptions()
+        check_options(options)
         self._durable = options.durability == "full"
-        self._key = (url, options.busy_timeout)
-        self._store = _STORES.borrow(
-            self._key,
-            lambda: Store(prepare(url, options.busy_timeout, create), options.busy_timeout),
-        )
+        patience = options.busy_timeout
+        self._key = (url if isinstance(url, str) else url.given, patience)
+        self._store = _STORES.borrow(self._key, lambda: _store(url, patience, create))
         super().__init__(name, self._store.target.place, options)
         try:
-            found = self._first(Call("open_space", (name, create), lambda rows: rows))
-            if not found:
-                raise no_space(self.place, name)
-            self._space, self.uid = found[0]
+            self._space, self.uid = self._find(create, importing)
         except BaseException:
             self.close()
             raise
+
+    def _find(self, create: bool, importing: Importing | None) -> tuple[int, str]:
+        if importing is not None:
+            space, uid, why = self._first(calls.begin_import(self.name, importing))
+            if why is not None:
+                refuse = not_empty if why == "full" else other_source
+                raise refuse(self.place, self.name)
+            return space, uid
+        found = self._first(Call("open_space", (self.name, create), lambda rows: rows))
+        if not found:
+            raise no_space(self.place, self.name)
+        space, uid, unfinished = found[0]
+        if unfinished:
+            raise being_imported(self.place, self.name)
+        return space, uid
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        self._check_open()
+        return PostgresJoined(self, connection, self.place, self._space)
 
     def _connect(self) -> None:
         if self._store.process != os.getpid():  # a forked child
@@ -297,3 +342,10 @@ class PostgresBackend(RemoteBackend[Call[object]]):
         if loop in self._loops:
             self._loops.discard(loop)
             await self._store.leave(loop)
+
+
+def _store(source: str | Lender, busy_timeout: float, create: bool) -> Store:
+    """Return a store at a URL, or one over connections of the application's."""
+    if isinstance(source, str):
+        return Store(prepare(source, busy_timeout, create), busy_timeout)
+    return Store(source.prepare(busy_timeout, create), busy_timeout, source)

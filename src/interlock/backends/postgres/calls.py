@@ -1,21 +1,16 @@
-"""From requests to calls of the stored functions: one request, one call, one round trip.
-
-A call goes over psycopg's connections in libpq's terms: a prepared statement, texts for its
-arguments, rows of texts.  psycopg's cursors do more than that, and take longer over it than the
-server.
-"""
+"""From requests to calls of the stored functions: one request, one call, one round trip."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers
 from interlock.backends.answers import Row
-from interlock.backends.postgres.faults import psycopg
-from interlock.core import refusals, requests
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -24,20 +19,52 @@ from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import (
     A_co,
+    AckGroup,
+    DropGroup,
+    DropLease,
+    DropProjection,
+    Enter,
+    Entered,
+    Floor,
+    Grant,
+    GroupState,
+    Kept,
+    LeaveTurn,
+    ListGroups,
+    ListKeys,
+    Load,
+    LoadAt,
+    LoadProjection,
     LogPage,
+    Place,
+    ReadGroup,
+    ReadLog,
+    ReadRefusals,
     Request,
+    SaveFold,
+    SaveProjection,
+    TakeLease,
+    TakeTurn,
+    Trim,
 )
 from interlock.core.rules import RULES_KEY
-from interlock.errors import Unconfirmed
+from interlock.core.transfer import (
+    BasePage,
+    Dump,
+    Dumped,
+    Finish,
+    GroupAt,
+    Importing,
+    Mark,
+    Marked,
+    Parts,
+    Pending,
+    ReadBase,
+    Restore,
+)
 
 Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
 Argument = str | int | list[str] | list[str | None] | None
-
-if TYPE_CHECKING:
-    from psycopg.abc import PQGen
-    from psycopg.errors import Diagnostic
-    from psycopg.pq.abc import PGresult
-
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -70,7 +97,10 @@ class Call(NamedTuple, Generic[A_co]):
         return statement(self.function, len(self.arguments))
 
     def sql_within(self, milliseconds: int) -> str:
-        """Return the statement that waits so long for locks: set before the function is called."""
+        """Return the statement that waits so long for locks: set before the function is called.
+        One without arguments only reads, and waits for none."""
+        if not self.arguments:
+            return self.sql
         first = "$1::integer" if isinstance(self.arguments[0], int) else "$1::text"
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
@@ -98,9 +128,9 @@ def call_of(
     request: Request[object], space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[object]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
-    if isinstance(request, requests.Load):
+    if isinstance(request, Load):
         return _load(request, space, uid, known, durable)
-    if isinstance(request, requests.ReadLog):
+    if isinstance(request, ReadLog):
         return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
@@ -212,35 +242,31 @@ def _full(n: int, plan: Plan) -> dict[str, object]:
 
 
 def _load(
-    request: requests.Load, space: int, uid: str, known: tuple[int, str], durable: bool
+    request: Load, space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[Snapshot]:
     arguments = (space, *_names(request), request.op_id, *known, durable)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
-def _list_keys(request: requests.ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
+def _list_keys(request: ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
     return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
-def _load_at(request: requests.LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
+def _load_at(request: LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
     arguments = (space, position, moment, *_names(request))
     return Call("load_at", arguments, lambda rows: answers.moment(_rows(rows), uid, request), False)
 
 
-def _names(
-    request: requests.Load | requests.LoadAt,
-) -> tuple[list[str], list[str], list[str | None]]:
+def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | None]]:
     prefixes = request.prefixes
     return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
 
 
-def _read_log(
-    request: requests.ReadLog, space: int, known: tuple[int, str]
-) -> Call[LogPage | Pruned]:
+def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogPage | Pruned]:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
@@ -255,7 +281,7 @@ def _read_log(
     return Call("read_log", arguments, parse, False)
 
 
-def _take_turn(request: requests.TakeTurn, space: int, uid: str) -> Call[requests.Place]:
+def _take_turn(request: TakeTurn, space: int, uid: str) -> Call[Place]:
     arguments = (
         space,
         [*request.keys],
@@ -269,16 +295,16 @@ def _take_turn(request: requests.TakeTurn, space: int, uid: str) -> Call[request
     return Call("take_turn", arguments, lambda rows: answers.place(_rows(rows), uid))
 
 
-def _leave_turn(request: requests.LeaveTurn, space: int, uid: str) -> Call[None]:
+def _leave_turn(request: LeaveTurn, space: int, uid: str) -> Call[None]:
     return Call("leave_turn", (space, request.ticket, request.name), _nothing)
 
 
-def _enter(request: requests.Enter, space: int, uid: str) -> Call[requests.Entered]:
+def _enter(request: Enter, space: int, uid: str) -> Call[Entered]:
     arguments = (space, request.agent, request.exclusive, request.name)
     return Call("enter", arguments, lambda rows: answers.entered(_rows(rows), uid))
 
 
-def _take_lease(request: requests.TakeLease, space: int, uid: str) -> Call[requests.Grant]:
+def _take_lease(request: TakeLease, space: int, uid: str) -> Call[Grant]:
     arguments = (
         space,
         [*request.keys],
@@ -293,45 +319,41 @@ def _take_lease(request: requests.TakeLease, space: int, uid: str) -> Call[reque
     return Call("take_lease", arguments, lambda rows: answers.grant(_rows(rows), uid, request))
 
 
-def _drop_lease(request: requests.DropLease, space: int, uid: str) -> Call[None]:
+def _drop_lease(request: DropLease, space: int, uid: str) -> Call[None]:
     return Call("drop_lease", (space, request.key, request.epoch, request.name), _nothing)
 
 
-def _save_fold(request: requests.SaveFold, space: int, uid: str) -> Call[None]:
+def _save_fold(request: SaveFold, space: int, uid: str) -> Call[None]:
     arguments = (space, request.key, request.position, request.body, request.rules)
     return Call("save_fold", arguments, _nothing)
 
 
-def _save_projection(request: requests.SaveProjection, space: int, uid: str) -> Call[None]:
+def _save_projection(request: SaveProjection, space: int, uid: str) -> Call[None]:
     return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
 
 
-def _load_projection(
-    request: requests.LoadProjection, space: int, uid: str
-) -> Call[requests.Kept | None]:
+def _load_projection(request: LoadProjection, space: int, uid: str) -> Call[Kept | None]:
     arguments = (space, request.name)
-    return Call(
-        "load_projection", arguments, lambda rows: requests.Kept(*rows[0]) if rows else None, False
-    )
+    return Call("load_projection", arguments, lambda rows: Kept(*rows[0]) if rows else None, False)
 
 
-def _drop_projection(request: requests.DropProjection, space: int, uid: str) -> Call[None]:
+def _drop_projection(request: DropProjection, space: int, uid: str) -> Call[None]:
     return Call("drop_projection", (space, request.name), _nothing)
 
 
-def _trim(request: requests.Trim, space: int, uid: str) -> Call[requests.Floor]:
+def _trim(request: Trim, space: int, uid: str) -> Call[Floor]:
     arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
 
 
-def _read_refusals(request: requests.ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
+def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
     limit = min(request.limit, _LAST)
     return Call(
         "read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False
     )
 
 
-def _read_group(request: requests.ReadGroup, space: int, uid: str) -> Call[Deliveries | Pruned]:
+def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | Pruned]:
     arguments = (
         *(space, request.group, request.consumer, request.prefix, min(request.start, _LAST)),
         *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
@@ -340,26 +362,75 @@ def _read_group(request: requests.ReadGroup, space: int, uid: str) -> Call[Deliv
     return Call("read_group", arguments, lambda rows: answers.dealt(rows, request))
 
 
-def _ack_group(request: requests.AckGroup, space: int, uid: str) -> Call[int]:
+def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
     positions = "{" + ",".join(map(str, request.positions)) + "}"
     deliveries = "{" + ",".join(map(str, request.deliveries)) + "}"
     arguments = (space, request.group, request.consumer, positions, deliveries)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
-def _group_state(request: requests.GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
+def _group_state(request: GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
     arguments = (space, request.group, LISTED)
     return Call(
         "group_state", arguments, lambda rows: answers.group_info(_rows(rows), request.group), False
     )
 
 
-def _list_groups(request: requests.ListGroups, space: int, uid: str) -> Call[tuple[str, ...]]:
+def _list_groups(request: ListGroups, space: int, uid: str) -> Call[tuple[str, ...]]:
     return Call("list_groups", (space,), lambda rows: tuple(name for (name,) in rows), False)
 
 
-def _drop_group(request: requests.DropGroup, space: int, uid: str) -> Call[None]:
+def _drop_group(request: DropGroup, space: int, uid: str) -> Call[None]:
     return Call("drop_group", (space, request.group), _nothing)
+
+
+def begin_import(name: str, importing: Importing) -> Call[tuple[int, str, str | None]]:
+    """Return the call that makes a space for an import; its answer has a reason where it is not."""
+    arguments = (name, importing.source, importing.floor, os.urandom(8).hex())
+    return Call("begin_import", arguments, lambda rows: rows[0])
+
+
+def _dump(request: Dump, space: int, uid: str) -> Call[Dumped]:
+    def parse(rows: list[Any]) -> Dumped:
+        found = json.loads(rows[0][0])
+        position, floor, *parts = (found[name] for name in ("position", "floor", *Parts._fields))
+        epochs, agents, groups, pending, kept = (part or () for part in parts)
+        return Dumped(
+            position,
+            floor,
+            Parts(
+                tuple((key, epoch) for key, epoch in epochs),
+                tuple((agent, incarnation) for agent, incarnation in agents),
+                tuple(map(GroupAt._make, groups)),
+                tuple(map(Pending._make, pending)),
+                tuple((name, at, body) for name, at, body in kept),
+            ),
+        )
+
+    return Call("dump", (space,), parse, False)
+
+
+def _read_base(request: ReadBase, space: int, uid: str) -> Call[BasePage]:
+    arguments = (space, request.after, request.limit, request.position)
+
+    def parse(rows: list[Any]) -> BasePage:
+        return BasePage(tuple(transfer.Row(*row) for row in rows[1:]), rows[0][0])
+
+    return Call("read_base", arguments, parse, False)
+
+
+def _import_mark(request: Mark, space: int, uid: str) -> Call[Marked]:
+    return Call("import_mark", (space,), lambda rows: Marked(*rows[0]), False)
+
+
+def _restore(request: Restore, space: int, uid: str) -> Call[int]:
+    texts = (_encode([row._asdict() for row in rows]) for rows in (request.base, request.rows))
+    return Call("restore", (space, request.position, *texts), lambda rows: int(rows[0][0]))
+
+
+def _finish_import(request: Finish, space: int, uid: str) -> Call[bool]:
+    arguments = (space, request.position, _encode(request.parts._asdict()))
+    return Call("finish_import", arguments, lambda rows: rows[0][0] == 1)
 
 
 def _snapshot(rows: Rows, uid: str, prefixes: Sequence[str]) -> Snapshot:
@@ -375,125 +446,27 @@ def _nothing(rows: Rows) -> None:
 
 
 _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
-    requests.ListKeys: _list_keys,
-    requests.LoadAt: _load_at,
-    requests.TakeTurn: _take_turn,
-    requests.LeaveTurn: _leave_turn,
-    requests.Enter: _enter,
-    requests.TakeLease: _take_lease,
-    requests.DropLease: _drop_lease,
-    requests.SaveFold: _save_fold,
-    requests.SaveProjection: _save_projection,
-    requests.LoadProjection: _load_projection,
-    requests.DropProjection: _drop_projection,
-    requests.Trim: _trim,
-    requests.ReadRefusals: _read_refusals,
-    requests.ReadGroup: _read_group,
-    requests.AckGroup: _ack_group,
-    requests.GroupState: _group_state,
-    requests.ListGroups: _list_groups,
-    requests.DropGroup: _drop_group,
+    ListKeys: _list_keys,
+    LoadAt: _load_at,
+    TakeTurn: _take_turn,
+    LeaveTurn: _leave_turn,
+    Enter: _enter,
+    TakeLease: _take_lease,
+    DropLease: _drop_lease,
+    SaveFold: _save_fold,
+    SaveProjection: _save_projection,
+    LoadProjection: _load_projection,
+    DropProjection: _drop_projection,
+    Trim: _trim,
+    ReadRefusals: _read_refusals,
+    ReadGroup: _read_group,
+    AckGroup: _ack_group,
+    GroupState: _group_state,
+    ListGroups: _list_groups,
+    DropGroup: _drop_group,
+    Dump: _dump,
+    ReadBase: _read_base,
+    Mark: _import_mark,
+    Restore: _restore,
+    Finish: _finish_import,
 }
-
-
-Connection = psycopg.Connection | psycopg.AsyncConnection
-
-_INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
-_TEXT = 25
-_MANY = 20  # rows from which psycopg's own reader, which is set up anew each time, is faster
-_GONE = "server closed the connection unexpectedly"
-_WARNINGS = "interlock_warnings"  # the attribute of a connection that holds them
-_STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
-
-
-def begin(connection: Connection, call: Call[object], pooled: int | None) -> PQGen[list[PGresult]]:
-    """Send a call and return the generator that a connection waits for.
-
-    `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each
-    time, with all that belongs to it.
-    """
-    server = connection.pgconn
-    _listen(connection)
-    arguments = [_text(argument) for argument in call.arguments]
-    if pooled is not None:
-        server.send_query_params(call.sql_within(pooled).encode(), arguments)
-    else:
-        known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
-        name = call.function.encode()
-        if call.function not in known:
-            _check([server.prepare(name, call.sql.encode())])
-            known.add(call.function)
-        server.send_query_prepared(name, arguments)
-    found: PQGen[list[PGresult]] = psycopg.generators.execute(server)
-    return found
-
-
-def _listen(connection: Connection) -> None:
-    """Keep what the server says about commits that gave up waiting for a standby.
-
-    Such a commit is no error: it has happened here, and perhaps nowhere else.
-    """
-    if _WARNINGS in connection.__dict__:
-        connection.__dict__[_WARNINGS].clear()
-        return
-    warnings: list[str] = connection.__dict__.setdefault(_WARNINGS, [])
-
-    def keep(told: Diagnostic) -> None:
-        if told.source_function == _STANDBY:  # its words are in the server's language
-            warnings.append(str(told.message_primary))
-
-    connection.add_notice_handler(keep)
-
-
-def rows_of(connection: Connection, results: list[PGresult]) -> Rows:
-    """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
-    result = _check(results)
-    if warnings := connection.__dict__[_WARNINGS]:
-        raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
-    columns = range(result.nfields)
-    types = [result.ftype(column) for column in columns]
-    if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
-        reader = psycopg.adapt.Transformer(connection)
-        reader.set_pgresult(result)
-        return reader.load_rows(0, result.ntuples, tuple)
-    whole = [each in _INTEGERS for each in types]
-    return [
-        tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
-        for row in range(result.ntuples)
-    ]
-
-
-def _check(results: list[PGresult]) -> PGresult:
-    result = results[-1] if results else None
-    if result is None:
-        raise psycopg.OperationalError(_GONE)
-    if result.status not in (psycopg.pq.ExecStatus.TUPLES_OK, psycopg.pq.ExecStatus.COMMAND_OK):
-        raise psycopg.errors.error_from_result(result)
-    return result
-
-
-def _value(text: bytes | None, whole: bool) -> int | str | None:
-    if text is None:
-        return None
-    return int(text) if whole else text.decode()
-
-
-def _text(argument: Argument) -> bytes | None:
-    if argument is None:
-        return None
-    if isinstance(argument, str):
-        return argument.encode()
-    if isinstance(argument, bool):
-        return b"t" if argument else b"f"
-    if isinstance(argument, list):
-        return _array(argument)
-    return str(argument).encode()
-
-
-def _array(items: Sequence[str | None]) -> bytes:
-    """Return the literal of an array of texts."""
-    quoted = [
-        "NULL" if item is None else '"' + item.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        for item in items
-    ]
-    return ("{" + ",".join(quoted) + "}").encode()

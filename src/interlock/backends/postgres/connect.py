@@ -1,8 +1,9 @@
-"""Opens connections to a store in PostgreSQL; makes, checks and migrates its schema.
+"""Opens connections to a store in PostgreSQL, and sees that the server is one that can hold it.
 
-Tables are changed by a migration script from one version to the next.  The functions and their
-types hold no data: at every change of version all of them are dropped and made again from their
-files, and whoever could call them before can call them after.
+It also makes, checks and migrates the schema.  Tables are changed by a migration script from one
+version to the next.  The functions and their types hold no data: at every change of version all of
+them are dropped and made again from their files, and whoever could call them before can call them
+after.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SCHEMA_VERSION = 2
 TABLES = "schema.sql"
 FUNCTIONS = (
     *("roles.sql", "functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql"),
-    *("groups.sql", "trim.sql"),
+    *("groups.sql", "trim.sql", "spaces.sql"),
 )
 MIGRATIONS: Mapping[int, str] = {1: "migrate_1.sql"}  # from this version to the next one
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated
@@ -81,7 +82,7 @@ BEGIN
     LOOP
         EXECUTE 'ALTER FUNCTION ' || each || ' SET search_path = interlock, pg_temp';
     END LOOP;
-END $$
+END $$;
 """
 _DROP_FUNCTIONS = """
 DO $$
@@ -193,11 +194,32 @@ def _migrate(connection: psycopg.Connection, version: int) -> None:
 
 
 def _make_functions(connection: psycopg.Connection) -> None:
-    for name in FUNCTIONS:
-        connection.execute(script(name))
+    for statement in _functions():
+        connection.execute(statement)
+
+
+def _functions() -> list[str]:
+    """Return the scripts that make the functions and let nobody but their owner call them."""
     inlined = ", ".join(f"'{name}'" for name in INLINED)
-    connection.execute(_FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"))
-    connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC")
+    return [
+        *map(script, FUNCTIONS),
+        _FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"),
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC;\n",
+    ]
+
+
+def creation() -> str:
+    """Return the script that makes a store in an empty database, for whoever runs it by hand."""
+    return "\n".join(
+        [
+            "BEGIN;\n",
+            "CREATE SCHEMA IF NOT EXISTS interlock;",
+            "SET LOCAL search_path = interlock, pg_temp;\n",
+            script(TABLES),
+            *_functions(),
+            "COMMIT;",
+        ]
+    )
 
 
 def _checked(connection: psycopg.Connection, place: str) -> _Found:
@@ -319,9 +341,7 @@ def prepare(url: str, busy_timeout: float, create: bool = True) -> Target:
 
 def _prepared(url: str, place: str, create: bool) -> Target:
     with psycopg.connect(url, **arguments(url, direct=False)) as connection:
-        _check_server(connection, place)
-        bring_up(connection, place, create)
-        row = connection.execute(_SESSION).fetchone() or (0, False, "")
+        row = checked_session(connection, place, create)
         direct = row[0] == connection.info.backend_pid
         if not direct and row[2] != "read committed":
             raise IncompatibleStore(
@@ -329,6 +349,17 @@ def _prepared(url: str, place: str, create: bool) -> Target:
                 "change: ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
             )
         return Target(url, place, direct, row[1])
+
+
+def checked_session(connection: Any, place: str, create: bool) -> tuple[int, bool, str]:
+    """Bring a store to the schema of this version; return what `_SESSION` asks.
+
+    Raises Unavailable, IncompatibleStore.
+    """
+    _check_server(connection, place)
+    bring_up(connection, place, create)
+    found: tuple[int, bool, str] = connection.execute(_SESSION).fetchone() or (0, False, "")
+    return found
 
 
 def _check_server(connection: psycopg.Connection, place: str) -> None:

@@ -7,7 +7,8 @@
 -- spaces        one row a space, and until when somebody listens for news of it.  Whoever writes to a space
 --               locks its row first, so that positions are gapless and in commit order.  The log is kept
 --               after position `trimmed`; up to there, of each key the last row is left: as it was, or
---               (kind fold) a merged key's fold
+--               (kind fold) a merged key's fold.  importing: the source of an import that is not finished;
+--               nobody else can open the space then
 -- log           the truth: one row a write of a commit.  Its last row says where the log ends, and the last
 --               row of a key what the key holds: value, version, epoch
 -- heads         one row a key, tombstones included, to find keys by prefix: its live (0 deleted, or leased
@@ -37,7 +38,8 @@ CREATE TABLE interlock.spaces (
     uid text NOT NULL UNIQUE,
     created bigint NOT NULL,
     listened bigint NOT NULL DEFAULT 0,
-    trimmed bigint NOT NULL DEFAULT 0
+    trimmed bigint NOT NULL DEFAULT 0,
+    importing text
 ) WITH (fillfactor = 50);
 
 CREATE TABLE interlock.log (

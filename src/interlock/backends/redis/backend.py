@@ -1,8 +1,4 @@
-"""The Redis backend: requests in, answers out, each by one call of a script.
-
-The spaces of a process on one server share its store: the connections.  They do not cross a fork:
-a child borrows a store of its own.
-"""
+"""The Redis backend: requests in, answers out, each by one call of a script."""
 
 from __future__ import annotations
 
@@ -12,21 +8,30 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from interlock.backends.contract import Options, no_space
+from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.redis import calls
 from interlock.backends.redis.calls import Call, Command, Keys
-from interlock.backends.redis.faults import fault_of, must_wait, redis
+from interlock.backends.redis.client import AsyncClientWire, BridgedWire, ClientWire
+from interlock.backends.redis.faults import fault_of, must_wait
+from interlock.backends.redis.server import check_server
 from interlock.backends.redis.wire import AsyncWire, Target, Wire, state_key, target_of
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
-from interlock.backends.remote import Known, RemoteBackend, next_look
+from interlock.backends.remote import (
+    Known,
+    RemoteBackend,
+    ServerOptions,
+    check_options,
+    next_look,
+)
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, T
-from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
+from interlock.core.transfer import Importing
+from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
 WATCHING = 8  # connections that wait for news; whoever comes then asks now and then
 
@@ -41,14 +46,15 @@ class Store:
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = (
             weakref.WeakKeyDictionary()
         )
-        self.watching = threading.Semaphore(WATCHING)
+        # A connection of the application's is never kept: who watches asks now and then.
+        self.watching = threading.Semaphore(WATCHING if target.client is None else 0)
 
     def wire(self) -> Wire:
         """Return the wire of threads."""
         wire = self._wire
         if wire is None:
             with self._lock:
-                wire = self._wire = self._wire or Wire(self._target)
+                wire = self._wire = self._wire or self._new_wire()
         return wire
 
     def borrow_wire(self) -> AsyncWire:
@@ -57,7 +63,7 @@ class Store:
         with self._lock:
             shared = self._wires.get(loop)
             if shared is None:
-                shared = self._wires[loop] = _Shared(AsyncWire(self._target))
+                shared = self._wires[loop] = _Shared(self._new_async_wire(loop))
             shared.borrowed += 1
             return shared.wire
 
@@ -73,6 +79,20 @@ class Store:
                 return
             del self._wires[loop]
         await shared.wire.close()
+
+    def _new_wire(self) -> Wire:
+        if self._target.client is None:
+            return Wire(self._target)
+        if self._target.bridge is None:
+            return ClientWire(self._target)
+        return BridgedWire(self._target, AsyncClientWire(self._target))
+
+    def _new_async_wire(self, loop: asyncio.AbstractEventLoop) -> AsyncWire:
+        if self._target.client is None:
+            return AsyncWire(self._target)
+        if self._target.bridge is None or self._target.bridge.loop is not loop:
+            raise Invalid("The client belongs to another event loop. Open the space in this one.")
+        return AsyncClientWire(self._target)
 
     def close(self) -> None:
         """Close the connections of threads."""
@@ -92,7 +112,6 @@ STORES: Registry[Store] = Registry()
 
 
 SCHEMA_VERSION = 2
-_OLDEST_SERVER = (6, 2)
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
 
@@ -100,21 +119,36 @@ _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is 
 class RedisBackend(RemoteBackend[Call[Any]]):
     """One space in one Redis or Valkey server, or one cluster."""
 
+    uid = ""  # until it is open
+
     def __init__(
-        self, url: str, name: str, options: Options | None = None, create: bool = True
+        self,
+        url: str | Target,
+        name: str,
+        options: ServerOptions | None = None,
+        create: bool = True,
+        importing: Importing | None = None,
     ) -> None:
-        options = options or Options()
-        options.check()
-        self._target = target_of(url)
+        options = options or ServerOptions()
+        check_options(options)
+        self._target = target_of(url) if isinstance(url, str) else url
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
         try:
-            self._check_server()
-            self.uid = self._open(create)
+            check_server(self._threads_wire(), self._target)
+            self.uid = self._open(create) if importing is None else self._import(importing)
         except BaseException:
             self.close()
             raise
+
+    def join(self, connection: object) -> NoReturn:
+        """Redis has no transaction that could be joined: always raises Invalid."""
+        raise Invalid(
+            "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
+            "out the others where one is refused. Write with the space, and let whoever needs more "
+            "follow its log; or keep both in PostgreSQL or SQLite."
+        )
 
     def _connect(self) -> None:
         self._store = STORES.borrow(self._target, lambda: Store(self._target))
@@ -172,7 +206,12 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         wrote before: so this one writes, too, whatever the call did.
         """
         last = self._waiting() if call.waits else None
-        return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
+        commands = call.commands if last is None else [*call.commands, self._mark]
+        return [self._of_space(command) for command in commands], last
+
+    def _of_space(self, command: Command) -> Command:
+        """Tell a script which space it is about: see common.lua."""
+        return (*command, self.uid) if command[0] == "EVALSHA" else command
 
     def _must_wait(self, call: Call[T], answer: T) -> bool:
         """Whether a call that only read told of something that its answer must wait for."""
@@ -235,43 +274,26 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     # Opening
 
-    def _check_server(self) -> None:
-        """Refuse a server that is too old, or that drops keys when its memory is full."""
-        try:
-            told = self._threads_wire().client.info()
-        except redis.exceptions.RedisError as problem:
-            raise fault_of(problem, self.place, sent=False) from problem
-        for info in [told] if "redis_version" in told else told.values():
-            self._check_node(info)
-
-    def _check_node(self, info: dict[str, str]) -> None:
-        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
-        if version < _OLDEST_SERVER:
-            raise IncompatibleStore(
-                f"{self.place} is Redis {info['redis_version']}. Interlock needs 6.2 or newer."
-            )
-        policy = info.get("maxmemory_policy", "noeviction")
-        # volatile-* drops only keys that expire, and ours do not.
-        if policy.startswith("allkeys") and not self._target.allow_eviction:
-            raise IncompatibleStore(
-                f"{self.place} evicts keys when memory is full (maxmemory-policy {policy}), so "
-                "commits would be lost. Set it to noeviction, or add ?allow_eviction=1 to the URL."
-            )
-        if info.get("role") == "slave" and not self._target.cluster:
-            raise Unavailable(f"{self.place} is a read-only replica: name the primary.")
-
     def _open(self, create: bool) -> str:
         new = os.urandom(8).hex() if create else ""
         command = calls.script("open", self._keys.fixed, new, SCHEMA_VERSION)
-        uid, version = self._first(Call((command,), lambda replies: replies[0]))
+        uid, version, source = self._first(Call((command,), lambda replies: replies[0]))
         if not uid:
             raise no_space(self.place, self.name)
+        if source:
+            raise being_imported(self.place, self.name)
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
                 f"Space {self.name!r} in {self.place} was made by a newer Interlock (schema "
                 f"{version}; this one knows {SCHEMA_VERSION}): upgrade it with "
                 "`pip install -U interlock`."
             )
+        return str(uid)
+
+    def _import(self, importing: Importing) -> str:
+        uid, why = self._first(calls.begin_import(self._keys, importing, SCHEMA_VERSION))
+        if why:
+            raise (not_empty if why == "full" else other_source)(self.place, self.name)
         return str(uid)
 
     # News

@@ -1,5 +1,4 @@
-"""Where a store in Redis is, out of its URL, and how commands get there and replies back, for
-threads and for asyncio.  Spaces share a wire.
+"""Carries commands to Redis and replies back, for threads and for asyncio.  Spaces share a wire.
 
 redis-py opens the connections and follows the cluster's slots.  A connection is used as it is,
 without asking first whether it still lives: where it does not, the answer is lost, and sending the
@@ -15,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from interlock import cancellation
+from interlock.backends.bridge import Bridge
 from interlock.backends.redaction import Hidden, malformed
 from interlock.backends.redis.calls import BY_SHA, Command
 from interlock.backends.redis.faults import fault_of, is_redirect, redis, script_is_missing
@@ -36,6 +36,7 @@ class Target(Hidden):
     `url` is redis-py's.  `wait_replicas` replicas must have a commit, and with `wait_aof` also the
     append-only files of the primary and of so many replicas (Redis 7.2), within `wait_timeout`
     seconds.  `allow_eviction` opens a store on a server that evicts keys when its memory is full.
+    `client` is the application's, whose connections are used; of asyncio where there is a `bridge`.
     """
 
     url: str
@@ -45,6 +46,8 @@ class Target(Hidden):
     wait_aof: bool
     wait_timeout: float
     allow_eviction: bool = False
+    client: Any = None
+    bridge: Bridge | None = None
 
 
 def target_of(url: str) -> Target:
@@ -100,6 +103,14 @@ def state_key(name: str) -> str:
     return f"interlock:{{{name.translate(_ESCAPED)}}}"
 
 
+def space_name(key: str) -> str | None:
+    """Return the name of the space that a first key is of, None where it is no such key."""
+    if not (key.startswith("interlock:{") and key.endswith("}")):
+        return None
+    name = unquote(key[len("interlock:{") : -1])
+    return name if state_key(name) == key else None
+
+
 try:
     from hiredis import pack_command
 except ImportError:  # redis-py does the same, more slowly
@@ -149,14 +160,17 @@ class Wire:
     """Connections for threads."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
-        self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)  # by node
-        self._free = threading.Semaphore(MOST)
+        self._begin(target, MOST)
         kind: Any = redis.cluster.RedisCluster if target.cluster else redis.Redis
         try:
             self.client: Any = kind.from_url(target.url, **_DEFAULTS)
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, target.place, sent=False) from problem
+
+    def _begin(self, target: Target, most: int) -> None:
+        self._target = target
+        self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)  # by node
+        self._free = threading.Semaphore(min(MOST, most))
 
     def send(
         self, commands: Sequence[Command], last: Command | None, key: str, patience: float
@@ -180,17 +194,14 @@ class Wire:
         asked = [*commands, *([last] if last else [])]
         try:
             connection.send_packed_command(_packed(connection, asked), check_health=False)
-            replies = [_reply(connection) for _ in asked]
+            replies = [self._heard(_reply(connection)) for _ in asked]
         except BROKEN as problem:
-            connection.disconnect()
+            self._drop(connection)
             raise fault_of(problem, self._target.place, sent=True) from problem
         except BaseException:
-            connection.disconnect()  # replies that nobody read are on their way
+            self._drop(connection)  # replies that nobody read are on their way
             raise
-        if len(self._idle[node]) < MOST:
-            self._idle[node].append(connection)
-        else:
-            connection.disconnect()
+        self._give(node, connection)
         found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
@@ -201,6 +212,23 @@ class Wire:
                 with suppress(IndexError):  # another thread takes one at this moment
                     idle.pop().disconnect()
         self.client.close()
+
+    def info(self) -> dict[str, Any]:
+        """Return what the server says of itself, or each node of a cluster by its name."""
+        found: dict[str, Any] = self.client.info()
+        return found
+
+    def _give(self, node: str, connection: _Connection) -> None:
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            connection.disconnect()
+
+    def _drop(self, connection: _Connection) -> None:
+        connection.disconnect()
+
+    def _heard(self, reply: object) -> object:
+        return reply
 
     def _take(self, key: str) -> tuple[str, _Connection]:
         try:
@@ -229,7 +257,7 @@ class Wire:
         try:
             if command[0] == "EVALSHA":
                 command = _with_text(command)
-            return self.client.execute_command(*command)
+            return self._heard(self.client.execute_command(*command))
         except BROKEN as problem:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
@@ -240,13 +268,16 @@ class AsyncWire:
     """Connections for the tasks of one event loop."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
-        self._idle: defaultdict[str, list[_AsyncConnection]] = defaultdict(list)  # by node
-        self._slots = Slots(MOST)
+        self._begin(target, MOST)
         asynchronous: Any = redis.asyncio
-        self._alone = asyncio.Lock()
         kind: Any = asynchronous.RedisCluster if target.cluster else asynchronous.Redis
         self.client: Any = kind.from_url(target.url, **_DEFAULTS)
+
+    def _begin(self, target: Target, most: int) -> None:
+        self._target = target
+        self._idle: defaultdict[str, list[_AsyncConnection]] = defaultdict(list)  # by node
+        self._slots = Slots(min(MOST, most))
+        self._alone = asyncio.Lock()
 
     async def send(
         self, commands: Sequence[Command], last: Command | None, key: str, patience: float
@@ -266,17 +297,14 @@ class AsyncWire:
         asked = [*commands, *([last] if last else [])]
         try:
             await connection.send_packed_command(_packed(connection, asked), check_health=False)
-            replies = [await _reply_async(connection) for _ in asked]
+            replies = [self._heard(await _reply_async(connection)) for _ in asked]
         except BROKEN as problem:
-            await _drop(connection)
+            await self._drop(connection)
             raise fault_of(problem, self._target.place, sent=True) from problem
         except BaseException:
-            await _drop(connection)  # replies that nobody read are on their way
+            await self._drop(connection)  # replies that nobody read are on their way
             raise
-        if len(self._idle[node]) < MOST:
-            self._idle[node].append(connection)
-        else:
-            await _drop(connection)
+        await self._give(node, connection)
         found = [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
@@ -286,6 +314,18 @@ class AsyncWire:
             while idle:
                 await _drop(idle.pop())
         await self.client.aclose()
+
+    async def _give(self, node: str, connection: _AsyncConnection) -> None:
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            await _drop(connection)
+
+    async def _drop(self, connection: _AsyncConnection) -> None:
+        await _drop(connection)
+
+    def _heard(self, reply: object) -> object:
+        return reply
 
     async def _take(self, key: str) -> tuple[str, _AsyncConnection]:
         try:
@@ -317,7 +357,7 @@ class AsyncWire:
                 command = _with_text(command)
             # One task at a time: a client that learns of a move cuts its other tasks off.
             async with self._alone:
-                return await self.client.execute_command(*command)
+                return self._heard(await self.client.execute_command(*command))
         except BROKEN as problem:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:

@@ -9,91 +9,137 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
-from interlock.backends.contract import Options, no_space
+from interlock.backends.contract import being_imported, no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
-from interlock.backends.sqlite import fences, groups, location, log, store, turns
-from interlock.backends.sqlite.commit import (
-    Transaction,
-    apply_all,
-    host_clock,
-    judge_all,
-    transactions_of,
+from interlock.backends.sqlite import (
+    fences,
+    groups,
+    location,
+    log,
+    spaces,
+    store,
+    transfer,
+    turns,
 )
-from interlock.backends.sqlite.connect import SYNCHRONOUS, begin_immediate, check_sqlite, try_begin
+from interlock.backends.sqlite.commit import Where, apply_all, judge_all, locate, trimmed
+from interlock.backends.sqlite.connect import (
+    DURABILITY,
+    SQLiteOptions,
+    begin_immediate,
+    check_options,
+    try_begin,
+)
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
-from interlock.core import requests
 from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome, Pruned, Refusal
-from interlock.core.requests import Request, T
+from interlock.core.requests import (
+    AckGroup,
+    Commit,
+    DropGroup,
+    DropLease,
+    DropProjection,
+    Enter,
+    Entered,
+    Floor,
+    Grant,
+    GroupState,
+    LeaveTurn,
+    ListGroups,
+    ListKeys,
+    Load,
+    LoadAt,
+    LoadProjection,
+    LogPage,
+    Noted,
+    Pause,
+    Place,
+    ReadGroup,
+    ReadLog,
+    ReadRefusals,
+    Request,
+    SaveFold,
+    SaveProjection,
+    T,
+    TakeLease,
+    TakeTurn,
+    Trim,
+)
+from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
 from interlock.errors import Closed, Fault, Invalid
 
+if TYPE_CHECKING:
+    from interlock.backends.joined import JoinedBackend
+
+_LOOKS = (log.load, apply_all, judge_all)  # see by themselves where the space was dropped
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Work = Callable[[Transaction, R], T]  # one request, in a transaction
+Work = Callable[[sqlite3.Connection, Where, R], T]  # one request, in a transaction
 
 
 class SQLiteBackend:
     """One space in one SQLite file, or in memory.
 
     `clock` gives microseconds since 1970; without it the host's clock is the store's clock.
+    `importing` opens the space for an import, which makes it or goes on with it.
+    `guest`: the store may be made in a file that has an application's tables.
     """
 
     def __init__(
         self,
         url: str,
         name: str,
-        options: Options | None = None,
+        options: SQLiteOptions | None = None,
         clock: Callable[[], int] | None = None,
         keeps_refusals: bool = True,
         create: bool = True,
+        importing: Importing | None = None,
+        guest: bool = False,
     ) -> None:
         self.name = name
-        self._options = options or Options()
-        self._options.check(may_refuse_to_wait=True)
-        check_sqlite()
+        self._options = options or SQLiteOptions()
+        check_options(self._options)
         self._place = location.parse(url)
-        self._clock = clock or host_clock
         self._closed = False
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalLog(self._save_notes)
-        self._key, self._store = store.borrow(self._place, self._options, create)
+        self._key, self._store = store.borrow(self._place, self._options, create, guest)
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
-                number, self.uid = self._find_space(connection, create)
+                self._where = self._find_space(connection, clock, create, importing)
         except BaseException:
             store.give_back(self._key, self._store)
             raise
-        self._on = transactions_of(number, self.uid, self._clock)
+        self.uid = self._where.uid
         _BACKENDS.add(self)
 
     def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
-        if isinstance(request, requests.Commit):
+        if isinstance(request, Commit):
             return self._noted(request.plan, self._group.commit(request.plan))
-        if isinstance(request, requests.Pause):
+        if isinstance(request, Pause):
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
     async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
-        if isinstance(request, requests.Commit):
+        if isinstance(request, Commit):
             outcome = await self._group.commit_async(request.plan, self._in_thread)
             return self._noted(request.plan, outcome)
-        if isinstance(request, requests.Pause):
+        if isinstance(request, Pause):
             return await self._pause_async(request)
         return await self._in_thread(self.perform, request)
 
@@ -110,6 +156,14 @@ class SQLiteBackend:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        from interlock.backends.sqlite.joined import SQLiteJoined  # imports asyncio
+
+        self._check_open()
+        timeout = self._options.busy_timeout
+        return SQLiteJoined(self, connection, self._place, self._where, timeout, self._reach_disk)
 
     def dump(self) -> bytes:
         """Return everything that a store in memory holds, for `restore`."""
@@ -130,78 +184,83 @@ class SQLiteBackend:
 
     # One handler a request
 
-    def _load(self, request: requests.Load) -> Snapshot:
+    def _load(self, request: Load) -> Snapshot:
         snapshot = self._read(log.load, request)
         if snapshot.applied is not None:
             self._reach_disk()
         return snapshot
 
-    def _load_at(self, request: requests.LoadAt) -> Snapshot | Pruned:
+    def _load_at(self, request: LoadAt) -> Snapshot | Pruned:
         return self._read(log.load_at, request)
 
-    def _read_log(self, request: requests.ReadLog) -> requests.LogPage | Pruned:
+    def _read_log(self, request: ReadLog) -> LogPage | Pruned:
         return self._read(log.read_log, request)
 
-    def _take_turn(self, request: requests.TakeTurn) -> requests.Place:
+    def _take_turn(self, request: TakeTurn) -> Place:
         place = self._read(turns.look, request)
         return self._write(turns.take, request, durable=False) if place is None else place
 
-    def _leave_turn(self, request: requests.LeaveTurn) -> None:
+    def _leave_turn(self, request: LeaveTurn) -> None:
         self._write(turns.leave, request, durable=False)
 
-    def _enter(self, request: requests.Enter) -> requests.Entered:
+    def _enter(self, request: Enter) -> Entered:
         if request.exclusive:
             return self._write(fences.enter, request)
         return self._read(fences.look, request)
 
-    def _take_lease(self, request: requests.TakeLease) -> requests.Grant:
+    def _take_lease(self, request: TakeLease) -> Grant:
         return self._write(
             fences.take_lease, request, claims=lambda grant: grant.granted or request.reclaim
         )
 
-    def _drop_lease(self, request: requests.DropLease) -> None:
+    def _drop_lease(self, request: DropLease) -> None:
         self._write(fences.drop_lease, request)
 
     def _cache(self, work: Work[R, None], request: R) -> None:
         with suppress(Fault):  # whoever reads next tries again
             self._write(work, request, durable=False)
 
-    def _trim(self, request: requests.Trim) -> requests.Floor:
+    def _trim(self, request: Trim) -> Floor:
         return self._write(log.trim, request) if request.upto else self._read(log.floor_of, request)
 
-    def _note(self, request: requests.Noted) -> None:
+    def _note(self, request: Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
-    def _read_refusals(self, request: requests.ReadRefusals) -> list[RefusalNote]:
+    def _read_refusals(self, request: ReadRefusals) -> list[RefusalNote]:
         self._notes.flush()
         return self._read(log.refusals, request)
 
-    def _read_group(self, request: requests.ReadGroup) -> Deliveries | Pruned:
+    def _read_group(self, request: ReadGroup) -> Deliveries | Pruned:
         answer = self._read(groups.look, request)
         return self._write(groups.read, request, durable=False) if answer is None else answer
 
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
-        requests.Load: _load,
-        requests.LoadAt: _load_at,
-        requests.ReadLog: _read_log,
-        requests.TakeTurn: _take_turn,
-        requests.LeaveTurn: _leave_turn,
-        requests.Enter: _enter,
-        requests.TakeLease: _take_lease,
-        requests.DropLease: _drop_lease,
-        requests.SaveFold: lambda self, request: self._cache(log.save_fold, request),
-        requests.SaveProjection: lambda self, request: self._cache(log.save_projection, request),
-        requests.LoadProjection: lambda self, request: self._read(log.load_projection, request),
-        requests.DropProjection: lambda self, request: self._write(log.drop_projection, request),
-        requests.Trim: _trim,
-        requests.Noted: _note,
-        requests.ReadRefusals: _read_refusals,
-        requests.ReadGroup: _read_group,
-        requests.AckGroup: lambda self, request: self._write(groups.acknowledge, request),
-        requests.GroupState: lambda self, request: self._read(groups.state, request),
-        requests.ListKeys: lambda self, request: self._read(log.list_keys, request),
-        requests.ListGroups: lambda self, request: self._read(groups.names, request),
-        requests.DropGroup: lambda self, request: self._write(groups.drop, request),
+        Load: _load,
+        LoadAt: _load_at,
+        ReadLog: _read_log,
+        TakeTurn: _take_turn,
+        LeaveTurn: _leave_turn,
+        Enter: _enter,
+        TakeLease: _take_lease,
+        DropLease: _drop_lease,
+        SaveFold: lambda self, request: self._cache(log.save_fold, request),
+        SaveProjection: lambda self, request: self._cache(log.save_projection, request),
+        LoadProjection: lambda self, request: self._read(log.load_projection, request),
+        DropProjection: lambda self, request: self._write(log.drop_projection, request),
+        Trim: _trim,
+        Noted: _note,
+        ReadRefusals: _read_refusals,
+        ReadGroup: _read_group,
+        AckGroup: lambda self, request: self._write(groups.acknowledge, request),
+        GroupState: lambda self, request: self._read(groups.state, request),
+        ListKeys: lambda self, request: self._read(log.list_keys, request),
+        ListGroups: lambda self, request: self._read(groups.names, request),
+        DropGroup: lambda self, request: self._write(groups.drop, request),
+        Dump: lambda self, request: self._read(transfer.dump, request),
+        ReadBase: lambda self, request: self._read(transfer.read_base, request),
+        Mark: lambda self, request: self._read(transfer.mark, request),
+        Restore: lambda self, request: self._write(transfer.restore, request),
+        Finish: lambda self, request: self._write(transfer.finish, request),
     }
 
     def _noted(self, plan: Plan, outcome: Outcome) -> Outcome:
@@ -210,15 +269,17 @@ class SQLiteBackend:
         return outcome
 
     def _keep(self, refusal: Refusal, agent: str, op_id: str) -> None:
-        found = note(refusal, agent, op_id, self._clock())
+        found = note(refusal, agent, op_id, self._where.clock())
         if found is not None and self._keeps_refusals:
             self._notes.add(found)
 
     def _save_notes(self, notes: Sequence[RefusalNote]) -> bool:
         """Keep refusals if nobody is writing; say whether it was done."""
 
-        def save(tx: Transaction, notes: Sequence[RefusalNote]) -> bool:
-            log.save_refusals(tx, notes, KEPT)
+        def save(
+            connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote]
+        ) -> bool:
+            log.save_refusals(connection, where, notes, KEPT)
             return True
 
         return self._write(save, notes, durable=False, when_busy=lambda: False)
@@ -257,7 +318,9 @@ class SQLiteBackend:
             with self._pool.reader() as connection:
                 connection.execute("BEGIN")
                 try:
-                    return work(self._on(connection), request)
+                    if work not in _LOOKS:
+                        trimmed(connection, self._where)
+                    return work(connection, self._where, request)
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
@@ -289,7 +352,9 @@ class SQLiteBackend:
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
                     changes = connection.total_changes
-                    answer = work(self._on(connection), request)
+                    if work not in _LOOKS:
+                        trimmed(connection, self._where)
+                    answer = work(connection, self._where, request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
                         self._store.watch_log(connection)
@@ -300,7 +365,7 @@ class SQLiteBackend:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     if not durable:
-                        mode = SYNCHRONOUS[self._options.durability]
+                        mode = DURABILITY[self._options.durability]
                         connection.execute(f"PRAGMA synchronous={mode}")
         except (sqlite3.Error, json.JSONDecodeError) as problem:
             raise fault_of(problem, str(self._place)) from problem
@@ -314,26 +379,34 @@ class SQLiteBackend:
     def _sync(self) -> None:
         location.sync_log(self._place)
 
-    def _find_space(self, connection: sqlite3.Connection, create: bool) -> tuple[int, str]:
-        """Return the number and the unique id of the space."""
+    def _find_space(
+        self,
+        connection: sqlite3.Connection,
+        clock: Callable[[], int] | None,
+        create: bool,
+        importing: Importing | None,
+    ) -> Where:
+        place = str(self._place)
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        if row is None and (self._place.read_only or not create):
-            raise no_space(str(self._place), self.name)
-        if row is None:
+        if importing is not None or row is None:
+            if self._place.read_only or not create:
+                raise no_space(place, self.name)
             deadline = time.monotonic() + self._options.busy_timeout
-            begin_immediate(connection, deadline, str(self._place))
+            begin_immediate(connection, deadline, place)
             try:
-                row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-                if row is None:
-                    values = (self.name, os.urandom(8).hex(), host_clock())
-                    connection.execute(SQL["add_space"], values)
+                if importing is not None:
+                    spaces.begin_import(connection, place, self.name, importing)
+                else:
+                    spaces.add(connection, self.name, os.urandom(8).hex())
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        number, uid = row
-        return number, uid
+        number, uid, source = row
+        if importing is None and source is not None:
+            raise being_imported(place, self.name)
+        return locate(number, uid, clock, place)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -341,12 +414,12 @@ class SQLiteBackend:
 
     # Waiting
 
-    def _pause(self, request: requests.Pause) -> None:
+    def _pause(self, request: Pause) -> None:
         began = time.monotonic()
         while (seconds := self._next_look(request, began)) > 0:
             time.sleep(seconds)
 
-    async def _pause_async(self, request: requests.Pause) -> None:
+    async def _pause_async(self, request: Pause) -> None:
         import asyncio
 
         if request.position is None:
@@ -356,13 +429,13 @@ class SQLiteBackend:
         while (seconds := await self._in_thread(self._next_look, request, began)) > 0:
             await asyncio.sleep(seconds)
 
-    def _next_look(self, request: requests.Pause, began: float) -> float:
+    def _next_look(self, request: Pause, began: float) -> float:
         """Return seconds until the next look for news, 0 when there is some or the time is over."""
         waited = time.monotonic() - began
         left = request.seconds - waited
         if request.position is None or left <= 0:
             return left
-        if self._read(lambda tx, _: log.log_end(tx), request) > request.position:
+        if self._read(lambda c, where, _: log.log_end(c, where), request) > request.position:
             return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 

@@ -6,10 +6,10 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from interlock.backends.answers import CONTRIBUTIONS
+from interlock.backends.contract import dropped
 from interlock.backends.sqlite.statements import SQL
 from interlock.core import refusals
 from interlock.core.keys import prefix_end
@@ -27,11 +27,11 @@ def host_clock() -> int:
     return time.time_ns() // 1000
 
 
-class Transaction(NamedTuple):
-    """A transaction on one space of a store, which the caller opened.
+class Where(NamedTuple):
+    """A space inside a store.
 
     `clock` is the store's, in microseconds.  The ids of the space's log rows are above `first`
-    and up to `last`.
+    and up to `last`.  `place` names the store in messages.
     """
 
     space: int
@@ -39,20 +39,13 @@ class Transaction(NamedTuple):
     clock: Callable[[], int]
     first: int
     last: int
-    connection: sqlite3.Connection
-
-    @property
-    def execute(self) -> Callable[..., sqlite3.Cursor]:
-        """Execute a statement."""
-        return self.connection.execute
+    place: str
 
 
-def transactions_of(
-    space: int, uid: str, clock: Callable[[], int]
-) -> Callable[[sqlite3.Connection], Transaction]:
-    """Return what makes transactions on a space, given its row."""
+def locate(space: int, uid: str, clock: Callable[[], int] | None, place: str) -> Where:
+    """Return where a space is, from its row."""
     first = space << _POSITION_BITS
-    return partial(Transaction, space, uid, clock, first, first + (1 << _POSITION_BITS) - 1)
+    return Where(space, uid, clock or host_clock, first, first + (1 << _POSITION_BITS) - 1, place)
 
 
 _Head = tuple[int, int, int]  # version, epoch, live
@@ -68,11 +61,12 @@ class Step:
     gathered and written by `flush`, many at once.
     """
 
-    def __init__(self, tx: Transaction, plans: Sequence[Plan]) -> None:
-        self._tx = tx
-        self._execute = tx.execute
-        self._space = tx.space
-        self.now, self._position, last, self._flags = opening(tx)
+    def __init__(self, connection: sqlite3.Connection, where: Where, plans: Sequence[Plan]) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self._where = where
+        self._space = where.space
+        self.now, self._position, last, self._flags = opening(connection, where)
         self.time = max(self.now, last)  # times never fall along the log, whatever the clock does
         self._heads: dict[str, _Head] = {}
         self._known: set[str] = set()
@@ -110,8 +104,8 @@ class Step:
     def flush(self) -> None:
         """Write the rows of the plans that were applied."""
         if self._log_rows:
-            self._tx.connection.executemany(SQL["append_log"], self._log_rows)
-            self._tx.connection.executemany(SQL["set_head"], self._head_rows.values())
+            self._connection.executemany(SQL["append_log"], self._log_rows)
+            self._connection.executemany(SQL["set_head"], self._head_rows.values())
             self._log_rows, self._head_rows = [], {}
 
     def _prefetch(self, plans: Sequence[Plan]) -> None:
@@ -224,7 +218,7 @@ class Step:
         for kind, key, body in plan.writes:
             version, epoch, _ = self._heads.get(key, _ABSENT)
             version, position, live = version + 1, position + 1, _LIVE[kind]
-            entry = self._tx.first + position
+            entry = self._where.first + position
             if key in self._leases:
                 epoch = self._written_leased(plan, key, epoch)
             if kind == DELETE and self._heads.get(key, _ABSENT)[2] == CONTRIBUTIONS:
@@ -252,20 +246,32 @@ class Step:
         return epoch + 1 if leased_at == epoch else epoch  # a reclaim has raised it already
 
     def _drop_ticket(self, ticket: int) -> None:
-        dropped = drop_ticket(self._tx, ticket)
+        dropped = drop_ticket(self._connection, self._where, ticket)
         self.wrote = self.wrote or dropped
 
     def _record(self, key: str) -> Record:
         self.flush()
-        return read_record(self._tx, key)
+        return read_record(self._connection, self._where, key)
 
 
-def opening(tx: Transaction) -> tuple[int, int, int, int]:
+def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
     """Return the time now, position and time of the log's end, and what there is any of."""
-    row = tx.execute(SQL["opening"], (tx.first, tx.last)).fetchone()
+    row = connection.execute(SQL["opening"], (where.first, where.last)).fetchone()
+    if row is None:  # an empty log, or that of a space that was dropped
+        flags = connection.execute(SQL["first_opening"], (where.space,)).fetchone()
+        if flags is None:
+            raise dropped(where.place)
+        return where.clock(), 0, 0, flags[0]
+    return where.clock(), row[0] - where.first, row[1], row[2]
+
+
+def trimmed(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the position that the log is cut up to, 0 where it is whole.  Raises Dropped."""
+    row = connection.execute(SQL["trimmed"], (where.space,)).fetchone()
     if row is None:
-        return tx.clock(), 0, 0, tx.execute(SQL["first_opening"]).fetchone()[0]
-    return tx.clock(), row[0] - tx.first, row[1], row[2]
+        raise dropped(where.place)
+    position: int = row[0]
+    return position
 
 
 def alive(renewed: int, expires: int, now: int) -> bool:
@@ -274,51 +280,53 @@ def alive(renewed: int, expires: int, now: int) -> bool:
     return expires > now and renewed <= now + 1_000_000
 
 
-def record(tx: Transaction, row: tuple[Any, ...], last: int | None = None) -> Record:
+def record(
+    connection: sqlite3.Connection, where: Where, row: tuple[Any, ...], last: int | None = None
+) -> Record:
     """Return the record of a row of the `record` family of statements, as of log row `last`."""
     key, body, version, epoch, agent, time, position, live = row
     if not version:
-        return absent(key, tx.uid, epoch or 0)
+        return absent(key, where.uid, epoch or 0)
     if live == CONTRIBUTIONS:
-        tail = contributions(tx, key, last)
-        return Record(key, tail, version, epoch, agent, time, position, True, tx.uid)
+        tail = contributions(connection, where, key, last)
+        return Record(key, tail, version, epoch, agent, time, position, True, where.uid)
     value = json.loads(body) if live else None
     exists, body = bool(live), body if live else None
-    return Record(key, value, version, epoch, agent, time, position, exists, tx.uid, body)
+    return Record(key, value, version, epoch, agent, time, position, exists, where.uid, body)
 
 
-def read_record(tx: Transaction, key: str) -> Record:
+def read_record(connection: sqlite3.Connection, where: Where, key: str) -> Record:
     """Return the record of a key as it is now."""
-    row = tx.execute(SQL["record"], (tx.space, key)).fetchone()
-    return record(tx, row)
+    row = connection.execute(SQL["record"], (where.space, key)).fetchone()
+    return record(connection, where, row)
 
 
-def drop_ticket(tx: Transaction, ticket: int) -> bool:
+def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bool:
     """Give up a place in the queues; say whether it was there."""
-    dropped = tx.execute(SQL["drop_ticket"], (ticket,)).rowcount
-    tx.execute(SQL["drop_ticket_keys"], (tx.space, ticket))
-    tx.execute(SQL["drop_ticket_holds"], (ticket,))
+    dropped = connection.execute(SQL["drop_ticket"], (ticket,)).rowcount
+    connection.execute(SQL["drop_ticket_keys"], (where.space, ticket))
+    connection.execute(SQL["drop_ticket_holds"], (ticket,))
     return dropped > 0
 
 
-def contributions(tx: Transaction, key: str, last: int | None) -> Tail:
+def contributions(connection: sqlite3.Connection, where: Where, key: str, last: int | None) -> Tail:
     """Return what the value of a merged key is folded from, now or as of log row `last`."""
-    execute, space = tx.execute, tx.space
-    base, after = None, tx.first
+    execute, space = connection.execute, where.space
+    base, after = None, where.first
     saved = execute(SQL["fold"], (space, key)).fetchone()
     if saved is not None and (last is None or saved[0] <= last):
         after, base = saved
     elif last is not None:
         started = execute(SQL["fold_start"], (space, key, last)).fetchone()
         after, base = started or (after, base)
-    window = (space, key, after, tx.last if last is None else last)
+    window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length, rules_version(tx))
+    return Tail(base, items, length, rules_version(connection, where))
 
 
-def rules_version(tx: Transaction) -> int:
+def rules_version(connection: sqlite3.Connection, where: Where) -> int:
     """Return the version of the rules in force."""
-    row = tx.execute(SQL["head"], (tx.space, RULES_KEY)).fetchone()
+    row = connection.execute(SQL["head"], (where.space, RULES_KEY)).fetchone()
     return row[0] if row else 0
 
 
@@ -336,24 +344,28 @@ def applied(
     return Committed(rows[0][4], rows[0][6], rows[0][7], writes, replayed=True)
 
 
-def judge_all(tx: Transaction, plans: Sequence[tuple[int, Plan]]) -> dict[int, Outcome]:
+def judge_all(
+    connection: sqlite3.Connection, where: Where, plans: Sequence[tuple[int, Plan]]
+) -> dict[int, Outcome]:
     """Return the refusals of those plans that would be refused, by number."""
-    step = Step(tx, [plan for _, plan in plans])
+    step = Step(connection, where, [plan for _, plan in plans])
     found = {index: step.judge(plan) for index, plan in plans}
     return {index: answer for index, answer in found.items() if isinstance(answer, Refusal)}
 
 
 def apply_all(
-    tx: Transaction, plans: Callable[[], Sequence[tuple[Plan, str | None]]]
+    connection: sqlite3.Connection,
+    where: Where,
+    plans: Callable[[], Sequence[tuple[Plan, str | None]]],
 ) -> list[Outcome]:
     """Judge and apply plans one after the other, each on its own.
 
     With each comes `answers.reads_of` it: what takes long is done before the lock is taken.
     """
-    step = Step(tx, [plan for plan, _ in plans()])
+    step = Step(connection, where, [plan for plan, _ in plans()])
     answers = [step.commit(plan, reads) for plan, reads in plans()]
     if step.wrote:
         step.flush()
     else:
-        tx.execute("ROLLBACK")
+        connection.execute("ROLLBACK")
     return answers

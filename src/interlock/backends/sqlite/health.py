@@ -16,6 +16,7 @@ from typing import NamedTuple
 from interlock.backends.sqlite.faults import translated
 
 _WRITER = 120  # byte of the -shm file that the writer locks
+_OPEN = 128  # byte that each connection locks as long as it is open
 _READERS = range(123, 128)  # and of the snapshots that are read; 123 is that of no log at all
 
 
@@ -42,6 +43,11 @@ def writer_of(path: Path, locks: str = "/proc/locks") -> Process | None:
 def readers_of(path: Path, locks: str = "/proc/locks") -> list[Process]:
     """Return the processes that have a snapshot open."""
     return _holders(path, _READERS, locks)
+
+
+def connected(path: Path, locks: str = "/proc/locks") -> list[Process]:
+    """Return the processes that have the store open."""
+    return _holders(path, range(_OPEN, _OPEN + 1), locks)
 
 
 def _holders(path: Path, wanted: range, locks: str) -> list[Process]:

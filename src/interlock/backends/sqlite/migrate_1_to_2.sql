@@ -10,3 +10,5 @@ CREATE TABLE ticket_holds (
 ) WITHOUT ROWID;
 
 CREATE INDEX ticket_holds_by_ticket ON ticket_holds (ticket);
+
+ALTER TABLE spaces ADD COLUMN importing TEXT;

@@ -2,7 +2,9 @@
 --
 -- spaces        one row a space; uid tells records of one space from those of another.  The log is
 --               kept after position `trimmed`; up to there, of each key the last row is left: as it
---               was, or (kind fold) a merged key's fold
+--               was, or (kind fold) a merged key's fold.  importing: the source of an import that is not
+--               finished; nobody else can open the space then.  A dropped space leaves a row whose name is
+--               a blank and its uid, so that its number is never used again
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
 --               of a space lie together in commit order; positions are gapless within a space
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
@@ -28,7 +30,8 @@ CREATE TABLE spaces (
     name TEXT NOT NULL UNIQUE,
     uid TEXT NOT NULL UNIQUE,
     created INTEGER NOT NULL,
-    trimmed INTEGER NOT NULL DEFAULT 0
+    trimmed INTEGER NOT NULL DEFAULT 0,
+    importing TEXT
 );
 
 CREATE TABLE log (

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from interlock.backends.contract import Options, no_space
+from interlock.backends.contract import no_space
 from interlock.backends.registry import Registry
 from interlock.backends.sqlite import location
-from interlock.backends.sqlite.connect import connect, prepare
+from interlock.backends.sqlite.connect import SQLiteOptions, check_guest, connect, prepare
 from interlock.backends.sqlite.faults import translated
 from interlock.backends.sqlite.health import LOG_LIMIT, health_of, log_size
 from interlock.backends.sqlite.location import Location, identity
@@ -253,7 +253,7 @@ class Key(NamedTuple):
     """Which store: `identity` tells the file from one that has its name later."""
 
     place: location.Location
-    options: Options
+    options: SQLiteOptions
     identity: tuple[int, int] | None
 
 
@@ -277,10 +277,12 @@ class Store:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="interlock-sqlite")
             return self._threads
 
-    def prepare(self) -> None:
-        """Make or migrate the schema."""
+    def prepare(self, create: bool, guest: bool) -> None:
+        """Make or migrate the schema, if need be (`guest`) beside tables of an application's."""
         with self.pool.reader() as connection, translated(str(self._key.place)):
-            prepare(connection, self._key.place, self._key.options)
+            if guest:
+                check_guest(connection, self._key.place, create)
+            prepare(connection, self._key.place, self._key.options, guest=guest)
 
     def watch_log(self, connection: sqlite3.Connection) -> None:
         """Say so in the log of the program, now and then, where somebody lets the write-ahead log
@@ -309,7 +311,9 @@ class Store:
 _STORES: Registry[Store] = Registry()
 
 
-def borrow(place: location.Location, options: Options, create: bool) -> tuple[Key, Store]:
+def borrow(
+    place: location.Location, options: SQLiteOptions, create: bool, guest: bool = False
+) -> tuple[Key, Store]:
     """Return the store of a place, opened where the process has none.  Raises the faults."""
     identity = None
     if place.path is not None:
@@ -321,8 +325,8 @@ def borrow(place: location.Location, options: Options, create: bool) -> tuple[Ke
             identity = location.identity(place.path)
     key = Key(place, options, identity)
     if place.path is None:  # each has its own
-        return key, _prepared(key)
-    return key, _STORES.borrow(key, lambda: _prepared(key))
+        return key, _prepared(key, create, guest)
+    return key, _STORES.borrow(key, lambda: _prepared(key, create, guest))
 
 
 def borrow_in_child(key: Key, store: Store) -> Store:
@@ -336,10 +340,10 @@ def give_back(key: Key, store: Store) -> None:
         store.close()
 
 
-def _prepared(key: Key) -> Store:
+def _prepared(key: Key, create: bool, guest: bool) -> Store:
     store = Store(key)
     try:
-        store.prepare()
+        store.prepare(create, guest)
     except BaseException:
         store.close()
         raise

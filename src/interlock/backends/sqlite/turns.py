@@ -12,10 +12,11 @@ which it is that.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from interlock.backends.sqlite.commit import Transaction, alive, drop_ticket, opening
+from interlock.backends.sqlite.commit import Where, alive, drop_ticket, opening
 from interlock.backends.sqlite.log import load
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.refusals import QUEUE, Wait
@@ -25,55 +26,57 @@ RENEW_BELOW, _RENEW_ABOVE = 0.7, 1.3  # of the ttl; in between, asking for one's
 _SILENT = 2.0  # of the asker's ttl: longer than this nobody at the head may live unheard of
 
 
-def look(tx: Transaction, request: TakeTurn) -> Place | None:
+def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place | None:
     """Return the place of a ticket, or None where something must be written to tell it."""
     if not request.ticket:
         return None
-    space, now, ttl = tx.space, opening(tx)[0], request.ttl * 1e6
-    row = tx.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
+    space, now, ttl = where.space, opening(connection, where)[0], request.ttl * 1e6
+    row = connection.execute(SQL["ticket"], (space, request.ticket, now)).fetchone()
     if row is None:
-        return _nowhere(tx)
+        return _nowhere(connection, where)
     _, expires, firm = row
     if not RENEW_BELOW * ttl <= expires - now <= _RENEW_ABOVE * ttl or request.firm > firm:
         return None
-    ahead, silent = _ahead(tx, request.ticket, now, ttl)
-    return None if silent else _place(tx, request, request.ticket, now, ahead)
+    ahead, silent = _ahead(connection, where, request.ticket, now, ttl)
+    return None if silent else _place(connection, where, request, request.ticket, now, ahead)
 
 
-def take(tx: Transaction, request: TakeTurn) -> Place:
+def take(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place:
     """Join or renew, inside a write transaction that the caller opened."""
-    execute, space = tx.execute, tx.space
-    now, ttl = opening(tx)[0], request.ttl * 1e6
-    _drop_dead(tx, request, now)
+    execute, space = connection.execute, where.space
+    now, ttl = opening(connection, where)[0], request.ttl * 1e6
+    _drop_dead(connection, where, request, now)
     expires = now + int(ttl)
     ticket = request.ticket
     if ticket:
         if execute(SQL["ticket"], (space, ticket, now)).fetchone() is None:
-            return _nowhere(tx)
+            return _nowhere(connection, where)
         execute(SQL["renew_ticket"], (now, expires, int(request.firm), ticket))
     else:
         found, lives = execute(SQL["ticket_named"], (space, request.name, now)).fetchone() or (0, 0)
         if found and not lives:
-            drop_ticket(tx, found)
-        ticket = found if lives else _join(tx, request, now, expires)
-    ahead, silent = _ahead(tx, ticket, now, ttl)
+            drop_ticket(connection, where, found)
+        ticket = found if lives else _join(connection, where, request, now, expires)
+    ahead, silent = _ahead(connection, where, ticket, now, ttl)
     for each in silent:
         execute(SQL["hurry_ticket"], (each, expires))
-    return _place(tx, request, ticket, now, ahead)
+    return _place(connection, where, request, ticket, now, ahead)
 
 
-def leave(tx: Transaction, request: LeaveTurn) -> None:
+def leave(connection: sqlite3.Connection, where: Where, request: LeaveTurn) -> None:
     """Give up a ticket, inside a write transaction that the caller opened."""
     ticket = request.ticket
     if not ticket:
-        now = opening(tx)[0]
-        row = tx.execute(SQL["ticket_named"], (tx.space, request.name, now)).fetchone()
+        now = opening(connection, where)[0]
+        row = connection.execute(SQL["ticket_named"], (where.space, request.name, now)).fetchone()
         ticket = row[0] if row else 0
-    drop_ticket(tx, ticket)
+    drop_ticket(connection, where, ticket)
 
 
-def _join(tx: Transaction, request: TakeTurn, now: int, expires: int) -> int:
-    execute, space = tx.execute, tx.space
+def _join(
+    connection: sqlite3.Connection, where: Where, request: TakeTurn, now: int, expires: int
+) -> int:
+    execute, space = connection.execute, where.space
     values = (space, request.name, request.agent, now, expires, int(request.firm))
     ticket = execute(SQL["add_ticket"], values).lastrowid or 0
     for key in request.keys:
@@ -83,19 +86,23 @@ def _join(tx: Transaction, request: TakeTurn, now: int, expires: int) -> int:
     return ticket
 
 
-def _drop_dead(tx: Transaction, request: TakeTurn, now: int) -> None:
+def _drop_dead(connection: sqlite3.Connection, where: Where, request: TakeTurn, now: int) -> None:
     """Forget the dead at the heads of these queues, and the oldest of all."""
     for key in request.keys:
-        for (ticket,) in tx.execute(SQL["dead_tickets"], (tx.space, key, now)).fetchall():
-            drop_ticket(tx, ticket)
-    for ticket, space in tx.execute(SQL["old_dead_tickets"], (now,)).fetchall():
-        drop_ticket(tx._replace(space=space), ticket)
+        for (ticket,) in connection.execute(
+            SQL["dead_tickets"], (where.space, key, now)
+        ).fetchall():
+            drop_ticket(connection, where, ticket)
+    for ticket, space in connection.execute(SQL["old_dead_tickets"], (now,)).fetchall():
+        drop_ticket(connection, where._replace(space=space), ticket)
 
 
-def _ahead(tx: Transaction, ticket: int, now: int, ttl: float) -> tuple[int, list[int]]:
+def _ahead(
+    connection: sqlite3.Connection, where: Where, ticket: int, now: int, ttl: float
+) -> tuple[int, list[int]]:
     """Return how many live tickets are ahead (beyond NEAR about so many), and those at the heads
     of the queues that may be silent for too long."""
-    execute, space = tx.execute, tx.space
+    execute, space = connection.execute, where.space
     near: set[int] = set()
     far = 0
     silent = []
@@ -108,13 +115,20 @@ def _ahead(tx: Transaction, ticket: int, now: int, ttl: float) -> tuple[int, lis
     return max(len(near), far), silent
 
 
-def _place(tx: Transaction, request: TakeTurn, ticket: int, now: int, ahead: int) -> Place:
-    snapshot = load(tx, Load(() if ahead else request.keys))
-    return Place(ticket, ahead, snapshot, cycle_of(tx, ticket, now))
+def _place(
+    connection: sqlite3.Connection,
+    where: Where,
+    request: TakeTurn,
+    ticket: int,
+    now: int,
+    ahead: int,
+) -> Place:
+    snapshot = load(connection, where, Load(() if ahead else request.keys))
+    return Place(ticket, ahead, snapshot, cycle_of(connection, where, ticket, now))
 
 
-def _nowhere(tx: Transaction) -> Place:
-    return Place(0, 0, load(tx, Load(())))
+def _nowhere(connection: sqlite3.Connection, where: Where) -> Place:
+    return Place(0, 0, load(connection, where, Load(())))
 
 
 class _Edge(NamedTuple):
@@ -124,17 +138,19 @@ class _Edge(NamedTuple):
     wait: Wait | None
 
 
-def cycle_of(tx: Transaction, ticket: int, now: int) -> tuple[Wait, ...]:
+def cycle_of(
+    connection: sqlite3.Connection, where: Where, ticket: int, now: int
+) -> tuple[Wait, ...]:
     """Return a cycle of waits of which `ticket` is the last that joined; () where there is none."""
-    keys = tx.execute(SQL["keys_of_ticket"], (tx.space, ticket)).fetchall()
-    row = tx.execute(SQL["waiting_ticket"], (ticket,)).fetchone()
+    keys = connection.execute(SQL["keys_of_ticket"], (where.space, ticket)).fetchall()
+    row = connection.execute(SQL["waiting_ticket"], (ticket,)).fetchone()
     if row is None or (len(keys) == 1 and not row[2]):
         return ()  # nobody can wait for it
     seen = {ticket}
     paths: list[tuple[int, tuple[Wait, ...]]] = [(ticket, ())]
     while paths:
         at, waits = paths.pop()
-        for to, wait in _edges(tx, at, now):
+        for to, wait in _edges(connection, where, at, now):
             then = waits if wait is None else (*waits, wait)
             if to == ticket:
                 return then
@@ -144,8 +160,8 @@ def cycle_of(tx: Transaction, ticket: int, now: int) -> tuple[Wait, ...]:
     return ()
 
 
-def _edges(tx: Transaction, ticket: int, now: int) -> Iterator[_Edge]:
-    execute, space = tx.execute, tx.space
+def _edges(connection: sqlite3.Connection, where: Where, ticket: int, now: int) -> Iterator[_Edge]:
+    execute, space = connection.execute, where.space
     agent, name, _ = execute(SQL["waiting_ticket"], (ticket,)).fetchone()
     for (queue,) in execute(SQL["keys_of_ticket"], (space, ticket)).fetchall():
         first = execute(SQL["first_ticket"], (space, queue, now)).fetchone()

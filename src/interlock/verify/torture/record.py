@@ -13,7 +13,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 from interlock import Json
 from interlock.verify.torture.plan import Op
@@ -103,6 +103,20 @@ class Piece(NamedTuple):
     scans: dict[str, dict[str, Seen]]
 
 
+class Facts(TypedDict, total=False):
+    """What only one kind of operation has.  From a file, tuples come as lists."""
+
+    same: bool  # whether it was answered alike when it was sent again
+    items: tuple[str, int, int]  # key, version, length
+    total: tuple[str, int, int]  # key, version, value
+    funds: int
+    grant: tuple[str, int, float, float]  # key, epoch, invoked, completed
+    gap: tuple[int, int]  # positions
+    log: tuple[int, int, int]  # after, up to, entries
+    taken: tuple[float, list[int]]  # invoked, positions
+    acked: tuple[float, float, int]  # invoked, completed, entries
+
+
 class Done(NamedTuple):
     """An operation as it was recorded.  One that got no answer has no `completed`.
 
@@ -117,7 +131,7 @@ class Done(NamedTuple):
     outcome: str
     reason: str
     pieces: tuple[Piece, ...]
-    facts: dict[str, Json]
+    facts: Facts
 
 
 class Recorder:
@@ -132,7 +146,7 @@ class Recorder:
         """Note that an operation begins."""
         self._write(op, ["b", op.number, op.kind, now])
 
-    def note(self, op: Op, facts: dict[str, Json]) -> None:
+    def note(self, op: Op, facts: Facts) -> None:
         """Note what an operation knows before it goes on: another call may be its last."""
         self._write(op, ["n", op.number, facts])
 
@@ -143,7 +157,7 @@ class Recorder:
         outcome: str,
         reason: str,
         pieces: list[Piece],
-        facts: dict[str, Json],
+        facts: Facts,
     ) -> None:
         """Note what became of an operation."""
         self._write(op, ["e", op.number, now, outcome, reason, pieces, facts])
@@ -203,7 +217,7 @@ def read_window(folder: Path, window: int, workers: int) -> Iterator[Done]:
 
 def _read(worker: int, lines: Iterable[bytes]) -> Iterator[Done]:
     begun: dict[int, tuple[str, float]] = {}
-    noted: dict[int, dict[str, Json]] = {}
+    noted: dict[int, Facts] = {}
     for line in lines:
         try:
             kind, number, *rest = json.loads(line.strip(b"\0\n"))
