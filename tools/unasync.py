@@ -64,6 +64,7 @@ PHRASES = [
     ("`fn` is a coroutine function, or a plain one, which then runs in a worker thread.", ""),
     ("`fn` is a coroutine function.", ""),
     ("Functions may be async.", ""),
+    ("A coroutine function is called in the event loop that this was called in.", ""),
     (", even where the caller is cancelled meanwhile", ""),
     ("Cancelled, it leaves them as `stop` does; cancelled again, it cancels them.", ""),
     ("All methods are awaited; the block raises Invalid at its end where one was not.", ""),

@@ -20,6 +20,7 @@ from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
+from interlock.core.records import Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
 from interlock.core.rule_change import declare
@@ -27,6 +28,7 @@ from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.observe.observer import Doing, observed
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
@@ -52,6 +54,10 @@ class BaseSession:
         """Whether leases and consumers are renewed in the background."""
         return getattr(self.driver, "keeps_alive", True)
 
+    def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
+        """Return a protocol so that it is watched; `doing` says what it is to the caller."""
+        return observed(self.driver.observer, steps, self.writer.agent, doing)
+
     @property
     def is_joined(self) -> bool:
         """Whether what it commits may be rolled back with a transaction of the caller's."""
@@ -73,9 +79,14 @@ class BaseSession:
         raise_refused(check_name("agent", agent))
         return self.under(replace(self.writer, agent=agent, incarnation=0))
 
+    def handling(self, *entries: Entry) -> None:
+        """Take note that what the caller does next follows from these entries."""
+        self.driver.observer.handling(*(entry.trace for entry in entries))
+
     def in_thread(self) -> Session:
         """Return a session over the same connections for a thread in the background."""
-        return Session(SyncDriver(self.driver.backend), self.writer, self.draw)
+        driver = SyncDriver(self.driver.backend, self.driver.observer)
+        return Session(driver, self.writer, self.draw)
 
     def refuse(self, refusal: Refusal, explain: bool = True) -> NoReturn:
         """Raise a refusal.
@@ -142,7 +153,8 @@ class BaseSession:
         """Return a session of the same writer inside a transaction of the caller's.  Its rules are
         its own: what it learns there may be rolled back."""
         writer = replace(self.writer, book=self.writer.book.knowing({}))
-        return type(self)(type(self.driver)(backend), writer, self.draw)
+        driver = type(self.driver)(backend, self.driver.observer)
+        return type(self)(driver, writer, self.draw)
 
     def holds(self) -> bool:
         """Whether the calling context holds a lease or a turn, so that others may wait for it."""
@@ -159,9 +171,14 @@ class Session(BaseSession):
         """Return a session over a backend."""
         return cls(SyncDriver(backend), writer)
 
-    def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = self.driver.run(steps)
+    def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
@@ -179,6 +196,8 @@ class Session(BaseSession):
 
     def close(self) -> None:
         """Give back the connections."""
+        if not self.is_joined:
+            self.driver.observer.close()
         self.driver.backend.close()
 
 
@@ -194,9 +213,14 @@ class AsyncSession(BaseSession):
 
         return cls(AsyncDriver(backend), writer)
 
-    async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = await self.driver.run(steps)
+    async def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = await self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
@@ -217,7 +241,17 @@ class AsyncSession(BaseSession):
         from interlock import cancellation  # imports asyncio
 
         self.driver.close()
-        await cancellation.finish(self.driver.backend.close_async())
+        await cancellation.finish(self._close())
+
+    async def _close(self) -> None:
+        import asyncio
+
+        observer = self.driver.observer
+        if not self.is_joined:
+            if not observer.hooks.idle:
+                await asyncio.to_thread(observer.hooks.close)  # they may need the event loop
+            observer.close()
+        await self.driver.backend.close_async()
 
 
 class Inside:

@@ -43,6 +43,13 @@ def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | 
     return Writer(uid, name, limit, host=host)
 
 
+def check_slow_commit(seconds: object) -> None:
+    """Raise Invalid where `slow_commit` is neither None nor a number of seconds."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds >= 0):  # type: ignore[operator]  # it is a number
+        raise Invalid(f"slow_commit={seconds!r:.40} must be a number of seconds from 0, or None.")
+
+
 def checked_op_id(op_id: str) -> str:
     """Return an operation id that the caller chose.  Raises Invalid."""
     wrong = check_name("operation id", op_id)

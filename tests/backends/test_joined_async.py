@@ -28,7 +28,7 @@ async def test_both_stand_or_fall_with_asyncio(app: Application) -> None:
             await joined.append("events", order)
             await joined.update("last", str, default=order)
             record = await joined.read("last")
-            await joined.write(record, order)
+            await joined.write(record, order * 2)
             with pytest.raises(interlock.Conflict):
                 await joined.write(record, "stale")
             with pytest.raises(interlock.Invalid, match="use the space that joined"):
@@ -40,7 +40,7 @@ async def test_both_stand_or_fall_with_asyncio(app: Application) -> None:
             await ended
             await connection.close()
     assert (await space.read("events")).value == ["1"]
-    assert (await space.read("last")).value == "1"
+    assert (await space.read("last")).value == "11"
     assert app.orders() == ["1"]
     await space.close()
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from interlock import cancellation
 from interlock.errors import Invalid
@@ -36,6 +36,26 @@ async def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 def check_function(fn: object, what: str) -> None:
     """Raise Invalid if a function of the caller's cannot be called here: each can."""
+
+
+def hook(fn: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a function of a thread that calls `fn`, one of coroutines in the event loop of now."""
+    if not inspect.iscoroutinefunction(fn):
+        return fn
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise Invalid("A coroutine function needs an event loop: call on() inside one.") from None
+
+    def call(notice: Any) -> object:
+        coroutine = fn(notice)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        except RuntimeError:
+            coroutine.close()  # the event loop is closed
+            raise
+
+    return call
 
 
 def check_program(fn: object, what: str) -> None:

@@ -311,6 +311,6 @@ async def _acquire(
     session.check_write(*keys)
     name = session.op_id()
     steps = taking(take, session.writer, keys, ttl, wait, name)
-    records = await session.run(steps, explain=False)
+    records = await session.run(steps, ("lease", keys[0]), explain=False)
     for lease, record in zip(leases, records, strict=True):
         lease._begin(record, name)

@@ -15,8 +15,9 @@ from interlock.core.keys import check_name
 from interlock.core.rules import Rule
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refused
+from interlock.observe.observer import SLOW_COMMIT, Observer
 from interlock.session import AsyncSession
-from interlock.settings import make_writer
+from interlock.settings import check_slow_commit, make_writer
 
 _NOT_OPENED = (
     "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
@@ -36,11 +37,13 @@ def open_async(
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
+    slow_commit: float | None = SLOW_COMMIT,
 ) -> Opening:
     """Open a space for asyncio: `await open_async(...)`, or `async with open_async(...) as space`.
 
     The arguments and what is raised are those of `interlock.open`.
     """
+    check_slow_commit(slow_commit)
     make_writer("", space, agent, max_value_bytes)
 
     def opened(where: str | Shared) -> AsyncSpace:
@@ -48,7 +51,8 @@ def open_async(
             where, space, create, durability=durability, busy_timeout=busy_timeout
         )
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
-        return AsyncSpace(AsyncSession(AsyncDriver(backend), writer))
+        observer = Observer(backend.name, slow_commit)
+        return AsyncSpace(AsyncSession(AsyncDriver(backend, observer), writer))
 
     def located() -> str | Shared:
         return source(url, connection, asyncio.get_running_loop())

@@ -211,6 +211,7 @@ class AsyncReader:
         while True:
             page = await self.session.run(read.log_page(prefix, position, PAGE))
             for entry in page.entries:
+                self.session.handling(entry)
                 yield view.entry(entry)
             raise_refused(read.check_reached(position, page.head))
             position = page.upto

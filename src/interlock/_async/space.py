@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
+from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
 from interlock._async.transaction import AsyncTx, returned
 from interlock.core import patch, transact, update, write
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader):
+class AsyncSpace(AsyncReader, AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
@@ -193,7 +194,7 @@ class AsyncSpace(AsyncReader):
         steps = update.update(
             self.session.writer, key, think, given, limits, name, chosen, touch or chosen
         )
-        return view.record(await self.session.run(steps))
+        return view.record(await self.session.run(steps, ("update", key)))
 
     async def patch(
         self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
@@ -268,7 +269,7 @@ class AsyncSpace(AsyncReader):
             name,
             op_id is not None,
         )
-        (answer,) = await self.session.run(returned(steps))
+        (answer,) = await self.session.run(returned(steps), ("transact", ""))
         return answer
 
     async def append(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from interlock.errors import Invalid
 
@@ -45,6 +45,12 @@ def check_function(fn: object, what: str) -> None:
 
 
 check_program = check_function
+
+
+def hook(fn: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a function of a thread that calls `fn`.  Raises Invalid for a coroutine function."""
+    check_function(fn, "fn")
+    return fn
 
 
 def together(calls: Iterable[Callable[[], T]]) -> list[T]:

@@ -300,6 +300,6 @@ def _acquire(
     session.check_write(*keys)
     name = session.op_id()
     steps = taking(take, session.writer, keys, ttl, wait, name)
-    records = session.run(steps, explain=False)
+    records = session.run(steps, ("lease", keys[0]), explain=False)
     for lease, record in zip(leases, records, strict=True):
         lease._begin(record, name)

@@ -208,6 +208,7 @@ class Reader:
         while True:
             page = self.session.run(read.log_page(prefix, position, PAGE))
             for entry in page.entries:
+                self.session.handling(entry)
                 yield view.entry(entry)
             raise_refused(read.check_reached(position, page.head))
             position = page.upto

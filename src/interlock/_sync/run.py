@@ -197,7 +197,7 @@ class Run:
         made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
         steps = effect.perform(self._state, path, made, draw)
-        return self._session.run(steps)
+        return self._session.run(steps, ("effect", name))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Any:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -300,7 +300,8 @@ class Run:
                     self._session.thought(),
                     lambda state: Tx(self._session, state, op_id),
                     op_id,
-                )
+                ),
+                ("step", name),
             )
         return view.value(found[0], f"the result of step {name!r}")
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
+from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
 from interlock._sync.transaction import Tx, returned
 from interlock.core import patch, transact, update, write
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Space(Reader):
+class Space(Reader, Observable):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
@@ -191,7 +192,7 @@ class Space(Reader):
         steps = update.update(
             self.session.writer, key, think, given, limits, name, chosen, touch or chosen
         )
-        return view.record(self.session.run(steps))
+        return view.record(self.session.run(steps, ("update", key)))
 
     def patch(
         self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
@@ -262,7 +263,7 @@ class Space(Reader):
             name,
             op_id is not None,
         )
-        (answer,) = self.session.run(returned(steps))
+        (answer,) = self.session.run(returned(steps), ("transact", ""))
         return answer
 
     def append(self, key: str, item: Any, *, id: str | None = None, dedupe: bool = False) -> Entry:

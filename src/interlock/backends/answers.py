@@ -137,9 +137,10 @@ def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     if None in bodies:
         bodies = tuple("null" if body is None else body for body in bodies)
     values = decode_many(bodies)
+    traces: Sequence[str | None] = reads
     if any(reads):
-        reads = tuple(None if text is None else json.loads(text) for text in reads)
-    fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads)
+        reads, traces = zip(*map(_read, reads), strict=True)
+    fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads, traces)
     return list(map(_entry, zip(*fields, strict=True)))
 
 
@@ -274,9 +275,18 @@ def scans_of(plan: Plan) -> list[dict[str, object]] | None:
 
 
 def reads_of(plan: Plan) -> str | None:
-    """Return what a plan was computed from besides what it writes, as the log keeps it."""
+    """Return what a plan was computed from besides what it writes, as the log keeps it: an object,
+    or where the plan was traced an array of the trace and that."""
     reads = reads_beyond(plan)
+    if plan.trace:
+        return json.dumps([plan.trace, reads], ensure_ascii=False)
     return None if reads is None else json.dumps(reads, ensure_ascii=False)
+
+
+def _read(text: str | None) -> tuple[Any, str | None]:
+    """Return the `reads` and the `trace` of an entry."""
+    found = None if text is None else json.loads(text)
+    return (found[1], found[0]) if isinstance(found, list) else (found, None)
 
 
 def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:

@@ -44,6 +44,7 @@ from interlock.errors import (
     Unconfirmed,
     Unknown,
 )
+from interlock.observe.observer import Observer
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
@@ -82,8 +83,9 @@ class SyncDriver:
 
     keeps_alive = True  # whether leases and consumers are renewed in the background
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
         self.backend = backend
+        self.observer = Observer(backend.name) if observer is None else observer
 
     def run(self, steps: Steps[T]) -> T | Refusal:
         """Run a protocol to its end and return its outcome."""
@@ -145,11 +147,14 @@ class SyncDriver:
             return self._resubmit(request, lost)
 
     def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
-        deadline = time.monotonic() + RESUBMIT_FOR
-        while time.monotonic() < deadline:
+        began, attempts = time.monotonic(), 1
+        while time.monotonic() < began + RESUBMIT_FOR:
             time.sleep(RESUBMIT_PAUSE)
+            attempts += 1
             try:
-                return self.backend.perform(request)
+                answer = self.backend.perform(request)
+                self.observer.reconnected(request, attempts, time.monotonic() - began)
+                return answer
             except HOPELESS:
                 raise
             except Unconfirmed as problem:

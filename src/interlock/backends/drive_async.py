@@ -37,13 +37,15 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
+from interlock.observe.observer import Observer
 
 
 class AsyncDriver:
     """Runs protocols in an asyncio task; a plain function that thinks runs in a worker thread."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
         self.backend = backend
+        self.observer = Observer(backend.name) if observer is None else observer
         self._thinkers: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
 
@@ -125,11 +127,14 @@ class AsyncDriver:
             return await self._resubmit(request, lost)
 
     async def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
-        deadline = time.monotonic() + RESUBMIT_FOR
-        while time.monotonic() < deadline:
+        began, attempts = time.monotonic(), 1
+        while time.monotonic() < began + RESUBMIT_FOR:
             await asyncio.sleep(RESUBMIT_PAUSE)
+            attempts += 1
             try:
-                return await self.backend.perform_async(request)
+                answer = await self.backend.perform_async(request)
+                self.observer.reconnected(request, attempts, time.monotonic() - began)
+                return answer
             except HOPELESS:
                 raise
             except Unconfirmed as problem:

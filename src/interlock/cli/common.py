@@ -211,6 +211,7 @@ def entry_json(entry: interlock.Entry) -> dict[str, object]:
         "at": entry.at.isoformat(),
         "op_id": entry.op_id,
         "reads": entry.reads,
+        "trace": entry.trace,
     }
 
 

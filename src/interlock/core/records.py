@@ -74,7 +74,8 @@ class Entry(NamedTuple, Generic[V_co]):
     `kind` is `put`, `delete` or `append` (`value` is then the
     contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
-    for a transaction that read nothing else, None for a single write.
+    for a transaction that read nothing else, None for a single write.  `trace` is the context of
+    the writer's span as a W3C `traceparent`, None where it was not traced.
     """
 
     position: int
@@ -87,6 +88,7 @@ class Entry(NamedTuple, Generic[V_co]):
     time_us: int
     op_id: str
     reads: Mapping[str, Json] | None
+    trace: str | None = None
 
     @property
     def at(self) -> datetime:

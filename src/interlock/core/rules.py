@@ -46,10 +46,7 @@ from interlock.core.keys import (
 from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine
 from interlock.core.merge import REDUCERS, Reducer
-from interlock.core.refusals import (
-    Invalid,
-    described,
-)
+from interlock.core.refusals import Forbidden, Invalid, described
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
@@ -443,6 +440,12 @@ def unknown_reducer(key: str, pattern: str, rule: Rule) -> Invalid:
             "Open the space with its rules=."
         )
     return Invalid(why, key, by_rules=True)
+
+
+def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
+    """The refusal of writing under a rule that only a newer version of Interlock knows."""
+    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
 
 
 def unknown_rule(pattern: str, rule: UnknownRule) -> str:

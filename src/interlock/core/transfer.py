@@ -107,7 +107,8 @@ class Dump(Request[Dumped]):
 
 class Row(NamedTuple):
     """One row of a log as it is written: an entry, or a base row (`op_id` "" then, and `kind` may
-    be FOLD).  `body` and `reads` are JSON texts."""
+    be FOLD).  `body` and `reads` are JSON texts; `reads` is an object, or an array of the trace and
+    that (or null)."""
 
     position: int
     key: str
@@ -233,10 +234,17 @@ def rows_of(entries: Sequence[Entry]) -> tuple[Row, ...]:
             *entry[:5],
             None if entry.kind == DELETE else text_of(entry.value),
             *entry[6:9],
-            None if entry.reads is None else text_of(entry.reads),
+            _reads_text(entry),
         )
         for entry in entries
     )
+
+
+def _reads_text(entry: Entry) -> str | None:
+    """Return what an entry was computed from as stores keep it, with its trace if it has one."""
+    if entry.trace is not None:
+        return text_of([entry.trace, entry.reads])
+    return None if entry.reads is None else text_of(entry.reads)
 
 
 def restored(position: int, base: tuple[Row, ...], rows: tuple[Row, ...]) -> Steps[int | Invalid]:

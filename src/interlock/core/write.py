@@ -34,8 +34,8 @@ from interlock.core.rules import (
     MERGED,
     Rule,
     UnknownRule,
+    not_understood,
     unknown_reducer,
-    unknown_rule,
 )
 from interlock.core.struct import Json
 from interlock.core.types import to_json
@@ -148,8 +148,7 @@ def plan_values(
         if isinstance(write, Invalid):
             return write
         writes.append(write)
-    expects = (expect(record) for record, _ in values)
-    return writer.plan(op_id, expects=expects, writes=writes)
+    return writer.plan(op_id, expects=(expect(record) for record, _ in values), writes=writes)
 
 
 def forbidden_by_rule(
@@ -187,12 +186,6 @@ def forbidden_by_rule(
     if write.kind == DELETE:
         return check_delete(rule.machine, key, old)
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
-
-
-def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
-    """The refusal of writing under a rule that only a newer version of Interlock knows."""
-    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
-    return Forbidden(why, key, pattern, rule.kind)
 
 
 def _not_appendable(

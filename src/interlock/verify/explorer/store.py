@@ -21,6 +21,7 @@ from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
 from interlock.core.writer import Writer
+from interlock.observe.observer import Observer
 from interlock.session import Session
 from interlock.settings import make_writer
 
@@ -33,6 +34,9 @@ class StillDriver(SyncDriver):
     """Renews nothing in the background: time stands still while anybody can move."""
 
     keeps_alive = False
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend, Observer(backend.name, quiet=True))
 
 
 def explored_space(driver: StillDriver, writer: Writer) -> Space:
