@@ -119,11 +119,7 @@ def no_store_url(url: object) -> Invalid:
 
 
 def _opened(
-    url: str | Shared,
-    name: str,
-    create: bool,
-    importing: Importing | None = None,
-    **options: Any,
+    url: str | Shared, name: str, create: bool, importing: Importing | None = None, **options: Any
 ) -> Backend:
     if isinstance(url, Shared) and importing is None:
         return url.open(name, create, {k: v for k, v in options.items() if v is not None})

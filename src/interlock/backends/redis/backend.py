@@ -19,13 +19,7 @@ from interlock.backends.redis.server import check_server
 from interlock.backends.redis.wire import AsyncWire, Target, Wire, state_key, target_of
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
-from interlock.backends.remote import (
-    Known,
-    RemoteBackend,
-    ServerOptions,
-    check_options,
-    next_look,
-)
+from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options, next_look
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
