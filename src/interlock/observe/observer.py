@@ -211,10 +211,17 @@ class Observer:
 
 
 def observed(
-    observer: Observer, steps: Steps[T], agent: str, doing: Doing | None = None
+    observer: Observer,
+    steps: Steps[T],
+    agent: str,
+    doing: Doing | None = None,
+    is_joined: bool = False,
 ) -> Steps[T]:
-    """Protocol: `steps`, which `observer` watches; `doing` says what it is to the caller."""
-    trail = Trail(observer, agent, doing)
+    """Protocol: `steps`, which `observer` watches; `doing` says what it is to the caller.
+
+    `is_joined`: what it commits may be rolled back with a transaction of the caller's.
+    """
+    trail = Trail(observer, agent, doing, is_joined)
     span = None if _tracer is None else _tracer.begin(observer.space, agent, doing)
     try:
         request = next(steps)
@@ -262,8 +269,11 @@ class Trail:
     ahead = 0  # how many came before it then
     asked: float | None = None  # when it asked for a lease that somebody has
 
-    def __init__(self, observer: Observer, agent: str, doing: Doing | None) -> None:
+    def __init__(
+        self, observer: Observer, agent: str, doing: Doing | None, is_joined: bool = False
+    ) -> None:
         self.observer = observer
+        self.is_joined = is_joined
         self.agent = agent
         self.doing = doing
         if doing is not None:
@@ -300,6 +310,8 @@ class Trail:
             return
         if isinstance(outcome, Committed):
             self.committed, self.refused = True, None
+            if self.is_joined:
+                return  # nobody hears whether the caller commits
             if not outcome.replayed or observer.was_resubmitted(plan.op_id):
                 observer.counters.committed(plan.agent, seconds)
                 if seconds >= observer.slow_commit or "commit" in observer.hooks.events:
