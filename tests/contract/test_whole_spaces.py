@@ -14,6 +14,7 @@ import interlock
 from interlock.backends.urls import open_backend
 from interlock.core import trim as core_trim
 from interlock.core.transfer import Finish, Importing, Mark, Parts, Restore, Row
+from tests.facades import Facades
 
 pytestmark = pytest.mark.interlock_needs("spaces")
 RULES = {"found/*": interlock.merged("append"), "count": interlock.merged("counter")}
@@ -25,8 +26,8 @@ def name() -> str:
 
 
 @pytest.fixture
-def store(store_url: str, name: str) -> Iterator[interlock.Store]:
-    with interlock.Store(store_url, create=True) as found:
+def store(sync_facades: Facades, name: str) -> Iterator[interlock.Store]:
+    with interlock.Store(sync_facades.url, create=True) as found:
         yield found
         for each in found.spaces():
             if each.name.startswith(name):

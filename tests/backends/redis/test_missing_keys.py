@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import interlock
-from interlock.backends.redis.options import state_key
+from interlock.backends.redis.wire import state_key
 from interlock.core.requests import ReadLog
 from tests.facades import Facades
 
