@@ -129,7 +129,7 @@ def mcp(url: str) -> None:
             answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
             assert answer.structured_content["ok"], answer
 
-    import interlock.server.mcp.transports  # noqa: F401  # what HTTP needs is there
+    import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 
     asyncio.run(call())
 

@@ -426,7 +426,7 @@ async def test_keys_of_adapters_are_hidden_and_refused(local: Place) -> None:
 
 
 def test_adapters_keep_what_they_keep_under_reserved_prefixes() -> None:
-    sources = Path(interlock.__file__).parent.joinpath("adapters").glob("*/*.py")
+    sources = Path(interlock.__file__).parent.joinpath("adapters").rglob("*.py")
     found = {
         match.group(1)
         for source in sources
