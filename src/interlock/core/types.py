@@ -272,13 +272,13 @@ def _carried(stored: Json, before: Json, new: Json, path: str) -> Json:
     if isinstance(stored, dict) and isinstance(before, dict) and isinstance(new, dict):
         if before.get(TYPE) != new.get(TYPE):
             return new
-        found = dict(new)
+        found = {}  # in the order of what is stored, so that no change makes no new text
         for name, each in stored.items():
-            if name not in before:
-                found.setdefault(name, each)
-            elif name in new:
+            if name in new and name in before:
                 found[name] = _carried(each, before[name], new[name], f"{path}.{name}")
-        return found
+            elif name not in before:
+                found[name] = new.get(name, each)
+        return found | {name: each for name, each in new.items() if name not in found}
     if isinstance(stored, list) and isinstance(before, list) and len(stored) == len(before):
         for index, each in enumerate(stored):
             place = f"{path}[{index}]"
