@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
+from interlock import settings
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
@@ -26,7 +27,6 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted
-from interlock.settings import DEFAULT_ATTEMPTS, check_validator, contribution_id, distinct_keys
 from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
         """
-        pairs = list(writes)
-        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        pairs = settings.written_pairs(writes)
+        self.session.check_write(*(record.key for record, _ in pairs))
         return await self._write_all(
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
@@ -100,7 +100,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         Raises Conflict if one of them exists.
         """
-        self.session.check_write(*values)
+        self.session.check_write(*settings.by_key(values))
         return await self._write_all(
             lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
         )
@@ -120,7 +120,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         fn: Callable[[Any], Any],
         *,
         default: Any = None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -134,7 +134,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         type: TypeForm[T],
         *,
         default: None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -148,7 +148,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         type: TypeForm[T],
         *,
         default: T = ...,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -161,7 +161,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         type: Any = None,
         *,
         default: Any = MISSING,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -247,7 +247,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         self,
         fn: Callable[[AsyncTx], Any],
         *,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -282,7 +282,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         if the key is not merged, Held if another agent holds its lease, Invalid.
         """
         self.session.check_write(key)
-        name = contribution_id(key, item, id, dedupe)
+        name = settings.contribution_id(key, item, id, dedupe)
         steps = write.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
@@ -295,9 +295,10 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         An `op_id` that was already applied adds nothing.  Raises as `append` does.
         """
+        many = settings.listed(items, "append_many", "contributions")
         self.session.check_write(key)
-        name = self.session.op_id(op_id)
-        return await self.session.run(write.append_many(self.session.writer, key, items, name))
+        steps = write.append_many(self.session.writer, key, many, self.session.op_id(op_id))
+        return await self.session.run(steps)
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -331,7 +332,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
-        return AsyncLeases(self.session, distinct_keys(keys), ttl, wait)
+        return AsyncLeases(self.session, settings.distinct_keys(keys), ttl, wait)
 
     async def reclaim(self, key: str) -> Record:
         """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.
@@ -356,7 +357,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
-        check_validator(rules)
+        settings.check_validator(rules)
         writer = self.session.writer
         await self.session.run(
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
