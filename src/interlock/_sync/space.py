@@ -57,7 +57,13 @@ class Space(Reader, Observable):
     """
 
     def write(
-        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+        self,
+        record: Record,
+        value: Any,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Write `value` over `record` and return the new record.
 
@@ -65,11 +71,15 @@ class Space(Reader, Observable):
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
         retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
-        written, unless `touch` or an `op_id` asks for an entry.
+        written, unless `touch` or an `op_id` asks for an entry.  `expires`: seconds after which the
+        key does not exist any more (None: as its rule says); a value that expires is always
+        written.
         """
         self.session.check_write(getattr(record, "key", None))
         name, touch = self.session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        steps = write.write_record(
+            self.session.writer, record, value, name, touch=touch, expires=expires
+        )
         return self.session.run(steps)
 
     def write_many(
@@ -85,13 +95,18 @@ class Space(Reader, Observable):
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
-    def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    def create(
+        self, key: str, value: Any, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
+        `expires`: seconds after which the key does not exist any more (None: as its rule says).
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
-        return self._commit(key, lambda: write.plan_create(self.session.writer, key, value, name))
+        return self._commit(
+            key, lambda: write.plan_create(self.session.writer, key, value, name, expires)
+        )
 
     def create_many(
         self, values: Mapping[str, Any], *, op_id: str | None = None
@@ -125,6 +140,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record: ...
     @overload
     def update(
@@ -139,6 +155,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     @overload
     def update(
@@ -153,6 +170,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     def update(
         self,
@@ -166,6 +184,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -181,7 +200,7 @@ class Space(Reader, Observable):
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
         If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
-        an entry.
+        an entry.  `expires`: as in `write`.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
@@ -190,7 +209,9 @@ class Space(Reader, Observable):
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
         given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
+            *(self.session.writer, key, think, given, limits, name, chosen),
+            touch=touch or chosen,
+            expires=expires,
         )
         return view.record(self.session.run(steps, ("update", key)))
 
@@ -542,7 +563,8 @@ class Space(Reader, Observable):
         return Files(self.session, found)
 
     def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
+        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
+        and say what is kept and why.
 
         `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
@@ -550,7 +572,8 @@ class Space(Reader, Observable):
         """
         from interlock.core import trim  # only here: few who write ever trim
 
-        return self.session.run(trim.trim(self.session.writer, keep, before))
+        name = self.session.op_id(None)
+        return self.session.run(trim.trim(self.session.writer, keep, before, name))
 
     def close(self) -> None:
         """Give back the connections.

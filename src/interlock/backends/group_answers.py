@@ -15,9 +15,9 @@ from interlock.core.requests import ReadGroup
 def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:
     """Return what a consumer is given; `postgres/groups.sql` says what its first row tells."""
     (upto, prefix, head, _, _, _, _, time_us, *_), *dealt = rows
-    items = zip(entries_of([row[:10] for row in dealt]), dealt, strict=True)
+    items = zip(entries_of([row[:11] for row in dealt]), dealt, strict=True)
     return Deliveries(
-        tuple(Delivery(entry, row[10]) for entry, row in items), upto, head, time_us, prefix
+        tuple(Delivery(entry, row[11]) for entry, row in items), upto, head, time_us, prefix
     )
 
 

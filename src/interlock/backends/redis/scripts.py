@@ -29,6 +29,7 @@ _NAMES = (
         "commit",
         "load",
         "list_keys",
+        "list_expired",
         "load_at",
         "log",
         "turn",
