@@ -18,12 +18,14 @@ and it is a commit, which expects that what it looked at has not moved (`core/ru
 knows, a rule becomes an `UnknownRule`: its keys can be read, and nothing of this version writes
 them, changes which keys they are, or trims their history.
 
+**A schema is stored with its rule**, so that values fit it whoever writes: see `schema`.
+
 **Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
 keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
 `_check_rule`) and in `rule_change._breaks`; decide it in `write.forbidden_by_rule` and, if keys of
-it take contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.
+it take contributions, in `not_appendable`; publish the maker in `interlock/__init__.py`.
 The command line and the MCP server take their words from `Rule.about`.
 """
 
@@ -39,6 +41,7 @@ from interlock.core.keys import (
     OWNER,
     check_name,
     check_pattern,
+    decode,
     matches,
     narrower,
     shared_key,
@@ -47,6 +50,7 @@ from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine
 from interlock.core.merge import REDUCERS, Reducer
 from interlock.core.refusals import Forbidden, Invalid, described
+from interlock.core.schema import MISSING, Schema, schema_from_json, schema_of
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
@@ -106,6 +110,7 @@ class Rule:
     keep: float | None = None
     by: str | None = None
     expires: float | None = None
+    schema: Schema | Invalid | None = None  # Invalid: what it was declared with has none
 
     @property
     def about(self) -> About:
@@ -134,6 +139,8 @@ class Rule:
             data["by"] = self.by
         if self.expires is not None:
             data["expires"] = self.expires
+        if isinstance(self.schema, Schema):
+            data["schema"] = self.schema.data
         return data
 
 
@@ -166,6 +173,7 @@ class UnknownRule(Rule):
 def guarded(
     *,
     machine: Machine | None = None,
+    schema: object = None,
     on_conflict: str = "retry",
     keep: float | None = None,
     expires: float | None = None,
@@ -174,38 +182,60 @@ def guarded(
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
     merge; think again only if the same field changed).  `machine` binds a field to a state
-    machine.  `keep`: days that history is kept at least (None: forever).  `expires`: seconds after
-    each write at which the key does not exist any more, unless the write says (None: it stays).
+    machine.  `schema`: a type that every value must fit, such as a dataclass, or a JSON Schema as a
+    dict; whoever writes needs the extra `schema`.  `keep`: days that history is kept at least
+    (None: forever).  `expires`: seconds after each write at which the key does not exist any more,
+    unless the write says (None: it stays).
     """
-    return Rule(GUARDED, on_conflict, machine, None, keep, expires=expires)
+    found = schema_of(schema)
+    return Rule(GUARDED, on_conflict, machine, keep=keep, expires=expires, schema=found)
 
 
-def merged(reducer: str | Reducer, *, keep: float | None = None) -> Rule:
+def merged(reducer: str | Reducer, *, schema: object = None, keep: float | None = None) -> Rule:
     """Anyone appends without reading and never conflicts; the value is the fold.
 
     `reducer`: `append`, `union`, `counter`, `maximum`, `minimum`, `last_writer`, `deep_merge`, or
-    a Reducer of one's own.
+    a Reducer of one's own.  `schema` is that of `guarded`: each contribution must fit it.
     """
+    found = schema_of(schema)
     if isinstance(reducer, Reducer):
-        return _WithReducer(MERGED, reducer=reducer.name, keep=keep, code=reducer)
-    return Rule(MERGED, reducer=reducer, keep=keep)
+        return _WithReducer(MERGED, reducer=reducer.name, keep=keep, schema=found, code=reducer)
+    return Rule(MERGED, reducer=reducer, keep=keep, schema=found)
 
 
-def private(*, keep: float | None = None, expires: float | None = None) -> Rule:
-    """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read."""
-    return Rule(PRIVATE, keep=keep, expires=expires)
+def private(
+    *, schema: object = None, keep: float | None = None, expires: float | None = None
+) -> Rule:
+    """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read.
+
+    `schema`, `keep` and `expires` are those of `guarded`.
+    """
+    return Rule(PRIVATE, keep=keep, expires=expires, schema=schema_of(schema))
 
 
-def owned(*, by: str, keep: float | None = None, expires: float | None = None) -> Rule:
-    """Only the agent named `by` writes; everyone may read."""
-    return Rule(OWNED, keep=keep, by=by, expires=expires)
+def owned(
+    *, by: str, schema: object = None, keep: float | None = None, expires: float | None = None
+) -> Rule:
+    """Only the agent named `by` writes; everyone may read.
+
+    `schema`, `keep` and `expires` are those of `guarded`.
+    """
+    return Rule(OWNED, keep=keep, by=by, expires=expires, schema=schema_of(schema))
 
 
 def leased(
-    *, machine: Machine | None = None, keep: float | None = None, expires: float | None = None
+    *,
+    machine: Machine | None = None,
+    schema: object = None,
+    keep: float | None = None,
+    expires: float | None = None,
 ) -> Rule:
-    """A write needs the key's current lease."""
-    return Rule(LEASED, machine=machine, keep=keep, expires=expires)
+    """A write needs the key's current lease.
+
+    `machine`, `schema`, `keep` and `expires` are those of `guarded`.
+    """
+    found = schema_of(schema)
+    return Rule(LEASED, machine=machine, keep=keep, expires=expires, schema=found)
 
 
 @dataclass(frozen=True)
@@ -310,6 +340,8 @@ def rule_from_json(data: Json, guards: Mapping[str, Mapping[str, Guard]]) -> Rul
         try:
             if (machine := fields.get("machine")) is not None:
                 fields["machine"] = Machine.from_json(machine, guards.get(machine["name"], {}))
+            if "schema" in fields:
+                fields["schema"] = schema_from_json(fields["schema"])
             rule = Rule(kind, **fields)
             wrong = _wrong_field(rule)
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
@@ -364,7 +396,7 @@ def ambiguity(declared: Mapping[str, Rule]) -> Invalid | None:
 def plain(rule: Rule) -> Rule:
     """Return a rule without the code that it was declared with."""
     if isinstance(rule, _WithReducer):
-        return Rule(rule.kind, rule.on_conflict, rule.machine, rule.reducer, rule.keep)
+        return Rule(**{name: getattr(rule, name) for name in Rule.__dataclass_fields__})
     return rule
 
 
@@ -385,6 +417,8 @@ def describe_rule(rule: Rule) -> str:
         parts.append(f"by={rule.by!r}")
     if rule.expires is not None:
         parts.append(f"expires={rule.expires}")
+    if isinstance(rule.schema, Schema):
+        parts.append(f"schema={rule.schema.title}")
     return f"{rule.kind}({', '.join(parts)})"
 
 
@@ -396,10 +430,15 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
             f"The rule for {pattern!r} is {rule!r:.60}. "
             "Use guarded(), merged(), private(), owned() or leased()."
         )
+    if isinstance(rule.schema, Invalid):
+        return Invalid(f"{pattern!r}: schema=: {rule.schema.message}")
     wrong = _wrong_field(rule)
     if wrong is not None:
         name, limit = wrong
         return Invalid(f"{pattern!r}: {name}={getattr(rule, name)!r} {limit}.")
+    malformed = None if rule.schema is None else rule.schema.malformed()
+    if malformed not in (None, MISSING):  # without the library, what is stored can be declared
+        return Invalid(f"{pattern!r}: schema=: {malformed}.")
     if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
         return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
@@ -427,6 +466,8 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
             return "expires", "is not for merged(): nobody would know which contributions are gone"
         if wrong_expiry(rule.expires):
             return "expires", f"must be a number of seconds {EXPIRES_WITHIN}"
+    if rule.schema is not None and not isinstance(rule.schema, Schema):
+        return "schema", "must be a type, or a JSON Schema as a dict"
     return None
 
 
@@ -481,6 +522,39 @@ def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     """The refusal of writing under a rule that only a newer version of Interlock knows."""
     why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
     return Forbidden(why, key, pattern, rule.kind)
+
+
+def not_appendable(
+    rules: RuleSet, key: str, pattern: str, rule: Rule, body: str | None
+) -> Invalid | Forbidden | None:
+    """Return why nothing, or not this contribution, can be added to a key."""
+    if rule.kind != MERGED:
+        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
+        return Forbidden(why, key, pattern, rule.kind)
+    reducer = rules.reducer(key)
+    if reducer is None:
+        return unknown_reducer(key, pattern, rule)
+    if reducer.accepts is None and rule.schema is None:
+        return None
+    item = decode(body)
+    wrong = reducer.accepts(item) if reducer.accepts is not None else None
+    if wrong is not None:
+        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
+    return misfit(key, pattern, rule, item)
+
+
+def misfit(key: str, pattern: str, rule: Rule, value: Json) -> Invalid | Forbidden | None:
+    """Return why a value, or a contribution, breaks the schema of its rule."""
+    if not isinstance(rule.schema, Schema):
+        return None
+    why = rule.schema.misfit(value)
+    if why is None:
+        return None
+    if why == MISSING:
+        why = f"{key!r} can only be read: its rule {pattern!r} has a schema, and {why}."
+        return Forbidden(why, key, pattern, rule.kind)
+    why = f"The value for {key!r} does not fit {rule.schema.title} (rule {pattern!r}): {why}."
+    return Invalid(why, key, by_rules=True)
 
 
 def unknown_rule(pattern: str, rule: UnknownRule) -> str:
