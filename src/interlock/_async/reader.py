@@ -231,8 +231,8 @@ class AsyncReader:
     ) -> AsyncIterator[Entry[T]]:
         page = await first()
         while True:
-            for entry in page.entries:
-                yield view.entry(entry)
+            for entry in view.entries(page.entries):
+                yield entry
             if page.upto >= page.head:
                 return
             page = await self.session.run(page_after(page.upto, PAGE))

@@ -228,8 +228,7 @@ class Reader:
     ) -> Iterator[Entry[T]]:
         page = first()
         while True:
-            for entry in page.entries:
-                yield view.entry(entry)
+            yield from view.entries(page.entries)
             if page.upto >= page.head:
                 return
             page = self.session.run(page_after(page.upto, PAGE))
