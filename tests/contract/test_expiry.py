@@ -3,6 +3,7 @@ whoever trims."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,6 @@ SOON = 0.05  # seconds
 MACHINE = interlock.Machine(
     "job", field="state", initial="new", transitions={"new": ["done"], "done": []}
 )
-LATER = timedelta(days=1)
 
 
 def gone(space: Any, *records: interlock.Record) -> None:
@@ -70,7 +70,7 @@ def test_the_past_shows_what_was_there(space: Any) -> None:
 def test_what_expired_after_it_was_read_conflicts(space: Any, other: Any) -> None:
     record = made(space, "k", 1)
     later = space.create("later", 1)
-    calls = [
+    calls: list[Callable[[], Any]] = [
         lambda: other.write(record, 2),
         lambda: other.delete(record),
         lambda: other.write(record, 1, touch=True),
@@ -174,15 +174,16 @@ def test_a_rule_says_when_values_expire(space: Any) -> None:
 
 def test_bad_expiries_change_nothing(space: Any) -> None:
     record = space.create("k", 1)
+    calls: list[Callable[[Any], Any]] = [
+        lambda wrong: space.write(record, 2, expires=wrong),
+        lambda wrong: space.create("new", 2, expires=wrong),
+        lambda wrong: space.update("k", lambda n: n + 1, expires=wrong),
+        lambda wrong: space.apply_rules({"k": interlock.guarded(expires=wrong)}),
+    ]
     for wrong in (0, -1, True, "60", float("nan"), float("inf"), 1e12, 0.0001):
-        for call in (
-            lambda: space.write(record, 2, expires=wrong),
-            lambda: space.create("new", 2, expires=wrong),
-            lambda: space.update("k", lambda n: n + 1, expires=wrong),
-            lambda: space.apply_rules({"k": interlock.guarded(expires=wrong)}),
-        ):
+        for call in calls:
             with pytest.raises(interlock.Invalid, match="expires"):
-                call()
+                call(wrong)
     merged = interlock.core.rules.Rule("merged", reducer="append", expires=60)
     with pytest.raises(interlock.Invalid, match="merged"):
         space.apply_rules({"m": merged})

@@ -43,7 +43,11 @@ def test_what_is_cut_says_so(space: Any) -> None:
     was = space.read("a")
     third = list(space.log())[started + 2]
     done = space.trim(keep=0, before=third.position)
-    assert done[:3] == (third.position, third.position - 1, f"position {third.position} was to be kept")
+    assert done[:3] == (
+        third.position,
+        third.position - 1,
+        f"position {third.position} was to be kept",
+    )
     assert [entry.position for entry in space.log()] == [third.position + n for n in range(3)]
     assert [entry.version for entry in space.history("a")] == [2, 3]
     for read in (

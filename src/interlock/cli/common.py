@@ -195,6 +195,7 @@ def record_json(record: interlock.Record) -> dict[str, object]:
         "writer": record.writer,
         "at": record.at.isoformat() if record.at else None,
         "exists": record.exists,
+        **({"expires_at": record.expires_at.isoformat()} if record.expires_at else {}),
     }
 
 

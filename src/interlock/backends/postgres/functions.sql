@@ -279,7 +279,7 @@ BEGIN
     WHERE h.space = p_space AND h.live > 2 AND h.live <= now_us AND NOT EXISTS (
         SELECT 1 FROM leases AS t
         WHERE t.space = p_space AND t.key = h.key AND alive(t.renewed, t.expires, now_us))
-    ORDER BY h.live LIMIT p_limit;
+    ORDER BY h.live, h.key LIMIT p_limit;
 END $$;
 
 -- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of

@@ -59,9 +59,14 @@ local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
 local UID = table.remove(ARGV)
 
+local moment  -- the server's time, the same for all of a script
+
 local function clock()
-    local now = call('TIME')
-    return now[1] * 1000000 + now[2]
+    if not moment then
+        local now = call('TIME')
+        moment = now[1] * 1000000 + now[2]
+    end
+    return moment
 end
 
 -- Digits of a number that is too large for Lua to write in full.

@@ -79,7 +79,7 @@ FROM heads AS h INDEXED BY heads_by_expiry CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.live > 2 AND h.live <= ?2 AND NOT EXISTS (
     SELECT 1 FROM leases AS t WHERE t.space = h.space AND t.key = h.key
     AND t.expires > ?2 AND t.renewed <= ?2 + 1000000)
-ORDER BY h.live LIMIT ?3;
+ORDER BY h.live, h.key LIMIT ?3;
 
 -- name: scan_versions (space, first key, end, now)
 SELECT key, version, epoch FROM heads
