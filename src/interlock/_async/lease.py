@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
-from interlock.core.keys import DELETE
+from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
@@ -21,7 +21,7 @@ from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
-from interlock.typed import Typed
+from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -118,11 +118,24 @@ class AsyncLease(AwaitsCalls):
         )
         return self._moved(await self._session.run(steps))
 
+    @overload
+    async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
+    @overload
+    async def update(
+        self,
+        fn: Callable[[T], T | Deletion | Awaitable[T | Deletion]],
+        type: TypeForm[T],
+        *,
+        op_id: str | None = None,
+    ) -> Record[T]: ...
     @awaited
-    async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record:
+    async def update(
+        self, fn: Callable[[Any], Any], type: Any = None, *, op_id: str | None = None
+    ) -> Record:
         """Call `fn(value)`, write what it returns, and return the new record.
 
-        Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
+        Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.  `type` is
+        that of `AsyncSpace.update`.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
@@ -130,12 +143,14 @@ class AsyncLease(AwaitsCalls):
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
-        value = await self._session.call(fn, deepcopy(self.value))
+        view, record = Typed(type), self.record
+        given = deepcopy(record.value) if record.exists else view.default(MISSING, self._key)
+        value = await self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
         if value is DELETE:
             return await self.delete(op_id=op_id)
-        return await self.write(value, op_id=op_id)
+        return view.record(await self.write(value, op_id=op_id))
 
     @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:

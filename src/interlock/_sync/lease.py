@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
-from interlock.core.keys import DELETE
+from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
@@ -21,7 +21,7 @@ from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
 from interlock.session import Session
-from interlock.typed import Typed
+from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -117,21 +117,36 @@ class Lease:
         )
         return self._moved(self._session.run(steps))
 
-    def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record:
+    @overload
+    def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
+    @overload
+    def update(
+        self,
+        fn: Callable[[T], T | Deletion],
+        type: TypeForm[T],
+        *,
+        op_id: str | None = None,
+    ) -> Record[T]: ...
+    def update(
+        self, fn: Callable[[Any], Any], type: Any = None, *, op_id: str | None = None
+    ) -> Record:
         """Call `fn(value)`, write what it returns, and return the new record.
 
         Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
+        `type` is that of `Space.update`.
 
         Raises as `write` does, and Invalid if `fn` returned None.
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
-        value = self._session.call(fn, deepcopy(self.value))
+        view, record = Typed(type), self.record
+        given = deepcopy(record.value) if record.exists else view.default(MISSING, self._key)
+        value = self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
         if value is DELETE:
             return self.delete(op_id=op_id)
-        return self.write(value, op_id=op_id)
+        return view.record(self.write(value, op_id=op_id))
 
     def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
