@@ -24,7 +24,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
+from interlock.core.struct import Json, is_model, plain
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -374,7 +374,7 @@ def _tree_of(form: Any) -> _Tree | None:
     does not know it."""
     import msgspec
 
-    if not _is_model(form):
+    if not is_model(form):
         msgspec.json.Decoder(form, dec_hook=_from_json)
     return _grown(msgspec.inspect.type_info(form), {})
 
@@ -419,7 +419,7 @@ def _grown(info: Any, known: dict[Any, _Tree]) -> _Tree | None:
 def _grown_model(model: Any, known: dict[Any, _Tree]) -> _Tree:
     from msgspec import inspect
 
-    if not _is_model(model):
+    if not is_model(model):
         raise TypeError(f"{_name(model)} is not a type that msgspec or pydantic knows")
     if model not in known:
         known[model] = tree = _Tree()
@@ -432,23 +432,13 @@ def _grown_model(model: Any, known: dict[Any, _Tree]) -> _Tree:
 
 
 def _plain(value: object) -> Json:
-    """Return what msgspec makes of an object: dicts, lists, texts, numbers."""
-    import msgspec
-
+    """Return an object as JSON has it.  Raises Misfit where that cannot be."""
     try:
-        return msgspec.to_builtins(
-            value, str_keys=True, order="deterministic", enc_hook=_model_to_json
-        )
+        return plain(value, ordered=True)
     except RecursionError as problem:
         raise Misfit("it is nested too deeply, or contains itself") from problem
     except (TypeError, ValueError, OverflowError) as problem:
         raise Misfit(described(problem)) from problem
-
-
-def _model_to_json(value: Any) -> Json:
-    if _is_model(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _from_json(form: Any, value: Json) -> Any:
@@ -474,14 +464,6 @@ def _misfit(problem: Exception) -> Misfit:
     return Misfit(text.replace("`", ""), path)
 
 
-def _is_model(form: Any) -> bool:
-    return (
-        isinstance(form, type)
-        and hasattr(form, "__pydantic_fields__")
-        and hasattr(form, "model_validate")
-    )
-
-
 def _is_object(form: Any) -> bool:
     """Whether a type is a class whose objects have named fields, as JSON objects do."""
     cls = _class(form)
@@ -490,7 +472,7 @@ def _is_object(form: Any) -> bool:
         or hasattr(cls, "__attrs_attrs__")
         or (hasattr(cls, "__struct_fields__") and not _config(cls).array_like)
         or (hasattr(cls, "__required_keys__") and hasattr(cls, "__total__"))
-        or _is_model(cls)
+        or is_model(cls)
     )
 
 

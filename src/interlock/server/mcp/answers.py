@@ -119,7 +119,7 @@ def _conflict(expected: int | None, record: Record) -> Answer:
         "key": record.key,
         "expected_version": expected,
         "actual_version": record.version,
-        "record": record_answer(record),
+        "record": record.to_dict(),
     }
 
 
@@ -132,19 +132,6 @@ def _clash(clash: interlock.Clash) -> Answer:
 def _is_json(value: object) -> bool:
     """Whether a side of a clash has a value: what is not there is no JSON."""
     return value is None or isinstance(value, str | int | float | bool | list | dict)
-
-
-def record_answer(record: Record) -> Answer:
-    """Return a record as tools answer it."""
-    return {
-        "key": record.key,
-        "value": record.value,
-        "version": record.version,
-        "epoch": record.epoch,
-        "exists": record.exists,
-        "writer": record.writer,
-        "at": record.at.isoformat() if record.at else None,
-    }
 
 
 def key_answer(info: KeyInfo) -> Answer:

@@ -24,7 +24,6 @@ from interlock.server.mcp.answers import (
     entry_answer,
     key_answer,
     moved,
-    record_answer,
 )
 from interlock.settings import contribution_id, is_reserved
 
@@ -178,7 +177,7 @@ def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Ans
             raise Unknown(str(problem), op_id) from problem  # as the client may name it
         if isinstance(written, Entry):
             return {"entry": entry_answer(written)}
-        return {"record": record_answer(written)}
+        return {"record": written.to_dict()}
 
     return call
 
@@ -211,7 +210,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
     )
     if tool == "append":
         return {"entry": _appended(record), "replayed": True}
-    return {"record": record_answer(record), "replayed": True}
+    return {"record": record.to_dict(), "replayed": True}
 
 
 def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
@@ -293,13 +292,13 @@ async def about(agents: Agents, agent: Agent, read_only: bool) -> Answer:
 
 async def _read(agent: Agent, arguments: Arguments) -> Answer:
     found = await agent.space.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 async def _read_at(agent: Agent, arguments: Arguments) -> Answer:
     moment = agent.space.at(position=arguments.get("position"), time=_time(arguments.get("time")))
     found = await moment.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 def _time(text: str | None) -> datetime | None:
@@ -316,7 +315,7 @@ async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     answers = [key_answer(each) for each in shown]
     if arguments.get("values"):
         records = await agent.space.read_many(each.key for each in shown)
-        answers = [record_answer(each) for each in records.values() if each.exists]
+        answers = [each.to_dict() for each in records.values() if each.exists]
     return {
         "records": answers,
         "next_after": shown[-1].key if shown else after,
@@ -414,7 +413,7 @@ async def _release_lease(agent: Agent, arguments: Arguments) -> Answer:
 def _held(hold: Hold) -> Answer:
     record: Record = hold.record
     lease = {"lease_id": hold.id, "key": record.key, "seconds": round(hold.seconds, 1)}
-    return {"lease": lease, "record": record_answer(record)}
+    return {"lease": lease, "record": record.to_dict()}
 
 
 CALLS: dict[str, Call] = {
