@@ -261,14 +261,15 @@ def test_the_log_is_sifted_by_agent_kind_and_number(facades: Facades) -> None:
     bob.delete(bob.create("b", 2))
     bob.append("orders", 3)
     everything = list(ann.log())
-    for options, expected in [
+    asked: list[tuple[dict[str, Any], list[Any]]] = [
         ({"agent": "bob"}, [e for e in everything if e.agent == "bob"]),
         ({"agent": "bob", "kinds": "put"}, [e for e in everything if e.key == "b"][:1]),
         ({"kinds": ["delete", "append"]}, everything[-2:]),
         ({"limit": 2}, everything[:2]),
         ({"agent": "bob", "limit": 1, "prefix": "b"}, [e for e in everything if e.key == "b"][:1]),
         ({"agent": "carol"}, []),
-    ]:
+    ]
+    for options, expected in asked:
         assert list(ann.log(**options)) == expected
         if "limit" not in options:
             assert list(ann.log(newest_first=True, **options)) == expected[::-1]

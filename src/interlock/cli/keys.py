@@ -49,12 +49,31 @@ def keys(space: interlock.Space, as_json: bool, prefix: str) -> None:
 @store_command(reads=True)
 @_after
 @_prefix
+@click.option("--by", help="Only what this agent committed.")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(["put", "append", "delete"]),
+    multiple=True,
+    help="Only entries of this kind; may be given several times.",
+)
 @_limit
+@click.option("--newest-first", is_flag=True, help="Begin at the end of the log.")
 def log(
-    space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
+    space: interlock.Space,
+    as_json: bool,
+    after: int | None,
+    prefix: str,
+    by: str | None,
+    kinds: tuple[str, ...],
+    limit: int | None,
+    newest_first: bool,
 ) -> None:
     """Print the log: every commit, in order."""
-    _print_entries(islice(space.log(after, prefix), limit), as_json)
+    entries = space.log(
+        after, prefix, agent=by, kinds=kinds or None, limit=limit, newest_first=newest_first
+    )
+    _print_entries(entries, as_json)
 
 
 @store_command(reads=True)

@@ -347,14 +347,16 @@ async def _history(agent: Agent, arguments: Arguments) -> Answer:
 async def _log(agent: Agent, arguments: Arguments) -> Answer:
     after, prefix = arguments.get("after"), arguments.get("prefix", "")
     limit = arguments.get("limit", _LIMIT)
+    chosen: Arguments = {"agent": arguments.get("agent"), "kinds": arguments.get("kinds")}
     if after is not None:
-        return await _page(agent.space.log(after, prefix), after, limit)
-    start = max(await agent.space.position() - limit, 0)
-    try:
-        return await _page(agent.space.log(start, prefix), start, limit)
-    except interlock.Pruned as pruned:
-        start = pruned.oldest - 1
-        return await _page(agent.space.log(start, prefix), start, limit)
+        return await _page(agent.space.log(after, prefix, **chosen), after, limit)
+    head, latest = await agent.space.position(), list[Entry]()
+    async for entry in agent.space.log(prefix=prefix, newest_first=True, **chosen):
+        if not is_reserved(entry.key):
+            latest.append(entry)
+        if len(latest) == limit:
+            break
+    return _entries(latest[::-1], max(head, latest[0].position if latest else 0), more=False)
 
 
 async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
