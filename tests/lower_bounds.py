@@ -129,7 +129,7 @@ def mcp(url: str) -> None:
             answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
             assert answer.structured_content["ok"], answer
 
-    import interlock.server.mcp.transports  # noqa: F401  # what HTTP needs is there
+    import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 
     asyncio.run(call())
 
@@ -173,6 +173,48 @@ def plot(url: str) -> None:
     assert "<svg" in drawn.read_text(encoding="utf-8")
 
 
+def otel(url: str) -> None:
+    """Trace with the API alone, which records nothing, and make a link."""
+    import interlock
+    from interlock.observe import otel
+
+    otel.instrument()
+    with interlock.open(url) as space:
+        space.update("k", lambda value: 1)
+        (entry,) = space.log(prefix="k")
+    assert entry.trace is None
+    assert otel.link(entry._replace(trace=f"00-{'1' * 32}-{'2' * 16}-01")) is not None
+
+
+def prometheus(url: str) -> None:
+    """Show what was counted."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    import interlock
+    from interlock.observe import prometheus
+
+    registry = CollectorRegistry()
+    prometheus.register(registry)
+    with interlock.open(url, agent="a") as space:
+        space.create("k", 1)
+    assert b'interlock_commits_total{agent="a",space="default"} 1.0' in generate_latest(registry)
+
+
+def schema(url: str) -> None:
+    """Write under a rule with a schema."""
+    import interlock
+
+    rules = {"k": interlock.guarded(schema=list[int])}
+    with interlock.open(url, rules=rules) as space:
+        space.create("k", [1])
+        try:
+            space.update("k", lambda items: [*items, "x"])
+        except interlock.Invalid as refused:
+            if "$[1]" in str(refused):
+                return
+    raise SystemExit("not refused")
+
+
 def a_store(url: str) -> None:
     """Write, read, lease and follow on a server, with both APIs."""
     import interlock
@@ -209,10 +251,13 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "langgraph": langgraph,
     "mcp": mcp,
     "openai-agents": openai_agents,
+    "otel": otel,
     "plot": plot,
     "postgres": a_store,
+    "prometheus": prometheus,
     "qdrant": qdrant,
     "redis": a_store,
+    "schema": schema,
     "verify": verify,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -16,30 +16,25 @@ from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
 
 T = TypeVar("T")
+Pick = Callable[[Sequence[Entry]], Iterable[T]]
 
 
 class AsyncPages:
-    """Reads the entries that are asked for; `pick` makes of each what is yielded, None: nothing."""
+    """Reads the entries that are asked for; `pick` makes of a page of them what is yielded."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    def read(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> AsyncIterator[T]:
+    def read(self, asked: Choice, after: int | None, pick: Pick[T]) -> AsyncIterator[T]:
         """Yield what comes after a position (None: all that is kept), oldest first."""
         first = concurrency.at_once(partial(self._after, asked, after))
         return self._read(first, asked, pick)
 
-    def backwards(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> AsyncIterator[T]:
+    def backwards(self, asked: Choice, after: int | None, pick: Pick[T]) -> AsyncIterator[T]:
         """Yield the same, newest first, a page in memory at a time."""
         return self._backwards(concurrency.at_once(partial(self._window, after)), asked, pick)
 
-    def follow(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> AsyncIterator[T]:
+    def follow(self, asked: Choice, after: int | None, pick: Pick[T]) -> AsyncIterator[T]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
         raise_refused(read.check_after(after))
         start = concurrency.at_once(self._end) if after is None else None
@@ -49,17 +44,15 @@ class AsyncPages:
         self,
         first: Callable[[], Awaitable[LogPage]],
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> AsyncIterator[T]:
         page, left = await first(), asked.limit
         while True:
-            for entry in page.entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
-                    yield found
-                    left = None if left is None else left - 1
-                    if left == 0:
-                        return
+            for found in pick(asked.of(page.entries)):
+                yield found
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
             if page.upto >= page.head:
                 return
             page = await self._after(asked, page.upto)
@@ -68,32 +61,29 @@ class AsyncPages:
         self,
         first: Callable[[], Awaitable[Window]],
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> AsyncIterator[T]:
         window, left = await first(), asked.limit
         while entries := await self._session.run(log.page_before(asked, window)):
-            for entry in entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
-                    yield found
-                    left = None if left is None else left - 1
-                    if left == 0:
-                        return
+            for found in pick(asked.of(entries)):
+                yield found
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
 
     async def _follow(
         self,
         start: Callable[[], Awaitable[int]] | None,
         position: int,
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> AsyncIterator[T]:
         if start is not None:
             position = await start()
         while True:
             page = await self._after(asked, position)
-            for entry in page.entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
+            for entry in asked.of(page.entries):
+                for found in pick([entry]):
                     self._session.handling(entry)
                     yield found
             raise_refused(read.check_reached(position, page.head))

@@ -126,7 +126,7 @@ class AsyncReader:
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
         asked = accepted(log.choice(key=key))
-        return AsyncPages(self.session).read(asked, after, Typed(type).entry)
+        return AsyncPages(self.session).read(asked, after, Typed(type).entries)
 
     @overload
     def log(
@@ -170,7 +170,7 @@ class AsyncReader:
         Invalid.
         """
         asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
-        pages, pick = AsyncPages(self.session), Typed(type).entry
+        pages, pick = AsyncPages(self.session), Typed(type).entries
         return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
@@ -187,7 +187,7 @@ class AsyncReader:
         `type` is that of `history`.
         """
         asked = accepted(log.choice(prefix))
-        return AsyncPages(self.session).follow(asked, after, Typed(type).entry)
+        return AsyncPages(self.session).follow(asked, after, Typed(type).entries)
 
     def at(
         self, *, position: int | None = None, time: datetime | float | None = None

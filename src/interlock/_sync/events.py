@@ -126,7 +126,7 @@ class Events(Generic[E]):
         `types` leaves it out; Pruned if what comes after `after` was trimmed.
         """
         asked = accepted(log.choice(key=self.key, agent=agent, limit=limit))
-        pick = self._stream.of(types).entry
+        pick = self._stream.of(types).entries
         if newest_first:
             return self._pages.backwards(asked, after, pick)
         return self._pages.read(asked, after, pick)
@@ -145,7 +145,7 @@ class Events(Generic[E]):
         `types`, and what is raised, are those of `read`.
         """
         asked = accepted(log.choice(key=self.key))
-        return self._pages.follow(asked, after, self._stream.of(types).entry)
+        return self._pages.follow(asked, after, self._stream.of(types).entries)
 
     def project(
         self,

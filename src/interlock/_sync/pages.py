@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -17,30 +17,25 @@ from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
 
 T = TypeVar("T")
+Pick = Callable[[Sequence[Entry]], Iterable[T]]
 
 
 class Pages:
-    """Reads the entries that are asked for; `pick` makes of each what is yielded, None: nothing."""
+    """Reads the entries that are asked for; `pick` makes of a page of them what is yielded."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def read(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> Iterator[T]:
+    def read(self, asked: Choice, after: int | None, pick: Pick[T]) -> Iterator[T]:
         """Yield what comes after a position (None: all that is kept), oldest first."""
         first = concurrency.at_once(partial(self._after, asked, after))
         return self._read(first, asked, pick)
 
-    def backwards(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> Iterator[T]:
+    def backwards(self, asked: Choice, after: int | None, pick: Pick[T]) -> Iterator[T]:
         """Yield the same, newest first, a page in memory at a time."""
         return self._backwards(concurrency.at_once(partial(self._window, after)), asked, pick)
 
-    def follow(
-        self, asked: Choice, after: int | None, pick: Callable[[Entry], T | None]
-    ) -> Iterator[T]:
+    def follow(self, asked: Choice, after: int | None, pick: Pick[T]) -> Iterator[T]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
         raise_refused(read.check_after(after))
         start = concurrency.at_once(self._end) if after is None else None
@@ -50,17 +45,15 @@ class Pages:
         self,
         first: Callable[[], LogPage],
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> Iterator[T]:
         page, left = first(), asked.limit
         while True:
-            for entry in page.entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
-                    yield found
-                    left = None if left is None else left - 1
-                    if left == 0:
-                        return
+            for found in pick(asked.of(page.entries)):
+                yield found
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
             if page.upto >= page.head:
                 return
             page = self._after(asked, page.upto)
@@ -69,32 +62,29 @@ class Pages:
         self,
         first: Callable[[], Window],
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> Iterator[T]:
         window, left = first(), asked.limit
         while entries := self._session.run(log.page_before(asked, window)):
-            for entry in entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
-                    yield found
-                    left = None if left is None else left - 1
-                    if left == 0:
-                        return
+            for found in pick(asked.of(entries)):
+                yield found
+                left = None if left is None else left - 1
+                if left == 0:
+                    return
 
     def _follow(
         self,
         start: Callable[[], int] | None,
         position: int,
         asked: Choice,
-        pick: Callable[[Entry], T | None],
+        pick: Pick[T],
     ) -> Iterator[T]:
         if start is not None:
             position = start()
         while True:
             page = self._after(asked, position)
-            for entry in page.entries:
-                found = pick(entry) if asked.has(entry) else None
-                if found is not None:
+            for entry in asked.of(page.entries):
+                for found in pick([entry]):
                     self._session.handling(entry)
                     yield found
             raise_refused(read.check_reached(position, page.head))

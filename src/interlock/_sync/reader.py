@@ -125,7 +125,7 @@ class Reader:
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
         asked = accepted(log.choice(key=key))
-        return Pages(self.session).read(asked, after, Typed(type).entry)
+        return Pages(self.session).read(asked, after, Typed(type).entries)
 
     @overload
     def log(
@@ -169,7 +169,7 @@ class Reader:
         Invalid.
         """
         asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
-        pages, pick = Pages(self.session), Typed(type).entry
+        pages, pick = Pages(self.session), Typed(type).entries
         return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
@@ -186,7 +186,7 @@ class Reader:
         `type` is that of `history`.
         """
         asked = accepted(log.choice(prefix))
-        return Pages(self.session).follow(asked, after, Typed(type).entry)
+        return Pages(self.session).follow(asked, after, Typed(type).entries)
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).

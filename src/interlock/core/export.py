@@ -7,8 +7,9 @@
              {"epoch": ...} {"agent": ...} {"group": ...} {"pending": ...} {"projection": ...}
     trailer  {"end": {"lines": ..., "digest": ...}}            of the body
 
-Values are encoded anew, so the digest tells whether two spaces hold the same, not how a store wrote
-it down.  It is about the body alone: the header names the space and the time of the export.
+Lines are printable ASCII.  Values are encoded anew, so the digest tells whether two spaces hold the
+same, not how a store wrote it down.  It is about the body alone: the header names the space and the
+time of the export.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ MOST_BYTES = 4 << 20
 MOST_TEXT = 1000  # bytes of a name
 _LARGEST = 2**63
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+def _encode(told: Mapping[str, Json]) -> str:
+    """Return a line: printable ASCII, so that no terminal, pipe or editor changes it."""
+    return _encoder.encode(told).replace("\x7f", "\\u007f")
 
 
 class Header(NamedTuple):
@@ -141,7 +147,7 @@ class Body:
         self.lines = 0
         self.end: tuple[int, str] | None = None
         self._space: tuple[int, int] | None = None
-        self._parts: list[list[Any]] = [[] for _ in Parts._fields]
+        self._parts: list[list[Any]] = [[] for _ in Parts()]
 
     @property
     def parts(self) -> Parts:

@@ -31,11 +31,11 @@ class Choice:
     kinds: tuple[str, ...] = ()
     limit: int | None = None
 
-    def has(self, entry: Entry) -> bool:
-        """Whether an entry of a page is one of them."""
-        if self.agent is not None and entry.agent != self.agent:
-            return False
-        return not self.kinds or entry.kind in self.kinds
+    def of(self, page: list[Entry]) -> list[Entry]:
+        """Return those of a page that are asked for, whose key was asked of the store."""
+        if self.agent is not None:
+            page = [entry for entry in page if entry.agent == self.agent]
+        return [entry for entry in page if entry.kind in self.kinds] if self.kinds else page
 
 
 @dataclass

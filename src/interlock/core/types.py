@@ -18,7 +18,8 @@ msgspec is imported when a type is first used, pydantic never: a model brings wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
@@ -53,6 +54,11 @@ class Shape(Generic[T]):
         self.name = _name(form)
         self._tree = _tree_of(form)
 
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes of the objects in it, each once."""
+        return tuple(_classes(self._tree, {}))
+
     def encode(self, value: T) -> Json:
         """Return an object of the type as JSON.  Raises Misfit where it is none."""
         plain = _plain(value)
@@ -62,6 +68,17 @@ class Shape(Generic[T]):
     def decode(self, value: Json) -> T:
         """Return JSON as an object of the type.  Raises Misfit where it does not fit."""
         return self._convert(self._lifted(value))
+
+    def decode_many(self, values: Sequence[Json]) -> list[T]:
+        """Return many values as objects, as `decode` does one by one, in one pass if possible."""
+        tree = self._tree
+        flat = tree is None or (tree.form and not tree.fields and version_of(tree.form) == 1)
+        if flat and not any(isinstance(each, dict) and VERSION in each for each in values):
+            with suppress(Misfit):  # the first one that does not fit is named below
+                many: Any = list.__class_getitem__(self.form)
+                found: list[T] = _converted(values, many)
+                return found
+        return [self.decode(each) for each in values]
 
     def changed(self, stored: Json, value: T) -> Json:
         """Return an object as JSON, with the fields of `stored` that the type does not know.
@@ -78,15 +95,19 @@ class Shape(Generic[T]):
         return _walk(self._tree, value, _lifted, "$")
 
     def _convert(self, value: Json) -> T:
-        import msgspec
-
-        try:
-            found: T = msgspec.convert(value, self.form, str_keys=True, dec_hook=_from_json)
-        except msgspec.ValidationError as problem:
-            raise _misfit(problem) from problem
-        except RecursionError as problem:
-            raise Misfit("it is nested too deeply, or contains itself") from problem
+        found: T = _converted(value, self.form)
         return found
+
+
+def _converted(value: Json, form: Any) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.convert(value, form, str_keys=True, dec_hook=_from_json)
+    except msgspec.ValidationError as problem:
+        raise _misfit(problem) from problem
+    except RecursionError as problem:
+        raise Misfit("it is nested too deeply, or contains itself") from problem
 
 
 class Tagged(Shape[T]):
@@ -108,6 +129,24 @@ class Tagged(Shape[T]):
             self._shapes[_tag(each)] = Shape(each)
         self._known = ", ".join(self._shapes)
 
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What `$type` may be."""
+        return tuple(self._shapes)
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """What the union is of: the classes, then the rest."""
+        rest = () if self._rest is None else (self._rest.form,)
+        return (*(shape.form for shape in self._shapes.values()), *rest)
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes of the objects in it, each once."""
+        rest = () if self._rest is None else (self._rest,)
+        found = (cls for shape in (*self._shapes.values(), *rest) for cls in shape.classes)
+        return tuple(dict.fromkeys(found))
+
     def encode(self, value: T) -> Json:
         """Return an object of one of the classes as JSON.  Raises Misfit where it is of none."""
         name = type(value).__name__
@@ -117,6 +156,28 @@ class Tagged(Shape[T]):
         if self._rest is None:
             raise Misfit(f"expected one of {self._known}, got {name}")
         return self._rest.encode(value)
+
+    def decode_many(self, values: Sequence[Json]) -> list[T]:
+        """Return many values as objects, as `decode` does one by one, those of a class in one pass.
+
+        Raises Misfit about the first of any class that does not fit.
+        """
+        found: list[Any] = [None] * len(values)
+        indexes: dict[Any, list[int]] = {}
+        for index, value in enumerate(values):
+            tag = value.get(TYPE) if isinstance(value, dict) else None
+            indexes.setdefault(tag if isinstance(tag, str) else None, []).append(index)
+        for tag, those in indexes.items():
+            shape = self._shapes.get(tag) if tag is not None else None
+            if shape is None:
+                made = [self.decode(values[index]) for index in those]
+            else:
+                group = [values[index] for index in those]
+                minds = _minds_unknown(shape.form)
+                made = shape.decode_many([*map(_untagged, group)] if minds else group)
+            for index, each in zip(those, made, strict=True):
+                found[index] = each
+        return found
 
     def _convert(self, value: Json) -> T:
         found: T
@@ -369,6 +430,15 @@ def _walk(
     return value
 
 
+def _classes(tree: _Tree | None, known: dict[Any, None]) -> dict[Any, None]:
+    if tree is not None and _class(tree.form) not in known:
+        if tree.form is not None:
+            known[_class(tree.form)] = None
+        for below in (*tree.fields.values(), *tree.places, tree.each, *tree.options):
+            _classes(below, known)
+    return known
+
+
 def _tree_of(form: Any) -> _Tree | None:
     """Return what is to be walked through in values of a type.  Raises TypeError where msgspec
     does not know it."""
@@ -478,6 +548,13 @@ def _is_object(form: Any) -> bool:
 
 def _has_own_tag(form: Any) -> bool:
     return hasattr(_class(form), "__struct_fields__") and _config(_class(form)).tag is not None
+
+
+def _minds_unknown(form: Any) -> bool:
+    """Whether a class may refuse, or keep, fields that it does not know."""
+    cls = _class(form)
+    forbids = hasattr(cls, "__struct_fields__") and _config(cls).forbid_unknown_fields
+    return bool(forbids) or is_model(cls)
 
 
 def _config(struct: Any) -> Any:

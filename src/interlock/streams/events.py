@@ -8,13 +8,13 @@ never guessed at when it is read.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
 
 from interlock.core.keys import check_key
-from interlock.core.plan import APPEND, DELETE
+from interlock.core.plan import DELETE
 from interlock.core.records import Entry, as_datetime
 from interlock.core.refusals import Forbidden
 from interlock.core.rules import MERGED, UnknownRule
@@ -88,30 +88,23 @@ class Stream(Generic[E]):
 
         Raises Invalid, which names position and type, where it is no event of the stream.
         """
-        value, tag = entry.value, None
-        if entry.kind == DELETE:
-            return None
-        if entry.kind == APPEND and isinstance(value, dict):
-            tag = value.get(TYPE)
-        if self._only and not (isinstance(tag, str) and tag in self._tags):
-            return None
+        return self._event(entry) if self._has(entry) else None
+
+    def entries(self, entries: Sequence[Entry]) -> Iterable[EventEntry[E]]:
+        """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
+        found = [each for each in entries if self._has(each)]
         try:
-            event = self._shape.decode(value)
-        except Misfit as problem:
-            raise Invalid(
-                f"The event of {self.key!r} at position {entry.position} ({TYPE} {tag!r:.60}) "
-                f"can't be read: {problem}."
-            ) from problem
-        return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
+            events = self._shape.decode_many([each.value for each in found])
+        except Misfit:
+            return map(self._event, found)  # up to the first one that does not fit
+        return map(_entry, found, events)
 
     def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
         """Return the entry of an event that was appended as `body`; the same id may have been
         there, with another event."""
         if entry.value == body:
-            return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
-        found = self.entry(entry)
-        assert found is not None  # this stream leaves nothing out
-        return found
+            return _entry(entry, event)
+        return self._event(entry)
 
     def folding(self, fold: Callable[[Any, Any], Any]) -> Callable[[Any, Entry], Any]:
         """Return a fold of the events as one of the entries of the key.  Raises Invalid."""
@@ -123,6 +116,22 @@ class Stream(Generic[E]):
             return value if found is None else fold(value, found.event)
 
         return each
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether an entry of the key is not left out: it is no deletion, and of these types."""
+        if entry.kind == DELETE:
+            return False
+        tag = _tag(entry)
+        return not self._only or (isinstance(tag, str) and tag in self._tags)
+
+    def _event(self, entry: Entry) -> EventEntry[E]:
+        try:
+            return _entry(entry, self._shape.decode(entry.value))
+        except Misfit as problem:
+            raise Invalid(
+                f"The event of {self.key!r} at position {entry.position} ({TYPE} "
+                f"{_tag(entry)!r:.60}) can't be read: {problem}."
+            ) from problem
 
 
 def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
@@ -138,6 +147,14 @@ def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
             rule.kind,
         )
     return plan_append(writer, key, item, op_id)
+
+
+def _entry(entry: Entry, event: E) -> EventEntry[E]:
+    return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
+
+
+def _tag(entry: Entry) -> Json:
+    return entry.value.get(TYPE) if isinstance(entry.value, dict) else None
 
 
 def _classes(form: Any) -> tuple[Any, ...]:
