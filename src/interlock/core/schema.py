@@ -15,8 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
-from interlock.core.type_tree import is_model
+from interlock.core.struct import Json, is_model
 from interlock.core.types import TYPE, VERSION, Shape, Tagged, shape_of, version_of
 
 MISSING = "jsonschema is not installed: pip install 'interlock[schema]'"
