@@ -179,7 +179,7 @@ def _validator(text: str) -> Any:
     # It checks `date` and `uuid` itself.
     formats = {"date-time": datetime, "time": time, "duration": timedelta, "decimal": Decimal}
     for name, form in formats.items():
-        checker.checks(name, raises=ValueError)(_reads_as(form))
+        checker.checks(name)(_reads_as(form))
     return draft(data, format_checker=checker, registry=Registry())
 
 
@@ -187,8 +187,11 @@ def _reads_as(form: Any) -> Any:
     def check(value: object) -> bool:
         import msgspec
 
-        if isinstance(value, str):
-            msgspec.convert(value, form)
+        try:
+            if isinstance(value, str):
+                msgspec.convert(value, form)
+        except msgspec.ValidationError:
+            return False
         return True
 
     return check
