@@ -321,6 +321,11 @@ async def test_the_past_can_be_read_and_followed(us: Tools, them: Tools) -> None
     assert not page["more"]
     assert (await us.done("log", after=page["next_after"]))["entries"] == []
     assert len((await us.done("log", limit=2))["entries"]) == 2
+    chosen = await us.done("log", limit=2, agent=latest["entries"][0]["agent"], kinds=["put"])
+    assert [e["version"] for e in chosen["entries"]] == [4, 5]
+    assert chosen["next_after"] == start + 6
+    assert (await us.done("log", kinds=["append"]))["entries"] == []
+    await us.refused("Invalid", "log", kinds=["write"])
 
     page = await us.done("list_keys", limit=1)
     assert ([r["key"] for r in page["records"]], page["more"]) == (["a/k"], True)

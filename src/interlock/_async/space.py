@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
+from interlock._async.streams import AsyncStreams
 from interlock._async.transaction import AsyncTx, returned
 from interlock.core import patch, transact, update, write
 from interlock.core.keys import Deletion
@@ -35,23 +36,18 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
     from interlock._async.breaker import AsyncBreaker
-    from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
-    from interlock._async.group import AsyncGroup
     from interlock._async.joined import AsyncJoined
-    from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
-    from interlock.streams.projection import Fold
 
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader, AsyncObservable):
+class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
@@ -381,88 +377,6 @@ class AsyncSpace(AsyncReader, AsyncObservable):
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
         )
         return self.rules
-
-    def group(
-        self,
-        name: str,
-        *,
-        prefix: str = "",
-        start: str | int = "beginning",
-        consumer: str | None = None,
-        ttl: float = 30.0,
-    ) -> AsyncGroup:
-        """Return one consumer of a consumer group, which deals the log to its consumers.
-
-        `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
-        consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
-        `ttl`: seconds without a sign of life after which others take its entries over.
-        """
-        from interlock._async.group import AsyncGroup
-        from interlock.streams.group import membership
-
-        who = self.agent if consumer is None else consumer
-        return AsyncGroup(self.session, accepted(membership(name, who, prefix, start, ttl)))
-
-    async def groups(self) -> list[str]:
-        """Return the names of the space's consumer groups."""
-        from interlock.streams import group
-
-        return list(await self.session.run(group.names()))
-
-    def coordinator(
-        self,
-        into: str,
-        *,
-        source: str,
-        merge: Callable[[Any, Any], Any] | Reducer | str,
-        validate: Callable[[Any], Any] | None = None,
-        dedupe: str | Callable[[Any], Any] | None = "id",
-        initial: Any = None,
-        name: str | None = None,
-        ttl: float = 30.0,
-        wait: float | None = None,
-        on_error: Literal["reject", "stop"] = "reject",
-    ) -> AsyncCoordinator:
-        """Return a coordinator, which merges what is written under `source` into the key `into`.
-
-        `merge(value, contribution)` returns the new value (`initial` before the first), or is a
-        reducer or its name.  `validate(contribution)` returns why it is rejected, or raises
-        ValueError; so may `merge`.  `dedupe`: what the same contribution is known by: its `id`
-        field, its `content`, a function, or None.  `name` (default: `into`) is what others stand by
-        for.  `ttl` and `wait` are those of its lease.  `on_error`: what becomes of a contribution
-        that a function raises an error for, or whose result cannot be written: `reject` keeps it
-        with the reason and goes on, `stop` raises Invalid, which names it.
-        """
-        from interlock._async.coordinator import AsyncCoordinator
-        from interlock.streams.coordinator import job
-
-        todo = accepted(job(into, source, merge, validate, dedupe, initial, name, on_error))
-        return AsyncCoordinator(self.session, todo, ttl, wait)
-
-    def projection(
-        self,
-        fold: Fold,
-        *,
-        prefix: str = "",
-        type: TypeForm[Any] | None = None,
-        initial: Any = None,
-        name: str | None = None,
-        version: int = 1,
-        snapshot_every: int = 1000,
-    ) -> AsyncProjection:
-        """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
-
-        The fold is pure: what it returns depends on the value and the entry only.  It may change
-        the value and return it.  `type` is what the entries' values are given to it as.  With a
-        `name` the value, which is JSON then, is kept in the store every `snapshot_every` log
-        positions, so that opening it costs what came since, and the log after that is not trimmed.
-        A fold that has changed needs another `version`.
-        """
-        from interlock._async.projection import AsyncProjection
-        from interlock.streams.projection import shape
-
-        found = accepted(shape(fold, prefix, initial, name, version, snapshot_every, type))
-        return AsyncProjection(self.session, found)
 
     def run(
         self,

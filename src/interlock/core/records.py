@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from interlock.core.struct import Json
+from interlock.core.struct import Json, plain
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -17,6 +17,7 @@ else:
 
     V_co = TypeVar("V_co", covariant=True)
 
+_SHOWN = 60  # characters of a value in a repr
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SWEEP = "$expired/"  # what the operation ids of commits begin with that delete expired keys
 
@@ -63,6 +64,27 @@ class Record(NamedTuple, Generic[V_co]):
     def expired(self) -> bool:
         """Whether the key does not exist because its value has expired."""
         return self.expires_us > 0 and not self.exists
+
+    def __bool__(self) -> bool:
+        """Whether the key exists.  A missing record is `None`: compare with that."""
+        return self.exists
+
+    def __repr__(self) -> str:
+        what = _shown(self.value) if self.exists else "does not exist"
+        return f"<Record {self.key!r} version {self.version}: {what}>"
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the record as a dict of JSON values; times are ISO 8601."""
+        return {
+            "key": self.key,
+            "value": plain(self.value),
+            "version": self.version,
+            "epoch": self.epoch,
+            "writer": self.writer,
+            "at": None if self.at is None else self.at.isoformat(),
+            "exists": self.exists,
+            **({"expires_at": self.expires_at.isoformat()} if self.expires_at else {}),
+        }
 
 
 class KeyInfo(NamedTuple):
@@ -114,6 +136,22 @@ class Entry(NamedTuple, Generic[V_co]):
     def expired(self) -> bool:
         """Whether it deletes a key whose value had expired: `agent` has trimmed."""
         return self.op_id.startswith(SWEEP)
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the entry as a dict of JSON values; times are ISO 8601."""
+        return {
+            "position": self.position,
+            "key": self.key,
+            "version": self.version,
+            "epoch": self.epoch,
+            "kind": self.kind,
+            "value": plain(self.value),
+            "agent": self.agent,
+            "at": self.at.isoformat(),
+            "op_id": self.op_id,
+            "reads": None if self.reads is None else dict(self.reads),
+            "trace": self.trace,
+        }
 
 
 class Tail(NamedTuple):
@@ -178,6 +216,16 @@ class Snapshot(NamedTuple):
     queued: Mapping[str, int]
     applied: Committed | None = None
     leases: Mapping[str, Leaseholder] = {}  # never changed
+
+
+def _shown(value: object) -> str:
+    """Return what a value looks like, in at most 60 characters however large it is."""
+    import reprlib  # few who read or write ever show a record
+
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 3, 60, 60
+    text = brief.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def absent(key: str, space: str, epoch: int = 0) -> Record:

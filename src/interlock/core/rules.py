@@ -117,8 +117,9 @@ class Rule:
         """Who may write keys of this rule, and how, in words."""
         kind, who, how, tools = KINDS[self.kind]
         by = str(self.by)
-        how = how.format(reducer=self.reducer)
-        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by))
+        fits = f"; values fit {self.schema.title}" if isinstance(self.schema, Schema) else ""
+        how = how.format(reducer=self.reducer) + fits
+        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by) + fits)
 
     def owner(self, pattern: str, key: str) -> str | None:
         """Return the only agent that may write `key` ("": nobody may), None if others may, too."""

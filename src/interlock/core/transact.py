@@ -108,7 +108,7 @@ class Transaction:
         seen = {record.key: record for record in self.read_scans[prefix]}
         for key in (*self.writes, *(write.key for write in self.appends)):
             if key.startswith(prefix) and key not in seen:
-                seen[key] = self.read_records.get(key) or absent(key, self.writer.space)
+                seen[key] = self.read_records.get(key, absent(key, self.writer.space))
         views = (self._overlaid(seen[key]) for key in sorted(seen))
         return {view.key: view for view in views if view.exists}
 
@@ -138,7 +138,8 @@ class Transaction:
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
-        view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
+        base = self.bases.get(key, absent(key, self.writer.space)) if known is None else known
+        view = self._overlaid(base)
         if view.exists:
             self.doomed = refusals.conflict(Expect(key, None, None), view)
             return self.doomed
@@ -158,7 +159,7 @@ class Transaction:
             return wrong
         refused = self._appended(record.key) or self._expect(record)
         if refused is None:
-            stored = self.read_records.get(record.key) or self.bases[record.key]
+            stored = self.read_records.get(record.key, self.bases[record.key])
             if record.key in self.writes and not stored.exists:
                 del self.writes[record.key]  # it was created here: nothing is left to do
             else:
@@ -217,7 +218,7 @@ class Transaction:
         if forgotten is not None:
             return forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
-            base = self.bases.get(write.key) or absent(write.key, self.writer.space)
+            base = self.bases.get(write.key, absent(write.key, self.writer.space))
             refused = forbidden_by_rule(self.writer, base, write)
             if refused is not None:
                 return refused
@@ -256,7 +257,7 @@ class Transaction:
 
     def _stored(self, key: str) -> bool:
         """Whether a key is known to exist in the store."""
-        known = self.bases.get(key) or self.read_records.get(key)
+        known = self.bases.get(key, self.read_records.get(key))
         return known is not None and known.body is not None
 
     def _misplaced(self) -> Invalid | None:
@@ -287,9 +288,9 @@ class Transaction:
         elif before != expected and (record.expires_us or before[:3] != expected[:3]):
             # But for what this transaction will write itself over a value that has expired.
             self.doomed = refusals.conflict(before, record)
-        self.bases.setdefault(
-            key, read or (record if before is None else absent(key, record.space))
-        )
+        if read is None:
+            read = record if before is None else absent(key, record.space)
+        self.bases.setdefault(key, read)
         return self.doomed
 
     def _appended(self, key: str) -> Invalid | None:

@@ -48,6 +48,7 @@ FOLD_EVERY = 500  # contributions, after which whoever added the last one folds 
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
+AppendPlan = Callable[[Writer, str, Json, str], Decision]
 
 
 def plan_put(
@@ -495,7 +496,7 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
 
 
 def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str
+    writer: Writer, key: str, items: Iterable[Json], op_id: str, plan: AppendPlan = plan_append
 ) -> Steps[list[Entry] | Refusal]:
     """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
     contributions = list(items)
@@ -505,7 +506,7 @@ def append_many(
     def decision() -> Decision:
         writes: list[Write] = []
         for item in contributions:
-            decided = plan_append(writer, key, item, op_id)
+            decided = plan(writer, key, item, op_id)
             if isinstance(decided, Refusal):
                 return decided
             writes += decided.writes
@@ -522,15 +523,19 @@ def append_many(
 
 
 def append(
-    writer: Writer, key: str, item: Json, op_id: str, exact: bool = True
+    writer: Writer,
+    key: str,
+    item: Json,
+    op_id: str,
+    exact: bool = True,
+    plan: AppendPlan = plan_append,
 ) -> Steps[Entry | Refusal]:
     """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
 
     Returns its Entry or a Refusal.
     """
-    outcome = yield from commit(
-        writer, lambda: plan_append(writer, key, item, op_id), exact, shared=not exact
-    )
+    decision = partial(plan, writer, key, item, op_id)
+    outcome = yield from commit(writer, decision, exact, shared=not exact)
     if not isinstance(outcome, Committed):
         return outcome
     done = outcome.writes[0]

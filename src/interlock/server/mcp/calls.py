@@ -152,7 +152,7 @@ def _conflict(expected: int | None, record: Record) -> Answer:
         "key": record.key,
         "expected_version": expected,
         "actual_version": record.version,
-        "record": record_answer(record),
+        "record": record.to_dict(),
     }
 
 
@@ -165,20 +165,6 @@ def _clash(clash: interlock.Clash) -> Answer:
 def _is_json(value: object) -> bool:
     """Whether a side of a clash has a value: what is not there is no JSON."""
     return value is None or isinstance(value, str | int | float | bool | list | dict)
-
-
-def record_answer(record: Record) -> Answer:
-    """Return a record as tools answer it."""
-    return {
-        "key": record.key,
-        "value": record.value,
-        "version": record.version,
-        "epoch": record.epoch,
-        "exists": record.exists,
-        "writer": record.writer,
-        "at": record.at.isoformat() if record.at else None,
-        **({"expires_at": record.expires_at.isoformat()} if record.expires_at else {}),
-    }
 
 
 def key_answer(info: KeyInfo) -> Answer:
@@ -362,7 +348,7 @@ def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Ans
             raise Unknown(str(problem), op_id) from problem  # as the client may name it
         if isinstance(written, Entry):
             return {"entry": entry_answer(written)}
-        return {"record": record_answer(written)}
+        return {"record": written.to_dict()}
 
     return call
 
@@ -408,7 +394,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
             reads=None,
         )
         return {"entry": entry_answer(entry), "replayed": True}
-    return {"record": record_answer(record), "replayed": True}
+    return {"record": record.to_dict(), "replayed": True}
 
 
 def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
@@ -473,13 +459,13 @@ async def about(agents: Agents, agent: Agent, read_only: bool) -> Answer:
 
 async def _read(agent: Agent, arguments: Arguments) -> Answer:
     found = await agent.space.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 async def _read_at(agent: Agent, arguments: Arguments) -> Answer:
     moment = agent.space.at(position=arguments.get("position"), time=_time(arguments.get("time")))
     found = await moment.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 def _time(text: str | None) -> datetime | None:
@@ -496,7 +482,7 @@ async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     answers = [key_answer(each) for each in shown]
     if arguments.get("values"):
         records = await agent.space.read_many(each.key for each in shown)
-        answers = [record_answer(each) for each in records.values() if each.exists]
+        answers = [each.to_dict() for each in records.values() if each.exists]
     return {
         "records": answers,
         "next_after": shown[-1].key if shown else after,
@@ -528,14 +514,16 @@ async def _history(agent: Agent, arguments: Arguments) -> Answer:
 async def _log(agent: Agent, arguments: Arguments) -> Answer:
     after, prefix = arguments.get("after"), arguments.get("prefix", "")
     limit = arguments.get("limit", _LIMIT)
+    chosen: Arguments = {"agent": arguments.get("agent"), "kinds": arguments.get("kinds")}
     if after is not None:
-        return await _page(agent.space.log(after, prefix), after, limit)
-    start = max(await agent.space.position() - limit, 0)
-    try:
-        return await _page(agent.space.log(start, prefix), start, limit)
-    except interlock.Pruned as pruned:
-        start = pruned.oldest - 1
-        return await _page(agent.space.log(start, prefix), start, limit)
+        return await _page(agent.space.log(after, prefix, **chosen), after, limit)
+    head, latest = await agent.space.position(), list[Entry]()
+    async for entry in agent.space.log(prefix=prefix, newest_first=True, **chosen):
+        if not is_reserved(entry.key):
+            latest.append(entry)
+        if len(latest) == limit:
+            break
+    return _entries(latest[::-1], max(head, latest[0].position if latest else 0), more=False)
 
 
 async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
@@ -588,7 +576,7 @@ async def _release_lease(agent: Agent, arguments: Arguments) -> Answer:
 def _held(hold: Hold) -> Answer:
     record: Record = hold.record
     lease = {"lease_id": hold.id, "key": record.key, "seconds": round(hold.seconds, 1)}
-    return {"lease": lease, "record": record_answer(record)}
+    return {"lease": lease, "record": record.to_dict()}
 
 
 CALLS: dict[str, Call] = {

@@ -57,6 +57,12 @@ _FIELDS: Schema = {
 }
 _WRITE = {"version": _VERSION, "epoch": _EPOCH, "op_id": _OP_ID, "lease_id": _LEASE_ID}
 _AFTER = _whole("Only what comes after this position of the log. Without it: the latest entries.")
+_KINDS: Schema = {
+    "type": "array",
+    "items": {"type": "string", "enum": ["put", "append", "delete"]},
+    "minItems": 1,
+    "description": "Only entries of these kinds.",
+}
 _LIMIT = _whole("At most this many (default 50).", 1, MOST_LISTED)
 _SECONDS: Schema = {
     "type": "number",
@@ -254,7 +260,13 @@ _READERS = (
         "Log of all commits",
         "What happened in the space, in order: every write of every key. To follow what others do, "
         "pass the `next_after` of the last answer as `after`.",
-        {"prefix": _PREFIX, "after": _AFTER, "limit": _LIMIT},
+        {
+            "prefix": _PREFIX,
+            "agent": _text("Only what this agent wrote.", 100),
+            "kinds": _KINDS,
+            "after": _AFTER,
+            "limit": _LIMIT,
+        },
         (),
         ("entries", "next_after", "more"),
         reads=True,
