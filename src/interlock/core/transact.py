@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
-from interlock.core.document import FILES, folders_of, in_the_way
+from interlock.core.document import FILES, expected_place, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
 from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
@@ -38,7 +38,6 @@ from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
-    expected_place,
     forbidden_by_rule,
     forgot_write,
     nothing_to_delete,
