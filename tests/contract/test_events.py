@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import log, trim, types
+from interlock.core import log, trim, types, write
+from interlock.core.write import FOLD_EVERY
 from tests.facades import Facades
 
 
@@ -77,6 +78,19 @@ def test_many_events_are_one_commit(space: Any) -> None:
     assert stream.append_many([Paid(1), Sent(1), Paid(2)], op_id="batch") == entries
     assert list(stream.read()) == entries
     assert stream.append_many([]) == []
+
+
+def test_appending_to_a_long_stream_does_not_fold_it(
+    facades: Facades, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fold of all events, every few of them, would cost more the more there are."""
+    space = facades.open("ann", rules=RULES, durability="off")
+    orders(space).append_many([Paid(n) for n in range(FOLD_EVERY - 1)])
+    monkeypatch.setattr(write, "ask", lambda *_: pytest.fail("it was folded"))
+    orders(space).append(Paid(FOLD_EVERY))
+    orders(space).append_many([Paid(n) for n in range(FOLD_EVERY)])
+    monkeypatch.undo()
+    assert len(space.read("orders").value) == 2 * FOLD_EVERY
 
 
 def test_some_types_of_some_agent_and_no_more_than_asked(facades: Facades) -> None:

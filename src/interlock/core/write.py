@@ -464,7 +464,12 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
 
 
 def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str, plan: AppendPlan = plan_append
+    writer: Writer,
+    key: str,
+    items: Iterable[Json],
+    op_id: str,
+    plan: AppendPlan = plan_append,
+    fold_every: int = FOLD_EVERY,
 ) -> Steps[list[Entry] | Refusal]:
     """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
     contributions = list(items)
@@ -483,10 +488,7 @@ def append_many(
     outcome = yield from commit(writer, decision)
     if not isinstance(outcome, Committed):
         return outcome
-    first, last = outcome.writes[0].version, outcome.writes[-1].version
-    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))
+    yield from _keep_fold(writer, outcome, fold_every)
     return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
 
 
@@ -497,20 +499,23 @@ def append(
     op_id: str,
     exact: bool = True,
     plan: AppendPlan = plan_append,
+    fold_every: int = FOLD_EVERY,
 ) -> Steps[Entry | Refusal]:
-    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
-
-    Returns its Entry or a Refusal.
-    """
+    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once."""
     decision = partial(plan, writer, key, item, op_id)
     outcome = yield from commit(writer, decision, exact, shared=not exact)
     if not isinstance(outcome, Committed):
         return outcome
-    done = outcome.writes[0]
-    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
+    yield from _keep_fold(writer, outcome, fold_every)
+    return _entry(outcome, outcome.writes[0], op_id, None)
+
+
+def _keep_fold(writer: Writer, outcome: Committed, every: int) -> Steps[None]:
+    """Protocol: fold a merged key after so many contributions, so that nobody finds a long tail."""
+    first, last = outcome.writes[0], outcome.writes[-1]
+    if last.version // every > (first.version - 1) // every and not outcome.replayed:
         with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
-    return _entry(outcome, done, op_id, None)
+            yield from ask(writer, Load((last.key,)))
 
 
 def _entry(

@@ -134,6 +134,9 @@ class Stream(Generic[E]):
             ) from problem
 
 
+NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
+
+
 def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding an event to a stream, whose key must be declared as one."""
     pattern, rule = writer.book.rules.match(key)
