@@ -51,7 +51,13 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
-        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+        self,
+        record: Record,
+        value: Any,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Write `value` over `record` and return the new record.
 
@@ -59,11 +65,15 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
         retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
-        written, unless `touch` or an `op_id` asks for an entry.
+        written, unless `touch` or an `op_id` asks for an entry.  `expires`: seconds after which the
+        key does not exist any more (None: as its rule says); a value that expires is always
+        written.
         """
         self.session.check_write(getattr(record, "key", None))
         name, touch = self.session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        steps = write.write_record(
+            self.session.writer, record, value, name, touch=touch, expires=expires
+        )
         return await self.session.run(steps)
 
     async def write_many(
@@ -79,14 +89,17 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
-    async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    async def create(
+        self, key: str, value: Any, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
+        `expires`: seconds after which the key does not exist any more (None: as its rule says).
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
         return await self._commit(
-            key, lambda: write.plan_create(self.session.writer, key, value, name)
+            key, lambda: write.plan_create(self.session.writer, key, value, name, expires)
         )
 
     async def create_many(
@@ -121,6 +134,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record: ...
     @overload
     async def update(
@@ -135,6 +149,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     @overload
     async def update(
@@ -149,6 +164,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     async def update(
         self,
@@ -162,6 +178,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -179,7 +196,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
         If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
-        an entry.
+        an entry.  `expires`: as in `write`.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
@@ -188,7 +205,9 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
         given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
+            *(self.session.writer, key, think, given, limits, name, chosen),
+            touch=touch or chosen,
+            expires=expires,
         )
         return view.record(await self.session.run(steps, ("update", key)))
 
@@ -469,7 +488,8 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         return AsyncFiles(self.session, found)
 
     async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
+        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
+        and say what is kept and why.
 
         `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
@@ -477,7 +497,8 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         """
         from interlock.core import trim  # only here: few who write ever trim
 
-        return await self.session.run(trim.trim(self.session.writer, keep, before))
+        name = self.session.op_id(None)
+        return await self.session.run(trim.trim(self.session.writer, keep, before, name))
 
     async def close(self) -> None:
         """Give back the connections.

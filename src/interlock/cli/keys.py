@@ -154,7 +154,8 @@ def entry_line(entry: interlock.Entry, as_json: bool) -> str:
     """Return a log entry as a line for people, or of JSON."""
     if as_json:
         return compact(entry.to_dict())
-    value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
+    gone = "(expired)" if entry.expired else "(deleted)"
+    value = gone if entry.kind == "delete" else compact(entry.value)
     return (
         f"{entry.position:>6}  {local(entry.at)}  {entry.agent}  "
         f"{entry.key}  v{entry.version}  {value}"
@@ -172,6 +173,7 @@ _op_id = click.option("--op-id", help="Makes running the same command again harm
 @click.option("--create", is_flag=True, help="Only if KEY does not exist.")
 @click.option("--force", is_flag=True, help="Over whatever KEY holds now.")
 @click.option("--text", is_flag=True, help="VALUE is text, not JSON.")
+@click.option("--expires", type=float, help="Seconds after which KEY does not exist any more.")
 @_op_id
 def put(
     space: interlock.Space,
@@ -182,6 +184,7 @@ def put(
     create: bool,
     force: bool,
     text: bool,
+    expires: float | None,
     op_id: str | None,
 ) -> None:
     """Write VALUE (JSON; `-` reads it from standard input) to KEY.
@@ -196,12 +199,13 @@ def put(
         value = sys.stdin.read()
     document = value if text else parsed(value)
     if version is not None:
-        record = space.write(_at_version(space, key, version), document, op_id=op_id)
+        was = _at_version(space, key, version)
+        record = space.write(was, document, op_id=op_id, expires=expires)
     elif force:
-        record = _forced(space, key, document, op_id)
+        record = _forced(space, key, document, op_id, expires)
     else:
         try:
-            record = space.create(key, document, op_id=op_id)
+            record = space.create(key, document, op_id=op_id, expires=expires)
         except interlock.Conflict as conflict:
             if create:
                 raise
@@ -344,14 +348,18 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
 
 
 def _forced(
-    space: interlock.Space, key: str, document: object, op_id: str | None
+    space: interlock.Space,
+    key: str,
+    document: object,
+    op_id: str | None,
+    expires: float | None,
 ) -> interlock.Record:
     """Write over whatever is there."""
     if document is not None:
-        record = space.update(key, lambda _: document, op_id=op_id)
+        record = space.update(key, lambda _: document, op_id=op_id, expires=expires)
     else:  # an update takes None for a forgotten return
         name = op_id or f"put-{uuid4().hex}"
-        space.transact(lambda tx: tx.write(tx.read(key), None), op_id=name)
+        space.transact(lambda tx: tx.write(tx.read(key), None, expires=expires), op_id=name)
         done = space.outcome(name)
         assert done is not None  # it was committed just now, or before
         record = space.at(position=done.position).read(key)
@@ -363,7 +371,7 @@ def _forced(
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:
     """The record as the caller read it, which rules and merges go by."""
     record = space.read(key)
-    if record.version == version:
+    if record.version == version and not record.expired:  # else the store says that it has
         return record
     with suppress(interlock.Pruned):
         for entry in space.history(key):

@@ -19,6 +19,7 @@ else:
 
 _SHOWN = 60  # characters of a value in a repr
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SWEEP = "$expired/"  # what the operation ids of commits begin with that delete expired keys
 
 
 def as_datetime(time_us: int) -> datetime:
@@ -33,7 +34,8 @@ class Record(NamedTuple, Generic[V_co]):
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
     `position` is the place in the space's log of the entry that made this version.  `body` is the
     value's JSON text as it was read, which stays what it was when `value` is changed in place;
-    None for a merged key, whose value is a fold.
+    None for a merged key, whose value is a fold.  `expires_us`: when the store's clock will find,
+    or has found, that the value has expired (0: it does not expire).
     """
 
     key: str
@@ -46,11 +48,22 @@ class Record(NamedTuple, Generic[V_co]):
     exists: bool
     space: str
     body: str | None = None
+    expires_us: int = 0
 
     @property
     def at(self) -> datetime | None:
         """When the store wrote this version (store's clock, UTC); None if it was never written."""
         return as_datetime(self.time_us) if self.version else None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the value expires, or expired (store's clock, UTC); None if it does not."""
+        return as_datetime(self.expires_us) if self.expires_us else None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the key does not exist because its value has expired."""
+        return self.expires_us > 0 and not self.exists
 
     def __bool__(self) -> bool:
         """Whether the key exists.  A missing record is `None`: compare with that."""
@@ -70,6 +83,7 @@ class Record(NamedTuple, Generic[V_co]):
             "writer": self.writer,
             "at": None if self.at is None else self.at.isoformat(),
             "exists": self.exists,
+            **({"expires_at": self.expires_at.isoformat()} if self.expires_at else {}),
         }
 
 
@@ -96,7 +110,8 @@ class Entry(NamedTuple, Generic[V_co]):
     contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
     for a transaction that read nothing else, None for a single write.  `trace` is the context of
-    the writer's span as a W3C `traceparent`, None where it was not traced.
+    the writer's span as a W3C `traceparent`, None where it was not traced.  `expires_us`: when the
+    value expires (store's clock; 0: it does not).
     """
 
     position: int
@@ -110,11 +125,17 @@ class Entry(NamedTuple, Generic[V_co]):
     op_id: str
     reads: Mapping[str, Json] | None
     trace: str | None = None
+    expires_us: int = 0
 
     @property
     def at(self) -> datetime:
         """When the store committed it (store's clock, UTC)."""
         return as_datetime(self.time_us)
+
+    @property
+    def expired(self) -> bool:
+        """Whether it deletes a key whose value had expired: `agent` has trimmed."""
+        return self.op_id.startswith(SWEEP)
 
     def to_dict(self) -> dict[str, Json]:
         """Return the entry as a dict of JSON values; times are ISO 8601."""
@@ -155,7 +176,10 @@ class Leaseholder(NamedTuple):
 
 
 class Written(NamedTuple):
-    """One write of a commit: the key's new version and epoch, and its place in the log."""
+    """One write of a commit: the key's new version and epoch, and its place in the log.
+
+    `expires_us`: when its value expires, 0 where it does not.
+    """
 
     key: str
     kind: str
@@ -163,6 +187,7 @@ class Written(NamedTuple):
     epoch: int
     position: int
     body: str | None
+    expires_us: int = 0
 
 
 class Committed(NamedTuple):

@@ -30,12 +30,14 @@ from interlock.core.refusals import (
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.rules import (
+    EXPIRES_WITHIN,
     LEASED,
     MERGED,
     UnknownRule,
     misfit,
     not_appendable,
     not_understood,
+    wrong_expiry,
 )
 from interlock.core.struct import Json
 from interlock.core.types import to_json
@@ -50,10 +52,15 @@ AppendPlan = Callable[[Writer, str, Json, str], Decision]
 
 
 def plan_put(
-    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    expires: float | None = None,
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    write = write_over(writer, record, value)
+    write = write_over(writer, record, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -61,9 +68,11 @@ def plan_put(
     )
 
 
-def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
+def plan_create(
+    writer: Writer, key: str, value: Json, op_id: str, expires: float | None = None
+) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    write = write_to(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -123,20 +132,35 @@ def plan_transition(
     return plan_put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
-def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
+def write_of(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be.
+
+    `expires`: seconds until the value expires (None: as the key's rule says).
+    """
     body = encode(value, writer.max_value_bytes)
-    return body if isinstance(body, Invalid) else Write(kind, key, body)
+    if isinstance(body, Invalid):
+        return body
+    if expires is None:
+        return Write(kind, key, body)
+    if wrong_expiry(expires):
+        return Invalid(f"expires={expires!r:.40} must be a number of seconds {EXPIRES_WITHIN}.")
+    return Write(kind, key, body, round(expires * 1e6))
 
 
-def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+def write_to(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """The same for a key of the caller's, which may be malformed."""
-    return check_key(key) or write_of(writer, kind, key, value)
+    return check_key(key) or write_of(writer, kind, key, value, expires)
 
 
-def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+def write_over(
+    writer: Writer, record: Record, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
-    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value, expires)
 
 
 def plan_values(
@@ -242,9 +266,10 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
     agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space, body
+            *(key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space),
+            *(body, expires_us),
         )
-        for key, kind, version, epoch, position, body in outcome.writes
+        for key, kind, version, epoch, position, body, expires_us in outcome.writes
     ]
 
 
@@ -385,13 +410,16 @@ def write_record(
     leased: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
 
-    outcome = yield from put(writer, record, value, op_id, leased, exact, touch=touch)
+    outcome = yield from put(
+        writer, record, value, op_id, leased, exact, touch=touch, expires=expires
+    )
     return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
@@ -406,6 +434,7 @@ def put(
     gives_way: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
@@ -413,12 +442,12 @@ def put(
     """
 
     def decision() -> Decision:
-        return plan_put(writer, record, value, op_id, leased)
+        return plan_put(writer, record, value, op_id, leased, expires)
 
     while True:
         if not touch and _changes_nothing(decision(), record):
             fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
-            if (fresh.version, fresh.epoch) == (record.version, record.epoch):
+            if expect(fresh) == expect(record):
                 return _as_it_is(record)
         outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
@@ -430,8 +459,11 @@ def put(
 
 
 def _changes_nothing(decided: Decision, record: Record) -> bool:
-    """Whether a plan writes what the record has already."""
-    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
+    """Whether a plan writes what the record has already.  A value that expires is written anew,
+    and so is one that is to stay from now on."""
+    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
+        return False
+    return record.body == decided.writes[0].body is not None
 
 
 def _as_it_is(record: Record) -> Committed:

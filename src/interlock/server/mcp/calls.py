@@ -78,6 +78,16 @@ def moved(expected: int, record: Record) -> Refusal:
     )
 
 
+def expired(record: Record) -> Refusal:
+    """Return the refusal of a write computed from a value that has expired."""
+    return Refusal(
+        "Conflict",
+        f"{record.key!r} has expired.",
+        "Decide again without it; to have the key again, create it.",
+        **_conflict(record.version, record),
+    )
+
+
 def absent(key: str) -> Refusal:
     """Return the refusal of changing a key that does not exist."""
     return Refusal(
@@ -208,13 +218,16 @@ async def outcome_of(agent: Agent, key: str, op_id: str) -> Committed | None:
 
 
 async def _create(agent: Agent, arguments: Arguments, op: str) -> Record:
-    return await agent.space.create(arguments["key"], arguments["value"], op_id=op)
+    expires = arguments.get("expires")
+    return await agent.space.create(arguments["key"], arguments["value"], op_id=op, expires=expires)
 
 
 async def _write(agent: Agent, arguments: Arguments, op: str) -> Record:
+    value, expires = arguments["value"], arguments.get("expires")
     if "lease_id" in arguments:
-        return await _leased(agent, arguments).write(arguments["value"], op_id=op)
-    return await agent.space.write(await _as_read(agent, arguments), arguments["value"], op_id=op)
+        return await _leased(agent, arguments).write(value, op_id=op, expires=expires)
+    record = await _as_read(agent, arguments)
+    return await agent.space.write(record, value, op_id=op, expires=expires)
 
 
 async def _delete(agent: Agent, arguments: Arguments, op: str) -> Record:
@@ -291,6 +304,8 @@ async def _as_read(agent: Agent, arguments: Arguments) -> Record:
     """
     key, version, epoch = (arguments[name] for name in ("key", "version", "epoch"))
     record = await agent.space.read(key)
+    if record.expired and record.version == version:  # it may have been there when it was read
+        raise expired(record)
     if record.version != version:
         was = await _at_version(agent, record, version)
         if was is None:
@@ -363,6 +378,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         position=written.position,
         exists=written.kind != "delete",
         space="",
+        expires_us=written.expires_us,
     )
     if tool == "append":
         entry = Entry(

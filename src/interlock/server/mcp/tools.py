@@ -71,6 +71,13 @@ _SECONDS: Schema = {
     "description": f"How long you need it, from now (at most {LONGEST_LEASE:g}; default 300).",
 }
 
+_EXPIRES: Schema = {
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "description": "Optional: seconds after which the key does not exist any more. Without "
+    "it the value stays, or as long as the key's rule says.",
+}
+
 _RECORD: Schema = {
     "type": "object",
     "properties": {
@@ -81,6 +88,10 @@ _RECORD: Schema = {
         "exists": {"type": "boolean"},
         "writer": {"type": ["string", "null"], "description": "The agent that wrote it."},
         "at": {"type": ["string", "null"], "description": "When, in ISO 8601."},
+        "expires_at": {
+            "type": "string",
+            "description": "From when on the key does not exist any more, if it expires.",
+        },
     },
 }
 _ENTRY: Schema = {"type": "object", "description": "One commit of one key: who wrote what, when."}
@@ -278,7 +289,7 @@ _WRITERS = (
         "Create a key",
         "Make a key that must not exist. Refused with Conflict, and the record that is there, if "
         "somebody made it before.",
-        {"key": _KEY, "value": _VALUE, "op_id": _OP_ID},
+        {"key": _KEY, "value": _VALUE, "expires": _EXPIRES, "op_id": _OP_ID},
         ("key", "value"),
         ("record", "replayed"),
     ),
@@ -289,7 +300,7 @@ _WRITERS = (
         "version and epoch back. If anybody wrote in between, nothing is written and you get a "
         "Conflict with the fresh `record`: decide again from it, then write with its version and "
         "epoch. Never resend your old value with the new version.",
-        {"key": _KEY, "value": _VALUE, **_WRITE},
+        {"key": _KEY, "value": _VALUE, "expires": _EXPIRES, **_WRITE},
         ("key", "value", "version", "epoch"),
         ("record", "replayed"),
         destroys=True,
