@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import log, trim, types, write
-from interlock.core.write import FOLD_EVERY
+from interlock.core import append, log, trim, types
+from interlock.core.append import FOLD_EVERY
 from tests.facades import Facades
 
 
@@ -86,7 +86,7 @@ def test_appending_to_a_long_stream_does_not_fold_it(
     """The fold of all events, every few of them, would cost more the more there are."""
     space = facades.open("ann", rules=RULES, durability="off")
     orders(space).append_many([Paid(n) for n in range(FOLD_EVERY - 1)])
-    monkeypatch.setattr(write, "ask", lambda *_: pytest.fail("it was folded"))
+    monkeypatch.setattr(append, "ask", lambda *_: pytest.fail("it was folded"))
     orders(space).append(Paid(FOLD_EVERY))
     orders(space).append_many([Paid(n) for n in range(FOLD_EVERY)])
     monkeypatch.undo()
@@ -121,7 +121,7 @@ def test_events_of_other_keys_are_not_of_the_stream(facades: Facades) -> None:
     [
         (lambda stream: stream.append(Lost(1)), "expected one of Paid, Sent, got Lost"),
         (lambda stream: stream.append({"$type": "Paid", "order": 1}), "got dict"),
-        (lambda stream: stream.append(Paid("x")), r"Expected int, got str at \$\.order"),  # type: ignore[arg-type]
+        (lambda stream: stream.append(Paid("x")), r"Expected int, got str at \$\.order"),  # type: ignore[arg-type]  # on purpose
         (lambda stream: stream.append_many([Paid(1), None]), "got NoneType"),
         (lambda stream: stream.append(Paid(1), id=""), "id"),
     ],
@@ -224,7 +224,7 @@ def test_events_are_folded_and_the_fold_is_kept(space: Any) -> None:
     stream.append_many([Paid(2), Sent(2)])
     folded: list[Any] = []
     again = stream.project(
-        lambda total, event: folded.append(event) or paid(total, event),  # type: ignore[func-returns-value]
+        lambda total, event: folded.append(event) or paid(total, event),  # type: ignore[func-returns-value]  # a list's append
         {},
         types=Paid,
         name="paid",

@@ -100,5 +100,5 @@ def test_a_transaction_goes_by_records_that_do_not_exist() -> None:
             was = tx.read("k")
             tx.create("k", 1)
             assert tx.read("k").version == was.version == 0
-        space.transact(lambda tx: tx.read("other") or tx.create("other", 2))
+        space.transact(lambda tx: None if tx.read("other") else tx.create("other", 2))
         assert space.read("other").value == 2

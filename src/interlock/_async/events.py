@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from interlock._async.pages import AsyncPages
 from interlock._async.projection import AsyncProjection
-from interlock.core import log, write
+from interlock.core import append, log
 from interlock.errors import accepted
 from interlock.session import AsyncSession
 from interlock.settings import contribution_id
@@ -55,7 +55,7 @@ class AsyncEvents(Generic[E]):
         self._session.check_write(self.key)
         body = self._stream.encode(event)
         name = contribution_id(self.key, body, id, False)
-        steps = write.append(
+        steps = append.append(
             self._session.writer,
             self.key,
             body,
@@ -76,7 +76,7 @@ class AsyncEvents(Generic[E]):
         self._session.check_write(self.key)
         given = list(events)
         bodies = [self._stream.encode(event) for event in given]
-        steps = write.append_many(
+        steps = append.append_many(
             self._session.writer,
             self.key,
             bodies,
