@@ -22,6 +22,7 @@ def gone(space: Any, *records: interlock.Record) -> None:
     """Wait until the store's clock has come to when records expire."""
     for record in records:
         assert record.expires_at is not None
+        assert record.at is not None
         while space.time() <= record.expires_at:
             pass
 
