@@ -20,12 +20,13 @@ class Expect(NamedTuple):
     """A record that the plan was computed from.
 
     `version` 0 is a key that was never written; None only demands that the key does not exist
-    now, whatever its past (`create`).  `epoch` None is not compared.
+    now, whatever its past (`create`).  `epoch` None is not compared.  `tag` is that of the record.
     """
 
     key: str
     version: int | None
     epoch: int | None
+    tag: object = None
 
 
 class Scanned(NamedTuple):
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
 
 def expect(record: Record) -> Expect:
     """The expectation that `record` has not moved."""
-    return Expect(record.key, record.version, record.epoch)
+    return Expect(record.key, record.version, record.epoch, record.tag)
 
 
 def scanned(prefix: str, records: tuple[Record, ...]) -> Scanned:

@@ -32,7 +32,8 @@ class Record(NamedTuple, Generic[V_co]):
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
     `position` is the place in the space's log of the entry that made this version.  `body` is the
     value's JSON text as it was read, which stays what it was when `value` is changed in place;
-    None for a merged key, whose value is a fold.
+    None for a merged key, whose value is a fold.  `tag` is what a guard compares in place of a
+    version: of data outside a space `version` is 0 where the data does not count its writes.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Record(NamedTuple, Generic[V_co]):
     exists: bool
     space: str
     body: str | None = None
+    tag: object = None
 
     @property
     def at(self) -> datetime | None:
@@ -118,7 +120,8 @@ class Leaseholder(NamedTuple):
 
 
 class Written(NamedTuple):
-    """One write of a commit: the key's new version and epoch, and its place in the log."""
+    """One write of a commit: the key's new version and epoch, and its place in the log; outside a
+    space its new tag."""
 
     key: str
     kind: str
@@ -126,6 +129,7 @@ class Written(NamedTuple):
     epoch: int
     position: int
     body: str | None
+    tag: object = None
 
 
 class Committed(NamedTuple):

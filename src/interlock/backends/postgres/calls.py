@@ -125,7 +125,7 @@ def _commit_single(
     _, key, body = plan.writes[0]
     version, epoch = None, None
     if plan.expects:
-        _, version, epoch = plan.expects[0]
+        _, version, epoch, _ = plan.expects[0]
         version = -1 if version is None else version
     arguments = (
         *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.gives_way),

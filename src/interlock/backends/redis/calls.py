@@ -185,7 +185,7 @@ def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[object])
         *(len(numbers), len(expects), len(writes), len(plan.scans)),
         *numbers,
     )
-    for key, version, epoch in expects:
+    for key, version, epoch, _ in expects:
         arguments += (
             numbers[key],
             "" if version is None else version,
