@@ -56,7 +56,8 @@ class BaseSession:
 
     def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
         """Return a protocol so that it is watched; `doing` says what it is to the caller."""
-        return observed(self.driver.observer, steps, self.writer.agent, doing)
+        agent, observer = self.writer.agent, self.driver.observer
+        return observed(observer, steps, agent, doing, self.is_joined)
 
     @property
     def is_joined(self) -> bool:

@@ -204,7 +204,7 @@ class Outside:
             with suppress(AnswerLost, Fault):  # else it expires
                 await self._leave_turn(LeaveTurn(plan.ticket))
         kind, body = write.kind, stamped.body
-        written = Written(write.key, kind, stamped.version, 0, 0, body, answer)
+        written = Written(write.key, kind, stamped.version, 0, 0, body, tag=answer)
         return Committed(0, stamped.time_us, plan.agent, (written,))
 
     def _stamped(self, body: str | None, expected: Expect, agent: str) -> _Stamped | Invalid:

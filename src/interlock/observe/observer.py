@@ -216,14 +216,19 @@ class Observer:
 
 
 def observed(
-    observer: Observer, steps: Steps[T], agent: str, doing: Doing | None = None
+    observer: Observer,
+    steps: Steps[T],
+    agent: str,
+    doing: Doing | None = None,
+    is_joined: bool = False,
 ) -> Steps[T]:
     """Protocol: `steps`, which `observer` watches; `doing` says what it is to the caller.
 
-    It is on the path of every write: a protocol that only commits leaves no trail.
+    It is on the path of every write: a protocol that only commits leaves no trail.  `is_joined`:
+    what it commits may be rolled back with a transaction of the caller's.
     """
-    trail: Trail | None = None
     start = 0.0 if doing is None else perf_counter()
+    trail = Trail(observer, agent, doing, start, is_joined) if is_joined else None
     span = None if _tracer is None else _tracer.begin(observer.space, agent, doing)
     try:
         request = next(steps)
@@ -289,8 +294,16 @@ class Trail:
     ahead = 0  # how many came before it then
     asked: float | None = None  # when it asked for a lease that somebody has
 
-    def __init__(self, observer: Observer, agent: str, doing: Doing | None, start: float) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        agent: str,
+        doing: Doing | None,
+        start: float,
+        is_joined: bool = False,
+    ) -> None:
         self.observer = observer
+        self.is_joined = is_joined
         self.agent = agent
         self.doing = doing
         self.start = start
@@ -320,6 +333,8 @@ class Trail:
             return
         if isinstance(outcome, Committed):
             self.committed, self.refused = True, None
+            if self.is_joined:
+                return  # nobody hears whether the caller commits
             if not outcome.replayed or observer.was_resubmitted(plan.op_id):
                 observer.committed(plan, outcome, self.thoughts, seconds)
         elif not isinstance(outcome, Outdated):

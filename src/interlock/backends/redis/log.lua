@@ -5,7 +5,8 @@
 --   as 2 and 3 of load.lua, 6 bytes.
 -- Answers {where the log ends, where it is cut, whether the commit that the caller knows of is not in the
 -- log, entries, the position up to which they are complete, the length of the longest value of the log};
--- an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads.
+-- an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads, when
+-- the value expires or 0.
 
 local MOST = 200  -- entries of one call
 local lib = library()
@@ -20,7 +21,7 @@ end
 
 -- Adds an entry, and says whether it is the last one.
 local function add(e)
-    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
+    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r, e.x}
     bytes = bytes - #(e.b or '') - #(e.r or '')
     if #entries < limit and bytes > 0 then return false end
     reached = e.p
