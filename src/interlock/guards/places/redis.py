@@ -49,9 +49,9 @@ class RedisStrings:
         """Compare and replace its bytes."""
         key, body = change.key, change.body
         new = b"" if body is None else body.encode()
-        absent = change.tag is ABSENT
+        absent, receipts = change.tag is ABSENT, receipts_of(key)
         reply = await self._run(
-            *(key, receipts_of(key), change.op_id, self._kept),
+            *(key, receipts, change.op_id, 0 if receipts == key else self._kept),
             *("-" if absent else "=", b"" if absent else change.tag),
             *("del" if body is None else "set", new),
         )
@@ -101,10 +101,12 @@ def wrong_type(key: str, what: str) -> Invalid:
 
 
 def receipts_of(key: str) -> str:
-    """Return the key of the receipts of a key, in the same hash slot."""
+    """Return the key of the receipts of a key, in the same hash slot; the key itself where no
+    other name is certainly there."""
     start = key.find("{")
-    tagged = start >= 0 and key.find("}", start) > start + 1
-    return RECEIPTS + (key if tagged else f"{{{key}}}")
+    if start >= 0 and key.find("}", start) > start + 1:
+        return RECEIPTS + key
+    return key if "}" in key else f"{RECEIPTS}{{{key}}}"
 
 
 def as_bytes(text: Any) -> bytes:

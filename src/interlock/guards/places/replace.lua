@@ -2,7 +2,8 @@
 --
 -- KEYS[1]  the key: a string, which is the application's
 -- KEYS[2]  interlock:receipts:<key>: sorted set, the operations that were applied in the last minutes, by
---          the server's time in milliseconds; so that one whose answer was lost is not applied twice
+--          the server's time in milliseconds; so that one whose answer was lost is not applied twice.
+--          The key itself where no receipts are kept
 -- ARGV[1]  operation id
 -- ARGV[2]  milliseconds that receipts are kept (0: none are)
 -- ARGV[3]  '=' ARGV[4] is what must be there; '-' nothing must be there
