@@ -172,7 +172,7 @@ def test_a_write_without_an_expiry_stays(space: Any) -> None:
 def test_a_rule_says_when_values_expire(space: Any) -> None:
     def lasts(record: interlock.Record) -> float:
         assert record.expires_at is not None
-        assert record.expires_at is not None
+        assert record.at is not None
         return (record.expires_at - record.at).total_seconds()
 
     record = space.create("s/a", 1)

@@ -12,7 +12,7 @@ from functools import partial
 
 from interlock.core.document import FILES, check_document, expected_place, misplaced
 from interlock.core.fold import ask, fold_conflict, reload
-from interlock.core.keys import check_key, decode, encode
+from interlock.core.keys import decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write, expect
@@ -139,7 +139,7 @@ def write_to(
     writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
 ) -> Write | Invalid:
     """The same for a key of the caller's, which may be malformed."""
-    return check_key(key) or write_of(writer, kind, key, value, expires)
+    return writer.check_key(key) or write_of(writer, kind, key, value, expires)
 
 
 def write_over(
@@ -166,7 +166,7 @@ def forbidden_by_rule(
     writer: Writer, base: Record, write: Write, leased: bool = False
 ) -> Refusal | None:
     """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
-    if write.key.startswith(FILES) and write.kind != DELETE:
+    if writer.is_document(write.key) and write.kind != DELETE:
         value = decode(write.body) if write.kind == PUT else None
         wrong = check_document(write.key, value)  # contributions are none
         if wrong is not None:
@@ -231,7 +231,7 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
         )
     if record.space != writer.space:
         return Invalid(f"The record of {record.key!r} was read from another space.", record.key)
-    return check_key(record.key)
+    return writer.check_key(record.key)
 
 
 def reads_beyond(plan: Plan) -> dict[str, Json] | None:
@@ -249,13 +249,22 @@ def reads_beyond(plan: Plan) -> dict[str, Json] | None:
 
 def records_of(outcome: Committed, space: str) -> list[Record]:
     """Return the records that a commit made."""
-    agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            *(key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space),
-            *(body, expires_us),
+            key=each.key,
+            value=decode(each.body),
+            version=each.version,
+            epoch=each.epoch,
+            writer=outcome.agent,
+            time_us=outcome.time_us,
+            position=each.position,
+            exists=each.kind != DELETE,
+            space=space,
+            body=each.body,
+            expires_us=each.expires_us,
+            tag=each.tag,
         )
-        for key, kind, version, epoch, position, body, expires_us in outcome.writes
+        for each in outcome.writes
     ]
 
 
@@ -302,7 +311,8 @@ def _single(
     new: bool = False,
 ) -> Plan:
     """The plan of one write, computed from the record that is expected; `new`: none exists."""
-    folders, inside = expected_place(write.key) if new else ((), ())
+    document = new and writer.is_document(write.key)
+    folders, inside = expected_place(write.key) if document else ((), ())
     return writer.plan(
         op_id,
         expects=(expected, *folders),
@@ -427,7 +437,8 @@ def _changes_nothing(decided: Decision, record: Record) -> bool:
 
 def _as_it_is(record: Record) -> Committed:
     """What a commit that changes nothing returns: the one that made the record."""
-    write = Written(record.key, PUT, record.version, record.epoch, record.position, record.body)
+    key, version, epoch, position = record.key, record.version, record.epoch, record.position
+    write = Written(key, PUT, version, epoch, position, record.body, record.expires_us, record.tag)
     return Committed(record.position, record.time_us, record.writer or "", (write,))
 
 
@@ -493,7 +504,7 @@ def change(
             return wrong
         record = target
     else:
-        wrong = check_key(target)
+        wrong = writer.check_key(target)
         if wrong is not None:
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))
