@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.erase import Erasure
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
     from interlock.core.trim import Trimmed
@@ -117,6 +118,7 @@ __all__ = [
     "Delivery",
     "Document",
     "Entry",
+    "Erasure",
     "Fault",
     "Fenced",
     "FileConflict",
@@ -203,6 +205,7 @@ _LATE = {
     "Coordinator": "_sync.coordinator",
     "Delivery": "core.group",
     "Document": "files.document",
+    "Erasure": "core.erase",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
     from interlock.core.conflict_report import ConflictReport
+    from interlock.core.erase import Erasure
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
@@ -501,6 +502,35 @@ class AsyncSpace:
         Its reads raise Pruned if the log is not kept so far back.
         """
         return AsyncMoment(self.session, position, as_time_us(position, time))
+
+    async def erase(
+        self,
+        key: str | None = None,
+        *,
+        prefix: str | None = None,
+        where: Callable[[Entry], bool] | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+    ) -> Erasure:
+        """Remove values for good, and say what was looked at, what was removed and what remains.
+
+        Those of `key`, or of all keys under `prefix`; with `where` only those for which
+        `where(entry)` is true, each version and each contribution by itself.  `where` alone looks
+        at the whole space, and at the inputs and results of finished runs.  Positions, versions,
+        agents and times stay: readers see an entry that is `erased`.  A key that loses its present
+        value is deleted.  `dry_run` only says what would be removed.  `vacuum`: also has the server
+        rewrite its files, which may hold others up.  After an interruption call it again.
+
+        Raises Held if a lease holds a key, Invalid, or Contended if an old snapshot of the store
+        stays open.
+        """
+        from interlock.core import erase
+        from interlock.runs.records import ERASABLE
+
+        self.session.check_write(*([] if key is None else [key]))
+        chosen = accepted(erase.selection(key, prefix, where, ERASABLE))
+        writer, draw = self.session.writer, self.session.draw
+        return await self.session.run(erase.erase(writer, chosen, dry_run, vacuum, draw))
 
     async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
         """Cut off the oldest part of the log that nobody needs, and say what is kept and why.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.keys import decode_many, prefix_end
-from interlock.core.plan import Plan
+from interlock.core.plan import DELETE, Plan
 from interlock.core.records import (
     Committed,
     Entry,
@@ -60,16 +61,17 @@ class Row(NamedTuple):
     extra: Any = None
 
 
-def record(row: Row, uid: str, rules: int) -> Record:
-    """Return the record of a row; `rules` is the version of the rules at that moment."""
+def record(row: Row, uid: str, rules: int, erasures: int | None = None) -> Record:
+    """Return the record of a row; `rules` is the version of the rules at that moment, `erasures`
+    how many steps have erased values of the space."""
     if not row.version:
         return absent(row.key, uid, row.epoch or 0)
     plain = (row.version, row.epoch, row.agent, row.time, row.position)
     if row.live == CONTRIBUTIONS:
-        tail = Tail(row.base, row.body, row.extra, rules)
+        tail = Tail(row.base, row.body, row.extra, rules, erasures)
         return Record(row.key, tail, *plain, True, uid)
-    if not row.live:
-        return Record(row.key, None, *plain, False, uid)
+    if not row.live or row.body is None:
+        return Record(row.key, None, *plain, False, uid, None, bool(row.live))
     return Record(row.key, json.loads(row.body), *plain, True, uid, row.body)
 
 
@@ -87,9 +89,9 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
         elif row.what == "back":
             raise lost_commits(row.position)
         elif row.what == "key":
-            records[row.key] = record(row, uid, now.extra)
+            records[row.key] = record(row, uid, now.extra, now.version)
         elif row.what == "scan":
-            scans[row.n or 0].append(record(row, uid, now.extra))
+            scans[row.n or 0].append(record(row, uid, now.extra, now.version))
         elif row.what == "queued":
             queued[row.key] = row.extra
         elif row.what == "lease":
@@ -111,9 +113,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: Any, cut: int) -> Floor:
+def floor(position: int, needed: int | None, by: Any, cut: int, erasures: int) -> Floor:
     """Return where the log is cut."""
-    return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
+    return Floor(position, needed, "" if needed is None else by, cut, erasures)
 
 
 def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
@@ -126,22 +128,26 @@ def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
     positions, keys, versions, epochs, kinds, bodies, agents, times, ops, reads = zip(
         *rows, strict=True
     )
+    erased: Iterable[bool] = repeat(False)
     if None in bodies:
+        pairs = zip(bodies, kinds, strict=True)
+        erased = [body is None and kind != DELETE for body, kind in pairs]
         bodies = tuple("null" if body is None else body for body in bodies)
     values = decode_many(bodies)
     if any(reads):
         reads = tuple(None if text is None else json.loads(text) for text in reads)
     fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads)
-    return list(map(_entry, zip(*fields, strict=True)))
+    return list(map(_entry, zip(*fields, erased, strict=False)))
 
 
-def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog) -> LogPage:
+def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog, erasures: int) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
     # A character has up to four bytes: a page that may have ended early counts as one that did.
     full = len(entries) == request.limit or 4 * sum(map(size_of, rows)) >= PAGE_BYTES
     full = full and bool(entries)
-    return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
+    upto = entries[-1].position if full else max(end, request.after)
+    return LogPage(entries, upto, end, erasures)
 
 
 def size_of(row: Sequence[Any]) -> int:

@@ -21,6 +21,7 @@ _COMMANDS = {
     "coordinate": "streams",
     "delete": "keys",
     "detect": "checks",
+    "erase": "erasure",
     "export-trace": "checks",
     "files": "files",
     "get": "keys",

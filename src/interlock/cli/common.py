@@ -195,6 +195,7 @@ def record_json(record: interlock.Record) -> dict[str, Any]:
         "writer": record.writer,
         "at": record.at.isoformat() if record.at else None,
         "exists": record.exists,
+        **({"erased": True} if record.erased else {}),
     }
 
 
@@ -211,6 +212,7 @@ def entry_json(entry: interlock.Entry) -> dict[str, Any]:
         "at": entry.at.isoformat(),
         "op_id": entry.op_id,
         "reads": entry.reads,
+        **({"erased": True} if entry.erased else {}),
     }
 
 

@@ -137,7 +137,8 @@ def entry_line(entry: interlock.Entry, as_json: bool) -> str:
     """Return a log entry as a line for people, or of JSON."""
     if as_json:
         return compact(entry_json(entry))
-    value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
+    gone = "(erased)" if entry.erased else "(deleted)" if entry.kind == "delete" else ""
+    value = gone or compact(entry.value)
     return (
         f"{entry.position:>6}  {local(entry.at)}  {entry.agent}  "
         f"{entry.key}  v{entry.version}  {value}"

@@ -90,10 +90,10 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
         value = fold_items(reducer, json.loads(tail.items), start, started)
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
-    if past is None and tail.length >= SAVE_AFTER:
+    if past is None and tail.length >= SAVE_AFTER and tail.erasures is not None:
         body = encode(value, LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, position=record.position, body=body, rules=tail.rules)
+            yield SaveFold(record.key, record.position, body, tail.rules, tail.erasures)
     return record._replace(value=value)
 
 

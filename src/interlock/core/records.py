@@ -23,7 +23,8 @@ class Record(NamedTuple):
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
     `position` is the place in the space's log of the entry that made this version.  `body` is the
     value's JSON text as it was read, which stays what it was when `value` is changed in place;
-    None for a merged key, whose value is a fold.
+    None for a merged key, whose value is a fold.  `erased`: this version had a value, which was
+    erased; it then does not exist.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Record(NamedTuple):
     exists: bool
     space: str
     body: str | None = None
+    erased: bool = False
 
     @property
     def at(self) -> datetime | None:
@@ -65,7 +67,8 @@ class Entry(NamedTuple):
     `kind` is `put`, `delete` or `append` (`value` is then the
     contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
-    for a transaction that read nothing else, None for a single write.
+    for a transaction that read nothing else, None for a single write.  `erased`: its value was
+    erased, and is None.
     """
 
     position: int
@@ -78,6 +81,7 @@ class Entry(NamedTuple):
     time_us: int
     op_id: str
     reads: Mapping[str, Json] | None
+    erased: bool = False
 
     @property
     def at(self) -> datetime:
@@ -89,13 +93,15 @@ class Tail(NamedTuple):
     """What a merged key's value is folded from, in place of a value: JSON texts.
 
     `base` is the fold up to some entry, None where there is none; `items` an array of the
-    contributions since, `length` of them.  `rules` is the version of the rules at that moment.
+    contributions since, `length` of them.  `rules` is the version of the rules at that moment,
+    `erasures` the number of steps in which values of the space were erased (None: not known).
     """
 
     base: str | None
     items: str
     length: int
     rules: int = 0
+    erasures: int | None = None
 
 
 class Leaseholder(NamedTuple):
@@ -115,6 +121,11 @@ class Written(NamedTuple):
     epoch: int
     position: int
     body: str | None
+
+    @property
+    def erased(self) -> bool:
+        """Whether its value was erased."""
+        return self.body is None and self.kind != "delete"
 
 
 class Committed(NamedTuple):

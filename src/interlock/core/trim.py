@@ -79,7 +79,7 @@ def trim(writer: Writer, keep: object, before: object) -> Steps[Trimmed | Refusa
         elif isinstance(step, Refusal):
             return step
         elif step.upto > floor.position:
-            floor = yield from Trim(step.upto, step.folds)
+            floor = yield from Trim(step.upto, step.folds, floor.erasures)
             cut += floor.cut
         else:
             why = step.held or (wanted.why(page.entries[0]) if page.entries else "")

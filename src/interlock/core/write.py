@@ -224,9 +224,19 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
     agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space, body
+            done.key,
+            decode(done.body),
+            done.version,
+            done.epoch,
+            agent,
+            time_us,
+            done.position,
+            done.kind != DELETE and not done.erased,
+            space,
+            done.body,
+            done.erased,
         )
-        for key, kind, version, epoch, position, body in outcome.writes
+        for done in outcome.writes
     ]
 
 
@@ -234,7 +244,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
     """Refuse a replayed answer that belongs to a plan with other values: one id, two operations."""
     if isinstance(outcome, Committed) and outcome.replayed:
         for asked, done in zip(plan.writes, outcome.writes, strict=True):
-            if asked.body != done.body:
+            if asked.body != done.body and not done.erased:
                 return reused_operation(plan.op_id, asked.key)
     return outcome
 
@@ -449,6 +459,7 @@ def append(
         outcome.time_us,
         op_id,
         None,
+        done.erased,
     )
 
 

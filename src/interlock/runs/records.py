@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from interlock.core.erase import Own
 from interlock.core.keys import check_key, encode
 from interlock.core.records import Record
 from interlock.core.refusals import Invalid
@@ -134,6 +135,24 @@ class RunInfo(NamedTuple):
     sent: Mapping[str, Json]
 
 
+def _blanked(key: str, value: Json) -> Json:
+    """Return a record of a run, or of a breaker, without what the program gave."""
+    if not isinstance(value, dict) or "/sent/" in key:
+        return None
+    blank = {"input": None, "result": None, "error": None, "ending": None, "reason": ""}
+    return {name: blank.get(name, each) for name, each in value.items()}
+
+
+def _in_use(key: str) -> str | None:
+    """Return the key that exists as long as a run is not over; None for a breaker's."""
+    if not key.startswith(("$run/", OPEN, DONE)):
+        return None
+    return OPEN + key.split("/")[2 if key.startswith("$runs/") else 1]
+
+
+ERASABLE = Own(("$run/", OPEN, DONE, "$breaker/"), _blanked, _in_use)
+
+
 def place_of(path: str) -> tuple[tuple[int, str], ...]:
     """Return what sorts paths as the program has them: `2` before `10`, undoing at the end."""
     parts = path.split(".")
@@ -145,7 +164,7 @@ def steps_of(run_id: str, records: Mapping[str, Record]) -> tuple[StepInfo, ...]
     prefix = step_key(run_id, "")
     found = []
     for key, record in records.items():
-        if key.startswith(prefix):
+        if key.startswith(prefix) and record.exists:  # what it was before may be erased
             value = record.value
             common = ("kind", "name", "state", "result")
             details = {name: each for name, each in value.items() if name not in common}
@@ -168,12 +187,13 @@ def run_info(run_id: str, fence: Record, status: Mapping[str, Any], records: Any
     """Return a run as it stands, from its records of one moment."""
     steps = steps_of(run_id, records)
     prefix = sent_key(run_id, "")
+    begun = fence.value or {}
     return RunInfo(
         run_id,
         status["state"],
-        fence.value.get("program"),
+        begun.get("program"),
         status["agent"],
-        fence.value.get("input"),
+        begun.get("input"),
         status.get("result"),
         status.get("error"),
         status.get("failures", 0),

@@ -51,6 +51,7 @@ class View:
     """A projection as of log position `position`; `saved` is the position that it was kept at.
 
     Nothing is known of the value until `is_open`.  `changes` counts what may have changed it.
+    `erasures`: the erasing steps of the space that the value is made after; None until known.
     """
 
     value: Json = None
@@ -58,10 +59,12 @@ class View:
     saved: int = 0
     is_open: bool = False
     changes: int = 0
+    erasures: int | None = None
 
-    def become(self, value: Json, position: int) -> None:
+    def become(self, value: Json, position: int, erasures: int | None = None) -> None:
         """Begin with a value that is kept at a position."""
         self.value, self.position, self.saved, self.is_open = value, position, position, True
+        self.erasures = erasures
         self.changes += 1
 
 
@@ -92,17 +95,21 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
     refused: Invalid | Pruned | None = None
-    if not view.is_open:
-        refused = yield from _open(shape, view)
-    if refused is not None:
-        return refused
     while True:
+        if not view.is_open:
+            refused = yield from _open(shape, view)
+        if refused is not None:
+            return refused
         page = yield from ReadLog(after=view.position, prefix=shape.prefix, limit=PAGE)
         if isinstance(page, Pruned):
             refused = yield from _skip(shape, view, page)
             if refused is not None:
                 return refused
             continue
+        if view.erasures not in (None, page.erasures):
+            view.is_open = False  # the value may hold what was erased: begin anew
+            continue
+        view.erasures = page.erasures
         refused = check_reached(view.position, page.head)
         if refused is not None:
             return refused
@@ -162,7 +169,7 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
                     f"{_named(shape)} is stored with prefix={found['prefix']!r} and "
                     f"initial={found['initial']!r:.60}. Raise version= for what changed."
                 )
-            view.become(found["value"], saved.position)
+            view.become(found["value"], saved.position, saved.erasures)
             return None
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.
@@ -205,7 +212,7 @@ def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
             "Fold into JSON types, or leave out name=."
         )
     view.saved = view.position
-    yield SaveProjection(shape.kept_as, view.position, body)
+    yield SaveProjection(shape.kept_as, view.position, body, view.erasures)
     return None
 
 

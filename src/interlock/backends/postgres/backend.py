@@ -13,13 +13,14 @@ from interlock.backends.contract import no_space
 from interlock.backends.postgres import calls
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import prepare
+from interlock.backends.postgres.erase import REMAINS, UNVACUUMED, vacuum
 from interlock.backends.postgres.store import Store
 from interlock.backends.refusal_log import KEPT
 from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
-from interlock.core.requests import Request, T
+from interlock.core.requests import Request, Scrub, Scrubbed, T
 
 _STORES: Registry[Store] = Registry()
 
@@ -47,6 +48,24 @@ class PostgresBackend(RemoteBackend[Call[Any]]):
         except BaseException:
             self.close()
             raise
+
+    def perform(self, request: Request[Any]) -> Any:
+        """Answer one request."""
+        answer = super().perform(request)
+        return self._scrubbed(request) if isinstance(request, Scrub) else answer
+
+    async def perform_async(self, request: Request[Any]) -> Any:
+        """Answer one request without blocking the event loop."""
+        answer = await super().perform_async(request)
+        if isinstance(request, Scrub):
+            return await asyncio.to_thread(self._scrubbed, request)
+        return answer
+
+    def _scrubbed(self, request: Scrub) -> Scrubbed:
+        if request.vacuum:
+            vacuum(self._store.target, self._options.busy_timeout)
+            return Scrubbed(0, ("the tables were rewritten (VACUUM FULL)",), REMAINS)
+        return Scrubbed(0, (), (UNVACUUMED, *REMAINS))
 
     def _connect(self) -> None:
         if self._store.process != os.getpid():  # a forked child

@@ -38,9 +38,13 @@ from interlock.core.requests import (
     ReadGroup,
     ReadLog,
     ReadRefusals,
+    Redact,
+    Redacted,
     Request,
     SaveFold,
     SaveProjection,
+    Scrub,
+    Scrubbed,
     T,
     TakeLease,
     TakeTurn,
@@ -256,7 +260,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogP
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
             return refusals.pruned(request.after, floor)
-        return answers.log_page(rows[1:], head, request)
+        return answers.log_page(rows[1:], head, request, rows[0][3])
 
     return Call("read_log", arguments, parse, False)
 
@@ -304,12 +308,14 @@ def _drop_lease(request: DropLease, space: int, uid: str) -> Call[None]:
 
 
 def _save_fold(request: SaveFold, space: int, uid: str) -> Call[None]:
-    arguments = (space, request.key, request.position, request.body, request.rules)
+    made_after = (request.rules, request.erasures)
+    arguments = (space, request.key, request.position, request.body, *made_after)
     return Call("save_fold", arguments, _nothing)
 
 
 def _save_projection(request: SaveProjection, space: int, uid: str) -> Call[None]:
-    return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
+    arguments = (space, request.name, request.position, request.body, request.erasures)
+    return Call("save_projection", arguments, _nothing)
 
 
 def _load_projection(request: LoadProjection, space: int, uid: str) -> Call[Kept | None]:
@@ -322,8 +328,24 @@ def _drop_projection(request: DropProjection, space: int, uid: str) -> Call[None
 
 
 def _trim(request: Trim, space: int, uid: str) -> Call[Floor]:
-    arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
+    folds = ([k for k, _ in request.folds], [b for _, b in request.folds])
+    arguments = (space, request.upto, *folds, request.erasures)
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
+
+
+def _redact(request: Redact, space: int, uid: str) -> Call[Redacted]:
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    arguments = (space, [*request.keys], positions, _encode(request.bases), [*request.folds])
+
+    def parse(rows: list[Any]) -> Redacted:
+        entries, folds, projections = rows[0]
+        return Redacted(entries, folds, tuple(json.loads(projections)))
+
+    return Call("redact", arguments, parse)
+
+
+def _scrub(request: Scrub, space: int, uid: str) -> Call[Scrubbed]:
+    return Call("scrub", (space,), lambda rows: Scrubbed(0))
 
 
 def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
@@ -389,6 +411,8 @@ _CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
     LoadProjection: _load_projection,
     DropProjection: _drop_projection,
     Trim: _trim,
+    Redact: _redact,
+    Scrub: _scrub,
     ReadRefusals: _read_refusals,
     ReadGroup: _read_group,
     AckGroup: _ack_group,

@@ -110,7 +110,7 @@ BEGIN
         names := names || 'act_as_any_agent'::text;
     END IF;
     IF p_as = 'operator' THEN
-        names := names || ARRAY['act_as_operator', 'trim', 'save_fold', 'save_projection',
+        names := names || ARRAY['act_as_operator', 'trim', 'redact', 'scrub', 'save_fold', 'save_projection',
             'drop_projection', 'drop_group'];
     END IF;
     EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM %I', p_role);

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from interlock.backends.contract import no_space
-from interlock.backends.redis import calls
+from interlock.backends.redis import calls, erase
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.faults import fault_of, must_wait, redis
 from interlock.backends.redis.options import state_key, target_of
@@ -26,7 +26,7 @@ from interlock.backends.remote import (
 )
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
-from interlock.core.requests import Request, T
+from interlock.core.requests import Request, Scrub, Scrubbed, T
 from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
 
 SCHEMA_VERSION = 2
@@ -68,6 +68,24 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
         return calls.add_refusals(notes, self._keys, KEPT)
+
+    def perform(self, request: Request[Any]) -> Any:
+        """Answer one request."""
+        answer = super().perform(request)
+        return self._scrubbed(request, answer) if isinstance(request, Scrub) else answer
+
+    async def perform_async(self, request: Request[Any]) -> Any:
+        """Answer one request without blocking the event loop."""
+        answer = await super().perform_async(request)
+        if isinstance(request, Scrub):
+            return await asyncio.to_thread(self._scrubbed, request, answer)
+        return answer
+
+    def _scrubbed(self, request: Scrub, answer: Scrubbed) -> Scrubbed:
+        if answer.left or not request.vacuum:
+            return answer._replace(remains=(erase.UNWRITTEN, *erase.REMAINS))
+        done = erase.rewrite(self._threads_wire(), self._keys.state, self.place)
+        return answer._replace(done=done, remains=erase.REMAINS)
 
     # Calls
 

@@ -38,7 +38,16 @@ _NAMES = (
         "lease",
         "mark",
     ),
-    *("drop_lease", "fold", "trim", "save_projection", "load_projection", "drop_projection"),
+    *(
+        "drop_lease",
+        "fold",
+        "trim",
+        "redact",
+        "scrub",
+        "save_projection",
+        "load_projection",
+        "drop_projection",
+    ),
     *_OF_GROUPS,
 )
 SCRIPTS = {name: _load(name) for name in _NAMES}

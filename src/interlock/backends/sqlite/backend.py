@@ -16,6 +16,7 @@ from interlock.backends.contract import no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
 from interlock.backends.sqlite import (
+    erase,
     fences,
     groups,
     location,
@@ -64,9 +65,12 @@ from interlock.core.requests import (
     ReadGroup,
     ReadLog,
     ReadRefusals,
+    Redact,
     Request,
     SaveFold,
     SaveProjection,
+    Scrub,
+    Scrubbed,
     T,
     TakeLease,
     TakeTurn,
@@ -206,6 +210,10 @@ class SQLiteBackend:
     def _trim(self, request: Trim) -> Floor:
         return self._write(trim.trim, request) if request.upto else self._read(trim.look, request)
 
+    def _scrub(self, request: Scrub) -> Scrubbed:
+        with self._pool.writer() as connection, translated(str(self._place)):
+            return erase.scrub(connection, self._place, request)
+
     def _note(self, request: Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
@@ -231,6 +239,8 @@ class SQLiteBackend:
         LoadProjection: lambda self, request: self._read(projections.load, request),
         DropProjection: lambda self, request: self._write(projections.drop, request),
         Trim: _trim,
+        Redact: lambda self, request: self._write(erase.redact, request),
+        Scrub: _scrub,
         Noted: _note,
         ReadRefusals: _read_refusals,
         ReadGroup: _read_group,

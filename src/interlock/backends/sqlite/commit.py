@@ -276,9 +276,12 @@ def record(
     if live == CONTRIBUTIONS:
         tail = contributions(connection, where, key, last)
         return Record(key, tail, version, epoch, agent, time, position, True, where.uid)
-    value = json.loads(body) if live else None
-    exists, body = bool(live), body if live else None
-    return Record(key, value, version, epoch, agent, time, position, exists, where.uid, body)
+    erased = live > 0 and body is None
+    value = json.loads(body) if live and not erased else None
+    exists, body = live > 0 and not erased, body if live else None
+    return Record(
+        key, value, version, epoch, agent, time, position, exists, where.uid, body, erased
+    )
 
 
 def read_record(connection: sqlite3.Connection, where: Where, key: str) -> Record:
@@ -307,7 +310,13 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
         after, base = started or (after, base)
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length, rules_version(connection, where))
+    return Tail(base, items, length, rules_version(connection, where), erasures(connection, where))
+
+
+def erasures(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the number of steps that have erased values of the space."""
+    found: int = connection.execute(SQL["erasures"], (where.space,)).fetchone()[0]
+    return found
 
 
 def rules_version(connection: sqlite3.Connection, where: Where) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where
+from interlock.backends.sqlite.commit import Where, erasures
 from interlock.backends.sqlite.read import log_end
 from interlock.backends.sqlite.statements import SQL
 from interlock.backends.sqlite.trim import trimmed
@@ -13,7 +13,9 @@ from interlock.core.requests import DropProjection, Kept, LoadProjection, SavePr
 
 def save(connection: sqlite3.Connection, where: Where, request: SaveProjection) -> None:
     """Answer a SaveProjection, inside a write transaction that the caller opened."""
-    if trimmed(connection, where) <= request.position <= log_end(connection, where):
+    now = erasures(connection, where)
+    kept = trimmed(connection, where) <= request.position <= log_end(connection, where)
+    if kept and request.erasures in (None, now):
         values = (where.space, request.name, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 
@@ -21,7 +23,9 @@ def save(connection: sqlite3.Connection, where: Where, request: SaveProjection) 
 def load(connection: sqlite3.Connection, where: Where, request: LoadProjection) -> Kept | None:
     """Answer a LoadProjection."""
     row = connection.execute(SQL["fold"], (where.space, request.name)).fetchone()
-    return None if row is None else Kept(row[0] - where.first, row[1])
+    if row is None:
+        return None
+    return Kept(row[0] - where.first, row[1], erasures(connection, where))
 
 
 def drop(connection: sqlite3.Connection, where: Where, request: DropProjection) -> None:

@@ -16,6 +16,7 @@ from interlock.backends.sqlite.commit import (
     Where,
     alive,
     applied,
+    erasures,
     opening,
     record,
     rules_version,
@@ -130,12 +131,13 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         size += size_of(row)
         if size >= PAGE_BYTES:
             break
-    return log_page(found, head, request)
+    return log_page(found, head, request, erasures(connection, where))
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:
     """Keep the fold of a merged key, inside a write transaction that the caller opened."""
-    if rules_version(connection, where) == request.rules:
+    same = rules_version(connection, where) == request.rules
+    if same and erasures(connection, where) == request.erasures:
         values = (where.space, request.key, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 

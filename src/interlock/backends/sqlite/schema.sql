@@ -2,9 +2,11 @@
 --
 -- spaces        one row a space; uid tells records of one space from those of another.  The log is
 --               kept after position `trimmed`; up to there, of each key the last row is left: as it
---               was, or (kind fold) a merged key's fold
+--               was, or (kind fold) a merged key's fold.  erasures: steps in which values were erased, so
+--               that no cache brings back what was read before
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
---               of a space lie together in commit order; positions are gapless within a space
+--               of a space lie together in commit order; positions are gapless within a space.  A row
+--               without a body that is no deletion was erased
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
 --               that holds its value.  A value stands in the log only, so the two cannot disagree.
 --               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
@@ -28,7 +30,8 @@ CREATE TABLE spaces (
     name TEXT NOT NULL UNIQUE,
     uid TEXT NOT NULL UNIQUE,
     created INTEGER NOT NULL,
-    trimmed INTEGER NOT NULL DEFAULT 0
+    trimmed INTEGER NOT NULL DEFAULT 0,
+    erasures INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE log (

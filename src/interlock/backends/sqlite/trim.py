@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where
+from interlock.backends.sqlite.commit import Where, erasures
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.requests import Floor, Trim
 
@@ -17,7 +17,7 @@ def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     """
     floor = look(connection, where, request)
     cut, blocked = request.upto, floor.needed is not None and request.upto >= floor.needed
-    if cut <= floor.position or blocked:
+    if cut <= floor.position or blocked or request.erasures != floor.erasures:
         return floor
     execute, space, last = connection.execute, where.space, where.first + cut
     folds = dict(request.folds)
@@ -37,7 +37,8 @@ def look(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     """Return where the log is cut, and what consumer groups and projections still need."""
     needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
     position = trimmed(connection, where)
-    return Floor(position) if needed is None else Floor(position, *needed)
+    first, name = needed or (None, "")
+    return Floor(position, first, name, erasures=erasures(connection, where))
 
 
 def trimmed(connection: sqlite3.Connection, where: Where) -> int:

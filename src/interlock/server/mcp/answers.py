@@ -146,6 +146,7 @@ def record_answer(record: Record) -> Answer:
         "exists": record.exists,
         "writer": record.writer,
         "at": record.at.isoformat() if record.at else None,
+        **({"erased": True} if record.erased else {}),
     }
 
 
@@ -171,4 +172,5 @@ def entry_answer(entry: Entry) -> Answer:
         "value": entry.value,
         "agent": entry.agent,
         "at": entry.at.isoformat(),
+        **({"erased": True} if entry.erased else {}),
     }
