@@ -8,7 +8,7 @@
 \* rests on none.  A holder may sleep for as long as it likes, and then still sends its write.
 \* The Outsider writes without the lease, from a record that it has read.
 \*
-\* @code Ask core/lease.py:take_lease core/update.py:take_turn backends/sqlite/turns.py:take
+\* @code Ask core/lease.py:take_lease core/turn.py:take_turn backends/sqlite/turns.py:take
 \* @code Ask backends/postgres/turns.sql:take_turn backends/redis/turn.lua
 \* @code Take core/lease.py:_take backends/sqlite/fences.py:take_lease
 \* @code Take backends/postgres/fences.sql:take_lease backends/postgres/fences.sql:set_lease

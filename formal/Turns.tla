@@ -13,10 +13,10 @@
 \* @code Commit backends/sqlite/commit.py:Step._moved backends/postgres/commit.sql:commit_one
 \* @code Commit backends/postgres/judge.sql:judge_turns backends/redis/commit.lua:commit
 \* @code Give backends/sqlite/commit.py:Step._not_in_turn backends/postgres/judge.sql:judge_turns
-\* @code Give core/update.py:take_turn backends/sqlite/turns.py:take
+\* @code Give core/turn.py:take_turn backends/sqlite/turns.py:take
 \* @code Give backends/postgres/turns.sql:take_turn backends/redis/turn.lua
-\* @code Beaten core/update.py:renewal core/update.py:kept backends/sqlite/commit.py:Step._moved
-\* @code Begin core/update.py:take_turn backends/sqlite/turns.py:_place
+\* @code Beaten core/turn.py:renewal core/turn.py:kept backends/sqlite/commit.py:Step._moved
+\* @code Begin core/turn.py:take_turn backends/sqlite/turns.py:_place
 \* @code Begin backends/postgres/turns.sql:place backends/redis/turn.lua
 \* @code Blunt core/write.py:write_record backends/sqlite/commit.py:Step._not_in_turn
 \* @code Blunt backends/postgres/judge.sql:judge_turns backends/redis/commit.lua:commit

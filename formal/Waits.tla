@@ -8,7 +8,7 @@
 \*
 \* @code Take core/lease.py:_take backends/sqlite/fences.py:take_lease
 \* @code Take backends/postgres/fences.sql:take_lease backends/redis/lease.lua:is_held
-\* @code Ask core/update.py:take_turn core/lease.py:_take backends/holder.py:with_held
+\* @code Ask core/turn.py:take_turn core/lease.py:_take backends/holder.py:with_held
 \* @code Ask backends/sqlite/turns.py:_join backends/postgres/turns.sql:take_turn backends/redis/turn.lua
 \* @code Grant backends/sqlite/turns.py:_ahead backends/sqlite/fences.py:take_lease
 \* @code Grant backends/postgres/turns.sql:place backends/postgres/fences.sql:take_lease

@@ -14,7 +14,7 @@ from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merge import REDUCERS, Clash, Reducer
 from interlock.core.records import Committed, Entry, KeyInfo, Record
-from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, private
+from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -178,6 +178,7 @@ __all__ = [
     "merged",
     "open",
     "open_async",
+    "owned",
     "private",
     "redact_url",
     "rules_from_json",

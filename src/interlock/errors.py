@@ -65,7 +65,7 @@ class Conflict(Refused):
 
     @property
     def expected(self) -> int | None:
-        """The version that the write was computed from; None where the key had to be absent."""
+        """The version that the write was computed from; None if the key had to be absent."""
         version: int | None = self.outcome.expected
         return version
 
@@ -159,7 +159,7 @@ class Forbidden(Refused):
 
     @property
     def pattern(self) -> str:
-        """The pattern whose rule it is, "" where none matches."""
+        """The pattern whose rule it is, "" if none matches."""
         return str(self.outcome.pattern)
 
     @property
@@ -178,13 +178,13 @@ class IllegalTransition(Refused):
 
     @property
     def before(self) -> str | None:
-        """The state that the key is in; None where it has no value."""
+        """The state that the key is in; None if it has no value."""
         state: str | None = self.outcome.before
         return state
 
     @property
     def after(self) -> str | None:
-        """The state that was asked for; None where the key was to be deleted."""
+        """The state that was asked for; None if the key was to be deleted."""
         state: str | None = self.outcome.after
         return state
 

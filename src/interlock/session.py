@@ -2,7 +2,7 @@
 
 A session runs protocols on a driver and raises their refusals.  It also refuses calls to the space
 from inside the function that decides a write of the same key.  Such a call could only see, or make,
-a state that the surrounding commit then refuses; where that function has its turn, the call would
+a state that the surrounding commit then refuses; if that function has its turn, the call would
 wait for a turn that only its own return gives up.
 """
 
@@ -92,7 +92,7 @@ class BaseSession:
         return Thought(self.writer.space, key)
 
     def check_read(self, *keys: object) -> None:
-        """Raise Invalid where one of `keys` is being updated in this context."""
+        """Raise Invalid if one of `keys` is being updated in this context."""
         for thought in thoughts(self.writer.space):
             if thought.state is None:
                 refuse(
@@ -206,6 +206,8 @@ class _Mark:
         self.over = False
 
 
+# Apart from what `holder` keeps: that is granted by the store, can be lost there, and does not pass
+# to a forked child; a call is over when it returns, and each read and write looks at these.
 _marks: ContextVar[tuple[_Mark, ...]] = ContextVar("interlock_thinking", default=())
 
 
@@ -227,7 +229,7 @@ def thoughts(space: str) -> list[Thought]:
 
 
 def refuse(thought: Thought, keys: Iterable[object], doing: str, advice: str) -> None:
-    """Raise Invalid where one of `keys` is what the function decides."""
+    """Raise Invalid if one of `keys` is what the function decides."""
     for key in keys:
         if thought.decides(key):
             raise Invalid(

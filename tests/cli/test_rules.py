@@ -11,12 +11,15 @@ from click.testing import CliRunner, Result
 
 import interlock
 from interlock.cli import main
+from tests import newer
+from tests.newer import store_rules
 
 RULES = {
     "findings": interlock.merged("append"),
     "booking/*": interlock.guarded(machine=interlock.BOOKING, on_conflict="rebase"),
     "agent/{agent}/**": interlock.private(),
     "report.md": interlock.leased(),
+    "team/**": interlock.owned(by="curator"),
 }
 
 
@@ -60,7 +63,29 @@ def test_the_doc_tells_every_kind_of_key(call: Any, rules_file: str) -> None:
     assert "machine 'booking'" in told["booking/*"]["how"]
     assert told["agent/{agent}/**"]["who_writes"] == "the agent named at {agent}"
     assert told["report.md"]["kind"] == "leased"
+    assert (told["team/**"]["kind"], told["team/**"]["who_writes"]) == ("owned", "curator")
     assert "all others" in call("rules", "doc").stdout
+
+
+def test_a_rule_of_a_newer_version_is_shown_as_unknown_and_holds(call: Any, tmp_path: Path) -> None:
+    with interlock.open(f"sqlite:///{tmp_path / 'cli.db'}") as newer_space:
+        newer_space.create("account/a", 1)
+        store_rules(newer_space, newer.RULES)
+    shown = call("rules", "show").stdout
+    assert 'account/*: unknown, upgrade Interlock: {"rule": "escrow", "by": ["bank"]}' in shown
+    assert json.loads(call("rules", "show", "--json").stdout) == newer.RULES
+    rows = json.loads(call("rules", "doc", "--json").stdout)
+    assert {row["kind"] for row in rows} == {"unknown"}
+    refused = call("put", "account/a", "2", "--force")
+    assert (refused.exit_code, call("get", "account/a").stdout) == (5, "1\n")
+    for words in ("rule 'escrow'", "'account/*'", "Upgrade Interlock"):
+        assert words in refused.stderr
+    file = tmp_path / "rules.json"
+    file.write_text("{}")
+    assert call("rules", "apply", str(file)).exit_code == 5
+    file.write_text(json.dumps({**newer.RULES, "x": {"rule": "guarded"}}))
+    assert "added: x: guarded()" in call("rules", "apply", str(file)).stdout
+    assert json.loads(call("rules", "show", "--json").stdout).items() >= newer.RULES.items()
 
 
 def test_rules_that_values_break_are_reported(call: Any, rules_file: str) -> None:
@@ -110,6 +135,7 @@ def test_append_transition_and_reclaim(call: Any, rules_file: str) -> None:
         ("put", "booking/1", '{"status": "PENDING"}', "--force"),
         ("put", "booking/1", '{"status": "PENDING"}', "--version", "2"),
         ("put", "agent/ann/notes", "1"),
+        ("put", "team/goals", "1"),
         ("put", "report.md", "1"),
     ):
         assert call(*arguments).exit_code == 5

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import interlock
+from tests import newer
 from tests.facades import Facades, elsewhere
+from tests.newer import store_rules
 
 PRIVATE = {"agent/{agent}/**": interlock.private()}
 
@@ -30,6 +32,28 @@ def test_only_its_owner_writes_a_private_key_and_everybody_reads_it(facades: Fac
         assert refused.value.pattern == "agent/{agent}/**"
         assert not refused.value.retryable
     assert ours.position() == 2  # the rules, and the note
+
+
+def test_only_the_named_agent_writes_an_owned_key_and_everybody_reads_it(facades: Facades) -> None:
+    rules = {"team/**": interlock.owned(by="curator")}
+    theirs, ours = facades.open("ben", rules=rules), facades.open("curator")
+    record = ours.create("team/goals", "ours")
+    assert theirs.read("team/goals").value == "ours"
+    calls: list[Callable[[], Any]] = [
+        lambda: theirs.write(record, "theirs"),
+        lambda: theirs.delete(record),
+        lambda: theirs.create("team/plan", "theirs"),
+        lambda: theirs.update("team/goals", lambda _: "theirs"),
+        lambda: theirs.transact(lambda tx: tx.write(tx.read("team/goals"), "theirs")),
+    ]
+    at = ours.position()
+    for call in calls:
+        with pytest.raises(interlock.Forbidden, match="Only 'curator' may write") as refused:
+            call()
+        assert (refused.value.rule, refused.value.pattern) == ("owned", "team/**")
+        assert not refused.value.retryable
+    assert ours.position() == at
+    assert ours.update("team/goals", lambda _: "new").version == 2
 
 
 def test_rules_hold_for_whoever_did_not_declare_them(facades: Facades) -> None:
@@ -78,6 +102,9 @@ def test_the_most_specific_rule_wins(facades: Facades) -> None:
         {"a": interlock.merged("no such reducer")},
         {"a": interlock.guarded(on_conflict="maybe")},
         {"a": interlock.guarded(keep=0)},
+        {"a": interlock.owned(by="")},
+        {"a": interlock.owned(by=None)},  # type: ignore[arg-type]  # on purpose
+        {"a": interlock.owned(by=("x", "y"))},  # type: ignore[arg-type]  # on purpose
         {"a": "guarded"},
         {7: interlock.guarded()},
         "guarded",
@@ -172,3 +199,73 @@ def test_update_of_a_key_that_raises_on_conflict_thinks_once(facades: Facades) -
         space.update("k", think)
     other.close()
     assert (thoughts, space.read("k").value) == ([0], 10)
+
+
+def test_keys_under_a_rule_of_a_newer_version_can_only_be_read(facades: Facades) -> None:
+    peer = facades.peer("newer")
+    peer.apply_rules({"sum/*": interlock.merged("counter")})
+    peer.append("sum/a", 3)
+    values = {
+        "account/a": {"sum": 1},
+        "booking/a": {"status": "PENDING"},
+        "plan/a": 1,
+    }
+    records = {key: peer.create(key, value) for key, value in values.items()}
+    old = facades.open("old")
+    store_rules(peer, newer.RULES)
+    writes: list[Callable[[str], Any]] = [
+        lambda key: old.create(key + "b", 1),
+        lambda key: old.update(key, lambda value: value),
+        lambda key: old.append(key, 1),
+        lambda key: old.transition(key, "CANCELLED"),
+        lambda key: old.delete(old.read(key)),
+        lambda key: old.transact(lambda tx: tx.write(tx.read(key), 1)),
+        lambda key: old.write(records.get(key) or old.read(key), 1),
+    ]
+    at = old.position()
+    for pattern, rule in newer.RULES.items():
+        key = pattern.replace("*", "a")
+        for write in writes:
+            with pytest.raises(interlock.Forbidden, match="Upgrade Interlock") as refused:
+                write(key)
+            assert (refused.value.rule, refused.value.pattern) == (rule["rule"], pattern)
+            assert repr(rule["rule"]) in str(refused.value)
+            assert repr(pattern) in str(refused.value)
+    assert old.position() == at
+    assert {key: old.read(key).value for key in values} == values
+    assert old.read("sum/a").value == 3
+    assert old.create("other", 1).version == 1
+
+
+def test_a_rule_of_a_newer_version_is_never_dropped_or_changed(facades: Facades) -> None:
+    store_rules(facades.peer("newer"), newer.RULES)
+    old = facades.open("old")
+    added = {**old.rules, "x": interlock.merged("append")}
+    assert old.apply_rules(added) == added
+    facades.open("adds", rules={"account/*/x": interlock.guarded(), "**": interlock.guarded()})
+    stored = {pattern: rule.to_json() for pattern, rule in old.rules.items()}
+    assert {pattern: stored[pattern] for pattern in newer.RULES} == newer.RULES
+    for rules in (
+        {},
+        {**old.rules, "account/*": interlock.guarded()},
+        {**old.rules, "account/special": interlock.guarded()},
+    ):
+        with pytest.raises(interlock.Forbidden, match="Upgrade Interlock") as refused:
+            old.apply_rules(rules)
+        assert refused.value.pattern in newer.RULES
+    with pytest.raises(interlock.Forbidden, match="Upgrade Interlock"):
+        facades.open("contradicts", rules={"account/*": interlock.guarded()})
+    with pytest.raises(interlock.Invalid, match="does not know rule 'escrow'"):
+        old.apply_rules({**old.rules, "new/*": old.rules["account/*"]})
+    assert {p: facades.open("reader").rules[p].to_json() for p in stored} == stored
+
+
+def test_contributions_under_an_unknown_kind_of_rule_are_not_folded(facades: Facades) -> None:
+    peer = facades.peer("newer")
+    peer.apply_rules({"sum/*": interlock.merged("counter")})
+    peer.append("sum/a", 1)
+    store_rules(peer, {"sum/*": {"rule": "stream"}})
+    old = facades.open("old")
+    with pytest.raises(interlock.Invalid, match=r"does not know rule 'stream'.*Upgrade Interlock"):
+        old.read("sum/a")
+    assert old.apply_rules({**old.rules, "**": interlock.guarded()}), "it breaks nothing there"

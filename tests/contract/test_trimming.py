@@ -15,6 +15,7 @@ from interlock.core import trim as core_trim
 from interlock.core.requests import Floor, Trim
 from interlock.core.trim import _step
 from tests.facades import Facades, elsewhere
+from tests.newer import store_rules
 
 RULES = {"found/*": interlock.merged("append"), "kept/*": interlock.guarded(keep=5)}
 pytestmark = [
@@ -191,6 +192,14 @@ def test_what_the_rules_keep(space: Any) -> None:
     assert space.trim(keep=0).held == "'kept/x' is kept for 5 days"
     assert space.trim(keep=0).oldest == start + 2
     assert space.trim(keep=0.5).cut == 0
+
+
+def test_history_under_a_rule_of_a_newer_version_is_kept(facades: Facades) -> None:
+    space = facades.open()
+    put(space, "b", "a")
+    store_rules(facades.peer("newer"), {"a": {"rule": "guarded", "keep": 0.1, "least": 3}})
+    trimmed = space.trim(keep=0)
+    assert (trimmed.oldest, "Upgrade Interlock" in trimmed.held) == (2, True)
 
 
 def test_operation_ids_are_known_for_a_day(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ from interlock.core.refusals import Conflict, Contended, Forbidden, Invalid, Ref
 from interlock.core.requests import LeaveTurn, Load, TakeTurn
 from interlock.core.rules import leased, merged
 from interlock.core.transact import Stopped, Transaction, commit_transaction
-from interlock.core.update import TICKET_TTL, Limits
+from interlock.core.turn import TICKET_TTL
+from interlock.core.update import Limits
 from interlock.core.writer import Writer
 from tests.core.test_update import (
     ABSENT,

@@ -38,7 +38,8 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.core.rules import RULES_KEY, Rule, guarded, leased, private
-from interlock.core.update import TICKET_TTL, Limits, Progress
+from interlock.core.turn import TICKET_TTL, Progress
+from interlock.core.update import Limits
 from interlock.core.writer import Writer
 
 SPACE, OP, TICKET = "uid", "op", 7

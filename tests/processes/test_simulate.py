@@ -349,3 +349,76 @@ def test_stories_bring_their_own_patterns() -> None:
     assert [each["pattern"] for each in json.loads(out)] == ["last-write-wins", "interlock-append"]
     assert invoke("--scenario memory -p lock")[0] == 2
     assert invoke("--scenario zombie --threads")[0] == 2
+
+
+# Functions of one's own
+
+OWN = f"{__name__}:"
+
+
+def guarded(space: interlock.Space, key: str, think: Think) -> None:
+    space.update(key, think, default=[])
+
+
+async def guarded_async(space: interlock.AsyncSpace, key: str, think: Think) -> None:
+    await space.update(key, think, default=[])
+
+
+def careless(space: interlock.Space, key: str, think: Think) -> None:
+    thought = think(space.read(key).value or [])
+    space.update(key, lambda value: thought)
+
+
+def elsewhere(space: interlock.Space, item: str) -> None:
+    space.create(f"notes/{item}", {"said": item})
+
+
+def strange(space: interlock.Space, number: int, item: str) -> None:
+    raise AssertionError("it is not called")
+
+
+def no_item(space: interlock.Space, key: str) -> None:
+    raise AssertionError("it is not called")
+
+
+@pytest.mark.parametrize("name", ["guarded", "guarded_async", "elsewhere"])
+def test_a_function_of_ones_own_that_is_right_loses_nothing(name: str) -> None:
+    code, out, _ = invoke(f"{OWN}{name} --agents 6 --think 1ms-20ms --json --seed 1")
+    (one,) = json.loads(out)
+    assert (code, one["pattern"], one["acknowledged"], one["kept"]) == (0, name, 6, 6)
+
+
+def test_a_function_of_ones_own_that_loses_is_shown_beside_a_pattern() -> None:
+    code, out, _ = invoke(
+        f"{OWN}careless --agents 6 --think 20ms-40ms --json --seed 1 -p interlock-append"
+    )
+    own, ours = json.loads(out)
+    assert (code, own["acknowledged"], ours["pattern"]) == (0, 6, "interlock-append")
+    assert own["lost"] > 0
+    assert (ours["lost"], own["thoughts"]) == (0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("nope", "is not a function's name"),
+        ("no.such.module:f", "cannot be imported"),
+        (f"{OWN}nope", "cannot be imported"),
+        (f"{OWN}OWN", "is not a function"),
+        (f"{OWN}strange", "has a parameter 'number'. It may take space, key, item, think"),
+        (f"{OWN}no_item", "takes neither item nor think"),
+        (f"{OWN}guarded --scenario booking", "not both"),
+    ],
+)
+def test_what_is_no_function_of_ones_own_is_refused(named: str, said: str) -> None:
+    code, out, err = invoke(named)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+
+
+def test_the_usual_table_has_a_second_one_with_five_keys() -> None:
+    code, out, _ = invoke("--agents 5 --think 1ms --seed 1 --threads")
+    assert code == 0
+    assert ("on 1 key of" in out, "on 5 keys of" in out) == (True, True)
+    assert len(re.findall(r"^interlock-update +5", out, re.M)) == 2
+    assert "on 5 keys" not in invoke("--agents 5 --think 1ms --threads --keys 1")[1]

@@ -98,7 +98,7 @@ def test_a_time_that_comes_wakes_a_worker(space: interlock.Space) -> None:
     hows: list[str] = []
     space.runs.start("r", "naps")
     with Background(
-        space.worker({"naps": naps}, poll=600, ttl=1200, told=lambda w: hows.append(w.how))
+        space.worker({"naps": naps}, poll=600, ttl=1200, on_worked=lambda w: hows.append(w.how))
     ):
         ends_as(space, "r", "Completed")
     assert space.runs.show("r").result == "rested"
@@ -146,9 +146,9 @@ def test_a_backlog_that_is_old_by_the_time_it_is_worked_on(space: interlock.Spac
     names = ("a", "b", "c", "d")
     for name in names:
         space.runs.start(name, "p")
-    told: list[Worked] = []
-    space.worker({"p": program}, slots=1, told=told.append).work(once=True)
-    assert [(worked.id, worked.how) for worked in told] == [(began[0], "completed")]
+    worked_on: list[Worked] = []
+    space.worker({"p": program}, slots=1, on_worked=worked_on.append).work(once=True)
+    assert [(worked.id, worked.how) for worked in worked_on] == [(began[0], "completed")]
     states = sorted(info.state for info in space.runs.list())
     assert states == ["AwaitingInput", "AwaitingInput", "Completed", "Failed"]
 
@@ -184,13 +184,13 @@ def test_a_pause_after_a_failure_is_kept(space: interlock.Space) -> None:
     def fails(run: interlock.Run) -> None:
         raise SystemExit(3)  # counted like any failure, and ends nothing else
 
-    told: list[tuple[float, Worked]] = []
+    worked_on: list[tuple[float, Worked]] = []
     space.runs.start("r", "fails")
     with Background(
-        space.worker({"fails": fails}, told=lambda w: told.append((time.monotonic(), w)))
+        space.worker({"fails": fails}, on_worked=lambda w: worked_on.append((time.monotonic(), w)))
     ):
-        wait_until(lambda: len(told) == 2, "it fails twice", WITHIN)
-    (first, worked), (second, _) = told
+        wait_until(lambda: len(worked_on) == 2, "it fails twice", WITHIN)
+    (first, worked), (second, _) = worked_on
     assert second - first >= 0.9, "it pauses for a second"
     assert (worked.how, space.runs.show("r").failures) == ("again", 2)
     assert "SystemExit(3)" in str(worked.error)
@@ -209,14 +209,16 @@ def test_undoing_is_left_and_gone_on_with(space: interlock.Space) -> None:
             run.effect(name, lambda key, name: name, name, compensate=undo)
         raise interlock.RunFailed("no")
 
-    told: list[Worked] = []
+    worked_on: list[Worked] = []
     space.runs.start("r", "p")
-    worker = space.worker({"p": program}, told=told.append)
+    worker = space.worker({"p": program}, on_worked=worked_on.append)
     worker.work()
-    assert ([w.how for w in told], undone) == (["left"], ["second"])
+    assert ([w.how for w in worked_on], undone) == (["left"], ["second"])
     assert space.runs.show("r").state == "Processing"
-    space.worker({"p": program}, attempts=1, told=told.append).work(once=True)  # nobody died
-    assert ([w.how for w in told], undone) == (["left", "failed"], ["second", "first"])
+    space.worker({"p": program}, attempts=1, on_worked=worked_on.append).work(
+        once=True
+    )  # nobody died
+    assert ([w.how for w in worked_on], undone) == (["left", "failed"], ["second", "first"])
 
 
 def test_a_program_that_swallows_the_stop_does_not_complete_the_run(space: interlock.Space) -> None:
@@ -228,36 +230,36 @@ def test_a_program_that_swallows_the_stop_does_not_complete_the_run(space: inter
             return "done"
         return "done, too"
 
-    told: list[Worked] = []
+    worked_on: list[Worked] = []
     space.runs.start("r", "p")
-    worker = space.worker({"p": greedy}, told=told.append)
+    worker = space.worker({"p": greedy}, on_worked=worked_on.append)
     worker.work()
-    assert [w.how for w in told] == ["left"]
+    assert [w.how for w in worked_on] == ["left"]
     assert space.runs.show("r").state == "Processing"
 
 
 def test_being_left_again_and_again_is_no_death(space: interlock.Space) -> None:
-    told: list[Worked] = []
+    worked_on: list[Worked] = []
 
     def program(run: interlock.Run) -> str:
-        if len(told) < 4:
+        if len(worked_on) < 4:
             worker.stop()
         run.step("one", lambda: None)
         return "done"
 
     space.runs.start("r", "p")
     for _ in range(5):
-        worker = space.worker({"p": program}, attempts=2, told=told.append)
+        worker = space.worker({"p": program}, attempts=2, on_worked=worked_on.append)
         worker.work(once=True)
-    assert [w.how for w in told] == [*["left"] * 4, "completed"]
+    assert [w.how for w in worked_on] == [*["left"] * 4, "completed"]
 
 
 def test_what_told_raises_ends_the_worker(space: interlock.Space) -> None:
-    def told(worked: Worked) -> None:
+    def worked_on(worked: Worked) -> None:
         raise BrokenPipeError(worked.id)
 
     space.runs.start("r", "p")
-    worker = space.worker({"p": lambda run: None}, told=told)
+    worker = space.worker({"p": lambda run: None}, on_worked=worked_on)
     with pytest.raises(BrokenPipeError, match="r"):
         worker.work(once=True)
     assert worker.stopped
@@ -318,16 +320,16 @@ async def test_a_worker_in_tasks(tmp_path: Path) -> None:
                 raise ValueError("told to")
             return answer.result()
 
-        told: list[Worked] = []
-        worker = space.worker({"p": program}, told=told.append, slots=2, attempts=1)
+        worked_on: list[Worked] = []
+        worker = space.worker({"p": program}, on_worked=worked_on.append, slots=2, attempts=1)
         for n in range(3):
             await space.runs.start(f"r{n}", "p")
         await worker.work(once=True)
-        assert [w.how for w in told] == ["waits"] * 3
+        assert [w.how for w in worked_on] == ["waits"] * 3
         for n, word in enumerate(("yes", "yes", "fail")):
             await space.runs.send(f"r{n}", "go", word)
         await worker.work(once=True)
-        assert sorted((w.id, w.how) for w in told[3:]) == [
+        assert sorted((w.id, w.how) for w in worked_on[3:]) == [
             ("r0", "completed"),
             ("r1", "completed"),
             ("r2", "parked"),
@@ -371,15 +373,15 @@ async def test_a_cancelled_worker_leaves_its_runs(tmp_path: Path) -> None:
                 await run.step("work", work, n)
             return "done"
 
-        told: list[Worked] = []
+        worked_on: list[Worked] = []
         await space.runs.start("r", "p")
-        task = asyncio.create_task(space.worker({"p": program}, told=told.append).work())
+        task = asyncio.create_task(space.worker({"p": program}, on_worked=worked_on.append).work())
         await reached.wait()
         task.cancel()
         gate.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert [w.how for w in told] == ["left"]
+        assert [w.how for w in worked_on] == ["left"]
         assert len((await space.runs.show("r")).steps) == 1
-        await space.worker({"p": program}, told=told.append).work(once=True)
+        await space.worker({"p": program}, on_worked=worked_on.append).work(once=True)
         assert (await space.runs.show("r")).result == "done"

@@ -16,6 +16,8 @@ from interlock.core.keys import RESERVED
 from interlock.server.mcp.agents import opened
 from interlock.server.mcp.calls import CALLS, WRITES
 from interlock.server.mcp.tools import TOOLS
+from tests import newer
+from tests.newer import store_rules
 from tests.processes.writers import Place
 from tests.server.mcp_clients import BACKENDS, Tools, a_place, client_of, here, in_a_task, using
 
@@ -24,6 +26,7 @@ RULES = {
     "findings": interlock.merged("append"),
     "agent/{agent}/**": interlock.private(),
     "report": interlock.leased(),
+    "team/*": interlock.owned(by="us"),
     "plan/*": interlock.guarded(on_conflict="rebase"),
 }
 
@@ -177,6 +180,33 @@ async def test_only_its_owner_writes_a_private_key(us: Tools, them: Tools) -> No
     )
     assert (refusal["rule"], refusal["pattern"]) == ("private", "agent/{agent}/**")
     assert (await them.record("agent/us/notes"))["value"] == "mine"
+
+
+async def test_only_the_named_agent_writes_an_owned_key(us: Tools, them: Tools) -> None:
+    await us.done("create", key="team/goals", value="ours")
+    refusal = await them.refused(
+        "Forbidden", "write", key="team/goals", value="x", version=1, epoch=0
+    )
+    assert (refusal["rule"], refusal["pattern"]) == ("owned", "team/*")
+    (rule,) = [r for r in (await them.done("about"))["rules"] if r["pattern"] == "team/*"]
+    assert rule["rule"] == "owned(by='us')"
+    assert rule["how_to_write"] == "as guarded, and only by agent us"
+
+
+async def test_a_key_under_a_rule_of_a_newer_version_can_only_be_read(local: Place) -> None:
+    with interlock.open(local.url, space=local.space) as space:
+        space.create("account/a", 1)
+        store_rules(space, newer.RULES)
+    async with here(local) as tools:
+        refusal = await tools.refused(
+            "Forbidden", "write", key="account/a", value=2, version=1, epoch=0
+        )
+        assert (refusal["rule"], refusal["pattern"]) == ("escrow", "account/*")
+        assert "Upgrade Interlock" in refusal["message"]
+        assert (await tools.record("account/a"))["value"] == 1
+        told = (await tools.done("about"))["rules"]
+    assert {rule["pattern"] for rule in told} == {*newer.RULES}
+    assert {rule["how_to_write"] for rule in told} == {"read only: upgrade Interlock"}
 
 
 async def test_a_lease_keeps_others_out_until_it_is_given_up(us: Tools, them: Tools) -> None:

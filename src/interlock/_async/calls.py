@@ -81,7 +81,7 @@ def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:
 
 
 def raise_unawaited(kind: type[BaseException] | None, problem: BaseException | None) -> None:
-    """Raise a problem where the block has raised nothing itself."""
+    """Raise a problem if the block has raised nothing itself."""
     if kind is None and problem is not None:
         raise problem
 

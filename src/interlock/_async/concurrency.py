@@ -24,7 +24,7 @@ def settled(lock: Lock) -> AbstractContextManager[object]:
 
 
 def at_once(read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
-    """Return a function that returns what `read` does; it is called now where that is possible."""
+    """Return a function that returns what `read` does; it is called now if possible."""
     return read
 
 
@@ -51,7 +51,7 @@ async def together(calls: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
 
 
 async def do_all(calls: Iterable[Callable[[], Awaitable[object]]]) -> None:
-    """Make every call, even where one fails or the caller is cancelled."""
+    """Make every call, even if one fails or the caller is cancelled."""
     await finish(together(calls))
 
 

@@ -87,7 +87,7 @@ class AsyncFiles:
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `fn` gets "" if the document does not exist, and bytes if it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
         concurrency.check_function(fn, "fn")
@@ -109,7 +109,7 @@ class AsyncFiles:
     ) -> tuple[Document, ...]:
         """Write several documents in one commit; return the new ones.
 
-        `contents` are by document that was read, or by path where there must be none yet.  All are
+        `contents` are by document that was read, or by path if there must be none yet.  All are
         committed, or nothing is.  Raises as `write` does.
         """
         return await self._run(
@@ -181,7 +181,7 @@ class AsyncFiles:
 class AsyncFilesTx(AwaitsCalls):
     """One transaction over documents: reads of one moment, and writes committed together.
 
-    All methods are awaited; the block raises Invalid at its end where one was not.
+    All methods are awaited; the block raises Invalid at its end if one was not.
     """
 
     def __init__(self, session: AsyncSession, context: FilesContext, op_id: str) -> None:

@@ -124,7 +124,7 @@ class AsyncLease(AwaitsCalls):
         await self._renew(self._ttl if ttl is None else ttl)
 
     async def release(self) -> None:
-        """Give it up, even where the caller is cancelled meanwhile.
+        """Give it up, even if the caller is cancelled meanwhile.
 
         Giving up one that was lost does nothing.
         """
@@ -245,7 +245,7 @@ class AsyncLeases(AwaitsCalls):
         return await self[key].write(value, op_id=op_id)
 
     async def release(self) -> None:
-        """Give all of them up, even where the caller is cancelled meanwhile."""
+        """Give all of them up, even if the caller is cancelled meanwhile."""
         await concurrency.do_all(lease.release for lease in self._leases.values())
 
     async def __aenter__(self) -> Self:

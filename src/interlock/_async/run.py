@@ -55,7 +55,7 @@ class AsyncRun(AwaitsCalls):
         self._ttl = ttl
         self._wait = wait
         self._attempts = attempts
-        self._stopping = stopping  # where a worker takes it up
+        self._stopping = stopping  # set if a worker takes it up
         self.recorded: RunState | None = None  # for its worker, once it is taken up
         self.result: Any = None
 
@@ -99,7 +99,7 @@ class AsyncRun(AwaitsCalls):
     def step(
         self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
-        """Return `fn(*args, **kwargs)`, or the recorded result where it has finished before.
+        """Return `fn(*args, **kwargs)`, or the recorded result if it has finished before.
 
         The arguments and the result are JSON.  `fn` may ask for steps, too.  What it writes through
         `run.tx` is committed together with its result, or not at all; if anything that it read
@@ -141,9 +141,9 @@ class AsyncRun(AwaitsCalls):
     ) -> Coroutine[Any, Any, Any]:
         """Call the outside once: `fn(idempotency_key, *args)`; return its result, or the recorded.
 
-        The intent is committed before the call, and the result after it.  Where only the intent is
+        The intent is committed before the call, and the result after it.  If only the intent is
         recorded, `check(idempotency_key, *args)` says whether it happened: its result, or None
-        where it did not.  Without one `in_doubt` decides: `ask` waits for a person, `retry` calls
+        if it did not.  Without one `in_doubt` decides: `ask` waits for a person, `retry` calls
         again with the same idempotency key, `skip` goes on without a result.
 
         The idempotency key is made of the run, `name` and `key` (default: the arguments), wherever
@@ -336,7 +336,7 @@ class AsyncRuns:
     async def cancel(self, id: str, reason: str = "cancelled") -> bool:
         """Have a run fail, whoever works on it; return whether it has by now.
 
-        It has not where effects are to be undone: the next one to take the run up does that.
+        It has not, if effects are to be undone: the next one to take the run up does that.
         """
         op_id = self._session.op_id()
         return await self._session.run(admin.cancel(self._session.writer, id, reason, op_id))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from interlock._async import concurrency
@@ -405,7 +404,7 @@ class AsyncSpace:
         ttl: float = 30.0,
         poll: float = 1.0,
         attempts: int = 5,
-        told: Callable[[Worked], object] | None = None,
+        on_worked: Callable[[Worked], object] | None = None,
     ) -> AsyncWorker:
         """Return a worker: it takes up the runs of `programs`, `slots` at a time.
 
@@ -413,12 +412,12 @@ class AsyncSpace:
         what one returns is the result of the run.  `ttl`: seconds after which others take over the
         runs of a worker that has died.  It looks for runs whenever one has moved, and every `poll`
         seconds.  After `attempts` failures, or workers that died at the same step, a run is parked.
-        `told(worked)` is called whenever the worker is done with a run for now, in the run's
+        `on_worked(worked)` is called whenever the worker is done with a run for now, in the run's
         task.  Raises Invalid.
         """
         from interlock._async.worker import AsyncWorker
 
-        return AsyncWorker(self.session, programs, slots, ttl, poll, attempts, told)
+        return AsyncWorker(self.session, programs, slots, ttl, poll, attempts, on_worked)
 
     def breaker(
         self,
@@ -462,9 +461,9 @@ class AsyncSpace:
 
         `outside`: what becomes of a file that was changed around the space: `refuse` leaves it
         and refuses writes of the document until it is adopted or discarded, `adopt` commits it.
-        `merge`: a write that conflicts is merged, by lines (JSON by fields), where both sides
-        changed other places.  `hidden`: whether paths such as `.git/hooks/post-merge` or `.envrc`,
-        which programs run or trust, may be documents, too.  Raises Invalid.
+        `merge`: a write that conflicts is merged, by lines (JSON by fields), if the two sides
+        changed different places.  `hidden`: whether paths such as `.git/hooks/post-merge` or
+        `.envrc`, which programs run or trust, may be documents, too.  Raises Invalid.
         """
         from interlock._async.files import AsyncFiles
         from interlock.files.context import files_context
@@ -512,25 +511,17 @@ class AsyncSpace:
         dry_run: bool = False,
         vacuum: bool = False,
     ) -> Erasure:
-        """Remove values for good, and say what was looked at, what was removed and what remains.
+        """Remove the values of `key`, or of all keys under `prefix`, for good.
 
-        Those of `key`, or of all keys under `prefix`; with `where` only those for which
-        `where(entry)` is true, each version and each contribution by itself.  `where` alone looks
-        at the whole space, and at the inputs and results of finished runs.  Positions, versions,
-        agents and times stay: readers see an entry that is `erased`.  A key that loses its present
-        value is deleted.  `dry_run` only says what would be removed.  `vacuum`: also has the server
-        rewrite its files, which may hold others up.  After an interruption call it again.
-
-        Raises Held if a lease holds a key, Invalid, or Contended if an old snapshot of the store
-        stays open.
+        With `where` only entries for which `where(entry)` is true; alone it looks at the whole
+        space, finished runs included.  `dry_run` only says what would go.  `vacuum`: have the
+        server rewrite its files, too, which may hold others up.  If interrupted, call it again.
+        Raises Held if a lease holds a key, Contended if somebody keeps a snapshot open, Invalid.
         """
-        from interlock.core import erase
-        from interlock.runs.records import ERASABLE
+        from interlock.runs import erase
 
-        self.session.check_write(*([] if key is None else [key]))
-        chosen = accepted(erase.selection(key, prefix, where, ERASABLE))
-        writer, draw = self.session.writer, self.session.draw
-        return await self.session.run(erase.erase(writer, chosen, dry_run, vacuum, draw))
+        chosen = (key, prefix, where, dry_run, vacuum)
+        return await self.session.run(erase.erasing(self.session, *chosen))
 
     async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
         """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
@@ -544,7 +535,7 @@ class AsyncSpace:
         return await self.session.run(trim.trim(self.session.writer, keep, before))
 
     async def position(self) -> int:
-        """Return the position of the last entry of the log, 0 where it is empty."""
+        """Return the position of the last entry of the log, 0 if it is empty."""
         snapshot = await self.session.run(read.load(self.session.writer, ()))
         return snapshot.position
 
@@ -567,12 +558,7 @@ class AsyncSpace:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *problem: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -21,7 +21,7 @@ from interlock.settings import distinct
 class AsyncTx(AwaitsCalls):
     """One transaction: reads of one moment, and writes committed together or not at all.
 
-    Reads are awaited: the block raises Invalid at its end where one was not.  Writes are made at
+    Reads are awaited: the block raises Invalid at its end if one was not.  Writes are made at
     the commit, so there is nothing to await yet.
     """
 

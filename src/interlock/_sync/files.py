@@ -84,7 +84,7 @@ class Files:
     ) -> Document:
         """Read, call `fn(text)`, commit what it returns; call it again if the document has changed.
 
-        `fn` gets "" where the document does not exist, and bytes where it is no text; it may return
+        `fn` gets "" if the document does not exist, and bytes if it is no text; it may return
         `interlock.DELETE`.  The other arguments are those of `Space.update`.
         """
         concurrency.check_function(fn, "fn")
@@ -104,7 +104,7 @@ class Files:
     ) -> tuple[Document, ...]:
         """Write several documents in one commit; return the new ones.
 
-        `contents` are by document that was read, or by path where there must be none yet.  All are
+        `contents` are by document that was read, or by path if there must be none yet.  All are
         committed, or nothing is.  Raises as `write` does.
         """
         return self._run(operations.publish(self._context, contents, self._session.op_id(op_id)))
@@ -172,7 +172,10 @@ class Files:
 
 
 class FilesTx:
-    """One transaction over documents: reads of one moment, and writes committed together."""
+    """One transaction over documents: reads of one moment, and writes committed together.
+
+    All methods are awaited; the block raises Invalid at its end if one was not.
+    """
 
     def __init__(self, session: Session, context: FilesContext, op_id: str) -> None:
         self._session = session

@@ -121,7 +121,7 @@ class Lease:
         self._renew(self._ttl if ttl is None else ttl)
 
     def release(self) -> None:
-        """Give it up.
+        """Give it up, even if the caller is cancelled meanwhile.
 
         Giving up one that was lost does nothing.
         """
@@ -239,7 +239,7 @@ class Leases:
         return self[key].write(value, op_id=op_id)
 
     def release(self) -> None:
-        """Give all of them up."""
+        """Give all of them up, even if the caller is cancelled meanwhile."""
         concurrency.do_all(lease.release for lease in self._leases.values())
 
     def __enter__(self) -> Self:

@@ -18,7 +18,11 @@ from interlock.settings import distinct
 
 
 class Tx:
-    """One transaction: reads of one moment, and writes committed together or not at all."""
+    """One transaction: reads of one moment, and writes committed together or not at all.
+
+    Reads are awaited: the block raises Invalid at its end if one was not.  Writes are made at
+    the commit, so there is nothing to yet.
+    """
 
     def __init__(self, session: Session, state: Transaction, op_id: str) -> None:
         self._session = session

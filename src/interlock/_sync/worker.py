@@ -36,7 +36,7 @@ class Worker:
         ttl: float,
         poll: float,
         attempts: int,
-        told: Callable[[Worked], object] | None,
+        on_worked: Callable[[Worked], object] | None,
     ) -> None:
         if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= _MOST_SLOTS:
             raise Invalid(f"slots={slots!r:.40} must be a whole number from 1 to {_MOST_SLOTS}.")
@@ -49,7 +49,7 @@ class Worker:
         self._poll = min(poll, ttl / 2)
         self._ttl = ttl
         self._attempts = attempts
-        self._told = told
+        self._on_worked = on_worked
         self._busy: set[str] = set()
         self._over = threading.Event()
 
@@ -126,7 +126,7 @@ class Worker:
         self._tell(run, program, problem)
 
     def _tell(self, run: Run, program: str, problem: BaseException | None) -> None:
-        """Say how it ended, where the run was taken up.
+        """Say how it ended, if the run was taken up.
 
         Raises what stands against taking runs up.
         """
@@ -135,10 +135,10 @@ class Worker:
             if not isinstance(problem, Held | Suspended) and not _taken_over(problem, run.id):
                 assert problem is not None  # the run was not entered
                 raise problem
-        elif self._told is not None:
+        elif self._on_worked is not None:
             how = _how(recorded, problem)
             error = str(problem) if how == "lost" else recorded.status.value.get("error")
-            self._told(Worked(run.id, program, how, error))
+            self._on_worked(Worked(run.id, program, how, error))
 
 
 def _checked(programs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:

@@ -2,10 +2,10 @@
 
 A write over a key that exists needs evidence that its caller has read what is there now:
 
-- the value itself, where it was read and is passed back, changed or not: an `ObservedDict`, or
+- the value itself, if it was read and is passed back, changed or not: an `ObservedDict`, or
   whatever else has an attribute `observed`;
 - an item that was read, named beside the value (`base=item`);
-- a read by the same task, where the framework says which task is at work: `TaskReads`.
+- a read by the same task, if the framework says which task is at work: `TaskReads`.
 
 Anything else is no evidence.  Contexts (`contextvars`) are not: a read in `asyncio.gather`,
 `to_thread` or `wait_for` is made in a context of its own, and a thread of a pool keeps the context
@@ -54,7 +54,7 @@ class Observed(NamedTuple):
         return self == Observed.of(record)
 
     def record(self, fresh: Record) -> Record:
-        """Return `fresh` as it was observed: a write over that conflicts where the key moved."""
+        """Return `fresh` as it was observed: a write over that conflicts if the key moved."""
         return fresh._replace(version=self.version, epoch=self.epoch)
 
 

@@ -35,7 +35,7 @@ async def take(
 async def taken(
     space: Space, take: Callable[[float], T], give_up: Callable[[T], object], wait: float | None
 ) -> T:
-    """Return what `take(0)` does in a thread, asked again where it raises Held.
+    """Return what `take(0)` does in a thread, asked again if it raises Held.
 
     Nobody waits in a worker thread: whoever has what is waited for needs those to go on.  Only who
     holds something waits there, for a moment each time: in the store's queue a cycle of waits, or
@@ -71,14 +71,14 @@ async def _awaited(future: asyncio.Future[T]) -> T:
 
 
 def _adopt(context: contextvars.Context) -> None:
-    """Let this task know what a thread took for it: it is told so where it would wait for that."""
+    """Make this task hold what a thread took for it: waiting for that is then refused."""
     for variable, value in context.items():
         if variable.get(None) is not value:
             variable.set(value)
 
 
 async def write(lease: Lease | AsyncLease, value: Any) -> Record:
-    """Write the key of a lease.  Raises Fenced where it was taken away, Invalid."""
+    """Write the key of a lease.  Raises Fenced if it was taken away, Invalid."""
     if isinstance(lease, Lease):
         return await finish(asyncio.to_thread(lease.write, value))
     return await lease.write(value)

@@ -65,7 +65,7 @@ def upsert_chroma(
 ) -> list[str]:
     """Store contributions in a Chroma collection; return the id of each.
 
-    Raises `Invalid` before anything is stored, also where the collection's vectors have another
+    Raises `Invalid` before anything is stored, also if the collection's vectors have another
     number of dimensions.
     """
     checked = [_checked(agent, each, space) for each in contributions]
@@ -97,7 +97,7 @@ def upsert_qdrant(
     """Store contributions in a Qdrant collection; return the id of each.
 
     `vector_name` is for a collection with several vectors for each point.  Raises `Invalid` before
-    anything is stored, also where the collection's vectors have another number of dimensions.
+    anything is stored, also if the collection's vectors have another number of dimensions.
     """
     checked = [_checked(agent, each, space) for each in contributions]
     unique = _unique(checked)
@@ -190,7 +190,7 @@ def _metadata(given: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _unique(checked: list[_Checked]) -> list[_Checked]:
-    """Return each contribution once.  Raises `Invalid` where they cannot be stored together."""
+    """Return each contribution once.  Raises `Invalid` if they cannot be stored together."""
     if not checked:
         raise Invalid("There are no contributions.")
     if len(checked) > MOST_AT_ONCE:

@@ -63,7 +63,7 @@ def apply(space: interlock.Space, as_json: bool, file: str) -> None:
 
 @store_command(reads=True)
 def doc(space: interlock.Space, as_json: bool) -> None:
-    """Print which keys are private, shared, merged, leased or bound to a machine."""
+    """Print which keys are private, owned, shared, merged, leased or bound to a machine."""
     rows = [_documented(pattern, rule) for pattern, rule in sorted(space.rules.items())]
     if as_json:
         click.echo(compact(rows))

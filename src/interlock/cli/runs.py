@@ -274,7 +274,7 @@ def worker(
     coroutines = [inspect.iscoroutinefunction(fn) for fn in functions.values()]
     if any(coroutines) and not all(coroutines):
         raise click.UsageError("Use one worker for coroutine functions and one for the others.")
-    options["told"] = _tell_json if as_json else _tell_worked
+    options["on_worked"] = _tell_json if as_json else _tell_worked
     if all(coroutines):
         interrupted = asyncio.run(_work(functions, options, once))
     else:

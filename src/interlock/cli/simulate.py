@@ -20,10 +20,13 @@ from rich.table import Table
 
 import interlock
 from interlock.cli.common import PIPED_WIDTH, reported, terminated_as_interrupted
-from interlock.verify.simulate import PATTERNS, Result, Settings, run
+from interlock.verify.simulate import PATTERNS, Pattern, Result, Settings, run
 from interlock.verify.simulate.results import CannotDraw, check_drawable, draw
-from interlock.verify.simulate.scenarios import SCENARIOS, known_patterns
+from interlock.verify.simulate.scenarios import SCENARIOS
 from interlock.verify.simulate.settings import parse_multiple, parse_think
+from interlock.verify.simulate.user_function import UserFunction
+
+_COMPARED = (PATTERNS["lock"], PATTERNS["interlock-update"])  # on five keys, too
 
 
 def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
@@ -47,6 +50,7 @@ _PATTERN_LIST += "\n\n\b\nScenarios:\n" + "\n".join(
 
 
 @click.command(epilog=_PATTERN_LIST)
+@click.argument("function", required=False, metavar="[MODULE:FUNCTION]")
 @click.option(
     "--agents", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many."
 )
@@ -61,9 +65,8 @@ _PATTERN_LIST += "\n\n\b\nScenarios:\n" + "\n".join(
 @click.option(
     "--keys",
     type=click.IntRange(1, 1000),
-    default=1,
-    show_default=True,
-    help="How many keys the agents share, evenly.",
+    help="How many keys the agents share, evenly.  Default: one; the table has some of the "
+    "patterns on five keys, too.",
 )
 @click.option(
     "--writes",
@@ -107,9 +110,10 @@ _PATTERN_LIST += "\n\n\b\nScenarios:\n" + "\n".join(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one object per pattern, in a list.")
 def simulate(
+    function: str | None,
     agents: int,
     think: tuple[float, float],
-    keys: int,
+    keys: int | None,
     writes: int,
     arrivals: float | None,
     patterns: tuple[str, ...],
@@ -124,45 +128,60 @@ def simulate(
 
     Every agent is a real process (or thread) that reads, thinks and writes on one real SQLite
     file.  Nothing is faked: the losing patterns really run.
+
+    MODULE:FUNCTION is a function of your own to run instead, as `book(space, key, item, think)`: it
+    writes `item` somewhere into the space, and may call `think(items)`, which takes its time.
     """
     if seed is None:
         seed = random.SystemRandom().randrange(1_000_000)
         if as_json:
             click.echo(f"seed {seed}", err=True)
-    settings = Settings(agents, think, keys, writes, seed, arrivals, threads)
-    settings, chosen = _chosen(settings, patterns, scenario)
+    settings = Settings(agents, think, keys or 1, writes, seed, arrivals, threads)
     with reported(as_json), terminated_as_interrupted():
+        settings, chosen = _chosen(settings, patterns, scenario, function)
         _check(chosen, store, plot)
-        results = []
+        several = _COMPARED if chosen == (*PATTERNS.values(),) and not (keys or as_json) else ()
         with _progress(settings.agents) as bar:
-            for name in chosen:
-                pattern = known_patterns()[name]
-                results.append(
-                    run(pattern, settings, store if pattern.takes_store else None, bar(name))
-                )
+
+            def ran(patterns: tuple[Pattern, ...], settings: Settings) -> list[Result]:
+                return [
+                    run(each, settings, store if each.takes_store else None, bar(each.name))
+                    for each in patterns
+                ]
+
+            results = ran(chosen, settings)
+            compared = ran(several, settings._replace(keys=min(5, agents)))
         if plot is not None:
             draw(results, plot)
         if as_json:
             click.echo(json.dumps([result.as_json() for result in results], indent=2))
-        else:
-            _show(results, settings, store, plot)
+            return
+        _show(results, settings, store)
+        if compared:
+            _show(compared, settings._replace(keys=min(5, agents)), store)
+        _say_where(chosen, store, plot)
 
 
 def _chosen(
-    settings: Settings, patterns: tuple[str, ...], scenario: str | None
-) -> tuple[Settings, tuple[str, ...]]:
+    settings: Settings, patterns: tuple[str, ...], scenario: str | None, function: str | None
+) -> tuple[Settings, tuple[Pattern, ...]]:
     """Return the patterns to run, and the settings for them."""
+    if function is not None:
+        if scenario is not None:
+            raise click.UsageError("Name a function of your own, or a --scenario, not both.")
+        others = (PATTERNS[name] for name in dict.fromkeys(patterns))
+        return settings, (UserFunction(function), *others)
     if scenario is None:
-        return settings, tuple(dict.fromkeys(patterns)) or tuple(PATTERNS)
+        return settings, tuple(PATTERNS[name] for name in dict.fromkeys(patterns or PATTERNS))
     if patterns:
         raise click.UsageError("--scenario has its own patterns: leave out --pattern.")
     story = SCENARIOS[scenario]
     if story.processes and settings.threads:
         raise click.UsageError(f"--scenario {scenario} stops processes: leave out --threads.")
-    return story.settings(settings), tuple(pattern.name for pattern in story.patterns)
+    return story.settings(settings), story.patterns
 
 
-def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> None:
+def _check(chosen: tuple[Pattern, ...], store: str | None, plot: Path | None) -> None:
     """Refuse now what would otherwise fail after the agents have run."""
     if plot is not None:
         try:
@@ -171,10 +190,11 @@ def _check(chosen: tuple[str, ...], store: str | None, plot: Path | None) -> Non
             raise click.UsageError(f"--plot {plot}: {problem}") from problem
     if store is None:
         return
-    takers = [name for name in chosen if known_patterns()[name].takes_store]
+    takers = [pattern.name for pattern in chosen if pattern.takes_store]
     if not takers:
+        names = ", ".join(pattern.name for pattern in chosen)
         raise click.UsageError(
-            f"--store: none of the chosen patterns ({', '.join(chosen)}) uses it. Add "
+            f"--store: none of the chosen patterns ({names}) uses it. Add "
             "--pattern interlock-update, or leave out --store."
         )
     if store.partition("?")[0] in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
@@ -206,7 +226,7 @@ def _progress(agents: int) -> Iterator[Callable[[str], Callable[[int], None]]]:
         yield bar
 
 
-def _show(results: list[Result], settings: Settings, store: str | None, plot: Path | None) -> None:
+def _show(results: list[Result], settings: Settings, store: str | None) -> None:
     console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
     console.print(_heading(settings, store) + "\n")
     console.print(_table(results))
@@ -218,15 +238,18 @@ def _show(results: list[Result], settings: Settings, store: str | None, plot: Pa
         console.print(f"[bold]{result.pattern}[/]: {result.sentence()}")
         for error, count in sorted(result.errors.items(), key=lambda item: -item[1]):
             console.print(f"  {count} failed: {error}", style="dim", markup=False)
+    console.print()
+
+
+def _say_where(chosen: tuple[Pattern, ...], store: str | None, plot: Path | None) -> None:
     if store is not None:
-        spaces = [
-            result.pattern for result in results if known_patterns()[result.pattern].takes_store
-        ]
-        console.print("\nThe store is kept:")
-        for space in spaces:
-            click.echo(f"  interlock log --store '{interlock.redact_url(store)}' --space {space}")
+        click.echo("The store is kept:")
+        for pattern in chosen:
+            if pattern.takes_store:
+                url = interlock.redact_url(store)
+                click.echo(f"  interlock log --store '{url}' --space {pattern.name}")
     if plot is not None:
-        console.print(f"\nThe timelines are in {plot}.", markup=False)
+        click.echo(f"The timelines are in {plot}.")
 
 
 def _heading(settings: Settings, store: str | None) -> str:

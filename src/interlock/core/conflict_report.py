@@ -32,7 +32,7 @@ _RETRYABLE = frozenset(
 class RefusalNote(NamedTuple):
     """One refusal: `reason` is its name, `other` who stood in the way, as far as is known.
 
-    `behind_us`: microseconds since that other agent wrote; None where nobody did.
+    `behind_us`: microseconds since that other agent wrote; None if nobody did.
     """
 
     key: str

@@ -52,7 +52,7 @@ def check_path(key: str) -> Invalid | None:
 
 def folders_of(key: str) -> tuple[str, ...]:
     """Return the keys at which no document can be beside the one at `key`, which needs a folder
-    there; none where `key` is not of a document."""
+    there; none if `key` is not of a document."""
     if not key.startswith(FILES):
         return ()
     return tuple(key[:at] for at in range(len(FILES), len(key)) if key[at] == "/")

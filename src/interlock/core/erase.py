@@ -9,7 +9,7 @@
 4. Have the store's files forget them, and log that all is done.
 
 Whoever is killed on the way runs the same erasure again: what is done is not found any more.  No
-cache can bring a value back: each is refused where an erasure came between reading and keeping.
+cache can bring a value back: each is refused if an erasure came between reading and keeping.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Own(NamedTuple):
     """The library's own records that hold values of the user's: what their keys begin with.
 
     They are not deleted: `blanked` returns one without the values.  `in_use` returns the key that
-    exists while a record is needed as it is, None where it never is.
+    exists while a record is needed as it is, None if it never is.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -80,7 +80,7 @@ class Erasure(NamedTuple):
     `removed` counts the values by where they were: the log, the present values of keys, folds,
     projections (whose names are in `projections`; they are folded again).  `done` says what was
     done to the store's files, and `remains` where copies may be that the erasure cannot reach.
-    The log has it under `$erasures/<name>`; "" where there was nothing to erase.
+    The log has it under `$erasures/<name>`; "" if there was nothing to erase.
     """
 
     name: str
@@ -95,7 +95,7 @@ class Erasure(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """What to erase: values of `key`, or (None) of keys under `prefix`, where it picks them."""
+    """What to erase: of `key`, or (None) of keys under `prefix`, the entries that `where` picks."""
 
     key: str | None
     prefix: str
@@ -213,7 +213,7 @@ def _look(chosen: Selection, found: _Found, after: int) -> Steps[int | Refusal]:
             if missed is None:
                 break
     while True:
-        page = yield from ReadLog(after, PAGE, chosen.prefix, chosen.key)
+        page = yield from ReadLog(after=after, limit=PAGE, prefix=chosen.prefix, key=chosen.key)
         if isinstance(page, Pruned):
             return page
         entries = [
@@ -244,7 +244,7 @@ def _look_at_cut(chosen: Selection, found: _Found, floor: int) -> Steps[Pruned |
     """Protocol: add what is to go of what keys were where the log is cut."""
     keys = () if chosen.key is None else (chosen.key,)
     prefixes = () if keys else (chosen.prefix, *chosen.own.prefixes)[: 1 if chosen.prefix else None]
-    snapshot = yield from LoadAt(floor, None, keys, prefixes)
+    snapshot = yield from LoadAt(position=floor, time_us=None, keys=keys, prefixes=prefixes)
     if isinstance(snapshot, Pruned):
         return snapshot
     records = [*snapshot.records.values(), *(r for scan in snapshot.scans.values() for r in scan)]
@@ -453,12 +453,14 @@ def _redactions(found: _Found) -> Iterator[Redact]:
     """Yield the steps that take the values away."""
     for bases in _batches(found.bases.items(), STEP):
         folds = tuple(key for key, _ in bases if key in found.merged)
-        yield Redact((), (), tuple((key, *base) for key, base in bases), folds)
+        found_bases = tuple((key, *base) for key, base in bases)
+        yield Redact(keys=(), positions=(), bases=found_bases, folds=folds)
     pairs = ((key, p) for key in sorted(found.entries) for p in sorted(found.entries[key]))
     for some in _batches(pairs, STEP):
         keys = tuple(dict.fromkeys(key for key, _ in some))
         folds = tuple(key for key in keys if key in found.merged)
-        yield Redact(keys, tuple(position for _, position in some), (), folds)
+        positions = tuple(position for _, position in some)
+        yield Redact(keys=keys, positions=positions, folds=folds)
 
 
 def _scrub(vacuum: bool) -> Steps[tuple[tuple[str, ...], tuple[str, ...]] | Refusal]:

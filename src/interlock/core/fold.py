@@ -14,7 +14,7 @@ from interlock.core.merge import fold_items
 from interlock.core.records import Record, Snapshot, Tail
 from interlock.core.refusals import Conflict, Invalid, Refusal, described
 from interlock.core.requests import A_co, Grant, Load, Place, Request, SaveFold, Steps
-from interlock.core.rules import RULES_KEY, RuleSet, unknown_reducer
+from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_reducer
 from interlock.core.writer import Writer
 
 SAVE_AFTER = 200  # contributions since the last saved fold
@@ -83,17 +83,25 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     rules = writer.book.rules if past is None else past
     reducer = rules.reducer(record.key)
     if reducer is None:
-        raise Unfoldable(unknown_reducer(record.key, rules.match(record.key)[1]))
+        raise Unfoldable(unknown_reducer(record.key, *rules.match(record.key)))
     started = tail.base is not None
     start = json.loads(tail.base) if tail.base is not None else None
     try:
         value = fold_items(reducer, json.loads(tail.items), start, started)
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
-    if past is None and tail.length >= SAVE_AFTER and tail.erasures is not None:
+    large = past is None and tail.length >= SAVE_AFTER
+    unknown = isinstance(rules.match(record.key)[1], UnknownRule)  # who knows it may differ
+    if large and not unknown and tail.erasures is not None:
         body = encode(value, LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, record.position, body, tail.rules, tail.erasures)
+            yield SaveFold(
+                record.key,
+                position=record.position,
+                body=body,
+                rules=tail.rules,
+                erasures=tail.erasures,
+            )
     return record._replace(value=value)
 
 

@@ -30,7 +30,7 @@ class Deliveries(NamedTuple):
     """What a consumer was handed, in log order.
 
     The group has dealt the log up to position `upto`; the log ends at `head`.  `time_us` is the
-    store's time and `prefix` the group's; where it is not the one asked for, nothing was done.
+    store's time and `prefix` the group's; if it is not the one asked for, nothing was done.
     """
 
     items: tuple[Delivery, ...]
@@ -43,7 +43,7 @@ class Deliveries(NamedTuple):
 class GroupConsumer(NamedTuple):
     """One consumer of a group: how many entries are pending with it, and its last sign of life.
 
-    Where it is not `alive`, others may claim what is pending with it.
+    If it is not `alive`, others may claim what is pending with it.
     """
 
     name: str

@@ -185,7 +185,7 @@ def narrower(one: str, other: str) -> bool:
 
 
 def shared_key(one: str, other: str) -> str | None:
-    """Return an example of a key that both patterns stand for, None where there is none."""
+    """Return an example of a key that both patterns stand for, None if there is none."""
     first, second = one.split("/"), other.split("/")
     example = []
     for index in range(max(len(first), len(second))):
@@ -259,7 +259,7 @@ def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
 
 
 def decode(text: str | None) -> Json:
-    """Return the value of JSON `text`; None where there is no value."""
+    """Return the value of JSON `text`; None if there is no value."""
     return None if text is None else json.loads(text)
 
 

@@ -10,9 +10,9 @@ from interlock.core import refusals
 from interlock.core.fold import ask
 from interlock.core.keys import check_all, check_key
 from interlock.core.records import Record
-from interlock.core.refusals import QUEUE, Invalid, Refusal
-from interlock.core.requests import DropLease, LeaveTurn, OutOfTime, Steps, TakeLease, TakeTurn
-from interlock.core.update import Progress, Turn, giving_up
+from interlock.core.refusals import QUEUE, Held, Invalid, Refusal
+from interlock.core.requests import DropLease, Place, Steps, TakeLease
+from interlock.core.turn import Turn, giving_up, take_turn
 from interlock.core.writer import Writer
 
 LONGEST_TTL = 24 * 3600.0  # seconds; of leases and of members of groups
@@ -38,10 +38,9 @@ def take_own_lease(
         wrong = check_seconds("wait", wait, 0, float("inf"))
     if wrong is not None:
         return wrong
-    turn = Turn()
-    turn.name = op_id
+    turn = Turn(op_id, wait)
     try:
-        return (yield from giving_up(turn, _take(writer, keys, ttl, wait, turn)))
+        return (yield from giving_up(turn, _take(writer, keys, ttl, turn)))
     except GeneratorExit:
         raise
     except BaseException:
@@ -51,47 +50,35 @@ def take_own_lease(
 
 
 def _take(
-    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, turn: Turn
+    writer: Writer, keys: tuple[str, ...], ttl: float, turn: Turn
 ) -> Steps[tuple[Record, ...] | Refusal]:
-    queues = tuple(QUEUE + key for key in keys)
     asked = TakeLease(
         keys, name=turn.name, agent=writer.agent, incarnation=writer.incarnation, ttl=ttl
     )
     grant = yield from ask(writer, asked)
-    progress, start_us, left = Progress(), 0, wait
-    while not grant.granted:
-        if grant.refusal is not None:
-            return grant.refusal
-        if wait == 0:
-            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
-        join = TakeTurn(
-            queues, name=turn.name, agent=writer.agent, ttl=progress.ttl, ticket=turn.ticket
-        )
-        try:
-            place = yield from join if turn.ticket else join.replace(most=left)
-        except OutOfTime:
-            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
-        now_us = place.snapshot.time_us
-        turn.ticket, start_us = place.ticket, start_us or now_us - int(place.waited * 1e6)
-        left = None if wait is None else wait - (now_us - start_us) / 1e6
-        pause = progress.pause(place, left)
-        if place.ticket and place.ahead == 0:
-            grant = yield from ask(writer, asked.replace(ticket=place.ticket))
-            if grant.granted:
-                break
-        if place.cycle:
-            yield LeaveTurn(place.ticket)
-            return refusals.deadlock(place.cycle)
-        if left is not None and left <= 0:
-            yield LeaveTurn(place.ticket)
-            return refusals.leased_to(grant.key, grant.holder, grant.seconds)
-        if place.ticket:
-            yield pause
-    return grant.records
+
+    def begin(place: Place) -> Steps[tuple[Record, ...] | Refusal | None]:
+        nonlocal grant
+        grant = yield from ask(writer, asked.replace(ticket=place.ticket))
+        if grant.granted:
+            return grant.records
+        return grant.refusal
+
+    def late(ahead: int) -> Held:
+        return refusals.leased_to(grant.key, grant.holder, grant.seconds)
+
+    if grant.granted:
+        return grant.records
+    if grant.refusal is not None:
+        return grant.refusal
+    if turn.patience == 0:
+        return late(0)
+    queues = tuple(QUEUE + key for key in keys)
+    return (yield from take_turn(writer, queues, turn, begin, late))
 
 
 def renew_lease(writer: Writer, key: str, ttl: float, epoch: int) -> Steps[Record | Refusal]:
-    """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced where it was lost."""
+    """Keep a lease for another `ttl` seconds.  Returns the Record, or Fenced if it was lost."""
     wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is not None:
         return wrong

@@ -15,6 +15,7 @@ from interlock.core.refusals import IllegalTransition, Invalid, Refusal
 from interlock.core.struct import Json
 
 Guard = Callable[[Json, Json, str], Json]
+_FIELDS = ("name", "field", "initial", "transitions", "final", "guards")  # as the store keeps it
 
 
 class MachineError(ValueError):
@@ -31,7 +32,7 @@ class Machine:
     new value and agent name; it allows the move by returning True (or None) and refuses it by
     returning False or the reason.  A key may only be deleted in a final state.
 
-    Raises MachineError where a target is not a state, a state cannot be reached, or a state has no
+    Raises MachineError if a target is not a state, a state cannot be reached, or a state has no
     way out and is not final.
     """
 
@@ -98,7 +99,13 @@ class Machine:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], functions: Mapping[str, Guard]) -> Machine:
-        """Return the machine that the store kept, with those of its guards that are known here."""
+        """Return the machine that the store kept, with those of its guards that are known here.
+
+        Raises MachineError if it has a field that this version of Interlock does not know.
+        """
+        unknown = data.keys() - {*_FIELDS}
+        if unknown:
+            raise MachineError(f"Machine {data['name']!r} has the unknown field {min(unknown)!r}")
         guards = {
             place: functions.get(guard, guard) for place, guard in data.get("guards", {}).items()
         }
@@ -144,7 +151,7 @@ class Machine:
 def check_move(
     machine: Machine, key: str, old: Json, exists: bool, new: Json, agent: str
 ) -> Refusal | None:
-    """Return why the value of `key` may not go from `old` to `new`, None where it may."""
+    """Return why the value of `key` may not go from `old` to `new`, None if it may."""
     after = state_of(machine, key, new)
     if isinstance(after, Refusal):
         return after

@@ -34,7 +34,7 @@ class Reducer:
     accepts: Callable[[Json], str | None] | None = None
 
     def fold(self, items: Iterable[Json], start: Json = None, started: bool = False) -> Json:
-        """Return the value of `items`, going on from `start` where `started`."""
+        """Return the value of `items`, going on from `start` if `started`."""
         value = start if started else deepcopy(self.initial)
         for item in items:
             value = self.fn(value, item)
@@ -44,7 +44,7 @@ class Reducer:
 
     def digest(self) -> str:
         """Return what stands for the function and its claims, as `checked` names it."""
-        import hashlib  # at run time only where they are used: importing them takes long
+        import hashlib  # at run time only when they are used: importing them takes long
         import inspect
 
         try:
@@ -151,7 +151,7 @@ REMOVED = _Removed()
 def merge3(base: Json, mine: Json, theirs: Json) -> tuple[Json, tuple[Clash, ...]]:
     """Merge two changes of one document; return it with the paths that both changed differently.
 
-    Objects merge field by field.  A list is one value, with one exception: where both sides only
+    Objects merge field by field.  A list is one value, with one exception: if both sides only
     added at its end, the additions of theirs come first, then mine.  With clashes the returned
     document has theirs in those places, and must not be written.
     """

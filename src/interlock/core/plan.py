@@ -49,12 +49,12 @@ class Plan(NamedTuple):
     Only `Writer.plan` makes one, so that none lacks a fence.
 
     `ticket` is the place in the queue that this plan commits under (0: none).  `gives_way` makes
-    the plan give way (`Held`) to an agent whose turn it is, even where every version matches.
+    the plan give way (`Held`) to an agent whose turn it is, even if every version matches.
 
     `rules` is the version of the rule set that it was decided under, `incarnation` that of the
     agent's name when it was opened, and `leased` the keys whose lease the writer holds, at the
     epoch that it expects of them.  `transaction`: its entries say what it was computed from even
-    where that is nothing, which tells them from those of a single write.
+    if that is nothing, which tells them from those of a single write.
     """
 
     op_id: str

@@ -92,7 +92,7 @@ class Entry(NamedTuple):
 class Tail(NamedTuple):
     """What a merged key's value is folded from, in place of a value: JSON texts.
 
-    `base` is the fold up to some entry, None where there is none; `items` an array of the
+    `base` is the fold up to some entry, None if there is none; `items` an array of the
     contributions since, `length` of them.  `rules` is the version of the rules at that moment,
     `erasures` the number of steps in which values of the space were erased (None: not known).
     """

@@ -1,4 +1,4 @@
-"""What a commit returns where nothing was written: refusals, which say what to do next.
+"""What a commit returns if nothing was written: refusals, which say what to do next.
 
 Refusals are plain values here; the API raises them as the exceptions of `interlock.errors`.
 When several apply, the first that is found is the answer: what `core.write` refuses before it
@@ -9,6 +9,7 @@ sends a plan, then what the backend finds, in the order of its judge (`Step.judg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from interlock.core.plan import Expect
@@ -29,7 +30,7 @@ class Refusal(Struct):
 
     @property
     def next_step(self) -> str:
-        """What to do next, in a sentence; "" where `message` says it."""
+        """What to do next, in a sentence; "" if `message` says it."""
         return ""
 
 
@@ -273,25 +274,16 @@ def outdated(known: int, record: Record) -> Outdated:
     )
 
 
-def held(key: str, holder: str, seconds: float) -> Held:
+def held(key: str, holder: str, seconds: float, lease: bool = False) -> Held:
     """The refusal of a plan that gives way to the agent whose turn it is."""
-    return Held(
-        f"{holder!r} has the turn for {key!r} ({seconds_left(seconds)})",
-        key,
-        holder,
-        seconds,
-    )
+    has = "holds the lease of" if lease else "has the turn for"
+    text = f"{holder!r} {has} {key!r} ({seconds_left(seconds)})"
+    return Held(text, key, holder, seconds, lease)
 
 
 def leased_to(key: str, holder: str, seconds: float) -> Held:
     """The refusal of a write to a key that another agent has the lease of."""
-    return Held(
-        f"{holder!r} holds the lease of {key!r} ({seconds_left(seconds)})",
-        key,
-        holder,
-        seconds,
-        lease=True,
-    )
+    return held(key, holder, seconds, lease=True)
 
 
 def deadlock(cycle: tuple[Wait, ...]) -> Deadlock:
@@ -313,20 +305,23 @@ def seconds_left(seconds: float) -> str:
     return f"{seconds:.{0 if seconds >= 9.95 else 1}f} s left unless renewed"
 
 
-def text_of(problem: BaseException) -> str:
-    """Return `str(problem)`, or what it is where that fails."""
+def text_of(problem: BaseException, as_text: Callable[[object], str] = str) -> str:
+    """Return `as_text(problem)`, or the type's name if that fails."""
     try:
-        return str(problem)
+        return as_text(problem)
     except Exception:
         return f"<{type(problem).__name__} that cannot be shown>"
 
 
 def repr_of(problem: BaseException) -> str:
-    """Return `repr(problem)`, or what it is where that fails."""
-    try:
-        return repr(problem)
-    except Exception:
-        return f"<{type(problem).__name__} that cannot be shown>"
+    """Return `repr(problem)`, or the type's name if that fails."""
+    return text_of(problem, repr)
+
+
+def shortened(reason: str, most: int) -> str:
+    """Return at most `most` characters of a reason, as a value may hold them: exceptions may say
+    much, and no UTF-8."""
+    return reason[:most].encode("utf-8", "replace").decode("utf-8", "replace")
 
 
 def described(problem: BaseException) -> str:

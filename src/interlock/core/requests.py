@@ -46,7 +46,7 @@ Steps = Generator[Request[Any], Any, T]
 class Load(Request[Snapshot]):
     """A consistent set of records and scanned prefixes.  Answered by a `Snapshot`.
 
-    `op_id`, where given, also asks whether that operation was already applied.
+    `op_id`, if given, also asks whether that operation was already applied.
     """
 
     keys: tuple[str, ...]
@@ -85,7 +85,7 @@ class ReadLog(Request["LogPage | Pruned"]):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
     `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.  A page ends
-    early, but not before its first entry, where its values reach `PAGE_BYTES`.
+    early, but not before its first entry, once its values reach `PAGE_BYTES`.
     """
 
     after: int
@@ -100,7 +100,7 @@ PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.s
 class LogPage(NamedTuple):
     """Entries in commit order; `upto` is the position that the page is complete up to.
 
-    The log has no more where `upto` is not below `head`; that the page is short says nothing.
+    The log has no more if `upto` is not below `head`; that the page is short says nothing.
     `erasures`: the number of steps in which values of the space were erased.
     """
 
@@ -142,7 +142,7 @@ class Place(NamedTuple):
     """A place in the queue: `ahead` live tickets come first.  `ticket` 0: it expired; join again.
 
     `ahead` is exact up to `NEAR`, beyond that an estimate.  `snapshot` holds the records of the
-    keys as soon as nobody is ahead.  `cycle` is not empty where the asker waits for itself, through
+    keys as soon as nobody is ahead.  `cycle` is not empty if the asker waits for itself, through
     others who joined before: they go on waiting, and the asker is to be refused.  `waited` is the
     driver's: seconds in which the store was not asked yet.
     """
@@ -184,7 +184,7 @@ class TakeLease(Request["Grant"]):
     """Take the leases of `keys` for `ttl` seconds, all or none, or renew one (`epoch` above 0), or
     take one away from whoever holds it (`reclaim`).
 
-    `name` makes taking safe to send twice.  They are granted where nobody holds any of them and
+    `name` makes taking safe to send twice.  They are granted if nobody holds any of them and
     nobody waits for any before `ticket`, and the epoch of each key is raised.  Answered by a
     `Grant`.
     """
@@ -204,7 +204,7 @@ class Grant(NamedTuple):
     in the order of the keys.
 
     Otherwise `holder` has that of `key` for `seconds` (0: waits for it before the asker), or it was
-    lost.  `refusal` is set where the asker was replaced.
+    lost.  `refusal` is set if the asker was replaced.
     """
 
     granted: bool
@@ -234,8 +234,8 @@ class DropLease(Request[None]):
 class SaveFold(Request[None]):
     """Keep the fold of a merged key as of log `position`: a cache.  Answered by None.
 
-    Nothing is kept where the rules are not at version `rules` any more, or where values were
-    erased since the space had seen `erasures` such steps.
+    Nothing is kept if the rules are not at version `rules` any more, or if values were erased
+    since the space had seen `erasures` such steps.
     """
 
     key: str
@@ -246,7 +246,7 @@ class SaveFold(Request[None]):
 
 
 class Trim(Request["Floor"]):
-    """Cut the log up to position `upto`, the end of a commit, where no consumer group and no kept
+    """Cut the log up to position `upto`, the end of a commit, if no consumer group and no kept
     projection needs what is cut.
 
     `folds` holds, for each merged key that was appended to last in what is cut, its fold at `upto`
@@ -276,9 +276,9 @@ class SaveProjection(Request[None]):
     """Keep a projection as of log position `position`, never over a later one.  Answered by None.
 
     It is kept beside the log, without an entry or a version, and may be lost.  Nothing is kept
-    where the log is cut beyond `position` or ends before it, or where values were erased since the
-    space had seen `erasures` such steps (None: the value is made of no entry); as long as it is
-    kept, Trim cuts nothing after it.
+    if the log is cut beyond `position` or ends before it, or if values were erased since the space
+    had seen `erasures` such steps (None: the value is made of no entry); as long as it is kept,
+    Trim cuts nothing after it.
     """
 
     name: str
@@ -366,12 +366,12 @@ class ReadRefusals(Request[list[RefusalNote]]):
 class ReadGroup(Request[Deliveries | Pruned]):
     """Take at most `limit` entries for `consumer` of a group.  Answered by `Deliveries`.
 
-    `start` and `prefix` make the group where there is none: which keys it is about, and the
+    `start` and `prefix` make the group if there is none: which keys it is about, and the
     position that it reads after (0: before the oldest that is kept, `group.END`: the end of the
-    log); `Pruned` where what follows was cut.  `ttl`: seconds without a sign of life (this request,
+    log); `Pruned` if what follows was cut.  `ttl`: seconds without a sign of life (this request,
     or an AckGroup) after which others may claim what is pending with the consumer.  `resume`
     delivers again what it was given before and has not acknowledged.
-    An answer ends early where its values reach `PAGE_BYTES`.
+    An answer ends early once its values reach `PAGE_BYTES`.
     `name` makes it safe to send twice: the same name gets the same entries.  With `limit` 0 it is
     a sign of life and nothing else.
     """
@@ -400,7 +400,7 @@ class AckGroup(Request[int]):
 
 
 class GroupState(Request[GroupInfo | None]):
-    """Look at a group.  Answered by a `GroupInfo`, None where there is no such group."""
+    """Look at a group.  Answered by a `GroupInfo`, None if there is no such group."""
 
     group: str
 
@@ -416,10 +416,10 @@ class DropGroup(Request[None]):
 
 
 class Pause(Request[None]):
-    """Wait `seconds`, or less where `position` is given and the log grows past it first.
+    """Wait `seconds`, or less if `position` is given and the log grows past it first.
 
-    Where others of the same process wait in the queue before `ticket`, up to `most` seconds, or
-    less where they have all gone; that is the driver's.
+    If others of the same process wait in the queue before `ticket`, up to `most` seconds, or
+    until they have all gone; that is the driver's.
     """
 
     seconds: float

@@ -2,24 +2,29 @@
 
 **A rule narrows who may write, and how.**  `guarded` (the default): a write names the record that
 it was computed from.  `merged`: anyone appends, nobody conflicts, the value is a fold.  `private`:
-its owner writes.  `leased`: whoever has the lease writes.  A machine adds which state may follow.
+the agent named in the key writes.  `owned`: the agent named in the rule writes.  `leased`: whoever
+has the lease writes.  A machine adds which state may follow.
 
 **One rule decides.**  Of the patterns that match a key the most specific one counts; two of which
-neither is the more specific are refused where they are declared.
+neither is the more specific are refused when they are declared.
 
 **Rules are data.**  A rule set is a value of the space like any other, under the key `$rules`.
-Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) where
+Every plan names the version that it was decided under, and a backend refuses it (`Outdated`) if
 another one is in force: the writer learns that and decides again.  So all agents go by the same
 rules, whatever they were opened with.  A change of rules is refused while stored values break it,
 and it is a commit, which expects that what it looked at has not moved.
 
+**What is not understood is left alone.**  Of a kind, or with a field, that only a newer Interlock
+knows, a rule becomes an `UnknownRule`: its keys can be read, and nothing of this version writes
+them, changes which keys they are, or trims their history.
+
 **Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
 keep; it keeps their names, and the rule book of each writer the functions.
 
-To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_check_rule`,
-`_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take contributions, in
-`write._not_appendable`; publish the maker in `interlock/__init__.py`.  The command line and the MCP
-server take their words from `Rule.about`.
+To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
+`_check_rule`, `_breaks`); decide it in `write.forbidden_by_rule` and, if keys of it take
+contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.  The
+command line and the MCP server take their words from `Rule.about`.
 """
 
 from __future__ import annotations
@@ -30,17 +35,35 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from interlock.core.keys import OWNER, check_pattern, fixed_prefix, matches, narrower, shared_key
+from interlock.core.keys import (
+    OWNER,
+    check_name,
+    check_pattern,
+    fixed_prefix,
+    matches,
+    narrower,
+    shared_key,
+)
+from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine, state_of
 from interlock.core.merge import REDUCERS, Reducer
 from interlock.core.plan import PUT, Plan, Write, expect, scanned
 from interlock.core.records import Committed, Record, Tail
-from interlock.core.refusals import Conflict, Fenced, Invalid, Outdated, Refusal
+from interlock.core.refusals import (
+    Conflict,
+    Fenced,
+    Forbidden,
+    Invalid,
+    Outdated,
+    Refusal,
+    described,
+)
 from interlock.core.requests import Commit, Load, Steps
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
-GUARDED, MERGED, PRIVATE, LEASED = "guarded", "merged", "private", "leased"
+GUARDED, MERGED, LEASED = "guarded", "merged", "leased"
+PRIVATE, OWNED = "private", "owned"  # one agent writes
 ON_CONFLICT = ("raise", "retry", "rebase")
 
 
@@ -67,6 +90,12 @@ KINDS: Mapping[str, About] = {
         "from a record they read",
         "as guarded, and only by the agent whose name stands at {agent}",
     ),
+    OWNED: About(
+        "owned",
+        "{by}",
+        "from a record they read",
+        "as guarded, and only by agent {by}",
+    ),
     LEASED: About(
         "leased",
         "who holds the lease",
@@ -79,19 +108,26 @@ _SHOWN = 10  # values that break a rule, in one message
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule.  Made by `guarded`, `merged`, `private` and `leased`."""
+    """One rule.  Made by `guarded`, `merged`, `private`, `owned` and `leased`."""
 
     kind: str = GUARDED
     on_conflict: str = "retry"
     machine: Machine | None = None
     reducer: str | None = None
     keep: float | None = None
+    by: str | None = None
 
     @property
     def about(self) -> About:
         """Who may write keys of this rule, and how, in words."""
-        words = KINDS[self.kind]
-        return words._replace(how=words.how.format(reducer=self.reducer))
+        kind, who, how, tools = KINDS[self.kind]
+        by = str(self.by)
+        how = how.format(reducer=self.reducer)
+        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by))
+
+    def owner(self, pattern: str, key: str) -> str | None:
+        """Return the only agent that may write `key` ("": nobody may), None if others may, too."""
+        return owner_of(pattern, key) or "" if self.kind == PRIVATE else self.by
 
     def to_json(self) -> dict[str, Json]:
         """Return the rule as the store keeps it."""
@@ -104,10 +140,35 @@ class Rule:
             data["reducer"] = self.reducer
         if self.keep is not None:
             data["keep"] = self.keep
+        if self.by is not None:
+            data["by"] = self.by
         return data
 
 
 DEFAULT = Rule()
+_FIELDS = Rule.__dataclass_fields__.keys() - {"kind"}
+
+
+@dataclass(frozen=True)
+class UnknownRule(Rule):
+    """A stored rule that this version of Interlock does not know; `unknown` names what of it.
+
+    `stored` is the rule as the store keeps it.
+    """
+
+    stored: Any = None
+    unknown: str = field(default="", compare=False)
+
+    @property
+    def about(self) -> About:
+        """Nobody may write keys of this rule with this version of Interlock."""
+        advice = "upgrade Interlock"
+        return About("unknown", "newer versions of Interlock", advice, f"read only: {advice}")
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the rule as the store keeps it."""
+        stored: dict[str, Json] = self.stored
+        return stored
 
 
 def guarded(
@@ -116,7 +177,7 @@ def guarded(
     """A write must come from a record that was read.  The default.
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
-    merge; think again only where the same field changed).  `machine` binds a field to a state
+    merge; think again only if the same field changed).  `machine` binds a field to a state
     machine.  `keep`: days that history is kept at least (None: forever).
     """
     return Rule(GUARDED, on_conflict, machine, None, keep)
@@ -136,6 +197,11 @@ def merged(reducer: str | Reducer, *, keep: float | None = None) -> Rule:
 def private(*, keep: float | None = None) -> Rule:
     """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read."""
     return Rule(PRIVATE, keep=keep)
+
+
+def owned(*, by: str, keep: float | None = None) -> Rule:
+    """Only the agent named `by` writes; everyone may read."""
+    return Rule(OWNED, keep=keep, by=by)
 
 
 def leased(*, machine: Machine | None = None, keep: float | None = None) -> Rule:
@@ -160,11 +226,11 @@ class RuleSet:
         return id(self)
 
     def match(self, key: str) -> tuple[str, Rule]:
-        """Return the most specific pattern for `key` and its rule; ("", DEFAULT) where none is."""
+        """Return the most specific pattern for `key` and its rule; ("", DEFAULT) if none is."""
         return _match(self, key) if self.rules else ("", DEFAULT)
 
     def reducer(self, key: str) -> Reducer | None:
-        """Return the reducer of a merged key; None where this process does not have it."""
+        """Return the reducer of a merged key; None if this process does not have it."""
         name = self.match(key)[1].reducer
         return None if name is None else self.reducers.get(name)
 
@@ -214,25 +280,37 @@ class RuleBook:
     def read(self, version: int, value: Json) -> RuleSet:
         """Return rules that the store holds, or held."""
         rules = {
-            pattern: rule_from_json(data, self._guards_of(data))
-            for pattern, data in (value or {}).items()
+            pattern: rule_from_json(data, self.guards) for pattern, data in (value or {}).items()
         }
         return RuleSet(version, rules, dict(self.reducers))
 
-    def _guards_of(self, data: Mapping[str, Any]) -> Mapping[str, Guard]:
-        return self.guards.get((data.get("machine") or {}).get("name", ""), {})
 
+def rule_from_json(data: Any, guards: Mapping[str, Mapping[str, Guard]]) -> Rule:
+    """Return a rule that the store, or a file, holds; `guards` are those of each machine.
 
-def rule_from_json(data: Mapping[str, Any], guards: Mapping[str, Guard]) -> Rule:
-    """Return a rule that the store, or a file, holds."""
-    machine = data.get("machine")
-    return Rule(
-        data["rule"],
-        data.get("on_conflict", "retry"),
-        None if machine is None else Machine.from_json(machine, guards),
-        data.get("reducer"),
-        data.get("keep"),
-    )
+    It is an UnknownRule if this version of Interlock does not know its kind, or a part of it.
+    """
+    fields = dict(data) if isinstance(data, dict) else {}
+    kind, reducer = str(fields.pop("rule", None)), fields.get("reducer")
+    others = sorted(fields.keys() - _FIELDS)
+    if kind not in KINDS:
+        unknown = f"rule {kind!r:.60}"
+    elif others:
+        unknown = f"field {others[0]!r:.60} of rule {kind!r}"
+    else:
+        try:
+            if (machine := fields.get("machine")) is not None:
+                fields["machine"] = Machine.from_json(machine, guards.get(machine["name"], {}))
+            rule = Rule(kind, **fields)
+            wrong = _wrong_field(rule)
+        except (KeyError, TypeError, AttributeError, ValueError) as problem:
+            unknown = f"the machine of rule {kind!r} ({described(problem)})"
+        else:
+            if wrong is None:
+                return rule
+            unknown = f"{wrong[0]}={fields.get(wrong[0])!r:.60} of rule {kind!r}"
+    fold = reducer if isinstance(reducer, str) else None  # its keys can still be read
+    return UnknownRule(kind, reducer=fold, stored=data, unknown=unknown)
 
 
 def check(declared: object, known: Mapping[str, Reducer] = REDUCERS) -> Invalid | None:
@@ -274,25 +352,17 @@ def ambiguity(declared: Mapping[str, Rule]) -> Invalid | None:
     return None
 
 
-def union(stored: RuleSet, declared: Mapping[str, Rule]) -> dict[str, Rule] | Invalid:
-    """Return stored and declared rules together; Invalid where they contradict each other."""
-    for pattern, rule in declared.items():
-        known = stored.rules.get(pattern)
-        if known is not None and known.to_json() != rule.to_json():
-            return Invalid(
-                f"The space has {describe_rule(known)} for {pattern!r}, not "
-                f"{describe_rule(rule)}. Change it with space.apply_rules()."
-            )
-    return {**stored.rules, **{pattern: plain(rule) for pattern, rule in declared.items()}}
-
-
 def plain(rule: Rule) -> Rule:
     """Return a rule without the code that it was declared with."""
-    return Rule(rule.kind, rule.on_conflict, rule.machine, rule.reducer, rule.keep)
+    if isinstance(rule, _WithReducer):
+        return Rule(rule.kind, rule.on_conflict, rule.machine, rule.reducer, rule.keep)
+    return rule
 
 
 def describe_rule(rule: Rule) -> str:
-    """Return a rule as one would write it."""
+    """Return a rule as one would write it; an unknown one as the store keeps it."""
+    if isinstance(rule, UnknownRule):
+        return f"unknown, upgrade Interlock: {json.dumps(rule.stored, ensure_ascii=False)}"
     parts = []
     if rule.reducer is not None:
         parts.append(repr(rule.reducer))
@@ -302,28 +372,45 @@ def describe_rule(rule: Rule) -> str:
         parts.append(f"on_conflict={rule.on_conflict!r}")
     if rule.keep is not None:
         parts.append(f"keep={rule.keep}")
+    if rule.by is not None:
+        parts.append(f"by={rule.by!r}")
     return f"{rule.kind}({', '.join(parts)})"
 
 
 def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Invalid | None:
+    if isinstance(rule, UnknownRule):
+        return None  # it is declared only to a space that has it: see `_unknown_changed`
     if not isinstance(rule, Rule) or rule.kind not in KINDS:
         return Invalid(
             f"The rule for {pattern!r} is {rule!r:.60}. "
-            "Use guarded(), merged(), private() or leased()."
+            "Use guarded(), merged(), private(), owned() or leased()."
         )
-    if rule.on_conflict not in ON_CONFLICT:
-        return Invalid(
-            f"{pattern!r}: on_conflict={rule.on_conflict!r} is not one of {', '.join(ON_CONFLICT)}"
-        )
-    keep = rule.keep
-    if keep is not None and (
-        isinstance(keep, bool) or not isinstance(keep, int | float) or keep <= 0
-    ):
-        return Invalid(f"{pattern!r}: keep={keep!r} must be a number of days above 0.")
+    wrong = _wrong_field(rule)
+    if wrong is not None:
+        name, limit = wrong
+        return Invalid(f"{pattern!r}: {name}={getattr(rule, name)!r} {limit}.")
     if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
         return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
         return _check_reducer(pattern, rule, known)
+    return None
+
+
+def _wrong_field(rule: Rule) -> tuple[str, str] | None:
+    """Return which field of a rule has a value that it cannot have, and what it must be."""
+    if rule.on_conflict not in ON_CONFLICT:
+        return "on_conflict", f"is not one of {', '.join(ON_CONFLICT)}"
+    keep = rule.keep
+    if keep is not None and (
+        isinstance(keep, bool) or not isinstance(keep, int | float) or keep <= 0
+    ):
+        return "keep", "must be a number of days above 0"
+    if rule.kind == MERGED and not isinstance(rule.reducer, str):
+        return "reducer", f"is not one of {', '.join(REDUCERS)}. For your own, pass a Reducer"
+    if rule.kind == OWNED and check_name("agent", rule.by) is not None:
+        return "by", "must be the name of an agent"
+    if rule.kind != OWNED and rule.by is not None:
+        return "by", "is only for owned()"
     return None
 
 
@@ -356,14 +443,16 @@ def _check_pair(one: str, other: str) -> Invalid | None:
     return None
 
 
-def unknown_reducer(key: str, rule: Rule) -> Invalid:
+def unknown_reducer(key: str, pattern: str, rule: Rule) -> Invalid:
     """The refusal of a process that does not have the code of a key's reducer."""
-    return Invalid(
-        f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
-        "Open the space with its rules=.",
-        key,
-        by_rules=True,
-    )
+    if isinstance(rule, UnknownRule):
+        why = f"{key!r} can't be read: {unknown_rule(pattern, rule)}"
+    else:
+        why = (
+            f"{key!r} is merged with {rule.reducer!r}, which this process does not know. "
+            "Open the space with its rules=."
+        )
+    return Invalid(why, key, by_rules=True)
 
 
 def declare(
@@ -390,7 +479,7 @@ def declare(
         book.load(record.version, record.value)
         stored = new_book.read(record.version, record.value)
         wanted = wanted_rules(stored, declared, whole)
-        if isinstance(wanted, Invalid):
+        if isinstance(wanted, Refusal):
             return wanted
         new = RuleSet(0, wanted, dict(new_book.reducers))
         if new.to_json() == stored.to_json():
@@ -424,14 +513,54 @@ def declare(
 
 def wanted_rules(
     stored: RuleSet, declared: Mapping[str, Rule], whole: bool
-) -> dict[str, Rule] | Invalid:
+) -> dict[str, Rule] | Refusal:
     """Return the rules to store: the declared ones alone, or together with the stored ones."""
-    if whole:
-        return {pattern: plain(rule) for pattern, rule in declared.items()}
-    together = union(stored, declared)
-    if isinstance(together, Invalid):
-        return together
-    return ambiguity(together) or together
+    named = {pattern: plain(rule) for pattern, rule in declared.items()}
+    wanted = named if whole else {**stored.rules, **named}
+    wrong = _unknown_changed(stored, wanted)
+    if wrong is None and not whole:
+        wrong = _contradiction(stored, declared) or ambiguity(wanted)
+    return wrong or wanted
+
+
+def _contradiction(stored: RuleSet, declared: Mapping[str, Rule]) -> Invalid | None:
+    """Return which declared rule is stored as another one."""
+    for pattern, rule in declared.items():
+        known = stored.rules.get(pattern)
+        if known is not None and known.to_json() != rule.to_json():
+            return Invalid(
+                f"The space has {describe_rule(known)} for {pattern!r}, not "
+                f"{describe_rule(rule)}. Change it with space.apply_rules()."
+            )
+    return None
+
+
+def _unknown_changed(stored: RuleSet, wanted: Mapping[str, Rule]) -> Refusal | None:
+    """Return why this version of Interlock cannot store `wanted`: that would change a rule that it
+    does not know, or which keys the rule is for, or it would declare one."""
+    changed = _changed(stored.rules, wanted)
+    for pattern, rule in stored.rules.items():
+        if isinstance(rule, UnknownRule):
+            for other in changed:
+                if narrower(other, pattern):
+                    why = f"Rules not changed: {unknown_rule(pattern, rule)}"
+                    return Forbidden(why, RULES_KEY, pattern, rule.kind)
+    for pattern in changed:
+        rule = wanted.get(pattern, DEFAULT)
+        if isinstance(rule, UnknownRule):
+            return Invalid(
+                f"Rules not changed: this version of Interlock does not know {rule.unknown} "
+                f"(pattern {pattern!r}). Correct it, or upgrade Interlock."
+            )
+    return None
+
+
+def unknown_rule(pattern: str, rule: UnknownRule) -> str:
+    """Say what of a rule this version of Interlock does not know, and what to do."""
+    return (
+        f"this version of Interlock does not know {rule.unknown} (pattern {pattern!r}). "
+        "Upgrade Interlock."
+    )
 
 
 def broken_by(stored: RuleSet, new: RuleSet, records: Iterable[Record]) -> dict[str, str]:
@@ -447,6 +576,8 @@ def broken_by(stored: RuleSet, new: RuleSet, records: Iterable[Record]) -> dict[
 
 def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
     contributions = isinstance(record.value, Tail)
+    if before == after:
+        return None
     if contributions and after.kind != MERGED:
         return f"has contributions and would become {after.kind}"
     if not contributions and after.kind == MERGED:
@@ -464,17 +595,19 @@ def _scanned_for(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
     every = (*stored.rules.values(), *new.rules.values())
     if not any(rule.kind == MERGED or rule.machine is not None for rule in every):
         return ()  # values can break neither
-    changed = [
-        pattern
-        for pattern in stored.rules.keys() | new.rules.keys()
-        if stored.rules.get(pattern) != new.rules.get(pattern)
-    ]
+    changed = _changed(stored.rules, new.rules)
     prefixes = sorted({fixed_prefix(pattern) for pattern in changed})
     return tuple(
         prefix
         for prefix in prefixes
         if not any(prefix != other and prefix.startswith(other) for other in prefixes)
     )
+
+
+def _changed(stored: Mapping[str, Rule], new: Mapping[str, Rule]) -> list[str]:
+    """Return the patterns whose rules are not the same in both."""
+    every = sorted(stored.keys() | new.keys())
+    return [pattern for pattern in every if stored.get(pattern) != new.get(pattern)]
 
 
 def _not_changed(broken: dict[str, str]) -> Invalid:

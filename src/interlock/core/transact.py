@@ -1,7 +1,7 @@
 """The state of one transaction: what it read, what it will write, and the plan that follows.
 
 Reads of a transaction are one consistent moment.  A later read that finds the space moved asks
-for everything again in one snapshot; where nothing read so far has changed the moment moves
+for everything again in one snapshot; if nothing read so far has changed, the moment moves
 forward, otherwise the commit could only be refused and the conflict is reported at once.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from interlock.core import refusals
 from interlock.core.document import FILES, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
-from interlock.core.keys import check_all, check_key, decode
+from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
 from interlock.core.plan import (
     APPEND,
@@ -32,17 +32,8 @@ from interlock.core.records import Committed, Record, Snapshot, absent
 from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
-from interlock.core.update import (
-    Limits,
-    P,
-    Turn,
-    check_limits,
-    final_refusal,
-    kept,
-    renewal,
-    take_turn,
-    with_turn,
-)
+from interlock.core.turn import P, Turn, kept, renewal, with_turn
+from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
@@ -53,7 +44,8 @@ from interlock.core.write import (
     others_operation,
     own_record,
     reused_operation,
-    write_of,
+    write_over,
+    write_to,
 )
 from interlock.core.writer import Writer
 
@@ -127,10 +119,7 @@ class Transaction:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = own_record(self.writer, record)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, record.key, value)
+        write = write_over(self.writer, record, value)
         if isinstance(write, Invalid):
             return write
         refused = self._appended(record.key) or self._expect(record)
@@ -142,10 +131,7 @@ class Transaction:
         """Write `value` to a key that must not exist when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, PUT, key, value)
+        write = write_to(self.writer, PUT, key, value)
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
@@ -180,10 +166,7 @@ class Transaction:
         """Add a contribution to a merged key when the transaction commits."""
         if self.ended:
             return ENDED
-        wrong = check_key(key)
-        if wrong is not None:
-            return wrong
-        write = write_of(self.writer, APPEND, key, item)
+        write = write_to(self.writer, APPEND, key, item)
         if isinstance(write, Invalid):
             return write
         if key in self.writes:
@@ -204,7 +187,7 @@ class Transaction:
 
     def changed_in_place(self) -> str | None:
         """Return the first key that is not written though its value was changed after it was read;
-        None where there is none."""
+        None if there is none."""
         for record in (*self.read_records.values(), *chain(*self.read_scans.values())):
             value = record.value
             if record.body is None or not isinstance(value, dict | list):
@@ -377,7 +360,7 @@ def transact(
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
 ) -> Steps[Any]:
-    """Run `fn` in a transaction and commit; run it again where what it read has moved.
+    """Run `fn` in a transaction and commit; run it again if what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
     `fn` is given out of the transaction's state, and `new` that state.
@@ -385,6 +368,7 @@ def transact(
     wrong = check_limits(limits)
     if wrong is not None:
         return Stopped(wrong)
+    turn.patience = limits.patience
     if resumable or limits.patience is not None:
         snapshot = yield from Load((), (), op_id if resumable else None)
         if snapshot.applied is not None:
@@ -395,7 +379,7 @@ def transact(
     while True:
         if queue and not ticket:
             turn.name, keys = f"{op_id}/{attempts}", tuple(sorted(queue))
-            place = yield from take_turn(writer, keys, turn, limits, attempts)
+            place = yield from wait_turn(writer, keys, turn, attempts)
             if isinstance(place, Refusal):
                 return Stopped(place)
             ticket = place.ticket
@@ -438,7 +422,7 @@ def transact(
 
 
 def _transacted_before(writer: Writer, op_id: str, applied: Committed) -> Steps[Stopped | None]:
-    """Return None for what was applied under an operation id; Stopped where that is no transaction
+    """Return None for what was applied under an operation id; Stopped if that is no transaction
     of this writer's."""
     other = others_operation(writer, op_id, applied)
     if other is None and len(applied.writes) == 1:

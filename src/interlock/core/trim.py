@@ -19,13 +19,13 @@ from typing import Any, NamedTuple
 
 from interlock.core.fold import LARGEST, Unfoldable, ask
 from interlock.core.keys import encode
-from interlock.core.plan import APPEND, PUT, expect
+from interlock.core.plan import APPEND
 from interlock.core.read import check_position, load_at
-from interlock.core.records import Committed, Entry, Record
+from interlock.core.records import Committed, Entry
 from interlock.core.refusals import Conflict, Invalid, Pruned, Refusal
 from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
-from interlock.core.rules import RULES_KEY, RuleSet
-from interlock.core.write import Decision, commit, write_of
+from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_rule
+from interlock.core.write import commit, plan_values
 from interlock.core.writer import Writer
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
@@ -36,7 +36,7 @@ DAY_US = 24 * 3600 * 1_000_000
 
 class Trimmed(NamedTuple):
     """What trimming did: it has cut `cut` entries, and `oldest` is the first position that is kept
-    (one after the log's end where nothing is).  `held` says why that one is kept."""
+    (one after the log's end if nothing is).  `held` says why that one is kept."""
 
     oldest: int
     cut: int
@@ -94,19 +94,12 @@ def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refus
         known = record.value or {}
         if known.get(state) == source:
             return None
-        plan = partial(_plan, writer, record, {**known, state: source}, op_id)
+        plan = partial(plan_values, writer, [(record, {**known, state: source})], op_id)
         outcome = yield from commit(writer, plan)
         if isinstance(outcome, Committed):
             return None
         if not isinstance(outcome, Conflict):
             return outcome
-
-
-def _plan(writer: Writer, record: Record, readers: Mapping[str, str], op_id: str) -> Decision:
-    write = write_of(writer, PUT, READERS_KEY, readers)
-    if isinstance(write, Invalid):
-        return write
-    return writer.plan(op_id, expects=(expect(record),), writes=(write,))
 
 
 class _Wanted(NamedTuple):
@@ -120,7 +113,7 @@ class _Wanted(NamedTuple):
     floor: Floor
 
     def why(self, entry: Entry) -> str:
-        """Return why an entry is kept, "" where nobody needs it."""
+        """Return why an entry is kept, "" if nobody needs it."""
         age_us = self.now_us - entry.time_us
         if self.before is not None and entry.position >= self.before:
             return f"position {self.before} was to be kept"
@@ -133,7 +126,10 @@ class _Wanted(NamedTuple):
         for reader in self.readers:
             if entry.key.startswith(reader.source) and entry.position > reader.cursor:
                 return f"the coordinator of {reader.state!r} has not merged it"
-        days = self.rules.match(entry.key)[1].keep
+        pattern, rule = self.rules.match(entry.key)
+        if isinstance(rule, UnknownRule):
+            return unknown_rule(pattern, rule)
+        days = rule.keep
         days = self.keep if days is None else days
         if days is None:
             return f"no rule says how long {entry.key!r} is kept (keep=)"

@@ -1,20 +1,19 @@
 """One write: from a command and the record that it was computed from to a commit.
 
 `plan_put` and its like decide, as pure functions: the answer is a plan, or the refusal that the
-key's rule demands.  `commit` sends the plan, and decides again where the rules have changed
+key's rule demands.  `commit` sends the plan, and decides again if the rules have changed
 meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 
 from interlock.core.document import FILES, check_document, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key, decode, encode
-from interlock.core.keys import owner as owner_of
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
@@ -29,7 +28,14 @@ from interlock.core.refusals import (
     Refusal,
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
-from interlock.core.rules import LEASED, MERGED, PRIVATE, Rule, unknown_reducer
+from interlock.core.rules import (
+    LEASED,
+    MERGED,
+    Rule,
+    UnknownRule,
+    unknown_reducer,
+    unknown_rule,
+)
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
 
@@ -44,10 +50,7 @@ def plan_put(
     writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    wrong = own_record(writer, record)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, record.key, value)
+    write = write_over(writer, record, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -57,10 +60,7 @@ def plan_put(
 
 def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -83,10 +83,7 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
 
 def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     """Plan adding one contribution to a merged key, whatever it holds."""
-    wrong = check_key(key)
-    if wrong is not None:
-        return wrong
-    write = write_of(writer, APPEND, key, item)
+    write = write_to(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
     refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
@@ -97,7 +94,10 @@ def plan_transition(
     writer: Writer, record: Record, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Decision:
     """Plan moving the machine of `record`'s key to state `to`, with `changes` of other fields."""
-    machine = writer.book.rules.match(record.key)[1].machine
+    pattern, rule = writer.book.rules.match(record.key)
+    if isinstance(rule, UnknownRule):
+        return not_understood(record.key, pattern, rule)
+    machine = rule.machine
     if machine is None:
         return Invalid(
             f"{record.key!r} has no state machine. Declare one: "
@@ -121,9 +121,33 @@ def plan_transition(
 
 
 def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid where that cannot be."""
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
     body = encode(value, writer.max_value_bytes)
     return body if isinstance(body, Invalid) else Write(kind, key, body)
+
+
+def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+    """The same for a key of the caller's, which may be malformed."""
+    return check_key(key) or write_of(writer, kind, key, value)
+
+
+def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+    """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+
+
+def plan_values(
+    writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str
+) -> Plan | Invalid:
+    """Plan writing values over records of the library's own keys, which have no rules."""
+    writes = []
+    for record, value in values:
+        write = write_of(writer, PUT, record.key, value)
+        if isinstance(write, Invalid):
+            return write
+        writes.append(write)
+    expects = (expect(record) for record, _ in values)
+    return writer.plan(op_id, expects=expects, writes=writes)
 
 
 def forbidden_by_rule(
@@ -140,8 +164,11 @@ def forbidden_by_rule(
         return None
     key = write.key
     pattern, rule = rules.match(key)
-    if rule.kind == PRIVATE and (owner := owner_of(pattern, key)) != writer.agent:
-        why = f"Only {owner!r} may write {key!r} (private); this is {writer.agent!r}."
+    if isinstance(rule, UnknownRule):
+        return not_understood(key, pattern, rule)
+    owner = rule.owner(pattern, key)
+    if owner is not None and owner != writer.agent:
+        why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {writer.agent!r}."
         return Forbidden(why, key, pattern, rule.kind)
     if rule.kind == LEASED and not leased:
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
@@ -160,6 +187,12 @@ def forbidden_by_rule(
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
 
 
+def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
+    """The refusal of writing under a rule that only a newer version of Interlock knows."""
+    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
+
+
 def _not_appendable(
     writer: Writer, key: str, pattern: str, rule: Rule, item: Json
 ) -> Refusal | None:
@@ -168,7 +201,7 @@ def _not_appendable(
         return Forbidden(why, key, pattern, rule.kind)
     reducer = writer.book.rules.reducer(key)
     if reducer is None:
-        return unknown_reducer(key, rule)
+        return unknown_reducer(key, pattern, rule)
     wrong = reducer.accepts(item) if reducer.accepts is not None else None
     if wrong is not None:
         return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
@@ -265,7 +298,7 @@ def applied_before(writer: Writer, key: str, op_id: str, outcome: Committed) -> 
 
 
 def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid | None:
-    """Return why an operation that was applied before is not this writer's; None where it is."""
+    """Return why an operation that was applied before is not this writer's; None if it is."""
     if writer.is_own(outcome.agent):
         return None
     return Invalid(
@@ -330,7 +363,7 @@ def commit(
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
-    `decision` is called again where the rules have changed meanwhile.  `exact`: an operation id
+    `decision` is called again if the rules have changed meanwhile.  `exact`: an operation id
     that was already applied must have written the same values.  `ticket` and `gives_way` are those
     of the plan.  `shared`: the operation may have been applied by another agent.
     """
@@ -372,7 +405,7 @@ def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record 
 def write_record(
     writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
 ) -> Steps[Record | Refusal]:
-    """Write `value` over `record`; rebase it where the key's rule says so."""
+    """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
@@ -391,7 +424,7 @@ def put(
     ticket: int = 0,
     gives_way: bool = False,
 ) -> Steps[Outcome]:
-    """Commit `value` over `record`, merged with what came in between where the key's rule says so.
+    """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
     Returns Committed or a Refusal.
     """
@@ -467,7 +500,7 @@ def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
     """Move the machine of a key.  A record in hand is written once; a key is read first, and again
-    where it moved: nothing is thought about in between."""
+    if it moved: nothing is thought about in between."""
     if isinstance(target, Record):
         wrong = own_record(writer, target)
         if wrong is not None:

@@ -18,7 +18,7 @@ class Writer:
     """Who asks: the space's unique id, the agent's name, and the limit of a value in bytes.
 
     `book` holds the rules as this writer knows them, `incarnation` that of the agent's name.
-    `host` is set where the agent was given no name: it is then that of its host and process.
+    `host` is set if the agent was given no name: it is then that of its host and process.
     """
 
     space: str

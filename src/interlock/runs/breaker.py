@@ -29,12 +29,11 @@ from typing import NamedTuple
 from interlock.core.fold import ask
 from interlock.core.keys import check_name
 from interlock.core.lease import check_seconds
-from interlock.core.plan import PUT, expect
 from interlock.core.records import Committed, Record, Snapshot, as_datetime
-from interlock.core.refusals import BreakerOpen, Conflict, Invalid, Outcome, Refusal
+from interlock.core.refusals import BreakerOpen, Conflict, Invalid, Outcome, Refusal, shortened
 from interlock.core.requests import Load, Steps
 from interlock.core.struct import Json
-from interlock.core.write import Decision, commit, records_of, write_of
+from interlock.core.write import commit, plan_values, records_of
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError
 from interlock.session import Session
@@ -45,7 +44,7 @@ MOST_FAILURES = 1000
 _MOST_CALLS = 1000  # that are noted at once
 _LONGEST = 24 * 3600.0  # seconds
 _ASK_AGAIN_US = 1_000_000  # while a probe is under way: it may answer at any moment
-_LONGEST_REASON = 200  # characters
+_short = partial(shortened, most=200)  # characters of a reason
 NOTED_AFTER = 1.0  # seconds, or half of a shorter timeout: short calls cost nothing
 _FIRST_PAUSE = 1.0  # seconds until the store is asked again, twice as long each time
 _LONGEST_PAUSE = 60.0
@@ -271,7 +270,7 @@ def count_overdue(writer: Writer, limits: Limits, op_id: str) -> Steps[Observati
             if (circuit.state, circuit.openings) == (CLOSED, openings):
                 late = (observed.time_us - due_us) / 1e6
                 reason = f"no answer to {agent!r}, overdue for {late:.1f} s"
-                circuit = circuit.failing(observed.time_us, limits, agent, _shortened(reason))
+                circuit = circuit.failing(observed.time_us, limits, agent, _short(reason))
                 circuit = circuit if circuit.state == CLOSED else circuit._replace(call=each)
         also: list[tuple[Record, Json]] = [(record, left)]
         if not observed.record.version:
@@ -310,7 +309,7 @@ def failed(
                 return observed
             if (observed.circuit.state, observed.circuit.call) != (OPEN, call_id):
                 return (yield from ended(writer, limits, call_id, op_id))
-            circuit = observed.circuit._replace(reason=_shortened(reason), call="")
+            circuit = observed.circuit._replace(reason=_short(reason), call="")
             outcome = yield from _move(writer, observed, circuit, op_id)
             if not isinstance(outcome, Conflict):
                 return outcome
@@ -320,9 +319,7 @@ def failed(
             if call_id not in (calls.value or {}):
                 return observed
             also.append((calls, {k: call for k, call in calls.value.items() if k != call_id}))
-        circuit = observed.circuit.failing(
-            observed.time_us, limits, writer.agent, _shortened(reason)
-        )
+        circuit = observed.circuit.failing(observed.time_us, limits, writer.agent, _short(reason))
         if not observed.record.version:
             also.append(_indexed(snapshot, limits.name))
         outcome = yield from _move(writer, observed, circuit, op_id, also)
@@ -438,23 +435,7 @@ def _indexed(snapshot: Snapshot, name: str) -> tuple[Record, Json]:
 
 def _put(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Steps[Outcome]:
     """Protocol: write values over records in one commit.  Returns Committed or a Refusal."""
-    return (yield from commit(writer, partial(_plan, writer, values, op_id)))
-
-
-def _plan(writer: Writer, values: Sequence[tuple[Record, Json]], op_id: str) -> Decision:
-    writes = []
-    for record, value in values:
-        write = write_of(writer, PUT, record.key, value)
-        if isinstance(write, Invalid):
-            return write
-        writes.append(write)
-    expects = (expect(record) for record, _ in values)
-    return writer.plan(op_id, expects=expects, writes=writes)
-
-
-def _shortened(reason: str) -> str:
-    """Return a reason as a value may hold it: what exceptions say may be long, or no UTF-8."""
-    return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
+    return (yield from commit(writer, partial(plan_values, writer, values, op_id)))
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from interlock.core.erase import Own
 from interlock.core.keys import check_key, encode
 from interlock.core.records import Record
 from interlock.core.refusals import Invalid
@@ -133,24 +132,6 @@ class RunInfo(NamedTuple):
     in_doubt: tuple[str, ...]
     steps: tuple[StepInfo, ...]
     sent: Mapping[str, Json]
-
-
-def _blanked(key: str, value: Json) -> Json:
-    """Return a record of a run, or of a breaker, without what the program gave."""
-    if not isinstance(value, dict) or "/sent/" in key:
-        return None
-    blank = {"input": None, "result": None, "error": None, "ending": None, "reason": ""}
-    return {name: blank.get(name, each) for name, each in value.items()}
-
-
-def _in_use(key: str) -> str | None:
-    """Return the key that exists as long as a run is not over; None for a breaker's."""
-    if not key.startswith(("$run/", OPEN, DONE)):
-        return None
-    return OPEN + key.split("/")[2 if key.startswith("$runs/") else 1]
-
-
-ERASABLE = Own(("$run/", OPEN, DONE, "$breaker/"), _blanked, _in_use)
 
 
 def place_of(path: str) -> tuple[tuple[int, str], ...]:

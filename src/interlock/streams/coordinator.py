@@ -31,6 +31,7 @@ from interlock.core.refusals import (
     Pruned,
     Refusal,
     described,
+    shortened,
     text_of,
 )
 from interlock.core.requests import Load, Pause, ReadLog, Steps, T, Think
@@ -49,7 +50,7 @@ from interlock.errors import InterlockError, raise_refusal
 
 BATCH = 100  # entries of one commit
 _LONGEST_PAUSE = 0.25  # seconds
-_LONGEST_REASON = 2000  # characters
+_short = partial(shortened, most=2000)  # characters of a reason
 DEDUPE = ("id", "content")
 ON_ERROR = (REJECT, STOP) = ("reject", "stop")
 # What a function raises that is not the fault of the contribution that it was given.
@@ -382,11 +383,6 @@ def _checked(writer: Writer, target: Record, value: Json) -> str | Refusal:
 
 def _named(entry: Entry) -> str:
     return f"contribution {entry.key!r} at position {entry.position}"
-
-
-def _short(reason: str) -> str:
-    """Return a reason as a value may hold it: what functions say may be long, or no UTF-8."""
-    return reason[:_LONGEST_REASON].encode("utf-8", "replace").decode("utf-8", "replace")
 
 
 def _log(job: Job, done: _Done) -> None:

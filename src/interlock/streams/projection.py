@@ -212,7 +212,7 @@ def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
             "Fold into JSON types, or leave out name=."
         )
     view.saved = view.position
-    yield SaveProjection(shape.kept_as, view.position, body, view.erasures)
+    yield SaveProjection(shape.kept_as, position=view.position, body=body, erasures=view.erasures)
     return None
 
 

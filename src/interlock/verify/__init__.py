@@ -6,7 +6,8 @@ fixture `explore_interlock`.
 `laws` checks what a reducer of one's own claims, `check_projection` that a projection's fold is
 pure.  `check_linearizable` and `check_serializable`
 check recorded histories of any system, which `read_history` reads.  `check_store` checks that a
-store agrees with itself.
+store agrees with itself.  `check_append` and `check_update` let many threads write to a store of
+one's own at once.
 Names are imported when they are first used.
 """
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from interlock.verify.histories.linear import check_linearizable
     from interlock.verify.histories.serial import check_serializable
     from interlock.verify.store_check import Problem, StoreReport, check_store
+    from interlock.verify.writers import WritersReport, check_append, check_update
 
 __all__ = [
     "ALWAYS",
@@ -53,10 +55,13 @@ __all__ = [
     "Verdict",
     "View",
     "Violation",
+    "WritersReport",
+    "check_append",
     "check_linearizable",
     "check_projection",
     "check_serializable",
     "check_store",
+    "check_update",
     "explore",
     "laws",
     "parse_history",
@@ -82,10 +87,13 @@ _HOMES = {
     "Verdict": "histories.history",
     "View": "explorer.invariants",
     "Violation": "explorer.story",
+    "WritersReport": "writers",
+    "check_append": "writers",
     "check_linearizable": "histories.linear",
     "check_projection": "folds",
     "check_serializable": "histories.serial",
     "check_store": "store_check",
+    "check_update": "writers",
     "explore": "explorer.search",
     "laws": "folds",
     "parse_history": "histories.history",

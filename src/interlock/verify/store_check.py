@@ -258,8 +258,10 @@ class _Check:
     def _check_key(self, record: Record, last: Entry) -> None:
         is_ = (record.version, record.position, record.exists, record.writer, record.time_us)
         was = (last.version, last.position, _exists(last), last.agent, last.time_us)
-        for name, now, logged in zip(
-            ("version", "position", "existence", "writer", "time"), is_, was, strict=True
+        erased = (record.erased, last.erased and last.kind == "put")
+        for name, now, logged in (
+            *zip(("version", "position", "existence", "writer", "time"), is_, was, strict=True),
+            ("erasure", *erased),
         ):
             if now != logged:
                 self._wrong(f"{name} of {record.key!r} is {now!r}, by the log {logged!r}", last)

@@ -2,7 +2,7 @@
 
 The state of a conversation is the key `autogen/state/<name>`, whose lease a team has while it runs.
 Each entry of a memory is a key `autogen/memory/<name>/<random>`, each one of a cache a key
-`autogen/cache/<name>/<key>`.  Names are quoted, and hashed where they are long.
+`autogen/cache/<name>/<key>`.  Names are quoted, and hashed if they are long.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ _NOT_NAMED: Any = object()
 class SharedCacheStore(CacheStore[T]):
     """A cache store of AutoGen in a space from `interlock.open`.
 
-    `set` writes where nothing is, or over what its caller has read: the dict, list or text that
+    `set` writes if nothing is there, or over what its caller has read: the dict, list or text that
     `get` returned carries its version, so pass that back, changed or not, or name it:
     `set(key, value, base=found)`.  `update` reads, thinks and writes.  Otherwise `set` raises
-    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, where
+    Conflict.  With `on_conflict="keep"` it leaves what others stored: for caches of answers, when
     any of them will do.  With `unread="overwrite"` what nobody read is written over.
 
     Values are JSON; a pydantic model is stored as JSON, and `get` returns that.
@@ -45,15 +45,15 @@ class SharedCacheStore(CacheStore[T]):
         self._overwrites = unread == "overwrite"
 
     def get(self, key: str, default: T | None = None) -> T | None:
-        """Return the value of `key`, or `default` where there is none."""
+        """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
         return _carrying(record) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
-        """Store `value`.  `base` is what `get` returned, where `value` does not carry its version;
+        """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
         None: nothing was there.
 
-        Raises Conflict where others came first or the caller has not read what is there, Invalid.
+        Raises Conflict if others came first or the caller has not read what is there, Invalid.
         """
         try:
             self._set(self._space.read(self._key(key)), value, base)
@@ -62,7 +62,7 @@ class SharedCacheStore(CacheStore[T]):
                 raise
 
     def update(self, key: str, fn: Callable[[T | None], T]) -> T | None:
-        """Store `fn(value)`, called again where others came first; None where there is no value.
+        """Store `fn(value)`, called again if others came first; None if there is no value.
 
         Raises as `Space.update` does.
         """
@@ -119,7 +119,7 @@ def _text(text: str, observed: Observed) -> _Text:
 
 
 def _carrying(record: Record) -> Any:
-    """Return the value of a record, with its version where it can carry one."""
+    """Return the value of a record, with its version if it can carry one."""
     value, version = record.value, Observed.of(record)
     if isinstance(value, dict):
         return ObservedDict(value, version)

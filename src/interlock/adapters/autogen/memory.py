@@ -43,7 +43,7 @@ class SharedMemory(Memory):
     async def add(
         self, content: MemoryContent, cancellation_token: CancellationToken | None = None
     ) -> None:
-        """Add a content.  Never conflicts.  Raises Invalid where it is no JSON, or too large."""
+        """Add a content.  Never conflicts.  Raises Invalid if it is no JSON, or too large."""
         key = f"{self._prefix}{uuid.uuid4().hex}"
         await run_async(self._space, self._calls.create(key, _packed(content)))
 

@@ -35,11 +35,11 @@ async def team_state(
 
     Takes the lease of the conversation (`ttl` seconds, renewed; `wait` seconds in a first-come
     queue, None: without limit), loads its state into `team`, if it has one, and saves the team's
-    state at the end of the block.  Where the block raises, nothing is saved.  Gives the lease,
+    state at the end of the block.  If the block raises, nothing is saved.  Gives the lease,
     whose `epoch` is the number to pass on to whatever else must be fenced.
 
-    Raises Held where `wait` has passed, Fenced at the end where the lease was taken away meanwhile
-    (nothing is saved then), Invalid where the state is larger than a value may be.
+    Raises Held if `wait` has passed, Fenced at the end if the lease was taken away meanwhile
+    (nothing is saved then), Invalid if the state is larger than a value may be.
     """
     lease = await take(checked(space, "team_state"), f"autogen/state/{quoted(name)}", ttl, wait)
     try:

@@ -3,7 +3,7 @@
 `Persistence(space)` goes where CrewAI takes a `FlowPersistence`, and `MemoryStorage(space)` where
 it takes a `StorageBackend`.  Keys: `crewai/flow/<id>` holds what is saved of a flow,
 `crewai/memory/record/<id>` a memory, `crewai/memory/dimensions` the length of the vectors.  Ids are
-quoted, and hashed where they are long.
+quoted, and hashed if they are long.
 """
 
 from __future__ import annotations

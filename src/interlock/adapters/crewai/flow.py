@@ -2,7 +2,7 @@
 
 CrewAI tells a persistence the id of a flow, and not which of several flow objects with that id is
 saving.  The guard needs that: a save is compared with what *this* object has loaded or saved last.
-The object stands in the frame that calls; where none does, the state itself tells what was read.
+The object stands in the frame that calls; if none does, the state itself tells what was read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Caller:
         self.changing = threading.RLock()
 
     def last(self, place: Place) -> Record | None:
-        """Return the record that was read or written last, None where there was none."""
+        """Return the record that was read or written last, None if there was none."""
         return None
 
     def saw(self, place: Place, record: Record) -> None:
@@ -176,8 +176,8 @@ def raise_typed(problem: BaseException | None) -> None:
 def update(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
     """Read a field of a flow's state, call `fn(value)`, set what it returns, and return that.
 
-    For methods that run at once: where another one has changed the field meanwhile, `fn` thinks
-    again, on the fresh value.  `fn` gets a copy, and `default` where a dict has no such field.
+    For methods that run at once: if another one has changed the field meanwhile, `fn` thinks
+    again, on the fresh value.  `fn` gets a copy, and `default` if a dict has no such field.
     """
     changing = caller_of(flow).changing
     while True:

@@ -60,7 +60,7 @@ class MemoryStorage:
     def save(self, records: list[MemoryRecord]) -> None:
         """Add memories, all or none.
 
-        Raises Conflict where one with the same id exists, EmbeddingDimensionMismatchError where
+        Raises Conflict if one with the same id exists, EmbeddingDimensionMismatchError if
         the memories there have vectors of another length.
         """
         if not records:
@@ -81,7 +81,7 @@ class MemoryStorage:
     def update(self, record: MemoryRecord) -> None:
         """Replace a memory by one with the same id.
 
-        Raises Conflict where somebody has changed it since it was read, or it was not read:
+        Raises Conflict if somebody has changed it since it was read, or it was not read:
         `record` is what a storage returned, a copy of it, or made of its fields, `created_at` too.
         """
         key, value, length = memory_key(record.id), _value(record), _length(record)
@@ -237,7 +237,7 @@ Answer = TypeVar("Answer")
 
 
 def _past_the_first(commit: Callable[[], Answer]) -> Answer:
-    """Commit, again where two commits at once were the first with a vector."""
+    """Commit, again if two commits at once were the first with a vector."""
     while True:
         try:
             return commit()
@@ -247,7 +247,7 @@ def _past_the_first(commit: Callable[[], Answer]) -> Answer:
 
 
 def _check_length(tx: Tx, found: int | None) -> None:
-    """Check the length of vectors, and fix it where these are the first."""
+    """Check the length of vectors, and fix it if these are the first."""
     if found is not None:
         stored = tx.read(DIMENSIONS)
         _same_length(stored.value, found)

@@ -67,8 +67,8 @@ class Persistence(FlowPersistence):
     def save_state(self, flow_uuid: str, method_name: str, state_data: Any) -> None:
         """Save a flow's state after a method: a dict or a Pydantic model.
 
-        Raises Conflict where the flow object that saves has not loaded or made what is there, Held,
-        Fenced where its `run` block was taken over, Invalid where the state is no JSON.
+        Raises Conflict if the flow object that saves has not loaded or made what is there, Held,
+        Fenced if its `run` block was taken over, Invalid if the state is no JSON.
         """
 
         def change(before: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Persistence(FlowPersistence):
     def clear_pending_feedback(self, flow_uuid: str) -> None:
         """Note that a flow goes on with an answer.
 
-        Raises Conflict where it went on already: one of two answers wins, before what follows it.
+        Raises Conflict if it went on already: one of two answers wins, before what follows it.
         """
         who = saver(self, flow_uuid)
         with who.saving:

@@ -56,7 +56,7 @@ _REFRESHED_AFTER = 0.01  # of a time to live: reads that follow each other close
 class Alive(NamedTuple):
     """Items that are not expired, by their keys in the space, and all records they came from.
 
-    `now` is the store's time, 0 where nobody asked; `ends` says when those die that do.
+    `now` is the store's time, 0 if nobody asked; `ends` says when those die that do.
     """
 
     items: dict[str, Found]

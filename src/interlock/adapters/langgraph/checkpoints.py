@@ -1,7 +1,7 @@
 """Checkpoints and the writes on top of them: each put is one commit, checked with all it stands on.
 
-A put names the run that works on the thread and the checkpoint that it follows.  Where the thread
-is another run's, where that run was replaced, where the parent was removed, or where something else
+A put names the run that works on the thread and the checkpoint that it follows.  If the thread
+is another run's, if that run was replaced, if the parent was removed, or if something else
 already follows the parent, the store refuses the whole of it.
 """
 
@@ -199,7 +199,7 @@ async def _committed(
     follows: str | None,
     new: Mapping[str, Any],
 ) -> None:
-    """Read, decide, commit; again where something moved that does not concern the run."""
+    """Read, decide, commit; again if something moved that does not concern the run."""
     present: dict[str, Record] = {}
     epoch = config["configurable"].get(EPOCH)
     for attempt in range(1, _ATTEMPTS + 1):
@@ -228,7 +228,7 @@ async def _has_input(
     """Whether a call that is refused has put its input into the thread; a run's lease says more.
 
     The input is in a checkpoint of its own first, under `__start__`, and in the state with the next
-    one.  Where a run brings another input in between, the first one is dropped.
+    one.  If a run brings another input in between, the first one is dropped.
     """
     place, conf = place_of(config), config["configurable"]
     if conf.get(EPOCH) is not None:
@@ -263,7 +263,7 @@ def _removed(conflict: Conflict, keys: Sequence[str]) -> bool:
 def _follows(
     place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
 ) -> str | None:
-    """Return the key that lets one checkpoint only follow the parent; None where several may.
+    """Return the key that lets one checkpoint only follow the parent; None if several may.
 
     Those are forks that the caller asked for by naming a checkpoint, updates from outside, and the
     namespaces of subgraphs.  A first checkpoint follows nothing: the thread was empty.
@@ -343,7 +343,7 @@ class Ref(NamedTuple):
 async def get_tuple(
     space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig
 ) -> CheckpointTuple | None:
-    """Return the checkpoint that a config names, or the newest; None where there is none."""
+    """Return the checkpoint that a config names, or the newest; None if there is none."""
     place, named = place_of(config), config["configurable"].get("checkpoint_id")
     for _ in range(_ATTEMPTS):
         id = named or (await _newest(space, place))
@@ -458,7 +458,7 @@ class Listing:
         self._place: Place | None = None
 
     async def batch(self) -> list[CheckpointTuple]:
-        """Return the next checkpoints; an empty list where there are no more."""
+        """Return the next checkpoints; an empty list if there are no more."""
         while self._left is None or self._left > 0:
             if self._refs is None:
                 self._refs = await self._first()

@@ -130,7 +130,7 @@ class Found(NamedTuple):
 
 
 def found(record: Record) -> Found:
-    """Return the item of a record that exists.  Raises Invalid where it holds something else."""
+    """Return the item of a record that exists.  Raises Invalid if it holds something else."""
     body = record.value
     try:
         kept = Kept(

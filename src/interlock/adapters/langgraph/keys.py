@@ -10,7 +10,7 @@
     langgraph/once/<thread>/<key>                     an input that must count once
     langgraph/run-id/<run id>/<thread>                which threads a run id is in
 
-`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed where they are long; an empty one
+`<ns>` is the namespace of a subgraph.  Ids are quoted, and hashed if they are long; an empty one
 is `%`.
 """
 
@@ -97,7 +97,7 @@ def run_id_key(run_id: str, thread: str) -> str:
 
 
 def packed(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the keys and values that keep `value`: one, or several where it is large."""
+    """Yield the keys and values that keep `value`: one, or several if it is large."""
     text = json.dumps(value)
     if len(text) <= PIECE:
         yield key, value
@@ -114,7 +114,7 @@ def pieces_of(records: Iterable[Record]) -> list[str]:
 
 
 def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
-    """Return the value that begins in `record`; None where it, or a piece of it, is not there."""
+    """Return the value that begins in `record`; None if it, or a piece of it, is not there."""
     count = _pieces(record)
     if not count:
         return record.value
@@ -136,7 +136,7 @@ async def read_packed(
 
 
 async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Any]:
-    """Return the values that begin in `records`, by key; None where there is none."""
+    """Return the values that begin in `records`, by key; None if there is none."""
     missing = pieces_of(records)
     rest = await space.read_many(missing) if missing else {}
     return {record.key: unpacked(record, rest) for record in records}

@@ -20,7 +20,7 @@ def append(value: Any, update: Any) -> Any:
 
 
 def union(value: Any, update: Any) -> Any:
-    """Add to a set; where neither is a Python set, to a list of JSON values without repetitions.
+    """Add to a set; if neither is a Python set, to a list of JSON values without repetitions.
 
     A list contributes its items.  The list is sorted by the JSON of its items.
     """
@@ -39,7 +39,7 @@ def counter(value: Any, update: Any) -> Any:
 def maximum(value: Any, update: Any) -> Any:
     """Keep the largest number.
 
-    LangGraph begins an `int` with 0; annotate `int | None` where all may be negative.
+    LangGraph begins an `int` with 0; annotate `int | None` if all may be negative.
     """
     return _fold("maximum", value, update)
 

@@ -66,7 +66,7 @@ class ThreadRun:
         return hasattr(self, "_lease") and bool(self._lease.lost)
 
     def input(self, given: Any) -> Any:
-        """Return what to call the graph with: `given`, or None where an earlier run that died had
+        """Return what to call the graph with: `given`, or None if an earlier run that died had
         put it into the thread already, so that the graph goes on where that one stopped."""
         return None if self._begun else given
 
@@ -133,7 +133,7 @@ class ThreadRun:
         )
 
     async def _taken(self, on_busy: str, wait: float | None) -> AsyncLease:
-        """Take the thread, from whoever has it where that is asked for."""
+        """Take the thread, from whoever has it if that is asked for."""
         key = run_key(self._thread)
         lease = self._calls.lease(key, self._ttl, wait=wait if on_busy == "enqueue" else 0)
         try:

@@ -73,7 +73,7 @@ class StrictSerializer(JsonPlusSerializer):
 def strict(serde: SerializerProtocol | None, allow: Allowed) -> SerializerProtocol:
     """Return a serializer as strict as it can be made; `allow=True` returns it as it is.
 
-    Raises Invalid where it unpickles.
+    Raises Invalid if it unpickles.
     """
     if allow is True:
         return JsonPlusSerializer(allowed_msgpack_modules=True) if serde is None else serde

@@ -124,7 +124,7 @@ def _unreduced(key: str, hint: Any, silently: bool) -> Problem:
     return Problem(
         key,
         f"no reducer: nodes that write it in one step {outcome}",
-        f"{key}: Annotated[{named}, {reducer}], or one_writer=[{key!r}] where only one node does",
+        f"{key}: Annotated[{named}, {reducer}], or one_writer=[{key!r}] if only one node does",
     )
 
 

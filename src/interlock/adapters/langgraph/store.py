@@ -136,7 +136,7 @@ class Store(FromUrl, BaseStore):
         base: Base = NOT_PROVIDED,
     ) -> None:
         """Store an item.  `base`: the item, or its value, that `value` was computed from; None
-        where there was none.
+        if there was none.
 
         Raises Conflict, Invalid, InvalidNamespaceError.
         """

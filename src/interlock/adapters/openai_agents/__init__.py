@@ -2,7 +2,7 @@
 
 A session is kept under `openai-agents/<session id>/`: `head` counts its items, `items/00000000`
 and so on hold one item each, and `turn` is the key whose lease a run has.  The id is quoted, and
-hashed where it is long.
+hashed if it is long.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Keys(NamedTuple):
 
 
 # From the head as it is, the head that a change is made to.  What is computed from what somebody
-# has read gets the head that was read: then the store refuses it where others came first.
+# has read gets the head that was read: then the store refuses it if others came first.
 Basis = Callable[[Record], Record]
 
 
@@ -94,7 +94,7 @@ async def add(
 async def pop(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None, op_id: str | None
 ) -> Changed | None:
-    """Take the last item off; None where there is none.
+    """Take the last item off; None if there is none.
 
     What was popped under the same `op_id` before is returned again, and nothing else popped.
     """
@@ -118,7 +118,7 @@ async def pop(
 async def clear(
     space: AsyncSpace, keys: Keys, hold: Record | None, basis: Basis | None
 ) -> Changed | None:
-    """Take all items off; None where there are none."""
+    """Take all items off; None if there are none."""
 
     async def wanted(head: Record) -> Wanted | None:
         if not count_of(head):

@@ -43,7 +43,7 @@ class Session(TakesTurns):
     the run stores is checked against it: whoever lost it gets SessionFenced.
 
     Outside of runs, `add_items` only adds.  `pop_item` and `clear_session` destroy what was read
-    through this object, or nothing: where it was not read, or has moved since, they raise
+    through this object, or nothing: if it was not read, or has moved since, they raise
     SessionConflict.  `unread="overwrite"` lets them destroy what nobody has read.
 
     Raises SessionInvalid.
@@ -116,12 +116,12 @@ class Session(TakesTurns):
     async def pop_item(
         self, *, op_id: str | None = None, wrapper: RunContextWrapper[Any] | None = None
     ) -> TResponseInputItem | None:
-        """Take the last item off and return it; None where there is none.
+        """Take the last item off and return it; None if there is none.
 
         `op_id` names the request that asks, which may be delivered twice: the second time it gets
         the same item, and nothing more is taken off.
 
-        Raises SessionConflict where the session was not read, or has moved since, SessionHeld while
+        Raises SessionConflict if the session was not read, or has moved since, SessionHeld while
         another run has it, SessionFenced.
         """
         turn = await self._turn(wrapper)

@@ -7,7 +7,7 @@ cancellation or a timeout, in whatever task.  A block `async with session.turn()
 turn belongs to the context that it was begun in, and to the tasks that were begun there since.
 
 A run of another runner says nothing: its turn ends with its task, or once it has not called for
-`ttl` seconds.  What it stores after that is refused where somebody else has had the session.
+`ttl` seconds.  What it stores after that is refused if somebody else has had the session.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Turn:
                     self._lease = await take(space, key, self._ttl, self._wait)
 
     async def end(self) -> None:
-        """Give the session up, also where this is cancelled.  Ending twice does nothing."""
+        """Give the session up, even if this is cancelled.  Ending twice does nothing."""
         self.over = True
         await finish(self._give_up())
 
@@ -164,7 +164,7 @@ class IdleTurn(Turn):
     """The turn of a run whose end nobody says.
 
     It ends with the task that it was begun in, and is given up once it has not been used for `ttl`
-    seconds: what it stores then is refused where somebody else has had the session.
+    seconds: what it stores then is refused if somebody else has had the session.
     """
 
     _timer: asyncio.TimerHandle | None = None

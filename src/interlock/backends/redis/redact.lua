@@ -55,7 +55,7 @@ for i = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
     end
 end
 
--- The fold of a merged key begins anew where it includes what is gone: its list holds again what the log has
+-- The fold of a merged key begins anew if it includes what is gone: its list holds again what the log has
 -- since then.  Otherwise the list loses what is gone.
 for i = first_fold, last_fold do
     local key, items, fold = ARGV[i], {}, false

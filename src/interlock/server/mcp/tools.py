@@ -173,8 +173,8 @@ _READERS = (
         "about",
         "About this space",
         "Who you are here (`agent`) and how keys may be written: which are merged (use append), "
-        "bound to a state machine (use transition; the states are listed), private to one agent, "
-        "or leased. Call it first.",
+        "bound to a state machine (use transition; the states are listed), written by one agent "
+        "only, or leased. Call it first.",
         {},
         (),
         ("agent", "space", "position", "rules", "read_only"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from interlock import Space
-from interlock.core.update import TICKET_TTL
+from interlock.core.turn import TICKET_TTL
 from interlock.errors import Invalid
 from interlock.verify.explorer import story
 from interlock.verify.explorer.agents import NOBODY, Agents, EndlessWait

@@ -1,9 +1,8 @@
 """The patterns: how an agent adds its contribution to a shared document.  Each one really runs.
 
-A document is a JSON list.  A contribution reads it, thinks (`think(items)` sleeps and returns the
-list with the agent's item added), and writes.  To add a pattern, subclass `RawPattern` or
-`InterlockPattern` with a name, a sentence about it and the class of its agents, and put it into
-`PATTERNS`.
+A document is a JSON list.  A contribution reads it, thinks, and writes.  To add a pattern, subclass
+`RawPattern` or `InterlockPattern` with a name, a sentence about it and the class of its agents, and
+put it into `PATTERNS`.
 """
 
 from __future__ import annotations
@@ -12,14 +11,12 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import interlock
-
-Think = Callable[[list[str]], list[str]]
 
 _BUSY = 60.0  # seconds that a plain statement waits for another one to finish
 _PATIENCE = 600.0  # seconds that an agent waits for the lock
@@ -27,6 +24,14 @@ _PATIENCE = 600.0  # seconds that an agent waits for the lock
 
 class GaveUp(Exception):
     """The agent stopped without having written; its contribution was never acknowledged."""
+
+
+class Think(Protocol):
+    """Thinks about one contribution: sleeps, and returns the items with `item` added."""
+
+    item: str
+
+    def __call__(self, items: list[str], /) -> list[str]: ...
 
 
 class Agent(Protocol):
@@ -47,8 +52,8 @@ class Pattern:
     `about` says in a few words what an agent does.  A pattern is pickled to reach the agents.
     """
 
-    name: ClassVar[str]
-    about: ClassVar[str]
+    name: str
+    about: str
     takes_store: ClassVar[bool] = False  # whether it runs on a store that a URL names
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:

@@ -84,17 +84,26 @@ def _contribute(
     task: Task, agent: Agent, report: Connection, sleep: Callable[[float], None]
 ) -> None:
     for write in range(task.settings.writes):
-        item = f"{task.run}/{task.name}/{write}"
-        length = task.settings.think_time(task.number, write)
-
-        def think(items: list[str], item: str = item, length: float = length) -> list[str]:
-            began = time.monotonic()
-            sleep(length)
-            report.send(Thought(task.number, began, time.monotonic()))
-            return [*items, item]
-
+        think = _Thinking(task, write, report, sleep)
         agent.contribute(task.settings.key_of(task.number), think)
-        report.send(Acknowledged(task.number, item, time.monotonic()))
+        report.send(Acknowledged(task.number, think.item, time.monotonic()))
+
+
+class _Thinking:
+    """What an agent calls to think about one of its contributions."""
+
+    def __init__(
+        self, task: Task, write: int, report: Connection, sleep: Callable[[float], None]
+    ) -> None:
+        self.item = f"{task.run}/{task.name}/{write}"
+        self._length = task.settings.think_time(task.number, write)
+        self._agent, self._report, self._sleep = task.number, report, sleep
+
+    def __call__(self, items: list[str], /) -> list[str]:
+        began = time.monotonic()
+        self._sleep(self._length)
+        self._report.send(Thought(self._agent, began, time.monotonic()))
+        return [*items, self.item]
 
 
 def run(

@@ -292,11 +292,3 @@ SCENARIOS: dict[str, Scenario] = {
         five_each,
     ),
 }
-
-
-def known_patterns() -> dict[str, Pattern]:
-    """Return every pattern by name, those of the scenarios included."""
-    found = dict(PATTERNS)
-    for scenario in SCENARIOS.values():
-        found.update({pattern.name: pattern for pattern in scenario.patterns})
-    return found
