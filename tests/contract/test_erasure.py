@@ -154,8 +154,10 @@ def test_no_cache_brings_an_erased_value_back(space: Any, facades: Facades) -> N
     rules = space.session.writer.book.rules.version
     backend = backend_of(facades)
     space.erase("found/x", where=chosen)
-    backend.perform(SaveFold("found/x", position, f'["{SECRET}", "b"]', rules, erasures=0))
-    backend.perform(SaveFold("found/x", space.position(), f'["{SECRET}"]', rules, erasures=0))
+    for at in (position, space.position()):
+        backend.perform(
+            SaveFold("found/x", position=at, body=f'["{SECRET}"]', rules=rules, erasures=0)
+        )
     assert space.read("found/x").value == ["b"]
     backend.perform(SaveProjection("$projection/p/1", position, SECRET, erasures=0))
     assert backend.perform(LoadProjection("$projection/p/1")) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,9 +62,9 @@ def test_a_log_that_is_trimmed_and_written_while_it_is_copied(
         driver, steps = space.session.driver, 0
         perform = driver.backend.perform
 
-        def among_others(request: object) -> object:
+        def among_others(request: Any) -> Any:
             nonlocal steps
-            answer = perform(request)  # type: ignore[arg-type]
+            answer = perform(request)
             if type(request).__name__ == "Scrub":
                 steps += 1
                 other.append("found/0", -steps)
