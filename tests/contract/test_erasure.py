@@ -108,7 +108,7 @@ def test_what_was_computed_from_an_erased_value_is_not_committed(
             tx.create("summary", str(tx.read("found/x").value))
             space.erase("found/x", where=chosen)
 
-    with pytest.raises(interlock.Conflict):
+    with pytest.raises((interlock.Conflict, interlock.Fenced)):
         summarise()
     space.erase("customer/1")
     with pytest.raises(interlock.Conflict):
@@ -352,6 +352,29 @@ class _Killed:
     async def perform_async(self, request: Any) -> Any:
         self._count(request)
         return await self._backend.perform_async(request)
+
+
+def test_what_is_read_while_values_are_taken_away_is_not_committed(
+    space: Any, facades: Facades, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the commit that everybody notices, the fold can still be read for a moment."""
+    space.append("found/x", SECRET)
+    stale = facades.peer("bob")
+    read: list[interlock.Tx] = []
+    driver = space.session.driver
+
+    class Between(_Killed):
+        def _count(self, request: Any) -> None:
+            if isinstance(request, Redact) and not read:
+                read.append(stale.transaction().__enter__())
+                assert read[0].read("found/x").value == [SECRET]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "backend", Between(driver.backend, 0))
+        space.erase("found/x", where=chosen)
+    read[0].create("summary", SECRET)
+    with pytest.raises((interlock.Conflict, interlock.Fenced)):
+        read[0].__exit__(None, None, None)
 
 
 def test_an_erasure_that_was_interrupted_is_finished_by_the_next(

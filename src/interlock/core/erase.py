@@ -5,7 +5,8 @@
    key that loses single contributions gets one that is erased from the start.  So versions move,
    and nothing that was computed from such a value can be committed any more.  The first of these
    commits says under `$erasures/` who erases what.
-3. Take the values out of the log and of every cache, some at a time, each in one atomic step.
+3. Take the values out of the log and of every cache, some at a time, each in one atomic step,
+   which raises the epoch of a merged key: its fold could still be read until then.
 4. Have the store's files forget them, and log that all is done.
 
 Whoever is killed on the way runs the same erasure again: what is done is not found any more.  No

@@ -313,8 +313,9 @@ class Redact(Request["Redacted"]):
 
     Their rows stay; what is kept of projections that include any of them goes, too.  `bases`: key,
     position and new value (JSON, None: none) of what a key was where the log is cut.  `folds`: the
-    merged keys among them, whose folds begin anew, without what was taken away.  Done before, it
-    changes nothing.  Answered by a `Redacted`.
+    merged keys among them, whose folds begin anew, without what was taken away; their epochs are
+    raised, so that nothing is committed that was computed from the fold before.  Done before, it
+    changes no value.  Answered by a `Redacted`.
     """
 
     keys: tuple[str, ...]

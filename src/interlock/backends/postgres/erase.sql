@@ -2,10 +2,11 @@
 
 -- Takes the values of the entries at p_positions, of the keys p_keys, out of the log, and what is kept of
 -- projections that include any of the entries.  p_bases: [key, position, new value or null] of what a key was
--- where the log is cut.  p_folds: the merged keys whose folds begin anew.  One row: how many values of entries and of folds are gone, and
--- the names of the projections.
-CREATE FUNCTION interlock.redact(p_space integer, p_keys text[], p_positions bigint[], p_bases json, p_folds text[])
-RETURNS TABLE (entries bigint, folded bigint, projections text)
+-- where the log is cut.  p_folds: the merged keys whose folds begin anew, and whose epochs are raised.  One row:
+-- how many values of entries and of folds are gone, and the names of the projections.
+CREATE FUNCTION interlock.redact(
+    p_space integer, p_keys text[], p_positions bigint[], p_bases json, p_folds text[]
+) RETURNS TABLE (entries bigint, folded bigint, projections text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -27,6 +28,10 @@ BEGIN
     DELETE FROM folds AS f WHERE f.space = p_space AND f.key = ANY (p_folds);
     GET DIAGNOSTICS folded = ROW_COUNT;
     FOREACH each IN ARRAY p_folds LOOP  -- each begins where the contributions that the log has begin
+        -- What was read before is not what the key is now.
+        INSERT INTO heads (space, key, epoch, live)
+        SELECT p_space, each, h.epoch + 1, 0 FROM head(p_space, each) AS h
+        ON CONFLICT (space, key) DO UPDATE SET epoch = excluded.epoch;
         INSERT INTO folds (space, key, entry, body)
         SELECT l.space, l.key, l.position, l.body FROM log AS l
         WHERE l.space = p_space AND l.key = each AND l.kind IN ('delete', 'fold')

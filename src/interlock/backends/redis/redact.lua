@@ -89,6 +89,9 @@ for i = first_fold, last_fold do
         call('UNLINK', list_key)
         for n = #items, 1, -1 do call('RPUSH', list_key, items[n]) end
         head[7] = #items
+    end
+    if head then
+        head[2] = head[2] + 1  -- what was read before is not what the key is now
         call('HSET', STATE, 'h:' .. key, pack(head))
     end
 end

@@ -20,6 +20,7 @@ def redact(connection: sqlite3.Connection, where: Where, request: Redact) -> Red
         entries += execute(SQL["set_base"], (body, where.first + position, space, key)).rowcount
     folds = 0
     for key in request.folds:
+        execute(SQL["raise_epoch"], (space, key))  # what was read before is not what it is now
         folds += execute(SQL["drop_fold"], (space, key)).rowcount
         execute(SQL["restart_fold"], (space, key))
     touched = (*request.positions, *(position for _, position, _ in request.bases))
