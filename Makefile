@@ -34,6 +34,7 @@ lint: .venv/dev.stamp
 	$(BIN)/python tools/unasync.py --check
 	$(BIN)/lint-imports --no-logo >.venv/imports.log || { cat .venv/imports.log; exit 1; }
 	$(BIN)/mypy
+	$(BIN)/basedpyright --level error
 
 STORE :=
 OPTIONS :=

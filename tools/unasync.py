@@ -33,7 +33,14 @@ ASYNC_NAME = re.compile(r"Async(?=[A-Z])")
 
 # Changed in the code after its tokens were.
 CODE = [
-    (re.compile(r"\b(?:Awaitable\[|Coroutine\[Any, Any, )((?:[^\[\]]|\[[^\[\]]*\])*)\]"), r"\1"),
+    # What a function of the caller's returns, awaited or not.
+    (re.compile(r" \| Awaitable\[[^\[\]]*\]"), ""),
+    (
+        re.compile(
+            r"\b(?:Awaitable\[|Coroutine\[(?:Any, Any|object, None), )((?:[^\[\]]|\[[^\[\]]*\])*)\]"
+        ),
+        r"\1",
+    ),
     # A write of a transaction is made at the commit, so there is nothing to await.
     (re.compile(r"-> concurrency\.Buffered\b"), "-> None"),
     (re.compile(r"^ *return concurrency\.BUFFERED\n", re.M), ""),
@@ -57,6 +64,7 @@ PHRASES = [
     ("`fn` is a coroutine function, or a plain one, which then runs in a worker thread.", ""),
     ("`fn` is a coroutine function.", ""),
     ("Functions may be async.", ""),
+    ("A coroutine function is called in the event loop that this was called in.", ""),
     (", even where the caller is cancelled meanwhile", ""),
     ("Cancelled, it leaves them as `stop` does; cancelled again, it cancels them.", ""),
     ("All methods are awaited; the block raises Invalid at its end where one was not.", ""),

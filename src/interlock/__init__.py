@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.moment import Moment
@@ -12,9 +12,10 @@ from interlock._sync.transaction import Tx
 from interlock.backends.redaction import redact_url
 from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
-from interlock.core.merge import REDUCERS, Clash, Reducer
+from interlock.core.merge import REDUCERS, Clash, Reducer, merge_patch
 from interlock.core.records import Committed, Entry, KeyInfo, Record
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
+from interlock.core.struct import Json
 from interlock.errors import (
     BreakerOpen,
     Closed,
@@ -22,6 +23,7 @@ from interlock.errors import (
     Contended,
     Corrupt,
     Deadlock,
+    Dropped,
     Fault,
     Fenced,
     Forbidden,
@@ -43,31 +45,39 @@ from interlock.errors import (
 )
 from interlock.extras import NotInstalled
 from interlock.settings import rules_from_json
+from interlock.typed import upcast
 
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.lease import AsyncLease, AsyncLeases
     from interlock._async.moment import AsyncMoment
     from interlock._async.open import open_async
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.space import AsyncSpace
+    from interlock._async.store import AsyncStore
     from interlock._async.transaction import AsyncTx
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
+    from interlock._sync.joined import Joined
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
+    from interlock._sync.store import Store
     from interlock._sync.worker import Worker
+    from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
     from interlock.core.erase import Erasure
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
+    from interlock.core.spaces import Finding, SpaceInfo
+    from interlock.core.transfer import Copied
     from interlock.core.trim import Trimmed
     from interlock.files.document import (
         Document,
@@ -75,6 +85,14 @@ if TYPE_CHECKING:
         FileEdited,
         FileStatus,
         Unpublished,
+    )
+    from interlock.observe.metrics import Distribution, Metrics
+    from interlock.observe.notices import (
+        CommitNotice,
+        LeaseNotice,
+        RefusalNotice,
+        StoreNotice,
+        TurnNotice,
     )
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.history import RunMoment
@@ -94,6 +112,7 @@ __all__ = [
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
+    "AsyncJoined",
     "AsyncLease",
     "AsyncLeases",
     "AsyncMoment",
@@ -101,6 +120,7 @@ __all__ = [
     "AsyncRun",
     "AsyncRuns",
     "AsyncSpace",
+    "AsyncStore",
     "AsyncTx",
     "AsyncWorker",
     "Breaker",
@@ -108,15 +128,19 @@ __all__ = [
     "BreakerOpen",
     "Clash",
     "Closed",
+    "CommitNotice",
     "Committed",
     "Conflict",
     "ConflictReport",
     "Contended",
     "Coordinator",
+    "Copied",
     "Corrupt",
     "Deadlock",
     "Delivery",
+    "Distribution",
     "Document",
+    "Dropped",
     "Entry",
     "Erasure",
     "Fault",
@@ -126,6 +150,7 @@ __all__ = [
     "FileStatus",
     "Files",
     "FilesTx",
+    "Finding",
     "Forbidden",
     "Group",
     "GroupConsumer",
@@ -137,13 +162,17 @@ __all__ = [
     "IncompatibleStore",
     "InterlockError",
     "Invalid",
+    "Joined",
+    "Json",
     "KeyConflicts",
     "KeyInfo",
     "Lease",
+    "LeaseNotice",
     "Leases",
     "LostCommits",
     "Machine",
     "MachineError",
+    "Metrics",
     "Moment",
     "NotDone",
     "NotInstalled",
@@ -154,6 +183,7 @@ __all__ = [
     "Record",
     "Reducer",
     "RefusalNote",
+    "RefusalNotice",
     "Refused",
     "Rule",
     "Run",
@@ -162,9 +192,13 @@ __all__ = [
     "RunMoment",
     "Runs",
     "Space",
+    "SpaceInfo",
     "StepInfo",
+    "Store",
+    "StoreNotice",
     "TimedOut",
     "Trimmed",
+    "TurnNotice",
     "Tx",
     "Unavailable",
     "Unknown",
@@ -175,6 +209,7 @@ __all__ = [
     "draw_machine",
     "guarded",
     "leased",
+    "merge_patch",
     "merged",
     "open",
     "open_async",
@@ -182,6 +217,8 @@ __all__ = [
     "private",
     "redact_url",
     "rules_from_json",
+    "schema_sql",
+    "upcast",
 ]
 
 # Where names live that few need: importing their modules takes long.
@@ -191,50 +228,65 @@ _LATE = {
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
+    "AsyncJoined": "_async.joined",
     "AsyncLease": "_async.lease",
     "AsyncLeases": "_async.lease",
     "AsyncMoment": "_async.moment",
+    "AsyncProjection": "_async.projection",
     "AsyncRun": "_async.run",
     "AsyncRuns": "_async.run",
-    "AsyncProjection": "_async.projection",
     "AsyncSpace": "_async.space",
+    "AsyncStore": "_async.store",
     "AsyncTx": "_async.transaction",
     "AsyncWorker": "_async.worker",
     "Breaker": "_sync.breaker",
     "BreakerInfo": "runs.breaker",
+    "CommitNotice": "observe.notices",
     "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
+    "Copied": "core.transfer",
     "Delivery": "core.group",
+    "Distribution": "observe.metrics",
     "Document": "files.document",
     "Erasure": "core.erase",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",
     "Files": "_sync.files",
+    "Finding": "core.spaces",
     "FilesTx": "_sync.files",
     "Group": "_sync.group",
     "GroupConsumer": "core.group",
     "GroupInfo": "core.group",
     "GroupPending": "core.group",
+    "Joined": "_sync.joined",
     "KeyConflicts": "core.conflict_report",
+    "LeaseNotice": "observe.notices",
+    "Metrics": "observe.metrics",
     "Progress": "streams.coordinator",
     "Projection": "_sync.projection",
     "RefusalNote": "core.conflict_report",
+    "RefusalNotice": "observe.notices",
     "Run": "_sync.run",
     "RunInfo": "runs.records",
     "RunMoment": "runs.history",
     "Runs": "_sync.run",
+    "SpaceInfo": "core.spaces",
     "StepInfo": "runs.records",
+    "StoreNotice": "observe.notices",
+    "Store": "_sync.store",
     "Trimmed": "core.trim",
+    "TurnNotice": "observe.notices",
     "Unpublished": "files.document",
     "Worked": "runs.worker",
     "Worker": "_sync.worker",
     "draw_machine": "core.machine",
     "open_async": "_async.open",
+    "schema_sql": "backends.urls",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a name when it is first used."""
     if name not in _LATE:
         raise AttributeError(f"module 'interlock' has no attribute {name!r}")

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 PATIENCE = 1.0  # seconds that a cancelled caller waits; what takes longer ends in the background
 
 T = TypeVar("T")
-_late: set[asyncio.Future[Any]] = set()  # the event loop holds its tasks weakly
+_late: set[object] = set()  # futures: the event loop holds its tasks weakly
 
 
 async def finish(work: Awaitable[T]) -> T:
@@ -39,7 +39,7 @@ async def obtain(work: Awaitable[T], give_back: Callable[[T], Awaitable[object]]
         raise
 
 
-async def stop(task: asyncio.Task[Any]) -> None:
+async def stop(task: asyncio.Task[object]) -> None:
     """Cancel a task and wait for its end, whatever that is."""
     task.cancel()
     try:
@@ -50,7 +50,7 @@ async def stop(task: asyncio.Task[Any]) -> None:
     _retrieve(task)
 
 
-async def outlast(task: asyncio.Future[Any]) -> None:
+async def outlast(task: asyncio.Future[T]) -> None:
     """Wait for the end of a task in a caller that is cancelled, and may be cancelled again.
 
     What takes longer than `PATIENCE` goes on in the background.
@@ -75,7 +75,7 @@ async def _given_back(task: asyncio.Future[T], give_back: Callable[[T], Awaitabl
         await give_back(task.result())
 
 
-def _retrieve(task: asyncio.Future[Any]) -> None:
+def _retrieve(task: asyncio.Future[T]) -> None:
     """Take note of how a task ended, so that asyncio does not complain that nobody did."""
     _late.discard(task)
     if not task.cancelled():

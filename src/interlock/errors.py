@@ -32,7 +32,7 @@ class Refused(InterlockError):
         super().__init__(sentences(outcome.message, outcome.next_step))
         self.outcome: Any = outcome
 
-    def __reduce__(self) -> tuple[type[Refused], tuple[refusals.Refusal]]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.outcome,)
 
     @property
@@ -242,7 +242,7 @@ class InDoubt(InterlockError):
         )
         self.effect, self.key, self.path, self.problem = effect, key, path, problem
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.effect, self.key, self.path, self.problem)
 
 
@@ -316,6 +316,13 @@ class Closed(Fault):
     """The space was closed; open it again to use it."""
 
 
+class Dropped(Fault):
+    """The space was dropped or renamed while it was open here.
+
+    Nothing makes it anew by itself: open it again, by the name that it has now.
+    """
+
+
 class AnswerLost(Exception):
     """Raised by a backend: the request was sent and its answer was lost.  Drivers resubmit it."""
 
@@ -340,7 +347,7 @@ _EXCEPTIONS: dict[type[refusals.Refusal], type[Refused]] = {
 }
 
 
-def raise_refused(answer: Any) -> None:
+def raise_refused(answer: object) -> None:
     """Raise an answer that is a refusal; do nothing about any other."""
     if isinstance(answer, refusals.Refusal):
         raise_refusal(answer)

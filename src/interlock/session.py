@@ -9,34 +9,42 @@ wait for a turn that only its own return gives up.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
+from interlock.core.records import Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
-from interlock.core.rules import Rule, RuleSet, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule, RuleSet
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.observe.observer import Doing, observed
 from interlock.settings import checked_op_id
 
 if TYPE_CHECKING:
+    from interlock.backends.contract import Backend
     from interlock.backends.drive_async import AsyncDriver
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class BaseSession:
     """What both sessions have.  `draw` returns a fresh operation id."""
 
-    def __init__(self, driver: Any, writer: Writer, draw: Callable[[], str] = new_op_id) -> None:
+    def __init__(
+        self, driver: AsyncDriver | SyncDriver, writer: Writer, draw: Callable[[], str] = new_op_id
+    ) -> None:
         self.driver = driver
         self.writer = writer
         self.draw = draw
@@ -45,6 +53,15 @@ class BaseSession:
     def keeps_alive(self) -> bool:
         """Whether leases and consumers are renewed in the background."""
         return getattr(self.driver, "keeps_alive", True)
+
+    def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
+        """Return a protocol so that it is watched; `doing` says what it is to the caller."""
+        return observed(self.driver.observer, steps, self.writer.agent, doing)
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether what it commits may be rolled back with a transaction of the caller's."""
+        return isinstance(self.driver.backend, JoinedBackend)
 
     def op_id(self, given: str | None = None) -> str:
         """Return the operation id that the caller chose, or a fresh one.  Raises Invalid."""
@@ -62,9 +79,14 @@ class BaseSession:
         raise_refused(check_name("agent", agent))
         return self.under(replace(self.writer, agent=agent, incarnation=0))
 
+    def handling(self, *entries: Entry) -> None:
+        """Take note that what the caller does next follows from these entries."""
+        self.driver.observer.handling(*(entry.trace for entry in entries))
+
     def in_thread(self) -> Session:
         """Return a session over the same connections for a thread in the background."""
-        return Session(SyncDriver(self.driver.backend), self.writer, self.draw)
+        driver = SyncDriver(self.driver.backend, self.driver.observer)
+        return Session(driver, self.writer, self.draw)
 
     def refuse(self, refusal: Refusal, explain: bool = True) -> NoReturn:
         """Raise a refusal.
@@ -91,6 +113,20 @@ class BaseSession:
         """Return the mark of a function that decides an update of `key`, or a transaction."""
         return Thought(self.writer.space, key)
 
+    def inside(self, joined: BaseSession) -> Inside:
+        """Mark this context as inside a transaction of the caller's that `joined` is part of."""
+        return Inside(joined)
+
+    def check_outside(self) -> None:
+        """Raise Invalid where this context is inside a transaction of the caller's that a session
+        of this space is part of, but not this one: it would wait for that transaction's end."""
+        for each in _insides.get():
+            if not each.over and each.session is not self and each.space == self.writer.space:
+                raise Invalid(
+                    "This call is inside a joined() block of the same space: use the space that "
+                    "joined() gave. This one would wait for your transaction to end."
+                )
+
     def check_read(self, *keys: object) -> None:
         """Raise Invalid if one of `keys` is being updated in this context."""
         for thought in thoughts(self.writer.space):
@@ -102,6 +138,7 @@ class BaseSession:
     def check_write(self, *keys: object, own: Transaction | None = None) -> None:
         """The same for calls that write or wait, and for keys that a transaction around them (other
         than `own`) has touched."""
+        self.check_outside()
         self.check_read(*keys)
         for thought in thoughts(self.writer.space):
             around = thought.state
@@ -111,6 +148,13 @@ class BaseSession:
                 refuse(
                     thought, keys, "decided in a transaction", "write it through that transaction"
                 )
+
+    def _part_of(self, backend: JoinedBackend) -> Self:
+        """Return a session of the same writer inside a transaction of the caller's.  Its rules are
+        its own: what it learns there may be rolled back."""
+        writer = replace(self.writer, book=self.writer.book.knowing({}))
+        driver = type(self.driver)(backend, self.driver.observer)
+        return type(self)(driver, writer, self.draw)
 
     def holds(self) -> bool:
         """Whether the calling context holds a lease or a turn, so that others may wait for it."""
@@ -122,19 +166,38 @@ class Session(BaseSession):
 
     driver: SyncDriver
 
-    def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = self.driver.run(steps)
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        return cls(SyncDriver(backend), writer)
+
+    def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
 
-    def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def call(self, fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Call a function of the caller's."""
         return fn(*args, **options)
 
+    def joined(self, connection: object) -> Session:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        backend.begin()
+        return self._part_of(backend)
+
     def close(self) -> None:
         """Give back the connections."""
+        if not self.is_joined:
+            self.driver.observer.close()
         self.driver.backend.close()
 
 
@@ -143,23 +206,70 @@ class AsyncSession(BaseSession):
 
     driver: AsyncDriver
 
-    async def run(self, steps: Steps[T | Refusal], *, explain: bool = True) -> T:
-        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault."""
-        answer: T | Refusal = await self.driver.run(steps)
+    @classmethod
+    def over(cls, backend: Backend, writer: Writer) -> Self:
+        """Return a session over a backend."""
+        from interlock.backends.drive_async import AsyncDriver  # imports asyncio
+
+        return cls(AsyncDriver(backend), writer)
+
+    async def run(
+        self, steps: Steps[T | Refusal], doing: Doing | None = None, *, explain: bool = True
+    ) -> T:
+        """Run a protocol to its end and return its answer.  Raises its refusal, or a fault.
+
+        `doing`: what it is, for who watches.
+        """
+        answer: T | Refusal = await self.driver.run(self.observed(steps, doing))
         if isinstance(answer, Refusal):
             self.refuse(answer, explain)
         return answer
 
-    async def call(self, fn: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    async def call(self, fn: Callable[P, object], *args: P.args, **options: P.kwargs) -> Any:
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
+
+    async def joined(self, connection: object) -> AsyncSession:
+        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
+        self.check_outside()
+        backend = join(self.driver.backend, connection)
+        await backend.begin_async()
+        return self._part_of(backend)
 
     async def close(self) -> None:
         """Give back connections and threads."""
         from interlock import cancellation  # imports asyncio
 
         self.driver.close()
-        await cancellation.finish(self.driver.backend.close_async())
+        await cancellation.finish(self._close())
+
+    async def _close(self) -> None:
+        import asyncio
+
+        observer = self.driver.observer
+        if not self.is_joined:
+            if not observer.hooks.idle:
+                await asyncio.to_thread(observer.hooks.close)  # they may need the event loop
+            observer.close()
+        await self.driver.backend.close_async()
+
+
+class Inside:
+    """A block inside a transaction of the caller's that `session` is part of."""
+
+    def __init__(self, session: BaseSession) -> None:
+        self.session = session
+        self.space = session.writer.space
+        self.over = False
+        _insides.set((*_insides.get(), self))
+
+    def end(self) -> None:
+        """The block has ended, for tasks and threads that it began, too."""
+        self.over = True
+        _insides.set(tuple(each for each in _insides.get() if not each.over))
+
+
+_insides: ContextVar[tuple[Inside, ...]] = ContextVar("interlock_joined", default=())
 
 
 class Thought:
@@ -179,18 +289,18 @@ class Thought:
         self.state = state
         return tx
 
-    def marked(self, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def marked(self, fn: Callable[[T], Any]) -> Callable[[T], Any]:
         """Return `fn` so that calls from inside it are known as such."""
 
-        async def finish(result: Any) -> Any:
+        async def finish(result: Awaitable[object]) -> object:
             with _inside(self):
                 return await result
 
-        async def think_async(value: Any) -> Any:
+        async def think_async(value: T) -> object:
             with _inside(self):
                 return await fn(value)
 
-        def think(value: Any) -> Any:
+        def think(value: T) -> object:
             with _inside(self):
                 result = fn(value)
             return finish(result) if inspect.isawaitable(result) else result

@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
 from interlock.core.records import as_datetime
 from interlock.core.rules import Rule, rule_from_json
+from interlock.core.types import to_json
 from interlock.core.writer import Writer
-from interlock.errors import Invalid, raise_refusal, raise_refused
+from interlock.errors import Invalid, accepted, raise_refusal, raise_refused
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
@@ -42,6 +43,13 @@ def make_writer(uid: str, space: str, agent: str | None, max_value_bytes: int | 
     return Writer(uid, name, limit, host=host)
 
 
+def check_slow_commit(seconds: object) -> None:
+    """Raise Invalid where `slow_commit` is neither None nor a number of seconds."""
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds >= 0):  # type: ignore[operator]  # it is a number
+        raise Invalid(f"slow_commit={seconds!r:.40} must be a number of seconds from 0, or None.")
+
+
 def checked_op_id(op_id: str) -> str:
     """Return an operation id that the caller chose.  Raises Invalid."""
     wrong = check_name("operation id", op_id)
@@ -67,7 +75,7 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
         text = json.dumps(["id", key, id])
     else:
         try:
-            text = json.dumps(["content", key, item], sort_keys=True)
+            text = json.dumps(["content", key, accepted(to_json(item))], sort_keys=True)
         except (TypeError, ValueError, RecursionError) as problem:
             raise Invalid(f"The item is not JSON: {problem}") from problem
     import hashlib  # at run time only where it is used: importing it takes long

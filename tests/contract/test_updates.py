@@ -55,7 +55,7 @@ def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) 
 
     def beaten(value: Any) -> Any:
         try:
-            elsewhere(lambda: theirs.write(theirs.read("k"), "theirs"))
+            elsewhere(lambda: theirs.write(theirs.read("k"), f"theirs {len(held)} {value}"))
         except interlock.Held as refused:
             held.append(refused)
         return "ours"

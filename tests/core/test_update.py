@@ -383,7 +383,7 @@ def test_a_protocol_that_is_dropped_asks_for_nothing_more() -> None:
 def test_update_whose_patience_is_over_leaves_the_queue(second: int, waits: bool) -> None:
     at = 1_000_000_000  # the store's clock when update began
     late = place(ahead=2, time_us=at + second)
-    rest = [None, place(rec(1, 1), time_us=at + second), run_fn, done("2")] if waits else [None]
+    rest = [None, place(rec(1, 1), time_us=at + second), run_fn, done("2", 2)] if waits else [None]
     asked_first = snap(ABSENT, time_us=at), late
     in_line = (late._replace(waited=second / 1e6),)  # of its process, before the store was asked
     for answers, resumable in ((asked_first, True), (in_line, False)):

@@ -104,7 +104,7 @@ def test_no_writer_makes_a_document_where_another_needs_a_folder(space: Any) -> 
         space.create("files/a/b", GOOD)
     space.transact(lambda tx: (tx.create(key, GOOD), tx.delete(tx.read(below))))
     assert sorted(space.scan("files/")) == [key, beside]
-    assert space.update(key, lambda value: GOOD).version == 4
+    assert space.update(key, lambda value: GOOD, touch=True).version == 4
     assert [entry.reads for entry in space.log()][:2] == [None, None]  # of single writes
 
 

@@ -19,6 +19,7 @@ NAMES = (
     "payment_reconciliation",
     "pipeline",
     "shared_files",
+    "three_agents",
 )
 ELSEWHERE = ("crewai_flow",)  # tested where their framework is installed: `tests/crewai`
 
@@ -53,6 +54,13 @@ def test_three_agents_write_an_article(url: str) -> None:
     others = {"article-1": "planner", "article-1.text": "writer"}
     assert found["agents"] == researched | others
     assert found["notes"] == 3
+
+
+def test_three_agents_are_counted_and_traced(url: str) -> None:
+    found = importlib.import_module("three_agents").main(url)
+    assert found["report"] == ["demand grows", "margins shrink", "a rival merges", "p.s.", "signed"]
+    assert found["metrics"].average_attempts == 2
+    assert [refusal.other for refusal in found["refusals"]] == ["writer"]
 
 
 def test_two_mcp_clients_keep_all_notes(url: str) -> None:

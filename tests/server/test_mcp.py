@@ -69,7 +69,7 @@ async def test_tools_announce_valid_schemas_and_what_they_may_do(local: Place) -
         assert tool.annotations is not None
         assert tool.annotations.read_only_hint == TOOLS[tool.name].reads
     writers = {tool.name for tool in listed if "version" in tool.input_schema["properties"]}
-    assert writers == {"write", "update_fields", "delete"}
+    assert writers == {"write", "update_fields", "patch", "delete"}
     for name in writers:
         assert {"version", "epoch"} <= set(TOOLS[name].required)
 

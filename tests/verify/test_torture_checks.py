@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -22,7 +22,7 @@ from interlock.verify.torture.plan import (
     possible,
     told,
 )
-from interlock.verify.torture.record import Done, Piece, Recorder, read_window
+from interlock.verify.torture.record import Done, Facts, Piece, Recorder, read_window
 from interlock.verify.torture.runner import gaps
 from interlock.verify.torture.worker import Noted, stamp
 
@@ -30,7 +30,7 @@ SETTINGS = Settings("sqlite:///no.db", "s", operations=1000, seed=3, workers=2)
 KEY = "hot/0/1"
 
 
-def done(number: int, outcome: str = "ok", at: float = 1.0, **facts: Any) -> Done:
+def done(number: int, outcome: str = "ok", at: float = 1.0, **facts: Unpack[Facts]) -> Done:
     """An operation of worker 0 that made version `number` of the key, as it was told."""
     pieces: tuple[Piece, ...] = ()
     if outcome == "ok":
@@ -161,16 +161,16 @@ def jobs_log(folder: Path) -> Log:
     return log
 
 
-def taken(*positions: int, at: float = 1.0) -> dict[str, Any]:
-    return {"taken": [at, list(positions)]}
+def taken(*positions: int, at: float = 1.0) -> Facts:
+    return {"taken": (at, list(positions))}
 
 
-def acked(*positions: int, at: float = 1.0) -> dict[str, Any]:
-    return taken(*positions, at=at) | {"acked": [at + 1, at + 2, len(positions)]}
+def acked(*positions: int, at: float = 1.0) -> Facts:
+    return {**taken(*positions, at=at), "acked": (at + 1, at + 2, len(positions))}
 
 
-def grant(epoch: int, at: float) -> dict[str, Any]:
-    return {"grant": [KEY, epoch, at, at + 0.5]}
+def grant(epoch: int, at: float) -> Facts:
+    return {"grant": (KEY, epoch, at, at + 0.5)}
 
 
 @pytest.mark.parametrize(
@@ -187,17 +187,17 @@ def grant(epoch: int, at: float) -> dict[str, Any]:
         ([acked(1, 2, 3), {"log": [0, 9, 17]}], "reader of the log saw another log"),
         ([acked(1, 2, 3), {"funds": 799}], "money appears or disappears"),
         (
-            [acked(1, 2, 3), {"total": ["sums/0/1", 1, 5], "list": ["lists/0/1", 2, 2]}],
+            [acked(1, 2, 3), {"total": ["sums/0/1", 1, 5], "items": ["lists/0/1", 2, 2]}],
             "sum is not what was counted",
         ),
         (
-            [acked(1, 2, 3), {"total": ["sums/0/1", 0, 0], "list": ["lists/0/1", 2, 1]}],
+            [acked(1, 2, 3), {"total": ["sums/0/1", 0, 0], "items": ["lists/0/1", 2, 1]}],
             "list is not what was appended",
         ),
     ],
 )
 def test_what_only_the_whole_run_shows_is_found(
-    facts: list[dict[str, Any]], name: str, tmp_path: Path
+    facts: list[Facts], name: str, tmp_path: Path
 ) -> None:
     checks, findings = overall(*(done(n, **each) for n, each in enumerate(facts, 1)))
     checks.check(jobs_log(tmp_path), [], {})
@@ -206,7 +206,7 @@ def test_what_only_the_whole_run_shows_is_found(
 
 def test_a_reader_that_saw_the_log_is_no_anomaly(tmp_path: Path) -> None:
     total = stamp(job(2, "RUNNING")) + stamp(job(3, "DONE"))
-    checks, findings = overall(done(1, **acked(1, 2, 3)), done(2, log=[1, 3, total]))
+    checks, findings = overall(done(1, **acked(1, 2, 3)), done(2, log=(1, 3, total)))
     checks.check(jobs_log(tmp_path), [], {})
     assert findings.counts == {}
 
@@ -247,7 +247,7 @@ def test_a_record_with_a_torn_line_is_read(tmp_path: Path) -> None:
     first, *others = recorded(tmp_path)
     assert (first.outcome, first.pieces[0].writes) == ("ok", {KEY: (1, ops[0].id)})
     assert first.facts == {"same": True}
-    assert others[0].facts == taken(4, 5)
+    assert others[0].facts == json.loads(json.dumps(taken(4, 5)))
     assert [(each.number, each.outcome, each.completed) for each in others] == [
         (1, "unknown", None),
         (2, "unknown", None),

@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import cached_property, wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from interlock.core.refusals import Invalid
 from interlock.errors import raise_refused
 
-P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M", bound=Callable[..., Coroutine[object, None, object]])
 _MOST = 16  # calls that are kept before those that were awaited are let go
 
 
@@ -23,10 +23,10 @@ class Calls:
     """What was called in a block, and may not have been awaited yet."""
 
     def __init__(self) -> None:
-        self._begun: list[tuple[str, Coroutine[Any, Any, Any]]] = []
+        self._begun: list[tuple[str, Coroutine[object, None, object]]] = []
         self._most = _MOST
 
-    def add(self, name: str, call: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    def add(self, name: str, call: Coroutine[object, None, T]) -> Coroutine[object, None, T]:
         """Take note of a call that is to be awaited, and return it."""
         self._begun.append((name, call))
         if len(self._begun) > self._most:
@@ -58,20 +58,18 @@ class AwaitsCalls:
         return Calls()
 
 
-def awaited(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+def awaited(method: M) -> M:
     """Mark a method whose calls are to be awaited before the block of its object (which has
     `_calls`) ends."""
 
     @wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        begun: Coroutine[Any, Any, T] = self._calls.add(
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Coroutine[object, None, object]:
+        begun: Coroutine[object, None, object] = self._calls.add(
             method.__name__, method(self, *args, **kwargs)
         )
         return begun
 
-    return call
+    return call  # type: ignore[return-value]  # it takes and returns what the method does
 
 
 def unawaited_calls(*targets: AwaitsCalls) -> Invalid | None:
@@ -100,5 +98,5 @@ def all_awaited(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return call
 
 
-def _is_untouched(call: Coroutine[Any, Any, Any]) -> bool:
+def _is_untouched(call: Coroutine[object, None, object]) -> bool:
     return inspect.getcoroutinestate(call) == inspect.CORO_CREATED

@@ -7,11 +7,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from interlock import cancellation
 from interlock.errors import Invalid
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 finish = cancellation.finish
@@ -28,8 +29,33 @@ def at_once(read: Callable[[], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
     return read
 
 
+async def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call a function that blocks, in a thread, and return what it returns."""
+    return await asyncio.to_thread(fn, *args, **options)
+
+
 def check_function(fn: object, what: str) -> None:
     """Raise Invalid if a function of the caller's cannot be called here: each can."""
+
+
+def hook(fn: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a function of a thread that calls `fn`, one of coroutines in the event loop of now."""
+    if not inspect.iscoroutinefunction(fn):
+        return fn
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        raise Invalid("A coroutine function needs an event loop: call on() inside one.") from None
+
+    def call(notice: Any) -> object:
+        coroutine = fn(notice)
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
+        except RuntimeError:
+            coroutine.close()  # the event loop is closed
+            raise
+
+    return call
 
 
 def check_program(fn: object, what: str) -> None:
@@ -94,7 +120,7 @@ class Pool:
         """Whether nothing runs."""
         return not self._running
 
-    def start(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def start(self, call: Callable[[], Coroutine[object, None, None]]) -> None:
         """Begin a call; there must be `room`."""
         self._running.add(asyncio.create_task(call()))
 
@@ -161,7 +187,7 @@ class Timer:
 class Buffered:
     """What a write of an AsyncTx returns: it is part of the transaction already, awaited or not."""
 
-    def __await__(self) -> Generator[Any, None, None]:
+    def __await__(self) -> Generator[object, None, None]:
         return
         yield
 

@@ -76,7 +76,7 @@ class AsyncFiles:
     async def update(
         self,
         path: str,
-        fn: Callable[[Any], Any],
+        fn: Callable[[Any], object],
         *,
         attempts: int = DEFAULT_ATTEMPTS,
         patience: float | None = None,

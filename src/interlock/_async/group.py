@@ -59,6 +59,7 @@ class AsyncGroup(AwaitsCalls):
                     yield delivery
         finally:
             self._resume = True
+            self._session.handling()
             await self._stop()
 
     async def take(self, limit: int = 10, wait: float | None = 0) -> list[Delivery]:
@@ -75,6 +76,7 @@ class AsyncGroup(AwaitsCalls):
             self._pid, self._resume = os.getpid(), True  # it may have been given some
             raise
         self._resume = False
+        self._session.handling(*(each.entry for each in found.items))
         if found.items:
             self._pid = os.getpid()
             self._keep()

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
+from interlock.core.keys import DELETE
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
+from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 # `take_lease`, or what is like it
 Take = Callable[
@@ -65,9 +74,16 @@ class AsyncLease(AwaitsCalls):
         return self._record
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The value of the record."""
         return self.record.value
+
+    def read(self, type: TypeForm[T]) -> Record[T]:
+        """Return `record` with its value as a type, as `AsyncSpace.read` does.  Raises Invalid.
+
+        Nothing is asked of the store: nobody else writes the key.
+        """
+        return Typed(type).record(self.record)
 
     @property
     def epoch(self) -> int:
@@ -89,16 +105,37 @@ class AsyncLease(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(self, value: Json, *, op_id: str | None = None, touch: bool = False) -> Record:
         """Write the key and return its new record.
 
+        A value that it has already is not written, unless `touch` or an `op_id` asks for an entry.
         Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
         """
         self._check_held()
+        name, touch = self._session.op_id(op_id), touch or op_id is not None
         steps = write.write_record(
-            self._session.writer, self.record, value, self._session.op_id(op_id), leased=True
+            self._session.writer, self.record, value, name, leased=True, touch=touch
         )
         return self._moved(await self._session.run(steps))
+
+    @awaited
+    async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record:
+        """Call `fn(value)`, write what it returns, and return the new record.
+
+        Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
+
+        `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
+
+        Raises as `write` does, and Invalid if `fn` returned None.
+        """
+        self._check_held()
+        concurrency.check_function(fn, "fn")
+        value = await self._session.call(fn, deepcopy(self.value))
+        if value is None:
+            raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
+        if value is DELETE:
+            return await self.delete(op_id=op_id)
+        return await self.write(value, op_id=op_id)
 
     @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
@@ -237,7 +274,7 @@ class AsyncLeases(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
         """Write one of the keys and return its new record.
 
         Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
@@ -274,6 +311,6 @@ async def _acquire(
     session.check_write(*keys)
     name = session.op_id()
     steps = taking(take, session.writer, keys, ttl, wait, name)
-    records = await session.run(steps, explain=False)
+    records = await session.run(steps, ("lease", keys[0]), explain=False)
     for lease, record in zip(leases, records, strict=True):
         lease._begin(record, name)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from interlock.core import read
 from interlock.core.records import Record, Snapshot
 from interlock.session import AsyncSession
 from interlock.settings import distinct
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 
 class AsyncMoment:
@@ -18,19 +25,33 @@ class AsyncMoment:
         self._position = position
         self._time_us = time_us
 
-    async def read(self, key: str) -> Record:
-        """Return the record of `key` as it was."""
-        records = await self.read_many([key])
+    @overload
+    async def read(self, key: str) -> Record: ...
+    @overload
+    async def read(self, key: str, type: TypeForm[T]) -> Record[T]: ...
+    async def read(self, key: str, type: Any = None) -> Record:
+        """Return the record of `key` as it was.  `type` is that of `AsyncSpace.read`."""
+        records = await self.read_many([key], type)
         return records[key]
 
-    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+    @overload
+    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]: ...
+    @overload
+    async def read_many(self, keys: Iterable[str], type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    async def read_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Record]:
         """Return the records of `keys` as they were."""
-        return dict((await self._load(distinct(keys))).records)
+        view = Typed(type)
+        return view.records((await self._load(distinct(keys))).records)
 
-    async def scan(self, prefix: str = "") -> dict[str, Record]:
+    @overload
+    async def scan(self, prefix: str = "") -> dict[str, Record]: ...
+    @overload
+    async def scan(self, prefix: str, type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    async def scan(self, prefix: str = "", type: Any = None) -> dict[str, Record]:
         """Return the records that existed under `prefix`."""
+        view = Typed(type)
         snapshot = await self._load((), (prefix,))
-        return {record.key: record for record in snapshot.scans[prefix]}
+        return view.records({record.key: record for record in snapshot.scans[prefix]})
 
     async def position(self) -> int:
         """Return the log position of this moment."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from interlock import cancellation
 from interlock._async.space import AsyncSpace
 from interlock.backends.drive_async import AsyncDriver
+from interlock.backends.shared import Shared, source
 from interlock.backends.urls import open_backend
 from interlock.core.keys import check_name
 from interlock.core.rules import Rule
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refused
+from interlock.observe.observer import SLOW_COMMIT, Observer
 from interlock.session import AsyncSession
-from interlock.settings import make_writer
+from interlock.settings import check_slow_commit, make_writer
 
 _NOT_OPENED = (
     "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
@@ -24,29 +26,38 @@ _NOT_OPENED = (
 
 
 def open_async(
-    url: str,
+    url: str | None = None,
     space: str = "default",
     agent: str | None = None,
     *,
+    connection: object = None,
     rules: Mapping[str, Rule] | None = None,
     exclusive: bool = False,
     create: bool = True,
     durability: str | None = None,
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
+    slow_commit: float | None = SLOW_COMMIT,
 ) -> Opening:
     """Open a space for asyncio: `await open_async(...)`, or `async with open_async(...) as space`.
 
     The arguments and what is raised are those of `interlock.open`.
     """
+    check_slow_commit(slow_commit)
     make_writer("", space, agent, max_value_bytes)
 
-    def opened() -> AsyncSpace:
-        backend = open_backend(url, space, create, durability=durability, busy_timeout=busy_timeout)
+    def opened(where: str | Shared) -> AsyncSpace:
+        backend = open_backend(
+            where, space, create, durability=durability, busy_timeout=busy_timeout
+        )
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
-        return AsyncSpace(AsyncSession(AsyncDriver(backend), writer))
+        observer = Observer(backend.name, slow_commit)
+        return AsyncSpace(AsyncSession(AsyncDriver(backend, observer), writer))
 
-    return Opening(opened, exclusive, rules)
+    def located() -> str | Shared:
+        return source(url, connection, asyncio.get_running_loop())
+
+    return Opening(located, opened, exclusive, rules)
 
 
 async def under(space: AsyncSpace, agent: str, exclusive: bool = False) -> AsyncSpace:
@@ -86,20 +97,22 @@ class Opening:
 
     def __init__(
         self,
-        opened: Callable[[], AsyncSpace],
+        located: Callable[[], str | Shared],
+        opened: Callable[[str | Shared], AsyncSpace],
         exclusive: bool,
         rules: Mapping[str, Rule] | None,
     ) -> None:
+        self._located = located
         self._opened = opened
         self._exclusive = exclusive
         self._rules = rules
         self._space: AsyncSpace | None = None
 
-    def __await__(self) -> Generator[Any, None, AsyncSpace]:
+    def __await__(self) -> Generator[object, None, AsyncSpace]:
         return self._open().__await__()
 
     async def _open(self) -> AsyncSpace:
-        opening = asyncio.to_thread(self._opened)
+        opening = asyncio.to_thread(self._opened, self._located())
         space = await cancellation.obtain(opening, AsyncSpace.close)
         try:
             await space.session.run(space.session.entering(self._exclusive, self._rules))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 from interlock._async import concurrency
 from interlock.core import read
+from interlock.core.struct import Json
 from interlock.errors import Invalid
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
@@ -29,7 +29,7 @@ class AsyncProjection:
         self._lock = concurrency.Lock()
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The value as of `position`.  It is the fold's to change at the next `refresh`.
 
         Raises Invalid before the first `refresh`.
@@ -43,7 +43,7 @@ class AsyncProjection:
         with concurrency.settled(self._lock):
             return self._seen().position
 
-    async def refresh(self) -> Any:
+    async def refresh(self) -> Json:
         """Read what came since, up to the end of the log, and return the value.
 
         Raises what the fold raises, and next time begins with what is kept; Pruned if what it
@@ -53,7 +53,7 @@ class AsyncProjection:
             await self._refresh()
             return self._view.value
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[Json]:
         """Yield the value as it is, and again after changes, without end.  Raises as `refresh`."""
         yielded = 0
         while True:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, raise_unawaited
@@ -25,7 +25,12 @@ from interlock.runs.records import RunInfo, check_run_id, fence_key
 from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import AsyncSession
+from interlock.typed import typed_call
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 Moments = list[RunMoment]  # inside AsyncRuns `list` is its method
 
 
@@ -96,14 +101,29 @@ class AsyncRun(AwaitsCalls):
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self._id!r}>"
 
+    @overload
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., T | Awaitable[T]],
+        type: TypeForm[T],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def step(
+        self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Coroutine[Any, Any, Any]: ...
     def step(
         self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Coroutine[Any, Any, Any]:
         """Return `fn(*args, **kwargs)`, or the recorded result if it has finished before.
 
-        The arguments and the result are JSON.  `fn` may ask for steps, too.  What it writes through
-        `run.tx` is committed together with its result, or not at all; if anything that it read
-        there has changed, it runs again.
+        The arguments and the result are JSON.  Where a type comes before the arguments, as in
+        `run.step("choose", choose, Seat, flight)`, the result is of it.  `fn` may ask for steps,
+        too.  What it writes through `run.tx` is committed together with its result, or not at all;
+        if anything that it read there has changed, it runs again.
 
         It gets its place in the program when it is asked for, not when it is awaited, so
         `asyncio.gather(run.step(...), run.step(...))` runs both at the same time.
@@ -127,6 +147,33 @@ class AsyncRun(AwaitsCalls):
         steps = [partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks]
         return self._calls.add("parallel", concurrency.together(steps))
 
+    @overload
+    def effect(
+        self,
+        name: str,
+        fn: Callable[..., T | Awaitable[T]],
+        type: TypeForm[T],
+        /,
+        *args: Any,
+        key: Any = None,
+        in_doubt: str = "ask",
+        check: Callable[..., Any] | None = None,
+        compensate: Callable[..., Any] | None = None,
+        decided_from: Any = (),
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def effect(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        key: Any = None,
+        in_doubt: str = "ask",
+        check: Callable[..., Any] | None = None,
+        compensate: Callable[..., Any] | None = None,
+        decided_from: Any = (),
+    ) -> Coroutine[Any, Any, Any]: ...
     def effect(
         self,
         name: str,
@@ -149,14 +196,15 @@ class AsyncRun(AwaitsCalls):
         The idempotency key is made of the run, `name` and `key` (default: the arguments), wherever
         in the program the effect stands.  `compensate(idempotency_key, result)` undoes it when the
         run fails.  `decided_from`: records, or versions by key; if one has changed, Conflict is
-        raised and nothing is called.
+        raised and nothing is called.  A type before `args` is what the result is of: that of `fn`
+        and of `check`, and what `compensate` is given; None where the effect was skipped.
 
         Raises InDoubt if the call raised anything but NotDone, and what `step` raises.
         """
         made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
         steps = effect.perform(self._state, path, made, draw)
-        return self._calls.add("effect", self._session.run(steps))
+        return self._calls.add("effect", self._session.run(steps, ("effect", name)))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -254,6 +302,7 @@ class AsyncRun(AwaitsCalls):
         self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         concurrency.check_function(fn, f"step {name!r}")
+        view, args = typed_call(args)
         run, made = self._state, step.make(name, fn, args, kwargs)
         found = step.recalled(run, path, made)
         if found is None:
@@ -263,13 +312,14 @@ class AsyncRun(AwaitsCalls):
                     run,
                     path,
                     made,
-                    step.framed(run, fn, args, kwargs),
+                    step.framed(run, fn, args, kwargs, view),
                     self._session.thought(),
                     lambda state: AsyncTx(self._session, state, op_id),
                     op_id,
-                )
+                ),
+                ("step", name),
             )
-        return found[0]
+        return view.value(found[0], f"the result of step {name!r}")
 
 
 class AsyncRuns:

@@ -5,50 +5,42 @@ Its methods check their arguments and run protocols, most of them of `core`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from datetime import datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
-from interlock._async.moment import AsyncMoment
+from interlock._async.observable import AsyncObservable
+from interlock._async.reader import AsyncReader
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import read, transact, update, write
-from interlock.core.keys import check_prefix
+from interlock.core import patch, transact, update, write
+from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
-from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.records import Entry, Record
 from interlock.core.refusals import Refusal
-from interlock.core.requests import LogPage, Steps
-from interlock.core.rules import Rule, declare
+from interlock.core.rule_change import declare
+from interlock.core.rules import Rule
 from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
-from interlock.errors import accepted, raise_refused
-from interlock.session import AsyncSession
-from interlock.settings import (
-    DEFAULT_ATTEMPTS,
-    PAGE,
-    WATCH_PAUSE,
-    as_time_us,
-    checked_op_id,
-    contribution_id,
-    distinct,
-    distinct_keys,
-)
+from interlock.errors import accepted
+from interlock.settings import DEFAULT_ATTEMPTS, contribution_id, distinct_keys
+from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
     import os
+
+    from typing_extensions import TypeForm
 
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
     from interlock._async.group import AsyncGroup
+    from interlock._async.joined import AsyncJoined
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.conflict_report import ConflictReport
     from interlock.core.erase import Erasure
     from interlock.core.merge import Reducer
     from interlock.core.trim import Trimmed
@@ -56,56 +48,39 @@ if TYPE_CHECKING:
     from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
 
-_PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
+T = TypeVar("T")
 
 
-class AsyncSpace:
+class AsyncSpace(AsyncReader, AsyncObservable):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
-    def __init__(self, session: AsyncSession) -> None:
-        self.session = session  # for the other layers of the package
-
-    @property
-    def agent(self) -> str:
-        """The name that this space's commits are logged under."""
-        return self.session.writer.agent
-
-    async def read(self, key: str) -> Record:
-        """Return the record of `key`; one that was never written has version 0.  Raises Invalid."""
-        records = await self.read_many([key])
-        return records[key]
-
-    async def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
-        """Return the records of `keys` as of one moment.  Raises Invalid."""
-        names = distinct(keys)
-        self.session.check_read(*names)
-        return dict((await self.session.run(read.load(self.session.writer, names))).records)
-
-    async def scan(self, prefix: str = "") -> dict[str, Record]:
-        """Return the existing records whose keys begin with `prefix`, by key, as of one moment."""
-        snapshot = await self.session.run(read.load(self.session.writer, (), (prefix,)))
-        return {record.key: record for record in snapshot.scans[prefix]}
-
-    async def list_keys(
-        self, prefix: str = "", *, after: str | None = None, limit: int = 1000
-    ) -> list[KeyInfo]:
-        """Return at most `limit` existing keys that begin with `prefix`, in order, without values.
-
-        `after`: only keys after this one, such as the last one of the page before.  At most 10,000
-        in one call.
-        """
-        return list(await self.session.run(read.list_keys(prefix, after, limit)))
-
-    async def write(self, record: Record, value: Any, *, op_id: str | None = None) -> Record:
+    async def write(
+        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+    ) -> Record:
         """Write `value` over `record` and return the new record.
 
-        Raises Conflict if the key has changed since `record` was read; Held if it is the turn of
-        another agent that has already lost one to such a write; Invalid, or a fault.  With an
-        `op_id` it is safe to retry the same write; the default is a new id.
+        `value` is JSON; typed objects in it (dataclasses and such) become JSON.  Raises Conflict if
+        the key has changed since `record` was read; Held if it is the turn of another agent that
+        has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
+        retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
+        written, unless `touch` or an `op_id` asks for an entry.
         """
         self.session.check_write(getattr(record, "key", None))
-        return await self.session.run(
-            write.write_record(self.session.writer, record, value, self.session.op_id(op_id))
+        name, touch = self.session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        return await self.session.run(steps)
+
+    async def write_many(
+        self, writes: Iterable[tuple[Record, Any]], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write a value over each record, all in one commit or none, and return the new records.
+
+        `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
+        """
+        pairs = list(writes)
+        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        return await self._write_all(
+            lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
     async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
@@ -118,6 +93,18 @@ class AsyncSpace:
             key, lambda: write.plan_create(self.session.writer, key, value, name)
         )
 
+    async def create_many(
+        self, values: Mapping[str, Any], *, op_id: str | None = None
+    ) -> dict[str, Record]:
+        """Write values to keys that must not exist, all in one commit or none; return the records.
+
+        Raises Conflict if one of them exists.
+        """
+        self.session.check_write(*values)
+        return await self._write_all(
+            lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
+        )
+
     async def delete(self, record: Record, *, op_id: str | None = None) -> Record:
         """Delete the key of `record`.
 
@@ -126,6 +113,7 @@ class AsyncSpace:
         name, key = self.session.op_id(op_id), getattr(record, "key", None)
         return await self._commit(key, lambda: write.plan_delete(self.session.writer, record, name))
 
+    @overload
     async def update(
         self,
         key: str,
@@ -136,28 +124,108 @@ class AsyncSpace:
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
+        touch: bool = False,
+    ) -> Record: ...
+    @overload
+    async def update(
+        self,
+        key: str,
+        fn: Callable[[T | None], T | Deletion | Awaitable[T | Deletion]],
+        type: TypeForm[T],
+        *,
+        default: None,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None = None,
+        touch: bool = False,
+    ) -> Record[T]: ...
+    @overload
+    async def update(
+        self,
+        key: str,
+        fn: Callable[[T], T | Deletion | Awaitable[T | Deletion]],
+        type: TypeForm[T],
+        *,
+        default: T = ...,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None = None,
+        touch: bool = False,
+    ) -> Record[T]: ...
+    async def update(
+        self,
+        key: str,
+        fn: Callable[[Any], Any],
+        type: Any = None,
+        *,
+        default: Any = MISSING,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None = None,
+        touch: bool = False,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
-        `fn` gets `default` if the key does not exist.  After a conflict it is called again with the
-        fresh value, so keep side effects out of it.  If it raises, nothing is written.  Return
-        `interlock.DELETE` to delete the key; None raises Invalid, as it is mostly a forgotten
-        `return`.  `attempts` limits how often `fn` is called, and `patience` the seconds spent
-        waiting for a turn (None: no limit); beyond them Contended is raised.  `turns`: `auto` calls
-        `fn` without waiting and queues after a conflict, or if there is a queue; `always` queues
-        first, so that no call is wasted; `never` only retries.  If `op_id` was already applied,
-        `fn` is not called and the record written then is returned.
+        `fn` gets the value as `type` (None: as JSON has it) and returns the next one as such;
+        fields that the type does not know stay.  It gets `default` if the key does not exist:
+        None where none is given, unless there is a type that does not allow it.
+
+        After a conflict `fn` is called again with the fresh value, so keep side effects out of it.
+        If it raises, nothing is written.  Return `interlock.DELETE` to delete the key; None raises
+        Invalid, as it is mostly a forgotten `return`.  `attempts` limits how often `fn` is called,
+        and `patience` the seconds spent waiting for a turn (None: no limit); beyond them Contended
+        is raised.  `turns`: `auto` calls `fn` without waiting and queues after a conflict, or if
+        there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
+        If `op_id` was already applied, `fn` is not called and the record written then is returned.
+        If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
+        an entry.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
-        think = self.session.thought(key).marked(fn)
+        view = Typed(type)
+        think = self.session.thought(key).marked(view.deciding(fn, key, default))
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
+        given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, default, limits, name, op_id is not None
+            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
         )
-        return await self.session.run(steps)
+        return view.record(await self.session.run(steps, ("update", key)))
+
+    async def patch(
+        self, target: str | Record, changes: Mapping[str, Any], *, op_id: str | None = None
+    ) -> Record:
+        """Change these fields of an object and no others, and return the new record.
+
+        `changes` is a JSON Merge Patch (RFC 7396): None removes a field, an object changes parts of
+        one.  Given a key, it changes whatever the key holds now.  Given a record, it raises
+        Conflict if one of these fields has changed since; other fields may have.  Raises Invalid if
+        the key does not exist or holds no object.
+        """
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return await self.session.run(
+            patch.patch(self.session.writer, target, changes, name, touch)
+        )
+
+    async def update_fields(
+        self,
+        target: str | Record,
+        fields: Mapping[str, Any],
+        *,
+        remove: Iterable[str] = (),
+        op_id: str | None = None,
+    ) -> Record:
+        """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
+        self.session.check_write(target.key if isinstance(target, Record) else target)
+        name, touch = self.session.op_id(op_id), op_id is not None
+        return await self.session.run(
+            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
+        )
 
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -165,6 +233,15 @@ class AsyncSpace:
         Raises Conflict, at a read or at the end, if anything that it read has changed.
         """
         return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id(op_id))
+
+    def joined(self, connection: object) -> AsyncJoined[AsyncSpace]:
+        """Return this space inside the caller's open transaction, for an `async with` block.
+
+        `connection`: psycopg's, sqlite3's, or SQLAlchemy's Connection or Session.
+        """
+        from interlock._async.joined import AsyncJoined
+
+        return AsyncJoined(self.session, connection, AsyncSpace)
 
     async def transact(
         self,
@@ -192,7 +269,7 @@ class AsyncSpace:
             name,
             op_id is not None,
         )
-        (answer,) = await self.session.run(returned(steps))
+        (answer,) = await self.session.run(returned(steps), ("transact", ""))
         return answer
 
     async def append(
@@ -210,6 +287,17 @@ class AsyncSpace:
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
+
+    async def append_many(
+        self, key: str, items: Iterable[Any], *, op_id: str | None = None
+    ) -> list[Entry]:
+        """Add contributions to a merged key in one commit, in order, and return their entries.
+
+        An `op_id` that was already applied adds nothing.  Raises as `append` does.
+        """
+        self.session.check_write(key)
+        name = self.session.op_id(op_id)
+        return await self.session.run(write.append_many(self.session.writer, key, items, name))
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -274,14 +362,6 @@ class AsyncSpace:
         )
         return self.rules
 
-    async def conflicts(self, limit: int = 1000) -> ConflictReport:
-        """Return the last refusals, newest first, and what they say of each key.
-
-        The store keeps the last 10,000; a refusal may be half a second late.  Those that came too
-        fast to be kept are counted as `dropped`.
-        """
-        return await self.session.run(read.conflicts(limit))
-
     def group(
         self,
         name: str,
@@ -344,6 +424,7 @@ class AsyncSpace:
         fold: Fold,
         *,
         prefix: str = "",
+        type: TypeForm[Any] | None = None,
         initial: Any = None,
         name: str | None = None,
         version: int = 1,
@@ -352,14 +433,15 @@ class AsyncSpace:
         """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
 
         The fold is pure: what it returns depends on the value and the entry only.  It may change
-        the value and return it.  With a `name` the value, which is JSON then, is kept in the store
-        every `snapshot_every` log positions, so that opening it costs what came since, and the log
-        after that is not trimmed.  A fold that has changed needs another `version`.
+        the value and return it.  `type` is what the entries' values are given to it as.  With a
+        `name` the value, which is JSON then, is kept in the store every `snapshot_every` log
+        positions, so that opening it costs what came since, and the log after that is not trimmed.
+        A fold that has changed needs another `version`.
         """
         from interlock._async.projection import AsyncProjection
         from interlock.streams.projection import shape
 
-        found = accepted(shape(fold, prefix, initial, name, version, snapshot_every))
+        found = accepted(shape(fold, prefix, initial, name, version, snapshot_every, type))
         return AsyncProjection(self.session, found)
 
     def run(
@@ -471,37 +553,6 @@ class AsyncSpace:
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
 
-    def history(self, key: str, *, after: int | None = None) -> AsyncIterator[Entry]:
-        """Yield the entries of `key` after position `after` (None: all kept), oldest first.
-
-        Raises Pruned if what comes after `after` was trimmed.
-        """
-        return self._entries(partial(read.history_page, key), after)
-
-    def log(self, after: int | None = None, prefix: str = "") -> AsyncIterator[Entry]:
-        """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
-
-        Raises Pruned if what comes after `after` was trimmed.
-        """
-        return self._entries(partial(read.log_page, prefix), after)
-
-    def watch(self, prefix: str = "", after: int | None = None) -> AsyncIterator[Entry]:
-        """Yield entries as they are committed, without end, after `after` (None: from now)."""
-        raise_refused(check_prefix(prefix) or read.check_position("after", after or 0))
-        start = concurrency.at_once(self.position) if after is None else None
-        return self._follow(prefix, start, after or 0)
-
-    def at(
-        self, *, position: int | None = None, time: datetime | float | None = None
-    ) -> AsyncMoment:
-        """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).
-
-        A position inside a commit stands for the end of that commit.
-
-        Its reads raise Pruned if the log is not kept so far back.
-        """
-        return AsyncMoment(self.session, position, as_time_us(position, time))
-
     async def erase(
         self,
         key: str | None = None,
@@ -534,20 +585,6 @@ class AsyncSpace:
 
         return await self.session.run(trim.trim(self.session.writer, keep, before))
 
-    async def position(self) -> int:
-        """Return the position of the last entry of the log, 0 if it is empty."""
-        snapshot = await self.session.run(read.load(self.session.writer, ()))
-        return snapshot.position
-
-    async def time(self) -> datetime:
-        """Return the store's time now, UTC: its clock is the one that `Record.at` is of."""
-        snapshot = await self.session.run(read.load(self.session.writer, ()))
-        return as_datetime(snapshot.time_us)
-
-    async def outcome(self, op_id: str) -> Committed | None:
-        """Return the commit that `op_id` made for any agent, None if it was not applied."""
-        return await self.session.run(read.outcome(checked_op_id(op_id)))
-
     async def close(self) -> None:
         """Give back the connections.
 
@@ -564,36 +601,11 @@ class AsyncSpace:
     def __repr__(self) -> str:
         return f"<interlock.Space {self.session.driver.backend.name!r} agent={self.agent!r}>"
 
-    async def _follow(
-        self, prefix: str, start: Callable[[], Awaitable[int]] | None, position: int
-    ) -> AsyncIterator[Entry]:
-        if start is not None:
-            position = await start()
-        while True:
-            page = await self.session.run(read.log_page(prefix, position, PAGE))
-            for entry in page.entries:
-                yield entry
-            raise_refused(read.check_reached(position, page.head))
-            position = page.upto
-            if position >= page.head:
-                await self.session.run(read.wait(WATCH_PAUSE, position))
-
-    def _entries(self, page_after: _PageAfter, after: int | None) -> AsyncIterator[Entry]:
-        async def page() -> LogPage:
-            return await self.session.run(page_after(after, PAGE))
-
-        return self._pages(concurrency.at_once(page), page_after)
-
-    async def _pages(
-        self, first: Callable[[], Awaitable[LogPage]], page_after: _PageAfter
-    ) -> AsyncIterator[Entry]:
-        page = await first()
-        while True:
-            for entry in page.entries:
-                yield entry
-            if page.upto >= page.head:
-                return
-            page = await self.session.run(page_after(page.upto, PAGE))
+    async def _write_all(
+        self, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str | None
+    ) -> dict[str, Record]:
+        name = self.session.op_id(op_id)
+        return await self.session.run(transact.write_all(self.session.writer, fill, name))
 
     async def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from interlock._async import concurrency
 from interlock._async.run import AsyncRun
 from interlock.core.lease import check_seconds
+from interlock.core.struct import Json
 from interlock.errors import Fenced, Held, Invalid, raise_refused
 from interlock.runs import step, worker
 from interlock.runs.records import AWAITING, COMPLETED, fence_key
@@ -19,6 +19,7 @@ from interlock.runs.state import RunState, Suspended
 from interlock.runs.worker import Due, Worked, is_outside
 from interlock.session import AsyncSession
 
+_Program = Callable[[AsyncRun], Awaitable[Json]]
 _MOST_SLOTS = 1000
 _BACKLOG = 8  # runs looked up at once, for each slot
 _LONGEST = 24 * 3600.0  # seconds
@@ -30,7 +31,7 @@ class AsyncWorker:
     def __init__(
         self,
         session: AsyncSession,
-        programs: Mapping[str, Callable[[AsyncRun], Any]],
+        programs: Mapping[str, _Program],
         slots: int,
         ttl: float,
         poll: float,
@@ -142,7 +143,7 @@ class AsyncWorker:
             self._on_worked(Worked(run.id, program, how, error))
 
 
-def _checked(programs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+def _checked(programs: Mapping[str, _Program]) -> dict[str, _Program]:
     if not isinstance(programs, Mapping) or not programs:
         raise Invalid("programs= must map at least one name to a function of a run.")
     for name, fn in programs.items():

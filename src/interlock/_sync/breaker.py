@@ -182,7 +182,9 @@ class Breaker:
         # A probe's time runs from before its claim: so it is over before the claim expires.
         return _Call(answer, asked if answer.probe else time.monotonic(), breaker=self)
 
-    def _report(self, call: _Call, problem: BaseException | None, late: bool) -> Any:
+    def _report(
+        self, call: _Call, problem: BaseException | None, late: bool
+    ) -> Steps[Observation | Refusal] | None:
         """Return the protocol that tells how a call ended, None if there is nothing to tell."""
         took = time.monotonic() - call.started
         writer, op_id = self._session.writer, self._session.op_id

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from interlock.errors import Invalid
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Lock = threading.Lock
 
@@ -30,6 +31,11 @@ def at_once(read: Callable[[], T]) -> Callable[[], T]:
     return lambda: found
 
 
+def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Call a function that blocks, here, and return what it returns."""
+    return fn(*args, **options)
+
+
 def check_function(fn: object, what: str) -> None:
     """Raise Invalid where a function of the caller's cannot be called here."""
     if inspect.iscoroutinefunction(fn):
@@ -39,6 +45,12 @@ def check_function(fn: object, what: str) -> None:
 
 
 check_program = check_function
+
+
+def hook(fn: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a function of a thread that calls `fn`.  Raises Invalid for a coroutine function."""
+    check_function(fn, "fn")
+    return fn
 
 
 def together(calls: Iterable[Callable[[], T]]) -> list[T]:

@@ -75,7 +75,7 @@ class Files:
     def update(
         self,
         path: str,
-        fn: Callable[[Any], Any],
+        fn: Callable[[Any], object],
         *,
         attempts: int = DEFAULT_ATTEMPTS,
         patience: float | None = None,

@@ -4,11 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from interlock.core import read
 from interlock.core.records import Record, Snapshot
 from interlock.session import Session
 from interlock.settings import distinct
+from interlock.typed import Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 
 class Moment:
@@ -19,19 +26,33 @@ class Moment:
         self._position = position
         self._time_us = time_us
 
-    def read(self, key: str) -> Record:
-        """Return the record of `key` as it was."""
-        records = self.read_many([key])
+    @overload
+    def read(self, key: str) -> Record: ...
+    @overload
+    def read(self, key: str, type: TypeForm[T]) -> Record[T]: ...
+    def read(self, key: str, type: Any = None) -> Record:
+        """Return the record of `key` as it was.  `type` is that of `Space.read`."""
+        records = self.read_many([key], type)
         return records[key]
 
-    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+    @overload
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]: ...
+    @overload
+    def read_many(self, keys: Iterable[str], type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    def read_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Record]:
         """Return the records of `keys` as they were."""
-        return dict((self._load(distinct(keys))).records)
+        view = Typed(type)
+        return view.records((self._load(distinct(keys))).records)
 
-    def scan(self, prefix: str = "") -> dict[str, Record]:
+    @overload
+    def scan(self, prefix: str = "") -> dict[str, Record]: ...
+    @overload
+    def scan(self, prefix: str, type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    def scan(self, prefix: str = "", type: Any = None) -> dict[str, Record]:
         """Return the records that existed under `prefix`."""
+        view = Typed(type)
         snapshot = self._load((), (prefix,))
-        return {record.key: record for record in snapshot.scans[prefix]}
+        return view.records({record.key: record for record in snapshot.scans[prefix]})
 
     def position(self) -> int:
         """Return the log position of this moment."""

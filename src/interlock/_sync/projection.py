@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from interlock._sync import concurrency
 from interlock.core import read
+from interlock.core.struct import Json
 from interlock.errors import Invalid
 from interlock.session import Session
 from interlock.settings import WATCH_PAUSE
@@ -30,7 +30,7 @@ class Projection:
         self._lock = concurrency.Lock()
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The value as of `position`.  It is the fold's to change at the next `refresh`.
 
         Raises Invalid before the first `refresh`.
@@ -44,7 +44,7 @@ class Projection:
         with concurrency.settled(self._lock):
             return self._seen().position
 
-    def refresh(self) -> Any:
+    def refresh(self) -> Json:
         """Read what came since, up to the end of the log, and return the value.
 
         Raises what the fold raises, and next time begins with what is kept; Pruned if what it
@@ -54,7 +54,7 @@ class Projection:
             self._refresh()
             return self._view.value
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Json]:
         """Yield the value as it is, and again after changes, without end.  Raises as `refresh`."""
         yielded = 0
         while True:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease
@@ -25,7 +25,12 @@ from interlock.runs.records import RunInfo, check_run_id, fence_key
 from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import Session
+from interlock.typed import typed_call
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 Moments = list[RunMoment]  # inside AsyncRuns `list` is its method
 
 
@@ -96,12 +101,25 @@ class Run:
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self._id!r}>"
 
+    @overload
+    def step(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        type: TypeForm[T],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> T: ...
+    @overload
+    def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any: ...
     def step(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return `fn(*args, **kwargs)`, or the recorded result if it has finished before.
 
-        The arguments and the result are JSON.  `fn` may ask for steps, too.  What it writes through
-        `run.tx` is committed together with its result, or not at all; if anything that it read
-        there has changed, it runs again.
+        The arguments and the result are JSON.  Where a type comes before the arguments, as in
+        `run.step("choose", choose, Seat, flight)`, the result is of it.  `fn` may ask for steps,
+        too.  What it writes through `run.tx` is committed together with its result, or not at all;
+        if anything that it read there has changed, it runs again.
 
         Raises ProgramChanged if another step is recorded in this place, Fenced if this run
         was taken over, Invalid, RunFailed if the run is being undone, and what `fn` raises.
@@ -122,6 +140,33 @@ class Run:
         steps = [partial(self._do, path, name, fn, args, {}) for path, name, fn, *args in tasks]
         return concurrency.together(steps)
 
+    @overload
+    def effect(
+        self,
+        name: str,
+        fn: Callable[..., T],
+        type: TypeForm[T],
+        /,
+        *args: Any,
+        key: Any = None,
+        in_doubt: str = "ask",
+        check: Callable[..., Any] | None = None,
+        compensate: Callable[..., Any] | None = None,
+        decided_from: Any = (),
+    ) -> T: ...
+    @overload
+    def effect(
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        key: Any = None,
+        in_doubt: str = "ask",
+        check: Callable[..., Any] | None = None,
+        compensate: Callable[..., Any] | None = None,
+        decided_from: Any = (),
+    ) -> Any: ...
     def effect(
         self,
         name: str,
@@ -144,14 +189,15 @@ class Run:
         The idempotency key is made of the run, `name` and `key` (default: the arguments), wherever
         in the program the effect stands.  `compensate(idempotency_key, result)` undoes it when the
         run fails.  `decided_from`: records, or versions by key; if one has changed, Conflict is
-        raised and nothing is called.
+        raised and nothing is called.  A type before `args` is what the result is of: that of `fn`
+        and of `check`, and what `compensate` is given; None where the effect was skipped.
 
         Raises InDoubt if the call raised anything but NotDone, and what `step` raises.
         """
         made = effect.make(name, fn, args, key, in_doubt, check, compensate, decided_from)
         path, draw = self._state.frame.next_path(), self._session.draw
         steps = effect.perform(self._state, path, made, draw)
-        return self._session.run(steps)
+        return self._session.run(steps, ("effect", name))
 
     def wait_for(self, name: str, timeout: float | None = None) -> Any:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
@@ -240,6 +286,7 @@ class Run:
 
     def _do(self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         concurrency.check_function(fn, f"step {name!r}")
+        view, args = typed_call(args)
         run, made = self._state, step.make(name, fn, args, kwargs)
         found = step.recalled(run, path, made)
         if found is None:
@@ -249,13 +296,14 @@ class Run:
                     run,
                     path,
                     made,
-                    step.framed(run, fn, args, kwargs),
+                    step.framed(run, fn, args, kwargs, view),
                     self._session.thought(),
                     lambda state: Tx(self._session, state, op_id),
                     op_id,
-                )
+                ),
+                ("step", name),
             )
-        return found[0]
+        return view.value(found[0], f"the result of step {name!r}")
 
 
 class Runs:

@@ -3,18 +3,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from interlock._sync import concurrency
 from interlock.core import transact
+from interlock.core.keys import DELETE, Deletion
 from interlock.core.records import Committed, Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps
 from interlock.core.transact import ENDED, Stopped, Transaction
-from interlock.errors import raise_refused
+from interlock.core.write import forgot_return
+from interlock.errors import Invalid, raise_refused
 from interlock.session import Session
 from interlock.settings import distinct
+from interlock.typed import MISSING, Typed
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
 
 
 class Tx:
@@ -30,25 +40,79 @@ class Tx:
         self._op_id = op_id
         self.committed: Committed | None = None
 
-    def read(self, key: str) -> Record:
+    @overload
+    def read(self, key: str) -> Record: ...
+    @overload
+    def read(self, key: str, type: TypeForm[T]) -> Record[T]: ...
+    def read(self, key: str, type: Any = None) -> Record:
         """Return the record of `key`, with this transaction's own write.
 
-        Raises Conflict, Invalid.
+        `type` is that of `Space.read`.  Raises Conflict, Invalid.
         """
-        records = self.read_many([key])
+        records = self.read_many([key], type)
         return records[key]
 
-    def read_many(self, keys: Iterable[str]) -> dict[str, Record]:
+    @overload
+    def read_many(self, keys: Iterable[str]) -> dict[str, Record]: ...
+    @overload
+    def read_many(self, keys: Iterable[str], type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    def read_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Record]:
         """Return the records of `keys`."""
-        names = distinct(keys)
+        names, view = distinct(keys), Typed(type)
         self._session.check_read(*names)
         self._load(names)
-        return {key: self._state.view(key) for key in names}
+        return self._shown(view, {key: self._state.view(key) for key in names})
 
-    def scan(self, prefix: str = "") -> dict[str, Record]:
+    @overload
+    def scan(self, prefix: str = "") -> dict[str, Record]: ...
+    @overload
+    def scan(self, prefix: str, type: TypeForm[T]) -> dict[str, Record[T]]: ...
+    def scan(self, prefix: str = "", type: Any = None) -> dict[str, Record]:
         """Return the existing records under `prefix`; one that appears later is a conflict, too."""
+        view = Typed(type)
         self._load((), (prefix,))
-        return self._state.view_scan(prefix)
+        return self._shown(view, self._state.view_scan(prefix))
+
+    @overload
+    def update(self, key: str, fn: Callable[[Any], Any], *, default: Any = None) -> None: ...
+    @overload
+    def update(
+        self,
+        key: str,
+        fn: Callable[[T | None], T | Deletion],
+        type: TypeForm[T],
+        *,
+        default: None,
+    ) -> None: ...
+    @overload
+    def update(
+        self,
+        key: str,
+        fn: Callable[[T], T | Deletion],
+        type: TypeForm[T],
+        *,
+        default: T = ...,
+    ) -> None: ...
+    def update(
+        self, key: str, fn: Callable[[Any], Any], type: Any = None, *, default: Any = MISSING
+    ) -> None:
+        """Read `key`, call `fn(value)` once, and write at the commit what it returns.
+
+        `type` and `default` are those of `Space.update`; `interlock.DELETE` deletes the key.
+        Raises Conflict, and Invalid if `fn` returns None.
+        """
+        concurrency.check_function(fn, "fn")
+        view = Typed(type)
+        given = view.default(default, key)
+        record = self.read(key)
+        decide = view.deciding(fn, key, default)
+        value = self._session.call(decide, deepcopy(record.value) if record.exists else given)
+        if value is None:
+            raise Invalid(forgot_return(f"The function for {key!r}"))
+        if value is DELETE:
+            self.delete(record)
+        else:
+            self.write(record, value)
 
     def expect(self, record: Record) -> None:
         """Refuse the commit if `record`, which was read outside the transaction, has changed.
@@ -96,6 +160,13 @@ class Tx:
         if kind is None:
             steps = transact.commit_transaction(self._state, self._op_id)
             self.committed = self._session.run(steps)
+
+    def _shown(self, view: Typed[T], records: dict[str, Record]) -> dict[str, Record[T]]:
+        """Return records as a type.  One that is changed in place and not written is noticed."""
+        shown = view.records(records)
+        if view.shape is not None:
+            self._state.shown += [(record, view.shape) for record in shown.values()]
+        return shown
 
     def _check(self, key: object) -> None:
         self._session.check_write(key, own=self._state)

@@ -8,11 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 from interlock._sync import concurrency
 from interlock._sync.run import Run
 from interlock.core.lease import check_seconds
+from interlock.core.struct import Json
 from interlock.errors import Fenced, Held, Invalid, raise_refused
 from interlock.runs import step, worker
 from interlock.runs.records import AWAITING, COMPLETED, fence_key
@@ -20,6 +20,7 @@ from interlock.runs.state import RunState, Suspended
 from interlock.runs.worker import Due, Worked, is_outside
 from interlock.session import Session
 
+_Program = Callable[[Run], Json]
 _MOST_SLOTS = 1000
 _BACKLOG = 8  # runs looked up at once, for each slot
 _LONGEST = 24 * 3600.0  # seconds
@@ -31,7 +32,7 @@ class Worker:
     def __init__(
         self,
         session: Session,
-        programs: Mapping[str, Callable[[Run], Any]],
+        programs: Mapping[str, _Program],
         slots: int,
         ttl: float,
         poll: float,
@@ -141,7 +142,7 @@ class Worker:
             self._on_worked(Worked(run.id, program, how, error))
 
 
-def _checked(programs: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+def _checked(programs: Mapping[str, _Program]) -> dict[str, _Program]:
     if not isinstance(programs, Mapping) or not programs:
         raise Invalid("programs= must map at least one name to a function of a run.")
     for name, fn in programs.items():

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self
 
-from interlock import Conflict, Record
+from interlock import Conflict, Json, Record
 
 MOST_READS = 10_000  # task and key together that are remembered; the oldest are forgotten first
 
@@ -58,7 +58,7 @@ class Observed(NamedTuple):
         return fresh._replace(version=self.version, epoch=self.epoch)
 
 
-class ObservedDict(dict[str, Any]):
+class ObservedDict(dict[str, Json]):
     """A JSON object that carries the version it was read at, through copies and changes in place.
 
     `{**value}` and `dict(value)` make plain dicts, which carry none.
@@ -66,7 +66,7 @@ class ObservedDict(dict[str, Any]):
 
     observed: Observed
 
-    def __init__(self, value: Mapping[str, Any], observed: Observed) -> None:
+    def __init__(self, value: Mapping[str, Json], observed: Observed) -> None:
         super().__init__(value)
         self.observed = observed
 
@@ -80,7 +80,7 @@ class ObservedDict(dict[str, Any]):
         merged = super().__or__(other)
         return merged if merged is NotImplemented else type(self)(merged, self.observed)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (dict(self), self.observed)
 
 
@@ -187,7 +187,7 @@ class _Context(NamedTuple):
     """The coroutine or thread that a context was made for; one that was copied has another."""
 
     worker: object
-    task: weakref.ref[asyncio.Task[Any]] | None
+    task: weakref.ref[asyncio.Task[object]] | None
     thread: int
 
 

@@ -17,7 +17,7 @@ from interlock.cancellation import finish
 
 A = TypeVar("A")
 T = TypeVar("T")
-Work = Coroutine[Any, Any, T]
+Work = Coroutine[object, None, T]
 Write = tuple[Any, ...]  # the name of a method of a transaction, and its arguments
 
 
@@ -118,7 +118,7 @@ class _Awaited:
         if not callable(found):
             return found
 
-        async def method(*args: Any, **named: Any) -> Any:
+        async def method(*args: object, **named: object) -> object:
             return found(*args, **named)
 
         return method
@@ -127,17 +127,17 @@ class _Awaited:
         self._of.__enter__()
         return self
 
-    async def __aexit__(self, *problem: Any) -> None:
+    async def __aexit__(self, *problem: object) -> None:
         self._of.__exit__(*problem)
 
 
 class _AwaitedSpace(_Awaited):
     """A synchronous space whose methods are awaited."""
 
-    def lease(self, *args: Any, **named: Any) -> _Awaited:
+    def lease(self, *args: object, **named: object) -> _Awaited:
         return _Awaited(self._of.lease(*args, **named))
 
-    def transaction(self, **named: Any) -> _Awaited:
+    def transaction(self, **named: object) -> _Awaited:
         return _Awaited(self._of.transaction(**named))
 
     async def transact(self, fn: Callable[[Any], Work[T]]) -> T:
@@ -190,7 +190,12 @@ class FromUrl:
 
     @classmethod
     def from_conn_string(
-        cls, conn_string: str, *, space: str = "default", agent: str | None = None, **options: Any
+        cls,
+        conn_string: str,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+        **options: object,
     ) -> Opened[Self]:
         """Open a space for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
 

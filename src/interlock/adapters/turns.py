@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from interlock import AsyncLease, AsyncSpace, Held, Lease, Record, Space
+from interlock import AsyncLease, AsyncSpace, Held, Json, Lease, Record, Space
 from interlock.cancellation import finish, obtain
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def _adopt(context: contextvars.Context) -> None:
             variable.set(value)
 
 
-async def write(lease: Lease | AsyncLease, value: Any) -> Record:
+async def write(lease: Lease | AsyncLease, value: Json) -> Record:
     """Write the key of a lease.  Raises Fenced if it was taken away, Invalid."""
     if isinstance(lease, Lease):
         return await finish(asyncio.to_thread(lease.write, value))

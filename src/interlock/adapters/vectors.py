@@ -215,7 +215,7 @@ def _check_dimensions(
 
 
 # Qdrant inside the process loses points that two threads add at once: they get the same place.
-_local_locks: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+_local_locks: weakref.WeakKeyDictionary[QdrantClient, threading.Lock] = weakref.WeakKeyDictionary()
 _making_a_lock = threading.Lock()
 
 

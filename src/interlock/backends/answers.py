@@ -41,6 +41,12 @@ from interlock.errors import LostCommits
 
 _entry = partial(tuple.__new__, Entry)
 CONTRIBUTIONS = 2  # the value of `live` for a merged key
+# Position, key, version, epoch, kind, body, agent, time, operation id, what was read; from Redis a
+# list of these.
+LogRow = tuple[int, str, int, int, str, str | None, str, int, str, str | None]
+
+
+_ABSENT: Any = None  # in a column that such a row does not have
 
 
 class Row(NamedTuple):
@@ -48,17 +54,17 @@ class Row(NamedTuple):
 
     what: str
     n: int | None = None
-    key: Any = None
-    kind: Any = None
-    body: Any = None
-    base: Any = None
-    version: Any = None
-    epoch: Any = None
-    agent: Any = None
-    time: Any = None
-    position: Any = None
-    live: Any = None
-    extra: Any = None
+    key: str = _ABSENT
+    kind: str = _ABSENT
+    body: str = _ABSENT
+    base: str | None = None
+    version: int = _ABSENT
+    epoch: int = _ABSENT
+    agent: str = _ABSENT
+    time: int = _ABSENT
+    position: int = _ABSENT
+    live: int = _ABSENT
+    extra: int = _ABSENT
 
 
 def record(row: Row, uid: str, rules: int, erasures: int | None = None) -> Record:
@@ -113,12 +119,12 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: Any, cut: int, erasures: int) -> Floor:
+def floor(position: int, needed: int | None, by: str, cut: int, erasures: int) -> Floor:
     """Return where the log is cut."""
     return Floor(position, needed, "" if needed is None else by, cut, erasures)
 
 
-def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
+def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     """Return the entries of rows of the log, in the order of an Entry's fields.
 
     All of them at once: the values are one JSON text, and an Entry is made of its fields in C.
@@ -134,13 +140,14 @@ def entries_of(rows: Sequence[Sequence[Any]]) -> list[Entry]:
         erased = [body is None and kind != DELETE for body, kind in pairs]
         bodies = tuple("null" if body is None else body for body in bodies)
     values = decode_many(bodies)
+    traces: Sequence[str | None] = reads
     if any(reads):
-        reads = tuple(None if text is None else json.loads(text) for text in reads)
-    fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads)
+        reads, traces = zip(*map(_read, reads), strict=True)
+    fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads, traces)
     return list(map(_entry, zip(*fields, erased, strict=False)))
 
 
-def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog, erasures: int) -> LogPage:
+def log_page(rows: Sequence[LogRow], end: int, request: ReadLog, erasures: int) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
     # A character has up to four bytes: a page that may have ended early counts as one that did.
@@ -150,7 +157,7 @@ def log_page(rows: Sequence[Sequence[Any]], end: int, request: ReadLog, erasures
     return LogPage(entries, upto, end, erasures)
 
 
-def size_of(row: Sequence[Any]) -> int:
+def size_of(row: LogRow) -> int:
     """Return the length of what an entry holds, from its row."""
     return len(row[5] or "") + len(row[9] or "")
 
@@ -257,7 +264,7 @@ def _committed(rows: Sequence[Row]) -> Committed:
     return Committed(rows[0].position, rows[0].time, rows[0].agent, writes, replayed=True)
 
 
-def scans_of(plan: Plan) -> list[dict[str, Any]] | None:
+def scans_of(plan: Plan) -> list[dict[str, object]] | None:
     """Return the scans of a plan as the servers' steps take them."""
     return [
         {
@@ -272,6 +279,15 @@ def scans_of(plan: Plan) -> list[dict[str, Any]] | None:
 
 
 def reads_of(plan: Plan) -> str | None:
-    """Return what a plan was computed from besides what it writes, as the log keeps it."""
+    """Return what a plan was computed from besides what it writes, as the log keeps it: an object,
+    or where the plan was traced an array of the trace and that."""
     reads = reads_beyond(plan)
+    if plan.trace:
+        return json.dumps([plan.trace, reads], ensure_ascii=False)
     return None if reads is None else json.dumps(reads, ensure_ascii=False)
+
+
+def _read(text: str | None) -> tuple[Any, str | None]:
+    """Return the `reads` and the `trace` of an entry."""
+    found = None if text is None else json.loads(text)
+    return (found[1], found[0]) if isinstance(found, list) else (found, None)

@@ -38,16 +38,18 @@ from interlock.errors import (
     AnswerLost,
     Closed,
     Corrupt,
+    Dropped,
     InterlockError,
     Unavailable,
     Unconfirmed,
     Unknown,
 )
+from interlock.observe.observer import Observer
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
 _READS = (Load, LoadAt, ReadLog)
-HOPELESS = (Closed, Corrupt)  # asking again cannot help
+HOPELESS = (Closed, Corrupt, Dropped)  # asking again cannot help
 
 
 class _OpIds:
@@ -81,8 +83,9 @@ class SyncDriver:
 
     keeps_alive = True  # whether leases and consumers are renewed in the background
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
         self.backend = backend
+        self.observer = Observer(backend.name) if observer is None else observer
 
     def run(self, steps: Steps[T]) -> T | Refusal:
         """Run a protocol to its end and return its outcome."""
@@ -101,7 +104,7 @@ class SyncDriver:
         except Unfoldable as problem:
             return problem.refusal
 
-    def answer(self, request: Request[Any]) -> Any:
+    def answer(self, request: Request[object]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             return self.think(request)
@@ -118,7 +121,7 @@ class SyncDriver:
         WAITERS.answered(uid, request, answer)
         return answer
 
-    def think(self, request: Think) -> Any:
+    def think(self, request: Think) -> object:
         """Run the caller's function, in its turn where it has one."""
         with (
             self._kept_alive(request.renew if self.keeps_alive else None),
@@ -144,11 +147,14 @@ class SyncDriver:
             return self._resubmit(request, lost)
 
     def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
-        deadline = time.monotonic() + RESUBMIT_FOR
-        while time.monotonic() < deadline:
+        began, attempts = time.monotonic(), 1
+        while time.monotonic() < began + RESUBMIT_FOR:
             time.sleep(RESUBMIT_PAUSE)
+            attempts += 1
             try:
-                return self.backend.perform(request)
+                answer = self.backend.perform(request)
+                self.observer.reconnected(request, attempts, time.monotonic() - began)
+                return answer
             except HOPELESS:
                 raise
             except Unconfirmed as problem:
@@ -182,7 +188,7 @@ class SyncDriver:
             thread.join()
 
 
-def unknown(request: Request[Any], lost: AnswerLost) -> Unknown | Unavailable:
+def unknown(request: Request[object], lost: AnswerLost) -> Unknown | Unavailable:
     """Return the fault of a request whose answer stayed away."""
     op_id = request.plan.op_id if isinstance(request, Commit) else getattr(request, "op_id", "")
     if isinstance(lost, Unconfirmed):

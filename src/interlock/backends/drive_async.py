@@ -37,13 +37,15 @@ from interlock.core.requests import (
     Think,
 )
 from interlock.errors import AnswerLost, InterlockError, Unconfirmed
+from interlock.observe.observer import Observer
 
 
 class AsyncDriver:
     """Runs protocols in an asyncio task; a plain function that thinks runs in a worker thread."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
         self.backend = backend
+        self.observer = Observer(backend.name) if observer is None else observer
         self._thinkers: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
 
@@ -69,7 +71,7 @@ class AsyncDriver:
         # What a cancelled protocol still asks for gives up what it holds.
         return await cancellation.finish(self.run(_resumed(request, steps)))
 
-    async def answer(self, request: Request[Any]) -> Any:
+    async def answer(self, request: Request[object]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
             async with self._kept_alive(request.renew):
@@ -94,7 +96,7 @@ class AsyncDriver:
             self._thinkers.shutdown(wait=False)
             self._thinkers = None
 
-    async def _think(self, request: Think) -> Any:
+    async def _think(self, request: Think) -> object:
         fn = request.fn
         if inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
             getattr(fn, "__call__", None)  # noqa: B004  # an object whose call is async
@@ -125,11 +127,14 @@ class AsyncDriver:
             return await self._resubmit(request, lost)
 
     async def _resubmit(self, request: Request[T], lost: AnswerLost) -> T:
-        deadline = time.monotonic() + RESUBMIT_FOR
-        while time.monotonic() < deadline:
+        began, attempts = time.monotonic(), 1
+        while time.monotonic() < began + RESUBMIT_FOR:
             await asyncio.sleep(RESUBMIT_PAUSE)
+            attempts += 1
             try:
-                return await self.backend.perform_async(request)
+                answer = await self.backend.perform_async(request)
+                self.observer.reconnected(request, attempts, time.monotonic() - began)
+                return answer
             except HOPELESS:
                 raise
             except Unconfirmed as problem:
@@ -161,7 +166,7 @@ class AsyncDriver:
             await cancellation.stop(task)
 
 
-def _resumed(request: Request[Any], steps: Steps[T]) -> Steps[T]:
+def _resumed(request: Request[object], steps: Steps[T]) -> Steps[T]:
     """Go on with a protocol that has made `request`."""
     while True:
         try:

@@ -12,7 +12,7 @@ from interlock.core.refusals import Pruned
 from interlock.core.requests import ReadGroup
 
 
-def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
+def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:
     """Return what a consumer is given; `postgres/groups.sql` says what its first row tells."""
     (upto, prefix, head, _, _, _, _, time_us, *_), *dealt = rows
     items = zip(entries_of([row[:10] for row in dealt]), dealt, strict=True)
@@ -21,7 +21,7 @@ def deliveries(rows: Sequence[Sequence[Any]]) -> Deliveries:
     )
 
 
-def dealt(rows: Sequence[Sequence[Any]], request: ReadGroup) -> Deliveries | Pruned:
+def dealt(rows: Sequence[tuple[Any, ...]], request: ReadGroup) -> Deliveries | Pruned:
     """Return what a consumer is given, or that the group would begin before what is kept."""
     floor = rows[0][3]
     return refusals.pruned(request.start, floor) if floor else deliveries(rows)

@@ -8,9 +8,9 @@ is no queue, no thread and no waiting.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
@@ -66,7 +66,9 @@ class GroupCommit:
                     self._flush()
         return _result(slot)
 
-    async def commit_async(self, plan: Plan, run: Callable[..., Any]) -> Outcome:
+    async def commit_async(
+        self, plan: Plan, run: Callable[[Callable[[], None]], Awaitable[None]]
+    ) -> Outcome:
         """The same for asyncio.
 
         `run(fn)` runs `fn` in the thread that may block and is awaited.
@@ -92,7 +94,9 @@ class GroupCommit:
             raise
         return _result(slot)
 
-    async def _flush_all(self, loop: asyncio.AbstractEventLoop, run: Callable[..., Any]) -> None:
+    async def _flush_all(
+        self, loop: asyncio.AbstractEventLoop, run: Callable[[Callable[[], None]], Awaitable[None]]
+    ) -> None:
         import asyncio
 
         try:

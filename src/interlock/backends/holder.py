@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 from interlock.core.keys import check_unreserved
 from interlock.core.refusals import Held, Invalid
@@ -73,7 +72,7 @@ def holds(uid: str) -> bool:
     return any(each.uid == uid for each in _current())
 
 
-def with_held(uid: str, request: Request[Any]) -> Request[Any]:
+def with_held(uid: str, request: Request[object]) -> Request[object]:
     """Return `request`; one that joins a queue says what the calling context holds."""
     if isinstance(request, TakeTurn) and not request.ticket and _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)

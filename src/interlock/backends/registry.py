@@ -15,7 +15,7 @@ Store = TypeVar("Store")
 
 
 class Registry(Generic[Store]):
-    """Stores by their keys: address and options.  Any thread may use it."""
+    """Stores by their keys: address and options.  Every thread may use it."""
 
     def __init__(self) -> None:
         _REGISTRIES.append(self)

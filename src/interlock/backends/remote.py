@@ -110,7 +110,7 @@ class RemoteBackend(ABC, Generic[C]):
     # A server's own part
 
     @abstractmethod
-    def _call(self, request: Request[Any]) -> C:
+    def _call(self, request: Request[object]) -> C:
         """Return the call of a request."""
 
     @abstractmethod
@@ -165,7 +165,7 @@ class RemoteBackend(ABC, Generic[C]):
 
     # Requests
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -184,7 +184,7 @@ class RemoteBackend(ABC, Generic[C]):
         except (LostCommits, AnswerLost, Fault, json.JSONDecodeError) as problem:
             return self._failed(request, problem)
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):
@@ -265,7 +265,7 @@ class RemoteBackend(ABC, Generic[C]):
 
     # What came of it
 
-    def _checked(self, request: Request[Any], before: int, answer: T) -> T:
+    def _checked(self, request: Request[object], before: int, answer: T) -> T:
         """Compare where the log ends with what was known before the request was sent."""
         position = -1
         if isinstance(answer, LogPage | Deliveries):
@@ -282,7 +282,7 @@ class RemoteBackend(ABC, Generic[C]):
             self._remember(Known(last.position, last.op_id))
         return answer
 
-    def _failed(self, request: Request[Any], problem: Exception) -> None:
+    def _failed(self, request: Request[object], problem: Exception) -> None:
         """Raise what a request ended with, as the drivers and callers expect it."""
         if isinstance(problem, LostCommits):
             self._lost = problem

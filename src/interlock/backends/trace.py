@@ -15,9 +15,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from interlock.backends.contract import Backend
+from interlock.backends.joined import JoinedBackend, join
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Fenced, Refusal
 from interlock.core.requests import (
@@ -78,6 +78,11 @@ class RecordingBackend:
             answered.append(answer)
         return answer
 
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's.  What is asked there is not
+        recorded: it may be rolled back."""
+        return join(self.backend, connection)
+
     def close(self) -> None:
         """Close the backend and the file."""
         self.backend.close()
@@ -95,7 +100,7 @@ class RecordingBackend:
         number = next(self._numbers)
         self._write({"n": number, "at": time.monotonic_ns(), **_asked(request)})
         answers: list[T] = []
-        told: dict[str, Any] = {}
+        told: dict[str, object] = {}
         try:
             yield answers
             told = _told(answers[0])
@@ -116,7 +121,7 @@ class RecordingBackend:
         head = {"trace": FORMAT, "space": self.uid, "name": self.name, "pid": self._pid}
         self._write({**head, "clock": _clock()})
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: Mapping[str, object]) -> None:
         if self._file is None:
             return
         text = json.dumps(line, ensure_ascii=False).encode() + b"\n"
@@ -140,8 +145,8 @@ def _clock() -> str:
         return f"process {os.getpid()}"
 
 
-def _asked(request: Request[Any]) -> dict[str, Any]:
-    asked: dict[str, Any] = {"ask": type(request).__name__}
+def _asked(request: Request[object]) -> dict[str, object]:
+    asked: dict[str, object] = {"ask": type(request).__name__}
     if isinstance(request, Commit):
         plan = request.plan
         asked |= plan._asdict()
@@ -151,9 +156,9 @@ def _asked(request: Request[Any]) -> dict[str, Any]:
     return asked
 
 
-def _told(answer: object) -> dict[str, Any]:
+def _told(answer: object) -> dict[str, object]:
     """Return an answer as a line says it: no values, but every version, epoch and position."""
-    told: dict[str, Any] = {"told": type(answer).__name__}
+    told: dict[str, object] = {"told": type(answer).__name__}
     if isinstance(answer, Committed):
         told |= {"position": answer.position, "replayed": answer.replayed}
         told["writes"] = [[w.key, w.version, w.epoch, w.position] for w in answer.writes]
@@ -178,7 +183,7 @@ def _told(answer: object) -> dict[str, Any]:
     return told
 
 
-def _refused(refusal: Refusal) -> dict[str, Any]:
+def _refused(refusal: Refusal) -> dict[str, object]:
     if isinstance(refusal, Conflict):
         found = {"key": refusal.key, "expected": refusal.expected, "actual": refusal.actual}
         return {**found, "prefix": refusal.prefix, "records": _seen([refusal.record])}
@@ -187,8 +192,8 @@ def _refused(refusal: Refusal) -> dict[str, Any]:
     return {"why": refusal.message}
 
 
-def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _snapshot(snapshot: Snapshot) -> dict[str, object]:
+    found: dict[str, object] = {
         "position": snapshot.position,
         "records": _seen(snapshot.records.values()),
         "scans": {prefix: _seen(records) for prefix, records in snapshot.scans.items()},
@@ -198,6 +203,6 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
     return found
 
 
-def _seen(records: Iterable[Record]) -> list[list[Any]]:
+def _seen(records: Iterable[Record]) -> list[list[object]]:
     """Return what was told of records; of a deleted one that it does not exist."""
     return [[r.key, r.version, r.epoch, r.exists] for r in records]

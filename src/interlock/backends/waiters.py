@@ -170,7 +170,7 @@ class Waiters:
         """The store did not answer somebody who joined."""
         self._arrived(uid, request.keys, 0)
 
-    def answered(self, uid: str, request: Request[Any], answer: Any) -> None:
+    def answered(self, uid: str, request: Request[object], answer: Any) -> None:
         """Note what became of a request: somebody joined a queue, or left it."""
         if isinstance(request, TakeTurn):
             if not request.ticket:

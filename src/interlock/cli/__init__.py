@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -19,27 +20,34 @@ _COMMANDS = {
     "conflicts": "checks",
     "consume": "streams",
     "coordinate": "streams",
+    "copy": "spaces",
     "delete": "keys",
     "detect": "checks",
+    "doctor": "spaces",
     "erase": "erasure",
+    "export": "spaces",
     "export-trace": "checks",
     "files": "files",
     "get": "keys",
     "groups": "streams",
     "history": "keys",
-    "init": "keys",
+    "import": "spaces",
+    "init": "spaces",
     "keys": "keys",
     "log": "keys",
     "machine": "rules",
     "mcp": "mcp",
+    "patch": "keys",
     "put": "keys",
     "reclaim": "keys",
     "rules": "rules",
     "runs": "runs",
     "simulate": "simulate",
+    "spaces": "spaces",
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",
+    "update-fields": "keys",
     "watch": "keys",
     "worker": "runs",
 }
@@ -56,8 +64,9 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        module: Any = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
-        command: click.Command = getattr(module, name.replace("-", "_"))
+        module = importlib.import_module(f"interlock.cli.{_COMMANDS[name]}")
+        attribute = name.replace("-", "_")
+        command: click.Command = getattr(module, attribute + "_" * iskeyword(attribute))
         return command
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -123,7 +122,7 @@ def check_store(space: interlock.Space, as_json: bool, against: str | None) -> N
         raise SystemExit(ANOMALIES if report.found else UNDECIDED)
 
 
-def _read(file: str) -> Any:
+def _read(file: str) -> interlock.Json:
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as problem:
@@ -190,7 +189,7 @@ def export_trace(space: interlock.Space, as_json: bool, after: int | None) -> No
 
 
 @contextmanager
-def _progress(file: str) -> Iterator[Any]:
+def _progress(file: str) -> Iterator[Callable[[int], object] | None]:
     """Show how far a long file was read, where somebody looks."""
     size = os.path.getsize(file) if file != "-" else None
     console = Console(stderr=True)
@@ -219,7 +218,7 @@ def _print(report: Report, limit: int) -> None:
         click.echo("the trace is empty")
 
 
-def _json(report: Report) -> dict[str, Any]:
+def _json(report: Report) -> dict[str, object]:
     return {
         "operations": report.operations,
         "sessions": [_session(each) for each in report.sessions],
@@ -227,7 +226,7 @@ def _json(report: Report) -> dict[str, Any]:
     }
 
 
-def _session(session: SessionReport) -> dict[str, Any]:
+def _session(session: SessionReport) -> dict[str, object]:
     return {**session._asdict(), "level": f"L{session.level}"}
 
 
@@ -268,10 +267,10 @@ def _print_conflicts(report: interlock.ConflictReport) -> None:
     Console().print(table)
 
 
-def _key_json(key: interlock.KeyConflicts) -> dict[str, Any]:
+def _key_json(key: interlock.KeyConflicts) -> dict[str, object]:
     pairs = [{"agent": a, "other": b, "count": n} for (a, b), n in key.pairs.items()]
     return {**key._asdict(), "pairs": pairs}
 
 
-def _note_json(note: interlock.RefusalNote) -> dict[str, Any]:
+def _note_json(note: interlock.RefusalNote) -> dict[str, object]:
     return {**note._asdict(), "at": note.at.isoformat()}

@@ -41,7 +41,7 @@ class _Escaping:
         self._harmful = harmful
 
     @property
-    def rich_proxied_file(self) -> Any:
+    def rich_proxied_file(self) -> _Escaping:
         """Where rich writes instead: it steers the terminal itself, and its cells are escaped."""
         return _Escaping(self._stream, _BUT_OURS) if self._harmful is _HARMFUL else self
 
@@ -84,7 +84,7 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
         @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
         @functools.wraps(fn)
         def command(
-            store: str | None, space: str, agent: str | None, as_json: bool, **arguments: Any
+            store: str | None, space: str, agent: str | None, as_json: bool, **arguments: object
         ) -> None:
             with reported(as_json):
                 if not store:
@@ -109,7 +109,7 @@ class reported:  # a context manager, read as a phrase
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         if isinstance(problem, interlock.InterlockError):
             click.echo(_told(problem, self.as_json), err=True)
             raise SystemExit(exit_code(problem)) from problem
@@ -139,7 +139,7 @@ class reported:  # a context manager, read as a phrase
 def terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM end what was started and remove temporary files, as Ctrl-C does."""
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     try:
@@ -162,7 +162,7 @@ def exit_code(problem: interlock.InterlockError) -> int:
     return FAULT
 
 
-def fail(message: str, code: int, as_json: bool, **details: Any) -> NoReturn:
+def fail(message: str, code: int, as_json: bool, **details: object) -> NoReturn:
     """Print an error of the command itself and exit."""
     retryable = code == CONFLICT
     told = json.dumps(
@@ -185,7 +185,7 @@ def no_such_key(record: interlock.Record, as_json: bool) -> NoReturn:
     fail(message, NOT_FOUND, as_json, key=record.key, version=record.version)
 
 
-def record_json(record: interlock.Record) -> dict[str, Any]:
+def record_json(record: interlock.Record) -> dict[str, object]:
     """Return a record as the object that --json prints."""
     return {
         "key": record.key,
@@ -199,7 +199,7 @@ def record_json(record: interlock.Record) -> dict[str, Any]:
     }
 
 
-def entry_json(entry: interlock.Entry) -> dict[str, Any]:
+def entry_json(entry: interlock.Entry) -> dict[str, object]:
     """Return a log entry as the object that --json prints."""
     return {
         "position": entry.position,
@@ -212,16 +212,17 @@ def entry_json(entry: interlock.Entry) -> dict[str, Any]:
         "at": entry.at.isoformat(),
         "op_id": entry.op_id,
         "reads": entry.reads,
+        "trace": entry.trace,
         **({"erased": True} if entry.erased else {}),
     }
 
 
-def run_json(info: interlock.RunInfo) -> dict[str, Any]:
+def run_json(info: interlock.RunInfo) -> dict[str, object]:
     """Return a run as the object that --json prints."""
     return {**info._asdict(), "steps": [step._asdict() for step in info.steps]}
 
 
-def compact(value: Any) -> str:
+def compact(value: object) -> str:
     """Return a value as one line of JSON."""
     return json.dumps(value, ensure_ascii=False)
 
@@ -242,7 +243,7 @@ def moment_of(option: str, text: str) -> datetime:
     return when.astimezone(UTC)
 
 
-def parsed(value: str) -> Any:
+def parsed(value: str) -> interlock.Json:
     """Return what a VALUE of the command line holds.  Raises click.UsageError."""
     try:
         return json.loads(value)
@@ -274,7 +275,7 @@ def imported(reference: str) -> Any:
 def _told(problem: interlock.InterlockError, as_json: bool) -> str:
     if not as_json:
         return f"Error: {problem}"
-    told: dict[str, Any] = {
+    told: dict[str, object] = {
         "error": type(problem).__name__,
         "message": str(problem),
         "retryable": False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import click
 
@@ -95,7 +94,11 @@ def discard(
 def _tell(found: Iterable[interlock.Document], as_json: bool) -> None:
     for document in found:
         state = document.state if document.exists else "deleted"
-        told: dict[str, Any] = {"path": document.path, "version": document.version, "state": state}
+        told: dict[str, object] = {
+            "path": document.path,
+            "version": document.version,
+            "state": state,
+        }
         click.echo(compact(told) if as_json else f"{state:<9} {document.path}")
         sys.stdout.flush()
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, TextIO
+from typing import TextIO
 from uuid import uuid4
 
 import click
@@ -150,17 +150,6 @@ _op_id = click.option("--op-id", help="Makes running the same command again harm
 
 
 @store_command(reads=False)
-def init(space: interlock.Space, as_json: bool) -> None:
-    """Make the store and the space where they do not exist yet.
-
-    Commands that only read make neither.
-    """
-    name = click.get_current_context().params["space"]
-    made = {"space": name, "position": space.position()}
-    click.echo(compact(made) if as_json else f"space {name!r} is there")
-
-
-@store_command(reads=False)
 @click.argument("key")
 @click.argument("value")
 @_version
@@ -223,6 +212,57 @@ def delete(
     _told(space.delete(record, op_id=op_id), as_json)
 
 
+_at = click.option(
+    "--version",
+    type=click.IntRange(1),
+    help="Only if these fields are as they were at this version.",
+)
+
+
+@store_command(reads=True)
+@click.argument("key")
+@click.argument("changes")
+@_at
+@_op_id
+def patch(
+    space: interlock.Space,
+    as_json: bool,
+    key: str,
+    changes: str,
+    version: int | None,
+    op_id: str | None,
+) -> None:
+    """Change parts of the object at KEY: CHANGES is a JSON Merge Patch (`-`: standard input).
+
+    `interlock patch booking/1 '{"seat": "12A", "hold": null}'` sets one field and removes another.
+    """
+    refuse_reserved([key])
+    target = key if version is None else _at_version(space, key, version)
+    document = parsed(sys.stdin.read() if changes == "-" else changes)
+    _told(space.patch(target, document, op_id=op_id), as_json)
+
+
+@store_command(reads=True)
+@click.argument("key")
+@click.option("--set", "fields", multiple=True, metavar="FIELD=JSON", help="Set a field.")
+@click.option("--remove", multiple=True, metavar="FIELD", help="Remove a field.")
+@_at
+@_op_id
+def update_fields(
+    space: interlock.Space,
+    as_json: bool,
+    key: str,
+    fields: tuple[str, ...],
+    remove: tuple[str, ...],
+    version: int | None,
+    op_id: str | None,
+) -> None:
+    """Set and remove whole fields of the object at KEY; the others stay, whoever changes them."""
+    refuse_reserved([key])
+    target = key if version is None else _at_version(space, key, version)
+    _told(space.update_fields(target, _fields(fields), remove=remove, op_id=op_id), as_json)
+
+
 @store_command(reads=False)
 @click.argument("key")
 @click.argument("item")
@@ -259,13 +299,18 @@ def transition(
 ) -> None:
     """Move the state machine of KEY to STATE."""
     refuse_reserved([key])
+    _told(space.transition(key, state, **_fields(changes)), as_json)
+
+
+def _fields(changes: Iterable[str]) -> dict[str, interlock.Json]:
+    """Return the fields that `--set` options name."""
     fields = {}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise click.UsageError(f"--set {change!r} is not FIELD=JSON.")
         fields[name] = parsed(value)
-    _told(space.transition(key, state, **fields), as_json)
+    return fields
 
 
 @store_command(reads=True)
@@ -282,7 +327,9 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
 
 
-def _forced(space: interlock.Space, key: str, document: Any, op_id: str | None) -> interlock.Record:
+def _forced(
+    space: interlock.Space, key: str, document: object, op_id: str | None
+) -> interlock.Record:
     """Write over whatever is there."""
     if document is not None:
         record = space.update(key, lambda _: document, op_id=op_id)

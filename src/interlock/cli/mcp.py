@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-from typing import Any
 
 import click
 
@@ -58,16 +57,22 @@ def mcp(
         if http is None and (names or allow_host):
             raise click.UsageError("--token and --allow-host need --http.")
         address = None if http is None else _address(http, bool(names))
-        found = {} if rules is None else {"rules": read_rules(rules)}
+        declared = None if rules is None else read_rules(rules)
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
             from interlock.server.mcp.agents import opened
             from interlock.server.mcp.server import make_server
             from interlock.server.mcp.transports import serve_http, serve_stdio
 
         async def serve() -> signal.Signals | None:
-            known: dict[str, Any] = {"names": [name for name in names.values() if name], **found}
-            known["create"] = not read_only
-            async with opened(url, space, agent, exclusive=exclusive, **known) as agents:
+            async with opened(
+                url,
+                space,
+                agent,
+                names=[name for name in names.values() if name],
+                exclusive=exclusive,
+                rules=declared,
+                create=not read_only,
+            ) as agents:
                 server = make_server(agents, read_only)
                 if address is None:
                     return await serve_stdio(server)

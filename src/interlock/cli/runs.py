@@ -7,10 +7,10 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import NotRequired, TypedDict, Unpack
 
 import click
 from rich.console import Console
@@ -88,7 +88,7 @@ def _is_reached(moment: interlock.RunMoment, given: str) -> bool:
     return moment.at <= moment_of("--at", given)
 
 
-def _json(moment: interlock.RunMoment) -> dict[str, Any]:
+def _json(moment: interlock.RunMoment) -> dict[str, object]:
     return {
         "position": moment.position,
         "at": moment.at.isoformat(),
@@ -252,6 +252,16 @@ for _command in (start, show, send, settle, resume, cancel, replay):
 _STOPPING = b"stopping: runs are left before their next step; again to leave at once\n"
 
 
+class _Options(TypedDict):
+    """Those of a worker."""
+
+    slots: int
+    ttl: float
+    poll: float
+    attempts: int
+    on_worked: NotRequired[Callable[[interlock.Worked], object]]
+
+
 @store_command(reads=False)
 @click.argument("programs", nargs=-1, required=True)
 @click.option("--slots", default=4, show_default=True, help="Runs at a time.")
@@ -264,7 +274,7 @@ def worker(
     as_json: bool,
     programs: tuple[str, ...],
     once: bool,
-    **options: Any,
+    **options: Unpack[_Options],
 ) -> None:
     """Take up the runs of PROGRAMS (each module:function), until SIGTERM or Ctrl-C.
 
@@ -287,7 +297,9 @@ def worker(
         raise SystemExit(INTERRUPTED)
 
 
-async def _work(functions: dict[str, Any], options: dict[str, Any], once: bool) -> bool:
+async def _work(
+    functions: Mapping[str, Callable[..., Awaitable[object]]], options: _Options, once: bool
+) -> bool:
     given = click.get_current_context().params
     async with await interlock.open_async(
         given["store"], space=given["space"], agent=given["agent"]
@@ -321,7 +333,7 @@ def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[list[int]]:
             signal.signal(each, was)
 
 
-def _say(functions: dict[str, Any], options: dict[str, Any]) -> None:
+def _say(functions: Iterable[str], options: _Options) -> None:
     said = f"working on {', '.join(functions)}, {options['slots']} runs at a time"
     click.echo(said, err=True)
 
@@ -377,7 +389,7 @@ def reset(space: interlock.Space, as_json: bool, breaker: str) -> None:
     click.echo(compact(_told(info)) if as_json else f"{breaker} is {info.state}")
 
 
-def _told(info: interlock.BreakerInfo) -> dict[str, Any]:
+def _told(info: interlock.BreakerInfo) -> dict[str, object]:
     return {**info._asdict(), "opened": info.opened.isoformat() if info.opened else None}
 
 

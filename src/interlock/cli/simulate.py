@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
 from rich.console import Console
@@ -28,11 +28,15 @@ from interlock.verify.simulate.user_function import UserFunction
 
 _COMPARED = (PATTERNS["lock"], PATTERNS["interlock-update"])  # on five keys, too
 
+T = TypeVar("T")
 
-def _parsed(parse: Callable[[str], Any]) -> Callable[[Any, Any, str | None], Any]:
+
+def _parsed(
+    parse: Callable[[str], T],
+) -> Callable[[click.Context, click.Parameter, str | None], T | None]:
     """Return the callback of an option that `parse` reads, raising ValueError on bad text."""
 
-    def callback(ctx: Any, param: Any, text: str | None) -> Any:
+    def callback(ctx: click.Context, param: click.Parameter, text: str | None) -> T | None:
         try:
             return None if text is None else parse(text)
         except ValueError as problem:

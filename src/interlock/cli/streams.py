@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import click
 from rich.console import Console
@@ -154,7 +154,7 @@ def _tell(progress: interlock.Progress, as_json: bool) -> None:
     sys.stdout.flush()
 
 
-def _told(info: interlock.GroupInfo) -> dict[str, Any]:
+def _told(info: interlock.GroupInfo) -> dict[str, object]:
     return {
         **info._asdict(),
         "consumers": [

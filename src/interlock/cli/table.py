@@ -13,6 +13,6 @@ from interlock.cli.common import escaped
 class DataTable(Table):
     """A table of other people's text, in which nothing is taken for markup."""
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
+    def add_row(self, *cells: object, **options: Any) -> None:
         """Add a row of texts."""
         super().add_row(*(Text(escaped(str(cell))) for cell in cells), **options)

@@ -14,11 +14,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 import interlock
@@ -36,7 +42,7 @@ from interlock.verify.torture.plan import told
 _FAULT_LIST = "\b\nFaults:\n" + "\n".join(f"  {name:<8} {what}" for name, what in FAULTS.items())
 
 
-def _faults(ctx: Any, param: Any, text: str | None) -> tuple[str, ...]:
+def _faults(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
     """Read the value of --faults."""
     names = tuple(FAULTS) if text is None else tuple(filter(None, text.split(",")))
     for name in names:
@@ -183,7 +189,7 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
-        stages: dict[str, Any] = {}
+        stages: dict[str, TaskID] = {}
 
         def progress(stage: str, done: int, of: int) -> None:
             if stage not in stages:

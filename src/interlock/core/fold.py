@@ -32,7 +32,7 @@ class Unfoldable(Exception):
 def ask(writer: Writer, request: Request[A_co]) -> Steps[A_co]:
     """Protocol: a request, its answer with every merged key folded."""
     answer: Any = yield request
-    folded: Any = answer
+    folded = answer
     if isinstance(answer, Snapshot):
         folded = yield from fold_snapshot(writer, answer)
     elif isinstance(answer, Place):

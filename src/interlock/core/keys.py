@@ -15,6 +15,7 @@ from itertools import chain
 
 from interlock.core.refusals import Forbidden, Invalid
 from interlock.core.struct import Json
+from interlock.core.types import to_json
 
 MAX_KEY_BYTES = 512
 MAX_NAME_BYTES = 128
@@ -237,9 +238,17 @@ DELETE = Deletion.DELETE
 
 
 def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
-    """Return `value` as compact JSON text, or why it is not a value.  `limit` is in UTF-8 bytes."""
+    """Return `value` as compact JSON text, or why it is not a value.  `limit` is in UTF-8 bytes.
+
+    Typed objects in it (dataclasses and such) become JSON.
+    """
     try:
         wrong = _not_json(value, "value", 1)
+        if wrong is not None:
+            value = to_json(value)
+            if isinstance(value, Invalid):
+                return value
+            wrong = _not_json(value, "value", 1)
         if wrong is not None:
             return Invalid(wrong)
         text = _encoder.encode(value)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from interlock.core.refusals import IllegalTransition, Invalid, Refusal
 from interlock.core.struct import Json
@@ -98,7 +97,7 @@ class Machine:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], functions: Mapping[str, Guard]) -> Machine:
+    def from_json(cls, data: Mapping[str, Json], functions: Mapping[str, Guard]) -> Machine:
         """Return the machine that the store kept, with those of its guards that are known here.
 
         Raises MachineError if it has a field that this version of Interlock does not know.

@@ -160,6 +160,22 @@ def merge3(base: Json, mine: Json, theirs: Json) -> tuple[Json, tuple[Clash, ...
     return merged, tuple(clashes)
 
 
+def merge_patch(value: Json, changes: Json) -> Json:
+    """Return `value` with a JSON Merge Patch (RFC 7396) applied, which may be any JSON value.
+
+    None removes a field; an object changes parts of an object; anything else replaces.
+    """
+    if not isinstance(changes, Mapping):
+        return changes
+    merged = dict(value) if isinstance(value, Mapping) else {}
+    for name, each in changes.items():
+        if each is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), each)
+    return merged
+
+
 def same(one: Json, other: Json) -> bool:
     """Whether two JSON values are the same: 1, 1.0 and true are three values."""
     if type(one) is not type(other):

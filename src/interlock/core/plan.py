@@ -54,7 +54,8 @@ class Plan(NamedTuple):
     `rules` is the version of the rule set that it was decided under, `incarnation` that of the
     agent's name when it was opened, and `leased` the keys whose lease the writer holds, at the
     epoch that it expects of them.  `transaction`: its entries say what it was computed from even
-    if that is nothing, which tells them from those of a single write.
+    if that is nothing, which tells them from those of a single write.  `trace` is the context that
+    it is traced in ("": it is not), which its entries keep.
     """
 
     op_id: str
@@ -68,6 +69,7 @@ class Plan(NamedTuple):
     incarnation: int
     leased: tuple[str, ...]
     transaction: bool
+    trace: str = ""
 
 
 def expect(record: Record) -> Expect:

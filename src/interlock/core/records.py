@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from interlock.core.struct import Json
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    V_co = TypeVar("V_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    V_co = TypeVar("V_co", covariant=True)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -16,8 +25,8 @@ def as_datetime(time_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=time_us)
 
 
-class Record(NamedTuple):
-    """One key as it was at one moment.
+class Record(NamedTuple, Generic[V_co]):
+    """One key as it was at one moment; `Record[T]` where it was read as a type `T`.
 
     `version` counts the writes of the key and never restarts; it is 0 for a key that was never
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
@@ -28,7 +37,7 @@ class Record(NamedTuple):
     """
 
     key: str
-    value: Json
+    value: V_co
     version: int
     epoch: int
     writer: str | None
@@ -61,13 +70,14 @@ class KeyInfo(NamedTuple):
         return as_datetime(self.time_us)
 
 
-class Entry(NamedTuple):
-    """One line of a space's log: one write of one commit.
+class Entry(NamedTuple, Generic[V_co]):
+    """One line of a space's log: one write of one commit; `Entry[T]` where it was read as `T`.
 
     `kind` is `put`, `delete` or `append` (`value` is then the
     contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
-    for a transaction that read nothing else, None for a single write.  `erased`: its value was
+    for a transaction that read nothing else, None for a single write.  `trace` is the context of
+    the writer's span as a W3C `traceparent`, None if it was not traced.  `erased`: its value was
     erased, and is None.
     """
 
@@ -76,11 +86,12 @@ class Entry(NamedTuple):
     version: int
     epoch: int
     kind: str
-    value: Json
+    value: V_co
     agent: str
     time_us: int
     op_id: str
     reads: Mapping[str, Json] | None
+    trace: str | None = None
     erased: bool = False
 
     @property
@@ -158,4 +169,5 @@ class Snapshot(NamedTuple):
 
 def absent(key: str, space: str, epoch: int = 0) -> Record:
     """Return the record of a key that was never written."""
-    return Record(key, None, 0, epoch, None, 0, 0, False, space)
+    value: Json = None
+    return Record(key, value, 0, epoch, None, 0, 0, False, space)

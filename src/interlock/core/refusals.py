@@ -10,7 +10,7 @@ sends a plan, then what the backend finds, in the order of its judge (`Step.judg
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from interlock.core.plan import Expect
 from interlock.core.records import Committed, Record, as_datetime
@@ -136,7 +136,7 @@ class Contended(Refusal):
 
     key: str
     attempts: int
-    last: Any = None
+    last: Refusal | None = None
     limit: str = "attempts"
     retryable: ClassVar[bool] = True
 

@@ -34,13 +34,13 @@ T = TypeVar("T")
 class Request(Struct, Generic[A_co]):
     """Something that is answered by an `A_co`."""
 
-    def __iter__(self) -> Generator[Request[Any], Any, A_co]:
+    def __iter__(self) -> Generator[Request[object], Any, A_co]:
         """The shortest protocol: `yield from` a request returns its answer."""
         answer: A_co = yield self
         return answer
 
 
-Steps = Generator[Request[Any], Any, T]
+Steps = Generator[Request[object], Any, T]
 
 
 class Load(Request[Snapshot]):
@@ -429,10 +429,10 @@ class Pause(Request[None]):
     most: float = 0.0
 
 
-class Think(Request[Any]):
+class Think(Request[object]):
     """Run the caller's function.  `renew` is kept alive meanwhile, so that the turn is not lost;
     its name is that of the turn, which the function holds."""
 
     fn: Callable[..., Any]
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     renew: TakeTurn | None = None

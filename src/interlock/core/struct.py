@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Self, dataclass_transform
 
-Json = Any  # a value as JSON has it, of whatever shape its writer gave it
+Json = Any
+"""A value as JSON has it, of whatever shape its writer gave it: for annotations."""
 
 
 @dataclass_transform(eq_default=False, frozen_default=True)
@@ -20,7 +21,7 @@ class Struct:
         super().__init_subclass__()
         dataclass(eq=False, repr=False)(cls)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: object) -> Self:
         """Return the same with other values of some fields."""
         return type(self)(**{**vars(self), **changes})
 

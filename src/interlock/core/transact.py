@@ -7,7 +7,7 @@ forward, otherwise the commit could only be refused and the conflict is reported
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from itertools import chain
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from interlock.core.refusals import Conflict, Fenced, Held, Invalid, Outcome, Re
 from interlock.core.requests import LeaveTurn, Load, LogPage, ReadLog, Steps, Think
 from interlock.core.struct import Json
 from interlock.core.turn import P, Turn, kept, renewal, with_turn
+from interlock.core.types import Misfit, Shape
 from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
@@ -43,6 +44,7 @@ from interlock.core.write import (
     nothing_to_delete,
     others_operation,
     own_record,
+    records_of,
     reused_operation,
     write_over,
     write_to,
@@ -71,6 +73,7 @@ class Transaction:
         self.position: int | None = None
         self.doomed: Conflict | None = None
         self.ended = False
+        self.shown: list[tuple[Record, Shape[Any]]] = []  # typed, as they were given out
         self.turns: frozenset[str] = frozenset()  # the keys that it is this transaction's turn for
 
     def load(self, keys: tuple[str, ...], prefixes: tuple[str, ...] = ()) -> Steps[Refusal | None]:
@@ -193,6 +196,9 @@ class Transaction:
             if record.body is None or not isinstance(value, dict | list):
                 continue  # nothing that could be changed
             if record.key not in self.writes and decode(record.body) != value:
+                return record.key
+        for record, shape in self.shown:
+            if record.key not in self.writes and not _is_as_read(record, shape):
                 return record.key
         return None
 
@@ -319,6 +325,16 @@ class Transaction:
         return None
 
 
+def _is_as_read(record: Record, shape: Shape[Any]) -> bool:
+    """Whether a typed value is still the one that it was read as."""
+    if record.body is None or not record.exists:
+        return True
+    try:
+        return bool(shape.encode(record.value) == shape.encode(shape.decode(decode(record.body))))
+    except Misfit:
+        return False
+
+
 def _mixed(key: str) -> Invalid:
     return Invalid(f"A transaction can append to {key!r} or delete it, not both.", key)
 
@@ -335,11 +351,25 @@ def commit_transaction(state: Transaction, op_id: str) -> Steps[Outcome]:
     return (yield from commit(state.writer, lambda: state.decision(op_id)))
 
 
-def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
+def write_all(
+    writer: Writer, fill: Callable[[Transaction], Iterable[Refusal | None]], op_id: str
+) -> Steps[dict[str, Record] | Refusal]:
+    """Protocol: commit what `fill(transaction)` writes, in one commit.  Returns the new records."""
+    state = Transaction(writer)
+    for refused in fill(state):
+        if refused is not None:
+            return refused
+    outcome = yield from commit_transaction(state, op_id)
+    if isinstance(outcome, Refusal):
+        return outcome
+    return {record.key: record for record in records_of(outcome, writer.space)}
+
+
+def _stopping(protocol: Callable[P, Steps[object]]) -> Callable[P, Steps[object]]:
     """Make a key that cannot be folded here a refusal, and not an answer of `fn`."""
 
     @wraps(protocol)
-    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[Any]:
+    def steps(*args: P.args, **kwargs: P.kwargs) -> Steps[object]:
         try:
             return (yield from protocol(*args, **kwargs))
         except Unfoldable as problem:
@@ -353,13 +383,13 @@ def _stopping(protocol: Callable[P, Steps[Any]]) -> Callable[P, Steps[Any]]:
 def transact(
     turn: Turn,
     writer: Writer,
-    begin: Callable[[Transaction], Any],
-    fn: Callable[[Any], Any],
+    begin: Callable[[Transaction], object],
+    fn: Callable[[Any], object],
     limits: Limits,
     op_id: str,
     resumable: bool,
     new: Callable[[Writer], Transaction] = Transaction,
-) -> Steps[Any]:
+) -> Steps[object]:
     """Run `fn` in a transaction and commit; run it again if what it read has moved.
 
     Returns what `fn` returned, or a Refusal wrapped in `Stopped`.  `begin` makes the object that
@@ -439,7 +469,7 @@ class Stopped(NamedTuple):
 
 
 def _commit_thought(
-    state: Transaction, answer: Any, op_id: str, ticket: int, gives_way: bool
+    state: Transaction, answer: object, op_id: str, ticket: int, gives_way: bool
 ) -> Steps[Outcome]:
     if not state.changes:
         forgotten = state.changed_in_place() if answer is None else None

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.fold import LARGEST, Unfoldable, ask
 from interlock.core.keys import encode
@@ -51,7 +51,7 @@ class _Reader(NamedTuple):
     cursor: int
 
 
-def trim(writer: Writer, keep: object, before: object) -> Steps[Trimmed | Refusal]:
+def trim(writer: Writer, keep: float | None, before: int | None) -> Steps[Trimmed | Refusal]:
     """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
 
     `keep`: days that entries are kept whose rule does not say (None: forever).  `before`: the
@@ -106,8 +106,8 @@ class _Wanted(NamedTuple):
     """Says of entries whether somebody still needs them."""
 
     rules: RuleSet
-    keep: Any
-    before: Any
+    keep: float | None
+    before: int | None
     now_us: int
     readers: tuple[_Reader, ...]
     floor: Floor

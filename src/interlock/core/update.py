@@ -25,7 +25,14 @@ from interlock.core.refusals import Conflict, Contended, Fenced, Held, Invalid, 
 from interlock.core.requests import LeaveTurn, Load, Place, Steps, Think
 from interlock.core.struct import Json
 from interlock.core.turn import Turn, kept, renewal, take_turn, with_turn
-from interlock.core.write import applied_before, commit, forgot_return, plan_delete, put
+from interlock.core.write import (
+    applied_before,
+    commit,
+    forgot_return,
+    plan_delete,
+    put,
+    records_of,
+)
 from interlock.core.writer import Writer
 
 
@@ -68,6 +75,7 @@ def update(
     limits: Limits,
     op_id: str,
     resumable: bool,
+    touch: bool = True,
 ) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
@@ -104,10 +112,14 @@ def update(
         given = record.value if record.exists else deepcopy(default)  # `fn` may change it
         value = yield Think(fn, (given,), renew)
         outcome = yield from _commit_value(
-            writer, record, value, op_id, ticket, limits.turns != "never"
+            writer, record, value, op_id, ticket, limits.turns != "never", touch
         )
         if isinstance(outcome, Committed):
-            return applied_before(writer, key, op_id, outcome)
+            if outcome.replayed or outcome.writes[0].version != record.version:
+                return applied_before(writer, key, op_id, outcome)
+            if ticket:  # nothing was written, which would have given it up
+                yield LeaveTurn(ticket)
+            return records_of(outcome, writer.space)[0]
         give_up = final_refusal(key, outcome, limits, attempts)
         if give_up is None and writer.book.rules.match(key)[1].on_conflict == "raise":
             give_up = outcome if isinstance(outcome, Conflict) else None
@@ -129,7 +141,13 @@ def update(
 
 
 def _commit_value(
-    writer: Writer, record: Record, value: Json, op_id: str, ticket: int, gives_way: bool
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    ticket: int,
+    gives_way: bool,
+    touch: bool,
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -139,7 +157,11 @@ def _commit_value(
     if value is DELETE:
         decision = partial(plan_delete, writer, record, op_id)
         return (yield from commit(writer, decision, False, ticket, gives_way))
-    return (yield from put(writer, record, value, op_id, ticket=ticket, gives_way=gives_way))
+    return (
+        yield from put(
+            writer, record, value, op_id, ticket=ticket, gives_way=gives_way, touch=touch
+        )
+    )
 
 
 def check_limits(limits: Limits) -> Invalid | None:

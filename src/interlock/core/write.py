@@ -7,8 +7,9 @@ meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 
 from interlock.core.document import FILES, check_document, folders_of, in_the_way
@@ -17,7 +18,7 @@ from interlock.core.keys import check_key, decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
-from interlock.core.records import Committed, Entry, Record, absent
+from interlock.core.records import Committed, Entry, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
     Forbidden,
@@ -33,15 +34,16 @@ from interlock.core.rules import (
     MERGED,
     Rule,
     UnknownRule,
+    not_understood,
     unknown_reducer,
-    unknown_rule,
 )
 from interlock.core.struct import Json
+from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
 NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
-_MOST_TRANSITIONS = 100  # conflicts, before a transition gives up
+_MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
 
@@ -146,8 +148,7 @@ def plan_values(
         if isinstance(write, Invalid):
             return write
         writes.append(write)
-    expects = (expect(record) for record, _ in values)
-    return writer.plan(op_id, expects=expects, writes=writes)
+    return writer.plan(op_id, expects=(expect(record) for record, _ in values), writes=writes)
 
 
 def forbidden_by_rule(
@@ -185,12 +186,6 @@ def forbidden_by_rule(
     if write.kind == DELETE:
         return check_delete(rule.machine, key, old)
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
-
-
-def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
-    """The refusal of writing under a rule that only a newer version of Interlock knows."""
-    why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
-    return Forbidden(why, key, pattern, rule.kind)
 
 
 def _not_appendable(
@@ -403,14 +398,20 @@ def write_one(writer: Writer, decision: Callable[[], Decision]) -> Steps[Record 
 
 
 def write_record(
-    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    *,
+    touch: bool = True,
 ) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
 
-    outcome = yield from put(writer, record, value, op_id, leased, exact)
+    outcome = yield from put(writer, record, value, op_id, leased, exact, touch=touch)
     return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
@@ -423,16 +424,22 @@ def put(
     exact: bool | Callable[[], bool] = False,
     ticket: int = 0,
     gives_way: bool = False,
+    *,
+    touch: bool = True,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
-    Returns Committed or a Refusal.
+    `touch`: also where it is the value that the record has.  Returns Committed or a Refusal.
     """
 
     def decision() -> Decision:
         return plan_put(writer, record, value, op_id, leased)
 
     while True:
+        if not touch and _changes_nothing(decision(), record):
+            fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
+            if (fresh.version, fresh.epoch) == (record.version, record.epoch):
+                return _as_it_is(record)
         outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
             return outcome
@@ -440,6 +447,17 @@ def put(
         if isinstance(merged, Conflict):
             return merged
         record, value, exact = outcome.record, merged[0], False
+
+
+def _changes_nothing(decided: Decision, record: Record) -> bool:
+    """Whether a plan writes what the record has already."""
+    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
+
+
+def _as_it_is(record: Record) -> Committed:
+    """What a commit that changes nothing returns: the one that made the record."""
+    write = Written(record.key, PUT, record.version, record.epoch, record.position, record.body)
+    return Committed(record.position, record.time_us, record.writer or "", (write,))
 
 
 def rebased(writer: Writer, key: str) -> bool:
@@ -453,7 +471,7 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
     if not theirs.exists or conflict.prefix is not None:
         return conflict
     was = decode(base.body) if base.exists else REMOVED
-    merged, clashes = merge3(was, mine, decode(theirs.body))
+    merged, clashes = merge3(was, to_json(mine), decode(theirs.body))
     if not clashes:
         return (merged,)
     first = clashes[0]
@@ -463,6 +481,33 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
     return conflict.replace(message=message, clashes=clashes)
+
+
+def append_many(
+    writer: Writer, key: str, items: Iterable[Json], op_id: str
+) -> Steps[list[Entry] | Refusal]:
+    """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
+    contributions = list(items)
+    if not contributions:
+        return []
+
+    def decision() -> Decision:
+        writes: list[Write] = []
+        for item in contributions:
+            decided = plan_append(writer, key, item, op_id)
+            if isinstance(decided, Refusal):
+                return decided
+            writes += decided.writes
+        return writer.plan(op_id, writes=writes, transaction=True)
+
+    outcome = yield from commit(writer, decision)
+    if not isinstance(outcome, Committed):
+        return outcome
+    first, last = outcome.writes[0].version, outcome.writes[-1].version
+    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
+        with suppress(Unfoldable):
+            yield from ask(writer, Load((key,)))
+    return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
 
 
 def append(
@@ -481,9 +526,15 @@ def append(
     if done.version % FOLD_EVERY == 0 and not outcome.replayed:
         with suppress(Unfoldable):
             yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
+    return _entry(outcome, done, op_id, None)
+
+
+def _entry(
+    outcome: Committed, done: Written, op_id: str, reads: Mapping[str, Json] | None
+) -> Entry:
     return Entry(
         done.position,
-        key,
+        done.key,
         done.version,
         done.epoch,
         done.kind,
@@ -491,16 +542,44 @@ def append(
         outcome.agent,
         outcome.time_us,
         op_id,
-        None,
-        done.erased,
+        reads,
+        erased=done.erased,
     )
 
 
 def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
-    """Move the machine of a key.  A record in hand is written once; a key is read first, and again
-    if it moved: nothing is thought about in between."""
+    """Move the machine of a key, or of a record in hand, which is tried once."""
+
+    def move(record: Record) -> Decision:
+        return plan_transition(writer, record, to, changes, op_id)
+
+    return (yield from change(writer, target, move, op_id))
+
+
+def change(
+    writer: Writer,
+    target: Record | str,
+    decide: Callable[[Record], Decision],
+    op_id: str,
+    still: Callable[[Record, Record], bool] | None = None,
+    *,
+    touch: bool = True,
+) -> Steps[Record | Refusal]:
+    """Protocol: commit what `decide(record)` makes of a key, and again of the fresh record if it
+    has moved: nothing is thought about in between.
+
+    A record in hand is tried once, or as long as `still(record, fresh)` says that what was decided
+    from it holds for the fresh one.  `touch`: also where it changes nothing.
+    """
+
+    def was_asked(made: Record) -> Record | Refusal:
+        """The record that an earlier sending made, unless the same change would change it again."""
+        if still is None or _changes_nothing(decide(made), made):
+            return made
+        return reused_operation(op_id, made.key)
+
     if isinstance(target, Record):
         wrong = own_record(writer, target)
         if wrong is not None:
@@ -512,15 +591,21 @@ def transition(
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))
         if snapshot.applied is not None:
-            return applied_before(writer, target, op_id, snapshot.applied)
+            done = applied_before(writer, target, op_id, snapshot.applied)
+            return was_asked(done) if isinstance(done, Record) else done
         record = snapshot.records[target]
-
-    def move() -> Decision:
-        return plan_transition(writer, record, to, changes, op_id)
-
-    for _ in range(_MOST_TRANSITIONS):
-        outcome = yield from write_one(writer, move)
-        if target is record or not isinstance(outcome, Conflict):
+    exact, read = still is None, record is not target
+    for _ in range(_MOST_CHANGES):
+        if read and not touch and _changes_nothing(decide(record), record):
+            return record
+        outcome = yield from commit(writer, partial(decide, record), exact)
+        if isinstance(outcome, Committed):
+            made = records_of(outcome, writer.space)[0]
+            return was_asked(made) if outcome.replayed else made
+        if not isinstance(outcome, Conflict) or outcome.prefix is not None:
             break
-        record = outcome.record
+        if isinstance(target, Record) and not (still and still(target, outcome.record)):
+            break
+        record, read = outcome.record, True
+    assert isinstance(outcome, Refusal)
     return outcome

@@ -70,7 +70,7 @@ class FilesContext:
         return key
 
     def thinking(
-        self, path: str, fn: Callable[[Any], Any], limits: Limits, op_id: str | None
+        self, path: str, fn: Callable[[Any], object], limits: Limits, op_id: str | None
     ) -> Steps[Record | Refusal]:
         """Return the protocol that updates a document with a function of its text."""
         key, name = self.key(path), self.op_id(op_id)
@@ -87,6 +87,8 @@ def files_context(
     hidden: bool,
 ) -> FilesContext:
     """Return the context of the files below `root`.  Raises Invalid."""
+    if session.is_joined:
+        raise Invalid("Files can't be part of your transaction. Use the space itself.")
     if outside not in (REFUSE, ADOPT):
         raise Invalid(f"outside={outside!r} must be {REFUSE!r} or {ADOPT!r}.")
     found = Workspace(os.fspath(root), session.writer.space)

@@ -11,9 +11,10 @@ import os
 import platform
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.document import MODES
 
@@ -163,7 +164,7 @@ def _renamed(source: str, folder: int, name: str, how: int) -> None:
 
 
 @cache
-def _call() -> Any:
+def _call() -> Callable[..., int]:
     """Return the function of the system that renames with flags."""
     system = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin":
@@ -174,7 +175,7 @@ def _call() -> Any:
     return syscall(system)
 
 
-def syscall(system: Any) -> Any:
+def syscall(system: ctypes.CDLL) -> Callable[..., int]:
     """Return `renameat2` for a C library that does not have it."""
     number = _SYSCALLS.get(platform.machine())
     if number is None:

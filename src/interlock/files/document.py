@@ -103,7 +103,7 @@ class FileConflict(Conflict):
         super().__init__(outcome)
         self.document = document
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.outcome, self.document)
 
 
@@ -119,7 +119,7 @@ class FileEdited(FileConflict):
         super().__init__(outcome, document)
         self.outside = outside
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.outcome, self.document, self.outside)
 
 
@@ -130,7 +130,7 @@ class Unpublished(Fault):
         super().__init__(message)
         self.document = document
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (str(self), self.document)
 
 
@@ -226,29 +226,29 @@ def from_value(key: str, value: Json) -> tuple[bytes, int]:
     return content, value["mode"]
 
 
-def of_content(path: str, fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def of_content(path: str, fn: Callable[[Any], Any]) -> Callable[[Json], Json]:
     """Return `fn`, which makes new content of a document's content, as a function of its value.
 
     `fn` gets text, or bytes that are no text, and "" where there is no document.
     """
 
-    def content(value: Any) -> str | bytes:
+    def content(value: Json) -> str | bytes:
         data, _ = (b"", 0) if value is None else from_value(path, value)
         try:
             return data.decode()
         except UnicodeDecodeError:
             return data
 
-    def changed(before: Any, made: Any) -> Any:
+    def changed(before: Json, made: object) -> Json:
         if made is None or made is DELETE:
             return made  # what these mean is the same for every update
         mode = DEFAULT_MODE if before is None else int(before["mode"])
         return to_value(to_bytes(made), mode)
 
-    def think(value: Any) -> Any:
+    def think(value: Json) -> Json:
         return changed(value, fn(content(value)))
 
-    async def think_async(value: Any) -> Any:
+    async def think_async(value: Json) -> Json:
         return changed(value, await fn(content(value)))
 
     return think_async if inspect.iscoroutinefunction(fn) else think

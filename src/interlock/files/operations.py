@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 from interlock.core import transact
 from interlock.core.plan import DELETE
@@ -60,7 +59,7 @@ def read(context: FilesContext, path: object) -> Steps[Document]:
 
 
 def write(
-    context: FilesContext, document: Document, content: Any, mode: int | None, op_id: str
+    context: FilesContext, document: Document, content: object, mode: int | None, op_id: str
 ) -> Steps[Document]:
     """Write a document that was read.  Returns the new one."""
     data = to_bytes(content)
@@ -144,7 +143,7 @@ class Changes:
         check((yield from self.state.load((key,))))
         return (yield from _shown_unless_changed(self, key))
 
-    def write(self, document: Document, content: Any, mode: int | None) -> Steps[None]:
+    def write(self, document: Document, content: object, mode: int | None) -> Steps[None]:
         """Write a document at the commit."""
         self.context.key(document.path)
         value = to_value(to_bytes(content), document.mode if mode is None else mode)
@@ -152,7 +151,7 @@ class Changes:
         check(self.state.write(document.record, value))
         self.documents.setdefault(document.record.key, document)
 
-    def create(self, path: object, content: Any, mode: int | None) -> Steps[None]:
+    def create(self, path: object, content: object, mode: int | None) -> Steps[None]:
         """Make a document that must not exist at the commit."""
         key = self.context.key(path)
         value = to_value(to_bytes(content), DEFAULT_MODE if mode is None else mode)
@@ -193,7 +192,7 @@ def _shown_unless_changed(changes: Changes, key: str) -> Steps[Document]:
 
 
 def publish(
-    context: FilesContext, contents: Mapping[Any, Any], op_id: str
+    context: FilesContext, contents: Mapping[Document | str, object], op_id: str
 ) -> Steps[tuple[Document, ...]]:
     """Write several documents in one commit.  Returns the new ones."""
     changes = Changes(context)

@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from interlock import Json
 from interlock.forensics.operations import BadTrace, Operation
 from interlock.forensics.stale import Texts, Uses
 
@@ -70,7 +71,7 @@ class Anomaly(NamedTuple):
             )
         return f"{who} committed its effects as {shown[1]}, but intended {shown[0]}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the anomaly as an object; what does not apply is left out."""
         shown = {name: value for name, value in self._asdict().items() if value not in (None, ())}
         if not self.more:

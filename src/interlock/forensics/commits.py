@@ -3,7 +3,7 @@
 The log says what each commit was computed from, but not when that was read.  What was read is
 given the latest moment at which the log alone shows that it was still current: one microsecond
 before the commit that replaced it, and at the latest one microsecond before the operation's own.
-Any earlier moment would give the same verdict: what counts is whether another agent's commit stands
+An earlier moment would give the same verdict: what counts is whether another agent's commit stands
 between the version that was read and the operation's own commit.
 """
 
@@ -12,8 +12,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from interlock import Json
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE
 from interlock.core.records import Entry
@@ -25,7 +26,7 @@ class _Made(NamedTuple):
 
     version: int
     time: int
-    value: Any
+    value: Json
     op_id: str
     exists: bool
 
@@ -63,7 +64,7 @@ class _Past:
 
     def operation(self, session: str, op_id: str, commit: list[Entry], time: int) -> Operation:
         """Return the operation that a commit is, and take note of what it wrote."""
-        read: dict[str, Any] = {}
+        read: dict[str, Json] = {}
         predecessors: dict[str, None] = {}
         read_times: dict[str, float] = {}
         agent = commit[0].agent
@@ -124,10 +125,10 @@ class _Past:
             if self._made[key][-1].exists and not key.startswith("$"):
                 yield key
 
-    def _note(self, commit: list[Entry], time: int) -> dict[str, Any]:
+    def _note(self, commit: list[Entry], time: int) -> dict[str, Json]:
         """Take note of what a commit wrote and return it as exported."""
-        wrote: dict[str, Any] = {}
-        added: dict[str, list[Any]] = {}
+        wrote: dict[str, Json] = {}
+        added: dict[str, list[Json]] = {}
         for entry in commit:
             key, value = entry.key, entry.value
             if entry.kind == APPEND:

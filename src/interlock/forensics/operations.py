@@ -7,8 +7,9 @@ import math
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, fspath
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, NoReturn
 
+from interlock import Json
 from interlock.core import refusals
 from interlock.errors import Invalid, Unavailable
 
@@ -38,20 +39,20 @@ class Operation(NamedTuple):
     agent: str
     read_time: float
     write_time: float
-    read_set: Mapping[str, Any] = {}  # never changed, nor is the next
-    write_set: Mapping[str, Any] = {}
+    read_set: Mapping[str, Json] = {}  # never changed, nor is the next
+    write_set: Mapping[str, Json] = {}
     planned_tools: tuple[str, ...] = ()
     tools_at_read: tuple[str, ...] = ()
     tools_at_write: tuple[str, ...] = ()
-    intended_effects: tuple[Any, ...] = ()
-    committed_effects: tuple[Any, ...] = ()
+    intended_effects: tuple[Json, ...] = ()
+    committed_effects: tuple[Json, ...] = ()
     predecessors: tuple[str, ...] = ()
     aborted: bool = False
     read_times: Mapping[str, float] = {}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the operation as the object of its line; what is empty is left out."""
-        shown: dict[str, Any] = {name: getattr(self, name) for name in (*_NAMES, *_TIMES)}
+        shown: dict[str, Json] = {name: getattr(self, name) for name in (*_NAMES, *_TIMES)}
         shown |= {name: dict(value) for name in _SETS if (value := getattr(self, name))}
         for group in (_TOOLS, _EFFECTS, ("predecessors",)):
             if any(getattr(self, name) for name in group):
@@ -63,7 +64,7 @@ class BadTrace(Invalid):
     """A trace that is not in the format: `file`, `line`, `field`, `value` say where and what."""
 
     def __init__(
-        self, file: str, line: int, field: str, value: Any, problem: str, next_step: str
+        self, file: str, line: int, field: str, value: object, problem: str, next_step: str
     ) -> None:
         where = f"{file}, line {line}: {f'{field} ' if field else ''}{problem}"
         Exception.__init__(self, f"{where}: {_shown(value)}; {next_step}")
@@ -74,7 +75,7 @@ class BadTrace(Invalid):
         self.value = value
         self._parts = (file, line, field, value, problem, next_step)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), self._parts
 
     @property
@@ -91,7 +92,7 @@ def read_trace(
     source: str | PathLike[str] | IO[bytes],
     *,
     name: str | None = None,
-    progress: Callable[[int], Any] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Iterator[Operation]:
     """Yield the operations of a JSONL file, in its order.
 
@@ -112,7 +113,9 @@ def read_trace(
         raise Unavailable(f"Can't read {path}: {problem.strerror}") from problem
 
 
-def _read(file: IO[bytes], name: str, progress: Callable[[int], Any] | None) -> Iterator[Operation]:
+def _read(
+    file: IO[bytes], name: str, progress: Callable[[int], object] | None
+) -> Iterator[Operation]:
     size = 0
     for number, line in enumerate(file, 1):
         if number == 1:
@@ -131,7 +134,7 @@ def _read(file: IO[bytes], name: str, progress: Callable[[int], Any] | None) -> 
         progress(size)
 
 
-def _parsed(line: bytes) -> dict[str, Any]:
+def _parsed(line: bytes) -> dict[str, Json]:
     try:
         value = _decoder.decode(line.decode().strip())
         if b"\\u" in line:
@@ -155,7 +158,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     made = dict(pairs)
     if len(made) != len(pairs):
         names = [key for key, _ in pairs]
@@ -164,14 +167,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-def _no_constant(text: str) -> Any:
+def _no_constant(text: str) -> NoReturn:
     raise _Wrong("", text, "is not a JSON number", "leave it out, or write null or a number")
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
-def _operation(given: dict[str, Any]) -> Operation:
+def _operation(given: dict[str, Json]) -> Operation:
     if not given.keys() <= _FIELDS:
         unknown = next(field for field in given if field not in _FIELDS)
         known = ", ".join((*_NAMES, *_TIMES, *_SETS, *_TOOLS, *_EFFECTS))
@@ -216,7 +219,7 @@ def _operation(given: dict[str, Any]) -> Operation:
     )
 
 
-def _text(given: dict[str, Any], name: str) -> str:
+def _text(given: dict[str, Json], name: str) -> str:
     value = given.get(name)
     if isinstance(value, str) and value:
         return value
@@ -225,7 +228,7 @@ def _text(given: dict[str, Any], name: str) -> str:
     raise _Wrong(name, value, "is not a text of one character or more", "write a text")
 
 
-def _number(given: Mapping[str, Any], name: str, of: str = "") -> float:
+def _number(given: Mapping[str, Json], name: str, of: str = "") -> float:
     value = given.get(name)
     if type(value) is int or (type(value) is float and math.isfinite(value)):
         return value
@@ -235,25 +238,25 @@ def _number(given: Mapping[str, Any], name: str, of: str = "") -> float:
     raise _Wrong(f"{of}{name}", value, "is not a finite number", step)
 
 
-def _missing(given: Mapping[str, Any], name: str, kind: str) -> _Wrong:
+def _missing(given: Mapping[str, Json], name: str, kind: str) -> _Wrong:
     return _Wrong(name, given, "is missing", f"add {kind}: every operation has {name}")
 
 
-def _mapping(given: dict[str, Any], name: str) -> Mapping[str, Any]:
+def _mapping(given: dict[str, Json], name: str) -> Mapping[str, Json]:
     value = given.get(name, {})
     if isinstance(value, dict):
         return value
     raise _Wrong(name, value, "is not an object", 'write {"key": value, ...}')
 
 
-def _items(given: dict[str, Any], name: str) -> list[Any]:
+def _items(given: dict[str, Json], name: str) -> list[Json]:
     value = given.get(name, [])
     if isinstance(value, list):
         return value
     raise _Wrong(name, value, "is not a list", "write [...], empty where there are none")
 
 
-def _texts(given: dict[str, Any], name: str) -> tuple[str, ...]:
+def _texts(given: dict[str, Json], name: str) -> tuple[str, ...]:
     value = _items(given, name)
     for item in value:
         if not isinstance(item, str) or not item:
@@ -261,7 +264,7 @@ def _texts(given: dict[str, Any], name: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _together(given: dict[str, Any], names: tuple[str, ...]) -> None:
+def _together(given: dict[str, Json], names: tuple[str, ...]) -> None:
     """One of these without the others says nothing: what is not recorded is not empty."""
     missing = [name for name in names if name not in given]
     if missing and len(missing) < len(names):
@@ -269,6 +272,6 @@ def _together(given: dict[str, Any], names: tuple[str, ...]) -> None:
         raise _Wrong(missing[0], given, "is missing", step)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

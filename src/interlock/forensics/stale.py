@@ -7,7 +7,9 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from json.encoder import encode_basestring
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from interlock import Json
 
 _FEW = 8  # writes, that are looked at one by one
 _encoder = json.JSONEncoder(sort_keys=True, ensure_ascii=False)
@@ -26,7 +28,7 @@ class Texts:
         """Return the one object that stands for a text."""
         return self._known.setdefault(text, text)
 
-    def of(self, value: Any) -> str:
+    def of(self, value: Json) -> str:
         """Return the text of a value."""
         kind = type(value)
         if kind is str:
@@ -99,7 +101,7 @@ class _Writes:
         self.at = at
         self.values = values
         self._agents = [agents[writer] for writer in at]
-        self._places: dict[Any, list[int]] | None = None
+        self._places: dict[tuple[int | str, ...], list[int]] | None = None
 
     def guilty(self, start: int, end: int, agent: str, value: str) -> int:
         """Return how many writes from `start` to before `end` are of another agent and value."""
@@ -130,8 +132,8 @@ class _Writes:
                 start = middle
         return start
 
-    def _placed(self) -> dict[Any, list[int]]:
-        places: dict[Any, list[int]] = {}
+    def _placed(self) -> dict[tuple[int | str, ...], list[int]]:
+        places: dict[tuple[int | str, ...], list[int]] = {}
         for place, (agent, value) in enumerate(zip(self._agents, self.values, strict=True)):
             for kind in ((0, agent), (1, value), (2, agent, value)):
                 places.setdefault(kind, []).append(place)

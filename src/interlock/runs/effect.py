@@ -33,6 +33,7 @@ from interlock.runs.records import (
 from interlock.runs.run import record
 from interlock.runs.state import RunState, Undo
 from interlock.runs.step import ask_about
+from interlock.typed import UNTYPED, Typed, typed_call
 
 POLICIES = ("ask", "retry", "skip")
 
@@ -42,23 +43,24 @@ class Effect:
     """A call to the outside: `fn(key, *args)`, and what happens when it is in doubt."""
 
     name: str
-    fn: Callable[..., Any]
-    args: tuple[Any, ...]
+    fn: Callable[..., object]
+    args: tuple[object, ...]
     content: Json  # what the idempotency key is derived from
     in_doubt: str = "ask"
-    check: Callable[..., Any] | None = None
-    compensate: Callable[..., Any] | None = None
+    check: Callable[..., object] | None = None
+    compensate: Callable[..., object] | None = None
     decided_from: tuple[Expect, ...] = ()
+    view: Typed[Any] = UNTYPED
 
 
 def make(
     name: str,
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    key: Any,
+    fn: Callable[..., object],
+    args: tuple[object, ...],
+    key: object,
     in_doubt: str,
-    check: Callable[..., Any] | None,
-    compensate: Callable[..., Any] | None,
+    check: Callable[..., object] | None,
+    compensate: Callable[..., object] | None,
     decided_from: object,
 ) -> Effect:
     """Return an effect as it was asked for.  Raises Invalid."""
@@ -70,9 +72,11 @@ def make(
         raise InvalidError(f"in_doubt={in_doubt!r} is not one of {', '.join(POLICIES)}")
     if check is not None and in_doubt != "ask":
         raise InvalidError(f"effect {name!r} has both check= and in_doubt={in_doubt!r}; give one")
+    view, args = typed_call(args)
     content = list(args) if key is None else key
     expected = _expected(decided_from)
-    return Effect(name, fn, args, content, in_doubt, check, compensate, expected)
+    undo = None if compensate is None else view.taking(compensate, f"the result of effect {name!r}")
+    return Effect(name, fn, args, content, in_doubt, check, undo, expected, view)
 
 
 def _expected(records: object) -> tuple[Expect, ...]:
@@ -86,8 +90,15 @@ def _expected(records: object) -> tuple[Expect, ...]:
     return tuple(map(expect, found))
 
 
-def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Json]:
+def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Any]:
     """Make the call once, and return its result; or the one that is recorded."""
+    result = yield from _perform(run, path, effect, op_id)
+    if result is None:  # skipped, perhaps
+        return None
+    return effect.view.value(result, f"the result of effect {effect.name!r}")
+
+
+def _perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) -> Steps[Json]:
     what = f"effect {effect.name!r}"
     arguments, content = digest(list(effect.args), what), digest(effect.content, what)
     for wrong in (arguments, content):
@@ -128,8 +139,10 @@ def perform(run: RunState, path: str, effect: Effect, op_id: Callable[[], str]) 
         happened = yield from _looked_up(effect, key)
         if not happened:
             raise InDoubt(effect.name, key, path, problem) from problem
-        result = happened[1]
-    payload |= {"state": FINISHED, "result": result}
+        payload |= {"state": FINISHED, "result": happened[1]}
+    else:
+        what = f"the result of effect {effect.name!r}"
+        payload |= {"state": FINISHED, "result": effect.view.json(result, what)}
     return (yield from _finish(run, path, effect, payload, op_id))
 
 
@@ -173,7 +186,9 @@ def _looked_up(effect: Effect, key: str) -> Steps[tuple[str, Json] | None]:
     if effect.check is None:
         return None
     found = yield Think(effect.check, (key, *effect.args))
-    return None if found is None else (FINISHED, found)
+    if found is None:
+        return None
+    return FINISHED, effect.view.json(found, f"what check= of effect {effect.name!r} returned")
 
 
 def _finish(

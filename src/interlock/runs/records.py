@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock.core.keys import check_key, encode
+from interlock.core.keys import check_key, decode, encode
 from interlock.core.records import Record
 from interlock.core.refusals import Invalid
 from interlock.core.struct import Json
@@ -94,7 +94,7 @@ def digest(arguments: object, what: str) -> str | Invalid:
         )
     import hashlib  # at run time only where it is used: importing it takes long
 
-    text = json.dumps(arguments, sort_keys=True)
+    text = json.dumps(decode(body), sort_keys=True)  # typed arguments as JSON has them
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -164,7 +164,9 @@ def steps_of(run_id: str, records: Mapping[str, Record]) -> tuple[StepInfo, ...]
     return tuple(sorted(found, key=lambda step: place_of(step.path)))
 
 
-def run_info(run_id: str, fence: Record, status: Mapping[str, Any], records: Any) -> RunInfo:
+def run_info(
+    run_id: str, fence: Record, status: Mapping[str, Json], records: Mapping[str, Record]
+) -> RunInfo:
     """Return a run as it stands, from its records of one moment."""
     steps = steps_of(run_id, records)
     prefix = sent_key(run_id, "")

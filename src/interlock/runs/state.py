@@ -41,7 +41,7 @@ class Undo(NamedTuple):
     name: str
     key: str
     result: Json
-    fn: Callable[..., Any]
+    fn: Callable[..., object]
 
 
 @dataclass(eq=False)
@@ -54,7 +54,7 @@ class Frame:
     payload: dict[str, Json] = field(default_factory=dict)  # what will be recorded of the step
     count: int = 0
 
-    def begin(self, tx: Any, payload: dict[str, Any]) -> None:
+    def begin(self, tx: object, payload: dict[str, Json]) -> None:
         """Run the step, or run it again because something that it read has moved."""
         self.tx, self.payload, self.count = tx, payload, 0
 

@@ -7,12 +7,12 @@ run waits for has come.
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from interlock.core import refusals, transact
 from interlock.core.fold import ask
+from interlock.core.keys import decode, encode
 from interlock.core.lease import check_seconds
 from interlock.core.records import Snapshot
 from interlock.core.refusals import Invalid as InvalidOutcome
@@ -40,6 +40,7 @@ from interlock.runs.run import record
 from interlock.runs.state import Frame, RunState, StepTransaction, Suspended, inside
 from interlock.session import Thought
 from interlock.settings import DEFAULT_ATTEMPTS, WATCH_PAUSE
+from interlock.typed import Typed
 
 _LIMITS = Limits(DEFAULT_ATTEMPTS, None, "auto")
 _LONGEST_SLEEP = 10 * 366 * 24 * 3600.0
@@ -58,7 +59,9 @@ def check_wait(name: object, timeout: float | None) -> None:
     check_timeout(timeout)
 
 
-def make(name: str, fn: object, args: Any, kwargs: Any) -> dict[str, Any]:
+def make(
+    name: str, fn: object, args: tuple[object, ...], kwargs: Mapping[str, object]
+) -> dict[str, Json]:
     """Return what will be recorded of a step, without its result.  Raises Invalid."""
     raise_refused(check_call(STEP, name, fn))
     made = digest([list(args), kwargs], f"step {name!r}")
@@ -67,7 +70,7 @@ def make(name: str, fn: object, args: Any, kwargs: Any) -> dict[str, Any]:
     return {"kind": STEP, "name": name, "args": made, "state": FINISHED}
 
 
-def recalled(run: RunState, path: str, step: dict[str, Any]) -> tuple[Any] | None:
+def recalled(run: RunState, path: str, step: dict[str, Json]) -> tuple[Json] | None:
     """Return the recorded result of a step, in a tuple; None where it is to be done."""
     recorded = run.recall(path, STEP, step["name"], step["args"])
     return None if recorded is None else (recorded["result"],)
@@ -76,16 +79,16 @@ def recalled(run: RunState, path: str, step: dict[str, Any]) -> tuple[Any] | Non
 def perform(
     run: RunState,
     path: str,
-    step: dict[str, Any],
-    fn: Callable[[Frame], Any],
+    step: dict[str, Json],
+    fn: Callable[[Frame], Json],
     thought: Thought,
-    tx_of: Callable[[Transaction], Any],
+    tx_of: Callable[[Transaction], object],
     op_id: str,
-) -> Steps[tuple[Any] | Refusal]:
+) -> Steps[tuple[Json] | Refusal]:
     """Protocol: run a step, whose function is `fn`.  Returns its result as it is recorded."""
     frame = Frame(run, path)
 
-    def begin(state: StepTransaction) -> Any:
+    def begin(state: StepTransaction) -> Frame:
         frame.begin(tx_of(state), state.payload)
         return thought.begin(state, frame)
 
@@ -100,30 +103,37 @@ def perform(
     )
     if isinstance(answer, Stopped):
         return answer.refusal
-    run.remember(path, json.loads(json.dumps(frame.payload)), 1, 0)  # as it will be read again
+    body = encode(frame.payload, run.writer.max_value_bytes)
+    run.remember(path, decode(str(body)), 1, 0)  # as it will be read again
     found = recalled(run, path, step)
     assert found is not None  # it was just recorded
     return found
 
 
-def framed(run: RunState, fn: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Frame], Any]:
+def framed(
+    run: RunState,
+    fn: Callable[..., Json],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    view: Typed[Any],
+) -> Callable[[Frame], Json]:
     """Return a function of a frame that runs a step's function inside it, and keeps its result."""
 
-    def ended(frame: Frame, result: Any) -> Any:
+    def ended(frame: Frame, result: Json) -> Json:
         run.check_complete(frame)
-        frame.payload["result"] = result
+        frame.payload["result"] = view.json(result, f"the result of step {frame.payload['name']!r}")
         return result
 
-    async def finish(frame: Frame, result: Any) -> Any:
+    async def finish(frame: Frame, result: Awaitable[Json]) -> Json:
         with inside(frame):
             return ended(frame, await result)
 
-    def think(frame: Frame) -> Any:
+    def think(frame: Frame) -> Json:
         with inside(frame):
             result = fn(*args, **kwargs)
             return finish(frame, result) if inspect.isawaitable(result) else ended(frame, result)
 
-    async def think_async(frame: Frame) -> Any:
+    async def think_async(frame: Frame) -> Json:
         with inside(frame):
             return ended(frame, await fn(*args, **kwargs))
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.core.fold import ask
 from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix, decode, encode
@@ -362,7 +362,7 @@ def _reason(job: Job, contribution: Json) -> Steps[str | None]:
     return "it is not valid" if said is False else None
 
 
-def _merged(job: Job, value: Any, entry: Entry) -> Steps[Any]:
+def _merged(job: Job, value: Json, entry: Entry) -> Steps[Json]:
     """Protocol: the value with one more contribution.  Raises TypeError for None."""
     if isinstance(job.merge, Reducer):
         return job.merge.fold([entry.value], value, started=True)

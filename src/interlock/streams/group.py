@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from interlock.core.group import END, MOST_TAKEN, Deliveries, Delivery, GroupInfo
 from interlock.core.keys import check_name, check_prefix
@@ -161,7 +160,7 @@ def _missing(group: str) -> Steps[Invalid]:
     return Invalid(f"There is no group {group!r} ({there}). Reading a group creates it.")
 
 
-def _check_limit(limit: Any) -> Invalid | None:
+def _check_limit(limit: object) -> Invalid | None:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_TAKEN:
         return Invalid(f"limit={limit!r:.40} must be a whole number from 1 to {MOST_TAKEN}.")
     return None

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 from interlock.core.fold import LARGEST
 from interlock.core.keys import check_key, check_prefix, decode, encode
@@ -27,6 +28,7 @@ from interlock.core.requests import (
 )
 from interlock.core.struct import Json
 from interlock.core.write import forgot_return
+from interlock.typed import UNTYPED, Typed
 
 Fold = Callable[[Json, Entry], Json]
 PAGE = 1000  # entries
@@ -44,6 +46,7 @@ class Shape:
     initial: Json
     kept_as: str
     every: int
+    typed: Typed[Any] = UNTYPED
 
 
 @dataclass
@@ -69,7 +72,13 @@ class View:
 
 
 def shape(
-    fold: object, prefix: str, initial: Json, name: str | None, version: object, every: object
+    fold: object,
+    prefix: str,
+    initial: Json,
+    name: str | None,
+    version: object,
+    every: object,
+    form: Any = None,
 ) -> Shape | Invalid:
     """Return what a projection is, or what is malformed."""
     if not callable(fold) or inspect.iscoroutinefunction(fold):
@@ -81,12 +90,13 @@ def shape(
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             return Invalid(f"{what}={number!r:.40} must be a whole number from 1.")
     assert isinstance(every, int)
+    typed: Typed[Any] = Typed(form)
     if name is None:
-        return Shape(fold, prefix, deepcopy(initial), "", every)
+        return Shape(fold, prefix, deepcopy(initial), "", every, typed)
     body = encode(initial, LARGEST)
     if isinstance(body, Invalid):
         return Invalid(f"initial: {body.message} A stored projection is JSON.")
-    return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every)
+    return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every, typed)
 
 
 def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
@@ -146,7 +156,7 @@ def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
     value, fold = view.value, shape.fold
     for entry in entries:
         try:
-            value = fold(value, entry)
+            value = fold(value, shape.typed.entry(entry))
         except Exception as problem:  # leaving it out would make another view than the log says
             problem.add_note(f"the projection folded {entry.key!r}, position {entry.position}")
             raise

@@ -14,7 +14,7 @@ Names are imported when they are first used.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interlock.verify.explorer.agents import NotDeterministic, protocol_agent
@@ -103,7 +103,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name."""
     home = _HOMES.get(name)
     if home is None:

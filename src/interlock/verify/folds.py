@@ -10,8 +10,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from interlock import Json
 from interlock.core.fold import LARGEST
 from interlock.core.keys import decode, encode
 from interlock.core.merge import ASSOCIATIVE, COMMUTATIVE, IDEMPOTENT, LAWS, Reducer, same
@@ -30,13 +31,13 @@ _NO_LIMIT = 1 << 30
 class LawBroken(InterlockError):
     """A reducer does not keep a law that it claims: `law`, and the contributions that show it."""
 
-    def __init__(self, law: str, message: str, items: list[Any]) -> None:
+    def __init__(self, law: str, message: str, items: list[Json]) -> None:
         super().__init__(message)
         self.law = law
         self.items = items
 
 
-def laws(reducer: Reducer, strategy: SearchStrategy[Any], *, examples: int = 200) -> str:
+def laws(reducer: Reducer, strategy: SearchStrategy[Json], *, examples: int = 200) -> str:
     """Check the laws that `reducer` claims, and that it behaves as a reducer at all.
 
     `strategy` draws contributions; `examples` is how many are tried for each law.  Returns what
@@ -70,11 +71,11 @@ def laws(reducer: Reducer, strategy: SearchStrategy[Any], *, examples: int = 200
     return reducer.digest()
 
 
-def _broken(reducer: Reducer, law: str, items: list[Any]) -> bool:
+def _broken(reducer: Reducer, law: str, items: list[Json]) -> bool:
     return _breaks(reducer, law, items) is not None
 
 
-def _breaks(reducer: Reducer, law: str, items: list[Any]) -> str | None:
+def _breaks(reducer: Reducer, law: str, items: list[Json]) -> str | None:
     """Say how folding `items` breaks a law, None where it does not."""
     if law == "deterministic":
         return _unsound(reducer, items)
@@ -98,7 +99,7 @@ def _breaks(reducer: Reducer, law: str, items: list[Any]) -> str | None:
     return None
 
 
-def _regrouped(reducer: Reducer, first: list[Any], rest: list[Any], value: Any) -> str | None:
+def _regrouped(reducer: Reducer, first: list[Json], rest: list[Json], value: Json) -> str | None:
     """Say how contributing the fold of `rest` is not contributing each, None where it is.
 
     Going on from the fold of `first` alone would show nothing: that is how every fold goes on.
@@ -119,7 +120,7 @@ def _regrouped(reducer: Reducer, first: list[Any], rest: list[Any], value: Any) 
     )
 
 
-def _unsound(reducer: Reducer, items: list[Any]) -> str | None:
+def _unsound(reducer: Reducer, items: list[Json]) -> str | None:
     given = deepcopy(items)
     value = reducer.fold(given)
     if not same(given, items):
@@ -135,7 +136,7 @@ def _unsound(reducer: Reducer, items: list[Any]) -> str | None:
 
 _PLACES = 100
 
-Fold = Callable[[Any, Entry], Any]
+Fold = Callable[[Json, Entry], Json]
 
 
 class _Logged(Protocol):
@@ -155,7 +156,7 @@ def check_projection(
     fold: Fold,
     *,
     prefix: str = "",
-    initial: Any = None,
+    initial: Json = None,
     at: Iterable[int] | None = None,
 ) -> int:
     """Fold the log from its beginning, and again with a snapshot at every place; compare both.
@@ -200,7 +201,7 @@ def _places(entries: Sequence[Entry], at: Iterable[int] | None) -> set[int]:
     return (found | {len(entries)}) - {0}
 
 
-def _folded(fold: Fold, value: Any, entry: Entry) -> Any:
+def _folded(fold: Fold, value: Json, entry: Entry) -> Json:
     """Return the next value.  Raises FoldBroken where the fold changes the entry."""
     before = encode(entry.value, LARGEST)
     found = fold(value, entry)
@@ -209,7 +210,7 @@ def _folded(fold: Fold, value: Any, entry: Entry) -> Any:
     return found
 
 
-def _text(value: Any, entry: Entry) -> str:
+def _text(value: Json, entry: Entry) -> str:
     """Return a value as a snapshot keeps it.  Raises FoldBroken where that is not all of it."""
     text = encode(value, LARGEST)
     if not isinstance(text, str):
@@ -235,7 +236,7 @@ def _difference(
     )
 
 
-def _texts(fold: Fold, value: Any, entries: Sequence[Entry]) -> list[str]:
+def _texts(fold: Fold, value: Json, entries: Sequence[Entry]) -> list[str]:
     """Return the value after each entry, as a snapshot keeps it."""
     found = []
     for entry in entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from interlock.verify.explorer.search import Exploration
 def explore_interlock() -> Callable[..., Exploration]:
     """`interlock.verify.explore`, which prints what it explored; a `Violation` fails the test."""
 
-    def run(agents: Any, **options: Any) -> Exploration:
+    def run(agents: Mapping[str, object], **options: Any) -> Exploration:
         __tracebackhide__ = True
         from interlock.verify.explorer.search import explore
 

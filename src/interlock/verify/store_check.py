@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import Space
+from interlock import Json, Space
 from interlock.core.merge import fold_items
 from interlock.core.records import Entry, Record, Tail
 from interlock.core.refusals import Pruned, text_of
@@ -61,7 +61,7 @@ class StoreReport(NamedTuple):
         """Whether everything was checked and agrees."""
         return not self.found and not self.undecided
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the report as an object that `check_store` takes as `against`."""
         problems = [problem._asdict() for problem in self.problems]
         return {**self._asdict(), "ok": self.ok, "problems": problems}
@@ -69,7 +69,7 @@ class StoreReport(NamedTuple):
 
 def check_store(
     space: Space,
-    against: Mapping[str, Any] | None = None,
+    against: Mapping[str, Json] | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> StoreReport:
     """Check that the log of `space`, its keys and its operations agree.
@@ -85,7 +85,7 @@ def check_store(
 
 class _Check:
     def __init__(
-        self, space: Space, against: Mapping[str, Any] | None, told: Callable[[int, int], None]
+        self, space: Space, against: Mapping[str, Json] | None, told: Callable[[int, int], None]
     ) -> None:
         self._perform = space.session.driver.answer
         self._rules = space.session.writer.book.rules
@@ -98,7 +98,7 @@ class _Check:
         self._upto = 0
         self._time_us = 0
         self._last: dict[str, Entry] = {}
-        self._folds: dict[str, Any] = {}  # of merged keys whose first contribution is kept
+        self._folds: dict[str, Json] = {}  # of merged keys whose first contribution is kept
         self._operations: dict[str, list[Entry]] = {}
         self._digest = hashlib.sha256()
         self._any_erased = False
@@ -309,7 +309,7 @@ class _Check:
         if found != [(e.position, e.key, e.version) for e in entries]:
             self._wrong(f"operation {op_id!r} does not answer as it is logged", entries[0])
 
-    def _earlier(self, against: Mapping[str, Any] | None) -> tuple[int, int, str] | None:
+    def _earlier(self, against: Mapping[str, Json] | None) -> tuple[int, int, str] | None:
         """First and last position and digest of an earlier report."""
         if against is None:
             return None

@@ -9,9 +9,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
 
 import interlock
 from interlock.backends.postgres import calls
+from interlock.cli import main
 from tests.facades import Facades
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
@@ -224,3 +226,38 @@ def test_every_function_that_the_library_calls_belongs_to_a_role(store: Store) -
     ours = {each.__name__[1:] for each in calls._CALLS.values()}
     ours |= {"open_space", "load", "read_log", "log_end", "listen_until", "add_refusals"}
     assert ours <= {name for (name,) in granted}
+
+
+READING = (
+    *(["get", "k"], ["keys"], ["log"], ["history", "k"], ["at", "k", "--position", "2"]),
+    *(["rules", "show"], ["groups", "list"], ["conflicts"], ["runs", "list"], ["breakers", "list"]),
+    *(["export"], ["check-store"], ["watch", "--after", "0", "--limit", "1"]),
+)
+
+
+def test_a_reader_runs_every_command_that_reads(store: Store) -> None:
+    url = store.url("reader")
+    for command in READING:
+        told = CliRunner().invoke(main, [*command, "--store", url, "--space", "s"])
+        assert told.exit_code == 0, (command, told.output)
+    for command in (["spaces", url], ["doctor", url]):
+        assert CliRunner().invoke(main, command).exit_code == 0, command
+
+
+def test_only_an_operator_changes_whole_spaces(store: Store) -> None:
+    with interlock.Store(store.url("operator")) as operator:
+        operator.create("theirs")
+        lines = list(operator.export("theirs"))
+        for role in ("reader", "writer", "bound"):
+            with interlock.Store(store.url(role)) as other:
+                for call, arguments in (
+                    (other.drop, ("theirs",)),
+                    (other.rename, ("theirs", "mine")),
+                    (other.load, (lines, "mine")),
+                ):
+                    with pytest.raises(interlock.Unavailable, match="does not let this role"):
+                        call(*arguments)
+        assert operator.load(lines, "other").position == 0
+        operator.rename("other", "another")
+        operator.drop("another")
+        operator.drop("theirs")

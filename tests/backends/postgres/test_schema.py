@@ -6,6 +6,7 @@ import itertools
 import re
 from pathlib import Path
 
+import psycopg
 import pytest
 
 import interlock
@@ -198,3 +199,31 @@ def test_no_function_looks_names_up_where_its_caller_says(database: str) -> None
             assert all(each.startswith(("interlock.", "clock_timestamp")) for each in named), name
         else:
             assert "search_path=interlock, pg_temp" in str(settings), name
+
+
+def test_the_script_for_a_database_administrator_makes_the_same_store(database: str) -> None:
+    run(database, interlock.schema_sql(database))
+    found = run(database, "SELECT prosrc FROM pg_proc WHERE proname = 'version'")
+    with interlock.open(database, space="s", agent="a") as space:  # the functions are ours
+        space.create("k", 1)
+    assert run(database, "SELECT prosrc FROM pg_proc WHERE proname = 'version'") == found
+
+
+def test_the_doctor_finds_an_old_transaction_and_the_connected(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        interlock.open(database, space="s", agent="a") as space,
+        interlock.Store(database) as store,
+    ):
+        space.create("k", 1)
+        found = {each.check: each for each in store.doctor()}
+        assert found["durability"].level == found["clock"].level == "ok"
+        assert "postgres" in found["connected"].found
+        assert "transactions" not in found
+        with psycopg.connect(database) as idle:
+            idle.execute("SELECT 1")
+            monkeypatch.setattr("interlock.backends.postgres.spaces._LONG", 0)
+            found = {each.check: each for each in store.doctor()}
+            assert f"process {idle.info.backend_pid} " in found["transactions"].found
+            assert "pg_terminate_backend" in found["transactions"].advice

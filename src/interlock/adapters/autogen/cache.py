@@ -8,13 +8,13 @@ from typing import Any, Literal, Self, TypeVar
 from autogen_core import CacheStore
 from pydantic import BaseModel
 
-from interlock import Conflict, Invalid, Record, Space
+from interlock import Conflict, Invalid, Json, Record, Space
 from interlock.adapters.names import quoted
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import one_of, synchronous
 
 T = TypeVar("T")
-_NOT_NAMED: Any = object()
+_NOT_NAMED = object()
 
 
 class SharedCacheStore(CacheStore[T]):
@@ -86,10 +86,10 @@ class SharedCacheStore(CacheStore[T]):
         return f"{self._prefix}{quoted(key)}"
 
 
-class _List(list[Any]):
+class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Any], observed: Observed) -> None:
+    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
         super().__init__(items)
         self.observed = observed
 
@@ -99,7 +99,7 @@ class _List(list[Any]):
 
     __copy__ = copy
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), ([*self], self.observed)
 
 
@@ -108,7 +108,7 @@ class _Text(str):
 
     observed: Observed
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _text, (str(self), self.observed)
 
 
@@ -118,7 +118,7 @@ def _text(text: str, observed: Observed) -> _Text:
     return made
 
 
-def _carrying(record: Record) -> Any:
+def _carrying(record: Record) -> Json:
     """Return the value of a record, with its version if it can carry one."""
     value, version = record.value, Observed.of(record)
     if isinstance(value, dict):
@@ -128,7 +128,7 @@ def _carrying(record: Record) -> Any:
     return _text(value, version) if isinstance(value, str) else value
 
 
-def _json(value: Any) -> Any:
+def _json(value: object) -> Json:
     """Return a value with its pydantic models as JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import uuid
-from typing import Any
 
 from autogen_core import CancellationToken, Image
 from autogen_core.memory import (
@@ -17,7 +16,7 @@ from autogen_core.memory import (
 from autogen_core.model_context import ChatCompletionContext
 from autogen_core.models import SystemMessage
 
-from interlock import AsyncSpace, Conflict, Space
+from interlock import AsyncSpace, Conflict, Json, Space
 from interlock.adapters.names import quoted
 from interlock.adapters.space import awaitable, checked, commit, run_async
 
@@ -51,7 +50,7 @@ class SharedMemory(Memory):
         self,
         query: str | MemoryContent = "",
         cancellation_token: CancellationToken | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> MemoryQueryResult:
         """Return all contents, in the order in which they were added."""
         return MemoryQueryResult(results=await run_async(self._space, self._contents()))
@@ -87,10 +86,10 @@ class SharedMemory(Memory):
                 continue  # somebody else clears it, too
 
 
-def _packed(content: MemoryContent) -> dict[str, Any]:
+def _packed(content: MemoryContent) -> dict[str, Json]:
     """Return a content as JSON."""
     held, mime = content.content, content.mime_type
-    packed: dict[str, Any]
+    packed: dict[str, Json]
     if isinstance(held, Image):
         packed = {"image": held.to_base64()}
     elif isinstance(held, bytes):
@@ -101,9 +100,9 @@ def _packed(content: MemoryContent) -> dict[str, Any]:
     return {**packed, **kind, "metadata": content.metadata}
 
 
-def _unpacked(packed: dict[str, Any]) -> MemoryContent:
+def _unpacked(packed: dict[str, Json]) -> MemoryContent:
     """Return the content that `_packed` was given."""
-    held: Any = packed.get("value")
+    held: Json = packed.get("value")
     if "image" in packed:
         held = Image.from_base64(packed["image"])
     elif "bytes" in packed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
-from interlock import AsyncLease, AsyncSpace, Lease, Space
+from interlock import AsyncLease, AsyncSpace, Json, Lease, Space
 from interlock.adapters.names import quoted
 from interlock.adapters.space import checked
 from interlock.adapters.turns import give_up, take, write
@@ -15,10 +15,10 @@ from interlock.adapters.turns import give_up, take, write
 class HasState(Protocol):
     """What AutoGen's teams, agents and runtimes have in common."""
 
-    async def save_state(self) -> Mapping[str, Any]:
+    async def save_state(self) -> Mapping[str, Json]:
         """Return the state as JSON values."""
 
-    async def load_state(self, state: Mapping[str, Any], /) -> None:
+    async def load_state(self, state: Mapping[str, Json], /) -> None:
         """Go on from a state that `save_state` returned."""
 
 

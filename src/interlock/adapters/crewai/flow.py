@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from interlock import InterlockError, Record, Space
 from interlock.extras import needs
@@ -72,21 +72,22 @@ class _FlowCaller(Caller):
             self._seen.setdefault(place, record)
 
 
+T = TypeVar("T")
 _LOADED = "interlock_loaded"
 
 
-def tag(asked: Any, place: Place, record: Record) -> Any:
+def tag(asked: T, place: Place, record: Record) -> T:
     """Return a context of pending feedback that tells the flow object which is made for it, and
     resumed later, what it was loaded from."""
     setattr(asked, _LOADED, (place, record))
     return asked
 
 
-_flows: weakref.WeakKeyDictionary[Any, _FlowCaller] = weakref.WeakKeyDictionary()
+_flows: weakref.WeakKeyDictionary[object, _FlowCaller] = weakref.WeakKeyDictionary()
 _making = threading.Lock()
 
 
-def caller_of(flow: Any) -> _FlowCaller:
+def caller_of(flow: object) -> _FlowCaller:
     """Return the caller that a flow object is."""
     with _making:
         return _flows.setdefault(flow, _FlowCaller())
@@ -173,7 +174,7 @@ def raise_typed(problem: BaseException | None) -> None:
 # The state that the methods of one flow share
 
 
-def update(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
+def update(flow: object, field: str, fn: Callable[[Any], T], default: object = None) -> T:
     """Read a field of a flow's state, call `fn(value)`, set what it returns, and return that.
 
     For methods that run at once: if another one has changed the field meanwhile, `fn` thinks
@@ -189,7 +190,9 @@ def update(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None)
                 return value
 
 
-async def update_async(flow: Any, field: str, fn: Callable[[Any], Any], default: Any = None) -> Any:
+async def update_async(
+    flow: object, field: str, fn: Callable[[Any], Any], default: object = None
+) -> Any:
     """Do what `update` does; `fn` may be a coroutine function."""
     changing = caller_of(flow).changing
     while True:
@@ -203,17 +206,17 @@ async def update_async(flow: Any, field: str, fn: Callable[[Any], Any], default:
                 return value
 
 
-def _copied(flow: Any, field: str, default: Any) -> Any:
+def _copied(flow: object, field: str, default: object) -> object:
     with caller_of(flow).changing:
         return copy.deepcopy(_get(flow, field, default))
 
 
-def _get(flow: Any, field: str, default: Any) -> Any:
+def _get(flow: object, field: str, default: object) -> object:
     state = _state(flow)
     return state.get(field, default) if isinstance(state, dict) else getattr(state, field)
 
 
-def _set(flow: Any, field: str, value: Any) -> None:
+def _set(flow: object, field: str, value: object) -> None:
     state = _state(flow)
     if isinstance(state, dict):
         state[field] = value

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from interlock import Record, Space, Tx
+from interlock import Json, Record, Space, Tx
 from interlock.adapters.names import quoted
 
 MEMORIES = "crewai/memory/record/"
@@ -26,7 +25,7 @@ def put(
     space: Space,
     key: str,
     base: Record | None,
-    value: Any,
+    value: Json,
     check: Callable[[Tx], None] = lambda tx: None,
 ) -> Record:
     """Write `value` over `base`, or to a key that must not exist; return the new record.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
-from interlock import Conflict, Invalid, Record, Space, Tx
+from interlock import Conflict, Invalid, Json, Record, Space, Tx
 from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put
 from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import one_of, synchronous
@@ -22,7 +22,7 @@ with needs("CrewAI", "crewai"):
 
 _VECTOR = "<f4"  # how an embedding is kept: numbers of 32 bits
 
-Wanted = Callable[[dict[str, Any]], bool]
+Wanted = Callable[[dict[str, Json]], bool]
 
 
 class _Created(datetime):
@@ -38,7 +38,7 @@ class _Created(datetime):
         made.observed = observed
         return made
 
-    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+    def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
         return _Created.of, (datetime.combine(self.date(), self.timetz()), self.observed)
 
 
@@ -103,7 +103,7 @@ class MemoryStorage:
         query_embedding: list[float],
         scope_prefix: str | None = None,
         categories: list[str] | None = None,
-        metadata_filter: dict[str, Any] | None = None,
+        metadata_filter: dict[str, Json] | None = None,
         limit: int = 10,
         min_score: float = 0.0,
     ) -> list[tuple[MemoryRecord, float]]:
@@ -131,7 +131,7 @@ class MemoryStorage:
         categories: list[str] | None = None,
         record_ids: list[str] | None = None,
         older_than: datetime | None = None,
-        metadata_filter: dict[str, Any] | None = None,
+        metadata_filter: dict[str, Json] | None = None,
     ) -> int:
         """Delete the memories that all of the filters match, in one commit; return how many."""
         wanted = _filter(scope_prefix, categories, metadata_filter, older_than)
@@ -255,8 +255,8 @@ def _check_length(tx: Tx, found: int | None) -> None:
             tx.write(stored, found)
 
 
-def _value(record: MemoryRecord) -> dict[str, Any]:
-    value: dict[str, Any] = record.model_dump(mode="json")
+def _value(record: MemoryRecord) -> dict[str, Json]:
+    value: dict[str, Json] = record.model_dump(mode="json")
     vector = np.asarray(record.embedding or [], dtype=_VECTOR)
     if not np.isfinite(vector).all():
         raise Invalid(f"the embedding of memory {record.id!r} holds a number that is not finite")
@@ -292,14 +292,14 @@ def _same_length(stored: int | None, found: int | None) -> None:
 def _filter(
     scope: str | None = None,
     categories: list[str] | None = None,
-    metadata: dict[str, Any] | None = None,
+    metadata: dict[str, Json] | None = None,
     older_than: datetime | None = None,
 ) -> Wanted:
     """Return whether a memory is in a scope, has one of the categories and all of the metadata."""
     path = _path(scope)
     before = None if older_than is None else _moment(older_than)
 
-    def wanted(value: dict[str, Any]) -> bool:
+    def wanted(value: dict[str, Json]) -> bool:
         if before is not None and _moment(datetime.fromisoformat(value["created_at"])) >= before:
             return False
         if categories and not set(categories) & set(value["categories"]):

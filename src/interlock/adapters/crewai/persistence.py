@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, Token
 from datetime import date
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from interlock import Invalid, Record, Space
+from interlock import Invalid, Json, Record, Space
 from interlock.adapters.crewai.flow import Caller, Place, loader, raise_typed, saver, tag
 from interlock.adapters.crewai.keys import flow_key, put
 from interlock.adapters.observed import Observed, ObservedDict, observed
@@ -26,7 +26,8 @@ with needs("CrewAI", "crewai"):
     from crewai.flow.persistence.factory import default_flow_persistence
     from pydantic import BaseModel, PrivateAttr
 
-Change = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+State = dict[str, Json]  # of a flow
+Change = Callable[[State, State], State]
 
 _runs: ContextVar[Mapping[Place, FlowRun]] = ContextVar("interlock_crewai_runs")
 
@@ -53,7 +54,7 @@ class Persistence(FlowPersistence):
         /,
         *,
         unread: Literal["refuse", "overwrite"] = "refuse",
-        **fields: Any,
+        **fields: object,
     ) -> None:
         super().__init__(**fields)
         one_of("unread", unread, "refuse", "overwrite")
@@ -64,38 +65,36 @@ class Persistence(FlowPersistence):
     def init_db(self) -> None:
         """Do nothing: opening the space has made what it needs."""
 
-    def save_state(self, flow_uuid: str, method_name: str, state_data: Any) -> None:
+    def save_state(self, flow_uuid: str, method_name: str, state_data: object) -> None:
         """Save a flow's state after a method: a dict or a Pydantic model.
 
         Raises Conflict if the flow object that saves has not loaded or made what is there, Held,
         Fenced if its `run` block was taken over, Invalid if the state is no JSON.
         """
 
-        def change(before: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+        def change(before: State, state: State) -> State:
             return {**before, "method": method_name, "state": state}
 
         self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
 
-    def load_state(self, flow_uuid: str) -> dict[str, Any] | None:
+    def load_state(self, flow_uuid: str) -> State | None:
         """Return the state that was saved last, or None."""
         record = self._load(flow_uuid, loader(self))
         return _carrying(record, record.value["state"]) if record.exists else None
 
     def save_pending_feedback(
-        self, flow_uuid: str, context: PendingFeedbackContext, state_data: Any
+        self, flow_uuid: str, context: PendingFeedbackContext, state_data: object
     ) -> None:
         """Save a flow's state and what it asks a person, in one commit.  Raises as `save_state`."""
         asked = json.loads(json.dumps(context.to_dict(), default=_plain))
 
-        def change(before: dict[str, Any], state: dict[str, Any]) -> dict[str, Any]:
+        def change(before: State, state: State) -> State:
             pending = {"context": asked, "state": state}
             return {"method": context.method_name, "state": state, "pending": pending}
 
         self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
 
-    def load_pending_feedback(
-        self, flow_uuid: str
-    ) -> tuple[dict[str, Any], PendingFeedbackContext] | None:
+    def load_pending_feedback(self, flow_uuid: str) -> tuple[State, PendingFeedbackContext] | None:
         """Return the state of a flow that waits for a person, and what it asked; or None."""
         record = self._load(flow_uuid, loader(self))
         pending = record.value.get("pending") if record.exists else None
@@ -129,7 +128,7 @@ class Persistence(FlowPersistence):
         """
         return FlowRun(Place(self._space, flow_key(flow_id)), flow_id, ttl, wait)
 
-    def _save(self, flow_uuid: str, who: Caller, state: Any, change: Change) -> None:
+    def _save(self, flow_uuid: str, who: Caller, state: object, change: Change) -> None:
         place = Place(self._space, flow_key(flow_uuid))
         with who.saving:  # first, so that of two methods' saves the later one has the later state
             plain = _as_dict(state, who)
@@ -142,7 +141,7 @@ class Persistence(FlowPersistence):
             if isinstance(state, ObservedDict):
                 state.observed = Observed.of(written)  # it may be changed and saved again
 
-    def _base(self, current: Record, state: Any) -> Record | None:
+    def _base(self, current: Record, state: object) -> Record | None:
         """Return the record that a state was made from, as the state itself tells."""
         read = observed(state, current)
         if read is not None:
@@ -160,7 +159,7 @@ class Persistence(FlowPersistence):
         run = _runs.get({}).get(place)
         return self._space.read(place.key) if run is None else run.record
 
-    def _write(self, place: Place, base: Record | None, value: dict[str, Any]) -> Record:
+    def _write(self, place: Place, base: Record | None, value: State) -> Record:
         run = _runs.get({}).get(place)
         if run is None:
             return put(self._space, place.key, base, value)
@@ -193,7 +192,7 @@ class FlowRun:
         self._given_up = self._taken = False
 
     @property
-    def inputs(self) -> dict[str, Any]:
+    def inputs(self) -> State:
         """What makes a kickoff go on from the saved state: `{"id": flow_id}`."""
         return {"id": self.flow_id}
 
@@ -207,7 +206,7 @@ class FlowRun:
         """The record that the flow is kept in, as of the start or of the last save."""
         return self._lease.record
 
-    def write(self, base: Record | None, value: Any) -> Record:
+    def write(self, base: Record | None, value: Json) -> Record:
         """Write the flow's record over what one of its flow objects has seen; for `Persistence`."""
         with self._lock:
             if (base.version if base else 0) != self.record.version:
@@ -271,7 +270,7 @@ class FlowRun:
             self._token = None
 
 
-async def _in_thread_of_its_own(work: Callable[[], Any]) -> None:
+async def _in_thread_of_its_own(work: Callable[[], object]) -> None:
     """Run what waits for others.  Those in asyncio's own threads would keep out the flow that they
     wait for, whose methods run there."""
     threads = ThreadPoolExecutor(1, thread_name_prefix="interlock-crewai")
@@ -281,12 +280,12 @@ async def _in_thread_of_its_own(work: Callable[[], Any]) -> None:
         threads.shutdown(wait=False)
 
 
-def _carrying(record: Record, state: dict[str, Any]) -> ObservedDict:
+def _carrying(record: Record, state: State) -> ObservedDict:
     """Return a state that tells which version of its record it was read at."""
     return ObservedDict(copy.deepcopy(state), Observed.of(record))
 
 
-def _as_dict(state: Any, who: Caller) -> dict[str, Any]:
+def _as_dict(state: object, who: Caller) -> State:
     """Return a state as JSON, as CrewAI's own persistence writes it.  Raises Invalid."""
     if not isinstance(state, dict | BaseModel):
         raise Invalid(f"A flow's state is a dict or a Pydantic model, not {type(state).__name__}.")
@@ -295,11 +294,11 @@ def _as_dict(state: Any, who: Caller) -> dict[str, Any]:
             text = json.dumps(_plain(state), default=_plain)
         except (TypeError, ValueError) as problem:
             raise Invalid(f"The flow's state can't be saved as JSON: {problem}") from problem
-    found: dict[str, Any] = json.loads(text)
+    found: State = json.loads(text)
     return found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Json:
     """Return what JSON can hold in place of a value that it cannot."""
     if isinstance(value, dict):
         return value

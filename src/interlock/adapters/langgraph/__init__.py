@@ -6,7 +6,7 @@ Names are imported when they are first used: each needs other parts of LangGraph
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock.extras import needs
 
@@ -63,7 +63,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name."""
     home = _HOMES.get(name)
     if home is None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Record
+from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Json, Record
 from interlock.adapters.langgraph.index import Embedded, ranked
 from interlock.adapters.langgraph.items import (
     ITEMS,
@@ -41,9 +41,13 @@ with needs("LangGraph", "langgraph"):
     from langgraph.store.base import (
         NOT_PROVIDED,
         GetOp,
+        Item,
         ListNamespacesOp,
+        NotProvided,
         Op,
         PutOp,
+        Result,
+        SearchItem,
         SearchOp,
         validate_op_namespace,
     )
@@ -70,7 +74,7 @@ class PutFrom(PutOp):
     That is an item that `get` or `search` returned, its value, or None: there was no item.
     """
 
-    base: Any = NOT_PROVIDED
+    base: Item | Mapping[str, Json] | NotProvided | None = NOT_PROVIDED
 
 
 class _Basis(NamedTuple):
@@ -101,7 +105,7 @@ class Batch:
         self._caller = caller
         self._overwrites = overwrites
 
-    async def results(self) -> list[Any]:
+    async def results(self) -> list[Result]:
         """Do the operations and return their results."""
         gets = [item_key(op.namespace, op.key) for op in self._ops if isinstance(op, GetOp)]
         records = await self._space.read_many(gets) if gets else {}
@@ -135,9 +139,9 @@ class Batch:
             if not any(each != other and each.startswith(other) for other in wanted)
         ]
 
-    def _answers(self, alive: Alive) -> tuple[list[Any], dict[str, bool]]:
+    def _answers(self, alive: Alive) -> tuple[list[Result], dict[str, bool]]:
         """Return the results, and which items they hold: whether each is to be refreshed."""
-        results: list[Any] = []
+        results: list[Result] = []
         used: dict[str, bool] = {}
         for op in self._ops:
             if isinstance(op, GetOp):
@@ -159,7 +163,7 @@ class Batch:
                 used[at] = used.get(at, False) or op.refresh_ttl
         return results, used
 
-    def _search(self, op: SearchOp, alive: Alive) -> list[Any]:
+    def _search(self, op: SearchOp, alive: Alive) -> list[SearchItem]:
         prefix = tuple(op.namespace_prefix)
         hits = [
             item
@@ -298,7 +302,7 @@ async def live(space: AsyncSpace, records: Iterable[Record], timed: bool = False
     return Alive(alive, now, ends)
 
 
-def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Any]:
+def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Json]:
     """Return what the space keeps of an item that is written over what is alive.  Raises
     Invalid."""
     if not isinstance(op.value, Mapping):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -19,13 +19,14 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    PendingWrite,
     get_checkpoint_metadata,
     writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Record
+from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Json, Record
 from interlock.adapters.langgraph.keys import (
     Place,
     completed,
@@ -49,7 +50,17 @@ _RUN_SOURCES = ("input", "loop")
 _RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
-Decided = Callable[[Mapping[str, Record], Mapping[str, Record]], Coroutine[Any, Any, list[Write]]]
+Decided = Callable[
+    [Mapping[str, Record], Mapping[str, Record]], Coroutine[object, None, list[Write]]
+]
+
+
+class Indexed(TypedDict):
+    """A checkpoint in the index of its namespace."""
+
+    id: str
+    run_id: str | None
+    epoch: int | None
 
 
 class Overtaken(InterlockError):
@@ -83,7 +94,7 @@ def config_of(place: Place, id: str) -> RunnableConfig:
     return {"configurable": names}
 
 
-def dumped(serde: SerializerProtocol, value: Any) -> list[str]:
+def dumped(serde: SerializerProtocol, value: object) -> list[str]:
     """Return a value as a type and text, as it is kept in JSON."""
     kind, data = serde.dumps_typed(value)
     return [kind, base64.b64encode(data).decode()]
@@ -107,7 +118,7 @@ async def put(
     parent, once = conf.get("checkpoint_id"), conf.get(ONCE)
     full: Any = get_checkpoint_metadata(config, metadata)
     run_id = full.get("run_id")
-    rest: dict[str, Any] = {**checkpoint}
+    rest: dict[str, Json] = {**checkpoint}
     values = rest.pop("channel_values")
     kept = {
         "id": id,
@@ -126,7 +137,7 @@ async def put(
     before = place.checkpoint(parent) if parent else None
     by_run_id = run_id_key(str(run_id), place.thread) if run_id else None
     keys = [key for key in (fence, place.head, own, before, by_run_id, once) if key]
-    entry = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
+    entry: Indexed = {"id": id, "run_id": run_id, "epoch": conf.get(EPOCH)}
 
     async def decided(found: Mapping[str, Record], present: Mapping[str, Record]) -> list[Write]:
         writes = [_fencing(config, found[fence]), *_begun(config, found)]
@@ -157,7 +168,7 @@ async def put_writes(
     space: AsyncSpace,
     serde: SerializerProtocol,
     config: RunnableConfig,
-    writes: Sequence[tuple[str, Any]],
+    writes: Sequence[tuple[str, object]],
     task_id: str,
     task_path: str,
 ) -> None:
@@ -197,7 +208,7 @@ async def _committed(
     keys: Sequence[str],
     decided: Decided,
     follows: str | None,
-    new: Mapping[str, Any],
+    new: Mapping[str, Json],
 ) -> None:
     """Read, decide, commit; again if something moved that does not concern the run."""
     present: dict[str, Record] = {}
@@ -305,9 +316,9 @@ def _begun(config: RunnableConfig, found: Mapping[str, Record]) -> list[Write]:
     return [] if record is None or record.exists else [("write", record, "begun")]
 
 
-def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]:
+def _listed(place: Place, head: Record, entry: Indexed) -> list[Write]:
     """Return what puts a checkpoint at the end of the index."""
-    was: dict[str, Any] = head.value if head.exists else {"pages": 0, "entries": []}
+    was: dict[str, Json] = head.value if head.exists else {"pages": 0, "entries": []}
     entries, pages = was["entries"], was["pages"]
     writes: list[Write] = []
     if len(entries) >= PAGE:
@@ -318,7 +329,7 @@ def _listed(place: Place, head: Record, entry: Mapping[str, Any]) -> list[Write]
 
 
 async def _over(
-    space: AsyncSpace, pieces: Iterable[tuple[str, Any]], found: Mapping[str, Record]
+    space: AsyncSpace, pieces: Iterable[tuple[str, Json]], found: Mapping[str, Record]
 ) -> list[Write]:
     """Return the writes of a value that may be there, in its pieces, already."""
     made = dict(pieces)
@@ -357,7 +368,7 @@ async def read(
     space: AsyncSpace,
     serde: SerializerProtocol,
     refs: Sequence[Ref],
-    wanted: Mapping[str, Any] | None = None,
+    wanted: Mapping[str, Json] | None = None,
     channels: Collection[str] | None = None,
 ) -> list[CheckpointTuple]:
     """Return those of `refs` that are there and whose metadata are as `wanted`, in order.
@@ -411,8 +422,8 @@ async def history(
     space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig, channels: Sequence[str]
 ) -> dict[str, DeltaChannelHistory]:
     """Return what each channel was written along the parents, back to where its value is kept."""
-    writes: dict[str, list[Any]] = {name: [] for name in channels}
-    seeds: dict[str, Any] = {}
+    writes: dict[str, list[PendingWrite]] = {name: [] for name in channels}
+    seeds: dict[str, object] = {}
     remaining = set(channels)
     place, id = place_of(config), config["configurable"].get("checkpoint_id")
     if channels and (id := id or (await _newest(space, place))):
@@ -443,7 +454,7 @@ class Listing:
         space: AsyncSpace,
         serde: SerializerProtocol,
         config: RunnableConfig | None,
-        filter: Mapping[str, Any] | None,
+        filter: Mapping[str, Json] | None,
         before: RunnableConfig | None,
         limit: int | None,
     ) -> None:
@@ -508,7 +519,7 @@ class Listing:
         return [ref for ref in refs if self._before is None or ref.id < self._before]
 
 
-async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Any]]:
+async def entries(space: AsyncSpace, head: Record) -> list[Indexed]:
     """Return all of the index of a namespace, oldest first."""
     place = Place(head.value["thread"], head.value["ns"])
     names = [place.page(number) for number in range(head.value["pages"])]
@@ -517,7 +528,7 @@ async def entries(space: AsyncSpace, head: Record) -> list[dict[str, Any]]:
     return [entry for page in (*pages, head.value["entries"]) for entry in page]
 
 
-def _refs(place: Place, kept: Sequence[Mapping[str, Any]]) -> list[Ref]:
+def _refs(place: Place, kept: Sequence[Indexed]) -> list[Ref]:
     return [Ref(place, entry["id"]) for entry in reversed(kept)]
 
 
@@ -526,7 +537,7 @@ async def _newest(space: AsyncSpace, place: Place) -> str | None:
     return head.value["entries"][-1]["id"] if head.exists else None
 
 
-def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[Any]:
+def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[PendingWrite]:
     """Return what tasks wrote, in the order in which it is applied."""
     found = [
         (writes_sort_key(path, task, int(index)), (task, channel, loaded(serde, (kind, data))))
@@ -535,7 +546,7 @@ def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[A
     return [write for _, write in sorted(found, key=lambda each: each[0])]
 
 
-def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Any]]:
+def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Json]]:
     for record in records.values():
         if isinstance(record.value, dict):  # not a further piece of a large one
             kept = unpacked(record, records)

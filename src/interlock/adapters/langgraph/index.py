@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from operator import mul
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock import Invalid
 from interlock.adapters.langgraph.items import Found
@@ -129,5 +129,5 @@ def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(map(mul, one, other)) / norms if norms else 0.0
 
 
-def _score(item: SearchItem) -> Any:
-    return item.score
+def _score(item: SearchItem) -> float:
+    return item.score or 0.0

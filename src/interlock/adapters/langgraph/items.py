@@ -13,10 +13,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-from interlock import Invalid, Record
+from interlock import Invalid, Json, Record
 from interlock.adapters.observed import Observed, ObservedDict
 from interlock.extras import needs
 
@@ -80,15 +80,15 @@ class Kept(NamedTuple):
 
     namespace: Path
     key: str
-    value: dict[str, Any]
+    value: dict[str, Json]
     created: int | None = None
     ttl: float | None = None
     expires: int | None = None
     vectors: Mapping[str, str] = {}  # never changed
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> dict[str, Json]:
         """Return the JSON that the space keeps."""
-        body: dict[str, Any] = {
+        body: dict[str, Json] = {
             "namespace": list(self.namespace),
             "key": self.key,
             "value": self.value,
@@ -119,7 +119,7 @@ class Found(NamedTuple):
         """When the item was created: its first version does not say."""
         return self.record.time_us if self.kept.created is None else self.kept.created
 
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Json]:
         return {
             "namespace": self.kept.namespace,
             "key": self.kept.key,
@@ -183,12 +183,12 @@ def begins(namespace: Path, prefix: Path) -> bool:
     return namespace[: len(prefix)] == prefix
 
 
-def matches(value: Mapping[str, Any], wanted: Mapping[str, Any] | None) -> bool:
+def matches(value: Mapping[str, Json], wanted: Mapping[str, Json] | None) -> bool:
     """Whether a value passes the filter of a search."""
     return all(_passes(value.get(name), each) for name, each in (wanted or {}).items())
 
 
-def _passes(value: Any, wanted: Any) -> bool:
+def _passes(value: Json, wanted: Json) -> bool:
     if isinstance(wanted, Mapping):
         if any(str(name).startswith("$") for name in wanted):
             return all(_compared(value, name, other) for name, other in wanted.items())
@@ -199,7 +199,7 @@ def _passes(value: Any, wanted: Any) -> bool:
     return bool(value == wanted)
 
 
-def _compared(value: Any, operator: str, other: Any) -> bool:
+def _compared(value: Json, operator: str, other: Json) -> bool:
     if operator in ("$eq", "$ne"):
         return bool(value == other) is (operator == "$eq")
     if operator not in ("$gt", "$gte", "$lt", "$lte"):

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import AsyncSpace, Record
+from interlock import AsyncSpace, Json, Record
 from interlock.adapters.names import quoted
 
 ROOT = "langgraph"
@@ -96,7 +96,7 @@ def run_id_key(run_id: str, thread: str) -> str:
     return f"{ROOT}/run-id/{segment(run_id)}/{segment(thread)}"
 
 
-def packed(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+def packed(key: str, value: Json) -> Iterator[tuple[str, Json]]:
     """Yield the keys and values that keep `value`: one, or several if it is large."""
     text = json.dumps(value)
     if len(text) <= PIECE:
@@ -113,7 +113,7 @@ def pieces_of(records: Iterable[Record]) -> list[str]:
     return [f"{record.key}/{number}" for record in records for number in range(1, _pieces(record))]
 
 
-def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
+def unpacked(record: Record, others: Mapping[str, Record]) -> Json:
     """Return the value that begins in `record`; None if it, or a piece of it, is not there."""
     count = _pieces(record)
     if not count:
@@ -126,7 +126,7 @@ def unpacked(record: Record, others: Mapping[str, Record]) -> Any:
 
 async def read_packed(
     space: AsyncSpace, keys: Iterable[str], also: Iterable[str] = ()
-) -> tuple[dict[str, Any], dict[str, Record]]:
+) -> tuple[dict[str, Json], dict[str, Record]]:
     """Return values by key, and the records of `keys` and `also`."""
     names = list(keys)
     found: dict[str, Record] = {}
@@ -135,7 +135,7 @@ async def read_packed(
     return await completed(space, [found[name] for name in names]), found
 
 
-async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Any]:
+async def completed(space: AsyncSpace, records: Sequence[Record]) -> dict[str, Json]:
     """Return the values that begin in `records`, by key; None if there is none."""
     missing = pieces_of(records)
     rest = await space.read_many(missing) if missing else {}

@@ -6,12 +6,15 @@ is not there yet, and for an update that adds nothing; only `last_writer` takes 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-from interlock import REDUCERS
+from interlock import REDUCERS, Json
+
+T = TypeVar("T")
 
 
-def append(value: Any, update: Any) -> Any:
+def append(value: Iterable[object] | None, update: object) -> Any:
     """Add to a list; a list (or tuple) adds its items, anything else is one item."""
     if update is None:
         return value
@@ -19,7 +22,7 @@ def append(value: Any, update: Any) -> Any:
     return [*(value or ()), *items]
 
 
-def union(value: Any, update: Any) -> Any:
+def union(value: Iterable[object] | None, update: Iterable[object] | None) -> Any:
     """Add to a set; if neither is a Python set, to a list of JSON values without repetitions.
 
     A list contributes its items.  The list is sorted by the JSON of its items.
@@ -31,12 +34,12 @@ def union(value: Any, update: Any) -> Any:
     return _fold("union", value, update)
 
 
-def counter(value: Any, update: Any) -> Any:
+def counter(value: Json, update: Json) -> Json:
     """Add numbers."""
     return _fold("counter", value, update)
 
 
-def maximum(value: Any, update: Any) -> Any:
+def maximum(value: Json, update: Json) -> Json:
     """Keep the largest number.
 
     LangGraph begins an `int` with 0; annotate `int | None` if all may be negative.
@@ -44,7 +47,7 @@ def maximum(value: Any, update: Any) -> Any:
     return _fold("maximum", value, update)
 
 
-def minimum(value: Any, update: Any) -> Any:
+def minimum(value: Json, update: Json) -> Json:
     """Keep the smallest number.
 
     LangGraph begins an `int` with 0; annotate `int | None`, which begins with nothing.
@@ -52,12 +55,12 @@ def minimum(value: Any, update: Any) -> Any:
     return _fold("minimum", value, update)
 
 
-def deep_merge(value: Any, update: Any) -> Any:
+def deep_merge(value: Json, update: Json) -> Json:
     """Merge objects field by field, at every depth; of one field the later update is kept."""
     return _fold("deep_merge", value, update)
 
 
-def last_writer(value: Any, update: Any) -> Any:
+def last_writer(value: object, update: T) -> T:
     """Keep the later update, on purpose: parallel nodes overwrite each other."""
     return update
 
@@ -69,7 +72,7 @@ OURS = {
 }
 
 
-def _fold(name: str, value: Any, update: Any) -> Any:
+def _fold(name: str, value: Json, update: Json) -> Json:
     if update is None:
         return value
     return REDUCERS[name].fold([update], value, started=value is not None)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 from itertools import chain, repeat
-from typing import Any
+from typing import TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from interlock import AsyncLease, AsyncSpace, Held, InterlockError, Invalid, Refused, Space
+from interlock import AsyncLease, AsyncSpace, Held, InterlockError, Invalid, Json, Refused, Space
 from interlock.adapters.langgraph.checkpoints import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.langgraph.keys import once_key, run_key
 from interlock.adapters.langgraph.thread import rolled_back
 from interlock.adapters.space import awaitable, commit, one_of, run, run_async
 from interlock.adapters.turns import taken
+
+T = TypeVar("T")
 
 TTL = 30.0  # seconds
 POLICIES = ("enqueue", "reject", "interrupt", "rollback")
@@ -65,7 +67,7 @@ class ThreadRun:
         """Whether the thread is known to have been taken away from this run."""
         return hasattr(self, "_lease") and bool(self._lease.lost)
 
-    def input(self, given: Any) -> Any:
+    def input(self, given: T) -> T | None:
         """Return what to call the graph with: `given`, or None if an earlier run that died had
         put it into the thread already, so that the graph goes on where that one stopped."""
         return None if self._begun else given
@@ -158,7 +160,7 @@ class ThreadRun:
         finally:
             await self._lease.release()
 
-    def _replace(self, state: Any) -> None:
+    def _replace(self, state: Json) -> None:
         """Remember the run that the thread was taken from."""
         running = state is not None and state["state"] == RUNNING
         self._victim = state["epoch"] if running and self._on_busy == "rollback" else None
@@ -182,7 +184,7 @@ class ThreadRun:
             record = await self._calls.read(self._once)
             await commit(self._calls, [("expect", self._lease.record), ("write", record, _DONE)])
 
-    def _state(self, state: str) -> dict[str, Any]:
+    def _state(self, state: str) -> dict[str, object]:
         return {"state": state, "epoch": self._lease.epoch, "once": self._name}
 
     def _config(self) -> RunnableConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
@@ -43,7 +43,7 @@ class StrictSerializer(JsonPlusSerializer):
         self.allow = frozenset(map(_name, allow))
         super().__init__(allowed_msgpack_modules=[*self.allow] or None)
 
-    def loads_typed(self, data: tuple[str, bytes]) -> Any:
+    def loads_typed(self, data: tuple[str, bytes]) -> object:
         """Return the value.  Raises Invalid."""
         if data[0] not in _KINDS:
             raise Invalid(

@@ -22,7 +22,7 @@ with needs("LangGraph", "langgraph"):
 _TRIPLES = 60
 _ON_PURPOSE = "last_writer"
 # What to use for a key that has no reducer, by its type.
-_ADVICE = {
+_ADVICE: dict[object, str] = {
     list: "append",
     tuple: "append",
     set: "union",
@@ -79,7 +79,7 @@ def check_state(
     state: Any,
     *,
     one_writer: Collection[str] = (),
-    samples: Mapping[str, Sequence[Any]] | None = None,
+    samples: Mapping[str, Sequence[object]] | None = None,
     seed: int = 0,
 ) -> StateReport:
     """Report what parallel nodes could do to the state of a graph.
@@ -112,11 +112,11 @@ def check_state(
     return StateReport(_name(schema), tuple(hints), tuple(problems), tuple(notes))
 
 
-def _name(state: Any) -> str:
+def _name(state: object) -> str:
     return str(getattr(state, "__name__", type(state).__name__))
 
 
-def _unreduced(key: str, hint: Any, silently: bool) -> Problem:
+def _unreduced(key: str, hint: object, silently: bool) -> Problem:
     kind = typing.get_origin(hint) or hint
     reducer = _ADVICE.get(kind, _ON_PURPOSE)
     outcome = "overwrite each other" if silently else "fail with InvalidUpdateError"
@@ -134,7 +134,7 @@ Finding = tuple[bool, Problem]  # whether it is serious
 
 
 def _tried(
-    key: str, hint: Any, reducer: Reducing, given: Sequence[Any] | None, seed: int
+    key: str, hint: object, reducer: Reducing, given: Sequence[object] | None, seed: int
 ) -> Iterator[Finding]:
     """Yield what is wrong with a reducer, or what to know of it."""
     if reducer is add_messages or getattr(reducer, "__name__", "") == "_add_messages":
@@ -169,9 +169,9 @@ class _Trial:
 
     key: str
     reducer: Reducing
-    triples: Sequence[tuple[Any, ...]]
+    triples: Sequence[tuple[object, ...]]
 
-    def fold(self, *values: Any) -> Any:
+    def fold(self, *values: object) -> object:
         """Reduce copies of values, from the left."""
         result, *updates = copy.deepcopy(values)
         for update in updates:
@@ -237,16 +237,16 @@ class _Trial:
                 return False, self._problem(what, "", (a, b))
         return None
 
-    def _better(self, value: Any) -> str:
+    def _better(self, value: object) -> str:
         return f"use {self._advice(value)}, or {_ON_PURPOSE} to say that it is on purpose"
 
-    def _advice(self, value: Any) -> str:
+    def _advice(self, value: object) -> str:
         return _ADVICE.get(type(value), _ON_PURPOSE)
 
     def _named(self) -> str:
         return str(getattr(self.reducer, "__name__", self.reducer))
 
-    def _problem(self, what: str, fix: str, values: tuple[Any, ...]) -> Problem:
+    def _problem(self, what: str, fix: str, values: tuple[object, ...]) -> Problem:
         value, *updates = map(repr, values)
         example = f"{value} updated with {' and '.join(updates)}, {self._named()}"
         return Problem(self.key, what, fix, example)
@@ -258,7 +258,7 @@ def _sorted(items: Any) -> list[str]:
 
 # Values to try a reducer with
 
-_PLAIN: dict[Any, list[Any]] = {
+_PLAIN: dict[object, list[Any]] = {
     bool: [False, True],
     int: [3, -2, 7, 0, -5],
     float: [1.25, -0.5, 7.0, 0.0, -2.75],  # sums of quarters are exact
@@ -310,7 +310,7 @@ def values_of(hint: Any, depth: int = 0) -> list[Any]:
     return [kind(items[first:last]) for first, last in ((0, 0), (0, 1), (1, 3), (0, 3))]
 
 
-def _rows(columns: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+def _rows(columns: Sequence[Sequence[object]]) -> list[tuple[Any, ...]]:
     """Return rows of one value of each column, short columns repeated."""
     length = max(map(len, columns), default=1)
     return [tuple(each[row % len(each)] for each in columns) for row in range(length)]

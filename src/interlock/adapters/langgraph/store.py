@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from interlock import AsyncSpace, AsyncTx, Invalid, Record, Space
+from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
 from interlock.adapters.langgraph.batch import (
     READS,
     Alive,
@@ -49,7 +49,7 @@ with needs("LangGraph", "langgraph"):
         TTLConfig,
     )
 
-Value = Mapping[str, Any]
+Value = Mapping[str, Json]
 Paths = Literal[False] | list[str] | None
 Minutes = float | None | NotProvided
 Base = Item | Value | None | NotProvided
@@ -61,13 +61,13 @@ class _Change(NamedTuple):
 
     at: str
     op: PutOp
-    default: Any
+    default: Json
 
-    def value(self, alive: Alive) -> Any:
+    def value(self, alive: Alive) -> Json:
         item = alive.items.get(self.at)
         return self.default if item is None else item.kept.value
 
-    def to(self, value: Any) -> PutOp:
+    def to(self, value: object) -> PutOp:
         if not isinstance(value, Mapping):
             raise Invalid(f"fn must return a mapping for {self.op.key!r:.60}, not {value!r:.60}")
         return self.op._replace(value=value)
@@ -169,12 +169,12 @@ class Store(FromUrl, BaseStore):
         self,
         namespace: tuple[str, ...],
         key: str,
-        fn: Callable[[Any], Value],
+        fn: Callable[[Json], Value],
         *,
-        default: Any = None,
+        default: Json = None,
         index: Paths = None,
         ttl: Minutes = NOT_PROVIDED,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Json]:
         """Read an item, call `fn(value)`, write what it returns, and return that.
 
         `fn` gets `default` if there is no such item.  It may run several times, with the fresh
@@ -187,7 +187,7 @@ class Store(FromUrl, BaseStore):
             raise Invalid("fn is a coroutine function; use aupdate")
         change = self._change(namespace, key, default, index, ttl)
 
-        async def think(value: Any) -> Any:
+        async def think(value: Json) -> object:
             return fn(value)
 
         async def embed(op: PutOp) -> Embedded:
@@ -199,12 +199,12 @@ class Store(FromUrl, BaseStore):
         self,
         namespace: tuple[str, ...],
         key: str,
-        fn: Callable[[Any], Value | Awaitable[Value]],
+        fn: Callable[[Json], Value | Awaitable[Value]],
         *,
-        default: Any = None,
+        default: Json = None,
         index: Paths = None,
         ttl: Minutes = NOT_PROVIDED,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Json]:
         """Change an item, as `update` does.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
@@ -214,7 +214,7 @@ class Store(FromUrl, BaseStore):
             done = await self._updated_in_thread(self._space, change, fn)
         else:
 
-            async def think(value: Any) -> Any:
+            async def think(value: Json) -> object:
                 if inspect.iscoroutinefunction(fn):
                     return await fn(value)
                 return await asyncio.to_thread(fn, value)
@@ -239,12 +239,12 @@ class Store(FromUrl, BaseStore):
     async def _updated(
         self,
         change: _Change,
-        think: Callable[[Any], Awaitable[Any]],
+        think: Callable[[Json], Awaitable[object]],
         embed: Callable[[PutOp], Awaitable[Embedded]],
-    ) -> tuple[dict[str, Any], Record]:
+    ) -> tuple[dict[str, Json], Record]:
         """Return the value that was written, and the record that it was written over."""
 
-        async def decide(tx: AsyncTx) -> tuple[dict[str, Any], Record]:
+        async def decide(tx: AsyncTx) -> tuple[dict[str, Json], Record]:
             record = await tx.read(change.at)
             alive = await live(self._calls, [record], change.op.ttl is not None)
             op = change.to(await think(change.value(alive)))
@@ -252,18 +252,18 @@ class Store(FromUrl, BaseStore):
             await tx.write(record, kept)
             return kept["value"], record
 
-        done: tuple[dict[str, Any], Record] = await self._calls.transact(decide)
+        done: tuple[dict[str, Json], Record] = await self._calls.transact(decide)
         return done
 
     async def _updated_in_thread(
-        self, space: Space, change: _Change, fn: Callable[[Any], Any]
-    ) -> tuple[dict[str, Any], Record]:
+        self, space: Space, change: _Change, fn: Callable[[Json], Value | Awaitable[Value]]
+    ) -> tuple[dict[str, Json], Record]:
         loop = asyncio.get_running_loop()
 
         def awaited(work: Work[Answer]) -> Answer:
             return asyncio.run_coroutine_threadsafe(work, loop).result()
 
-        async def think(value: Any) -> Any:
+        async def think(value: Json) -> object:
             new = fn(value)
             return awaited(new) if inspect.iscoroutine(new) else new
 
@@ -290,7 +290,7 @@ class Store(FromUrl, BaseStore):
             )
         if isinstance(ttl, NotProvided):
             ttl = (self.ttl_config or {}).get("default_ttl")
-        given: Any = value
+        given: Any = value  # LangGraph asks for a dict, and any mapping will do
         op = PutFrom(tuple(namespace), str(key), given, index, ttl)
         op.base = base
         return op
@@ -302,14 +302,14 @@ class Store(FromUrl, BaseStore):
         return NOT_EMBEDDED if self._index is None else await self._index.aembed(ops)
 
     def _change(
-        self, namespace: tuple[str, ...], key: str, default: Any, index: Paths, ttl: Minutes
+        self, namespace: tuple[str, ...], key: str, default: Json, index: Paths, ttl: Minutes
     ) -> _Change:
         op = self._op(namespace, key, None, index, ttl, NOT_PROVIDED)
         valid([op])
         return _Change(item_key(op.namespace, op.key), op, default)
 
 
-def _returned(value: dict[str, Any], before: Record) -> ObservedDict:
+def _returned(value: dict[str, Json], before: Record) -> ObservedDict:
     """Return what an update has written, as it would be read."""
     after = Observed.after_write(before)
     READS.read(caller(), after)

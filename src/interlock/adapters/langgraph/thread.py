@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
@@ -12,6 +11,7 @@ from interlock.adapters.langgraph.checkpoints import (
     ENDED,
     PAGE,
     RUNNING,
+    Indexed,
     Ref,
     entries,
     loaded,
@@ -35,7 +35,7 @@ _MOST_KEYS, _MOST_BYTES = 200, 4_000_000  # in one commit
 _ATTEMPTS = 100  # at a thread that others move
 
 # Says which of the checkpoints in an index, oldest first, are to go.
-Chosen = Callable[[Place, Sequence[Mapping[str, Any]]], Coroutine[Any, Any, set[str]]]
+Chosen = Callable[[Place, Sequence[Indexed]], Coroutine[object, None, set[str]]]
 
 
 async def delete_thread(space: AsyncSpace, thread: str) -> None:
@@ -64,7 +64,7 @@ async def delete_thread(space: AsyncSpace, thread: str) -> None:
 
 async def copy_thread(space: AsyncSpace, source: str, target: str) -> None:
     """Copy all checkpoints of a thread to one that has none."""
-    run_ids: set[str] = set()
+    run_ids: set[str | None] = set()
     for kind in reversed(OF_A_THREAD):  # the index last: until then nothing is seen
         if kind == "once":
             continue  # what the copy is given is new to it
@@ -105,9 +105,7 @@ async def delete_for_runs(
     for run_id in map(str, run_ids):
         known = await space.scan(f"{prefix('run-id')}{segment(run_id)}/")
 
-        async def chosen(
-            place: Place, kept: Sequence[Mapping[str, Any]], run_id: str = run_id
-        ) -> set[str]:
+        async def chosen(place: Place, kept: Sequence[Indexed], run_id: str = run_id) -> set[str]:
             return {entry["id"] for entry in kept if str(entry["run_id"]) == run_id}
 
         for record in known.values():
@@ -185,7 +183,7 @@ async def _cleared(space: AsyncSpace, place: Place, gone: Iterable[str], blobs: 
 
 
 async def _reindexed(
-    space: AsyncSpace, place: Place, head: Record, left: Sequence[Mapping[str, Any]]
+    space: AsyncSpace, place: Place, head: Record, left: Sequence[Indexed]
 ) -> list[Write]:
     """Return the writes that make `left` the index of a namespace."""
     pages = [list(left[at : at + PAGE]) for at in range(0, len(left), PAGE)]
@@ -204,7 +202,7 @@ async def _reindexed(
 
 
 async def _older(
-    space: AsyncSpace, serde: SerializerProtocol, place: Place, kept: Sequence[Mapping[str, Any]]
+    space: AsyncSpace, serde: SerializerProtocol, place: Place, kept: Sequence[Indexed]
 ) -> set[str]:
     """Return all but the newest checkpoint, and but those that its delta channels are read from."""
     keep = {kept[-1]["id"]}
@@ -227,7 +225,7 @@ async def rolled_back(
 ) -> None:
     """Remove what the run of epoch `victim` has stored, for the run of `epoch`."""
 
-    async def chosen(place: Place, kept: Sequence[Mapping[str, Any]]) -> set[str]:
+    async def chosen(place: Place, kept: Sequence[Indexed]) -> set[str]:
         return {entry["id"] for entry in kept if entry["epoch"] == victim}
 
     await remove(space, serde, thread, chosen, epoch)

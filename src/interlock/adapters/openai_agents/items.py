@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Record
+from interlock import AsyncSpace, Committed, Conflict, Fenced, Invalid, Json, Record
 from interlock.adapters.names import quoted
 from interlock.adapters.space import Write, commit
 
@@ -49,7 +49,7 @@ class Changed(NamedTuple):
     """A change that was made: the head that it was made to, and the item that it took off."""
 
     head: Record
-    item: Any = None
+    item: Json = None
 
 
 class Wanted(NamedTuple):
@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
     writes: list[Write]
     length: int
-    item: Any = None
+    item: Json = None
 
 
 def count_of(head: Record) -> int:
@@ -65,7 +65,7 @@ def count_of(head: Record) -> int:
     return int(head.value["items"]) if head.exists else 0
 
 
-async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Any]]:
+async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record, list[Json]]:
     """Return the head and the last `limit` items (None, negative: all), as of one moment."""
     head = await space.read(keys.head)
     while True:
@@ -79,7 +79,7 @@ async def read(space: AsyncSpace, keys: Keys, limit: int | None) -> tuple[Record
 
 
 async def add(
-    space: AsyncSpace, keys: Keys, items: Sequence[Any], hold: Record | None
+    space: AsyncSpace, keys: Keys, items: Sequence[Json], hold: Record | None
 ) -> Changed | None:
     """Put items at the end, whatever else was put there meanwhile."""
 
@@ -134,7 +134,7 @@ async def _change(
     keys: Keys,
     hold: Record | None,
     basis: Basis | None,
-    decide: Callable[[Record], Coroutine[Any, Any, Wanted | None]],
+    decide: Callable[[Record], Coroutine[object, None, Wanted | None]],
     op_id: str | None = None,
 ) -> Changed | None:
     """Commit what `decide(head)` wants.  Without a `basis` it is made to whatever head there is.

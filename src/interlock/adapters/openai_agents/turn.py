@@ -80,7 +80,7 @@ class Turn:
     over = False
     head: Observed | None = None  # what it has read or written last
     _lease: Lease | AsyncLease | None = None
-    _late: asyncio.Task[Any] | None = None  # kept: the event loop holds its tasks weakly
+    _late: asyncio.Task[object] | None = None  # kept: the event loop holds its tasks weakly
 
     def __init__(self, where: Where, ttl: float, wait: float | None) -> None:
         self._where = where
@@ -127,14 +127,14 @@ class Turn:
         finally:
             _turns.set(before)  # not `reset`: a generator may end in another context
 
-    def ended_with(self, stream: asyncio.Task[Any], reads: Reads) -> asyncio.Task[Any]:
+    def ended_with(self, stream: asyncio.Task[object], reads: Reads) -> asyncio.Task[object]:
         """Return a task that does what `stream` does, and ends the turn before it is done.
 
         Then whoever calls this knows what the run has stored.
         """
         caller = asyncio.current_task()
 
-        async def whole() -> Any:
+        async def whole() -> object:
             try:
                 return await stream
             finally:
@@ -142,7 +142,7 @@ class Turn:
                     reads.read(self.head, caller)
                 await self.end()
 
-        def finished(task: asyncio.Task[Any]) -> None:
+        def finished(task: asyncio.Task[object]) -> None:
             del _streams[task]
             if not stream.done():  # cancelled before it began: `whole` has done nothing
                 stream.cancel()
@@ -200,7 +200,7 @@ class IdleTurn(Turn):
 _turns: ContextVar[Mapping[Where, Turn]] = ContextVar(
     "interlock_openai_turns", default=MappingProxyType({})
 )
-_streams: dict[asyncio.Task[Any], Where] = {}  # what streamed runs are under way
+_streams: dict[asyncio.Task[object], Where] = {}  # what streamed runs are under way
 
 
 async def _streams_ended(where: Where) -> None:
@@ -258,7 +258,7 @@ class TurnRunner(AgentRunner):
         return result
 
 
-def _ours(session: Any) -> TakesTurns | None:
+def _ours(session: object) -> TakesTurns | None:
     """Return the session of ours that a run is given, or that is wrapped in the one it is given."""
     while session is not None and not isinstance(session, TakesTurns):
         session = getattr(session, "underlying_session", None)
@@ -285,7 +285,7 @@ class Reads:
     """
 
     def __init__(self) -> None:
-        self._tasks: dict[asyncio.Task[Any] | None, _Known] = {}
+        self._tasks: dict[asyncio.Task[object] | None, _Known] = {}
         self._ended: _Known | None = None
 
     def known(self) -> Observed | None:
@@ -293,7 +293,7 @@ class Reads:
         found = self._tasks.get(_task()) or self._ended
         return None if found is None else found.last
 
-    def read(self, head: Observed, task: asyncio.Task[Any] | None = None) -> None:
+    def read(self, head: Observed, task: asyncio.Task[object] | None = None) -> None:
         """Remember that whoever calls, or another task, has read a head."""
         self._learn(task or _task(), _Known(head, head))
 
@@ -309,12 +309,12 @@ class Reads:
         if self._tasks.pop(_task(), None) is None:
             self._ended = None
 
-    def _learn(self, task: asyncio.Task[Any] | None, known: _Known) -> None:
+    def _learn(self, task: asyncio.Task[object] | None, known: _Known) -> None:
         if task is not None and task not in self._tasks:
             task.add_done_callback(self._task_done)
         self._tasks[task] = known
 
-    def _task_done(self, task: asyncio.Task[Any]) -> None:
+    def _task_done(self, task: asyncio.Task[object]) -> None:
         own, before = self._tasks.pop(task, None), self._ended
         if own is None:
             return
@@ -323,7 +323,7 @@ class Reads:
         # Else somebody may have been given the older one, and not have used it yet.
 
 
-def _task() -> asyncio.Task[Any] | None:
+def _task() -> asyncio.Task[object] | None:
     try:
         return asyncio.current_task()
     except RuntimeError:  # a coroutine that something else than asyncio runs

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
 from interlock.backends.answers import Row
-from interlock.core import refusals
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -17,6 +18,7 @@ from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import (
+    A_co,
     AckGroup,
     DropGroup,
     DropLease,
@@ -45,13 +47,28 @@ from interlock.core.requests import (
     SaveProjection,
     Scrub,
     Scrubbed,
-    T,
     TakeLease,
     TakeTurn,
     Trim,
 )
 from interlock.core.rules import RULES_KEY
+from interlock.core.transfer import (
+    BasePage,
+    Dump,
+    Dumped,
+    Finish,
+    GroupAt,
+    Importing,
+    Mark,
+    Marked,
+    Parts,
+    Pending,
+    ReadBase,
+    Restore,
+)
 
+Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
+Argument = str | int | list[str] | list[str | None] | None
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -69,13 +86,13 @@ _BOUNDED = {
 }
 
 
-class Call(NamedTuple, Generic[T]):
+class Call(NamedTuple, Generic[A_co]):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
 
     function: str
-    arguments: tuple[Any, ...]
-    parse: Callable[[list[Any]], T]
+    arguments: tuple[Argument, ...]
+    parse: Callable[[Rows], A_co]
     writes: bool = True
 
     @property
@@ -84,12 +101,15 @@ class Call(NamedTuple, Generic[T]):
         return statement(self.function, len(self.arguments))
 
     def sql_within(self, milliseconds: int) -> str:
-        """Return the statement that waits so long for locks: set before the function is called."""
+        """Return the statement that waits so long for locks: set before the function is called.
+        One without arguments only reads, and waits for none."""
+        if not self.arguments:
+            return self.sql
         first = "$1::integer" if isinstance(self.arguments[0], int) else "$1::text"
         setting = f"set_config('lock_timeout', '{milliseconds}', true)"
         return self.sql.replace("($1", f"(CASE WHEN {setting} <> '' THEN {first} END", 1)
 
-    def rest_of(self, rows: list[Any]) -> Call[list[Any]] | None:
+    def rest_of(self, rows: Rows) -> Call[Rows] | None:
         """Return the call for what was too much to be sent while the space was locked: whoever
         does not read his answer must hold up nobody."""
         if self.function not in _BOUNDED or len(rows) != 1 or rows[0][-1] != LATER:
@@ -109,8 +129,8 @@ def statement(function: str, arguments: int) -> str:
 
 
 def call_of(
-    request: Request[Any], space: int, uid: str, known: tuple[int, str], durable: bool
-) -> Call[Any]:
+    request: Request[object], space: int, uid: str, known: tuple[int, str], durable: bool
+) -> Call[object]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, space, uid, known, durable)
@@ -190,7 +210,7 @@ def add_refusals(notes: Sequence[RefusalNote], space: int, kept: int) -> Call[No
     return Call("add_refusals", (space, _encode(found), kept), _nothing)
 
 
-def _common(n: int, plan: Plan) -> dict[str, Any]:
+def _common(n: int, plan: Plan) -> dict[str, object]:
     return {
         "n": n,
         "op": plan.op_id,
@@ -203,7 +223,7 @@ def _common(n: int, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _flat(n: int, plan: Plan) -> dict[str, Any]:
+def _flat(n: int, plan: Plan) -> dict[str, object]:
     found, write = _common(n, plan), plan.writes[0]
     found |= {"key": write.key, "kind": write.kind, "body": write.body}
     for expected in plan.expects:
@@ -212,7 +232,7 @@ def _flat(n: int, plan: Plan) -> dict[str, Any]:
     return found
 
 
-def _full(n: int, plan: Plan) -> dict[str, Any]:
+def _full(n: int, plan: Plan) -> dict[str, object]:
     return _common(n, plan) | {
         "expects": [e.key for e in plan.expects],
         "versions": [e.version for e in plan.expects],
@@ -254,7 +274,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogP
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: list[Any]) -> LogPage | Pruned:
+    def parse(rows: Rows) -> LogPage | Pruned:
         head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
@@ -365,9 +385,9 @@ def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | P
 
 
 def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
-    both = (request.positions, request.deliveries)
-    arrays = ("{" + ",".join(str(each) for each in numbers) + "}" for numbers in both)
-    arguments = (space, request.group, request.consumer, *arrays)
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    deliveries = "{" + ",".join(map(str, request.deliveries)) + "}"
+    arguments = (space, request.group, request.consumer, positions, deliveries)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
@@ -386,19 +406,68 @@ def _drop_group(request: DropGroup, space: int, uid: str) -> Call[None]:
     return Call("drop_group", (space, request.group), _nothing)
 
 
-def _snapshot(rows: list[Any], uid: str, prefixes: Sequence[str]) -> Snapshot:
+def begin_import(name: str, importing: Importing) -> Call[tuple[int, str, str | None]]:
+    """Return the call that makes a space for an import; its answer has a reason where it is not."""
+    arguments = (name, importing.source, importing.floor, os.urandom(8).hex())
+    return Call("begin_import", arguments, lambda rows: rows[0])
+
+
+def _dump(request: Dump, space: int, uid: str) -> Call[Dumped]:
+    def parse(rows: list[Any]) -> Dumped:
+        found = json.loads(rows[0][0])
+        position, floor, *parts = (found[name] for name in ("position", "floor", *Parts._fields))
+        epochs, agents, groups, pending, kept = (part or () for part in parts)
+        return Dumped(
+            position,
+            floor,
+            Parts(
+                tuple((key, epoch) for key, epoch in epochs),
+                tuple((agent, incarnation) for agent, incarnation in agents),
+                tuple(map(GroupAt._make, groups)),
+                tuple(map(Pending._make, pending)),
+                tuple((name, at, body) for name, at, body in kept),
+            ),
+        )
+
+    return Call("dump", (space,), parse, False)
+
+
+def _read_base(request: ReadBase, space: int, uid: str) -> Call[BasePage]:
+    arguments = (space, request.after, request.limit, request.position)
+
+    def parse(rows: list[Any]) -> BasePage:
+        return BasePage(tuple(transfer.Row(*row) for row in rows[1:]), rows[0][0])
+
+    return Call("read_base", arguments, parse, False)
+
+
+def _import_mark(request: Mark, space: int, uid: str) -> Call[Marked]:
+    return Call("import_mark", (space,), lambda rows: Marked(*rows[0]), False)
+
+
+def _restore(request: Restore, space: int, uid: str) -> Call[int]:
+    texts = (_encode([row._asdict() for row in rows]) for rows in (request.base, request.rows))
+    return Call("restore", (space, request.position, *texts), lambda rows: int(rows[0][0]))
+
+
+def _finish_import(request: Finish, space: int, uid: str) -> Call[bool]:
+    arguments = (space, request.position, _encode(request.parts._asdict()))
+    return Call("finish_import", arguments, lambda rows: rows[0][0] == 1)
+
+
+def _snapshot(rows: Rows, uid: str, prefixes: Sequence[str]) -> Snapshot:
     return answers.snapshot(_rows(rows), uid, prefixes)
 
 
-def _rows(rows: list[Any]) -> list[Row]:
+def _rows(rows: Rows) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(rows: list[Any]) -> None:
+def _nothing(rows: Rows) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,
@@ -419,4 +488,9 @@ _CALLS: dict[type[Request[Any]], Callable[[Any, int, str], Call[Any]]] = {
     GroupState: _group_state,
     ListGroups: _list_groups,
     DropGroup: _drop_group,
+    Dump: _dump,
+    ReadBase: _read_base,
+    Mark: _import_mark,
+    Restore: _restore,
+    Finish: _finish_import,
 }

@@ -104,9 +104,7 @@ def prepare(url: str, busy_timeout: float, create: bool = True) -> Target:
 
 def _prepared(url: str, place: str, create: bool) -> Target:
     with psycopg.connect(url, **arguments(url, direct=False)) as connection:
-        _check_server(connection, place)
-        schema.bring_up(connection, place, create)
-        row = connection.execute(_SESSION).fetchone() or (0, False, "")
+        row = checked_session(connection, place, create)
         direct = row[0] == connection.info.backend_pid
         if not direct and row[2] != "read committed":
             raise IncompatibleStore(
@@ -116,7 +114,18 @@ def _prepared(url: str, place: str, create: bool) -> Target:
         return Target(url, place, direct, row[1])
 
 
-def _check_server(connection: Any, place: str) -> None:
+def checked_session(connection: Any, place: str, create: bool) -> tuple[int, bool, str]:
+    """Bring a store to the schema of this version; return what `_SESSION` asks.
+
+    Raises Unavailable, IncompatibleStore.
+    """
+    _check_server(connection, place)
+    schema.bring_up(connection, place, create)
+    found: tuple[int, bool, str] = connection.execute(_SESSION).fetchone() or (0, False, "")
+    return found
+
+
+def _check_server(connection: psycopg.Connection, place: str) -> None:
     if connection.info.server_version < _OLDEST_SERVER:
         raise IncompatibleStore(
             f"{place} is PostgreSQL {connection.info.server_version // 10000}; "

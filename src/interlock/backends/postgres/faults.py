@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interlock.backends.contract import dropped
 from interlock.errors import (
     AnswerLost,
     Corrupt,
@@ -52,6 +53,8 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
             f"{place} has no connection left, and none came free within busy_timeout. "
             f"Raise its max_connections. ({told})"
         )
+    if code == "ILK01":
+        return dropped(place)
     if code == "55P03":
         return Unavailable(
             f"{place} is busy: another transaction held a lock for longer than busy_timeout. "

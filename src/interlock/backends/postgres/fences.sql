@@ -19,6 +19,7 @@ BEGIN
         SET incarnation = a.incarnation + 1, name = excluded.name WHERE a.name <> excluded.name;
         PERFORM durable(true);
     END IF;
+    PERFORM floor_of(p_space);
     r.what := 'entered';
     r.version := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
     RETURN NEXT r;

@@ -25,20 +25,28 @@ AS $$ SELECT p_expires > p_now AND p_renewed <= p_now + 1000000 $$;
 -- The schema version of the store.
 CREATE FUNCTION interlock.version() RETURNS integer LANGUAGE sql IMMUTABLE AS $$ SELECT 2 $$;
 
--- The space of a name: (space, uid).  Where it does not exist, it is made, or (p_create false) no row.
-CREATE FUNCTION interlock.open_space(p_name text, p_create boolean) RETURNS TABLE (space integer, uid text)
+-- The space of a name; importing: 1 where an import into it is not finished.  Where it does not exist, it is
+-- made, or (p_create false) no row.
+CREATE FUNCTION interlock.open_space(p_name text, p_create boolean)
+RETURNS TABLE (space integer, uid text, importing integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
 BEGIN
-    RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
+    RETURN QUERY SELECT s.space, s.uid, (s.importing IS NOT NULL)::integer
+    FROM spaces AS s WHERE s.name = p_name;
     IF NOT FOUND AND p_create THEN
         PERFORM check_writer();
         INSERT INTO spaces (name, uid, created)
         VALUES (p_name, replace(gen_random_uuid()::text, '-', ''), clock_us())
         ON CONFLICT DO NOTHING;
-        RETURN QUERY SELECT s.space, s.uid FROM spaces AS s WHERE s.name = p_name;
+        RETURN QUERY SELECT s.space, s.uid, (s.importing IS NOT NULL)::integer
+        FROM spaces AS s WHERE s.name = p_name;
     END IF;
 END $$;
+
+-- The space was dropped while it was open.
+CREATE FUNCTION interlock.gone() RETURNS bigint LANGUAGE plpgsql
+AS $$ BEGIN RAISE SQLSTATE 'ILK01' USING MESSAGE = 'the space was dropped'; END $$;
 
 -- Locks a space: from the next statement on, all is seen that was committed before.  A stricter isolation
 -- would see what was there before it waited for the lock.
@@ -52,6 +60,7 @@ BEGIN
         RAISE feature_not_supported USING MESSAGE = 'Interlock needs the isolation READ COMMITTED';
     END IF;
     SELECT * INTO s FROM spaces WHERE space = p_space FOR UPDATE;
+    IF NOT FOUND THEN PERFORM gone(); END IF;
     RETURN s;
 END $$;
 
@@ -191,6 +200,7 @@ BEGIN
     r.what := 'now';
     SELECT now_us, t.position, rules_version(p_space), erasures_of(p_space)
     INTO r.time, r.position, r.extra, r.version FROM tail(p_space) AS t;
+    IF r.position = 0 THEN PERFORM floor_of(p_space); END IF;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
         RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'key', i - 1);
@@ -232,6 +242,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SE
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM floor_of(p_space);
     RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
     WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
@@ -249,9 +260,9 @@ BEGIN
     PERFORM durable(true);
 END $$;
 
--- The position that the log is cut up to, 0 where it is whole.
+-- The position that the log is cut up to, 0 where it is whole; an error where the space was dropped.
 CREATE FUNCTION interlock.floor_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
-AS $$ SELECT trimmed FROM spaces WHERE space = p_space $$;
+AS $$ SELECT COALESCE((SELECT trimmed FROM spaces WHERE space = p_space), gone()) $$;
 
 -- How many steps have erased values of the space.
 CREATE FUNCTION interlock.erasures_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
@@ -422,6 +433,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enabl
 AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM floor_of(p_space);
     INSERT INTO refusals (space, key, agent, reason, other, behind, time, op)
     SELECT p_space, n.key, n.agent, n.reason, n.other, n.behind, n.time, n.op
     FROM json_to_recordset(p_notes)
@@ -439,5 +451,5 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
     SELECT key, agent, reason, other, behind, time, op FROM refusals
-    WHERE space = p_space ORDER BY id DESC LIMIT p_limit
+    WHERE space = p_space AND floor_of(p_space) >= 0 ORDER BY id DESC LIMIT p_limit
 $$;

@@ -304,7 +304,10 @@ DECLARE
     now_us bigint := clock_us();
 BEGIN
     SELECT * INTO g FROM groups WHERE space = p_space AND name = p_group;
-    IF NOT FOUND THEN RETURN; END IF;
+    IF NOT FOUND THEN
+        PERFORM floor_of(p_space);
+        RETURN;
+    END IF;
     r.what := 'group'; r.key := g.prefix; r.position := g.cursor;
     r.extra := log_end(p_space);
     RETURN NEXT r;
@@ -321,7 +324,7 @@ END $$;
 -- The names of the space's groups, in order.
 CREATE FUNCTION interlock.list_groups(p_space integer) RETURNS TABLE (name text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
-AS $$ SELECT g.name FROM groups AS g WHERE g.space = p_space ORDER BY g.name $$;
+AS $$ SELECT g.name FROM groups AS g WHERE g.space = p_space AND floor_of(p_space) >= 0 ORDER BY g.name $$;
 
 -- Forgets a group, with all that is pending in it.
 CREATE FUNCTION interlock.drop_group(p_space integer, p_group text) RETURNS void

@@ -9,6 +9,8 @@ SELECT setval('interlock.ticket_numbers', 1 + COALESCE(max(tickets), 0)) FROM in
 
 ALTER TABLE interlock.spaces DROP COLUMN position, DROP COLUMN time, DROP COLUMN tickets;
 
+ALTER TABLE interlock.spaces ADD COLUMN importing text;
+
 CREATE UNLOGGED TABLE interlock.answers (
     id text PRIMARY KEY,
     made_at bigint NOT NULL,

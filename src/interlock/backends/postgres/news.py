@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from interlock.backends.postgres.connect import Target, arguments
 from interlock.backends.postgres.faults import psycopg
@@ -153,7 +152,7 @@ class News:
                 self._forget()
             self._closed.wait(_RECONNECT)
 
-    def _hear(self, connection: Any) -> None:
+    def _hear(self, connection: psycopg.Connection) -> None:
         while not self._is_over():
             for space, topic in self._due():
                 if not topic.listening:
@@ -166,14 +165,14 @@ class News:
             for space in self._left():
                 connection.execute(f"UNLISTEN {_CHANNEL}{space}")
 
-    def _announce(self, connection: Any, space: int, topic: _Topic) -> None:
+    def _announce(self, connection: psycopg.Connection, space: int, topic: _Topic) -> None:
         """Have writers announce, listening already, then read: a commit between is not missed."""
         topic.announced = time.monotonic()
-        row = connection.execute(
+        rows = connection.execute(
             "SELECT interlock.listen_until(%s, %s)", (space, _ANNOUNCED)
-        ).fetchone()
+        ).fetchall()
         topic.listening = True
-        topic.tell(row[0])
+        topic.tell(rows[0][0])
 
     def _due(self) -> list[tuple[int, _Topic]]:
         """Spaces whose writers must be asked to notify, now or again."""

@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from interlock.backends.contract import no_space
 from interlock.backends.postgres.faults import psycopg
@@ -21,7 +21,7 @@ SCHEMA_VERSION = 2
 TABLES = "schema.sql"
 FUNCTIONS = (
     *("roles.sql", "functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql"),
-    *("groups.sql", "trim.sql", "erase.sql"),
+    *("groups.sql", "trim.sql", "erase.sql", "spaces.sql"),
 )
 MIGRATIONS: Mapping[int, str] = {1: "migrate_1.sql"}  # from this version to the next one
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated
@@ -77,7 +77,7 @@ BEGIN
     LOOP
         EXECUTE 'ALTER FUNCTION ' || each || ' SET search_path = interlock, pg_temp';
     END LOOP;
-END $$
+END $$;
 """
 _DROP_FUNCTIONS = """
 DO $$
@@ -115,7 +115,7 @@ class _Found(NamedTuple):
     digest: str | None
 
 
-def bring_up(connection: Any, place: str, create: bool = True) -> None:
+def bring_up(connection: psycopg.Connection, place: str, create: bool = True) -> None:
     """Bring a store to the schema of this version: make it where there is none and `create`, refuse
     what is not ours."""
     found = _checked(connection, place)
@@ -176,7 +176,7 @@ def script(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
-def _migrate(connection: Any, version: int) -> None:
+def _migrate(connection: psycopg.Connection, version: int) -> None:
     callers = connection.execute(_CALLERS).fetchall()
     connection.execute(_DROP_FUNCTIONS)
     for step in range(version, SCHEMA_VERSION):
@@ -188,16 +188,37 @@ def _migrate(connection: Any, version: int) -> None:
         connection.execute("SELECT interlock.grant_role(%s, %s, %s)", (role, level, own_name))
 
 
-def _make_functions(connection: Any) -> None:
-    for name in FUNCTIONS:
-        connection.execute(script(name))
+def _make_functions(connection: psycopg.Connection) -> None:
+    for statement in _functions():
+        connection.execute(statement)
+
+
+def _functions() -> list[str]:
+    """Return the scripts that make the functions and let nobody but their owner call them."""
     inlined = ", ".join(f"'{name}'" for name in INLINED)
-    connection.execute(_FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"))
-    connection.execute("REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC")
+    return [
+        *map(script, FUNCTIONS),
+        _FIX_PATHS.replace("%s", f"ARRAY[{inlined}]"),
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM PUBLIC;\n",
+    ]
 
 
-def _checked(connection: Any, place: str) -> _Found:
-    row = _Found(*connection.execute(_FOUND).fetchone())
+def creation() -> str:
+    """Return the script that makes a store in an empty database, for whoever runs it by hand."""
+    return "\n".join(
+        [
+            "BEGIN;\n",
+            "CREATE SCHEMA IF NOT EXISTS interlock;",
+            "SET LOCAL search_path = interlock, pg_temp;\n",
+            script(TABLES),
+            *_functions(),
+            "COMMIT;",
+        ]
+    )
+
+
+def _checked(connection: psycopg.Connection, place: str) -> _Found:
+    row = _Found(*connection.execute(_FOUND).fetchall()[0])
     number = re.search(r"\d+", str(row.version or ""))
     found = row._replace(version=int(number[0]) if number else 0)
     if found.stranger is not None:

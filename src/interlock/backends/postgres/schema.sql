@@ -8,7 +8,8 @@
 --               locks its row first, so that positions are gapless and in commit order.  The log is kept
 --               after position `trimmed`; up to there, of each key the last row is left: as it was, or
 --               (kind fold) a merged key's fold.  erasures: steps in which values were erased, so that no
---               cache brings back what was read before
+--               cache brings back what was read before.  importing: the source of an import that is not
+--               finished; nobody else can open the space then
 -- log           the truth: one row a write of a commit.  Its last row says where the log ends, and the last
 --               row of a key what the key holds: value, version, epoch.  A row without a body that is no
 --               deletion was erased.  No statistics are made of values: they would keep samples
@@ -40,6 +41,7 @@ CREATE TABLE interlock.spaces (
     created bigint NOT NULL,
     listened bigint NOT NULL DEFAULT 0,
     trimmed bigint NOT NULL DEFAULT 0,
+    importing text,
     erasures bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 

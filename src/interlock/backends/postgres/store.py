@@ -13,17 +13,22 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from interlock.backends.postgres import wire
-from interlock.backends.postgres.calls import Call
+from interlock.backends.postgres.calls import Call, Rows
 from interlock.backends.postgres.connect import Target, server_settings
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
+from interlock.backends.postgres.lender import AsyncPoolLender, Lender, PoolLender
 from interlock.backends.postgres.news import News
 from interlock.backends.slots import Slots
 from interlock.core.requests import T
-from interlock.errors import AnswerLost, Fault
+from interlock.errors import AnswerLost, Fault, Invalid
+
+if TYPE_CHECKING:
+    Pool = psycopg_pool.ConnectionPool[psycopg.Connection]
+    AsyncPool = psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection]
 
 _CONNECTIONS = 8  # of one process, at most, and of each of its event loops
 _IDLE = 60.0  # seconds after which a connection that nobody uses is closed
@@ -35,24 +40,26 @@ _REPEATS = 20
 class _OfLoop:
     """The pool of an event loop, and how many spaces use it there."""
 
-    opening: asyncio.Future[Any]
-    slots: Slots = field(default_factory=lambda: Slots(_CONNECTIONS))
+    opening: asyncio.Future[Any]  # of an AsyncPool, or of a lender
+    slots: Slots
     users: int = 0
 
 
 class Store:
     """Carries calls to a store and back."""
 
-    def __init__(self, target: Target, busy_timeout: float) -> None:
+    def __init__(self, target: Target, busy_timeout: float, lender: Lender | None = None) -> None:
         self.target = target
+        self._lender = lender
         self.process = os.getpid()
         self._busy_timeout = busy_timeout
         # What a pooler makes settings of the session is sent with each statement.
         self._pooled = None if target.direct else server_settings(busy_timeout)["lock_timeout"]
         self._making = threading.Lock()
-        self._pool: Any = None
+        self._pool: Pool | PoolLender | None = lender if isinstance(lender, PoolLender) else None
+        self._most = _CONNECTIONS if lender is None else lender.most
         # Who waits for a connection waits here: asking the pool anew costs the place in its queue.
-        self._free = threading.Semaphore(_CONNECTIONS)
+        self._free = threading.Semaphore(self._most)
         self._pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = (
             weakref.WeakKeyDictionary()
         )
@@ -60,12 +67,12 @@ class Store:
 
     def anew(self) -> Store:
         """Return the same store without any connection, for a forked child."""
-        return Store(self.target, self._busy_timeout)
+        return Store(self.target, self._busy_timeout, self._lender)
 
     def close(self) -> None:
         """Close the connections of threads, and the listener's."""
         self.news.close()
-        if self._pool is not None:
+        if self._pool is not None and not isinstance(self._pool, PoolLender):
             self._pool.close()
 
     # Calls
@@ -86,7 +93,9 @@ class Store:
             _check_rest(rows)
         return call.parse(rows)
 
-    def _rows(self, call: Call[Any]) -> list[Any]:
+    def _rows(self, call: Call[object]) -> Rows:
+        if isinstance(self._lender, AsyncPoolLender):
+            return self._lender.bridge(self._busy_timeout).run(self._rows_from_thread(call))
         if not self._free.acquire(timeout=self._busy_timeout):
             raise self._all_in_use()
         try:
@@ -94,9 +103,10 @@ class Store:
         finally:
             self._free.release()
 
-    def _rows_at_once(self, call: Call[Any]) -> list[Any]:
+    def _rows_at_once(self, call: Call[object]) -> Rows:
         for attempt in itertools.count(1):
             connection = self._connection()
+            assert self._pool is not None
             try:
                 results = connection.wait(wire.begin(connection, call, self._pooled))
                 return wire.rows(connection, results)
@@ -108,7 +118,15 @@ class Store:
             time.sleep(random.uniform(0, 0.002 * 2 ** min(attempt, 6)))
         return []
 
-    async def _rows_async(self, call: Call[Any]) -> list[Any]:
+    async def _rows_from_thread(self, call: Call[object]) -> Rows:
+        loop = asyncio.get_running_loop()
+        self.join(loop)
+        try:
+            return await self._rows_async(call)
+        finally:
+            await self.leave(loop)
+
+    async def _rows_async(self, call: Call[object]) -> Rows:
         slots = self._pools[asyncio.get_running_loop()].slots
         try:
             async with slots.one(self._busy_timeout):
@@ -116,7 +134,7 @@ class Store:
         except TimeoutError:
             raise self._all_in_use() from None
 
-    async def _rows_at_once_async(self, call: Call[Any]) -> list[Any]:
+    async def _rows_at_once_async(self, call: Call[object]) -> Rows:
         for attempt in itertools.count(1):
             pool = await asyncio.shield(self._pools[asyncio.get_running_loop()].opening)
             connection = await self._connection_async(pool)
@@ -139,7 +157,7 @@ class Store:
 
     # Connections
 
-    def _connection(self) -> Any:
+    def _connection(self) -> psycopg.Connection:
         """Take a connection from the pool, which begins to open one whenever it is asked and has
         none.  It is asked often: left alone after a failure, it would wait as long as the server
         was away, again."""
@@ -151,7 +169,7 @@ class Store:
             except (psycopg.Error, psycopg_pool.PoolClosed) as problem:
                 self._check_patience(problem, left)
 
-    async def _connection_async(self, pool: Any) -> Any:
+    async def _connection_async(self, pool: AsyncPool) -> psycopg.AsyncConnection:
         deadline = time.monotonic() + self._busy_timeout
         while True:
             left = deadline - time.monotonic()
@@ -169,7 +187,7 @@ class Store:
         problem = psycopg_pool.PoolTimeout("all of them are in use")
         return fault_of(problem, self.target.place, sent=False)
 
-    def _threads_pool(self) -> Any:
+    def _threads_pool(self) -> Pool | PoolLender:
         with self._making:
             if self._pool is None:
                 self._pool = psycopg_pool.ConnectionPool(
@@ -179,8 +197,13 @@ class Store:
 
     def join(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a space use the pool of an event loop, until it leaves."""
+        if isinstance(self._lender, AsyncPoolLender) and self._lender.loop is not loop:
+            raise Invalid(
+                "The connections belong to another event loop. Open the space in this one."
+            )
         if loop not in self._pools:
-            self._pools[loop] = _OfLoop(asyncio.ensure_future(self._opened()))
+            opening = asyncio.ensure_future(self._opened())
+            self._pools[loop] = _OfLoop(opening, Slots(self._most))
         self._pools[loop].users += 1
 
     async def leave(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -189,10 +212,14 @@ class Store:
         mine.users -= 1
         if not mine.users:
             del self._pools[loop]
-            await (await mine.opening).close()
+            pool = await mine.opening
+            if self._lender is None:
+                await pool.close()
 
     async def _opened(self) -> Any:
-        pool: Any = psycopg_pool.AsyncConnectionPool(
+        if self._lender is not None:
+            return self._lender
+        pool: AsyncPool = psycopg_pool.AsyncConnectionPool(
             self.target.conninfo, open=False, **self._pool_arguments()
         )
         await pool.open()
@@ -210,6 +237,6 @@ class Store:
         }
 
 
-def _check_rest(rows: list[Any]) -> None:
+def _check_rest(rows: Rows) -> None:
     if not rows:
         raise AnswerLost("the server forgot its answer before it was fetched")

@@ -74,7 +74,10 @@ END $$;
 CREATE FUNCTION interlock.load_projection(p_space integer, p_name text)
 RETURNS TABLE ("position" bigint, body text, erasures bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
-AS $$ SELECT f.entry, f.body, erasures_of(p_space) FROM folds AS f WHERE f.space = p_space AND f.key = p_name $$;
+AS $$
+    SELECT f.entry, f.body, erasures_of(p_space) FROM folds AS f
+    WHERE f.space = p_space AND f.key = p_name AND floor_of(p_space) >= 0
+$$;
 
 -- Forgets what is kept of a projection.
 CREATE FUNCTION interlock.drop_projection(p_space integer, p_name text) RETURNS void

@@ -6,12 +6,19 @@ psycopg's cursors do more than that for every call, and take longer over it than
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from interlock.backends.postgres.calls import Call
+from interlock.backends.postgres.calls import Argument, Call, Rows
 from interlock.backends.postgres.faults import psycopg
 from interlock.errors import Unconfirmed
+
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+    from psycopg.errors import Diagnostic
+    from psycopg.pq.abc import PGresult
+
+Connection = psycopg.Connection | psycopg.AsyncConnection
 
 _INTEGERS = (20, 21, 23)  # type numbers of bigint, smallint and integer
 _TEXT = 25
@@ -21,7 +28,7 @@ _WARNINGS = "interlock_warnings"  # the attribute of a connection that holds the
 _STANDBY = "SyncRepWaitForLSN"  # the part of the server that waits for a standby
 
 
-def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any, Any, list[Any]]:
+def begin(connection: Connection, call: Call[object], pooled: int | None) -> PQGen[list[PGresult]]:
     """Send a call and return the generator that a connection waits for.
 
     `pooled`: milliseconds to wait for locks, where a pooler needs the statement to be parsed each
@@ -36,14 +43,21 @@ def begin(connection: Any, call: Call[Any], pooled: int | None) -> Generator[Any
         known: set[str] = connection.__dict__.setdefault("interlock_prepared", set())
         name = call.function.encode()
         if call.function not in known:
-            _check(server, [server.prepare(name, call.sql.encode())])
+            _check([server.prepare(name, call.sql.encode())])
             known.add(call.function)
         server.send_query_prepared(name, arguments)
-    found: Generator[Any, Any, list[Any]] = psycopg.generators.execute(server)
+    found: PQGen[list[PGresult]] = psycopg.generators.execute(server)
     return found
 
 
-def _listen(connection: Any) -> None:
+def ask(connection: Connection, sql: str, arguments: Sequence[Argument] = ()) -> PQGen[Rows]:
+    """Return the generator that a connection of the application's waits for: it sends a statement,
+    leaves nothing behind in the session, and returns the rows."""
+    connection.pgconn.send_query_params(sql.encode(), [_text(each) for each in arguments])
+    return rows(connection, (yield from psycopg.generators.execute(connection.pgconn)))
+
+
+def _listen(connection: Connection) -> None:
     """Keep what the server says about commits that gave up waiting for a standby.
 
     Such a commit is no error: it has happened here, and perhaps nowhere else.
@@ -53,25 +67,24 @@ def _listen(connection: Any) -> None:
         return
     warnings: list[str] = connection.__dict__.setdefault(_WARNINGS, [])
 
-    def keep(told: Any) -> None:
+    def keep(told: Diagnostic) -> None:
         if told.source_function == _STANDBY:  # its words are in the server's language
             warnings.append(str(told.message_primary))
 
     connection.add_notice_handler(keep)
 
 
-def rows(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
+def rows(connection: Connection, results: list[PGresult]) -> Rows:
     """Return the rows of what the server answered.  Raises psycopg's errors, and Unconfirmed."""
-    result = _check(connection.pgconn, results)
-    if warnings := connection.__dict__[_WARNINGS]:
+    result = _check(results)
+    if warnings := connection.__dict__.get(_WARNINGS):
         raise Unconfirmed(f"applied, but no standby confirmed it: {warnings[0]}")
     columns = range(result.nfields)
     types = [result.ftype(column) for column in columns]
     if result.ntuples > _MANY and {*types} <= {*_INTEGERS, _TEXT}:
-        reader = psycopg.adapt.Transformer(connection)
+        reader = psycopg.adapt.Transformer()  # by no adapters of the application's
         reader.set_pgresult(result)
-        found: list[tuple[Any, ...]] = reader.load_rows(0, result.ntuples, tuple)
-        return found
+        return reader.load_rows(0, result.ntuples, tuple)
     whole = [each in _INTEGERS for each in types]
     return [
         tuple([_value(result.get_value(row, column), whole[column]) for column in columns])
@@ -79,7 +92,7 @@ def rows(connection: Any, results: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-def _check(server: Any, results: list[Any]) -> Any:
+def _check(results: list[PGresult]) -> PGresult:
     result = results[-1] if results else None
     if result is None:
         raise psycopg.OperationalError(_GONE)
@@ -88,13 +101,13 @@ def _check(server: Any, results: list[Any]) -> Any:
     return result
 
 
-def _value(text: bytes | None, whole: bool) -> Any:
+def _value(text: bytes | None, whole: bool) -> int | str | None:
     if text is None:
         return None
     return int(text) if whole else text.decode()
 
 
-def _text(argument: Any) -> bytes | None:
+def _text(argument: Argument) -> bytes | None:
     if argument is None:
         return None
     if isinstance(argument, str):

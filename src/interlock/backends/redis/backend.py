@@ -7,13 +7,14 @@ import os
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from interlock.backends.contract import no_space
+from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.redis import calls, erase
 from interlock.backends.redis.calls import Call, Command, Keys
-from interlock.backends.redis.faults import fault_of, must_wait, redis
-from interlock.backends.redis.options import state_key, target_of
+from interlock.backends.redis.faults import fault_of, must_wait
+from interlock.backends.redis.options import Target, state_key, target_of
+from interlock.backends.redis.server import check_server
 from interlock.backends.redis.store import STORES, Store
 from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.backends.refusal_log import KEPT
@@ -26,11 +27,12 @@ from interlock.backends.remote import (
 )
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
+from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, Scrub, Scrubbed, T
-from interlock.errors import IncompatibleStore, Unavailable, Unconfirmed
+from interlock.core.transfer import Importing
+from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
 SCHEMA_VERSION = 2
-_OLDEST_SERVER = (6, 2)
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is not ready
 
@@ -38,21 +40,36 @@ _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between attempts while a server is 
 class RedisBackend(RemoteBackend[Call[Any]]):
     """One space in one Redis or Valkey server, or one cluster."""
 
+    uid = ""  # until it is open
+
     def __init__(
-        self, url: str, name: str, options: ServerOptions | None = None, create: bool = True
+        self,
+        url: str | Target,
+        name: str,
+        options: ServerOptions | None = None,
+        create: bool = True,
+        importing: Importing | None = None,
     ) -> None:
         options = options or ServerOptions()
         check_options(options)
-        self._target = target_of(url)
+        self._target = target_of(url) if isinstance(url, str) else url
         self._keys = Keys(state_key(name))
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
         try:
-            self._check_server()
-            self.uid = self._open(create)
+            check_server(self._threads_wire(), self._target)
+            self.uid = self._open(create) if importing is None else self._import(importing)
         except BaseException:
             self.close()
             raise
+
+    def join(self, connection: object) -> NoReturn:
+        """Redis has no transaction that could be joined: always raises Invalid."""
+        raise Invalid(
+            "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
+            "out the others where one is refused. Write with the space, and let whoever needs more "
+            "follow its log; or keep both in PostgreSQL or SQLite."
+        )
 
     def _connect(self) -> None:
         self._store = STORES.borrow(self._target, lambda: Store(self._target))
@@ -60,21 +77,21 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             weakref.WeakKeyDictionary()
         )
 
-    def _call(self, request: Request[Any]) -> Call[Any]:
+    def _call(self, request: Request[object]) -> Call[Any]:
         return calls.call_of(request, self._keys, self.uid, self._known)
 
-    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[Any]:
+    def _commit_call(self, plans: Sequence[Plan], known: Known) -> Call[list[Outcome]]:
         return calls.commit(plans, self._keys, self.uid, known)
 
-    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[Any]:
+    def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[None]:
         return calls.add_refusals(notes, self._keys, KEPT)
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         answer = super().perform(request)
         return self._scrubbed(request, answer) if isinstance(request, Scrub) else answer
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         answer = await super().perform_async(request)
         if isinstance(request, Scrub):
@@ -121,22 +138,27 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return await self._send_async(call._replace(waits=True))
         return answer
 
-    def _commands(self, call: Call[Any]) -> tuple[Sequence[Command], Command | None]:
+    def _commands(self, call: Call[T]) -> tuple[Sequence[Command], Command | None]:
         """The commands of a call, and the one that waits for replicas and files after them.
 
         WAIT is about what its own connection wrote, and the answer may be about what another one
         wrote before: so this one writes, too, whatever the call did.
         """
         last = self._waiting() if call.waits else None
-        return (call.commands, None) if last is None else ([*call.commands, self._mark], last)
+        commands = call.commands if last is None else [*call.commands, self._mark]
+        return [self._of_space(command) for command in commands], last
 
-    def _must_wait(self, call: Call[Any], answer: Any) -> bool:
+    def _of_space(self, command: Command) -> Command:
+        """Tell a script which space it is about: see common.lua."""
+        return (*command, self.uid) if command[0] == "EVALSHA" else command
+
+    def _must_wait(self, call: Call[T], answer: T) -> bool:
         """Whether a call that only read told of something that its answer must wait for."""
         if call.waits or call.claims is None or self._waiting() is None:
             return False
         return call.claims(answer)
 
-    def _answer(self, call: Call[T], replies: list[Any], last: Command | None) -> T:
+    def _answer(self, call: Call[T], replies: list[object], last: Command | None) -> T:
         waited = [] if last is None else [replies.pop(), replies.pop()]
         for reply in replies:
             if isinstance(reply, Exception):
@@ -154,7 +176,7 @@ class RedisBackend(RemoteBackend[Call[Any]]):
             return ("WAITAOF", 1, target.wait_replicas, milliseconds)
         return ("WAIT", target.wait_replicas, milliseconds) if target.wait_replicas else None
 
-    def _check_copies(self, reply: Any, marked: Any) -> None:
+    def _check_copies(self, reply: Any, marked: object) -> None:
         """Compare how many copies were confirmed.  The commit stands; whether it lasts is open, so
         the driver sends it again, which waits again."""
         for each in (marked, reply):
@@ -191,43 +213,26 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     # Opening
 
-    def _check_server(self) -> None:
-        """Refuse a server that is too old, or that drops keys when its memory is full."""
-        try:
-            told = self._threads_wire().client.info()
-        except redis.exceptions.RedisError as problem:
-            raise fault_of(problem, self.place, sent=False) from problem
-        for info in [told] if "redis_version" in told else told.values():
-            self._check_node(info)
-
-    def _check_node(self, info: dict[str, Any]) -> None:
-        version = tuple(int(part) for part in info["redis_version"].split(".")[:2])
-        if version < _OLDEST_SERVER:
-            raise IncompatibleStore(
-                f"{self.place} is Redis {info['redis_version']}. Interlock needs 6.2 or newer."
-            )
-        policy = info.get("maxmemory_policy", "noeviction")
-        # volatile-* drops only keys that expire, and ours do not.
-        if policy.startswith("allkeys") and not self._target.allow_eviction:
-            raise IncompatibleStore(
-                f"{self.place} evicts keys when memory is full (maxmemory-policy {policy}), so "
-                "commits would be lost. Set it to noeviction, or add ?allow_eviction=1 to the URL."
-            )
-        if info.get("role") == "slave" and not self._target.cluster:
-            raise Unavailable(f"{self.place} is a read-only replica: name the primary.")
-
     def _open(self, create: bool) -> str:
         new = os.urandom(8).hex() if create else ""
         command = calls.script("open", self._keys.fixed, new, SCHEMA_VERSION)
-        uid, version = self._first(Call((command,), lambda replies: replies[0]))
+        uid, version, source = self._first(Call((command,), lambda replies: replies[0]))
         if not uid:
             raise no_space(self.place, self.name)
+        if source:
+            raise being_imported(self.place, self.name)
         if version > SCHEMA_VERSION:
             raise IncompatibleStore(
                 f"Space {self.name!r} in {self.place} was made by a newer Interlock (schema "
                 f"{version}; this one knows {SCHEMA_VERSION}): upgrade it with "
                 "`pip install -U interlock`."
             )
+        return str(uid)
+
+    def _import(self, importing: Importing) -> str:
+        uid, why = self._first(calls.begin_import(self._keys, importing, SCHEMA_VERSION))
+        if why:
+            raise (not_empty if why == "full" else other_source)(self.place, self.name)
         return str(uid)
 
     # News
@@ -275,6 +280,6 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         return ("XREAD", "COUNT", 1, *wait, "STREAMS", self._keys.log, f"{position}-0")
 
 
-def _is_ready(replies: list[Any]) -> bool:
+def _is_ready(replies: list[object]) -> bool:
     """Whether the server could carry out the commands: it is not loading or moving the slot."""
     return not any(isinstance(reply, Exception) and must_wait(reply) for reply in replies)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers, group_answers
-from interlock.backends.answers import Row
+from interlock.backends.answers import LogRow, Row
 from interlock.backends.redis.scripts import SCRIPTS
-from interlock.core import refusals
+from interlock.core import refusals, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
@@ -50,6 +51,20 @@ from interlock.core.requests import (
     TakeLease,
     TakeTurn,
     Trim,
+)
+from interlock.core.transfer import (
+    BasePage,
+    Dump,
+    Dumped,
+    Finish,
+    GroupAt,
+    Importing,
+    Mark,
+    Marked,
+    Parts,
+    Pending,
+    ReadBase,
+    Restore,
 )
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
@@ -99,12 +114,17 @@ class Keys:
         return (*self.fixed, self.groups, f"{self.state}:g:{name}", f"{self.state}:d:{name}")
 
 
-def script(name: str, keys: Sequence[str], *arguments: Any) -> Command:
+def script(name: str, keys: Sequence[str], *arguments: object) -> Command:
     """Return the command that runs a script."""
     return ("EVALSHA", SCRIPTS[name].sha, len(keys), *keys, *arguments)
 
 
-def call_of(request: Request[Any], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
+def ask(name: str, keys: Keys, key: str, *arguments: Any) -> Command:
+    """Return the command that runs one command on a key, if the space is there."""
+    return script("ask", (*keys.fixed, key), name, *arguments)
+
+
+def call_of(request: Request[object], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, Load):
         return _load(request, keys, uid, known)
@@ -117,7 +137,8 @@ def commit(
     plans: Sequence[Plan], keys: Keys, uid: str, known: tuple[int, str]
 ) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
-    names, arguments = [*keys.fixed], [*known, len(plans)]
+    names: list[str] = [*keys.fixed]
+    arguments: list[object] = [*known, len(plans)]
     for plan in plans:
         _add_plan(plan, keys, names, arguments)
 
@@ -142,11 +163,14 @@ def mark(keys: Keys) -> Command:
 def add_refusals(notes: Sequence[RefusalNote], keys: Keys, kept: int) -> Call[None]:
     """Return the call that keeps refusals."""
     texts = [json.dumps(each) for each in notes]
-    commands = [("LPUSH", keys.refusals, *texts), ("LTRIM", keys.refusals, 0, kept - 1)]
+    commands = [
+        ask("LPUSH", keys, keys.refusals, *texts),
+        ask("LTRIM", keys, keys.refusals, 0, kept - 1),
+    ]
     return Call(commands, _nothing)
 
 
-def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[Any]) -> None:
+def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[object]) -> None:
     expects, writes = plan.expects, plan.writes
     numbers: dict[str, int] = {}
     for key in (*[e.key for e in expects], *[w.key for w in writes]):
@@ -205,8 +229,8 @@ def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
     return _one(command, lambda rows: answers.moment(_rows(rows), uid, request))
 
 
-def _named(request: Load | LoadAt) -> list[Any]:
-    found: list[Any] = [len(request.keys), *request.keys, len(request.prefixes)]
+def _named(request: Load | LoadAt) -> list[str | int]:
+    found: list[str | int] = [len(request.keys), *request.keys, len(request.prefixes)]
     for prefix in request.prefixes:
         found += (prefix, prefix_end(prefix) or "")
     return found
@@ -245,7 +269,7 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call[LogP
     return Call((stream, look) if streamed else (look,), parse)
 
 
-def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> LogPage | Pruned:
+def _page(request: ReadLog, reply: list[int], rows: list[LogRow], reached: int) -> LogPage | Pruned:
     """Return a page of the log; `reached`: what it is complete up to."""
     head, floor, lost = reply[:3]
     if lost:
@@ -255,7 +279,7 @@ def _page(request: ReadLog, reply: list[Any], rows: list[Any], reached: int) -> 
     return LogPage(answers.entries_of(rows), reached, head, reply[6])
 
 
-def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> tuple[Any, ...]:
+def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
     """Return the row of an entry of the stream; see common.lua for its fields.  `erasing`: the
     positions of those that are erased and still have their values there."""
     number, fields = item
@@ -360,7 +384,7 @@ def _scrub(request: Scrub, keys: Keys, uid: str) -> Call[Scrubbed]:
 
 
 def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call[list[RefusalNote]]:
-    command = ("LRANGE", keys.refusals, 0, min(request.limit, _LAST) - 1)
+    command = ask("LRANGE", keys, keys.refusals, 0, min(request.limit, _LAST) - 1)
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
 
 
@@ -388,11 +412,65 @@ def _group_state(request: GroupState, keys: Keys, uid: str) -> Call[GroupInfo | 
 
 
 def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call[tuple[str, ...]]:
-    return _one(("ZRANGE", keys.groups, 0, -1), tuple)
+    return _one(ask("ZRANGE", keys, keys.groups, 0, -1), tuple)
 
 
 def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call[None]:
     return _one(script("drop_group", keys.group(request.group), request.group), _nothing, True)
+
+
+def begin_import(keys: Keys, importing: Importing, schema: int) -> Call[list[str]]:
+    """Return the call that makes a space for an import; its answer has a reason where it is not."""
+    new = os.urandom(8).hex()
+    command = script("import", keys.fixed, importing.source, importing.floor, new, schema)
+    return _one(command, list, True)
+
+
+def _dump(request: Dump, keys: Keys, uid: str) -> Call[Dumped]:
+    def parse(reply: list[Any]) -> Dumped:
+        position, floor, epochs, agents, groups, pending, kept = reply
+        return Dumped(
+            position,
+            floor,
+            Parts(
+                tuple((key, epoch) for key, epoch in epochs),
+                tuple((agent, incarnation) for agent, incarnation in agents),
+                tuple(map(GroupAt._make, groups)),
+                tuple(map(Pending._make, pending)),
+                tuple((name, at, body) for name, at, body in kept),
+            ),
+        )
+
+    return _one(script("dump", keys.fixed), parse)
+
+
+def _read_base(request: ReadBase, keys: Keys, uid: str) -> Call[BasePage]:
+    command = script("read_base", keys.fixed, request.after, request.limit, request.position)
+
+    def parse(reply: list[Any]) -> BasePage:
+        floor, rows = reply
+        return BasePage(tuple(transfer.Row(*row) for row in rows), floor)
+
+    return _one(command, parse)
+
+
+def _mark(request: Mark, keys: Keys, uid: str) -> Call[Marked]:
+    return _one(script("import_mark", keys.fixed), Marked._make)
+
+
+def _restore(request: Restore, keys: Keys, uid: str) -> Call[int]:
+    rows = (
+        "" if field is None else field for row in (*request.base, *request.rows) for field in row
+    )
+    command = script("restore", keys.fixed, request.position, len(request.base), *rows)
+    return _one(command, int, True)
+
+
+def _finish(request: Finish, keys: Keys, uid: str) -> Call[bool]:
+    told: list[Any] = [request.position]
+    for part in request.parts.ordered():
+        told += (len(part), *(field for row in part for field in row))
+    return _one(script("finish_import", keys.fixed, *told), lambda reply: reply == 1, True)
 
 
 def _one(command: Command, parse: Callable[[Any], T], waits: bool = False) -> Call[T]:
@@ -403,11 +481,11 @@ def _rows(rows: list[Any]) -> list[Row]:
     return [Row._make(row) for row in rows]
 
 
-def _nothing(replies: Any) -> None:
+def _nothing(replies: object) -> None:
     return None
 
 
-_CALLS: dict[type[Request[Any]], Callable[[Any, Keys, str], Call[Any]]] = {
+_CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     ListKeys: _list_keys,
     LoadAt: _load_at,
     TakeTurn: _take_turn,
@@ -428,4 +506,9 @@ _CALLS: dict[type[Request[Any]], Callable[[Any, Keys, str], Call[Any]]] = {
     GroupState: _group_state,
     ListGroups: _list_groups,
     DropGroup: _drop_group,
+    Dump: _dump,
+    ReadBase: _read_base,
+    Mark: _mark,
+    Restore: _restore,
+    Finish: _finish,
 }

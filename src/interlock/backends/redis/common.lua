@@ -5,6 +5,8 @@
 -- All keys of a space hold its name in braces, so that they share one hash slot:
 --   KEYS[1]  interlock:{name}          hash, the state; its fields are
 --              uid, schema             of the space
+--              importing, floor        source of an import that is not finished: nobody else can open the
+--                                      space; and the position that the log is cut up to in what it brings
 --              p, t                    position and time of the last log entry
 --              r                       version of the rules in force
 --              c, d                    position that the log is cut up to; time of the entry there
@@ -41,6 +43,10 @@
 --            interlock:{name}:erasing  sorted set, the positions of entries that are erased but still have
 --                                      their values in the stream; and :copy, the stream without them so far
 --            interlock:{name}:projections  sorted set, the names of what is kept of projections, by position
+--            interlock:{name}:fenced  sorted set, k<key> of each key whose epoch was raised, a<agent> of each
+--                                     agent that has an incarnation
+--            interlock:{name}:dropped  set, the unique ids of spaces of this name that were dropped
+-- The last of ARGV is always the unique id of the space that the caller has open ('': it opens it).
 -- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions.
 -- Times are microseconds since 1970 by the server's clock.  A row of an answer is
 -- what, n, key, kind, body, base, version, epoch, agent, time, position, live, extra (see answers.py).
@@ -52,6 +58,8 @@ local NEAR = 16  -- tickets of a queue that are looked at one by one
 local QUEUE = '$lease/'  -- before a key: the queue for its lease
 local LONG = 4096  -- bytes of a value
 local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
+
+local UID = table.remove(ARGV)
 
 local function clock()
     local now = call('TIME')
@@ -88,6 +96,16 @@ local function check_whole(position, cut)
     end
 end
 
+-- The space must be the one that the caller has open.  Where it was not dropped, it was lost.
+if UID ~= '' then
+    local found = call('HMGET', STATE, 'uid', 'p', 'c')
+    if found[1] ~= UID then
+        if call('SISMEMBER', STATE .. ':dropped', UID) == 1 then error('DROPPED :DROPPED', 0) end
+        if not found[1] then check_whole(found[2], found[3]) end
+        error('LOST: ' .. (found[2] or 0) .. ' :LOST', 0)
+    end
+end
+
 -- Whether a commit that the caller knows of (position '0': none) is not in the log: commits were lost.
 local function is_lost(position, op)
     if position == '0' then return false end
@@ -112,6 +130,11 @@ local function library()
 
     function lib.list_of(kind, key)
         return STATE .. ':' .. kind .. ':' .. key
+    end
+
+    -- Remembers that a key's epoch (k<key>) or an agent's incarnation (a<agent>) was raised.
+    function lib.fence(name)
+        call('ZADD', STATE .. ':fenced', 0, name)
     end
 
     -- An entry of the stream, its fields by name.

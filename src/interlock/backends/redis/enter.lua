@@ -9,6 +9,7 @@ local entered = lib.field('a:' .. ARGV[1]) or {0, ''}
 if ARGV[2] == '1' and entered[2] ~= ARGV[3] then
     entered = {entered[1] + 1, ARGV[3]}
     call('HSET', STATE, 'a:' .. ARGV[1], pack(entered))
+    lib.fence('a' .. ARGV[1])
 end
 return {
     {'entered', 0, false, false, false, false, entered[1], false, false, false, false, false, false},

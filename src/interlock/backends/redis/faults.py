@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from interlock.backends.answers import lost_commits
+from interlock.backends.contract import dropped
 from interlock.errors import (
     AnswerLost,
     Corrupt,
@@ -23,6 +25,7 @@ __all__ = ["fault_of", "is_redirect", "must_wait", "redis", "script_is_missing",
 _WAIT = ("LOADING", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MASTERDOWN", "READONLY", "FAILOVER")
 _MOVING = "TTL exhausted"  # redis-py, after many redirections: nearly always of a slot that moves
 _MISSING = re.compile(r"MISSING: (.*) :MISSING", re.DOTALL)  # what the scripts find; common.lua
+_LOST = re.compile(r"LOST: (\d+) :LOST")  # the space is another one, and this one was not dropped
 _REDIRECT = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN")
 _REFUSED = {
     "OOM": "is out of memory: raise maxmemory",
@@ -85,6 +88,10 @@ def fault_of(problem: Exception, place: str, sent: bool) -> InterlockError | Ans
     for word, why in _REFUSED.items():
         if told.startswith(word) or f"-{word} " in told:
             return Unavailable(f"{place} {why}. Nothing was written. ({told})")
+    if "DROPPED :DROPPED" in told:
+        return dropped(place)
+    if (found := _LOST.search(told)) is not None:
+        return lost_commits(int(found[1]))
     if isinstance(problem, redis.exceptions.ResponseError) and not must_wait(problem):
         if "unknown command" in told.lower():
             return IncompatibleStore(f"{place} is not Redis 6.2 or newer, or Valkey: {told}")

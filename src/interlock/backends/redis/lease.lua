@@ -21,6 +21,7 @@ local what, version, granted, of, holder, left = 'grant', false, 0, keys[1], fal
 local function set_lease(key, expires)
     local head = lib.field('h:' .. key) or {0, 0, 0, 0, 0, ''}
     head[2] = head[2] + 1
+    lib.fence('k' .. key)
     call('HSET', STATE, 'h:' .. key, pack(head), 'l:' .. key,
         pack({reclaims and 0 or head[2], agent, name, now, expires}))
 end

@@ -3,6 +3,5 @@
 -- waits for that, too, since replicas get everything in order.
 -- KEYS: those of common.lua.
 
-local uid = call('HGET', STATE, 'uid')
-if uid then call('HSET', STATE, 'uid', uid) end
+call('HSET', STATE, 'uid', UID)
 return {}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
+from interlock.backends.bridge import Bridge
 from interlock.backends.redaction import Hidden, malformed
 from interlock.backends.redis.faults import redis
 
@@ -21,6 +23,7 @@ class Target(Hidden):
     `url` is redis-py's.  `wait_replicas` replicas must have a commit, and with `wait_aof` also the
     append-only files of the primary and of so many replicas (Redis 7.2), within `wait_timeout`
     seconds.  `allow_eviction` opens a store on a server that evicts keys when its memory is full.
+    `client` is the application's, whose connections are used; of asyncio where there is a `bridge`.
     """
 
     url: str
@@ -30,6 +33,8 @@ class Target(Hidden):
     wait_aof: bool
     wait_timeout: float
     allow_eviction: bool = False
+    client: Any = None
+    bridge: Bridge | None = None
 
 
 def target_of(url: str) -> Target:
@@ -83,3 +88,11 @@ def state_key(name: str) -> str:
     """Return the name of a space's first key.  All its keys hold the same name in braces, so that
     they share a hash slot; a brace in the name would end that part early."""
     return f"interlock:{{{name.translate(_ESCAPED)}}}"
+
+
+def space_name(key: str) -> str | None:
+    """Return the name of the space that a first key is of, None where it is no such key."""
+    if not (key.startswith("interlock:{") and key.endswith("}")):
+        return None
+    name = unquote(key[len("interlock:{") : -1])
+    return name if state_key(name) == key else None

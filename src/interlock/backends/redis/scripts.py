@@ -49,6 +49,8 @@ _NAMES = (
         "drop_projection",
     ),
     *_OF_GROUPS,
+    *("ask", "drop_space", "rename_space", "import", "import_mark", "restore", "finish_import"),
+    *("dump", "read_base", "examine"),
 )
 SCRIPTS = {name: _load(name) for name in _NAMES}
 BY_SHA = {script.sha: script.text for script in SCRIPTS.values()}

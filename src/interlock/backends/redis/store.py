@@ -9,9 +9,11 @@ import asyncio
 import threading
 import weakref
 
+from interlock.backends.redis.client import AsyncClientWire, BridgedWire, ClientWire
 from interlock.backends.redis.options import Target
 from interlock.backends.redis.wire import AsyncWire, Wire
 from interlock.backends.registry import Registry
+from interlock.errors import Invalid
 
 WATCHING = 8  # connections that wait for news; whoever comes then asks now and then
 
@@ -26,14 +28,15 @@ class Store:
         self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = (
             weakref.WeakKeyDictionary()
         )
-        self.watching = threading.Semaphore(WATCHING)
+        # A connection of the application's is never kept: who watches asks now and then.
+        self.watching = threading.Semaphore(WATCHING if target.client is None else 0)
 
     def wire(self) -> Wire:
         """Return the wire of threads."""
         wire = self._wire
         if wire is None:
             with self._lock:
-                wire = self._wire = self._wire or Wire(self._target)
+                wire = self._wire = self._wire or self._new_wire()
         return wire
 
     def borrow_wire(self) -> AsyncWire:
@@ -42,7 +45,7 @@ class Store:
         with self._lock:
             shared = self._wires.get(loop)
             if shared is None:
-                shared = self._wires[loop] = _Shared(AsyncWire(self._target))
+                shared = self._wires[loop] = _Shared(self._new_async_wire(loop))
             shared.borrowed += 1
             return shared.wire
 
@@ -58,6 +61,20 @@ class Store:
                 return
             del self._wires[loop]
         await shared.wire.close()
+
+    def _new_wire(self) -> Wire:
+        if self._target.client is None:
+            return Wire(self._target)
+        if self._target.bridge is None:
+            return ClientWire(self._target)
+        return BridgedWire(self._target, AsyncClientWire(self._target))
+
+    def _new_async_wire(self, loop: asyncio.AbstractEventLoop) -> AsyncWire:
+        if self._target.client is None:
+            return AsyncWire(self._target)
+        if self._target.bridge is None or self._target.bridge.loop is not loop:
+            raise Invalid("The client belongs to another event loop. Open the space in this one.")
+        return AsyncClientWire(self._target)
 
     def close(self) -> None:
         """Close the connections of threads."""

@@ -12,7 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from interlock import cancellation
 from interlock.backends.redis.calls import Command
@@ -30,7 +30,7 @@ except ImportError:  # redis-py does the same, more slowly
 MOST = 32  # connections that are used at once; whoever comes then waits for one
 _LOOKS, _LOOK = 20, 0.25  # times that a connect is looked at, and seconds between
 BROKEN = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-_DEFAULTS: dict[str, Any] = {
+_DEFAULTS: dict[str, str | float] = {
     "decode_responses": True,
     "encoding": "utf-8",
     "socket_timeout": 10.0,
@@ -38,6 +38,28 @@ _DEFAULTS: dict[str, Any] = {
     "socket_keepalive": True,
     "health_check_interval": 0,
 }
+
+
+class _Connection(Protocol):
+    """What is used of redis-py's connections, which have no types."""
+
+    def connect(self) -> object: ...
+    def disconnect(self) -> object: ...
+    def pack_command(self, *parts: object) -> list[bytes]: ...
+    def send_packed_command(self, command: list[bytes], check_health: bool) -> object: ...
+    def read_response(self) -> object: ...
+
+
+class _AsyncConnection(Protocol):
+    """The same of those for asyncio."""
+
+    socket_connect_timeout: float | None
+
+    async def connect(self) -> object: ...
+    async def disconnect(self, nowait: bool) -> object: ...
+    def pack_command(self, *parts: object) -> list[bytes]: ...
+    async def send_packed_command(self, command: list[bytes], check_health: bool) -> object: ...
+    async def read_response(self) -> object: ...
 
 
 def _with_text(command: Command) -> Command:
@@ -49,18 +71,21 @@ class Wire:
     """Connections for threads."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
-        self._idle: defaultdict[str, list[Any]] = defaultdict(list)  # by node
-        self._free = threading.Semaphore(MOST)
+        self._begin(target, MOST)
         kind: Any = redis.cluster.RedisCluster if target.cluster else redis.Redis
         try:
             self.client: Any = kind.from_url(target.url, **_DEFAULTS)
         except redis.exceptions.RedisError as problem:
             raise fault_of(problem, target.place, sent=False) from problem
 
+    def _begin(self, target: Target, most: int) -> None:
+        self._target = target
+        self._idle: defaultdict[str, list[_Connection]] = defaultdict(list)  # by node
+        self._free = threading.Semaphore(min(MOST, most))
+
     def send(
         self, commands: Sequence[Command], last: Command | None, key: str, patience: float
-    ) -> list[Any]:
+    ) -> list[object]:
         """Send commands together, and `last` after them; return a reply or exception for each.
 
         They go to the node that has `key`.  `patience`: seconds to wait for a connection.
@@ -74,23 +99,20 @@ class Wire:
 
     def send_at_once(
         self, commands: Sequence[Command], last: Command | None, key: str
-    ) -> list[Any]:
+    ) -> list[object]:
         """The same on a connection beyond those that are counted."""
         node, connection = self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
             connection.send_packed_command(_packed(connection, asked), check_health=False)
-            replies = [_reply(connection) for _ in asked]
+            replies = [self._heard(_reply(connection)) for _ in asked]
         except BROKEN as problem:
-            connection.disconnect()
+            self._drop(connection)
             raise fault_of(problem, self._target.place, sent=True) from problem
         except BaseException:
-            connection.disconnect()  # replies that nobody read are on their way
+            self._drop(connection)  # replies that nobody read are on their way
             raise
-        if len(self._idle[node]) < MOST:
-            self._idle[node].append(connection)
-        else:
-            connection.disconnect()
+        self._give(node, connection)
         found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
@@ -106,13 +128,30 @@ class Wire:
                     idle.pop().disconnect()
         self.client.close()
 
-    def _take(self, key: str) -> tuple[str, Any]:
+    def info(self) -> dict[str, Any]:
+        """Return what the server says of itself, or each node of a cluster by its name."""
+        found: dict[str, Any] = self.client.info()
+        return found
+
+    def _give(self, node: str, connection: _Connection) -> None:
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            connection.disconnect()
+
+    def _drop(self, connection: _Connection) -> None:
+        connection.disconnect()
+
+    def _heard(self, reply: object) -> object:
+        return reply
+
+    def _take(self, key: str) -> tuple[str, _Connection]:
         try:
             node, pool = self._node(key)
             with suppress(IndexError):
                 return node, self._idle[node].pop()
             # Not by the pool, which counts what it makes and never hears that it was dropped.
-            connection = pool.connection_class(**pool.connection_kwargs)
+            connection: _Connection = pool.connection_class(**pool.connection_kwargs)
             connection.connect()
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
@@ -124,7 +163,7 @@ class Wire:
         node = self.client.get_node_from_key(key)
         return node.name, self.client.get_redis_connection(node).connection_pool
 
-    def _again(self, command: Command, reply: Any) -> Any:
+    def _again(self, command: Command, reply: object) -> object:
         """Send a command again that was not carried out: another node, a script not loaded."""
         if not isinstance(reply, Exception):
             return reply
@@ -133,7 +172,7 @@ class Wire:
         try:
             if command[0] == "EVALSHA":
                 command = _with_text(command)
-            return self.client.execute_command(*command)
+            return self._heard(self.client.execute_command(*command))
         except BROKEN as problem:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
@@ -144,17 +183,20 @@ class AsyncWire:
     """Connections for the tasks of one event loop."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
-        self._idle: defaultdict[str, list[Any]] = defaultdict(list)  # by node
-        self._slots = Slots(MOST)
+        self._begin(target, MOST)
         asynchronous: Any = redis.asyncio
-        self._alone = asyncio.Lock()
         kind: Any = asynchronous.RedisCluster if target.cluster else asynchronous.Redis
         self.client: Any = kind.from_url(target.url, **_DEFAULTS)
 
+    def _begin(self, target: Target, most: int) -> None:
+        self._target = target
+        self._idle: defaultdict[str, list[_AsyncConnection]] = defaultdict(list)  # by node
+        self._slots = Slots(min(MOST, most))
+        self._alone = asyncio.Lock()
+
     async def send(
         self, commands: Sequence[Command], last: Command | None, key: str, patience: float
-    ) -> list[Any]:
+    ) -> list[object]:
         """Do as `Wire.send`."""
         try:
             async with self._slots.one(patience):
@@ -164,23 +206,20 @@ class AsyncWire:
 
     async def send_at_once(
         self, commands: Sequence[Command], last: Command | None, key: str
-    ) -> list[Any]:
+    ) -> list[object]:
         """Do as `Wire.send_at_once`."""
         node, connection = await self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
             await connection.send_packed_command(_packed(connection, asked), check_health=False)
-            replies = [await _reply_async(connection) for _ in asked]
+            replies = [self._heard(await _reply_async(connection)) for _ in asked]
         except BROKEN as problem:
-            await _drop(connection)
+            await self._drop(connection)
             raise fault_of(problem, self._target.place, sent=True) from problem
         except BaseException:
-            await _drop(connection)  # replies that nobody read are on their way
+            await self._drop(connection)  # replies that nobody read are on their way
             raise
-        if len(self._idle[node]) < MOST:
-            self._idle[node].append(connection)
-        else:
-            await _drop(connection)
+        await self._give(node, connection)
         found = [await self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
@@ -191,12 +230,24 @@ class AsyncWire:
                 await _drop(idle.pop())
         await self.client.aclose()
 
-    async def _take(self, key: str) -> tuple[str, Any]:
+    async def _give(self, node: str, connection: _AsyncConnection) -> None:
+        if len(self._idle[node]) < MOST:
+            self._idle[node].append(connection)
+        else:
+            await _drop(connection)
+
+    async def _drop(self, connection: _AsyncConnection) -> None:
+        await _drop(connection)
+
+    def _heard(self, reply: object) -> object:
+        return reply
+
+    async def _take(self, key: str) -> tuple[str, _AsyncConnection]:
         try:
             node, kind, arguments = await self._node(key)
             if self._idle[node]:
                 return node, self._idle[node].pop()
-            connection = kind(**arguments)
+            connection: _AsyncConnection = kind(**arguments)
             await _connect(connection)
             return node, connection
         except (redis.exceptions.RedisError, OSError) as problem:
@@ -211,7 +262,7 @@ class AsyncWire:
         node = self.client.get_node_from_key(key)
         return node.name, node.connection_class, node.connection_kwargs
 
-    async def _again(self, command: Command, reply: Any) -> Any:
+    async def _again(self, command: Command, reply: object) -> object:
         if not isinstance(reply, Exception):
             return reply
         if not script_is_missing(reply) and not (self._target.cluster and is_redirect(reply)):
@@ -221,7 +272,7 @@ class AsyncWire:
                 command = _with_text(command)
             # One task at a time: a client that learns of a move cuts its other tasks off.
             async with self._alone:
-                return await self.client.execute_command(*command)
+                return self._heard(await self.client.execute_command(*command))
         except BROKEN as problem:
             raise fault_of(problem, self._target.place, sent=True) from problem
         except redis.exceptions.RedisError as problem:
@@ -236,19 +287,19 @@ def all_in_use(target: Target, seconds: float) -> Unavailable:
     )
 
 
-def _waited(replies: list[Any], found: list[Any]) -> list[Any]:
+def _waited(replies: list[object], found: list[object]) -> list[object]:
     """Return what was found.  What was sent again was carried out after the waiting."""
     late = any(reply is not answer for reply, answer in zip(replies, found, strict=True))
     return [*found[:-1], AnswerLost("carried out, but not waited for")] if late else found
 
 
-def _packed(connection: Any, commands: Sequence[Command]) -> list[bytes]:
+def _packed(connection: _Connection | _AsyncConnection, commands: Sequence[Command]) -> list[bytes]:
     if pack_command is not None:
         return [b"".join([pack_command(command) for command in commands])]
     return [b"".join([part for c in commands for part in connection.pack_command(*c)])]
 
 
-def _reply(connection: Any) -> Any:
+def _reply(connection: _Connection) -> object:
     try:
         return connection.read_response()
     except redis.exceptions.ResponseError as problem:
@@ -259,7 +310,7 @@ def _reply(connection: Any) -> Any:
         raise
 
 
-async def _reply_async(connection: Any) -> Any:
+async def _reply_async(connection: _AsyncConnection) -> object:
     try:
         return await connection.read_response()
     except redis.exceptions.ResponseError as problem:
@@ -270,7 +321,7 @@ async def _reply_async(connection: Any) -> Any:
         raise
 
 
-async def _connect(connection: Any) -> None:
+async def _connect(connection: _AsyncConnection) -> None:
     """Open a connection.  Its time is counted in looks: an event loop that thousands of tasks hold
     up for seconds has looked once, and the server is not to blame."""
     connection.socket_connect_timeout = None
@@ -287,6 +338,6 @@ async def _connect(connection: Any) -> None:
             await _drop(connection)
 
 
-async def _drop(connection: Any) -> None:
+async def _drop(connection: _AsyncConnection) -> None:
     with suppress(*BROKEN, asyncio.CancelledError):
         await connection.disconnect(nowait=True)

@@ -9,10 +9,10 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
-from interlock.backends.contract import no_space
+from interlock.backends.contract import being_imported, no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
 from interlock.backends.sqlite import (
@@ -22,11 +22,13 @@ from interlock.backends.sqlite import (
     location,
     projections,
     read,
+    spaces,
     store,
+    transfer,
     trim,
     turns,
 )
-from interlock.backends.sqlite.commit import Where, apply_all, host_clock, judge_all, locate
+from interlock.backends.sqlite.commit import Where, apply_all, judge_all, locate, trimmed
 from interlock.backends.sqlite.connect import (
     DURABILITY,
     SQLiteOptions,
@@ -76,8 +78,13 @@ from interlock.core.requests import (
     TakeTurn,
     Trim,
 )
+from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
 from interlock.errors import Closed, Fault, Invalid
 
+if TYPE_CHECKING:
+    from interlock.backends.joined import JoinedBackend
+
+_LOOKS = (read.load, apply_all, judge_all)  # see by themselves where the space was dropped
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 P = ParamSpec("P")
@@ -89,6 +96,8 @@ class SQLiteBackend:
     """One space in one SQLite file, or in memory.
 
     `clock` gives microseconds since 1970; without it the host's clock is the store's clock.
+    `importing` opens the space for an import, which makes it or goes on with it.
+    `guest`: the store may be made in a file that has an application's tables.
     """
 
     def __init__(
@@ -99,6 +108,8 @@ class SQLiteBackend:
         clock: Callable[[], int] | None = None,
         keeps_refusals: bool = True,
         create: bool = True,
+        importing: Importing | None = None,
+        guest: bool = False,
     ) -> None:
         self.name = name
         self._options = options or SQLiteOptions()
@@ -108,18 +119,18 @@ class SQLiteBackend:
         self._group = GroupCommit(self._apply)
         self._keeps_refusals = keeps_refusals
         self._notes = RefusalLog(self._save_notes)
-        self._key, self._store = store.borrow(self._place, self._options, create)
+        self._key, self._store = store.borrow(self._place, self._options, create, guest)
         self._pool = self._store.pool
         try:
             with self._pool.reader() as connection, translated(str(self._place)):
-                self._where = self._find_space(connection, clock, create)
+                self._where = self._find_space(connection, clock, create, importing)
         except BaseException:
             store.give_back(self._key, self._store)
             raise
         self.uid = self._where.uid
         _BACKENDS.add(self)
 
-    def perform(self, request: Request[Any]) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
         if isinstance(request, Commit):
@@ -128,7 +139,7 @@ class SQLiteBackend:
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
-    async def perform_async(self, request: Request[Any]) -> Any:
+    async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
         if isinstance(request, Commit):
@@ -151,6 +162,14 @@ class SQLiteBackend:
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    def join(self, connection: object) -> JoinedBackend:
+        """Return the space inside a transaction of the caller's."""
+        from interlock.backends.sqlite.joined import SQLiteJoined  # imports asyncio
+
+        self._check_open()
+        timeout = self._options.busy_timeout
+        return SQLiteJoined(self, connection, self._place, self._where, timeout, self._reach_disk)
 
     def dump(self) -> bytes:
         """Return everything that a store in memory holds, for `restore`."""
@@ -249,6 +268,11 @@ class SQLiteBackend:
         ListKeys: lambda self, request: self._read(read.list_keys, request),
         ListGroups: lambda self, request: self._read(groups.names, request),
         DropGroup: lambda self, request: self._write(groups.drop, request),
+        Dump: lambda self, request: self._read(transfer.dump, request),
+        ReadBase: lambda self, request: self._read(transfer.read_base, request),
+        Mark: lambda self, request: self._read(transfer.mark, request),
+        Restore: lambda self, request: self._write(transfer.restore, request),
+        Finish: lambda self, request: self._write(transfer.finish, request),
     }
 
     def _noted(self, plan: Plan, outcome: Outcome) -> Outcome:
@@ -306,6 +330,8 @@ class SQLiteBackend:
             with self._pool.reader() as connection:
                 connection.execute("BEGIN")
                 try:
+                    if work not in _LOOKS:
+                        trimmed(connection, self._where)
                     return work(connection, self._where, request)
                 finally:
                     if connection.in_transaction:
@@ -338,6 +364,8 @@ class SQLiteBackend:
                         deadline = time.monotonic() + self._options.busy_timeout
                         begin_immediate(connection, deadline, str(self._place))
                     changes = connection.total_changes
+                    if work not in _LOOKS:
+                        trimmed(connection, self._where)
                     answer = work(connection, self._where, request)
                     if connection.in_transaction:
                         _commit(connection, self._place)
@@ -364,26 +392,33 @@ class SQLiteBackend:
         location.sync_log(self._place)
 
     def _find_space(
-        self, connection: sqlite3.Connection, clock: Callable[[], int] | None, create: bool
+        self,
+        connection: sqlite3.Connection,
+        clock: Callable[[], int] | None,
+        create: bool,
+        importing: Importing | None,
     ) -> Where:
+        place = str(self._place)
         row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        if row is None and (self._place.read_only or not create):
-            raise no_space(str(self._place), self.name)
-        if row is None:
+        if importing is not None or row is None:
+            if self._place.read_only or not create:
+                raise no_space(place, self.name)
             deadline = time.monotonic() + self._options.busy_timeout
-            begin_immediate(connection, deadline, str(self._place))
+            begin_immediate(connection, deadline, place)
             try:
-                row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-                if row is None:
-                    values = (self.name, os.urandom(8).hex(), host_clock())
-                    connection.execute(SQL["add_space"], values)
+                if importing is not None:
+                    spaces.begin_import(connection, place, self.name, importing)
+                else:
+                    spaces.add(connection, self.name, os.urandom(8).hex())
                 connection.execute("COMMIT")
             finally:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             row = connection.execute(SQL["find_space"], (self.name,)).fetchone()
-        number, uid = row
-        return locate(number, uid, clock)
+        number, uid, source = row
+        if importing is None and source is not None:
+            raise being_imported(place, self.name)
+        return locate(number, uid, clock, place)
 
     def _check_open(self) -> None:
         if self._closed:

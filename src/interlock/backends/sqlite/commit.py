@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from interlock.backends.answers import CONTRIBUTIONS
+from interlock.backends.contract import dropped
 from interlock.backends.sqlite.statements import SQL
 from interlock.core import refusals
 from interlock.core.keys import prefix_end
@@ -30,7 +31,7 @@ class Where(NamedTuple):
     """A space inside a store.
 
     `clock` is the store's, in microseconds.  The ids of the space's log rows are above `first`
-    and up to `last`.
+    and up to `last`.  `place` names the store in messages.
     """
 
     space: int
@@ -38,12 +39,13 @@ class Where(NamedTuple):
     clock: Callable[[], int]
     first: int
     last: int
+    place: str
 
 
-def locate(space: int, uid: str, clock: Callable[[], int] | None) -> Where:
+def locate(space: int, uid: str, clock: Callable[[], int] | None, place: str) -> Where:
     """Return where a space is, from its row."""
     first = space << _POSITION_BITS
-    return Where(space, uid, clock or host_clock, first, first + (1 << _POSITION_BITS) - 1)
+    return Where(space, uid, clock or host_clock, first, first + (1 << _POSITION_BITS) - 1, place)
 
 
 _Head = tuple[int, int, int]  # version, epoch, live
@@ -70,8 +72,8 @@ class Step:
         self._known: set[str] = set()
         self._leases: dict[str, tuple[int, str, int, int]] = {}
         self._incarnations: dict[str, int] = {}
-        self._log_rows: list[tuple[Any, ...]] = []
-        self._head_rows: dict[str, tuple[Any, ...]] = {}
+        self._log_rows: list[tuple[object, ...]] = []
+        self._head_rows: dict[str, tuple[object, ...]] = {}
         self.wrote = False
         self._prefetch(plans)
 
@@ -255,9 +257,21 @@ class Step:
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
     """Return the time now, position and time of the log's end, and what there is any of."""
     row = connection.execute(SQL["opening"], (where.first, where.last)).fetchone()
-    if row is None:
-        return where.clock(), 0, 0, connection.execute(SQL["first_opening"]).fetchone()[0]
+    if row is None:  # an empty log, or that of a space that was dropped
+        flags = connection.execute(SQL["first_opening"], (where.space,)).fetchone()
+        if flags is None:
+            raise dropped(where.place)
+        return where.clock(), 0, 0, flags[0]
     return where.clock(), row[0] - where.first, row[1], row[2]
+
+
+def trimmed(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the position that the log is cut up to, 0 where it is whole.  Raises Dropped."""
+    row = connection.execute(SQL["trimmed"], (where.space,)).fetchone()
+    if row is None:
+        raise dropped(where.place)
+    position: int = row[0]
+    return position
 
 
 def alive(renewed: int, expires: int, now: int) -> bool:
@@ -325,7 +339,9 @@ def rules_version(connection: sqlite3.Connection, where: Where) -> int:
     return row[0] if row else 0
 
 
-def applied(execute: Any, space: int, op_id: str) -> Committed | None:
+def applied(
+    execute: Callable[[str, tuple[int, str]], sqlite3.Cursor], space: int, op_id: str
+) -> Committed | None:
     """Return the commit that an operation id already made, if it did."""
     rows = execute(SQL["entries_of_op"], (space, op_id)).fetchall()
     if not rows:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from interlock.backends.contract import no_space
 from interlock.backends.sqlite import locks
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.health import LOG_LIMIT
-from interlock.backends.sqlite.location import Location, check
+from interlock.backends.sqlite.location import Location, check, is_settled
 from interlock.backends.sqlite.statements import MIGRATIONS, SCHEMA
 from interlock.errors import IncompatibleStore, Invalid, Unavailable
 
@@ -82,11 +84,15 @@ def prepare(
     options: SQLiteOptions,
     migrations: Mapping[int, str] = MIGRATIONS,
     version: int = SCHEMA_VERSION,
+    guest: bool = False,
 ) -> None:
-    """Bring a store to schema `version`: make it where the file is new, refuse what is not ours."""
+    """Bring a store to schema `version`: make it where the file is new, refuse what is not ours.
+
+    `guest`: a file that has an application's tables only may hold it, too.
+    """
     deadline = time.monotonic() + options.busy_timeout
     try:
-        found = _checked_version(connection, place, version)
+        found = _checked_version(connection, place, version, guest)
         if found == version:
             return
         if place.read_only:
@@ -98,7 +104,7 @@ def prepare(
             _switch_to_wal(connection, deadline, str(place))
         begin_immediate(connection, deadline, str(place))
         try:
-            found = _checked_version(connection, place, version)
+            found = _checked_version(connection, place, version, guest)
             scripts = [SCHEMA] if found == 0 else [migrations[v] for v in range(found, version)]
             for script in scripts if found != version else ():
                 for statement in _split(script):
@@ -111,6 +117,30 @@ def prepare(
                 connection.execute("ROLLBACK")
     except sqlite3.Error as problem:
         raise fault_of(problem, str(place)) from problem
+
+
+def creation() -> str:
+    """Return the script that makes a store in an empty file, for whoever runs it by hand."""
+    return (
+        f"PRAGMA journal_mode=WAL;\n\nBEGIN;\n\n{SCHEMA}\n"
+        f"PRAGMA application_id={APPLICATION_ID};\n\nPRAGMA user_version={SCHEMA_VERSION};\n\n"
+        "COMMIT;\n"
+    )
+
+
+def check_guest(connection: sqlite3.Connection, place: Location, create: bool) -> None:
+    """Raise where a store is not in an application's file, and cannot be made in it."""
+    if connection.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,):
+        return
+    if not create:
+        raise no_space(str(place))
+    names = {name for (name,) in connection.execute("SELECT lower(name) FROM sqlite_master")}
+    taken = sorted(names & {*re.findall(r"^CREATE (?:TABLE|INDEX) (\w+)", SCHEMA, re.M)})
+    if taken:
+        raise Invalid(
+            f"{place} has a table or index {taken[0]!r}, which a store needs for itself. Keep the "
+            "store in a file of its own."
+        )
 
 
 def try_begin(connection: sqlite3.Connection) -> bool:
@@ -142,8 +172,10 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
         pause = min(pause * 1.5, 0.1)
 
 
-def _checked_version(connection: sqlite3.Connection, place: Location, newest: int) -> int:
-    """Return the schema version of the store, 0 for an empty file."""
+def _checked_version(
+    connection: sqlite3.Connection, place: Location, newest: int, guest: bool = False
+) -> int:
+    """Return the schema version of the store, 0 where there is none yet and may be one."""
     began = not connection.in_transaction
     if began:
         connection.execute("BEGIN")  # one moment: another process may be making the schema
@@ -166,7 +198,12 @@ def _checked_version(connection: sqlite3.Connection, place: Location, newest: in
                 f"{newest}): upgrade it with `pip install -U interlock`."
             )
         return int(version)
-    if application or version or tables:
+    if guest and (application or version):
+        raise Invalid(
+            f"{place} has an application_id or user_version of the application's, and SQLite has "
+            "room for one. Keep the store in a file of its own."
+        )
+    if application or version or (tables and not guest):
         raise IncompatibleStore(
             f"{place} is another program's SQLite database, not an Interlock store. "
             "Name another file."
@@ -203,4 +240,8 @@ def _split(script: str) -> list[str]:
 
 def _uri(place: Location) -> str:
     assert place.path is not None
-    return place.path.as_uri() + ("?mode=ro" if place.read_only else "")
+    if not place.read_only:
+        return place.path.as_uri()
+    # SQLite makes the shared memory of the write-ahead log even to read.
+    fixed = "&immutable=1" if is_settled(place.path) else ""
+    return f"{place.path.as_uri()}?mode=ro{fixed}"

@@ -40,7 +40,7 @@ def fault_of(problem: Exception, place: str, committing: bool = False) -> Except
     ):
         return Unavailable(
             f"Can't use {place}: its folder is read-only, and SQLite writes there even to read "
-            f"({name}). Make the folder writable, or copy the file."
+            f"({name}). Open it with ?mode=ro, or make the folder writable."
         )
     if code in BUSY_CODES:
         return Unavailable(f"{place} is locked by another process ({name}). Try again.")

@@ -11,9 +11,8 @@ import sqlite3
 from typing import NamedTuple
 
 from interlock.backends.answers import entries_of
-from interlock.backends.sqlite.commit import Where, alive, opening
+from interlock.backends.sqlite.commit import Where, alive, opening, trimmed
 from interlock.backends.sqlite.statements import SQL
-from interlock.backends.sqlite.trim import trimmed
 from interlock.backends.sqlite.turns import RENEW_BELOW
 from interlock.core import refusals
 from interlock.core.group import (

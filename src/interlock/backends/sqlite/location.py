@@ -104,6 +104,13 @@ def check(place: Location) -> None:
         )
 
 
+def is_settled(path: Path) -> bool:
+    """Whether a file holds everything and nobody can write beside it here: a read-only mount, or
+    the folder of another user.  Who has the store open for writing has a write-ahead log there."""
+    folder, log = path.resolve().parent, Path(f"{path.resolve()}-wal")
+    return not os.access(folder, os.W_OK) and not log.exists()
+
+
 def make(place: Location) -> None:
     """Make an empty file with its permissions where there is none.  SQLite gives the write-ahead
     log and the shared memory those of the file."""

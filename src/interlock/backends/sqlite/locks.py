@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _WRITER = 120  # byte of the -shm file that the writer locks
+_OPEN = 128  # byte that each connection locks as long as it is open
 _READERS = range(123, 128)  # and of the snapshots that are read; 123 is that of no log at all
 
 
@@ -37,6 +38,11 @@ def writer(path: Path, locks: str = "/proc/locks") -> Process | None:
 def readers(path: Path, locks: str = "/proc/locks") -> list[Process]:
     """Return the processes that have a snapshot open."""
     return _holders(path, _READERS, locks)
+
+
+def connected(path: Path, locks: str = "/proc/locks") -> list[Process]:
+    """Return the processes that have the store open."""
+    return _holders(path, range(_OPEN, _OPEN + 1), locks)
 
 
 def _holders(path: Path, wanted: range, locks: str) -> list[Process]:

@@ -1,7 +1,5 @@
 -- Brings a store from schema version 1 to 2.  Columns are added at the end of their tables, in `schema.sql`, too.
 
-ALTER TABLE spaces ADD COLUMN erasures INTEGER NOT NULL DEFAULT 0;
-
 CREATE INDEX ticket_keys_by_ticket ON ticket_keys (ticket);
 
 CREATE TABLE ticket_holds (
@@ -12,3 +10,7 @@ CREATE TABLE ticket_holds (
 ) WITHOUT ROWID;
 
 CREATE INDEX ticket_holds_by_ticket ON ticket_holds (ticket);
+
+ALTER TABLE spaces ADD COLUMN importing TEXT;
+
+ALTER TABLE spaces ADD COLUMN erasures INTEGER NOT NULL DEFAULT 0;

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where, erasures
+from interlock.backends.sqlite.commit import Where, erasures, trimmed
 from interlock.backends.sqlite.read import log_end
 from interlock.backends.sqlite.statements import SQL
-from interlock.backends.sqlite.trim import trimmed
 from interlock.core.requests import DropProjection, Kept, LoadProjection, SaveProjection
 
 

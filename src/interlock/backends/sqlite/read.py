@@ -20,9 +20,9 @@ from interlock.backends.sqlite.commit import (
     opening,
     record,
     rules_version,
+    trimmed,
 )
 from interlock.backends.sqlite.statements import SQL
-from interlock.backends.sqlite.trim import trimmed
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.keys import prefix_end
 from interlock.core.records import KeyInfo, Leaseholder, Record, Snapshot

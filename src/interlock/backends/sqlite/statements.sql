@@ -10,16 +10,14 @@ SELECT id, time, EXISTS (SELECT 1 FROM tickets) + 2 * EXISTS (SELECT 1 FROM leas
     + 4 * EXISTS (SELECT 1 FROM agents)
 FROM log WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT 1;
 
--- name: first_opening ()
--- The last of these for an empty log.
+-- name: first_opening (space)
+-- The last of these for an empty log; no row where the space was dropped.
 SELECT EXISTS (SELECT 1 FROM tickets) + 2 * EXISTS (SELECT 1 FROM leases)
-    + 4 * EXISTS (SELECT 1 FROM agents);
+    + 4 * EXISTS (SELECT 1 FROM agents)
+FROM spaces WHERE space = ? AND name NOT LIKE ' %';
 
 -- name: find_space (name)
-SELECT space, uid FROM spaces WHERE name = ?;
-
--- name: add_space (name, uid, created)
-INSERT INTO spaces (name, uid, created) VALUES (?, ?, ?);
+SELECT space, uid, importing FROM spaces WHERE name = ?;
 
 -- name: log_end (first, last)
 SELECT COALESCE(MAX(id), ?1) & 0xFFFFFFFFFF FROM log WHERE id > ?1 AND id <= ?2;
@@ -258,7 +256,8 @@ UPDATE spaces SET erasures = erasures + 1 WHERE space = ?;
 SELECT erasures FROM spaces WHERE space = ?;
 
 -- name: trimmed (space)
-SELECT trimmed FROM spaces WHERE space = ?;
+-- No row where the space was dropped.
+SELECT trimmed FROM spaces WHERE space = ? AND name NOT LIKE ' %';
 
 -- name: set_trimmed (position, space)
 UPDATE spaces SET trimmed = ? WHERE space = ?;

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from interlock.backends.contract import no_space
 from interlock.backends.registry import Registry
 from interlock.backends.sqlite import location
-from interlock.backends.sqlite.connect import SQLiteOptions, connect, prepare
+from interlock.backends.sqlite.connect import SQLiteOptions, check_guest, connect, prepare
 from interlock.backends.sqlite.faults import translated
 from interlock.backends.sqlite.health import LOG_LIMIT, health_of, log_size
 from interlock.backends.sqlite.pool import Pool
@@ -52,10 +52,12 @@ class Store:
                 self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="interlock-sqlite")
             return self._threads
 
-    def prepare(self) -> None:
-        """Make or migrate the schema."""
+    def prepare(self, create: bool, guest: bool) -> None:
+        """Make or migrate the schema, if need be (`guest`) beside tables of an application's."""
         with self.pool.reader() as connection, translated(str(self._key.place)):
-            prepare(connection, self._key.place, self._key.options)
+            if guest:
+                check_guest(connection, self._key.place, create)
+            prepare(connection, self._key.place, self._key.options, guest=guest)
 
     def watch_log(self, connection: sqlite3.Connection) -> None:
         """Say so in the log of the program, now and then, where somebody lets the write-ahead log
@@ -84,7 +86,9 @@ class Store:
 _STORES: Registry[Store] = Registry()
 
 
-def borrow(place: location.Location, options: SQLiteOptions, create: bool) -> tuple[Key, Store]:
+def borrow(
+    place: location.Location, options: SQLiteOptions, create: bool, guest: bool = False
+) -> tuple[Key, Store]:
     """Return the store of a place, opened where the process has none.  Raises the faults."""
     identity = None
     if place.path is not None:
@@ -96,8 +100,8 @@ def borrow(place: location.Location, options: SQLiteOptions, create: bool) -> tu
             identity = location.identity(place.path)
     key = Key(place, options, identity)
     if place.path is None:  # each has its own
-        return key, _prepared(key)
-    return key, _STORES.borrow(key, lambda: _prepared(key))
+        return key, _prepared(key, create, guest)
+    return key, _STORES.borrow(key, lambda: _prepared(key, create, guest))
 
 
 def borrow_in_child(key: Key, store: Store) -> Store:
@@ -111,10 +115,10 @@ def give_back(key: Key, store: Store) -> None:
         store.close()
 
 
-def _prepared(key: Key) -> Store:
+def _prepared(key: Key, create: bool, guest: bool) -> Store:
     store = Store(key)
     try:
-        store.prepare()
+        store.prepare(create, guest)
     except BaseException:
         store.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from interlock.backends.sqlite.commit import Where, erasures
+from interlock.backends.sqlite.commit import Where, erasures, trimmed
 from interlock.backends.sqlite.statements import SQL
 from interlock.core.requests import Floor, Trim
 
@@ -39,9 +39,3 @@ def look(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     position = trimmed(connection, where)
     first, name = needed or (None, "")
     return Floor(position, first, name, erasures=erasures(connection, where))
-
-
-def trimmed(connection: sqlite3.Connection, where: Where) -> int:
-    """Return the position that the log is cut up to, 0 where it is whole."""
-    position: int = connection.execute(SQL["trimmed"], (where.space,)).fetchone()[0]
-    return position

@@ -5,12 +5,10 @@ A refusal says what to do next in terms of the tools.
 
 from __future__ import annotations
 
-from typing import Any
-
 import interlock
-from interlock import Entry, InterlockError, KeyInfo, Record, Refused
+from interlock import Entry, InterlockError, Json, KeyInfo, Record, Refused
 
-Answer = dict[str, Any]
+Answer = dict[str, Json]
 
 _AGAIN = "Decide again from `record`, then call again with its version and epoch."
 _NEXT_STEPS: dict[type[InterlockError], str] = {
@@ -35,7 +33,7 @@ _TELL = "Stop, and tell a person: somebody must look at the store."
 class Refusal(Exception):
     """A refusal that the server itself finds, in the same form as those of the space."""
 
-    def __init__(self, kind: str, message: str, next_step: str, /, **details: Any) -> None:
+    def __init__(self, kind: str, message: str, next_step: str, /, **details: object) -> None:
         super().__init__(message)
         self.answer: Answer = {
             "kind": kind,
@@ -131,7 +129,7 @@ def _clash(clash: interlock.Clash) -> Answer:
     return {"path": list(clash.path), **shown}
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: object) -> bool:
     """Whether a side of a clash has a value: what is not there is no JSON."""
     return value is None or isinstance(value, str | int | float | bool | list | dict)
 

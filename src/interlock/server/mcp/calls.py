@@ -12,10 +12,9 @@ import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from typing import Any
 
 import interlock
-from interlock import Committed, Conflict, Entry, Invalid, KeyInfo, Record, Refused, Unknown
+from interlock import Committed, Entry, Invalid, Json, KeyInfo, Record, Refused, Unknown
 from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.server.mcp.answers import (
@@ -29,12 +28,11 @@ from interlock.server.mcp.answers import (
 )
 from interlock.settings import contribution_id, is_reserved
 
-_MOST_MERGES = 100  # writes that came in between, before update_fields gives up
 _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
 
-Arguments = dict[str, Any]
+Arguments = dict[str, Json]
 Call = Callable[[Agent, Arguments], Awaitable[Answer]]
 Write = Callable[[Agent, Arguments, str], Awaitable[Record | Entry]]
 
@@ -83,44 +81,39 @@ async def _transition(agent: Agent, arguments: Arguments, op: str) -> Record:
 
 async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
-    names = {*fields, *remove}
-    if not names or fields.keys() & set(remove):
-        raise Invalid("Name at least one field in fields or remove, and none in both.")
-
-    def changed(record: Record) -> dict[str, Any]:
-        if not isinstance(record.value, dict):
-            raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
-        kept = {name: each for name, each in record.value.items() if name not in remove}
-        return {**kept, **fields}
-
-    if "lease_id" in arguments:
-        lease = _leased(agent, arguments)
-        return await lease.write(changed(lease.record), op_id=op)
-    base = record = await _as_read(agent, arguments)
-    if not base.exists:
-        fresh = await agent.space.read(base.key)
-        raise moved(base.version, fresh) if fresh.exists else absent(base.key)
-    for _ in range(_MOST_MERGES):
-        try:
-            return await agent.space.write(record, changed(record), op_id=op)
-        except Conflict as conflict:
-            if not _same_fields(names, base, conflict.record):
-                raise
-            record = conflict.record
-    raise moved(base.version, record)
-
-
-def _same_fields(names: set[str], base: Record, fresh: Record) -> bool:
-    if not fresh.exists or not isinstance(fresh.value, dict):
-        return False
-    return all(
-        (name in base.value) == (name in fresh.value)
-        and _text(base.value.get(name)) == _text(fresh.value.get(name))
-        for name in names
+    if "lease_id" not in arguments:
+        record = await _existing(agent, arguments)
+        return await agent.space.update_fields(record, fields, remove=remove, op_id=op)
+    lease = _leased(agent, arguments)
+    return await lease.write(
+        {name: each for name, each in _object(lease.record).items() if name not in remove} | fields,
+        op_id=op,
     )
 
 
-def _text(value: Any) -> str:
+async def _patch(agent: Agent, arguments: Arguments, op: str) -> Record:
+    changes = arguments["changes"]
+    if "lease_id" not in arguments:
+        return await agent.space.patch(await _existing(agent, arguments), changes, op_id=op)
+    lease = _leased(agent, arguments)
+    return await lease.write(interlock.merge_patch(_object(lease.record), changes), op_id=op)
+
+
+async def _existing(agent: Agent, arguments: Arguments) -> Record:
+    record = await _as_read(agent, arguments)
+    if not record.exists:
+        fresh = await agent.space.read(record.key)
+        raise moved(record.version, fresh) if fresh.exists else absent(record.key)
+    return record
+
+
+def _object(record: Record) -> dict[str, Json]:
+    if not isinstance(record.value, dict):
+        raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
+    return record.value
+
+
+def _text(value: Json) -> str:
     """Return what two equal values have in common; 1, 1.0 and true are three values."""
     return json.dumps(value, sort_keys=True)
 
@@ -221,7 +214,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
     return {"record": record_answer(record), "replayed": True}
 
 
-def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
+def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
     """Say whether what was written is what the call asks for."""
     fields, remove = arguments.get("fields", {}), arguments.get("remove", [])
     match tool, kind:
@@ -233,12 +226,14 @@ def _asked(tool: str, arguments: Arguments, kind: str, value: Any) -> bool:
             return _text(value) == _text(arguments["value"])
         case "update_fields", "put":
             return _has(value, fields) and not any(name in value for name in remove)
+        case "patch", "put":
+            return _text(interlock.merge_patch(value, arguments["changes"])) == _text(value)
         case "transition", "put":
             return _has(value, fields) and arguments["to"] in value.values()
     return False
 
 
-def _has(value: Any, fields: dict[str, Any]) -> bool:
+def _has(value: Json, fields: dict[str, Json]) -> bool:
     return isinstance(value, dict) and all(
         name in value and _text(value[name]) == _text(each) for name, each in fields.items()
     )
@@ -265,6 +260,7 @@ _ALL: dict[str, Write] = {
     "create": _create,
     "write": _write,
     "update_fields": _update_fields,
+    "patch": _patch,
     "append": _append,
     "transition": _transition,
     "delete": _delete,

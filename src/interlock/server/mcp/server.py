@@ -1,6 +1,6 @@
 """The MCP server: tools over one space, on standard input and output or over HTTP.
 
-Any client of the protocol can use it; several at once may, on any number of servers.
+Every client of the protocol can use it; several at once may, on any number of servers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 import interlock
-from interlock import InterlockError
+from interlock import InterlockError, Json
 from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.answers import Answer, Refusal, refusal_of
 from interlock.server.mcp.calls import CALLS, about
@@ -36,13 +36,13 @@ _MOST_SAID = 200  # characters of what is wrong with each: it may hold the whole
 Context = ServerRequestContext[Any, Any]
 
 
-def make_server(agents: Agents, read_only: bool = False) -> Server[Any]:
+def make_server(agents: Agents, read_only: bool = False) -> Server[object]:
     """Return an MCP server for the connections whose agents are `agents`.
 
     `read_only`: the tools that write are not there.
     """
     handlers = _Handlers(agents, read_only)
-    server: Server[Any] = Server(
+    server: Server[object] = Server(
         "interlock",
         version=interlock.__version__,
         title="Interlock: shared state of many agents",
@@ -81,7 +81,7 @@ class _Handlers:
             is_error=not answer["ok"],
         )
 
-    async def _answered(self, ctx: Context, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+    async def _answered(self, ctx: Context, tool: Tool, arguments: Mapping[str, Json]) -> Answer:
         name = ""
         try:
             if tool.name not in self._tools:
@@ -128,7 +128,7 @@ def _caller(ctx: Context) -> Caller:
     return Caller(client, ctx.request.headers.get("mcp-session-id", ""), named)
 
 
-def _checked(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(tool: Tool, arguments: Mapping[str, Json]) -> dict[str, Json]:
     """Return the arguments of a call.  Raises Refusal where they do not fit the tool's schema."""
     wrong = list(islice(_VALIDATORS[tool.name].iter_errors(arguments), _MOST_WRONG))
     if wrong:

@@ -7,16 +7,16 @@ cannot say more or less than what is enforced.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import mcp_types as types
 
+from interlock import Json
 from interlock.server.mcp.agents import LONGEST_LEASE, LONGEST_WAIT
 
 MOST_KEYS = 100  # in one read
 MOST_LISTED = 1000  # keys or entries in one answer
 
-Schema = dict[str, Any]
+Schema = dict[str, Json]
 
 _ANY = ["object", "array", "string", "number", "boolean", "null"]
 
@@ -299,6 +299,20 @@ _WRITERS = (
             **_WRITE,
         },
         ("key", "version", "epoch"),
+        ("record", "replayed"),
+        destroys=True,
+    ),
+    Tool(
+        "patch",
+        "Change parts of an object",
+        "As update_fields, but `changes` is a JSON Merge Patch: an object inside it changes parts "
+        "of the object there, and null removes a field.",
+        {
+            "key": _KEY,
+            "changes": {**_FIELDS, "description": "A JSON Merge Patch (RFC 7396)."},
+            **_WRITE,
+        },
+        ("key", "changes", "version", "epoch"),
         ("record", "replayed"),
         destroys=True,
     ),

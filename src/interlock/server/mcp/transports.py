@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import ClassVar, Self, cast
 
 import anyio
 import h11
@@ -117,7 +117,7 @@ _LARGEST_REQUEST = 16 * 1024 * 1024  # bytes
 _STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
 
 
-async def serve_stdio(server: Server[Any]) -> signal.Signals | None:
+async def serve_stdio(server: Server[object]) -> signal.Signals | None:
     """Serve the client on standard input and output until it leaves.
 
     Returns the signal that ended it before.
@@ -132,7 +132,7 @@ async def serve_stdio(server: Server[Any]) -> signal.Signals | None:
 
 
 async def serve_http(
-    server: Server[Any],
+    server: Server[object],
     host: str,
     port: int,
     *,
@@ -191,7 +191,7 @@ async def serve_http(
 
 
 async def _until_stopped(
-    serving: Coroutine[Any, Any, None], stop: Callable[[], None] | None
+    serving: Coroutine[object, None, None], stop: Callable[[], None] | None
 ) -> signal.Signals | None:
     """Await a server that SIGTERM and Ctrl-C stop, or cancel where there is no other way."""
     came: list[signal.Signals] = []

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from interlock import Space
 from interlock.backends.contract import Backend
 from interlock.core.records import Committed, Snapshot
-from interlock.core.requests import Commit, Pause, Request, TakeTurn, Think
+from interlock.core.requests import Commit, Pause, Request, Steps, TakeTurn, Think
 from interlock.core.writer import Writer
 from interlock.errors import InterlockError, Invalid, Refused
 from interlock.verify.explorer.store import SPACE, Raised, StillDriver, Stores, explored_space
@@ -44,10 +44,10 @@ class Unwound(BaseException):
 class ProtocolAgent:
     """An agent made of a protocol: `steps(writer)` returns the generator of its requests."""
 
-    steps: Callable[[Writer], Any]
+    steps: Callable[[Writer], Steps[object]]
 
 
-def protocol_agent(steps: Callable[[Writer], Any]) -> ProtocolAgent:
+def protocol_agent(steps: Callable[[Writer], Steps[object]]) -> ProtocolAgent:
     """Make an agent of a function that takes a Writer and returns a protocol's generator.
 
     Such as `lambda writer: update.update(writer, "k", fn, 0, limits, "op-1", False)`.
@@ -61,7 +61,7 @@ class Seen:
 
     acknowledged: tuple[Committed, ...] = ()
     ended: bool = False
-    result: Any = None
+    result: object = None
     crashed: bool = False
 
 
@@ -87,16 +87,16 @@ class ReplayingDriver(StillDriver):
     """Answers from a history; unwinds the agent where the history ends."""
 
     def __init__(
-        self, backend: Backend, agent: str, history: list[tuple[Request[Any], Any]]
+        self, backend: Backend, agent: str, history: list[tuple[Request[object], object]]
     ) -> None:
         super().__init__(backend)
-        self.pending: Request[Any] | None = None
+        self.pending: Request[object] | None = None
         self.problem: NotDeterministic | None = None
         self.unused = len(history)
         self._agent = agent
         self._history = history
 
-    def answer(self, request: Any) -> Any:
+    def answer(self, request: Request[object]) -> Any:
         """Answer one request, or unwind the agent."""
         if self.pending is not None or self.problem is not None:
             raise Unwound  # cleaning up on the way out asks for more: a process that died does not
@@ -123,10 +123,10 @@ class _Elsewhere:
     def __init__(self, uid: str) -> None:
         self.uid = uid
 
-    def perform(self, request: Any) -> NoReturn:
+    def perform(self, request: object) -> NoReturn:
         raise NotImplementedError("an explored agent uses the space it was given, and no other")
 
-    async def perform_async(self, request: Any) -> NoReturn:
+    async def perform_async(self, request: object) -> NoReturn:
         raise NotImplementedError("explored agents are plain functions, not coroutines")
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class _Elsewhere:
 class Agents:
     """Local states of all agents, by number."""
 
-    def __init__(self, agents: Mapping[str, Any], stores: Stores) -> None:
+    def __init__(self, agents: Mapping[str, object], stores: Stores) -> None:
         self.names = tuple(agents)
         self.states: list[Local] = []
         self.seen: list[Seen] = []
@@ -213,8 +213,8 @@ class Agents:
         return len(self.states) - 1
 
     def _run(
-        self, agent: int, given: list[tuple[Request[Any], Any]]
-    ) -> tuple[Request[Any] | None, Any, BaseException | None]:
+        self, agent: int, given: list[tuple[Request[object], object]]
+    ) -> tuple[Request[object] | None, object, BaseException | None]:
         """Run an agent on its answers; return its next request, or its result and its failure."""
         name, result, failed = self.names[agent], None, None
         driver = ReplayingDriver(self._elsewhere, name, given)
@@ -256,7 +256,7 @@ class Agents:
         return number
 
 
-def _pending(driver: ReplayingDriver) -> Request[Any]:
+def _pending(driver: ReplayingDriver) -> Request[object]:
     if driver.problem is not None:
         raise driver.problem
     assert driver.pending is not None
@@ -271,7 +271,7 @@ def _not_deterministic(agent: str, asked: str, recorded: str) -> NotDeterministi
     )
 
 
-def _program(name: str, agent: Any) -> Callable[[Space], Any]:
+def _program(name: str, agent: Any) -> Callable[[Space], object]:
     """Return an agent as a function of a space.  Raises Invalid where it is not one."""
     if inspect.isgeneratorfunction(agent):
         agent = ProtocolAgent(agent)
@@ -282,5 +282,5 @@ def _program(name: str, agent: Any) -> Callable[[Space], Any]:
         raise Invalid(f"agent {name!r} is a coroutine function; explore plain functions")
     if not callable(agent):
         raise Invalid(f"agent {name!r} is {agent!r}, not a function that takes a Space")
-    program: Callable[[Space], Any] = agent
+    program: Callable[[Space], object] = agent
     return program

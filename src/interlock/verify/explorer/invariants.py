@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from interlock import Space
+from interlock import Json, Space
 from interlock.core.records import Committed, Entry, Record
 
-Invariant = Callable[["View"], Any]
+Invariant = Callable[["View"], object]
 
 
 class View:
@@ -54,10 +54,10 @@ class View:
             self._log = list(self._space().log())
         return [entry for entry in self._log if entry.key.startswith(prefix)]
 
-    def folded(self, key: str) -> Any:
+    def folded(self, key: str) -> Json:
         """Return what the contributions to a merged key fold to, one after the other."""
         reducer = self._space().session.writer.book.rules.reducer(key)
-        items: list[Any] = []
+        items: list[Json] = []
         for entry in self.log(key):
             if entry.key == key:
                 items = [] if entry.kind == "delete" else [*items, entry.value]

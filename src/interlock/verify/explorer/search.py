@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from interlock import Space
 from interlock.core.turn import TICKET_TTL
@@ -341,9 +341,9 @@ def _with(agents: tuple[int, ...], index: int, local: int) -> tuple[int, ...]:
 
 
 def explore(
-    agents: Mapping[str, Any],
+    agents: Mapping[str, object],
     *,
-    setup: Callable[[Space], Any] | None = None,
+    setup: Callable[[Space], object] | None = None,
     invariants: Invariant | Iterable[Invariant] = (),
     final: Invariant | Iterable[Invariant] = (),
     crashes: int = 1,

@@ -21,6 +21,7 @@ from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
 from interlock.core.writer import Writer
+from interlock.observe.observer import Observer
 from interlock.session import Session
 from interlock.settings import make_writer
 
@@ -33,6 +34,9 @@ class StillDriver(SyncDriver):
     """Renews nothing in the background: time stands still while anybody can move."""
 
     keeps_alive = False
+
+    def __init__(self, backend: Any) -> None:
+        super().__init__(backend, Observer(backend.name, quiet=True))
 
 
 def explored_space(driver: StillDriver, writer: Writer) -> Space:
@@ -59,7 +63,7 @@ class Answers:
         self._numbers: dict[str, int] = {}
         self._pickled: list[bytes] = []
 
-    def number(self, answer: Any) -> int:
+    def number(self, answer: object) -> int:
         """Return the number of an answer; equal answers have the same one."""
         text = repr(answer)
         number = self._numbers.get(text)
@@ -70,7 +74,7 @@ class Answers:
                 self.refusals.add(number)
         return number
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> object:
         return pickle.loads(self._pickled[number])
 
 
@@ -82,7 +86,7 @@ class Backend(SQLiteBackend):
 
     synced = False
 
-    def perform(self, request: Any) -> Any:
+    def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self.synced = False
         return super().perform(request)
@@ -109,8 +113,8 @@ class Stores:
         self._now = _START_US
         self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
         self.answers = Answers()
-        self.requests: list[Request[Any]] = []
-        self._request_numbers: dict[tuple[type, Request[Any]], int] = {}
+        self.requests: list[Request[object]] = []
+        self._request_numbers: dict[tuple[type, Request[object]], int] = {}
         self._reader = sqlite3.connect(":memory:")
         self._images: list[bytes] = []
         self._numbers: dict[str, int] = {}
@@ -137,13 +141,13 @@ class Stores:
         writer.book = self._book.knowing({})
         return writer
 
-    def set_up(self, setup: Callable[[Space], Any]) -> None:
+    def set_up(self, setup: Callable[[Space], object]) -> None:
         """Run the setup, and remember its rules."""
         space = self.space("setup")
         setup(space)
         self._book = space.session.writer.book
 
-    def request_number(self, request: Request[Any]) -> int:
+    def request_number(self, request: Request[object]) -> int:
         """Return the number of a request; the same request has the same one."""
         key = (type(request), request)
         number = self._request_numbers.get(key)

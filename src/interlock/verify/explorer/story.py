@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from interlock import Json
 from interlock.core import refusals
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import Committed, Record, Snapshot
@@ -22,6 +23,7 @@ from interlock.core.requests import (
     Pause,
     Place,
     ReadLog,
+    Request,
     SaveFold,
     SaveProjection,
     TakeLease,
@@ -81,7 +83,7 @@ class Violation(AssertionError):
         return "\n".join(lines)
 
 
-def sentence(agent: str, kind: str, request: Any, answer: Any) -> str:
+def sentence(agent: str, kind: str, request: Request[object], answer: object) -> str:
     """Tell one move of an agent."""
     if kind == CRASH:
         return f"{agent} crashes before it {asked(request)}."
@@ -94,7 +96,7 @@ def sentence(agent: str, kind: str, request: Any, answer: Any) -> str:
     return f"{text}; it waits." if waits else f"{text}."
 
 
-def asked(request: Any) -> str:
+def asked(request: Request[object]) -> str:
     """Tell a request, as what somebody does."""
     match request:
         case Load(keys, prefixes, op_id):
@@ -139,7 +141,7 @@ def asked(request: Any) -> str:
     return f"asks {request}"
 
 
-def answered(answer: Any) -> str:
+def answered(answer: object) -> str:
     """Tell an answer, as what comes back."""
     match answer:
         case Snapshot():
@@ -197,7 +199,7 @@ def standing(agent: str, seen: Seen, waits: bool) -> str:
     return f"{agent} {acknowledged}, and {how} {words}."
 
 
-def value_in_words(value: Any) -> str:
+def value_in_words(value: Json) -> str:
     """Return a value as text, cut where it is long."""
     text = repr(value)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."

@@ -9,7 +9,7 @@ work gets lost, and returns a `Report`.  Names, and the frameworks, are imported
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from interlock.verify.frameworks.agents import Report, Result
@@ -42,7 +42,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name."""
     home = _HOMES.get(name)
     if home is None:

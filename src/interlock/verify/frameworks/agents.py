@@ -21,7 +21,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def effects(case: str, expected: int, ran: int, what: str) -> Result:
     )
 
 
+T = TypeVar("T")
 PATIENCE = 3.0  # seconds that an agent waits for others, which a lock may keep from coming
 ATTEMPTS = 100  # of an agent that is refused
 _MOMENT = 0.005  # seconds between two looks of a task
@@ -152,7 +153,7 @@ class Connection:
         self.subject = subject
         self.in_loop = in_loop
 
-    async def call(self, of: Any, name: str, *args: Any, **named: Any) -> Any:
+    async def call(self, of: object, name: str, *args: object, **named: object) -> Any:
         """Call a method of `of`: `invoke`, or in a loop its twin `ainvoke`."""
         if self.in_loop:
             return await getattr(of, f"a{name}")(*args, **named)
@@ -176,10 +177,10 @@ class Connection:
             gate.wait(agent)
 
 
-Body = Callable[[Connection], Coroutine[Any, Any, Any]]
+Body = Callable[[Connection], Coroutine[object, None, T]]
 
 
-def connected(make: Callable[[], Any], has: str, body: Body, in_loop: bool = False) -> Any:
+def connected(make: Callable[[], Any], has: str, body: Body[T], in_loop: bool = False) -> T:
     """Open a subject as a process of its own would, run `body` with it, and return its answer.
 
     `make` returns the subject, which has a method `has`, or a context manager that gives it.
@@ -189,7 +190,7 @@ def connected(make: Callable[[], Any], has: str, body: Body, in_loop: bool = Fal
     bare = hasattr(made, has)
     looping = in_loop or (not bare and not hasattr(made, "__enter__"))
 
-    async def opened() -> Any:
+    async def opened() -> T:
         if bare:
             return await body(Connection(made, looping))
         async with Connection(made, looping).entered(made) as subject:
@@ -198,9 +199,9 @@ def connected(make: Callable[[], Any], has: str, body: Body, in_loop: bool = Fal
     return asyncio.run(opened()) if looping else _without_loop(opened())
 
 
-def together(agents: Sequence[Callable[[], Any]], gate: Gate | None = None) -> list[Any]:
+def together(agents: Sequence[Callable[[], object]], gate: Gate | None = None) -> list[object]:
     """Run agents in threads; return what each returned, or the exception that told it no."""
-    answers: list[Any] = [None] * len(agents)
+    answers: list[object] = [None] * len(agents)
 
     def work(number: int) -> None:
         try:
@@ -219,7 +220,7 @@ def together(agents: Sequence[Callable[[], Any]], gate: Gate | None = None) -> l
     return answers
 
 
-async def until_told_yes(attempt: Callable[[], Awaitable[Any]]) -> Any:
+async def until_told_yes(attempt: Callable[[], Awaitable[T]]) -> T:
     """Try again what is refused, from the read on, as an agent does that is told.
 
     Raises what the last attempt raised.
@@ -233,16 +234,17 @@ async def until_told_yes(attempt: Callable[[], Awaitable[Any]]) -> Any:
     raise AssertionError("there is at least one attempt")
 
 
-def refusals(answers: Sequence[Any]) -> list[Exception]:
+def refusals(answers: Sequence[object]) -> list[Exception]:
     """Return what refused agents were told."""
     return [answer for answer in answers if isinstance(answer, Exception)]
 
 
-def _without_loop(work: Coroutine[Any, Any, Any]) -> Any:
+def _without_loop(work: Coroutine[object, None, T]) -> T:
     """Run a coroutine that waits for nothing."""
     try:
         work.send(None)
     except StopIteration as ended:
-        return ended.value
+        answer: T = ended.value
+        return answer
     work.close()
     raise RuntimeError("a synchronous subject waited for an event loop")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from interlock import Json
 from interlock.verify.frameworks.agents import (
     PATIENCE,
     Connection,
@@ -33,7 +34,7 @@ def check_cache_store(make: Callable[[], Any], *, patience: float = PATIENCE) ->
     """
     gate = Gate(_WRITERS, patience)
 
-    def agent(number: int) -> Any:
+    def agent(number: int) -> object:
         async def body(opened: Connection) -> None:
             async def attempt() -> None:
                 found = opened.subject.get("notes", None)
@@ -63,11 +64,11 @@ class _Team:
     def __init__(self) -> None:
         self.messages: list[str] = []
 
-    async def save_state(self) -> Mapping[str, Any]:
+    async def save_state(self) -> Mapping[str, Json]:
         """Return the state, as AutoGen's teams do."""
         return {"type": "Team", "version": "1.0.0", "messages": list(self.messages)}
 
-    async def load_state(self, state: Mapping[str, Any]) -> None:
+    async def load_state(self, state: Mapping[str, Json]) -> None:
         """Take a state on, as AutoGen's teams do."""
         self.messages = list(state["messages"])
 
@@ -84,7 +85,7 @@ def check_team_state(make: Callable[[Any], Any], *, patience: float = PATIENCE) 
     """
     gate = Gate(_RUNS, patience)
 
-    def run(messages: list[str], number: int | None = None) -> Any:
+    def run(messages: list[str], number: int | None = None) -> list[str]:
         team = _Team()
 
         async def body(opened: Connection) -> list[str]:
@@ -95,7 +96,7 @@ def check_team_state(make: Callable[[Any], Any], *, patience: float = PATIENCE) 
 
         return connected(lambda: make(team), "never", body, in_loop=True)
 
-    def agent(number: int) -> Any:
+    def agent(number: int) -> object:
         return run([f"question {number}", f"answer {number}"], number)
 
     run(_FIRST)

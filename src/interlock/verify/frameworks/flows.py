@@ -23,7 +23,7 @@ from interlock.verify.frameworks.agents import (
 )
 
 Make = Callable[[], Any]
-Run = Callable[[Any, str], AbstractContextManager[Any]]
+Run = Callable[[Any, str], AbstractContextManager[object]]
 Thought = Callable[[], object]
 _KICKOFFS = 5
 
@@ -48,7 +48,7 @@ def check_flow_persistence(
     return Report("CrewAI flow persistence", tuple(case() for case in cases))
 
 
-def _plain(persistence: Any, flow_id: str) -> AbstractContextManager[Any]:
+def _plain(persistence: object, flow_id: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
@@ -63,7 +63,7 @@ class _Kit:
         id, gate = "parallel-kickoffs", Gate(_KICKOFFS, self.patience)
         self._kickoff(id, "first")
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> None:
             return self._kickoff(id, f"{number}", lambda: gate.wait(number))
 
         answers = together([partial(agent, n) for n in range(_KICKOFFS)], gate)
@@ -80,7 +80,7 @@ class _Kit:
 
         connected(self.make, "save_state", ask)
 
-        def deliver(number: int) -> Any:
+        def deliver(number: int) -> object:
             async def body(opened: Connection) -> None:
                 with self.enter(opened.subject, asked[0]):
                     flow = _approval(acted).from_pending(asked[0], opened.subject)
@@ -127,7 +127,7 @@ class _Kit:
 
         connected(self.make, "save_state", body)
 
-    def _found(self, case: str, id: str, done: list[str], answers: list[Any]) -> Result:
+    def _found(self, case: str, id: str, done: list[str], answers: list[object]) -> Result:
         """Return what a reader finds of the notes that were acknowledged."""
 
         async def body(opened: Connection) -> list[str]:
@@ -137,7 +137,7 @@ class _Kit:
         return counted(case, expected, connected(self.make, "save_state", body), refusals(answers))
 
 
-def _notes(persistence: Any, name: str, think: Thought) -> Any:
+def _notes(persistence: object, name: str, think: Thought) -> Any:
     """Return a flow that reads its notes, thinks, and adds one."""
     crewai, persisting = import_module("crewai.flow.flow"), import_module("crewai.flow.persistence")
 
@@ -155,13 +155,13 @@ def _approval(acted: list[str]) -> Any:
     flow, crewai = import_module("crewai.flow"), import_module("crewai.flow.flow")
 
     class Ask:
-        def request_feedback(self, context: Any, flow_: Any) -> str:
+        def request_feedback(self, context: object, flow_: object) -> str:
             raise flow.HumanFeedbackPending(context=context)
 
-    def propose(self: Any) -> str:
+    def propose(self: object) -> str:
         return "pay 100"
 
-    def pay(self: Any, answer: Any) -> None:
+    def pay(self: object, answer: Any) -> None:
         acted.append(answer.feedback)
 
     asked = flow.human_feedback(message="Pay?", provider=Ask())(propose)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from interlock.verify.frameworks.agents import (
     PATIENCE,
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from langgraph.graph.state import StateGraph
 
 Make = Callable[[], Any]
-Run = Callable[[Any, str], AbstractContextManager[Any]]
-Node = Callable[[Any], Any]
+Run = Callable[[Any, str], AbstractContextManager[object]]
+Node = Callable[[object], list[str]]
 _RUNS = 5
+T = TypeVar("T")
 _FIRST = ["hello", "hello to you"]
 
 
@@ -61,7 +62,7 @@ def check_saver(
     return Report("LangGraph checkpointer", tuple(case() for case in cases))
 
 
-def _plain(saver: Any, thread: str) -> AbstractContextManager[Any]:
+def _plain(saver: object, thread: str) -> AbstractContextManager[object]:
     return nullcontext({"configurable": {"thread_id": thread}})
 
 
@@ -76,7 +77,7 @@ class _Kit:
         thread, gate = "runs-on-one-thread", Gate(_RUNS, self.patience)
         self._run(thread, "hello", lambda _: ["hello to you"])
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> object:
             return self._run(
                 thread,
                 f"question {number}",
@@ -96,7 +97,7 @@ class _Kit:
     def resume_twice(self) -> Result:
         thread, gate, ran = "resume-twice", Gate(2, self.patience), list[str]()
 
-        def pay(_: Any) -> list[str]:
+        def pay(_: object) -> list[str]:
             from langgraph.types import interrupt
 
             answer = str(interrupt("pay?"))
@@ -105,7 +106,7 @@ class _Kit:
 
         self._run(thread, "order", pay)
 
-        def deliver(number: int) -> Any:
+        def deliver(number: int) -> object:
             from langgraph.types import Command
 
             async def body(opened: Connection) -> None:
@@ -124,11 +125,11 @@ class _Kit:
     def crash_between_steps(self) -> Result:
         thread, ran = "crash-between-steps", list[str]()
 
-        def first(_: Any) -> list[str]:
+        def first(_: object) -> list[str]:
             ran.append("first")
             return ["first"]
 
-        def second(_: Any) -> list[str]:
+        def second(_: object) -> list[str]:
             ran.append("second")
             if ran.count("second") == 1:
                 raise _Died
@@ -152,18 +153,18 @@ class _Kit:
         thread, stalls, goes_on = "zombie-run", threading.Event(), threading.Event()
         self._run(thread, "hello", lambda _: ["hello to you"])
 
-        def stalled(_: Any) -> list[str]:
+        def stalled(_: object) -> list[str]:
             stalls.set()
             goes_on.wait(self.patience)
             return ["answer of the zombie"]
 
-        def zombie() -> Any:
+        def zombie() -> object:
             try:
                 return self._run(thread, "question to the zombie", stalled)
             finally:
                 stalls.set()
 
-        def replacement() -> Any:
+        def replacement() -> object:
             stalls.wait()
             try:
                 return self._run(thread, "question", lambda _: ["answer"], enter=self.take_over)
@@ -188,10 +189,10 @@ class _Kit:
         *nodes: Node,
         enter: Run | None = None,
         held: Callable[[Any], Any] = lambda saver: saver,
-    ) -> Any:
+    ) -> object:
         """Make one run on a thread with a connection of its own."""
 
-        async def body(opened: Connection) -> Any:
+        async def body(opened: Connection) -> object:
             graph = _graph(*nodes).compile(checkpointer=held(opened.subject))
             async with opened.entered((enter or self.enter)(opened.subject, thread)) as config:
                 return await opened.call(graph, "invoke", {"messages": [question]}, config)
@@ -206,15 +207,14 @@ class _Kit:
             state = await opened.call(graph, "get_state", {"configurable": {"thread_id": thread}})
             return list(state.values["messages"])
 
-        found: list[str] = connected(self.make, "get_tuple", body)
-        return found
+        return connected(self.make, "get_tuple", body)
 
 
-def _graph(*nodes: Node) -> StateGraph[Any]:
+def _graph(*nodes: Node) -> StateGraph[_State]:
     """Return a graph whose nodes come one after the other; each returns messages."""
     from langgraph.graph import START, StateGraph
 
-    builder: StateGraph[Any] = StateGraph(_State)
+    builder: StateGraph[_State] = StateGraph(_State)
     before = START
     for number, node in enumerate(nodes):
         name = f"node {number}"
@@ -224,17 +224,17 @@ def _graph(*nodes: Node) -> StateGraph[Any]:
     return builder
 
 
-def _held(saver: Any, gate: Gate, agent: int) -> Any:
+def _held(saver: T, gate: Gate, agent: int) -> T:
     """Return the saver, held at a gate after it has read the newest checkpoint."""
     kind = type(saver)
 
     class Held(kind):  # type: ignore[misc,valid-type]  # the kind of saver under test
-        def get_tuple(self, config: Any) -> Any:
+        def get_tuple(self, config: object) -> object:
             found = super().get_tuple(config)
             gate.wait(agent)
             return found
 
-        async def aget_tuple(self, config: Any) -> Any:
+        async def aget_tuple(self, config: object) -> object:
             found = await super().aget_tuple(config)
             await gate.wait_in_loop(agent)
             return found

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
+from interlock import Json
 from interlock.verify.frameworks.agents import (
     PATIENCE,
+    Body,
     Connection,
     Gate,
     Report,
@@ -22,6 +24,7 @@ from interlock.verify.frameworks.agents import (
 )
 
 Make = Callable[[str], Any]
+T = TypeVar("T")
 _RUNS, _APPENDERS = 2, 5
 
 
@@ -66,7 +69,7 @@ class _Kit:
     def parallel_appends(self) -> Result:
         id, gate = "parallel-appends", Gate(_APPENDERS, self.patience)
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> object:
             async def body(opened: Connection) -> None:
                 await opened.hold(gate, number)
                 await until_told_yes(lambda: opened.subject.add_items(_turn(number)))
@@ -112,7 +115,7 @@ class _Kit:
         id, gate = "undo-twice", Gate(2, self.patience)
         self._begin(id, [item for number in range(3) for item in _turn(number)])
 
-        def deliver(number: int) -> Any:
+        def deliver(number: int) -> object:
             async def body(opened: Connection) -> None:
                 async def attempt() -> None:
                     items = await opened.subject.get_items()
@@ -132,8 +135,8 @@ class _Kit:
     def two_runs(self) -> Result:
         id, gate, asked = "two-runs", Gate(_RUNS, self.patience), list[int]()
 
-        def agent(number: int) -> Any:
-            async def thinks(_: Any) -> str:
+        def agent(number: int) -> object:
+            async def thinks(_: object) -> str:
                 asked.append(number)
                 await gate.wait_in_loop(number)
                 return f"answer {number}"
@@ -150,7 +153,7 @@ class _Kit:
         id, stalls, goes_on = "zombie-run", threading.Event(), threading.Event()
         asked: list[int] = []
 
-        async def stalled(_: Any) -> str:
+        async def stalled(_: object) -> str:
             asked.append(0)
             stalls.set()
             goes_on.wait(self.patience)
@@ -162,7 +165,7 @@ class _Kit:
             finally:
                 stalls.set()
 
-        async def answers_at_once(_: Any) -> str:
+        async def answers_at_once(_: object) -> str:
             asked.append(1)
             return "answer 1"
 
@@ -179,7 +182,7 @@ class _Kit:
         answers = together([partial(self._connected, id, body) for body in bodies])
         return self._turns("zombie_run", id, answers, [])
 
-    def _turns(self, case: str, id: str, answers: list[Any], asked: list[int]) -> Result:
+    def _turns(self, case: str, id: str, answers: list[object], asked: list[int]) -> Result:
         """Return how many acknowledged turns are whole: the question, and its answer right after.
 
         `asked`: the runs whose model was asked, which costs; a refused one is none of them.
@@ -197,7 +200,7 @@ class _Kit:
         told = f"{found.explanation}; the model was asked in vain by runs {in_vain}"
         return Result(case, found.expected, found.kept, False, told)
 
-    def _begin(self, id: str, items: list[Any]) -> None:
+    def _begin(self, id: str, items: list[Json]) -> None:
         async def body(opened: Connection) -> None:
             await opened.subject.add_items(items)
 
@@ -209,21 +212,20 @@ class _Kit:
         async def body(opened: Connection) -> list[str]:
             return _texts(await opened.subject.get_items())
 
-        found: list[str] = self._connected(id, body)
-        return found
+        return self._connected(id, body)
 
-    def _connected(self, id: str, body: Any) -> Any:
+    def _connected(self, id: str, body: Body[T]) -> T:
         return connected(lambda: self.make(id), "get_items", body, in_loop=True)
 
 
-def _turn(number: int) -> list[Any]:
+def _turn(number: int) -> list[Json]:
     return [
         {"role": "user", "content": f"question {number}"},
         {"role": "assistant", "content": f"answer {number}"},
     ]
 
 
-def _texts(items: list[Any]) -> list[str]:
+def _texts(items: list[Json]) -> list[str]:
     """Return the texts of items, whichever form their content has."""
     found = []
     for item in items:
@@ -233,12 +235,12 @@ def _texts(items: list[Any]) -> list[str]:
     return found
 
 
-async def _run(session: Any, number: int, answer: Callable[[Any], Awaitable[str]]) -> None:
+async def _run(session: Any, number: int, answer: Callable[[object], Awaitable[str]]) -> None:
     """Make one run of an agent whose model says what `answer` returns."""
     from agents import Agent, RunConfig, Runner
     from agents.testing import ModelStep, ScriptedModel, assistant_message
 
-    async def respond(call: Any) -> Any:
+    async def respond(call: object) -> list[Any]:
         return [assistant_message(await answer(call))]
 
     agent = Agent(name="assistant", model=ScriptedModel([ModelStep.respond(respond)]))

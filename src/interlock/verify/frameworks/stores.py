@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from interlock.verify.frameworks.agents import (
     ATTEMPTS,
@@ -21,6 +21,9 @@ from interlock.verify.frameworks.agents import (
     together,
     until_told_yes,
 )
+
+if TYPE_CHECKING:
+    from langgraph.graph import StateGraph
 
 Make = Callable[[], Any]
 _WRITERS = 8
@@ -58,7 +61,7 @@ class _Kit:
         key, gate = "parallel-writers", Gate(_WRITERS, self.patience)
         self._begin(key)
 
-        def agent(number: int) -> Any:
+        def agent(number: int) -> object:
             async def body(opened: Connection) -> None:
                 await until_told_yes(lambda: _add(opened, key, f"{number}", gate, number))
 
@@ -84,7 +87,7 @@ class _Kit:
         key, gate = "tasks-of-one-loop", Gate(_WRITERS, self.patience)
         self._begin(key)
 
-        async def body(opened: Connection) -> list[Any]:
+        async def body(opened: Connection) -> list[BaseException | None]:
             adding = [partial(_add, opened, key, f"{n}", gate, n) for n in range(_WRITERS)]
             tasks = [asyncio.ensure_future(until_told_yes(each)) for each in adding]
             return await asyncio.gather(*tasks, return_exceptions=True)
@@ -130,7 +133,7 @@ class _Kit:
 
         connected(self.make, "batch", body)
 
-    def _found(self, key: str, answers: list[Any], case: str = "parallel_writers") -> Result:
+    def _found(self, key: str, answers: Sequence[object], case: str = "parallel_writers") -> Result:
         """Return what a reader finds of what was acknowledged."""
 
         async def body(opened: Connection) -> list[str]:
@@ -154,12 +157,12 @@ async def _add(
     await opened.call(opened.subject, "put", _NAMESPACE, key, value)
 
 
-def _fan_out(opened: Connection, key: str, gate: Gate) -> Any:
+def _fan_out(opened: Connection, key: str, gate: Gate) -> StateGraph[_State]:
     """Return a graph of parallel nodes that each add their name."""
     from langgraph.graph import START, StateGraph
     from langgraph.types import RetryPolicy
 
-    builder: StateGraph[Any] = StateGraph(_State)
+    builder: StateGraph[_State] = StateGraph(_State)
     again = RetryPolicy(
         initial_interval=0.01, max_interval=0.05, max_attempts=ATTEMPTS, retry_on=Exception
     )
@@ -172,11 +175,11 @@ def _fan_out(opened: Connection, key: str, gate: Gate) -> Any:
 def _node(opened: Connection, key: str, gate: Gate, number: int) -> Any:
     from langgraph.config import get_store
 
-    async def in_loop(_: Any) -> dict[str, Any]:
+    async def in_loop(_: object) -> dict[str, bool]:
         await _add(Connection(get_store(), True), key, f"{number}", gate, number)
         return {}
 
-    def plain(_: Any) -> dict[str, Any]:
+    def plain(_: object) -> dict[str, bool]:
         store = get_store()
         item = store.get(_NAMESPACE, key)
         assert item is not None  # it was put before

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
+from interlock import Json
 from interlock.core import refusals
 from interlock.errors import Invalid
 
@@ -35,7 +36,7 @@ class MalformedHistory(Invalid):
     `line` is 0 where the file as a whole cannot be read, `field` is "" where no one field is wrong.
     """
 
-    def __init__(self, file: str, line: int, field: str, value: Any, problem: str) -> None:
+    def __init__(self, file: str, line: int, field: str, value: object, problem: str) -> None:
         place = f"{file}, line {line}" if line else file
         named = f": {field}" if field else ""
         shown = repr(value)
@@ -45,7 +46,7 @@ class MalformedHistory(Invalid):
         self.file, self.line, self.field, self.value = file, line, field, value
         self._problem = problem
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.file, self.line, self.field, self.value, self._problem)
 
 
@@ -59,7 +60,7 @@ class State(NamedTuple):
     text: str | None = None
 
     @property
-    def value(self) -> Any:
+    def value(self) -> Json:
         """The value; None where it was not recorded or the key is absent."""
         return None if self.text is None else json.loads(self.text)
 
@@ -72,11 +73,11 @@ class State(NamedTuple):
         text = self.text if len(self.text) <= _SHOWN else self.text[:_SHOWN] + "..."
         return f"{version} ({text})" if version else text
 
-    def to_json(self) -> Any:
+    def to_json(self) -> Json:
         """Return it as the format writes it."""
         if self.text is None and self.version is not None:
             return self.version
-        told: dict[str, Any] = {} if self.version is None else {"version": self.version}
+        told: dict[str, Json] = {} if self.version is None else {"version": self.version}
         return told if self.text is None else told | {"value": json.loads(self.text)}
 
 
@@ -123,9 +124,9 @@ class Operation(NamedTuple):
             text = "; ".join(_parts(self))
         return text if self.outcome == OK else f"{text} ({self.outcome})"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return the object that a line of the format holds."""
-        told: dict[str, Any] = {"process": self.process, "kind": self.kind}
+        told: dict[str, Json] = {"process": self.process, "kind": self.kind}
         if self.kind == TXN:
             told["reads"] = {key: _written(states) for key, states in self.reads.items()}
             told["writes"] = {key: _written(states) for key, states in self.writes.items()}
@@ -140,9 +141,9 @@ class Operation(NamedTuple):
         return told | ({"id": self.id} if self.id else {})
 
 
-def _single(operation: Operation) -> dict[str, Any]:
+def _single(operation: Operation) -> dict[str, Json]:
     key = next(iter(operation.writes or operation.reads))
-    told: dict[str, Any] = {"key": key}
+    told: dict[str, Json] = {"key": key}
     main = next(iter((operation.writes or operation.reads)[key]), State())
     if main.version is not None:
         told["version"] = main.version
@@ -153,7 +154,7 @@ def _single(operation: Operation) -> dict[str, Any]:
     return told
 
 
-def _written(states: States) -> Any:
+def _written(states: States) -> Json:
     return states[0].to_json() if len(states) == 1 else [state.to_json() for state in states]
 
 
@@ -216,7 +217,7 @@ class _Repeated(ValueError):
     """A name that stands twice in one object."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -240,7 +241,7 @@ class _Reader:
         self.ids: dict[str, int] = {}
         self.texts: dict[str, str] = {}
 
-    def wrong(self, field: str, value: Any, problem: str) -> MalformedHistory:
+    def wrong(self, field: str, value: object, problem: str) -> MalformedHistory:
         return MalformedHistory(self.file, self.line, field, value, problem)
 
     def operation(self, number: int, line: str | bytes) -> Operation:
@@ -270,7 +271,7 @@ class _Reader:
             self._id(raw),
         )
 
-    def _decoded(self, line: str | bytes) -> dict[str, Any]:
+    def _decoded(self, line: str | bytes) -> dict[str, Json]:
         try:
             text = line if isinstance(line, str) else line.decode("utf-8")
         except UnicodeDecodeError as problem:
@@ -292,13 +293,13 @@ class _Reader:
             raise self.wrong("", text, "must be an object, one operation a line")
         return raw
 
-    def _process(self, raw: dict[str, Any]) -> str:
+    def _process(self, raw: dict[str, Json]) -> str:
         name = raw.get("process")
         if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
             return str(name)
         raise self.wrong("process", name, "must be a name or a number: who asked for it")
 
-    def _id(self, raw: dict[str, Any]) -> str:
+    def _id(self, raw: dict[str, Json]) -> str:
         name = raw.get("id", "")
         if isinstance(name, bool) or not isinstance(name, str | int):
             raise self.wrong("id", name, "must be text or a number")
@@ -307,7 +308,7 @@ class _Reader:
             raise self.wrong("id", name, f"is that of line {self.ids[name]}, too; ids are unique")
         return name
 
-    def _times(self, raw: dict[str, Any], outcome: str) -> tuple[float, float | None]:
+    def _times(self, raw: dict[str, Json], outcome: str) -> tuple[float, float | None]:
         invoked, completed = raw.get("invoked"), raw.get("completed")
         for name, value in (("invoked", invoked), ("completed", completed)):
             # Not a bool, which is an int; nor NaN, nor more than a float holds.
@@ -322,7 +323,7 @@ class _Reader:
         return invoked, completed  # type: ignore[return-value]  # a number: the loop above
 
     def _single(
-        self, raw: dict[str, Any], kind: str, outcome: str
+        self, raw: dict[str, Json], kind: str, outcome: str
     ) -> tuple[dict[str, States], dict[str, States]]:
         key = raw.get("key")
         if not isinstance(key, str):
@@ -344,7 +345,7 @@ class _Reader:
             raise self.wrong("expect", None, f"must be what the key had to be; {_STATE}")
         return {key: (self._state("expect", raw["expect"], 0),)}, writes
 
-    def _touched(self, raw: dict[str, Any], field: str, least: int) -> dict[str, States]:
+    def _touched(self, raw: dict[str, Json], field: str, least: int) -> dict[str, States]:
         given = raw.get(field, {})
         if not isinstance(given, dict):
             raise self.wrong(field, given, "must be an object of keys and their states")
@@ -359,7 +360,7 @@ class _Reader:
                 found[key] = (self._state(f"{field}.{key}", value, least),)
         return found
 
-    def _scans(self, raw: dict[str, Any]) -> dict[str, Mapping[str, State]]:
+    def _scans(self, raw: dict[str, Json]) -> dict[str, Mapping[str, State]]:
         given = raw.get("scans", {})
         if not isinstance(given, dict):
             raise self.wrong("scans", given, "must be an object of prefixes and what was there")
@@ -376,7 +377,7 @@ class _Reader:
             }
         return found
 
-    def _state(self, field: str, given: Any, least: int) -> State:
+    def _state(self, field: str, given: Json, least: int) -> State:
         """Return a state; `least` is the smallest version that it may have."""
         if not isinstance(given, dict):
             given = {"version": given}
@@ -441,7 +442,7 @@ class Anomaly(NamedTuple):
         shown += [f"  because {dependency}" for dependency in self.dependencies]
         return "\n".join(shown)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return it as `interlock check --json` prints it."""
         return {
             "name": self.name,
@@ -493,7 +494,7 @@ class Verdict(NamedTuple):
             shown.append(f"... and {self.found - len(self.anomalies)} more")
         return "\n".join([*shown, *(f"undecided: {reason}" for reason in self.undecided)])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Json]:
         """Return it as `interlock check --json` prints it."""
         return {
             "model": self.model,

@@ -9,10 +9,15 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from interlock import Json
 from interlock.extras import needs
 from interlock.verify.simulate.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 
 class Ready(NamedTuple):
@@ -77,7 +82,7 @@ class Result(NamedTuple):
     timeline: tuple[Thought, ...]
     marks: tuple[Mark, ...]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Json]:
         """Return the object that `interlock simulate --json` prints."""
         return {
             "pattern": self.pattern,
@@ -221,7 +226,7 @@ def draw(results: Sequence[Result], file: Path) -> None:
     figure.savefig(file, dpi=150)
 
 
-def _draw_agents(panel: Any, result: Result, height: float) -> None:
+def _draw_agents(panel: Axes, result: Result, height: float) -> None:
     """One row for each agent, whoever ends first at the top."""
     over = dict.fromkeys(range(result.agents), 0.0)
     for mark in result.marks:
@@ -259,7 +264,7 @@ def _draw_agents(panel: Any, result: Result, height: float) -> None:
         )
 
 
-def _dress(panel: Any, result: Result) -> None:
+def _dress(panel: Axes, result: Result) -> None:
     panel.set_title(result.pattern, loc="left", fontsize=11, fontweight="bold", color=_INK)
     panel.set_title(
         f"{result.lost} lost   {result.failed} failed   {result.thoughts:.2f} thoughts per agent   "
@@ -278,7 +283,7 @@ def _dress(panel: Any, result: Result) -> None:
     panel.spines["bottom"].set_color(_FAINT)
 
 
-def _legend() -> list[Any]:
+def _legend() -> list[Artist]:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 

@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock.core.refusals import described
 from interlock.errors import Invalid
@@ -32,6 +32,9 @@ from interlock.verify.simulate.results import (
     score,
 )
 from interlock.verify.simulate.settings import Settings
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext
 
 
 class Task(NamedTuple):
@@ -242,7 +245,7 @@ class _Crew:
         return f"died with exit code {code}"
 
 
-def _forking_context() -> Any:
+def _forking_context() -> ForkServerContext:
     """Return a context whose processes are forked from a small one with the library loaded.
 
     That makes starting a hundred cheap, and no open SQLite connection is ever forked.

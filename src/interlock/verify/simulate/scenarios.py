@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import interlock
+from interlock import Json
 from interlock.verify.simulate.patterns import (
     PATTERNS,
     Agent,
@@ -67,7 +68,7 @@ def is_first(agent: str, keys: int) -> bool:
 class _RawPair(RawPattern):
     first: ClassVar[type[RawAgent]]
     second: ClassVar[type[RawAgent]]
-    start: ClassVar[Any] = _UNPAID
+    start: ClassVar[Json] = _UNPAID
 
     def prepare(self, store: str, keys: Iterable[str]) -> None:
         super().prepare(store, keys)
@@ -82,12 +83,12 @@ class _RawPair(RawPattern):
 
 
 class _RawBookingAgent(RawAgent):
-    def booking(self, key: str) -> dict[str, Any]:
+    def booking(self, key: str) -> dict[str, Json]:
         row = self.db.execute("SELECT value FROM doc WHERE key = ?", (key,)).fetchone()
-        booking: dict[str, Any] = json.loads(row[0])
+        booking: dict[str, Json] = json.loads(row[0])
         return booking
 
-    def put(self, key: str, booking: Any) -> None:
+    def put(self, key: str, booking: Json) -> None:
         self.db.execute("UPDATE doc SET value = ? WHERE key = ?", (json.dumps(booking), key))
 
 
@@ -105,7 +106,7 @@ class _RawSeatChooser(_RawBookingAgent):
         self.put(key, {**booking, "seat": "12A", "seat_by": item})
 
 
-def _intact(bookings: Iterable[dict[str, Any]]) -> set[str]:
+def _intact(bookings: Iterable[dict[str, Json]]) -> set[str]:
     """What a booking still shows of its payment (only if it counts as paid) and of its seat."""
     kept = set()
     for booking in bookings:
@@ -136,11 +137,11 @@ class _SeatChooser(SpaceAgent):
     def contribute(self, key: str, think: Think) -> None:
         remembered = self.space.read(key).value
 
-        def from_memory(booking: Any) -> Any:
+        def from_memory(booking: Json) -> Json:
             (item,) = think([])
             return {**remembered, "seat": "12A", "seat_by": item}  # status and all, as it was
 
-        def from_the_record(booking: Any) -> Any:
+        def from_the_record(booking: Json) -> Json:
             (item,) = think([])
             return {**booking, "seat": "12A", "seat_by": item}
 

@@ -13,7 +13,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class UserFunction(InterlockPattern):
 
 class _Agent:
     def __init__(
-        self, function: Callable[..., Any], wanted: set[str], place: tuple[str, str, str]
+        self, function: Callable[..., object], wanted: set[str], place: tuple[str, str, str]
     ) -> None:
         self._function, self._wanted = function, wanted
         self._space = interlock.open(*place)
@@ -65,7 +65,10 @@ class _Agent:
 
 class _AsyncAgent:
     def __init__(
-        self, function: Callable[..., Any], wanted: set[str], place: tuple[str, str, str]
+        self,
+        function: Callable[..., Coroutine[object, None, object]],
+        wanted: set[str],
+        place: tuple[str, str, str],
     ) -> None:
         async def opened() -> interlock.AsyncSpace:
             return await interlock.open_async(*place)
@@ -107,7 +110,7 @@ def _function(named: str) -> Callable[..., Any]:
     return function
 
 
-def _parameters(named: str, function: Callable[..., Any]) -> set[str]:
+def _parameters(named: str, function: Callable[..., object]) -> set[str]:
     """Return which of our arguments the function takes."""
     taken = inspect.signature(function).parameters.values()
     strange = [

@@ -108,7 +108,7 @@ class Overall:
             self.stretches.append((after, upto, total, by))
         if "total" in facts:
             self.totals.append((*facts["total"], by))
-            key, version, length = facts["list"]
+            key, version, length = facts["items"]
             if version != length:
                 add("list is not what was appended", f"{by}: {key} version {version}: {length}")
         if "funds" in facts and done.outcome == ACKNOWLEDGED:

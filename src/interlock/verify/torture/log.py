@@ -10,9 +10,10 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import interlock
+from interlock import Json
 from interlock.verify.torture import plan
 from interlock.verify.torture.plan import Settings, parse_op_id
 from interlock.verify.torture.worker import MACHINE, counted_by, is_on, stamp
@@ -53,7 +54,7 @@ class Line(NamedTuple):
     epoch: int
     name: str
     deleted: bool
-    reads: dict[str, Any] | None
+    reads: dict[str, Json] | None
 
 
 class Log:
@@ -68,7 +69,7 @@ class Log:
         self.totals: dict[str, list[int]] = {}  # of each sum, at each version
         self.jobs: dict[int, str] = {}  # keys that the group is about, by position
         self.versions: dict[str, int] = {}
-        self.values: dict[str, Any] = {}
+        self.values: dict[str, Json] = {}
         self._epochs: dict[str, int] = {}
         self._time_us = 0
         self._buffers: dict[int, list[str]] = defaultdict(list)

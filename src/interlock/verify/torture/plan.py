@@ -12,8 +12,10 @@ import random
 import re
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
+
+from interlock import Json
 
 KILL, STOP, CLOCK, CUT, LOST, RESTART = "kill", "stop", "clock", "cut", "lost", "restart"
 DURABLE = "durable"
@@ -224,7 +226,7 @@ def _amount(kind: str, chance: random.Random, turn: int) -> float:
     return turn % 2 if kind == CUT else 0
 
 
-def told(settings: Settings) -> Iterator[dict[str, Any]]:
+def told(settings: Settings) -> Iterator[dict[str, Json]]:
     """Yield the whole plan as objects: faults first, then the operations of each worker."""
     for fault in faults(settings):
         yield {"fault": fault.kind, "after": fault.after} | {

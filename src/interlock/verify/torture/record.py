@@ -11,10 +11,11 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
+from interlock import Json
 from interlock.verify.torture.plan import Op
 
 _SLOT = struct.Struct("<qqqq")  # begun, answered, offset of the clock in microseconds, dies
@@ -102,6 +103,20 @@ class Piece(NamedTuple):
     scans: dict[str, dict[str, Seen]]
 
 
+class Facts(TypedDict, total=False):
+    """What only one kind of operation has.  From a file, tuples come as lists."""
+
+    same: bool  # whether it was answered alike when it was sent again
+    items: tuple[str, int, int]  # key, version, length
+    total: tuple[str, int, int]  # key, version, value
+    funds: int
+    grant: tuple[str, int, float, float]  # key, epoch, invoked, completed
+    gap: tuple[int, int]  # positions
+    log: tuple[int, int, int]  # after, up to, entries
+    taken: tuple[float, list[int]]  # invoked, positions
+    acked: tuple[float, float, int]  # invoked, completed, entries
+
+
 class Done(NamedTuple):
     """An operation as it was recorded.  One that got no answer has no `completed`.
 
@@ -116,7 +131,7 @@ class Done(NamedTuple):
     outcome: str
     reason: str
     pieces: tuple[Piece, ...]
-    facts: dict[str, Any]
+    facts: Facts
 
 
 class Recorder:
@@ -131,17 +146,23 @@ class Recorder:
         """Note that an operation begins."""
         self._write(op, ["b", op.number, op.kind, now])
 
-    def note(self, op: Op, facts: dict[str, Any]) -> None:
+    def note(self, op: Op, facts: Facts) -> None:
         """Note what an operation knows before it goes on: another call may be its last."""
         self._write(op, ["n", op.number, facts])
 
     def end(
-        self, op: Op, now: float, outcome: str, reason: str, pieces: list[Piece], facts: Any
+        self,
+        op: Op,
+        now: float,
+        outcome: str,
+        reason: str,
+        pieces: list[Piece],
+        facts: Facts,
     ) -> None:
         """Note what became of an operation."""
         self._write(op, ["e", op.number, now, outcome, reason, pieces, facts])
 
-    def _write(self, op: Op, line: list[Any]) -> None:
+    def _write(self, op: Op, line: list[Json]) -> None:
         file = self._files.get(op.window)
         if file is None:
             # The operations of two windows overlap only a little; older files are not used again.
@@ -194,9 +215,9 @@ def read_window(folder: Path, window: int, workers: int) -> Iterator[Done]:
                 yield from _read(worker, lines)
 
 
-def _read(worker: int, lines: Any) -> Iterator[Done]:
+def _read(worker: int, lines: Iterable[bytes]) -> Iterator[Done]:
     begun: dict[int, tuple[str, float]] = {}
-    noted: dict[int, dict[str, Any]] = {}
+    noted: dict[int, Facts] = {}
     for line in lines:
         try:
             kind, number, *rest = json.loads(line.strip(b"\0\n"))
@@ -218,7 +239,7 @@ def _read(worker: int, lines: Any) -> Iterator[Done]:
         yield Done(worker, number, name, invoked, None, UNKNOWN, "no answer", (), facts)
 
 
-def _piece(raw: list[Any]) -> Piece:
+def _piece(raw: list[Json]) -> Piece:
     invoked, completed, commit, reads, writes, scans = raw
     return Piece(
         invoked,

@@ -23,9 +23,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import interlock
+from interlock import Json
 from interlock.errors import Fault, Invalid, Unavailable
 from interlock.verify.torture.checks import Checked, check
 from interlock.verify.torture.log import LOST_WRITE, TWICE, Findings
@@ -91,7 +92,7 @@ class Report(NamedTuple):
         """Operations in a second."""
         return sum(self.outcomes.values()) / self.seconds
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Json]:
         """Return the object that `--json` prints."""
         return {**self._asdict(), "verdict": self.verdict, "rate": round(self.rate, 1)}
 
@@ -118,7 +119,7 @@ def gaps(times: array[float]) -> tuple[float, float]:
     return max(between, default=0.0), sum(gap for gap in between if gap >= LONG)
 
 
-_Way = Callable[[interlock.Space, str], Any]
+_Way = Callable[[interlock.Space, str], object]
 _AGENT = "durable"  # of both: an operation id belongs to an agent
 
 

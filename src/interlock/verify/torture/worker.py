@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import interlock
+from interlock import Json
 from interlock.verify.torture import plan
 from interlock.verify.torture.plan import Op, Settings, operation
 from interlock.verify.torture.record import (
@@ -29,6 +29,7 @@ from interlock.verify.torture.record import (
     UNAVAILABLE,
     UNKNOWN,
     Board,
+    Facts,
     Piece,
     Recorder,
     Seen,
@@ -51,7 +52,7 @@ RULES = {
     "jobs/**": interlock.guarded(machine=MACHINE),
 }
 Records = Mapping[str, interlock.Record]
-Values = dict[str, dict[str, Any]]  # what a decision writes, by key
+Values = dict[str, dict[str, Json]]  # what a decision writes, by key
 
 NOT_NOTED = "?"  # in the place of a writer that a read did not tell
 _STATES = tuple(MACHINE.states)
@@ -71,7 +72,7 @@ def counted_by(item: int) -> str:
     return plan.op_id(worker - 1, number)
 
 
-def writer_of(value: Any) -> str | None:
+def writer_of(value: Json) -> str | None:
     """Return what a value says of its writer; None where the key is absent."""
     if value is None:
         return None
@@ -89,10 +90,10 @@ def seen(record: interlock.Record) -> Seen:
 class Noted:
     """What is noted of one operation while it runs; `record` puts facts down at once."""
 
-    def __init__(self, record: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, record: Callable[[Facts], None]) -> None:
         self.record = record
         self.pieces: list[Piece] = []
-        self.facts: dict[str, Any] = {}
+        self.facts: Facts = {}
 
     def read(self, began: float, records: Records) -> None:
         """Note a reading of one moment."""
@@ -154,7 +155,7 @@ class Actor:
         key = op.key("queues" if op.kind == "queued" else "hot", plan.HOT)
         before: str | None = None
 
-        async def think(value: Any) -> Any:
+        async def think(value: Json) -> Json:
             nonlocal before
             before = writer_of(value)
             return {"by": op.id}
@@ -212,8 +213,8 @@ class Actor:
         names = [op.key("lists", plan.LISTS), op.key("sums", plan.SUMS)]
         records = await self._read_many(names, noted)
         items, total = (records[name] for name in names)
-        noted.facts["list"] = [items.key, items.version, len(items.value or [])]
-        noted.facts["total"] = [total.key, total.version, total.value or 0]
+        noted.facts["items"] = (items.key, items.version, len(items.value or []))
+        noted.facts["total"] = (total.key, total.version, total.value or 0)
 
     async def transfer(self, op: Op, noted: Noted) -> None:
         """Move money from one account to another."""
@@ -339,12 +340,12 @@ class _conflicts:  # a context manager, read as a phrase
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: Any, problem: BaseException | None, traceback: Any) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         if isinstance(problem, interlock.Conflict):
             self.noted.read(self.began, {problem.key: problem.record})
 
 
-def is_on(value: Any) -> bool:
+def is_on(value: Json) -> bool:
     """Say whether somebody is on duty; all are at the beginning."""
     return value is None or bool(value["on"])
 
@@ -389,7 +390,7 @@ class Worker(Actor):
         lease = self.space.lease(key, ttl=plan.LEASE_TTL, wait=_WAIT)
         began = time.monotonic()
         async with lease:
-            noted.facts["grant"] = [key, lease.epoch, began, time.monotonic()]
+            noted.facts["grant"] = (key, lease.epoch, began, time.monotonic())
             noted.read(began, {key: lease.record})
             for turn in range(1 + op.b % 3):
                 await asyncio.sleep(_WORK * (op.c % 16) / 16)
@@ -401,7 +402,7 @@ class Worker(Actor):
         """Take a lease away from whoever has it."""
         key, began = op.key("leases", plan.LEASED), time.monotonic()
         record = await self.space.reclaim(key)
-        noted.facts["grant"] = [key, record.epoch, began, time.monotonic()]
+        noted.facts["grant"] = (key, record.epoch, began, time.monotonic())
 
     async def follow(self, op: Op, noted: Noted) -> None:
         """Read the log on from where this worker was."""
@@ -411,12 +412,12 @@ class Worker(Actor):
             async for entry in entries:
                 self._position += 1
                 if entry.position != self._position:
-                    noted.facts["gap"] = [self._position, entry.position]
+                    noted.facts["gap"] = (self._position, entry.position)
                     self._position = entry.position
                 total += stamp(entry)
                 if self._position - after >= _FOLLOWED:
                     break
-            noted.facts["log"] = [after, self._position, total]
+            noted.facts["log"] = (after, self._position, total)
 
     async def consume(self, op: Op, noted: Noted) -> None:
         """Take entries of the group and acknowledge them; sometimes give them back instead."""
@@ -424,13 +425,13 @@ class Worker(Actor):
             began = time.monotonic()
             taken = await self._group.take(_TAKEN)
             # Who dies between the acknowledgement and its answer was given them all the same.
-            noted.record({"taken": [began, [each.entry.position for each in taken]]})
+            noted.record({"taken": (began, [each.entry.position for each in taken])})
             if op.c % 8 == 0:
                 await self._group.close()
             elif taken:
                 began = time.monotonic()
                 done = await self._group.ack(*taken)
-                noted.facts["acked"] = [began, time.monotonic(), done]
+                noted.facts["acked"] = (began, time.monotonic(), done)
 
     async def close(self) -> None:
         """Give back what was taken of the group and not acknowledged."""

@@ -1,0 +1,12 @@
+-- Drops a space with all that it holds, and remembers that it was dropped.
+-- KEYS: those of common.lua.
+
+for _, name in ipairs(call('ZRANGE', STATE .. ':groups', 0, -1)) do
+    call('UNLINK', STATE .. ':g:' .. name, STATE .. ':d:' .. name)
+end
+local names = call('ZRANGE', NAMES, 0, -1)
+for _, key in ipairs(names) do call('UNLINK', STATE .. ':m:' .. key) end
+call('UNLINK', STATE, LOG, NAMES, QUEUES, STATE .. ':groups', STATE .. ':projections', STATE .. ':refusals',
+    STATE .. ':fenced')
+call('SADD', STATE .. ':dropped', UID)
+return {}

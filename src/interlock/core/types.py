@@ -1,0 +1,517 @@
+"""Typed values: how an object of a Python type becomes JSON, and JSON such an object.
+
+A **shape** is a type as values have it: a dataclass, TypedDict, NamedTuple, attrs class,
+`msgspec.Struct`, pydantic model, or whatever else msgspec knows, such as `datetime`, `Decimal`,
+`UUID`, enums, sets, `list[Order]` and `Order | None`.  What does not fit is a Misfit, which names
+the path inside the value: `$.seats[2].row`.
+
+**Tags.**  In a union of several classes (`Paid | Cancelled`), and in an event, the field `$type`
+names the class.  Structs with tags of their own keep those.
+
+**Versions.**  A class that `upcast` was called for has a version: one more than the newest that is
+lifted from.  Its objects are stored with it, in the field `$version`; one without that field is of
+version 1.  Reading lifts an older one step by step.  One that no upcast lifts, or that is newer
+than this process knows, does not fit.
+
+msgspec is imported when a type is first used, pydantic never: a model brings what is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
+
+from interlock.core.refusals import Invalid, described
+from interlock.core.struct import Json
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+T = TypeVar("T")
+Lift = Callable[[dict[str, Any]], Any]
+
+VERSION, TYPE = "$version", "$type"
+_upcasts: dict[Any, dict[int, Lift]] = {}  # by class, then by the version that is lifted
+
+
+class Misfit(ValueError):
+    """A value is not of the shape it should have: what is wrong, and where inside the value."""
+
+    def __init__(self, text: str, path: str = "$") -> None:
+        super().__init__(text if path == "$" else f"{text} at {path}")
+        self.text = text
+        self.path = path
+
+
+class Shape(Generic[T]):
+    """A type as values of a store have it.  Made by `shape_of`."""
+
+    def __init__(self, form: object) -> None:
+        self.form: Any = form
+        self.name = _name(form)
+        self._tree = _tree_of(form)
+
+    def encode(self, value: T) -> Json:
+        """Return an object of the type as JSON.  Raises Misfit where it is none."""
+        plain = _plain(value)
+        self._convert(plain)  # what a field holds is not always what it was declared to hold
+        return _walk(self._tree, plain, _stamped, "$")
+
+    def decode(self, value: Json) -> T:
+        """Return JSON as an object of the type.  Raises Misfit where it does not fit."""
+        return self._convert(self._lifted(value))
+
+    def changed(self, stored: Json, value: T) -> Json:
+        """Return an object as JSON, with the fields of `stored` that the type does not know.
+
+        Raises Misfit where `value` is of another type, or where such a field stands in a list that
+        has changed, so that it is not known where it belongs.
+        """
+        new = self.encode(value)
+        lifted = self._lifted(stored)
+        # The function may have changed the object that it was given, so it is made once more.
+        return _carried(lifted, self.encode(self._convert(lifted)), new, "$")
+
+    def _lifted(self, value: Json) -> Json:
+        return _walk(self._tree, value, _lifted, "$")
+
+    def _convert(self, value: Json) -> T:
+        import msgspec
+
+        try:
+            found: T = msgspec.convert(value, self.form, str_keys=True, dec_hook=_from_json)
+        except msgspec.ValidationError as problem:
+            raise _misfit(problem) from problem
+        except RecursionError as problem:
+            raise Misfit("it is nested too deeply, or contains itself") from problem
+        return found
+
+
+class Tagged(Shape[T]):
+    """A union of classes whose objects say in `$type` which of them they are of.
+
+    `rest` is the shape of whatever else may stand in their place.
+    """
+
+    def __init__(self, form: object, classes: tuple[Any, ...], rest: Shape[Any] | None) -> None:
+        self.form = form
+        self.name = _name(form)
+        self._rest = rest
+        self._shapes: dict[str, Shape[Any]] = {}
+        for each in classes:
+            if _tag(each) in self._shapes:
+                raise TypeError(f"two of its classes are named {_tag(each)!r}")
+            if not _is_object(each) or issubclass(_class(each), dict):
+                raise TypeError(f"objects of {_name(each)} don't know their class")
+            self._shapes[_tag(each)] = Shape(each)
+        self._known = ", ".join(self._shapes)
+
+    def encode(self, value: T) -> Json:
+        """Return an object of one of the classes as JSON.  Raises Misfit where it is of none."""
+        name = type(value).__name__
+        shape = self._shapes.get(name)
+        if shape is not None and type(value) is _class(shape.form):
+            return {TYPE: name, **shape.encode(value)}
+        if self._rest is None:
+            raise Misfit(f"expected one of {self._known}, got {name}")
+        return self._rest.encode(value)
+
+    def _convert(self, value: Json) -> T:
+        found: T
+        if not isinstance(value, dict) or TYPE not in value:
+            if self._rest is None:
+                raise Misfit(f"expected an object whose {TYPE} is one of {self._known}")
+            found = self._rest._convert(value)
+            return found
+        found = self._shape_in(value)._convert(_untagged(value))
+        return found
+
+    def _shape_in(self, value: dict[str, Any]) -> Shape[Any]:
+        tag = value[TYPE]
+        if not isinstance(tag, str) or tag not in self._shapes:
+            raise Misfit(f"expected one of {self._known}, got {tag!r:.60}", f"$.{TYPE}")
+        return self._shapes[tag]
+
+    def _lifted(self, value: Json) -> Json:
+        if isinstance(value, dict) and TYPE in value:
+            return {TYPE: value[TYPE], **self._shape_in(value)._lifted(_untagged(value))}
+        return value if self._rest is None else self._rest._lifted(value)
+
+
+def shape_of(form: TypeForm[T]) -> Shape[T] | Invalid:
+    """Return the shape of a type, or why values cannot have it."""
+    try:
+        return _shape(form)  # type: ignore[arg-type]  # every type is hashable, or is refused
+    except Exception as problem:  # what msgspec, or resolving an annotation, says against it
+        return Invalid(f"{_name(form)} can't be the type of a value: {described(problem)}")
+
+
+def tagged(*classes: type[T]) -> Shape[T] | Invalid:
+    """Return the shape of objects of any of `classes`, each with `$type` even where it is one."""
+    try:
+        if not classes:
+            raise TypeError("there is no class")
+        return _tagged(classes)
+    except Exception as problem:
+        names = ", ".join(map(_name, classes))
+        return Invalid(f"({names}) can't be types of events: {described(problem)}")
+
+
+@lru_cache(maxsize=1024)
+def _shape(form: Hashable) -> Shape[Any]:
+    members = get_args(form) if get_origin(form) in (Union, UnionType) else ()
+    classes = tuple(each for each in members if _is_object(each) and not _has_own_tag(each))
+    if len(classes) < 2:
+        return Shape(form)
+    others = tuple(each for each in members if each not in classes)
+    return Tagged(form, classes, _shape(Union[others]) if others else None)  # noqa: UP007
+
+
+@lru_cache(maxsize=1024)
+def _tagged(classes: tuple[Any, ...]) -> Shape[Any]:
+    return Tagged(Union[classes], classes, None)  # noqa: UP007
+
+
+def to_json(value: Json) -> Json | Invalid:
+    """Return a value with each typed object in it as JSON has it, or why one has not its shape."""
+    try:
+        return _untyped(value, "$")
+    except Misfit as problem:
+        return Invalid(f"The value does not fit {problem}.")
+    except RecursionError:
+        return Invalid("The value is nested too deeply, or contains itself.")
+
+
+def _untyped(value: Any, path: str) -> Json:
+    form = type(value)
+    if _is_object(form) or (isinstance(value, tuple) and hasattr(form, "_fields")):
+        shape = shape_of(form)
+        if isinstance(shape, Invalid):
+            raise Misfit(f"JSON: {shape.message}", path)
+        try:
+            return shape.encode(value)
+        except Misfit as problem:
+            raise Misfit(f"{shape.name}: {problem.text}", path + problem.path[1:]) from problem
+    if isinstance(value, dict):
+        return {key: _untyped(each, f"{path}.{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_untyped(each, f"{path}[{index}]") for index, each in enumerate(value)]
+    return value
+
+
+def _untagged(value: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in value.items() if name != TYPE}
+
+
+def _carried(stored: Json, before: Json, new: Json, path: str) -> Json:
+    """Return `new` with what `stored` has and `before`, which was made of it, has not."""
+    if isinstance(stored, dict) and isinstance(before, dict) and isinstance(new, dict):
+        if before.get(TYPE) != new.get(TYPE):
+            return new
+        found = dict(new)
+        for name, each in stored.items():
+            if name not in before:
+                found.setdefault(name, each)
+            elif name in new:
+                found[name] = _carried(each, before[name], new[name], f"{path}.{name}")
+        return found
+    if isinstance(stored, list) and isinstance(before, list) and len(stored) == len(before):
+        for index, each in enumerate(stored):
+            place = f"{path}[{index}]"
+            if not _is_all(each, before[index]) and before != new:
+                raise Misfit("it has fields that the type does not know, and would lose", place)
+        if before == new:
+            return [
+                _carried(*each, f"{path}[{index}]")
+                for index, each in enumerate(zip(stored, before, new, strict=True))
+            ]
+    return new
+
+
+def _is_all(stored: Json, before: Json) -> bool:
+    """Whether everything in `stored` has its place in what was made of it."""
+    if isinstance(stored, dict) and isinstance(before, dict):
+        return all(name in before and _is_all(stored[name], before[name]) for name in stored)
+    if isinstance(stored, list) and isinstance(before, list) and len(stored) == len(before):
+        return all(map(_is_all, stored, before))
+    return True
+
+
+def upcast(form: Any, from_version: int, fn: Lift) -> Invalid | None:
+    """Lift objects of the class `form` that were stored as `from_version` by one version.
+
+    `fn` gets the fields as JSON has them and returns those of the next version.  Returns why that
+    cannot be declared.
+    """
+    if not isinstance(form, type) or not _is_object(form):
+        return Invalid(
+            f"{_name(form)} can't have versions: use a dataclass, TypedDict, Struct, attrs class "
+            "or pydantic model."
+        )
+    if isinstance(from_version, bool) or not isinstance(from_version, int) or from_version < 1:
+        return Invalid(f"from_version={from_version!r} must be a whole number from 1.")
+    if not callable(fn):
+        return Invalid(f"The upcast of {_name(form)} is a function, not {fn!r:.60}")
+    known = _upcasts.get(form, {})
+    if known.get(from_version, fn) is not fn:
+        return Invalid(f"{_name(form)} has another upcast from version {from_version}.")
+    wrong = shape_of(form)
+    if isinstance(wrong, Invalid):
+        return wrong
+    _upcasts[form] = {**known, from_version: fn}
+    return None
+
+
+def version_of(form: Any) -> int:
+    """Return the version that objects of a class are stored as; 1 where none was declared."""
+    return 1 + max(_upcasts.get(_class(form), ()), default=0)
+
+
+def _stamped(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return an object of a class with its version, where that has one."""
+    if VERSION in value:
+        raise Misfit(f"{VERSION} is a reserved name", path)
+    version = version_of(form)
+    return value if version == 1 else {VERSION: version, **value}
+
+
+def _lifted(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return an object of a class as its newest version has it, without the version."""
+    newest = version_of(form)
+    if newest == 1 and VERSION not in value:
+        return value
+    version = value.get(VERSION, 1)
+    where = f"{path}.{VERSION}"
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise Misfit(f"{version!r:.60} is not a version", where)
+    if version > newest:
+        raise Misfit(
+            f"{_name(form)} has version {version}, and this process knows {newest} as the newest",
+            where,
+        )
+    found: Any = {name: each for name, each in value.items() if name != VERSION}
+    for old in range(version, newest):
+        lift = _upcasts[_class(form)].get(old)
+        if lift is None:
+            raise Misfit(f"{_name(form)} has version {old}, which no upcast lifts", where)
+        try:
+            found = lift(found)
+        except Exception as problem:
+            raise Misfit(
+                f"the upcast of {_name(form)} from version {old} raised {described(problem)}", path
+            ) from problem
+        if not isinstance(found, dict):
+            raise Misfit(
+                f"the upcast of {_name(form)} from version {old} returned "
+                f"{type(found).__name__}, not a dict",
+                path,
+            )
+    return dict(found)
+
+
+class _Tree:
+    """One place in a type: what stands there, and below it, as far as there are objects.
+
+    `form` is the class of an object, `tag` the field and the text that a tagged Struct is known by.
+    Below are `fields` by name, `places` of a tuple, or `each` item; `options` are those of a union.
+    """
+
+    __slots__ = ("each", "fields", "form", "options", "places", "tag")
+
+    def __init__(self) -> None:
+        self.form: Any = None
+        self.tag: tuple[str, Any] | None = None
+        self.fields: dict[str, _Tree] = {}
+        self.places: tuple[_Tree | None, ...] = ()
+        self.each: _Tree | None = None
+        self.options: tuple[_Tree, ...] = ()
+
+    def option(self, value: Json) -> _Tree | None:
+        """Return which option of a union a value is, None where nothing is to be done with it."""
+        if isinstance(value, dict):
+            for option in self.options:
+                if option.tag is not None and value.get(option.tag[0]) == option.tag[1]:
+                    return option
+            untagged = (each for each in self.options if each.tag is None and not each.places)
+            return next(untagged, None)
+        return next((each for each in self.options if each.places or each.form is None), None)
+
+
+def _walk(
+    tree: _Tree | None,
+    value: Json,
+    change: Callable[[Any, dict[str, Any], str], dict[str, Any]],
+    path: str,
+) -> Json:
+    """Return a value with every object in it changed, from the outside in."""
+    if tree is not None and tree.options:
+        tree = tree.option(value)
+    if tree is None:
+        return value
+    if isinstance(value, dict):
+        if tree.form is not None:
+            value = change(tree.form, value, path)
+            if not tree.fields:
+                return value
+        below = tree.fields
+        return {
+            name: _walk(below.get(name, tree.each), each, change, f"{path}.{name}")
+            for name, each in value.items()
+        }
+    if isinstance(value, list | tuple):
+        places = tree.places or (tree.each,) * len(value)
+        return [
+            _walk(place, each, change, f"{path}[{index}]")
+            for index, (place, each) in enumerate(zip(places, value, strict=False))
+        ] + list(value[len(places) :])
+    return value
+
+
+def _tree_of(form: Any) -> _Tree | None:
+    """Return what is to be walked through in values of a type.  Raises TypeError where msgspec
+    does not know it."""
+    import msgspec
+
+    if not _is_model(form):
+        msgspec.json.Decoder(form, dec_hook=_from_json)
+    return _grown(msgspec.inspect.type_info(form), {})
+
+
+def _grown(info: Any, known: dict[Any, _Tree]) -> _Tree | None:
+    from msgspec import inspect
+
+    tree = _Tree()
+    if isinstance(info, inspect.Metadata):
+        return _grown(info.type, known)
+    if isinstance(info, inspect.CustomType):
+        return _grown_model(info.cls, known)
+    if isinstance(
+        info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType
+    ) and not getattr(info, "array_like", False):
+        if info.cls in known:
+            return known[info.cls]
+        tree = known[info.cls] = _Tree()
+        tree.form = info.cls
+        tag_field = getattr(info, "tag_field", None)
+        if tag_field is not None:
+            tree.tag = (tag_field, getattr(info, "tag", None))
+        for field in info.fields:
+            below = _grown(field.type, known)
+            if below is not None:
+                tree.fields[field.encode_name] = below
+        return tree
+    if isinstance(info, inspect.UnionType):
+        tree.options = tuple(filter(None, (_grown(each, known) for each in info.types)))
+        return tree if tree.options else None
+    if isinstance(info, inspect.NamedTupleType | inspect.StructType):
+        tree.places = tuple(_grown(field.type, known) for field in info.fields)
+    elif isinstance(info, inspect.TupleType):
+        tree.places = tuple(_grown(each, known) for each in info.item_types)
+    elif isinstance(info, inspect.DictType):
+        tree.each = _grown(info.value_type, known)
+    elif isinstance(info, inspect.CollectionType):
+        tree.each = _grown(info.item_type, known)
+    return tree if tree.each is not None or any(tree.places) else None
+
+
+def _grown_model(model: Any, known: dict[Any, _Tree]) -> _Tree:
+    from msgspec import inspect
+
+    if not _is_model(model):
+        raise TypeError(f"{_name(model)} is not a type that msgspec or pydantic knows")
+    if model not in known:
+        known[model] = tree = _Tree()
+        tree.form = model
+        for name, field in model.model_fields.items():
+            below = _grown(inspect.type_info(field.annotation), known)
+            if below is not None:
+                tree.fields[field.alias or name] = below
+    return known[model]
+
+
+def _plain(value: object) -> Json:
+    """Return what msgspec makes of an object: dicts, lists, texts, numbers."""
+    import msgspec
+
+    try:
+        return msgspec.to_builtins(
+            value, str_keys=True, order="deterministic", enc_hook=_model_to_json
+        )
+    except RecursionError as problem:
+        raise Misfit("it is nested too deeply, or contains itself") from problem
+    except (TypeError, ValueError, OverflowError) as problem:
+        raise Misfit(described(problem)) from problem
+
+
+def _model_to_json(value: Any) -> Json:
+    if _is_model(type(value)):
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
+
+
+def _from_json(form: Any, value: Json) -> Any:
+    """Return JSON as an object of a class that msgspec does not know: a pydantic model."""
+    try:
+        return form.model_validate(value)
+    except ValueError as problem:
+        errors = getattr(problem, "errors", None)
+        if errors is None:
+            raise
+        first = errors(include_url=False)[0]
+        path = "".join(f"[{e}]" if isinstance(e, int) else f".{e}" for e in first["loc"])
+        raise Misfit(first["msg"], f"${path}") from problem
+
+
+def _misfit(problem: Exception) -> Misfit:
+    """Return what msgspec says, with the path on which a model inside went on."""
+    text, _, path = str(problem).partition(" - at ")
+    path = path.strip("`").replace("`", "") or "$"
+    inner = problem.__cause__
+    if isinstance(inner, Misfit):
+        return Misfit(inner.text, path + inner.path[1:])
+    return Misfit(text.replace("`", ""), path)
+
+
+def _is_model(form: Any) -> bool:
+    return (
+        isinstance(form, type)
+        and hasattr(form, "__pydantic_fields__")
+        and hasattr(form, "model_validate")
+    )
+
+
+def _is_object(form: Any) -> bool:
+    """Whether a type is a class whose objects have named fields, as JSON objects do."""
+    cls = _class(form)
+    return isinstance(cls, type) and (
+        hasattr(cls, "__dataclass_fields__")
+        or hasattr(cls, "__attrs_attrs__")
+        or (hasattr(cls, "__struct_fields__") and not _config(cls).array_like)
+        or (hasattr(cls, "__required_keys__") and hasattr(cls, "__total__"))
+        or _is_model(cls)
+    )
+
+
+def _has_own_tag(form: Any) -> bool:
+    return hasattr(_class(form), "__struct_fields__") and _config(_class(form)).tag is not None
+
+
+def _config(struct: Any) -> Any:
+    return struct.__struct_config__
+
+
+def _class(form: Any) -> Any:
+    """Return the class that a type is, or is made of: `Page` for `Page[int]`."""
+    return get_origin(form) or form
+
+
+def _tag(form: Any) -> str:
+    return str(_class(form).__name__)
+
+
+def _name(form: Any) -> str:
+    if isinstance(form, type) and get_origin(form) is None:
+        return form.__qualname__
+    return str(form).replace("__main__.", "")[:200]

@@ -1,0 +1,1 @@
+"""The protocols and their values, without a store."""
