@@ -26,7 +26,14 @@ from interlock.adapters.openai_agents.items import (
     read,
 )
 from interlock.adapters.openai_agents.turn import TakesTurns, Turn, install_runner
-from interlock.adapters.space import Work, awaitable, checked, one_of, run_async
+from interlock.adapters.space import (
+    Work,
+    awaitable,
+    checked,
+    erase_deleted,
+    one_of,
+    run_async,
+)
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
@@ -130,13 +137,17 @@ class Session(TakesTurns):
         )
         return None if done is None else done.item
 
-    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
-        """Take all items off.
+    async def clear_session(
+        self, *, erase: bool = False, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
+        """Take all items off, with `erase` out of the log, too, for good.
 
         Raises as `pop_item` does.
         """
         turn = await self._turn(wrapper)
         await self._destroyed(turn, clear(self._calls, self._keys, _held(turn), self._basis(turn)))
+        if erase:
+            await self._made(erase_deleted(self._calls, self._keys.items))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Session]:
