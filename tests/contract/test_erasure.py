@@ -11,6 +11,7 @@ import pytest
 import interlock
 from interlock.core import trim as core_trim
 from interlock.core.requests import (
+    Commit,
     LoadProjection,
     Redact,
     SaveFold,
@@ -352,6 +353,33 @@ class _Killed:
     async def perform_async(self, request: Any) -> Any:
         self._count(request)
         return await self._backend.perform_async(request)
+
+
+@pytest.mark.parametrize("key", ["found/x", "c/1"], ids=["merged", "guarded"])
+def test_what_is_added_before_everybody_notices_goes_too(
+    space: Any, facades: Facades, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    other = facades.peer("bob")
+    driver = space.session.driver
+    if key == "c/1":
+        space.create(key, SECRET)
+    else:
+        space.append(key, SECRET)
+
+    class Between(_Killed):
+        def _count(self, request: Any) -> None:
+            if isinstance(request, Commit) and not self.kinds:
+                self.kinds.append("Commit")
+                if key == "c/1":
+                    other.update(key, lambda value: f"{value} again")
+                else:
+                    other.append(key, f"{SECRET} again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(driver, "backend", Between(driver.backend, 0))
+        space.erase(where=chosen)
+    assert not holds(readable(space))
+    assert space.read(key).value in (None, [])
 
 
 def test_what_is_read_while_values_are_taken_away_is_not_committed(

@@ -48,6 +48,7 @@ ERASURES = "$erasures/"
 PAGE = 1000  # entries that are looked at together
 STEP = 500  # entries that one step takes away
 KEYS = 100  # of one commit
+_LAST = 1 << 62  # a position that no log reaches
 _ATTEMPTS = 100  # times that one commit is decided again because its keys have moved
 _PAUSE = 0.05  # seconds until the files are looked at again
 _PAUSES = 400
@@ -357,6 +358,7 @@ def _bury(
 
     Return how many keys lose their present value, or a part of it."""
     heads = 0
+    until: dict[str, int] = {}  # what was written to a key before it was marked is to go, too
     begun = {
         **({"prefix": chosen.prefix} if chosen.key is None else {"key": chosen.key}),
         **({} if chosen.where is None else {"where": True}),
@@ -380,15 +382,13 @@ def _bury(
             if isinstance(outcome, Committed):
                 heads += len(lost)
                 first = ()
-                if chosen.where is None:  # what was written to them before is to go, too
-                    until = {done.key: done.position for done in outcome.writes}
-                    yield from _look_again(chosen, found, after, until)
+                until |= {done.key: done.position for done in outcome.writes}
                 break
             if isinstance(outcome, Outdated):
                 yield from reload(writer)
             elif isinstance(outcome, Conflict | Fenced) and outcome.key in snapshot.records:
-                until = dict.fromkeys(keys, snapshot.position)
-                after = yield from _look_again(chosen, found, after, until)
+                every = dict.fromkeys(keys, _LAST)
+                after = yield from _look_again(chosen, found, after, every)
             else:
                 return outcome
         else:
@@ -397,6 +397,7 @@ def _bury(
                 keys[0],
                 _ATTEMPTS,
             )
+    yield from _look_again(chosen, found, upto, until)
     return heads
 
 
