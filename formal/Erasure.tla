@@ -11,7 +11,7 @@
 \*
 \* @code Contribute core/write.py:append
 \* @code Fold core/fold.py:fold_record core/requests.py:Tail
-\* @code Save backends/sqlite/read.py:save_fold backends/postgres/commit.sql:save_fold
+\* @code Save backends/sqlite/log.py:save_fold backends/postgres/commit.sql:save_fold
 \* @code Save backends/redis/fold.lua
 \* @code Read core/read.py:load
 \* @code Commit core/transact.py:transact

@@ -12,7 +12,7 @@
 \*
 \* @code TakeOver backends/sqlite/fences.py:enter backends/postgres/fences.sql:enter
 \* @code TakeOver backends/redis/enter.lua
-\* @code Send core/update.py:update backends/sqlite/read.py:load
+\* @code Send core/update.py:update backends/sqlite/log.py:load
 \* @code Send backends/postgres/functions.sql:load backends/redis/load.lua
 \* @code Send core/write.py:plan_put core/write.py:plan_delete core/plan.py:expect core/write.py:commit
 \* @code Apply backends/sqlite/commit.py:Step.judge backends/sqlite/commit.py:Step._apply

@@ -21,7 +21,7 @@
 \* @code Reclaim core/lease.py:reclaim_lease backends/sqlite/fences.py:_reclaim
 \* @code Write core/write.py:plan_put backends/sqlite/commit.py:Step._fenced
 \* @code Write backends/postgres/judge.sql:judge backends/redis/commit.lua:commit
-\* @code Read core/read.py:load backends/sqlite/read.py:load
+\* @code Read core/read.py:load backends/sqlite/log.py:load
 \* @code Overwrite backends/sqlite/commit.py:Step._leased_away
 \* @code Overwrite backends/sqlite/commit.py:Step._written_leased
 \* @code Overwrite backends/postgres/judge.sql:judge backends/postgres/commit.sql:apply

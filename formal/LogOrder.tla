@@ -13,9 +13,9 @@
 \* @code Commit backends/sqlite/commit.py:Step.flush backends/postgres/commit.sql:commit
 \* @code Commit backends/redis/commit.lua:commit
 \* @world Rollback the writer dies, or its transaction is ended
-\* @code Look core/read.py:log_page backends/sqlite/read.py:read_log
+\* @code Look core/read.py:log_page backends/sqlite/log.py:read_log
 \* @code Look backends/postgres/functions.sql:read_log backends/redis/log.lua
-\* @code Page backends/sqlite/read.py:read_log backends/postgres/functions.sql:read_log
+\* @code Page backends/sqlite/log.py:read_log backends/postgres/functions.sql:read_log
 \* @code Page backends/redis/calls.py:_page
 \* @world Crash the reader dies with a page that it has not handled, and begins again
 EXTENDS Naturals, Sequences, FiniteSets

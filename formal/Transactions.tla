@@ -8,7 +8,7 @@
 \*
 \* @code Begin core/transact.py:transact
 \* @code Load core/transact.py:Transaction.load core/transact.py:Transaction._moved
-\* @code Load backends/sqlite/read.py:load backends/postgres/functions.sql:load
+\* @code Load backends/sqlite/log.py:load backends/postgres/functions.sql:load
 \* @code Load backends/redis/load.lua
 \* @code Doomed core/transact.py:Transaction._moved core/update.py:final_refusal
 \* @code Look core/transact.py:_commit_thought core/transact.py:commit_transaction

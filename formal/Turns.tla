@@ -7,7 +7,7 @@
 \* queue where that was refused.  Others write bluntly, from a record in hand and without a queue.
 \* Any ticket may expire at any moment, also of a process that thinks: it may be dead or asleep.
 \*
-\* @code Start core/update.py:update backends/sqlite/read.py:load
+\* @code Start core/update.py:update backends/sqlite/log.py:load
 \* @code Start backends/postgres/functions.sql:load backends/redis/load.lua
 \* @code Commit core/write.py:put backends/sqlite/commit.py:Step.commit
 \* @code Commit backends/sqlite/commit.py:Step._moved backends/postgres/commit.sql:commit_one

@@ -13,7 +13,7 @@
 \* @code Grant backends/sqlite/turns.py:_ahead backends/sqlite/fences.py:take_lease
 \* @code Grant backends/postgres/turns.sql:place backends/postgres/fences.sql:take_lease
 \* @code Grant backends/redis/turn.lua:count_ahead backends/redis/lease.lua:is_held
-\* @code Refuse core/refusals.py:deadlock backends/sqlite/waits.py:cycle_of backends/sqlite/waits.py:_edges
+\* @code Refuse core/refusals.py:deadlock backends/sqlite/turns.py:cycle_of backends/sqlite/turns.py:_edges
 \* @code Refuse backends/postgres/turns.sql:cycle backends/postgres/turns.sql:waits_of
 \* @code Refuse backends/redis/turn.lua:cycle backends/redis/turn.lua:waits_of
 \* @code Release core/lease.py:release_lease backends/sqlite/fences.py:drop_lease

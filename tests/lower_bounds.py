@@ -129,7 +129,7 @@ def mcp(url: str) -> None:
             answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
             assert answer.structured_content["ok"], answer
 
-    import interlock.server.mcp.transports  # noqa: F401  # what HTTP needs is there
+    import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 
     asyncio.run(call())
 
@@ -173,6 +173,21 @@ def plot(url: str) -> None:
     assert "<svg" in drawn.read_text(encoding="utf-8")
 
 
+def schema(url: str) -> None:
+    """Write under a rule with a schema."""
+    import interlock
+
+    rules = {"k": interlock.guarded(schema=list[int])}
+    with interlock.open(url, rules=rules) as space:
+        space.create("k", [1])
+        try:
+            space.update("k", lambda items: [*items, "x"])
+        except interlock.Invalid as refused:
+            if "$[1]" in str(refused):
+                return
+    raise SystemExit("not refused")
+
+
 def a_store(url: str) -> None:
     """Write, read, lease and follow on a server, with both APIs."""
     import interlock
@@ -213,6 +228,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "postgres": a_store,
     "qdrant": qdrant,
     "redis": a_store,
+    "schema": schema,
     "verify": verify,
 }
 

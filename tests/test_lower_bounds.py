@@ -32,6 +32,8 @@ USERS = {
     "postgres": "import interlock; interlock.open('postgresql://nowhere/db')",
     "qdrant": "from interlock.adapters.vectors import *; upsert_qdrant(None, 'c', [C], agent='a')",
     "redis": "import interlock; interlock.open('redis://nowhere')",
+    "schema": "import interlock; R = interlock.guarded(schema=int); "
+    "interlock.open('sqlite://', rules={'k': R})",
     "verify": "from interlock.verify import laws; laws(None, None)",
 }
 

@@ -1,11 +1,12 @@
-"""Libraries that an adapter or a server needs and the base install leaves out."""
+"""What is imported when it is used: libraries that the base install leaves out, public names."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
 
 from interlock.errors import InterlockError
 
@@ -29,6 +30,20 @@ def needs(library: str, extra: str) -> Iterator[None]:
         raise NotInstalled(
             f"{library} is not installed: pip install 'interlock[{extra}]'"
         ) from problem
+
+
+def later(package: str, homes: Mapping[str, str]) -> Callable[[str], object]:
+    """Return the `__getattr__` of a package whose public names are imported when they are first
+    used.  `homes` has them by module, separated by spaces."""
+    home_of = {name: home for home, names in homes.items() for name in names.split()}
+
+    def imported(name: str) -> object:
+        if name not in home_of:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found: object = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        return found
+
+    return imported
 
 
 @lru_cache

@@ -29,7 +29,7 @@ from interlock.core.transact import Transaction
 from interlock.core.writer import Writer, enter
 from interlock.errors import Invalid, raise_refusal, raise_refused
 from interlock.observe.observer import Doing, observed
-from interlock.settings import checked_op_id
+from interlock.settings import check_validator, checked_op_id
 
 if TYPE_CHECKING:
     from interlock.backends.contract import Backend
@@ -56,7 +56,8 @@ class BaseSession:
 
     def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
         """Return a protocol so that it is watched; `doing` says what it is to the caller."""
-        return observed(self.driver.observer, steps, self.writer.agent, doing)
+        agent, observer = self.writer.agent, self.driver.observer
+        return observed(observer, steps, agent, doing, self.is_joined)
 
     @property
     def is_joined(self) -> bool:
@@ -100,6 +101,7 @@ class BaseSession:
         self, exclusive: bool, rules: Mapping[str, Rule] | None
     ) -> Steps[Refusal | RuleSet | None]:
         """Protocol: begin to work in the space as `interlock.open` says."""
+        check_validator(rules)
         yield from enter(self.writer, exclusive, new_op_id())
         if rules is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
@@ -13,6 +13,7 @@ from interlock.core.rules import Rule, rule_from_json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refusal, raise_refused
+from interlock.extras import needs
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
@@ -133,6 +134,14 @@ def as_time_us(position: int | None, time: datetime | float | None) -> int | Non
     if isinstance(time, bool) or not isinstance(time, int | float) or not abs(time) < 1e12:
         raise Invalid(f"time={time!r} must be an aware datetime or Unix seconds.")
     return int(time * 1e6)
+
+
+def check_validator(rules: object) -> None:
+    """Raise NotInstalled if rules have a schema, and what checks it is missing or too old."""
+    declared = rules.values() if isinstance(rules, Mapping) else ()
+    if any(getattr(rule, "schema", None) is not None for rule in declared):
+        with needs("jsonschema", "schema"):
+            import jsonschema  # noqa: F401  # whether it is there
 
 
 def rules_from_json(data: object) -> dict[str, Rule]:

@@ -22,7 +22,7 @@ from interlock.adapters.openai_agents import (
     SessionHeld,
     SessionInvalid,
 )
-from interlock.adapters.openai_agents.items import Keys
+from interlock.adapters.openai_agents.session import Keys
 from interlock.adapters.space import awaitable
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
 from tests.adapters.processes import Nursery

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 import interlock
-from interlock.adapters import turns
-from interlock.adapters.space import awaitable, run_async
+from interlock.adapters.space import awaitable, give_up, run_async
 
 
 @pytest.fixture
@@ -27,7 +26,7 @@ async def test_a_lease_is_given_up_though_no_thread_was_free(space: interlock.Sp
     with ThreadPoolExecutor(1) as pool:
         loop.set_default_executor(pool)
         waits = loop.run_in_executor(None, busy.wait)
-        giving_up = asyncio.create_task(turns.give_up(lease))
+        giving_up = asyncio.create_task(give_up(lease))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         giving_up.cancel()

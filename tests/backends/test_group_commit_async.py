@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from interlock.backends.group_commit_async import AsyncGroupCommit
+from interlock.backends.remote import AsyncGroupCommit
 from interlock.core.plan import Plan
 from interlock.core.records import Committed
 from interlock.core.refusals import Outcome

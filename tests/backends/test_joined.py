@@ -231,6 +231,21 @@ def test_refusals_are_counted(app: Application) -> None:
     until(lambda: [each.key for each in space.conflicts().refusals] == ["key"])
 
 
+def test_hooks_are_not_told_of_a_commit_that_may_be_rolled_back(app: Application) -> None:
+    space, connection, told = app.open(), app.connect(), list[Any]()
+    for event in ("commit", "conflict"):
+        space.on(event, told.append)
+    with space.joined(connection) as joined:
+        joined.create("key", "rolled back")
+        with pytest.raises(interlock.Conflict):
+            joined.create("key", "refused")
+    connection.rollback()
+    space.create("key", "stands")
+    until(lambda: len(told) == 2)
+    assert [(each.event, each.agent) for each in told] == [("conflict", "app"), ("commit", "app")]
+    assert space.metrics().commits == {"app": 1}
+
+
 def test_an_object_that_is_no_connection_is_refused(app: Application) -> None:
     space = app.open()
     for wrong in (None, app.url, object(), space):

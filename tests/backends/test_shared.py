@@ -92,7 +92,7 @@ def _sharing_postgres(kind: str, url: str) -> Iterator[Sharing]:
             )
     else:
         engine = sqlalchemy.create_engine(engine_url(app))
-        yield Sharing(engine, lambda: engine.pool.checkedout() == 0, app.space)  # type: ignore[attr-defined]
+        yield Sharing(engine, lambda: engine.pool.checkedout() == 0, app.space)  # type: ignore[attr-defined]  # of QueuePool
         engine.dispose()
 
 
@@ -332,7 +332,7 @@ async def _sharing_async(kind: str, request: Any, tmp_path: Path) -> AsyncIterat
     else:
         engine = sqlalchemy.ext.asyncio.create_async_engine(engine_url(Application(url)))
         yield engine
-        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+        assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of QueuePool
         await engine.dispose()
 
 

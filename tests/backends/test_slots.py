@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from interlock.backends.slots import Slots
+from interlock.backends.remote import Slots
 
 
 async def test_everybody_gets_a_slot_in_the_order_of_coming() -> None:

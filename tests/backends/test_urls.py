@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import interlock
 from interlock.backends.postgres.connect import Target as PostgresTarget
-from interlock.backends.redis.options import target_of
+from interlock.backends.redis.wire import target_of
 from interlock.cli import main
 
 PASSWORD = "s3cr3tPW"

@@ -214,3 +214,20 @@ def test_calls_that_cannot_be_meant(call: Any) -> None:
         assert call(*arguments).exit_code == 2, arguments
     told = json.loads(call("put", "k", "{bad", "--json").stderr)
     assert (told["error"], told["retryable"]) == ("Usage", False)
+
+
+def test_a_value_from_the_shell_fits_the_schema_of_its_rule(call: Any, tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    schema = {"title": "Seat", "type": "object", "properties": {"row": {"type": "integer"}}}
+    path.write_text(json.dumps({"seat/*": {"rule": "guarded", "schema": schema}}))
+    assert "guarded(schema=Seat)" in call("rules", "check", str(path)).stdout
+    assert call("rules", "apply", str(path)).exit_code == 0
+    assert json.loads(call("rules", "show", "--json").stdout)["seat/*"]["schema"] == schema
+    wrong = call("put", "seat/1", '{"row": "x"}')
+    assert wrong.exit_code != 0
+    assert (
+        "does not fit Seat (rule 'seat/*'): 'x' is not of type 'integer' at $.row" in wrong.stderr
+    )
+    assert call("put", "seat/1", '{"row": 1}').exit_code == 0
+    path.write_text('{"seat/*": {"rule": "guarded", "schema": {"type": "nope"}}}')
+    assert call("rules", "apply", str(path)).exit_code != 0

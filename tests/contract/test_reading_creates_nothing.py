@@ -14,6 +14,12 @@ from click.testing import CliRunner
 import interlock
 from interlock.cli import main
 
+READING = (
+    *(["get", "k"], ["keys"], ["log"], ["history", "k"], ["at", "k", "--position", "1"], ["watch"]),
+    *(["rules", "show"], ["groups", "list"], ["conflicts"], ["runs", "list"], ["breakers", "list"]),
+    *(["spaces"], ["export"], ["doctor"], ["check-store"], ["export-trace"], ["trim"]),
+)
+
 
 @pytest.fixture(params=["sqlite", "postgres", "redis"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
@@ -60,8 +66,9 @@ def test_reading_makes_no_schema_in_postgres(postgres_url: str) -> None:
     with psycopg.connect(postgres_url, autocommit=True) as raw:
         raw.execute(f"CREATE DATABASE {name}".encode())
         try:
-            told = CliRunner().invoke(main, ["get", "k", "--store", url])
-            assert (told.exit_code, "No Interlock store" in told.stderr) == (1, True)
+            for command in READING:
+                told = CliRunner().invoke(main, [*command, "--store", url])
+                assert (told.exit_code, "No Interlock store" in told.stderr) == (1, True), command
             with psycopg.connect(url) as empty:
                 found = empty.execute("SELECT to_regnamespace('interlock')").fetchone()
             assert found == (None,)

@@ -13,7 +13,10 @@ import pytest
 import interlock
 from interlock.backends.urls import open_backend
 from interlock.core import trim as core_trim
+from interlock.core.group import Deliveries
+from interlock.core.requests import ReadGroup, TakeLease
 from interlock.core.transfer import Finish, Importing, Mark, Parts, Restore, Row
+from tests.facades import Facades
 
 pytestmark = pytest.mark.interlock_needs("spaces")
 RULES = {"found/*": interlock.merged("append"), "count": interlock.merged("counter")}
@@ -25,8 +28,8 @@ def name() -> str:
 
 
 @pytest.fixture
-def store(store_url: str, name: str) -> Iterator[interlock.Store]:
-    with interlock.Store(store_url, create=True) as found:
+def store(sync_facades: Facades, name: str) -> Iterator[interlock.Store]:
+    with interlock.Store(sync_facades.url, create=True) as found:
         yield found
         for each in found.spaces():
             if each.name.startswith(name):
@@ -366,6 +369,32 @@ def test_an_interrupted_copy_goes_on(store: interlock.Store, name: str, heads_on
         with opened(store, to, agent="z") as copied:
             assert copied.read("found/x").value == space.read("found/x").value
             assert len(list(copied.log())) == (1 if heads_only else 7)
+
+
+def test_the_doctor_finds_what_the_dead_left(
+    store: interlock.Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interlock.core.health.HANGS_AFTER", 0.0)
+    with opened(store, name, agent="ann") as space:
+        space.create("k", 1)
+        backend = open_backend(store.url, name, create=False)
+        for key, ttl in (("k", 1e-6), ("l", 1000.0)):
+            taken = TakeLease(
+                keys=(key,), name=f"n-{key}", agent="ann", incarnation=0, ttl=ttl, epoch=0
+            )
+            assert backend.perform(taken).granted
+        read = ReadGroup(group="g", consumer="one", prefix="", ttl=1e-6, start=0, limit=5, name="r")
+        answer = backend.perform(read)
+        assert isinstance(answer, Deliveries)
+        assert len(answer.items) == 1
+        backend.close()
+    found = [each for each in store.doctor() if name in each.check]
+    assert [each.level for each in found] == ["wrong", "wrong", "ok"]
+    lease, group, rest = (each.found for each in found)
+    assert "'k'" in lease
+    assert "'ann' did not give it up" in lease
+    assert group == "group 'g' has 1 entries pending with dead consumers"
+    assert rest.startswith("1 entries up to position 1, 1 leases, ")
 
 
 async def test_the_same_with_asyncio(store: interlock.Store, name: str) -> None:

@@ -16,7 +16,7 @@ from stories import WAIT, at_once, kickoff, meeting, no_thought, notes_flow
 
 import interlock
 from interlock.adapters.crewai import Persistence, typed_errors
-from interlock.adapters.crewai.keys import flow_key
+from interlock.adapters.crewai.persistence import flow_key
 
 # Kickoffs of one flow id at once
 

@@ -236,6 +236,11 @@ def test_the_three_agents_are_traced(
     assert signed.attributes is not None
 
 
+def test_what_makes_no_spans_is_refused() -> None:
+    with pytest.raises(interlock.Invalid, match="'jaeger' is not a TracerProvider"):
+        otel.instrument("jaeger")  # type: ignore[arg-type]  # that is what is tested
+
+
 @pytest.mark.parametrize("reads", [None, {}, {"a": 1}])
 @pytest.mark.parametrize("trace", [None, "00-1-2-01"])
 def test_a_copy_keeps_the_trace_of_an_entry(reads: Any, trace: str | None) -> None:

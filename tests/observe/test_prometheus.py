@@ -68,6 +68,15 @@ def test_no_label_holds_a_key(three_agents: Any, tmp_path: Path) -> None:
     assert generate_latest(registry) == b""
 
 
+def test_a_registry_has_them_once() -> None:
+    registry = CollectorRegistry()
+    collector = prometheus.register(registry)
+    with pytest.raises(interlock.Invalid, match="already"):
+        prometheus.register(registry)
+    registry.unregister(collector)
+    prometheus.register(registry)
+
+
 def test_a_lease_and_a_fault_are_shown_while_the_space_is_open() -> None:
     registry = CollectorRegistry()
     prometheus.register(registry)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.backends.redis.scripts import SCRIPTS
+from interlock.backends.redis.calls import SCRIPTS
 from interlock.core import read
 from tests.facades import Facades
 from tests.processes.faults import Work, check, writing

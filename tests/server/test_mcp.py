@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+from jsonschema import Draft202012Validator
 
 import interlock
 from interlock.core import trim
@@ -326,7 +326,7 @@ async def test_listing_keys_reads_no_other_values(
 
     whole = interlock.AsyncSpace.read_many
     monkeypatch.setattr(interlock.AsyncSpace, "read_many", read_many)
-    monkeypatch.delattr(interlock.AsyncSpace, "scan")
+    monkeypatch.setattr(interlock.AsyncSpace, "scan", None)
     async with here(local) as us:
         for key in "abc":
             await us.done("create", key=key, value="x" * 1000)
@@ -426,7 +426,7 @@ async def test_keys_of_adapters_are_hidden_and_refused(local: Place) -> None:
 
 
 def test_adapters_keep_what_they_keep_under_reserved_prefixes() -> None:
-    sources = Path(interlock.__file__).parent.joinpath("adapters").glob("*/*.py")
+    sources = Path(interlock.__file__).parent.joinpath("adapters").rglob("*.py")
     found = {
         match.group(1)
         for source in sources
@@ -434,3 +434,12 @@ def test_adapters_keep_what_they_keep_under_reserved_prefixes() -> None:
     }
     assert found - {"text/"} <= set(RESERVED)
     assert found >= set(RESERVED) - {"langgraph/"}
+
+
+async def test_a_value_from_a_tool_fits_the_schema_of_its_rule(local: Place) -> None:
+    schema = {"title": "Seat", "type": "object", "properties": {"row": {"type": "integer"}}}
+    async with here(local, rules={"seat/*": interlock.guarded(schema=schema)}) as tools:
+        refused = await tools.refused("Invalid", "create", key="seat/1", value={"row": "x"})
+        assert "does not fit Seat" in refused["message"]
+        assert "$.row" in refused["message"]
+        await tools.done("create", key="seat/1", value={"row": 1})

@@ -25,7 +25,7 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted
-from interlock.settings import DEFAULT_ATTEMPTS, contribution_id, distinct_keys
+from interlock.settings import DEFAULT_ATTEMPTS, check_validator, contribution_id, distinct_keys
 from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
@@ -356,6 +356,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
+        check_validator(rules)
         writer = self.session.writer
         await self.session.run(
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)

@@ -16,12 +16,7 @@ from typing import Any
 from interlock import cancellation
 from interlock.backends import holder
 from interlock.backends.contract import Backend
-from interlock.backends.drive import (
-    HOPELESS,
-    RESUBMIT_FOR,
-    RESUBMIT_PAUSE,
-    unknown,
-)
+from interlock.backends.drive import HOPELESS, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
 from interlock.backends.waiters import WAITERS, pause_async, stand_async
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal

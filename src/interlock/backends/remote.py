@@ -11,15 +11,15 @@ import os
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import interlock.backends.registry  # noqa: F401  # before ours: a child forgets stores, then borrows
 from interlock import cancellation
 from interlock.backends import answers
 from interlock.backends.group_commit import GroupCommit
-from interlock.backends.group_commit_async import AsyncGroupCommit
 from interlock.backends.refusal_log import RefusalLog
 from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
@@ -40,6 +40,71 @@ from interlock.core.requests import (
     T,
 )
 from interlock.errors import AnswerLost, Closed, Corrupt, Fault, Invalid, LostCommits, Unavailable
+
+
+class Slots:
+    """Slots for `most` tasks at a time.  However many wait, each of them keeps its place.
+
+    They have one timer together: thousands may come at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()  # and when it came
+        self._finished = 0.0  # when the last one was done, by the loop's clock
+        self._looks = False
+
+    @asynccontextmanager
+    async def one(self, patience: float) -> AsyncIterator[None]:
+        """Have a slot.  Raises TimeoutError where nobody was done for `patience` seconds: who waits
+        behind many others has not met a store that is away."""
+        if self._free:
+            self._free -= 1
+        else:
+            await self._turn(patience)
+        try:
+            yield
+            self._finished = asyncio.get_running_loop().time()
+        finally:
+            self._give()
+
+    async def _turn(self, patience: float) -> None:
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append((turn, loop.time()))
+        if not self._looks:
+            self._looks = True
+            loop.call_later(patience, self._look, loop, patience)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.done():
+                turn.cancel()
+            elif not turn.cancelled() and turn.exception() is None:
+                self._give()  # its turn had come, and it has not heard of it
+            raise
+
+    def _look(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        """Have those give up who have waited in vain."""
+        while self._waiting:
+            turn, came = self._waiting[0]
+            left = max(came, self._finished) + patience - loop.time()
+            if left > 0 and not turn.done():
+                loop.call_later(left, self._look, loop, patience)
+                return
+            self._waiting.popleft()
+            if not turn.done():
+                turn.set_exception(TimeoutError())
+        self._looks = False
+
+    def _give(self) -> None:
+        while self._waiting:
+            turn, _ = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
 
 FLIGHTS = 2  # groups of commits on their way at once
 MOST = 128  # plans of a group: a server should not be busy with one for long
@@ -342,3 +407,86 @@ if hasattr(os, "register_at_fork"):
 def next_look(waited: float) -> float:
     """Return seconds until the next question for news, where the server does not tell."""
     return min(max(0.002, waited * 0.03), 0.05)
+
+
+class _Waiting:
+    """A plan on its way, and what its task awaits."""
+
+    __slots__ = ("answer", "plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+
+class AsyncGroupCommit:
+    """Collects plans and hands them to `apply` in groups; `flights` groups of at most
+    `most` plans travel at once."""
+
+    def __init__(
+        self,
+        apply: Callable[[Sequence[Plan]], Awaitable[Sequence[Outcome]]],
+        flights: int,
+        most: int,
+    ) -> None:
+        self._apply = apply
+        self._flights = flights
+        self._most = most
+        self._waiting: list[_Waiting] = []
+        self._flying = 0  # a task that has ended counts no more, though it is still in the set
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def commit(self, plan: Plan) -> Outcome:
+        """Commit one plan, together with those of other tasks that wait at the same time.
+
+        A task that is cancelled meanwhile does not hear the answer; the plan is not taken back,
+        and the task goes on once it is judged.
+        """
+        waiting = _Waiting(plan)
+        self._waiting.append(waiting)
+        if self._flying < self._flights:
+            self._flying += 1
+            task = asyncio.ensure_future(self._fly())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            return await waiting.answer
+        except asyncio.CancelledError:
+            if waiting.answer.cancelled():  # the flight may have landed already
+                waiting.answer = asyncio.get_running_loop().create_future()
+                await cancellation.outlast(waiting.answer)
+            raise
+
+    async def drain(self) -> None:
+        """Wait for what is on its way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _fly(self) -> None:
+        try:
+            await asyncio.sleep(0)  # let every task that is ready add its plan
+            while self._waiting:
+                group = self._waiting[: self._most]
+                del self._waiting[: len(group)]
+                await self._send(group)
+        finally:
+            self._flying -= 1
+
+    async def _send(self, group: Sequence[_Waiting]) -> None:
+        try:
+            found = await self._apply([waiting.plan for waiting in group])
+        except Exception as problem:
+            _fail(group, problem)
+        except BaseException:
+            _fail(group, AnswerLost("the event loop was stopped while it committed"))
+            raise
+        else:
+            for waiting, outcome in zip(group, found, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(outcome)
+
+
+def _fail(group: Sequence[_Waiting], problem: Exception) -> None:
+    for waiting in group:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(problem)

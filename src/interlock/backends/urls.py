@@ -100,9 +100,9 @@ def schema_sql(url: str) -> str:
 
         return creation()
     if scheme.partition("+")[0] in _POSTGRES and separator:
-        from interlock.backends.postgres import schema
+        from interlock.backends.postgres import connect
 
-        return schema.creation()
+        return connect.creation()
     if scheme in _REDIS and separator:
         raise Invalid("A store in Redis has no schema: there is nothing to make by hand.")
     raise no_store_url(url)
@@ -119,11 +119,7 @@ def no_store_url(url: object) -> Invalid:
 
 
 def _opened(
-    url: str | Shared,
-    name: str,
-    create: bool,
-    importing: Importing | None = None,
-    **options: Any,
+    url: str | Shared, name: str, create: bool, importing: Importing | None = None, **options: Any
 ) -> Backend:
     if isinstance(url, Shared) and importing is None:
         return url.open(name, create, {k: v for k, v in options.items() if v is not None})

@@ -60,8 +60,7 @@ def mcp(
         declared = None if rules is None else read_rules(rules)
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
             from interlock.server.mcp.agents import opened
-            from interlock.server.mcp.server import make_server
-            from interlock.server.mcp.transports import serve_http, serve_stdio
+            from interlock.server.mcp.server import make_server, serve_http, serve_stdio
 
         async def serve() -> signal.Signals | None:
             async with opened(

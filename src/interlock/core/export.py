@@ -143,7 +143,7 @@ class Body:
         self.lines = 0
         self.end: tuple[int, str] | None = None
         self._space: tuple[int, int] | None = None
-        self._parts: list[list[Any]] = [[] for _ in Parts._fields]
+        self._parts: list[list[Any]] = [[] for _ in Parts()]
 
     @property
     def parts(self) -> Parts:

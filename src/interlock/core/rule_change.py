@@ -28,6 +28,7 @@ from interlock.core.rules import (
     plain,
     unknown_rule,
 )
+from interlock.core.schema import MISSING, Schema
 
 _SHOWN = 10  # values that break a rule, in one message
 
@@ -64,6 +65,9 @@ def declare(
                 book.learn(new_book)
                 book.load(record.version, record.value)
             return stored
+        unchecked = _without_validator(stored, new)
+        if unchecked is not None:
+            return unchecked
         prefixes = _scanned_for(stored, new)
         snapshot = yield from Load((), prefixes)
         broken = broken_by(stored, new, (r for found in snapshot.scans.values() for r in found))
@@ -112,6 +116,15 @@ def _contradiction(stored: RuleSet, declared: Mapping[str, Rule]) -> Invalid | N
     return None
 
 
+def _without_validator(stored: RuleSet, new: RuleSet) -> Invalid | None:
+    """Return why this process cannot change schemas: it could not check any."""
+    for pattern in _changed(stored.rules, new.rules):
+        schema = new.rules.get(pattern, DEFAULT).schema
+        if isinstance(schema, Schema) and schema.malformed() is not None:
+            return Invalid(f"Rules not changed: {pattern!r} has a schema, and {MISSING}.")
+    return None
+
+
 def _unknown_changed(stored: RuleSet, wanted: Mapping[str, Rule]) -> Refusal | None:
     """Return why this version of Interlock cannot store `wanted`: that would change a rule that it
     does not know, or which keys the rule is for, or it would declare one."""
@@ -155,15 +168,21 @@ def _breaks(before: Rule, after: Rule, record: Record) -> str | None:
         return f"has contributions for {before.reducer!r}, not for {after.reducer!r}"
     if after.machine is not None and before.machine != after.machine:
         state = state_of(after.machine, record.key, record.value)
-        return state.message if isinstance(state, Invalid) else None
+        if isinstance(state, Invalid):
+            return state.message
+    if isinstance(after.schema, Schema) and before.schema != after.schema:
+        if contributions:
+            return f"has contributions, which were not checked by {after.schema.title}"
+        misfit = after.schema.misfit(record.value)
+        return None if misfit is None else f"does not fit {after.schema.title}: {misfit}"
     return None
 
 
 def _scanned_for(stored: RuleSet, new: RuleSet) -> tuple[str, ...]:
     """Return what to scan: where a changed pattern may meet values that break it."""
     every = (*stored.rules.values(), *new.rules.values())
-    if not any(rule.kind == MERGED or rule.machine is not None for rule in every):
-        return ()  # values can break neither
+    if not any(rule.kind == MERGED or rule.machine or rule.schema for rule in every):
+        return ()  # values can break none of them
     changed = _changed(stored.rules, new.rules)
     prefixes = sorted({fixed_prefix(pattern) for pattern in changed})
     return tuple(

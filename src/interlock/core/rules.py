@@ -18,12 +18,14 @@ and it is a commit, which expects that what it looked at has not moved (`core/ru
 knows, a rule becomes an `UnknownRule`: its keys can be read, and nothing of this version writes
 them, changes which keys they are, or trims their history.
 
+**A schema is stored with its rule**, so that values fit it whoever writes: see `schema`.
+
 **Code stays in the process.**  Guards of machines and reducers are functions, which a store cannot
 keep; it keeps their names, and the rule book of each writer the functions.
 
 To add a kind of rule: give it a maker, its words in `KINDS` and its checks here (`_wrong_field`,
 `_check_rule`) and in `rule_change._breaks`; decide it in `write.forbidden_by_rule` and, if keys of
-it take contributions, in `write._not_appendable`; publish the maker in `interlock/__init__.py`.
+it take contributions, in `not_appendable`; publish the maker in `interlock/__init__.py`.
 The command line and the MCP server take their words from `Rule.about`.
 """
 
@@ -39,6 +41,7 @@ from interlock.core.keys import (
     OWNER,
     check_name,
     check_pattern,
+    decode,
     matches,
     narrower,
     shared_key,
@@ -47,6 +50,7 @@ from interlock.core.keys import owner as owner_of
 from interlock.core.machine import Guard, Machine
 from interlock.core.merge import REDUCERS, Reducer
 from interlock.core.refusals import Forbidden, Invalid, described
+from interlock.core.schema import MISSING, Schema, schema_from_json, schema_of
 from interlock.core.struct import Json
 
 RULES_KEY = "$rules"
@@ -103,6 +107,7 @@ class Rule:
     reducer: str | None = None
     keep: float | None = None
     by: str | None = None
+    schema: Schema | Invalid | None = None  # Invalid: what it was declared with has none
 
     @property
     def about(self) -> About:
@@ -129,6 +134,8 @@ class Rule:
             data["keep"] = self.keep
         if self.by is not None:
             data["by"] = self.by
+        if isinstance(self.schema, Schema):
+            data["schema"] = self.schema.data
         return data
 
 
@@ -159,41 +166,59 @@ class UnknownRule(Rule):
 
 
 def guarded(
-    *, machine: Machine | None = None, on_conflict: str = "retry", keep: float | None = None
+    *,
+    machine: Machine | None = None,
+    schema: object = None,
+    on_conflict: str = "retry",
+    keep: float | None = None,
 ) -> Rule:
     """A write must come from a record that was read.  The default.
 
     `on_conflict`: `retry` (`update` thinks again), `raise` (it does not), or `rebase` (three-way
     merge; think again only if the same field changed).  `machine` binds a field to a state
-    machine.  `keep`: days that history is kept at least (None: forever).
+    machine.  `schema`: a type that every value must fit, such as a dataclass, or a JSON Schema as a
+    dict; whoever writes needs the extra `schema`.  `keep`: days that history is kept at least
+    (None: forever).
     """
-    return Rule(GUARDED, on_conflict, machine, None, keep)
+    return Rule(GUARDED, on_conflict, machine, keep=keep, schema=schema_of(schema))
 
 
-def merged(reducer: str | Reducer, *, keep: float | None = None) -> Rule:
+def merged(reducer: str | Reducer, *, schema: object = None, keep: float | None = None) -> Rule:
     """Anyone appends without reading and never conflicts; the value is the fold.
 
     `reducer`: `append`, `union`, `counter`, `maximum`, `minimum`, `last_writer`, `deep_merge`, or
-    a Reducer of one's own.
+    a Reducer of one's own.  `schema` is that of `guarded`: each contribution must fit it.
     """
+    found = schema_of(schema)
     if isinstance(reducer, Reducer):
-        return _WithReducer(MERGED, reducer=reducer.name, keep=keep, code=reducer)
-    return Rule(MERGED, reducer=reducer, keep=keep)
+        return _WithReducer(MERGED, reducer=reducer.name, keep=keep, schema=found, code=reducer)
+    return Rule(MERGED, reducer=reducer, keep=keep, schema=found)
 
 
-def private(*, keep: float | None = None) -> Rule:
-    """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read."""
-    return Rule(PRIVATE, keep=keep)
+def private(*, schema: object = None, keep: float | None = None) -> Rule:
+    """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read.
+
+    `schema` and `keep` are those of `guarded`.
+    """
+    return Rule(PRIVATE, keep=keep, schema=schema_of(schema))
 
 
-def owned(*, by: str, keep: float | None = None) -> Rule:
-    """Only the agent named `by` writes; everyone may read."""
-    return Rule(OWNED, keep=keep, by=by)
+def owned(*, by: str, schema: object = None, keep: float | None = None) -> Rule:
+    """Only the agent named `by` writes; everyone may read.
+
+    `schema` and `keep` are those of `guarded`.
+    """
+    return Rule(OWNED, keep=keep, by=by, schema=schema_of(schema))
 
 
-def leased(*, machine: Machine | None = None, keep: float | None = None) -> Rule:
-    """A write needs the key's current lease."""
-    return Rule(LEASED, machine=machine, keep=keep)
+def leased(
+    *, machine: Machine | None = None, schema: object = None, keep: float | None = None
+) -> Rule:
+    """A write needs the key's current lease.
+
+    `machine`, `schema` and `keep` are those of `guarded`.
+    """
+    return Rule(LEASED, machine=machine, keep=keep, schema=schema_of(schema))
 
 
 @dataclass(frozen=True)
@@ -288,6 +313,8 @@ def rule_from_json(data: Json, guards: Mapping[str, Mapping[str, Guard]]) -> Rul
         try:
             if (machine := fields.get("machine")) is not None:
                 fields["machine"] = Machine.from_json(machine, guards.get(machine["name"], {}))
+            if "schema" in fields:
+                fields["schema"] = schema_from_json(fields["schema"])
             rule = Rule(kind, **fields)
             wrong = _wrong_field(rule)
         except (KeyError, TypeError, AttributeError, ValueError) as problem:
@@ -342,7 +369,7 @@ def ambiguity(declared: Mapping[str, Rule]) -> Invalid | None:
 def plain(rule: Rule) -> Rule:
     """Return a rule without the code that it was declared with."""
     if isinstance(rule, _WithReducer):
-        return Rule(rule.kind, rule.on_conflict, rule.machine, rule.reducer, rule.keep)
+        return Rule(**{name: getattr(rule, name) for name in Rule.__dataclass_fields__})
     return rule
 
 
@@ -361,6 +388,8 @@ def describe_rule(rule: Rule) -> str:
         parts.append(f"keep={rule.keep}")
     if rule.by is not None:
         parts.append(f"by={rule.by!r}")
+    if isinstance(rule.schema, Schema):
+        parts.append(f"schema={rule.schema.title}")
     return f"{rule.kind}({', '.join(parts)})"
 
 
@@ -372,10 +401,15 @@ def _check_rule(pattern: str, rule: object, known: Mapping[str, Reducer]) -> Inv
             f"The rule for {pattern!r} is {rule!r:.60}. "
             "Use guarded(), merged(), private(), owned() or leased()."
         )
+    if isinstance(rule.schema, Invalid):
+        return Invalid(f"{pattern!r}: schema=: {rule.schema.message}")
     wrong = _wrong_field(rule)
     if wrong is not None:
         name, limit = wrong
         return Invalid(f"{pattern!r}: {name}={getattr(rule, name)!r} {limit}.")
+    malformed = None if rule.schema is None else rule.schema.malformed()
+    if malformed not in (None, MISSING):  # without the library, what is stored can be declared
+        return Invalid(f"{pattern!r}: schema=: {malformed}.")
     if rule.kind == PRIVATE and OWNER not in pattern.split("/"):
         return Invalid(f"{pattern!r} is private(): name its owner, as in 'agent/{{agent}}/**'.")
     if rule.kind == MERGED:
@@ -398,6 +432,8 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
         return "by", "must be the name of an agent"
     if rule.kind != OWNED and rule.by is not None:
         return "by", "is only for owned()"
+    if rule.schema is not None and not isinstance(rule.schema, Schema):
+        return "schema", "must be a type, or a JSON Schema as a dict"
     return None
 
 
@@ -446,6 +482,39 @@ def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     """The refusal of writing under a rule that only a newer version of Interlock knows."""
     why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
     return Forbidden(why, key, pattern, rule.kind)
+
+
+def not_appendable(
+    rules: RuleSet, key: str, pattern: str, rule: Rule, body: str | None
+) -> Invalid | Forbidden | None:
+    """Return why nothing, or not this contribution, can be added to a key."""
+    if rule.kind != MERGED:
+        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
+        return Forbidden(why, key, pattern, rule.kind)
+    reducer = rules.reducer(key)
+    if reducer is None:
+        return unknown_reducer(key, pattern, rule)
+    if reducer.accepts is None and rule.schema is None:
+        return None
+    item = decode(body)
+    wrong = reducer.accepts(item) if reducer.accepts is not None else None
+    if wrong is not None:
+        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
+    return misfit(key, pattern, rule, item)
+
+
+def misfit(key: str, pattern: str, rule: Rule, value: Json) -> Invalid | Forbidden | None:
+    """Return why a value, or a contribution, breaks the schema of its rule."""
+    if not isinstance(rule.schema, Schema):
+        return None
+    why = rule.schema.misfit(value)
+    if why is None:
+        return None
+    if why == MISSING:
+        why = f"{key!r} can only be read: its rule {pattern!r} has a schema, and {why}."
+        return Forbidden(why, key, pattern, rule.kind)
+    why = f"The value for {key!r} does not fit {rule.schema.title} (rule {pattern!r}): {why}."
+    return Invalid(why, key, by_rules=True)
 
 
 def unknown_rule(pattern: str, rule: UnknownRule) -> str:

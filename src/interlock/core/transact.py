@@ -218,8 +218,7 @@ class Transaction:
             return forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
             base = self.bases.get(write.key) or absent(write.key, self.writer.space)
-            item = decode(write.body) if write.kind == APPEND else None
-            refused = forbidden_by_rule(self.writer, base, write, item=item)
+            refused = forbidden_by_rule(self.writer, base, write)
             if refused is not None:
                 return refused
         return self._misplaced() or self.plan(op_id)

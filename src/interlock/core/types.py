@@ -53,6 +53,11 @@ class Shape(Generic[T]):
         self.name = _name(form)
         self._tree = _tree_of(form)
 
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes of the objects in it, each once."""
+        return tuple(_classes(self._tree, {}))
+
     def encode(self, value: T) -> Json:
         """Return an object of the type as JSON.  Raises Misfit where it is none."""
         plain = _plain(value)
@@ -107,6 +112,24 @@ class Tagged(Shape[T]):
                 raise TypeError(f"objects of {_name(each)} don't know their class")
             self._shapes[_tag(each)] = Shape(each)
         self._known = ", ".join(self._shapes)
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """What `$type` may be."""
+        return tuple(self._shapes)
+
+    @property
+    def members(self) -> tuple[Any, ...]:
+        """What the union is of: the classes, then the rest."""
+        rest = () if self._rest is None else (self._rest.form,)
+        return (*(shape.form for shape in self._shapes.values()), *rest)
+
+    @property
+    def classes(self) -> tuple[Any, ...]:
+        """The classes of the objects in it, each once."""
+        rest = () if self._rest is None else (self._rest,)
+        found = (cls for shape in (*self._shapes.values(), *rest) for cls in shape.classes)
+        return tuple(dict.fromkeys(found))
 
     def encode(self, value: T) -> Json:
         """Return an object of one of the classes as JSON.  Raises Misfit where it is of none."""
@@ -369,12 +392,21 @@ def _walk(
     return value
 
 
+def _classes(tree: _Tree | None, known: dict[Any, None]) -> dict[Any, None]:
+    if tree is not None and _class(tree.form) not in known:
+        if tree.form is not None:
+            known[_class(tree.form)] = None
+        for below in (*tree.fields.values(), *tree.places, tree.each, *tree.options):
+            _classes(below, known)
+    return known
+
+
 def _tree_of(form: Any) -> _Tree | None:
     """Return what is to be walked through in values of a type.  Raises TypeError where msgspec
     does not know it."""
     import msgspec
 
-    if not _is_model(form):
+    if not is_model(form):
         msgspec.json.Decoder(form, dec_hook=_from_json)
     return _grown(msgspec.inspect.type_info(form), {})
 
@@ -419,7 +451,7 @@ def _grown(info: Any, known: dict[Any, _Tree]) -> _Tree | None:
 def _grown_model(model: Any, known: dict[Any, _Tree]) -> _Tree:
     from msgspec import inspect
 
-    if not _is_model(model):
+    if not is_model(model):
         raise TypeError(f"{_name(model)} is not a type that msgspec or pydantic knows")
     if model not in known:
         known[model] = tree = _Tree()
@@ -446,7 +478,7 @@ def _plain(value: object) -> Json:
 
 
 def _model_to_json(value: Any) -> Json:
-    if _is_model(type(value)):
+    if is_model(type(value)):
         return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     raise TypeError(f"a {type(value).__name__} is not JSON")
 
@@ -474,7 +506,8 @@ def _misfit(problem: Exception) -> Misfit:
     return Misfit(text.replace("`", ""), path)
 
 
-def _is_model(form: Any) -> bool:
+def is_model(form: Any) -> bool:
+    """Whether a type is a class of pydantic's models."""
     return (
         isinstance(form, type)
         and hasattr(form, "__pydantic_fields__")
@@ -490,7 +523,7 @@ def _is_object(form: Any) -> bool:
         or hasattr(cls, "__attrs_attrs__")
         or (hasattr(cls, "__struct_fields__") and not _config(cls).array_like)
         or (hasattr(cls, "__required_keys__") and hasattr(cls, "__total__"))
-        or _is_model(cls)
+        or is_model(cls)
     )
 
 

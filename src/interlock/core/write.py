@@ -32,10 +32,10 @@ from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.rules import (
     LEASED,
     MERGED,
-    Rule,
     UnknownRule,
+    misfit,
+    not_appendable,
     not_understood,
-    unknown_reducer,
 )
 from interlock.core.struct import Json
 from interlock.core.types import to_json
@@ -88,7 +88,7 @@ def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
     write = write_to(writer, APPEND, key, item)
     if isinstance(write, Invalid):
         return write
-    refused = forbidden_by_rule(writer, absent(key, writer.space), write, item=item)
+    refused = forbidden_by_rule(writer, absent(key, writer.space), write)
     return refused or writer.plan(op_id, writes=(write,))
 
 
@@ -152,7 +152,7 @@ def plan_values(
 
 
 def forbidden_by_rule(
-    writer: Writer, base: Record, write: Write, leased: bool = False, item: Json = None
+    writer: Writer, base: Record, write: Write, leased: bool = False
 ) -> Refusal | None:
     """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
     if write.key.startswith(FILES) and write.kind != DELETE:
@@ -175,10 +175,14 @@ def forbidden_by_rule(
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
         return Forbidden(why, key, pattern, rule.kind)
     if write.kind == APPEND:
-        return _not_appendable(writer, key, pattern, rule, item)
+        return not_appendable(rules, key, pattern, rule, write.body)
     if rule.kind == MERGED and write.kind == PUT:
         why = f"{key!r} is a merged key: use append()."
         return Forbidden(why, key, pattern, rule.kind)
+    if write.kind == PUT and rule.schema is not None:
+        unfit = misfit(key, pattern, rule, decode(write.body))
+        if unfit is not None:
+            return unfit
     if rule.machine is None:
         return None
     # What was stored, whatever a transaction's view of it says.
@@ -186,21 +190,6 @@ def forbidden_by_rule(
     if write.kind == DELETE:
         return check_delete(rule.machine, key, old)
     return check_move(rule.machine, key, old, exists, decode(write.body), writer.agent)
-
-
-def _not_appendable(
-    writer: Writer, key: str, pattern: str, rule: Rule, item: Json
-) -> Refusal | None:
-    if rule.kind != MERGED:
-        why = f"{key!r} is not a merged key. To append, declare it with interlock.merged(...)."
-        return Forbidden(why, key, pattern, rule.kind)
-    reducer = writer.book.rules.reducer(key)
-    if reducer is None:
-        return unknown_reducer(key, pattern, rule)
-    wrong = reducer.accepts(item) if reducer.accepts is not None else None
-    if wrong is not None:
-        return Invalid(f"{key!r} is merged with {reducer.name!r}: {wrong}", key, by_rules=True)
-    return None
 
 
 def forgot_return(what: str) -> str:

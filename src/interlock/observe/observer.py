@@ -121,7 +121,10 @@ class Observer:
     # What happened
 
     def committed(self, plan: Plan, outcome: Committed, attempts: int, seconds: float) -> None:
-        """Something was committed that a hook or the log is to be told of."""
+        """Something was committed."""
+        self.counters.committed(plan.agent, seconds)
+        if seconds < self.slow_commit and "commit" not in self.hooks.events:
+            return
         from interlock.observe.notices import CommitNotice
 
         keys = tuple(dict.fromkeys(write.key for write in plan.writes))
@@ -196,7 +199,9 @@ class Observer:
         return found
 
     def failed(self, agent: str, problem: Fault) -> None:
-        """The store failed."""
+        """The store failed, unless it is the space that is closed."""
+        if isinstance(problem, Closed):
+            return
         from interlock.observe.notices import StoreNotice
 
         reason = type(problem).__name__
@@ -211,43 +216,70 @@ class Observer:
 
 
 def observed(
-    observer: Observer, steps: Steps[T], agent: str, doing: Doing | None = None
+    observer: Observer,
+    steps: Steps[T],
+    agent: str,
+    doing: Doing | None = None,
+    is_joined: bool = False,
 ) -> Steps[T]:
-    """Protocol: `steps`, which `observer` watches; `doing` says what it is to the caller."""
-    trail = Trail(observer, agent, doing)
+    """Protocol: `steps`, which `observer` watches; `doing` says what it is to the caller.
+
+    It is on the path of every write: a protocol that only commits leaves no trail.  `is_joined`:
+    what it commits may be rolled back with a transaction of the caller's.
+    """
+    start = 0.0 if doing is None else perf_counter()
+    trail = Trail(observer, agent, doing, start, is_joined) if is_joined else None
     span = None if _tracer is None else _tracer.begin(observer.space, agent, doing)
     try:
         request = next(steps)
         while True:
-            see = _SEEN.get(type(request))
-            began = 0.0 if see is None else perf_counter()
+            kind, began = type(request), perf_counter()
             if type(request) is TakeTurn:
+                trail = trail or Trail(observer, agent, doing, start)
                 trail.joins(request, began)
             try:
                 answer = yield request if span is None else (request := span.asks(request))
             except BaseException as problem:
-                trail.failed(request, problem)
+                if isinstance(problem, Fault) and kind is not Think:  # else a space has seen it
+                    observer.failed(agent, problem)
                 if span is not None:
                     span.failed(request, problem)
                 request = steps.throw(problem)
             else:
-                if see is not None:
+                if trail is None and type(request) is Commit and _is_plain(request, answer):
+                    observer.committed(request.plan, answer, 0, perf_counter() - began)
+                elif (see := _SEEN.get(kind)) is not None:
+                    trail = trail or Trail(observer, agent, doing, start)
                     see(trail, request, answer, perf_counter() - began)
                 if span is not None:
                     span.answered(request, answer)
                 request = steps.send(answer)
     except StopIteration as end:
-        trail.ended(end.value)
+        _end(trail, observer, agent, end.value)
         if span is not None:
             span.ended(end.value)
         value: T = end.value
         return value
     except BaseException as problem:
         answer = problem.refusal if isinstance(problem, Unfoldable) else None
-        trail.ended(answer)
+        _end(trail, observer, agent, answer)
         if span is not None:
             span.ended(answer if answer is not None else problem)
         raise
+
+
+def _is_plain(request: Commit, answer: object) -> bool:
+    """Whether a commit was applied now, and is not of the library's own keys alone."""
+    return (
+        type(answer) is Committed and not answer.replayed and request.plan.writes[0].key[0] != OWN
+    )
+
+
+def _end(trail: Trail | None, observer: Observer, agent: str, answer: object) -> None:
+    if trail is not None:
+        trail.ended(answer)
+    elif isinstance(answer, Refusal):
+        observer.refused(answer, agent, "", 0)
 
 
 class Trail:
@@ -262,24 +294,25 @@ class Trail:
     ahead = 0  # how many came before it then
     asked: float | None = None  # when it asked for a lease that somebody has
 
-    def __init__(self, observer: Observer, agent: str, doing: Doing | None) -> None:
+    def __init__(
+        self,
+        observer: Observer,
+        agent: str,
+        doing: Doing | None,
+        start: float,
+        is_joined: bool = False,
+    ) -> None:
         self.observer = observer
+        self.is_joined = is_joined
         self.agent = agent
         self.doing = doing
-        if doing is not None:
-            self.start = perf_counter()
+        self.start = start
 
     def joins(self, request: TakeTurn, now: float) -> None:
         """It asks for a turn."""
         if self.joined is None and not request.ticket:
             self.joined = now
             self.observer.counters.waiting.add(self)
-
-    def failed(self, request: Request[Any], problem: BaseException) -> None:
-        """A request raised."""
-        ours = type(request) is not Think  # its function has used a space: seen there
-        if ours and isinstance(problem, Fault) and not isinstance(problem, Closed):
-            self.observer.failed(self.agent, problem)
 
     def ended(self, answer: object) -> None:
         """It has ended, with an answer, or (None) perhaps an exception."""
@@ -300,10 +333,10 @@ class Trail:
             return
         if isinstance(outcome, Committed):
             self.committed, self.refused = True, None
+            if self.is_joined:
+                return  # nobody hears whether the caller commits
             if not outcome.replayed or observer.was_resubmitted(plan.op_id):
-                observer.counters.committed(plan.agent, seconds)
-                if seconds >= observer.slow_commit or "commit" in observer.hooks.events:
-                    observer.committed(plan, outcome, self.thoughts, seconds)
+                observer.committed(plan, outcome, self.thoughts, seconds)
         elif not isinstance(outcome, Outdated):
             self.lost += self.thought_seconds + seconds
             self._refuse(outcome, plan.agent, plan.op_id)

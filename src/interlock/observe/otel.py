@@ -19,6 +19,7 @@ from interlock.core.group import Deliveries
 from interlock.core.records import Committed, Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Commit, LogPage, Place, Request, TakeTurn, Think
+from interlock.errors import Invalid
 from interlock.extras import needs
 from interlock.observe import observer
 from interlock.observe.observer import Doing
@@ -35,10 +36,13 @@ _handled: ContextVar[tuple[str, ...]] = ContextVar("interlock_handled", default=
 def instrument(tracer_provider: TracerProvider | None = None) -> None:
     """Trace what the spaces of this process do from now on.
 
-    `tracer_provider`: who makes the spans (None: the global one).  Raises NotInstalled.
+    `tracer_provider`: who makes the spans (None: the global one).  A second call replaces the
+    first.  Raises Invalid, NotInstalled.
     """
     with needs("opentelemetry-api", "otel"):
         import opentelemetry.trace
+    if not isinstance(tracer_provider, opentelemetry.trace.TracerProvider | None):
+        raise Invalid(f"{tracer_provider!r:.60} is not a TracerProvider of OpenTelemetry.")
 
     tracer = opentelemetry.trace.get_tracer("interlock", tracer_provider=tracer_provider)
     observer.trace_with(Tracer(tracer))

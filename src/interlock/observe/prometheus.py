@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from interlock.errors import Invalid
 from interlock.extras import needs
 from interlock.observe.counters import TOTALS
 from interlock.observe.metrics import Distribution, Metrics, metrics_of
@@ -44,13 +45,21 @@ class Collector:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
+        spaces = [metrics_of(name, counts) for name, counts in TOTALS.by_space().items()]
+        yield from self._families(spaces)
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield the metrics without what they count, for the registry to see their names."""
+        yield from self._families([])
+
+    @staticmethod
+    def _families(spaces: list[Metrics]) -> Iterator[Metric]:
         with needs("prometheus-client", "prometheus"):
             from prometheus_client.core import (
                 CounterMetricFamily,
                 GaugeMetricFamily,
                 HistogramMetricFamily,
             )
-        spaces = [metrics_of(name, counts) for name, counts in TOTALS.by_space().items()]
         commits = CounterMetricFamily("interlock_commits", "Commits.", labels=("space", "agent"))
         refusals = CounterMetricFamily(
             "interlock_refusals", "Refused commits.", labels=("space", "agent", "kind")
@@ -76,20 +85,20 @@ class Collector:
                 family.add_metric((each.space,), _buckets(found), found.sum)
             yield family
 
-    def describe(self) -> list[Metric]:
-        """Return nothing: the spaces are not looked at before somebody asks."""
-        return []
-
 
 def register(registry: CollectorRegistry | None = None) -> Collector:
     """Add the metrics of every space of this process to a registry (None: the default one).
 
-    Once for each registry; `registry.unregister(collector)` takes them out.  Raises NotInstalled.
+    `registry.unregister(collector)` takes them out again.  Raises Invalid if they are there
+    already, NotInstalled.
     """
     with needs("prometheus-client", "prometheus"):
         from prometheus_client import REGISTRY
     collector = Collector()
-    (REGISTRY if registry is None else registry).register(collector)
+    try:
+        (REGISTRY if registry is None else registry).register(collector)
+    except ValueError as problem:
+        raise Invalid("Interlock's metrics are in this registry already.") from problem
     return collector
 
 

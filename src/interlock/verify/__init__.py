@@ -13,8 +13,9 @@ Names are imported when they are first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from interlock.extras import later
 
 if TYPE_CHECKING:
     from interlock.verify.explorer.agents import NotDeterministic, protocol_agent
@@ -70,42 +71,19 @@ __all__ = [
     "write_history",
 ]
 
-_HOMES = {
-    "ALWAYS": "explorer.invariants",
-    "Anomaly": "histories.history",
-    "Dependency": "histories.history",
-    "Exploration": "explorer.search",
-    "FoldBroken": "folds",
-    "LawBroken": "folds",
-    "MalformedHistory": "histories.history",
-    "NotDeterministic": "explorer.agents",
-    "Operation": "histories.history",
-    "Problem": "store_check",
-    "State": "histories.history",
-    "Step": "explorer.story",
-    "StoreReport": "store_check",
-    "Verdict": "histories.history",
-    "View": "explorer.invariants",
-    "Violation": "explorer.story",
-    "WritersReport": "writers",
-    "check_append": "writers",
-    "check_linearizable": "histories.linear",
-    "check_projection": "folds",
-    "check_serializable": "histories.serial",
-    "check_store": "store_check",
-    "check_update": "writers",
-    "explore": "explorer.search",
-    "laws": "folds",
-    "parse_history": "histories.history",
-    "protocol_agent": "explorer.agents",
-    "read_history": "histories.history",
-    "write_history": "histories.history",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = later(
+    __name__,
+    {
+        "explorer.agents": "NotDeterministic protocol_agent",
+        "explorer.invariants": "ALWAYS View",
+        "explorer.search": "Exploration explore",
+        "explorer.story": "Step Violation",
+        "folds": "FoldBroken LawBroken check_projection laws",
+        "histories.history": "Anomaly Dependency MalformedHistory Operation State Verdict "
+        "parse_history read_history write_history",
+        "histories.linear": "check_linearizable",
+        "histories.serial": "check_serializable",
+        "store_check": "Problem StoreReport check_store",
+        "writers": "WritersReport check_append check_update",
+    },
+)

@@ -64,9 +64,7 @@ def laws(reducer: Reducer, strategy: SearchStrategy[Json], *, examples: int = 20
         except NoSuchExample:
             continue
         raise LawBroken(
-            law,
-            f"reducer {reducer.name!r} is not {law}: {_breaks(reducer, law, items)}",
-            items,
+            law, f"reducer {reducer.name!r} is not {law}: {_breaks(reducer, law, items)}", items
         )
     return reducer.digest()
 

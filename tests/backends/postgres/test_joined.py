@@ -149,6 +149,19 @@ def _with_database(url: str, name: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, ""))
 
 
+def test_a_role_without_rights_is_told_and_its_transaction_goes_on(
+    on_postgres: Application,
+) -> None:
+    space, role = on_postgres.open(), f"role_{on_postgres.table}"
+    with psycopg.connect(on_postgres.url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA interlock TO {role}")
+    with psycopg.connect(on_postgres.url) as connection:
+        connection.execute(f"SET ROLE {role}")
+        with pytest.raises(interlock.Unavailable, match="role of your connection"):
+            space.joined(connection).__enter__()
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
 def test_a_lost_connection_is_said_to_have_rolled_back(on_postgres: Application) -> None:
     space, connection = on_postgres.open(), on_postgres.connect()
     with space.joined(connection) as joined:

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 import interlock
-from interlock.backends.postgres.schema import INLINED
+from interlock.backends.postgres.connect import INLINED
 from tests.servers.clients import run
 from tests.servers.postgres import Postgres
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import interlock
-from interlock.backends.redis.options import state_key
+from interlock.backends.redis.wire import state_key
 from interlock.core.requests import ReadLog
 from tests.facades import Facades
 
@@ -153,3 +153,20 @@ def test_a_space_of_schema_1_is_read_and_counted_from_then_on(facades: Facades, 
     raw.delete(f"{key}:m:found")
     with pytest.raises(interlock.Corrupt, match=":m:found has 0 contributions instead of some"):
         space.read("found")
+
+
+def test_what_a_space_of_schema_1_fences_is_exported(facades: Facades, raw: Any) -> None:
+    old = facades.open("old", rules=RULES)
+    old.append("found", 1)
+    facades.open("only", exclusive=True)
+    old.lease("k", ttl=1000).acquire()
+    key = state_key(facades.space)
+    raw.eval(AS_SCHEMA_1, 1, key)
+    raw.delete(f"{key}:fenced")
+    facades.open("old")
+    with interlock.Store(facades.url) as store:
+        lines = list(store.export(facades.space))
+    assert [line for line in lines if line.startswith(('{"epoch"', '{"agent"'))] == [
+        '{"epoch":{"key":"k","epoch":2}}',
+        '{"agent":{"agent":"only","incarnation":1}}',
+    ]

@@ -216,7 +216,7 @@ def test_network_file_systems_are_detected(
 
 
 AS_NOBODY = """
-import os, sys, interlock
+import logging, os, sys, interlock
 interlock.open("sqlite://").close()  # imports what nobody may not be allowed to read
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:

@@ -102,11 +102,11 @@ def test_a_reader_that_lets_the_log_grow_is_named(
     space.create("k", 1)
     path = path_of(facades)
     with caplog.at_level(logging.WARNING, logger="interlock"):
-        space.update("k", lambda _: "x" * 300_000)
+        space.update("k", lambda _: "x" * 300_000, touch=True)
         assert caplog.messages == [], "large, and held up by nobody"
         with another(facades, "BEGIN") as reader:
             for _ in range(4):
-                space.update("k", lambda _: "x" * 300_000)
+                space.update("k", lambda _: "x" * 300_000, touch=True)
             named = rf"log has \d+ MB because process {reader.pid} \(.*\) keeps an old snapshot"
             found = health.log_health(path)
             assert [each.pid for each in found.readers] == [reader.pid]
@@ -127,7 +127,7 @@ def test_a_process_that_writes_once_says_so_too(
         space.create("k", 1)
         with another(facades, "BEGIN"):
             for _ in range(2):
-                space.update("k", lambda _: "x" * 300_000)
+                space.update("k", lambda _: "x" * 300_000, touch=True)
             space.close()
             assert caplog.messages == []
             with interlock.open(facades.url, space="once", agent="short") as short:

@@ -12,11 +12,4 @@ from interlock.adapters.crewai.flow import typed_errors, update, update_async
 from interlock.adapters.crewai.memory import MemoryStorage
 from interlock.adapters.crewai.persistence import FlowRun, Persistence
 
-__all__ = [
-    "FlowRun",
-    "MemoryStorage",
-    "Persistence",
-    "typed_errors",
-    "update",
-    "update_async",
-]
+__all__ = ["FlowRun", "MemoryStorage", "Persistence", "typed_errors", "update", "update_async"]

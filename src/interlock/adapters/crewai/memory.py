@@ -9,9 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
 from interlock import Conflict, Invalid, Json, Record, Space, Tx
-from interlock.adapters.crewai.keys import DIMENSIONS, MEMORIES, memory_key, put
 from interlock.adapters.observed import Observed, observed
-from interlock.adapters.space import one_of, synchronous
+from interlock.adapters.space import one_of, quoted, synchronous, write_over
 from interlock.cancellation import finish
 from interlock.extras import needs
 
@@ -20,6 +19,8 @@ with needs("CrewAI", "crewai"):
     from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
     from crewai.memory.types import MemoryRecord, ScopeInfo
 
+MEMORIES = "crewai/memory/record/"
+DIMENSIONS = "crewai/memory/dimensions"
 _VECTOR = "<f4"  # how an embedding is kept: numbers of 32 bits
 
 Wanted = Callable[[dict[str, Json]], bool]
@@ -40,6 +41,11 @@ class _Created(datetime):
 
     def __reduce_ex__(self, protocol: object) -> tuple[object, ...]:
         return _Created.of, (datetime.combine(self.date(), self.timetz()), self.observed)
+
+
+def memory_key(record_id: object) -> str:
+    """Return the key of a memory."""
+    return f"{MEMORIES}{quoted(str(record_id))}"
 
 
 class MemoryStorage:
@@ -93,7 +99,7 @@ class MemoryStorage:
                 base: Record | None = read.record(fresh)
             else:
                 base = fresh if self._overwrites else None
-            return put(self._space, key, base, value, lambda tx: _check_length(tx, length))
+            return write_over(self._space, key, base, value, lambda tx: _check_length(tx, length))
 
         written = _past_the_first(replace)
         record.created_at = _Created.of(record.created_at, Observed.of(written))

@@ -15,9 +15,8 @@ from typing import Literal, Self
 
 from interlock import Invalid, Json, Record, Space
 from interlock.adapters.crewai.flow import Caller, Place, loader, raise_typed, saver, tag
-from interlock.adapters.crewai.keys import flow_key, put
 from interlock.adapters.observed import Observed, ObservedDict, observed
-from interlock.adapters.space import one_of, synchronous
+from interlock.adapters.space import one_of, quoted, synchronous, write_over
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -162,7 +161,7 @@ class Persistence(FlowPersistence):
     def _write(self, place: Place, base: Record | None, value: State) -> Record:
         run = _runs.get({}).get(place)
         if run is None:
-            return put(self._space, place.key, base, value)
+            return write_over(self._space, place.key, base, value)
         return run.write(base, value)
 
     @staticmethod
@@ -278,6 +277,11 @@ async def _in_thread_of_its_own(work: Callable[[], object]) -> None:
         await asyncio.get_running_loop().run_in_executor(threads, work)
     finally:
         threads.shutdown(wait=False)
+
+
+def flow_key(flow_id: object) -> str:
+    """Return the key of a flow."""
+    return f"crewai/flow/{quoted(str(flow_id))}"
 
 
 def _carrying(record: Record, state: State) -> ObservedDict:

@@ -5,10 +5,9 @@ Names are imported when they are first used: each needs other parts of LangGraph
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from interlock.extras import needs
+from interlock.extras import later, needs
 
 if TYPE_CHECKING:
     from interlock.adapters.langgraph.checkpoints import Overtaken
@@ -44,29 +43,20 @@ __all__ = [
     "union",
 ]
 
-_HOMES = {
-    "AlreadyDone": "run",
-    "Overtaken": "checkpoints",
-    "Problem": "state",
-    "Saver": "saver",
-    "StateReport": "state",
-    "Store": "store",
-    "ThreadRun": "run",
-    "append": "reducers",
-    "check_state": "state",
-    "counter": "reducers",
-    "deep_merge": "reducers",
-    "last_writer": "reducers",
-    "maximum": "reducers",
-    "minimum": "reducers",
-    "union": "reducers",
-}
+_imported = later(
+    __name__,
+    {
+        "checkpoints": "Overtaken",
+        "reducers": "append counter deep_merge last_writer maximum minimum union",
+        "run": "AlreadyDone ThreadRun",
+        "saver": "Saver",
+        "state": "Problem StateReport check_state",
+        "store": "Store",
+    },
+)
 
 
 def __getattr__(name: str) -> object:
     """Import a public name."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needs("LangGraph", "langgraph"):
-        return getattr(import_module(f"{__name__}.{home}"), name)
+        return _imported(name)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Json, Record
-from interlock.adapters.langgraph.index import Embedded, ranked
 from interlock.adapters.langgraph.items import (
     ITEMS,
     REFRESHED,
+    Embedded,
     Found,
     Kept,
     Path,
@@ -21,6 +21,7 @@ from interlock.adapters.langgraph.items import (
     lives_until,
     matches,
     microseconds,
+    ranked,
     refresh_key,
     scan_prefix,
     until,

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from interlock import AsyncSpace, Json, Record
-from interlock.adapters.names import quoted
+from interlock.adapters.space import quoted
 
 ROOT = "langgraph"
 OF_A_THREAD = ("head", "page", "checkpoint", "blob", "writes", "next", "once")

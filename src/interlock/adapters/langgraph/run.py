@@ -13,8 +13,7 @@ from interlock import AsyncLease, AsyncSpace, Held, InterlockError, Invalid, Jso
 from interlock.adapters.langgraph.checkpoints import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.langgraph.keys import once_key, run_key
 from interlock.adapters.langgraph.thread import rolled_back
-from interlock.adapters.space import awaitable, commit, one_of, run, run_async
-from interlock.adapters.turns import taken
+from interlock.adapters.space import awaitable, commit, one_of, run, run_async, taken
 
 T = TypeVar("T")
 

@@ -21,18 +21,9 @@ from interlock.adapters.langgraph.batch import (
     sweep,
     valid,
 )
-from interlock.adapters.langgraph.index import NOT_EMBEDDED, Embedded, Index
-from interlock.adapters.langgraph.items import item_key
+from interlock.adapters.langgraph.items import NOT_EMBEDDED, Embedded, Index, item_key
 from interlock.adapters.observed import Observed, ObservedDict
-from interlock.adapters.space import (
-    FromUrl,
-    Work,
-    awaitable,
-    checked,
-    one_of,
-    run,
-    run_async,
-)
+from interlock.adapters.space import FromUrl, Work, awaitable, checked, one_of, run, run_async
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):

@@ -10,12 +10,12 @@ from __future__ import annotations
 from interlock.extras import needs
 
 with needs("OpenAI Agents", "openai-agents"):
-    from interlock.adapters.openai_agents.errors import (
+    from interlock.adapters.openai_agents.session import Session
+    from interlock.adapters.openai_agents.turn import (
         SessionConflict,
         SessionFenced,
         SessionHeld,
         SessionInvalid,
     )
-    from interlock.adapters.openai_agents.session import Session
 
 __all__ = ["Session", "SessionConflict", "SessionFenced", "SessionHeld", "SessionInvalid"]

@@ -20,14 +20,63 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from agents import run
+from agents.exceptions import AgentsException, UserError
 from agents.result import RunResult, RunResultStreaming
 from agents.run import AgentRunner
 
-from interlock import AsyncLease, AsyncSpace, InterlockError, Lease, Record, Space
+from interlock import (
+    AsyncLease,
+    AsyncSpace,
+    Conflict,
+    Fenced,
+    Held,
+    InterlockError,
+    Invalid,
+    Lease,
+    Record,
+    Refused,
+    Space,
+)
 from interlock.adapters.observed import Observed
-from interlock.adapters.openai_agents.errors import SessionInvalid, translated
-from interlock.adapters.turns import give_up, take
+from interlock.adapters.space import give_up, take
 from interlock.cancellation import PATIENCE, finish
+
+
+class SessionConflict(Conflict, AgentsException):
+    """The session has moved since this task read it.  Read again, and decide again."""
+
+
+class SessionHeld(Held, AgentsException):
+    """Another run has the session.  Nothing was stored, and no model was called; try later."""
+
+
+class SessionFenced(Fenced, AgentsException):
+    """The session was taken away from this run.  Nothing was stored; it must stop."""
+
+
+class SessionInvalid(Invalid, UserError):
+    """An item or an argument that cannot be stored: the message names it, and the limit."""
+
+
+_KINDS: tuple[tuple[type[Refused], type[Refused]], ...] = (
+    (Conflict, SessionConflict),
+    (Held, SessionHeld),
+    (Fenced, SessionFenced),
+    (Invalid, SessionInvalid),
+)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise a refusal as the one that users of OpenAI Agents catch, too."""
+    try:
+        yield
+    except Refused as refused:
+        for kind, ours in _KINDS:
+            if isinstance(refused, kind) and not isinstance(refused, ours):
+                raise ours(refused.outcome) from refused
+        raise
+
 
 Where = tuple[Space | AsyncSpace, str]  # a space, and the key whose lease is the turn
 

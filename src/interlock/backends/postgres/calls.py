@@ -8,49 +8,16 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple
 
-from interlock.backends import answers, group_answers
+from interlock.backends import answers
 from interlock.backends.answers import Row
-from interlock.core import refusals, transfer
+from interlock.core import refusals, requests, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import (
-    A_co,
-    AckGroup,
-    DropGroup,
-    DropLease,
-    DropProjection,
-    Enter,
-    Entered,
-    Floor,
-    Grant,
-    GroupState,
-    Kept,
-    LeaveTurn,
-    ListGroups,
-    ListKeys,
-    Load,
-    LoadAt,
-    LoadProjection,
-    LogPage,
-    Place,
-    ReadGroup,
-    ReadLog,
-    ReadRefusals,
-    Redact,
-    Redacted,
-    Request,
-    SaveFold,
-    SaveProjection,
-    Scrub,
-    Scrubbed,
-    TakeLease,
-    TakeTurn,
-    Trim,
-)
+from interlock.core.requests import LogPage, Request
 from interlock.core.rules import RULES_KEY
 from interlock.core.transfer import (
     BasePage,
@@ -69,6 +36,7 @@ from interlock.core.transfer import (
 
 Rows = list[tuple[Any, ...]]  # whole numbers, texts and NULL, as the function's columns are
 Argument = str | int | list[str] | list[str | None] | None
+_PARTS = ("epochs", "agents", "groups", "pending", "projections")  # of `dump`
 _LAST = 1 << 62  # a position that no log reaches
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -86,13 +54,13 @@ _BOUNDED = {
 }
 
 
-class Call(NamedTuple, Generic[A_co]):
+class Call(NamedTuple, Generic[requests.A_co]):
     """A stored function, its arguments, and how its rows are read.  `writes`: it changes something,
     so that an answer that is lost leaves doubt."""
 
     function: str
     arguments: tuple[Argument, ...]
-    parse: Callable[[Rows], A_co]
+    parse: Callable[[Rows], requests.A_co]
     writes: bool = True
 
     @property
@@ -132,9 +100,9 @@ def call_of(
     request: Request[object], space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[object]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
-    if isinstance(request, Load):
+    if isinstance(request, requests.Load):
         return _load(request, space, uid, known, durable)
-    if isinstance(request, ReadLog):
+    if isinstance(request, requests.ReadLog):
         return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
@@ -246,31 +214,35 @@ def _full(n: int, plan: Plan) -> dict[str, object]:
 
 
 def _load(
-    request: Load, space: int, uid: str, known: tuple[int, str], durable: bool
+    request: requests.Load, space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[Snapshot]:
     arguments = (space, *_names(request), request.op_id, *known, durable)
     return Call("load", arguments, lambda rows: _snapshot(rows, uid, request.prefixes), False)
 
 
-def _list_keys(request: ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
+def _list_keys(request: requests.ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
     return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
-def _load_at(request: LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
+def _load_at(request: requests.LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
     arguments = (space, position, moment, *_names(request))
     return Call("load_at", arguments, lambda rows: answers.moment(_rows(rows), uid, request), False)
 
 
-def _names(request: Load | LoadAt) -> tuple[list[str], list[str], list[str | None]]:
+def _names(
+    request: requests.Load | requests.LoadAt,
+) -> tuple[list[str], list[str], list[str | None]]:
     prefixes = request.prefixes
     return [*request.keys], [*prefixes], [prefix_end(prefix) for prefix in prefixes]
 
 
-def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogPage | Pruned]:
+def _read_log(
+    request: requests.ReadLog, space: int, known: tuple[int, str]
+) -> Call[LogPage | Pruned]:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
@@ -285,7 +257,7 @@ def _read_log(request: ReadLog, space: int, known: tuple[int, str]) -> Call[LogP
     return Call("read_log", arguments, parse, False)
 
 
-def _take_turn(request: TakeTurn, space: int, uid: str) -> Call[Place]:
+def _take_turn(request: requests.TakeTurn, space: int, uid: str) -> Call[requests.Place]:
     arguments = (
         space,
         [*request.keys],
@@ -299,16 +271,16 @@ def _take_turn(request: TakeTurn, space: int, uid: str) -> Call[Place]:
     return Call("take_turn", arguments, lambda rows: answers.place(_rows(rows), uid))
 
 
-def _leave_turn(request: LeaveTurn, space: int, uid: str) -> Call[None]:
+def _leave_turn(request: requests.LeaveTurn, space: int, uid: str) -> Call[None]:
     return Call("leave_turn", (space, request.ticket, request.name), _nothing)
 
 
-def _enter(request: Enter, space: int, uid: str) -> Call[Entered]:
+def _enter(request: requests.Enter, space: int, uid: str) -> Call[requests.Entered]:
     arguments = (space, request.agent, request.exclusive, request.name)
     return Call("enter", arguments, lambda rows: answers.entered(_rows(rows), uid))
 
 
-def _take_lease(request: TakeLease, space: int, uid: str) -> Call[Grant]:
+def _take_lease(request: requests.TakeLease, space: int, uid: str) -> Call[requests.Grant]:
     arguments = (
         space,
         [*request.keys],
@@ -323,86 +295,90 @@ def _take_lease(request: TakeLease, space: int, uid: str) -> Call[Grant]:
     return Call("take_lease", arguments, lambda rows: answers.grant(_rows(rows), uid, request))
 
 
-def _drop_lease(request: DropLease, space: int, uid: str) -> Call[None]:
+def _drop_lease(request: requests.DropLease, space: int, uid: str) -> Call[None]:
     return Call("drop_lease", (space, request.key, request.epoch, request.name), _nothing)
 
 
-def _save_fold(request: SaveFold, space: int, uid: str) -> Call[None]:
+def _save_fold(request: requests.SaveFold, space: int, uid: str) -> Call[None]:
     made_after = (request.rules, request.erasures)
     arguments = (space, request.key, request.position, request.body, *made_after)
     return Call("save_fold", arguments, _nothing)
 
 
-def _save_projection(request: SaveProjection, space: int, uid: str) -> Call[None]:
+def _save_projection(request: requests.SaveProjection, space: int, uid: str) -> Call[None]:
     arguments = (space, request.name, request.position, request.body, request.erasures)
     return Call("save_projection", arguments, _nothing)
 
 
-def _load_projection(request: LoadProjection, space: int, uid: str) -> Call[Kept | None]:
+def _load_projection(
+    request: requests.LoadProjection, space: int, uid: str
+) -> Call[requests.Kept | None]:
     arguments = (space, request.name)
-    return Call("load_projection", arguments, lambda rows: Kept(*rows[0]) if rows else None, False)
+    return Call(
+        "load_projection", arguments, lambda rows: requests.Kept(*rows[0]) if rows else None, False
+    )
 
 
-def _drop_projection(request: DropProjection, space: int, uid: str) -> Call[None]:
+def _drop_projection(request: requests.DropProjection, space: int, uid: str) -> Call[None]:
     return Call("drop_projection", (space, request.name), _nothing)
 
 
-def _trim(request: Trim, space: int, uid: str) -> Call[Floor]:
+def _trim(request: requests.Trim, space: int, uid: str) -> Call[requests.Floor]:
     folds = ([k for k, _ in request.folds], [b for _, b in request.folds])
     arguments = (space, request.upto, *folds, request.erasures)
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
 
 
-def _redact(request: Redact, space: int, uid: str) -> Call[Redacted]:
+def _redact(request: requests.Redact, space: int, uid: str) -> Call[requests.Redacted]:
     positions = "{" + ",".join(map(str, request.positions)) + "}"
     arguments = (space, [*request.keys], positions, _encode(request.bases), [*request.folds])
 
-    def parse(rows: list[Any]) -> Redacted:
+    def parse(rows: Rows) -> requests.Redacted:
         entries, folds, projections = rows[0]
-        return Redacted(entries, folds, tuple(json.loads(projections)))
+        return requests.Redacted(entries, folds, tuple(json.loads(projections)))
 
     return Call("redact", arguments, parse)
 
 
-def _scrub(request: Scrub, space: int, uid: str) -> Call[Scrubbed]:
-    return Call("scrub", (space,), lambda rows: Scrubbed(0))
+def _scrub(request: requests.Scrub, space: int, uid: str) -> Call[requests.Scrubbed]:
+    return Call("scrub", (space,), lambda rows: requests.Scrubbed(0))
 
 
-def _read_refusals(request: ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
+def _read_refusals(request: requests.ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
     limit = min(request.limit, _LAST)
     return Call(
         "read_refusals", (space, limit), lambda rows: [RefusalNote(*r) for r in rows], False
     )
 
 
-def _read_group(request: ReadGroup, space: int, uid: str) -> Call[Deliveries | Pruned]:
+def _read_group(request: requests.ReadGroup, space: int, uid: str) -> Call[Deliveries | Pruned]:
     arguments = (
         *(space, request.group, request.consumer, request.prefix, min(request.start, _LAST)),
         *(request.limit, int(request.ttl * 1e6), request.resume, request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return Call("read_group", arguments, lambda rows: group_answers.dealt(rows, request))
+    return Call("read_group", arguments, lambda rows: answers.dealt(rows, request))
 
 
-def _ack_group(request: AckGroup, space: int, uid: str) -> Call[int]:
+def _ack_group(request: requests.AckGroup, space: int, uid: str) -> Call[int]:
     positions = "{" + ",".join(map(str, request.positions)) + "}"
     deliveries = "{" + ",".join(map(str, request.deliveries)) + "}"
     arguments = (space, request.group, request.consumer, positions, deliveries)
     return Call("ack_group", arguments, lambda rows: rows[0][0])
 
 
-def _group_state(request: GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
+def _group_state(request: requests.GroupState, space: int, uid: str) -> Call[GroupInfo | None]:
     arguments = (space, request.group, LISTED)
     return Call(
-        "group_state", arguments, lambda rows: group_answers.info(_rows(rows), request.group), False
+        "group_state", arguments, lambda rows: answers.group_info(_rows(rows), request.group), False
     )
 
 
-def _list_groups(request: ListGroups, space: int, uid: str) -> Call[tuple[str, ...]]:
+def _list_groups(request: requests.ListGroups, space: int, uid: str) -> Call[tuple[str, ...]]:
     return Call("list_groups", (space,), lambda rows: tuple(name for (name,) in rows), False)
 
 
-def _drop_group(request: DropGroup, space: int, uid: str) -> Call[None]:
+def _drop_group(request: requests.DropGroup, space: int, uid: str) -> Call[None]:
     return Call("drop_group", (space, request.group), _nothing)
 
 
@@ -415,11 +391,10 @@ def begin_import(name: str, importing: Importing) -> Call[tuple[int, str, str | 
 def _dump(request: Dump, space: int, uid: str) -> Call[Dumped]:
     def parse(rows: list[Any]) -> Dumped:
         found = json.loads(rows[0][0])
-        position, floor, *parts = (found[name] for name in ("position", "floor", *Parts._fields))
-        epochs, agents, groups, pending, kept = (part or () for part in parts)
+        epochs, agents, groups, pending, kept = (found[name] or () for name in _PARTS)
         return Dumped(
-            position,
-            floor,
+            found["position"],
+            found["floor"],
             Parts(
                 tuple((key, epoch) for key, epoch in epochs),
                 tuple((agent, incarnation) for agent, incarnation in agents),
@@ -468,26 +443,26 @@ def _nothing(rows: Rows) -> None:
 
 
 _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
-    ListKeys: _list_keys,
-    LoadAt: _load_at,
-    TakeTurn: _take_turn,
-    LeaveTurn: _leave_turn,
-    Enter: _enter,
-    TakeLease: _take_lease,
-    DropLease: _drop_lease,
-    SaveFold: _save_fold,
-    SaveProjection: _save_projection,
-    LoadProjection: _load_projection,
-    DropProjection: _drop_projection,
-    Trim: _trim,
-    Redact: _redact,
-    Scrub: _scrub,
-    ReadRefusals: _read_refusals,
-    ReadGroup: _read_group,
-    AckGroup: _ack_group,
-    GroupState: _group_state,
-    ListGroups: _list_groups,
-    DropGroup: _drop_group,
+    requests.ListKeys: _list_keys,
+    requests.LoadAt: _load_at,
+    requests.TakeTurn: _take_turn,
+    requests.LeaveTurn: _leave_turn,
+    requests.Enter: _enter,
+    requests.TakeLease: _take_lease,
+    requests.DropLease: _drop_lease,
+    requests.SaveFold: _save_fold,
+    requests.SaveProjection: _save_projection,
+    requests.LoadProjection: _load_projection,
+    requests.DropProjection: _drop_projection,
+    requests.Trim: _trim,
+    requests.Redact: _redact,
+    requests.Scrub: _scrub,
+    requests.ReadRefusals: _read_refusals,
+    requests.ReadGroup: _read_group,
+    requests.AckGroup: _ack_group,
+    requests.GroupState: _group_state,
+    requests.ListGroups: _list_groups,
+    requests.DropGroup: _drop_group,
     Dump: _dump,
     ReadBase: _read_base,
     Mark: _import_mark,

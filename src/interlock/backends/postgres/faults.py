@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from interlock.backends.contract import dropped
-from interlock.errors import (
-    AnswerLost,
-    Corrupt,
-    IncompatibleStore,
-    InterlockError,
-    Unavailable,
-)
+from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
 from interlock.extras import needs
 
 with needs("psycopg", "postgres"):

@@ -32,7 +32,8 @@ _KEEP = "RELEASE SAVEPOINT interlock"
 _UNDO = "ROLLBACK TO SAVEPOINT interlock"
 _BEGUN = """
 SELECT pg_catalog.current_setting('transaction_isolation'),
-    pg_catalog.to_regprocedure('interlock.open_space(text, boolean)') IS NOT NULL
+    pg_catalog.has_function_privilege(
+        pg_catalog.to_regprocedure('interlock.open_space(text, boolean)'), 'EXECUTE')
 """
 _Steps = Generator[Any, Any, T]  # what psycopg's connections wait for
 
@@ -145,12 +146,8 @@ class PostgresJoined(JoinedBackend):
 
     def _find(self) -> _Steps[None]:
         """See that it is the store of this very space."""
-        yield from wire.ask(self._driver, _SAVE)
-        try:
-            call = "SELECT uid FROM interlock.open_space($1, false)"
-            found = yield from wire.ask(self._driver, call, (self.name,))
-        finally:
-            yield from self._undo()
+        call = "SELECT uid FROM interlock.open_space($1, false)"
+        found = yield from wire.ask(self._driver, call, (self.name,))
         if found != [(self.uid,)]:
             raise self._elsewhere()
 
@@ -187,14 +184,19 @@ class PostgresJoined(JoinedBackend):
             raise Invalid("The connection is in use: by another thread, or a COPY.")
 
     def _check_begun(self, row: Any) -> None:
-        isolation, there = row
+        isolation, may = row  # None: there is no such function
         if isolation != "read committed":
             raise Invalid(
                 f"Your transaction has the isolation {isolation.upper()}, and would not see what "
                 "was committed since it began. Interlock needs READ COMMITTED."
             )
-        if not there:
+        if may is None:
             raise self._elsewhere()
+        if not may:
+            raise Unavailable(
+                "The role of your connection may not use the space. Grant it what "
+                "docs/how-to/postgresql.md says."
+            )
 
     def _check_transaction(self) -> None:
         """See that the transaction goes on: the caller may have ended it, or it has failed."""

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
+from interlock.backends.postgres.backend import Store
 from interlock.backends.postgres.calls import Call
-from interlock.backends.postgres.connect import arguments, prepare
+from interlock.backends.postgres.connect import SCHEMA_VERSION, arguments, prepare
 from interlock.backends.postgres.faults import fault_of, psycopg
-from interlock.backends.postgres.schema import SCHEMA_VERSION
-from interlock.backends.postgres.store import Store
 from interlock.backends.remote import ServerOptions, check_options
 from interlock.core.health import (
     GroupLag,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -12,25 +13,97 @@ from typing import Any, NoReturn
 from interlock.backends.contract import being_imported, no_space, not_empty, other_source
 from interlock.backends.redis import calls, erase
 from interlock.backends.redis.calls import Call, Command, Keys
+from interlock.backends.redis.client import AsyncClientWire, BridgedWire, ClientWire
 from interlock.backends.redis.faults import fault_of, must_wait
-from interlock.backends.redis.options import Target, state_key, target_of
 from interlock.backends.redis.server import check_server
-from interlock.backends.redis.store import STORES, Store
-from interlock.backends.redis.wire import AsyncWire, Wire
+from interlock.backends.redis.wire import AsyncWire, Target, Wire, state_key, target_of
 from interlock.backends.refusal_log import KEPT
-from interlock.backends.remote import (
-    Known,
-    RemoteBackend,
-    ServerOptions,
-    check_options,
-    next_look,
-)
+from interlock.backends.registry import Registry
+from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check_options, next_look
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
 from interlock.core.requests import Request, Scrub, Scrubbed, T
 from interlock.core.transfer import Importing
 from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
+
+WATCHING = 8  # connections that wait for news; whoever comes then asks now and then
+
+
+class Store:
+    """The wires of one server: one for threads, one for each event loop that uses it."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._wire: Wire | None = None
+        self._wires: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = (
+            weakref.WeakKeyDictionary()
+        )
+        # A connection of the application's is never kept: who watches asks now and then.
+        self.watching = threading.Semaphore(WATCHING if target.client is None else 0)
+
+    def wire(self) -> Wire:
+        """Return the wire of threads."""
+        wire = self._wire
+        if wire is None:
+            with self._lock:
+                wire = self._wire = self._wire or self._new_wire()
+        return wire
+
+    def borrow_wire(self) -> AsyncWire:
+        """Return the wire of this event loop to a space that has not got it yet."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            shared = self._wires.get(loop)
+            if shared is None:
+                shared = self._wires[loop] = _Shared(self._new_async_wire(loop))
+            shared.borrowed += 1
+            return shared.wire
+
+    async def give_back_wire(self) -> None:
+        """Give back what `borrow_wire` gave; the last of the event loop closes it."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            shared = self._wires.get(loop)
+            if shared is None:
+                return
+            shared.borrowed -= 1
+            if shared.borrowed:
+                return
+            del self._wires[loop]
+        await shared.wire.close()
+
+    def _new_wire(self) -> Wire:
+        if self._target.client is None:
+            return Wire(self._target)
+        if self._target.bridge is None:
+            return ClientWire(self._target)
+        return BridgedWire(self._target, AsyncClientWire(self._target))
+
+    def _new_async_wire(self, loop: asyncio.AbstractEventLoop) -> AsyncWire:
+        if self._target.client is None:
+            return AsyncWire(self._target)
+        if self._target.bridge is None or self._target.bridge.loop is not loop:
+            raise Invalid("The client belongs to another event loop. Open the space in this one.")
+        return AsyncClientWire(self._target)
+
+    def close(self) -> None:
+        """Close the connections of threads."""
+        with self._lock:
+            wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+
+
+class _Shared:
+    def __init__(self, wire: AsyncWire) -> None:
+        self.wire = wire
+        self.borrowed = 0
+
+
+STORES: Registry[Store] = Registry()
+
 
 SCHEMA_VERSION = 2
 _LONGEST_WAIT = 5.0  # seconds of one blocking read; below the socket's own timeout

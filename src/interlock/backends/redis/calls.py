@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Any, Generic, NamedTuple
 
-from interlock.backends import answers, group_answers
+from interlock.backends import answers
 from interlock.backends.answers import LogRow, Row
-from interlock.backends.redis.scripts import SCRIPTS
-from interlock.core import refusals, transfer
+from interlock.core import refusals, requests, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import DELETE, PUT, Plan
 from interlock.core.records import Committed, KeyInfo, Snapshot, Written
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import (
-    PAGE_BYTES,
-    AckGroup,
-    DropGroup,
-    DropLease,
-    DropProjection,
-    Enter,
-    Entered,
-    Floor,
-    Grant,
-    GroupState,
-    Kept,
-    LeaveTurn,
-    ListGroups,
-    ListKeys,
-    Load,
-    LoadAt,
-    LoadProjection,
-    LogPage,
-    Place,
-    ReadGroup,
-    ReadLog,
-    ReadRefusals,
-    Redact,
-    Redacted,
-    Request,
-    SaveFold,
-    SaveProjection,
-    Scrub,
-    Scrubbed,
-    T,
-    TakeLease,
-    TakeTurn,
-    Trim,
-)
+from interlock.core.requests import PAGE_BYTES, LogPage, Request, T
 from interlock.core.transfer import (
     BasePage,
     Dump,
@@ -66,6 +33,48 @@ from interlock.core.transfer import (
     ReadBase,
     Restore,
 )
+
+
+class Script(NamedTuple):
+    """A script and the name that the server knows it by."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _read_script(name: str) -> Script:
+    folder = resources.files(__package__)
+    shared = ("common", "groups") if name in _OF_GROUPS else ("common",)
+    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
+    text = "\n".join(parts)
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_OF_GROUPS = ("read_group", "ack_group", "group_state", "drop_group")
+_NAMES = (
+    *(
+        "commit",
+        "load",
+        "list_keys",
+        "load_at",
+        "log",
+        "turn",
+        "leave",
+        "enter",
+        "open",
+        "lease",
+        "mark",
+    ),
+    *("drop_lease", "fold", "trim", "redact", "scrub"),
+    *("save_projection", "load_projection", "drop_projection"),
+    *_OF_GROUPS,
+    *("ask", "drop_space", "rename_space", "import", "import_mark", "restore", "finish_import"),
+    *("dump", "read_base", "examine"),
+)
+SCRIPTS = {name: _read_script(name) for name in _NAMES}
+BY_SHA = {script.sha: script.text for script in SCRIPTS.values()}
+
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
 _STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
@@ -126,9 +135,9 @@ def ask(name: str, keys: Keys, key: str, *arguments: Any) -> Command:
 
 def call_of(request: Request[object], keys: Keys, uid: str, known: tuple[int, str]) -> Call[Any]:
     """Return the call of a request.  `known`: a commit that must be in the log."""
-    if isinstance(request, Load):
+    if isinstance(request, requests.Load):
         return _load(request, keys, uid, known)
-    if isinstance(request, ReadLog):
+    if isinstance(request, requests.ReadLog):
         return _read_log(request, keys, known)
     return _CALLS[type(request)](request, keys, uid)
 
@@ -208,35 +217,37 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     return Committed(position, reply[1], plan.agent, writes)
 
 
-def _load(request: Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call[Snapshot]:
+def _load(request: requests.Load, keys: Keys, uid: str, known: tuple[int, str]) -> Call[Snapshot]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     command = script("load", names, request.op_id or "", *known, *_named(request))
     call = _one(command, lambda rows: answers.snapshot(_rows(rows), uid, request.prefixes))
     return call._replace(claims=lambda snapshot: snapshot.applied is not None)
 
 
-def _list_keys(request: ListKeys, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
+def _list_keys(request: requests.ListKeys, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
     command = script("list_keys", keys.fixed, *names, request.limit)
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
-def _load_at(request: LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
+def _load_at(request: requests.LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     position = "" if request.position is None else min(request.position, _LAST)
     command = script("load_at", names, position, request.time_us or 0, *_named(request))
     return _one(command, lambda rows: answers.moment(_rows(rows), uid, request))
 
 
-def _named(request: Load | LoadAt) -> list[str | int]:
+def _named(request: requests.Load | requests.LoadAt) -> list[str | int]:
     found: list[str | int] = [len(request.keys), *request.keys, len(request.prefixes)]
     for prefix in request.prefixes:
         found += (prefix, prefix_end(prefix) or "")
     return found
 
 
-def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call[LogPage | Pruned]:
+def _read_log(
+    request: requests.ReadLog, keys: Keys, known: tuple[int, str]
+) -> Call[LogPage | Pruned]:
     """Of one key: by a script, which counts bytes.  Of all, where no value is long: off the stream
     as it is, of which a script would make Lua values first, and then what the log is known by, so
     that what was cut meanwhile is noticed."""
@@ -269,7 +280,9 @@ def _read_log(request: ReadLog, keys: Keys, known: tuple[int, str]) -> Call[LogP
     return Call((stream, look) if streamed else (look,), parse)
 
 
-def _page(request: ReadLog, reply: list[int], rows: list[LogRow], reached: int) -> LogPage | Pruned:
+def _page(
+    request: requests.ReadLog, reply: list[int], rows: list[LogRow], reached: int
+) -> LogPage | Pruned:
     """Return a page of the log; `reached`: what it is complete up to."""
     head, floor, lost = reply[:3]
     if lost:
@@ -293,7 +306,7 @@ def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
     return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read
 
 
-def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call[Place]:
+def _take_turn(request: requests.TakeTurn, keys: Keys, uid: str) -> Call[requests.Place]:
     names = [*keys.fixed, *map(keys.merged, request.keys)]
     ttl = int(request.ttl * 1e6)
     command = script(
@@ -305,16 +318,16 @@ def _take_turn(request: TakeTurn, keys: Keys, uid: str) -> Call[Place]:
     return _one(command, lambda rows: answers.place(_rows(rows), uid))
 
 
-def _leave_turn(request: LeaveTurn, keys: Keys, uid: str) -> Call[None]:
+def _leave_turn(request: requests.LeaveTurn, keys: Keys, uid: str) -> Call[None]:
     return _one(script("leave", keys.fixed, request.ticket, request.name), _nothing)
 
 
-def _enter(request: Enter, keys: Keys, uid: str) -> Call[Entered]:
+def _enter(request: requests.Enter, keys: Keys, uid: str) -> Call[requests.Entered]:
     command = script("enter", keys.fixed, request.agent, int(request.exclusive), request.name)
     return _one(command, lambda rows: answers.entered(_rows(rows), uid), request.exclusive)
 
 
-def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call[Grant]:
+def _take_lease(request: requests.TakeLease, keys: Keys, uid: str) -> Call[requests.Grant]:
     command = script(
         "lease",
         [*keys.fixed, *map(keys.merged, request.keys)],
@@ -325,18 +338,18 @@ def _take_lease(request: TakeLease, keys: Keys, uid: str) -> Call[Grant]:
     return call._replace(claims=lambda grant: grant.granted or request.reclaim)
 
 
-def _drop_lease(request: DropLease, keys: Keys, uid: str) -> Call[None]:
+def _drop_lease(request: requests.DropLease, keys: Keys, uid: str) -> Call[None]:
     command = script("drop_lease", keys.fixed, request.key, request.epoch, request.name)
     return _one(command, _nothing)
 
 
-def _save_fold(request: SaveFold, keys: Keys, uid: str) -> Call[None]:
+def _save_fold(request: requests.SaveFold, keys: Keys, uid: str) -> Call[None]:
     names = [*keys.fixed, keys.merged(request.key)]
     arguments = (request.key, request.position, request.body, request.rules, request.erasures)
     return _one(script("fold", names, *arguments), _nothing)
 
 
-def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call[None]:
+def _save_projection(request: requests.SaveProjection, keys: Keys, uid: str) -> Call[None]:
     return _one(
         script(
             "save_projection",
@@ -350,45 +363,51 @@ def _save_projection(request: SaveProjection, keys: Keys, uid: str) -> Call[None
     )
 
 
-def _load_projection(request: LoadProjection, keys: Keys, uid: str) -> Call[Kept | None]:
+def _load_projection(
+    request: requests.LoadProjection, keys: Keys, uid: str
+) -> Call[requests.Kept | None]:
     command = script("load_projection", keys.fixed, request.name)
-    return _one(command, lambda reply: Kept(*reply) if reply else None)
+    return _one(command, lambda reply: requests.Kept(*reply) if reply else None)
 
 
-def _drop_projection(request: DropProjection, keys: Keys, uid: str) -> Call[None]:
+def _drop_projection(request: requests.DropProjection, keys: Keys, uid: str) -> Call[None]:
     command = script("drop_projection", (*keys.fixed, keys.projections), request.name)
     return _one(command, _nothing, True)
 
 
-def _trim(request: Trim, keys: Keys, uid: str) -> Call[Floor]:
+def _trim(request: requests.Trim, keys: Keys, uid: str) -> Call[requests.Floor]:
     folds = [text for fold in request.folds for text in fold]
     names = (*keys.fixed, keys.groups, keys.projections)
     command = script("trim", names, request.upto, request.erasures, *folds)
     return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
 
 
-def _redact(request: Redact, keys: Keys, uid: str) -> Call[Redacted]:
+def _redact(request: requests.Redact, keys: Keys, uid: str) -> Call[requests.Redacted]:
     names = (*keys.fixed, keys.projections, keys.erasing, keys.copy)
     bases = [(key, position, body or "") for key, position, body in request.bases]
-    arguments: list[Any] = []
+    arguments: list[str | int] = []
     for each in (request.keys, request.positions, request.folds):
         arguments += (len(each), *each)
     arguments += (len(bases), *(field for base in bases for field in base))
     command = script("redact", (*names, *map(keys.merged, request.folds)), *arguments)
-    return _one(command, lambda reply: Redacted(reply[0], reply[1], tuple(reply[2])), True)
+
+    def parse(reply: Any) -> requests.Redacted:
+        return requests.Redacted(reply[0], reply[1], tuple(reply[2]))
+
+    return _one(command, parse, True)
 
 
-def _scrub(request: Scrub, keys: Keys, uid: str) -> Call[Scrubbed]:
+def _scrub(request: requests.Scrub, keys: Keys, uid: str) -> Call[requests.Scrubbed]:
     command = script("scrub", (*keys.fixed, keys.erasing, keys.copy, keys.old), _COPIED)
-    return _one(command, lambda reply: Scrubbed(reply[0]), True)
+    return _one(command, lambda reply: requests.Scrubbed(reply[0]), True)
 
 
-def _read_refusals(request: ReadRefusals, keys: Keys, uid: str) -> Call[list[RefusalNote]]:
+def _read_refusals(request: requests.ReadRefusals, keys: Keys, uid: str) -> Call[list[RefusalNote]]:
     command = ask("LRANGE", keys, keys.refusals, 0, min(request.limit, _LAST) - 1)
     return _one(command, lambda texts: [RefusalNote(*json.loads(text)) for text in texts])
 
 
-def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call[Deliveries | Pruned]:
+def _read_group(request: requests.ReadGroup, keys: Keys, uid: str) -> Call[Deliveries | Pruned]:
     command = script(
         "read_group",
         keys.group(request.group),
@@ -396,26 +415,26 @@ def _read_group(request: ReadGroup, keys: Keys, uid: str) -> Call[Deliveries | P
         *(request.limit, int(request.ttl * 1e6), int(request.resume), request.name),
         *(SCANNED, int(FORGOTTEN_AFTER * 1e6)),
     )
-    return _one(command, lambda rows: group_answers.dealt(rows, request))
+    return _one(command, lambda rows: answers.dealt(rows, request))
 
 
-def _ack_group(request: AckGroup, keys: Keys, uid: str) -> Call[int]:
+def _ack_group(request: requests.AckGroup, keys: Keys, uid: str) -> Call[int]:
     names = keys.group(request.group)
     pairs = zip(request.positions, request.deliveries, strict=True)
     command = script("ack_group", names, request.consumer, *(n for pair in pairs for n in pair))
     return _one(command, int, True)
 
 
-def _group_state(request: GroupState, keys: Keys, uid: str) -> Call[GroupInfo | None]:
+def _group_state(request: requests.GroupState, keys: Keys, uid: str) -> Call[GroupInfo | None]:
     command = script("group_state", keys.group(request.group), LISTED)
-    return _one(command, lambda rows: group_answers.info(_rows(rows), request.group))
+    return _one(command, lambda rows: answers.group_info(_rows(rows), request.group))
 
 
-def _list_groups(request: ListGroups, keys: Keys, uid: str) -> Call[tuple[str, ...]]:
+def _list_groups(request: requests.ListGroups, keys: Keys, uid: str) -> Call[tuple[str, ...]]:
     return _one(ask("ZRANGE", keys, keys.groups, 0, -1), tuple)
 
 
-def _drop_group(request: DropGroup, keys: Keys, uid: str) -> Call[None]:
+def _drop_group(request: requests.DropGroup, keys: Keys, uid: str) -> Call[None]:
     return _one(script("drop_group", keys.group(request.group), request.group), _nothing, True)
 
 
@@ -486,26 +505,26 @@ def _nothing(replies: object) -> None:
 
 
 _CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
-    ListKeys: _list_keys,
-    LoadAt: _load_at,
-    TakeTurn: _take_turn,
-    LeaveTurn: _leave_turn,
-    Enter: _enter,
-    TakeLease: _take_lease,
-    DropLease: _drop_lease,
-    SaveFold: _save_fold,
-    SaveProjection: _save_projection,
-    LoadProjection: _load_projection,
-    DropProjection: _drop_projection,
-    Trim: _trim,
-    Redact: _redact,
-    Scrub: _scrub,
-    ReadRefusals: _read_refusals,
-    ReadGroup: _read_group,
-    AckGroup: _ack_group,
-    GroupState: _group_state,
-    ListGroups: _list_groups,
-    DropGroup: _drop_group,
+    requests.ListKeys: _list_keys,
+    requests.LoadAt: _load_at,
+    requests.TakeTurn: _take_turn,
+    requests.LeaveTurn: _leave_turn,
+    requests.Enter: _enter,
+    requests.TakeLease: _take_lease,
+    requests.DropLease: _drop_lease,
+    requests.SaveFold: _save_fold,
+    requests.SaveProjection: _save_projection,
+    requests.LoadProjection: _load_projection,
+    requests.DropProjection: _drop_projection,
+    requests.Trim: _trim,
+    requests.Redact: _redact,
+    requests.Scrub: _scrub,
+    requests.ReadRefusals: _read_refusals,
+    requests.ReadGroup: _read_group,
+    requests.AckGroup: _ack_group,
+    requests.GroupState: _group_state,
+    requests.ListGroups: _list_groups,
+    requests.DropGroup: _drop_group,
     Dump: _dump,
     ReadBase: _read_base,
     Mark: _mark,

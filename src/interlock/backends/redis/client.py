@@ -11,8 +11,7 @@ from interlock.backends.bridge import Bridge
 from interlock.backends.driver_connection import described, is_a
 from interlock.backends.redis.calls import Command
 from interlock.backends.redis.faults import fault_of, redis
-from interlock.backends.redis.options import Target
-from interlock.backends.redis.wire import AsyncWire, Wire
+from interlock.backends.redis.wire import AsyncWire, Target, Wire
 from interlock.errors import Invalid
 
 # Before redis-py 5.3 a pool had to be told for which command.

@@ -229,7 +229,7 @@ end
 
 -- A commit that was acknowledged must still be there.
 if is_lost(ARGV[1], ARGV[2]) then return {'back', call('HGET', STATE, 'p') or 0} end
-check_whole(unpack(call('HMGET', STATE, 'p', 'c')))
+check_whole(END, CUT)
 local answers, base = {}, 3
 for i = 1, tonumber(ARGV[3]) do
     answers[i] = commit(base)

@@ -97,13 +97,11 @@ local function check_whole(position, cut)
 end
 
 -- The space must be the one that the caller has open.  Where it was not dropped, it was lost.
-if UID ~= '' then
-    local found = call('HMGET', STATE, 'uid', 'p', 'c')
-    if found[1] ~= UID then
-        if call('SISMEMBER', STATE .. ':dropped', UID) == 1 then error('DROPPED :DROPPED', 0) end
-        if not found[1] then check_whole(found[2], found[3]) end
-        error('LOST: ' .. (found[2] or 0) .. ' :LOST', 0)
-    end
+local uid, END, CUT = unpack(call('HMGET', STATE, 'uid', 'p', 'c'))
+if UID ~= '' and uid ~= UID then
+    if call('SISMEMBER', STATE .. ':dropped', UID) == 1 then error('DROPPED :DROPPED', 0) end
+    if not uid then check_whole(END, CUT) end
+    error('LOST: ' .. (END or 0) .. ' :LOST', 0)
 end
 
 -- Whether a commit that the caller knows of (position '0': none) is not in the log: commits were lost.

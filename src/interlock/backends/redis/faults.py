@@ -6,13 +6,7 @@ import re
 
 from interlock.backends.answers import lost_commits
 from interlock.backends.contract import dropped
-from interlock.errors import (
-    AnswerLost,
-    Corrupt,
-    IncompatibleStore,
-    InterlockError,
-    Unavailable,
-)
+from interlock.errors import AnswerLost, Corrupt, IncompatibleStore, InterlockError, Unavailable
 from interlock.extras import needs
 
 with needs("redis-py", "redis"):

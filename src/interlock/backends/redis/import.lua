@@ -4,7 +4,7 @@
 -- ARGV: 1 source, 2 position that the log is cut up to in what is brought, 3 unique id, 4 schema version.
 -- Answers {unique id, ''}, or with a reason: full where it holds something, other where another import has begun.
 
-local uid, importing = unpack(call('HMGET', STATE, 'uid', 'importing'))
+local importing = call('HGET', STATE, 'importing')
 if importing then return {uid, importing == ARGV[1] and '' or 'other'} end
 local there = call('EXISTS', LOG, NAMES, STATE .. ':groups', STATE .. ':projections', STATE .. ':fenced')
 if there > 0 then return {uid or '', 'full'} end

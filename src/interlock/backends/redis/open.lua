@@ -4,7 +4,7 @@
 -- and none is to be made.
 
 local lib = library()
-local uid, position, cut, importing = unpack(call('HMGET', STATE, 'uid', 'p', 'c', 'importing'))
+local position, cut, importing = END, CUT, call('HGET', STATE, 'importing')
 if importing then return {uid, lib.number_of('schema'), importing} end
 check_whole(position, cut)
 if not uid and call('EXISTS', STATE .. ':groups', STATE .. ':projections') > 0 then

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from interlock.backends.redis.faults import fault_of, redis
-from interlock.backends.redis.options import Target
-from interlock.backends.redis.wire import Wire
+from interlock.backends.redis.wire import Target, Wire
 from interlock.errors import IncompatibleStore, Unavailable
 
 _OLDEST_SERVER = (6, 2)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, cast
 
+from interlock.backends.redis.backend import STORES, Store
 from interlock.backends.redis.calls import Command, Keys, script
 from interlock.backends.redis.faults import fault_of, redis
-from interlock.backends.redis.options import space_name, state_key, target_of
 from interlock.backends.redis.server import check_server, nodes
-from interlock.backends.redis.store import STORES, Store
+from interlock.backends.redis.wire import space_name, state_key, target_of
 from interlock.backends.remote import ServerOptions, check_options
 from interlock.core.health import (
     GroupLag,

@@ -20,12 +20,10 @@ from interlock.backends.sqlite import (
     fences,
     groups,
     location,
-    projections,
-    read,
+    log,
     spaces,
     store,
     transfer,
-    trim,
     turns,
 )
 from interlock.backends.sqlite.commit import Where, apply_all, judge_all, locate, trimmed
@@ -38,53 +36,20 @@ from interlock.backends.sqlite.connect import (
 )
 from interlock.backends.sqlite.faults import fault_of, is_busy, translated
 from interlock.backends.sqlite.statements import SQL
+from interlock.core import requests
 from interlock.core.conflict_report import RefusalNote, note
 from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome, Pruned, Refusal
-from interlock.core.requests import (
-    AckGroup,
-    Commit,
-    DropGroup,
-    DropLease,
-    DropProjection,
-    Enter,
-    Entered,
-    Floor,
-    Grant,
-    GroupState,
-    LeaveTurn,
-    ListGroups,
-    ListKeys,
-    Load,
-    LoadAt,
-    LoadProjection,
-    LogPage,
-    Noted,
-    Pause,
-    Place,
-    ReadGroup,
-    ReadLog,
-    ReadRefusals,
-    Redact,
-    Request,
-    SaveFold,
-    SaveProjection,
-    Scrub,
-    Scrubbed,
-    T,
-    TakeLease,
-    TakeTurn,
-    Trim,
-)
+from interlock.core.requests import LogPage, Request, T
 from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
 from interlock.errors import Closed, Fault, Invalid
 
 if TYPE_CHECKING:
     from interlock.backends.joined import JoinedBackend
 
-_LOOKS = (read.load, apply_all, judge_all)  # see by themselves where the space was dropped
+_LOOKS = (log.load, apply_all, judge_all)  # see by themselves where the space was dropped
 _NEWS_SHARE, _NEWS_SHORTEST, _NEWS_LONGEST = 0.03, 0.001, 0.02  # of the wait; seconds
 
 P = ParamSpec("P")
@@ -133,19 +98,19 @@ class SQLiteBackend:
     def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self._check_open()
-        if isinstance(request, Commit):
+        if isinstance(request, requests.Commit):
             return self._noted(request.plan, self._group.commit(request.plan))
-        if isinstance(request, Pause):
+        if isinstance(request, requests.Pause):
             return self._pause(request)
         return self._handlers[type(request)](self, request)
 
     async def perform_async(self, request: Request[object]) -> Any:
         """Answer one request without blocking the event loop."""
         self._check_open()
-        if isinstance(request, Commit):
+        if isinstance(request, requests.Commit):
             outcome = await self._group.commit_async(request.plan, self._in_thread)
             return self._noted(request.plan, outcome)
-        if isinstance(request, Pause):
+        if isinstance(request, requests.Pause):
             return await self._pause_async(request)
         return await self._in_thread(self.perform, request)
 
@@ -190,84 +155,84 @@ class SQLiteBackend:
 
     # One handler a request
 
-    def _load(self, request: Load) -> Snapshot:
-        snapshot = self._read(read.load, request)
+    def _load(self, request: requests.Load) -> Snapshot:
+        snapshot = self._read(log.load, request)
         if snapshot.applied is not None:
             self._reach_disk()
         return snapshot
 
-    def _load_at(self, request: LoadAt) -> Snapshot | Pruned:
-        return self._read(read.load_at, request)
+    def _load_at(self, request: requests.LoadAt) -> Snapshot | Pruned:
+        return self._read(log.load_at, request)
 
-    def _read_log(self, request: ReadLog) -> LogPage | Pruned:
-        return self._read(read.read_log, request)
+    def _read_log(self, request: requests.ReadLog) -> LogPage | Pruned:
+        return self._read(log.read_log, request)
 
-    def _take_turn(self, request: TakeTurn) -> Place:
+    def _take_turn(self, request: requests.TakeTurn) -> requests.Place:
         place = self._read(turns.look, request)
         return self._write(turns.take, request, durable=False) if place is None else place
 
-    def _leave_turn(self, request: LeaveTurn) -> None:
+    def _leave_turn(self, request: requests.LeaveTurn) -> None:
         self._write(turns.leave, request, durable=False)
 
-    def _enter(self, request: Enter) -> Entered:
+    def _enter(self, request: requests.Enter) -> requests.Entered:
         if request.exclusive:
             return self._write(fences.enter, request)
         return self._read(fences.look, request)
 
-    def _take_lease(self, request: TakeLease) -> Grant:
+    def _take_lease(self, request: requests.TakeLease) -> requests.Grant:
         return self._write(
             fences.take_lease, request, claims=lambda grant: grant.granted or request.reclaim
         )
 
-    def _drop_lease(self, request: DropLease) -> None:
+    def _drop_lease(self, request: requests.DropLease) -> None:
         self._write(fences.drop_lease, request)
 
     def _cache(self, work: Work[R, None], request: R) -> None:
         with suppress(Fault):  # whoever reads next tries again
             self._write(work, request, durable=False)
 
-    def _trim(self, request: Trim) -> Floor:
-        return self._write(trim.trim, request) if request.upto else self._read(trim.look, request)
+    def _trim(self, request: requests.Trim) -> requests.Floor:
+        return self._write(log.trim, request) if request.upto else self._read(log.floor_of, request)
 
-    def _scrub(self, request: Scrub) -> Scrubbed:
+    def _scrub(self, request: requests.Scrub) -> requests.Scrubbed:
         with self._pool.writer() as connection, translated(str(self._place)):
             return erase.scrub(connection, self._place, request)
 
-    def _note(self, request: Noted) -> None:
+    def _note(self, request: requests.Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
-    def _read_refusals(self, request: ReadRefusals) -> list[RefusalNote]:
+    def _read_refusals(self, request: requests.ReadRefusals) -> list[RefusalNote]:
         self._notes.flush()
-        return self._read(read.refusals, request)
+        return self._read(log.refusals, request)
 
-    def _read_group(self, request: ReadGroup) -> Deliveries | Pruned:
+    def _read_group(self, request: requests.ReadGroup) -> Deliveries | Pruned:
         answer = self._read(groups.look, request)
         return self._write(groups.read, request, durable=False) if answer is None else answer
 
     _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
-        Load: _load,
-        LoadAt: _load_at,
-        ReadLog: _read_log,
-        TakeTurn: _take_turn,
-        LeaveTurn: _leave_turn,
-        Enter: _enter,
-        TakeLease: _take_lease,
-        DropLease: _drop_lease,
-        SaveFold: lambda self, request: self._cache(read.save_fold, request),
-        SaveProjection: lambda self, request: self._cache(projections.save, request),
-        LoadProjection: lambda self, request: self._read(projections.load, request),
-        DropProjection: lambda self, request: self._write(projections.drop, request),
-        Trim: _trim,
-        Redact: lambda self, request: self._write(erase.redact, request),
-        Scrub: _scrub,
-        Noted: _note,
-        ReadRefusals: _read_refusals,
-        ReadGroup: _read_group,
-        AckGroup: lambda self, request: self._write(groups.acknowledge, request),
-        GroupState: lambda self, request: self._read(groups.state, request),
-        ListKeys: lambda self, request: self._read(read.list_keys, request),
-        ListGroups: lambda self, request: self._read(groups.names, request),
-        DropGroup: lambda self, request: self._write(groups.drop, request),
+        requests.Load: _load,
+        requests.LoadAt: _load_at,
+        requests.ReadLog: _read_log,
+        requests.TakeTurn: _take_turn,
+        requests.LeaveTurn: _leave_turn,
+        requests.Enter: _enter,
+        requests.TakeLease: _take_lease,
+        requests.DropLease: _drop_lease,
+        requests.SaveFold: lambda self, request: self._cache(log.save_fold, request),
+        requests.SaveProjection: lambda self, request: self._cache(log.save_projection, request),
+        requests.LoadProjection: lambda self, request: self._read(log.load_projection, request),
+        requests.DropProjection: lambda self, request: self._write(log.drop_projection, request),
+        requests.Trim: _trim,
+        requests.Redact: lambda self, request: self._write(erase.redact, request),
+        requests.Scrub: _scrub,
+        requests.Noted: _note,
+        requests.ReadRefusals: _read_refusals,
+        requests.ReadGroup: _read_group,
+        requests.AckGroup: lambda self, request: self._write(groups.acknowledge, request),
+        requests.GroupState: lambda self, request: self._read(groups.state, request),
+        requests.ListKeys: lambda self, request: self._read(log.list_keys, request),
+        requests.ListGroups: lambda self, request: self._read(groups.names, request),
+        requests.DropGroup: lambda self, request: self._write(groups.drop, request),
         Dump: lambda self, request: self._read(transfer.dump, request),
         ReadBase: lambda self, request: self._read(transfer.read_base, request),
         Mark: lambda self, request: self._read(transfer.mark, request),
@@ -291,7 +256,7 @@ class SQLiteBackend:
         def save(
             connection: sqlite3.Connection, where: Where, notes: Sequence[RefusalNote]
         ) -> bool:
-            read.save_refusals(connection, where, notes, KEPT)
+            log.save_refusals(connection, where, notes, KEPT)
             return True
 
         return self._write(save, notes, durable=False, when_busy=lambda: False)
@@ -426,12 +391,12 @@ class SQLiteBackend:
 
     # Waiting
 
-    def _pause(self, request: Pause) -> None:
+    def _pause(self, request: requests.Pause) -> None:
         began = time.monotonic()
         while (seconds := self._next_look(request, began)) > 0:
             time.sleep(seconds)
 
-    async def _pause_async(self, request: Pause) -> None:
+    async def _pause_async(self, request: requests.Pause) -> None:
         import asyncio
 
         if request.position is None:
@@ -441,13 +406,13 @@ class SQLiteBackend:
         while (seconds := await self._in_thread(self._next_look, request, began)) > 0:
             await asyncio.sleep(seconds)
 
-    def _next_look(self, request: Pause, began: float) -> float:
+    def _next_look(self, request: requests.Pause, began: float) -> float:
         """Return seconds until the next look for news, 0 when there is some or the time is over."""
         waited = time.monotonic() - began
         left = request.seconds - waited
         if request.position is None or left <= 0:
             return left
-        if self._read(lambda c, where, _: read.log_end(c, where), request) > request.position:
+        if self._read(lambda c, where, _: log.log_end(c, where), request) > request.position:
             return 0
         return min(left, max(_NEWS_SHORTEST, min(waited * _NEWS_SHARE, _NEWS_LONGEST)))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlock.backends.contract import no_space
-from interlock.backends.sqlite import locks
+from interlock.backends.sqlite import health
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.health import LOG_LIMIT
 from interlock.backends.sqlite.location import Location, check, is_settled
@@ -163,7 +163,7 @@ def begin_immediate(connection: sqlite3.Connection, deadline: float, place: str)
     pause = 0.0005
     while not try_begin(connection):
         if time.monotonic() >= deadline:
-            who = locks.writer(Path(place)) or "another process"
+            who = health.writer_of(Path(place)) or "another process"
             raise Unavailable(
                 f"{who} kept the write lock of {place} for longer than busy_timeout. "
                 "Try again, or raise busy_timeout=."

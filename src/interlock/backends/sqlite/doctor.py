@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 
-from interlock.backends.sqlite import location, locks
+from interlock.backends.sqlite import health, location
 from interlock.backends.sqlite.commit import host_clock, locate
 from interlock.backends.sqlite.connect import DURABILITY, SCHEMA_VERSION, SQLiteOptions
 from interlock.backends.sqlite.health import LOG_LIMIT, log_size
@@ -51,12 +51,12 @@ def _of_file(
         return
     log = log_size(place.path)
     if log > LOG_LIMIT:
-        who = " and ".join(map(str, locks.readers(place.path))) or "a process"
+        who = " and ".join(map(str, health.readers_of(place.path))) or "a process"
         found = f"the write-ahead log has {bytes_of(log)}"
         yield Finding("log", "wrong", found, f"End the transaction that {who} keeps open.")
     kind = location.file_system(place.path.parent)
     yield Finding("file system", "ok", kind or "unknown")
-    others = {each for each in locks.connected(place.path) if each.pid != os.getpid()}
+    others = {each for each in health.connected(place.path) if each.pid != os.getpid()}
     yield Finding("connected", "ok", ", ".join(sorted(map(str, others))) or "nobody else")
     if size * pragma("page_size") <= _CHECKED:
         told = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -25,7 +25,7 @@ from interlock.backends.driver_connection import (
     driver_connection_async,
 )
 from interlock.backends.joined import JoinedBackend, ended
-from interlock.backends.sqlite import locks, read
+from interlock.backends.sqlite import health, log
 from interlock.backends.sqlite.commit import Step, Where
 from interlock.backends.sqlite.faults import fault_of, is_busy
 from interlock.backends.sqlite.location import Location
@@ -38,10 +38,10 @@ from interlock.errors import Invalid, Unavailable
 _LOCK = "UPDATE spaces SET name = name WHERE 0"  # changes nothing, and takes the write lock
 _SHORTEST, _LONGEST = 0.0005, 0.1  # seconds between two attempts to take it
 _READS: Mapping[type[Request[Any]], Callable[[Any, Where, Any], Any]] = {
-    Load: read.load,
-    LoadAt: read.load_at,
-    ListKeys: read.list_keys,
-    ReadLog: read.read_log,
+    Load: log.load,
+    LoadAt: log.load_at,
+    ListKeys: log.list_keys,
+    ReadLog: log.read_log,
 }
 
 
@@ -150,7 +150,7 @@ class SQLiteJoined(JoinedBackend):
 
     def _busy(self) -> Unavailable:
         path = self._place.path
-        who = (path and locks.writer(path)) or "another process"
+        who = (path and health.writer_of(path)) or "another process"
         return Unavailable(
             f"{who} kept the write lock of {self._place} for longer than busy_timeout. Try again, "
             "or raise busy_timeout=."

@@ -1,4 +1,6 @@
-"""What the tools of the MCP server do: each a coroutine of an agent and checked arguments.
+"""What the tools of the MCP server do, each a coroutine of an agent and checked arguments, and what
+they answer: records, log entries and refusals as JSON, which say what to do next in terms of the
+tools.
 
 Each write has an operation id, so that sending it again is harmless.  The id that a client chooses
 counts for its agent and for one key: two agents that both call an operation "1" do not meet.
@@ -14,20 +16,188 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 
 import interlock
-from interlock import Committed, Entry, Invalid, Json, KeyInfo, Record, Refused, Unknown
+from interlock import (
+    Committed,
+    Entry,
+    InterlockError,
+    Invalid,
+    Json,
+    KeyInfo,
+    Record,
+    Refused,
+    Unknown,
+)
 from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
-from interlock.server.mcp.answers import (
-    Answer,
-    Refusal,
-    absent,
-    entry_answer,
-    key_answer,
-    moved,
-    record_answer,
-)
 from interlock.settings import contribution_id, is_reserved
 
+Answer = dict[str, Json]
+
+_AGAIN = "Decide again from `record`, then call again with its version and epoch."
+_NEXT_STEPS: dict[type[InterlockError], str] = {
+    interlock.Conflict: _AGAIN,
+    interlock.Held: "Wait `seconds` seconds, read the key again, then call again.",
+    interlock.Deadlock: "Release the leases that you hold, then call again.",
+    interlock.Contended: "Others write this key all the time. Wait a little, then call again.",
+    interlock.Fenced: "Stop: somebody else took over this work. Read the key again before you do "
+    "anything else with it.",
+    interlock.IllegalTransition: "Read the key, decide again for its state, and choose one of "
+    "`allowed`.",
+    interlock.Forbidden: "Follow the rule (call about), or write another key.",
+    interlock.Invalid: "Fix the arguments; retrying the same call won't help.",
+    interlock.Pruned: "Start at `oldest_position` or later.",
+    interlock.Unavailable: "Nothing was written. Wait a few seconds, then repeat the call.",
+    interlock.Unknown: "It may have been written or not. Send the same call again with this "
+    "`op_id`, which applies it once, or call outcome with it.",
+}
+_TELL = "Stop, and tell a person: somebody must look at the store."
+
+
+class Refusal(Exception):
+    """A refusal that the server itself finds, in the same form as those of the space."""
+
+    def __init__(self, kind: str, message: str, next_step: str, /, **details: object) -> None:
+        super().__init__(message)
+        self.answer: Answer = {
+            "kind": kind,
+            "message": message,
+            "retryable": kind == "Conflict",
+            "next_step": next_step,
+            **details,
+        }
+
+
+def moved(expected: int, record: Record) -> Refusal:
+    """Return the refusal of a write computed from version `expected`, which is not the latest."""
+    now = f"it has version {record.version} now" if record.exists else "it does not exist now"
+    return Refusal(
+        "Conflict",
+        f"{record.key!r} changed: you read version {expected}, {now}.",
+        _AGAIN,
+        **_conflict(expected, record),
+    )
+
+
+def absent(key: str) -> Refusal:
+    """Return the refusal of changing a key that does not exist."""
+    return Refusal(
+        "NotFound",
+        f"{key!r} does not exist.",
+        "Create it, or look for the right key with list_keys.",
+        key=key,
+    )
+
+
+def refusal_of(problem: InterlockError, agent: str = "") -> Answer:
+    """Return the refusal, or the fault, that was raised to an agent."""
+    message, next_step = str(problem), _TELL
+    retryable = isinstance(problem, interlock.Unavailable | interlock.Unknown)
+    if isinstance(problem, Refused):
+        message, next_step = str(problem.outcome.message), problem.next_step
+        retryable = problem.retryable
+    next_step = _NEXT_STEPS.get(type(problem), next_step)
+    if isinstance(problem, interlock.Held) and problem.holder == agent:
+        next_step = "You hold it yourself: pass the lease_id of your lease, or wait."
+    return {
+        "kind": type(problem).__name__,
+        "message": message,
+        "retryable": retryable,
+        "next_step": next_step,
+        **_details(problem),
+    }
+
+
+def _details(problem: InterlockError) -> Answer:
+    match problem:
+        case interlock.Conflict():
+            return _conflict(problem.expected, problem.record) | {
+                "clashes": [_clash(clash) for clash in problem.clashes]
+            }
+        case interlock.Held():
+            return {"holder": problem.holder, "seconds": round(problem.seconds, 1)}
+        case interlock.Contended():
+            return {"attempts": problem.attempts}
+        case interlock.Deadlock():
+            return {"key": problem.key, "cycle": [wait._asdict() for wait in problem.cycle]}
+        case interlock.Fenced():
+            return {"held_epoch": problem.held, "current_epoch": problem.current}
+        case interlock.Forbidden():
+            return {"key": problem.key, "pattern": problem.pattern, "rule": problem.rule}
+        case interlock.IllegalTransition():
+            return {
+                "key": problem.key,
+                "state": problem.before,
+                "asked": problem.after,
+                "allowed": list(problem.allowed),
+            }
+        case interlock.Pruned():
+            return {"oldest_position": problem.oldest}
+        case interlock.Unknown():
+            return {"op_id": problem.op_id}
+    return {}
+
+
+def _conflict(expected: int | None, record: Record) -> Answer:
+    return {
+        "key": record.key,
+        "expected_version": expected,
+        "actual_version": record.version,
+        "record": record_answer(record),
+    }
+
+
+def _clash(clash: interlock.Clash) -> Answer:
+    sides = {"base": clash.base, "mine": clash.mine, "theirs": clash.theirs}
+    shown = {side: value for side, value in sides.items() if _is_json(value)}
+    return {"path": list(clash.path), **shown}
+
+
+def _is_json(value: object) -> bool:
+    """Whether a side of a clash has a value: what is not there is no JSON."""
+    return value is None or isinstance(value, str | int | float | bool | list | dict)
+
+
+def record_answer(record: Record) -> Answer:
+    """Return a record as tools answer it."""
+    return {
+        "key": record.key,
+        "value": record.value,
+        "version": record.version,
+        "epoch": record.epoch,
+        "exists": record.exists,
+        "writer": record.writer,
+        "at": record.at.isoformat() if record.at else None,
+        **({"erased": True} if record.erased else {}),
+    }
+
+
+def key_answer(info: KeyInfo) -> Answer:
+    """Return a key as tools answer it, without its value."""
+    return {
+        "key": info.key,
+        "version": info.version,
+        "epoch": info.epoch,
+        "exists": True,
+        "writer": info.writer,
+        "at": info.at.isoformat(),
+    }
+
+
+def entry_answer(entry: Entry) -> Answer:
+    """Return a line of the log as tools answer it."""
+    return {
+        "position": entry.position,
+        "key": entry.key,
+        "version": entry.version,
+        "kind": entry.kind,
+        "value": entry.value,
+        "agent": entry.agent,
+        "at": entry.at.isoformat(),
+        **({"erased": True} if entry.erased else {}),
+    }
+
+
+_MOST_MERGES = 100  # writes that came in between, before update_fields gives up
 _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
@@ -210,7 +380,19 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         space="",
     )
     if tool == "append":
-        return {"entry": _appended(record), "replayed": True}
+        entry = Entry(
+            position=record.position,
+            key=key,
+            version=record.version,
+            epoch=record.epoch,
+            kind=written.kind,
+            value=value,
+            agent=done.agent,
+            time_us=record.time_us,
+            op_id="",
+            reads=None,
+        )
+        return {"entry": entry_answer(entry), "replayed": True}
     return {"record": record_answer(record), "replayed": True}
 
 
@@ -236,23 +418,6 @@ def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
 def _has(value: Json, fields: dict[str, Json]) -> bool:
     return isinstance(value, dict) and all(
         name in value and _text(value[name]) == _text(each) for name, each in fields.items()
-    )
-
-
-def _appended(record: Record) -> Answer:
-    return entry_answer(
-        Entry(
-            record.position,
-            record.key,
-            record.version,
-            record.epoch,
-            "append",
-            record.value,
-            record.writer or "",
-            record.time_us,
-            "",
-            None,
-        )
     )
 
 
@@ -371,25 +536,19 @@ async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer
 
 def _entries(entries: list[Entry], after: int, more: bool) -> Answer:
     """Answer a page of the log that was read up to position `after`."""
-    return {
-        "entries": [entry_answer(each) for each in entries],
-        "next_after": after,
-        "more": more,
-    }
+    return {"entries": [entry_answer(e) for e in entries], "next_after": after, "more": more}
 
 
 async def _outcome(agent: Agent, arguments: Arguments) -> Answer:
     done = await outcome_of(agent, arguments["key"], arguments["op_id"])
     if done is None:
         return {"applied": False, "written": []}
-    written = [each for each in done.writes if each.key == arguments["key"]]
-    return {
-        "applied": True,
-        "written": [
-            {"key": each.key, "kind": each.kind, "version": each.version, "epoch": each.epoch}
-            for each in written
-        ],
-    }
+    written = [
+        {"key": each.key, "kind": each.kind, "version": each.version, "epoch": each.epoch}
+        for each in done.writes
+        if each.key == arguments["key"]
+    ]
+    return {"applied": True, "written": written}
 
 
 # Leases

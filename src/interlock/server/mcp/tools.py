@@ -331,12 +331,7 @@ _WRITERS = (
         "Move the state of a key that is bound to a machine (see `about`), and set other fields "
         "with it. A step that the machine does not have is refused with the states that are "
         "`allowed` from where it is.",
-        {
-            "key": _KEY,
-            "to": _text("The state to go to."),
-            "fields": _FIELDS,
-            "op_id": _OP_ID,
-        },
+        {"key": _KEY, "to": _text("The state to go to."), "fields": _FIELDS, "op_id": _OP_ID},
         ("key", "to"),
         ("record", "replayed"),
         destroys=True,

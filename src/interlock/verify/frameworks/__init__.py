@@ -8,16 +8,16 @@ work gets lost, and returns a `Report`.  Names, and the frameworks, are imported
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from interlock.extras import later
 
 if TYPE_CHECKING:
     from interlock.verify.frameworks.agents import Report, Result
     from interlock.verify.frameworks.caches import check_cache_store, check_team_state
     from interlock.verify.frameworks.flows import check_flow_persistence
-    from interlock.verify.frameworks.savers import check_saver
+    from interlock.verify.frameworks.langgraph import check_saver, check_store
     from interlock.verify.frameworks.sessions import check_session
-    from interlock.verify.frameworks.stores import check_store
 
 __all__ = [
     "Report",
@@ -30,21 +30,13 @@ __all__ = [
     "check_team_state",
 ]
 
-_HOMES = {
-    "Report": "agents",
-    "Result": "agents",
-    "check_cache_store": "caches",
-    "check_flow_persistence": "flows",
-    "check_saver": "savers",
-    "check_session": "sessions",
-    "check_store": "stores",
-    "check_team_state": "caches",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+__getattr__ = later(
+    __name__,
+    {
+        "agents": "Report Result",
+        "caches": "check_cache_store check_team_state",
+        "flows": "check_flow_persistence",
+        "langgraph": "check_saver check_store",
+        "sessions": "check_session",
+    },
+)

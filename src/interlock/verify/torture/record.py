@@ -151,13 +151,7 @@ class Recorder:
         self._write(op, ["n", op.number, facts])
 
     def end(
-        self,
-        op: Op,
-        now: float,
-        outcome: str,
-        reason: str,
-        pieces: list[Piece],
-        facts: Facts,
+        self, op: Op, now: float, outcome: str, reason: str, pieces: list[Piece], facts: Facts
     ) -> None:
         """Note what became of an operation."""
         self._write(op, ["e", op.number, now, outcome, reason, pieces, facts])

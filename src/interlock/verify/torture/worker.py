@@ -294,11 +294,7 @@ class Actor:
             noted.commit(began, op.id, {key: (made.version - 1, NOT_NOTED)}, {key: seen(made)})
 
     async def _transact(
-        self,
-        op: Op,
-        noted: Noted,
-        names: list[str],
-        decide: Callable[[Records], Values],
+        self, op: Op, noted: Noted, names: list[str], decide: Callable[[Records], Values]
     ) -> None:
         """Run a transaction that reads keys, one half of them after the other, and decides."""
         reads: dict[str, Seen] = {}

@@ -1,6 +1,7 @@
-"""Reading: snapshots of now and of any moment, and pages of the log.
+"""The log and what is kept beside it: snapshots of now and of any moment, pages of the log,
+trimming, and the tables of caches (folds, projections) and of refusals.
 
-Each is one consistent moment: the caller has opened a transaction.
+Each answer is one consistent moment: the caller has opened a transaction.
 """
 
 from __future__ import annotations
@@ -30,13 +31,19 @@ from interlock.core.refusals import Pruned, pruned
 from interlock.core.requests import (
     NEAR,
     PAGE_BYTES,
+    DropProjection,
+    Floor,
+    Kept,
     ListKeys,
     Load,
     LoadAt,
+    LoadProjection,
     LogPage,
     ReadLog,
     ReadRefusals,
     SaveFold,
+    SaveProjection,
+    Trim,
 )
 
 
@@ -180,3 +187,59 @@ def _position_at(
         (time,) = connection.execute(SQL["time_at"], (where.first + floor,)).fetchone()
         return low if time <= time_us else -1
     return low
+
+
+def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
+    """Answer a Trim.
+
+    Of every key the last row up to the cut stays, without its operation id; that of a merged key
+    becomes its fold.
+    """
+    floor = floor_of(connection, where, request)
+    cut, blocked = request.upto, floor.needed is not None and request.upto >= floor.needed
+    if cut <= floor.position or blocked or request.erasures != floor.erasures:
+        return floor
+    execute, space, last = connection.execute, where.space, where.first + cut
+    folds = dict(request.folds)
+    window = (where.first + floor.position, last)
+    for key, entry in execute(SQL["last_of_keys"], window).fetchall():
+        execute(SQL["drop_older"], (space, key, entry))
+        if key in folds:
+            execute(SQL["become_fold"], (folds[key], entry))
+            execute(SQL["save_fold"], (space, key, entry, folds[key]))
+        else:
+            execute(SQL["become_base"], (entry,))
+    execute(SQL["set_trimmed"], (cut, space))
+    return floor._replace(position=cut, cut=cut - floor.position)
+
+
+def floor_of(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
+    """Return where the log is cut, and what consumer groups and projections still need."""
+    needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
+    position = trimmed(connection, where)
+    first, name = needed or (None, "")
+    return Floor(position, first, name, erasures=erasures(connection, where))
+
+
+def save_projection(connection: sqlite3.Connection, where: Where, request: SaveProjection) -> None:
+    """Answer a SaveProjection, inside a write transaction that the caller opened."""
+    now = erasures(connection, where)
+    kept = trimmed(connection, where) <= request.position <= log_end(connection, where)
+    if kept and request.erasures in (None, now):
+        values = (where.space, request.name, where.first + request.position, request.body)
+        connection.execute(SQL["save_fold"], values)
+
+
+def load_projection(
+    connection: sqlite3.Connection, where: Where, request: LoadProjection
+) -> Kept | None:
+    """Answer a LoadProjection."""
+    row = connection.execute(SQL["fold"], (where.space, request.name)).fetchone()
+    if row is None:
+        return None
+    return Kept(row[0] - where.first, row[1], erasures(connection, where))
+
+
+def drop_projection(connection: sqlite3.Connection, where: Where, request: DropProjection) -> None:
+    """Answer a DropProjection, inside a write transaction that the caller opened."""
+    connection.execute(SQL["drop_fold"], (where.space, request.name))
