@@ -10,7 +10,7 @@
 \* forgets the cache.  It may die at any time, and another one begins again.
 \*
 \* @code Contribute core/write.py:append
-\* @code Fold core/fold.py:fold_record core/requests.py:Tail
+\* @code ReadFold core/fold.py:fold_record
 \* @code Save backends/sqlite/log.py:save_fold backends/postgres/commit.sql:save_fold
 \* @code Save backends/redis/fold.lua
 \* @code Read core/read.py:load
@@ -142,8 +142,16 @@ Die ==
   /\ UNCHANGED <<log, epoch, steps, kept, folded, read, leaked, erasures>>
 
 Next ==
-  \/ Contribute \/ ReadFold \/ Save \/ Read \/ Commit
-  \/ Look \/ Mark \/ Redact \/ Finish \/ Die
+  \/ Contribute
+  \/ ReadFold
+  \/ Save
+  \/ Read
+  \/ Commit
+  \/ Look
+  \/ Mark
+  \/ Redact
+  \/ Finish
+  \/ Die
 
 Spec == Init /\ [][Next]_vars
 

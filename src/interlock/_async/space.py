@@ -13,6 +13,7 @@ from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
+from interlock._async.retention import AsyncRetention
 from interlock._async.transaction import AsyncTx, returned
 from interlock.core import patch, transact, update, write
 from interlock.core.keys import Deletion
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
     from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.erase import Erasure
     from interlock.core.merge import Reducer
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader, AsyncObservable):
+class AsyncSpace(AsyncReader, AsyncObservable, AsyncRetention):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
@@ -553,38 +552,6 @@ class AsyncSpace(AsyncReader, AsyncObservable):
 
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
-
-    async def erase(
-        self,
-        key: str | None = None,
-        *,
-        prefix: str | None = None,
-        where: Callable[[Entry], bool] | None = None,
-        dry_run: bool = False,
-        vacuum: bool = False,
-    ) -> Erasure:
-        """Remove the values of `key`, or of all keys under `prefix`, for good.
-
-        With `where` only entries for which `where(entry)` is true; alone it looks at the whole
-        space, finished runs included.  `dry_run` only says what would go.  `vacuum`: have the
-        server rewrite its files, too, which may hold others up.  If interrupted, call it again.
-        Raises Held if a lease holds a key, Contended if somebody keeps a snapshot open, Invalid.
-        """
-        from interlock.runs import erase
-
-        chosen = (key, prefix, where, dry_run, vacuum)
-        return await self.session.run(erase.erasing(self.session, *chosen))
-
-    async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        return await self.session.run(trim.trim(self.session.writer, keep, before))
 
     async def close(self) -> None:
         """Give back the connections.

@@ -13,6 +13,7 @@ from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
+from interlock._sync.retention import Retention
 from interlock._sync.transaction import Tx, returned
 from interlock.core import patch, transact, update, write
 from interlock.core.keys import Deletion
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
     from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.erase import Erasure
     from interlock.core.merge import Reducer
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
     from interlock.streams.projection import Fold
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Space(Reader, Observable):
+class Space(Reader, Observable, Retention):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
@@ -541,38 +540,6 @@ class Space(Reader, Observable):
 
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return Files(self.session, found)
-
-    def erase(
-        self,
-        key: str | None = None,
-        *,
-        prefix: str | None = None,
-        where: Callable[[Entry], bool] | None = None,
-        dry_run: bool = False,
-        vacuum: bool = False,
-    ) -> Erasure:
-        """Remove the values of `key`, or of all keys under `prefix`, for good.
-
-        With `where` only entries for which `where(entry)` is true; alone it looks at the whole
-        space, finished runs included.  `dry_run` only says what would go.  `vacuum`: have the
-        server rewrite its files, too, which may hold others up.  If interrupted, call it again.
-        Raises Held if a lease holds a key, Contended if somebody keeps a snapshot open, Invalid.
-        """
-        from interlock.runs import erase
-
-        chosen = (key, prefix, where, dry_run, vacuum)
-        return self.session.run(erase.erasing(self.session, *chosen))
-
-    def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        return self.session.run(trim.trim(self.session.writer, keep, before))
 
     def close(self) -> None:
         """Give back the connections.
