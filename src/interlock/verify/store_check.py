@@ -298,6 +298,8 @@ class _Check:
             if existed and key not in scanned and found.position == self._upto:
                 self._wrong(f"{key!r} is in the log, but a scan does not find it", last)
         for record in found.scans[""]:
+            if not record.exists:
+                self._wrong(f"a scan finds {record.key!r}, which does not exist", key=record.key)
             if record.key not in self._last and (self._first or 1) <= record.position <= self._upto:
                 self._wrong(f"{record.key!r} exists without an entry in the log", key=record.key)
 

@@ -210,7 +210,7 @@ BEGIN
             GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position, h.live, NULL::bigint
         FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.live = 1 AND l.body IS NOT NULL AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+            AND h.live = 1 AND (l.body IS NOT NULL OR l.kind = 'delete') AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
         RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
             AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
