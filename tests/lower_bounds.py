@@ -173,6 +173,33 @@ def plot(url: str) -> None:
     assert "<svg" in drawn.read_text(encoding="utf-8")
 
 
+def otel(url: str) -> None:
+    """Trace with the API alone, which records nothing, and make a link."""
+    import interlock
+    from interlock.observe import otel
+
+    otel.instrument()
+    with interlock.open(url) as space:
+        space.update("k", lambda value: 1)
+        (entry,) = space.log(prefix="k")
+    assert entry.trace is None
+    assert otel.link(entry._replace(trace=f"00-{'1' * 32}-{'2' * 16}-01")) is not None
+
+
+def prometheus(url: str) -> None:
+    """Show what was counted."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    import interlock
+    from interlock.observe import prometheus
+
+    registry = CollectorRegistry()
+    prometheus.register(registry)
+    with interlock.open(url, agent="a") as space:
+        space.create("k", 1)
+    assert b'interlock_commits_total{agent="a",space="default"} 1.0' in generate_latest(registry)
+
+
 def schema(url: str) -> None:
     """Write under a rule with a schema."""
     import interlock
@@ -224,8 +251,10 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "langgraph": langgraph,
     "mcp": mcp,
     "openai-agents": openai_agents,
+    "otel": otel,
     "plot": plot,
     "postgres": a_store,
+    "prometheus": prometheus,
     "qdrant": qdrant,
     "redis": a_store,
     "schema": schema,

@@ -28,8 +28,10 @@ USERS = {
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
     "('sqlite:///x.db', 's', 'a', False, False, None, None, (), ())",
     "openai-agents": "import interlock.adapters.openai_agents",
+    "otel": "from interlock.observe import otel; otel.instrument()",
     "plot": "from interlock.verify.simulate import results; results.check_drawable(P)",
     "postgres": "import interlock; interlock.open('postgresql://nowhere/db')",
+    "prometheus": "from interlock.observe import prometheus; prometheus.register()",
     "qdrant": "from interlock.adapters.vectors import *; upsert_qdrant(None, 'c', [C], agent='a')",
     "redis": "import interlock; interlock.open('redis://nowhere')",
     "schema": "import interlock; R = interlock.guarded(schema=int); "

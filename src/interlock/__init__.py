@@ -50,6 +50,7 @@ from interlock.typed import upcast
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
+    from interlock._async.events import AsyncEvents
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
     from interlock._async.joined import AsyncJoined
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
+    from interlock._sync.events import Events
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
     from interlock._sync.joined import Joined
@@ -99,6 +101,7 @@ if TYPE_CHECKING:
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.worker import Worked
     from interlock.streams.coordinator import Progress
+    from interlock.streams.events import EventEntry
 
 __version__ = "0.1.0"
 
@@ -109,6 +112,7 @@ __all__ = [
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
+    "AsyncEvents",
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
@@ -143,6 +147,8 @@ __all__ = [
     "Dropped",
     "Entry",
     "Erasure",
+    "EventEntry",
+    "Events",
     "Fault",
     "Fenced",
     "FileConflict",
@@ -225,6 +231,7 @@ __all__ = [
 _LATE = {
     "AsyncBreaker": "_async.breaker",
     "AsyncCoordinator": "_async.coordinator",
+    "AsyncEvents": "_async.events",
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
@@ -252,6 +259,8 @@ _LATE = {
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",
+    "EventEntry": "streams.events",
+    "Events": "_sync.events",
     "Files": "_sync.files",
     "Finding": "core.spaces",
     "FilesTx": "_sync.files",

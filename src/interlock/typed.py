@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_origin
@@ -57,6 +57,18 @@ class Typed(Generic[T]):
         if self.shape is None or entry.kind not in (PUT, APPEND):
             return entry
         return entry._replace(value=self.value(entry.value, _of(entry.key, entry.version)))
+
+    def entries(self, entries: Sequence[Entry]) -> Iterable[Entry[T]]:
+        """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
+        shape = self.shape
+        if shape is None or any(entry.kind not in (PUT, APPEND) for entry in entries):
+            return map(self.entry, entries)
+        try:
+            values = shape.decode_many([entry.value for entry in entries])
+        except Misfit:
+            return map(self.entry, entries)  # up to the first one that does not fit
+        pairs = zip(entries, values, strict=True)
+        return (entry._replace(value=value) for entry, value in pairs)
 
     def value(self, value: Json, what: str) -> T:
         """Return JSON as the type; `what` names it in the message of Invalid."""

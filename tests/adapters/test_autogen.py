@@ -173,17 +173,18 @@ def test_a_cache_refuses_to_overwrite_what_was_not_read(shared: interlock.Space)
 
 def test_a_version_travels_with_what_a_cache_returned(shared: interlock.Space) -> None:
     cache: SharedCacheStore[Any] = SharedCacheStore(shared)
-    for value in ({"a": 1}, [1], "text"):
+    for value, other in (({"a": 1}, {"b": 2}), ([1], [2]), ("text", "other")):
         key = type(value).__name__
         cache.set(key, value)
         with ThreadPoolExecutor(1) as elsewhere:  # where it was read does not matter
             found = elsewhere.submit(cache.get, key).result()
         assert (found, json.dumps(found)) == (value, json.dumps(value))
-        for same in (copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
-            cache.set(key, same, base=cache.get(key))
+        copies = copy.copy(found), copy.deepcopy(found), pickle.loads(pickle.dumps(found))
+        cache.set(key, copies[0])
+        cache.set(key, other, base=cache.get(key))
+        for stale in (found, *copies):
             with pytest.raises(interlock.Conflict):
-                cache.set(key, found)
-            found = cache.get(key)
+                cache.set(key, stale)
 
 
 def test_a_miss_that_others_filled_is_not_overwritten(shared: interlock.Space) -> None:

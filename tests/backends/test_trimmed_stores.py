@@ -36,7 +36,7 @@ def trimmed(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             record = space.write(record, n)
             space.append("found", n)
         space.append("found", 299)
-        assert space.trim(keep=0) == (602, 601, "")
+        assert space.trim(keep=0)[:3] == (602, 601, "")
         yield name
         assert space.read("found").value == list(range(300))
 

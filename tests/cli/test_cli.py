@@ -168,3 +168,21 @@ def test_keys_of_adapters_are_not_written(call: Any) -> None:
         assert refused.exit_code == 5
         assert "adapter" in refused.stderr
     assert call("put", "langgraph", "1").exit_code == 0
+
+
+def test_put_with_an_expiry(call: Any) -> None:
+    for how in (("--create",), ("--version", "1"), ("--force",)):
+        told = json.loads(call("put", "k", "1", *how, "--expires", "60", "--json").stdout)
+        assert told["expires_at"] > told["at"]
+    call("put", "gone", "1", "--expires", "0.001")
+    while call("get", "gone").exit_code == 0:
+        pass
+    refused = call("put", "gone", "2", "--version", "1")
+    assert (refused.exit_code, "expired" in refused.stderr) == (3, True)
+    assert call("keys").stdout.startswith("k ")
+    assert call("trim").stdout.startswith("Deleted 1 expired key.\n")
+    assert "(expired)" in call("history", "gone").stdout
+    assert json.loads(call("trim", "--json").stdout)["expired"] == 0
+    for wrong in ("0", "-1", "nan"):
+        assert call("put", "new", "1", "--expires", wrong).exit_code == 2
+    assert call("get", "new").exit_code == 4

@@ -96,6 +96,19 @@ def test_an_export_is_imported(url: str, call: Call, tmp_path: Path) -> None:
     assert call("export", url, "--space", "none").exit_code == 1
 
 
+def test_text_that_a_terminal_would_obey_survives(url: str, call: Call) -> None:
+    text = "ü\u2028\x7f\x1b[2J\x9b\u202e\0"
+    with interlock.open(url, space="odd", agent="ä") as space:
+        space.create("ключ", text)
+    exported = call("export", url, "--space", "odd").stdout
+    assert exported.isascii()
+    assert call("import", url, "--space", "even", input=exported).exit_code == 0
+    with interlock.open(url, space="even", agent="a") as space:
+        assert space.read("ключ").value == text
+    again = call("export", url, "--space", "even").stdout
+    assert again.splitlines()[1:] == exported.splitlines()[1:]
+
+
 def test_a_space_is_copied(url: str, call: Call, tmp_path: Path) -> None:
     target = f"sqlite:///{tmp_path / 'other.db'}"
     where = ("--from", url, "--to", target, "--space", "team")

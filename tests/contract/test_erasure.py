@@ -33,7 +33,10 @@ SECRET = "alice@example.com"
 
 
 def holds(value: Any) -> bool:
-    return SECRET in str(value)
+    """Look through records and entries as well, whose `repr` is short."""
+    if isinstance(value, dict):
+        return any(map(holds, [*value, *value.values()]))
+    return any(map(holds, value)) if isinstance(value, list | tuple) else SECRET in str(value)
 
 
 def chosen(entry: interlock.Entry) -> bool:

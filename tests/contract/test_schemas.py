@@ -48,6 +48,10 @@ def test_every_way_to_write_obeys_the_schema(facades: Facades) -> None:
         lambda: plain.update("booking/1", lambda _: WRONG),
         lambda: plain.transact(lambda tx: tx.create("booking/2", WRONG)),
         lambda: plain.transition("booking/1", "PAID", seats=WRONG["seats"]),
+        lambda: plain.write_many([(record, WRONG)]),
+        lambda: plain.create_many({"booking/2": WRONG}),
+        lambda: plain.patch("booking/1", WRONG),
+        lambda: plain.update_fields(record, WRONG),
     ]
     for write in writes:
         with pytest.raises(interlock.Invalid, match=PATH) as refused:
@@ -57,6 +61,7 @@ def test_every_way_to_write_obeys_the_schema(facades: Facades) -> None:
     lease.acquire()
     others: list[Callable[[], Any]] = [
         lambda: plain.append("seats", {"row": "x"}),
+        lambda: plain.append_many("seats", [{"row": 1}, {"row": "x"}]),
         lambda: plain.transact(lambda tx: tx.append("seats", {})),
         lambda: plain.create("agent/us/seat", 3),
         lambda: plain.create("front", {"row": None}),

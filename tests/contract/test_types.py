@@ -148,7 +148,44 @@ def test_a_lease_reads_and_writes_the_type(space: Any) -> None:
     assert lease.read(Booking).value == FIRST
     lease.write(Booking())
     assert lease.read(Booking).value == Booking()
+    assert lease.update(lambda booking: replace(booking, until=UNTIL), Booking).value.until == UNTIL
+    with pytest.raises(interlock.Invalid, match="does not fit Booking"):
+        lease.update(lambda booking: 3, Booking)
     lease.release()
+
+
+def test_a_lease_of_a_key_that_does_not_exist_updates_a_type_that_allows_none(space: Any) -> None:
+    lease = space.lease("n")
+    lease.acquire()
+    with pytest.raises(interlock.Invalid, match="'n' does not exist"):
+        lease.update(lambda n: n + 1, int)
+    assert lease.update(lambda n: (n or 0) + 1, int | None).value == 1
+    lease.release()
+
+
+def test_a_typed_update_that_changes_nothing_makes_no_entry(space: Any) -> None:
+    space.create("booking/1", {"note": 1, "until": None, "seats": [{"row": 1}]})
+    record = space.update("booking/1", lambda booking: booking, Booking)
+    assert (record.version, space.position()) == (1, 1)
+    space.write(space.update("booking/1", lambda _: FIRST, Booking), FIRST, touch=True)
+    written = space.read("booking/1")
+    assert space.write(written, FIRST).version == written.version
+
+
+def test_every_other_way_to_write_takes_typed_values(facades: Facades) -> None:
+    space = facades.open("us", rules={"seats": interlock.merged("append")})
+    made = space.create_many({"a": FIRST, "b": {"first": Seat(1)}})
+    space.write_many([(made["a"], Booking())])
+    space.patch("b", {"second": Seat(2)})
+    space.update_fields("b", {"third": Seat(3)})
+    space.append_many("seats", [Seat(1), Seat(2)])
+    assert space.read("a", Booking).value == Booking()
+    assert space.read("b", dict[str, Seat]).value == {
+        "first": Seat(1),
+        "second": Seat(2),
+        "third": Seat(3),
+    }
+    assert space.read("seats", list[Seat]).value == [Seat(1), Seat(2)]
 
 
 def test_a_transaction_reads_and_writes_types(sync_facades: Facades) -> None:

@@ -423,3 +423,26 @@ def test_a_cluster_has_all_of_it_but_other_names(redis_cluster_url: str, name: s
         assert {name, f"{name}-to"} <= {each.name for each in store.spaces()}
         for each in (name, f"{name}-to"):
             store.drop(each)
+
+
+@pytest.mark.parametrize("heads_only", [False, True], ids=["history", "heads only"])
+def test_what_expires_travels_with_when(
+    store: interlock.Store, name: str, heads_only: bool
+) -> None:
+    with opened(store, name) as space:
+        long = space.create("long", 1, expires=1000)
+        stays = space.write(space.create("stays", 1, expires=500), 2)
+        short = space.create("short", {"n": 1}, expires=0.05)
+        while space.time() <= short.expires_at:
+            pass
+    lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"
+    assert sum("expires_us" in line for line in lines) == (2 if heads_only else 3)
+    store.load(lines, to)
+    assert body(list(store.export(to, heads_only=heads_only))) == body(lines)
+    with opened(store, to, agent="z") as new:
+        assert new.read("long").expires_at == long.expires_at
+        assert new.read("stays").value == stays.value
+        assert new.read("short").expired
+        assert not new.at(time=new.time()).read("short").exists
+        assert [*new.scan()] == ["long", "stays"]
+        assert (new.trim().expired, new.read("short").version) == (1, 2)

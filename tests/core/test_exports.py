@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,29 @@ def test_a_damaged_export_leaves_nothing_behind(store: interlock.Store, what: st
     with pytest.raises(interlock.Invalid, match=message):
         store.load(damage(list(store.export("here"))), "to")
     assert "to" not in {each.name for each in store.spaces()}
+
+
+def test_memory_does_not_grow_with_the_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interlock.core.transfer.LOG_PAGE", 5)
+    monkeypatch.setattr("interlock.core.export.MOST_BYTES", 500_000)
+    url, text = f"sqlite:///{tmp_path / 'large.db'}", "x" * 100_000
+    with interlock.open(url, space="large", agent="a", durability="off") as space:
+        for n in range(100):
+            space.create(f"k{n}", text)
+    file = tmp_path / "large.jsonl"
+    tracemalloc.start()
+    try:
+        with interlock.Store(url) as store:
+            with file.open("w") as out:
+                for line in store.export("large"):
+                    out.write(line + "\n")
+            with file.open() as lines:
+                store.load(lines, "again")
+            store.copy("large", url, to="copied")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert file.stat().st_size > 10_000_000
+    assert peak < 5_000_000, peak

@@ -24,6 +24,7 @@ from interlock.core.keys import (
     check_name,
     check_prefix,
     decode,
+    decode_large,
     decode_many,
     encode,
     fixed_prefix,
@@ -101,6 +102,56 @@ def test_a_value_comes_back_exactly_with_its_types_and_order(value: Any) -> None
     assert repr(decode(body)) == repr(value)
     assert text_of(decode(body)) == body
     body.encode()
+
+
+@given(json_values, st.data())
+def test_a_large_text_is_decoded_as_json_does(value: Any, data: st.DataObject) -> None:
+    text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
+    cut, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 2))
+    put = data.draw(
+        st.sampled_from([*'0-+.eE"\\/u,:[]{} \n\t\x00\x1f\x7f\ud800\udc00é', "NaN", "1e999"])
+    )
+    for each in (text, text[:cut] + put * data.draw(st.integers(0, 1)) + text[cut + length :]):
+        assert decoded(decode_large, each) == decoded(json.loads, each)
+
+
+def decoded(decoder: Any, text: str) -> str:
+    try:
+        return repr(decoder(text))
+    except (ValueError, RecursionError) as problem:
+        return type(problem).__name__
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NaN",
+        "-Infinity",
+        "1e999",
+        '"\\ud800"',
+        '"\ud800"',
+        "-0",
+        "-0.0",
+        "9" * 5000,
+        "[" * 5000,
+        "1" * 400,
+        "1E5",
+        "0.1e-7",
+        "5e-324",
+        "1.7976931348623159e308",
+        '{"a":1,"b":2,"a":3}',
+        "\ufeff1",
+        "",
+        " 1 ",
+    ],
+)
+def test_odd_texts_are_decoded_as_json_does(text: str) -> None:
+    assert decoded(decode_large, text) == decoded(json.loads, text)
+
+
+def test_a_value_of_many_characters_comes_back_exactly() -> None:
+    value = {"big": 10**30, "text": "é" * 70_000, "float": 0.1, "list": [1, 1.0, True, None]}
+    assert repr(decode(text_of(value))) == repr(value)
 
 
 @given(st.lists(json_values, max_size=5))

@@ -70,6 +70,10 @@ class Page(Generic[T]):
     items: list[T]
 
 
+class Strict(msgspec.Struct, forbid_unknown_fields=True):
+    number: int
+
+
 @dataclass
 class Paid:
     amount: Decimal
@@ -270,3 +274,27 @@ def test_events_are_of_classes_with_fields_that_know_their_names(classes: Any) -
     found = tagged(*classes)
     assert isinstance(found, Invalid)
     assert "can't be types of events" in found.message
+
+
+MANY: dict[str, tuple[Any, list[Any]]] = {
+    "flat": (Paid, [Paid(Decimal(1)), Paid(Decimal(2))]),
+    "nested": (Booking, [Booking([Seat(1)]), Booking([])]),
+    "scalars": (int, [1, 10**40]),
+    "classes that mind": (Strict | Guest, [Strict(1), Guest(name="A")]),
+    "union": (Paid | Cancelled | None, [Paid(Decimal(1)), None, Cancelled("me"), Paid(Decimal(2))]),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_many_values_become_objects_as_one_by_one(name: str) -> None:
+    form, values = MANY[name]
+    assert shape(form).decode_many([shape(form).encode(value) for value in values]) == values
+
+
+@pytest.mark.parametrize("form", [Paid, Paid | Cancelled])
+def test_of_many_values_the_one_that_does_not_fit_is_named(form: Any) -> None:
+    good = shape(form).encode(Paid(Decimal(1)))
+    with pytest.raises(Misfit, match=r"^Expected decimal, got bool at \$\.amount$"):
+        shape(form).decode_many([good, {**good, "amount": True}])
+    with pytest.raises(Misfit, match="has version 2"):
+        shape(form).decode_many([good, {**good, "$version": 2}])

@@ -13,8 +13,17 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 import interlock
-from interlock.observe import prometheus
+from interlock.observe import observer, prometheus
+from interlock.observe.counters import Totals
 from tests.repository import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _no_other_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only so many spaces are named, and other tests have opened more."""
+    totals = Totals()
+    monkeypatch.setattr(observer, "TOTALS", totals)
+    monkeypatch.setattr(prometheus, "TOTALS", totals)
 
 
 @pytest.fixture

@@ -88,6 +88,8 @@ def check_transactions(space: interlock.Space) -> None:
         tx.update("n", shown, int)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with space.lease("b") as lease:
         assert_type(lease.read(Booking).value, Booking)
+        assert_type(lease.update(lambda b: replace(b, row=2), Booking).value, Booking)
+        lease.update(count, Booking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def check_runs(space: interlock.Space) -> None:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
-from interlock.core.keys import DELETE
+from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
+from interlock.errors import (
+    AnswerLost,
+    Closed,
+    Conflict,
+    InterlockError,
+    Invalid,
+    Refused,
+    raise_refused,
+)
 from interlock.session import AsyncSession
-from interlock.typed import Typed
+from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -105,24 +113,48 @@ class AsyncLease(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, value: Json, *, op_id: str | None = None, touch: bool = False) -> Record:
+    async def write(
+        self,
+        value: Json,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
+    ) -> Record:
         """Write the key and return its new record.
 
         A value that it has already is not written, unless `touch` or an `op_id` asks for an entry.
-        Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
+        `expires`: as in `AsyncSpace.write`.  Raises Fenced if the lease was taken away, Conflict if
+        the value has expired meanwhile (`record` is then without it), IllegalTransition, Invalid.
         """
         self._check_held()
         name, touch = self._session.op_id(op_id), touch or op_id is not None
         steps = write.write_record(
-            self._session.writer, self.record, value, name, leased=True, touch=touch
+            *(self._session.writer, self.record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
         )
-        return self._moved(await self._session.run(steps))
+        return await self._committed(steps)
 
+    @overload
+    async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
+    @overload
+    async def update(
+        self,
+        fn: Callable[[T], T | Deletion | Awaitable[T | Deletion]],
+        type: TypeForm[T],
+        *,
+        op_id: str | None = None,
+    ) -> Record[T]: ...
     @awaited
-    async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record:
+    async def update(
+        self, fn: Callable[[Any], Any], type: Any = None, *, op_id: str | None = None
+    ) -> Record:
         """Call `fn(value)`, write what it returns, and return the new record.
 
-        Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
+        Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.  `type` is
+        that of `AsyncSpace.update`.
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
@@ -130,12 +162,14 @@ class AsyncLease(AwaitsCalls):
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
-        value = await self._session.call(fn, deepcopy(self.value))
+        view, record = Typed(type), self.record
+        given = deepcopy(record.value) if record.exists else view.default(MISSING, self._key)
+        value = await self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
         if value is DELETE:
             return await self.delete(op_id=op_id)
-        return await self.write(value, op_id=op_id)
+        return view.record(await self.write(value, op_id=op_id))
 
     @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
@@ -149,7 +183,7 @@ class AsyncLease(AwaitsCalls):
             self._session.writer,
             lambda: write.plan_delete(self._session.writer, record, name, leased=True),
         )
-        return self._moved(await self._session.run(steps))
+        return await self._committed(steps)
 
     @awaited
     async def renew(self, ttl: float | None = None) -> None:
@@ -186,6 +220,16 @@ class AsyncLease(AwaitsCalls):
         unawaited = self._calls.unawaited()
         await self.release()
         raise_refused(unawaited if kind is None else None)
+
+    async def _committed(self, steps: Steps[Record | Refusal]) -> Record:
+        """Return the record that a write of the key makes.  Where the value has expired, the next
+        write is one over nothing."""
+        try:
+            return self._moved(await self._session.run(steps))
+        except Conflict as conflict:
+            if conflict.record.expired:
+                self._record = conflict.record
+            raise
 
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
@@ -274,12 +318,11 @@ class AsyncLeases(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
-        """Write one of the keys and return its new record.
-
-        Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
-        """
-        return await self[key].write(value, op_id=op_id)
+    async def write(
+        self, key: str, value: Json, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
+        """Write one of the keys and return its new record, as `AsyncLease.write` does."""
+        return await self[key].write(value, op_id=op_id, expires=expires)
 
     async def release(self) -> None:
         """Give all of them up, even if the caller is cancelled meanwhile."""

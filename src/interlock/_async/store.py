@@ -12,8 +12,17 @@ from uuid import uuid4
 from interlock._async import concurrency
 from interlock.backends.contract import Backend
 from interlock.backends.urls import open_backend, open_store
-from interlock.core import export as lines_of
 from interlock.core import read, spaces, transfer
+from interlock.core.export import (
+    Body,
+    Header,
+    header_line,
+    parts_lines,
+    read_header,
+    row_line,
+    space_line,
+    trailer_line,
+)
 from interlock.core.records import Entry
 from interlock.core.spaces import Finding, SpaceInfo
 from interlock.core.transfer import Copied, Dumped, Importing, Row
@@ -89,14 +98,14 @@ class AsyncStore:
         source = await self._source(space)
         try:
             found = await source.run(transfer.moment(heads_only))
-            header = lines_of.Header(space, found.position, found.floor, heads_only)
-            yield lines_of.header_line(header, datetime.now(UTC).isoformat(timespec="seconds"))
+            header = Header(space, found.position, found.floor, heads_only)
+            yield header_line(header, datetime.now(UTC).isoformat(timespec="seconds"))
             digest, lines = hashlib.sha256(), 0
             async for line in self._body(source, found):
                 digest.update(line.encode() + b"\n")
                 lines += 1
                 yield line
-            yield lines_of.trailer_line(lines, digest.hexdigest())
+            yield trailer_line(lines, digest.hexdigest())
         finally:
             await source.close()
 
@@ -112,7 +121,7 @@ class AsyncStore:
         """
         lines = iter(lines)
         first = next(lines, "")
-        header = accepted(lines_of.read_header(first))
+        header = accepted(read_header(first))
         name = header.space if space is None else space
         source = "export " + hashlib.sha256(first.strip().encode()).hexdigest()
         target = await self._target(name, Importing(source, header.floor))
@@ -212,14 +221,14 @@ class AsyncStore:
     # Reading
 
     async def _body(self, source: AsyncSession, found: Dumped) -> AsyncIterator[str]:
-        yield lines_of.space_line(found)
+        yield space_line(found)
         async for rows in self._base(source, found.floor):
             for row in rows:
-                yield lines_of.row_line(row)
+                yield row_line(row)
         async for entries in self._entries(source, found.floor, found.position):
             for row in transfer.rows_of(entries):
-                yield lines_of.row_line(row)
-        for line in lines_of.parts_lines(found.parts):
+                yield row_line(row)
+        for line in parts_lines(found.parts):
             yield line
 
     async def _base(self, source: AsyncSession, floor: int) -> AsyncIterator[tuple[Row, ...]]:
@@ -241,12 +250,12 @@ class AsyncStore:
         self,
         target: AsyncSession,
         name: str,
-        header: lines_of.Header,
+        header: Header,
         lines: Iterable[str],
         progress: Progress | None,
     ) -> Copied:
         mark = await target.run(transfer.Mark().__iter__())
-        digest, body = hashlib.sha256(), lines_of.Body()
+        digest, body = hashlib.sha256(), Body()
         position, total = mark.position, header.position - header.floor
         try:
             for line in lines:
@@ -285,21 +294,24 @@ class AsyncStore:
         progress: Progress | None,
     ) -> Copied:
         mark = await target.run(transfer.Mark().__iter__())
-        position, last = mark.position, False
+        position, upto, following = mark.position, found.position, follow is not None
         if position == mark.floor:
             async for base in self._base(source, mark.floor):
                 await self._restored(target, position, base, ())
         while True:
-            async for entries in self._entries(source, position, found.position):
+            async for entries in self._entries(source, position, upto):
                 position = await self._restored(target, position, (), transfer.rows_of(entries))
                 if progress is not None:
-                    progress(position - mark.floor, found.position - mark.floor)
-            if follow is None or last:
+                    progress(position - mark.floor, upto - mark.floor)
+            if not following:
                 break
-            last = not follow()
-            if not last:
+            following = follow is not None and follow()
+            if following:
                 await source.run(read.wait(_NEWS, position))
-            found = await source.run(transfer.moment(heads_only))
+                upto = (await source.run(read.load(source.writer, ()))).position
+            else:  # the rest, of one moment
+                found = await source.run(transfer.moment(heads_only))
+                upto = found.position
         await self._finished(target, position, found.parts.after(mark.floor))
         return Copied(name, position, position - mark.position)
 

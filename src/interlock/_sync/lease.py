@@ -7,21 +7,28 @@ import os
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock.backends.holder import HeldRight, taking
 from interlock.core import write
-from interlock.core.keys import DELETE
+from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
 from interlock.core.records import Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
+from interlock.errors import (
+    AnswerLost,
+    Closed,
+    Conflict,
+    InterlockError,
+    Invalid,
+    Refused,
+)
 from interlock.session import Session
-from interlock.typed import Typed
+from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -104,34 +111,61 @@ class Lease:
         _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
 
-    def write(self, value: Json, *, op_id: str | None = None, touch: bool = False) -> Record:
+    def write(
+        self,
+        value: Json,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
+    ) -> Record:
         """Write the key and return its new record.
 
-        A value that it has already is not written, unless `touch` or an `op_id` asks for an entry.
-        Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
+        A value that it has already is not written, unless `touch` or an `op_id` asks for an
+        entry.  `expires`: as in `Space.write`.  Raises Fenced if the lease was taken away,
+        Conflict if the value has expired meanwhile (`record` is then without it),
+        IllegalTransition, Invalid.
         """
         self._check_held()
         name, touch = self._session.op_id(op_id), touch or op_id is not None
         steps = write.write_record(
-            self._session.writer, self.record, value, name, leased=True, touch=touch
+            *(self._session.writer, self.record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
         )
-        return self._moved(self._session.run(steps))
+        return self._committed(steps)
 
-    def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record:
+    @overload
+    def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
+    @overload
+    def update(
+        self,
+        fn: Callable[[T], T | Deletion],
+        type: TypeForm[T],
+        *,
+        op_id: str | None = None,
+    ) -> Record[T]: ...
+    def update(
+        self, fn: Callable[[Any], Any], type: Any = None, *, op_id: str | None = None
+    ) -> Record:
         """Call `fn(value)`, write what it returns, and return the new record.
 
         Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
+        `type` is that of `Space.update`.
 
         Raises as `write` does, and Invalid if `fn` returned None.
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
-        value = self._session.call(fn, deepcopy(self.value))
+        view, record = Typed(type), self.record
+        given = deepcopy(record.value) if record.exists else view.default(MISSING, self._key)
+        value = self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
         if value is DELETE:
             return self.delete(op_id=op_id)
-        return self.write(value, op_id=op_id)
+        return view.record(self.write(value, op_id=op_id))
 
     def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
@@ -144,7 +178,7 @@ class Lease:
             self._session.writer,
             lambda: write.plan_delete(self._session.writer, record, name, leased=True),
         )
-        return self._moved(self._session.run(steps))
+        return self._committed(steps)
 
     def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
@@ -178,6 +212,16 @@ class Lease:
         traceback: TracebackType | None,
     ) -> None:
         self.release()
+
+    def _committed(self, steps: Steps[Record | Refusal]) -> Record:
+        """Return the record that a write of the key makes.  Where the value has expired, the next
+        write is one over nothing."""
+        try:
+            return self._moved(self._session.run(steps))
+        except Conflict as conflict:
+            if conflict.record.expired:
+                self._record = conflict.record
+            raise
 
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
@@ -265,12 +309,11 @@ class Leases:
         _acquire(self._session, leases, self._ttl, self._wait, take_lease)
         return self
 
-    def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
-        """Write one of the keys and return its new record.
-
-        Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
-        """
-        return self[key].write(value, op_id=op_id)
+    def write(
+        self, key: str, value: Json, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
+        """Write one of the keys and return its new record, as `Lease.write` does."""
+        return self[key].write(value, op_id=op_id, expires=expires)
 
     def release(self) -> None:
         """Give all of them up, even if the caller is cancelled meanwhile."""

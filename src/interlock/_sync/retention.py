@@ -41,7 +41,8 @@ class Retention:
         return self.session.run(erase.erasing(self.session, *chosen))
 
     def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
+        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
+        and say what is kept and why.
 
         `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
         `before`: what begins at that position is kept.  What consumer groups and coordinators have
@@ -49,4 +50,5 @@ class Retention:
         """
         from interlock.core import trim  # only here: few who write ever trim
 
-        return self.session.run(trim.trim(self.session.writer, keep, before))
+        name = self.session.op_id(None)
+        return self.session.run(trim.trim(self.session.writer, keep, before, name))

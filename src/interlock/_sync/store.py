@@ -13,8 +13,17 @@ from uuid import uuid4
 from interlock._sync import concurrency
 from interlock.backends.contract import Backend
 from interlock.backends.urls import open_backend, open_store
-from interlock.core import export as lines_of
 from interlock.core import read, spaces, transfer
+from interlock.core.export import (
+    Body,
+    Header,
+    header_line,
+    parts_lines,
+    read_header,
+    row_line,
+    space_line,
+    trailer_line,
+)
 from interlock.core.records import Entry
 from interlock.core.spaces import Finding, SpaceInfo
 from interlock.core.transfer import Copied, Dumped, Importing, Row
@@ -89,14 +98,14 @@ class Store:
         source = self._source(space)
         try:
             found = source.run(transfer.moment(heads_only))
-            header = lines_of.Header(space, found.position, found.floor, heads_only)
-            yield lines_of.header_line(header, datetime.now(UTC).isoformat(timespec="seconds"))
+            header = Header(space, found.position, found.floor, heads_only)
+            yield header_line(header, datetime.now(UTC).isoformat(timespec="seconds"))
             digest, lines = hashlib.sha256(), 0
             for line in self._body(source, found):
                 digest.update(line.encode() + b"\n")
                 lines += 1
                 yield line
-            yield lines_of.trailer_line(lines, digest.hexdigest())
+            yield trailer_line(lines, digest.hexdigest())
         finally:
             source.close()
 
@@ -112,7 +121,7 @@ class Store:
         """
         lines = iter(lines)
         first = next(lines, "")
-        header = accepted(lines_of.read_header(first))
+        header = accepted(read_header(first))
         name = header.space if space is None else space
         source = "export " + hashlib.sha256(first.strip().encode()).hexdigest()
         target = self._target(name, Importing(source, header.floor))
@@ -212,14 +221,14 @@ class Store:
     # Reading
 
     def _body(self, source: Session, found: Dumped) -> Iterator[str]:
-        yield lines_of.space_line(found)
+        yield space_line(found)
         for rows in self._base(source, found.floor):
             for row in rows:
-                yield lines_of.row_line(row)
+                yield row_line(row)
         for entries in self._entries(source, found.floor, found.position):
             for row in transfer.rows_of(entries):
-                yield lines_of.row_line(row)
-        yield from lines_of.parts_lines(found.parts)
+                yield row_line(row)
+        yield from parts_lines(found.parts)
 
     def _base(self, source: Session, floor: int) -> Iterator[tuple[Row, ...]]:
         after = ""
@@ -238,12 +247,12 @@ class Store:
         self,
         target: Session,
         name: str,
-        header: lines_of.Header,
+        header: Header,
         lines: Iterable[str],
         progress: Progress | None,
     ) -> Copied:
         mark = target.run(transfer.Mark().__iter__())
-        digest, body = hashlib.sha256(), lines_of.Body()
+        digest, body = hashlib.sha256(), Body()
         position, total = mark.position, header.position - header.floor
         try:
             for line in lines:
@@ -282,21 +291,24 @@ class Store:
         progress: Progress | None,
     ) -> Copied:
         mark = target.run(transfer.Mark().__iter__())
-        position, last = mark.position, False
+        position, upto, following = mark.position, found.position, follow is not None
         if position == mark.floor:
             for base in self._base(source, mark.floor):
                 self._restored(target, position, base, ())
         while True:
-            for entries in self._entries(source, position, found.position):
+            for entries in self._entries(source, position, upto):
                 position = self._restored(target, position, (), transfer.rows_of(entries))
                 if progress is not None:
-                    progress(position - mark.floor, found.position - mark.floor)
-            if follow is None or last:
+                    progress(position - mark.floor, upto - mark.floor)
+            if not following:
                 break
-            last = not follow()
-            if not last:
+            following = follow is not None and follow()
+            if following:
                 source.run(read.wait(_NEWS, position))
-            found = source.run(transfer.moment(heads_only))
+                upto = (source.run(read.load(source.writer, ()))).position
+            else:  # the rest, of one moment
+                found = source.run(transfer.moment(heads_only))
+                upto = found.position
         self._finished(target, position, found.parts.after(mark.floor))
         return Copied(name, position, position - mark.position)
 

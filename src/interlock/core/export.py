@@ -7,8 +7,9 @@
              {"epoch": ...} {"agent": ...} {"group": ...} {"pending": ...} {"projection": ...}
     trailer  {"end": {"lines": ..., "digest": ...}}            of the body
 
-Values are encoded anew, so the digest tells whether two spaces hold the same, not how a store wrote
-it down.  It is about the body alone: the header names the space and the time of the export.
+Lines are printable ASCII.  Values are encoded anew, so the digest tells whether two spaces hold the
+same, not how a store wrote it down.  It is about the body alone: the header names the space and the
+time of the export.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ MOST_BYTES = 4 << 20
 MOST_TEXT = 1000  # bytes of a name
 _LARGEST = 2**63
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_encoder = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
+
+
+def _encode(told: Mapping[str, Json]) -> str:
+    """Return a line: printable ASCII, so that no terminal, pipe or editor changes it."""
+    return _encoder.encode(told).replace("\x7f", "\\u007f")
 
 
 class Header(NamedTuple):
@@ -81,6 +87,8 @@ def row_line(row: Row) -> str:
         "agent": row.agent,
         "time_us": row.time_us,
     }
+    if row.expires_us:
+        told["expires_us"] = row.expires_us
     if name == "entry":
         told["op_id"] = row.op_id
         told["reads"] = None if row.reads is None else json.loads(row.reads)
@@ -269,6 +277,7 @@ def _row(fields: Mapping[str, Json], kinds: tuple[str, ...]) -> Row:
         None if kind == DELETE or fields.get("erased") is True else _json(fields),
         _text(fields, "agent", MOST_TEXT),
         _number(fields, "time_us"),
+        expires_us=_number(fields, "expires_us") if "expires_us" in fields else 0,
     )
 
 

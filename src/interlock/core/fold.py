@@ -6,10 +6,9 @@ a cache.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from interlock.core.keys import encode
+from interlock.core.keys import decode, encode
 from interlock.core.merge import fold_items
 from interlock.core.records import Record, Snapshot, Tail
 from interlock.core.refusals import Conflict, Invalid, Refusal, described
@@ -85,9 +84,9 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     if reducer is None:
         raise Unfoldable(unknown_reducer(record.key, *rules.match(record.key)))
     started = tail.base is not None
-    start = json.loads(tail.base) if tail.base is not None else None
+    start = decode(tail.base)
     try:
-        value = fold_items(reducer, json.loads(tail.items), start, started)
+        value = fold_items(reducer, decode(tail.items), start, started)
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
     large = past is None and tail.length >= SAVE_AFTER

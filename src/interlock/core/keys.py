@@ -32,6 +32,7 @@ ANY, OWNER, REST = "*", "{agent}", "**"
 _WILD = (ANY, OWNER)
 DEFAULT_MAX_VALUE_BYTES = 1024 * 1024
 MAX_DEPTH = 200  # levels; a fixed limit, so that whoever reads a value can decode it, too
+_LARGE = 1 << 16  # characters, from which on it pays to import msgspec
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _SCALARS = (str, int, float, bool, type(None))
 
@@ -269,13 +270,28 @@ def encode(value: Json, limit: int = DEFAULT_MAX_VALUE_BYTES) -> str | Invalid:
 
 def decode(text: str | None) -> Json:
     """Return the value of JSON `text`; None if there is no value."""
-    return None if text is None else json.loads(text)
+    if text is None:
+        return None
+    return json.loads(text) if len(text) < _LARGE else decode_large(text)
 
 
 def decode_many(texts: Sequence[str]) -> list[Json]:
     """Return the values of many JSON texts in one pass, several times faster than one by one."""
-    values: list[Json] = json.loads("[" + ",".join(texts) + "]")
+    values: list[Json] = decode("[" + ",".join(texts) + "]")
     return values
+
+
+def decode_large(text: str) -> Json:
+    """Return the value of JSON `text`, three times as fast as `json` does.
+
+    `json` has the last word about what msgspec refuses: infinity, lone surrogates, faults.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except Exception:
+        return json.loads(text)
 
 
 def _not_json(value: Json, path: str, depth: int) -> str | None:

@@ -63,6 +63,13 @@ class ListKeys(Request[tuple[KeyInfo, ...]]):
     limit: int
 
 
+class ListExpired(Request[tuple[KeyInfo, ...]]):
+    """At most `limit` keys whose values have expired and that nobody has the lease of, those that
+    expired first before the others.  Answered by a tuple of `KeyInfo`."""
+
+    limit: int
+
+
 class LoadAt(Request[Snapshot | Pruned]):
     """The same, as of log position `position`, or as of the store's time `time_us`.
 

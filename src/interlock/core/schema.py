@@ -11,21 +11,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
-from interlock.core.types import TYPE, VERSION, Shape, Tagged, is_model, shape_of, version_of
+from interlock.core.struct import Json, is_model
+from interlock.core.types import TYPE, VERSION, Shape, Tagged, shape_of, version_of
 
 MISSING = "jsonschema is not installed: pip install 'interlock[schema]'"
-_FORMATS = {  # `date` and `uuid` are checked by jsonschema itself
-    "date-time": datetime,
-    "time": time,
-    "duration": timedelta,
-    "decimal": Decimal,
-}
 _LONGEST = 200  # characters of what is wrong
 
 
@@ -173,6 +166,8 @@ def _model_schema(cls: Any) -> dict[str, Json]:
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Any:
     """Return what validates by a schema.  Raises ImportError, or what is wrong with the schema."""
+    from decimal import Decimal
+
     from jsonschema import Draft202012Validator, FormatChecker
     from jsonschema.validators import validator_for
     from referencing import Registry
@@ -181,8 +176,10 @@ def _validator(text: str) -> Any:
     draft = validator_for(data, default=Draft202012Validator)
     draft.check_schema(data)
     checker = FormatChecker()
-    for name, form in _FORMATS.items():
-        checker.checks(name, raises=ValueError)(_reads_as(form))
+    # It checks `date` and `uuid` itself.
+    formats = {"date-time": datetime, "time": time, "duration": timedelta, "decimal": Decimal}
+    for name, form in formats.items():
+        checker.checks(name)(_reads_as(form))
     return draft(data, format_checker=checker, registry=Registry())
 
 
@@ -190,8 +187,11 @@ def _reads_as(form: Any) -> Any:
     def check(value: object) -> bool:
         import msgspec
 
-        if isinstance(value, str):
-            msgspec.convert(value, form)
+        try:
+            if isinstance(value, str):
+                msgspec.convert(value, form)
+        except msgspec.ValidationError:
+            return False
         return True
 
     return check

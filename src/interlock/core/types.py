@@ -18,13 +18,15 @@ msgspec is imported when a type is first used, pydantic never: a model brings wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
+from interlock.core.struct import Json, is_model, plain
+from interlock.core.type_tree import class_of, classes_in, name_of, tree_of, walk
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -50,23 +52,34 @@ class Shape(Generic[T]):
 
     def __init__(self, form: object) -> None:
         self.form: Any = form
-        self.name = _name(form)
-        self._tree = _tree_of(form)
+        self.name = name_of(form)
+        self._tree = tree_of(form)
 
     @property
     def classes(self) -> tuple[Any, ...]:
         """The classes of the objects in it, each once."""
-        return tuple(_classes(self._tree, {}))
+        return tuple(classes_in(self._tree, {}))
 
     def encode(self, value: T) -> Json:
         """Return an object of the type as JSON.  Raises Misfit where it is none."""
         plain = _plain(value)
         self._convert(plain)  # what a field holds is not always what it was declared to hold
-        return _walk(self._tree, plain, _stamped, "$")
+        return walk(self._tree, plain, _stamped, "$")
 
     def decode(self, value: Json) -> T:
         """Return JSON as an object of the type.  Raises Misfit where it does not fit."""
         return self._convert(self._lifted(value))
+
+    def decode_many(self, values: Sequence[Json]) -> list[T]:
+        """Return many values as objects, as `decode` does one by one, in one pass if possible."""
+        tree = self._tree
+        flat = tree is None or (tree.form and not tree.fields and version_of(tree.form) == 1)
+        if flat and not any(isinstance(each, dict) and VERSION in each for each in values):
+            with suppress(Misfit):  # the first one that does not fit is named below
+                many: Any = list.__class_getitem__(self.form)
+                found: list[T] = _converted(values, many)
+                return found
+        return [self.decode(each) for each in values]
 
     def changed(self, stored: Json, value: T) -> Json:
         """Return an object as JSON, with the fields of `stored` that the type does not know.
@@ -80,18 +93,22 @@ class Shape(Generic[T]):
         return _carried(lifted, self.encode(self._convert(lifted)), new, "$")
 
     def _lifted(self, value: Json) -> Json:
-        return _walk(self._tree, value, _lifted, "$")
+        return walk(self._tree, value, _lifted, "$")
 
     def _convert(self, value: Json) -> T:
-        import msgspec
-
-        try:
-            found: T = msgspec.convert(value, self.form, str_keys=True, dec_hook=_from_json)
-        except msgspec.ValidationError as problem:
-            raise _misfit(problem) from problem
-        except RecursionError as problem:
-            raise Misfit("it is nested too deeply, or contains itself") from problem
+        found: T = _converted(value, self.form)
         return found
+
+
+def _converted(value: Json, form: Any) -> Any:
+    import msgspec
+
+    try:
+        return msgspec.convert(value, form, str_keys=True, dec_hook=_from_json)
+    except msgspec.ValidationError as problem:
+        raise _misfit(problem) from problem
+    except RecursionError as problem:
+        raise Misfit("it is nested too deeply, or contains itself") from problem
 
 
 class Tagged(Shape[T]):
@@ -102,14 +119,14 @@ class Tagged(Shape[T]):
 
     def __init__(self, form: object, classes: tuple[Any, ...], rest: Shape[Any] | None) -> None:
         self.form = form
-        self.name = _name(form)
+        self.name = name_of(form)
         self._rest = rest
         self._shapes: dict[str, Shape[Any]] = {}
         for each in classes:
             if _tag(each) in self._shapes:
                 raise TypeError(f"two of its classes are named {_tag(each)!r}")
-            if not _is_object(each) or issubclass(_class(each), dict):
-                raise TypeError(f"objects of {_name(each)} don't know their class")
+            if not _is_object(each) or issubclass(class_of(each), dict):
+                raise TypeError(f"objects of {name_of(each)} don't know their class")
             self._shapes[_tag(each)] = Shape(each)
         self._known = ", ".join(self._shapes)
 
@@ -135,11 +152,33 @@ class Tagged(Shape[T]):
         """Return an object of one of the classes as JSON.  Raises Misfit where it is of none."""
         name = type(value).__name__
         shape = self._shapes.get(name)
-        if shape is not None and type(value) is _class(shape.form):
+        if shape is not None and type(value) is class_of(shape.form):
             return {TYPE: name, **shape.encode(value)}
         if self._rest is None:
             raise Misfit(f"expected one of {self._known}, got {name}")
         return self._rest.encode(value)
+
+    def decode_many(self, values: Sequence[Json]) -> list[T]:
+        """Return many values as objects, as `decode` does one by one, those of a class in one pass.
+
+        Raises Misfit about the first of any class that does not fit.
+        """
+        found: list[Any] = [None] * len(values)
+        indexes: dict[Any, list[int]] = {}
+        for index, value in enumerate(values):
+            tag = value.get(TYPE) if isinstance(value, dict) else None
+            indexes.setdefault(tag if isinstance(tag, str) else None, []).append(index)
+        for tag, those in indexes.items():
+            shape = self._shapes.get(tag) if tag is not None else None
+            if shape is None:
+                made = [self.decode(values[index]) for index in those]
+            else:
+                group = [values[index] for index in those]
+                minds = _minds_unknown(shape.form)
+                made = shape.decode_many([*map(_untagged, group)] if minds else group)
+            for index, each in zip(those, made, strict=True):
+                found[index] = each
+        return found
 
     def _convert(self, value: Json) -> T:
         found: T
@@ -168,7 +207,7 @@ def shape_of(form: TypeForm[T]) -> Shape[T] | Invalid:
     try:
         return _shape(form)  # type: ignore[arg-type]  # every type is hashable, or is refused
     except Exception as problem:  # what msgspec, or resolving an annotation, says against it
-        return Invalid(f"{_name(form)} can't be the type of a value: {described(problem)}")
+        return Invalid(f"{name_of(form)} can't be the type of a value: {described(problem)}")
 
 
 def tagged(*classes: type[T]) -> Shape[T] | Invalid:
@@ -178,7 +217,7 @@ def tagged(*classes: type[T]) -> Shape[T] | Invalid:
             raise TypeError("there is no class")
         return _tagged(classes)
     except Exception as problem:
-        names = ", ".join(map(_name, classes))
+        names = ", ".join(map(name_of, classes))
         return Invalid(f"({names}) can't be types of events: {described(problem)}")
 
 
@@ -233,13 +272,13 @@ def _carried(stored: Json, before: Json, new: Json, path: str) -> Json:
     if isinstance(stored, dict) and isinstance(before, dict) and isinstance(new, dict):
         if before.get(TYPE) != new.get(TYPE):
             return new
-        found = dict(new)
+        found = {}  # in the order of what is stored, so that no change makes no new text
         for name, each in stored.items():
-            if name not in before:
-                found.setdefault(name, each)
-            elif name in new:
+            if name in new and name in before:
                 found[name] = _carried(each, before[name], new[name], f"{path}.{name}")
-        return found
+            elif name not in before:
+                found[name] = new.get(name, each)
+        return found | {name: each for name, each in new.items() if name not in found}
     if isinstance(stored, list) and isinstance(before, list) and len(stored) == len(before):
         for index, each in enumerate(stored):
             place = f"{path}[{index}]"
@@ -270,16 +309,16 @@ def upcast(form: Any, from_version: int, fn: Lift) -> Invalid | None:
     """
     if not isinstance(form, type) or not _is_object(form):
         return Invalid(
-            f"{_name(form)} can't have versions: use a dataclass, TypedDict, Struct, attrs class "
+            f"{name_of(form)} can't have versions: use a dataclass, TypedDict, Struct, attrs class "
             "or pydantic model."
         )
     if isinstance(from_version, bool) or not isinstance(from_version, int) or from_version < 1:
         return Invalid(f"from_version={from_version!r} must be a whole number from 1.")
     if not callable(fn):
-        return Invalid(f"The upcast of {_name(form)} is a function, not {fn!r:.60}")
+        return Invalid(f"The upcast of {name_of(form)} is a function, not {fn!r:.60}")
     known = _upcasts.get(form, {})
     if known.get(from_version, fn) is not fn:
-        return Invalid(f"{_name(form)} has another upcast from version {from_version}.")
+        return Invalid(f"{name_of(form)} has another upcast from version {from_version}.")
     wrong = shape_of(form)
     if isinstance(wrong, Invalid):
         return wrong
@@ -289,7 +328,7 @@ def upcast(form: Any, from_version: int, fn: Lift) -> Invalid | None:
 
 def version_of(form: Any) -> int:
     """Return the version that objects of a class are stored as; 1 where none was declared."""
-    return 1 + max(_upcasts.get(_class(form), ()), default=0)
+    return 1 + max(_upcasts.get(class_of(form), ()), default=0)
 
 
 def _stamped(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
@@ -311,176 +350,38 @@ def _lifted(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
         raise Misfit(f"{version!r:.60} is not a version", where)
     if version > newest:
         raise Misfit(
-            f"{_name(form)} has version {version}, and this process knows {newest} as the newest",
+            f"{name_of(form)} has version {version}, and this process knows {newest} as the newest",
             where,
         )
     found: Any = {name: each for name, each in value.items() if name != VERSION}
     for old in range(version, newest):
-        lift = _upcasts[_class(form)].get(old)
+        lift = _upcasts[class_of(form)].get(old)
         if lift is None:
-            raise Misfit(f"{_name(form)} has version {old}, which no upcast lifts", where)
+            raise Misfit(f"{name_of(form)} has version {old}, which no upcast lifts", where)
         try:
             found = lift(found)
         except Exception as problem:
             raise Misfit(
-                f"the upcast of {_name(form)} from version {old} raised {described(problem)}", path
+                f"the upcast of {name_of(form)} from version {old} raised {described(problem)}",
+                path,
             ) from problem
         if not isinstance(found, dict):
             raise Misfit(
-                f"the upcast of {_name(form)} from version {old} returned "
+                f"the upcast of {name_of(form)} from version {old} returned "
                 f"{type(found).__name__}, not a dict",
                 path,
             )
     return dict(found)
 
 
-class _Tree:
-    """One place in a type: what stands there, and below it, as far as there are objects.
-
-    `form` is the class of an object, `tag` the field and the text that a tagged Struct is known by.
-    Below are `fields` by name, `places` of a tuple, or `each` item; `options` are those of a union.
-    """
-
-    __slots__ = ("each", "fields", "form", "options", "places", "tag")
-
-    def __init__(self) -> None:
-        self.form: Any = None
-        self.tag: tuple[str, Any] | None = None
-        self.fields: dict[str, _Tree] = {}
-        self.places: tuple[_Tree | None, ...] = ()
-        self.each: _Tree | None = None
-        self.options: tuple[_Tree, ...] = ()
-
-    def option(self, value: Json) -> _Tree | None:
-        """Return which option of a union a value is, None where nothing is to be done with it."""
-        if isinstance(value, dict):
-            for option in self.options:
-                if option.tag is not None and value.get(option.tag[0]) == option.tag[1]:
-                    return option
-            untagged = (each for each in self.options if each.tag is None and not each.places)
-            return next(untagged, None)
-        return next((each for each in self.options if each.places or each.form is None), None)
-
-
-def _walk(
-    tree: _Tree | None,
-    value: Json,
-    change: Callable[[Any, dict[str, Any], str], dict[str, Any]],
-    path: str,
-) -> Json:
-    """Return a value with every object in it changed, from the outside in."""
-    if tree is not None and tree.options:
-        tree = tree.option(value)
-    if tree is None:
-        return value
-    if isinstance(value, dict):
-        if tree.form is not None:
-            value = change(tree.form, value, path)
-            if not tree.fields:
-                return value
-        below = tree.fields
-        return {
-            name: _walk(below.get(name, tree.each), each, change, f"{path}.{name}")
-            for name, each in value.items()
-        }
-    if isinstance(value, list | tuple):
-        places = tree.places or (tree.each,) * len(value)
-        return [
-            _walk(place, each, change, f"{path}[{index}]")
-            for index, (place, each) in enumerate(zip(places, value, strict=False))
-        ] + list(value[len(places) :])
-    return value
-
-
-def _classes(tree: _Tree | None, known: dict[Any, None]) -> dict[Any, None]:
-    if tree is not None and _class(tree.form) not in known:
-        if tree.form is not None:
-            known[_class(tree.form)] = None
-        for below in (*tree.fields.values(), *tree.places, tree.each, *tree.options):
-            _classes(below, known)
-    return known
-
-
-def _tree_of(form: Any) -> _Tree | None:
-    """Return what is to be walked through in values of a type.  Raises TypeError where msgspec
-    does not know it."""
-    import msgspec
-
-    if not is_model(form):
-        msgspec.json.Decoder(form, dec_hook=_from_json)
-    return _grown(msgspec.inspect.type_info(form), {})
-
-
-def _grown(info: Any, known: dict[Any, _Tree]) -> _Tree | None:
-    from msgspec import inspect
-
-    tree = _Tree()
-    if isinstance(info, inspect.Metadata):
-        return _grown(info.type, known)
-    if isinstance(info, inspect.CustomType):
-        return _grown_model(info.cls, known)
-    if isinstance(
-        info, inspect.StructType | inspect.DataclassType | inspect.TypedDictType
-    ) and not getattr(info, "array_like", False):
-        if info.cls in known:
-            return known[info.cls]
-        tree = known[info.cls] = _Tree()
-        tree.form = info.cls
-        tag_field = getattr(info, "tag_field", None)
-        if tag_field is not None:
-            tree.tag = (tag_field, getattr(info, "tag", None))
-        for field in info.fields:
-            below = _grown(field.type, known)
-            if below is not None:
-                tree.fields[field.encode_name] = below
-        return tree
-    if isinstance(info, inspect.UnionType):
-        tree.options = tuple(filter(None, (_grown(each, known) for each in info.types)))
-        return tree if tree.options else None
-    if isinstance(info, inspect.NamedTupleType | inspect.StructType):
-        tree.places = tuple(_grown(field.type, known) for field in info.fields)
-    elif isinstance(info, inspect.TupleType):
-        tree.places = tuple(_grown(each, known) for each in info.item_types)
-    elif isinstance(info, inspect.DictType):
-        tree.each = _grown(info.value_type, known)
-    elif isinstance(info, inspect.CollectionType):
-        tree.each = _grown(info.item_type, known)
-    return tree if tree.each is not None or any(tree.places) else None
-
-
-def _grown_model(model: Any, known: dict[Any, _Tree]) -> _Tree:
-    from msgspec import inspect
-
-    if not is_model(model):
-        raise TypeError(f"{_name(model)} is not a type that msgspec or pydantic knows")
-    if model not in known:
-        known[model] = tree = _Tree()
-        tree.form = model
-        for name, field in model.model_fields.items():
-            below = _grown(inspect.type_info(field.annotation), known)
-            if below is not None:
-                tree.fields[field.alias or name] = below
-    return known[model]
-
-
 def _plain(value: object) -> Json:
-    """Return what msgspec makes of an object: dicts, lists, texts, numbers."""
-    import msgspec
-
+    """Return an object as JSON has it.  Raises Misfit where that cannot be."""
     try:
-        return msgspec.to_builtins(
-            value, str_keys=True, order="deterministic", enc_hook=_model_to_json
-        )
+        return plain(value, ordered=True)
     except RecursionError as problem:
         raise Misfit("it is nested too deeply, or contains itself") from problem
     except (TypeError, ValueError, OverflowError) as problem:
         raise Misfit(described(problem)) from problem
-
-
-def _model_to_json(value: Any) -> Json:
-    if is_model(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _from_json(form: Any, value: Json) -> Any:
@@ -506,18 +407,9 @@ def _misfit(problem: Exception) -> Misfit:
     return Misfit(text.replace("`", ""), path)
 
 
-def is_model(form: Any) -> bool:
-    """Whether a type is a class of pydantic's models."""
-    return (
-        isinstance(form, type)
-        and hasattr(form, "__pydantic_fields__")
-        and hasattr(form, "model_validate")
-    )
-
-
 def _is_object(form: Any) -> bool:
     """Whether a type is a class whose objects have named fields, as JSON objects do."""
-    cls = _class(form)
+    cls = class_of(form)
     return isinstance(cls, type) and (
         hasattr(cls, "__dataclass_fields__")
         or hasattr(cls, "__attrs_attrs__")
@@ -528,23 +420,19 @@ def _is_object(form: Any) -> bool:
 
 
 def _has_own_tag(form: Any) -> bool:
-    return hasattr(_class(form), "__struct_fields__") and _config(_class(form)).tag is not None
+    return hasattr(class_of(form), "__struct_fields__") and _config(class_of(form)).tag is not None
+
+
+def _minds_unknown(form: Any) -> bool:
+    """Whether a class may refuse, or keep, fields that it does not know."""
+    cls = class_of(form)
+    forbids = hasattr(cls, "__struct_fields__") and _config(cls).forbid_unknown_fields
+    return bool(forbids) or is_model(cls)
 
 
 def _config(struct: Any) -> Any:
     return struct.__struct_config__
 
 
-def _class(form: Any) -> Any:
-    """Return the class that a type is, or is made of: `Page` for `Page[int]`."""
-    return get_origin(form) or form
-
-
 def _tag(form: Any) -> str:
-    return str(_class(form).__name__)
-
-
-def _name(form: Any) -> str:
-    if isinstance(form, type) and get_origin(form) is None:
-        return form.__qualname__
-    return str(form).replace("__main__.", "")[:200]
+    return str(class_of(form).__name__)

@@ -76,6 +76,7 @@ def update(
     op_id: str,
     resumable: bool,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
@@ -112,7 +113,7 @@ def update(
         given = record.value if record.exists else deepcopy(default)  # `fn` may change it
         value = yield Think(fn, (given,), renew)
         outcome = yield from _commit_value(
-            writer, record, value, op_id, ticket, limits.turns != "never", touch
+            writer, record, value, op_id, ticket, limits.turns != "never", touch, expires
         )
         if isinstance(outcome, Committed):
             if outcome.replayed or outcome.writes[0].version != record.version:
@@ -148,6 +149,7 @@ def _commit_value(
     ticket: int,
     gives_way: bool,
     touch: bool,
+    expires: float | None,
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -159,7 +161,11 @@ def _commit_value(
         return (yield from commit(writer, decision, False, ticket, gives_way))
     return (
         yield from put(
-            writer, record, value, op_id, ticket=ticket, gives_way=gives_way, touch=touch
+            *(writer, record, value, op_id),
+            ticket=ticket,
+            gives_way=gives_way,
+            touch=touch,
+            expires=expires,
         )
     )
 

@@ -30,12 +30,14 @@ from interlock.core.refusals import (
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.rules import (
+    EXPIRES_WITHIN,
     LEASED,
     MERGED,
     UnknownRule,
     misfit,
     not_appendable,
     not_understood,
+    wrong_expiry,
 )
 from interlock.core.struct import Json
 from interlock.core.types import to_json
@@ -46,13 +48,19 @@ FOLD_EVERY = 500  # contributions, after which whoever added the last one folds 
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
+AppendPlan = Callable[[Writer, str, Json, str], Decision]
 
 
 def plan_put(
-    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    expires: float | None = None,
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    write = write_over(writer, record, value)
+    write = write_over(writer, record, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -60,9 +68,11 @@ def plan_put(
     )
 
 
-def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
+def plan_create(
+    writer: Writer, key: str, value: Json, op_id: str, expires: float | None = None
+) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    write = write_to(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -122,20 +132,35 @@ def plan_transition(
     return plan_put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
-def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
+def write_of(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be.
+
+    `expires`: seconds until the value expires (None: as the key's rule says).
+    """
     body = encode(value, writer.max_value_bytes)
-    return body if isinstance(body, Invalid) else Write(kind, key, body)
+    if isinstance(body, Invalid):
+        return body
+    if expires is None:
+        return Write(kind, key, body)
+    if wrong_expiry(expires):
+        return Invalid(f"expires={expires!r:.40} must be a number of seconds {EXPIRES_WITHIN}.")
+    return Write(kind, key, body, round(expires * 1e6))
 
 
-def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+def write_to(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """The same for a key of the caller's, which may be malformed."""
-    return check_key(key) or write_of(writer, kind, key, value)
+    return check_key(key) or write_of(writer, kind, key, value, expires)
 
 
-def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+def write_over(
+    writer: Writer, record: Record, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
-    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value, expires)
 
 
 def plan_values(
@@ -251,6 +276,7 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
             done.kind != DELETE and not done.erased,
             space,
             done.body,
+            done.expires_us,
             done.erased,
         )
         for done in outcome.writes
@@ -394,13 +420,16 @@ def write_record(
     leased: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
 
-    outcome = yield from put(writer, record, value, op_id, leased, exact, touch=touch)
+    outcome = yield from put(
+        writer, record, value, op_id, leased, exact, touch=touch, expires=expires
+    )
     return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
@@ -415,6 +444,7 @@ def put(
     gives_way: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
@@ -422,12 +452,12 @@ def put(
     """
 
     def decision() -> Decision:
-        return plan_put(writer, record, value, op_id, leased)
+        return plan_put(writer, record, value, op_id, leased, expires)
 
     while True:
         if not touch and _changes_nothing(decision(), record):
             fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
-            if (fresh.version, fresh.epoch) == (record.version, record.epoch):
+            if expect(fresh) == expect(record):
                 return _as_it_is(record)
         outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
@@ -439,8 +469,11 @@ def put(
 
 
 def _changes_nothing(decided: Decision, record: Record) -> bool:
-    """Whether a plan writes what the record has already."""
-    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
+    """Whether a plan writes what the record has already.  A value that expires is written anew,
+    and so is one that is to stay from now on."""
+    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
+        return False
+    return record.body == decided.writes[0].body is not None
 
 
 def _as_it_is(record: Record) -> Committed:
@@ -473,7 +506,7 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
 
 
 def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str
+    writer: Writer, key: str, items: Iterable[Json], op_id: str, plan: AppendPlan = plan_append
 ) -> Steps[list[Entry] | Refusal]:
     """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
     contributions = list(items)
@@ -483,7 +516,7 @@ def append_many(
     def decision() -> Decision:
         writes: list[Write] = []
         for item in contributions:
-            decided = plan_append(writer, key, item, op_id)
+            decided = plan(writer, key, item, op_id)
             if isinstance(decided, Refusal):
                 return decided
             writes += decided.writes
@@ -500,15 +533,19 @@ def append_many(
 
 
 def append(
-    writer: Writer, key: str, item: Json, op_id: str, exact: bool = True
+    writer: Writer,
+    key: str,
+    item: Json,
+    op_id: str,
+    exact: bool = True,
+    plan: AppendPlan = plan_append,
 ) -> Steps[Entry | Refusal]:
     """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
 
     Returns its Entry or a Refusal.
     """
-    outcome = yield from commit(
-        writer, lambda: plan_append(writer, key, item, op_id), exact, shared=not exact
-    )
+    decision = partial(plan, writer, key, item, op_id)
+    outcome = yield from commit(writer, decision, exact, shared=not exact)
     if not isinstance(outcome, Committed):
         return outcome
     done = outcome.writes[0]

@@ -203,7 +203,8 @@ class Totals:
         with self._lock:
             self._sweep()
             found: dict[str, Counters] = {}
-            for space, counters in (*self._closed.items(), *self._open.values()):
+            # Those that are open first: only so many have their names.
+            for space, counters in (*self._open.values(), *self._closed.items()):
                 total = self._total(found, space)
                 total.merge(counters)
                 total.waiting |= counters.waiting

@@ -149,9 +149,9 @@ def _record(entry: Entry, space: str) -> Record:
 
 
 def _info(run_id: str, records: Mapping[str, Record]) -> RunInfo:
-    fence = records.get(fence_key(run_id))
+    fence = records.get(fence_key(run_id), absent(fence_key(run_id), ""))
     status: Mapping[str, Json] = {"state": "", "agent": ""}
     for key in _keys(run_id)[1:]:
         if key in records and records[key].exists:
             status = records[key].value
-    return run_info(run_id, fence or absent(fence_key(run_id), ""), status, records)
+    return run_info(run_id, fence, status, records)

@@ -9,15 +9,19 @@ from contextlib import closing
 
 import pytest
 
-from interlock.backends.sqlite.statements import SCHEMA, SQL
+from interlock.backends.sqlite.spaces import SPACES
+from interlock.backends.sqlite.statements import SCHEMA
+from interlock.backends.sqlite.statements import SQL as OF_ONE_SPACE
 
 # Statements that read a whole table on purpose, and why that is small.
 WHOLE = {
+    "spaces": {"spaces"},
     "old_dead_tickets": {"tickets"},  # its first rows
     "first_opening": {"tickets", "leases", "agents"},  # whether there is any: ends at the first row
     "opening": {"tickets", "leases", "agents"},
 }
 
+SQL = OF_ONE_SPACE | SPACES
 TABLES = re.findall(r"CREATE TABLE (\w+)", SCHEMA)
 
 

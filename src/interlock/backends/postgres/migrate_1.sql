@@ -1,7 +1,11 @@
 -- From schema version 1 of a store in PostgreSQL to version 2: what changes in the tables.  The functions
 -- and their types are gone when it runs, and are made anew after it.
 
-ALTER TABLE interlock.heads DROP COLUMN version, DROP COLUMN entry;
+ALTER TABLE interlock.heads DROP COLUMN version, DROP COLUMN entry, ALTER COLUMN live TYPE bigint;
+
+CREATE INDEX heads_by_expiry ON interlock.heads (space, live) WHERE live > 2;
+
+ALTER TABLE interlock.log ADD COLUMN expires bigint;
 
 CREATE SEQUENCE interlock.ticket_numbers;
 

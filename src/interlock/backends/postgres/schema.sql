@@ -57,6 +57,7 @@ CREATE TABLE interlock.log (
     time bigint NOT NULL,
     op text COLLATE "C" NOT NULL,
     reads text,
+    expires bigint,
     PRIMARY KEY (space, position)
 );
 
@@ -70,9 +71,11 @@ CREATE TABLE interlock.heads (
     space integer NOT NULL,
     key text COLLATE "C" NOT NULL,
     epoch bigint NOT NULL,
-    live integer NOT NULL,
+    live bigint NOT NULL,
     PRIMARY KEY (space, key)
 ) WITH (fillfactor = 70);
+
+CREATE INDEX heads_by_expiry ON interlock.heads (space, live) WHERE live > 2;
 
 CREATE SEQUENCE interlock.ticket_numbers;
 

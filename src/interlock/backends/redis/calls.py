@@ -16,7 +16,7 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import DELETE, PUT, Plan
-from interlock.core.records import Committed, KeyInfo, Snapshot, Written
+from interlock.core.records import Committed, KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import PAGE_BYTES, LogPage, Request, T
 from interlock.core.transfer import (
@@ -57,6 +57,7 @@ _NAMES = (
         "commit",
         "load",
         "list_keys",
+        "list_expired",
         "load_at",
         "log",
         "turn",
@@ -190,16 +191,17 @@ def _add_plan(plan: Plan, keys: Keys, names: list[str], arguments: list[object])
         *(len(numbers), len(expects), len(writes), len(plan.scans)),
         *numbers,
     )
-    for key, version, epoch in expects:
+    for expected in expects:
         arguments += (
-            numbers[key],
-            "" if version is None else version,
-            "" if epoch is None else epoch,
+            numbers[expected.key],
+            "" if expected.wanted is None else expected.wanted,
+            "" if expected.epoch is None else expected.epoch,
         )
-    for kind, key, body in writes:
+    for kind, key, body, ttl_us in writes:
         if kind != PUT:
             names.append(keys.merged(key))
-        arguments += (numbers[key], kind, int(key in plan.leased), "" if body is None else body)
+        held, text = int(key in plan.leased), "" if body is None else body
+        arguments += (numbers[key], kind, held, text, ttl_us or 0)
     for scan in plan.scans:
         arguments += (scan.prefix, prefix_end(scan.prefix) or "", len(scan.members))
         for member in scan.members:
@@ -211,8 +213,8 @@ def _outcome(plan: Plan, reply: list[Any], uid: str) -> Outcome:
     if isinstance(position, list):
         return answers.outcomes([plan], _rows(reply), uid)[0]
     writes = tuple(
-        Written(key, kind, reply[2 + 2 * i], reply[3 + 2 * i], position + i, body)
-        for i, (kind, key, body) in enumerate(plan.writes)
+        answers.written(write, reply[2 + 2 * i], reply[3 + 2 * i], position + i, reply[1])
+        for i, write in enumerate(plan.writes)
     )
     return Committed(position, reply[1], plan.agent, writes)
 
@@ -228,6 +230,11 @@ def _list_keys(request: requests.ListKeys, keys: Keys, uid: str) -> Call[tuple[K
     prefix, after = request.prefix, request.after
     names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
     command = script("list_keys", keys.fixed, *names, request.limit)
+    return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
+
+
+def _list_expired(request: requests.ListExpired, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
+    command = script("list_expired", keys.fixed, request.limit)
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
@@ -298,12 +305,13 @@ def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
     number, fields = item
     if isinstance(fields, dict):  # where redis-py sent it again, because the slot had moved
         fields = [text for pair in fields.items() for text in pair]
-    _, key, _, op, _, meta, _, body, *reads = fields
+    _, key, _, op, _, meta, _, body, *more = fields
+    found = dict(zip(more[::2], more[1::2], strict=True))
     version, epoch, kind, time, agent = meta.split(" ", 4)
     position = int(number[:-2])
     value = None if kind == DELETE or position in erasing else body or None
-    read = reads[1] if reads else None
-    return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read
+    read, expires = found.get("r"), int(found.get("x", 0))
+    return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read, expires
 
 
 def _take_turn(request: requests.TakeTurn, keys: Keys, uid: str) -> Call[requests.Place]:
@@ -506,6 +514,7 @@ def _nothing(replies: object) -> None:
 
 _CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     requests.ListKeys: _list_keys,
+    requests.ListExpired: _list_expired,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
     requests.LeaveTurn: _leave_turn,

@@ -27,7 +27,8 @@
 --              j:<block>:<key>         positions of its entries by version, 64 in each block from 0 on; not
 --                                      of the blocks that were cut
 --              z:<key>                 what a key was where the log is cut: position, version, epoch, kind,
---                                      time, agent, body (of a merged key: its fold; packed)
+--                                      time, agent, body (of a merged key: its fold), when it expires or false
+--                                      (packed)
 --              t:<ticket>              name, agent, renewed, expires, firm, keys, and where anything is held
 --                                      meanwhile the names of it (packed)
 --              k:<name>                the tickets whose callers have meanwhile what was granted under a
@@ -35,8 +36,9 @@
 --              w:<name>                the ticket that was joined under a name
 --              v:<name>                what is kept of a projection: position, body (packed)
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
---                                      id, m `version epoch kind time agent`, b body, r reads (where any).
---                                      No body, but no deletion: erased
+--                                      id, m `version epoch kind time agent`, b body, r reads (where any),
+--                                      x when the value expires (where it does).  No body, but no
+--                                      deletion: erased
 --   KEYS[3]  interlock:{name}:keys     sorted set, every key ever written, in the order of their bytes
 --   KEYS[4]  interlock:{name}:queues   sorted set of <key> NUL <ticket, 16 digits>
 --   further  interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
@@ -45,9 +47,12 @@
 --            interlock:{name}:projections  sorted set, the names of what is kept of projections, by position
 --            interlock:{name}:fenced  sorted set, k<key> of each key whose epoch was raised, a<agent> of each
 --                                     agent that has an incarnation
+--            interlock:{name}:expiring  sorted set, the keys whose values expire, by when; only whoever sweeps
+--                                       reads it
 --            interlock:{name}:dropped  set, the unique ids of spaces of this name that were dropped
 -- The last of ARGV is always the unique id of the space that the caller has open ('': it opens it).
--- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions.
+-- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions; above that a value
+-- until this time, and in an answer negative where it has expired.
 -- Times are microseconds since 1970 by the server's clock.  A row of an answer is
 -- what, n, key, kind, body, base, version, epoch, agent, time, position, live, extra (see answers.py).
 
@@ -61,9 +66,14 @@ local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
 local UID = table.remove(ARGV)
 
+local moment  -- the server's time, the same for all of a script
+
 local function clock()
-    local now = call('TIME')
-    return now[1] * 1000000 + now[2]
+    if not moment then
+        local now = call('TIME')
+        moment = now[1] * 1000000 + now[2]
+    end
+    return moment
 end
 
 -- Digits of a number that is too large for Lua to write in full.
@@ -74,6 +84,12 @@ end
 -- Whether a lease or ticket holds.  One renewed in the future is dead: the clock stepped back.
 local function alive(renewed, expires, now)
     return expires > now and renewed <= now + 1000000
+end
+
+-- What `live` is as of a time.
+local function as_of(live, now)
+    if live <= 2 or live > now then return live end
+    return -live
 end
 
 -- Redis evicts whole keys, and anybody may delete one.  The request fails, having written nothing; faults.py
@@ -143,6 +159,7 @@ local function library()
         local version, epoch, kind, time, agent = string.match(e.m, '^(%d+) (%d+) (%a+) (%d+) (.*)$')
         e.v, e.e, e.c, e.t, e.a = tonumber(version), tonumber(epoch), kind, tonumber(time), agent
         if kind == 'delete' or e.b == '' or lib.is_erasing(e.p) then e.b = false end
+        e.x = tonumber(e.x or 0)
         return e
     end
 
@@ -240,6 +257,15 @@ local function library()
         end
     end
 
+    -- Remembers when a key expires (`live`), whose `live` was another one.
+    function lib.keep_expiry(key, live, before)
+        if live > 2 then
+            call('ZADD', STATE .. ':expiring', live, key)
+        elseif before > 2 then
+            call('ZREM', STATE .. ':expiring', key)
+        end
+    end
+
     -- The record of a key, now.
     function lib.record(what, n, key)
         local head = lib.field('h:' .. key)
@@ -249,7 +275,8 @@ local function library()
         local version, epoch, live, position, time, agent =
             head[1], head[2], head[3], head[4], head[5], head[6]
         local body, base, extra = false, false, false
-        if live == 1 then
+        if live > 2 then live = as_of(live, clock()) end
+        if live == 1 or live > 2 then
             body = call('HGET', STATE, 'b:' .. key)
             if not body then missing(STATE, 'has no value of the key ' .. key) end
             if body == '' then body = false end
@@ -268,7 +295,7 @@ local function library()
             for position = done[1], done[1] + done[2] - 1 do
                 local e = lib.entry_at(position)
                 rows[#rows + 1] =
-                    {'op', n, e.k, e.c, e.b, false, e.v, e.e, e.a, e.t, position, false, false}
+                    {'op', n, e.k, e.c, e.b, false, e.v, e.e, e.a, e.t, position, e.x, false}
             end
         end
         return rows

@@ -6,7 +6,8 @@
 -- Answers {where the log ends, where it is cut, whether the commit that the caller knows of is not in the
 -- log, entries, the position up to which they are complete, the length of the longest value of the log, how many
 -- steps have erased values, positions after the first that are erased but have their values in the stream};
--- an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads.
+-- an entry is position, key, version, epoch, kind, body, agent, time, operation id, reads, when
+-- the value expires or 0.
 
 local MOST = 200  -- entries of one call
 local lib = library()
@@ -25,7 +26,7 @@ end
 
 -- Adds an entry, and says whether it is the last one.
 local function add(e)
-    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r}
+    entries[#entries + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r, e.x}
     bytes = bytes - #(e.b or '') - #(e.r or '')
     if #entries < limit and bytes > 0 then return false end
     reached = e.p

@@ -32,7 +32,7 @@ for i = from, upto do
         call('ZADD', ERASING, position, position)
         entries = entries + 1
         local head = lib.field('h:' .. e.k)
-        if head[3] == 1 and head[4] == position then call('HSET', STATE, 'b:' .. e.k, '') end
+        if head[3] ~= 0 and head[3] ~= 2 and head[4] == position then call('HSET', STATE, 'b:' .. e.k, '') end
         if position <= lib.number_of('ec') then  -- it was copied already
             call('UNLINK', COPY)
             call('HDEL', STATE, 'ec')
@@ -51,7 +51,7 @@ for i = at + 1, at + 3 * tonumber(ARGV[at]), 3 do
         call('HSET', STATE, 'z:' .. key, pack(base))
         entries = entries + 1
         local head = lib.field('h:' .. key)
-        if head[3] == 1 and head[4] == position then call('HSET', STATE, 'b:' .. key, body or '') end
+        if head[3] ~= 0 and head[3] ~= 2 and head[4] == position then call('HSET', STATE, 'b:' .. key, body or '') end
     end
 end
 

@@ -33,7 +33,7 @@ end
 
 for key, e in pairs(last) do
     local fold = folds[key]
-    call('HSET', STATE, 'z:' .. key, pack({e.p, e.v, e.e, e.c, e.t, e.a, fold or e.b}))
+    call('HSET', STATE, 'z:' .. key, pack({e.p, e.v, e.e, e.c, e.t, e.a, fold or e.b, e.x}))
     if fold then lib.keep_fold(key, e.p, fold) end
     for number = math.floor((first[key] - 1) / BLOCK), math.floor(e.v / BLOCK) - 1 do
         call('HDEL', STATE, 'j:' .. number .. ':' .. key)

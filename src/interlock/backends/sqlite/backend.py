@@ -231,6 +231,7 @@ class SQLiteBackend:
         requests.AckGroup: lambda self, request: self._write(groups.acknowledge, request),
         requests.GroupState: lambda self, request: self._read(groups.state, request),
         requests.ListKeys: lambda self, request: self._read(log.list_keys, request),
+        requests.ListExpired: lambda self, request: self._read(log.list_expired, request),
         requests.ListGroups: lambda self, request: self._read(groups.names, request),
         requests.DropGroup: lambda self, request: self._write(groups.drop, request),
         Dump: lambda self, request: self._read(transfer.dump, request),

@@ -34,6 +34,7 @@ from interlock.core.requests import (
     DropProjection,
     Floor,
     Kept,
+    ListExpired,
     ListKeys,
     Load,
     LoadAt,
@@ -57,11 +58,11 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
         rows = execute(SQL["records"], (json.dumps(request.keys), space)).fetchall()
     else:
         rows = []
-    records = {row[0]: record(connection, where, row) for row in rows}
+    records = {row[0]: record(connection, where, row, now) for row in rows}
     scans = {
         prefix: tuple(
-            record(connection, where, row)
-            for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix)))
+            record(connection, where, row, now)
+            for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix), now))
         )
         for prefix in request.prefixes
     }
@@ -88,8 +89,18 @@ def list_keys(
     """Answer a ListKeys."""
     prefix, after = request.prefix, request.after
     bounds = (prefix, prefix_end(prefix), max(prefix, after), after)
-    rows = connection.execute(SQL["list_keys"], (where.space, *bounds, request.limit))
+    rows = connection.execute(
+        SQL["list_keys"], (where.space, *bounds, request.limit, where.clock())
+    )
     return tuple(map(KeyInfo._make, rows))
+
+
+def list_expired(
+    connection: sqlite3.Connection, where: Where, request: ListExpired
+) -> tuple[KeyInfo, ...]:
+    """Answer a ListExpired."""
+    values = (where.space, where.clock(), request.limit)
+    return tuple(map(KeyInfo._make, connection.execute(SQL["list_expired"], values)))
 
 
 def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot | Pruned:
@@ -103,13 +114,15 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
         position = _position_at(connection, where, request.time_us or 0, floor, end)
     if position < floor:
         return pruned(max(position, 0), floor)
-    last = where.first + position
+    last, time_us = where.first + position, request.time_us or 0
     rows = execute(SQL["records_at"], (json.dumps(request.keys), space, last)).fetchall()
-    records: dict[str, Record] = {row[0]: record(connection, where, row, last) for row in rows}
+    records: dict[str, Record] = {
+        row[0]: record(connection, where, row, time_us, last) for row in rows
+    }
     scans = {
         prefix: tuple(
-            record(connection, where, row, last)
-            for row in execute(SQL["scan_at"], (space, prefix, prefix_end(prefix), last))
+            record(connection, where, row, time_us, last)
+            for row in execute(SQL["scan_at"], (space, prefix, prefix_end(prefix), last, time_us))
         )
         for prefix in request.prefixes
     }
