@@ -82,3 +82,17 @@ def test_a_log_that_is_trimmed_and_written_while_it_is_copied(
         assert [entry.position for entry in space.log()] == [*range(5, space.position() + 1)]
         written = [n for n in space.read("found/0").value if n < 0]
         assert written == [*range(-1, -steps - 1, -1)]
+
+
+def test_a_value_that_has_expired_and_is_not_swept_goes_too(tmp_path: Path) -> None:
+    with (
+        Redis.start(tmp_path, {"rdbcompression": "no", "save": "3600 1000000"}) as server,
+        interlock.open(server.url(), agent="ann") as space,
+    ):
+        space.create("a", SECRET, expires=0.001)
+        while space.read("a").exists:
+            space.create("tick", 1, op_id="tick")
+        space.erase("a")
+        server.ask("SAVE")
+        assert count(tmp_path, "*.rdb") == 0
+        assert not space.read("a").exists
