@@ -80,23 +80,41 @@ def test_what_expired_after_it_was_read_conflicts(space: Any, other: Any) -> Non
         with pytest.raises(interlock.Conflict, match="expired") as refused:
             call()
         assert refused.value.record == space.read("k")
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        tx.expect(record)
-        tx.create("elsewhere", 1)
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        tx.read("k")
-        tx.write(record, 2)
+
+    def expecting() -> None:
+        with space.transaction() as tx:
+            tx.expect(record)
+            tx.create("elsewhere", 1)
+
+    def writing_over_another_reading() -> None:
+        with space.transaction() as tx:
+            assert not tx.read("k").exists
+            tx.write(record, 2)
+
+    for call in (expecting, writing_over_another_reading):
+        with pytest.raises(interlock.Conflict):
+            call()
     assert space.read("later").value == 1
     assert not space.read("elsewhere").exists
 
 
 def test_what_expired_after_it_was_scanned_conflicts(space: Any) -> None:
     space.create("k/b", 1)
-    record = space.create("k/a", 1, expires=0.5)
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        seen = tx.scan("k/")
-        gone(space, record)
-        tx.create("sum", len(seen))
+
+    def sums(seconds: float) -> bool:
+        record = space.update("k/a", lambda _: seconds, expires=seconds)
+        with space.transaction() as tx:
+            seen = tx.scan("k/")
+            gone(space, record)
+            if len(seen) == 2:
+                tx.create("sum", 2)
+        return len(seen) == 2
+
+    def summing() -> None:
+        assert any(sums(seconds) for seconds in (0.05, 0.5, 5.0)), "it was too slow to be seen"
+
+    with pytest.raises(interlock.Conflict):
+        summing()
     assert not space.read("sum").exists
     with space.transaction() as tx:
         tx.create("sum", len(tx.scan("k/")))

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from types import MappingProxyType
 
-from interlock.core.document import FILES, check_document, folders_of, in_the_way
+from interlock.core.document import FILES, check_document, expected_place, misplaced
 from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
 from interlock.core.keys import check_key, decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
-from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write, expect
 from interlock.core.records import Committed, Entry, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
@@ -43,7 +42,6 @@ from interlock.core.struct import Json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
-NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
@@ -266,18 +264,14 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
     agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            done.key,
-            decode(done.body),
-            done.version,
-            done.epoch,
-            agent,
-            time_us,
-            done.position,
-            done.kind != DELETE and not done.erased,
-            space,
-            done.body,
-            done.expires_us,
-            done.erased,
+            *(done.key, decode(done.body), done.version, done.epoch, agent, time_us, done.position),
+            *(
+                done.kind != DELETE and not done.erased,
+                space,
+                done.body,
+                done.expires_us,
+                done.erased,
+            ),
         )
         for done in outcome.writes
     ]
@@ -315,33 +309,6 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
         f"op_id {op_id!r} already belongs to an operation of {outcome.agent!r}. Use a new one.",
         outcome.writes[0].key,
     )
-
-
-def expected_place(
-    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
-) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
-    """What the commit of a new document expects of its place: no document where it needs a folder,
-    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
-    if not key.startswith(FILES):
-        return (), ()
-    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
-    inside = f"{key}/"
-    members = tuple(
-        (each, expected.version or 0, expected.epoch or 0)
-        for each, expected in sorted(gone.items())
-        if each.startswith(inside)
-    )
-    return folders, (Scanned(inside, members),)
-
-
-def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
-    """Return the refusal of a new document whose place was found taken at the commit."""
-    for write in plan.writes:
-        if conflict.expected is None and conflict.key in folders_of(write.key):
-            return in_the_way(write.key, conflict.key)
-        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
-            return in_the_way(conflict.key, write.key)
-    return None
 
 
 def _single(

@@ -185,7 +185,9 @@ class Step:
             gone = expired(live, self.now)
             live = 0 if gone else live
             moved = live if expected.version is None else version != expected.version
-            if moved or (expected.version is not None and gone != expected.expired):
+            if expected.version is not None:
+                moved = moved or gone != expected.expired
+            if moved:
                 return refusals.conflict(expected, self._record(expected.key))
         return None
 
@@ -220,9 +222,9 @@ class Step:
         writes = []
         for kind, key, body, ttl_us in plan.writes:
             version, epoch, _ = self._heads.get(key, _ABSENT)
-            version, position = version + 1, position + 1
+            version, position, live = version + 1, position + 1, _LIVE[kind]
             expires = now + ttl_us if ttl_us else 0
-            live = expires or _LIVE[kind]
+            live = expires or live
             entry = self._where.first + position
             if key in self._leases:
                 epoch = self._written_leased(plan, key, epoch)
@@ -305,9 +307,10 @@ def record(
         return Record(key, tail, version, epoch, agent, time, position, True, where.uid)
     plain = (version, epoch, agent, time, position)
     expires = live if live > CONTRIBUTIONS else 0
-    if not live or expired(live, now) or body is None:
-        erased = live > 0 and body is None
-        return Record(key, None, *plain, False, where.uid, None, expires, erased)
+    if not live or expired(live, now):
+        return Record(key, None, *plain, False, where.uid, None, expires)
+    if body is None:
+        return Record(key, None, *plain, False, where.uid, None, expires, erased=True)
     return Record(key, json.loads(body), *plain, True, where.uid, body, expires)
 
 
