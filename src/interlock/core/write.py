@@ -264,16 +264,10 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
     agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            *(done.key, decode(done.body), done.version, done.epoch, agent, time_us, done.position),
-            *(
-                done.kind != DELETE and not done.erased,
-                space,
-                done.body,
-                done.expires_us,
-                done.erased,
-            ),
+            *(w.key, decode(w.body), w.version, w.epoch, agent, time_us, w.position),
+            *(w.kind != DELETE and not w.erased, space, w.body, w.expires_us, w.erased),
         )
-        for done in outcome.writes
+        for w in outcome.writes
     ]
 
 
