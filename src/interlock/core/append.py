@@ -101,4 +101,5 @@ def _entry(
         outcome.time_us,
         op_id,
         reads,
+        erased=done.erased,
     )

@@ -233,7 +233,7 @@ def rows_of(entries: Sequence[Entry]) -> tuple[Row, ...]:
     return tuple(
         Row(
             *entry[:5],
-            None if entry.kind == DELETE else text_of(entry.value),
+            None if entry.kind == DELETE or entry.erased else text_of(entry.value),
             *entry[6:9],
             _reads_text(entry),
             entry.expires_us,

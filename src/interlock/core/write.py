@@ -258,11 +258,12 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
             writer=outcome.agent,
             time_us=outcome.time_us,
             position=each.position,
-            exists=each.kind != DELETE,
+            exists=each.kind != DELETE and not each.erased,
             space=space,
             body=each.body,
             expires_us=each.expires_us,
             tag=each.tag,
+            erased=each.erased,
         )
         for each in outcome.writes
     ]
@@ -272,7 +273,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
     """Refuse a replayed answer that belongs to a plan with other values: one id, two operations."""
     if isinstance(outcome, Committed) and outcome.replayed:
         for asked, done in zip(plan.writes, outcome.writes, strict=True):
-            if asked.body != done.body:
+            if asked.body != done.body and not done.erased:
                 return reused_operation(plan.op_id, asked.key)
     return outcome
 

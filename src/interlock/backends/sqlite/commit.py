@@ -309,6 +309,8 @@ def record(
     expires = live if live > CONTRIBUTIONS else 0
     if not live or expired(live, now):
         return Record(key, None, *plain, False, where.uid, None, expires)
+    if body is None:
+        return Record(key, None, *plain, False, where.uid, None, expires, erased=True)
     return Record(key, json.loads(body), *plain, True, where.uid, body, expires)
 
 
@@ -317,7 +319,10 @@ def read_record(
 ) -> Record:
     """Return the record of a key as it is now."""
     row = connection.execute(SQL["record"], (where.space, key)).fetchone()
-    return record(connection, where, row, where.clock() if now is None else now)
+    found = record(connection, where, row, where.clock() if now is None else now)
+    if isinstance(found.value, Tail):  # as servers answer it: such a fold is not kept
+        found = found._replace(value=found.value._replace(erasures=None))
+    return found
 
 
 def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bool:
@@ -340,7 +345,13 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
         after, base = started or (after, base)
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length, rules_version(connection, where))
+    return Tail(base, items, length, rules_version(connection, where), erasures(connection, where))
+
+
+def erasures(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the number of steps that have erased values of the space."""
+    found: int = connection.execute(SQL["erasures"], (where.space,)).fetchone()[0]
+    return found
 
 
 def rules_version(connection: sqlite3.Connection, where: Where) -> int:

@@ -189,6 +189,7 @@ def entry_answer(entry: Entry) -> Answer:
         "value": entry.value,
         "agent": entry.agent,
         "at": entry.at.isoformat(),
+        **({"erased": True} if entry.erased else {}),
     }
 
 
