@@ -22,6 +22,7 @@ def gone(space: Any, *records: interlock.Record) -> None:
     """Wait until the store's clock has come to when records expire."""
     for record in records:
         assert record.expires_at is not None
+        assert record.at is not None
         while space.time() <= record.expires_at:
             pass
 
@@ -171,6 +172,7 @@ def test_a_write_without_an_expiry_stays(space: Any) -> None:
 def test_a_rule_says_when_values_expire(space: Any) -> None:
     def lasts(record: interlock.Record) -> float:
         assert record.expires_at is not None
+        assert record.at is not None
         return (record.expires_at - record.at).total_seconds()
 
     record = space.create("s/a", 1)

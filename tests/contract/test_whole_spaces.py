@@ -402,6 +402,7 @@ def test_what_expires_travels_with_when(
         long = space.create("long", 1, expires=1000)
         stays = space.write(space.create("stays", 1, expires=500), 2)
         short = space.create("short", {"n": 1}, expires=0.05)
+        assert short.expires_at is not None
         while space.time() <= short.expires_at:
             pass
     lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"

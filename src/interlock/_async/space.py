@@ -16,7 +16,7 @@ from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
 from interlock._async.streams import AsyncStreams
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -298,7 +298,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
@@ -312,7 +312,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         """
         self.session.check_write(key)
         name = self.session.op_id(op_id)
-        return await self.session.run(write.append_many(self.session.writer, key, items, name))
+        return await self.session.run(append.append_many(self.session.writer, key, items, name))
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any

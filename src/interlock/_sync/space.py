@@ -16,7 +16,7 @@ from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
 from interlock._sync.streams import Streams
 from interlock._sync.transaction import Tx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -292,7 +292,7 @@ class Space(Reader, Streams, Observable):
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
@@ -306,7 +306,7 @@ class Space(Reader, Streams, Observable):
         """
         self.session.check_write(key)
         name = self.session.op_id(op_id)
-        return self.session.run(write.append_many(self.session.writer, key, items, name))
+        return self.session.run(append.append_many(self.session.writer, key, items, name))
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any

@@ -21,13 +21,15 @@ class Expect(NamedTuple):
 
     `version` 0 is a key that was never written; None only demands that the key does not exist
     now, whatever its past (`create`).  `epoch` None is not compared.  `expired`: the value of that
-    version had expired when it was read, and must be so now; otherwise it must not be.
+    version had expired when it was read, and must be so now; otherwise it must not be.  `tag` is
+    that of the record.
     """
 
     key: str
     version: int | None
     epoch: int | None
     expired: bool = False
+    tag: object = None
 
     @property
     def wanted(self) -> int | None:
@@ -86,7 +88,7 @@ class Plan(NamedTuple):
 
 def expect(record: Record) -> Expect:
     """The expectation that `record` has not moved."""
-    return Expect(record.key, record.version, record.epoch, record.expired)
+    return Expect(record.key, record.version, record.epoch, record.expired, record.tag)
 
 
 def scanned(prefix: str, records: tuple[Record, ...]) -> Scanned:

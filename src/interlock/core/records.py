@@ -35,7 +35,9 @@ class Record(NamedTuple, Generic[V_co]):
     `position` is the place in the space's log of the entry that made this version.  `body` is the
     value's JSON text as it was read, which stays what it was when `value` is changed in place;
     None for a merged key, whose value is a fold.  `expires_us`: when the store's clock will find,
-    or has found, that the value has expired (0: it does not expire).
+    or has found, that the value has expired (0: it does not expire).  `tag` is what a guard
+    compares in place of a version: of data outside a space `version` is 0 where the data does not
+    count its writes.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Record(NamedTuple, Generic[V_co]):
     space: str
     body: str | None = None
     expires_us: int = 0
+    tag: object = None
 
     @property
     def at(self) -> datetime | None:
@@ -178,7 +181,7 @@ class Leaseholder(NamedTuple):
 class Written(NamedTuple):
     """One write of a commit: the key's new version and epoch, and its place in the log.
 
-    `expires_us`: when its value expires, 0 where it does not.
+    `expires_us`: when its value expires, 0 where it does not.  `tag` is that of the new record.
     """
 
     key: str
@@ -188,6 +191,7 @@ class Written(NamedTuple):
     position: int
     body: str | None
     expires_us: int = 0
+    tag: object = None
 
 
 class Committed(NamedTuple):

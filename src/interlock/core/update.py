@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.fold import ask
-from interlock.core.keys import DELETE, check_key
+from interlock.core.keys import DELETE
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Contended, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, Place, Steps, Think
@@ -83,7 +83,7 @@ def update(
     Optimistic once; after a conflict, or if a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
-    wrong = check_key(key) or check_limits(limits)
+    wrong = writer.check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
     ticket = attempts = 0

@@ -7,17 +7,16 @@ meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from interlock.core.document import FILES, check_document, expected_place, misplaced
-from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
-from interlock.core.keys import check_key, decode, encode
+from interlock.core.fold import ask, fold_conflict, reload
+from interlock.core.keys import decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
 from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write, expect
-from interlock.core.records import Committed, Entry, Record, Written, absent
+from interlock.core.records import Committed, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
     Forbidden,
@@ -42,11 +41,9 @@ from interlock.core.struct import Json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
-FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
-AppendPlan = Callable[[Writer, str, Json, str], Decision]
 
 
 def plan_put(
@@ -89,15 +86,6 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
     return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased
     )
-
-
-def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
-    """Plan adding one contribution to a merged key, whatever it holds."""
-    write = write_to(writer, APPEND, key, item)
-    if isinstance(write, Invalid):
-        return write
-    refused = forbidden_by_rule(writer, absent(key, writer.space), write)
-    return refused or writer.plan(op_id, writes=(write,))
 
 
 def plan_transition(
@@ -151,7 +139,7 @@ def write_to(
     writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
 ) -> Write | Invalid:
     """The same for a key of the caller's, which may be malformed."""
-    return check_key(key) or write_of(writer, kind, key, value, expires)
+    return writer.check_key(key) or write_of(writer, kind, key, value, expires)
 
 
 def write_over(
@@ -178,7 +166,7 @@ def forbidden_by_rule(
     writer: Writer, base: Record, write: Write, leased: bool = False
 ) -> Refusal | None:
     """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
-    if write.key.startswith(FILES) and write.kind != DELETE:
+    if writer.is_document(write.key) and write.kind != DELETE:
         value = decode(write.body) if write.kind == PUT else None
         wrong = check_document(write.key, value)  # contributions are none
         if wrong is not None:
@@ -243,7 +231,7 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
         )
     if record.space != writer.space:
         return Invalid(f"The record of {record.key!r} was read from another space.", record.key)
-    return check_key(record.key)
+    return writer.check_key(record.key)
 
 
 def reads_beyond(plan: Plan) -> dict[str, Json] | None:
@@ -261,13 +249,22 @@ def reads_beyond(plan: Plan) -> dict[str, Json] | None:
 
 def records_of(outcome: Committed, space: str) -> list[Record]:
     """Return the records that a commit made."""
-    agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            *(key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space),
-            *(body, expires_us),
+            key=each.key,
+            value=decode(each.body),
+            version=each.version,
+            epoch=each.epoch,
+            writer=outcome.agent,
+            time_us=outcome.time_us,
+            position=each.position,
+            exists=each.kind != DELETE,
+            space=space,
+            body=each.body,
+            expires_us=each.expires_us,
+            tag=each.tag,
         )
-        for key, kind, version, epoch, position, body, expires_us in outcome.writes
+        for each in outcome.writes
     ]
 
 
@@ -314,7 +311,8 @@ def _single(
     new: bool = False,
 ) -> Plan:
     """The plan of one write, computed from the record that is expected; `new`: none exists."""
-    folders, inside = expected_place(write.key) if new else ((), ())
+    document = new and writer.is_document(write.key)
+    folders, inside = expected_place(write.key) if document else ((), ())
     return writer.plan(
         op_id,
         expects=(expected, *folders),
@@ -442,7 +440,8 @@ def _is_value_of(decided: Decision, record: Record) -> bool:
 
 def _as_it_is(record: Record) -> Committed:
     """What a commit that changes nothing returns: the one that made the record."""
-    write = Written(record.key, PUT, record.version, record.epoch, record.position, record.body)
+    key, version, epoch, position = record.key, record.version, record.epoch, record.position
+    write = Written(key, PUT, version, epoch, position, record.body, record.expires_us, record.tag)
     return Committed(record.position, record.time_us, record.writer or "", (write,))
 
 
@@ -467,73 +466,6 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
     return conflict.replace(message=message, clashes=clashes)
-
-
-def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str, plan: AppendPlan = plan_append
-) -> Steps[list[Entry] | Refusal]:
-    """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
-    contributions = list(items)
-    if not contributions:
-        return []
-
-    def decision() -> Decision:
-        writes: list[Write] = []
-        for item in contributions:
-            decided = plan(writer, key, item, op_id)
-            if isinstance(decided, Refusal):
-                return decided
-            writes += decided.writes
-        return writer.plan(op_id, writes=writes, transaction=True)
-
-    outcome = yield from commit(writer, decision)
-    if not isinstance(outcome, Committed):
-        return outcome
-    first, last = outcome.writes[0].version, outcome.writes[-1].version
-    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))
-    return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
-
-
-def append(
-    writer: Writer,
-    key: str,
-    item: Json,
-    op_id: str,
-    exact: bool = True,
-    plan: AppendPlan = plan_append,
-) -> Steps[Entry | Refusal]:
-    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
-
-    Returns its Entry or a Refusal.
-    """
-    decision = partial(plan, writer, key, item, op_id)
-    outcome = yield from commit(writer, decision, exact, shared=not exact)
-    if not isinstance(outcome, Committed):
-        return outcome
-    done = outcome.writes[0]
-    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
-    return _entry(outcome, done, op_id, None)
-
-
-def _entry(
-    outcome: Committed, done: Written, op_id: str, reads: Mapping[str, Json] | None
-) -> Entry:
-    return Entry(
-        done.position,
-        done.key,
-        done.version,
-        done.epoch,
-        done.kind,
-        decode(done.body),
-        outcome.agent,
-        outcome.time_us,
-        op_id,
-        reads,
-    )
 
 
 def transition(
@@ -575,7 +507,7 @@ def change(
             return wrong
         record = target
     else:
-        wrong = check_key(target)
+        wrong = writer.check_key(target)
         if wrong is not None:
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))

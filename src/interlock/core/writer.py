@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from interlock.core.document import FILES
+from interlock.core.keys import check_key
 from interlock.core.plan import PUT, Expect, Plan, Scanned, Write
+from interlock.core.refusals import Invalid
 from interlock.core.requests import Enter, Steps
 from interlock.core.rules import RuleBook
 
@@ -27,6 +30,14 @@ class Writer:
     book: RuleBook = field(default_factory=RuleBook)
     incarnation: int = 0
     host: str = ""
+
+    def check_key(self, key: object) -> Invalid | None:
+        """Return why `key` is not a key here, or None when it is one."""
+        return check_key(key)
+
+    def is_document(self, key: str) -> bool:
+        """Whether what `key` holds is shown as a file, so that it must be a document."""
+        return key.startswith(FILES)
 
     def plan(
         self,

@@ -1,0 +1,134 @@
+"""Guards: Interlock's verbs over data that stays where it is and that other programs use, too.
+
+    guard = interlock.guards.redis(client)
+    record = guard.read("booking:17")
+    guard.write(record, {**record.value, "seat": "12A"})  # Conflict if anybody has changed it
+    guard.update("booking:17", choose_seat)
+
+A write through a guard never destroys a change that it was not computed from, whoever made it.  A
+program that writes around the guard may still overwrite blindly; the next guarded write that was
+computed from what it destroyed conflicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, overload
+
+from interlock._async.guard import AsyncGuard
+from interlock._sync.guard import Guard
+from interlock.guards.made import made
+from interlock.guards.place import ABSENT, Changed
+
+if TYPE_CHECKING:
+    import redis as redis_py
+    import redis.asyncio as redis_asyncio
+
+    from interlock._async.space import AsyncSpace
+    from interlock._sync.space import Space
+    from interlock.core.machine import Machine
+
+__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "redis"]
+
+CONFLICT = Changed()
+"""What the `replace` of `custom` returns if the tag is not the one that is there."""
+
+
+@overload
+def custom(
+    load: Callable[[str], Awaitable[tuple[Any, Any] | None]],
+    replace: Callable[[str, Any, Any], Awaitable[Any]],
+    *,
+    name: str = ...,
+    metadata: bool | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: AsyncSpace | None = ...,
+    max_value_bytes: int | None = ...,
+) -> AsyncGuard: ...
+@overload
+def custom(
+    load: Callable[[str], tuple[Any, Any] | None],
+    replace: Callable[[str, Any, Any], Any],
+    *,
+    name: str = ...,
+    metadata: bool | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: Space | None = ...,
+    max_value_bytes: int | None = ...,
+) -> Guard: ...
+def custom(
+    load: Callable[[str], Any],
+    replace: Callable[[str, Any, Any], Any],
+    *,
+    name: str = "custom",
+    **options: Any,
+) -> Guard | AsyncGuard:
+    """Return a guard of whatever two functions can load and conditionally replace.
+
+    `load(key)` returns `(tag, value)`: the value as JSON has it, and what tells it from any other,
+    such as an ETag.  For nothing it returns None, or `(tag, guards.ABSENT)`.  `replace(key, tag,
+    value)` writes if the tag still is that one, in one atomic step, and returns the new tag, else
+    `guards.CONFLICT`; the value `guards.ABSENT` deletes.  What they raise is the caller's: after an
+    exception of `replace` nobody knows whether it has written.  Coroutine functions make an
+    AsyncGuard.  The other options are those of `redis`.
+    """
+    from interlock.guards.places.custom import Custom
+
+    return made(Custom(load, replace, name), **options)
+
+
+@overload
+def redis(
+    client: redis_asyncio.Redis | redis_asyncio.RedisCluster,
+    *,
+    name: str = ...,
+    receipts: bool = ...,
+    metadata: bool | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: AsyncSpace | None = ...,
+    max_value_bytes: int | None = ...,
+) -> AsyncGuard: ...
+@overload
+def redis(
+    client: redis_py.Redis | redis_py.RedisCluster,
+    *,
+    name: str = ...,
+    receipts: bool = ...,
+    metadata: bool | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: Space | None = ...,
+    max_value_bytes: int | None = ...,
+) -> Guard: ...
+def redis(
+    client: Any, *, name: str = "redis", receipts: bool = True, **options: Any
+) -> Guard | AsyncGuard:
+    """Return a guard of the keys that a client of redis-py reaches: strings that hold JSON.
+
+    The stored bytes are compared, in one atomic step with replacing them; the key keeps its time to
+    live.  A client of `redis.asyncio` makes an AsyncGuard.
+
+    `metadata`: whether the value keeps `_version`, `_last_writer` and `_updated_at` (None: where it
+    carries `_version` already).  `machine`, `schema` and `on_conflict` are those of
+    `interlock.guarded`.  `agent`: the name that writes are made under (default: that of `turns`,
+    else host and process id).  `turns`: a space through which `update` takes turns at a key.
+    `max_value_bytes`: limit of a value's JSON (1 MiB).  `name` says in messages what the guard is
+    of; those who take turns through one space give guards of the same data the same name.
+    `receipts`: whether a write whose answer was lost is known when it is sent again, by a key
+    beside each one that is written; without them it may be applied and refused as a conflict.
+    Raises Invalid.
+    """
+    from interlock.guards.places.redis import RedisStrings
+
+    return made(RedisStrings(client, name, receipts), **options)
