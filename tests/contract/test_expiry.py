@@ -228,6 +228,15 @@ def test_an_operation_sent_twice_is_answered_as_before(space: Any) -> None:
     assert space.update("k", lambda n: pytest.fail("called"), op_id="one") == record
 
 
+@pytest.mark.interlock_space(rules={"**": interlock.guarded(expires=1000)})
+def test_a_patch_sent_twice_is_answered_as_before(space: Any) -> None:
+    space.create("k", {"a": 1})
+    record = space.patch("k", {"a": 2}, op_id="one")
+    assert space.patch("k", {"a": 2}, op_id="one") == record
+    with pytest.raises(interlock.Invalid, match="another operation"):
+        space.patch("k", {"a": 3}, op_id="one")
+
+
 @pytest.mark.interlock_space(agent="ann", rules={"own/{agent}": interlock.private()})
 def test_whoever_trims_deletes_expired_keys(facades: Facades, space: Any) -> None:
     records = [made(space, key) for key in ("a", "own/ann", "b")]

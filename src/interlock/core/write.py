@@ -431,9 +431,12 @@ def put(
 def _changes_nothing(decided: Decision, record: Record) -> bool:
     """Whether a plan writes what the record has already.  A value that expires is written anew,
     and so is one that is to stay from now on."""
-    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
-        return False
-    return record.body == decided.writes[0].body is not None
+    expires = (isinstance(decided, Plan) and decided.writes[0].ttl_us) or record.expires_us
+    return not expires and _is_value_of(decided, record)
+
+
+def _is_value_of(decided: Decision, record: Record) -> bool:
+    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
 
 
 def _as_it_is(record: Record) -> Committed:
@@ -495,7 +498,7 @@ def change(
 
     def was_asked(made: Record) -> Record | Refusal:
         """The record that an earlier sending made, unless the same change would change it again."""
-        if still is None or _changes_nothing(decide(made), made):
+        if still is None or _is_value_of(decide(made), made):
             return made
         return reused_operation(op_id, made.key)
 
