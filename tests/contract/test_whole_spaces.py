@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -297,6 +298,52 @@ def test_nobody_opens_a_space_that_is_being_imported(store: interlock.Store, nam
     done = store.load(lines, to)
     assert done.entries == done.position - 48
     assert body(list(store.export(to))) == body(lines)
+
+
+def test_an_import_that_fails_leaves_what_another_one_has_finished(
+    store: interlock.Store, name: str
+) -> None:
+    fill(store, name)
+    lines, to = list(store.export(name)), f"{name}-to"
+
+    def late(last: str) -> Iterator[str]:
+        yield from lines[:50]
+        store.load(lines, to)
+        with opened(store, to, create=False) as space:
+            space.update("live", lambda n: (n or 0) + 1)
+        yield last
+
+    with pytest.raises(interlock.Invalid, match="malformed"):
+        store.load(late("garbage"), to)
+    with opened(store, to, create=False) as space:
+        assert space.read("live").value == 1
+    with pytest.raises(interlock.Invalid, match="malformed"):
+        store.load([*lines[:50], "garbage"], f"{name}-bad")  # nobody has finished this one
+    assert f"{name}-bad" not in {each.name for each in store.spaces()}
+
+
+@pytest.mark.parametrize("extra", ["again", "garbage"])
+def test_an_import_refuses_lines_behind_the_last_one(
+    store: interlock.Store, name: str, extra: str
+) -> None:
+    fill(store, name)
+    lines = list(store.export(name))
+    store.load([*lines, "", " "], f"{name}-to")
+    with pytest.raises(interlock.Invalid, match="behind its last line"):
+        store.load([*lines, *(lines if extra == "again" else [extra])], f"{name}-bad")
+    assert f"{name}-bad" not in {each.name for each in store.spaces()}
+
+
+def test_an_import_of_what_is_no_text_is_refused(
+    store: interlock.Store, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\x7fELF\xd0\n")
+    file = (tmp_path / "binary").open(encoding="utf-8")
+    with file, pytest.raises(interlock.Invalid, match="not UTF-8"):
+        store.load(file, f"{name}-to")
+    lines: Any = [b"{}"]
+    with pytest.raises(interlock.Invalid, match="lines of text, not bytes"):
+        store.load(lines, f"{name}-to")
 
 
 ROW = Row(1, "k", 1, 0, "put", "1", "a", 5, "op")

@@ -257,7 +257,7 @@ def restored(position: int, base: tuple[Row, ...], rows: tuple[Row, ...]) -> Ste
         return end
     return Invalid(
         f"The rows up to position {wanted} don't follow what is there: the log ends at {end}, or a "
-        "version does not follow. Drop the space and start again."
+        "version does not follow. Somebody else may be importing into the same space."
     )
 
 
