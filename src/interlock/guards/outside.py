@@ -203,8 +203,10 @@ class Outside:
         if plan.ticket:
             with suppress(AnswerLost, Fault):  # else it expires
                 await self._leave_turn(LeaveTurn(plan.ticket))
-        kind, body = write.kind, stamped.body
-        written = Written(write.key, kind, stamped.version, 0, 0, body, tag=answer)
+        body = stamped.body
+        if isinstance(answer, Found):
+            body, answer = self._record_of(write.key, answer).body, answer.tag
+        written = Written(write.key, write.kind, stamped.version, 0, 0, body, tag=answer)
         return Committed(0, stamped.time_us, plan.agent, (written,))
 
     def _stamped(self, body: str | None, expected: Expect, agent: str) -> _Stamped | Invalid:

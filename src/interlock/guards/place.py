@@ -28,6 +28,13 @@ class Absent(Enum):
 ABSENT = Absent.ABSENT
 
 
+class Stored(bytes):
+    """The bytes that are stored, as a tag; they do not fill a screen."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class Found(NamedTuple):
     """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing)."""
 
@@ -75,6 +82,7 @@ class Place(Protocol):
     async def replace(self, change: Change) -> object | Changed:
         """Write if the tag still is that of the change; return the new tag, or `Changed`.
 
+        Where what was written is not exactly the change, it returns what is there now as `Found`.
         The tag `ABSENT` demands that there is nothing, whatever `load` would say of it.
         """
         ...

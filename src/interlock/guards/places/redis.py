@@ -16,7 +16,7 @@ from typing import Any
 
 from interlock.backends.redis.faults import fault_of, redis, script_is_missing
 from interlock.errors import Invalid
-from interlock.guards.place import ABSENT, Change, Changed, Found
+from interlock.guards.place import ABSENT, Change, Changed, Found, Stored
 
 RECEIPTS = "interlock:receipts:"
 _KEPT = 180_000  # milliseconds: longer than anybody sends an operation again
@@ -48,7 +48,7 @@ class RedisStrings:
     async def replace(self, change: Change) -> object | Changed:
         """Compare and replace its bytes."""
         key, body = change.key, change.body
-        new = b"" if body is None else body.encode()
+        new = Stored(b"" if body is None else body.encode())
         absent, receipts = change.tag is ABSENT, receipts_of(key)
         reply = await self._run(
             *(key, receipts, change.op_id, 0 if receipts == key else self._kept),
@@ -88,7 +88,7 @@ def found(key: str, stored: object) -> Found:
     """Return what a string holds.  Raises Invalid where it is no JSON."""
     if stored is None:
         return Found(ABSENT, ABSENT)
-    tag = as_bytes(stored)
+    tag = Stored(as_bytes(stored))
     try:
         return Found(tag, json.loads(tag))
     except (ValueError, RecursionError) as problem:
