@@ -154,8 +154,8 @@ def entry_line(entry: interlock.Entry, as_json: bool) -> str:
     """Return a log entry as a line for people, or of JSON."""
     if as_json:
         return compact(entry.to_dict())
-    gone = "(expired)" if entry.expired else "(deleted)"
-    value = gone if entry.kind == "delete" else compact(entry.value)
+    gone = "(expired)" if entry.expired else "(deleted)" if entry.kind == "delete" else ""
+    value = "(erased)" if entry.erased else gone or compact(entry.value)
     return (
         f"{entry.position:>6}  {local(entry.at)}  {entry.agent}  "
         f"{entry.key}  v{entry.version}  {value}"

@@ -13,6 +13,7 @@ from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
 
+from interlock.core.append import plan_append
 from interlock.core.keys import check_key
 from interlock.core.plan import DELETE
 from interlock.core.records import Entry, as_datetime
@@ -20,7 +21,7 @@ from interlock.core.refusals import Forbidden
 from interlock.core.rules import MERGED, UnknownRule
 from interlock.core.struct import Json
 from interlock.core.types import TYPE, Misfit, tagged
-from interlock.core.write import Decision, plan_append
+from interlock.core.write import Decision
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refused
 
@@ -132,6 +133,9 @@ class Stream(Generic[E]):
                 f"The event of {self.key!r} at position {entry.position} ({TYPE} "
                 f"{_tag(entry)!r:.60}) can't be read: {problem}."
             ) from problem
+
+
+NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
 
 
 def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
