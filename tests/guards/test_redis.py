@@ -72,6 +72,48 @@ def test_what_is_no_string_with_json_is_refused(client: redis.Redis, key: str) -
     assert client.get(key) == b"no json"
 
 
+def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client, kind="hash", agent="planner")
+    client.hset(key, mapping={"seat": "3C", "status": "PENDING", "_version": "4"})
+    client.expire(key, 100)
+    record = guard.read(key)
+    assert (record.value["seat"], record.version) == ("3C", 4)
+    with monitored(client) as monitor:
+        written = guard.update_fields(record, {"seat": "12A"}, remove=["status"])
+        client.echo(key)
+        seen = [*takewhile(f"ECHO {key}".__ne__, (each["command"] for each in monitor.listen()))]
+    assert [each for each in seen if each.startswith("HSET")] == [
+        f"HSET {key} seat 12A",
+        f"HSET {key} _version 5",
+    ]
+    assert client.hgetall(key) == {b"seat": b"12A", b"_version": b"5"}
+    assert (written.version, written.value["_version"], client.ttl(key) > 0) == (5, "5", True)
+    client.hset(key, "meal", "vegan")
+    with pytest.raises(interlock.Conflict, match="changed by a writer outside") as caught:
+        guard.write(written, {"seat": "1A"})
+    assert caught.value.record.value["meal"] == "vegan"
+    with pytest.raises(interlock.Invalid, match="at least one field"):
+        guard.create(f"{key}:new", {})
+    bad: list[Any] = [{"n": 1}, [1]]
+    for value in bad:
+        with pytest.raises(interlock.Invalid):
+            guard.write(caught.value.record, value)
+    guard.delete(caught.value.record)
+    assert client.exists(key) == 0
+    stamped = guards.redis(client, kind="hash", metadata=True).create(key, {"seat": "1A"})
+    assert guard.read(key).at == stamped.at
+    with pytest.raises(interlock.Conflict):
+        guard.create(key, {"seat": "1B"})
+    client.delete(key)
+    client.set(key, "1")
+    with pytest.raises(interlock.Invalid, match="for hashes"):
+        guard.read(key)
+    with pytest.raises(interlock.Invalid, match="kind="):
+        guards.redis(client, kind="list")
+
+
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         guard = guards.redis(client)

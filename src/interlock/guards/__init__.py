@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from interlock._async.guard import AsyncGuard
 from interlock._sync.guard import Guard
+from interlock.errors import Invalid
 from interlock.guards.made import AsyncOptions, Options, made
 from interlock.guards.place import ABSENT, Changed
 
@@ -82,6 +83,7 @@ def redis(
     client: redis_asyncio.Redis | redis_asyncio.RedisCluster,
     *,
     name: str = ...,
+    kind: str = ...,
     receipts: bool = ...,
     **options: Unpack[AsyncOptions],
 ) -> AsyncGuard: ...
@@ -90,23 +92,33 @@ def redis(
     client: redis_py.Redis | redis_py.RedisCluster,
     *,
     name: str = ...,
+    kind: str = ...,
     receipts: bool = ...,
     **options: Unpack[Options],
 ) -> Guard: ...
 def redis(
-    client: Any, *, name: str = "redis", receipts: bool = True, **options: Any
+    client: Any,
+    *,
+    name: str = "redis",
+    kind: str = "json",
+    receipts: bool = True,
+    **options: Any,
 ) -> Guard | AsyncGuard:
-    """Return a guard of the keys that a client of redis-py reaches: strings that hold JSON.
+    """Return a guard of the keys that a client of redis-py reaches.
 
-    The stored bytes are compared, in one atomic step with replacing them; the key keeps its time to
-    live.  A client of `redis.asyncio` makes an AsyncGuard.  `receipts`: whether a write whose
+    `kind`: `json`, strings that hold JSON, or `hash`, whose fields are str; of a hash, only those
+    fields are written that change.  All that is stored is compared, in one atomic step with
+    replacing it; the key keeps its time to live.  A client of `redis.asyncio` makes an AsyncGuard.
+    `receipts`: whether a write whose
     answer was lost is known when it is sent again, by a key beside each one that is written;
     without them it may be applied and refused as a conflict.  The other options are those of
     `custom`.  Raises Invalid.
     """
-    from interlock.guards.places.redis import RedisStrings
+    from interlock.guards.places.redis import KINDS
 
-    return made(RedisStrings(client, name, receipts), **options)
+    if kind not in KINDS:
+        raise Invalid(f"kind={kind!r:.40} must be 'json' or 'hash'.")
+    return made(KINDS[kind](client, name, receipts), **options)
 
 
 def file(

@@ -67,13 +67,15 @@ class Change(NamedTuple):
 class Place(Protocol):
     """Data outside a space.
 
-    `name` says in messages and in the names of turns what it is.  `load` and `replace` raise the
+    `name` says in messages and in the names of turns what it is, `asynchronous` whether it needs an
+    event loop, `texts` whether a value is an object of texts.  `load` and `replace` raise the
     faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer: they
     are then called again.
     """
 
     name: str
     asynchronous: bool
+    texts: bool
 
     async def load(self, key: str) -> Found:
         """Return what is at `key`."""

@@ -60,6 +60,7 @@ class Files:
     ) -> None:
         where = Path(path).resolve()
         self.name = name
+        self.texts = False
         self.asynchronous = asynchronous
         self._only = None if where.is_dir() else where.name
         self._root = where if self._only is None else where.parent
