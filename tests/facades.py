@@ -102,6 +102,7 @@ class Bridge:
             | interlock.AsyncCoordinator
             | interlock.AsyncBreaker
             | interlock.AsyncProjection
+            | interlock.AsyncEvents
             | interlock.AsyncRun
             | interlock.AsyncRuns
             | interlock.AsyncFiles

@@ -50,6 +50,7 @@ from interlock.typed import upcast
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
+    from interlock._async.events import AsyncEvents
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
     from interlock._async.joined import AsyncJoined
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
+    from interlock._sync.events import Events
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
     from interlock._sync.joined import Joined
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from interlock._sync.worker import Worker
     from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.erase import Erasure
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
     from interlock.core.spaces import Finding, SpaceInfo
@@ -98,6 +101,7 @@ if TYPE_CHECKING:
     from interlock.runs.records import RunInfo, StepInfo
     from interlock.runs.worker import Worked
     from interlock.streams.coordinator import Progress
+    from interlock.streams.events import EventEntry
 
 __version__ = "0.1.0"
 
@@ -108,6 +112,7 @@ __all__ = [
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
+    "AsyncEvents",
     "AsyncFiles",
     "AsyncFilesTx",
     "AsyncGroup",
@@ -141,6 +146,9 @@ __all__ = [
     "Document",
     "Dropped",
     "Entry",
+    "Erasure",
+    "EventEntry",
+    "Events",
     "Fault",
     "Fenced",
     "FileConflict",
@@ -223,6 +231,7 @@ __all__ = [
 _LATE = {
     "AsyncBreaker": "_async.breaker",
     "AsyncCoordinator": "_async.coordinator",
+    "AsyncEvents": "_async.events",
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
     "AsyncGroup": "_async.group",
@@ -246,9 +255,12 @@ _LATE = {
     "Delivery": "core.group",
     "Distribution": "observe.metrics",
     "Document": "files.document",
+    "Erasure": "core.erase",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",
+    "EventEntry": "streams.events",
+    "Events": "_sync.events",
     "Files": "_sync.files",
     "Finding": "core.spaces",
     "FilesTx": "_sync.files",

@@ -80,6 +80,9 @@ def test_log_history_at_keys_and_watch(call: Any) -> None:
     positions = [json.loads(line)["position"] for line in call("log", "--json").stdout.splitlines()]
     assert positions == [1, 2, 3, 4]
     assert len(call("log", "--prefix", "a/", "--limit", "2").stdout.splitlines()) == 2
+    newest = call("log", "--json", "--newest-first", "--kind", "put", "--limit", "2").stdout
+    assert [json.loads(line)["position"] for line in newest.splitlines()] == positions[:-3:-1]
+    assert call("log", "--by", "nobody").stdout == call("log", "--kind", "append").stdout == ""
     assert "v2" in call("history", "a/1").stdout
     assert call("at", "a/1", "--position", "1").stdout == "1\n"
     assert call("at", "--prefix", "a/", "--position", "1").stdout.startswith("a/1")
@@ -168,3 +171,21 @@ def test_keys_of_adapters_are_not_written(call: Any) -> None:
         assert refused.exit_code == 5
         assert "adapter" in refused.stderr
     assert call("put", "langgraph", "1").exit_code == 0
+
+
+def test_put_with_an_expiry(call: Any) -> None:
+    for how in (("--create",), ("--version", "1"), ("--force",)):
+        told = json.loads(call("put", "k", "1", *how, "--expires", "60", "--json").stdout)
+        assert told["expires_at"] > told["at"]
+    call("put", "gone", "1", "--expires", "0.001")
+    while call("get", "gone").exit_code == 0:
+        pass
+    refused = call("put", "gone", "2", "--version", "1")
+    assert (refused.exit_code, "expired" in refused.stderr) == (3, True)
+    assert call("keys").stdout.startswith("k ")
+    assert call("trim").stdout.startswith("Deleted 1 expired key.\n")
+    assert "(expired)" in call("history", "gone").stdout
+    assert json.loads(call("trim", "--json").stdout)["expired"] == 0
+    for wrong in ("0", "-1", "nan"):
+        assert call("put", "new", "1", "--expires", wrong).exit_code == 2
+    assert call("get", "new").exit_code == 4

@@ -36,7 +36,7 @@ def test_it_says_what_is_kept_and_why(call: Any) -> None:
     assert told.stdout == ("Nothing trimmed: group 'slow' has not finished it.\n")
     call("groups", "drop", "slow")
     told = json.loads(call("trim", "--keep", "0", "--before", "4", "--json").stdout)
-    assert told == {"oldest": 4, "cut": 3, "held": "position 4 was to be kept"}
+    assert told == {"oldest": 4, "cut": 3, "held": "position 4 was to be kept", "expired": 0}
     assert "no rule says" in call("trim").stdout
     assert call("log", "--json").stdout.count("\n") == 6
     assert call("trim", "--keep", "0").stdout == (
@@ -48,7 +48,7 @@ def test_it_goes_in_steps(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interlock.cli.streams._STEP", 2)
     call("groups", "drop", "slow")
     told = json.loads(call("trim", "--keep", "0", "--json").stdout)
-    assert told == {"oldest": 10, "cut": 9, "held": ""}
+    assert told == {"oldest": 10, "cut": 9, "held": "", "expired": 0}
 
 
 def test_what_was_cut_is_refused(call: Any) -> None:

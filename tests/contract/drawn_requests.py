@@ -19,6 +19,7 @@ from interlock.core.requests import (
     DropProjection,
     Enter,
     LeaveTurn,
+    ListExpired,
     ListKeys,
     Load,
     LoadAt,
@@ -42,6 +43,7 @@ KEYS = (*QUEUED, "b/2", "b", "c:1", "😀/1", "z" * 512)
 PREFIXES = ("", "b", "b/", "b/1", "😀", "$", "\U0010ffff", "nothing/")
 AGENTS = ("one", "two 'ü\" \\ %s", "{three}:1")
 LONG, LONGER = 1000.0, 2000.0  # seconds; a ttl of 0 is over at once
+SHORT_US, LONG_US = 1, 1_000_000_000  # in which values expire: before the next request, or never
 VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 2**70, 0.1, 1e300, -0.0, "", "\0", "'", '"', "\\", "a\nb\r\t", "\u2028"),
     *("😀", "%s {0} $1", [], {}, [[]], {"": {}}, {"a": [], "ключ": "\x7f"}, ["]", "}", ":", ","]),
@@ -111,9 +113,9 @@ class Seen:
 
     def imagine(self, plan: Plan) -> None:
         """Go on as if a plan had been applied."""
-        for _, key, _ in plan.writes:
-            was = self.records[key]
-            self.records[key] = was._replace(version=was.version + 1)
+        for write in plan.writes:
+            was = self.records[write.key]
+            self.records[write.key] = was._replace(version=was.version + 1)
 
 
 class Drawing:
@@ -121,11 +123,14 @@ class Drawing:
 
     def __init__(self, number: int, seen: Seen) -> None:
         self._chance = random.Random(number)
+        self._expiry = random.Random(~number)
         self._seen = seen
 
     def request(self) -> Any:
         """Return a request of any kind."""
         seen = self._seen
+        if self._expiry.random() < 0.02:
+            return ListExpired(99)
         if seen.sent and self._rare(0.05):
             again = self._chance.choice(seen.sent[-8:])
             if seen.fits(again):
@@ -243,7 +248,10 @@ class Drawing:
         kind = kind or self._seen.kinds.setdefault(key, self._chance.choice((PUT, APPEND)))
         if self._seen.records[key].exists and self._rare(0.25):
             return Write(DELETE, key, None)
-        return Write(kind, key, self._body())
+        expires = kind == PUT and self._expiry.random() < 0.2
+        return Write(
+            kind, key, self._body(), self._expiry.choice((SHORT_US, LONG_US)) if expires else 0
+        )
 
     def _expect(self, key: str) -> Expect:
         chance, record = self._chance, self._seen.records[key]
@@ -254,7 +262,8 @@ class Drawing:
             version = max(0, version + chance.choice((-1, 1)))
         if epoch and self._rare(0.2):
             epoch -= 1
-        return Expect(key, version, None if self._rare(0.08) else epoch)
+        expired = record.expired and self._expiry.random() > 0.2
+        return Expect(key, version, None if self._rare(0.08) else epoch, expired)
 
     def _scan(self, prefix: str) -> Scanned:
         members = [

@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
 def _field(name: str, value: Any) -> Any:
     if name in ("space", "time_us"):
         return None
-    if name == "seconds":
+    if name in ("seconds", "expires_us"):
         return value > 0
     if name == "behind_us":
         return value is None

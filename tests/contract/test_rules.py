@@ -220,7 +220,7 @@ def test_keys_under_a_rule_of_a_newer_version_can_only_be_read(facades: Facades)
         lambda key: old.transition(key, "CANCELLED"),
         lambda key: old.delete(old.read(key)),
         lambda key: old.transact(lambda tx: tx.write(tx.read(key), 1)),
-        lambda key: old.write(records.get(key) or old.read(key), 1),
+        lambda key: old.write(records[key] if key in records else old.read(key), 1),
     ]
     at = old.position()
     for pattern, rule in newer.RULES.items():

@@ -43,7 +43,11 @@ def test_what_is_cut_says_so(space: Any) -> None:
     was = space.read("a")
     third = list(space.log())[started + 2]
     done = space.trim(keep=0, before=third.position)
-    assert done == (third.position, third.position - 1, f"position {third.position} was to be kept")
+    assert done[:3] == (
+        third.position,
+        third.position - 1,
+        f"position {third.position} was to be kept",
+    )
     assert [entry.position for entry in space.log()] == [third.position + n for n in range(3)]
     assert [entry.version for entry in space.history("a")] == [2, 3]
     for read in (
@@ -69,10 +73,10 @@ def test_a_log_that_is_cut_to_its_end_goes_on(space: Any) -> None:
     put(space, "a", "b")
     space.append("found/x", 1)
     end, record, last = space.position(), space.read("a"), list(space.log())[-1]
-    assert space.trim(keep=0) == (end + 1, end, "")
+    assert space.trim(keep=0)[:3] == (end + 1, end, "")
     assert list(space.log()) == []
     assert list(space.history("a")) == []
-    assert space.trim(keep=0) == (end + 1, 0, "")
+    assert space.trim(keep=0)[:3] == (end + 1, 0, "")
     assert space.at(position=end).read("a") == record == space.read("a")
     assert space.at(time=last.at).read("a") == record
     with pytest.raises(interlock.Pruned):
@@ -171,9 +175,9 @@ def test_a_commit_of_many_writes_is_larger_than_a_step(
     monkeypatch.setattr(core_trim, "PAGE", 2)
     asked: list[int] = []
 
-    def trim(upto: int, folds: tuple[tuple[str, str], ...]) -> Trim:
+    def trim(upto: int, folds: tuple[tuple[str, str], ...], erasures: int = 0) -> Trim:
         asked.append(upto)
-        return Trim(upto, folds)
+        return Trim(upto, folds, erasures)
 
     monkeypatch.setattr(core_trim, "Trim", trim)
     start = space.position()
@@ -188,7 +192,7 @@ def test_a_commit_of_many_writes_is_larger_than_a_step(
 def test_what_the_rules_keep(space: Any) -> None:
     start = space.position()
     put(space, "a", "kept/x", "b")
-    assert space.trim() == (start + 1, start, "no rule says how long 'a' is kept (keep=)")
+    assert space.trim()[:3] == (start + 1, start, "no rule says how long 'a' is kept (keep=)")
     assert space.trim(keep=0).held == "'kept/x' is kept for 5 days"
     assert space.trim(keep=0).oldest == start + 2
     assert space.trim(keep=0.5).cut == 0
@@ -205,7 +209,7 @@ def test_history_under_a_rule_of_a_newer_version_is_kept(facades: Facades) -> No
 def test_operation_ids_are_known_for_a_day(space: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 24 * 3600.0)
     record = space.create("a", 1, op_id="mine")
-    assert space.trim(keep=0) == (1, 0, "entries younger than 24 h are kept for retries")
+    assert space.trim(keep=0)[:3] == (1, 0, "entries younger than 24 h are kept for retries")
     assert space.create("a", 1, op_id="mine") == record
 
 

@@ -223,6 +223,37 @@ def test_what_was_trimmed_travels_as_it_was_left(
         assert new.read("found/x").value[-1] == "more"
 
 
+@pytest.mark.parametrize("heads_only", [False, True], ids=["history", "heads only"])
+@pytest.mark.parametrize("trimmed", [False, True], ids=["whole", "trimmed"])
+def test_what_was_erased_stays_erased(
+    store: interlock.Store,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    heads_only: bool,
+    trimmed: bool,
+) -> None:
+    monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 0.0)
+    with opened(store, name, rules=RULES) as space:
+        put(space, "a", "secret")
+        for item in ("secret", "b"):
+            space.append("found/x", item)
+        space.create("null", None)
+        if trimmed:
+            space.trim(keep=0, before=space.create("last", 1).position)
+        space.erase(where=lambda entry: entry.value == "secret")
+    lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"
+    assert not any("secret" in line for line in lines)
+    store.load(lines, to)
+    assert body(list(store.export(to, heads_only=heads_only))) == body(lines)
+    store.copy(name, store.url, to=f"{name}-copy", heads_only=heads_only)
+    assert body(list(store.export(f"{name}-copy"))) == body(lines)
+    with opened(store, name) as old, opened(store, to, agent="z") as new:
+        assert held(new.scan()) == held(old.scan())
+        assert new.read("found/x").value == ["b"]
+        assert list(new.log()) == ([] if heads_only else list(old.log()))
+        assert new.read("null").exists
+
+
 def test_an_export_is_of_one_moment(store: interlock.Store, name: str) -> None:
     with opened(store, name) as space:
         for n in range(3):
@@ -439,3 +470,27 @@ def test_a_cluster_has_all_of_it_but_other_names(redis_cluster_url: str, name: s
         assert {name, f"{name}-to"} <= {each.name for each in store.spaces()}
         for each in (name, f"{name}-to"):
             store.drop(each)
+
+
+@pytest.mark.parametrize("heads_only", [False, True], ids=["history", "heads only"])
+def test_what_expires_travels_with_when(
+    store: interlock.Store, name: str, heads_only: bool
+) -> None:
+    with opened(store, name) as space:
+        long = space.create("long", 1, expires=1000)
+        stays = space.write(space.create("stays", 1, expires=500), 2)
+        short = space.create("short", {"n": 1}, expires=0.05)
+        assert short.expires_at is not None
+        while space.time() <= short.expires_at:
+            pass
+    lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"
+    assert sum("expires_us" in line for line in lines) == (2 if heads_only else 3)
+    store.load(lines, to)
+    assert body(list(store.export(to, heads_only=heads_only))) == body(lines)
+    with opened(store, to, agent="z") as new:
+        assert new.read("long").expires_at == long.expires_at
+        assert new.read("stays").value == stays.value
+        assert new.read("short").expired
+        assert not new.at(time=new.time()).read("short").exists
+        assert [*new.scan()] == ["long", "stays"]
+        assert (new.trim().expired, new.read("short").version) == (1, 2)

@@ -154,6 +154,8 @@ def test_a_schema_is_stored_with_its_rule_and_read_again() -> None:
     assert stored["schema"]["title"] == "Booking"
     assert rules.rule_from_json(stored, {}) == rule
     assert rules.describe_rule(rule) == "guarded(schema=Booking)"
+    assert rule.about.how.endswith("; values fit Booking")
+    assert rule.about.tools.endswith("; values fit Booking")
     assert rules.plain(rules.merged("append", schema=Seat)).to_json()["schema"]["title"] == "Seat"
 
 

@@ -51,7 +51,7 @@ class World(NamedTuple):
         return Snapshot(
             self.position,
             0,
-            {key: known.get(key) or absent(key, SPACE) for key in load.keys},
+            {key: known.get(key, absent(key, SPACE)) for key in load.keys},
             {p: tuple(r for r in live if r.key.startswith(p)) for p in load.prefixes},
             {},
         )

@@ -20,6 +20,7 @@ NAMES = (
     "pipeline",
     "shared_files",
     "three_agents",
+    "typed",
 )
 ELSEWHERE = ("crewai_flow",)  # tested where their framework is installed: `tests/crewai`
 
@@ -54,6 +55,11 @@ def test_three_agents_write_an_article(url: str) -> None:
     others = {"article-1": "planner", "article-1.text": "writer"}
     assert found["agents"] == researched | others
     assert found["notes"] == 3
+
+
+def test_an_order_is_typed_all_the_way(url: str) -> None:
+    example = importlib.import_module("typed")
+    assert str(example.main(url)) == str(example.main(url)) == "24.49"
 
 
 def test_three_agents_are_counted_and_traced(url: str) -> None:

@@ -87,6 +87,21 @@ async def test_a_write_from_an_old_version_gets_the_fresh_record(us: Tools, them
     assert (await us.done("write", key="k", value={"n": 3}, **again))["record"]["version"] == 3
 
 
+async def test_a_value_that_has_expired_is_not_written_over(us: Tools) -> None:
+    made = (await us.done("create", key="k", value=1, expires=0.001))["record"]
+    assert made["expires_at"] > made["at"]
+    while (await us.record("k"))["exists"]:
+        pass
+    refusal = await us.refused("Conflict", "write", key="k", value=2, version=1, epoch=0)
+    assert "expired" in refusal["message"]
+    assert "create" in refusal["next_step"]
+    again = (await us.done("create", key="k", value=2, expires=60))["record"]
+    assert again["version"] == 2
+    stays = (await us.done("write", key="k", value=2, version=2, epoch=0))["record"]
+    assert "expires_at" not in stays
+    await us.refused("Invalid", "create", key="x", value=1, expires=-1)
+
+
 async def test_keys_that_exist_or_do_not(us: Tools) -> None:
     assert not (await us.record("k"))["exists"]
     await us.done("write", key="k", value=1, version=0, epoch=0)
@@ -306,6 +321,11 @@ async def test_the_past_can_be_read_and_followed(us: Tools, them: Tools) -> None
     assert not page["more"]
     assert (await us.done("log", after=page["next_after"]))["entries"] == []
     assert len((await us.done("log", limit=2))["entries"]) == 2
+    chosen = await us.done("log", limit=2, agent=latest["entries"][0]["agent"], kinds=["put"])
+    assert [e["version"] for e in chosen["entries"]] == [4, 5]
+    assert chosen["next_after"] == start + 6
+    assert (await us.done("log", kinds=["append"]))["entries"] == []
+    await us.refused("Invalid", "log", kinds=["write"])
 
     page = await us.done("list_keys", limit=1)
     assert ([r["key"] for r in page["records"]], page["more"]) == (["a/k"], True)

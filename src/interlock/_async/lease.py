@@ -19,7 +19,15 @@ from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
+from interlock.errors import (
+    AnswerLost,
+    Closed,
+    Conflict,
+    InterlockError,
+    Invalid,
+    Refused,
+    raise_refused,
+)
 from interlock.session import AsyncSession
 from interlock.typed import MISSING, Typed
 
@@ -105,14 +113,22 @@ class AsyncLease(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, value: Json, *, op_id: str | None = None, touch: bool = False) -> Record:
+    async def write(
+        self,
+        value: Json,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
+    ) -> Record:
         """Write the key and return its new record.
 
         A value that it has already is not written, unless `touch` or an `op_id` asks for an entry.
-        Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
+        `expires`: as in `AsyncSpace.write`.  Raises Fenced if the lease was taken away, Conflict if
+        the value has expired meanwhile (`record` is then without it), IllegalTransition, Invalid.
         """
         self._check_held()
-        return await self._write(self.record, value, op_id, touch)
+        return await self._write(self.record, value, op_id, touch, expires)
 
     @overload
     async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
@@ -195,6 +211,16 @@ class AsyncLease(AwaitsCalls):
         await self.release()
         raise_refused(unawaited if kind is None else None)
 
+    async def _committed(self, steps: Steps[Record | Refusal]) -> Record:
+        """Return the record that a write of the key makes.  Where the value has expired, the next
+        write is one over nothing."""
+        try:
+            return self._moved(await self._session.run(steps))
+        except Conflict as conflict:
+            if conflict.record.expired:
+                self._record = conflict.record
+            raise
+
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
         self._pid = os.getpid()
@@ -232,12 +258,22 @@ class AsyncLease(AwaitsCalls):
             if held:
                 await self._session.run(release_lease(self._key, self.epoch))
 
-    async def _write(self, record: Record, value: Json, op_id: str | None, touch: bool) -> Record:
+    async def _write(
+        self,
+        record: Record,
+        value: Json,
+        op_id: str | None,
+        touch: bool,
+        expires: float | None = None,
+    ) -> Record:
         name, touch = self._session.op_id(op_id), touch or op_id is not None
         steps = write.write_record(
-            self._session.writer, record, value, name, leased=True, touch=touch
+            *(self._session.writer, record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
         )
-        return self._moved(await self._session.run(steps))
+        return await self._committed(steps)
 
     async def _delete(self, record: Record, op_id: str | None) -> Record:
         name = self._session.op_id(op_id)
@@ -245,7 +281,7 @@ class AsyncLease(AwaitsCalls):
             self._session.writer,
             lambda: write.plan_delete(self._session.writer, record, name, leased=True),
         )
-        return self._moved(await self._session.run(steps))
+        return await self._committed(steps)
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():
@@ -297,12 +333,11 @@ class AsyncLeases(AwaitsCalls):
         return self
 
     @awaited
-    async def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
-        """Write one of the keys and return its new record.
-
-        Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
-        """
-        return await self[key].write(value, op_id=op_id)
+    async def write(
+        self, key: str, value: Json, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
+        """Write one of the keys and return its new record, as `AsyncLease.write` does."""
+        return await self[key].write(value, op_id=op_id, expires=expires)
 
     async def release(self) -> None:
         """Give all of them up, even if the caller is cancelled meanwhile."""

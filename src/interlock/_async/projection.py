@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic
 
 from interlock._async import concurrency
 from interlock.core import read
-from interlock.core.struct import Json
 from interlock.errors import Invalid
 from interlock.session import AsyncSession
 from interlock.settings import WATCH_PAUSE
 from interlock.streams import projection
 from interlock.streams.projection import Shape, View
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
 
-class AsyncProjection:
+    V = TypeVar("V", default=Any)
+else:
+    from typing import TypeVar
+
+    V = TypeVar("V")
+
+
+class AsyncProjection(Generic[V]):
     """A view in memory: the entries of the log under a prefix, folded into one value.
 
     `await refresh()` reads what came since; `async for value in projection: ...` follows the log
@@ -29,13 +38,14 @@ class AsyncProjection:
         self._lock = concurrency.Lock()
 
     @property
-    def value(self) -> Json:
+    def value(self) -> V:
         """The value as of `position`.  It is the fold's to change at the next `refresh`.
 
         Raises Invalid before the first `refresh`.
         """
         with concurrency.settled(self._lock):
-            return self._seen().value
+            value: V = self._seen().value
+            return value
 
     @property
     def position(self) -> int:
@@ -43,7 +53,7 @@ class AsyncProjection:
         with concurrency.settled(self._lock):
             return self._seen().position
 
-    async def refresh(self) -> Json:
+    async def refresh(self) -> V:
         """Read what came since, up to the end of the log, and return the value.
 
         Raises what the fold raises, and next time begins with what is kept; Pruned if what it
@@ -51,9 +61,10 @@ class AsyncProjection:
         """
         async with self._lock:
             await self._refresh()
-            return self._view.value
+            value: V = self._view.value
+            return value
 
-    async def __aiter__(self) -> AsyncIterator[Json]:
+    async def __aiter__(self) -> AsyncIterator[V]:
         """Yield the value as it is, and again after changes, without end.  Raises as `refresh`."""
         yielded = 0
         while True:
@@ -75,7 +86,7 @@ class AsyncProjection:
 
     def __repr__(self) -> str:
         where = f"position={self._view.position}" if self._view.is_open else "not read"
-        return f"<interlock.{type(self).__name__} {self._shape.prefix!r} {where}>"
+        return f"<interlock.{type(self).__name__} {self._shape.where!r} {where}>"
 
     def _seen(self) -> View:
         if not self._view.is_open:

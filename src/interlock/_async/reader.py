@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from interlock._async import concurrency
 from interlock._async.moment import AsyncMoment
-from interlock.core import read
-from interlock.core.keys import check_prefix
+from interlock._async.pages import AsyncPages
+from interlock.core import log, read
 from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
-from interlock.core.refusals import Refusal
-from interlock.core.requests import LogPage, Steps
-from interlock.errors import raise_refused
+from interlock.errors import accepted
 from interlock.session import AsyncSession
-from interlock.settings import PAGE, WATCH_PAUSE, as_time_us, checked_op_id, distinct
+from interlock.settings import as_time_us, checked_op_id, distinct
 from interlock.typed import Typed
 
 if TYPE_CHECKING:
@@ -25,7 +21,6 @@ if TYPE_CHECKING:
     from interlock.core.conflict_report import ConflictReport
 
 T = TypeVar("T")
-_PageAfter = Callable[[int | None, int], Steps[LogPage | Refusal]]
 
 
 class AsyncReader:
@@ -130,23 +125,53 @@ class AsyncReader:
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
-        return self._entries(partial(read.history_page, key), after, Typed(type))
+        asked = accepted(log.choice(key=key))
+        return AsyncPages(self.session).read(asked, after, Typed(type).entries)
 
     @overload
-    def log(self, after: int | None = None, prefix: str = "") -> AsyncIterator[Entry]: ...
+    def log(
+        self,
+        after: int | None = None,
+        prefix: str = "",
+        *,
+        agent: str | None = None,
+        kinds: str | Iterable[str] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> AsyncIterator[Entry]: ...
     @overload
     def log(
-        self, after: int | None = None, prefix: str = "", *, type: TypeForm[T]
+        self,
+        after: int | None = None,
+        prefix: str = "",
+        *,
+        type: TypeForm[T],
+        agent: str | None = None,
+        kinds: str | Iterable[str] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> AsyncIterator[Entry[T]]: ...
     def log(
-        self, after: int | None = None, prefix: str = "", *, type: Any = None
+        self,
+        after: int | None = None,
+        prefix: str = "",
+        *,
+        type: Any = None,
+        agent: str | None = None,
+        kinds: str | Iterable[str] | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> AsyncIterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
-        `type` is that of `history`.  Raises Pruned if what comes after `after` was trimmed,
+        `agent`: only what it committed.  `kinds`: only `put`, `append` or `delete`, or several of
+        them.  `limit`: at most so many entries.  `newest_first`: from the end of the log as it is
+        now.  `type` is that of `history`.  Raises Pruned if what comes after `after` was trimmed,
         Invalid.
         """
-        return self._entries(partial(read.log_page, prefix), after, Typed(type))
+        asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
+        pages, pick = AsyncPages(self.session), Typed(type).entries
+        return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
     def watch(self, prefix: str = "", after: int | None = None) -> AsyncIterator[Entry]: ...
@@ -161,10 +186,8 @@ class AsyncReader:
 
         `type` is that of `history`.
         """
-        raise_refused(check_prefix(prefix) or read.check_position("after", after or 0))
-        view = Typed(type)
-        start = concurrency.at_once(self.position) if after is None else None
-        return self._follow(prefix, start, after or 0, view)
+        asked = accepted(log.choice(prefix))
+        return AsyncPages(self.session).follow(asked, after, Typed(type).entries)
 
     def at(
         self, *, position: int | None = None, time: datetime | float | None = None
@@ -198,41 +221,3 @@ class AsyncReader:
         fast to be kept are counted as `dropped`.
         """
         return await self.session.run(read.conflicts(limit))
-
-    async def _follow(
-        self,
-        prefix: str,
-        start: Callable[[], Awaitable[int]] | None,
-        position: int,
-        view: Typed[T],
-    ) -> AsyncIterator[Entry[T]]:
-        if start is not None:
-            position = await start()
-        while True:
-            page = await self.session.run(read.log_page(prefix, position, PAGE))
-            for entry in page.entries:
-                self.session.handling(entry)
-                yield view.entry(entry)
-            raise_refused(read.check_reached(position, page.head))
-            position = page.upto
-            if position >= page.head:
-                await self.session.run(read.wait(WATCH_PAUSE, position))
-
-    def _entries(
-        self, page_after: _PageAfter, after: int | None, view: Typed[T]
-    ) -> AsyncIterator[Entry[T]]:
-        async def page() -> LogPage:
-            return await self.session.run(page_after(after, PAGE))
-
-        return self._pages(concurrency.at_once(page), page_after, view)
-
-    async def _pages(
-        self, first: Callable[[], Awaitable[LogPage]], page_after: _PageAfter, view: Typed[T]
-    ) -> AsyncIterator[Entry[T]]:
-        page = await first()
-        while True:
-            for entry in view.entries(page.entries):
-                yield entry
-            if page.upto >= page.head:
-                return
-            page = await self.session.run(page_after(page.upto, PAGE))

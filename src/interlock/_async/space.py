@@ -6,8 +6,7 @@ Its methods check their arguments and run protocols, most of them of `core`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock import settings
 from interlock._async import concurrency
@@ -15,8 +14,10 @@ from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
+from interlock._async.retention import AsyncRetention
+from interlock._async.streams import AsyncStreams
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -35,27 +36,27 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
     from interlock._async.breaker import AsyncBreaker
-    from interlock._async.coordinator import AsyncCoordinator
     from interlock._async.files import AsyncFiles
-    from interlock._async.group import AsyncGroup
     from interlock._async.joined import AsyncJoined
-    from interlock._async.projection import AsyncProjection
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.merge import Reducer
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
-    from interlock.streams.projection import Fold
 
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader, AsyncObservable):
+class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
-        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+        self,
+        record: Record,
+        value: Any,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Write `value` over `record` and return the new record.
 
@@ -63,11 +64,15 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
         retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
-        written, unless `touch` or an `op_id` asks for an entry.
+        written, unless `touch` or an `op_id` asks for an entry.  `expires`: seconds after which the
+        key does not exist any more (None: as its rule says); a value that expires is always
+        written.
         """
         self.session.check_write(getattr(record, "key", None))
         name, touch = self.session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        steps = write.write_record(
+            self.session.writer, record, value, name, touch=touch, expires=expires
+        )
         return await self.session.run(steps)
 
     async def write_many(
@@ -83,14 +88,17 @@ class AsyncSpace(AsyncReader, AsyncObservable):
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
-    async def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    async def create(
+        self, key: str, value: Any, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
+        `expires`: seconds after which the key does not exist any more (None: as its rule says).
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
         return await self._commit(
-            key, lambda: write.plan_create(self.session.writer, key, value, name)
+            key, lambda: write.plan_create(self.session.writer, key, value, name, expires)
         )
 
     async def create_many(
@@ -125,6 +133,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record: ...
     @overload
     async def update(
@@ -139,6 +148,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     @overload
     async def update(
@@ -153,6 +163,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     async def update(
         self,
@@ -166,6 +177,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -183,7 +195,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
         If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
-        an entry.
+        an entry.  `expires`: as in `write`.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
@@ -192,7 +204,9 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
         given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
+            *(self.session.writer, key, think, given, limits, name, chosen),
+            touch=touch or chosen,
+            expires=expires,
         )
         return view.record(await self.session.run(steps, ("update", key)))
 
@@ -283,7 +297,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         """
         self.session.check_write(key)
         name = settings.contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
@@ -297,7 +311,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         """
         many = settings.listed(items, "append_many", "contributions")
         self.session.check_write(key)
-        steps = write.append_many(self.session.writer, key, many, self.session.op_id(op_id))
+        steps = append.append_many(self.session.writer, key, many, self.session.op_id(op_id))
         return await self.session.run(steps)
 
     async def transition(
@@ -363,88 +377,6 @@ class AsyncSpace(AsyncReader, AsyncObservable):
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
         )
         return self.rules
-
-    def group(
-        self,
-        name: str,
-        *,
-        prefix: str = "",
-        start: str | int = "beginning",
-        consumer: str | None = None,
-        ttl: float = 30.0,
-    ) -> AsyncGroup:
-        """Return one consumer of a consumer group, which deals the log to its consumers.
-
-        `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
-        consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
-        `ttl`: seconds without a sign of life after which others take its entries over.
-        """
-        from interlock._async.group import AsyncGroup
-        from interlock.streams.group import membership
-
-        who = self.agent if consumer is None else consumer
-        return AsyncGroup(self.session, accepted(membership(name, who, prefix, start, ttl)))
-
-    async def groups(self) -> list[str]:
-        """Return the names of the space's consumer groups."""
-        from interlock.streams import group
-
-        return list(await self.session.run(group.names()))
-
-    def coordinator(
-        self,
-        into: str,
-        *,
-        source: str,
-        merge: Callable[[Any, Any], Any] | Reducer | str,
-        validate: Callable[[Any], Any] | None = None,
-        dedupe: str | Callable[[Any], Any] | None = "id",
-        initial: Any = None,
-        name: str | None = None,
-        ttl: float = 30.0,
-        wait: float | None = None,
-        on_error: Literal["reject", "stop"] = "reject",
-    ) -> AsyncCoordinator:
-        """Return a coordinator, which merges what is written under `source` into the key `into`.
-
-        `merge(value, contribution)` returns the new value (`initial` before the first), or is a
-        reducer or its name.  `validate(contribution)` returns why it is rejected, or raises
-        ValueError; so may `merge`.  `dedupe`: what the same contribution is known by: its `id`
-        field, its `content`, a function, or None.  `name` (default: `into`) is what others stand by
-        for.  `ttl` and `wait` are those of its lease.  `on_error`: what becomes of a contribution
-        that a function raises an error for, or whose result cannot be written: `reject` keeps it
-        with the reason and goes on, `stop` raises Invalid, which names it.
-        """
-        from interlock._async.coordinator import AsyncCoordinator
-        from interlock.streams.coordinator import job
-
-        todo = accepted(job(into, source, merge, validate, dedupe, initial, name, on_error))
-        return AsyncCoordinator(self.session, todo, ttl, wait)
-
-    def projection(
-        self,
-        fold: Fold,
-        *,
-        prefix: str = "",
-        type: TypeForm[Any] | None = None,
-        initial: Any = None,
-        name: str | None = None,
-        version: int = 1,
-        snapshot_every: int = 1000,
-    ) -> AsyncProjection:
-        """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
-
-        The fold is pure: what it returns depends on the value and the entry only.  It may change
-        the value and return it.  `type` is what the entries' values are given to it as.  With a
-        `name` the value, which is JSON then, is kept in the store every `snapshot_every` log
-        positions, so that opening it costs what came since, and the log after that is not trimmed.
-        A fold that has changed needs another `version`.
-        """
-        from interlock._async.projection import AsyncProjection
-        from interlock.streams.projection import shape
-
-        found = accepted(shape(fold, prefix, initial, name, version, snapshot_every, type))
-        return AsyncProjection(self.session, found)
 
     def run(
         self,
@@ -555,17 +487,6 @@ class AsyncSpace(AsyncReader, AsyncObservable):
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
 
-    async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        return await self.session.run(trim.trim(self.session.writer, keep, before))
-
     async def close(self) -> None:
         """Give back the connections.
 
@@ -576,12 +497,7 @@ class AsyncSpace(AsyncReader, AsyncObservable):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *problem: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -303,21 +303,24 @@ class AsyncStore:
         progress: Progress | None,
     ) -> Copied:
         mark = await target.run(transfer.Mark().__iter__())
-        position, last = mark.position, False
+        position, upto, following = mark.position, found.position, follow is not None
         if position == mark.floor:
             async for base in self._base(source, mark.floor):
                 await self._restored(target, position, base, ())
         while True:
-            async for entries in self._entries(source, position, found.position):
+            async for entries in self._entries(source, position, upto):
                 position = await self._restored(target, position, (), transfer.rows_of(entries))
                 if progress is not None:
-                    progress(position - mark.floor, found.position - mark.floor)
-            if follow is None or last:
+                    progress(position - mark.floor, upto - mark.floor)
+            if not following:
                 break
-            last = not follow()
-            if not last:
+            following = follow is not None and follow()
+            if following:
                 await source.run(read.wait(_NEWS, position))
-            found = await source.run(transfer.moment(heads_only))
+                upto = (await source.run(read.load(source.writer, ()))).position
+            else:  # the rest, of one moment
+                found = await source.run(transfer.moment(heads_only))
+                upto = found.position
         await self._finished(target, position, found.parts.after(mark.floor))
         return Copied(name, position, position - mark.position)
 

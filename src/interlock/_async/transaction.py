@@ -128,16 +128,19 @@ class AsyncTx(AwaitsCalls):
         raise_refused(self._state.expect(record))
         return concurrency.BUFFERED
 
-    def write(self, record: Record, value: Any) -> concurrency.Buffered:
-        """Write `value` over `record` at the commit."""
+    def write(
+        self, record: Record, value: Any, *, expires: float | None = None
+    ) -> concurrency.Buffered:
+        """Write `value` over `record` at the commit.  `expires`: as in `AsyncSpace.write`."""
         self._check(getattr(record, "key", None))
-        raise_refused(self._state.write(record, value))
+        raise_refused(self._state.write(record, value, expires))
         return concurrency.BUFFERED
 
-    def create(self, key: str, value: Any) -> concurrency.Buffered:
-        """Write `value` to a key that must not exist at the commit."""
+    def create(self, key: str, value: Any, *, expires: float | None = None) -> concurrency.Buffered:
+        """Write `value` to a key that must not exist at the commit.  `expires`: as in
+        `AsyncSpace.write`."""
         self._check(key)
-        raise_refused(self._state.create(key, value))
+        raise_refused(self._state.create(key, value, expires))
         return concurrency.BUFFERED
 
     def delete(self, record: Record) -> concurrency.Buffered:

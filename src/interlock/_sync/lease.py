@@ -19,7 +19,14 @@ from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
-from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused
+from interlock.errors import (
+    AnswerLost,
+    Closed,
+    Conflict,
+    InterlockError,
+    Invalid,
+    Refused,
+)
 from interlock.session import Session
 from interlock.typed import MISSING, Typed
 
@@ -104,14 +111,23 @@ class Lease:
         _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
 
-    def write(self, value: Json, *, op_id: str | None = None, touch: bool = False) -> Record:
+    def write(
+        self,
+        value: Json,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
+    ) -> Record:
         """Write the key and return its new record.
 
-        A value that it has already is not written, unless `touch` or an `op_id` asks for an entry.
-        Raises Fenced if the lease was taken away, IllegalTransition, Invalid.
+        A value that it has already is not written, unless `touch` or an `op_id` asks for an
+        entry.  `expires`: as in `Space.write`.  Raises Fenced if the lease was taken away,
+        Conflict if the value has expired meanwhile (`record` is then without it),
+        IllegalTransition, Invalid.
         """
         self._check_held()
-        return self._write(self.record, value, op_id, touch)
+        return self._write(self.record, value, op_id, touch, expires)
 
     @overload
     def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
@@ -187,6 +203,16 @@ class Lease:
     ) -> None:
         self.release()
 
+    def _committed(self, steps: Steps[Record | Refusal]) -> Record:
+        """Return the record that a write of the key makes.  Where the value has expired, the next
+        write is one over nothing."""
+        try:
+            return self._moved(self._session.run(steps))
+        except Conflict as conflict:
+            if conflict.record.expired:
+                self._record = conflict.record
+            raise
+
     def _begin(self, record: Record, name: str) -> None:
         """Begin with what was granted to the request `name`."""
         self._pid = os.getpid()
@@ -224,12 +250,22 @@ class Lease:
             if held:
                 self._session.run(release_lease(self._key, self.epoch))
 
-    def _write(self, record: Record, value: Json, op_id: str | None, touch: bool) -> Record:
+    def _write(
+        self,
+        record: Record,
+        value: Json,
+        op_id: str | None,
+        touch: bool,
+        expires: float | None = None,
+    ) -> Record:
         name, touch = self._session.op_id(op_id), touch or op_id is not None
         steps = write.write_record(
-            self._session.writer, record, value, name, leased=True, touch=touch
+            *(self._session.writer, record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
         )
-        return self._moved(self._session.run(steps))
+        return self._committed(steps)
 
     def _delete(self, record: Record, op_id: str | None) -> Record:
         name = self._session.op_id(op_id)
@@ -237,7 +273,7 @@ class Lease:
             self._session.writer,
             lambda: write.plan_delete(self._session.writer, record, name, leased=True),
         )
-        return self._moved(self._session.run(steps))
+        return self._committed(steps)
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():
@@ -288,12 +324,11 @@ class Leases:
         _acquire(self._session, leases, self._ttl, self._wait, take_lease)
         return self
 
-    def write(self, key: str, value: Json, *, op_id: str | None = None) -> Record:
-        """Write one of the keys and return its new record.
-
-        Raises Fenced if its lease was taken away, IllegalTransition, Invalid.
-        """
-        return self[key].write(value, op_id=op_id)
+    def write(
+        self, key: str, value: Json, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
+        """Write one of the keys and return its new record, as `Lease.write` does."""
+        return self[key].write(value, op_id=op_id, expires=expires)
 
     def release(self) -> None:
         """Give all of them up, even if the caller is cancelled meanwhile."""

@@ -7,16 +7,17 @@ Its methods check their arguments and run protocols, most of them of `core`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock import settings
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
+from interlock._sync.retention import Retention
+from interlock._sync.streams import Streams
 from interlock._sync.transaction import Tx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -35,29 +36,29 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
     from interlock._sync.breaker import Breaker
-    from interlock._sync.coordinator import Coordinator
     from interlock._sync.files import Files
-    from interlock._sync.group import Group
     from interlock._sync.joined import Joined
-    from interlock._sync.projection import Projection
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.merge import Reducer
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
-    from interlock.streams.projection import Fold
 
 T = TypeVar("T")
 
 
-class Space(Reader, Observable):
+class Space(Reader, Streams, Observable, Retention):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
 
     def write(
-        self, record: Record, value: Any, *, op_id: str | None = None, touch: bool = False
+        self,
+        record: Record,
+        value: Any,
+        *,
+        op_id: str | None = None,
+        touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Write `value` over `record` and return the new record.
 
@@ -65,11 +66,15 @@ class Space(Reader, Observable):
         the key has changed since `record` was read; Held if it is the turn of another agent that
         has already lost one to such a write; Invalid, or a fault.  With an `op_id` it is safe to
         retry the same write; the default is a new id.  If `value` is what `record` has, nothing is
-        written, unless `touch` or an `op_id` asks for an entry.
+        written, unless `touch` or an `op_id` asks for an entry.  `expires`: seconds after which the
+        key does not exist any more (None: as its rule says); a value that expires is always
+        written.
         """
         self.session.check_write(getattr(record, "key", None))
         name, touch = self.session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(self.session.writer, record, value, name, touch=touch)
+        steps = write.write_record(
+            self.session.writer, record, value, name, touch=touch, expires=expires
+        )
         return self.session.run(steps)
 
     def write_many(
@@ -85,13 +90,18 @@ class Space(Reader, Observable):
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
 
-    def create(self, key: str, value: Any, *, op_id: str | None = None) -> Record:
+    def create(
+        self, key: str, value: Any, *, op_id: str | None = None, expires: float | None = None
+    ) -> Record:
         """Write `value` to a key that must not exist, and return its record.
 
+        `expires`: seconds after which the key does not exist any more (None: as its rule says).
         Raises Conflict if it does.
         """
         name = self.session.op_id(op_id)
-        return self._commit(key, lambda: write.plan_create(self.session.writer, key, value, name))
+        return self._commit(
+            key, lambda: write.plan_create(self.session.writer, key, value, name, expires)
+        )
 
     def create_many(
         self, values: Mapping[str, Any], *, op_id: str | None = None
@@ -125,6 +135,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record: ...
     @overload
     def update(
@@ -139,6 +150,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     @overload
     def update(
@@ -153,6 +165,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record[T]: ...
     def update(
         self,
@@ -166,6 +179,7 @@ class Space(Reader, Observable):
         turns: str = "auto",
         op_id: str | None = None,
         touch: bool = False,
+        expires: float | None = None,
     ) -> Record:
         """Read `key`, call `fn(value)`, commit what it returns, and return the new record.
 
@@ -181,7 +195,7 @@ class Space(Reader, Observable):
         there is a queue; `always` queues first, so that no call is wasted; `never` only retries.
         If `op_id` was already applied, `fn` is not called and the record written then is returned.
         If `fn` returns what it was given, nothing is written, unless `touch` or an `op_id` asks for
-        an entry.
+        an entry.  `expires`: as in `write`.
         """
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
@@ -190,7 +204,9 @@ class Space(Reader, Observable):
         limits, name = Limits(attempts, patience, turns), self.session.op_id(op_id)
         given, chosen = view.default(default, key), op_id is not None
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, chosen, touch or chosen
+            *(self.session.writer, key, think, given, limits, name, chosen),
+            touch=touch or chosen,
+            expires=expires,
         )
         return view.record(self.session.run(steps, ("update", key)))
 
@@ -275,7 +291,7 @@ class Space(Reader, Observable):
         """
         self.session.check_write(key)
         name = settings.contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
@@ -289,7 +305,7 @@ class Space(Reader, Observable):
         """
         many = settings.listed(items, "append_many", "contributions")
         self.session.check_write(key)
-        steps = write.append_many(self.session.writer, key, many, self.session.op_id(op_id))
+        steps = append.append_many(self.session.writer, key, many, self.session.op_id(op_id))
         return self.session.run(steps)
 
     def transition(
@@ -351,88 +367,6 @@ class Space(Reader, Observable):
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)
         )
         return self.rules
-
-    def group(
-        self,
-        name: str,
-        *,
-        prefix: str = "",
-        start: str | int = "beginning",
-        consumer: str | None = None,
-        ttl: float = 30.0,
-    ) -> Group:
-        """Return one consumer of a consumer group, which deals the log to its consumers.
-
-        `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
-        consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
-        `ttl`: seconds without a sign of life after which others take its entries over.
-        """
-        from interlock._sync.group import Group
-        from interlock.streams.group import membership
-
-        who = self.agent if consumer is None else consumer
-        return Group(self.session, accepted(membership(name, who, prefix, start, ttl)))
-
-    def groups(self) -> list[str]:
-        """Return the names of the space's consumer groups."""
-        from interlock.streams import group
-
-        return list(self.session.run(group.names()))
-
-    def coordinator(
-        self,
-        into: str,
-        *,
-        source: str,
-        merge: Callable[[Any, Any], Any] | Reducer | str,
-        validate: Callable[[Any], Any] | None = None,
-        dedupe: str | Callable[[Any], Any] | None = "id",
-        initial: Any = None,
-        name: str | None = None,
-        ttl: float = 30.0,
-        wait: float | None = None,
-        on_error: Literal["reject", "stop"] = "reject",
-    ) -> Coordinator:
-        """Return a coordinator, which merges what is written under `source` into the key `into`.
-
-        `merge(value, contribution)` returns the new value (`initial` before the first), or is a
-        reducer or its name.  `validate(contribution)` returns why it is rejected, or raises
-        ValueError; so may `merge`.  `dedupe`: what the same contribution is known by: its `id`
-        field, its `content`, a function, or None.  `name` (default: `into`) is what others stand by
-        for.  `ttl` and `wait` are those of its lease.  `on_error`: what becomes of a contribution
-        that a function raises an error for, or whose result cannot be written: `reject` keeps it
-        with the reason and goes on, `stop` raises Invalid, which names it.
-        """
-        from interlock._sync.coordinator import Coordinator
-        from interlock.streams.coordinator import job
-
-        todo = accepted(job(into, source, merge, validate, dedupe, initial, name, on_error))
-        return Coordinator(self.session, todo, ttl, wait)
-
-    def projection(
-        self,
-        fold: Fold,
-        *,
-        prefix: str = "",
-        type: TypeForm[Any] | None = None,
-        initial: Any = None,
-        name: str | None = None,
-        version: int = 1,
-        snapshot_every: int = 1000,
-    ) -> Projection:
-        """Return a view in memory: `fold(value, entry)` of `initial` and the entries of `prefix`.
-
-        The fold is pure: what it returns depends on the value and the entry only.  It may change
-        the value and return it.  `type` is what the entries' values are given to it as.  With a
-        `name` the value, which is JSON then, is kept in the store every `snapshot_every` log
-        positions, so that opening it costs what came since, and the log after that is not trimmed.
-        A fold that has changed needs another `version`.
-        """
-        from interlock._sync.projection import Projection
-        from interlock.streams.projection import shape
-
-        found = accepted(shape(fold, prefix, initial, name, version, snapshot_every, type))
-        return Projection(self.session, found)
 
     def run(
         self,
@@ -543,17 +477,6 @@ class Space(Reader, Observable):
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return Files(self.session, found)
 
-    def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Cut off the oldest part of the log that nobody needs, and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        return self.session.run(trim.trim(self.session.writer, keep, before))
-
     def close(self) -> None:
         """Give back the connections.
 
@@ -564,12 +487,7 @@ class Space(Reader, Observable):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -300,21 +300,24 @@ class Store:
         progress: Progress | None,
     ) -> Copied:
         mark = target.run(transfer.Mark().__iter__())
-        position, last = mark.position, False
+        position, upto, following = mark.position, found.position, follow is not None
         if position == mark.floor:
             for base in self._base(source, mark.floor):
                 self._restored(target, position, base, ())
         while True:
-            for entries in self._entries(source, position, found.position):
+            for entries in self._entries(source, position, upto):
                 position = self._restored(target, position, (), transfer.rows_of(entries))
                 if progress is not None:
-                    progress(position - mark.floor, found.position - mark.floor)
-            if follow is None or last:
+                    progress(position - mark.floor, upto - mark.floor)
+            if not following:
                 break
-            last = not follow()
-            if not last:
+            following = follow is not None and follow()
+            if following:
                 source.run(read.wait(_NEWS, position))
-            found = source.run(transfer.moment(heads_only))
+                upto = (source.run(read.load(source.writer, ()))).position
+            else:  # the rest, of one moment
+                found = source.run(transfer.moment(heads_only))
+                upto = found.position
         self._finished(target, position, found.parts.after(mark.floor))
         return Copied(name, position, position - mark.position)
 

@@ -123,15 +123,17 @@ class Tx:
         self._check(getattr(record, "key", None))
         raise_refused(self._state.expect(record))
 
-    def write(self, record: Record, value: Any) -> None:
-        """Write `value` over `record` at the commit."""
+    def write(self, record: Record, value: Any, *, expires: float | None = None) -> None:
+        """Write `value` over `record` at the commit.  `expires`: as in `Space.write`."""
         self._check(getattr(record, "key", None))
-        raise_refused(self._state.write(record, value))
+        raise_refused(self._state.write(record, value, expires))
 
-    def create(self, key: str, value: Any) -> None:
-        """Write `value` to a key that must not exist at the commit."""
+    def create(self, key: str, value: Any, *, expires: float | None = None) -> None:
+        """Write `value` to a key that must not exist at the commit.  `expires`: as in
+        `Space.write`.
+        """
         self._check(key)
-        raise_refused(self._state.create(key, value))
+        raise_refused(self._state.create(key, value, expires))
 
     def delete(self, record: Record) -> None:
         """Delete the key of `record` at the commit."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.group import Deliveries, Delivery, GroupConsumer, GroupInfo, GroupPending
 from interlock.core.keys import decode_many, prefix_end
-from interlock.core.plan import Plan
+from interlock.core.plan import DELETE, Plan, Write
 from interlock.core.records import (
     Committed,
     Entry,
@@ -42,9 +43,14 @@ from interlock.errors import LostCommits
 
 _entry = partial(tuple.__new__, Entry)
 CONTRIBUTIONS = 2  # the value of `live` for a merged key
-# Position, key, version, epoch, kind, body, agent, time, operation id, what was read; from Redis a
-# list of these.
-LogRow = tuple[int, str, int, int, str, str | None, str, int, str, str | None]
+# Position, key, version, epoch, kind, body, agent, time, operation id, what was read, when the
+# value expires or 0; from Redis a list of these.
+LogRow = tuple[int, str, int, int, str, str | None, str, int, str, str | None, int]
+
+
+def expired(live: int, now: int) -> bool:
+    """Whether the value of a key has expired whose `live` is a time: above CONTRIBUTIONS."""
+    return CONTRIBUTIONS < live <= now
 
 
 _ABSENT: Any = None  # in a column that such a row does not have
@@ -68,17 +74,20 @@ class Row(NamedTuple):
     extra: int = _ABSENT
 
 
-def record(row: Row, uid: str, rules: int) -> Record:
-    """Return the record of a row; `rules` is the version of the rules at that moment."""
+def record(row: Row, uid: str, rules: int, erasures: int | None = None) -> Record:
+    """Return the record of a row; `rules` is the version of the rules at that moment, `erasures`
+    how many steps have erased values of the space."""
     if not row.version:
         return absent(row.key, uid, row.epoch or 0)
     plain = (row.version, row.epoch, row.agent, row.time, row.position)
+    expires = abs(row.live) if abs(row.live) > CONTRIBUTIONS else 0
     if row.live == CONTRIBUTIONS:
-        tail = Tail(row.base, row.body, row.extra, rules)
+        tail = Tail(row.base, row.body, row.extra, rules, erasures)
         return Record(row.key, tail, *plain, True, uid)
-    if not row.live:
-        return Record(row.key, None, *plain, False, uid)
-    return Record(row.key, json.loads(row.body), *plain, True, uid, row.body)
+    if row.live <= 0 or row.body is None:
+        gone = row.live > 0
+        return Record(row.key, None, *plain, False, uid, None, expires, gone)
+    return Record(row.key, json.loads(row.body), *plain, True, uid, row.body, expires)
 
 
 def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot:
@@ -95,9 +104,9 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
         elif row.what == "back":
             raise lost_commits(row.position)
         elif row.what == "key":
-            records[row.key] = record(row, uid, now.extra)
+            records[row.key] = record(row, uid, now.extra, now.version)
         elif row.what == "scan":
-            scans[row.n or 0].append(record(row, uid, now.extra))
+            scans[row.n or 0].append(record(row, uid, now.extra, now.version))
         elif row.what == "queued":
             queued[row.key] = row.extra
         elif row.what == "lease":
@@ -119,9 +128,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: str, cut: int) -> Floor:
+def floor(position: int, needed: int | None, by: str, cut: int, erasures: int) -> Floor:
     """Return where the log is cut."""
-    return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
+    return Floor(position, needed, "" if needed is None else by, cut, erasures)
 
 
 def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
@@ -131,26 +140,30 @@ def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     """
     if not rows:
         return []
-    positions, keys, versions, epochs, kinds, bodies, agents, times, ops, reads = zip(
+    positions, keys, versions, epochs, kinds, bodies, agents, times, ops, reads, expiries = zip(
         *rows, strict=True
     )
+    erased: Iterable[bool] = repeat(False)
     if None in bodies:
+        pairs = zip(bodies, kinds, strict=True)
+        erased = [body is None and kind != DELETE for body, kind in pairs]
         bodies = tuple("null" if body is None else body for body in bodies)
     values = decode_many(bodies)
     traces: Sequence[str | None] = reads
     if any(reads):
         reads, traces = zip(*map(_read, reads), strict=True)
-    fields = (positions, keys, versions, epochs, kinds, values, agents, times, ops, reads, traces)
-    return list(map(_entry, zip(*fields, strict=True)))
+    first = (positions, keys, versions, epochs, kinds, values, agents, times, ops)
+    return list(map(_entry, zip(*first, reads, traces, expiries, erased, strict=False)))
 
 
-def log_page(rows: Sequence[LogRow], end: int, request: ReadLog) -> LogPage:
+def log_page(rows: Sequence[LogRow], end: int, request: ReadLog, erasures: int) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
     # A character has up to four bytes: a page that may have ended early counts as one that did.
     full = len(entries) == request.limit or 4 * sum(map(size_of, rows)) >= PAGE_BYTES
     full = full and bool(entries)
-    return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
+    upto = entries[-1].position if full else max(end, request.after)
+    return LogPage(entries, upto, end, erasures)
 
 
 def size_of(row: LogRow) -> int:
@@ -213,7 +226,7 @@ def _outcome(plan: Plan, rows: list[Row], uid: str) -> Outcome:
     first = rows[0]
     if first.what == "done":
         writes = tuple(
-            Written(write.key, write.kind, row.version, row.epoch, row.position, write.body)
+            written(write, row.version, row.epoch, row.position, row.time)
             for write, row in zip(plan.writes, rows, strict=True)
         )
         return Committed(first.position, first.time, plan.agent, writes)
@@ -223,6 +236,12 @@ def _outcome(plan: Plan, rows: list[Row], uid: str) -> Outcome:
             return reused_operation(plan.op_id, plan.writes[0].key)
         return done
     return _refusal(plan, first, rows[-1], uid)
+
+
+def written(write: Write, version: int, epoch: int, position: int, time_us: int) -> Written:
+    """Return a write that was committed at a time."""
+    expires = time_us + write.ttl_us if write.ttl_us else 0
+    return Written(write.key, write.kind, version, epoch, position, write.body, expires)
 
 
 def _refusal(plan: Plan, first: Row, last: Row, uid: str) -> Refusal:
@@ -255,7 +274,8 @@ def _replaced(asker: Plan | TakeLease, current: int) -> Refusal:
 
 def _committed(rows: Sequence[Row]) -> Committed:
     writes = tuple(
-        Written(row.key, row.kind, row.version, row.epoch, row.position, row.body) for row in rows
+        Written(row.key, row.kind, row.version, row.epoch, row.position, row.body, row.live or 0)
+        for row in rows
     )
     return Committed(rows[0].position, rows[0].time, rows[0].agent, writes, replayed=True)
 
@@ -292,9 +312,9 @@ def _read(text: str | None) -> tuple[Any, str | None]:
 def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:
     """Return what a consumer is given; `postgres/groups.sql` says what its first row tells."""
     (upto, prefix, head, _, _, _, _, time_us, *_), *dealt = rows
-    items = zip(entries_of([row[:10] for row in dealt]), dealt, strict=True)
+    items = zip(entries_of([row[:11] for row in dealt]), dealt, strict=True)
     return Deliveries(
-        tuple(Delivery(entry, row[10]) for entry, row in items), upto, head, time_us, prefix
+        tuple(Delivery(entry, row[11]) for entry, row in items), upto, head, time_us, prefix
     )
 
 

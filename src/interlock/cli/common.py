@@ -185,36 +185,6 @@ def no_such_key(record: interlock.Record, as_json: bool) -> NoReturn:
     fail(message, NOT_FOUND, as_json, key=record.key, version=record.version)
 
 
-def record_json(record: interlock.Record) -> dict[str, object]:
-    """Return a record as the object that --json prints."""
-    return {
-        "key": record.key,
-        "value": record.value,
-        "version": record.version,
-        "epoch": record.epoch,
-        "writer": record.writer,
-        "at": record.at.isoformat() if record.at else None,
-        "exists": record.exists,
-    }
-
-
-def entry_json(entry: interlock.Entry) -> dict[str, object]:
-    """Return a log entry as the object that --json prints."""
-    return {
-        "position": entry.position,
-        "key": entry.key,
-        "version": entry.version,
-        "epoch": entry.epoch,
-        "kind": entry.kind,
-        "value": entry.value,
-        "agent": entry.agent,
-        "at": entry.at.isoformat(),
-        "op_id": entry.op_id,
-        "reads": entry.reads,
-        "trace": entry.trace,
-    }
-
-
 def run_json(info: interlock.RunInfo) -> dict[str, object]:
     """Return a run as the object that --json prints."""
     return {**info._asdict(), "steps": [step._asdict() for step in info.steps]}
@@ -282,7 +252,7 @@ def _told(problem: interlock.InterlockError, as_json: bool) -> str:
     if isinstance(problem, interlock.Refused):
         told |= {"retryable": problem.retryable, "next_step": problem.next_step}
     if isinstance(problem, interlock.Conflict):
-        told |= {"expected": problem.expected, "record": record_json(problem.record)}
+        told |= {"expected": problem.expected, "record": problem.record.to_dict()}
     return compact(told)
 
 

@@ -18,13 +18,11 @@ import interlock
 from interlock.cli.common import (
     CONFLICT,
     compact,
-    entry_json,
     fail,
     local,
     moment_of,
     no_such_key,
     parsed,
-    record_json,
     store_command,
 )
 from interlock.settings import refuse_reserved
@@ -51,12 +49,31 @@ def keys(space: interlock.Space, as_json: bool, prefix: str) -> None:
 @store_command(reads=True)
 @_after
 @_prefix
+@click.option("--by", help="Only what this agent committed.")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice(["put", "append", "delete"]),
+    multiple=True,
+    help="Only entries of this kind; may be given several times.",
+)
 @_limit
+@click.option("--newest-first", is_flag=True, help="Begin at the end of the log.")
 def log(
-    space: interlock.Space, as_json: bool, after: int | None, prefix: str, limit: int | None
+    space: interlock.Space,
+    as_json: bool,
+    after: int | None,
+    prefix: str,
+    by: str | None,
+    kinds: tuple[str, ...],
+    limit: int | None,
+    newest_first: bool,
 ) -> None:
     """Print the log: every commit, in order."""
-    _print_entries(islice(space.log(after, prefix), limit), as_json)
+    entries = space.log(
+        after, prefix, agent=by, kinds=kinds or None, limit=limit, newest_first=newest_first
+    )
+    _print_entries(entries, as_json)
 
 
 @store_command(reads=True)
@@ -109,7 +126,7 @@ def watch(
 
 def _print_record(record: interlock.Record, as_json: bool) -> None:
     if as_json:
-        click.echo(compact(record_json(record)))
+        click.echo(compact(record.to_dict()))
     elif record.exists:
         click.echo(compact(record.value))
     if not record.exists:
@@ -120,7 +137,7 @@ def _print_records(records: dict[str, interlock.Record], as_json: bool) -> None:
     width = max((len(key) for key in records), default=0)
     for record in records.values():
         if as_json:
-            click.echo(compact(record_json(record)))
+            click.echo(compact(record.to_dict()))
         else:
             when = local(record.at) if record.at else ""
             click.echo(f"{record.key:<{width}}  v{record.version:<4} {record.writer}  {when}")
@@ -136,8 +153,9 @@ def _print_entries(entries: Iterable[interlock.Entry], as_json: bool) -> None:
 def entry_line(entry: interlock.Entry, as_json: bool) -> str:
     """Return a log entry as a line for people, or of JSON."""
     if as_json:
-        return compact(entry_json(entry))
-    value = "(deleted)" if entry.kind == "delete" else compact(entry.value)
+        return compact(entry.to_dict())
+    gone = "(expired)" if entry.expired else "(deleted)" if entry.kind == "delete" else ""
+    value = "(erased)" if entry.erased else gone or compact(entry.value)
     return (
         f"{entry.position:>6}  {local(entry.at)}  {entry.agent}  "
         f"{entry.key}  v{entry.version}  {value}"
@@ -155,6 +173,7 @@ _op_id = click.option("--op-id", help="Makes running the same command again harm
 @click.option("--create", is_flag=True, help="Only if KEY does not exist.")
 @click.option("--force", is_flag=True, help="Over whatever KEY holds now.")
 @click.option("--text", is_flag=True, help="VALUE is text, not JSON.")
+@click.option("--expires", type=float, help="Seconds after which KEY does not exist any more.")
 @_op_id
 def put(
     space: interlock.Space,
@@ -165,6 +184,7 @@ def put(
     create: bool,
     force: bool,
     text: bool,
+    expires: float | None,
     op_id: str | None,
 ) -> None:
     """Write VALUE (JSON; `-` reads it from standard input) to KEY.
@@ -179,12 +199,13 @@ def put(
         value = sys.stdin.read()
     document = value if text else parsed(value)
     if version is not None:
-        record = space.write(_at_version(space, key, version), document, op_id=op_id)
+        was = _at_version(space, key, version)
+        record = space.write(was, document, op_id=op_id, expires=expires)
     elif force:
-        record = _forced(space, key, document, op_id)
+        record = _forced(space, key, document, op_id, expires)
     else:
         try:
-            record = space.create(key, document, op_id=op_id)
+            record = space.create(key, document, op_id=op_id, expires=expires)
         except interlock.Conflict as conflict:
             if create:
                 raise
@@ -192,7 +213,7 @@ def put(
                 f"{key!r} exists (version {conflict.actual}, by {conflict.writer!r}). "
                 f"Pass --version {conflict.actual}, or --force to overwrite it."
             )
-            fail(message, CONFLICT, as_json, record=record_json(conflict.record))
+            fail(message, CONFLICT, as_json, record=conflict.record.to_dict())
     _told(record, as_json)
 
 
@@ -284,7 +305,7 @@ def append(
     document = item if text else parsed(item)
     entry = space.append(key, document, id=id_, dedupe=dedupe)
     if as_json:
-        click.echo(compact(entry_json(entry)))
+        click.echo(compact(entry.to_dict()))
     else:
         click.echo(f"{key} has {entry.version} contributions (position {entry.position})")
 
@@ -321,20 +342,24 @@ def reclaim(space: interlock.Space, as_json: bool, key: str) -> None:
         no_such_key(record, as_json)
     record = space.reclaim(key)
     if as_json:
-        click.echo(compact(record_json(record)))
+        click.echo(compact(record.to_dict()))
     else:
         click.echo(f"{key} is at epoch {record.epoch}; earlier readers are fenced")
 
 
 def _forced(
-    space: interlock.Space, key: str, document: object, op_id: str | None
+    space: interlock.Space,
+    key: str,
+    document: object,
+    op_id: str | None,
+    expires: float | None,
 ) -> interlock.Record:
     """Write over whatever is there."""
     if document is not None:
-        record = space.update(key, lambda _: document, op_id=op_id)
+        record = space.update(key, lambda _: document, op_id=op_id, expires=expires)
     else:  # an update takes None for a forgotten return
         name = op_id or f"put-{uuid4().hex}"
-        space.transact(lambda tx: tx.write(tx.read(key), None), op_id=name)
+        space.transact(lambda tx: tx.write(tx.read(key), None, expires=expires), op_id=name)
         done = space.outcome(name)
         assert done is not None  # it was committed just now, or before
         record = space.at(position=done.position).read(key)
@@ -346,7 +371,7 @@ def _forced(
 def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Record:
     """The record as the caller read it, which rules and merges go by."""
     record = space.read(key)
-    if record.version == version:
+    if record.version == version and not record.expired:  # else the store says that it has
         return record
     with suppress(interlock.Pruned):
         for entry in space.history(key):
@@ -357,6 +382,6 @@ def _at_version(space: interlock.Space, key: str, version: int) -> interlock.Rec
 
 def _told(record: interlock.Record, as_json: bool) -> None:
     if as_json:
-        click.echo(compact(record_json(record)))
+        click.echo(compact(record.to_dict()))
     else:
         click.echo(f"{record.key} is at version {record.version} (position {record.position})")

@@ -20,7 +20,6 @@ from interlock.cli.common import (
     INTERRUPTED,
     NOT_FOUND,
     compact,
-    entry_json,
     fail,
     imported,
     local,
@@ -93,7 +92,7 @@ def _json(moment: interlock.RunMoment) -> dict[str, object]:
         "position": moment.position,
         "at": moment.at.isoformat(),
         "agent": moment.agent,
-        "entries": [entry_json(entry) for entry in moment.entries],
+        "entries": [entry.to_dict() for entry in moment.entries],
         "run": run_json(moment.run),
     }
 

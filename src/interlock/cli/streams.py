@@ -177,10 +177,12 @@ _STEP = 20_000  # positions between two signs of progress
 @click.option("--keep", type=float, help="Days, for keys whose rule says none (else: forever).")
 @click.option("--before", type=click.IntRange(0), help="Keep what begins at this position.")
 def trim(space: interlock.Space, as_json: bool, keep: float | None, before: int | None) -> None:
-    """Cut off the oldest part of the log that nobody needs; say what is kept, and why."""
+    """Delete expired keys and cut off the oldest part of the log that nobody needs; say what is
+    kept, and why."""
     end = space.position() + 1 if before is None else before
     cut = 0
     done = space.trim(keep=keep, before=0)  # where the log begins
+    expired = done.expired
     hidden = as_json or not sys.stderr.isatty()
     with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
         task = progress.add_task("trimming", total=max(end - done.oldest, 0))
@@ -188,12 +190,16 @@ def trim(space: interlock.Space, as_json: bool, keep: float | None, before: int 
             upto = min(end, done.oldest + _STEP)
             done = space.trim(keep=keep, before=upto)
             cut += done.cut
+            expired += done.expired
             progress.update(task, advance=done.cut)
             if done.oldest < upto or upto == end:
                 break
     if as_json:
-        click.echo(compact({"oldest": done.oldest, "cut": cut, "held": done.held}))
+        told = {"oldest": done.oldest, "cut": cut, "held": done.held, "expired": expired}
+        click.echo(compact(told))
         return
+    if expired:
+        click.echo(f"Deleted {expired} expired key{'' if expired == 1 else 's'}.")
     why = f": {done.held}" if done.held else ""
     if cut:
         click.echo(f"Trimmed {cut} entries; the oldest is position {done.oldest} now{why}.")

@@ -20,12 +20,21 @@ class Expect(NamedTuple):
     """A record that the plan was computed from.
 
     `version` 0 is a key that was never written; None only demands that the key does not exist
-    now, whatever its past (`create`).  `epoch` None is not compared.
+    now, whatever its past (`create`).  `epoch` None is not compared.  `expired`: the value of that
+    version had expired when it was read, and must be so now; otherwise it must not be.  `tag` is
+    that of the record.
     """
 
     key: str
     version: int | None
     epoch: int | None
+    expired: bool = False
+    tag: object = None
+
+    @property
+    def wanted(self) -> int | None:
+        """The version as the servers' steps take it: -(version + 1) where it had expired."""
+        return -1 - self.version if self.expired and self.version is not None else self.version
 
 
 class Scanned(NamedTuple):
@@ -36,11 +45,16 @@ class Scanned(NamedTuple):
 
 
 class Write(NamedTuple):
-    """One key to write: `kind` is `put` or `append` (with `body`, JSON text), or `delete`."""
+    """One key to write: `kind` is `put` or `append` (with `body`, JSON text), or `delete`.
+
+    `ttl_us`: microseconds from the commit, by the store's clock, after which the value of a `put`
+    has expired (0: it does not; None: as the rule of the key says).
+    """
 
     kind: str
     key: str
     body: str | None
+    ttl_us: int | None = None
 
 
 class Plan(NamedTuple):
@@ -74,7 +88,7 @@ class Plan(NamedTuple):
 
 def expect(record: Record) -> Expect:
     """The expectation that `record` has not moved."""
-    return Expect(record.key, record.version, record.epoch)
+    return Expect(record.key, record.version, record.epoch, record.expired, record.tag)
 
 
 def scanned(prefix: str, records: tuple[Record, ...]) -> Scanned:

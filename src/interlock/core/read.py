@@ -109,14 +109,6 @@ def log_page(prefix: str, after: int | None, limit: int) -> Steps[LogPage | Inva
     )
 
 
-def history_page(key: str, after: int | None, limit: int) -> Steps[LogPage | Invalid | Pruned]:
-    """Read a page of one key's entries, as `log_page` does."""
-    wrong = check_key(key) or check_after(after)
-    if wrong is not None:
-        return wrong
-    return (yield from ReadLog(after=_OLDEST if after is None else after, key=key, limit=limit))
-
-
 def wait(seconds: float, position: int) -> Steps[None]:
     """Wait for news after `position`, at most `seconds`."""
     yield Pause(seconds, position)

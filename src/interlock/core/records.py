@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
-from interlock.core.struct import Json
+from interlock.core.struct import Json, plain
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -17,7 +17,9 @@ else:
 
     V_co = TypeVar("V_co", covariant=True)
 
+_SHOWN = 60  # characters of a value in a repr
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SWEEP = "$expired/"  # what the operation ids of commits begin with that delete expired keys
 
 
 def as_datetime(time_us: int) -> datetime:
@@ -32,7 +34,11 @@ class Record(NamedTuple, Generic[V_co]):
     written.  `epoch` is the key's fencing number.  `value` is None when `exists` is False.
     `position` is the place in the space's log of the entry that made this version.  `body` is the
     value's JSON text as it was read, which stays what it was when `value` is changed in place;
-    None for a merged key, whose value is a fold.
+    None for a merged key, whose value is a fold.  `expires_us`: when the store's clock will find,
+    or has found, that the value has expired (0: it does not expire).  `tag` is what a guard
+    compares in place of a version: of data outside a space `version` is 0 where the data does not
+    count its writes.  `erased`: this version had a
+    value, which was erased; it then does not exist.
     """
 
     key: str
@@ -45,11 +51,46 @@ class Record(NamedTuple, Generic[V_co]):
     exists: bool
     space: str
     body: str | None = None
+    expires_us: int = 0
+    tag: object = None
+    erased: bool = False
 
     @property
     def at(self) -> datetime | None:
         """When the store wrote this version (store's clock, UTC); None if it was never written."""
         return as_datetime(self.time_us) if self.version else None
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the value expires, or expired (store's clock, UTC); None if it does not."""
+        return as_datetime(self.expires_us) if self.expires_us else None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the key does not exist because its value has expired."""
+        return self.expires_us > 0 and not self.exists
+
+    def __bool__(self) -> bool:
+        """Whether the key exists.  A missing record is `None`: compare with that."""
+        return self.exists
+
+    def __repr__(self) -> str:
+        what = _shown(self.value) if self.exists else "does not exist"
+        return f"<Record {self.key!r} version {self.version}: {what}>"
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the record as a dict of JSON values; times are ISO 8601."""
+        return {
+            "key": self.key,
+            "value": plain(self.value),
+            "version": self.version,
+            "epoch": self.epoch,
+            "writer": self.writer,
+            "at": None if self.at is None else self.at.isoformat(),
+            "exists": self.exists,
+            **({"expires_at": self.expires_at.isoformat()} if self.expires_at else {}),
+            **({"erased": True} if self.erased else {}),
+        }
 
 
 class KeyInfo(NamedTuple):
@@ -75,7 +116,8 @@ class Entry(NamedTuple, Generic[V_co]):
     contribution).  `op_id` is the operation id that the whole commit shares.
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
     for a transaction that read nothing else, None for a single write.  `trace` is the context of
-    the writer's span as a W3C `traceparent`, None where it was not traced.
+    the writer's span as a W3C `traceparent`, None where it was not traced.  `expires_us`: when the
+    value expires (store's clock; 0: it does not).  `erased`: its value was erased, and is None.
     """
 
     position: int
@@ -89,24 +131,50 @@ class Entry(NamedTuple, Generic[V_co]):
     op_id: str
     reads: Mapping[str, Json] | None
     trace: str | None = None
+    expires_us: int = 0
+    erased: bool = False
 
     @property
     def at(self) -> datetime:
         """When the store committed it (store's clock, UTC)."""
         return as_datetime(self.time_us)
 
+    @property
+    def expired(self) -> bool:
+        """Whether it deletes a key whose value had expired: `agent` has trimmed."""
+        return self.op_id.startswith(SWEEP)
+
+    def to_dict(self) -> dict[str, Json]:
+        """Return the entry as a dict of JSON values; times are ISO 8601."""
+        return {
+            "position": self.position,
+            "key": self.key,
+            "version": self.version,
+            "epoch": self.epoch,
+            "kind": self.kind,
+            "value": plain(self.value),
+            "agent": self.agent,
+            "at": self.at.isoformat(),
+            "op_id": self.op_id,
+            "reads": None if self.reads is None else dict(self.reads),
+            "trace": self.trace,
+            **({"erased": True} if self.erased else {}),
+        }
+
 
 class Tail(NamedTuple):
     """What a merged key's value is folded from, in place of a value: JSON texts.
 
     `base` is the fold up to some entry, None if there is none; `items` an array of the
-    contributions since, `length` of them.  `rules` is the version of the rules at that moment.
+    contributions since, `length` of them.  `rules` is the version of the rules at that moment,
+    `erasures` the number of steps in which values of the space were erased (None: not known).
     """
 
     base: str | None
     items: str
     length: int
     rules: int = 0
+    erasures: int | None = None
 
 
 class Leaseholder(NamedTuple):
@@ -118,7 +186,10 @@ class Leaseholder(NamedTuple):
 
 
 class Written(NamedTuple):
-    """One write of a commit: the key's new version and epoch, and its place in the log."""
+    """One write of a commit: the key's new version and epoch, and its place in the log.
+
+    `expires_us`: when its value expires, 0 where it does not.  `tag` is that of the new record.
+    """
 
     key: str
     kind: str
@@ -126,6 +197,13 @@ class Written(NamedTuple):
     epoch: int
     position: int
     body: str | None
+    expires_us: int = 0
+    tag: object = None
+
+    @property
+    def erased(self) -> bool:
+        """Whether its value was erased."""
+        return self.body is None and self.kind != "delete"
 
 
 class Committed(NamedTuple):
@@ -154,6 +232,16 @@ class Snapshot(NamedTuple):
     queued: Mapping[str, int]
     applied: Committed | None = None
     leases: Mapping[str, Leaseholder] = {}  # never changed
+
+
+def _shown(value: object) -> str:
+    """Return what a value looks like, in at most 60 characters however large it is."""
+    import reprlib  # few who read or write ever show a record
+
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxstring, brief.maxother = 3, 60, 60
+    text = brief.repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def absent(key: str, space: str, epoch: int = 0) -> Record:

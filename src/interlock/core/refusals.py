@@ -233,7 +233,9 @@ def conflict(expected: Expect, record: Record) -> Conflict:
     else:
         read = f"you read version {expected.version}" if expected.version else "you read no value"
         now = "it was never written"
-        if record.version:
+        if record.expired:
+            now = f"it expired at {as_datetime(record.expires_us):%Y-%m-%d %H:%M:%S.%f} UTC"
+        elif record.version:
             did = "wrote" if record.exists else "deleted it as"
             at = f"{as_datetime(record.time_us):%Y-%m-%d %H:%M:%S.%f} UTC"
             now = f"{record.writer!r} {did} version {record.version} at {at}"

@@ -57,6 +57,8 @@ RULES_KEY = "$rules"
 GUARDED, MERGED, LEASED = "guarded", "merged", "leased"
 PRIVATE, OWNED = "private", "owned"  # one agent writes
 ON_CONFLICT = ("raise", "retry", "rebase")
+LEAST_EXPIRES, MOST_EXPIRES = 0.001, 100 * 365 * 86400  # seconds
+EXPIRES_WITHIN = "from 0.001 to 100 years"
 
 
 class About(NamedTuple):
@@ -107,6 +109,7 @@ class Rule:
     reducer: str | None = None
     keep: float | None = None
     by: str | None = None
+    expires: float | None = None
     schema: Schema | Invalid | None = None  # Invalid: what it was declared with has none
 
     @property
@@ -114,8 +117,9 @@ class Rule:
         """Who may write keys of this rule, and how, in words."""
         kind, who, how, tools = KINDS[self.kind]
         by = str(self.by)
-        how = how.format(reducer=self.reducer)
-        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by))
+        fits = f"; values fit {self.schema.title}" if isinstance(self.schema, Schema) else ""
+        how = how.format(reducer=self.reducer) + fits
+        return About(kind, who.replace("{by}", by), how, tools.replace("{by}", by) + fits)
 
     def owner(self, pattern: str, key: str) -> str | None:
         """Return the only agent that may write `key` ("": nobody may), None if others may, too."""
@@ -134,6 +138,8 @@ class Rule:
             data["keep"] = self.keep
         if self.by is not None:
             data["by"] = self.by
+        if self.expires is not None:
+            data["expires"] = self.expires
         if isinstance(self.schema, Schema):
             data["schema"] = self.schema.data
         return data
@@ -171,6 +177,7 @@ def guarded(
     schema: object = None,
     on_conflict: str = "retry",
     keep: float | None = None,
+    expires: float | None = None,
 ) -> Rule:
     """A write must come from a record that was read.  The default.
 
@@ -178,9 +185,11 @@ def guarded(
     merge; think again only if the same field changed).  `machine` binds a field to a state
     machine.  `schema`: a type that every value must fit, such as a dataclass, or a JSON Schema as a
     dict; whoever writes needs the extra `schema`.  `keep`: days that history is kept at least
-    (None: forever).
+    (None: forever).  `expires`: seconds after each write at which the key does not exist any more,
+    unless the write says (None: it stays).
     """
-    return Rule(GUARDED, on_conflict, machine, keep=keep, schema=schema_of(schema))
+    found = schema_of(schema)
+    return Rule(GUARDED, on_conflict, machine, keep=keep, expires=expires, schema=found)
 
 
 def merged(reducer: str | Reducer, *, schema: object = None, keep: float | None = None) -> Rule:
@@ -195,30 +204,39 @@ def merged(reducer: str | Reducer, *, schema: object = None, keep: float | None 
     return Rule(MERGED, reducer=reducer, keep=keep, schema=found)
 
 
-def private(*, schema: object = None, keep: float | None = None) -> Rule:
+def private(
+    *, schema: object = None, keep: float | None = None, expires: float | None = None
+) -> Rule:
     """Only the agent whose name stands at `{agent}` in the pattern writes; everyone may read.
 
-    `schema` and `keep` are those of `guarded`.
+    `schema`, `keep` and `expires` are those of `guarded`.
     """
-    return Rule(PRIVATE, keep=keep, schema=schema_of(schema))
+    return Rule(PRIVATE, keep=keep, expires=expires, schema=schema_of(schema))
 
 
-def owned(*, by: str, schema: object = None, keep: float | None = None) -> Rule:
+def owned(
+    *, by: str, schema: object = None, keep: float | None = None, expires: float | None = None
+) -> Rule:
     """Only the agent named `by` writes; everyone may read.
 
-    `schema` and `keep` are those of `guarded`.
+    `schema`, `keep` and `expires` are those of `guarded`.
     """
-    return Rule(OWNED, keep=keep, by=by, schema=schema_of(schema))
+    return Rule(OWNED, keep=keep, by=by, expires=expires, schema=schema_of(schema))
 
 
 def leased(
-    *, machine: Machine | None = None, schema: object = None, keep: float | None = None
+    *,
+    machine: Machine | None = None,
+    schema: object = None,
+    keep: float | None = None,
+    expires: float | None = None,
 ) -> Rule:
     """A write needs the key's current lease.
 
-    `machine`, `schema` and `keep` are those of `guarded`.
+    `machine`, `schema`, `keep` and `expires` are those of `guarded`.
     """
-    return Rule(LEASED, machine=machine, keep=keep, schema=schema_of(schema))
+    found = schema_of(schema)
+    return Rule(LEASED, machine=machine, keep=keep, expires=expires, schema=found)
 
 
 @dataclass(frozen=True)
@@ -234,12 +252,22 @@ class RuleSet:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     reducers: Mapping[str, Reducer] = field(default_factory=lambda: REDUCERS)
 
+    @property
+    def expiring(self) -> bool:
+        """Whether any rule says when values expire."""
+        return any(rule.expires is not None for rule in self.rules.values())
+
     def __hash__(self) -> int:
         return id(self)
 
     def match(self, key: str) -> tuple[str, Rule]:
         """Return the most specific pattern for `key` and its rule; ("", DEFAULT) if none is."""
         return _match(self, key) if self.rules else ("", DEFAULT)
+
+    def ttl_us(self, key: str) -> int:
+        """Return after how many microseconds a value of `key` expires, 0 where it does not."""
+        expires = None if key.startswith("$") else self.match(key)[1].expires
+        return 0 if expires is None else round(expires * 1e6)
 
     def reducer(self, key: str) -> Reducer | None:
         """Return the reducer of a merged key; None if this process does not have it."""
@@ -388,6 +416,8 @@ def describe_rule(rule: Rule) -> str:
         parts.append(f"keep={rule.keep}")
     if rule.by is not None:
         parts.append(f"by={rule.by!r}")
+    if rule.expires is not None:
+        parts.append(f"expires={rule.expires}")
     if isinstance(rule.schema, Schema):
         parts.append(f"schema={rule.schema.title}")
     return f"{rule.kind}({', '.join(parts)})"
@@ -432,9 +462,21 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
         return "by", "must be the name of an agent"
     if rule.kind != OWNED and rule.by is not None:
         return "by", "is only for owned()"
+    if rule.expires is not None:
+        if rule.kind == MERGED:
+            return "expires", "is not for merged(): nobody would know which contributions are gone"
+        if wrong_expiry(rule.expires):
+            return "expires", f"must be a number of seconds {EXPIRES_WITHIN}"
     if rule.schema is not None and not isinstance(rule.schema, Schema):
         return "schema", "must be a type, or a JSON Schema as a dict"
     return None
+
+
+def wrong_expiry(expires: object) -> bool:
+    """Whether `expires` is not a number of seconds that a value can last."""
+    if isinstance(expires, bool) or not isinstance(expires, int | float):
+        return True
+    return not LEAST_EXPIRES <= expires <= MOST_EXPIRES
 
 
 def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> Invalid | None:

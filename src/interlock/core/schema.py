@@ -15,8 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
-from interlock.core.type_tree import is_model
+from interlock.core.struct import Json, is_model
 from interlock.core.types import TYPE, VERSION, Shape, Tagged, shape_of, version_of
 
 MISSING = "jsonschema is not installed: pip install 'interlock[schema]'"
@@ -180,7 +179,7 @@ def _validator(text: str) -> Any:
     # It checks `date` and `uuid` itself.
     formats = {"date-time": datetime, "time": time, "duration": timedelta, "decimal": Decimal}
     for name, form in formats.items():
-        checker.checks(name, raises=ValueError)(_reads_as(form))
+        checker.checks(name)(_reads_as(form))
     return draft(data, format_checker=checker, registry=Registry())
 
 
@@ -188,8 +187,11 @@ def _reads_as(form: Any) -> Any:
     def check(value: object) -> bool:
         import msgspec
 
-        if isinstance(value, str):
-            msgspec.convert(value, form)
+        try:
+            if isinstance(value, str):
+                msgspec.convert(value, form)
+        except msgspec.ValidationError:
+            return False
         return True
 
     return check

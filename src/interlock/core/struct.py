@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self, dataclass_transform
+from typing import Any, Literal, Self, dataclass_transform
 
 Json = Any
 """A value as JSON has it, of whatever shape its writer gave it: for annotations."""
+
+
+def plain(value: object, *, ordered: bool = False) -> Json:
+    """Return what msgspec makes of an object: dicts, lists, texts, numbers.
+
+    `ordered`: the same object always becomes the same.  Raises TypeError and others of msgspec.
+    """
+    import msgspec
+
+    order: Literal["deterministic"] | None = "deterministic" if ordered else None
+    return msgspec.to_builtins(value, str_keys=True, order=order, enc_hook=_model_to_json)
+
+
+def is_model(form: object) -> bool:
+    """Whether a class is a pydantic model."""
+    return (
+        isinstance(form, type)
+        and hasattr(form, "__pydantic_fields__")
+        and hasattr(form, "model_validate")
+    )
+
+
+def _model_to_json(value: Any) -> Json:
+    if is_model(type(value)):
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
+    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 @dataclass_transform(eq_default=False, frozen_default=True)

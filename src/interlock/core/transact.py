@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
-from interlock.core.document import FILES, folders_of, in_the_way
+from interlock.core.document import FILES, expected_place, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
 from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
@@ -38,7 +38,6 @@ from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
-    expected_place,
     forbidden_by_rule,
     forgot_write,
     nothing_to_delete,
@@ -108,7 +107,7 @@ class Transaction:
         seen = {record.key: record for record in self.read_scans[prefix]}
         for key in (*self.writes, *(write.key for write in self.appends)):
             if key.startswith(prefix) and key not in seen:
-                seen[key] = self.read_records.get(key) or absent(key, self.writer.space)
+                seen[key] = self.read_records.get(key, absent(key, self.writer.space))
         views = (self._overlaid(seen[key]) for key in sorted(seen))
         return {view.key: view for view in views if view.exists}
 
@@ -118,11 +117,11 @@ class Transaction:
             return ENDED
         return own_record(self.writer, record) or self._expect(record)
 
-    def write(self, record: Record, value: Json) -> Refusal | None:
+    def write(self, record: Record, value: Json, expires: float | None = None) -> Refusal | None:
         """Write `value` over `record` when the transaction commits."""
         if self.ended:
             return ENDED
-        write = write_over(self.writer, record, value)
+        write = write_over(self.writer, record, value, expires)
         if isinstance(write, Invalid):
             return write
         refused = self._appended(record.key) or self._expect(record)
@@ -130,15 +129,16 @@ class Transaction:
             self.writes[record.key] = write
         return refused
 
-    def create(self, key: str, value: Json) -> Refusal | None:
+    def create(self, key: str, value: Json, expires: float | None = None) -> Refusal | None:
         """Write `value` to a key that must not exist when the transaction commits."""
         if self.ended:
             return ENDED
-        write = write_to(self.writer, PUT, key, value)
+        write = write_to(self.writer, PUT, key, value, expires)
         if isinstance(write, Invalid):
             return write
         known = self.read_records.get(key)
-        view = self._overlaid(known or self.bases.get(key) or absent(key, self.writer.space))
+        base = self.bases.get(key, absent(key, self.writer.space)) if known is None else known
+        view = self._overlaid(base)
         if view.exists:
             self.doomed = refusals.conflict(Expect(key, None, None), view)
             return self.doomed
@@ -158,7 +158,7 @@ class Transaction:
             return wrong
         refused = self._appended(record.key) or self._expect(record)
         if refused is None:
-            stored = self.read_records.get(record.key) or self.bases[record.key]
+            stored = self.read_records.get(record.key, self.bases[record.key])
             if record.key in self.writes and not stored.exists:
                 del self.writes[record.key]  # it was created here: nothing is left to do
             else:
@@ -217,7 +217,7 @@ class Transaction:
         if forgotten is not None:
             return forgot_write(forgotten)
         for write in (*self.writes.values(), *self.appends):
-            base = self.bases.get(write.key) or absent(write.key, self.writer.space)
+            base = self.bases.get(write.key, absent(write.key, self.writer.space))
             refused = forbidden_by_rule(self.writer, base, write)
             if refused is not None:
                 return refused
@@ -256,7 +256,7 @@ class Transaction:
 
     def _stored(self, key: str) -> bool:
         """Whether a key is known to exist in the store."""
-        known = self.bases.get(key) or self.read_records.get(key)
+        known = self.bases.get(key, self.read_records.get(key))
         return known is not None and known.body is not None
 
     def _misplaced(self) -> Invalid | None:
@@ -284,11 +284,12 @@ class Transaction:
         elif before.version is None:
             if record.version and record.exists:  # it was created here, and exists elsewhere
                 self.doomed = refusals.conflict(before, record)
-        elif before != expected:
+        elif before != expected and (record.expires_us or before[:3] != expected[:3]):
+            # But for what this transaction will write itself over a value that has expired.
             self.doomed = refusals.conflict(before, record)
-        self.bases.setdefault(
-            key, read or (record if before is None else absent(key, record.space))
-        )
+        if read is None:
+            read = record if before is None else absent(key, record.space)
+        self.bases.setdefault(key, read)
         return self.doomed
 
     def _appended(self, key: str) -> Invalid | None:
@@ -301,16 +302,16 @@ class Transaction:
         reducer = self.writer.book.rules.reducer(record.key) if items else None
         if reducer is not None:
             value = fold_items(reducer, items, record.value, record.exists)
-            return record._replace(value=value, exists=True)
+            return record._replace(value=value, exists=True, expires_us=0)
         if pending is None:
             return record
         exists = pending.kind == PUT
-        return record._replace(value=decode(pending.body), exists=exists)
+        return record._replace(value=decode(pending.body), exists=exists, expires_us=0)
 
     def _moved(self, snapshot: Snapshot) -> Conflict | None:
         for key, record in self.read_records.items():
             now = snapshot.records[key]
-            if (now.version, now.epoch) != (record.version, record.epoch):
+            if expect(now) != expect(record):
                 return refusals.conflict(expect(record), now)
         for prefix, records in self.read_scans.items():
             was = {r.key: (r.version, r.epoch) for r in records}
@@ -484,4 +485,7 @@ def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
     if not outcome.replayed:
         return True
     bodies = [write.body for write in state.plan(op_id).writes]
-    return bodies == [write.body for write in outcome.writes]
+    done = outcome.writes
+    return len(bodies) == len(done) and all(
+        body == each.body or each.erased for body, each in zip(bodies, done, strict=True)
+    )

@@ -120,6 +120,7 @@ class Row(NamedTuple):
     time_us: int
     op_id: str = ""
     reads: str | None = None
+    expires_us: int = 0
 
 
 class ReadBase(Request["BasePage"]):
@@ -232,9 +233,10 @@ def rows_of(entries: Sequence[Entry]) -> tuple[Row, ...]:
     return tuple(
         Row(
             *entry[:5],
-            None if entry.kind == DELETE else text_of(entry.value),
+            None if entry.kind == DELETE or entry.erased else text_of(entry.value),
             *entry[6:9],
             _reads_text(entry),
+            entry.expires_us,
         )
         for entry in entries
     )

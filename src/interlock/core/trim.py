@@ -8,39 +8,54 @@ what it was at the floor, so that any moment from there on can be read.  An entr
 - a consumer group has not dealt and acknowledged it, or what is kept of a projection does not
   include it: the store judges both in the atomic step,
 - a coordinator has not merged it.
+
+Whoever trims also sweeps: the keys whose values have expired are deleted, each with an entry in the
+log.  Readers and writers go by the expiry alone, so nothing waits for a sweep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import NamedTuple
 
 from interlock.core.fold import LARGEST, Unfoldable, ask
 from interlock.core.keys import encode
-from interlock.core.plan import APPEND
+from interlock.core.plan import APPEND, DELETE, Expect, Plan, Write
 from interlock.core.read import check_position, load_at
-from interlock.core.records import Committed, Entry
+from interlock.core.records import SWEEP, Committed, Entry, KeyInfo
 from interlock.core.refusals import Conflict, Invalid, Pruned, Refusal
-from interlock.core.requests import PROJECTIONS, Floor, Load, LogPage, ReadLog, Steps, Trim
+from interlock.core.requests import (
+    PROJECTIONS,
+    Floor,
+    ListExpired,
+    Load,
+    LogPage,
+    ReadLog,
+    Steps,
+    Trim,
+)
 from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_rule
 from interlock.core.write import commit, plan_values
 from interlock.core.writer import Writer
 
 READERS_KEY = "$readers"  # {key of a coordinator's state: the prefix that it reads}
 PAGE = 200  # entries that one step cuts, at most, beside the rest of a commit
+SWEPT = 100  # keys that one commit deletes
 KEPT_AT_LEAST = 24 * 3600.0  # seconds that an operation id is known
 DAY_US = 24 * 3600 * 1_000_000
 
 
 class Trimmed(NamedTuple):
     """What trimming did: it has cut `cut` entries, and `oldest` is the first position that is kept
-    (one after the log's end if nothing is).  `held` says why that one is kept."""
+    (one after the log's end if nothing is).  `held` says why that one is kept.  `expired` keys were
+    deleted."""
 
     oldest: int
     cut: int
     held: str
+    expired: int = 0
 
 
 class _Reader(NamedTuple):
@@ -51,8 +66,11 @@ class _Reader(NamedTuple):
     cursor: int
 
 
-def trim(writer: Writer, keep: float | None, before: int | None) -> Steps[Trimmed | Refusal]:
-    """Cut the log.  Returns Trimmed, Invalid, or another Refusal.
+def trim(
+    writer: Writer, keep: float | None, before: int | None, op_id: str
+) -> Steps[Trimmed | Refusal]:
+    """Delete the keys that have expired, and cut the log.  Returns Trimmed, Invalid, or another
+    Refusal.
 
     `keep`: days that entries are kept whose rule does not say (None: forever).  `before`: the
     entry at that position and those after it are kept (None: as the rules say).
@@ -60,6 +78,7 @@ def trim(writer: Writer, keep: float | None, before: int | None) -> Steps[Trimme
     wrong = _check(keep, before)
     if wrong is not None:
         return wrong
+    expired = yield from sweep(writer, op_id)
     readers = yield from _readers(writer)
     floor = yield from Trim(0, ())
     cut = 0  # others may trim at the same time
@@ -79,11 +98,46 @@ def trim(writer: Writer, keep: float | None, before: int | None) -> Steps[Trimme
         elif isinstance(step, Refusal):
             return step
         elif step.upto > floor.position:
-            floor = yield from Trim(step.upto, step.folds)
+            floor = yield from Trim(step.upto, step.folds, floor.erasures)
             cut += floor.cut
         else:
             why = step.held or (wanted.why(page.entries[0]) if page.entries else "")
-            return Trimmed(floor.position + 1, cut, why)
+            return Trimmed(floor.position + 1, cut, why, expired)
+
+
+def sweep(writer: Writer, op_id: str) -> Steps[int]:
+    """Protocol: delete the keys that have expired.  Returns how many.
+
+    Rules don't matter: to readers these keys don't exist.  One that moves meanwhile, or that
+    somebody has the turn for, is left.
+    """
+    swept, refused, number = 0, set[KeyInfo](), 0
+    while True:
+        found = yield from ListExpired(limit=SWEPT + len(refused))
+        batches = [[info for info in found if info not in refused]]
+        if not batches[0]:
+            return swept
+        while batches:
+            batch, number = batches.pop(), number + 1
+            outcome = yield from commit(
+                writer, partial(_deletion, writer, batch, f"{SWEEP}{op_id}/{number}")
+            )
+            if isinstance(outcome, Committed):
+                swept += len(batch)
+            elif len(batch) > 1:
+                batches += [[info] for info in batch]
+            elif getattr(outcome, "key", None) == batch[0].key:
+                refused.add(batch[0])
+            else:  # this process was replaced
+                return swept
+
+
+def _deletion(writer: Writer, expired: Sequence[KeyInfo], op_id: str) -> Plan:
+    return writer.plan(
+        op_id,
+        expects=(Expect(info.key, info.version, info.epoch, expired=True) for info in expired),
+        writes=(Write(DELETE, info.key, None) for info in expired),
+    )
 
 
 def register(writer: Writer, state: str, source: str, op_id: str) -> Steps[Refusal | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, get_origin
 
-from interlock.core.struct import Json
+from interlock.core.struct import Json, is_model
 
 
 class TypeTree:
@@ -139,15 +139,6 @@ def _grown_model(model: Any, known: dict[Any, TypeTree]) -> TypeTree:
             if below is not None:
                 tree.fields[field.alias or name] = below
     return known[model]
-
-
-def is_model(form: Any) -> bool:
-    """Whether a type is a class of pydantic's models."""
-    return (
-        isinstance(form, type)
-        and hasattr(form, "__pydantic_fields__")
-        and hasattr(form, "model_validate")
-    )
 
 
 def class_of(form: Any) -> Any:

@@ -25,8 +25,8 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json
-from interlock.core.type_tree import class_of, classes_in, is_model, name_of, tree_of, walk
+from interlock.core.struct import Json, is_model, plain
+from interlock.core.type_tree import class_of, classes_in, name_of, tree_of, walk
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -375,23 +375,13 @@ def _lifted(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:
 
 
 def _plain(value: object) -> Json:
-    """Return what msgspec makes of an object: dicts, lists, texts, numbers."""
-    import msgspec
-
+    """Return an object as JSON has it.  Raises Misfit where that cannot be."""
     try:
-        return msgspec.to_builtins(
-            value, str_keys=True, order="deterministic", enc_hook=_model_to_json
-        )
+        return plain(value, ordered=True)
     except RecursionError as problem:
         raise Misfit("it is nested too deeply, or contains itself") from problem
     except (TypeError, ValueError, OverflowError) as problem:
         raise Misfit(described(problem)) from problem
-
-
-def _model_to_json(value: Any) -> Json:
-    if is_model(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
-    raise TypeError(f"a {type(value).__name__} is not JSON")
 
 
 def _from_json(form: Any, value: Json) -> Any:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.fold import ask
-from interlock.core.keys import DELETE, check_key
+from interlock.core.keys import DELETE
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Contended, Fenced, Held, Invalid, Outcome, Refusal
 from interlock.core.requests import LeaveTurn, Load, Place, Steps, Think
@@ -76,13 +76,14 @@ def update(
     op_id: str,
     resumable: bool,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
     Optimistic once; after a conflict, or if a queue exists, in turn.  `resumable`: the caller
     chose `op_id`, so the operation may already have been applied.
     """
-    wrong = check_key(key) or check_limits(limits)
+    wrong = writer.check_key(key) or check_limits(limits)
     if wrong is not None:
         return wrong
     ticket = attempts = 0
@@ -112,7 +113,7 @@ def update(
         given = record.value if record.exists else deepcopy(default)  # `fn` may change it
         value = yield Think(fn, (given,), renew)
         outcome = yield from _commit_value(
-            writer, record, value, op_id, ticket, limits.turns != "never", touch
+            writer, record, value, op_id, ticket, limits.turns != "never", touch, expires
         )
         if isinstance(outcome, Committed):
             if outcome.replayed or outcome.writes[0].version != record.version:
@@ -148,6 +149,7 @@ def _commit_value(
     ticket: int,
     gives_way: bool,
     touch: bool,
+    expires: float | None,
 ) -> Steps[Outcome]:
     """Commit what the function of an update returned.  Returns Committed or a Refusal."""
     if value is None:
@@ -159,7 +161,11 @@ def _commit_value(
         return (yield from commit(writer, decision, False, ticket, gives_way))
     return (
         yield from put(
-            writer, record, value, op_id, ticket=ticket, gives_way=gives_way, touch=touch
+            *(writer, record, value, op_id),
+            ticket=ticket,
+            gives_way=gives_way,
+            touch=touch,
+            expires=expires,
         )
     )
 

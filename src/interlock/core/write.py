@@ -7,18 +7,16 @@ meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
-from interlock.core.document import FILES, check_document, folders_of, in_the_way
-from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
-from interlock.core.keys import check_key, decode, encode
+from interlock.core.document import FILES, check_document, expected_place, misplaced
+from interlock.core.fold import ask, fold_conflict, reload
+from interlock.core.keys import decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
-from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
-from interlock.core.records import Committed, Entry, Record, Written, absent
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write, expect
+from interlock.core.records import Committed, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
     Forbidden,
@@ -30,29 +28,34 @@ from interlock.core.refusals import (
 )
 from interlock.core.requests import Commit, Load, Noted, Steps
 from interlock.core.rules import (
+    EXPIRES_WITHIN,
     LEASED,
     MERGED,
     UnknownRule,
     misfit,
     not_appendable,
     not_understood,
+    wrong_expiry,
 )
 from interlock.core.struct import Json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
-NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
-FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
 
 
 def plan_put(
-    writer: Writer, record: Record, value: Json, op_id: str, leased: bool = False
+    writer: Writer,
+    record: Record,
+    value: Json,
+    op_id: str,
+    leased: bool = False,
+    expires: float | None = None,
 ) -> Decision:
     """Plan writing `value` over `record`."""
-    write = write_over(writer, record, value)
+    write = write_over(writer, record, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, record, write, leased) or _single(
@@ -60,9 +63,11 @@ def plan_put(
     )
 
 
-def plan_create(writer: Writer, key: str, value: Json, op_id: str) -> Decision:
+def plan_create(
+    writer: Writer, key: str, value: Json, op_id: str, expires: float | None = None
+) -> Decision:
     """Plan writing `value` to a key that must not exist."""
-    write = write_to(writer, PUT, key, value)
+    write = write_to(writer, PUT, key, value, expires)
     if isinstance(write, Invalid):
         return write
     return forbidden_by_rule(writer, absent(key, writer.space), write) or _single(
@@ -81,15 +86,6 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
     return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased
     )
-
-
-def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
-    """Plan adding one contribution to a merged key, whatever it holds."""
-    write = write_to(writer, APPEND, key, item)
-    if isinstance(write, Invalid):
-        return write
-    refused = forbidden_by_rule(writer, absent(key, writer.space), write)
-    return refused or writer.plan(op_id, writes=(write,))
 
 
 def plan_transition(
@@ -122,20 +118,35 @@ def plan_transition(
     return plan_put(writer, record, {**old, **changes, machine.field: to}, op_id)
 
 
-def write_of(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
-    """Return one write of a plan, its value as JSON text; Invalid if that cannot be."""
+def write_of(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
+    """Return one write of a plan, its value as JSON text; Invalid if that cannot be.
+
+    `expires`: seconds until the value expires (None: as the key's rule says).
+    """
     body = encode(value, writer.max_value_bytes)
-    return body if isinstance(body, Invalid) else Write(kind, key, body)
+    if isinstance(body, Invalid):
+        return body
+    if expires is None:
+        return Write(kind, key, body)
+    if wrong_expiry(expires):
+        return Invalid(f"expires={expires!r:.40} must be a number of seconds {EXPIRES_WITHIN}.")
+    return Write(kind, key, body, round(expires * 1e6))
 
 
-def write_to(writer: Writer, kind: str, key: str, value: Json) -> Write | Invalid:
+def write_to(
+    writer: Writer, kind: str, key: str, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """The same for a key of the caller's, which may be malformed."""
-    return check_key(key) or write_of(writer, kind, key, value)
+    return writer.check_key(key) or write_of(writer, kind, key, value, expires)
 
 
-def write_over(writer: Writer, record: Record, value: Json) -> Write | Invalid:
+def write_over(
+    writer: Writer, record: Record, value: Json, expires: float | None = None
+) -> Write | Invalid:
     """Return the write of `value` over a record of the caller's; Invalid if that cannot be."""
-    return own_record(writer, record) or write_of(writer, PUT, record.key, value)
+    return own_record(writer, record) or write_of(writer, PUT, record.key, value, expires)
 
 
 def plan_values(
@@ -155,7 +166,7 @@ def forbidden_by_rule(
     writer: Writer, base: Record, write: Write, leased: bool = False
 ) -> Refusal | None:
     """Return why the rule of the key forbids a write computed from `base`; None if it does not."""
-    if write.key.startswith(FILES) and write.kind != DELETE:
+    if writer.is_document(write.key) and write.kind != DELETE:
         value = decode(write.body) if write.kind == PUT else None
         wrong = check_document(write.key, value)  # contributions are none
         if wrong is not None:
@@ -220,7 +231,7 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
         )
     if record.space != writer.space:
         return Invalid(f"The record of {record.key!r} was read from another space.", record.key)
-    return check_key(record.key)
+    return writer.check_key(record.key)
 
 
 def reads_beyond(plan: Plan) -> dict[str, Json] | None:
@@ -238,12 +249,23 @@ def reads_beyond(plan: Plan) -> dict[str, Json] | None:
 
 def records_of(outcome: Committed, space: str) -> list[Record]:
     """Return the records that a commit made."""
-    agent, time_us = outcome.agent, outcome.time_us
     return [
         Record(
-            key, decode(body), version, epoch, agent, time_us, position, kind != DELETE, space, body
+            key=each.key,
+            value=decode(each.body),
+            version=each.version,
+            epoch=each.epoch,
+            writer=outcome.agent,
+            time_us=outcome.time_us,
+            position=each.position,
+            exists=each.kind != DELETE and not each.erased,
+            space=space,
+            body=each.body,
+            expires_us=each.expires_us,
+            tag=each.tag,
+            erased=each.erased,
         )
-        for key, kind, version, epoch, position, body in outcome.writes
+        for each in outcome.writes
     ]
 
 
@@ -251,7 +273,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
     """Refuse a replayed answer that belongs to a plan with other values: one id, two operations."""
     if isinstance(outcome, Committed) and outcome.replayed:
         for asked, done in zip(plan.writes, outcome.writes, strict=True):
-            if asked.body != done.body:
+            if asked.body != done.body and not done.erased:
                 return reused_operation(plan.op_id, asked.key)
     return outcome
 
@@ -281,33 +303,6 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
     )
 
 
-def expected_place(
-    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
-) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
-    """What the commit of a new document expects of its place: no document where it needs a folder,
-    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
-    if not key.startswith(FILES):
-        return (), ()
-    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
-    inside = f"{key}/"
-    members = tuple(
-        (each, expected.version or 0, expected.epoch or 0)
-        for each, expected in sorted(gone.items())
-        if each.startswith(inside)
-    )
-    return folders, (Scanned(inside, members),)
-
-
-def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
-    """Return the refusal of a new document whose place was found taken at the commit."""
-    for write in plan.writes:
-        if conflict.expected is None and conflict.key in folders_of(write.key):
-            return in_the_way(write.key, conflict.key)
-        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
-            return in_the_way(conflict.key, write.key)
-    return None
-
-
 def _single(
     writer: Writer,
     op_id: str,
@@ -317,7 +312,8 @@ def _single(
     new: bool = False,
 ) -> Plan:
     """The plan of one write, computed from the record that is expected; `new`: none exists."""
-    folders, inside = expected_place(write.key) if new else ((), ())
+    document = new and writer.is_document(write.key)
+    folders, inside = expected_place(write.key) if document else ((), ())
     return writer.plan(
         op_id,
         expects=(expected, *folders),
@@ -384,13 +380,16 @@ def write_record(
     leased: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Record | Refusal]:
     """Write `value` over `record`; rebase it if the key's rule says so."""
 
     def exact() -> bool:  # a merged value need not be the one that was asked for
         return not rebased(writer, record.key)
 
-    outcome = yield from put(writer, record, value, op_id, leased, exact, touch=touch)
+    outcome = yield from put(
+        writer, record, value, op_id, leased, exact, touch=touch, expires=expires
+    )
     return records_of(outcome, writer.space)[0] if isinstance(outcome, Committed) else outcome
 
 
@@ -405,6 +404,7 @@ def put(
     gives_way: bool = False,
     *,
     touch: bool = True,
+    expires: float | None = None,
 ) -> Steps[Outcome]:
     """Commit `value` over `record`, merged with what came in between if the key's rule says so.
 
@@ -412,12 +412,12 @@ def put(
     """
 
     def decision() -> Decision:
-        return plan_put(writer, record, value, op_id, leased)
+        return plan_put(writer, record, value, op_id, leased, expires)
 
     while True:
         if not touch and _changes_nothing(decision(), record):
             fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
-            if (fresh.version, fresh.epoch) == (record.version, record.epoch):
+            if expect(fresh) == expect(record):
                 return _as_it_is(record)
         outcome = yield from commit(writer, decision, exact, ticket, gives_way)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
@@ -429,13 +429,20 @@ def put(
 
 
 def _changes_nothing(decided: Decision, record: Record) -> bool:
-    """Whether a plan writes what the record has already."""
+    """Whether a plan writes what the record has already.  A value that expires is written anew,
+    and so is one that is to stay from now on."""
+    expires = (isinstance(decided, Plan) and decided.writes[0].ttl_us) or record.expires_us
+    return not expires and _is_value_of(decided, record)
+
+
+def _is_value_of(decided: Decision, record: Record) -> bool:
     return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
 
 
 def _as_it_is(record: Record) -> Committed:
     """What a commit that changes nothing returns: the one that made the record."""
-    write = Written(record.key, PUT, record.version, record.epoch, record.position, record.body)
+    key, version, epoch, position = record.key, record.version, record.epoch, record.position
+    write = Written(key, PUT, version, epoch, position, record.body, record.expires_us, record.tag)
     return Committed(record.position, record.time_us, record.writer or "", (write,))
 
 
@@ -460,69 +467,6 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
         f"mine {first.mine!r:.80}, theirs {first.theirs!r:.80}"
     )
     return conflict.replace(message=message, clashes=clashes)
-
-
-def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str
-) -> Steps[list[Entry] | Refusal]:
-    """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
-    contributions = list(items)
-    if not contributions:
-        return []
-
-    def decision() -> Decision:
-        writes: list[Write] = []
-        for item in contributions:
-            decided = plan_append(writer, key, item, op_id)
-            if isinstance(decided, Refusal):
-                return decided
-            writes += decided.writes
-        return writer.plan(op_id, writes=writes, transaction=True)
-
-    outcome = yield from commit(writer, decision)
-    if not isinstance(outcome, Committed):
-        return outcome
-    first, last = outcome.writes[0].version, outcome.writes[-1].version
-    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))
-    return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
-
-
-def append(
-    writer: Writer, key: str, item: Json, op_id: str, exact: bool = True
-) -> Steps[Entry | Refusal]:
-    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
-
-    Returns its Entry or a Refusal.
-    """
-    outcome = yield from commit(
-        writer, lambda: plan_append(writer, key, item, op_id), exact, shared=not exact
-    )
-    if not isinstance(outcome, Committed):
-        return outcome
-    done = outcome.writes[0]
-    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
-    return _entry(outcome, done, op_id, None)
-
-
-def _entry(
-    outcome: Committed, done: Written, op_id: str, reads: Mapping[str, Json] | None
-) -> Entry:
-    return Entry(
-        done.position,
-        done.key,
-        done.version,
-        done.epoch,
-        done.kind,
-        decode(done.body),
-        outcome.agent,
-        outcome.time_us,
-        op_id,
-        reads,
-    )
 
 
 def transition(
@@ -554,7 +498,7 @@ def change(
 
     def was_asked(made: Record) -> Record | Refusal:
         """The record that an earlier sending made, unless the same change would change it again."""
-        if still is None or _changes_nothing(decide(made), made):
+        if still is None or _is_value_of(decide(made), made):
             return made
         return reused_operation(op_id, made.key)
 
@@ -564,7 +508,7 @@ def change(
             return wrong
         record = target
     else:
-        wrong = check_key(target)
+        wrong = writer.check_key(target)
         if wrong is not None:
             return wrong
         snapshot = yield from ask(writer, Load((target,), (), op_id))

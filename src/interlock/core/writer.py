@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from interlock.core.plan import Expect, Plan, Scanned, Write
+from interlock.core.document import FILES
+from interlock.core.keys import check_key
+from interlock.core.plan import PUT, Expect, Plan, Scanned, Write
+from interlock.core.refusals import Invalid
 from interlock.core.requests import Enter, Steps
 from interlock.core.rules import RuleBook
 
@@ -28,6 +31,14 @@ class Writer:
     incarnation: int = 0
     host: str = ""
 
+    def check_key(self, key: object) -> Invalid | None:
+        """Return why `key` is not a key here, or None when it is one."""
+        return check_key(key)
+
+    def is_document(self, key: str) -> bool:
+        """Whether what `key` holds is shown as a file, so that it must be a document."""
+        return key.startswith(FILES)
+
     def plan(
         self,
         op_id: str,
@@ -46,13 +57,26 @@ class Writer:
             agent=self.agent,
             expects=tuple(expects),
             scans=tuple(scans),
-            writes=tuple(writes),
+            writes=tuple(self._expiring(writes)),
             ticket=ticket,
             gives_way=gives_way,
             rules=self.book.rules.version,
             incarnation=self.incarnation,
             leased=leased,
             transaction=transaction,
+        )
+
+    def _expiring(self, writes: Iterable[Write]) -> Iterable[Write]:
+        """Say of values that have no expiry of their own when they expire: as the rule says, or
+        never."""
+        rules = self.book.rules
+        if not rules.expiring:
+            return writes
+        return (
+            write._replace(ttl_us=rules.ttl_us(write.key))
+            if write.kind == PUT and write.ttl_us is None
+            else write
+            for write in writes
         )
 
     def is_own(self, agent: str) -> bool:

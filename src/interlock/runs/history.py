@@ -99,7 +99,7 @@ def _log(prefix: str, key: str | None) -> Steps[list[Entry] | Pruned]:
 
 def _before(run_id: str, first: Entry) -> Steps[dict[str, Record] | Pruned]:
     """Return the run's records before its first entry that is kept, by key; or Pruned."""
-    if first.key == fence_key(run_id):  # it is written once, when the run begins
+    if first.key == fence_key(run_id) and first.version == 1:  # the run begins
         return {}
     prefix = own_prefix(run_id)
     snapshot = yield from LoadAt(
@@ -142,15 +142,16 @@ def _record(entry: Entry, space: str) -> Record:
         entry.agent,
         entry.time_us,
         entry.position,
-        entry.kind != "delete",
+        entry.kind != "delete" and not entry.erased,
         space,
+        erased=entry.erased,
     )
 
 
 def _info(run_id: str, records: Mapping[str, Record]) -> RunInfo:
-    fence = records.get(fence_key(run_id))
+    fence = records.get(fence_key(run_id), absent(fence_key(run_id), ""))
     status: Mapping[str, Json] = {"state": "", "agent": ""}
     for key in _keys(run_id)[1:]:
         if key in records and records[key].exists:
             status = records[key].value
-    return run_info(run_id, fence or absent(fence_key(run_id), ""), status, records)
+    return run_info(run_id, fence, status, records)

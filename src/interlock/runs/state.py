@@ -179,7 +179,7 @@ class RunState:
         expected = [*expects, expect(self.fence)]
         for path, value in steps.items():
             recorded, key = self.steps.get(path), step_key(self.id, path)
-            expected.append(Expect(key, recorded.version if recorded else 0, None))
+            expected.append(Expect(key, 0 if recorded is None else recorded.version, None))
             written = self._put(key, value, f"step {path}")
             if isinstance(written, Refusal):
                 return written

@@ -36,7 +36,8 @@ PAGE = 1000  # entries
 
 @dataclass(frozen=True)
 class Shape:
-    """What a projection is: `fold` of the entries under `prefix`, beginning with `initial`.
+    """What a projection is: `fold` of the entries under `prefix`, or of `key`, beginning with
+    `initial`.
 
     It is kept under `kept_as` ("": it is not kept) when it has come `every` positions further.
     """
@@ -47,6 +48,18 @@ class Shape:
     kept_as: str
     every: int
     typed: Typed[Any] = UNTYPED
+    key: str | None = None
+
+    @property
+    def where(self) -> str:
+        """The prefix, or the key."""
+        return self.prefix if self.key is None else self.key
+
+    @property
+    def about(self) -> dict[str, Json]:
+        """What it is a projection of, as it is stored."""
+        where = {"prefix": self.prefix} if self.key is None else {"key": self.key}
+        return {**where, "initial": self.initial}
 
 
 @dataclass
@@ -54,6 +67,7 @@ class View:
     """A projection as of log position `position`; `saved` is the position that it was kept at.
 
     Nothing is known of the value until `is_open`.  `changes` counts what may have changed it.
+    `erasures`: the erasing steps of the space that the value is made after; None until known.
     """
 
     value: Json = None
@@ -61,10 +75,12 @@ class View:
     saved: int = 0
     is_open: bool = False
     changes: int = 0
+    erasures: int | None = None
 
-    def become(self, value: Json, position: int) -> None:
+    def become(self, value: Json, position: int, erasures: int | None = None) -> None:
         """Begin with a value that is kept at a position."""
         self.value, self.position, self.saved, self.is_open = value, position, position, True
+        self.erasures = erasures
         self.changes += 1
 
 
@@ -76,6 +92,7 @@ def shape(
     version: object,
     every: object,
     form: Any = None,
+    key: str | None = None,
 ) -> Shape | Invalid:
     """Return what a projection is, or what is malformed."""
     if not callable(fold) or inspect.iscoroutinefunction(fold):
@@ -89,11 +106,12 @@ def shape(
     assert isinstance(every, int)
     typed: Typed[Any] = Typed(form)
     if name is None:
-        return Shape(fold, prefix, deepcopy(initial), "", every, typed)
+        return Shape(fold, prefix, deepcopy(initial), "", every, typed, key)
     body = encode(initial, LARGEST)
     if isinstance(body, Invalid):
         return Invalid(f"initial: {body.message} A stored projection is JSON.")
-    return Shape(fold, prefix, decode(body), f"{PROJECTIONS}{name}/{version}", every, typed)
+    kept_as = f"{PROJECTIONS}{name}/{version}"
+    return Shape(fold, prefix, decode(body), kept_as, every, typed, key)
 
 
 def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
@@ -102,17 +120,23 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
     refused: Invalid | Pruned | None = None
-    if not view.is_open:
-        refused = yield from _open(shape, view)
-    if refused is not None:
-        return refused
     while True:
-        page = yield from ReadLog(after=view.position, prefix=shape.prefix, limit=PAGE)
+        if not view.is_open:
+            refused = yield from _open(shape, view)
+        if refused is not None:
+            return refused
+        page = yield from ReadLog(
+            after=view.position, limit=PAGE, prefix=shape.prefix, key=shape.key
+        )
         if isinstance(page, Pruned):
             refused = yield from _skip(shape, view, page)
             if refused is not None:
                 return refused
             continue
+        if view.erasures not in (None, page.erasures):
+            view.is_open = False  # the value may hold what was erased: begin anew
+            continue
+        view.erasures = page.erasures
         refused = check_reached(view.position, page.head)
         if refused is not None:
             return refused
@@ -167,12 +191,13 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
         saved = yield from LoadProjection(shape.kept_as)
         found = None if saved is None else _read(saved.body)
         if saved is not None and found is not None:
-            if (found["prefix"], found["initial"]) != (shape.prefix, shape.initial):
+            value = found.pop("value")
+            if found != shape.about:
+                stored = " and ".join(f"{name}={each!r:.60}" for name, each in found.items())
                 return Invalid(
-                    f"{_named(shape)} is stored with prefix={found['prefix']!r} and "
-                    f"initial={found['initial']!r:.60}. Raise version= for what changed."
+                    f"{_named(shape)} is stored with {stored}. Raise version= for what changed."
                 )
-            view.become(found["value"], saved.position)
+            view.become(value, saved.position, saved.erasures)
             return None
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.
@@ -199,13 +224,14 @@ def _read(body: str) -> dict[str, Json] | None:
         found = decode(body)
     except ValueError:
         return None
-    whole = isinstance(found, dict) and found.keys() == {"prefix", "initial", "value"}
+    names = {"initial", "value"}
+    whole = isinstance(found, dict) and found.keys() - {"prefix", "key"} == names
     return found if whole else None
 
 
 def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
     """Protocol: keep the value as it is.  Returns None, or Invalid."""
-    whole = {"prefix": shape.prefix, "initial": shape.initial, "value": view.value}
+    whole = {**shape.about, "value": view.value}
     body = encode(whole, LARGEST)
     if isinstance(body, Invalid):
         return Invalid(f"Can't store {_named(shape)}: {body.message}")
@@ -215,7 +241,7 @@ def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
             "Fold into JSON types, or leave out name=."
         )
     view.saved = view.position
-    yield SaveProjection(shape.kept_as, view.position, body)
+    yield SaveProjection(shape.kept_as, position=view.position, body=body, erasures=view.erasures)
     return None
 
 

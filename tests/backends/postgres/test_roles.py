@@ -68,7 +68,7 @@ def single(
     """Return the statement of a commit of one key."""
     return (
         f"SELECT interlock.commit_single(1, {op}, {agent}, 0, 1, false, NULL, {key}, NULL, NULL,"
-        f" {kind}, {body}, 0, '', true)"
+        f" {kind}, {body}, NULL, 0, '', true)"
     )
 
 
@@ -107,7 +107,7 @@ TABLES = [
     "DROP SCHEMA interlock CASCADE",
     "SELECT interlock.grant_role('PUBLIC', 'operator')",
     "SELECT interlock.keep_fold(1, 'findings', 9, '[]')",
-    "SELECT interlock.apply(1, 9, 0, 'o', 'me', NULL, 'put', 'k', '1', false)",
+    "SELECT interlock.apply(1, 9, 0, 'o', 'me', NULL, 'put', 'k', '1', NULL, false)",
 ]
 OPERATORS = [
     "SELECT interlock.trim(1, 1, '{}', '{}')",
@@ -191,7 +191,7 @@ def test_roles_do_what_they_are_for(store: Store, facade: str) -> None:
     assert reader.scan("k")
     uses: list[Callable[[], Any]] = [
         lambda: reader.create("x", 1),
-        lambda: reader.update("k", lambda n: n),
+        lambda: reader.update("k", lambda n: n, touch=True),
         lambda: reader.lease("k").acquire(),
     ]
     for use in uses:

@@ -208,7 +208,7 @@ class FlowRun:
     def write(self, base: Record | None, value: Json) -> Record:
         """Write the flow's record over what one of its flow objects has seen; for `Persistence`."""
         with self._lock:
-            if (base.version if base else 0) != self.record.version:
+            if (0 if base is None else base.version) != self.record.version:
                 raise Invalid(
                     f"This flow object has not read the newest state of {self.flow_id!r}. "
                     "Start it with `kickoff(inputs=run.inputs)`, one flow object at a time"

@@ -121,7 +121,9 @@ def unpacked(record: Record, others: Mapping[str, Record]) -> Json:
     rest = [others.get(key) for key in pieces_of([record])]
     if not all(piece is not None and piece.exists for piece in rest):
         return None
-    return json.loads(record.value["text"] + "".join(each.value for each in rest if each))
+    return json.loads(
+        record.value["text"] + "".join(each.value for each in rest if each is not None)
+    )
 
 
 async def read_packed(

@@ -14,7 +14,7 @@ from interlock.core import refusals, requests, transfer
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
-from interlock.core.plan import APPEND, DELETE, Plan
+from interlock.core.plan import APPEND, DELETE, Expect, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import LogPage, Request
@@ -122,25 +122,29 @@ def commit(
 def _commit_single(
     plan: Plan, space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[list[Outcome]]:
-    _, key, body = plan.writes[0]
+    kind, key, body, ttl_us = plan.writes[0]
     version, epoch = None, None
     if plan.expects:
-        _, version, epoch = plan.expects[0]
-        version = -1 if version is None else version
+        version, epoch = _expected(plan.expects[0])
     arguments = (
         *(space, plan.op_id, plan.agent, plan.incarnation, plan.rules, plan.gives_way),
-        *(answers.reads_of(plan), key, version, epoch, plan.writes[0].kind, body, *known, durable),
+        *(answers.reads_of(plan), key, version, epoch, kind, body, ttl_us or None, *known, durable),
     )
     return Call(
         "commit_single", arguments, lambda rows: answers.outcomes((plan,), _rows(rows), uid)
     )
 
 
+def _expected(expected: Expect) -> tuple[int, int | None]:
+    """Return the version and epoch that a plan of one key names."""
+    return -1 if expected.wanted is None else expected.wanted, expected.epoch
+
+
 def _is_simple(plan: Plan) -> bool:
     """Whether a plan puts or appends to one key, computed from that key at most."""
     if len(plan.writes) != 1 or plan.scans or plan.ticket or plan.leased:
         return False
-    _, key, _ = plan.writes[0]
+    key = plan.writes[0].key
     expects = plan.expects
     mine = not expects or (len(expects) == 1 and expects[0].key == key)
     return mine and plan.writes[0].kind != DELETE
@@ -193,21 +197,21 @@ def _common(n: int, plan: Plan) -> dict[str, object]:
 
 def _flat(n: int, plan: Plan) -> dict[str, object]:
     found, write = _common(n, plan), plan.writes[0]
-    found |= {"key": write.key, "kind": write.kind, "body": write.body}
+    found |= {"key": write.key, "kind": write.kind, "body": write.body, "ttl": write.ttl_us or None}
     for expected in plan.expects:
-        found["version"] = -1 if expected.version is None else expected.version
-        found["epoch"] = expected.epoch
+        found["version"], found["epoch"] = _expected(expected)
     return found
 
 
 def _full(n: int, plan: Plan) -> dict[str, object]:
     return _common(n, plan) | {
         "expects": [e.key for e in plan.expects],
-        "versions": [e.version for e in plan.expects],
+        "versions": [e.wanted for e in plan.expects],
         "epochs": [e.epoch for e in plan.expects],
         "kinds": [w.kind for w in plan.writes],
         "writes": [w.key for w in plan.writes],
         "bodies": [w.body for w in plan.writes],
+        "ttls": [w.ttl_us or None for w in plan.writes],
         "leased": plan.leased,
         "scans": answers.scans_of(plan),
     }
@@ -224,6 +228,11 @@ def _list_keys(request: requests.ListKeys, space: int, uid: str) -> Call[tuple[K
     prefix, after = request.prefix, request.after
     arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
     return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
+
+
+def _list_expired(request: requests.ListExpired, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
+    arguments = (space, request.limit)
+    return Call("list_expired", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
 def _load_at(request: requests.LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
@@ -252,7 +261,7 @@ def _read_log(
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
             return refusals.pruned(request.after, floor)
-        return answers.log_page(rows[1:], head, request)
+        return answers.log_page(rows[1:], head, request, rows[0][3])
 
     return Call("read_log", arguments, parse, False)
 
@@ -300,12 +309,14 @@ def _drop_lease(request: requests.DropLease, space: int, uid: str) -> Call[None]
 
 
 def _save_fold(request: requests.SaveFold, space: int, uid: str) -> Call[None]:
-    arguments = (space, request.key, request.position, request.body, request.rules)
+    made_after = (request.rules, request.erasures)
+    arguments = (space, request.key, request.position, request.body, *made_after)
     return Call("save_fold", arguments, _nothing)
 
 
 def _save_projection(request: requests.SaveProjection, space: int, uid: str) -> Call[None]:
-    return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
+    arguments = (space, request.name, request.position, request.body, request.erasures)
+    return Call("save_projection", arguments, _nothing)
 
 
 def _load_projection(
@@ -322,8 +333,24 @@ def _drop_projection(request: requests.DropProjection, space: int, uid: str) -> 
 
 
 def _trim(request: requests.Trim, space: int, uid: str) -> Call[requests.Floor]:
-    arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
+    folds = ([k for k, _ in request.folds], [b for _, b in request.folds])
+    arguments = (space, request.upto, *folds, request.erasures)
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
+
+
+def _redact(request: requests.Redact, space: int, uid: str) -> Call[requests.Redacted]:
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    arguments = (space, [*request.keys], positions, _encode(request.bases), [*request.folds])
+
+    def parse(rows: Rows) -> requests.Redacted:
+        entries, folds, projections = rows[0]
+        return requests.Redacted(entries, folds, tuple(json.loads(projections)))
+
+    return Call("redact", arguments, parse)
+
+
+def _scrub(request: requests.Scrub, space: int, uid: str) -> Call[requests.Scrubbed]:
+    return Call("scrub", (space,), lambda rows: requests.Scrubbed(0))
 
 
 def _read_refusals(request: requests.ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
@@ -426,6 +453,7 @@ def _nothing(rows: Rows) -> None:
 
 _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.ListKeys: _list_keys,
+    requests.ListExpired: _list_expired,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
     requests.LeaveTurn: _leave_turn,
@@ -437,6 +465,8 @@ _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.LoadProjection: _load_projection,
     requests.DropProjection: _drop_projection,
     requests.Trim: _trim,
+    requests.Redact: _redact,
+    requests.Scrub: _scrub,
     requests.ReadRefusals: _read_refusals,
     requests.ReadGroup: _read_group,
     requests.AckGroup: _ack_group,

@@ -23,7 +23,7 @@ BEGIN
     r.what := 'entered';
     r.version := COALESCE((SELECT incarnation FROM agents WHERE space = p_space AND agent = p_agent), 0);
     RETURN NEXT r;
-    RETURN QUERY SELECT * FROM record(p_space, '$rules', 'rules', 0);
+    RETURN QUERY SELECT * FROM record(p_space, '$rules', 'rules', 0, 0);
 END $$;
 
 -- Takes the leases of keys (p_epoch 0), all or none, renews one, or takes one away (p_reclaim).  Rows: grant
@@ -84,7 +84,7 @@ BEGIN
     PERFORM durable(true);
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
-        RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'record', i - 1);
+        RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'record', i - 1, now_us);
     END LOOP;
     r := NULL;
     r.what := 'now';

@@ -8,10 +8,11 @@
 -- One row of an answer.  what: what the row tells (each function's header lists its own); n: the number
 -- of the plan, key or prefix that it is about.  A record has key, body, version, epoch, agent, time,
 -- position and live; for a merged key (live 2) base is the saved fold, body the contributions since as
--- a JSON array, and extra how many.
+-- a JSON array, and extra how many.  live is that of heads.live as of the moment of the answer: negative
+-- where the value has expired at that time.
 CREATE TYPE interlock.answer AS (
     what text, n integer, key text, kind text, body text, base text, version bigint, epoch bigint,
-    agent text, time bigint, position bigint, live integer, extra bigint
+    agent text, time bigint, position bigint, live bigint, extra bigint
 );
 
 CREATE FUNCTION interlock.clock_us() RETURNS bigint LANGUAGE sql VOLATILE
@@ -113,11 +114,21 @@ AS $$
     ) AS l ON true
 $$;
 
--- What a key is after a write of a kind: see heads.live.
-CREATE FUNCTION interlock.live_after(p_kind text) RETURNS integer LANGUAGE sql IMMUTABLE
+-- What a key is after a write of a kind, whose value expires at a time or (null) does not: see heads.live.
+CREATE FUNCTION interlock.live_after(p_kind text, p_expires bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
 AS $$
-    SELECT CASE p_kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
+    SELECT CASE p_kind
+        WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE COALESCE(p_expires, 1) END
 $$;
+
+-- The same as of a time: negative where the value has expired.
+CREATE FUNCTION interlock.as_of(p_live bigint, p_now bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+AS $$ SELECT CASE WHEN p_live <= 2 OR p_live > p_now THEN p_live ELSE -p_live END $$;
+
+-- The version of a key as plans expect it: -(version + 1) where the value has expired.
+CREATE FUNCTION interlock.observed(p_version bigint, p_live bigint, p_now bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT CASE WHEN p_live <= 2 OR p_live > p_now THEN p_version ELSE -1 - p_version END $$;
 
 -- The last row of a key up to a position.  Rows are compared, and ordered by key, so that no plan but
 -- one by the index of keys will do, whatever the planner believes of the table.
@@ -133,11 +144,11 @@ $$;
 -- A key as it is now: one row, of zeros where it never was.  listed: its row in heads, null where it has
 -- none.
 CREATE FUNCTION interlock.head(p_space integer, p_key text)
-RETURNS TABLE (version bigint, epoch bigint, live integer, listed integer)
+RETURNS TABLE (version bigint, epoch bigint, live bigint, listed bigint)
 LANGUAGE sql STABLE
 AS $$
     SELECT COALESCE(l.version, 0), GREATEST(l.epoch, h.epoch, 0),
-        CASE WHEN l.kind IS NULL THEN 0 ELSE interlock.live_after(l.kind) END, h.live
+        CASE WHEN l.kind IS NULL THEN 0 ELSE interlock.live_after(l.kind, l.expires) END, h.live
     FROM (SELECT 1) AS one
     LEFT JOIN LATERAL interlock.last_entry(p_space, p_key, 9223372036854775807) AS l ON true
     LEFT JOIN LATERAL (
@@ -153,8 +164,8 @@ AS $$
         SELECT l.version FROM interlock.last_entry(p_space, '$rules', 9223372036854775807) AS l), 0)
 $$;
 
--- The record of a key, now.  `what` and `n` are given back.
-CREATE FUNCTION interlock.record(p_space integer, p_key text, p_what text, p_n integer)
+-- The record of a key, at the time p_now.  `what` and `n` are given back.
+CREATE FUNCTION interlock.record(p_space integer, p_key text, p_what text, p_n integer, p_now bigint)
 RETURNS SETOF answer LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -162,7 +173,7 @@ DECLARE
     saved bigint;
 BEGIN
     SELECT p_what, p_n, p_key, NULL, l.body, NULL, h.version, h.epoch, l.agent, l.time, l.position,
-        h.live, NULL
+        as_of(h.live, p_now), NULL
     INTO r
     FROM head(p_space, p_key) AS h
     LEFT JOIN LATERAL last_entry(p_space, p_key, 9223372036854775807) AS l ON true;
@@ -171,13 +182,13 @@ BEGIN
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
         WHERE l.space = p_space AND l.key = p_key AND l.position > COALESCE(saved, 0)
-            AND l.kind = 'append';
+            AND l.kind = 'append' AND l.body IS NOT NULL;
     END IF;
     RETURN NEXT r;
 END $$;
 
 -- A consistent set of records and scans; p_ends[i] is the end of the prefix p_prefixes[i].  Rows: now
--- (time, position, extra: the version of the rules), key, scan (n: the number of the prefix), queued
+-- (time, position, extra: the version of the rules, version: the steps that erased values), key, scan (n: the number of the prefix), queued
 -- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation);
 -- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.  p_durable: see
 -- `commit`; here it is about the operation.
@@ -198,32 +209,33 @@ BEGIN
         RETURN;
     END IF;
     r.what := 'now';
-    SELECT now_us, t.position, rules_version(p_space) INTO r.time, r.position, r.extra
-    FROM tail(p_space) AS t;
+    SELECT now_us, t.position, rules_version(p_space), erasures_of(p_space)
+    INTO r.time, r.position, r.extra, r.version FROM tail(p_space) AS t;
     IF r.position = 0 THEN PERFORM floor_of(p_space); END IF;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
-        RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'key', i - 1);
+        RETURN QUERY SELECT * FROM record(p_space, p_keys[i], 'key', i - 1, now_us);
     END LOOP;
     FOR i IN 1 .. cardinality(p_prefixes) LOOP
         RETURN QUERY SELECT 'scan', i - 1, h.key, NULL, l.body, NULL, l.version,
             GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position, h.live, NULL::bigint
         FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND h.live = 1 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
-        RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1) AS m
+            AND (h.live = 1 OR h.live > 2 AND h.live > now_us) AND (l.body IS NOT NULL OR l.kind = 'delete')
+            AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+        RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1, now_us) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
             AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
     IF EXISTS (SELECT 1 FROM tickets AS t WHERE t.space = p_space) THEN
         RETURN QUERY SELECT 'queued', 0, k, NULL, NULL, NULL, NULL::bigint, NULL::bigint, NULL,
-            NULL::bigint, NULL::bigint, NULL::integer, q.waiting
+            NULL::bigint, NULL::bigint, NULL::bigint, q.waiting
         FROM unnest(p_keys) AS k CROSS JOIN LATERAL (
             SELECT count(*) AS waiting FROM queue(p_space, k, now_us, NULL, 16)
         ) AS q WHERE q.waiting > 0;
     END IF;
     RETURN QUERY SELECT 'lease', 0, l.key, NULL, NULL, NULL, NULL::bigint, l.epoch, l.holder,
-        l.expires - now_us, NULL::bigint, NULL::integer, NULL::bigint
+        l.expires - now_us, NULL::bigint, NULL::bigint, NULL::bigint
     FROM leases AS l
     WHERE l.space = p_space AND l.key = ANY (p_keys) AND alive(l.renewed, l.expires, now_us);
     IF p_op IS NOT NULL THEN
@@ -241,14 +253,34 @@ CREATE FUNCTION interlock.list_keys(
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
+DECLARE
+    now_us bigint := clock_us();
 BEGIN
     PERFORM floor_of(p_space);
     RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
     WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
         AND (p_end IS NULL OR h.key < p_end)
-        AND h.live > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+        AND as_of(h.live, now_us) > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
     ORDER BY h.key LIMIT p_limit;
+END $$;
+
+-- The same of keys whose values have expired, but of those that somebody has the lease of; the first first.
+CREATE FUNCTION interlock.list_expired(p_space integer, p_limit integer)
+RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    now_us bigint := clock_us();
+BEGIN
+    PERFORM floor_of(p_space);
+    RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
+    FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
+    WHERE h.space = p_space AND h.live > 2 AND h.live <= now_us AND NOT EXISTS (
+        SELECT 1 FROM leases AS t
+        WHERE t.space = p_space AND t.key = h.key AND alive(t.renewed, t.expires, now_us))
+    ORDER BY h.live, h.key LIMIT p_limit;
 END $$;
 
 -- Has the transaction's answer wait for the disk, as `durable` does, where it only reads: with a record of
@@ -264,6 +296,10 @@ END $$;
 CREATE FUNCTION interlock.floor_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
 AS $$ SELECT COALESCE((SELECT trimmed FROM spaces WHERE space = p_space), gone()) $$;
 
+-- How many steps have erased values of the space.
+CREATE FUNCTION interlock.erasures_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
+AS $$ SELECT erasures FROM spaces WHERE space = p_space $$;
+
 -- Whether a commit that the caller knows of (p_seen 0: none) is not in the log: commits were lost.
 CREATE FUNCTION interlock.is_lost(p_space integer, p_seen bigint, p_seen_op text) RETURNS boolean
 LANGUAGE sql STABLE
@@ -273,18 +309,18 @@ AS $$
     AND p_seen > floor_of(p_space)
 $$;
 
--- The entries of an operation, in order.  Rows: op (kind).
+-- The entries of an operation, in order.  Rows: op (kind; live: when the value expires).
 CREATE FUNCTION interlock.operation(p_space integer, p_op text, p_n integer) RETURNS SETOF answer
 LANGUAGE sql STABLE
 AS $$
-    SELECT 'op', p_n, key, kind, body, NULL, version, epoch, agent, time, position, NULL::integer,
+    SELECT 'op', p_n, key, kind, body, NULL, version, epoch, agent, time, position, expires,
         NULL::bigint
     FROM log WHERE space = p_space AND op = p_op ORDER BY position
 $$;
 
--- The record of a key as of a position.
+-- The record of a key as of a position, and of a time as to what has expired (0: nothing).
 CREATE FUNCTION interlock.record_at(
-    p_space integer, p_key text, p_position bigint, p_what text, p_n integer
+    p_space integer, p_key text, p_position bigint, p_what text, p_n integer, p_now bigint
 ) RETURNS SETOF answer LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
@@ -292,7 +328,7 @@ DECLARE
     saved bigint;
 BEGIN
     SELECT p_what, p_n, p_key, l.kind, l.body, NULL, l.version, l.epoch, l.agent, l.time, l.position,
-        live_after(l.kind), NULL
+        as_of(live_after(l.kind, l.expires), p_now), NULL
     INTO r FROM last_entry(p_space, p_key, p_position) AS l;
     IF NOT FOUND THEN
         r.what := p_what; r.n := p_n; r.key := p_key; r.version := 0; r.epoch := 0; r.live := 0;
@@ -308,7 +344,7 @@ BEGIN
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
         WHERE l.space = p_space AND l.key = p_key AND l.position > COALESCE(saved, 0)
-            AND l.position <= p_position AND l.kind = 'append';
+            AND l.position <= p_position AND l.kind = 'append' AND l.body IS NOT NULL;
     END IF;
     RETURN NEXT r;
 END $$;
@@ -328,9 +364,11 @@ DECLARE
     high bigint;
     middle bigint;
     found_us bigint;
+    now_us bigint := COALESCE(p_time, 0);
 BEGIN
     r.what := 'now'; r.time := clock_us();
-    SELECT t.position, rules_version(p_space) INTO high, r.extra FROM tail(p_space) AS t;
+    SELECT t.position, rules_version(p_space), erasures_of(p_space) INTO high, r.extra, r.version
+    FROM tail(p_space) AS t;
     IF p_position IS NOT NULL THEN
         r.position := LEAST(p_position, high);
     ELSE  -- times never fall along the log
@@ -352,25 +390,25 @@ BEGIN
     END IF;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
-        RETURN QUERY SELECT * FROM record_at(p_space, p_keys[i], r.position, 'key', i - 1);
+        RETURN QUERY SELECT * FROM record_at(p_space, p_keys[i], r.position, 'key', i - 1, now_us);
     END LOOP;
     FOR i IN 1 .. cardinality(p_prefixes) LOOP
         RETURN QUERY SELECT m.*
-        FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1) AS m
+        FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1, now_us) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND m.live > 0 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+            AND m.live > 0 AND m.body IS NOT NULL AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
 END $$;
 
 -- At most p_limit entries, and 4 MB of values (but one entry at least), after a position (-1: from the oldest that is kept): of one key, of a prefix and
 -- its end, or all of them.  The first row has no key: its position is where the log ends, its version what
--- the log is cut up to, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
+-- the log is cut up to, its epoch how many steps have erased values, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
 CREATE FUNCTION interlock.read_log(
     p_space integer, p_after bigint, p_limit integer, p_key text, p_prefix text, p_end text,
     p_seen bigint, p_seen_op text
 ) RETURNS TABLE (
     "position" bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
-    "time" bigint, op text, reads text
+    "time" bigint, op text, reads text, expires bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -379,12 +417,12 @@ DECLARE
     floor bigint := floor_of(p_space);
 BEGIN
     p_after := GREATEST(p_after, floor);
-    RETURN QUERY SELECT t.position, NULL, floor, NULL::bigint,
+    RETURN QUERY SELECT t.position, NULL, floor, erasures_of(p_space),
         CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
-        NULL FROM tail(p_space) AS t;
+        NULL, NULL::bigint FROM tail(p_space) AS t;
     IF p_key IS NOT NULL THEN
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
-            l.op, l.reads
+            l.op, l.reads, COALESCE(l.expires, 0)
         FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
                 OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
@@ -393,7 +431,7 @@ BEGIN
         WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     ELSE
         RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time,
-            l.op, l.reads
+            l.op, l.reads, COALESCE(l.expires, 0)
         FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
                 OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after

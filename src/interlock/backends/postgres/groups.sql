@@ -10,7 +10,7 @@
 -- what the log is cut up to where a new group would begin before that (and is not made).
 CREATE TYPE interlock.delivery AS (
     position bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
-    time bigint, op text, reads text, deliveries integer
+    time bigint, op text, reads text, expires bigint, deliveries integer
 );
 
 -- As for other answers: see functions.sql.
@@ -71,7 +71,7 @@ CREATE FUNCTION interlock.group_delivered(
 ) RETURNS SETOF delivery LANGUAGE sql STABLE
 AS $$
     SELECT l.position, l.key, l.version, l.epoch, l.kind, l.body, l.agent, l.time, l.op, l.reads,
-        p.deliveries
+        COALESCE(l.expires, 0), p.deliveries
     FROM group_pending AS p CROSS JOIN LATERAL (
         -- LIMIT: each is looked up by its index, whatever the planner believes of the tables.
         SELECT * FROM log AS e WHERE e.space = p_space AND e.position = p.position LIMIT 1) AS l
@@ -312,12 +312,12 @@ BEGIN
     r.extra := log_end(p_space);
     RETURN NEXT r;
     RETURN QUERY SELECT 'consumer', 0, NULL, NULL, NULL, NULL, NULL::bigint, NULL::bigint, c.consumer,
-        c.seen, NULL::bigint, alive(c.seen, c.seen + c.ttl, now_us)::integer, (
+        c.seen, NULL::bigint, alive(c.seen, c.seen + c.ttl, now_us)::integer::bigint, (
             SELECT count(*) FROM group_pending AS p
             WHERE p.group_id = c.group_id AND p.consumer = c.consumer)
     FROM group_consumers AS c WHERE c.group_id = g.group_id ORDER BY c.consumer;
     RETURN QUERY SELECT 'pending', 0, p.key, NULL, NULL, NULL, NULL::bigint, NULL::bigint, p.consumer,
-        NULL::bigint, p.position, NULL::integer, p.deliveries::bigint
+        NULL::bigint, p.position, NULL::bigint, p.deliveries::bigint
     FROM group_pending AS p WHERE p.group_id = g.group_id ORDER BY p.position LIMIT p_limit;
 END $$;
 

@@ -5,11 +5,12 @@
 -- What stands in a store for a plan of one key: version and epoch of the key and its row in heads, and whether
 -- nothing stands against the plan.  Keys with a lease or a queue are not fine here: `judge` looks closer.  Inlined
 -- into the statements that use it; LIMIT has each row looked up by its index, whatever the planner believes
--- of the tables.  p_version: null is not compared, -1 must not exist now; p_epoch: null is not compared.
+-- of the tables.  p_version: null is not compared, -1 must not exist now, below that the value of version
+-- -(p_version + 1) must have expired; p_epoch: null is not compared.
 CREATE FUNCTION interlock.standing(
     p_space integer, p_key text, p_version bigint, p_epoch bigint, p_op text, p_agent text,
-    p_incarnation bigint, p_rules bigint
-) RETURNS TABLE (version bigint, epoch bigint, listed integer, fine boolean) LANGUAGE sql STABLE
+    p_incarnation bigint, p_rules bigint, p_now bigint
+) RETURNS TABLE (version bigint, epoch bigint, listed bigint, fine boolean) LANGUAGE sql STABLE
 AS $$
     SELECT h.version, h.epoch, h.listed,
         (SELECT 1 FROM interlock.log AS l WHERE l.space = p_space AND l.op = p_op LIMIT 1) IS NULL
@@ -19,7 +20,8 @@ AS $$
         AND (SELECT 1 FROM interlock.leases AS l WHERE l.space = p_space AND l.key = p_key LIMIT 1) IS NULL
         AND COALESCE(p_epoch = h.epoch, true)
         AND p_rules = interlock.rules_version(p_space)
-        AND CASE p_version WHEN -1 THEN h.live = 0 ELSE COALESCE(p_version = h.version, true) END
+        AND CASE p_version WHEN -1 THEN interlock.as_of(h.live, p_now) <= 0
+            ELSE COALESCE(p_version = interlock.observed(h.version, h.live, p_now), true) END
         AND (SELECT 1 FROM interlock.ticket_keys AS q WHERE q.space = p_space AND q.key = p_key LIMIT 1) IS NULL
     FROM interlock.head(p_space, p_key) AS h
 $$;
@@ -39,7 +41,7 @@ DECLARE
     rules_now bigint;
     versions bigint[];
     epochs bigint[];
-    lives integer[];
+    lives bigint[];
     current record;
 BEGIN
     r.n := p_n;
@@ -67,7 +69,8 @@ BEGIN
     END IF;
     FOR i IN 1 .. cardinality(p_expects) LOOP
         SELECT * INTO current FROM head(p_space, p_expects[i]);
-        versions[i] := current.version; epochs[i] := current.epoch; lives[i] := current.live;
+        versions[i] := observed(current.version, current.live, p_now);
+        epochs[i] := current.epoch; lives[i] := as_of(current.live, p_now);
     END LOOP;
     FOR i IN 1 .. cardinality(p_expects) LOOP
         IF p_epochs[i] <> epochs[i] THEN
@@ -77,26 +80,26 @@ BEGIN
         END IF;
     END LOOP;
     IF p_rules <> rules_now THEN
-        RETURN QUERY SELECT * FROM record(p_space, '$rules', 'outdated', p_n);
+        RETURN QUERY SELECT * FROM record(p_space, '$rules', 'outdated', p_n, p_now);
         RETURN;
     END IF;
     FOR i IN 1 .. cardinality(p_expects) LOOP
         IF COALESCE(p_versions[i] <> versions[i], lives[i] > 0) THEN
             r.what := 'which'; r.extra := i - 1;
             RETURN NEXT r;
-            RETURN QUERY SELECT * FROM record(p_space, p_expects[i], 'moved', p_n);
+            RETURN QUERY SELECT * FROM record(p_space, p_expects[i], 'moved', p_n, p_now);
             RETURN;
         END IF;
     END LOOP;
     IF p_scans IS NOT NULL THEN
-        RETURN QUERY SELECT * FROM judge_scans(p_space, p_n, p_scans);
+        RETURN QUERY SELECT * FROM judge_scans(p_space, p_now, p_n, p_scans);
         IF FOUND THEN RETURN; END IF;
     END IF;
     RETURN QUERY SELECT * FROM judge_turns(p_space, p_now, p_n, p_ticket, p_yields, p_writes);
 END $$;
 
 -- The first key that differs between a scan as expected and as it is now.
-CREATE FUNCTION interlock.judge_scans(p_space integer, p_n integer, p_scans json)
+CREATE FUNCTION interlock.judge_scans(p_space integer, p_now bigint, p_n integer, p_scans json)
 RETURNS SETOF answer LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -115,14 +118,14 @@ BEGIN
             CROSS JOIN LATERAL last_entry(p_space, k.key, 9223372036854775807) AS l
             WHERE k.space = p_space AND k.key >= scan.prefix
                 AND (scan.upto IS NULL OR k.key < scan.upto)
-                AND k.live > 0 AND (scan.prefix <> '' OR left(k.key, 1) <> '$')
+                AND as_of(k.live, p_now) > 0 AND (scan.prefix <> '' OR left(k.key, 1) <> '$')
         ) AS h ON h.key = m.key
         WHERE (m.version, m.epoch) IS DISTINCT FROM (h.version, h.epoch)
         ORDER BY 1 LIMIT 1;
         IF FOUND THEN
             r.what := 'which'; r.n := p_n; r.extra := scan.i;
             RETURN NEXT r;
-            RETURN QUERY SELECT * FROM record(p_space, found_key, 'scan', p_n);
+            RETURN QUERY SELECT * FROM record(p_space, found_key, 'scan', p_n, p_now);
             RETURN;
         END IF;
     END LOOP;

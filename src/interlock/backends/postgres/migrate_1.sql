@@ -1,7 +1,11 @@
 -- From schema version 1 of a store in PostgreSQL to version 2: what changes in the tables.  The functions
 -- and their types are gone when it runs, and are made anew after it.
 
-ALTER TABLE interlock.heads DROP COLUMN version, DROP COLUMN entry;
+ALTER TABLE interlock.heads DROP COLUMN version, DROP COLUMN entry, ALTER COLUMN live TYPE bigint;
+
+CREATE INDEX heads_by_expiry ON interlock.heads (space, live) WHERE live > 2;
+
+ALTER TABLE interlock.log ADD COLUMN expires bigint;
 
 CREATE SEQUENCE interlock.ticket_numbers;
 
@@ -38,3 +42,10 @@ CREATE UNLOGGED TABLE interlock.ticket_holds (
 );
 
 CREATE INDEX ticket_holds_by_ticket ON interlock.ticket_holds (space, ticket);
+
+ALTER TABLE interlock.spaces ADD COLUMN erasures bigint NOT NULL DEFAULT 0;
+
+-- To give a column the type that it has takes its statistics away.
+ALTER TABLE interlock.log ALTER COLUMN body TYPE text, ALTER COLUMN body SET STATISTICS 0;
+
+ALTER TABLE interlock.folds ALTER COLUMN body TYPE text, ALTER COLUMN body SET STATISTICS 0;

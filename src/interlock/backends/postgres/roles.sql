@@ -96,7 +96,7 @@ DECLARE
     each regprocedure;
     names text[] := ARRAY['open_space', 'enter', 'load', 'load_at', 'read_log', 'log_end', 'listen_until',
         'read_refusals', 'group_state', 'list_groups', 'load_projection', 'bounded', 'fetch_answers',
-        'fetch_deliveries', 'list_keys', 'list_spaces', 'find_space', 'dump', 'read_base', 'examine'];
+        'fetch_deliveries', 'list_keys', 'list_expired', 'list_spaces', 'find_space', 'dump', 'read_base', 'examine'];
 BEGIN
     IF p_as IS NULL OR p_as NOT IN ('reader', 'writer', 'operator') THEN
         RAISE invalid_parameter_value
@@ -110,9 +110,9 @@ BEGIN
         names := names || 'act_as_any_agent'::text;
     END IF;
     IF p_as = 'operator' THEN
-        names := names || ARRAY['act_as_operator', 'trim', 'save_fold', 'save_projection',
-            'drop_projection', 'drop_group', 'drop_space', 'rename_space', 'begin_import', 'import_mark',
-            'restore', 'finish_import'];
+        names := names || ARRAY['act_as_operator', 'trim', 'redact', 'scrub', 'save_fold',
+            'save_projection', 'drop_projection', 'drop_group', 'drop_space', 'rename_space',
+            'begin_import', 'import_mark', 'restore', 'finish_import'];
     END IF;
     EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM %I', p_role);
     EXECUTE format('GRANT USAGE ON SCHEMA interlock TO %I', p_role);

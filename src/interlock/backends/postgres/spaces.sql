@@ -11,8 +11,8 @@ AS $$
         (s.importing IS NOT NULL)::integer
     FROM spaces AS s CROSS JOIN LATERAL tail(s.space) AS t
     CROSS JOIN LATERAL (
-        SELECT count(*) AS n FROM heads AS h
-        WHERE h.space = s.space AND h.live > 0 AND left(h.key, 1) <> '$'
+        SELECT count(*) AS n FROM heads AS h, (SELECT clock_us() AS us) AS n
+        WHERE h.space = s.space AND as_of(h.live, n.us) > 0 AND left(h.key, 1) <> '$'
     ) AS k
     CROSS JOIN LATERAL (
         SELECT GREATEST(t.position - s.trimmed, 0) AS entries,
@@ -162,16 +162,17 @@ $$;
 CREATE FUNCTION interlock.read_base(p_space integer, p_after text, p_limit integer, p_position bigint)
 RETURNS TABLE (
     "position" bigint, key text, version bigint, epoch bigint, kind text, body text, agent text,
-    "time" bigint
+    "time" bigint, op text, reads text, expires bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY SELECT floor_of(p_space), NULL, NULL::bigint, NULL::bigint, NULL, NULL, NULL,
-        NULL::bigint;
+        NULL::bigint, NULL, NULL, NULL::bigint;
     RETURN QUERY SELECT l.position, l.key, l.version, l.epoch, l.kind,
-        CASE WHEN l.kind <> 'append' THEN l.body END, l.agent, l.time
+        CASE WHEN l.kind <> 'append' THEN l.body END, l.agent, l.time, '', NULL,
+        COALESCE(l.expires, 0)
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, p_position) AS l
     WHERE h.space = p_space AND h.key > p_after ORDER BY h.key LIMIT p_limit;
 END $$;
@@ -216,29 +217,33 @@ BEGIN
             SELECT r.*, lag(r.kind) OVER (PARTITION BY r.key ORDER BY r.position) AS before
             FROM json_to_recordset(p_rows) AS r(position bigint, key text, kind text)
         ) AS x LEFT JOIN LATERAL last_entry(p_space, x.key, 9223372036854775807) AS l ON true
-        WHERE x.kind = 'delete' AND live_after(COALESCE(x.before, l.kind)) = 2 ORDER BY x.position
+        WHERE x.kind = 'delete' AND live_after(COALESCE(x.before, l.kind), NULL) = 2 ORDER BY x.position
     LOOP
         PERFORM keep_fold(p_space, each.key, each.position, NULL);
     END LOOP;
-    INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads)
+    INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads, expires)
     SELECT p_space, x.position, x.key, x.version, x.epoch, x.kind, x.body, x.agent, x.time_us, x.op_id,
-        x.reads
+        x.reads, NULLIF(x.expires_us, 0)
     FROM (
         SELECT * FROM json_to_recordset(p_base) AS b(position bigint, key text, version bigint,
-            epoch bigint, kind text, body text, agent text, time_us bigint, op_id text, reads text)
+            epoch bigint, kind text, body text, agent text, time_us bigint, op_id text, reads text,
+            expires_us bigint)
         UNION ALL
         SELECT * FROM json_to_recordset(p_rows) AS r(position bigint, key text, version bigint,
-            epoch bigint, kind text, body text, agent text, time_us bigint, op_id text, reads text)
+            epoch bigint, kind text, body text, agent text, time_us bigint, op_id text, reads text,
+            expires_us bigint)
     ) AS x
     ON CONFLICT (space, position) DO UPDATE SET key = excluded.key, version = excluded.version,
         epoch = excluded.epoch, kind = excluded.kind, body = excluded.body, agent = excluded.agent,
-        time = excluded.time;
+        time = excluded.time, expires = excluded.expires;
     INSERT INTO heads (space, key, epoch, live)
-    SELECT DISTINCT ON (x.key) p_space, x.key, 0, live_after(x.kind)
+    SELECT DISTINCT ON (x.key) p_space, x.key, 0, live_after(x.kind, NULLIF(x.expires_us, 0))
     FROM (
-        SELECT * FROM json_to_recordset(p_base) AS b(position bigint, key text, kind text)
+        SELECT * FROM json_to_recordset(p_base)
+            AS b(position bigint, key text, kind text, expires_us bigint)
         UNION ALL
-        SELECT * FROM json_to_recordset(p_rows) AS r(position bigint, key text, kind text)
+        SELECT * FROM json_to_recordset(p_rows)
+            AS r(position bigint, key text, kind text, expires_us bigint)
     ) AS x ORDER BY x.key, x.position DESC
     ON CONFLICT (space, key) DO UPDATE SET live = excluded.live;
     PERFORM keep_fold(p_space, b.key, b.position, b.body)

@@ -6,8 +6,10 @@
 --   1 operation id, 2 agent, 3 incarnation, 4 version of the rules, 5 ticket, 6 whether it yields (1 or 0),
 --   7 reads as JSON or '', 8 number of keys, 9 of expectations, 10 of writes, 11 of scans; then
 --   the keys of the plan, each once
---   for each expectation: number of its key, version ('' : must not exist now), epoch ('' : not compared)
---   for each write: number of its key, kind, whether its lease is held (1 or 0), body or ''
+--   for each expectation: number of its key, version ('' : must not exist now; negative: the value of version
+--   -(version + 1) must have expired), epoch ('' : not compared)
+--   for each write: number of its key, kind, whether its lease is held (1 or 0), body or '', microseconds
+--   until the value expires, or 0
 --   for each scan: prefix, end or '', number of members; for each: key, version, epoch; sorted by key
 -- Answers for each plan {position of the first entry, time, version and epoch of each write}, or rows with
 -- what stands against it, as commit.sql of the PostgreSQL dialect does.  Instead of all: {'back', position}.
@@ -43,6 +45,11 @@ local function change(command, arguments)
     end
 end
 
+-- The version of a key as plans expect it: -(version + 1) where the value has expired.
+local function observed(head)
+    return as_of(head[3], now) < 0 and -1 - head[1] or head[1]
+end
+
 -- The first key that differs between the scans of a plan and what they would return now.
 local function scan_moved(at, scans)
     local lib = library()
@@ -59,7 +66,7 @@ local function scan_moved(at, scans)
         for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. prefix, upto == '' and '+' or '(' .. upto)) do
             if prefix ~= '' or string.sub(key, 1, 1) ~= '$' then
                 local head, member = lib.field('h:' .. key), members[key]
-                if head[3] > 0 then
+                if as_of(head[3], now) > 0 then
                     if not member or member[1] ~= head[1] or member[2] ~= head[2] then differ(key) end
                     members[key] = nil
                 end
@@ -104,7 +111,7 @@ local function commit(base)
     if incarnation ~= tonumber(ARGV[base + 3]) then
         return refused('replaced', false, incarnation, false, false, false, false)
     end
-    for at = write_at + 1, write_at + 4 * n_writes, 4 do
+    for at = write_at + 1, write_at + 5 * n_writes, 5 do
         local number = tonumber(ARGV[at])
         local lease = leases[number]
         if lease and ARGV[at + 2] ~= '1' and alive(lease[4], lease[5], now) then
@@ -130,21 +137,21 @@ local function commit(base)
         local number, version = tonumber(ARGV[at - 2]), ARGV[at - 1]
         local differs
         if version == '' then
-            differs = heads[number][3] > 0
+            differs = as_of(heads[number][3], now) > 0
         else
-            differs = tonumber(version) ~= heads[number][1]
+            differs = tonumber(version) ~= observed(heads[number])
         end
         if differs then return moved(i - 1, library().record('moved', 0, ARGV[keys_at + number])) end
     end
     if ARGV[base + 11] ~= '0' then
-        local rows = scan_moved(write_at + 4 * n_writes, tonumber(ARGV[base + 11]))
+        local rows = scan_moved(write_at + 5 * n_writes, tonumber(ARGV[base + 11]))
         if rows then return rows end
     end
 
     -- In turn?
     if tonumber(found[4] or 0) > 0 then
         local lib = library()
-        for at = write_at + 1, write_at + 4 * n_writes, 4 do
+        for at = write_at + 1, write_at + 5 * n_writes, 5 do
             local key = ARGV[keys_at + tonumber(ARGV[at])]
             local first = lib.queue(key, now, 1)[1]
             if first and first[1] ~= ticket and (ARGV[base + 6] == '1' or first[2][5]) then
@@ -155,7 +162,7 @@ local function commit(base)
 
     -- Onto what is whole?
     local list = lists
-    for at = write_at + 1, write_at + 4 * n_writes, 4 do
+    for at = write_at + 1, write_at + 5 * n_writes, 5 do
         local head = heads[tonumber(ARGV[at])]
         if ARGV[at + 1] ~= 'put' then
             list = list + 1
@@ -173,10 +180,12 @@ local function commit(base)
     local gone, top = {}, 6
     list = lists
     for i = 1, n_writes do
-        local at = write_at + 4 * i
+        local at = write_at + 5 * i - 1
         local number, kind, body = tonumber(ARGV[at - 3]), ARGV[at - 2], ARGV[at]
         local key, head, lease = ARGV[keys_at + number], heads[number], leases[number]
         local version, epoch, live = head[1] + 1, head[2], LIVE[kind]
+        local ttl = tonumber(ARGV[at + 1])
+        if ttl > 0 then live = time + ttl end
         position = position + 1
         if lease and ARGV[at - 1] ~= '1' then
             -- Writing over a lease that has expired takes it away: its holder is fenced from here on.
@@ -189,24 +198,24 @@ local function commit(base)
             call('HSET', STATE, 'x', length)
         end
         local meta = version .. ' ' .. epoch .. ' ' .. kind .. ' ' .. stamp .. ' ' .. agent
-        if ARGV[base + 7] == '' then
-            call('XADD', LOG, position .. '-0', 'k', key, 'o', op, 'm', meta, 'b', body)
-        else
-            call('XADD', LOG, position .. '-0', 'k', key, 'o', op, 'm', meta, 'b', body, 'r', ARGV[base + 7])
-        end
+        local more = {}
+        if ARGV[base + 7] ~= '' then more = {'r', ARGV[base + 7]} end
+        if ttl > 0 then more[#more + 1], more[#more + 2] = 'x', text(live) end
+        if live > 2 or head[3] > 2 then library().keep_expiry(key, live, head[3]) end
+        call('XADD', LOG, position .. '-0', 'k', key, 'o', op, 'm', meta, 'b', body, unpack(more))
         local open = positions[number] and positions[number] .. ' ' .. position or position
         if version % BLOCK == 0 then
             changes[top + 1], changes[top + 2] = 'j:' .. version / BLOCK - 1 .. ':' .. key, open
             top, open = top + 2, ''
         end
         positions[number] = open
-        if live ~= 1 then list = list + 1 end
+        if kind ~= 'put' then list = list + 1 end
         local count = live == 2 and call('RPUSH', KEYS[list], position .. ':' .. body) or nil
         heads[number] = {version, epoch, live, position, time, agent, count}
         changes[top + 1], changes[top + 2] = 'i:' .. key, open
         changes[top + 3], changes[top + 4] = 'h:' .. key, pack(heads[number])
         top = top + 4
-        if live == 1 then
+        if kind == 'put' then
             changes[top + 1], changes[top + 2] = 'b:' .. key, body
             top = top + 2
         elseif live == 0 then
@@ -234,8 +243,8 @@ local answers, base = {}, 3
 for i = 1, tonumber(ARGV[3]) do
     answers[i] = commit(base)
     local n_keys, n_expects, n_writes = ARGV[base + 8], ARGV[base + 9], ARGV[base + 10]
-    local scans, next_base = tonumber(ARGV[base + 11]), base + 11 + n_keys + 3 * n_expects + 4 * n_writes
-    for at = next_base - 4 * n_writes + 2, next_base, 4 do
+    local scans, next_base = tonumber(ARGV[base + 11]), base + 11 + n_keys + 3 * n_expects + 5 * n_writes
+    for at = next_base - 5 * n_writes + 2, next_base, 5 do
         if ARGV[at] ~= 'put' then lists = lists + 1 end
     end
     for _ = 1, scans do next_base = next_base + 3 + 3 * tonumber(ARGV[next_base + 3]) end

@@ -11,10 +11,14 @@
 --              r                       version of the rules in force
 --              c, d                    position that the log is cut up to; time of the entry there
 --              x                       length of the longest value of the log, where it is above LONG
+--              e                       number of steps that have erased values, so that no cache brings back
+--                                      what was read before
+--              ep, ec                  while entries are erased: how many, and the position up to which the
+--                                      log is copied without their values
 --              q, n                    number of tickets in the queues; number of the last one given
 --              h:<key>                 head: version, epoch, live, position, time, agent, and of a merged key
 --                                      the length of its list m, from schema 2 on (packed)
---              b:<key>                 the value of a live head
+--              b:<key>                 the value of a live head; '' where it was erased
 --              f:<key>                 fold of a merged key: position, body or false (packed)
 --              l:<key>                 lease: epoch, holder, name, renewed, expires (packed)
 --              a:<agent>               incarnation, name of the request that raised it (packed)
@@ -23,7 +27,8 @@
 --              j:<block>:<key>         positions of its entries by version, 64 in each block from 0 on; not
 --                                      of the blocks that were cut
 --              z:<key>                 what a key was where the log is cut: position, version, epoch, kind,
---                                      time, agent, body (of a merged key: its fold; packed)
+--                                      time, agent, body (of a merged key: its fold), when it expires or false
+--                                      (packed)
 --              t:<ticket>              name, agent, renewed, expires, firm, keys, and where anything is held
 --                                      meanwhile the names of it (packed)
 --              k:<name>                the tickets whose callers have meanwhile what was granted under a
@@ -31,16 +36,23 @@
 --              w:<name>                the ticket that was joined under a name
 --              v:<name>                what is kept of a projection: position, body (packed)
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
---                                      id, m `version epoch kind time agent`, b body, r reads (where any)
+--                                      id, m `version epoch kind time agent`, b body, r reads (where any),
+--                                      x when the value expires (where it does).  No body, but no
+--                                      deletion: erased
 --   KEYS[3]  interlock:{name}:keys     sorted set, every key ever written, in the order of their bytes
 --   KEYS[4]  interlock:{name}:queues   sorted set of <key> NUL <ticket, 16 digits>
 --   further  interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
+--            interlock:{name}:erasing  sorted set, the positions of entries that are erased but still have
+--                                      their values in the stream; and :copy, the stream without them so far
 --            interlock:{name}:projections  sorted set, the names of what is kept of projections, by position
 --            interlock:{name}:fenced  sorted set, k<key> of each key whose epoch was raised, a<agent> of each
 --                                     agent that has an incarnation
+--            interlock:{name}:expiring  sorted set, the keys whose values expire, by when; only whoever sweeps
+--                                       reads it
 --            interlock:{name}:dropped  set, the unique ids of spaces of this name that were dropped
 -- The last of ARGV is always the unique id of the space that the caller has open ('': it opens it).
--- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions.
+-- live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions; above that a value
+-- until this time, and in an answer negative where it has expired.
 -- Times are microseconds since 1970 by the server's clock.  A row of an answer is
 -- what, n, key, kind, body, base, version, epoch, agent, time, position, live, extra (see answers.py).
 
@@ -54,9 +66,14 @@ local call, pack, unpacked = redis.call, cmsgpack.pack, cmsgpack.unpack
 
 local UID = table.remove(ARGV)
 
+local moment  -- the server's time, the same for all of a script
+
 local function clock()
-    local now = call('TIME')
-    return now[1] * 1000000 + now[2]
+    if not moment then
+        local now = call('TIME')
+        moment = now[1] * 1000000 + now[2]
+    end
+    return moment
 end
 
 -- Digits of a number that is too large for Lua to write in full.
@@ -67,6 +84,12 @@ end
 -- Whether a lease or ticket holds.  One renewed in the future is dead: the clock stepped back.
 local function alive(renewed, expires, now)
     return expires > now and renewed <= now + 1000000
+end
+
+-- What `live` is as of a time.
+local function as_of(live, now)
+    if live <= 2 or live > now then return live end
+    return -live
 end
 
 -- Redis evicts whole keys, and anybody may delete one.  The request fails, having written nothing; faults.py
@@ -135,8 +158,20 @@ local function library()
         for i = 1, #fields, 2 do e[fields[i]] = fields[i + 1] end
         local version, epoch, kind, time, agent = string.match(e.m, '^(%d+) (%d+) (%a+) (%d+) (.*)$')
         e.v, e.e, e.c, e.t, e.a = tonumber(version), tonumber(epoch), kind, tonumber(time), agent
-        if kind == 'delete' then e.b = false end
+        if kind == 'delete' or e.b == '' or lib.is_erasing(e.p) then e.b = false end
+        e.x = tonumber(e.x or 0)
         return e
+    end
+
+    -- Whether an entry is erased whose value is still in the stream.
+    local erasing
+    function lib.is_erasing(position)
+        if erasing == nil then
+            erasing = lib.number_of('ep')
+            local found = call('ZCARD', STATE .. ':erasing')
+            if found ~= erasing then missing(STATE .. ':erasing', 'has ' .. found .. ' positions instead of ' .. erasing) end
+        end
+        return erasing > 0 and call('ZSCORE', STATE .. ':erasing', position) ~= false
     end
 
     -- The entry at a position, or nil.
@@ -197,7 +232,7 @@ local function library()
         for _, item in ipairs(items) do
             local colon = string.find(item, ':', 1, true)
             local position = tonumber(string.sub(item, 1, colon - 1))
-            if position > after and position <= upto then
+            if position > after and position <= upto and colon < #item then
                 bodies[#bodies + 1] = string.sub(item, colon + 1)
             end
         end
@@ -222,6 +257,15 @@ local function library()
         end
     end
 
+    -- Remembers when a key expires (`live`), whose `live` was another one.
+    function lib.keep_expiry(key, live, before)
+        if live > 2 then
+            call('ZADD', STATE .. ':expiring', live, key)
+        elseif before > 2 then
+            call('ZREM', STATE .. ':expiring', key)
+        end
+    end
+
     -- The record of a key, now.
     function lib.record(what, n, key)
         local head = lib.field('h:' .. key)
@@ -231,9 +275,11 @@ local function library()
         local version, epoch, live, position, time, agent =
             head[1], head[2], head[3], head[4], head[5], head[6]
         local body, base, extra = false, false, false
-        if live == 1 then
+        if live > 2 then live = as_of(live, clock()) end
+        if live == 1 or live > 2 then
             body = call('HGET', STATE, 'b:' .. key)
             if not body then missing(STATE, 'has no value of the key ' .. key) end
+            if body == '' then body = false end
         elseif live == 2 then
             local fold = lib.field('f:' .. key) or {0, false}
             base = fold[2]
@@ -249,7 +295,7 @@ local function library()
             for position = done[1], done[1] + done[2] - 1 do
                 local e = lib.entry_at(position)
                 rows[#rows + 1] =
-                    {'op', n, e.k, e.c, e.b, false, e.v, e.e, e.a, e.t, position, false, false}
+                    {'op', n, e.k, e.c, e.b, false, e.v, e.e, e.a, e.t, position, e.x, false}
             end
         end
         return rows
@@ -321,10 +367,11 @@ local function library()
 
     -- The first row of a snapshot.
     function lib.now_row(now)
-        local found = call('HMGET', STATE, 'p', 'r', 'c')
+        local found = call('HMGET', STATE, 'p', 'r', 'c', 'e')
         local position, rules = tonumber(found[1] or 0), tonumber(found[2] or 0)
         check_whole(position, found[3])
-        return {'now', 0, false, false, false, false, 0, 0, false, now, position, 0, rules}
+        local erasures = tonumber(found[4] or 0)
+        return {'now', 0, false, false, false, false, erasures, 0, false, now, position, 0, rules}
     end
 
     -- The rows about who waits for a key, and who has its lease.

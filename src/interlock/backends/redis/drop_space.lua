@@ -8,6 +8,6 @@ end
 local names = call('ZRANGE', NAMES, 0, -1)
 for _, key in ipairs(names) do call('UNLINK', STATE .. ':m:' .. key) end
 call('UNLINK', STATE, LOG, NAMES, QUEUES, STATE .. ':groups', STATE .. ':projections', STATE .. ':refusals',
-    STATE .. ':fenced')
+    STATE .. ':fenced', STATE .. ':expiring')
 call('SADD', STATE .. ':dropped', UID)
 return {}

@@ -9,7 +9,7 @@ if importing then return {uid, importing == ARGV[1] and '' or 'other'} end
 local there = call('EXISTS', LOG, NAMES, STATE .. ':groups', STATE .. ':projections', STATE .. ':fenced')
 if there > 0 then return {uid or '', 'full'} end
 if uid then
-    call('UNLINK', STATE, QUEUES, STATE .. ':refusals')
+    call('UNLINK', STATE, QUEUES, STATE .. ':refusals', STATE .. ':expiring')
     call('SADD', STATE .. ':dropped', uid)
 end
 call('HSET', STATE, 'uid', ARGV[3], 'schema', ARGV[4], 'importing', ARGV[1], 'floor', ARGV[2])

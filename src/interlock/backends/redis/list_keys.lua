@@ -5,14 +5,14 @@
 
 local PAGE = 1000
 local lib = library()
-local rows, limit = {}, tonumber(ARGV[5])
+local rows, limit, now = {}, tonumber(ARGV[5]), clock()
 local from, upto = '[' .. ARGV[2], ARGV[3] == '' and '+' or '(' .. ARGV[3]
 repeat
     local found = call('ZRANGEBYLEX', NAMES, from, upto, 'LIMIT', 0, PAGE)
     for _, key in ipairs(found) do
         if key ~= ARGV[4] and (ARGV[1] ~= '' or string.sub(key, 1, 1) ~= '$') then
             local head = lib.field('h:' .. key)
-            if head and head[3] > 0 then
+            if head and as_of(head[3], now) > 0 then
                 rows[#rows + 1] = {key, head[1], head[2], head[6], head[5], head[4]}
                 if #rows == limit then return rows end
             end

@@ -21,6 +21,11 @@ else
 end
 if position < floor then return {{'pruned', 0, false, false, false, false, 0, 0, false, 0, 0, 0, floor}} end
 local LIVE = {put = 1, append = 2, delete = 0}
+local then_us = ARGV[1] == '' and tonumber(ARGV[2]) or 0  -- as of when values have expired
+
+local function live_of(kind, expires)
+    return expires and expires > 0 and as_of(expires, then_us) or LIVE[kind]
+end
 
 -- What a merged key was folded from then: out of the list, or out of the log where the list has moved on.
 local function tail(key, version, versions)
@@ -37,7 +42,7 @@ local function tail(key, version, versions)
         end
         local e = lib.entry_at(lib.position_of(key, each, versions))
         if e.c == 'delete' then break end
-        if e.c == 'append' then table.insert(bodies, 1, e.b) end
+        if e.c == 'append' and e.b then table.insert(bodies, 1, e.b) end
     end
     return '[' .. table.concat(bodies, ',') .. ']', base, #bodies
 end
@@ -50,13 +55,13 @@ local function record_at(what, n, key)
     end
     local cut = lib.field('z:' .. key)
     if cut and cut[2] == version then
-        local live, body = LIVE[cut[4]], cut[7]
+        local live, body = live_of(cut[4], cut[8]), cut[7]
         local merged = live == 2
         return {what, n, key, false, merged and '[]' or body, merged and body, version, cut[3], cut[6],
             cut[5], cut[1], live, merged and 0}
     end
     local e = lib.entry_at(lib.position_of(key, version, versions))
-    local live, body, base, extra = LIVE[e.c], e.b, false, false
+    local live, body, base, extra = live_of(e.c, e.x), e.b, false, false
     if live == 2 then body, base, extra = tail(key, version, versions) end
     return {what, n, key, false, body, base, e.v, e.e, e.a, e.t, e.p, live, extra}
 end
@@ -74,7 +79,7 @@ for i = 1, tonumber(ARGV[at - 1]) do
     for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. ARGV[at], upto)) do
         if ARGV[at] ~= '' or string.sub(key, 1, 1) ~= '$' then
             local row = record_at('scan', i - 1, key)
-            if row[12] > 0 then rows[#rows + 1] = row end
+            if row[12] > 0 and row[5] then rows[#rows + 1] = row end
         end
     end
     at = at + 2

@@ -71,7 +71,7 @@ local function delivered()
         local held = field('k:' .. pending[1])
         local e = held[1] == consumer and at <= held[2] and lib.entry_at(tonumber(at))
         if e then
-            rows[#rows + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r, pending[3]}
+            rows[#rows + 1] = {e.p, e.k, e.v, e.e, e.c, e.b, e.a, e.t, e.o, e.r, e.x, pending[3]}
         end
     end
     return rows

@@ -12,7 +12,8 @@ for _, name in ipairs(call('ZRANGE', STATE .. ':groups', 0, -1)) do
     move(':d:' .. name)
 end
 for _, key in ipairs(call('ZRANGE', NAMES, 0, -1)) do move(':m:' .. key) end
-for _, what in ipairs({'', ':log', ':keys', ':queues', ':groups', ':projections', ':refusals', ':fenced'}) do
+for _, what in ipairs({'', ':log', ':keys', ':queues', ':groups', ':projections', ':refusals', ':fenced',
+    ':expiring'}) do
     move(what)
 end
 call('HSET', to, 'uid', ARGV[2])

@@ -2,11 +2,11 @@
 -- or none.
 -- KEYS: those of common.lua.
 -- ARGV: 1 position, 2 number of base rows, then the base rows and the others: position, key, version, epoch, kind,
---   body or '', agent, time, operation id, reads or ''.
+--   body or '', agent, time, operation id, reads or '', when the value expires or 0.
 -- Answers where the log ends then.
 
 local LIVE = {put = 1, append = 2, fold = 2, delete = 0}
-local FIELDS = 10
+local FIELDS = 11
 local lib = library()
 local floor = lib.number_of('floor')
 local last = math.max(lib.number_of('p'), floor)
@@ -32,7 +32,7 @@ local function row(at)
     return {
         p = tonumber(ARGV[at + 1]), k = ARGV[at + 2], v = tonumber(ARGV[at + 3]), e = tonumber(ARGV[at + 4]),
         c = ARGV[at + 5], b = ARGV[at + 6], a = ARGV[at + 7], t = tonumber(ARGV[at + 8]), stamp = ARGV[at + 8],
-        o = ARGV[at + 9], r = ARGV[at + 10],
+        o = ARGV[at + 9], r = ARGV[at + 10], x = tonumber(ARGV[at + 11]),
     }
 end
 
@@ -51,23 +51,28 @@ for at = rows_at, #ARGV - FIELDS, FIELDS do
     versions[key] = version
 end
 
+local function live_of(e)
+    return e.c == 'put' and e.x > 0 and e.x or LIVE[e.c]
+end
+
 -- What a row changes but the log.
 local function keep(e, head)
+    lib.keep_expiry(e.k, head[3], head_of(e.k)[3])
     heads[e.k] = head
     if e.v == 1 or e.p <= floor then call('ZADD', NAMES, 0, e.k) end
     if e.k == '$rules' then change('r', e.v) end
-    bodies[e.k] = head[3] == 1 and e.b
+    bodies[e.k] = e.c == 'put' and e.b
     local length = math.max(#e.b, #e.r)
     if length > LONG and length > lib.number_of('x') then call('HSET', STATE, 'x', length) end
 end
 
 for at = 2, rows_at - FIELDS, FIELDS do
     local e = row(at)
-    local live = LIVE[e.c]
+    local live = live_of(e)
     keep(e, {e.v, e.e, live, e.p, e.t, e.a, live == 2 and 0 or nil})
     local kind = e.c == 'fold' and 'append' or e.c
-    change('z:' .. e.k, pack({e.p, e.v, e.e, kind, e.t, e.a, live > 0 and e.b}))
-    if live == 2 then change('f:' .. e.k, pack({e.p, e.b})) end
+    change('z:' .. e.k, pack({e.p, e.v, e.e, kind, e.t, e.a, live > 0 and e.b ~= '' and e.b, e.x}))
+    if live == 2 then change('f:' .. e.k, pack({e.p, e.b ~= '' and e.b})) end
     -- Of the versions before it only the number is known.
     open[e.k] = string.rep(e.p .. ' ', e.v % BLOCK)
     if e.p == floor then change('d', e.stamp) end
@@ -80,13 +85,12 @@ end
 
 for at = rows_at, #ARGV - FIELDS, FIELDS do
     local e = row(at)
-    local before, live, list = head_of(e.k), LIVE[e.c], lib.list_of('m', e.k)
+    local before, live, list = head_of(e.k), live_of(e), lib.list_of('m', e.k)
     local meta = e.v .. ' ' .. e.e .. ' ' .. e.c .. ' ' .. e.stamp .. ' ' .. e.a
-    if e.r == '' then
-        call('XADD', LOG, e.p .. '-0', 'k', e.k, 'o', e.o, 'm', meta, 'b', e.b)
-    else
-        call('XADD', LOG, e.p .. '-0', 'k', e.k, 'o', e.o, 'm', meta, 'b', e.b, 'r', e.r)
-    end
+    local more = {}
+    if e.r ~= '' then more = {'r', e.r} end
+    if e.x > 0 then more[#more + 1], more[#more + 2] = 'x', text(e.x) end
+    call('XADD', LOG, e.p .. '-0', 'k', e.k, 'o', e.o, 'm', meta, 'b', e.b, unpack(more))
     local count = live == 2 and call('RPUSH', list, e.p .. ':' .. e.b) or nil
     if live == 0 and before[3] == 2 then
         change('f:' .. e.k, pack({e.p, false}))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from interlock.backends.answers import CONTRIBUTIONS
+from interlock.backends.answers import CONTRIBUTIONS, expired
 from interlock.backends.contract import dropped
 from interlock.backends.sqlite.statements import SQL
 from interlock.core import refusals
@@ -182,7 +182,11 @@ class Step:
         """Compare the version of every expected record."""
         for expected in plan.expects:
             version, _, live = self._heads.get(expected.key, _ABSENT)
+            gone = expired(live, self.now)
+            live = 0 if gone else live
             moved = live if expected.version is None else version != expected.version
+            if expected.version is not None:
+                moved = moved or gone != expected.expired
             if moved:
                 return refusals.conflict(expected, self._record(expected.key))
         return None
@@ -191,7 +195,8 @@ class Step:
         self.flush()
         for scan in plan.scans:
             rows = self._execute(
-                SQL["scan_versions"], (self._space, scan.prefix, prefix_end(scan.prefix))
+                SQL["scan_versions"],
+                (self._space, scan.prefix, prefix_end(scan.prefix), self.now),
             )
             current = {key: (version, epoch) for key, version, epoch in rows}
             members = {key: (version, epoch) for key, version, epoch in scan.members}
@@ -215,20 +220,25 @@ class Step:
         space, agent, op_id, now = self._space, plan.agent, plan.op_id, self.time
         position = self._position
         writes = []
-        for kind, key, body in plan.writes:
+        for kind, key, body, ttl_us in plan.writes:
             version, epoch, _ = self._heads.get(key, _ABSENT)
             version, position, live = version + 1, position + 1, _LIVE[kind]
+            expires = now + ttl_us if ttl_us else 0
+            live = expires or live
             entry = self._where.first + position
             if key in self._leases:
                 epoch = self._written_leased(plan, key, epoch)
             if kind == DELETE and self._heads.get(key, _ABSENT)[2] == CONTRIBUTIONS:
                 self._execute(SQL["save_fold"], (space, key, entry, None))
             self._log_rows.append(
-                (entry, space, key, version, epoch, kind, body, agent, now, op_id, reads)
+                (
+                    *(entry, space, key, version, epoch, kind, body, agent, now, op_id, reads),
+                    expires or None,
+                )
             )
             self._head_rows[key] = (space, key, version, epoch, entry, live)
             self._heads[key] = (version, epoch, live)
-            writes.append(Written(key, kind, version, epoch, position, body))
+            writes.append(Written(key, kind, version, epoch, position, body, expires))
         if plan.ticket:
             self._drop_ticket(plan.ticket)
         self._position = position
@@ -251,7 +261,7 @@ class Step:
 
     def _record(self, key: str) -> Record:
         self.flush()
-        return read_record(self._connection, self._where, key)
+        return read_record(self._connection, self._where, key, self.now)
 
 
 def opening(connection: sqlite3.Connection, where: Where) -> tuple[int, int, int, int]:
@@ -281,24 +291,38 @@ def alive(renewed: int, expires: int, now: int) -> bool:
 
 
 def record(
-    connection: sqlite3.Connection, where: Where, row: tuple[Any, ...], last: int | None = None
+    connection: sqlite3.Connection,
+    where: Where,
+    row: tuple[Any, ...],
+    now: int,
+    last: int | None = None,
 ) -> Record:
-    """Return the record of a row of the `record` family of statements, as of log row `last`."""
+    """Return the record of a row of the `record` family of statements, at the time `now`, as of log
+    row `last`."""
     key, body, version, epoch, agent, time, position, live = row
     if not version:
         return absent(key, where.uid, epoch or 0)
     if live == CONTRIBUTIONS:
         tail = contributions(connection, where, key, last)
         return Record(key, tail, version, epoch, agent, time, position, True, where.uid)
-    value = json.loads(body) if live else None
-    exists, body = bool(live), body if live else None
-    return Record(key, value, version, epoch, agent, time, position, exists, where.uid, body)
+    plain = (version, epoch, agent, time, position)
+    expires = live if live > CONTRIBUTIONS else 0
+    if not live or expired(live, now):
+        return Record(key, None, *plain, False, where.uid, None, expires)
+    if body is None:
+        return Record(key, None, *plain, False, where.uid, None, expires, erased=True)
+    return Record(key, json.loads(body), *plain, True, where.uid, body, expires)
 
 
-def read_record(connection: sqlite3.Connection, where: Where, key: str) -> Record:
+def read_record(
+    connection: sqlite3.Connection, where: Where, key: str, now: int | None = None
+) -> Record:
     """Return the record of a key as it is now."""
     row = connection.execute(SQL["record"], (where.space, key)).fetchone()
-    return record(connection, where, row)
+    found = record(connection, where, row, where.clock() if now is None else now)
+    if isinstance(found.value, Tail):  # as servers answer it: such a fold is not kept
+        found = found._replace(value=found.value._replace(erasures=None))
+    return found
 
 
 def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bool:
@@ -321,7 +345,13 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
         after, base = started or (after, base)
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length, rules_version(connection, where))
+    return Tail(base, items, length, rules_version(connection, where), erasures(connection, where))
+
+
+def erasures(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the number of steps that have erased values of the space."""
+    found: int = connection.execute(SQL["erasures"], (where.space,)).fetchone()[0]
+    return found
 
 
 def rules_version(connection: sqlite3.Connection, where: Where) -> int:
@@ -338,10 +368,10 @@ def applied(
     if not rows:
         return None
     writes = tuple(
-        Written(key, kind, version, epoch, position, body)
-        for key, kind, version, epoch, position, body, _, _ in rows
+        Written(key, kind, version, epoch, position, body, expires)
+        for key, kind, version, epoch, position, body, expires, _, _ in rows
     )
-    return Committed(rows[0][4], rows[0][6], rows[0][7], writes, replayed=True)
+    return Committed(rows[0][4], rows[0][7], rows[0][8], writes, replayed=True)
 
 
 def judge_all(

@@ -17,6 +17,7 @@ from interlock.backends.sqlite.commit import (
     Where,
     alive,
     applied,
+    erasures,
     opening,
     record,
     rules_version,
@@ -33,6 +34,7 @@ from interlock.core.requests import (
     DropProjection,
     Floor,
     Kept,
+    ListExpired,
     ListKeys,
     Load,
     LoadAt,
@@ -56,11 +58,11 @@ def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapsho
         rows = execute(SQL["records"], (json.dumps(request.keys), space)).fetchall()
     else:
         rows = []
-    records = {row[0]: record(connection, where, row) for row in rows}
+    records = {row[0]: record(connection, where, row, now) for row in rows}
     scans = {
         prefix: tuple(
-            record(connection, where, row)
-            for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix)))
+            record(connection, where, row, now)
+            for row in execute(SQL["scan"], (space, prefix, prefix_end(prefix), now))
         )
         for prefix in request.prefixes
     }
@@ -87,8 +89,18 @@ def list_keys(
     """Answer a ListKeys."""
     prefix, after = request.prefix, request.after
     bounds = (prefix, prefix_end(prefix), max(prefix, after), after)
-    rows = connection.execute(SQL["list_keys"], (where.space, *bounds, request.limit))
+    rows = connection.execute(
+        SQL["list_keys"], (where.space, *bounds, request.limit, where.clock())
+    )
     return tuple(map(KeyInfo._make, rows))
+
+
+def list_expired(
+    connection: sqlite3.Connection, where: Where, request: ListExpired
+) -> tuple[KeyInfo, ...]:
+    """Answer a ListExpired."""
+    values = (where.space, where.clock(), request.limit)
+    return tuple(map(KeyInfo._make, connection.execute(SQL["list_expired"], values)))
 
 
 def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Snapshot | Pruned:
@@ -102,13 +114,15 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
         position = _position_at(connection, where, request.time_us or 0, floor, end)
     if position < floor:
         return pruned(max(position, 0), floor)
-    last = where.first + position
+    last, time_us = where.first + position, request.time_us or 0
     rows = execute(SQL["records_at"], (json.dumps(request.keys), space, last)).fetchall()
-    records: dict[str, Record] = {row[0]: record(connection, where, row, last) for row in rows}
+    records: dict[str, Record] = {
+        row[0]: record(connection, where, row, time_us, last) for row in rows
+    }
     scans = {
         prefix: tuple(
-            record(connection, where, row, last)
-            for row in execute(SQL["scan_at"], (space, prefix, prefix_end(prefix), last))
+            record(connection, where, row, time_us, last)
+            for row in execute(SQL["scan_at"], (space, prefix, prefix_end(prefix), last, time_us))
         )
         for prefix in request.prefixes
     }
@@ -137,12 +151,13 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         size += size_of(row)
         if size >= PAGE_BYTES:
             break
-    return log_page(found, head, request)
+    return log_page(found, head, request, erasures(connection, where))
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:
     """Keep the fold of a merged key, inside a write transaction that the caller opened."""
-    if rules_version(connection, where) == request.rules:
+    same = rules_version(connection, where) == request.rules
+    if same and erasures(connection, where) == request.erasures:
         values = (where.space, request.key, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 
@@ -195,7 +210,7 @@ def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     """
     floor = floor_of(connection, where, request)
     cut, blocked = request.upto, floor.needed is not None and request.upto >= floor.needed
-    if cut <= floor.position or blocked:
+    if cut <= floor.position or blocked or request.erasures != floor.erasures:
         return floor
     execute, space, last = connection.execute, where.space, where.first + cut
     folds = dict(request.folds)
@@ -215,12 +230,15 @@ def floor_of(connection: sqlite3.Connection, where: Where, request: Trim) -> Flo
     """Return where the log is cut, and what consumer groups and projections still need."""
     needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
     position = trimmed(connection, where)
-    return Floor(position) if needed is None else Floor(position, *needed)
+    first, name = needed or (None, "")
+    return Floor(position, first, name, erasures=erasures(connection, where))
 
 
 def save_projection(connection: sqlite3.Connection, where: Where, request: SaveProjection) -> None:
     """Answer a SaveProjection, inside a write transaction that the caller opened."""
-    if trimmed(connection, where) <= request.position <= log_end(connection, where):
+    now = erasures(connection, where)
+    kept = trimmed(connection, where) <= request.position <= log_end(connection, where)
+    if kept and request.erasures in (None, now):
         values = (where.space, request.name, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 
@@ -230,7 +248,9 @@ def load_projection(
 ) -> Kept | None:
     """Answer a LoadProjection."""
     row = connection.execute(SQL["fold"], (where.space, request.name)).fetchone()
-    return None if row is None else Kept(row[0] - where.first, row[1])
+    if row is None:
+        return None
+    return Kept(row[0] - where.first, row[1], erasures(connection, where))
 
 
 def drop_projection(connection: sqlite3.Connection, where: Where, request: DropProjection) -> None:

@@ -2,14 +2,18 @@
 --
 -- spaces        one row a space; uid tells records of one space from those of another.  The log is
 --               kept after position `trimmed`; up to there, of each key the last row is left: as it
---               was, or (kind fold) a merged key's fold.  importing: the source of an import that is not
---               finished; nobody else can open the space then.  A dropped space leaves a row whose name is
---               a blank and its uid, so that its number is never used again
+--               was, or (kind fold) a merged key's fold.  erasures: steps in which values were erased, so
+--               that no cache brings back what was read before.  importing: the source of an import that
+--               is not finished; nobody else can open the space then.  A dropped space leaves a row whose
+--               name is a blank and its uid, so that its number is never used again
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
---               of a space lie together in commit order; positions are gapless within a space
+--               of a space lie together in commit order; positions are gapless within a space.  expires:
+--               when its value does, null where it does not.  A row without a body that is no deletion was
+--               erased
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
 --               that holds its value.  A value stands in the log only, so the two cannot disagree.
---               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions
+--               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions; above
+--               that a value until this time, from when on the key does not exist
 -- folds         a cache: the fold of a merged key's contributions up to the log row `entry`; no body
 --               where it begins anew after that row; and, by a key that begins with $projection/, what
 --               is kept of a projection, which holds the log after it
@@ -31,7 +35,8 @@ CREATE TABLE spaces (
     uid TEXT NOT NULL UNIQUE,
     created INTEGER NOT NULL,
     trimmed INTEGER NOT NULL DEFAULT 0,
-    importing TEXT
+    importing TEXT,
+    erasures INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE log (
@@ -45,7 +50,8 @@ CREATE TABLE log (
     agent TEXT NOT NULL,
     time INTEGER NOT NULL,
     op TEXT NOT NULL,
-    reads TEXT
+    reads TEXT,
+    expires INTEGER
 );
 
 CREATE INDEX log_by_key ON log (space, key);
@@ -61,6 +67,8 @@ CREATE TABLE heads (
     live INTEGER NOT NULL,
     PRIMARY KEY (space, key)
 ) WITHOUT ROWID;
+
+CREATE INDEX heads_by_expiry ON heads (space, live) WHERE live > 2;
 
 CREATE TABLE tickets (
     ticket INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -187,7 +187,7 @@ def _info(
 ) -> SpaceInfo:
     execute, where = connection.execute, locate(space, "", None, "")
     bounds = (where.first, where.last)
-    (keys,) = execute(SPACES["count_keys"], (space,)).fetchone()
+    (keys,) = execute(SPACES["count_keys"], (space, host_clock())).fetchone()
     position, time_us = execute(SPACES["last_entry"], bounds).fetchone() or (0, 0)
     (mean,) = execute(SPACES["mean_size"], bounds).fetchone()
     entries = max(position - trimmed, 0)

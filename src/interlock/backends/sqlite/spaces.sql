@@ -21,8 +21,9 @@ UPDATE spaces SET name = ' ' || uid WHERE uid = ?;
 -- name: space_of_uid (uid)
 SELECT space, name, importing FROM spaces WHERE uid = ? AND name NOT LIKE ' %';
 
--- name: count_keys (space)
-SELECT COUNT(*) FROM heads WHERE space = ? AND live AND substr(key, 1, 1) <> '$';
+-- name: count_keys (space, now)
+SELECT COUNT(*) FROM heads
+WHERE space = ?1 AND live AND (live <= 2 OR live > ?2) AND substr(key, 1, 1) <> '$';
 
 -- name: last_entry (first, last)
 SELECT id & 0xFFFFFFFFFF, time FROM log WHERE id > ? AND id <= ? ORDER BY id DESC LIMIT 1;
@@ -106,14 +107,14 @@ WHERE space = ?1 AND key >= '$projection/' AND key < '$projection0';
 
 -- name: base_page (space, after key, limit, last id)
 SELECT l.id & 0xFFFFFFFFFF, l.key, l.version, l.epoch, l.kind,
-    CASE l.kind WHEN 'append' THEN NULL ELSE l.body END, l.agent, l.time
+    CASE l.kind WHEN 'append' THEN NULL ELSE l.body END, l.agent, l.time, '', NULL, COALESCE(l.expires, 0)
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key > ?2 ORDER BY h.key LIMIT ?3;
 
--- name: replace_log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
-INSERT OR REPLACE INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- name: replace_log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
+INSERT OR REPLACE INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: set_epoch (space, key, epoch)
 INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, 0, ?, 0, 0)

@@ -23,7 +23,7 @@ SELECT space, uid, importing FROM spaces WHERE name = ?;
 SELECT COALESCE(MAX(id), ?1) & 0xFFFFFFFFFF FROM log WHERE id > ?1 AND id <= ?2;
 
 -- name: entries_of_op (space, op)
-SELECT key, kind, version, epoch, id & 0xFFFFFFFFFF, body, time, agent
+SELECT key, kind, version, epoch, id & 0xFFFFFFFFFF, body, COALESCE(expires, 0), time, agent
 FROM log INDEXED BY log_by_op WHERE space = ? AND op = ? ORDER BY id;
 
 -- name: head_and_op (space, key, op)
@@ -58,40 +58,52 @@ SELECT ?2, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.l
 FROM (SELECT 1) LEFT JOIN heads AS h ON h.space = ?1 AND h.key = ?2
 LEFT JOIN log AS l ON l.id = h.entry;
 
--- name: scan (space, first key, end)
+-- name: scan (space, first key, end, now)
 SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
-    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+    AND (h.live <= 2 OR h.live > ?4) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
--- name: list_keys (space, prefix, end, first key, after, limit)
+-- name: list_keys (space, prefix, end, first key, after, limit, now)
 SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
 WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3) AND h.live
-    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+    AND (h.live <= 2 OR h.live > ?7) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key LIMIT ?6;
 
--- name: scan_versions (space, first key, end)
+-- name: list_expired (space, now, limit)
+-- The same of keys whose values have expired, but of those that somebody has the lease of.
+SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
+FROM heads AS h INDEXED BY heads_by_expiry CROSS JOIN log AS l ON l.id = h.entry
+WHERE h.space = ?1 AND h.live > 2 AND h.live <= ?2 AND NOT EXISTS (
+    SELECT 1 FROM leases AS t WHERE t.space = h.space AND t.key = h.key
+    AND t.expires > ?2 AND t.renewed <= ?2 + 1000000)
+ORDER BY h.live, h.key LIMIT ?3;
+
+-- name: scan_versions (space, first key, end, now)
 SELECT key, version, epoch FROM heads
-WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live
+WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live AND (live <= 2 OR live > ?4)
     AND (?2 <> '' OR substr(key, 1, 1) <> '$');
 
 -- name: records_at (keys as a JSON array, space, last id)
 -- As `records`, as of a log row.
 SELECT k.value, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
-    CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
+    CASE l.kind WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2
+        ELSE COALESCE(l.expires, 1) END
 FROM json_each(?1) AS k
 LEFT JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = ?2 AND key = k.value AND id <= ?3)
 ORDER BY k.id;
 
--- name: scan_at (space, first key, end, last id)
+-- name: scan_at (space, first key, end, last id, time)
+-- `time`: as of when values have expired.
 SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
-    CASE l.kind WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE 1 END
+    CASE l.kind WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE COALESCE(l.expires, 1) END
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
+    AND (l.expires IS NULL OR l.expires > ?5) AND (l.kind <> 'put' OR l.body IS NOT NULL)
     AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
@@ -99,22 +111,22 @@ ORDER BY h.key;
 SELECT time FROM log WHERE id = ?;
 
 -- name: log_page (after id, last, limit)
-SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads, COALESCE(expires, 0)
 FROM log WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3;
 
 -- name: log_page_of_prefix (after id, last, limit, first key, end)
-SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads, COALESCE(expires, 0)
 FROM log WHERE id > ?1 AND id <= ?2 AND key >= ?4 AND (?5 IS NULL OR key < ?5)
 ORDER BY id LIMIT ?3;
 
 -- name: log_page_of_key (after id, last, limit, space, key)
-SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads
+SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, reads, COALESCE(expires, 0)
 FROM log INDEXED BY log_by_key WHERE space = ?4 AND key = ?5 AND id > ?1 AND id <= ?2
 ORDER BY id LIMIT ?3;
 
--- name: append_log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
-INSERT INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+-- name: append_log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
+INSERT INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: set_head (space, key, version, epoch, entry, live)
 INSERT INTO heads (space, key, version, epoch, entry, live) VALUES (?, ?, ?, ?, ?, ?)
@@ -218,13 +230,41 @@ WHERE excluded.entry > entry;
 -- As one JSON array, and how many.
 SELECT '[' || COALESCE(group_concat(body, ','), '') || ']', COUNT(*) FROM (
     SELECT body FROM log INDEXED BY log_by_key
-    WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' ORDER BY id);
+    WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' AND body IS NOT NULL
+    ORDER BY id);
 
 -- name: fold_start (space, key, last id)
 -- What the contributions to a key as of a log row begin after: the last row that deleted it, or its
 -- fold where the log was trimmed.  Reads the key's entries.
 SELECT id, body FROM log INDEXED BY log_by_key
 WHERE space = ? AND key = ? AND id <= ? AND kind IN ('delete', 'fold') ORDER BY id DESC LIMIT 1;
+
+-- name: redact (positions as a JSON array, first, space, keys as a JSON array)
+UPDATE log SET body = NULL
+WHERE id IN (SELECT ?2 + p.value FROM json_each(?1) AS p) AND space = ?3
+    AND key IN (SELECT k.value FROM json_each(?4) AS k) AND kind <> 'delete' AND body IS NOT NULL;
+
+-- name: set_base (body, id, space, key)
+-- What a key was where the log is cut.
+UPDATE log SET body = ?1
+WHERE id = ?2 AND space = ?3 AND key = ?4 AND kind <> 'delete' AND body IS NOT ?1;
+
+-- name: restart_fold (space, key)
+-- Has a fold begin where the contributions that the log has begin, as if none had been kept.
+INSERT INTO folds (space, key, entry, body)
+SELECT space, key, id, body FROM log INDEXED BY log_by_key
+WHERE space = ? AND key = ? AND kind IN ('delete', 'fold') ORDER BY id DESC LIMIT 1;
+
+-- name: drop_projections (space, id)
+-- Those that include a log row, or one after it.
+DELETE FROM folds
+WHERE space = ? AND key >= '$projection/' AND key < '$projection0' AND entry >= ? RETURNING key;
+
+-- name: count_erasure (space)
+UPDATE spaces SET erasures = erasures + 1 WHERE space = ?;
+
+-- name: erasures (space)
+SELECT erasures FROM spaces WHERE space = ?;
 
 -- name: trimmed (space)
 -- No row where the space was dropped.
@@ -380,7 +420,7 @@ UPDATE group_pending SET batch = ?, deliveries = deliveries + 1 WHERE group_id =
 -- name: delivered (first, group, consumer, batch)
 -- The log rows that a request delivered, and how often each was delivered.
 SELECT p.deliveries, l.id & 0xFFFFFFFFFF, l.key, l.version, l.epoch, l.kind, l.body, l.agent,
-    l.time, l.op, l.reads
+    l.time, l.op, l.reads, COALESCE(l.expires, 0)
 FROM group_pending AS p CROSS JOIN log AS l ON l.id = ?1 + p.position
 WHERE p.group_id = ?2 AND p.consumer = ?3 AND p.batch = ?4 ORDER BY p.position;
 

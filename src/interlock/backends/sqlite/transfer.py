@@ -83,7 +83,7 @@ def restore(connection: sqlite3.Connection, where: Where, request: Restore) -> i
         if row.kind == DELETE and live == CONTRIBUTIONS:
             folds.append((where.space, row.key, entry, None))
         logged.append(_logged(where, row))
-        heads[row.key], entries[row.key] = (row.version, row.epoch, _LIVE[row.kind]), entry
+        heads[row.key], entries[row.key] = (row.version, row.epoch, _live(row)), entry
     kept = [(where.space, key, *heads[key][:2], entries[key], heads[key][2]) for key in entries]
     floor = trimmed(connection, where)
     for row in request.base:
@@ -91,7 +91,7 @@ def restore(connection: sqlite3.Connection, where: Where, request: Restore) -> i
             return end
         entry = where.first + row.position
         logged.append(_logged(where, row))
-        kept.append((where.space, row.key, row.version, row.epoch, entry, _LIVE[row.kind]))
+        kept.append((where.space, row.key, row.version, row.epoch, entry, _live(row)))
         if row.kind == FOLD:
             folds.append((where.space, row.key, entry, row.body))
     connection.executemany(SPACES["replace_log"], logged)
@@ -131,4 +131,8 @@ def _is_importing(connection: sqlite3.Connection, where: Where) -> bool:
 
 
 def _logged(where: Where, row: Row) -> tuple[Any, ...]:
-    return (where.first + row.position, where.space, *row[1:])
+    return (where.first + row.position, where.space, *row[1:-1], row.expires_us or None)
+
+
+def _live(row: Row) -> int:
+    return row.expires_us if row.kind == PUT and row.expires_us else _LIVE[row.kind]

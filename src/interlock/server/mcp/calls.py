@@ -78,6 +78,16 @@ def moved(expected: int, record: Record) -> Refusal:
     )
 
 
+def expired(record: Record) -> Refusal:
+    """Return the refusal of a write computed from a value that has expired."""
+    return Refusal(
+        "Conflict",
+        f"{record.key!r} has expired.",
+        "Decide again without it; to have the key again, create it.",
+        **_conflict(record.version, record),
+    )
+
+
 def absent(key: str) -> Refusal:
     """Return the refusal of changing a key that does not exist."""
     return Refusal(
@@ -142,7 +152,7 @@ def _conflict(expected: int | None, record: Record) -> Answer:
         "key": record.key,
         "expected_version": expected,
         "actual_version": record.version,
-        "record": record_answer(record),
+        "record": record.to_dict(),
     }
 
 
@@ -155,19 +165,6 @@ def _clash(clash: interlock.Clash) -> Answer:
 def _is_json(value: object) -> bool:
     """Whether a side of a clash has a value: what is not there is no JSON."""
     return value is None or isinstance(value, str | int | float | bool | list | dict)
-
-
-def record_answer(record: Record) -> Answer:
-    """Return a record as tools answer it."""
-    return {
-        "key": record.key,
-        "value": record.value,
-        "version": record.version,
-        "epoch": record.epoch,
-        "exists": record.exists,
-        "writer": record.writer,
-        "at": record.at.isoformat() if record.at else None,
-    }
 
 
 def key_answer(info: KeyInfo) -> Answer:
@@ -192,6 +189,7 @@ def entry_answer(entry: Entry) -> Answer:
         "value": entry.value,
         "agent": entry.agent,
         "at": entry.at.isoformat(),
+        **({"erased": True} if entry.erased else {}),
     }
 
 
@@ -221,13 +219,16 @@ async def outcome_of(agent: Agent, key: str, op_id: str) -> Committed | None:
 
 
 async def _create(agent: Agent, arguments: Arguments, op: str) -> Record:
-    return await agent.space.create(arguments["key"], arguments["value"], op_id=op)
+    expires = arguments.get("expires")
+    return await agent.space.create(arguments["key"], arguments["value"], op_id=op, expires=expires)
 
 
 async def _write(agent: Agent, arguments: Arguments, op: str) -> Record:
+    value, expires = arguments["value"], arguments.get("expires")
     if "lease_id" in arguments:
-        return await _leased(agent, arguments).write(arguments["value"], op_id=op)
-    return await agent.space.write(await _as_read(agent, arguments), arguments["value"], op_id=op)
+        return await _leased(agent, arguments).write(value, op_id=op, expires=expires)
+    record = await _as_read(agent, arguments)
+    return await agent.space.write(record, value, op_id=op, expires=expires)
 
 
 async def _delete(agent: Agent, arguments: Arguments, op: str) -> Record:
@@ -304,6 +305,8 @@ async def _as_read(agent: Agent, arguments: Arguments) -> Record:
     """
     key, version, epoch = (arguments[name] for name in ("key", "version", "epoch"))
     record = await agent.space.read(key)
+    if record.expired and record.version == version:  # it may have been there when it was read
+        raise expired(record)
     if record.version != version:
         was = await _at_version(agent, record, version)
         if was is None:
@@ -346,7 +349,7 @@ def _once(tool: str, write: Write) -> Callable[[Agent, Arguments], Awaitable[Ans
             raise Unknown(str(problem), op_id) from problem  # as the client may name it
         if isinstance(written, Entry):
             return {"entry": entry_answer(written)}
-        return {"record": record_answer(written)}
+        return {"record": written.to_dict()}
 
     return call
 
@@ -376,6 +379,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         position=written.position,
         exists=written.kind != "delete",
         space="",
+        expires_us=written.expires_us,
     )
     if tool == "append":
         entry = Entry(
@@ -391,7 +395,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
             reads=None,
         )
         return {"entry": entry_answer(entry), "replayed": True}
-    return {"record": record_answer(record), "replayed": True}
+    return {"record": record.to_dict(), "replayed": True}
 
 
 def _asked(tool: str, arguments: Arguments, kind: str, value: Json) -> bool:
@@ -456,13 +460,13 @@ async def about(agents: Agents, agent: Agent, read_only: bool) -> Answer:
 
 async def _read(agent: Agent, arguments: Arguments) -> Answer:
     found = await agent.space.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 async def _read_at(agent: Agent, arguments: Arguments) -> Answer:
     moment = agent.space.at(position=arguments.get("position"), time=_time(arguments.get("time")))
     found = await moment.read_many(dict.fromkeys(arguments["keys"]))
-    return {"records": [record_answer(record) for record in found.values()]}
+    return {"records": [record.to_dict() for record in found.values()]}
 
 
 def _time(text: str | None) -> datetime | None:
@@ -479,7 +483,7 @@ async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     answers = [key_answer(each) for each in shown]
     if arguments.get("values"):
         records = await agent.space.read_many(each.key for each in shown)
-        answers = [record_answer(each) for each in records.values() if each.exists]
+        answers = [each.to_dict() for each in records.values() if each.exists]
     return {
         "records": answers,
         "next_after": shown[-1].key if shown else after,
@@ -511,14 +515,17 @@ async def _history(agent: Agent, arguments: Arguments) -> Answer:
 async def _log(agent: Agent, arguments: Arguments) -> Answer:
     after, prefix = arguments.get("after"), arguments.get("prefix", "")
     limit = arguments.get("limit", _LIMIT)
+    chosen: Arguments = {"agent": arguments.get("agent"), "kinds": arguments.get("kinds")}
     if after is not None:
-        return await _page(agent.space.log(after, prefix), after, limit)
-    start = max(await agent.space.position() - limit, 0)
-    try:
-        return await _page(agent.space.log(start, prefix), start, limit)
-    except interlock.Pruned as pruned:
-        start = pruned.oldest - 1
-        return await _page(agent.space.log(start, prefix), start, limit)
+        return await _page(agent.space.log(after, prefix, **chosen), after, limit)
+    head, latest = await agent.space.position(), list[Entry]()
+    async for entry in agent.space.log(prefix=prefix, newest_first=True, **chosen):
+        if is_reserved(entry.key):
+            continue
+        latest.append(entry)
+        if len(latest) == limit:
+            break
+    return _entries(latest[::-1], max(head, latest[0].position if latest else 0), more=False)
 
 
 async def _page(entries: AsyncIterator[Entry], after: int, limit: int) -> Answer:
@@ -571,7 +578,7 @@ async def _release_lease(agent: Agent, arguments: Arguments) -> Answer:
 def _held(hold: Hold) -> Answer:
     record: Record = hold.record
     lease = {"lease_id": hold.id, "key": record.key, "seconds": round(hold.seconds, 1)}
-    return {"lease": lease, "record": record_answer(record)}
+    return {"lease": lease, "record": record.to_dict()}
 
 
 CALLS: dict[str, Call] = {

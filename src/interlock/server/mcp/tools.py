@@ -57,12 +57,25 @@ _FIELDS: Schema = {
 }
 _WRITE = {"version": _VERSION, "epoch": _EPOCH, "op_id": _OP_ID, "lease_id": _LEASE_ID}
 _AFTER = _whole("Only what comes after this position of the log. Without it: the latest entries.")
+_KINDS: Schema = {
+    "type": "array",
+    "items": {"type": "string", "enum": ["put", "append", "delete"]},
+    "minItems": 1,
+    "description": "Only entries of these kinds.",
+}
 _LIMIT = _whole("At most this many (default 50).", 1, MOST_LISTED)
 _SECONDS: Schema = {
     "type": "number",
     "exclusiveMinimum": 0,
     "maximum": LONGEST_LEASE,
     "description": f"How long you need it, from now (at most {LONGEST_LEASE:g}; default 300).",
+}
+
+_EXPIRES: Schema = {
+    "type": "number",
+    "exclusiveMinimum": 0,
+    "description": "Optional: seconds after which the key does not exist any more. Without "
+    "it the value stays, or as long as the key's rule says.",
 }
 
 _RECORD: Schema = {
@@ -75,6 +88,10 @@ _RECORD: Schema = {
         "exists": {"type": "boolean"},
         "writer": {"type": ["string", "null"], "description": "The agent that wrote it."},
         "at": {"type": ["string", "null"], "description": "When, in ISO 8601."},
+        "expires_at": {
+            "type": "string",
+            "description": "From when on the key does not exist any more, if it expires.",
+        },
     },
 }
 _ENTRY: Schema = {"type": "object", "description": "One commit of one key: who wrote what, when."}
@@ -243,7 +260,13 @@ _READERS = (
         "Log of all commits",
         "What happened in the space, in order: every write of every key. To follow what others do, "
         "pass the `next_after` of the last answer as `after`.",
-        {"prefix": _PREFIX, "after": _AFTER, "limit": _LIMIT},
+        {
+            "prefix": _PREFIX,
+            "agent": _text("Only what this agent wrote.", 100),
+            "kinds": _KINDS,
+            "after": _AFTER,
+            "limit": _LIMIT,
+        },
         (),
         ("entries", "next_after", "more"),
         reads=True,
@@ -266,7 +289,7 @@ _WRITERS = (
         "Create a key",
         "Make a key that must not exist. Refused with Conflict, and the record that is there, if "
         "somebody made it before.",
-        {"key": _KEY, "value": _VALUE, "op_id": _OP_ID},
+        {"key": _KEY, "value": _VALUE, "expires": _EXPIRES, "op_id": _OP_ID},
         ("key", "value"),
         ("record", "replayed"),
     ),
@@ -277,7 +300,7 @@ _WRITERS = (
         "version and epoch back. If anybody wrote in between, nothing is written and you get a "
         "Conflict with the fresh `record`: decide again from it, then write with its version and "
         "epoch. Never resend your old value with the new version.",
-        {"key": _KEY, "value": _VALUE, **_WRITE},
+        {"key": _KEY, "value": _VALUE, "expires": _EXPIRES, **_WRITE},
         ("key", "value", "version", "epoch"),
         ("record", "replayed"),
         destroys=True,

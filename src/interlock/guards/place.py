@@ -1,0 +1,94 @@
+"""What a guard needs of the place where data stays: two functions, `load` and `replace`.
+
+`load(key)` returns what is there and its **tag**: whatever tells this content from any other, such
+as the stored bytes, an ETag or a version.  `replace` puts something else there, in one atomic step
+with comparing the tag.  Everything else (deciding, machines, types, turns) is done around it.
+
+To add a place: write a class like `places/redis.py`, whose methods are coroutine functions.  A
+place over a client that blocks just never awaits anything, and is then driven without a loop.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from interlock.core.struct import Json
+
+
+class Absent(Enum):
+    """In place of a value, or of a tag, where there is nothing: `guards.ABSENT`."""
+
+    ABSENT = "ABSENT"
+
+    def __repr__(self) -> str:
+        return "guards.ABSENT"
+
+
+ABSENT = Absent.ABSENT
+
+
+class Stored(bytes):
+    """The bytes that are stored, as a tag; they do not fill a screen."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
+class Found(NamedTuple):
+    """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing)."""
+
+    tag: object
+    value: Json | Absent
+
+
+class Changed(NamedTuple):
+    """What `replace` returns if the tag is not the one expected: nothing was written.
+
+    `found` is what is there, if the same step has found that out; a guard loads it otherwise.
+    """
+
+    found: Found | None = None
+
+
+class Change(NamedTuple):
+    """One write: put `body` (JSON text; None: delete) where `tag` is that of what is there.
+
+    `op_id` names it, so that it is not applied twice.  `again`: an answer to it was lost.
+    """
+
+    key: str
+    tag: Any
+    body: str | None
+    op_id: str
+    again: bool = False
+
+
+class Place(Protocol):
+    """Data outside a space.
+
+    `name` says in messages and in the names of turns what it is, `asynchronous` whether it needs an
+    event loop, `texts` whether a value is an object of texts.  `load` and `replace` raise the
+    faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer: they
+    are then called again.
+    """
+
+    name: str
+    asynchronous: bool
+    texts: bool
+
+    async def load(self, key: str) -> Found:
+        """Return what is at `key`."""
+        ...
+
+    async def replace(self, change: Change) -> object | Changed:
+        """Write if the tag still is that of the change; return the new tag, or `Changed`.
+
+        Where what was written is not exactly the change, it returns what is there now as `Found`.
+        The tag `ABSENT` demands that there is nothing, whatever `load` would say of it.
+        """
+        ...
+
+    def check_key(self, key: str) -> str | None:
+        """Return why `key` can't be a key here, or None."""
+        ...

@@ -1,0 +1,167 @@
+"""Events: typed values appended to a merged key, and read again in the order of the log.
+
+An event is stored as JSON whose field `$type` is the name of its class (see `core/types.py`, also
+for how old versions of a class are lifted).  What is no event of the stream is never written, and
+never guessed at when it is read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
+
+from interlock.core.append import plan_append
+from interlock.core.keys import check_key
+from interlock.core.plan import DELETE
+from interlock.core.records import Entry, as_datetime
+from interlock.core.refusals import Forbidden
+from interlock.core.rules import MERGED, UnknownRule
+from interlock.core.struct import Json
+from interlock.core.types import TYPE, Misfit, tagged
+from interlock.core.write import Decision
+from interlock.core.writer import Writer
+from interlock.errors import Invalid, accepted, raise_refused
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    E_co = TypeVar("E_co", default=Any, covariant=True)
+    E = TypeVar("E", default=Any)
+else:
+    from typing import TypeVar
+
+    E_co = TypeVar("E_co", covariant=True)
+    E = TypeVar("E")
+
+
+class EventEntry(NamedTuple, Generic[E_co]):
+    """One event of a stream: where it stands in the log of the space, and who appended it."""
+
+    position: int
+    event: E_co
+    agent: str
+    time_us: int
+    op_id: str
+
+    @property
+    def at(self) -> datetime:
+        """When the store committed it (store's clock, UTC)."""
+        return as_datetime(self.time_us)
+
+
+class Stream(Generic[E]):
+    """A merged key that holds events of some classes.  `only` leaves out those of others.
+
+    Raises Invalid.
+    """
+
+    def __init__(self, key: str, types: Iterable[Any], only: bool = False) -> None:
+        raise_refused(check_key(key))
+        self.key = key
+        self.types = tuple(dict.fromkeys(each for form in types for each in _classes(form)))
+        self._tags = frozenset(getattr(each, "__name__", "") for each in self.types)
+        self._only = only
+        self._shape = accepted(tagged(*self.types))
+
+    def of(self, types: Any) -> Stream[Any]:
+        """Return the stream without the events that are not of `types` (None: with all)."""
+        if types is None:
+            return self
+        forms = types if isinstance(types, list | tuple) else (types,)
+        for each in (each for form in forms for each in _classes(form)):
+            if each not in self.types:
+                known = ", ".join(sorted(self._tags))
+                raise Invalid(f"{each!r:.80} is not a type of the stream {self.key!r}: {known}.")
+        return Stream(self.key, forms, only=True)
+
+    def encode(self, event: E) -> Json:
+        """Return an event as it is stored.  Raises Invalid where it is none of the stream."""
+        try:
+            return self._shape.encode(event)
+        except Misfit as problem:
+            raise Invalid(f"{event!r:.80} is no event of {self.key!r}: {problem}.") from problem
+
+    def entry(self, entry: Entry) -> EventEntry[E] | None:
+        """Return an entry of the key as an event, None where it is left out.
+
+        Raises Invalid, which names position and type, where it is no event of the stream.
+        """
+        return self._event(entry) if self._has(entry) else None
+
+    def entries(self, entries: Sequence[Entry]) -> Iterable[EventEntry[E]]:
+        """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
+        found = [each for each in entries if self._has(each)]
+        try:
+            events = self._shape.decode_many([each.value for each in found])
+        except Misfit:
+            return map(self._event, found)  # up to the first one that does not fit
+        return map(_entry, found, events)
+
+    def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
+        """Return the entry of an event that was appended as `body`; the same id may have been
+        there, with another event."""
+        if entry.value == body or entry.erased:
+            return _entry(entry, event)
+        return self._event(entry)
+
+    def folding(self, fold: Callable[[Any, Any], Any]) -> Callable[[Any, Entry], Any]:
+        """Return a fold of the events as one of the entries of the key.  Raises Invalid."""
+        if not callable(fold) or inspect.iscoroutinefunction(fold):
+            raise Invalid(f"fold={fold!r:.60} must be a plain function of a value and an event.")
+
+        def each(value: Any, entry: Entry) -> Any:
+            found = self.entry(entry)
+            return value if found is None else fold(value, found.event)
+
+        return each
+
+    def _has(self, entry: Entry) -> bool:
+        """Whether an entry of the key is not left out: it is no deletion, has not been erased, and is
+        of these types."""
+        if entry.kind == DELETE or entry.erased:
+            return False
+        tag = _tag(entry)
+        return not self._only or (isinstance(tag, str) and tag in self._tags)
+
+    def _event(self, entry: Entry) -> EventEntry[E]:
+        try:
+            return _entry(entry, self._shape.decode(entry.value))
+        except Misfit as problem:
+            raise Invalid(
+                f"The event of {self.key!r} at position {entry.position} ({TYPE} "
+                f"{_tag(entry)!r:.60}) can't be read: {problem}."
+            ) from problem
+
+
+NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
+
+
+def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
+    """Plan adding an event to a stream, whose key must be declared as one."""
+    pattern, rule = writer.book.rules.match(key)
+    if not isinstance(rule, UnknownRule) and (rule.kind, rule.reducer) != (MERGED, "append"):
+        how = f"merged with {rule.reducer!r}" if rule.kind == MERGED else rule.kind
+        return Forbidden(
+            f"{key!r} is not a stream of events: it is {how}. Open the space with "
+            f'rules={{{key!r}: interlock.merged("append")}}; one pattern can stand for many keys.',
+            key,
+            pattern,
+            rule.kind,
+        )
+    return plan_append(writer, key, item, op_id)
+
+
+def _entry(entry: Entry, event: E) -> EventEntry[E]:
+    return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
+
+
+def _tag(entry: Entry) -> Json:
+    return entry.value.get(TYPE) if isinstance(entry.value, dict) else None
+
+
+def _classes(form: Any) -> tuple[Any, ...]:
+    """Return the classes of a union, or a class as it is."""
+    return get_args(form) if get_origin(form) in (Union, UnionType) else (form,)

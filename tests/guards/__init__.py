@@ -1,0 +1,1 @@
+"""Guards of data that stays where it is."""

@@ -1,0 +1,259 @@
+"""Redis keys that other programs use: what is compared, what stays, what a lost answer means."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from typing import Any
+
+import pytest
+import redis
+
+import interlock
+from interlock import guards
+from interlock.core.requests import Load
+from interlock.errors import AnswerLost
+from interlock.guards.places.redis import receipts_of
+from tests.servers.clients import once
+from tests.servers.proxy import Proxy
+from tests.servers.redis import Redis, RedisCluster
+
+
+@pytest.fixture
+def key() -> str:
+    """A key of the test's own."""
+    return f"test:{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def proxied(redis_server: Redis) -> Iterator[tuple[Proxy, redis.Redis]]:
+    """A client behind a proxy, which sends each request once."""
+    with (
+        Proxy(redis_server.host, redis_server.port) as proxy,
+        once(redis_server.url(port=proxy.port)) as through,
+    ):
+        yield proxy, through
+
+
+def monitored(client: Any) -> Any:
+    """Return what shows every command that the server gets."""
+    return client.monitor()
+
+
+def test_a_key_keeps_its_time_to_live(client: redis.Redis, key: str) -> None:
+    guard = guards.redis(client)
+    client.set(key, '{"n": 1}', px=100_000)
+    guard.patch(key, {"n": 2})
+    assert 0 < client.pttl(key) <= 100_000
+    client.persist(key)
+    guard.patch(key, {"n": 3})
+    assert client.pttl(key) == -1
+
+
+def test_what_is_no_string_with_json_is_refused(client: redis.Redis, key: str) -> None:
+    guard = guards.redis(client)
+    client.hset(key, "field", "1")
+    with pytest.raises(interlock.Invalid, match="strings that hold JSON"):
+        guard.read(key)
+    with pytest.raises(interlock.Invalid, match="holds a hash"):
+        guard.create(key, 1)
+    assert client.hgetall(key) == {b"field": b"1"}
+    client.delete(key)
+    record = guard.read(key)
+    client.set(key, "no json")
+    with pytest.raises(interlock.Invalid, match="does not hold JSON"):
+        guard.write(record, 1)
+    with pytest.raises(interlock.Invalid, match="own"):
+        guard.read(receipts_of(key))
+    assert client.get(key) == b"no json"
+
+
+def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client, kind="hash", agent="planner")
+    client.hset(key, mapping={"seat": "3C", "status": "PENDING", "_version": "4"})
+    client.expire(key, 100)
+    record = guard.read(key)
+    assert (record.value["seat"], record.version) == ("3C", 4)
+    with monitored(client) as monitor:
+        written = guard.update_fields(record, {"seat": "12A"}, remove=["status"])
+        client.echo(key)
+        seen = [*takewhile(f"ECHO {key}".__ne__, (each["command"] for each in monitor.listen()))]
+    assert [each for each in seen if each.startswith("HSET")] == [
+        f"HSET {key} seat 12A",
+        f"HSET {key} _version 5",
+    ]
+    assert client.hgetall(key) == {b"seat": b"12A", b"_version": b"5"}
+    assert (written.version, written.value["_version"], client.ttl(key) > 0) == (5, "5", True)
+    client.hset(key, "meal", "vegan")
+    with pytest.raises(interlock.Conflict, match="changed by a writer outside") as caught:
+        guard.write(written, {"seat": "1A"})
+    assert caught.value.record.value["meal"] == "vegan"
+    with pytest.raises(interlock.Invalid, match="at least one field"):
+        guard.create(f"{key}:new", {})
+    bad: list[Any] = [{"n": 1}, [1]]
+    for value in bad:
+        with pytest.raises(interlock.Invalid):
+            guard.write(caught.value.record, value)
+    guard.delete(caught.value.record)
+    assert client.exists(key) == 0
+    stamped = guards.redis(client, kind="hash", metadata=True).create(key, {"seat": "1A"})
+    assert guard.read(key).at == stamped.at
+    with pytest.raises(interlock.Conflict):
+        guard.create(key, {"seat": "1B"})
+    client.delete(key)
+    client.set(key, "1")
+    with pytest.raises(interlock.Invalid, match="for hashes"):
+        guard.read(key)
+    with pytest.raises(interlock.Invalid, match="kind="):
+        guards.redis(client, kind="list")
+
+
+def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        guard = guards.redis(client)
+        record = guard.create(key, {"name": "Zoë"})
+        client.set(key, '{"name":"Zoé"}')
+        with pytest.raises(interlock.Conflict) as caught:
+            guard.write(record, {})
+        assert guard.write(caught.value.record, {"name": "Zoe"}).value == {"name": "Zoe"}
+
+
+def test_other_bytes_are_another_value_even_where_they_mean_the_same(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client)
+    record = guard.create(key, {"n": 1})
+    client.set(key, '{"n": 1}')
+    with pytest.raises(interlock.Conflict):
+        guard.write(record, {"n": 2})
+
+
+@pytest.mark.parametrize("metadata", [True, False])
+def test_an_increment_whose_answer_was_lost_is_applied_once(
+    proxied: tuple[Proxy, redis.Redis], client: redis.Redis, key: str, metadata: bool
+) -> None:
+    proxy, through = proxied
+    guard = guards.redis(through, metadata=metadata)
+    client.set(key, '{"n": 0}')
+    guard.update(key, lambda value: {**value, "n": value["n"] + 1})
+    for cut in (proxy.cut_after_next, proxy.cut_before_next):
+        cut(key.encode() + b"}")  # the receipts: of the script and of nothing else
+        made = guard.update(key, lambda value: {**value, "n": value["n"] + 1})
+        assert made.value == json.loads(client.get(key) or "")
+    assert (proxy.cuts, made.value["n"]) == (2, 3)
+
+
+def test_a_lost_answer_counts_though_others_wrote_before_it_was_sent_again(
+    proxied: tuple[Proxy, redis.Redis], client: redis.Redis, key: str
+) -> None:
+    proxy, through = proxied
+    client.set(key, '{"n": 0}')
+    guard = guards.redis(through)
+    guard.read(key)
+    thoughts = []
+
+    def think(value: Any) -> Any:
+        thoughts.append(value)
+        cut = proxy.cut_after_next(key.encode() + b"}")
+
+        def overwrite() -> None:
+            cut.wait()
+            client.set(key, '{"n": 0}')  # so that the bytes match again, too
+
+        threading.Thread(target=overwrite).start()
+        return {"n": value["n"] + 1}
+
+    guard.update(key, think)
+    assert len(thoughts) == 1
+    assert client.get(key) == b'{"n": 0}'
+
+
+def test_a_server_that_is_gone_is_a_fault(redis_server: Redis, key: str) -> None:
+    with Proxy(redis_server.host, redis_server.port) as proxy:
+        url = redis_server.url(port=proxy.port)
+    with once(url) as nowhere, pytest.raises((interlock.Fault, AnswerLost)):
+        guards.redis(nowhere).session.driver.backend.perform(Load((key,)))
+
+
+def test_blind_writers_lose_nothing_to_the_guard(client: redis.Redis, key: str) -> None:
+    """Each writer has a field: the legacy ones SET the whole value with all that they know of it.
+
+    What a guarded write replaced is what it was computed from, whatever came in between.
+    """
+    guard, log = guards.redis(client), []
+    client.set(key, '{"by": "nobody", "n": 0}')
+    over = threading.Event()
+
+    def legacy(number: int) -> None:
+        count = 0
+        while not over.is_set():
+            count += 1
+            client.set(key, json.dumps({"by": f"legacy-{number}", "n": count}))
+
+    def guarded(number: int) -> None:
+        for count in range(5):
+
+            def think(value: Any, count: int = count) -> Any:
+                return {"by": f"agent-{number}", "n": count, "over": [value["by"], value["n"]]}
+
+            made = guard.update(key, think, attempts=10_000, turns="never")
+            log.append(made.value)
+
+    with ThreadPoolExecutor(15) as pool, monitored(client) as monitor:
+        legacies = [pool.submit(legacy, number) for number in range(5)]
+        agents = [pool.submit(guarded, number) for number in range(10)]
+        for each in agents:
+            each.result()
+        over.set()
+        for each in legacies:
+            each.result()
+        client.echo(key)
+        seen = [*takewhile(f"ECHO {key}".__ne__, (each["command"] for each in monitor.listen()))]
+    before, checked = {"by": "nobody", "n": 0}, 0
+    for command in seen:
+        if not command.startswith(f"SET {key} "):
+            continue
+        text = command.removeprefix(f"SET {key} ").removesuffix(" KEEPTTL")
+        value = json.loads(text.encode().decode("unicode_escape").strip('"'))
+        if "over" in value:
+            assert value["over"] == [before["by"], before["n"]]
+            checked += 1
+        before = value
+    assert checked == len(log) == 50
+
+
+def test_a_cluster_takes_any_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with RedisCluster.start(tmp_path_factory.mktemp("cluster")) as cluster:
+        node = cluster.nodes[0]
+        with redis.RedisCluster(host=node.host, port=node.port) as client:
+            guard = guards.redis(client)
+            for key in ("plain", "{tag}:1", "a{}b", "{unfinished"):
+                guard.create(key, {"n": 1})
+                assert guard.patch(key, {"n": 2}).value == {"n": 2}
+
+
+def test_a_hundred_agents_on_one_key_think_less_than_twice_each_in_turns(
+    client: redis.Redis, key: str
+) -> None:
+    client.set(key, '{"n": 0}')
+    with interlock.open("sqlite://") as space:
+        guard = guards.redis(client, turns=space)
+        thoughts, all_read = [], threading.Barrier(20)
+
+        def think(value: Any) -> Any:
+            thoughts.append(value)
+            if len(thoughts) <= 20:
+                all_read.wait(60)
+            return {"n": value["n"] + 1}
+
+        with ThreadPoolExecutor(20) as pool:
+            for each in [pool.submit(guard.update, key, think) for _ in range(20)]:
+                each.result()
+    assert json.loads(client.get(key) or "") == {"n": 20}
+    assert len(thoughts) == 39
