@@ -119,8 +119,7 @@ class Stream(Generic[E]):
         return each
 
     def _has(self, entry: Entry) -> bool:
-        """Whether an entry of the key is not left out: it is no deletion, has not been erased, and is
-        of these types."""
+        """Whether an entry of the key is an event of these types: no deletion, nothing erased."""
         if entry.kind == DELETE or entry.erased:
             return False
         tag = _tag(entry)
