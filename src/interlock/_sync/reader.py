@@ -125,8 +125,7 @@ class Reader:
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
-        accepted(check_key(key))
-        asked = accepted(log.choice(key=key))
+        asked = accepted(check_key(key) or log.choice(key=key))
         return Pages(self.session).read(asked, after, Typed(type).entries)
 
     @overload

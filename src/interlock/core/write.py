@@ -431,9 +431,9 @@ def put(
 def _changes_nothing(decided: Decision, record: Record) -> bool:
     """Whether a plan writes what the record has already.  A value that expires is written anew,
     and so is one that is to stay from now on."""
-    if not isinstance(decided, Plan) or not _is_value_of(decided, record):
-        return False  # a refusal may be about the record
-    return not (decided.writes[0].ttl_us or record.expires_us)
+    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
+        return False
+    return _is_value_of(decided, record)
 
 
 def _is_value_of(decided: Decision, record: Record) -> bool:
