@@ -12,7 +12,7 @@ computed from what it destroyed conflicts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, overload
 
 from interlock._async.guard import AsyncGuard
@@ -21,14 +21,21 @@ from interlock.guards.made import made
 from interlock.guards.place import ABSENT, Changed
 
 if TYPE_CHECKING:
+    import sqlite3
+
+    import psycopg
+    import psycopg_pool
     import redis as redis_py
     import redis.asyncio as redis_asyncio
+    import sqlalchemy
+    import sqlalchemy.ext.asyncio as sqlalchemy_asyncio
+    import sqlalchemy.orm as sqlalchemy_orm
 
     from interlock._async.space import AsyncSpace
     from interlock._sync.space import Space
     from interlock.core.machine import Machine
 
-__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "redis"]
+__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "redis", "row_key", "table"]
 
 CONFLICT = Changed()
 """What the `replace` of `custom` returns if the tag is not the one that is there."""
@@ -132,3 +139,93 @@ def redis(
     from interlock.guards.places.redis import RedisStrings
 
     return made(RedisStrings(client, name, receipts), **options)
+
+
+@overload
+def table(
+    connection: psycopg.AsyncConnection[Any]
+    | psycopg_pool.AsyncConnectionPool[Any]
+    | sqlalchemy_asyncio.AsyncEngine
+    | sqlalchemy_asyncio.AsyncConnection
+    | sqlalchemy_asyncio.AsyncSession,
+    table: str,
+    *,
+    key: str | Iterable[str] = ...,
+    version: str | None = ...,
+    columns: Iterable[str] | None = ...,
+    compare: str = ...,
+    in_schema: str | None = ...,
+    name: str | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: AsyncSpace | None = ...,
+    max_value_bytes: int | None = ...,
+) -> AsyncGuard: ...
+@overload
+def table(
+    connection: sqlite3.Connection
+    | psycopg.Connection[Any]
+    | psycopg_pool.ConnectionPool[Any]
+    | sqlalchemy.Engine
+    | sqlalchemy.Connection
+    | sqlalchemy_orm.Session,
+    table: str,
+    *,
+    key: str | Iterable[str] = ...,
+    version: str | None = ...,
+    columns: Iterable[str] | None = ...,
+    compare: str = ...,
+    in_schema: str | None = ...,
+    name: str | None = ...,
+    machine: Machine | None = ...,
+    schema: object = ...,
+    on_conflict: str = ...,
+    agent: str | None = ...,
+    turns: Space | None = ...,
+    max_value_bytes: int | None = ...,
+) -> Guard: ...
+def table(
+    connection: Any,
+    table: str,
+    *,
+    key: str | Iterable[str] = "id",
+    version: str | None = None,
+    columns: Iterable[str] | None = None,
+    compare: str = "row",
+    in_schema: str | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Guard | AsyncGuard:
+    """Return a guard of the rows of a table in PostgreSQL or SQLite.
+
+    `connection`: one of sqlite3, of psycopg or a pool of it, or SQLAlchemy's engine, connection or
+    session; one of asyncio makes an AsyncGuard.  In a transaction that is open there, the guard
+    takes part and the caller commits; otherwise each call is a transaction of its own.  READ
+    COMMITTED is enough.  Threads share a pool or an engine, never a connection.
+
+    A record's value is an object of the columns: JSON columns as JSON, times in ISO 8601, numerics
+    as text.  A write sets what it changes; a column that it leaves out becomes NULL, but the key,
+    `version` and computed columns stay.  A key is text, such as `"17"`; `row_key` makes one of
+    several columns.
+
+    `key`: the column, or columns, of the primary key or of a unique index.  `version`: an integer
+    column that each write raises by one.  `columns`: those that are read (None: all).  `compare`:
+    `row` compares all of these, so that what is written around the guard is seen in any case;
+    `version` compares that column alone, which is safe only where every writer raises it (see
+    `interlock guard init-table`).  `in_schema`: the schema of the table.  `name`: see `redis`
+    (default: that of the table).  The other options are those of `redis`; `machine=` needs the
+    column of its field.  Raises Invalid.
+    """
+    from interlock.guards.places.table import guarded_table
+
+    place = guarded_table(connection, table, key, version, columns, compare, in_schema, name)
+    return made(place, metadata=False, **options)
+
+
+def row_key(*parts: object) -> str:
+    """Return the key of a row, of the values of its key columns, such as `row_key("acme", 17)`."""
+    from interlock.guards.places.table import row_key
+
+    return row_key(*parts)

@@ -29,10 +29,14 @@ ABSENT = Absent.ABSENT
 
 
 class Found(NamedTuple):
-    """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing)."""
+    """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing).
+
+    `version` is how often it was written, where the place counts that beside the value.
+    """
 
     tag: object
     value: Json | Absent
+    version: int = 0
 
 
 class Changed(NamedTuple):
@@ -74,6 +78,9 @@ class Place(Protocol):
 
     async def replace(self, change: Change) -> object | Changed:
         """Write if the tag still is that of the change; return the new tag, or `Changed`.
+
+        A place that may store something else than it was given (defaults, triggers) returns what is
+        there as `Found`, instead of a tag.
 
         The tag `ABSENT` demands that there is nothing, whatever `load` would say of it.
         """
