@@ -45,25 +45,26 @@ class Connection:
         self._async_lock = asyncio.Lock() if single and self.asynchronous else None
 
     @asynccontextmanager
-    async def transaction(self, name: str) -> AsyncIterator[Run]:
+    async def transaction(self, name: str, reads: bool = False) -> AsyncIterator[Run]:
         """Run statements in the caller's open transaction, or in one of their own.
 
-        Raises Repeat, AnswerLost, Invalid, Unavailable; `name` says in messages of what.
+        `reads`: they write nothing.  Raises Repeat, AnswerLost, Invalid, Unavailable; `name` says
+        in messages of what.
         """
         if self._lock is not None:
             with self._lock:  # else another thread's transaction would be taken for the caller's
-                async with self._translated(name) as run:
+                async with self._translated(name, reads) as run:
                     yield run
         elif self._async_lock is not None:
-            async with self._async_lock, self._translated(name) as run:
+            async with self._async_lock, self._translated(name, reads) as run:
                 yield run
         else:
-            async with self._translated(name) as run:
+            async with self._translated(name, reads) as run:
                 yield run
 
     @asynccontextmanager
-    async def _translated(self, name: str) -> AsyncIterator[Run]:
-        joined = [False]
+    async def _translated(self, name: str, reads: bool) -> AsyncIterator[Run]:
+        joined = [False, reads]
         try:
             async with self._open(joined) as run:
                 yield run
@@ -126,7 +127,7 @@ async def _sqlite(connection: sqlite3.Connection, joined: list[bool]) -> AsyncIt
     if joined[0]:
         yield run
         return
-    cursor.execute("BEGIN IMMEDIATE")
+    cursor.execute("BEGIN" if joined[1] else "BEGIN IMMEDIATE")
     try:
         yield run
         cursor.execute("COMMIT")

@@ -161,7 +161,7 @@ class Rows:
         """Read the row."""
         for _ in range(_REPEATS):
             try:
-                async with self._connection.transaction(self.name) as run:
+                async with self._connection.transaction(self.name, reads=True) as run:
                     return self._found(await self._load(run, self._table.parts(key)))
             except Repeat:
                 continue
