@@ -29,6 +29,7 @@ _COMMANDS = {
     "files": "files",
     "get": "keys",
     "groups": "streams",
+    "guard": "guard",
     "history": "keys",
     "import": "spaces",
     "init": "spaces",

@@ -19,6 +19,7 @@ from interlock._async.guard import AsyncGuard
 from interlock._sync.guard import Guard
 from interlock.guards.made import made
 from interlock.guards.place import ABSENT, Changed
+from interlock.guards.table_sql import init_table
 
 if TYPE_CHECKING:
     import sqlite3
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
     from interlock._sync.space import Space
     from interlock.core.machine import Machine
 
-__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "redis", "row_key", "table"]
+__all__ = [
+    "ABSENT",
+    "CONFLICT",
+    "AsyncGuard",
+    "Guard",
+    "custom",
+    "init_table",
+    "redis",
+    "row_key",
+    "table",
+]
 
 CONFLICT = Changed()
 """What the `replace` of `custom` returns if the tag is not the one that is there."""
