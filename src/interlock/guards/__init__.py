@@ -41,6 +41,7 @@ __all__ = [
     "CONFLICT",
     "AsyncGuard",
     "Guard",
+    "collection",
     "custom",
     "init_table",
     "redis",
@@ -240,3 +241,27 @@ def row_key(*parts: object) -> str:
     from interlock.guards.places.table import row_key
 
     return row_key(*parts)
+
+
+def collection(
+    collection: Any,
+    *,
+    key: str = "_id",
+    version: str | None = None,
+    make_id: Callable[[str], Any] = str,
+    name: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return a guard of the documents of a collection of pymongo, synchronous or asyncio.
+
+    A write sets and unsets the fields that it changes, if all fields that were read are what they
+    were.  `key`: the field, `_id` or one with a unique index, that names a document; `make_id`
+    makes its value of the text that a key is, such as `int` or `bson.ObjectId`.  `version`: a field
+    that each write raises by one.  Times are shown in ISO 8601, an ObjectId and a Decimal128 as
+    text.  A collection of asyncio makes an AsyncGuard.  The other options are those of `redis`.
+    Raises Invalid.
+    """
+    from interlock.guards.places.collection import Documents
+
+    named = name or str(getattr(collection, "name", "collection"))
+    return made(Documents(collection, key, version, make_id, named), metadata=False, **options)
