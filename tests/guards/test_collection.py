@@ -130,7 +130,7 @@ def test_a_field_that_a_blind_writer_added_or_removed_is_not_overwritten(
 
 
 def test_types_of_bson_stay_what_they_are(bookings: Bookings) -> None:
-    some, at = bson.ObjectId(), datetime(2026, 1, 2, 3, 4, 5)
+    some, at = bson.ObjectId("0" * 24), datetime(2026, 1, 2, 3, 4, 5)
     before = {"_id": 1, "ref": some, "at": at, "price": bson.Decimal128("1.50"), "in": {"at": at}}
     bookings.plain.insert_one(dict(before))
     guard = bookings.guard(version=None)

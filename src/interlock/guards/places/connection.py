@@ -28,7 +28,7 @@ class Rows(NamedTuple):
     """What a statement returned, and how many rows it changed."""
 
     rows: list[tuple[Any, ...]]
-    count: int
+    changed: int
 
 
 class Repeat(Exception):

@@ -1,4 +1,4 @@
-"""Rows of SQLite: columns declared JSON and BOOLEAN are shown as such, bytes as `\\x` and hex digits."""
+"""Rows of SQLite: JSON and BOOLEAN columns are shown as such, bytes as text in hexadecimal."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SqliteRow:
             version = quoted(table.version)
             sets.append(f"{version} = COALESCE({version}, 0) + 1")
         text = f"UPDATE {table.name} SET {', '.join(sets)} WHERE {_key(table)} AND {_same(table)}"
-        count = (await run(text, (*_stored(table, new), *parts, *_values(image)))).count
+        count = (await run(text, (*_stored(table, new), *parts, *_values(image)))).changed
         return await self.load(run, table, parts) if count else None
 
     async def insert(
@@ -72,13 +72,13 @@ class SqliteRow:
             f"INSERT INTO {table.name} ({', '.join(map(quoted, columns))}) "
             f"VALUES ({', '.join(MARK for _ in columns)}) ON CONFLICT DO NOTHING"
         )
-        count = (await run(text, (*columns.values(),))).count
+        count = (await run(text, (*columns.values(),))).changed
         return await self.load(run, table, parts) if count else None
 
     async def delete(self, run: Run, table: Table, parts: Sequence[str], image: object) -> bool:
         """Delete a row that still has this image."""
         text = f"DELETE FROM {table.name} WHERE {_key(table)} AND {_same(table)}"
-        return bool((await run(text, (*parts, *_values(image)))).count)
+        return bool((await run(text, (*parts, *_values(image)))).changed)
 
 
 def _key(table: Table) -> str:
