@@ -134,6 +134,7 @@ def test_there_is_a_spec_for_each_promise() -> None:
         "Coordinator",
         "DurableLog",
         "DurableRun",
+        "Erasure",
         "GuardedCommit",
         "Leases",
         "LogOrder",

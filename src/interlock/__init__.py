@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from interlock._sync.worker import Worker
     from interlock.backends.urls import schema_sql
     from interlock.core.conflict_report import ConflictReport, KeyConflicts, RefusalNote
+    from interlock.core.erase import Erasure
     from interlock.core.group import Delivery, GroupConsumer, GroupInfo, GroupPending
     from interlock.core.machine import draw_machine
     from interlock.core.spaces import Finding, SpaceInfo
@@ -145,6 +146,7 @@ __all__ = [
     "Document",
     "Dropped",
     "Entry",
+    "Erasure",
     "EventEntry",
     "Events",
     "Fault",
@@ -253,6 +255,7 @@ _LATE = {
     "Delivery": "core.group",
     "Distribution": "observe.metrics",
     "Document": "files.document",
+    "Erasure": "core.erase",
     "FileConflict": "files.document",
     "FileEdited": "files.document",
     "FileStatus": "files.document",

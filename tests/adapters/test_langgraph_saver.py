@@ -95,6 +95,24 @@ def test_values_larger_than_a_key_are_kept(space: interlock.Space) -> None:
     assert keys_of(space) == []
 
 
+def test_deleting_a_thread_erases_it_where_asked_to(memory: interlock.Space) -> None:
+    saver = Saver(memory)
+    graph = in_two_steps(saver, lambda _: said("reply"), lambda _: {})
+    graph.invoke(said("secret"), THREAD)
+    other: Any = {"configurable": {"thread_id": "other"}}
+    graph.invoke(said("kept"), other)
+    saver.delete_thread("thread")
+    before = [entry for entry in memory.log(prefix="langgraph/") if entry.value is not None]
+    saver.delete_thread("thread", erase=True)
+    left = [entry for entry in memory.log(prefix="langgraph/") if entry.value is not None]
+    assert 0 < len(left) < len(before)
+    of_thread = [entry.key for entry in left if "/thread" in entry.key]
+    assert all(key.startswith(("langgraph/run/", "langgraph/run-id/")) for key in of_thread)
+    assert graph.get_state(other).values["messages"] == ["kept", "reply"]
+    graph.invoke(said("again"), THREAD)
+    assert graph.get_state(THREAD).values["messages"] == ["again", "reply"]
+
+
 def test_a_channel_that_does_not_change_is_stored_once(memory: interlock.Space) -> None:
     saver = Saver(memory)
     graph = in_two_steps(saver, lambda _: {}, lambda _: {})

@@ -22,6 +22,8 @@ from interlock.adapters.openai_agents import (
     SessionHeld,
     SessionInvalid,
 )
+from interlock.adapters.openai_agents.session import Keys
+from interlock.adapters.space import awaitable
 from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
 from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
@@ -46,6 +48,20 @@ async def test_it_is_a_session(space: Any) -> None:
     assert texts(await Session(space, "a/b .. ü*").get_items()) == ["1", "2", "4"]
     assert await Session(space, "a").get_items() == []
     await session.clear_session()
+    assert await session.get_items() == []
+
+
+async def test_clearing_a_session_erases_it_where_asked_to(space: Any) -> None:
+    session = Session(space, "s")
+    await session.add_items([user("secret 1"), user("secret 2")])
+    assert await session.pop_item() == user("secret 2")
+    await session.clear_session(erase=True)
+    await session.add_items([user("3")])
+    for index, erased in enumerate(([True, False], [True])):
+        history = awaitable(space).history(Keys.of("s").item(index))
+        assert [entry.erased async for entry in history if entry.kind == "put"] == erased
+    assert texts(await session.get_items()) == ["3"]
+    await session.clear_session(erase=True)
     assert await session.get_items() == []
 
 

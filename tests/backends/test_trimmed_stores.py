@@ -31,7 +31,7 @@ def trimmed(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name = f"trim-{uuid.uuid4().hex[:12]}"
     rules = {"found": interlock.merged("append")}
     with interlock.open(url, space=name, agent="a", durability="off", rules=rules) as space:
-        record = space.create("k", 0)
+        record = space.create("k", -1)
         for n in range(299):
             record = space.write(record, n)
             space.append("found", n)
@@ -83,7 +83,7 @@ def test_who_waits_for_another_that_trims_sees_what_it_cut(postgres_url: str) ->
         waits = thread.submit(backend.perform, Trim(1, ()))
         while watcher.execute(WAITING).fetchone() == (0,):
             threading.Event().wait(0.01)
-        other.execute("SELECT interlock.trim(%s, 2, '{}', '{}')", row)
+        other.execute("SELECT interlock.trim(%s, 2, '{}', '{}', 0)", row)
         other.commit()
         assert waits.result() == Floor(2)
         assert [entry.position for entry in space.log()] == [3]

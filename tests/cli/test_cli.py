@@ -80,6 +80,9 @@ def test_log_history_at_keys_and_watch(call: Any) -> None:
     positions = [json.loads(line)["position"] for line in call("log", "--json").stdout.splitlines()]
     assert positions == [1, 2, 3, 4]
     assert len(call("log", "--prefix", "a/", "--limit", "2").stdout.splitlines()) == 2
+    newest = call("log", "--json", "--newest-first", "--kind", "put", "--limit", "2").stdout
+    assert [json.loads(line)["position"] for line in newest.splitlines()] == positions[:-3:-1]
+    assert call("log", "--by", "nobody").stdout == call("log", "--kind", "append").stdout == ""
     assert "v2" in call("history", "a/1").stdout
     assert call("at", "a/1", "--position", "1").stdout == "1\n"
     assert call("at", "--prefix", "a/", "--position", "1").stdout.startswith("a/1")

@@ -22,6 +22,7 @@ def gone(space: Any, *records: interlock.Record) -> None:
     """Wait until the store's clock has come to when records expire."""
     for record in records:
         assert record.expires_at is not None
+        assert record.at is not None
         while space.time() <= record.expires_at:
             pass
 
@@ -80,23 +81,41 @@ def test_what_expired_after_it_was_read_conflicts(space: Any, other: Any) -> Non
         with pytest.raises(interlock.Conflict, match="expired") as refused:
             call()
         assert refused.value.record == space.read("k")
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        tx.expect(record)
-        tx.create("elsewhere", 1)
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        tx.read("k")
-        tx.write(record, 2)
+
+    def expecting() -> None:
+        with space.transaction() as tx:
+            tx.expect(record)
+            tx.create("elsewhere", 1)
+
+    def writing_over_another_reading() -> None:
+        with space.transaction() as tx:
+            assert not tx.read("k").exists
+            tx.write(record, 2)
+
+    for call in (expecting, writing_over_another_reading):
+        with pytest.raises(interlock.Conflict):
+            call()
     assert space.read("later").value == 1
     assert not space.read("elsewhere").exists
 
 
 def test_what_expired_after_it_was_scanned_conflicts(space: Any) -> None:
     space.create("k/b", 1)
-    record = space.create("k/a", 1, expires=0.5)
-    with pytest.raises(interlock.Conflict), space.transaction() as tx:
-        seen = tx.scan("k/")
-        gone(space, record)
-        tx.create("sum", len(seen))
+
+    def sums(seconds: float) -> bool:
+        record = space.update("k/a", lambda _: seconds, expires=seconds)
+        with space.transaction() as tx:
+            seen = tx.scan("k/")
+            gone(space, record)
+            if len(seen) == 2:
+                tx.create("sum", 2)
+        return len(seen) == 2
+
+    def summing() -> None:
+        assert any(sums(seconds) for seconds in (0.05, 0.5, 5.0)), "it was too slow to be seen"
+
+    with pytest.raises(interlock.Conflict):
+        summing()
     assert not space.read("sum").exists
     with space.transaction() as tx:
         tx.create("sum", len(tx.scan("k/")))
@@ -153,6 +172,7 @@ def test_a_write_without_an_expiry_stays(space: Any) -> None:
 def test_a_rule_says_when_values_expire(space: Any) -> None:
     def lasts(record: interlock.Record) -> float:
         assert record.expires_at is not None
+        assert record.at is not None
         return (record.expires_at - record.at).total_seconds()
 
     record = space.create("s/a", 1)
@@ -206,6 +226,15 @@ def test_an_operation_sent_twice_is_answered_as_before(space: Any) -> None:
     assert space.create("k", 1, op_id="one", expires=SOON) == record
     assert not space.read("k").exists
     assert space.update("k", lambda n: pytest.fail("called"), op_id="one") == record
+
+
+@pytest.mark.interlock_space(rules={"**": interlock.guarded(expires=1000)})
+def test_a_patch_sent_twice_is_answered_as_before(space: Any) -> None:
+    space.create("k", {"a": 1})
+    record = space.patch("k", {"a": 2}, op_id="one")
+    assert space.patch("k", {"a": 2}, op_id="one") == record
+    with pytest.raises(interlock.Invalid, match="another operation"):
+        space.patch("k", {"a": 3}, op_id="one")
 
 
 @pytest.mark.interlock_space(agent="ann", rules={"own/{agent}": interlock.private()})

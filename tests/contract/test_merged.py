@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.append import FOLD_EVERY
 from interlock.core.fold import SAVE_AFTER
 from interlock.core.requests import Load
-from interlock.core.write import FOLD_EVERY
 from tests.facades import Facades
 
 RULES = {

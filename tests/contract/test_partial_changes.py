@@ -186,3 +186,21 @@ def test_a_leased_key_is_updated_by_a_function(space: Any) -> None:
         with pytest.raises(interlock.Invalid, match="is a return missing"):
             lease.update(lambda value: None)
         assert not lease.update(lambda value: interlock.DELETE).exists
+
+
+def test_an_update_under_a_lease_never_overwrites_what_its_lease_wrote_meanwhile(
+    space: Any,
+) -> None:
+    space.create("k", {"n": 0})
+    with space.lease("k") as lease:
+
+        def decide(value: Any) -> Any:
+            lease.write({"n": 0, "inner": True})
+            return {"n": value["n"] + 1}
+
+        with pytest.raises(interlock.Conflict):
+            lease.update(decide)
+        assert lease.update(lambda value: {**value, "n": 1}).value == {"n": 1, "inner": True}
+        with pytest.raises(interlock.Conflict):
+            lease.update(lambda _: (lease.write({"n": 2}), interlock.DELETE)[1])
+    assert space.read("k").value == {"n": 2}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.write import FOLD_EVERY
+from interlock.core.append import FOLD_EVERY
 from tests.facades import Facades
 
 

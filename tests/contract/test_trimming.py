@@ -175,9 +175,9 @@ def test_a_commit_of_many_writes_is_larger_than_a_step(
     monkeypatch.setattr(core_trim, "PAGE", 2)
     asked: list[int] = []
 
-    def trim(upto: int, folds: tuple[tuple[str, str], ...]) -> Trim:
+    def trim(upto: int, folds: tuple[tuple[str, str], ...], erasures: int = 0) -> Trim:
         asked.append(upto)
-        return Trim(upto, folds)
+        return Trim(upto, folds, erasures)
 
     monkeypatch.setattr(core_trim, "Trim", trim)
     start = space.position()

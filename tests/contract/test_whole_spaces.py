@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,6 +223,37 @@ def test_what_was_trimmed_travels_as_it_was_left(
         assert new.read("found/x").value[-1] == "more"
 
 
+@pytest.mark.parametrize("heads_only", [False, True], ids=["history", "heads only"])
+@pytest.mark.parametrize("trimmed", [False, True], ids=["whole", "trimmed"])
+def test_what_was_erased_stays_erased(
+    store: interlock.Store,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    heads_only: bool,
+    trimmed: bool,
+) -> None:
+    monkeypatch.setattr(core_trim, "KEPT_AT_LEAST", 0.0)
+    with opened(store, name, rules=RULES) as space:
+        put(space, "a", "secret")
+        for item in ("secret", "b"):
+            space.append("found/x", item)
+        space.create("null", None)
+        if trimmed:
+            space.trim(keep=0, before=space.create("last", 1).position)
+        space.erase(where=lambda entry: entry.value == "secret")
+    lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"
+    assert not any("secret" in line for line in lines)
+    store.load(lines, to)
+    assert body(list(store.export(to, heads_only=heads_only))) == body(lines)
+    store.copy(name, store.url, to=f"{name}-copy", heads_only=heads_only)
+    assert body(list(store.export(f"{name}-copy"))) == body(lines)
+    with opened(store, name) as old, opened(store, to, agent="z") as new:
+        assert held(new.scan()) == held(old.scan())
+        assert new.read("found/x").value == ["b"]
+        assert list(new.log()) == ([] if heads_only else list(old.log()))
+        assert new.read("null").exists
+
+
 def test_an_export_is_of_one_moment(store: interlock.Store, name: str) -> None:
     with opened(store, name) as space:
         for n in range(3):
@@ -266,6 +298,52 @@ def test_nobody_opens_a_space_that_is_being_imported(store: interlock.Store, nam
     done = store.load(lines, to)
     assert done.entries == done.position - 48
     assert body(list(store.export(to))) == body(lines)
+
+
+def test_an_import_that_fails_leaves_what_another_one_has_finished(
+    store: interlock.Store, name: str
+) -> None:
+    fill(store, name)
+    lines, to = list(store.export(name)), f"{name}-to"
+
+    def late(last: str) -> Iterator[str]:
+        yield from lines[:50]
+        store.load(lines, to)
+        with opened(store, to, create=False) as space:
+            space.update("live", lambda n: (n or 0) + 1)
+        yield last
+
+    with pytest.raises(interlock.Invalid, match="malformed"):
+        store.load(late("garbage"), to)
+    with opened(store, to, create=False) as space:
+        assert space.read("live").value == 1
+    with pytest.raises(interlock.Invalid, match="malformed"):
+        store.load([*lines[:50], "garbage"], f"{name}-bad")  # nobody has finished this one
+    assert f"{name}-bad" not in {each.name for each in store.spaces()}
+
+
+@pytest.mark.parametrize("extra", ["again", "garbage"])
+def test_an_import_refuses_lines_behind_the_last_one(
+    store: interlock.Store, name: str, extra: str
+) -> None:
+    fill(store, name)
+    lines = list(store.export(name))
+    store.load([*lines, "", " "], f"{name}-to")
+    with pytest.raises(interlock.Invalid, match="behind its last line"):
+        store.load([*lines, *(lines if extra == "again" else [extra])], f"{name}-bad")
+    assert f"{name}-bad" not in {each.name for each in store.spaces()}
+
+
+def test_an_import_of_what_is_no_text_is_refused(
+    store: interlock.Store, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "binary").write_bytes(b"\x7fELF\xd0\n")
+    file = (tmp_path / "binary").open(encoding="utf-8")
+    with file, pytest.raises(interlock.Invalid, match="not UTF-8"):
+        store.load(file, f"{name}-to")
+    lines: Any = [b"{}"]
+    with pytest.raises(interlock.Invalid, match="lines of text, not bytes"):
+        store.load(lines, f"{name}-to")
 
 
 ROW = Row(1, "k", 1, 0, "put", "1", "a", 5, "op")
@@ -402,6 +480,7 @@ def test_what_expires_travels_with_when(
         long = space.create("long", 1, expires=1000)
         stays = space.write(space.create("stays", 1, expires=500), 2)
         short = space.create("short", {"n": 1}, expires=0.05)
+        assert short.expires_at is not None
         while space.time() <= short.expires_at:
             pass
     lines, to = list(store.export(name, heads_only=heads_only)), f"{name}-to"

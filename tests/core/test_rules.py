@@ -88,7 +88,7 @@ def test_a_fold_under_a_rule_with_an_unknown_field_is_not_saved() -> None:
     writer = Writer("space", "old", 1000)
     for stored in (newer.RULES["sum/*"], {"rule": "merged", "reducer": "counter"}):
         writer.book.load(1, {"sum/*": stored})
-        tail = Tail(None, str([1] * SAVE_AFTER), SAVE_AFTER, 1)
+        tail = Tail(None, str([1] * SAVE_AFTER), SAVE_AFTER, rules=1, erasures=0)
         steps = fold_record(writer, Record("sum/a", tail, 1, 0, "new", 0, 1, True, "space", None))
         saved = [type(request) for request in steps]
         assert saved == ([] if "last" in stored else [SaveFold])

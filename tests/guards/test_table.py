@@ -249,7 +249,7 @@ def test_bad_input_is_refused_and_changes_nothing(table: Bookings) -> None:
         lambda: table.guard(version=None, compare="version"),
         lambda: table.guard(compare="all"),
         lambda: guards.table(table.plain, "no such table").read("1"),
-        lambda: guards.table(object(), "bookings")  # type: ignore[call-overload],
+        lambda: guards.table(object(), "bookings"),  # type: ignore[call-overload]
         lambda: guards.table(table.plain, ""),
         lambda: guard.read("1\0"),
         lambda: guard.read("1/2") if table.kind == "postgres" else guard.create("x", {}),

@@ -1,4 +1,4 @@
-"""What `interlock guard init-table` prints binds every program that writes the table."""
+"""What `interlock guard PLACE init-table` prints binds every program that writes the table."""
 
 from __future__ import annotations
 
@@ -93,14 +93,16 @@ def test_the_command_prints_the_statements_and_refuses_bad_input(tmp_path: Path)
     rules = {"booking/*": interlock.guarded(machine=interlock.BOOKING).to_json()}
     file = tmp_path / "rules.json"
     file.write_text(json.dumps(rules))
-    call = ["guard", "init-table", "postgresql://db/app", "book'ings", "--schema", "app"]
+    call = ["guard", "postgresql://db/app", "init-table", "book'ings", "--schema", "app"]
     shown = CliRunner().invoke(main, [*call, "--trigger", "--machine", str(file)])
     assert shown.exit_code == 0, shown.output
     assert shown.output == guards.init_table(
         "postgresql", "book'ings", trigger=True, machine=interlock.BOOKING, in_schema="app"
     )
-    as_json = CliRunner().invoke(main, ["guard", "init-table", "sqlite", "t", "--json"])
+    as_json = CliRunner().invoke(main, ["guard", "sqlite", "init-table", "t", "--json"])
     assert json.loads(as_json.output) == {"sql": guards.init_table("sqlite", "t")}
     file.write_text("{}")
     for wrong in (["mysql", "t"], ["sqlite", ""], ["sqlite", "t", "--machine", str(file)]):
-        assert CliRunner().invoke(main, ["guard", "init-table", *wrong]).exit_code not in (0, 1)
+        assert CliRunner().invoke(
+            main, ["guard", wrong[0], "init-table", *wrong[1:]]
+        ).exit_code not in (0, 1)

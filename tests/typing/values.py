@@ -92,6 +92,44 @@ def check_transactions(space: interlock.Space) -> None:
         lease.update(count, Booking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@dataclass(frozen=True)
+class Paid:
+    order: int
+
+
+@dataclass(frozen=True)
+class Sent:
+    to: str
+
+
+def count_paid(total: int, event: Paid) -> int:
+    return total + event.order
+
+
+def count_all(total: int, event: Paid | Sent) -> int:
+    return total + 1
+
+
+def check_events(space: interlock.Space) -> None:
+    events = space.events("orders", Paid, Sent)
+    assert_type(events, interlock.Events[Paid | Sent])
+    assert_type(space.events("orders", Paid | Sent), interlock.Events[Paid | Sent])
+    assert_type(space.events("orders", Paid), interlock.Events[Paid])
+    assert_type(next(events.read()).event, Paid | Sent)
+    assert_type(next(events.read(types=Sent)).event.to, str)
+    assert_type(next(events.read(types=(Paid, Sent))).event, Paid | Sent)
+    assert_type(next(events.watch(types=Paid)).event.order, int)
+    assert_type(events.append(Paid(1)).event, Paid | Sent)
+    assert_type(events.project(count_all, 0).refresh(), int)
+    events.append_many([Paid(1), Sent("home")])
+    events.append(Booking("A"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    events.append_many([Paid(1), 3])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    events.project(count_paid, 0)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    events.project(count_all, "0")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    _ = next(events.read()).event.to  # type: ignore[union-attr]  # pyright: ignore[reportAttributeAccessIssue]
+    space.events("orders", 3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
 def check_runs(space: interlock.Space) -> None:
     with space.run("r") as run:
         assert_type(run.step("choose", choose, Booking, 12), Booking)
@@ -111,5 +149,9 @@ async def check_async(space: interlock.AsyncSpace) -> None:
     async with space.transaction() as tx:
         assert_type(await tx.read("b", Booking), interlock.Record[Booking])
         await tx.update("n", count_later, int)
+    events = space.events("orders", Paid, Sent)
+    assert_type(await events.append(Paid(1)), interlock.EventEntry[Paid | Sent])
+    async for happened in events.watch(types=Sent):
+        assert_type(happened.event, Sent)
     async with space.run("r") as run:
         assert_type(await run.step("choose", choose, Booking, 12), Booking)

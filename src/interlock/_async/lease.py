@@ -128,14 +128,7 @@ class AsyncLease(AwaitsCalls):
         the value has expired meanwhile (`record` is then without it), IllegalTransition, Invalid.
         """
         self._check_held()
-        name, touch = self._session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(
-            *(self._session.writer, self.record, value, name),
-            leased=True,
-            touch=touch,
-            expires=expires,
-        )
-        return await self._committed(steps)
+        return await self._write(self.record, value, op_id, touch, expires)
 
     @overload
     async def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
@@ -158,7 +151,8 @@ class AsyncLease(AwaitsCalls):
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
 
-        Raises as `write` does, and Invalid if `fn` returned None.
+        Raises as `write` does, Invalid if `fn` returned None, and Conflict if this lease has
+        written the key while `fn` ran.
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
@@ -167,9 +161,10 @@ class AsyncLease(AwaitsCalls):
         value = await self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
+        self._check_held()
         if value is DELETE:
-            return await self.delete(op_id=op_id)
-        return view.record(await self.write(value, op_id=op_id))
+            return await self._delete(record, op_id)
+        return view.record(await self._write(record, value, op_id, touch=False))
 
     @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
@@ -178,12 +173,7 @@ class AsyncLease(AwaitsCalls):
         Raises as `write` does.
         """
         self._check_held()
-        record, name = self.record, self._session.op_id(op_id)
-        steps = write.write_one(
-            self._session.writer,
-            lambda: write.plan_delete(self._session.writer, record, name, leased=True),
-        )
-        return await self._committed(steps)
+        return await self._delete(self.record, op_id)
 
     @awaited
     async def renew(self, ttl: float | None = None) -> None:
@@ -267,6 +257,31 @@ class AsyncLease(AwaitsCalls):
         finally:
             if held:
                 await self._session.run(release_lease(self._key, self.epoch))
+
+    async def _write(
+        self,
+        record: Record,
+        value: Json,
+        op_id: str | None,
+        touch: bool,
+        expires: float | None = None,
+    ) -> Record:
+        name, touch = self._session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(
+            *(self._session.writer, record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
+        )
+        return await self._committed(steps)
+
+    async def _delete(self, record: Record, op_id: str | None) -> Record:
+        name = self._session.op_id(op_id)
+        steps = write.write_one(
+            self._session.writer,
+            lambda: write.plan_delete(self._session.writer, record, name, leased=True),
+        )
+        return await self._committed(steps)
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():

@@ -6,7 +6,6 @@ Its methods check their arguments and run protocols, most of them of `core`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._async import concurrency
@@ -14,9 +13,10 @@ from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
 from interlock._async.observable import AsyncObservable
 from interlock._async.reader import AsyncReader
+from interlock._async.retention import AsyncRetention
 from interlock._async.streams import AsyncStreams
 from interlock._async.transaction import AsyncTx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
     from interlock._async.joined import AsyncJoined
     from interlock._async.run import AsyncRun, AsyncRuns
     from interlock._async.worker import AsyncWorker
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
 
 T = TypeVar("T")
 
 
-class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
+class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
     """Shared state of a group of agents, in one event loop; open with `interlock.open_async`."""
 
     async def write(
@@ -298,7 +297,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return await self.session.run(steps)
@@ -312,7 +311,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         """
         self.session.check_write(key)
         name = self.session.op_id(op_id)
-        return await self.session.run(write.append_many(self.session.writer, key, items, name))
+        return await self.session.run(append.append_many(self.session.writer, key, items, name))
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -487,19 +486,6 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return AsyncFiles(self.session, found)
 
-    async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
-        and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        name = self.session.op_id(None)
-        return await self.session.run(trim.trim(self.session.writer, keep, before, name))
-
     async def close(self) -> None:
         """Give back the connections.
 
@@ -510,12 +496,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *problem: object) -> None:
         await self.close()
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -119,7 +119,7 @@ class AsyncStore:
         goes on where it was.  `progress` is called with the positions done and to do.  Raises
         Invalid if the space holds something, or the lines are no export.
         """
-        lines = iter(lines)
+        lines = _texts(lines)
         first = next(lines, "")
         header = accepted(read_header(first))
         name = header.space if space is None else space
@@ -270,8 +270,12 @@ class AsyncStore:
             position = await self._restored(target, position, *body.take())
             if body.end is not None:
                 accepted(body.check(header, position, digest.hexdigest()))
+            if any(line.strip() for line in lines):
+                raise Invalid(
+                    "The export goes on behind its last line. Import one space from each file."
+                )
         except Invalid:
-            await self.drop(name)  # what is wrong with the lines stays wrong
+            await self._drop_unfinished(name, target)  # what is wrong with the lines stays wrong
             raise
         if body.end is None:
             raise Invalid(
@@ -282,6 +286,11 @@ class AsyncStore:
         if progress is not None:
             progress(total, total)
         return Copied(name, position, position - mark.position)
+
+    async def _drop_unfinished(self, name: str, target: AsyncSession) -> None:
+        """Drop what an import brought, but not a space that somebody else has finished."""
+        session, uid = await self._opened(), target.driver.backend.uid
+        await session.run(spaces.DropSpace(name=name, uid=uid, unfinished=True).__iter__())
 
     async def _copied(
         self,
@@ -331,3 +340,14 @@ class AsyncStore:
     async def _finished(self, target: AsyncSession, position: int, parts: transfer.Parts) -> None:
         if not await target.run(transfer.Finish(position=position, parts=parts).__iter__()):
             raise Invalid("Somebody else is importing into the same space. Let one of them finish.")
+
+
+def _texts(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines.  Raises Invalid where they are not text."""
+    try:
+        for line in lines:
+            if not isinstance(line, str):
+                raise Invalid(f"An export is lines of text, not {type(line).__name__}.")
+            yield line
+    except UnicodeDecodeError as problem:
+        raise Invalid(f"The export is not UTF-8 text: {problem.reason}.") from problem

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from interlock._sync.pages import Pages
 from interlock._sync.projection import Projection
-from interlock.core import log, write
+from interlock.core import append, log
 from interlock.errors import accepted
 from interlock.session import Session
 from interlock.settings import contribution_id
-from interlock.streams.events import EventEntry, Stream, plan_event
+from interlock.streams.events import NEVER_FOLD, EventEntry, Stream, plan_event
 from interlock.streams.projection import shape
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Events(Generic[E]):
     """The events of one key: `orders.append(OrderPaid(7))`; `for e in orders.read()`.
 
     Anyone appends, and nobody conflicts.  `read` and `watch` yield an EventEntry for each event:
-    `position`, `event`, `agent`, `at`.
+    `position`, `event`, `agent`, `at`.  They read the log, so that appending costs the same however
+    many there are.  The value of the key is a list of all; avoid reading that of a long stream.
     """
 
     def __init__(self, session: Session, stream: Stream[E]) -> None:
@@ -55,13 +56,14 @@ class Events(Generic[E]):
         self._session.check_write(self.key)
         body = self._stream.encode(event)
         name = contribution_id(self.key, body, id, False)
-        steps = write.append(
+        steps = append.append(
             self._session.writer,
             self.key,
             body,
             name or self._session.op_id(None),
             exact=name is None,
             plan=plan_event,
+            fold_every=NEVER_FOLD,
         )
         return self._stream.appended(self._session.run(steps), event, body)
 
@@ -73,8 +75,13 @@ class Events(Generic[E]):
         self._session.check_write(self.key)
         given = list(events)
         bodies = [self._stream.encode(event) for event in given]
-        steps = write.append_many(
-            self._session.writer, self.key, bodies, self._session.op_id(op_id), plan_event
+        steps = append.append_many(
+            self._session.writer,
+            self.key,
+            bodies,
+            self._session.op_id(op_id),
+            plan_event,
+            fold_every=NEVER_FOLD,
         )
         entries = self._session.run(steps)
         return list(map(self._stream.appended, entries, given, bodies))

@@ -127,14 +127,7 @@ class Lease:
         IllegalTransition, Invalid.
         """
         self._check_held()
-        name, touch = self._session.op_id(op_id), touch or op_id is not None
-        steps = write.write_record(
-            *(self._session.writer, self.record, value, name),
-            leased=True,
-            touch=touch,
-            expires=expires,
-        )
-        return self._committed(steps)
+        return self._write(self.record, value, op_id, touch, expires)
 
     @overload
     def update(self, fn: Callable[[Any], Any], *, op_id: str | None = None) -> Record: ...
@@ -154,7 +147,8 @@ class Lease:
         Nobody else can write meanwhile, so it is called once.  interlock.DELETE deletes.
         `type` is that of `Space.update`.
 
-        Raises as `write` does, and Invalid if `fn` returned None.
+        Raises as `write` does, Invalid if `fn` returned None, and Conflict if this lease has
+        written the key while `fn` ran.
         """
         self._check_held()
         concurrency.check_function(fn, "fn")
@@ -163,9 +157,10 @@ class Lease:
         value = self._session.call(view.deciding(fn, self._key), given)
         if value is None:
             raise Invalid(write.forgot_return(f"The function for {self._key!r}"))
+        self._check_held()
         if value is DELETE:
-            return self.delete(op_id=op_id)
-        return view.record(self.write(value, op_id=op_id))
+            return self._delete(record, op_id)
+        return view.record(self._write(record, value, op_id, touch=False))
 
     def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
@@ -173,12 +168,7 @@ class Lease:
         Raises as `write` does.
         """
         self._check_held()
-        record, name = self.record, self._session.op_id(op_id)
-        steps = write.write_one(
-            self._session.writer,
-            lambda: write.plan_delete(self._session.writer, record, name, leased=True),
-        )
-        return self._committed(steps)
+        return self._delete(self.record, op_id)
 
     def renew(self, ttl: float | None = None) -> None:
         """Keep it for another `ttl` seconds.
@@ -259,6 +249,31 @@ class Lease:
         finally:
             if held:
                 self._session.run(release_lease(self._key, self.epoch))
+
+    def _write(
+        self,
+        record: Record,
+        value: Json,
+        op_id: str | None,
+        touch: bool,
+        expires: float | None = None,
+    ) -> Record:
+        name, touch = self._session.op_id(op_id), touch or op_id is not None
+        steps = write.write_record(
+            *(self._session.writer, record, value, name),
+            leased=True,
+            touch=touch,
+            expires=expires,
+        )
+        return self._committed(steps)
+
+    def _delete(self, record: Record, op_id: str | None) -> Record:
+        name = self._session.op_id(op_id)
+        steps = write.write_one(
+            self._session.writer,
+            lambda: write.plan_delete(self._session.writer, record, name, leased=True),
+        )
+        return self._committed(steps)
 
     def _check_held(self) -> None:
         if self._record is not None and self._pid != os.getpid():

@@ -7,16 +7,16 @@ Its methods check their arguments and run protocols, most of them of `core`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.observable import Observable
 from interlock._sync.reader import Reader
+from interlock._sync.retention import Retention
 from interlock._sync.streams import Streams
 from interlock._sync.transaction import Tx, returned
-from interlock.core import patch, transact, update, write
+from interlock.core import append, patch, transact, update, write
 from interlock.core.keys import Deletion
 from interlock.core.lease import reclaim_lease
 from interlock.core.records import Entry, Record
@@ -40,14 +40,13 @@ if TYPE_CHECKING:
     from interlock._sync.joined import Joined
     from interlock._sync.run import Run, Runs
     from interlock._sync.worker import Worker
-    from interlock.core.trim import Trimmed
     from interlock.runs.breaker import BreakerInfo
     from interlock.runs.worker import Worked
 
 T = TypeVar("T")
 
 
-class Space(Reader, Streams, Observable):
+class Space(Reader, Streams, Observable, Retention):
     """Shared state of a group of agents; may be used by many threads.  Open with
     `interlock.open`.
     """
@@ -292,7 +291,7 @@ class Space(Reader, Streams, Observable):
         """
         self.session.check_write(key)
         name = contribution_id(key, item, id, dedupe)
-        steps = write.append(
+        steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
         return self.session.run(steps)
@@ -306,7 +305,7 @@ class Space(Reader, Streams, Observable):
         """
         self.session.check_write(key)
         name = self.session.op_id(op_id)
-        return self.session.run(write.append_many(self.session.writer, key, items, name))
+        return self.session.run(append.append_many(self.session.writer, key, items, name))
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -477,19 +476,6 @@ class Space(Reader, Streams, Observable):
         found = files_context(self.session, root, pattern, outside, merge, hidden)
         return Files(self.session, found)
 
-    def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
-        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
-        and say what is kept and why.
-
-        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
-        `before`: what begins at that position is kept.  What consumer groups and coordinators have
-        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
-        """
-        from interlock.core import trim  # only here: few who write ever trim
-
-        name = self.session.op_id(None)
-        return self.session.run(trim.trim(self.session.writer, keep, before, name))
-
     def close(self) -> None:
         """Give back the connections.
 
@@ -500,12 +486,7 @@ class Space(Reader, Streams, Observable):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *problem: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -69,6 +69,19 @@ def one_of(name: str, given: object, *allowed: str) -> None:
         raise Invalid(f"{name}={given!r:.60} must be one of {', '.join(map(repr, allowed))}.")
 
 
+async def erase_deleted(space: AsyncSpace, *prefixes: str) -> None:
+    """Erase for good what is not there any more under the prefixes.  What exists stays, also where
+    it was made meanwhile.  Raises Held if a lease holds a key, Contended."""
+    for prefix in prefixes:
+        upto = await space.position()
+        there = {record.position for record in (await space.scan(prefix)).values()}
+
+        def gone(entry: Entry, upto: int = upto, there: set[int] = there) -> bool:
+            return entry.position <= upto and entry.position not in there
+
+        await space.erase(prefix=prefix, where=gone)
+
+
 # Calls, with and without asyncio
 
 

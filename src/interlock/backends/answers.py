@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
 from interlock.core.group import Deliveries, Delivery, GroupConsumer, GroupInfo, GroupPending
 from interlock.core.keys import decode_many, prefix_end
-from interlock.core.plan import Plan, Write
+from interlock.core.plan import DELETE, Plan, Write
 from interlock.core.records import (
     Committed,
     Entry,
@@ -73,17 +74,19 @@ class Row(NamedTuple):
     extra: int = _ABSENT
 
 
-def record(row: Row, uid: str, rules: int) -> Record:
-    """Return the record of a row; `rules` is the version of the rules at that moment."""
+def record(row: Row, uid: str, rules: int, erasures: int | None = None) -> Record:
+    """Return the record of a row; `rules` is the version of the rules at that moment, `erasures`
+    how many steps have erased values of the space."""
     if not row.version:
         return absent(row.key, uid, row.epoch or 0)
     plain = (row.version, row.epoch, row.agent, row.time, row.position)
     expires = abs(row.live) if abs(row.live) > CONTRIBUTIONS else 0
     if row.live == CONTRIBUTIONS:
-        tail = Tail(row.base, row.body, row.extra, rules)
+        tail = Tail(row.base, row.body, row.extra, rules, erasures)
         return Record(row.key, tail, *plain, True, uid)
-    if row.live <= 0:
-        return Record(row.key, None, *plain, False, uid, None, expires)
+    if row.live <= 0 or row.body is None:
+        gone = row.live > 0
+        return Record(row.key, None, *plain, False, uid, None, expires, gone)
     return Record(row.key, json.loads(row.body), *plain, True, uid, row.body, expires)
 
 
@@ -101,9 +104,9 @@ def snapshot(rows: Iterable[Row], uid: str, prefixes: Sequence[str]) -> Snapshot
         elif row.what == "back":
             raise lost_commits(row.position)
         elif row.what == "key":
-            records[row.key] = record(row, uid, now.extra)
+            records[row.key] = record(row, uid, now.extra, now.version)
         elif row.what == "scan":
-            scans[row.n or 0].append(record(row, uid, now.extra))
+            scans[row.n or 0].append(record(row, uid, now.extra, now.version))
         elif row.what == "queued":
             queued[row.key] = row.extra
         elif row.what == "lease":
@@ -125,9 +128,9 @@ def moment(rows: Sequence[Row], uid: str, request: LoadAt) -> Snapshot | Pruned:
     return snapshot(rows, uid, request.prefixes)
 
 
-def floor(position: int, needed: int | None, by: str, cut: int) -> Floor:
+def floor(position: int, needed: int | None, by: str, cut: int, erasures: int) -> Floor:
     """Return where the log is cut."""
-    return Floor(position, cut=cut) if needed is None else Floor(position, needed, by, cut)
+    return Floor(position, needed, "" if needed is None else by, cut, erasures)
 
 
 def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
@@ -140,23 +143,27 @@ def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     positions, keys, versions, epochs, kinds, bodies, agents, times, ops, reads, expiries = zip(
         *rows, strict=True
     )
+    erased: Iterable[bool] = repeat(False)
     if None in bodies:
+        pairs = zip(bodies, kinds, strict=True)
+        erased = [body is None and kind != DELETE for body, kind in pairs]
         bodies = tuple("null" if body is None else body for body in bodies)
     values = decode_many(bodies)
     traces: Sequence[str | None] = reads
     if any(reads):
         reads, traces = zip(*map(_read, reads), strict=True)
     first = (positions, keys, versions, epochs, kinds, values, agents, times, ops)
-    return list(map(_entry, zip(*first, reads, traces, expiries, strict=True)))
+    return list(map(_entry, zip(*first, reads, traces, expiries, erased, strict=False)))
 
 
-def log_page(rows: Sequence[LogRow], end: int, request: ReadLog) -> LogPage:
+def log_page(rows: Sequence[LogRow], end: int, request: ReadLog, erasures: int) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
     entries = entries_of(rows)
     # A character has up to four bytes: a page that may have ended early counts as one that did.
     full = len(entries) == request.limit or 4 * sum(map(size_of, rows)) >= PAGE_BYTES
     full = full and bool(entries)
-    return LogPage(entries, entries[-1].position if full else max(end, request.after), end)
+    upto = entries[-1].position if full else max(end, request.after)
+    return LogPage(entries, upto, end, erasures)
 
 
 def size_of(row: LogRow) -> int:

@@ -150,6 +150,7 @@ def _asked(request: Request[object]) -> dict[str, object]:
     if isinstance(request, Commit):
         plan = request.plan
         asked |= plan._asdict()
+        asked["expects"] = [expected[:3] for expected in plan.expects]
         asked["writes"] = [[write.kind, write.key] for write in plan.writes]
     elif isinstance(request, _WHOLE):
         asked |= vars(request)

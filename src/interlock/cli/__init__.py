@@ -24,6 +24,7 @@ _COMMANDS = {
     "delete": "keys",
     "detect": "checks",
     "doctor": "spaces",
+    "erase": "erasure",
     "export": "spaces",
     "export-trace": "checks",
     "files": "files",

@@ -8,11 +8,15 @@ folder.  What that demands follows from the key alone, so a commit expects it un
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from interlock.core.refusals import Invalid
+from interlock.core.plan import Expect, Plan, Scanned
+from interlock.core.refusals import Conflict, Invalid
 from interlock.core.struct import Json
 
 FILES = "files/"
+NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
 MAX_SEGMENT_BYTES = 240  # file systems take 255; what is set aside gets a longer name
 MODES = 0o777  # neither setuid, nor setgid, nor the sticky bit
 
@@ -62,6 +66,33 @@ def in_the_way(key: str, folder: str) -> Invalid:
     """The refusal of two documents of which one is a file where the other needs a folder."""
     path, where = key.removeprefix(FILES), folder.removeprefix(FILES)
     return Invalid(f"Document {path!r} needs a folder {where!r}, but that is a document.", key)
+
+
+def expected_place(
+    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
+) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
+    """What the commit of a new document expects of its place: no document where it needs a folder,
+    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
+    if not key.startswith(FILES):
+        return (), ()
+    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
+    inside = f"{key}/"
+    members = tuple(
+        (each, expected.version or 0, expected.epoch or 0)
+        for each, expected in sorted(gone.items())
+        if each.startswith(inside)
+    )
+    return folders, (Scanned(inside, members),)
+
+
+def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
+    """Return the refusal of a new document whose place was found taken at the commit."""
+    for write in plan.writes:
+        if conflict.expected is None and conflict.key in folders_of(write.key):
+            return in_the_way(write.key, conflict.key)
+        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
+            return in_the_way(conflict.key, write.key)
+    return None
 
 
 def _malformed(key: str, why: str) -> Invalid:

@@ -92,6 +92,8 @@ def row_line(row: Row) -> str:
     if name == "entry":
         told["op_id"] = row.op_id
         told["reads"] = None if row.reads is None else json.loads(row.reads)
+    if row.body is None and row.kind != DELETE:
+        told["erased"] = True
     return _encode({name: told})
 
 
@@ -272,7 +274,7 @@ def _row(fields: Mapping[str, Json], kinds: tuple[str, ...]) -> Row:
         _number(fields, "version"),
         _number(fields, "epoch"),
         kind,
-        None if kind == DELETE else _json(fields),
+        None if kind == DELETE or fields.get("erased") is True else _json(fields),
         _text(fields, "agent", MOST_TEXT),
         _number(fields, "time_us"),
         expires_us=_number(fields, "expires_us") if "expires_us" in fields else 0,

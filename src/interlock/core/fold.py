@@ -90,10 +90,17 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
     large = past is None and tail.length >= SAVE_AFTER
-    if large and not isinstance(rules.match(record.key)[1], UnknownRule):  # who knows it may differ
+    unknown = isinstance(rules.match(record.key)[1], UnknownRule)  # who knows it may differ
+    if large and not unknown and tail.erasures is not None:
         body = encode(value, LARGEST)
         if isinstance(body, str):
-            yield SaveFold(record.key, position=record.position, body=body, rules=tail.rules)
+            yield SaveFold(
+                record.key,
+                position=record.position,
+                body=body,
+                rules=tail.rules,
+                erasures=tail.erasures,
+            )
     return record._replace(value=value)
 
 

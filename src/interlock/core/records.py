@@ -37,7 +37,8 @@ class Record(NamedTuple, Generic[V_co]):
     None for a merged key, whose value is a fold.  `expires_us`: when the store's clock will find,
     or has found, that the value has expired (0: it does not expire).  `tag` is what a guard
     compares in place of a version: of data outside a space `version` is 0 where the data does not
-    count its writes.
+    count its writes.  `erased`: this version had a
+    value, which was erased; it then does not exist.
     """
 
     key: str
@@ -52,6 +53,7 @@ class Record(NamedTuple, Generic[V_co]):
     body: str | None = None
     expires_us: int = 0
     tag: object = None
+    erased: bool = False
 
     @property
     def at(self) -> datetime | None:
@@ -87,6 +89,7 @@ class Record(NamedTuple, Generic[V_co]):
             "at": None if self.at is None else self.at.isoformat(),
             "exists": self.exists,
             **({"expires_at": self.expires_at.isoformat()} if self.expires_at else {}),
+            **({"erased": True} if self.erased else {}),
         }
 
 
@@ -114,7 +117,7 @@ class Entry(NamedTuple, Generic[V_co]):
     `reads` names what else the commit was computed from: versions by key, scanned prefixes; empty
     for a transaction that read nothing else, None for a single write.  `trace` is the context of
     the writer's span as a W3C `traceparent`, None where it was not traced.  `expires_us`: when the
-    value expires (store's clock; 0: it does not).
+    value expires (store's clock; 0: it does not).  `erased`: its value was erased, and is None.
     """
 
     position: int
@@ -129,6 +132,7 @@ class Entry(NamedTuple, Generic[V_co]):
     reads: Mapping[str, Json] | None
     trace: str | None = None
     expires_us: int = 0
+    erased: bool = False
 
     @property
     def at(self) -> datetime:
@@ -154,6 +158,7 @@ class Entry(NamedTuple, Generic[V_co]):
             "op_id": self.op_id,
             "reads": None if self.reads is None else dict(self.reads),
             "trace": self.trace,
+            **({"erased": True} if self.erased else {}),
         }
 
 
@@ -161,13 +166,15 @@ class Tail(NamedTuple):
     """What a merged key's value is folded from, in place of a value: JSON texts.
 
     `base` is the fold up to some entry, None if there is none; `items` an array of the
-    contributions since, `length` of them.  `rules` is the version of the rules at that moment.
+    contributions since, `length` of them.  `rules` is the version of the rules at that moment,
+    `erasures` the number of steps in which values of the space were erased (None: not known).
     """
 
     base: str | None
     items: str
     length: int
     rules: int = 0
+    erasures: int | None = None
 
 
 class Leaseholder(NamedTuple):
@@ -192,6 +199,11 @@ class Written(NamedTuple):
     body: str | None
     expires_us: int = 0
     tag: object = None
+
+    @property
+    def erased(self) -> bool:
+        """Whether its value was erased."""
+        return self.body is None and self.kind != "delete"
 
 
 class Committed(NamedTuple):

@@ -108,11 +108,13 @@ class LogPage(NamedTuple):
     """Entries in commit order; `upto` is the position that the page is complete up to.
 
     The log has no more if `upto` is not below `head`; that the page is short says nothing.
+    `erasures`: the number of steps in which values of the space were erased.
     """
 
     entries: list[Entry]
     upto: int
     head: int
+    erasures: int = 0
 
 
 class TakeTurn(Request["Place"]):
@@ -239,13 +241,15 @@ class DropLease(Request[None]):
 class SaveFold(Request[None]):
     """Keep the fold of a merged key as of log `position`: a cache.  Answered by None.
 
-    Nothing is kept if the rules are not at version `rules` any more.
+    Nothing is kept if the rules are not at version `rules` any more, or if values were erased
+    since the space had seen `erasures` such steps.
     """
 
     key: str
     position: int
     body: str
     rules: int
+    erasures: int = 0
 
 
 class Trim(Request["Floor"]):
@@ -254,35 +258,40 @@ class Trim(Request["Floor"]):
 
     `folds` holds, for each merged key that was appended to last in what is cut, its fold at `upto`
     as JSON.  What every key was at `upto` is kept, so that any moment from there on can be read.
-    Answered by a `Floor`; with `upto` 0 nothing is cut.
+    Answered by a `Floor`; with `upto` 0 nothing is cut, nor where values were erased since the
+    space had seen `erasures` such steps.
     """
 
     upto: int
     folds: tuple[tuple[str, str], ...]
+    erasures: int = 0
 
 
 class Floor(NamedTuple):
     """The log is cut up to `position`, of which this request has cut `cut` entries.  `by` still
     needs the entry at `needed` (None: nobody does) and those after it: a group, or a projection,
-    whose name begins with `PROJECTIONS`."""
+    whose name begins with `PROJECTIONS`.  `erasures`: steps in which values were erased."""
 
     position: int
     needed: int | None = None
     by: str = ""
     cut: int = 0
+    erasures: int = 0
 
 
 class SaveProjection(Request[None]):
     """Keep a projection as of log position `position`, never over a later one.  Answered by None.
 
     It is kept beside the log, without an entry or a version, and may be lost.  Nothing is kept
-    if the log is cut beyond `position` or ends before it; as long as it is kept, Trim cuts
-    nothing after it.
+    if the log is cut beyond `position` or ends before it, or if values were erased since the space
+    had seen `erasures` such steps (None: the value is made of no entry); as long as it is kept,
+    Trim cuts nothing after it.
     """
 
     name: str
     position: int
     body: str
+    erasures: int | None = 0
 
 
 class LoadProjection(Request["Kept | None"]):
@@ -292,16 +301,61 @@ class LoadProjection(Request["Kept | None"]):
 
 
 class Kept(NamedTuple):
-    """A projection as of log position `position`, as it was saved."""
+    """A projection as of log position `position`, as it was saved, when the space had seen
+    `erasures` steps in which values were erased."""
 
     position: int
     body: str
+    erasures: int = 0
 
 
 class DropProjection(Request[None]):
     """Forget what is kept of a projection.  Answered by None."""
 
     name: str
+
+
+class Redact(Request["Redacted"]):
+    """Take away the values of the entries at `positions`, of the keys `keys`, in one atomic step.
+
+    Their rows stay; what is kept of projections that include any of them goes, too.  `bases`: key,
+    position and new value (JSON, None: none) of what a key was where the log is cut.  `folds`: the
+    merged keys among them, whose folds begin anew, without what was taken away; their epochs are
+    raised, so that nothing is committed that was computed from the fold before.  Done before, it
+    changes no value.  Answered by a `Redacted`.
+    """
+
+    keys: tuple[str, ...]
+    positions: tuple[int, ...]
+    bases: tuple[tuple[str, int, str | None], ...] = ()
+    folds: tuple[str, ...] = ()
+
+
+class Redacted(NamedTuple):
+    """How many values of entries and stored folds a Redact took away, and which projections."""
+
+    entries: int = 0
+    folds: int = 0
+    projections: tuple[str, ...] = ()
+
+
+class Scrub(Request["Scrubbed"]):
+    """Have the store's own files forget what Redact took away, one step of it.
+
+    `vacuum`: have the server rewrite its files, too, which may hold others up.  Answered by a
+    `Scrubbed`; to be sent again until nothing is left.
+    """
+
+    vacuum: bool = False
+
+
+class Scrubbed(NamedTuple):
+    """`left`: how much is left to do, 0 when all is done.  `done` says what was done, `remains`
+    where values may still be that the store cannot reach: sentences."""
+
+    left: int
+    done: tuple[str, ...] = ()
+    remains: tuple[str, ...] = ()
 
 
 class Noted(Request[None]):

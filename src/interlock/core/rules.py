@@ -474,8 +474,9 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
 
 def wrong_expiry(expires: object) -> bool:
     """Whether `expires` is not a number of seconds that a value can last."""
-    number = isinstance(expires, int | float) and not isinstance(expires, bool)
-    return not (number and LEAST_EXPIRES <= expires <= MOST_EXPIRES)  # type: ignore[operator]
+    if isinstance(expires, bool) or not isinstance(expires, int | float):
+        return True
+    return not LEAST_EXPIRES <= expires <= MOST_EXPIRES
 
 
 def _check_reducer(pattern: str, rule: Rule, known: Mapping[str, Reducer]) -> Invalid | None:

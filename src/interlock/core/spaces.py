@@ -71,10 +71,14 @@ class CreateSpace(Request[bool]):
 
 class DropSpace(Request[None]):
     """Drop the space `name` with unique id `uid`, with all that it holds.  Whoever has it open gets
-    `Dropped` from then on.  Answered by None, also where it is gone already."""
+    `Dropped` from then on.  Answered by None, also where it is gone already.
+
+    `unfinished`: only if its import is not finished, so that nobody has opened it.
+    """
 
     name: str
     uid: str
+    unfinished: bool = False
 
 
 class RenameSpace(Request[Literal["done", "taken", "gone"]]):

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
-from interlock.core.document import FILES, folders_of, in_the_way
+from interlock.core.document import FILES, expected_place, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
 from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
@@ -38,7 +38,6 @@ from interlock.core.update import Limits, check_limits, final_refusal, wait_turn
 from interlock.core.write import (
     Decision,
     commit,
-    expected_place,
     forbidden_by_rule,
     forgot_write,
     nothing_to_delete,
@@ -285,21 +284,13 @@ class Transaction:
         elif before.version is None:
             if record.version and record.exists:  # it was created here, and exists elsewhere
                 self.doomed = refusals.conflict(before, record)
-        elif before != expected and not self._is_own_view(record, before):
+        elif before != expected and (record.expires_us or before[:3] != expected[:3]):
+            # But for what this transaction will write itself over a value that has expired.
             self.doomed = refusals.conflict(before, record)
         if read is None:
             read = record if before is None else absent(key, record.space)
         self.bases.setdefault(key, read)
         return self.doomed
-
-    def _is_own_view(self, record: Record, before: Expect) -> bool:
-        """Whether `record` is a value that this transaction will write over what it expects."""
-        pending = self.writes.get(record.key)
-        return (
-            pending is not None
-            and record == self._overlaid(record)
-            and (expect(record)[:3] == before[:3])
-        )
 
     def _appended(self, key: str) -> Invalid | None:
         """Return why a key cannot be written here: contributions to it are pending."""
@@ -494,4 +485,7 @@ def _is_ours(state: Transaction, op_id: str, outcome: Committed) -> bool:
     if not outcome.replayed:
         return True
     bodies = [write.body for write in state.plan(op_id).writes]
-    return bodies == [write.body for write in outcome.writes]
+    done = outcome.writes
+    return len(bodies) == len(done) and all(
+        body == each.body or each.erased for body, each in zip(bodies, done, strict=True)
+    )

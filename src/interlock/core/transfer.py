@@ -233,7 +233,7 @@ def rows_of(entries: Sequence[Entry]) -> tuple[Row, ...]:
     return tuple(
         Row(
             *entry[:5],
-            None if entry.kind == DELETE else text_of(entry.value),
+            None if entry.kind == DELETE or entry.erased else text_of(entry.value),
             *entry[6:9],
             _reads_text(entry),
             entry.expires_us,
@@ -257,7 +257,7 @@ def restored(position: int, base: tuple[Row, ...], rows: tuple[Row, ...]) -> Ste
         return end
     return Invalid(
         f"The rows up to position {wanted} don't follow what is there: the log ends at {end}, or a "
-        "version does not follow. Drop the space and start again."
+        "version does not follow. Somebody else may be importing into the same space."
     )
 
 

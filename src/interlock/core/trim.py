@@ -98,7 +98,7 @@ def trim(
         elif isinstance(step, Refusal):
             return step
         elif step.upto > floor.position:
-            floor = yield from Trim(step.upto, step.folds)
+            floor = yield from Trim(step.upto, step.folds, floor.erasures)
             cut += floor.cut
         else:
             why = step.held or (wanted.why(page.entries[0]) if page.entries else "")

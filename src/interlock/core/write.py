@@ -7,18 +7,16 @@ meanwhile.  A backend compares the plan with what is stored, in one atomic step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 
-from interlock.core.document import FILES, check_document, folders_of, in_the_way
-from interlock.core.fold import Unfoldable, ask, fold_conflict, reload
+from interlock.core.document import FILES, check_document, expected_place, misplaced
+from interlock.core.fold import ask, fold_conflict, reload
 from interlock.core.keys import decode, encode
 from interlock.core.machine import check_delete, check_move, illegal, state_of
 from interlock.core.merge import REMOVED, merge3
-from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Scanned, Write, expect
-from interlock.core.records import Committed, Entry, Record, Written, absent
+from interlock.core.plan import APPEND, DELETE, PUT, Expect, Plan, Write, expect
+from interlock.core.records import Committed, Record, Written, absent
 from interlock.core.refusals import (
     Conflict,
     Forbidden,
@@ -43,12 +41,9 @@ from interlock.core.struct import Json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 
-NOTHING_GONE: Mapping[str, Expect] = MappingProxyType({})
-FOLD_EVERY = 500  # contributions, after which whoever added the last one folds them
 _MOST_CHANGES = 100  # conflicts, before a change of a part, or a transition, gives up
 
 Decision = Plan | Refusal
-AppendPlan = Callable[[Writer, str, Json, str], Decision]
 
 
 def plan_put(
@@ -91,15 +86,6 @@ def plan_delete(writer: Writer, record: Record, op_id: str, leased: bool = False
     return forbidden_by_rule(writer, record, write, leased) or _single(
         writer, op_id, expect(record), write, leased
     )
-
-
-def plan_append(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
-    """Plan adding one contribution to a merged key, whatever it holds."""
-    write = write_to(writer, APPEND, key, item)
-    if isinstance(write, Invalid):
-        return write
-    refused = forbidden_by_rule(writer, absent(key, writer.space), write)
-    return refused or writer.plan(op_id, writes=(write,))
 
 
 def plan_transition(
@@ -272,11 +258,12 @@ def records_of(outcome: Committed, space: str) -> list[Record]:
             writer=outcome.agent,
             time_us=outcome.time_us,
             position=each.position,
-            exists=each.kind != DELETE,
+            exists=each.kind != DELETE and not each.erased,
             space=space,
             body=each.body,
             expires_us=each.expires_us,
             tag=each.tag,
+            erased=each.erased,
         )
         for each in outcome.writes
     ]
@@ -286,7 +273,7 @@ def same_operation(plan: Plan, outcome: Outcome) -> Outcome:
     """Refuse a replayed answer that belongs to a plan with other values: one id, two operations."""
     if isinstance(outcome, Committed) and outcome.replayed:
         for asked, done in zip(plan.writes, outcome.writes, strict=True):
-            if asked.body != done.body:
+            if asked.body != done.body and not done.erased:
                 return reused_operation(plan.op_id, asked.key)
     return outcome
 
@@ -314,33 +301,6 @@ def others_operation(writer: Writer, op_id: str, outcome: Committed) -> Invalid 
         f"op_id {op_id!r} already belongs to an operation of {outcome.agent!r}. Use a new one.",
         outcome.writes[0].key,
     )
-
-
-def expected_place(
-    key: str, gone: Mapping[str, Expect] = NOTHING_GONE
-) -> tuple[tuple[Expect, ...], tuple[Scanned, ...]]:
-    """What the commit of a new document expects of its place: no document where it needs a folder,
-    and none below it, but for those that the same plan deletes (`gone`, as it expects them)."""
-    if not key.startswith(FILES):
-        return (), ()
-    folders = tuple(Expect(each, None, None) for each in folders_of(key) if each not in gone)
-    inside = f"{key}/"
-    members = tuple(
-        (each, expected.version or 0, expected.epoch or 0)
-        for each, expected in sorted(gone.items())
-        if each.startswith(inside)
-    )
-    return folders, (Scanned(inside, members),)
-
-
-def misplaced(plan: Plan, conflict: Conflict) -> Invalid | None:
-    """Return the refusal of a new document whose place was found taken at the commit."""
-    for write in plan.writes:
-        if conflict.expected is None and conflict.key in folders_of(write.key):
-            return in_the_way(write.key, conflict.key)
-        if conflict.prefix == f"{write.key}/" and conflict.record.exists:
-            return in_the_way(conflict.key, write.key)
-    return None
 
 
 def _single(
@@ -471,9 +431,12 @@ def put(
 def _changes_nothing(decided: Decision, record: Record) -> bool:
     """Whether a plan writes what the record has already.  A value that expires is written anew,
     and so is one that is to stay from now on."""
-    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
-        return False
-    return record.body == decided.writes[0].body is not None
+    expires = (isinstance(decided, Plan) and decided.writes[0].ttl_us) or record.expires_us
+    return not expires and _is_value_of(decided, record)
+
+
+def _is_value_of(decided: Decision, record: Record) -> bool:
+    return isinstance(decided, Plan) and record.body == decided.writes[0].body is not None
 
 
 def _as_it_is(record: Record) -> Committed:
@@ -506,73 +469,6 @@ def rebase(base: Record, mine: Json, conflict: Conflict) -> tuple[Json] | Confli
     return conflict.replace(message=message, clashes=clashes)
 
 
-def append_many(
-    writer: Writer, key: str, items: Iterable[Json], op_id: str, plan: AppendPlan = plan_append
-) -> Steps[list[Entry] | Refusal]:
-    """Add contributions to a merged key in one commit, in their order.  Returns their entries."""
-    contributions = list(items)
-    if not contributions:
-        return []
-
-    def decision() -> Decision:
-        writes: list[Write] = []
-        for item in contributions:
-            decided = plan(writer, key, item, op_id)
-            if isinstance(decided, Refusal):
-                return decided
-            writes += decided.writes
-        return writer.plan(op_id, writes=writes, transaction=True)
-
-    outcome = yield from commit(writer, decision)
-    if not isinstance(outcome, Committed):
-        return outcome
-    first, last = outcome.writes[0].version, outcome.writes[-1].version
-    if last // FOLD_EVERY > (first - 1) // FOLD_EVERY and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))
-    return [_entry(outcome, done, op_id, {}) for done in outcome.writes]
-
-
-def append(
-    writer: Writer,
-    key: str,
-    item: Json,
-    op_id: str,
-    exact: bool = True,
-    plan: AppendPlan = plan_append,
-) -> Steps[Entry | Refusal]:
-    """Add one contribution to a merged key; not `exact`: whoever adds it, it is added once.
-
-    Returns its Entry or a Refusal.
-    """
-    decision = partial(plan, writer, key, item, op_id)
-    outcome = yield from commit(writer, decision, exact, shared=not exact)
-    if not isinstance(outcome, Committed):
-        return outcome
-    done = outcome.writes[0]
-    if done.version % FOLD_EVERY == 0 and not outcome.replayed:
-        with suppress(Unfoldable):
-            yield from ask(writer, Load((key,)))  # keeps the fold: nobody finds a long tail
-    return _entry(outcome, done, op_id, None)
-
-
-def _entry(
-    outcome: Committed, done: Written, op_id: str, reads: Mapping[str, Json] | None
-) -> Entry:
-    return Entry(
-        done.position,
-        done.key,
-        done.version,
-        done.epoch,
-        done.kind,
-        decode(done.body),
-        outcome.agent,
-        outcome.time_us,
-        op_id,
-        reads,
-    )
-
-
 def transition(
     writer: Writer, target: Record | str, to: str, changes: Mapping[str, Json], op_id: str
 ) -> Steps[Record | Refusal]:
@@ -602,7 +498,7 @@ def change(
 
     def was_asked(made: Record) -> Record | Refusal:
         """The record that an earlier sending made, unless the same change would change it again."""
-        if still is None or _changes_nothing(decide(made), made):
+        if still is None or _is_value_of(decide(made), made):
             return made
         return reused_operation(op_id, made.key)
 

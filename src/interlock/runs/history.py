@@ -99,7 +99,7 @@ def _log(prefix: str, key: str | None) -> Steps[list[Entry] | Pruned]:
 
 def _before(run_id: str, first: Entry) -> Steps[dict[str, Record] | Pruned]:
     """Return the run's records before its first entry that is kept, by key; or Pruned."""
-    if first.key == fence_key(run_id):  # it is written once, when the run begins
+    if first.key == fence_key(run_id) and first.version == 1:  # the run begins
         return {}
     prefix = own_prefix(run_id)
     snapshot = yield from LoadAt(
@@ -142,8 +142,9 @@ def _record(entry: Entry, space: str) -> Record:
         entry.agent,
         entry.time_us,
         entry.position,
-        entry.kind != "delete",
+        entry.kind != "delete" and not entry.erased,
         space,
+        erased=entry.erased,
     )
 
 

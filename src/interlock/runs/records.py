@@ -145,7 +145,7 @@ def steps_of(run_id: str, records: Mapping[str, Record]) -> tuple[StepInfo, ...]
     prefix = step_key(run_id, "")
     found = []
     for key, record in records.items():
-        if key.startswith(prefix):
+        if key.startswith(prefix) and record.exists:  # what it was before may be erased
             value = record.value
             common = ("kind", "name", "state", "result")
             details = {name: each for name, each in value.items() if name not in common}
@@ -170,12 +170,13 @@ def run_info(
     """Return a run as it stands, from its records of one moment."""
     steps = steps_of(run_id, records)
     prefix = sent_key(run_id, "")
+    begun = fence.value or {}
     return RunInfo(
         run_id,
         status["state"],
-        fence.value.get("program"),
+        begun.get("program"),
         status["agent"],
-        fence.value.get("input"),
+        begun.get("input"),
         status.get("result"),
         status.get("error"),
         status.get("failures", 0),

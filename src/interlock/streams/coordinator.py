@@ -200,7 +200,7 @@ def advance(
         if isinstance(page, Pruned):
             return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
-    entries = [entry for entry in page.entries if entry.kind != DELETE]
+    entries = [entry for entry in page.entries if entry.kind != DELETE and not entry.erased]
     if not entries:
         return State(state.record, found)
     batch = _Batch(job, entries)

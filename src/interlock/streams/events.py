@@ -13,6 +13,7 @@ from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
 
+from interlock.core.append import plan_append
 from interlock.core.keys import check_key
 from interlock.core.plan import DELETE
 from interlock.core.records import Entry, as_datetime
@@ -20,7 +21,7 @@ from interlock.core.refusals import Forbidden
 from interlock.core.rules import MERGED, UnknownRule
 from interlock.core.struct import Json
 from interlock.core.types import TYPE, Misfit, tagged
-from interlock.core.write import Decision, plan_append
+from interlock.core.write import Decision
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refused
 
@@ -102,7 +103,7 @@ class Stream(Generic[E]):
     def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
         """Return the entry of an event that was appended as `body`; the same id may have been
         there, with another event."""
-        if entry.value == body:
+        if entry.value == body or entry.erased:
             return _entry(entry, event)
         return self._event(entry)
 
@@ -118,8 +119,9 @@ class Stream(Generic[E]):
         return each
 
     def _has(self, entry: Entry) -> bool:
-        """Whether an entry of the key is not left out: it is no deletion, and of these types."""
-        if entry.kind == DELETE:
+        """Whether an entry of the key is not left out: it is no deletion, has not been erased, and is
+        of these types."""
+        if entry.kind == DELETE or entry.erased:
             return False
         tag = _tag(entry)
         return not self._only or (isinstance(tag, str) and tag in self._tags)
@@ -132,6 +134,9 @@ class Stream(Generic[E]):
                 f"The event of {self.key!r} at position {entry.position} ({TYPE} "
                 f"{_tag(entry)!r:.60}) can't be read: {problem}."
             ) from problem
+
+
+NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
 
 
 def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:

@@ -67,6 +67,7 @@ class View:
     """A projection as of log position `position`; `saved` is the position that it was kept at.
 
     Nothing is known of the value until `is_open`.  `changes` counts what may have changed it.
+    `erasures`: the erasing steps of the space that the value is made after; None until known.
     """
 
     value: Json = None
@@ -74,10 +75,12 @@ class View:
     saved: int = 0
     is_open: bool = False
     changes: int = 0
+    erasures: int | None = None
 
-    def become(self, value: Json, position: int) -> None:
+    def become(self, value: Json, position: int, erasures: int | None = None) -> None:
         """Begin with a value that is kept at a position."""
         self.value, self.position, self.saved, self.is_open = value, position, position, True
+        self.erasures = erasures
         self.changes += 1
 
 
@@ -117,11 +120,11 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
     refused: Invalid | Pruned | None = None
-    if not view.is_open:
-        refused = yield from _open(shape, view)
-    if refused is not None:
-        return refused
     while True:
+        if not view.is_open:
+            refused = yield from _open(shape, view)
+        if refused is not None:
+            return refused
         page = yield from ReadLog(
             after=view.position, limit=PAGE, prefix=shape.prefix, key=shape.key
         )
@@ -130,6 +133,10 @@ def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
             if refused is not None:
                 return refused
             continue
+        if view.erasures not in (None, page.erasures):
+            view.is_open = False  # the value may hold what was erased: begin anew
+            continue
+        view.erasures = page.erasures
         refused = check_reached(view.position, page.head)
         if refused is not None:
             return refused
@@ -190,7 +197,7 @@ def _open(shape: Shape, view: View) -> Steps[Invalid | None]:
                 return Invalid(
                     f"{_named(shape)} is stored with {stored}. Raise version= for what changed."
                 )
-            view.become(value, saved.position)
+            view.become(value, saved.position, saved.erasures)
             return None
     view.become(deepcopy(shape.initial), 0)
     # Kept as it begins, it holds the log for what is to be folded.
@@ -234,7 +241,7 @@ def _save(shape: Shape, view: View) -> Steps[Invalid | None]:
             "Fold into JSON types, or leave out name=."
         )
     view.saved = view.position
-    yield SaveProjection(shape.kept_as, view.position, body)
+    yield SaveProjection(shape.kept_as, position=view.position, body=body, erasures=view.erasures)
     return None
 
 

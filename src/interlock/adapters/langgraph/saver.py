@@ -191,13 +191,16 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
             checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
         )
 
-    def delete_thread(self, thread_id: str) -> None:
-        """Remove all that is kept of a thread.  Raises Held while a run holds it."""
-        self._run(thread.delete_thread(self._calls, str(thread_id)))
+    def delete_thread(self, thread_id: str, *, erase: bool = False) -> None:
+        """Remove all that is kept of a thread, with `erase` from the log, too, for good.
 
-    async def adelete_thread(self, thread_id: str) -> None:
+        Raises Held while a run holds it.
+        """
+        self._run(thread.delete_thread(self._calls, str(thread_id), erase))
+
+    async def adelete_thread(self, thread_id: str, *, erase: bool = False) -> None:
         """Like `delete_thread`."""
-        await self._arun(thread.delete_thread(self._calls, str(thread_id)))
+        await self._arun(thread.delete_thread(self._calls, str(thread_id), erase))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints of a thread to another one.  Raises Conflict if that has any."""

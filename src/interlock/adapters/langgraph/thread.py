@@ -28,7 +28,7 @@ from interlock.adapters.langgraph.keys import (
     run_key,
     segment,
 )
-from interlock.adapters.space import Write, commit, one_of
+from interlock.adapters.space import Write, commit, erase_deleted, one_of
 
 STRATEGIES = ("keep_latest", "delete")
 _MOST_KEYS, _MOST_BYTES = 200, 4_000_000  # in one commit
@@ -38,8 +38,8 @@ _ATTEMPTS = 100  # at a thread that others move
 Chosen = Callable[[Place, Sequence[Indexed]], Coroutine[object, None, set[str]]]
 
 
-async def delete_thread(space: AsyncSpace, thread: str) -> None:
-    """Remove all that is kept of a thread; Held while a run works on it."""
+async def delete_thread(space: AsyncSpace, thread: str, erase: bool = False) -> None:
+    """Remove all that is kept of a thread; Held while a run works on it.  `erase`: for good."""
     for _ in range(_ATTEMPTS):
         run = await space.read(run_key(thread))
         heads = await space.scan(prefix("head", thread))
@@ -59,7 +59,9 @@ async def delete_thread(space: AsyncSpace, thread: str) -> None:
                 await _in_batches(space, [("delete", record) for record in found.values()])
         except (Conflict, Fenced):
             continue
-        return
+        break
+    if erase:
+        await erase_deleted(space, *(prefix(kind, thread) for kind in OF_A_THREAD))
 
 
 async def copy_thread(space: AsyncSpace, source: str, target: str) -> None:

@@ -22,6 +22,7 @@ from interlock.adapters.space import (
     awaitable,
     checked,
     commit,
+    erase_deleted,
     one_of,
     quoted,
     run_async,
@@ -295,13 +296,17 @@ class Session(TakesTurns):
         )
         return None if done is None else done.item
 
-    async def clear_session(self, *, wrapper: RunContextWrapper[Any] | None = None) -> None:
-        """Take all items off.
+    async def clear_session(
+        self, *, erase: bool = False, wrapper: RunContextWrapper[Any] | None = None
+    ) -> None:
+        """Take all items off, with `erase` out of the log, too, for good.
 
         Raises as `pop_item` does.
         """
         turn = await self._turn(wrapper)
         await self._destroyed(turn, clear(self._calls, self._keys, _held(turn), self._basis(turn)))
+        if erase:
+            await self._made(erase_deleted(self._calls, self._keys.items))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Session]:

@@ -19,6 +19,7 @@ from interlock.backends.joined import JoinedBackend
 from interlock.backends.postgres import calls, wire
 from interlock.backends.postgres.calls import Call, Rows
 from interlock.backends.postgres.connect import Target, prepare, server_settings
+from interlock.backends.postgres.erase import REMAINS, UNVACUUMED, vacuum
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg, psycopg_pool
 from interlock.backends.postgres.joined import PostgresJoined
 from interlock.backends.postgres.lender import AsyncPoolLender, Lender, PoolLender
@@ -28,7 +29,7 @@ from interlock.backends.registry import Registry
 from interlock.backends.remote import Known, RemoteBackend, ServerOptions, Slots, check_options
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
-from interlock.core.requests import Request, T
+from interlock.core.requests import Request, Scrub, Scrubbed, T
 from interlock.core.transfer import Importing
 from interlock.errors import AnswerLost, Fault, Invalid
 
@@ -275,6 +276,24 @@ class PostgresBackend(RemoteBackend[Call[object]]):
         except BaseException:
             self.close()
             raise
+
+    def perform(self, request: Request[object]) -> Any:
+        """Answer one request."""
+        answer = super().perform(request)
+        return self._scrubbed(request) if isinstance(request, Scrub) else answer
+
+    async def perform_async(self, request: Request[object]) -> Any:
+        """Answer one request without blocking the event loop."""
+        answer = await super().perform_async(request)
+        if isinstance(request, Scrub):
+            return await asyncio.to_thread(self._scrubbed, request)
+        return answer
+
+    def _scrubbed(self, request: Scrub) -> Scrubbed:
+        if request.vacuum:
+            vacuum(self._store.target, self._options.busy_timeout)
+            return Scrubbed(0, ("the tables were rewritten (VACUUM FULL)",), REMAINS)
+        return Scrubbed(0, (), (UNVACUUMED, *REMAINS))
 
     def _find(self, create: bool, importing: Importing | None) -> tuple[int, str]:
         if importing is not None:

@@ -261,7 +261,7 @@ def _read_log(
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
             return refusals.pruned(request.after, floor)
-        return answers.log_page(rows[1:], head, request)
+        return answers.log_page(rows[1:], head, request, rows[0][3])
 
     return Call("read_log", arguments, parse, False)
 
@@ -309,12 +309,14 @@ def _drop_lease(request: requests.DropLease, space: int, uid: str) -> Call[None]
 
 
 def _save_fold(request: requests.SaveFold, space: int, uid: str) -> Call[None]:
-    arguments = (space, request.key, request.position, request.body, request.rules)
+    made_after = (request.rules, request.erasures)
+    arguments = (space, request.key, request.position, request.body, *made_after)
     return Call("save_fold", arguments, _nothing)
 
 
 def _save_projection(request: requests.SaveProjection, space: int, uid: str) -> Call[None]:
-    return Call("save_projection", (space, request.name, request.position, request.body), _nothing)
+    arguments = (space, request.name, request.position, request.body, request.erasures)
+    return Call("save_projection", arguments, _nothing)
 
 
 def _load_projection(
@@ -331,8 +333,24 @@ def _drop_projection(request: requests.DropProjection, space: int, uid: str) -> 
 
 
 def _trim(request: requests.Trim, space: int, uid: str) -> Call[requests.Floor]:
-    arguments = (space, request.upto, [k for k, _ in request.folds], [b for _, b in request.folds])
+    folds = ([k for k, _ in request.folds], [b for _, b in request.folds])
+    arguments = (space, request.upto, *folds, request.erasures)
     return Call("trim", arguments, lambda rows: answers.floor(*rows[0]), request.upto > 0)
+
+
+def _redact(request: requests.Redact, space: int, uid: str) -> Call[requests.Redacted]:
+    positions = "{" + ",".join(map(str, request.positions)) + "}"
+    arguments = (space, [*request.keys], positions, _encode(request.bases), [*request.folds])
+
+    def parse(rows: Rows) -> requests.Redacted:
+        entries, folds, projections = rows[0]
+        return requests.Redacted(entries, folds, tuple(json.loads(projections)))
+
+    return Call("redact", arguments, parse)
+
+
+def _scrub(request: requests.Scrub, space: int, uid: str) -> Call[requests.Scrubbed]:
+    return Call("scrub", (space,), lambda rows: requests.Scrubbed(0))
 
 
 def _read_refusals(request: requests.ReadRefusals, space: int, uid: str) -> Call[list[RefusalNote]]:
@@ -447,6 +465,8 @@ _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.LoadProjection: _load_projection,
     requests.DropProjection: _drop_projection,
     requests.Trim: _trim,
+    requests.Redact: _redact,
+    requests.Scrub: _scrub,
     requests.ReadRefusals: _read_refusals,
     requests.ReadGroup: _read_group,
     requests.AckGroup: _ack_group,

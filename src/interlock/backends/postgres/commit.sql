@@ -273,15 +273,15 @@ AS $$
     WHERE excluded.entry > f.entry
 $$;
 
--- Keeps a fold where the rules are still at version p_rules.
+-- Keeps a fold where the rules are still at version p_rules, and nothing was erased since.
 CREATE FUNCTION interlock.save_fold(
-    p_space integer, p_key text, p_position bigint, p_body text, p_rules bigint
+    p_space integer, p_key text, p_position bigint, p_body text, p_rules bigint, p_erasures bigint
 ) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
     PERFORM lock_space(p_space);
-    IF p_rules = rules_version(p_space) THEN
+    IF p_rules = rules_version(p_space) AND p_erasures = erasures_of(p_space) THEN
         PERFORM keep_fold(p_space, p_key, p_position, p_body);
     END IF;
     PERFORM durable(false);

@@ -26,7 +26,7 @@ SCHEMA_VERSION = 2
 TABLES = "schema.sql"
 FUNCTIONS = (
     *("roles.sql", "functions.sql", "turns.sql", "fences.sql", "judge.sql", "commit.sql"),
-    *("groups.sql", "trim.sql", "spaces.sql"),
+    *("groups.sql", "trim.sql", "erase.sql", "spaces.sql"),
 )
 MIGRATIONS: Mapping[int, str] = {1: "migrate_1.sql"}  # from this version to the next one
 _LOCK = 0x494C434B  # "ILCK": the advisory lock under which the schema is made and migrated

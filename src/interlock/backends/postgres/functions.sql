@@ -182,13 +182,13 @@ BEGIN
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
         WHERE l.space = p_space AND l.key = p_key AND l.position > COALESCE(saved, 0)
-            AND l.kind = 'append';
+            AND l.kind = 'append' AND l.body IS NOT NULL;
     END IF;
     RETURN NEXT r;
 END $$;
 
 -- A consistent set of records and scans; p_ends[i] is the end of the prefix p_prefixes[i].  Rows: now
--- (time, position, extra: the version of the rules), key, scan (n: the number of the prefix), queued
+-- (time, position, extra: the version of the rules, version: the steps that erased values), key, scan (n: the number of the prefix), queued
 -- (key, extra: how many), lease (key, agent, epoch, time: until it expires), op (an entry of the operation);
 -- or, alone, back (position): the commit at p_seen of operation p_seen_op is not in the log.  p_durable: see
 -- `commit`; here it is about the operation.
@@ -209,8 +209,8 @@ BEGIN
         RETURN;
     END IF;
     r.what := 'now';
-    SELECT now_us, t.position, rules_version(p_space) INTO r.time, r.position, r.extra
-    FROM tail(p_space) AS t;
+    SELECT now_us, t.position, rules_version(p_space), erasures_of(p_space)
+    INTO r.time, r.position, r.extra, r.version FROM tail(p_space) AS t;
     IF r.position = 0 THEN PERFORM floor_of(p_space); END IF;
     RETURN NEXT r;
     FOR i IN 1 .. cardinality(p_keys) LOOP
@@ -221,7 +221,8 @@ BEGIN
             GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position, h.live, NULL::bigint
         FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND (h.live = 1 OR h.live > 2 AND h.live > now_us) AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+            AND (h.live = 1 OR h.live > 2 AND h.live > now_us) AND (l.body IS NOT NULL OR l.kind = 'delete')
+            AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
         RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1, now_us) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
             AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
@@ -295,6 +296,10 @@ END $$;
 CREATE FUNCTION interlock.floor_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
 AS $$ SELECT COALESCE((SELECT trimmed FROM spaces WHERE space = p_space), gone()) $$;
 
+-- How many steps have erased values of the space.
+CREATE FUNCTION interlock.erasures_of(p_space integer) RETURNS bigint LANGUAGE sql STABLE
+AS $$ SELECT erasures FROM spaces WHERE space = p_space $$;
+
 -- Whether a commit that the caller knows of (p_seen 0: none) is not in the log: commits were lost.
 CREATE FUNCTION interlock.is_lost(p_space integer, p_seen bigint, p_seen_op text) RETURNS boolean
 LANGUAGE sql STABLE
@@ -339,7 +344,7 @@ BEGIN
         SELECT '[' || COALESCE(string_agg(l.body, ',' ORDER BY l.position), '') || ']', count(*)
         INTO r.body, r.extra FROM log AS l
         WHERE l.space = p_space AND l.key = p_key AND l.position > COALESCE(saved, 0)
-            AND l.position <= p_position AND l.kind = 'append';
+            AND l.position <= p_position AND l.kind = 'append' AND l.body IS NOT NULL;
     END IF;
     RETURN NEXT r;
 END $$;
@@ -362,7 +367,8 @@ DECLARE
     now_us bigint := COALESCE(p_time, 0);
 BEGIN
     r.what := 'now'; r.time := clock_us();
-    SELECT t.position, rules_version(p_space) INTO high, r.extra FROM tail(p_space) AS t;
+    SELECT t.position, rules_version(p_space), erasures_of(p_space) INTO high, r.extra, r.version
+    FROM tail(p_space) AS t;
     IF p_position IS NOT NULL THEN
         r.position := LEAST(p_position, high);
     ELSE  -- times never fall along the log
@@ -390,13 +396,13 @@ BEGIN
         RETURN QUERY SELECT m.*
         FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1, now_us) AS m
         WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
-            AND m.live > 0 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
+            AND m.live > 0 AND m.body IS NOT NULL AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
 END $$;
 
 -- At most p_limit entries, and 4 MB of values (but one entry at least), after a position (-1: from the oldest that is kept): of one key, of a prefix and
 -- its end, or all of them.  The first row has no key: its position is where the log ends, its version what
--- the log is cut up to, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
+-- the log is cut up to, its epoch how many steps have erased values, and its kind is back where the commit at p_seen of operation p_seen_op is not in it.
 CREATE FUNCTION interlock.read_log(
     p_space integer, p_after bigint, p_limit integer, p_key text, p_prefix text, p_end text,
     p_seen bigint, p_seen_op text
@@ -411,7 +417,7 @@ DECLARE
     floor bigint := floor_of(p_space);
 BEGIN
     p_after := GREATEST(p_after, floor);
-    RETURN QUERY SELECT t.position, NULL, floor, NULL::bigint,
+    RETURN QUERY SELECT t.position, NULL, floor, erasures_of(p_space),
         CASE WHEN is_lost(p_space, p_seen, p_seen_op) THEN 'back' END, NULL, NULL, NULL::bigint, NULL,
         NULL, NULL::bigint FROM tail(p_space) AS t;
     IF p_key IS NOT NULL THEN

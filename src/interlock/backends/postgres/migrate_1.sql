@@ -42,3 +42,10 @@ CREATE UNLOGGED TABLE interlock.ticket_holds (
 );
 
 CREATE INDEX ticket_holds_by_ticket ON interlock.ticket_holds (space, ticket);
+
+ALTER TABLE interlock.spaces ADD COLUMN erasures bigint NOT NULL DEFAULT 0;
+
+-- To give a column the type that it has takes its statistics away.
+ALTER TABLE interlock.log ALTER COLUMN body TYPE text, ALTER COLUMN body SET STATISTICS 0;
+
+ALTER TABLE interlock.folds ALTER COLUMN body TYPE text, ALTER COLUMN body SET STATISTICS 0;

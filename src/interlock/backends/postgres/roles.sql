@@ -110,9 +110,9 @@ BEGIN
         names := names || 'act_as_any_agent'::text;
     END IF;
     IF p_as = 'operator' THEN
-        names := names || ARRAY['act_as_operator', 'trim', 'save_fold', 'save_projection',
-            'drop_projection', 'drop_group', 'drop_space', 'rename_space', 'begin_import', 'import_mark',
-            'restore', 'finish_import'];
+        names := names || ARRAY['act_as_operator', 'trim', 'redact', 'scrub', 'save_fold',
+            'save_projection', 'drop_projection', 'drop_group', 'drop_space', 'rename_space',
+            'begin_import', 'import_mark', 'restore', 'finish_import'];
     END IF;
     EXECUTE format('REVOKE ALL ON ALL FUNCTIONS IN SCHEMA interlock FROM %I', p_role);
     EXECUTE format('GRANT USAGE ON SCHEMA interlock TO %I', p_role);

@@ -7,10 +7,12 @@
 -- spaces        one row a space, and until when somebody listens for news of it.  Whoever writes to a space
 --               locks its row first, so that positions are gapless and in commit order.  The log is kept
 --               after position `trimmed`; up to there, of each key the last row is left: as it was, or
---               (kind fold) a merged key's fold.  importing: the source of an import that is not finished;
---               nobody else can open the space then
+--               (kind fold) a merged key's fold.  erasures: steps in which values were erased, so that no
+--               cache brings back what was read before.  importing: the source of an import that is not
+--               finished; nobody else can open the space then
 -- log           the truth: one row a write of a commit.  Its last row says where the log ends, and the last
---               row of a key what the key holds: value, version, epoch
+--               row of a key what the key holds: value, version, epoch.  A row without a body that is no
+--               deletion was erased.  No statistics are made of values: they would keep samples
 -- heads         one row a key, tombstones included, to find keys by prefix: its live (0 deleted, or leased
 --               and never written; 1 a value; 2 contributions), and what leases have raised its epoch to
 -- folds         a cache: the fold of a merged key's contributions up to a position; no body where it
@@ -39,7 +41,8 @@ CREATE TABLE interlock.spaces (
     created bigint NOT NULL,
     listened bigint NOT NULL DEFAULT 0,
     trimmed bigint NOT NULL DEFAULT 0,
-    importing text
+    importing text,
+    erasures bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 
 CREATE TABLE interlock.log (
@@ -57,6 +60,8 @@ CREATE TABLE interlock.log (
     expires bigint,
     PRIMARY KEY (space, position)
 );
+
+ALTER TABLE interlock.log ALTER COLUMN body SET STATISTICS 0;
 
 CREATE INDEX log_by_key ON interlock.log (space, key, position);
 
@@ -111,6 +116,8 @@ CREATE TABLE interlock.folds (
     body text,
     PRIMARY KEY (space, key)
 );
+
+ALTER TABLE interlock.folds ALTER COLUMN body SET STATISTICS 0;
 
 CREATE TABLE interlock.leases (
     space integer NOT NULL,

@@ -110,7 +110,7 @@ class PostgresStore:
         return bool(self._ask("create_space", request.name, request.uid)[0][0])
 
     def _drop(self, request: DropSpace) -> None:
-        self._ask("drop_space", request.uid)
+        self._ask("drop_space", request.uid, request.unfinished)
 
     def _rename(self, request: RenameSpace) -> Literal["done", "taken", "gone"]:
         answer: Literal["done", "taken", "gone"]

@@ -41,15 +41,22 @@ BEGIN
     RETURN (SELECT count(*) FROM spaces AS s WHERE s.name = p_name AND s.uid = p_uid);
 END $$;
 
--- Drops a space with all that it holds.  Its number is never used again, so whoever has it open finds none.
-CREATE FUNCTION interlock.drop_space(p_uid text) RETURNS void
+-- Drops a space with all that it holds; p_unfinished: only if its import is not finished.  Its number is never
+-- used again, so whoever has it open finds none.
+CREATE FUNCTION interlock.drop_space(p_uid text, p_unfinished boolean) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = interlock, pg_temp
 AS $$
+DECLARE
+    s spaces;
 BEGIN
     PERFORM check_operator('drop a space');
     PERFORM durable(true);
-    PERFORM empty_space(s.space) FROM (SELECT * FROM spaces WHERE uid = p_uid FOR UPDATE) AS s;
-    DELETE FROM spaces WHERE uid = p_uid;
+    SELECT * INTO s FROM spaces WHERE uid = p_uid FOR UPDATE;
+    IF p_unfinished AND s.importing IS NULL THEN
+        RETURN;
+    END IF;
+    PERFORM empty_space(s.space);
+    DELETE FROM spaces WHERE space = s.space;
 END $$;
 
 -- Deletes all rows of a space but its own, which the caller has locked.

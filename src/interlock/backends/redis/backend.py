@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from interlock.backends.contract import being_imported, no_space, not_empty, other_source
-from interlock.backends.redis import calls
+from interlock.backends.redis import calls, erase
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.client import AsyncClientWire, BridgedWire, ClientWire
 from interlock.backends.redis.faults import fault_of, must_wait
@@ -23,7 +23,7 @@ from interlock.backends.remote import Known, RemoteBackend, ServerOptions, check
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.plan import Plan
 from interlock.core.refusals import Outcome
-from interlock.core.requests import Request, T
+from interlock.core.requests import Request, Scrub, Scrubbed, T
 from interlock.core.transfer import Importing
 from interlock.errors import IncompatibleStore, Invalid, Unconfirmed
 
@@ -158,6 +158,24 @@ class RedisBackend(RemoteBackend[Call[Any]]):
 
     def _notes_call(self, notes: Sequence[RefusalNote]) -> Call[None]:
         return calls.add_refusals(notes, self._keys, KEPT)
+
+    def perform(self, request: Request[object]) -> Any:
+        """Answer one request."""
+        answer = super().perform(request)
+        return self._scrubbed(request, answer) if isinstance(request, Scrub) else answer
+
+    async def perform_async(self, request: Request[object]) -> Any:
+        """Answer one request without blocking the event loop."""
+        answer = await super().perform_async(request)
+        if isinstance(request, Scrub):
+            return await asyncio.to_thread(self._scrubbed, request, answer)
+        return answer
+
+    def _scrubbed(self, request: Scrub, answer: Scrubbed) -> Scrubbed:
+        if answer.left or not request.vacuum:
+            return answer._replace(remains=(erase.UNWRITTEN, *erase.REMAINS))
+        done = erase.rewrite(self._threads_wire(), self._keys.state, self.place)
+        return answer._replace(done=done, remains=erase.REMAINS)
 
     # Calls
 

@@ -67,7 +67,8 @@ _NAMES = (
         "lease",
         "mark",
     ),
-    *("drop_lease", "fold", "trim", "save_projection", "load_projection", "drop_projection"),
+    *("drop_lease", "fold", "trim", "redact", "scrub"),
+    *("save_projection", "load_projection", "drop_projection"),
     *_OF_GROUPS,
     *("ask", "drop_space", "rename_space", "import", "import_mark", "restore", "finish_import"),
     *("dump", "read_base", "examine"),
@@ -78,6 +79,7 @@ BY_SHA = {script.sha: script.text for script in SCRIPTS.values()}
 
 _LAST = 1 << 52  # a position that no log reaches, exact as a Lua number
 _STREAMED = 1000  # entries that are looked at, at least, for those of a prefix
+_COPIED = 500  # entries of the log that one call copies
 _FEW = 64  # entries; where no more fit into a page, a script counts their bytes
 
 Command = tuple[Any, ...]
@@ -107,6 +109,9 @@ class Keys:
         self.fixed = (state, self.log, f"{state}:keys", f"{state}:queues")
         self.groups = f"{state}:groups"
         self.projections = f"{state}:projections"
+        self.erasing, self.copy, self.old = (
+            f"{state}:{each}" for each in ("erasing", "copy", "old")
+        )
         self._merged = f"{state}:m:"
         self.longest: int | None = None  # value of the log, as far as it is known
 
@@ -258,15 +263,17 @@ def _read_log(
     count = max(request.limit, _STREAMED) if prefix else request.limit
     fit = 0 if keys.longest is None else PAGE_BYTES // keys.longest
     streamed = request.key is None and fit >= min(count, _FEW)
-    look = script("log", keys.fixed, after, 0 if streamed else count, key, *known, PAGE_BYTES)
+    most = min(count, fit)
+    look = script("log", keys.fixed, after, 0 if streamed else count, key, *known, PAGE_BYTES, most)
     first = "-" if after < 0 else after + 1
-    stream = ("XRANGE", keys.log, first, "+", "COUNT", min(count, fit))
+    stream = ("XRANGE", keys.log, first, "+", "COUNT", most)
 
     def parse(replies: list[Any]) -> LogPage | Pruned:
         reply = replies[-1]
         keys.longest = reply[5]
         if streamed:
-            rows = [_streamed(item) for item in replies[0]]
+            erasing = frozenset(map(int, reply[7]))
+            rows = [_streamed(item, erasing) for item in replies[0]]
             reached = rows[-1][0] if rows else max(request.after, reply[1])
         else:
             rows, reached = reply[3], max(reply[4], request.after)
@@ -289,18 +296,20 @@ def _page(
         raise answers.lost_commits(head)
     if 0 <= request.after < floor:
         return refusals.pruned(request.after, floor)
-    return LogPage(answers.entries_of(rows), reached, head)
+    return LogPage(answers.entries_of(rows), reached, head, reply[6])
 
 
-def _streamed(item: Sequence[Any]) -> LogRow:
-    """Return the row of an entry of the stream; see common.lua for its fields."""
+def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
+    """Return the row of an entry of the stream; see common.lua for its fields.  `erasing`: the
+    positions of those that are erased and still have their values there."""
     number, fields = item
     if isinstance(fields, dict):  # where redis-py sent it again, because the slot had moved
         fields = [text for pair in fields.items() for text in pair]
     _, key, _, op, _, meta, _, body, *more = fields
     found = dict(zip(more[::2], more[1::2], strict=True))
     version, epoch, kind, time, agent = meta.split(" ", 4)
-    value, position = None if kind == DELETE else body, int(number[:-2])
+    position = int(number[:-2])
+    value = None if kind == DELETE or position in erasing else body or None
     read, expires = found.get("r"), int(found.get("x", 0))
     return position, key, int(version), int(epoch), kind, value, agent, int(time), op, read, expires
 
@@ -344,7 +353,7 @@ def _drop_lease(request: requests.DropLease, keys: Keys, uid: str) -> Call[None]
 
 def _save_fold(request: requests.SaveFold, keys: Keys, uid: str) -> Call[None]:
     names = [*keys.fixed, keys.merged(request.key)]
-    arguments = (request.key, request.position, request.body, request.rules)
+    arguments = (request.key, request.position, request.body, request.rules, request.erasures)
     return _one(script("fold", names, *arguments), _nothing)
 
 
@@ -356,6 +365,7 @@ def _save_projection(request: requests.SaveProjection, keys: Keys, uid: str) -> 
             request.name,
             request.position,
             request.body,
+            "" if request.erasures is None else request.erasures,
         ),
         _nothing,
     )
@@ -376,8 +386,28 @@ def _drop_projection(request: requests.DropProjection, keys: Keys, uid: str) -> 
 def _trim(request: requests.Trim, keys: Keys, uid: str) -> Call[requests.Floor]:
     folds = [text for fold in request.folds for text in fold]
     names = (*keys.fixed, keys.groups, keys.projections)
-    command = script("trim", names, request.upto, *folds)
+    command = script("trim", names, request.upto, request.erasures, *folds)
     return _one(command, lambda reply: answers.floor(*reply), request.upto > 0)
+
+
+def _redact(request: requests.Redact, keys: Keys, uid: str) -> Call[requests.Redacted]:
+    names = (*keys.fixed, keys.projections, keys.erasing, keys.copy)
+    bases = [(key, position, body or "") for key, position, body in request.bases]
+    arguments: list[str | int] = []
+    for each in (request.keys, request.positions, request.folds):
+        arguments += (len(each), *each)
+    arguments += (len(bases), *(field for base in bases for field in base))
+    command = script("redact", (*names, *map(keys.merged, request.folds)), *arguments)
+
+    def parse(reply: Any) -> requests.Redacted:
+        return requests.Redacted(reply[0], reply[1], tuple(reply[2]))
+
+    return _one(command, parse, True)
+
+
+def _scrub(request: requests.Scrub, keys: Keys, uid: str) -> Call[requests.Scrubbed]:
+    command = script("scrub", (*keys.fixed, keys.erasing, keys.copy, keys.old), _COPIED)
+    return _one(command, lambda reply: requests.Scrubbed(reply[0]), True)
 
 
 def _read_refusals(request: requests.ReadRefusals, keys: Keys, uid: str) -> Call[list[RefusalNote]]:
@@ -496,6 +526,8 @@ _CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     requests.LoadProjection: _load_projection,
     requests.DropProjection: _drop_projection,
     requests.Trim: _trim,
+    requests.Redact: _redact,
+    requests.Scrub: _scrub,
     requests.ReadRefusals: _read_refusals,
     requests.ReadGroup: _read_group,
     requests.AckGroup: _ack_group,

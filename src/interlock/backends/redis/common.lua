@@ -11,10 +11,14 @@
 --              r                       version of the rules in force
 --              c, d                    position that the log is cut up to; time of the entry there
 --              x                       length of the longest value of the log, where it is above LONG
+--              e                       number of steps that have erased values, so that no cache brings back
+--                                      what was read before
+--              ep, ec                  while entries are erased: how many, and the position up to which the
+--                                      log is copied without their values
 --              q, n                    number of tickets in the queues; number of the last one given
 --              h:<key>                 head: version, epoch, live, position, time, agent, and of a merged key
 --                                      the length of its list m, from schema 2 on (packed)
---              b:<key>                 the value of a live head
+--              b:<key>                 the value of a live head; '' where it was erased
 --              f:<key>                 fold of a merged key: position, body or false (packed)
 --              l:<key>                 lease: epoch, holder, name, renewed, expires (packed)
 --              a:<agent>               incarnation, name of the request that raised it (packed)
@@ -33,10 +37,13 @@
 --              v:<name>                what is kept of a projection: position, body (packed)
 --   KEYS[2]  interlock:{name}:log      stream; the id of an entry is <position>-0.  Fields: k key, o operation
 --                                      id, m `version epoch kind time agent`, b body, r reads (where any),
---                                      x when the value expires (where it does)
+--                                      x when the value expires (where it does).  No body, but no
+--                                      deletion: erased
 --   KEYS[3]  interlock:{name}:keys     sorted set, every key ever written, in the order of their bytes
 --   KEYS[4]  interlock:{name}:queues   sorted set of <key> NUL <ticket, 16 digits>
 --   further  interlock:{name}:m:<key>  list, the contributions since the fold: <position>:<body>
+--            interlock:{name}:erasing  sorted set, the positions of entries that are erased but still have
+--                                      their values in the stream; and :copy, the stream without them so far
 --            interlock:{name}:projections  sorted set, the names of what is kept of projections, by position
 --            interlock:{name}:fenced  sorted set, k<key> of each key whose epoch was raised, a<agent> of each
 --                                     agent that has an incarnation
@@ -151,9 +158,20 @@ local function library()
         for i = 1, #fields, 2 do e[fields[i]] = fields[i + 1] end
         local version, epoch, kind, time, agent = string.match(e.m, '^(%d+) (%d+) (%a+) (%d+) (.*)$')
         e.v, e.e, e.c, e.t, e.a = tonumber(version), tonumber(epoch), kind, tonumber(time), agent
-        if kind == 'delete' then e.b = false end
+        if kind == 'delete' or e.b == '' or lib.is_erasing(e.p) then e.b = false end
         e.x = tonumber(e.x or 0)
         return e
+    end
+
+    -- Whether an entry is erased whose value is still in the stream.
+    local erasing
+    function lib.is_erasing(position)
+        if erasing == nil then
+            erasing = lib.number_of('ep')
+            local found = call('ZCARD', STATE .. ':erasing')
+            if found ~= erasing then missing(STATE .. ':erasing', 'has ' .. found .. ' positions instead of ' .. erasing) end
+        end
+        return erasing > 0 and call('ZSCORE', STATE .. ':erasing', position) ~= false
     end
 
     -- The entry at a position, or nil.
@@ -214,7 +232,7 @@ local function library()
         for _, item in ipairs(items) do
             local colon = string.find(item, ':', 1, true)
             local position = tonumber(string.sub(item, 1, colon - 1))
-            if position > after and position <= upto then
+            if position > after and position <= upto and colon < #item then
                 bodies[#bodies + 1] = string.sub(item, colon + 1)
             end
         end
@@ -261,6 +279,7 @@ local function library()
         if live == 1 or live > 2 then
             body = call('HGET', STATE, 'b:' .. key)
             if not body then missing(STATE, 'has no value of the key ' .. key) end
+            if body == '' then body = false end
         elseif live == 2 then
             local fold = lib.field('f:' .. key) or {0, false}
             base = fold[2]
@@ -348,10 +367,11 @@ local function library()
 
     -- The first row of a snapshot.
     function lib.now_row(now)
-        local found = call('HMGET', STATE, 'p', 'r', 'c')
+        local found = call('HMGET', STATE, 'p', 'r', 'c', 'e')
         local position, rules = tonumber(found[1] or 0), tonumber(found[2] or 0)
         check_whole(position, found[3])
-        return {'now', 0, false, false, false, false, 0, 0, false, now, position, 0, rules}
+        local erasures = tonumber(found[4] or 0)
+        return {'now', 0, false, false, false, false, erasures, 0, false, now, position, 0, rules}
     end
 
     -- The rows about who waits for a key, and who has its lease.

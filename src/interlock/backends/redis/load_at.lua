@@ -42,7 +42,7 @@ local function tail(key, version, versions)
         end
         local e = lib.entry_at(lib.position_of(key, each, versions))
         if e.c == 'delete' then break end
-        if e.c == 'append' then table.insert(bodies, 1, e.b) end
+        if e.c == 'append' and e.b then table.insert(bodies, 1, e.b) end
     end
     return '[' .. table.concat(bodies, ',') .. ']', base, #bodies
 end
@@ -79,7 +79,7 @@ for i = 1, tonumber(ARGV[at - 1]) do
     for _, key in ipairs(call('ZRANGEBYLEX', NAMES, '[' .. ARGV[at], upto)) do
         if ARGV[at] ~= '' or string.sub(key, 1, 1) ~= '$' then
             local row = record_at('scan', i - 1, key)
-            if row[12] > 0 then rows[#rows + 1] = row end
+            if row[12] > 0 and row[5] then rows[#rows + 1] = row end
         end
     end
     at = at + 2

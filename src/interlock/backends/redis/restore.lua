@@ -71,8 +71,8 @@ for at = 2, rows_at - FIELDS, FIELDS do
     local live = live_of(e)
     keep(e, {e.v, e.e, live, e.p, e.t, e.a, live == 2 and 0 or nil})
     local kind = e.c == 'fold' and 'append' or e.c
-    change('z:' .. e.k, pack({e.p, e.v, e.e, kind, e.t, e.a, live > 0 and e.b, e.x}))
-    if live == 2 then change('f:' .. e.k, pack({e.p, e.b})) end
+    change('z:' .. e.k, pack({e.p, e.v, e.e, kind, e.t, e.a, live > 0 and e.b ~= '' and e.b, e.x}))
+    if live == 2 then change('f:' .. e.k, pack({e.p, e.b ~= '' and e.b})) end
     -- Of the versions before it only the number is known.
     open[e.k] = string.rep(e.p .. ' ', e.v % BLOCK)
     if e.p == floor then change('d', e.stamp) end

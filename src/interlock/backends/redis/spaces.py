@@ -139,7 +139,7 @@ class RedisStore:
     def _drop(self, request: DropSpace) -> None:
         if self._find(FindSpace(request.name)) == request.uid:
             keys = Keys(state_key(request.name))
-            self._send(keys, script("drop_space", keys.fixed, request.uid))
+            self._send(keys, script("drop_space", keys.fixed, int(request.unfinished), request.uid))
 
     def _rename(self, request: RenameSpace) -> Literal["done", "taken", "gone"]:
         if self._target.cluster:

@@ -2,9 +2,10 @@
 -- what is cut.
 -- KEYS: those of common.lua, then that of the names of the groups (see groups.lua), then that of the
 --   positions of the projections.
--- ARGV: 1 position (0: cut nothing), then for each merged key that was appended to last: key, its fold there.
+-- ARGV: 1 position (0: cut nothing), 2 number of steps that had erased values when the folds were made, then
+--   for each merged key that was appended to last: key, its fold there.
 -- Answers {the position that the log is cut up to, the first that a group or projection needs or false, its name,
---   how many entries were cut}.
+--   how many entries were cut, how many steps have erased values}.
 
 local lib = library()
 local upto, floor, needed, by = tonumber(ARGV[1]), lib.number_of('c'), false, false
@@ -17,10 +18,13 @@ for _, name in ipairs(call('ZRANGE', KEYS[5], 0, -1)) do
     if pending then first = math.min(first, tonumber(string.sub(pending, 2))) end
     if not needed or first < needed or first == needed and name < by then needed, by = first, name end
 end
-if upto <= floor or needed and upto >= needed then return {floor, needed, by, 0} end
+local erasures = lib.number_of('e')
+if upto <= floor or needed and upto >= needed or erasures ~= tonumber(ARGV[2]) then
+    return {floor, needed, by, 0, erasures}
+end
 
 local folds, first, last, time = {}, {}, {}, 0
-for i = 2, #ARGV, 2 do folds[ARGV[i]] = ARGV[i + 1] end
+for i = 3, #ARGV, 2 do folds[ARGV[i]] = ARGV[i + 1] end
 for _, found in ipairs(call('XRANGE', LOG, floor + 1, upto)) do
     local e = lib.entry(found)
     first[e.k], last[e.k], time = first[e.k] or e.v, e, e.t
@@ -37,4 +41,4 @@ for key, e in pairs(last) do
 end
 call('XTRIM', LOG, 'MINID', upto + 1)
 call('HSET', STATE, 'c', upto, 'd', text(time))
-return {upto, needed, by, upto - floor}
+return {upto, needed, by, upto - floor, erasures}

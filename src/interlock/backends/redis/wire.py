@@ -205,6 +205,10 @@ class Wire:
         found = [self._again(c, r) for c, r in zip(asked, replies, strict=True)]
         return found if last is None else _waited(replies, found)
 
+    def node_of(self, key: str) -> dict[str, Any]:
+        """Return the arguments that send a command of redis-py to the node that has `key`."""
+        return {"target_nodes": self.client.get_node_from_key(key)} if self._target.cluster else {}
+
     def close(self) -> None:
         """Close every connection."""
         for idle in [*self._idle.values()]:

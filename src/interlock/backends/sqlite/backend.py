@@ -15,7 +15,17 @@ from interlock.backends.answers import reads_of
 from interlock.backends.contract import being_imported, no_space
 from interlock.backends.group_commit import GroupCommit
 from interlock.backends.refusal_log import KEPT, RefusalLog
-from interlock.backends.sqlite import fences, groups, location, log, spaces, store, transfer, turns
+from interlock.backends.sqlite import (
+    erase,
+    fences,
+    groups,
+    location,
+    log,
+    spaces,
+    store,
+    transfer,
+    turns,
+)
 from interlock.backends.sqlite.commit import Where, apply_all, judge_all, locate, trimmed
 from interlock.backends.sqlite.connect import (
     DURABILITY,
@@ -184,6 +194,10 @@ class SQLiteBackend:
     def _trim(self, request: requests.Trim) -> requests.Floor:
         return self._write(log.trim, request) if request.upto else self._read(log.floor_of, request)
 
+    def _scrub(self, request: requests.Scrub) -> requests.Scrubbed:
+        with self._pool.writer() as connection, translated(str(self._place)):
+            return erase.scrub(connection, self._place, request)
+
     def _note(self, request: requests.Noted) -> None:
         self._keep(request.refusal, request.agent, "")
 
@@ -209,6 +223,8 @@ class SQLiteBackend:
         requests.LoadProjection: lambda self, request: self._read(log.load_projection, request),
         requests.DropProjection: lambda self, request: self._write(log.drop_projection, request),
         requests.Trim: _trim,
+        requests.Redact: lambda self, request: self._write(erase.redact, request),
+        requests.Scrub: _scrub,
         requests.Noted: _note,
         requests.ReadRefusals: _read_refusals,
         requests.ReadGroup: _read_group,

@@ -185,7 +185,9 @@ class Step:
             gone = expired(live, self.now)
             live = 0 if gone else live
             moved = live if expected.version is None else version != expected.version
-            if moved or (expected.version is not None and gone != expected.expired):
+            if expected.version is not None:
+                moved = moved or gone != expected.expired
+            if moved:
                 return refusals.conflict(expected, self._record(expected.key))
         return None
 
@@ -220,9 +222,9 @@ class Step:
         writes = []
         for kind, key, body, ttl_us in plan.writes:
             version, epoch, _ = self._heads.get(key, _ABSENT)
-            version, position = version + 1, position + 1
+            version, position, live = version + 1, position + 1, _LIVE[kind]
             expires = now + ttl_us if ttl_us else 0
-            live = expires or _LIVE[kind]
+            live = expires or live
             entry = self._where.first + position
             if key in self._leases:
                 epoch = self._written_leased(plan, key, epoch)
@@ -307,6 +309,8 @@ def record(
     expires = live if live > CONTRIBUTIONS else 0
     if not live or expired(live, now):
         return Record(key, None, *plain, False, where.uid, None, expires)
+    if body is None:
+        return Record(key, None, *plain, False, where.uid, None, expires, erased=True)
     return Record(key, json.loads(body), *plain, True, where.uid, body, expires)
 
 
@@ -315,7 +319,10 @@ def read_record(
 ) -> Record:
     """Return the record of a key as it is now."""
     row = connection.execute(SQL["record"], (where.space, key)).fetchone()
-    return record(connection, where, row, where.clock() if now is None else now)
+    found = record(connection, where, row, where.clock() if now is None else now)
+    if isinstance(found.value, Tail):  # as servers answer it: such a fold is not kept
+        found = found._replace(value=found.value._replace(erasures=None))
+    return found
 
 
 def drop_ticket(connection: sqlite3.Connection, where: Where, ticket: int) -> bool:
@@ -338,7 +345,13 @@ def contributions(connection: sqlite3.Connection, where: Where, key: str, last: 
         after, base = started or (after, base)
     window = (space, key, after, where.last if last is None else last)
     items, length = execute(SQL["contributions"], window).fetchone()
-    return Tail(base, items, length, rules_version(connection, where))
+    return Tail(base, items, length, rules_version(connection, where), erasures(connection, where))
+
+
+def erasures(connection: sqlite3.Connection, where: Where) -> int:
+    """Return the number of steps that have erased values of the space."""
+    found: int = connection.execute(SQL["erasures"], (where.space,)).fetchone()[0]
+    return found
 
 
 def rules_version(connection: sqlite3.Connection, where: Where) -> int:

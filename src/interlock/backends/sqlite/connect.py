@@ -71,6 +71,7 @@ def connect(place: Location, options: SQLiteOptions) -> sqlite3.Connection:
         connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit={LOG_LIMIT}")
         connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("PRAGMA secure_delete=ON")  # what is overwritten or moved leaves no copy
         return connection
     except sqlite3.Error as problem:
         connection.close()

@@ -17,6 +17,7 @@ from interlock.backends.sqlite.commit import (
     Where,
     alive,
     applied,
+    erasures,
     opening,
     record,
     rules_version,
@@ -150,12 +151,13 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         size += size_of(row)
         if size >= PAGE_BYTES:
             break
-    return log_page(found, head, request)
+    return log_page(found, head, request, erasures(connection, where))
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:
     """Keep the fold of a merged key, inside a write transaction that the caller opened."""
-    if rules_version(connection, where) == request.rules:
+    same = rules_version(connection, where) == request.rules
+    if same and erasures(connection, where) == request.erasures:
         values = (where.space, request.key, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 
@@ -208,7 +210,7 @@ def trim(connection: sqlite3.Connection, where: Where, request: Trim) -> Floor:
     """
     floor = floor_of(connection, where, request)
     cut, blocked = request.upto, floor.needed is not None and request.upto >= floor.needed
-    if cut <= floor.position or blocked:
+    if cut <= floor.position or blocked or request.erasures != floor.erasures:
         return floor
     execute, space, last = connection.execute, where.space, where.first + cut
     folds = dict(request.folds)
@@ -228,12 +230,15 @@ def floor_of(connection: sqlite3.Connection, where: Where, request: Trim) -> Flo
     """Return where the log is cut, and what consumer groups and projections still need."""
     needed = connection.execute(SQL["needed"], (where.space, where.first)).fetchone()
     position = trimmed(connection, where)
-    return Floor(position) if needed is None else Floor(position, *needed)
+    first, name = needed or (None, "")
+    return Floor(position, first, name, erasures=erasures(connection, where))
 
 
 def save_projection(connection: sqlite3.Connection, where: Where, request: SaveProjection) -> None:
     """Answer a SaveProjection, inside a write transaction that the caller opened."""
-    if trimmed(connection, where) <= request.position <= log_end(connection, where):
+    now = erasures(connection, where)
+    kept = trimmed(connection, where) <= request.position <= log_end(connection, where)
+    if kept and request.erasures in (None, now):
         values = (where.space, request.name, where.first + request.position, request.body)
         connection.execute(SQL["save_fold"], values)
 
@@ -243,7 +248,9 @@ def load_projection(
 ) -> Kept | None:
     """Answer a LoadProjection."""
     row = connection.execute(SQL["fold"], (where.space, request.name)).fetchone()
-    return None if row is None else Kept(row[0] - where.first, row[1])
+    if row is None:
+        return None
+    return Kept(row[0] - where.first, row[1], erasures(connection, where))
 
 
 def drop_projection(connection: sqlite3.Connection, where: Where, request: DropProjection) -> None:

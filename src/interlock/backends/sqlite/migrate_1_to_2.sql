@@ -13,6 +13,8 @@ CREATE INDEX ticket_holds_by_ticket ON ticket_holds (ticket);
 
 ALTER TABLE spaces ADD COLUMN importing TEXT;
 
+ALTER TABLE spaces ADD COLUMN erasures INTEGER NOT NULL DEFAULT 0;
+
 ALTER TABLE log ADD COLUMN expires INTEGER;
 
 CREATE INDEX heads_by_expiry ON heads (space, live) WHERE live > 2;

@@ -2,12 +2,14 @@
 --
 -- spaces        one row a space; uid tells records of one space from those of another.  The log is
 --               kept after position `trimmed`; up to there, of each key the last row is left: as it
---               was, or (kind fold) a merged key's fold.  importing: the source of an import that is not
---               finished; nobody else can open the space then.  A dropped space leaves a row whose name is
---               a blank and its uid, so that its number is never used again
+--               was, or (kind fold) a merged key's fold.  erasures: steps in which values were erased, so
+--               that no cache brings back what was read before.  importing: the source of an import that
+--               is not finished; nobody else can open the space then.  A dropped space leaves a row whose
+--               name is a blank and its uid, so that its number is never used again
 -- log           the truth: one row a write of a commit.  id is space * 2^40 + position, so that the rows
 --               of a space lie together in commit order; positions are gapless within a space.  expires:
---               when its value does, null where it does not
+--               when its value does, null where it does not.  A row without a body that is no deletion was
+--               erased
 -- heads         one row a key, tombstones included: its version, its epoch, and the id of the log row
 --               that holds its value.  A value stands in the log only, so the two cannot disagree.
 --               live: 0 deleted, or leased and never written (version 0); 1 a value; 2 contributions; above
@@ -33,7 +35,8 @@ CREATE TABLE spaces (
     uid TEXT NOT NULL UNIQUE,
     created INTEGER NOT NULL,
     trimmed INTEGER NOT NULL DEFAULT 0,
-    importing TEXT
+    importing TEXT,
+    erasures INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE TABLE log (

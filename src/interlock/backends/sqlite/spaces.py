@@ -88,7 +88,7 @@ class SQLiteStore:
         return self._write(write)
 
     def _drop(self, request: DropSpace) -> None:
-        self._write(lambda connection: drop(connection, request.uid))
+        self._write(lambda connection: drop(connection, request.uid, request.unfinished))
 
     def _rename(self, request: RenameSpace) -> Literal["done", "taken", "gone"]:
         def write(connection: sqlite3.Connection) -> Literal["done", "taken", "gone"]:
@@ -147,10 +147,10 @@ def add(connection: sqlite3.Connection, name: str, uid: str, source: str | None 
     return found
 
 
-def drop(connection: sqlite3.Connection, uid: str) -> None:
-    """Drop a space with all that it holds."""
+def drop(connection: sqlite3.Connection, uid: str, unfinished: bool = False) -> None:
+    """Drop a space with all that it holds; `unfinished`: only if its import is not finished."""
     found = connection.execute(SPACES["space_of_uid"], (uid,)).fetchone()
-    if found is None:
+    if found is None or (unfinished and found[2] is None):
         return
     space, execute = found[0], connection.execute
     where = locate(space, uid, None, "")

@@ -19,7 +19,7 @@ UPDATE spaces SET name = ? WHERE uid = ?;
 UPDATE spaces SET name = ' ' || uid WHERE uid = ?;
 
 -- name: space_of_uid (uid)
-SELECT space, name FROM spaces WHERE uid = ? AND name NOT LIKE ' %';
+SELECT space, name, importing FROM spaces WHERE uid = ? AND name NOT LIKE ' %';
 
 -- name: count_keys (space, now)
 SELECT COUNT(*) FROM heads

@@ -103,7 +103,8 @@ SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
 WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
-    AND (l.expires IS NULL OR l.expires > ?5) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+    AND (l.expires IS NULL OR l.expires > ?5) AND (l.kind <> 'put' OR l.body IS NOT NULL)
+    AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
 -- name: time_at (id)
@@ -229,13 +230,41 @@ WHERE excluded.entry > entry;
 -- As one JSON array, and how many.
 SELECT '[' || COALESCE(group_concat(body, ','), '') || ']', COUNT(*) FROM (
     SELECT body FROM log INDEXED BY log_by_key
-    WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' ORDER BY id);
+    WHERE space = ? AND key = ? AND id > ? AND id <= ? AND kind = 'append' AND body IS NOT NULL
+    ORDER BY id);
 
 -- name: fold_start (space, key, last id)
 -- What the contributions to a key as of a log row begin after: the last row that deleted it, or its
 -- fold where the log was trimmed.  Reads the key's entries.
 SELECT id, body FROM log INDEXED BY log_by_key
 WHERE space = ? AND key = ? AND id <= ? AND kind IN ('delete', 'fold') ORDER BY id DESC LIMIT 1;
+
+-- name: redact (positions as a JSON array, first, space, keys as a JSON array)
+UPDATE log SET body = NULL
+WHERE id IN (SELECT ?2 + p.value FROM json_each(?1) AS p) AND space = ?3
+    AND key IN (SELECT k.value FROM json_each(?4) AS k) AND kind <> 'delete' AND body IS NOT NULL;
+
+-- name: set_base (body, id, space, key)
+-- What a key was where the log is cut.
+UPDATE log SET body = ?1
+WHERE id = ?2 AND space = ?3 AND key = ?4 AND kind <> 'delete' AND body IS NOT ?1;
+
+-- name: restart_fold (space, key)
+-- Has a fold begin where the contributions that the log has begin, as if none had been kept.
+INSERT INTO folds (space, key, entry, body)
+SELECT space, key, id, body FROM log INDEXED BY log_by_key
+WHERE space = ? AND key = ? AND kind IN ('delete', 'fold') ORDER BY id DESC LIMIT 1;
+
+-- name: drop_projections (space, id)
+-- Those that include a log row, or one after it.
+DELETE FROM folds
+WHERE space = ? AND key >= '$projection/' AND key < '$projection0' AND entry >= ? RETURNING key;
+
+-- name: count_erasure (space)
+UPDATE spaces SET erasures = erasures + 1 WHERE space = ?;
+
+-- name: erasures (space)
+SELECT erasures FROM spaces WHERE space = ?;
 
 -- name: trimmed (space)
 -- No row where the space was dropped.

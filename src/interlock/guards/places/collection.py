@@ -41,7 +41,7 @@ class Documents:
         name: str,
     ) -> None:
         self.name = name
-        self.asynchronous = iscoroutinefunction(collection.find_one)
+        self.asynchronous, self.texts = iscoroutinefunction(collection.find_one), False
         self._collection = collection
         self._key, self._version, self._make_id = key, version, make_id
         for field in (key, *([] if version is None else [version])):

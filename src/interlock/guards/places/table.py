@@ -143,7 +143,7 @@ class Rows:
     def __init__(self, given: Any, table: Table, name: str) -> None:
         self.name = name
         self._connection = Connection(given)
-        self.asynchronous = self._connection.asynchronous
+        self.asynchronous, self.texts = self._connection.asynchronous, False
         self._table = table
         self._dialect = dialect_of(self._connection.dialect)
 

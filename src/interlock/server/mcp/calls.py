@@ -189,6 +189,7 @@ def entry_answer(entry: Entry) -> Answer:
         "value": entry.value,
         "agent": entry.agent,
         "at": entry.at.isoformat(),
+        **({"erased": True} if entry.erased else {}),
     }
 
 
@@ -519,8 +520,9 @@ async def _log(agent: Agent, arguments: Arguments) -> Answer:
         return await _page(agent.space.log(after, prefix, **chosen), after, limit)
     head, latest = await agent.space.position(), list[Entry]()
     async for entry in agent.space.log(prefix=prefix, newest_first=True, **chosen):
-        if not is_reserved(entry.key):
-            latest.append(entry)
+        if is_reserved(entry.key):
+            continue
+        latest.append(entry)
         if len(latest) == limit:
             break
     return _entries(latest[::-1], max(head, latest[0].position if latest else 0), more=False)

@@ -1,0 +1,53 @@
+"""What a space keeps no longer: values that are erased, and the oldest part of its log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from interlock.core.records import Entry
+from interlock.session import AsyncSession
+
+if TYPE_CHECKING:
+    from interlock.core.erase import Erasure
+    from interlock.core.trim import Trimmed
+
+
+class AsyncRetention:
+    """Takes things out of a space."""
+
+    session: AsyncSession
+
+    async def erase(
+        self,
+        key: str | None = None,
+        *,
+        prefix: str | None = None,
+        where: Callable[[Entry], bool] | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+    ) -> Erasure:
+        """Remove the values of `key`, or of all keys under `prefix`, for good.
+
+        With `where` only entries for which `where(entry)` is true; alone it looks at the whole
+        space, finished runs included.  `dry_run` only says what would go.  `vacuum`: have the
+        server rewrite its files, too, which may hold others up.  If interrupted, call it again.
+        Raises Held if a lease holds a key, Contended if somebody keeps a snapshot open, Invalid.
+        """
+        from interlock.runs import erase
+
+        chosen = (key, prefix, where, dry_run, vacuum)
+        return await self.session.run(erase.erasing(self.session, *chosen))
+
+    async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
+        """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,
+        and say what is kept and why.
+
+        `keep`: days that entries are kept whose rule does not say, at least one (None: forever).
+        `before`: what begins at that position is kept.  What consumer groups and coordinators have
+        not handled is kept, and so is what every key was at the cut.  A thousand entries a step.
+        """
+        from interlock.core import trim  # only here: few who write ever trim
+
+        name = self.session.op_id(None)
+        return await self.session.run(trim.trim(self.session.writer, keep, before, name))
