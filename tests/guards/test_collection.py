@@ -105,10 +105,11 @@ def test_a_field_that_a_blind_writer_changed_conflicts_whatever_it_was(
     guard = bookings.guard()
     record = guard.read("1")
     bookings.plain.update_one({"_id": 1}, {"$set": {"n": after}})
-    for write in (
+    writes: list[Callable[[], Any]] = [
         lambda: guard.write(record, {**record.value, "note": "mine"}),
         lambda: guard.delete(record),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(interlock.Conflict, match="outside") as caught:
             write()
         assert caught.value.record.value["n"] == after
@@ -130,7 +131,8 @@ def test_a_field_that_a_blind_writer_added_or_removed_is_not_overwritten(
 
 
 def test_types_of_bson_stay_what_they_are(bookings: Bookings) -> None:
-    some, at = bson.ObjectId("0" * 24), datetime(2026, 1, 2, 3, 4, 5)
+    some: Any = bson.ObjectId("0" * 24)
+    at = datetime(2026, 1, 2, 3, 4, 5)
     before = {"_id": 1, "ref": some, "at": at, "price": bson.Decimal128("1.50"), "in": {"at": at}}
     bookings.plain.insert_one(dict(before))
     guard = bookings.guard(version=None)

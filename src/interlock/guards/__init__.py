@@ -246,10 +246,10 @@ def table(
     `row` compares all of these, so that what is written around the guard is seen in any case;
     `version` compares that column alone, which is safe only where every writer raises it (see
     `interlock guard PLACE init-table`).  `in_schema`: the schema of the table.  `name`: that of
-    `custom` (default: that of the table).  The other options are those of `custom`; `machine=` needs the
-    column of its field.  Raises Invalid.
+    `custom` (default: that of the table).  The other options are those of `custom`; `machine=`
+    needs the column of its field.  Raises Invalid.
     """
-    from interlock.guards.places.table import guarded_table
+    from interlock.guards.places.rows import guarded_table
 
     place = guarded_table(connection, table, key, version, columns, compare, in_schema, name)
     return made(place, metadata=False, **options)
