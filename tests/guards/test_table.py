@@ -249,7 +249,7 @@ def test_bad_input_is_refused_and_changes_nothing(table: Bookings) -> None:
         lambda: table.guard(version=None, compare="version"),
         lambda: table.guard(compare="all"),
         lambda: guards.table(table.plain, "no such table").read("1"),
-        lambda: guards.table(object(), "bookings"),  # type: ignore[call-overload]
+        lambda: guards.table(object(), "bookings"),  # type: ignore[call-overload]  # no connection
         lambda: guards.table(table.plain, ""),
         lambda: guard.read("1\0"),
         lambda: guard.read("1/2") if table.kind == "postgres" else guard.create("x", {}),
@@ -528,7 +528,7 @@ def test_sqlalchemy_loses_without_a_version_column_and_with_one_where_others_wri
     with sqlalchemy.orm.Session(engine) as session:
         booking = session.get_one(Booking, 1)
         sqlite.run("UPDATE %t SET n = n + 1")  # a program that knows of no version
-        booking.n = booking.n + 1  # type: ignore[attr-defined]
+        booking.n = booking.n + 1  # type: ignore[attr-defined]  # made by the ORM
         session.commit()
     engine.dispose()
     assert sqlite.run("SELECT n FROM %t") == [(1,)]  # two were counted
