@@ -243,6 +243,17 @@ def a_store(url: str) -> None:
     asyncio.run(again())
 
 
+def toml(url: str) -> None:
+    """Write a TOML file through a guard."""
+    import tempfile
+
+    from interlock import guards
+
+    with tempfile.TemporaryDirectory() as folder:
+        guards.file(folder).create("a.toml", {"n": 1})
+        assert guards.file(folder).read("a.toml").value == {"n": 1}
+
+
 def verify(url: str) -> None:
     """Try the laws of a reducer."""
     from hypothesis import strategies as st
@@ -268,6 +279,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "qdrant": qdrant,
     "redis": a_store,
     "schema": schema,
+    "toml": toml,
     "verify": verify,
 }
 

@@ -37,6 +37,7 @@ USERS = {
     "redis": "import interlock; interlock.open('redis://nowhere')",
     "schema": "import interlock; R = interlock.guarded(schema=int); "
     "interlock.open('sqlite://', rules={'k': R})",
+    "toml": "from interlock import guards; guards.file('.').create('a.toml', {'n': 1})",
     "verify": "from interlock.verify import laws; laws(None, None)",
 }
 

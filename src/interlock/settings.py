@@ -6,14 +6,17 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
-from interlock.core.records import as_datetime
+from interlock.core.records import Record, as_datetime
 from interlock.core.rules import Rule, rule_from_json
 from interlock.core.types import to_json
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refusal, raise_refused
 from interlock.extras import needs
+
+T = TypeVar("T")
 
 DEFAULT_ATTEMPTS = 20  # thoughts
 PAGE = 1000  # entries
@@ -100,6 +103,38 @@ def distinct(keys: Iterable[str]) -> tuple[str, ...]:
             raise_refusal(wrong)
         found[key] = None
     return tuple(found)
+
+
+def written_pairs(writes: Iterable[tuple[Record, Any]]) -> list[tuple[Record, Any]]:
+    """Return pairs of a record and its value, each of another key.  Raises Invalid."""
+    pairs = listed(writes, "write_many", "pairs of a record and its value")
+    for pair in pairs:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise Invalid("write_many() takes pairs of a record and its value.")
+        if not isinstance(pair[0], Record):
+            raise Invalid(
+                f"Expected a Record, got {type(pair[0]).__name__}. "
+                "Pass the record that space.read() returned."
+            )
+    keys = [record.key for record, _ in pairs]
+    if len(distinct(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise Invalid(f"write_many() names {twice!r} twice: one of the values would be lost.")
+    return pairs
+
+
+def by_key(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return values by key.  Raises Invalid where they are something else."""
+    if not isinstance(values, Mapping):
+        raise Invalid(f"create_many() takes values by key, not {type(values).__name__}.")
+    return values
+
+
+def listed(items: Iterable[T], call: str, what: str) -> list[T]:
+    """Return what a call was given several of; texts and objects are one.  Raises Invalid."""
+    if isinstance(items, str | bytes | Mapping) or not isinstance(items, Iterable):
+        raise Invalid(f"{call}() takes a list of {what}, not {type(items).__name__}.")
+    return list(items)
 
 
 def distinct_keys(keys: Iterable[str]) -> tuple[str, ...]:

@@ -49,6 +49,16 @@ def events(entries: Any) -> list[Any]:
     return [each.event for each in entries]
 
 
+def test_an_event_that_was_erased_is_left_out(space: Any) -> None:
+    stream = orders(space)
+    stream.append(Paid(1), id="one")
+    stream.append(Paid(2))
+    space.erase("orders", where=lambda entry: entry.value["order"] == 1)
+    assert events(stream.read()) == [Paid(2)]
+    stream.append(Paid(1), id="one")  # it was there, and is not added again
+    assert events(stream.read()) == [Paid(2)]
+
+
 def test_events_are_read_as_they_were_appended(space: Any) -> None:
     first = orders(space).append(Paid(1))
     second = orders(space).append(Sent(1, to="work"))

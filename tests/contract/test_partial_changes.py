@@ -204,3 +204,22 @@ def test_an_update_under_a_lease_never_overwrites_what_its_lease_wrote_meanwhile
         with pytest.raises(interlock.Conflict):
             lease.update(lambda _: (lease.write({"n": 2}), interlock.DELETE)[1])
     assert space.read("k").value == {"n": 2}
+
+
+def test_writes_of_several_keys_refuse_what_would_lose_a_value(space: Any) -> None:
+    record = space.create("k", 1)
+    wrong: Any
+    for wrong in ([(record, 2), (record, 3)], {"k": 2}, None, ["ab"], [(record, 2, 3)], [("k", 2)]):
+        with pytest.raises(interlock.Invalid):
+            space.write_many(wrong)
+    for wrong in ("text", {"n": 1}, None):
+        with pytest.raises(interlock.Invalid, match="list of contributions"):
+            space.append_many("found", wrong)
+    for wrong in ([("a", 1)], None):
+        with pytest.raises(interlock.Invalid, match="values by key"):
+            space.create_many(wrong)
+    for wrong in (5, [["hold"]], [1]):
+        with pytest.raises(interlock.Invalid, match="as texts"):
+            space.update_fields("k", {}, remove=wrong)
+    assert space.read_many(["k", "found", "a"])["k"] == record
+    assert len(list(space.log(prefix="found"))) == 0

@@ -117,7 +117,11 @@ FITS: dict[str, tuple[Any, Any, list[tuple[Any, str]]]] = {
         [({"number": 1}, "'row' is a required property"), ({"$type": "Order", "number": "1"}, "")],
     ),
     "NamedTuple": (Point, Point(1, 2), [([1], "")]),
-    "list": (list[Seat], [Seat(1)], [([{"row": 1.5}], "at $[0].row")]),
+    "list": (
+        list[Seat],
+        [Seat(1)],
+        [([{"row": wrong}], "at $[0].row") for wrong in (1.5, 1.0, True)],
+    ),
     "versioned": (
         Place,
         Place("Rome"),

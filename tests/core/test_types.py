@@ -238,6 +238,16 @@ def test_fields_that_a_type_does_not_know_stay() -> None:
     assert kept["tags"] == ["b"]
 
 
+def test_an_unknown_field_below_a_name_that_changed_is_not_lost_in_silence() -> None:
+    seats = shape(dict[str, Seat])
+    stored = {"12A": {"row": 12, "view": "sea"}, "1B": {"row": 1}}
+    before = seats.decode(stored)
+    with pytest.raises(Misfit, match=r"would lose at \$\.12A"):
+        seats.changed(stored, {"14A": before["12A"], "1B": before["1B"]})
+    assert seats.changed(stored, {"1B": before["1B"]}).keys() == {"1B"}
+    assert seats.changed(stored, {"12A": before["12A"], "2B": before["1B"]})["12A"] == stored["12A"]
+
+
 def test_an_unknown_field_in_a_list_that_changed_is_not_lost_in_silence() -> None:
     stored = {"seats": [{"row": 1}, {"row": 2, "view": "sea"}]}
     with pytest.raises(Misfit, match=r"would lose at \$\.seats\[1\]"):

@@ -15,6 +15,8 @@ import redis.asyncio
 from interlock import guards
 from tests.facades import Bridge
 
+PLACES = ("custom", "redis", "file")
+
 
 class Outside(NamedTuple):
     """Data outside: how to guard it, and how others see and overwrite it."""
@@ -23,6 +25,7 @@ class Outside(NamedTuple):
     key: str
     look: Callable[[], Any]  # the value that is stored, None for nothing
     overwrite: Callable[[Any], object]  # blindly
+    odd_keys: tuple[str, ...] = ("{user:1}:cart", "a//b/", "files/../x*", "ключ")
 
 
 class Shelf:
@@ -73,7 +76,7 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
         yield found
 
 
-@pytest.fixture(params=["custom", "custom-async", "redis", "redis-async"])
+@pytest.fixture(params=[f"{place}{mode}" for place in PLACES for mode in ("", "-async")])
 def outside(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> Iterator[Outside]:
     """Each place, with each API."""
     kind, _, mode = request.param.partition("-")
@@ -96,6 +99,23 @@ def outside(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> 
             key,
             lambda: shelf.there.get(key, (None, None))[1],
             lambda value: shelf.put(key, value),
+        )
+        return
+    if kind == "file":
+        folder = request.getfixturevalue("tmp_path")
+        path = folder / f"{key}.json"
+
+        def put(value: Any) -> None:
+            (folder / "new").write_text(json.dumps(value))
+            (folder / "new").rename(path)
+
+        make: Any = guards.file_async if mode else guards.file
+        yield Outside(
+            lambda **options: shown(make(folder, **options)),
+            path.name,
+            lambda: json.loads(path.read_bytes()) if path.exists() else None,
+            put,
+            ("deep/er/", "ключ {1} "),
         )
         return
     url = request.getfixturevalue("redis_url")

@@ -39,6 +39,11 @@ def proxied(redis_server: Redis) -> Iterator[tuple[Proxy, redis.Redis]]:
         yield proxy, through
 
 
+def monitored(client: Any) -> Any:
+    """Return what shows every command that the server gets."""
+    return client.monitor()
+
+
 def test_a_key_keeps_its_time_to_live(client: redis.Redis, key: str) -> None:
     guard = guards.redis(client)
     client.set(key, '{"n": 1}', px=100_000)
@@ -65,6 +70,48 @@ def test_what_is_no_string_with_json_is_refused(client: redis.Redis, key: str) -
     with pytest.raises(interlock.Invalid, match="own"):
         guard.read(receipts_of(key))
     assert client.get(key) == b"no json"
+
+
+def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client, kind="hash", agent="planner")
+    client.hset(key, mapping={"seat": "3C", "status": "PENDING", "_version": "4"})
+    client.expire(key, 100)
+    record = guard.read(key)
+    assert (record.value["seat"], record.version) == ("3C", 4)
+    with monitored(client) as monitor:
+        written = guard.update_fields(record, {"seat": "12A"}, remove=["status"])
+        client.echo(key)
+        seen = [*takewhile(f"ECHO {key}".__ne__, (each["command"] for each in monitor.listen()))]
+    assert [each for each in seen if each.startswith("HSET")] == [
+        f"HSET {key} seat 12A",
+        f"HSET {key} _version 5",
+    ]
+    assert client.hgetall(key) == {b"seat": b"12A", b"_version": b"5"}
+    assert (written.version, written.value["_version"], client.ttl(key) > 0) == (5, "5", True)
+    client.hset(key, "meal", "vegan")
+    with pytest.raises(interlock.Conflict, match="changed by a writer outside") as caught:
+        guard.write(written, {"seat": "1A"})
+    assert caught.value.record.value["meal"] == "vegan"
+    with pytest.raises(interlock.Invalid, match="at least one field"):
+        guard.create(f"{key}:new", {})
+    bad: list[Any] = [{"n": 1}, [1]]
+    for value in bad:
+        with pytest.raises(interlock.Invalid):
+            guard.write(caught.value.record, value)
+    guard.delete(caught.value.record)
+    assert client.exists(key) == 0
+    stamped = guards.redis(client, kind="hash", metadata=True).create(key, {"seat": "1A"})
+    assert guard.read(key).at == stamped.at
+    with pytest.raises(interlock.Conflict):
+        guard.create(key, {"seat": "1B"})
+    client.delete(key)
+    client.set(key, "1")
+    with pytest.raises(interlock.Invalid, match="for hashes"):
+        guard.read(key)
+    with pytest.raises(interlock.Invalid, match="kind="):
+        guards.redis(client, kind="list")
 
 
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
@@ -98,7 +145,7 @@ def test_an_increment_whose_answer_was_lost_is_applied_once(
     for cut in (proxy.cut_after_next, proxy.cut_before_next):
         cut(key.encode() + b"}")  # the receipts: of the script and of nothing else
         made = guard.update(key, lambda value: {**value, "n": value["n"] + 1})
-        assert made.value == json.loads(client.get(key) or "")  # type: ignore[arg-type]
+        assert made.value == json.loads(client.get(key) or "")
     assert (proxy.cuts, made.value["n"]) == (2, 3)
 
 
@@ -158,7 +205,7 @@ def test_blind_writers_lose_nothing_to_the_guard(client: redis.Redis, key: str) 
             made = guard.update(key, think, attempts=10_000, turns="never")
             log.append(made.value)
 
-    with ThreadPoolExecutor(15) as pool, client.monitor() as monitor:
+    with ThreadPoolExecutor(15) as pool, monitored(client) as monitor:
         legacies = [pool.submit(legacy, number) for number in range(5)]
         agents = [pool.submit(guarded, number) for number in range(10)]
         for each in agents:
@@ -208,5 +255,5 @@ def test_a_hundred_agents_on_one_key_think_less_than_twice_each_in_turns(
         with ThreadPoolExecutor(20) as pool:
             for each in [pool.submit(guard.update, key, think) for _ in range(20)]:
                 each.result()
-    assert json.loads(client.get(key) or "") == {"n": 20}  # type: ignore[arg-type]
+    assert json.loads(client.get(key) or "") == {"n": 20}
     assert len(thoughts) == 39

@@ -47,6 +47,20 @@ def test_a_hook_that_hangs_does_not_hold_up_a_write_and_what_is_left_out_is_coun
     assert keys == ["first", "a", "b"]
 
 
+def test_what_happened_before_a_hook_was_ended_still_reaches_it(space: interlock.Space) -> None:
+    go_on = threading.Event()
+    space.on("commit", lambda commit: go_on.wait(WAIT))  # holds up the one behind it
+    keys: list[str] = []
+    off = space.on("commit", lambda commit: keys.append(commit.key))
+    space.create("before", 1)
+    space.create("before too", 1)
+    off()
+    space.create("after", 1)
+    go_on.set()
+    space.close()
+    assert keys == ["before", "before too"]
+
+
 def test_closing_does_not_wait_for_a_hook_that_hangs(
     space: interlock.Space, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,3 +97,17 @@ def test_a_space_keeps_everything(tmp_path: Path) -> None:
 def test_numbers_below_one_are_refused(writers: int, each: int) -> None:
     with pytest.raises(interlock.Invalid, match="must be 1 or more"):
         check_append(list[str], writers, each=each)
+
+
+def test_a_store_that_acknowledges_nothing_does_not_pass() -> None:
+    def refuse(store: list[str], item: str) -> None:
+        raise ConnectionError("away")
+
+    async def later(store: list[str], item: str) -> None:
+        store.append(item)
+
+    for append, why in ((refuse, "away"), (later, "coroutine")):
+        report = check_append(list[str], 1, each=1, append=append, read=list)
+        assert (report.acknowledged, report.lost, report.ok) == (0, (), False)
+        with pytest.raises(AssertionError, match=why):
+            report.check()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from interlock import settings
 from interlock._async import concurrency
 from interlock._async.calls import all_awaited
 from interlock._async.lease import AsyncLease, AsyncLeases
@@ -27,7 +28,6 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted
-from interlock.settings import DEFAULT_ATTEMPTS, check_validator, contribution_id, distinct_keys
 from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
         """
-        pairs = list(writes)
-        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        pairs = settings.written_pairs(writes)
+        self.session.check_write(*(record.key for record, _ in pairs))
         return await self._write_all(
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
@@ -108,7 +108,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         Raises Conflict if one of them exists.
         """
-        self.session.check_write(*values)
+        self.session.check_write(*settings.by_key(values))
         return await self._write_all(
             lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
         )
@@ -128,7 +128,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         fn: Callable[[Any], Any],
         *,
         default: Any = None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -143,7 +143,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         type: TypeForm[T],
         *,
         default: None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -158,7 +158,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         type: TypeForm[T],
         *,
         default: T = ...,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -172,7 +172,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         type: Any = None,
         *,
         default: Any = MISSING,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -261,7 +261,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         self,
         fn: Callable[[AsyncTx], Any],
         *,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -296,7 +296,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         if the key is not merged, Held if another agent holds its lease, Invalid.
         """
         self.session.check_write(key)
-        name = contribution_id(key, item, id, dedupe)
+        name = settings.contribution_id(key, item, id, dedupe)
         steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
@@ -309,9 +309,10 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         An `op_id` that was already applied adds nothing.  Raises as `append` does.
         """
+        many = settings.listed(items, "append_many", "contributions")
         self.session.check_write(key)
-        name = self.session.op_id(op_id)
-        return await self.session.run(append.append_many(self.session.writer, key, items, name))
+        steps = append.append_many(self.session.writer, key, many, self.session.op_id(op_id))
+        return await self.session.run(steps)
 
     async def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -345,7 +346,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
-        return AsyncLeases(self.session, distinct_keys(keys), ttl, wait)
+        return AsyncLeases(self.session, settings.distinct_keys(keys), ttl, wait)
 
     async def reclaim(self, key: str) -> Record:
         """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.
@@ -370,7 +371,7 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
-        check_validator(rules)
+        settings.check_validator(rules)
         writer = self.session.writer
         await self.session.run(
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)

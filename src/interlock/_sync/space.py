@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from interlock import settings
 from interlock._sync import concurrency
 from interlock._sync.lease import Lease, Leases
 from interlock._sync.observable import Observable
@@ -27,7 +28,6 @@ from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import accepted
-from interlock.settings import DEFAULT_ATTEMPTS, check_validator, contribution_id, distinct_keys
 from interlock.typed import MISSING, Typed
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ class Space(Reader, Streams, Observable, Retention):
 
         `writes`: pairs of a record and its value.  Raises Conflict if one of the keys has changed.
         """
-        pairs = list(writes)
-        self.session.check_write(*(getattr(record, "key", None) for record, _ in pairs))
+        pairs = settings.written_pairs(writes)
+        self.session.check_write(*(record.key for record, _ in pairs))
         return self._write_all(
             lambda tx: (tx.write(record, value) for record, value in pairs), op_id
         )
@@ -110,7 +110,7 @@ class Space(Reader, Streams, Observable, Retention):
 
         Raises Conflict if one of them exists.
         """
-        self.session.check_write(*values)
+        self.session.check_write(*settings.by_key(values))
         return self._write_all(
             lambda tx: (tx.create(key, value) for key, value in values.items()), op_id
         )
@@ -130,7 +130,7 @@ class Space(Reader, Streams, Observable, Retention):
         fn: Callable[[Any], Any],
         *,
         default: Any = None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -145,7 +145,7 @@ class Space(Reader, Streams, Observable, Retention):
         type: TypeForm[T],
         *,
         default: None,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -160,7 +160,7 @@ class Space(Reader, Streams, Observable, Retention):
         type: TypeForm[T],
         *,
         default: T = ...,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -174,7 +174,7 @@ class Space(Reader, Streams, Observable, Retention):
         type: Any = None,
         *,
         default: Any = MISSING,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -259,7 +259,7 @@ class Space(Reader, Streams, Observable, Retention):
         self,
         fn: Callable[[Tx], Any],
         *,
-        attempts: int = DEFAULT_ATTEMPTS,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
         patience: float | None = None,
         turns: str = "auto",
         op_id: str | None = None,
@@ -290,7 +290,7 @@ class Space(Reader, Streams, Observable, Retention):
         if the key is not merged, Held if another agent holds its lease, Invalid.
         """
         self.session.check_write(key)
-        name = contribution_id(key, item, id, dedupe)
+        name = settings.contribution_id(key, item, id, dedupe)
         steps = append.append(
             self.session.writer, key, item, name or self.session.op_id(None), exact=name is None
         )
@@ -303,9 +303,10 @@ class Space(Reader, Streams, Observable, Retention):
 
         An `op_id` that was already applied adds nothing.  Raises as `append` does.
         """
+        many = settings.listed(items, "append_many", "contributions")
         self.session.check_write(key)
-        name = self.session.op_id(op_id)
-        return self.session.run(append.append_many(self.session.writer, key, items, name))
+        steps = append.append_many(self.session.writer, key, many, self.session.op_id(op_id))
+        return self.session.run(steps)
 
     def transition(
         self, target: str | Record, to: str, /, *, op_id: str | None = None, **changes: Any
@@ -339,7 +340,7 @@ class Space(Reader, Streams, Observable, Retention):
         in a Deadlock.  `ttl` and `wait` are those of `lease`.  Raises Invalid if a key is named
         twice.
         """
-        return Leases(self.session, distinct_keys(keys), ttl, wait)
+        return Leases(self.session, settings.distinct_keys(keys), ttl, wait)
 
     def reclaim(self, key: str) -> Record:
         """Revoke the lease of `key`; writes computed from earlier reads are refused with Fenced.
@@ -360,7 +361,7 @@ class Space(Reader, Streams, Observable, Retention):
 
         Raises Invalid, with a report, if they are ambiguous or existing values break them.
         """
-        check_validator(rules)
+        settings.check_validator(rules)
         writer = self.session.writer
         self.session.run(
             declare(writer.book, writer.plan, rules, self.session.op_id(None), True, dry_run)

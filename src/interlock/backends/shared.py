@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from interlock.backends.contract import Backend
 from interlock.backends.driver_connection import described, is_a
@@ -85,6 +84,8 @@ def _redis(client: Any, loop: asyncio.AbstractEventLoop | None) -> Shared:
 
 def _sqlite(path: str) -> Shared:
     """A file is shared, not a connection: that belongs to a thread, and to its transaction."""
+    from urllib.parse import quote
+
     from interlock.backends.sqlite import SQLiteBackend, SQLiteOptions
 
     url = f"sqlite:///{quote(os.path.abspath(path))}"

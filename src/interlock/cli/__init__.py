@@ -30,6 +30,7 @@ _COMMANDS = {
     "files": "files",
     "get": "keys",
     "groups": "streams",
+    "guard": "guard",
     "history": "keys",
     "import": "spaces",
     "init": "spaces",

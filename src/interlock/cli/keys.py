@@ -280,7 +280,7 @@ def update_fields(
     """Set and remove whole fields of the object at KEY; the others stay, whoever changes them."""
     refuse_reserved([key])
     target = key if version is None else _at_version(space, key, version)
-    _told(space.update_fields(target, _fields(fields), remove=remove, op_id=op_id), as_json)
+    _told(space.update_fields(target, fields_of(fields), remove=remove, op_id=op_id), as_json)
 
 
 @store_command(reads=False)
@@ -319,10 +319,10 @@ def transition(
 ) -> None:
     """Move the state machine of KEY to STATE."""
     refuse_reserved([key])
-    _told(space.transition(key, state, **_fields(changes)), as_json)
+    _told(space.transition(key, state, **fields_of(changes)), as_json)
 
 
-def _fields(changes: Iterable[str]) -> dict[str, interlock.Json]:
+def fields_of(changes: Iterable[str]) -> dict[str, interlock.Json]:
     """Return the fields that `--set` options name."""
     fields = {}
     for change in changes:

@@ -98,7 +98,7 @@ def draw(name: str, store: str | None, space: str, kind: str) -> None:
     machine in Python code.  A picture (svg, png) is made by Graphviz, which must be installed.
     """
     with reported(False):
-        machine = _machine(name, store, space)
+        machine = named_machine(name, store, space)
         if kind in _PICTURES:
             click.echo(_picture(interlock.draw_machine(machine, "dot"), kind), nl=False)
         else:
@@ -120,7 +120,8 @@ def _picture(source: str, kind: str) -> bytes:
     return drawn.stdout
 
 
-def _machine(name: str, store: str | None, space: str) -> interlock.Machine:
+def named_machine(name: str, store: str | None, space: str) -> interlock.Machine:
+    """Return the machine of a name, of the store's too, or of `module:name`.  Raises Invalid."""
     if ":" in name:
         found = imported(name)
         if isinstance(found, interlock.Machine):

@@ -45,7 +45,10 @@ def update_fields(
     touch: bool = True,
 ) -> Steps[Record | Refusal]:
     """Protocol: set whole fields of a key, or of a record in hand, and remove others."""
-    removed = (remove,) if isinstance(remove, str) else tuple(remove)
+    removed = (remove,) if isinstance(remove, str) else remove
+    removed = tuple(removed) if isinstance(removed, Iterable) else (removed,)
+    if not all(isinstance(name, str) for name in removed):
+        return Invalid("Name the fields to remove in remove, as texts.")
     if not isinstance(fields, Mapping) or not (fields or removed) or fields.keys() & {*removed}:
         return Invalid("Name at least one field in fields or remove, and none in both.")
     return (

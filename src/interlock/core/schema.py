@@ -169,12 +169,15 @@ def _validator(text: str) -> Any:
     from decimal import Decimal
 
     from jsonschema import Draft202012Validator, FormatChecker
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     data = json.loads(text)
     draft = validator_for(data, default=Draft202012Validator)
     draft.check_schema(data)
+    # 1.0 is no integer here, as it is none of a type: what one writes another could not read.
+    exact = draft.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    draft = extend(draft, type_checker=exact)
     checker = FormatChecker()
     # It checks `date` and `uuid` itself.
     formats = {"date-time": datetime, "time": time, "duration": timedelta, "decimal": Decimal}

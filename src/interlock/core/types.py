@@ -272,6 +272,9 @@ def _carried(stored: Json, before: Json, new: Json, path: str) -> Json:
     if isinstance(stored, dict) and isinstance(before, dict) and isinstance(new, dict):
         if before.get(TYPE) != new.get(TYPE):
             return new
+        if new.keys() - before.keys():  # perhaps under another name now, without those fields
+            for name in before.keys() - new.keys():
+                _check_all(stored.get(name), before[name], f"{path}.{name}")
         found = {}  # in the order of what is stored, so that no change makes no new text
         for name, each in stored.items():
             if name in new and name in before:
@@ -281,15 +284,19 @@ def _carried(stored: Json, before: Json, new: Json, path: str) -> Json:
         return found | {name: each for name, each in new.items() if name not in found}
     if isinstance(stored, list) and isinstance(before, list) and len(stored) == len(before):
         for index, each in enumerate(stored):
-            place = f"{path}[{index}]"
-            if not _is_all(each, before[index]) and before != new:
-                raise Misfit("it has fields that the type does not know, and would lose", place)
+            if before != new:
+                _check_all(each, before[index], f"{path}[{index}]")
         if before == new:
             return [
                 _carried(*each, f"{path}[{index}]")
                 for index, each in enumerate(zip(stored, before, new, strict=True))
             ]
     return new
+
+
+def _check_all(stored: Json, before: Json, path: str) -> None:
+    if not _is_all(stored, before):
+        raise Misfit("it has fields that the type does not know, and would lose", path)
 
 
 def _is_all(stored: Json, before: Json) -> bool:

@@ -88,11 +88,11 @@ def _merged_json(base: str, mine: str, theirs: str) -> str | None:
     value, clashes = merge3(*values)
     if clashes:
         return None
-    text = json.dumps(value, ensure_ascii=False, indent=_indent(mine))
+    text = json.dumps(value, ensure_ascii=False, indent=indent(mine))
     return text + "\n" * mine.endswith("\n")
 
 
-def _indent(text: str) -> int | None:
+def indent(text: str) -> int | None:
     """Return by how much a text of JSON is indented."""
     for line in text.splitlines()[1:]:
         if line.strip():

@@ -13,22 +13,21 @@ computed from what it destroyed conflicts.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from interlock._async.guard import AsyncGuard
 from interlock._sync.guard import Guard
-from interlock.guards.made import made
+from interlock.errors import Invalid
+from interlock.guards.made import AsyncOptions, Options, made
 from interlock.guards.place import ABSENT, Changed
 
 if TYPE_CHECKING:
+    import os
+
     import redis as redis_py
     import redis.asyncio as redis_asyncio
 
-    from interlock._async.space import AsyncSpace
-    from interlock._sync.space import Space
-    from interlock.core.machine import Machine
-
-__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "redis"]
+__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "file", "file_async", "redis"]
 
 CONFLICT = Changed()
 """What the `replace` of `custom` returns if the tag is not the one that is there."""
@@ -40,13 +39,7 @@ def custom(
     replace: Callable[[str, Any, Any], Awaitable[Any]],
     *,
     name: str = ...,
-    metadata: bool | None = ...,
-    machine: Machine | None = ...,
-    schema: object = ...,
-    on_conflict: str = ...,
-    agent: str | None = ...,
-    turns: AsyncSpace | None = ...,
-    max_value_bytes: int | None = ...,
+    **options: Unpack[AsyncOptions],
 ) -> AsyncGuard: ...
 @overload
 def custom(
@@ -54,13 +47,7 @@ def custom(
     replace: Callable[[str, Any, Any], Any],
     *,
     name: str = ...,
-    metadata: bool | None = ...,
-    machine: Machine | None = ...,
-    schema: object = ...,
-    on_conflict: str = ...,
-    agent: str | None = ...,
-    turns: Space | None = ...,
-    max_value_bytes: int | None = ...,
+    **options: Unpack[Options],
 ) -> Guard: ...
 def custom(
     load: Callable[[str], Any],
@@ -76,7 +63,15 @@ def custom(
     value)` writes if the tag still is that one, in one atomic step, and returns the new tag, else
     `guards.CONFLICT`; the value `guards.ABSENT` deletes.  What they raise is the caller's: after an
     exception of `replace` nobody knows whether it has written.  Coroutine functions make an
-    AsyncGuard.  The other options are those of `redis`.
+    AsyncGuard.
+
+    Every guard takes these options.  `metadata`: whether the value keeps `_version`,
+    `_last_writer` and `_updated_at` (None: where it carries `_version` already).  `machine`,
+    `schema` and `on_conflict` are those of `interlock.guarded`.  `agent`: the name that writes are
+    made under (default: that of `turns`, else host and process id).  `turns`: a space through which
+    `update` takes turns at a key.  `max_value_bytes`: limit of a value's JSON (1 MiB).  `name` says
+    in messages what the guard is of; those who take turns through one space give guards of the same
+    data the same name.  Raises Invalid.
     """
     from interlock.guards.places.custom import Custom
 
@@ -88,47 +83,80 @@ def redis(
     client: redis_asyncio.Redis | redis_asyncio.RedisCluster,
     *,
     name: str = ...,
+    kind: str = ...,
     receipts: bool = ...,
-    metadata: bool | None = ...,
-    machine: Machine | None = ...,
-    schema: object = ...,
-    on_conflict: str = ...,
-    agent: str | None = ...,
-    turns: AsyncSpace | None = ...,
-    max_value_bytes: int | None = ...,
+    **options: Unpack[AsyncOptions],
 ) -> AsyncGuard: ...
 @overload
 def redis(
     client: redis_py.Redis | redis_py.RedisCluster,
     *,
     name: str = ...,
+    kind: str = ...,
     receipts: bool = ...,
-    metadata: bool | None = ...,
-    machine: Machine | None = ...,
-    schema: object = ...,
-    on_conflict: str = ...,
-    agent: str | None = ...,
-    turns: Space | None = ...,
-    max_value_bytes: int | None = ...,
+    **options: Unpack[Options],
 ) -> Guard: ...
 def redis(
-    client: Any, *, name: str = "redis", receipts: bool = True, **options: Any
+    client: Any,
+    *,
+    name: str = "redis",
+    kind: str = "json",
+    receipts: bool = True,
+    **options: Any,
 ) -> Guard | AsyncGuard:
-    """Return a guard of the keys that a client of redis-py reaches: strings that hold JSON.
+    """Return a guard of the keys that a client of redis-py reaches.
 
-    The stored bytes are compared, in one atomic step with replacing them; the key keeps its time to
-    live.  A client of `redis.asyncio` makes an AsyncGuard.
-
-    `metadata`: whether the value keeps `_version`, `_last_writer` and `_updated_at` (None: where it
-    carries `_version` already).  `machine`, `schema` and `on_conflict` are those of
-    `interlock.guarded`.  `agent`: the name that writes are made under (default: that of `turns`,
-    else host and process id).  `turns`: a space through which `update` takes turns at a key.
-    `max_value_bytes`: limit of a value's JSON (1 MiB).  `name` says in messages what the guard is
-    of; those who take turns through one space give guards of the same data the same name.
-    `receipts`: whether a write whose answer was lost is known when it is sent again, by a key
-    beside each one that is written; without them it may be applied and refused as a conflict.
-    Raises Invalid.
+    `kind`: `json`, strings that hold JSON, or `hash`, whose fields are str; of a hash, only those
+    fields are written that change.  All that is stored is compared, in one atomic step with
+    replacing it; the key keeps its time to live.  A client of `redis.asyncio` makes an AsyncGuard.
+    `receipts`: whether a write whose
+    answer was lost is known when it is sent again, by a key beside each one that is written;
+    without them it may be applied and refused as a conflict.  The other options are those of
+    `custom`.  Raises Invalid.
     """
-    from interlock.guards.places.redis import RedisStrings
+    from interlock.guards.places.redis import KINDS
 
-    return made(RedisStrings(client, name, receipts), **options)
+    if kind not in KINDS:
+        raise Invalid(f"kind={kind!r:.40} must be 'json' or 'hash'.")
+    return made(KINDS[kind](client, name, receipts), **options)
+
+
+def file(
+    path: str | os.PathLike[str],
+    *,
+    name: str = "file",
+    kind: str | None = None,
+    merge: bool = False,
+    **options: Unpack[Options],
+) -> Guard:
+    """Return a guard of the files in a folder, whose keys are their paths there, or of one file,
+    whose only key is its name.
+
+    `kind`: `json`, `toml` (writing needs the extra `toml`, and loses comments), `text`, whose
+    values are str, or `bytes`, whose values are `{"base64": ...}`; None goes by the name of each
+    file.  `merge`: a text that others have changed in other lines is merged; JSON and TOML are with
+    `on_conflict="rebase"`.  A file is replaced as a whole, by a step that everybody sees at once,
+    holding a lock that ends with its process.  The other options are those of `custom`.  Raises
+    Invalid.
+    """
+    from interlock.guards.places.file import Files
+
+    found = made(Files(path, name, kind, merge, asynchronous=False), **options)
+    assert isinstance(found, Guard)
+    return found
+
+
+def file_async(
+    path: str | os.PathLike[str],
+    *,
+    name: str = "file",
+    kind: str | None = None,
+    merge: bool = False,
+    **options: Unpack[AsyncOptions],
+) -> AsyncGuard:
+    """Return the guard of `file` for asyncio: the disk is used in threads."""
+    from interlock.guards.places.file import Files
+
+    found = made(Files(path, name, kind, merge, asynchronous=True), **options)
+    assert isinstance(found, AsyncGuard)
+    return found

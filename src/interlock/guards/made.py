@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from interlock._async.guard import AsyncGuard
 from interlock._async.space import AsyncSpace
 from interlock._sync.guard import Guard
@@ -17,6 +19,29 @@ from interlock.guards.place import Place
 from interlock.observe.observer import Observer
 from interlock.session import AsyncSession, Session
 from interlock.settings import check_validator, make_writer
+
+
+class Common(TypedDict, total=False):
+    """The options of every guard."""
+
+    metadata: bool | None
+    machine: Machine | None
+    schema: object
+    on_conflict: str
+    agent: str | None
+    max_value_bytes: int | None
+
+
+class Options(Common, total=False):
+    """Those of a Guard."""
+
+    turns: Space | None
+
+
+class AsyncOptions(Common, total=False):
+    """Those of an AsyncGuard."""
+
+    turns: AsyncSpace | None
 
 
 def made(

@@ -162,15 +162,14 @@ class Outside:
         value = found.value
         carried = value if isinstance(value, dict) else {}
         version, writer, updated = (carried.get(name) for name in (VERSION, WRITER, UPDATED))
-        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            version = 0
+        version = _number(version, self.place.texts)
         return Record(
             key=key,
             value=value,
             version=version if self._metadata is not False else 0,
             epoch=0,
             writer=writer if isinstance(writer, str) else None,
-            time_us=_time_us(updated),
+            time_us=_time_us(updated, self.place.texts),
             position=0,
             exists=True,
             space=self._space,
@@ -203,8 +202,10 @@ class Outside:
         if plan.ticket:
             with suppress(AnswerLost, Fault):  # else it expires
                 await self._leave_turn(LeaveTurn(plan.ticket))
-        kind, body = write.kind, stamped.body
-        written = Written(write.key, kind, stamped.version, 0, 0, body, tag=answer)
+        body = stamped.body
+        if isinstance(answer, Found):
+            body, answer = self._record_of(write.key, answer).body, answer.tag
+        written = Written(write.key, write.kind, stamped.version, 0, 0, body, tag=answer)
         return Committed(0, stamped.time_us, plan.agent, (written,))
 
     def _stamped(self, body: str | None, expected: Expect, agent: str) -> _Stamped | Invalid:
@@ -219,9 +220,11 @@ class Outside:
                 "keep other values.",
                 expected.key,
             )
-        as_text = isinstance(value.get(UPDATED), str)
+        as_text = isinstance(carried := value.get(UPDATED), str) and not _is_number(carried)
         updated = as_datetime(now_us).isoformat() if as_text else now_us / 1e6
-        stamps = {VERSION: before + 1, WRITER: agent, UPDATED: updated}
+        stamps: dict[str, Json] = {VERSION: before + 1, WRITER: agent, UPDATED: updated}
+        if self.place.texts:
+            stamps = {name: str(each) for name, each in stamps.items()}
         if not self._metadata:  # what the value does not carry its readers do not need
             stamps = {n: each for n, each in stamps.items() if n == VERSION or n in value}
         text = encode({**value, **stamps}, self._limit)
@@ -287,8 +290,22 @@ def conflict(expected: Expect, record: Record) -> Conflict:
     return Conflict(message, key, expected.version, record.version, record)
 
 
-def _time_us(updated: Json) -> int:
+def _number(version: Json, texts: bool) -> int:
+    """Return what `_version` says, 0 where it says nothing."""
+    if texts and isinstance(version, str) and version.isdecimal():
+        return int(version)
+    known = isinstance(version, int) and not isinstance(version, bool) and version > 0
+    return int(version) if known else 0
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdecimal()
+
+
+def _time_us(updated: Json, texts: bool) -> int:
     """Return what `_updated_at` says, in microseconds; 0 where it says nothing."""
+    if texts and isinstance(updated, str) and _is_number(updated):
+        updated = float(updated)
     if isinstance(updated, str):
         try:
             when = datetime.fromisoformat(updated)

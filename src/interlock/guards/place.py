@@ -28,6 +28,13 @@ class Absent(Enum):
 ABSENT = Absent.ABSENT
 
 
+class Stored(bytes):
+    """The bytes that are stored, as a tag; they do not fill a screen."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} bytes>"
+
+
 class Found(NamedTuple):
     """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing)."""
 
@@ -60,13 +67,15 @@ class Change(NamedTuple):
 class Place(Protocol):
     """Data outside a space.
 
-    `name` says in messages and in the names of turns what it is.  `load` and `replace` raise the
+    `name` says in messages and in the names of turns what it is, `asynchronous` whether it needs an
+    event loop, `texts` whether a value is an object of texts.  `load` and `replace` raise the
     faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer: they
     are then called again.
     """
 
     name: str
     asynchronous: bool
+    texts: bool
 
     async def load(self, key: str) -> Found:
         """Return what is at `key`."""
@@ -75,6 +84,7 @@ class Place(Protocol):
     async def replace(self, change: Change) -> object | Changed:
         """Write if the tag still is that of the change; return the new tag, or `Changed`.
 
+        Where what was written is not exactly the change, it returns what is there now as `Found`.
         The tag `ABSENT` demands that there is nothing, whatever `load` would say of it.
         """
         ...

@@ -41,7 +41,7 @@ class Hooks:
 
     def start_anew(self) -> None:
         """Forget what waits, and the thread, as a forked child must."""
-        self._waiting: deque[Notice] = deque()
+        self._waiting: deque[tuple[Notice, tuple[Hook, ...]]] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
@@ -79,12 +79,12 @@ class Hooks:
         return not self._busy and not self._waiting
 
     def tell(self, notice: Notice) -> None:
-        """Hand a notice to the hooks soon."""
+        """Hand a notice soon to those who listen now, also if they end that meanwhile."""
         with self._changed:
             if len(self._waiting) >= WAITING:
                 self.left_out += 1
                 return
-            self._waiting.append(notice)
+            self._waiting.append((notice, self.events.get(notice.event, ())))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="interlock-hooks")
                 self._thread.daemon = True
@@ -103,8 +103,9 @@ class Hooks:
             self._waiting.clear()
 
     def _run(self) -> None:
-        while (notice := self._next()) is not None:
-            for hook in self.events.get(notice.event, ()):
+        while (waiting := self._next()) is not None:
+            notice, hooks = waiting
+            for hook in hooks:
                 try:
                     hook(notice)
                 except BaseException as problem:
@@ -112,7 +113,7 @@ class Hooks:
                         self._broken.add(hook)
                         self._failed(notice.event, problem)
 
-    def _next(self) -> Notice | None:
+    def _next(self) -> tuple[Notice, tuple[Hook, ...]] | None:
         """Wait for a notice; None where none came for a while."""
         with self._changed:
             self._busy = False

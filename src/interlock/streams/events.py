@@ -103,7 +103,7 @@ class Stream(Generic[E]):
     def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
         """Return the entry of an event that was appended as `body`; the same id may have been
         there, with another event."""
-        if entry.value == body:
+        if entry.value == body or entry.erased:
             return _entry(entry, event)
         return self._event(entry)
 
@@ -119,8 +119,8 @@ class Stream(Generic[E]):
         return each
 
     def _has(self, entry: Entry) -> bool:
-        """Whether an entry of the key is not left out: it is no deletion, and of these types."""
-        if entry.kind == DELETE:
+        """Whether an entry of the key is an event of these types: no deletion, nothing erased."""
+        if entry.kind == DELETE or entry.erased:
             return False
         tag = _tag(entry)
         return not self._only or (isinstance(tag, str) and tag in self._tags)

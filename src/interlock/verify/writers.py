@@ -5,6 +5,7 @@ The store may be of any kind: a class of one's own, a framework's memory, a clie
 
 from __future__ import annotations
 
+import inspect
 import random
 import threading
 import time
@@ -34,8 +35,8 @@ class WritersReport(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether every acknowledged item is there, once."""
-        return not self.lost and not self.repeated
+        """Whether every acknowledged item is there, once, and there is at least one."""
+        return self.acknowledged > 0 and not self.lost and not self.repeated
 
     def check(self) -> None:
         """Raise AssertionError, which names the first items, unless `ok`."""
@@ -119,7 +120,10 @@ def _meet(
         for count in range(each):
             item = f"writer-{number}/{count}"
             try:
-                write(store, item, lambda: time.sleep(chance.uniform(0, _LONGEST_THOUGHT)))
+                answer = write(store, item, lambda: time.sleep(chance.uniform(0, _LONGEST_THOUGHT)))
+                if inspect.iscoroutine(answer):
+                    answer.close()
+                    raise Invalid("A coroutine was returned: call asyncio.run() around it.")
             except Exception as problem:
                 with lock:
                     errors[described(problem)] += 1

@@ -191,7 +191,7 @@ def test_roles_do_what_they_are_for(store: Store, facade: str) -> None:
     assert reader.scan("k")
     uses: list[Callable[[], Any]] = [
         lambda: reader.create("x", 1),
-        lambda: reader.update("k", lambda n: n),
+        lambda: reader.update("k", lambda n: n, touch=True),
         lambda: reader.lease("k").acquire(),
     ]
     for use in uses:

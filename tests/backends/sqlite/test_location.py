@@ -129,3 +129,9 @@ def test_permissions_that_no_store_can_have(
 ) -> None:
     with pytest.raises(interlock.Invalid, match="permissions"):
         facades.open(url=f"sqlite:///{store}?permissions={permissions}")
+
+
+def test_an_unknown_option_is_named_without_its_value() -> None:
+    with pytest.raises(interlock.Invalid, match="unknown option: password") as refused:
+        interlock.open("sqlite:///team.db?password=hunter2")
+    assert "hunter2" not in str(refused.value)

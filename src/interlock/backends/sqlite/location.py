@@ -60,8 +60,10 @@ def parse(url: str) -> Location:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     mode, permissions = options.pop("mode", "rwc"), options.pop("permissions", "0600")
     if options or mode not in ("ro", "rwc"):
+        unknown = f"mode={mode!r}" if mode not in ("ro", "rwc") else next(iter(options))
         raise Invalid(
-            f"{url!r} has an unknown option. There are '?mode=ro' and '?permissions=0660'."
+            f"{url.partition('?')[0]!r} has an unknown option: {unknown}. "
+            "There are '?mode=ro' and '?permissions=0660'."
         )
     if not re.fullmatch("0?6[046][046]", permissions):
         raise Invalid(

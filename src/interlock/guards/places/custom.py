@@ -18,6 +18,7 @@ class Custom:
         self, load: Callable[[str], Any], replace: Callable[[str, Any, Any], Any], name: str
     ) -> None:
         self.name = name
+        self.texts = False
         self.asynchronous = iscoroutinefunction(load)
         self._load = load
         self._replace = replace
