@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from interlock._async.moment import AsyncMoment
 from interlock._async.pages import AsyncPages
 from interlock.core import log, read
+from interlock.core.keys import check_key
 from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
 from interlock.errors import accepted
 from interlock.session import AsyncSession
@@ -125,7 +126,7 @@ class AsyncReader:
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
-        asked = accepted(log.choice(key=key))
+        asked = accepted(check_key(key) or log.choice(key=key))
         return AsyncPages(self.session).read(asked, after, Typed(type).entries)
 
     @overload

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from interlock._sync.moment import Moment
 from interlock._sync.pages import Pages
 from interlock.core import log, read
+from interlock.core.keys import check_key
 from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
 from interlock.errors import accepted
 from interlock.session import Session
@@ -124,7 +125,7 @@ class Reader:
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
         Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
-        asked = accepted(log.choice(key=key))
+        asked = accepted(check_key(key) or log.choice(key=key))
         return Pages(self.session).read(asked, after, Typed(type).entries)
 
     @overload

@@ -14,6 +14,7 @@ import click
 import interlock
 from interlock import guards
 from interlock.cli.common import CONFLICT, compact, fail, no_such_key, parsed, reported
+from interlock.cli.guard_table import init_table
 from interlock.cli.keys import fields_of
 from interlock.cli.rules import named_machine
 from interlock.extras import needs
@@ -164,3 +165,6 @@ def _told(record: interlock.Record) -> dict[str, object]:
 def _done(record: interlock.Record, as_json: bool) -> None:
     version = f" (version {record.version})" if record.version else ""
     click.echo(compact(_told(record)) if as_json else f"{record.key} is written{version}")
+
+
+guard.add_command(init_table)

@@ -431,8 +431,9 @@ def put(
 def _changes_nothing(decided: Decision, record: Record) -> bool:
     """Whether a plan writes what the record has already.  A value that expires is written anew,
     and so is one that is to stay from now on."""
-    expires = (isinstance(decided, Plan) and decided.writes[0].ttl_us) or record.expires_us
-    return not expires and _is_value_of(decided, record)
+    if not isinstance(decided, Plan) or decided.writes[0].ttl_us or record.expires_us:
+        return False
+    return _is_value_of(decided, record)
 
 
 def _is_value_of(decided: Decision, record: Record) -> bool:

@@ -12,7 +12,7 @@ computed from what it destroyed conflicts.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from interlock._async.guard import AsyncGuard
@@ -20,14 +20,34 @@ from interlock._sync.guard import Guard
 from interlock.errors import Invalid
 from interlock.guards.made import AsyncOptions, Options, made
 from interlock.guards.place import ABSENT, Changed
+from interlock.guards.table_sql import init_table
 
 if TYPE_CHECKING:
     import os
+    import sqlite3
 
+    import psycopg
+    import psycopg_pool
     import redis as redis_py
     import redis.asyncio as redis_asyncio
+    import sqlalchemy
+    import sqlalchemy.ext.asyncio as sqlalchemy_asyncio
+    import sqlalchemy.orm as sqlalchemy_orm
 
-__all__ = ["ABSENT", "CONFLICT", "AsyncGuard", "Guard", "custom", "file", "file_async", "redis"]
+__all__ = [
+    "ABSENT",
+    "CONFLICT",
+    "AsyncGuard",
+    "Guard",
+    "collection",
+    "custom",
+    "file",
+    "file_async",
+    "init_table",
+    "redis",
+    "row_key",
+    "table",
+]
 
 CONFLICT = Changed()
 """What the `replace` of `custom` returns if the tag is not the one that is there."""
@@ -160,3 +180,107 @@ def file_async(
     found = made(Files(path, name, kind, merge, asynchronous=True), **options)
     assert isinstance(found, AsyncGuard)
     return found
+
+
+@overload
+def table(
+    connection: psycopg.AsyncConnection[Any]
+    | psycopg_pool.AsyncConnectionPool[Any]
+    | sqlalchemy_asyncio.AsyncEngine
+    | sqlalchemy_asyncio.AsyncConnection
+    | sqlalchemy_asyncio.AsyncSession,
+    table: str,
+    *,
+    key: str | Iterable[str] = ...,
+    version: str | None = ...,
+    columns: Iterable[str] | None = ...,
+    compare: str = ...,
+    in_schema: str | None = ...,
+    name: str | None = ...,
+    **options: Unpack[AsyncOptions],
+) -> AsyncGuard: ...
+@overload
+def table(
+    connection: sqlite3.Connection
+    | psycopg.Connection[Any]
+    | psycopg_pool.ConnectionPool[Any]
+    | sqlalchemy.Engine
+    | sqlalchemy.Connection
+    | sqlalchemy_orm.Session,
+    table: str,
+    *,
+    key: str | Iterable[str] = ...,
+    version: str | None = ...,
+    columns: Iterable[str] | None = ...,
+    compare: str = ...,
+    in_schema: str | None = ...,
+    name: str | None = ...,
+    **options: Unpack[Options],
+) -> Guard: ...
+def table(
+    connection: Any,
+    table: str,
+    *,
+    key: str | Iterable[str] = "id",
+    version: str | None = None,
+    columns: Iterable[str] | None = None,
+    compare: str = "row",
+    in_schema: str | None = None,
+    name: str | None = None,
+    **options: Any,
+) -> Guard | AsyncGuard:
+    """Return a guard of the rows of a table in PostgreSQL or SQLite.
+
+    `connection`: one of sqlite3, of psycopg or a pool of it, or SQLAlchemy's engine, connection or
+    session; one of asyncio makes an AsyncGuard.  In a transaction that is open there, the guard
+    takes part and the caller commits; otherwise each call is a transaction of its own.  READ
+    COMMITTED is enough.  Threads share a pool or an engine, never a connection.
+
+    A record's value is an object of the columns: JSON columns as JSON, times in ISO 8601, numerics
+    as text.  A write sets what it changes; a column that it leaves out becomes NULL, but the key,
+    `version` and computed columns stay.  A key is text, such as `"17"`; `row_key` makes one of
+    several columns.
+
+    `key`: the column, or columns, of the primary key or of a unique index.  `version`: an integer
+    column that each write raises by one.  `columns`: those that are read (None: all).  `compare`:
+    `row` compares all of these, so that what is written around the guard is seen in any case;
+    `version` compares that column alone, which is safe only where every writer raises it (see
+    `interlock guard PLACE init-table`).  `in_schema`: the schema of the table.  `name`: that of
+    `custom` (default: that of the table).  The other options are those of `custom`; `machine=`
+    needs the column of its field.  Raises Invalid.
+    """
+    from interlock.guards.places.rows import guarded_table
+
+    place = guarded_table(connection, table, key, version, columns, compare, in_schema, name)
+    return made(place, metadata=False, **options)
+
+
+def row_key(*parts: object) -> str:
+    """Return the key of a row, of the values of its key columns, such as `row_key("acme", 17)`."""
+    from interlock.guards.places.table import row_key
+
+    return row_key(*parts)
+
+
+def collection(
+    collection: Any,
+    *,
+    key: str = "_id",
+    version: str | None = None,
+    make_id: Callable[[str], Any] = str,
+    name: str | None = None,
+    **options: Any,
+) -> Any:
+    """Return a guard of the documents of a collection of pymongo, synchronous or asyncio.
+
+    A write sets and unsets the fields that it changes, if all fields that were read are what they
+    were.  `key`: the field, `_id` or one with a unique index, that names a document; `make_id`
+    makes its value of the text that a key is, such as `int` or `bson.ObjectId`.  `version`: a field
+    that each write raises by one.  Times are shown in ISO 8601, an ObjectId and a Decimal128 as
+    text.  A collection of asyncio makes an AsyncGuard.  The other options are those of `custom`.
+    Raises Invalid.
+    """
+    from interlock.guards.places.collection import Documents
+
+    named = name or str(getattr(collection, "name", "collection"))
+    return made(Documents(collection, key, version, make_id, named), metadata=False, **options)

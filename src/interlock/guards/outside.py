@@ -166,7 +166,7 @@ class Outside:
         return Record(
             key=key,
             value=value,
-            version=version if self._metadata is not False else 0,
+            version=found.version or (version if self._metadata is not False else 0),
             epoch=0,
             writer=writer if isinstance(writer, str) else None,
             time_us=_time_us(updated, self.place.texts),
@@ -202,10 +202,11 @@ class Outside:
         if plan.ticket:
             with suppress(AnswerLost, Fault):  # else it expires
                 await self._leave_turn(LeaveTurn(plan.ticket))
-        body = stamped.body
+        body, version = stamped.body, stamped.version
         if isinstance(answer, Found):
-            body, answer = self._record_of(write.key, answer).body, answer.tag
-        written = Written(write.key, write.kind, stamped.version, 0, 0, body, tag=answer)
+            record = self._record_of(write.key, answer)
+            body, version, answer = record.body, record.version, record.tag
+        written = Written(write.key, write.kind, version, 0, 0, body, tag=answer)
         return Committed(0, stamped.time_us, plan.agent, (written,))
 
     def _stamped(self, body: str | None, expected: Expect, agent: str) -> _Stamped | Invalid:

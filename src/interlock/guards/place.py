@@ -36,10 +36,14 @@ class Stored(bytes):
 
 
 class Found(NamedTuple):
-    """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing)."""
+    """What is at a key: its tag, and its value as JSON has it (`ABSENT`: there is nothing).
+
+    `version` is how often it was written, where the place counts that beside the value.
+    """
 
     tag: object
     value: Json | Absent
+    version: int = 0
 
 
 class Changed(NamedTuple):
