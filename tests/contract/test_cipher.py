@@ -75,6 +75,7 @@ def test_values_read_as_they_were_written(facades: Facades, space: Any) -> None:
     }
     assert [e.value["n"] for e in space.history("alice/1")] == [1, 2, 3, 4]
     assert space.at(position=made.position).read("alice/1").value == made.value
+    assert next(space.watch("alice/", after=0)).value == made.value
     with pytest.raises(interlock.Conflict) as refused:
         space.write(made, 0)
     assert refused.value.record.value == {"mail": SECRET, "n": 4}
