@@ -400,11 +400,12 @@ def test_a_lost_answer_of_a_write_that_may_be_applied_is_unknown(
         guard = postgres.guard(pool)
         record = guard.read("1")
         # The commit is done, and the connection ends before the answer is sent.
-        execute = psycopg.Cursor.execute
+        execute, lost = psycopg.Cursor.execute, list[bool]()
 
         def killed(self: Any, query: Any, *values: Any, **options: Any) -> Any:
             execute(self, query, *values, **options)
-            if str(query).startswith("UPDATE"):
+            if str(query).startswith("UPDATE") and not lost:
+                lost.append(True)
                 self.connection.close()
                 raise psycopg.OperationalError("the connection is lost")
             return self

@@ -14,7 +14,7 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any, NamedTuple
 
 from interlock.core.struct import Json
-from interlock.errors import AnswerLost, Invalid, Unavailable, Unknown
+from interlock.errors import AnswerLost, Invalid, Unavailable
 from interlock.extras import needs
 from interlock.guards.place import ABSENT, Change, Changed, Found
 
@@ -69,11 +69,7 @@ class Documents:
             seen: Seen = change.tag
             answer = await self._write(change, seen.document)
         if isinstance(answer, Changed) and change.again:
-            raise Unknown(
-                f"The answer to a write of {change.key!r} was lost, and the document has changed "
-                "since: by this write, or by another. Re-read it.",
-                change.op_id,
-            )
+            raise AnswerLost("what is there has changed since, by this write or by another")
         return answer
 
     async def _create(self, change: Change) -> object | Changed:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from interlock.core.struct import Json
-from interlock.errors import Invalid, Unavailable, Unknown
+from interlock.errors import AnswerLost, Invalid, Unavailable
 from interlock.guards.place import ABSENT, Change, Changed, Found
 from interlock.guards.places.connection import Connection, Repeat, Run
 from interlock.guards.places.table import COMPARED, Dialect, Row, Seen, Setting, Table, quoted
@@ -54,11 +54,7 @@ class Rows:
             except Repeat:
                 continue
             if isinstance(answer, Changed) and change.again:
-                raise Unknown(
-                    f"The answer to a write of {change.key!r} was lost, and the row has changed "
-                    "since: by this write, or by another. Re-read it.",
-                    change.op_id,
-                )
+                raise AnswerLost("what is there has changed since, by this write or by another")
             return answer
         raise self._contended()
 
