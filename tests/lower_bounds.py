@@ -151,6 +151,15 @@ def chroma(url: str) -> None:
     assert found.get(ids)["documents"] == ["text"]
 
 
+def cipher(url: str) -> None:
+    """Encrypt a value and decrypt it."""
+    from interlock.cipher import SQLiteKeys, SubjectCipher
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours = SubjectCipher(SQLiteKeys(f"{folder}/keys.db"), lambda key: key)
+        assert ours.decrypt("k", ours.encrypt("k", b"1")) == b"1"
+
+
 def qdrant(url: str) -> None:
     """Store a vector in a collection in memory."""
     from qdrant_client import QdrantClient
@@ -258,6 +267,7 @@ def verify(url: str) -> None:
 SMOKES: dict[str, Callable[[str], None]] = {
     "autogen": autogen,
     "chroma": chroma,
+    "cipher": cipher,
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,

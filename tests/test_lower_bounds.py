@@ -23,6 +23,7 @@ ASKED = {
 USERS = {
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",
+    "cipher": "from interlock.cipher import SubjectCipher; SubjectCipher(None, str)",
     "crewai": "import interlock.adapters.crewai",
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"

@@ -52,6 +52,10 @@ class Invalid(Refused):
     _kind = refusals.Invalid
 
 
+class KeyDestroyed(Invalid):
+    """Raised by a cipher: the key that the value needs was destroyed, and the value is erased."""
+
+
 class Conflict(Refused):
     """Something that the write was computed from has changed.
 

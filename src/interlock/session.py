@@ -84,9 +84,18 @@ class BaseSession:
         """Take note that what the caller does next follows from these entries."""
         self.driver.observer.handling(*(entry.trace for entry in entries))
 
+    def unread(self) -> Self:
+        """Return a session for what looks into no value: where it has no cipher, encrypted values
+        are to it what the store has."""
+        seal = self.driver.seal
+        if seal is None or seal.cipher is not None:
+            return self
+        driver = type(self.driver)(self.driver.backend, self.driver.observer)
+        return type(self)(driver, self.writer, self.draw)
+
     def in_thread(self) -> Session:
         """Return a session over the same connections for a thread in the background."""
-        driver = SyncDriver(self.driver.backend, self.driver.observer)
+        driver = SyncDriver(self.driver.backend, self.driver.observer, self.driver.seal)
         return Session(driver, self.writer, self.draw)
 
     def refuse(self, refusal: Refusal, explain: bool = True) -> NoReturn:
@@ -155,7 +164,7 @@ class BaseSession:
         """Return a session of the same writer inside a transaction of the caller's.  Its rules are
         its own: what it learns there may be rolled back."""
         writer = replace(self.writer, book=self.writer.book.knowing({}))
-        driver = type(self.driver)(backend, self.driver.observer)
+        driver = type(self.driver)(backend, self.driver.observer, self.driver.seal)
         return type(self)(driver, writer, self.draw)
 
     def holds(self) -> bool:

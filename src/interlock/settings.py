@@ -54,6 +54,13 @@ def check_slow_commit(seconds: object) -> None:
         raise Invalid(f"slow_commit={seconds!r:.40} must be a number of seconds from 0, or None.")
 
 
+def check_cipher(cipher: object) -> None:
+    """Raise Invalid where `cipher` cannot encrypt and decrypt."""
+    able = all(callable(getattr(cipher, name, None)) for name in ("encrypt", "decrypt"))
+    if cipher is not None and (isinstance(cipher, type) or not able):
+        raise Invalid(f"cipher={cipher!r:.60} must be an object with encrypt() and decrypt().")
+
+
 def checked_op_id(op_id: str) -> str:
     """Return an operation id that the caller chose.  Raises Invalid."""
     wrong = check_name("operation id", op_id)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 from interlock import cancellation
 from interlock._async.space import AsyncSpace
 from interlock.backends.drive_async import AsyncDriver
+from interlock.backends.seal import Cipher, Seal
 from interlock.backends.shared import Shared, source
 from interlock.backends.urls import open_backend
 from interlock.core.keys import check_name
@@ -17,7 +18,7 @@ from interlock.core.writer import Writer
 from interlock.errors import Invalid, raise_refused
 from interlock.observe.observer import SLOW_COMMIT, Observer
 from interlock.session import AsyncSession
-from interlock.settings import check_slow_commit, make_writer
+from interlock.settings import check_cipher, check_slow_commit, make_writer
 
 _NOT_OPENED = (
     "what interlock.open_async returns {}: write `space = await interlock.open_async(...)` or "
@@ -38,12 +39,14 @@ def open_async(
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
     slow_commit: float | None = SLOW_COMMIT,
+    cipher: Cipher | None = None,
 ) -> Opening:
     """Open a space for asyncio: `await open_async(...)`, or `async with open_async(...) as space`.
 
     The arguments and what is raised are those of `interlock.open`.
     """
     check_slow_commit(slow_commit)
+    check_cipher(cipher)
     make_writer("", space, agent, max_value_bytes)
 
     def opened(where: str | Shared) -> AsyncSpace:
@@ -52,7 +55,7 @@ def open_async(
         )
         writer = make_writer(backend.uid, space, agent, max_value_bytes)
         observer = Observer(backend.name, slow_commit)
-        return AsyncSpace(AsyncSession(AsyncDriver(backend, observer), writer))
+        return AsyncSpace(AsyncSession(AsyncDriver(backend, observer, Seal(cipher)), writer))
 
     def located() -> str | Shared:
         return source(url, connection, asyncio.get_running_loop())

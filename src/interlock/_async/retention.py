@@ -37,7 +37,9 @@ class AsyncRetention:
         from interlock.runs import erase
 
         chosen = (key, prefix, where, dry_run, vacuum)
-        return await self.session.run(erase.erasing(self.session, *chosen))
+        looks = where is not None or str(key or prefix or "$").startswith("$")
+        session = self.session if looks else self.session.unread()
+        return await session.run(erase.erasing(session, *chosen))
 
     async def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
         """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,

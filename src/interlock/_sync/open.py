@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from interlock._sync.space import Space
 from interlock.backends.drive import SyncDriver
+from interlock.backends.seal import Cipher, Seal
 from interlock.backends.shared import source
 from interlock.backends.urls import open_backend
 from interlock.core.rules import Rule
 from interlock.observe.observer import SLOW_COMMIT, Observer
 from interlock.session import Session
-from interlock.settings import check_slow_commit, make_writer
+from interlock.settings import check_cipher, check_slow_commit, make_writer
 
 
 def open(  # reads as interlock.open
@@ -27,6 +28,7 @@ def open(  # reads as interlock.open
     busy_timeout: float | None = None,
     max_value_bytes: int | None = None,
     slow_commit: float | None = SLOW_COMMIT,
+    cipher: Cipher | None = None,
 ) -> Space:
     """Open `space` in the store at `url`, making both where they do not exist yet.
 
@@ -51,14 +53,20 @@ def open(  # reads as interlock.open
     process commits from then on is refused with Fenced.  `rules` maps patterns of keys to rules
     such as `interlock.merged("append")`; they are stored, added to those that the space has.
 
+    `cipher` encrypts values before they reach the store, and decrypts them: an object with
+    `encrypt` and `decrypt`, such as `interlock.cipher.SubjectCipher`.  Keys, agents, rules and
+    times are not encrypted, and named projections are not stored.
+
     Raises Invalid, Unavailable, Corrupt or IncompatibleStore.
     """
     check_slow_commit(slow_commit)
+    check_cipher(cipher)
     make_writer("", space, agent, max_value_bytes)  # refuse bad names before a file is made
     where = source(url, connection)
     backend = open_backend(where, space, create, durability=durability, busy_timeout=busy_timeout)
     writer = make_writer(backend.uid, space, agent, max_value_bytes)
-    session = Session(SyncDriver(backend, Observer(backend.name, slow_commit)), writer)
+    observer = Observer(backend.name, slow_commit)
+    session = Session(SyncDriver(backend, observer, Seal(cipher)), writer)
     opened = Space(session)
     try:
         session.run(session.entering(exclusive, rules))

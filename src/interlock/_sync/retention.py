@@ -38,7 +38,9 @@ class Retention:
         from interlock.runs import erase
 
         chosen = (key, prefix, where, dry_run, vacuum)
-        return self.session.run(erase.erasing(self.session, *chosen))
+        looks = where is not None or str(key or prefix or "$").startswith("$")
+        session = self.session if looks else self.session.unread()
+        return session.run(erase.erasing(session, *chosen))
 
     def trim(self, *, keep: float | None = None, before: int | None = None) -> Trimmed:
         """Delete the keys that have expired, cut off the oldest part of the log that nobody needs,

@@ -86,7 +86,7 @@ def record(row: Row, uid: str, rules: int, erasures: int | None = None) -> Recor
         return Record(row.key, tail, *plain, True, uid)
     if row.live <= 0 or row.body is None:
         gone = row.live > 0
-        return Record(row.key, None, *plain, False, uid, None, expires, gone)
+        return Record(row.key, None, *plain, False, uid, None, expires, erased=gone)
     return Record(row.key, json.loads(row.body), *plain, True, uid, row.body, expires)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from interlock.backends import holder
 from interlock.backends.contract import Backend
+from interlock.backends.seal import Seal
 from interlock.backends.waiters import WAITERS, pause, stand
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
@@ -83,8 +84,11 @@ class SyncDriver:
 
     keeps_alive = True  # whether leases and consumers are renewed in the background
 
-    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
+    def __init__(
+        self, backend: Backend, observer: Observer | None = None, seal: Seal | None = None
+    ) -> None:
         self.backend = backend
+        self.seal = seal  # None: values pass as the store has them
         self.observer = Observer(backend.name) if observer is None else observer
 
     def run(self, steps: Steps[T]) -> T | Refusal:
@@ -141,6 +145,15 @@ class SyncDriver:
         return answer._replace(waited=waited)
 
     def _perform(self, request: Request[T]) -> T:
+        seal = self.seal
+        if seal is None:
+            return self._send(request)
+        answer: Any = None
+        if not seal.leaves_out(request):
+            answer = seal.opened(request, self._send(seal.closed(request)))
+        return answer  # type: ignore[no-any-return]  # it answers a T
+
+    def _send(self, request: Request[T]) -> T:
         try:
             return self.backend.perform(request)
         except AnswerLost as lost:

@@ -17,6 +17,7 @@ from interlock import cancellation
 from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.drive import HOPELESS, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
+from interlock.backends.seal import Seal
 from interlock.backends.waiters import WAITERS, pause_async, stand_async
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
@@ -38,8 +39,11 @@ from interlock.observe.observer import Observer
 class AsyncDriver:
     """Runs protocols in an asyncio task; a plain function that thinks runs in a worker thread."""
 
-    def __init__(self, backend: Backend, observer: Observer | None = None) -> None:
+    def __init__(
+        self, backend: Backend, observer: Observer | None = None, seal: Seal | None = None
+    ) -> None:
         self.backend = backend
+        self.seal = seal  # None: values pass as the store has them
         self.observer = Observer(backend.name) if observer is None else observer
         self._thinkers: ThreadPoolExecutor | None = None
         self._pid = os.getpid()
@@ -116,6 +120,15 @@ class AsyncDriver:
         return answer._replace(waited=waited)
 
     async def _perform(self, request: Request[T]) -> T:
+        seal = self.seal
+        if seal is None:
+            return await self._send(request)
+        answer: Any = None
+        if not seal.leaves_out(request):
+            answer = seal.opened(request, await self._send(seal.closed(request)))
+        return answer  # type: ignore[no-any-return]  # it answers a T
+
+    async def _send(self, request: Request[T]) -> T:
         try:
             return await self.backend.perform_async(request)
         except AnswerLost as lost:

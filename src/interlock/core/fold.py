@@ -14,6 +14,7 @@ from interlock.core.records import Record, Snapshot, Tail
 from interlock.core.refusals import Conflict, Invalid, Refusal, described
 from interlock.core.requests import A_co, Grant, Load, Place, Request, SaveFold, Steps
 from interlock.core.rules import RULES_KEY, RuleSet, UnknownRule, unknown_reducer
+from interlock.core.sealed import BEGINNING, is_sealed, no_cipher
 from interlock.core.writer import Writer
 
 SAVE_AFTER = 200  # contributions since the last saved fold
@@ -85,8 +86,12 @@ def fold_record(writer: Writer, record: Record, past: RuleSet | None = None) -> 
         raise Unfoldable(unknown_reducer(record.key, *rules.match(record.key)))
     started = tail.base is not None
     start = decode(tail.base)
+    items = decode(tail.items)
+    if BEGINNING in tail.items and any(map(is_sealed, items)):
+        raise Unfoldable(no_cipher(record.key))
     try:
-        value = fold_items(reducer, decode(tail.items), start, started)
+        whole = started and not items  # also where it is encrypted
+        value = start if whole else fold_items(reducer, items, start, started)
     except Exception as problem:
         raise Unfoldable(not_foldable(record.key, reducer.name, problem)) from problem
     large = past is None and tail.length >= SAVE_AFTER
