@@ -243,6 +243,23 @@ def a_store(url: str) -> None:
     asyncio.run(again())
 
 
+def mongodb(url: str) -> None:
+    """Ask for a document where no server is: the client, its errors and the guard fit together."""
+    import pymongo
+
+    import interlock
+    from interlock import guards
+
+    client = pymongo.MongoClient[dict[str, object]](
+        "mongodb://127.0.0.1:1", serverSelectionTimeoutMS=10
+    )
+    try:
+        guards.collection(client.db.bookings).read("k")
+    except interlock.Unavailable:
+        return
+    raise AssertionError("there was a server")
+
+
 def toml(url: str) -> None:
     """Write a TOML file through a guard."""
     import tempfile
@@ -271,6 +288,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,
+    "mongodb": mongodb,
     "openai-agents": openai_agents,
     "otel": otel,
     "plot": plot,

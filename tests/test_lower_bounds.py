@@ -28,6 +28,7 @@ USERS = {
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
     "('sqlite:///x.db', 's', 'a', False, False, None, None, (), ())",
+    "mongodb": "from interlock import guards; guards.collection(None)",
     "openai-agents": "import interlock.adapters.openai_agents",
     "otel": "from interlock.observe import otel; otel.instrument()",
     "plot": "from interlock.verify.simulate import results; results.check_drawable(P)",
