@@ -19,7 +19,14 @@ from interlock.core.records import Committed, Snapshot
 from interlock.core.requests import Commit, Pause, Request, Steps, TakeTurn, Think
 from interlock.core.writer import Writer
 from interlock.errors import InterlockError, Invalid, Refused
-from interlock.verify.explorer.store import SPACE, Raised, StillDriver, Stores, explored_space
+from interlock.verify.explorer.store import (
+    SPACE,
+    Raised,
+    StillDriver,
+    Stores,
+    contents,
+    explored_space,
+)
 
 NOBODY = -1  # in place of a number: no request, no state
 _MOST_REQUESTS = 300
@@ -248,7 +255,7 @@ class Agents:
         return found
 
     def _seen_number(self, seen: Seen) -> int:
-        text = repr(seen)
+        text = contents((seen.acknowledged, seen.ended, seen.result, seen.crashed))
         number = self._seen_numbers.get(text)
         if number is None:
             number = self._seen_numbers[text] = len(self.seen)

@@ -11,7 +11,7 @@ import itertools
 import pickle
 import sqlite3
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock import Space
@@ -20,6 +20,7 @@ from interlock.backends.sqlite import SQLiteBackend
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
+from interlock.core.struct import Struct
 from interlock.core.writer import Writer
 from interlock.observe.observer import Observer
 from interlock.session import Session
@@ -55,6 +56,22 @@ class Raised:
         return f"failed ({type(self.problem).__name__}), {self.problem}"
 
 
+def contents(value: object) -> str:
+    """Return a text that two values have in common if they are equal in all: a record's own text is
+    short."""
+    return repr(_spelled_out(value))
+
+
+def _spelled_out(value: object) -> object:
+    if isinstance(value, tuple):
+        return (type(value).__name__, *map(_spelled_out, value))
+    if isinstance(value, Struct):
+        return (type(value).__name__, *map(_spelled_out, vars(value).values()))
+    if isinstance(value, Mapping):
+        return {key: _spelled_out(each) for key, each in value.items()}
+    return [*map(_spelled_out, value)] if isinstance(value, list) else value
+
+
 class Answers:
     """Numbers answers by what they say, and hands out copies that an agent may change."""
 
@@ -65,7 +82,7 @@ class Answers:
 
     def number(self, answer: object) -> int:
         """Return the number of an answer; equal answers have the same one."""
-        text = repr(answer)
+        text = contents(answer)
         number = self._numbers.get(text)
         if number is None:
             number = self._numbers[text] = len(self._pickled)
