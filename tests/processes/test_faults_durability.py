@@ -105,7 +105,7 @@ def test_a_replay_in_a_group_of_refusals_is_flushed(lazy: Postgres, facades: Fac
 def test_a_server_set_to_wait_for_more_is_left_alone(lazy: Postgres, facades: Facades) -> None:
     """Also where a commit takes the longer way: its key has a queue."""
     record = facades.open("us").create("k", 1)
-    plan = f"'op', 'us', 0, 0, false, NULL, 'k', {record.version}, 0, 'put', '2', 0, ''"
+    plan = f"'op', 'us', 0, 0, false, NULL, 'k', {record.version}, 0, 'put', '2', NULL, 0, ''"
     with psycopg.connect(lazy.url()) as connection:
         for change in ("SELECT 1", "INSERT INTO interlock.leases VALUES (1, 'k', 0, '', '', 0, 0)"):
             connection.execute("SET LOCAL synchronous_commit = remote_apply")

@@ -307,7 +307,7 @@ def test_a_role_that_may_only_call_the_functions_can_do_everything(
         "UPDATE interlock.heads SET epoch = 99",
         "DELETE FROM interlock.log",
         "TRUNCATE interlock.agents",
-        f"{ours} SELECT apply(2, 9, 0, 'o', 'me', NULL, 'put', 'k', '1', false)",
+        f"{ours} SELECT apply(2, 9, 0, 'o', 'me', NULL, 'put', 'k', '1', NULL, false)",
         f"{ours} SELECT set_lease(2, 'k', false, 'me', 'me', 0, 0)",
         "CREATE TABLE interlock.mine (n int)",
         "DROP SCHEMA interlock CASCADE",

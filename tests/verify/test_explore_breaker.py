@@ -219,7 +219,7 @@ def test_without_taking_the_note_away_a_call_counts_twice(
 
 def test_without_comparing_versions_two_agents_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     guard, without = "(expect(record) for record, _ in values)", "()"
-    mutate(monkeypatch, PROTOCOLS, "_plan", guard, without)
+    mutate(monkeypatch, PROTOCOLS, "plan_values", guard, without)
     with pytest.raises(Violation) as found:
         explore(
             dict.fromkeys("ab", once_let_through(answers)),

@@ -14,7 +14,7 @@ import pytest
 import interlock
 from interlock import Space, Tx
 from interlock.backends.sqlite.commit import Step
-from interlock.core import write
+from interlock.core import rules, write
 from interlock.core.refusals import Refusal
 from interlock.core.transact import Transaction
 from interlock.core.writer import Writer
@@ -293,7 +293,7 @@ def test_without_the_owner_check_others_write_private_keys(monkeypatch: pytest.M
         space.apply_rules({"agent/{agent}/**": interlock.private()})
 
     explore({"ben": intrudes}, setup=setup, invariants=is_her_own)
-    monkeypatch.setattr(write, "owner_of", lambda pattern, key: "ben")
+    monkeypatch.setattr(rules, "owner_of", lambda pattern, key: "ben")
     with pytest.raises(Violation, match="somebody else wrote it"):
         explore({"ben": intrudes}, setup=setup, invariants=is_her_own)
 

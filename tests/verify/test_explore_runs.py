@@ -198,7 +198,7 @@ def test_without_the_fence_a_zombie_commits(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_without_the_intent_it_is_paid_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     guard = "yield from record(run, {path: intent}, op_id(), expects=expects)"
-    mutate(monkeypatch, effect, "perform", guard, "pass")
+    mutate(monkeypatch, effect, "_perform", guard, "pass")
     with pytest.raises(Violation, match="it was paid 2 times"):
         explored(can_be_asked)
 

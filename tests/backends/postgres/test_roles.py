@@ -110,9 +110,9 @@ TABLES = [
     "SELECT interlock.apply(1, 9, 0, 'o', 'me', NULL, 'put', 'k', '1', NULL, false)",
 ]
 OPERATORS = [
-    "SELECT interlock.trim(1, 1, '{}', '{}')",
-    "SELECT interlock.save_fold(1, 'findings', 9, '[]', 1)",
-    "SELECT interlock.save_projection(1, '$projection/p', 1, '{}')",
+    "SELECT interlock.trim(1, 1, '{}', '{}', 0)",
+    "SELECT interlock.save_fold(1, 'findings', 9, '[]', 1, 0)",
+    "SELECT interlock.save_projection(1, '$projection/p', 1, '{}', 0)",
     "SELECT interlock.drop_projection(1, '$projection/p')",
     "SELECT interlock.drop_group(1, 'g')",
     LEASE.format("me", "true"),
