@@ -9,7 +9,7 @@
 \* version, looks again, and takes the values away, one atomic step each, which raises the epoch and
 \* forgets the cache.  It may die at any time, and another one begins again.
 \*
-\* @code Contribute core/write.py:append
+\* @code Contribute core/append.py:append
 \* @code ReadFold core/fold.py:fold_record
 \* @code Save backends/sqlite/log.py:save_fold backends/postgres/commit.sql:save_fold
 \* @code Save backends/redis/fold.lua
