@@ -64,7 +64,9 @@ GUARDS = {
         "postgres",
         "backends/postgres/judge.sql",
         {
-            "COALESCE(p_version = h.version, true) END": "true END",
+            "COALESCE(p_version = interlock.observed(h.version, h.live, p_now), true) END": (
+                "true END"
+            ),
             "IF COALESCE(p_versions[i] <> versions[i], lives[i] > 0) THEN": "IF false THEN",
         },
         VERSION,
@@ -72,7 +74,7 @@ GUARDS = {
     "redis-version": Guard(
         "redis",
         "backends/redis/commit.lua",
-        {"differs = tonumber(version) ~= heads[number][1]": "differs = false"},
+        {"differs = tonumber(version) ~= observed(heads[number])": "differs = false"},
         VERSION,
     ),
     "sqlite-scan": Guard(
