@@ -13,8 +13,9 @@ from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.redis import RedisCluster
 
-# Runs and breakers ask a store for nothing that the other parts do not ask for; whole spaces are
-# for operators, who need no pool.
+# These ask a store for nothing that the other parts do not ask for; whole spaces are for operators,
+# who need no pool.
+ASK_NOTHING_NEW = ("runs", "breaker", "types", "schemas", "events", "partial_changes", "cipher")
 STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 # Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
@@ -50,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if metafunc.config.getoption("store"):
             stores: tuple[str, ...] = ("own",)
         else:
-            some = part_of(metafunc).startswith(("runs", "breaker", "whole_spaces"))
+            some = part_of(metafunc).startswith((*ASK_NOTHING_NEW, "whole_spaces"))
             stores = STORES if some else STORES_OF_MOST
         metafunc.parametrize("contract_store", stores, scope="session")
 
