@@ -330,15 +330,17 @@ def commit(
     ticket: int = 0,
     gives_way: bool = False,
     shared: bool = False,
+    decided: Decision | None = None,
 ) -> Steps[Outcome]:
     """Decide and commit.  Returns Committed or a Refusal.
 
-    `decision` is called again if the rules have changed meanwhile.  `exact`: an operation id
-    that was already applied must have written the same values.  `ticket` and `gives_way` are those
-    of the plan.  `shared`: the operation may have been applied by another agent.
+    `decision` is called again if the rules have changed meanwhile.  `exact`: an operation id that
+    was already applied must have written the same values.  `ticket` and `gives_way` are those of
+    the plan.  `shared`: the operation may have been applied by another agent.  `decided`: what
+    `decision` has returned already.
     """
     while True:
-        plan = decision()
+        plan, decided = decision() if decided is None else decided, None
         if isinstance(plan, Refusal):
             forbidden = isinstance(plan, Forbidden | IllegalTransition)
             by_rules = forbidden or (isinstance(plan, Invalid) and plan.by_rules)
@@ -415,11 +417,12 @@ def put(
         return plan_put(writer, record, value, op_id, leased, expires)
 
     while True:
-        if not touch and _changes_nothing(decision(), record):
+        decided = decision()
+        if not touch and _changes_nothing(decided, record):
             fresh = (yield from ask(writer, Load((record.key,)))).records[record.key]
             if expect(fresh) == expect(record):
                 return _as_it_is(record)
-        outcome = yield from commit(writer, decision, exact, ticket, gives_way)
+        outcome = yield from commit(writer, decision, exact, ticket, gives_way, decided=decided)
         if not isinstance(outcome, Conflict) or not rebased(writer, record.key):
             return outcome
         merged = rebase(record, value, outcome)
@@ -519,9 +522,10 @@ def change(
         record = snapshot.records[target]
     exact, read = still is None, record is not target
     for _ in range(_MOST_CHANGES):
-        if read and not touch and _changes_nothing(decide(record), record):
+        decided = decide(record)
+        if read and not touch and _changes_nothing(decided, record):
             return record
-        outcome = yield from commit(writer, partial(decide, record), exact)
+        outcome = yield from commit(writer, partial(decide, record), exact, decided=decided)
         if isinstance(outcome, Committed):
             made = records_of(outcome, writer.space)[0]
             return was_asked(made) if outcome.replayed else made
