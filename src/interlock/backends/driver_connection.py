@@ -1,6 +1,6 @@
 """From what an application has to the driver's own connection: SQLAlchemy's objects are unwrapped.
 
-Types are told by their names: nothing is imported that the application does not use.
+Types are recognised by their names: nothing is imported that the application does not use.
 """
 
 from __future__ import annotations

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from interlock.backends.postgres.backend import Store
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.connect import SCHEMA_VERSION, arguments, prepare
 from interlock.backends.postgres.faults import fault_of, psycopg
 from interlock.backends.remote import ServerOptions, check_options
+from interlock.backends.whole_store import WholeStore
 from interlock.core.health import (
     GroupLag,
     Level,
@@ -21,7 +22,6 @@ from interlock.core.health import (
     of_skew,
     of_spaces,
 )
-from interlock.core.requests import Request, T
 from interlock.core.spaces import (
     CreateSpace,
     DropSpace,
@@ -59,11 +59,8 @@ ORDER BY xact_start
 """
 
 
-class PostgresStore:
+class PostgresStore(WholeStore):
     """All spaces of one database."""
-
-    uid = ""
-    name = ""
 
     def __init__(
         self, url: str, options: ServerOptions | None = None, create: bool = False
@@ -75,25 +72,9 @@ class PostgresStore:
         self._target = prepare(url, options.busy_timeout, create)
         self._store = Store(self._target, options.busy_timeout)
 
-    def perform(self, request: Request[T]) -> T:
-        """Answer one request."""
-        return cast(T, self._handlers[type(request)](self, request))
-
-    async def perform_async(self, request: Request[T]) -> T:
-        """Answer one request without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.perform, request)
-
     def close(self) -> None:
         """Close the connections."""
         self._store.close()
-
-    async def close_async(self) -> None:
-        """The same without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
 
     def _ask(self, function: str, *given: Any, writes: bool = True) -> list[Any]:
         return self._store.send(Call(function, given, lambda rows: rows, writes))
@@ -125,15 +106,6 @@ class PostgresStore:
             raise fault_of(problem, self._target.place, sent=False) from problem
         states = self._store.send(Call("examine", (), lambda rows: json.loads(rows[0][0]), False))
         return (*found, *of_spaces(_state(*each) for each in states))
-
-    _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
-        ListSpaces: _list,
-        FindSpace: _find,
-        CreateSpace: _create,
-        DropSpace: _drop,
-        RenameSpace: _rename,
-        Examine: _examine,
-    }
 
     def _of_server(self, connection: Any) -> Iterator[Finding]:
         before = time.time()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from interlock.backends.redis.backend import STORES, Store
 from interlock.backends.redis.calls import Command, Keys, script
@@ -12,6 +12,7 @@ from interlock.backends.redis.faults import fault_of, redis
 from interlock.backends.redis.server import check_server, nodes
 from interlock.backends.redis.wire import space_name, state_key, target_of
 from interlock.backends.remote import ServerOptions, check_options
+from interlock.backends.whole_store import WholeStore
 from interlock.core.health import (
     GroupLag,
     QueueState,
@@ -20,7 +21,6 @@ from interlock.core.health import (
     of_skew,
     of_spaces,
 )
-from interlock.core.requests import Request, T
 from interlock.core.spaces import (
     CreateSpace,
     DropSpace,
@@ -38,11 +38,8 @@ _PAGE = 10_000  # keys
 _FULL = 0.8  # of the memory
 
 
-class RedisStore:
+class RedisStore(WholeStore):
     """All spaces of one server or cluster."""
-
-    uid = ""
-    name = ""
 
     def __init__(self, url: str, options: ServerOptions | None = None) -> None:
         self._options = options or ServerOptions()
@@ -55,26 +52,10 @@ class RedisStore:
             self.close()
             raise
 
-    def perform(self, request: Request[T]) -> T:
-        """Answer one request."""
-        return cast(T, self._handlers[type(request)](self, request))
-
-    async def perform_async(self, request: Request[T]) -> T:
-        """Answer one request without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.perform, request)
-
     def close(self) -> None:
         """Give back the connections."""
         if STORES.give_back(self._target, self._store):
             self._store.close()
-
-    async def close_async(self) -> None:
-        """The same without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
 
     def _send(self, keys: Keys, *commands: Command) -> list[Any]:
         wire = self._store.wire()
@@ -176,15 +157,6 @@ class RedisStore:
             tuple(map(QueueState._make, queues)),
             tuple(map(GroupLag._make, groups)),
         )
-
-    _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
-        ListSpaces: _list,
-        FindSpace: _find,
-        CreateSpace: _create,
-        DropSpace: _drop,
-        RenameSpace: _rename,
-        Examine: _examine,
-    }
 
     def _of_server(self) -> Iterator[Finding]:
         wire = self._store.wire()

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Literal
 
 from interlock.backends.contract import not_empty, other_source
 from interlock.backends.sqlite import location, store
@@ -14,7 +14,8 @@ from interlock.backends.sqlite.commit import host_clock, locate
 from interlock.backends.sqlite.connect import SQLiteOptions, begin_immediate, check_options
 from interlock.backends.sqlite.faults import translated
 from interlock.backends.sqlite.statements import SQL, load
-from interlock.core.requests import Request, T
+from interlock.backends.whole_store import WholeStore
+from interlock.core.requests import T
 from interlock.core.spaces import (
     DONE,
     GONE,
@@ -36,11 +37,8 @@ _TABLES = ("heads", "folds", "leases", "agents", "refusals")
 _TICKETS = ("ticket_holds", "ticket_keys", "tickets")
 
 
-class SQLiteStore:
+class SQLiteStore(WholeStore):
     """All spaces of one file, or of one database in memory."""
-
-    uid = ""
-    name = ""
 
     def __init__(
         self, url: str, options: SQLiteOptions | None = None, create: bool = False
@@ -50,25 +48,9 @@ class SQLiteStore:
         self._place = location.parse(url)
         self._key, self._store = store.borrow(self._place, self._options, create)
 
-    def perform(self, request: Request[T]) -> T:
-        """Answer one request."""
-        return cast(T, self._handlers[type(request)](self, request))
-
-    async def perform_async(self, request: Request[T]) -> T:
-        """Answer one request without blocking the event loop."""
-        import asyncio
-
-        return await asyncio.to_thread(self.perform, request)
-
     def close(self) -> None:
         """Give back the connections."""
         store.give_back(self._key, self._store)
-
-    async def close_async(self) -> None:
-        """The same without blocking the event loop."""
-        import asyncio
-
-        await asyncio.to_thread(self.close)
 
     def _list(self, request: ListSpaces) -> tuple[SpaceInfo, ...]:
         def read(connection: sqlite3.Connection) -> tuple[SpaceInfo, ...]:
@@ -109,15 +91,6 @@ class SQLiteStore:
         from interlock.backends.sqlite import doctor
 
         return self._read(lambda connection: doctor.examine(connection, self._place, self._options))
-
-    _handlers: dict[type, Callable[[Any, Any], Any]] = {  # noqa: RUF012  # never changed
-        ListSpaces: _list,
-        FindSpace: _find,
-        CreateSpace: _create,
-        DropSpace: _drop,
-        RenameSpace: _rename,
-        Examine: _examine,
-    }
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with self._store.pool.reader() as connection, translated(str(self._place)):
