@@ -53,6 +53,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             some = part_of(metafunc).startswith((*ASK_NOTHING_NEW, "whole_spaces"))
             stores = STORES if some else STORES_OF_MOST
+            if metafunc.definition.get_closest_marker("any_store"):
+                stores = STORES[:1]
         metafunc.parametrize("contract_store", stores, scope="session")
 
 
