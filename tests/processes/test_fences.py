@@ -107,9 +107,9 @@ def add_findings(url: str, number: int, count: int, gate: Any) -> None:
             space.append("findings", f"{number}/{n}")
 
 
-def test_a_hundred_processes_add_a_hundred_findings_each(tmp_path: Path) -> None:
+def test_a_hundred_processes_add_twenty_findings_each(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'findings.db'}"
-    agents, each = 100, 100
+    agents, each = 100, 20
     with interlock.open(url, rules={"findings": interlock.merged("append")}) as space:
         gate = FORKSERVER.Barrier(agents)
         running = [
