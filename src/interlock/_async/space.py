@@ -257,6 +257,26 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         return AsyncJoined(self.session, connection, AsyncSpace)
 
+    @overload
+    async def transact(
+        self,
+        fn: Callable[[AsyncTx], Awaitable[T]],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: None = None,
+    ) -> T: ...
+    @overload
+    async def transact(
+        self,
+        fn: Callable[[AsyncTx], Awaitable[T]],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None,
+    ) -> T | None: ...
     async def transact(
         self,
         fn: Callable[[AsyncTx], Any],

@@ -255,6 +255,26 @@ class Space(Reader, Streams, Observable, Retention):
 
         return Joined(self.session, connection, Space)
 
+    @overload
+    def transact(
+        self,
+        fn: Callable[[Tx], T],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: None = None,
+    ) -> T: ...
+    @overload
+    def transact(
+        self,
+        fn: Callable[[Tx], T],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None,
+    ) -> T | None: ...
     def transact(
         self,
         fn: Callable[[Tx], Any],
