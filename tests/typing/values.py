@@ -106,7 +106,7 @@ def check_transact(space: interlock.Space) -> None:
     assert_type(space.transact(book, op_id="once"), Booking | None)
     count(space.transact(book))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     count(space.transact(book, op_id="once").row)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
-    space.transact(book_later).row  # type: ignore[arg-type, attr-defined]  # pyright: ignore
+    count(space.transact(book_later))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     space.transact(count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

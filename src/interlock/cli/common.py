@@ -136,6 +136,18 @@ class reported:  # a context manager, read as a phrase
 
 
 @contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; yields what is to be called with how much is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    hidden = not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
     """Let SIGTERM end what was started and remove temporary files, as Ctrl-C does."""
 
