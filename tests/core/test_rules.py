@@ -9,6 +9,7 @@ import pytest
 from interlock.core import rules
 from interlock.core.fold import SAVE_AFTER, fold_record
 from interlock.core.records import Record, Tail
+from interlock.core.refusals import Invalid
 from interlock.core.requests import SaveFold
 from interlock.core.rules import KINDS, Rule, UnknownRule
 from interlock.core.writer import Writer
@@ -92,3 +93,9 @@ def test_a_fold_under_a_rule_with_an_unknown_field_is_not_saved() -> None:
         steps = fold_record(writer, Record("sum/a", tail, 1, 0, "new", 0, 1, True, "space", None))
         saved = [type(request) for request in steps]
         assert saved == ([] if "last" in stored else [SaveFold])
+
+
+def test_a_rule_owned_by_the_agent_of_the_key_is_private() -> None:
+    wrong = rules.check({"notes/{agent}/*": rules.owned(by="{agent}")})
+    assert isinstance(wrong, Invalid)
+    assert "Use private()" in wrong.message

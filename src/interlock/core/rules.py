@@ -460,6 +460,8 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
         return "reducer", f"is not one of {', '.join(REDUCERS)}. For your own, pass a Reducer"
     if rule.kind == OWNED and check_name("agent", rule.by) is not None:
         return "by", "must be the name of an agent"
+    if rule.by == OWNER:
+        return "by", "names no agent. Use private() for keys that have their owner's name in them"
     if rule.kind != OWNED and rule.by is not None:
         return "by", "is only for owned()"
     if rule.expires is not None:
