@@ -8,8 +8,9 @@ import pytest
 
 from interlock.core import rules
 from interlock.core.fold import SAVE_AFTER, fold_record
+from interlock.core.lease import take_lease
 from interlock.core.records import Record, Tail
-from interlock.core.refusals import Invalid
+from interlock.core.refusals import Forbidden, Invalid
 from interlock.core.requests import SaveFold
 from interlock.core.rules import KINDS, Rule, UnknownRule
 from interlock.core.writer import Writer
@@ -99,3 +100,12 @@ def test_a_rule_owned_by_the_agent_of_the_key_is_private() -> None:
     wrong = rules.check({"notes/{agent}/*": rules.owned(by="{agent}")})
     assert isinstance(wrong, Invalid)
     assert "Use private()" in wrong.message
+
+
+def test_a_lease_of_another_agents_key_is_not_even_asked_for() -> None:
+    """Asking would raise its epoch, and so fence what its writer has read."""
+    writer = Writer("space", "ben", 1000)
+    writer.book.load(1, {"team/*": {"rule": "owned", "by": "ann"}})
+    with pytest.raises(StopIteration) as end:
+        next(take_lease(writer, ("team/goals",), 30.0, 0.0, "op"))
+    assert isinstance(end.value.value, Forbidden)

@@ -106,7 +106,8 @@ class Lease:
         """Take the lease.
 
         Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
-        holds, Fenced if this process was replaced, Invalid.
+        holds, Fenced if this process was replaced, Forbidden if the rule of the key leaves writing
+        it to another agent, Invalid.
         """
         _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self

@@ -528,6 +528,15 @@ def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     return Forbidden(why, key, pattern, rule.kind)
 
 
+def not_its_writer(agent: str, key: str, pattern: str, rule: Rule) -> Forbidden | None:
+    """Return why an agent may not write a key at all, and so not take its lease either."""
+    owner = rule.owner(pattern, key)
+    if owner is None or owner == agent:
+        return None
+    why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {agent!r}."
+    return Forbidden(why, key, pattern, rule.kind)
+
+
 def not_appendable(
     rules: RuleSet, key: str, pattern: str, rule: Rule, body: str | None
 ) -> Invalid | Forbidden | None:
