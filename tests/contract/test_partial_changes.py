@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -198,7 +199,7 @@ def test_a_part_of_a_leased_key_is_changed(space: Any) -> None:
         assert lease.patch({"gate": 3}).version == changed.version == 3
         assert lease.patch({"gate": 3}, op_id="asked").version == 4
         end = space.position()
-        calls = [
+        calls: list[Callable[[], Any]] = [
             lambda: lease.patch({}),
             lambda: lease.patch(3),
             lambda: lease.update_fields({}),
