@@ -29,6 +29,7 @@ from interlock.core.requests import (
     Place,
     ReadLog,
     ReadRefusals,
+    ReadValues,
     SaveFold,
     SaveProjection,
     TakeLease,
@@ -145,6 +146,7 @@ class Drawing:
             self._load: 7,
             self._load_at: 7,
             self._read_log: 4,
+            self._read_values: 2,
             self._list_keys: 1,
             self._fold: 4,
             self._enter: 3,
@@ -361,6 +363,10 @@ class Drawing:
             key=key,
             limit=chance.choice((1, 2, 5, 1000)),
         )
+
+    def _read_values(self) -> ReadValues:
+        log = self._read_log()
+        return ReadValues(after=log.after, limit=log.limit, key=log.key or "never")
 
     def _list_keys(self) -> ListKeys:
         chance = self._chance

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from interlock._sync import concurrency
 from interlock._sync.pages import Pages
 from interlock._sync.projection import Projection
 from interlock.core import append, log
@@ -13,7 +15,7 @@ from interlock.errors import accepted
 from interlock.session import Session
 from interlock.settings import contribution_id
 from interlock.streams.events import NEVER_FOLD, EventEntry, Stream, plan_event
-from interlock.streams.projection import shape
+from interlock.streams.projection import Page, shape
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -27,8 +29,9 @@ class Events(Generic[E]):
     """The events of one key: `orders.append(OrderPaid(7))`; `for e in orders.read()`.
 
     Anyone appends, and nobody conflicts.  `read` and `watch` yield an EventEntry for each event:
-    `position`, `event`, `agent`, `at`.  They read the log, so that appending costs the same however
-    many there are.  The value of the key is a list of all; avoid reading that of a long stream.
+    `position`, `event`, `agent`, `at`; `replay` yields the events alone.  They read the log, so
+    that appending costs the same however many there are.  The value of the key is a list of all;
+    avoid reading that of a long stream.
     """
 
     def __init__(self, session: Session, stream: Stream[E]) -> None:
@@ -139,6 +142,31 @@ class Events(Generic[E]):
         return self._pages.read(asked, after, pick)
 
     @overload
+    def replay(self, after: int | None = None) -> Iterator[E]: ...
+    @overload
+    def replay(self, after: int | None = None, *, types: TypeForm[S]) -> Iterator[S]: ...
+    @overload
+    def replay(self, after: int | None = None, *, types: Collection[type[Any]]) -> Iterator[E]: ...
+    def replay(self, after: int | None = None, *, types: Any = None) -> Iterator[Any]:
+        """Yield the events alone, oldest first, several times faster than `read`: for a fold.
+
+        `after`, `types`, and what is raised, are those of `read`.
+        """
+        stream = self._stream.of(types)
+        return self._replay(stream, concurrency.at_once(partial(self._page, stream, after)))
+
+    def _replay(self, stream: Stream[S], first: Callable[[], Page[S]]) -> Iterator[S]:
+        page = first()
+        while True:
+            yield from page.items
+            if page.upto >= page.head:
+                return
+            page = self._page(stream, page.upto)
+
+    def _page(self, stream: Stream[S], after: int | None) -> Page[S]:
+        return self._session.run(stream.page(after))
+
+    @overload
     def watch(self, after: int | None = None) -> Iterator[EventEntry[E]]: ...
     @overload
     def watch(self, after: int | None = None, *, types: TypeForm[S]) -> Iterator[EventEntry[S]]: ...
@@ -172,7 +200,7 @@ class Events(Generic[E]):
         """
         stream = self._stream.of(types)
         found = shape(
-            stream.folding(fold), "", initial, name, version, snapshot_every, key=self.key
+            fold, "", initial, name, version, snapshot_every, key=self.key, pages=stream.page
         )
         return Projection(self._session, accepted(found))
 

@@ -17,7 +17,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Expect, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import LogPage, Request
+from interlock.core.requests import LogPage, Request, ValuePage
 from interlock.core.rules import RULES_KEY
 from interlock.core.transfer import (
     BasePage,
@@ -102,7 +102,7 @@ def call_of(
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, requests.Load):
         return _load(request, space, uid, known, durable)
-    if isinstance(request, requests.ReadLog):
+    if isinstance(request, requests.ReadLog | requests.ReadValues):
         return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
@@ -250,17 +250,19 @@ def _names(
 
 
 def _read_log(
-    request: requests.ReadLog, space: int, known: tuple[int, str]
-) -> Call[LogPage | Pruned]:
+    request: requests.ReadLog | requests.ReadValues, space: int, known: tuple[int, str]
+) -> Call[LogPage | ValuePage | Pruned]:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: Rows) -> LogPage | Pruned:
+    def parse(rows: Rows) -> LogPage | ValuePage | Pruned:
         head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
             return refusals.pruned(request.after, floor)
+        if isinstance(request, requests.ReadValues):
+            return answers.value_page(rows[1:], head, request, rows[0][3])
         return answers.log_page(rows[1:], head, request, rows[0][3])
 
     return Call("read_log", arguments, parse, False)

@@ -213,6 +213,7 @@ class SQLiteBackend:
         requests.Load: _load,
         requests.LoadAt: _load_at,
         requests.ReadLog: _read_log,
+        requests.ReadValues: lambda self, request: self._read(log.read_values, request),
         requests.TakeTurn: _take_turn,
         requests.LeaveTurn: _leave_turn,
         requests.Enter: _enter,
