@@ -96,6 +96,13 @@ def test_a_replay_is_the_events_alone(facades: Facades, monkeypatch: pytest.Monk
     found += [Paid(5), Paid(6), Paid(7)]
     assert list(stream.replay()) == found == events(stream.read())
     assert list(stream.replay(types=Sent)) == [Sent(1, to=tricky), Sent(2), Sent(4)]
+    space.append("orders", {"$type": "Paid", "$version": 1, "order": 8})
+    assert list(stream.replay(types=Paid))[-1] == Paid(8)
+    stream.append_many([Paid(9)])
+    monkeypatch.setattr(types, "_upcasts", {Paid: {1: lambda old: {"order": old["order"] + 100}}})
+    assert list(stream.replay(types=Paid))[-1] == Paid(109)
+    monkeypatch.undo()
+    found += [Paid(8), Paid(9)]
     assert stream.project(lambda all, event: [*all, event], []).refresh() == found
 
 

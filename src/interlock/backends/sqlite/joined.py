@@ -42,7 +42,7 @@ _READS: Mapping[type[Request[Any]], Callable[[Any, Where, Any], Any]] = {
     LoadAt: log.load_at,
     ListKeys: log.list_keys,
     ReadLog: log.read_log,
-    ReadValues: log.read_values,
+    ReadValues: log.read_log,
 }
 
 

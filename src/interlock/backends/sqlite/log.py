@@ -133,27 +133,18 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
     return Snapshot(position, now, records, scans, {})
 
 
-def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> LogPage | Pruned:
-    """Answer a ReadLog."""
-    floor = trimmed(connection, where)
-    if request.after < 0:
-        request = request.replace(after=floor)
-    if request.after < floor:
-        return pruned(request.after, floor)
-    head = log_end(connection, where)
-    return log_page(_rows(connection, where, request), head, request, erasures(connection, where))
-
-
-def read_values(
-    connection: sqlite3.Connection, where: Where, request: ReadValues
-) -> ValuePage | Pruned:
-    """Answer a ReadValues."""
+def read_log(
+    connection: sqlite3.Connection, where: Where, request: ReadLog | ReadValues
+) -> LogPage | ValuePage | Pruned:
+    """Answer a ReadLog, or a ReadValues."""
     floor = trimmed(connection, where)
     if request.after < 0:
         request = request.replace(after=floor)
     if request.after < floor:
         return pruned(request.after, floor)
     head, erased = log_end(connection, where), erasures(connection, where)
+    if isinstance(request, ReadLog):
+        return log_page(_rows(connection, where, request), head, request, erased)
     page = _joined(connection, where, request, head, erased)
     return page or value_page(_rows(connection, where, request), head, request, erased)
 

@@ -128,7 +128,7 @@ ORDER BY id LIMIT ?3;
 -- LIMIT keeps the order for group_concat, which leaves out what is NULL.
 SELECT group_concat(body, char(10)), max(id) & 0xFFFFFFFFFF, count(*) FROM (
     SELECT id, body FROM log INDEXED BY log_by_key
-    WHERE space = ?4 AND key = ?5 AND id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3
+    WHERE key = ?5 AND space = ?4 AND id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3
 );
 
 -- name: append_log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
