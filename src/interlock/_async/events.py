@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from interlock._async import concurrency
 from interlock._async.pages import AsyncPages
 from interlock._async.projection import AsyncProjection
-from interlock.core import append, log
+from interlock.core import log
 from interlock.errors import accepted
 from interlock.session import AsyncSession
 from interlock.settings import contribution_id
-from interlock.streams.events import NEVER_FOLD, EventEntry, Stream, plan_event
+from interlock.streams.events import EventEntry, Stream
 from interlock.streams.projection import Page, shape
 
 if TYPE_CHECKING:
@@ -56,18 +56,12 @@ class AsyncEvents(Generic[E]):
         not `merged("append")`; Held if another agent holds its lease.
         """
         self._session.check_write(self.key)
-        body = self._stream.encode(event)
-        name = contribution_id(self.key, body, id, False)
-        steps = append.append(
-            self._session.writer,
-            self.key,
-            body,
-            name or self._session.op_id(None),
-            exact=name is None,
-            plan=plan_event,
-            fold_every=NEVER_FOLD,
+        name = contribution_id(self.key, None, id, False)
+        op_id = name or self._session.op_id(None)
+        steps = self._stream.append(
+            self._session.writer, (event,), op_id, exact=name is None, together=False
         )
-        return self._stream.appended(await self._session.run(steps), event, body)
+        return (await self._session.run(steps))[0]
 
     async def append_many(
         self, events: Iterable[E], *, op_id: str | None = None
@@ -77,18 +71,11 @@ class AsyncEvents(Generic[E]):
         An `op_id` that was already applied adds nothing.
         """
         self._session.check_write(self.key)
-        given = list(events)
-        bodies = [self._stream.encode(event) for event in given]
-        steps = append.append_many(
-            self._session.writer,
-            self.key,
-            bodies,
-            self._session.op_id(op_id),
-            plan_event,
-            fold_every=NEVER_FOLD,
-        )
-        entries = await self._session.run(steps)
-        return list(map(self._stream.appended, entries, given, bodies))
+        given, name = list(events), self._session.op_id(op_id)
+        if not given:
+            return []
+        steps = self._stream.append(self._session.writer, given, name, exact=True, together=True)
+        return await self._session.run(steps)
 
     @overload
     def read(

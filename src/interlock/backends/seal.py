@@ -78,7 +78,8 @@ class Seal(NamedTuple):
         """Return a request with its values encrypted.  Raises Invalid."""
         if isinstance(request, Commit):
             writes = tuple(map(self._write, request.plan.writes))
-            return Commit(request.plan._replace(writes=writes))
+            if self.cipher is not None:
+                return Commit(request.plan._replace(writes=writes))
         if self.cipher is None:
             return request
         if isinstance(request, SaveFold):

@@ -381,7 +381,7 @@ def upcast(form: Any, from_version: int, fn: Lift) -> Invalid | None:
 
 def version_of(form: Any) -> int:
     """Return the version that objects of a class are stored as; 1 where none was declared."""
-    return 1 + max(_upcasts.get(class_of(form), ()), default=0)
+    return 1 + max(_upcasts.get(class_of(form), ()), default=0) if _upcasts else 1
 
 
 def _stamped(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:

@@ -12,17 +12,15 @@ from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
 
-from interlock.core import log
-from interlock.core.append import plan_append
-from interlock.core.keys import check_key
-from interlock.core.plan import DELETE
-from interlock.core.records import Entry, as_datetime
+from interlock.core import append, log
+from interlock.core.keys import check_key, decode
+from interlock.core.plan import DELETE, Write
+from interlock.core.records import Committed, Entry, Written, as_datetime
 from interlock.core.refusals import Forbidden, Refusal
 from interlock.core.requests import LogPage, Steps, ValuePage
 from interlock.core.rules import MERGED, UnknownRule
 from interlock.core.struct import Json
 from interlock.core.types import TYPE, Misfit, tagged
-from interlock.core.write import Decision
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refused
 from interlock.streams.projection import Page
@@ -126,35 +124,55 @@ class Stream(Generic[E]):
             after = reached = page.upto
         return found
 
-    def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
-        """Return the entry of an event that was appended as `body`; the same id may have been
-        there, with another event."""
-        if entry.value == body or entry.erased:
-            return _entry(entry, event)
-        return self._event(entry)
+    def append(
+        self, writer: Writer, events: Sequence[E], op_id: str, exact: bool, together: bool
+    ) -> Steps[list[EventEntry[E]] | Refusal]:
+        """Protocol: append events as `append.add` does.  They are never folded: a stream is read
+        from the log, and may be long."""
+        bodies = [self.encode(event) for event in events]
+        outcome = yield from append.add(
+            writer, self.key, bodies, op_id, contribution, exact=exact, together=together
+        )
+        if not isinstance(outcome, Committed):
+            return outcome
+        if outcome.replayed:  # the same id may have been there, with another event
+            given = zip(outcome.writes, bodies, events, strict=True)
+            events = [
+                event if done.erased or decode(done.body) == body else self._stored(done)
+                for done, body, event in given
+            ]
+        agent, time_us = outcome.agent, outcome.time_us
+        return [
+            EventEntry(done.position, event, agent, time_us, op_id)
+            for done, event in zip(outcome.writes, events, strict=True)
+        ]
+
+    def _stored(self, done: Written) -> E:
+        return self._object(decode(done.body), done.position)
 
     def _has(self, entry: Entry) -> bool:
         """Whether an entry of the key is an event of these types: no deletion, nothing erased."""
         if entry.kind == DELETE or entry.erased:
             return False
-        tag = _tag(entry)
+        tag = _tag(entry.value)
         return not self._only or (isinstance(tag, str) and tag in self._tags)
 
     def _event(self, entry: Entry) -> EventEntry[E]:
+        return _entry(entry, self._object(entry.value, entry.position))
+
+    def _object(self, value: Json, position: int) -> E:
         try:
-            return _entry(entry, self._shape.decode(entry.value))
+            found: E = self._shape.decode(value)
         except Misfit as problem:
             raise Invalid(
-                f"The event of {self.key!r} at position {entry.position} ({TYPE} "
-                f"{_tag(entry)!r:.60}) can't be read: {problem}."
+                f"The event of {self.key!r} at position {position} ({TYPE} "
+                f"{_tag(value)!r:.60}) can't be read: {problem}."
             ) from problem
+        return found
 
 
-NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
-
-
-def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
-    """Plan adding an event to a stream, whose key must be declared as one."""
+def contribution(writer: Writer, key: str, item: Json) -> Write | Refusal:
+    """Return an event as a contribution to a stream, whose key must be declared as one."""
     pattern, rule = writer.book.rules.match(key)
     if not isinstance(rule, UnknownRule) and (rule.kind, rule.reducer) != (MERGED, "append"):
         how = f"merged with {rule.reducer!r}" if rule.kind == MERGED else rule.kind
@@ -165,15 +183,15 @@ def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
             pattern,
             rule.kind,
         )
-    return plan_append(writer, key, item, op_id)
+    return append.contribution(writer, key, item)
 
 
 def _entry(entry: Entry, event: E) -> EventEntry[E]:
     return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
 
 
-def _tag(entry: Entry) -> Json:
-    return entry.value.get(TYPE) if isinstance(entry.value, dict) else None
+def _tag(value: Json) -> Json:
+    return value.get(TYPE) if isinstance(value, dict) else None
 
 
 def _classes(form: Any) -> tuple[Any, ...]:
