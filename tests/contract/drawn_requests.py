@@ -234,6 +234,9 @@ class Drawing:
         others = () if simple else self._some(KEYS, 0, 2)
         expects = [self._expect(key) for key in keys if not self._rare(0.15)]
         expects += [self._expect(key) for key in others if key not in keys]
+        if simple and all(w.kind == APPEND for w in writes) and self._rare(0.3):
+            writes += [Write(APPEND, keys[0], self._body(), 0) for _ in range(2)]
+            expects = []
         leased = tuple(k for k in keys if k in seen.touched and self._rare(0.4 - 0.3 * simple))
         plan = Writer("", agent, 0, incarnation=incarnation).plan(
             op_id,
