@@ -314,13 +314,14 @@ def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
 
 
 def _take_turn(request: requests.TakeTurn, keys: Keys, uid: str) -> Call[requests.Place]:
-    names = [*keys.fixed, *map(keys.merged, request.keys)]
+    queues = sorted(request.keys)
+    names = [*keys.fixed, *map(keys.merged, queues)]
     ttl = int(request.ttl * 1e6)
     command = script(
         "turn",
         names,
         *(request.name, request.agent, ttl, request.ticket, int(request.firm)),
-        *(len(request.keys), *request.keys, *request.holding),
+        *(len(queues), *queues, *request.holding),
     )
     return _one(command, lambda rows: answers.place(_rows(rows), uid))
 
