@@ -48,9 +48,8 @@ class Service(Server):
 
     def command(self) -> list[str]:
         """Return the command that runs it."""
-        return [INTERLOCK, "serve", *self.stores, "--bind", f"{self.host}:{self.port}"] + [
-            *self.options
-        ]
+        place = f"{self.host}:{self.port}"
+        return [INTERLOCK, "serve", *self.stores, "--bind", place, *self.options]
 
     def is_ready(self) -> bool:
         """Say whether it answers, and not somebody else on its port."""

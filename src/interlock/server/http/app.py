@@ -19,6 +19,7 @@ from interlock import AsyncSpace
 from interlock.server.connections import LIMITS, Limits, bound, limited, until_stopped
 from interlock.server.http.api import OPERATIONS
 from interlock.server.http.call import handler
+from interlock.server.http.openapi import openapi
 from interlock.server.http.operate import health
 from interlock.server.http.problem import Problem
 from interlock.server.http.service import Bounds, Service
@@ -56,7 +57,7 @@ def application(service: Service) -> Starlette:
         yield
         await service.close()
 
-    routes = [Route("/healthz", health)]
+    routes = [Route("/healthz", health), Route("/openapi.json", openapi)]
     for each in OPERATIONS:
         answers = handler(service, each.run, each.role, each.streams, each.creates)
         routes.append(Route(each.path, answers, methods=[each.method]))

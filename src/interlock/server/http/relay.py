@@ -25,6 +25,7 @@ from interlock.core.records import Entry, Record, Snapshot, absent
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import LEASED, MERGED, MOST_EXPIRES, RULES_KEY, RuleSet
+from interlock.core.sealed import is_sealed
 from interlock.core.write import forbidden_by_rule
 from interlock.core.writer import Writer
 from interlock.errors import raise_refused
@@ -183,7 +184,8 @@ def _check_plan(identity: Identity, plan: Plan) -> None:
         if write.kind == APPEND or write.key.startswith(_OWN):
             continue
         base = read.get(write.key)
-        if base is None or (base.version is not None and base.epoch is None):
+        blind = base is None or (base.version is not None and base.epoch is None)
+        if blind and identity.role not in ("operator", "admin"):
             raise invalid(f"The write of {write.key!r} doesn't say what it was computed from.")
 
 
@@ -223,7 +225,6 @@ async def judge(call: Call, plan: Plan) -> Refusal | None:
             return refusals.outdated(plan.rules, record)
     rules = _judged(ours.book.rules)
     writer = Writer(ours.space, plan.agent, _MOST_BYTES)
-    writer.book.rules = rules
     with_state = [w.key for w in writes if rules.match(w.key)[1].machine is not None]
     asked = tuple(dict.fromkeys((*with_state, *plan.leased)))
     now = await call.ask(requests.Load(asked)) if asked else None
@@ -240,10 +241,19 @@ async def judge(call: Call, plan: Plan) -> Refusal | None:
             moved = _moved(plan, base)
             if moved is not None:
                 return moved
+        writer.book.rules = _opaque(rules) if _is_sealed(write, base) else rules
         refusal = forbidden_by_rule(writer, base, write, write.key in plan.leased)
         if refusal is not None:
             return refusal
     return None
+
+
+def _is_sealed(write: Write, base: Record) -> bool:
+    """Whether a value is encrypted, so that nobody here can judge it.  It may follow a value that
+    is, too, or none."""
+    if write.body is None or not is_sealed(decode(write.body)):
+        return False
+    return base.body is None or is_sealed(decode(base.body))
 
 
 def _not_a_value(write: Write) -> refusals.Invalid | None:
@@ -335,6 +345,19 @@ def _judged(rules: RuleSet) -> RuleSet:
         for pattern, rule in rules.rules.items()
     }
     return RuleSet(rules.version, judged, rules.reducers)
+
+
+@lru_cache(maxsize=64)
+def _opaque(rules: RuleSet) -> RuleSet:
+    """Return rules of which only who may write which kind of key is left."""
+    bare = {
+        pattern: dataclasses.replace(rule, machine=None, schema=None)
+        for pattern, rule in rules.rules.items()
+    }
+    reducers = {
+        name: dataclasses.replace(each, accepts=None) for name, each in rules.reducers.items()
+    }
+    return RuleSet(rules.version, bare, reducers)
 
 
 def _unknown_reducer(rules: RuleSet, key: str) -> bool:
