@@ -42,6 +42,7 @@ async def _space(call: Call) -> dict[str, Json]:
         "position": await call.space.position(),
         "agent": call.agent,
         "role": call.identity.role,
+        "max_body": call.service.bounds.body,
     }
 
 
