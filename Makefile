@@ -7,7 +7,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo typescript test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -86,6 +86,9 @@ clients/typescript/dist/.stamp: clients/typescript/node_modules/.stamp clients/t
 
 typescript: .venv/dev.stamp clients/typescript/dist/.stamp ## the TypeScript client, and its story with 100 agents
 	INTERLOCK_AGENTS=100 $(BIN)/python -m pytest tests/server/test_typescript.py
+
+fuzz: .venv/dev.stamp ## schemathesis covers the schemas of the service's operations: minutes
+	INTERLOCK_FUZZ=coverage,fuzzing $(BIN)/python -m pytest tests/server/test_http_fuzzed.py
 
 OPERATIONS := 1000000
 SEED := 1
