@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -80,7 +81,7 @@ def relayed(space: SpaceOf, request: Request) -> Answer:
     return space.ask("POST", "requests", encode_request(request))
 
 
-def a_plan(agent: str, key: str, body: str, *, version: int | None = None, **more: object) -> Plan:
+def a_plan(agent: str, key: str, body: str, *, version: int | None = None, **more: Any) -> Plan:
     epoch = None if version is None else 0
     plan = Plan(
         op_id=f"op-{next(_numbers)}",
