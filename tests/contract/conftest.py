@@ -26,6 +26,10 @@ STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async", "http": "sync"}
 # A service answers with a store that runs them all; these parts show that every kind of request and
 # answer travels.  `make contract STORE=http` runs everything over it.
+SERVICE_LACKS = {
+    "here": "a service is a process of its own",
+    "spaces": "whole spaces are made and moved where the store is",
+}
 OVER_HTTP = {"reads_and_writes", "transactions", "leases", "groups_alike", "rules"}
 BOTH_FACADES = {
     "cancellation",
@@ -114,10 +118,11 @@ def store_url(contract_store: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def store_capabilities(request: pytest.FixtureRequest) -> Capabilities:
+def store_capabilities(request: pytest.FixtureRequest, contract_store: str) -> Capabilities:
     """What the store has: ours have everything, another all but what `--lacks` says."""
     lacks = (each.partition("=") for each in request.config.getoption("lacks"))
-    return Capabilities({name: reason for name, _, reason in lacks})
+    of_http = SERVICE_LACKS if contract_store == "http" else {}
+    return Capabilities({**of_http, **{name: reason for name, _, reason in lacks}})
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +160,9 @@ def http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("service")
     with interlock.open(f"sqlite:///{folder / 'store.db'}", SERVICE_SPACE) as space:
         token, _ = create_token(space, "*", role="admin")
-    with Service.start(folder, "--tokens", "--rate", "100000") as service:
+    with Service.start(
+        folder, "--tokens", "--rate", "100000", "--max-body", "100000000"
+    ) as service:
         yield service.url(token)
 
 

@@ -37,7 +37,7 @@ _OWN = "$"  # begins the keys that the library keeps
 _OPERATORS = (RULES_KEY, "$erasures/", "$readers")  # what only operators write
 _MOST_KEYS = 10_000  # of one request
 _MOST_BYTES = 16 << 20  # of one value: the client has a smaller limit
-_MOST_ENTRIES = 10_000
+_MOST_ENTRIES = 100_000
 _WRITES = (
     requests.Commit,
     requests.TakeTurn,
@@ -275,13 +275,15 @@ def _moved(plan: Plan, base: Record) -> Refusal | None:
 
 def _not_its_lease(rules: RuleSet, plan: Plan, now: Snapshot) -> Refusal | None:
     """Return the refusal of a plan that claims a lease which another agent holds."""
+    epochs = {each.key: each.epoch for each in plan.expects}
     for key in plan.leased:
-        held = now.leases.get(key)
+        held, epoch = now.leases.get(key), now.records[key].epoch
+        if epochs.get(key) != epoch:
+            continue  # the store fences it
         if held is not None and held.holder != plan.agent:
             return refusals.leased_to(key, held.holder, held.seconds)
         if held is None and rules.match(key)[1].kind == LEASED:
-            epoch = now.records[key].epoch
-            return refusals.fenced(key, epoch, epoch)
+            return refusals.Fenced(f"The lease of {key!r} has expired.", key, epoch, epoch)
     return None
 
 
