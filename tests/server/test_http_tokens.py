@@ -28,6 +28,7 @@ from interlock.core.requests import (
     SaveFold,
     TakeLease,
 )
+from interlock.core.writer import Writer
 from tests.servers.process import wait_until
 from tests.servers.service import Answer, Service, SpaceOf
 
@@ -83,20 +84,17 @@ def relayed(space: SpaceOf, request: Request) -> Answer:
 
 def a_plan(agent: str, key: str, body: str, *, version: int | None = None, **more: Any) -> Plan:
     epoch = None if version is None else 0
-    plan = Plan(
-        op_id=f"op-{next(_numbers)}",
-        agent=agent,
+    plan = Writer("", agent, 1 << 20).plan(
+        f"op-{next(_numbers)}",
         expects=(Expect(key, version, epoch),),
-        scans=(),
         writes=(Write(PUT, key, body),),
-        ticket=0,
-        gives_way=False,
-        rules=1,
-        incarnation=0,
-        leased=(),
-        transaction=False,
     )
+    more = {"rules": 1, **more}
     return plan._replace(**more)
+
+
+def a_lease(key: str) -> TakeLease:
+    return TakeLease((key,), name="n", agent="eve", incarnation=0, ttl=60.0)
 
 
 def test_without_a_token_nothing_is_answered(service: Service, space: SpaceOf) -> None:
@@ -177,7 +175,7 @@ def test_nobody_writes_what_belongs_to_another_agent(space: SpaceOf, token: Toke
     assert eve.ask("POST", "leases/of/a/note", {}).status == 403
     assert relayed(eve, Enter("a", True, "n")).status == 403
     assert relayed(eve, Commit(a_plan("a", "x", "1"))).status == 403
-    assert relayed(eve, TakeLease(("of/a/note",), "n", "eve", 0, 30.0)).status == 403
+    assert relayed(eve, a_lease("of/a/note")).status == 403
     lied = relayed(eve, Commit(a_plan("eve", "of/a/note", "2", version=1)))
     assert lied.json["refusal"]["kind"] == "Forbidden"
     assert a.ask("GET", "records/of/a/note").json["value"] == 1
@@ -212,16 +210,17 @@ def test_nobody_uses_the_lease_of_another(space: SpaceOf, token: Token) -> None:
     assert eve.ask("PUT", "leases/paper", {"epoch": held, "ttl": 60}).status == 423
     assert eve.ask("DELETE", f"leases/paper?epoch={held}").status == 204
     assert relayed(eve, DropLease("paper", held)).status == 200
-    renewed = relayed(eve, TakeLease(("paper",), "", "eve", 0, 60.0, epoch=held)).json["answer"]
+    renewed = relayed(eve, a_lease("paper").replace(epoch=held)).json["answer"]
     assert renewed[0] is False
-    assert relayed(eve, TakeLease(("paper",), "", "eve", 0, 1.0, reclaim=True)).status == 403
+    assert relayed(eve, a_lease("paper").replace(reclaim=True)).status == 403
     assert a.ask("PUT", "records/paper", 1, **lease).status == 200
 
 
 def test_a_fold_is_never_a_clients(space: SpaceOf, token: Token) -> None:
     eve = space.under(token("eve"))
     assert eve.ask("POST", "append/found", "true").status == 201
-    assert relayed(eve, SaveFold("found", 2, '["false"]', 1)).status == 200
+    fold = SaveFold("found", position=2, body='["false"]', rules=1)
+    assert relayed(eve, fold).status == 200
     assert space.ask("GET", "records/found").json["value"] == ["true"]
 
 
