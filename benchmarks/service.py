@@ -46,10 +46,10 @@ def service(folder: Path, scale: int) -> list[Row]:
     ):
         direct.create("k", VALUE)
 
-        def reading(space: interlock.Space) -> Callable[[], None]:
-            return lambda: [space.read("k") for _ in range(count)] and None
+        def reading(space: interlock.Space) -> Callable[[], object]:
+            return lambda: [space.read("k") for _ in range(count)]
 
-        def committing(space: interlock.Space) -> Callable[[], None]:
+        def committing(space: interlock.Space) -> Callable[[], object]:
             def commit() -> None:
                 record = space.read(space.agent)
                 for _ in range(count):
@@ -57,8 +57,8 @@ def service(folder: Path, scale: int) -> list[Row]:
 
             return commit
 
-        def appending(space: interlock.Space) -> Callable[[], None]:
-            return lambda: [space.append("found", 1) for _ in range(count)] and None
+        def appending(space: interlock.Space) -> Callable[[], object]:
+            return lambda: [space.append("found", 1) for _ in range(count)]
 
         rows = []
         for what, one in (("read", reading), ("commit", committing), ("append", appending)):
