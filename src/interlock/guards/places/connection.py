@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interlock.backends.driver_connection import described, is_a
@@ -51,20 +52,12 @@ class Connection:
         `reads`: they write nothing.  Raises Repeat, AnswerLost, Invalid, Unavailable; `name` says
         in messages of what.
         """
-        if self._lock is not None:
-            with self._lock:  # else another thread's transaction would be taken for the caller's
-                async with self._translated(name, reads) as run:
-                    yield run
-        elif self._async_lock is not None:
-            async with self._async_lock, self._translated(name, reads) as run:
-                yield run
-        else:
-            async with self._translated(name, reads) as run:
-                yield run
-
-    @asynccontextmanager
-    async def _translated(self, name: str, reads: bool) -> AsyncIterator[Run]:
         joined = [False, reads]
+        # Without a lock another thread's transaction would be taken for the caller's.
+        if self._lock is not None:
+            self._lock.acquire()
+        elif self._async_lock is not None:
+            await self._async_lock.acquire()
         try:
             async with self._open(joined) as run:
                 yield run
@@ -75,6 +68,11 @@ class Connection:
             if fault is None:
                 raise
             raise fault from problem
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            elif self._async_lock is not None:
+                self._async_lock.release()
 
 
 _Open = Callable[[list[bool]], Any]
@@ -239,6 +237,7 @@ def _rows(result: Any) -> Rows:
     return Rows(rows, result.rowcount)
 
 
+@lru_cache(maxsize=256)
 def _percent(text: str) -> str:
     return text.replace("%", "%%").replace(MARK, "%s")
 
