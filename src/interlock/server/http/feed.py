@@ -24,15 +24,17 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._problem: Exception | None = None
         self._watchers = 0
+        self._beginning = asyncio.Lock()
         self.position = 0
 
     async def follow(self, after: int | None) -> AsyncIterator[Entry | None]:
         """Yield entries after a position (None: from now on), None now and then where there are
         none.  Raises a fault, Pruned."""
-        await self._begin()
         self._watchers += 1
-        position = self.position if after is None else after
         try:
+            async with self._beginning:
+                await self._begin()
+            position = self.position if after is None else after
             while True:
                 changed = self._changed
                 if position < self.position:
@@ -71,8 +73,7 @@ class Feed:
         self._problem = None
         self._ring.clear()
         self.position = await self._space.position()
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._read(self.position))
+        self._task = asyncio.create_task(self._read(self.position))
 
     async def _read(self, after: int) -> None:
         try:
