@@ -194,6 +194,7 @@ def test_nobody_reads_without_the_cipher(facades: Facades, space: Any) -> None:
     assert not space.read("alice/1").exists
 
 
+@pytest.mark.interlock_needs("spaces")
 def test_a_copy_carries_ciphertexts(
     facades: Facades, cipher: SubjectCipher, space: Any, tmp_path: Path
 ) -> None:
