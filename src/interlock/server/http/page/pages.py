@@ -14,15 +14,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from interlock.core.keys import encode
 from interlock.server.http import log
-from interlock.server.http.call import Call, answer
+from interlock.server.http.call import Call, answer, handler
 from interlock.server.http.identity import ROLES
+from interlock.server.http.page import look, operate, work
+from interlock.server.http.page.pulse import Pulses
+from interlock.server.http.page.sign_in import SignIn
 from interlock.server.http.problem import not_found
 from interlock.server.http.service import Service
-from interlock.server.page import look, operate, work
-from interlock.server.page.pulse import Pulses
-from interlock.server.page.sign_in import SignIn
 
 _HERE = Path(__file__).parent
 _HEADERS = {
@@ -79,10 +78,10 @@ def routes(service: Service) -> list[BaseRoute]:
     def guarded(
         run: Callable[[Call], Awaitable[Response]], role: str = "reader"
     ) -> Callable[[Request], Awaitable[Response]]:
-        handler = service.handler(run, role)
+        answers = handler(service, run, role)
 
         async def handle(request: Request) -> Response:
-            response = await handler(sign_in.with_token(request))
+            response = await answers(sign_in.with_token(request))
             if response.media_type != "application/problem+json":
                 return response
             problem = json.loads(bytes(response.body))
@@ -101,6 +100,11 @@ def routes(service: Service) -> list[BaseRoute]:
     async def pulse(call: Call) -> Response:
         return answer(await pulses.of(call))
 
+    watch = handler(service, log.watch, "reader", streams=True)
+
+    async def live(request: Request) -> Response:
+        return await watch(sign_in.with_token(request))
+
     async def ask(request: Request) -> Response:
         if not service.has_tokens:
             raise not_found("This service has no tokens.")
@@ -108,8 +112,7 @@ def routes(service: Service) -> list[BaseRoute]:
 
     async def signed_in(request: Request) -> Response:
         token, to = await sign_in.asked(request)
-        handler = service.handler(spaces, "reader")
-        tried = await handler(sign_in.with_token(request, token))
+        tried = await handler(service, spaces, "reader")(sign_in.with_token(request, token))
         if tried.media_type == "application/problem+json":
             return render.sign_in(to, json.loads(bytes(tried.body))["detail"])
         return sign_in.keep(RedirectResponse(to, 303), token, request.url.scheme == "https")
@@ -126,8 +129,7 @@ def routes(service: Service) -> list[BaseRoute]:
         Route("/ui/sign-in", signed_in, methods=["POST"]),
         Route("/ui/sign-out", signed_out, methods=["POST"]),
         Route(_SPACE + "/pulse", guarded(pulse)),
-        Route(_SPACE + "/live", service.handler(log.watch, "reader", streams=True)
-              if not service.has_tokens else _live(service, sign_in)),
+        Route(_SPACE + "/live", live),
         *(
             Route(path, endpoint, methods=[method])
             for path, methods in by_path.items()
@@ -137,22 +139,13 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
 
 
-def _live(service: Service, sign_in: SignIn) -> Callable[[Request], Awaitable[Response]]:
-    handler = service.handler(log.watch, "reader", streams=True)
-
-    async def handle(request: Request) -> Response:
-        return await handler(sign_in.with_token(request))
-
-    return handle
-
-
 class _Renderer:
     """Turns templates into responses."""
 
     def __init__(self, sign_in: SignIn) -> None:
         self._sign_in = sign_in
         self._environment = Environment(
-            loader=PackageLoader("interlock.server.page"),
+            loader=PackageLoader("interlock.server.http.page"),
             autoescape=select_autoescape(default=True),
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -197,6 +190,5 @@ def _json(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = encode(value)
-    text = text if isinstance(text, str) else repr(value)
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return text if len(text) <= 120 else text[:119] + "…"

@@ -7,9 +7,9 @@ from typing import Any
 
 from interlock import GroupInfo, Json
 from interlock.server.http.call import Call
+from interlock.server.http.page.sign_in import form_of
 from interlock.server.http.problem import invalid
 from interlock.server.http.work import found_run, sees_run
-from interlock.server.page.sign_in import form_of
 
 _STATES = ("Processing", "AwaitingInput", "Idle", "Failed", "Completed")
 
@@ -39,7 +39,7 @@ async def change_run(call: Call) -> dict[str, Any]:
     elif did == "settle":
         happened = form.get("happened") == "yes"
         await admin.settle(name, form.get("path", ""), happened, _value(form.get("value", "")))
-        done = f"Effect {form.get('path')}: it {'happened' if happened else 'did not happen'}."
+        done = f"Said that it {'happened' if happened else 'did not happen'}."
     elif did == "resume":
         await admin.resume(name)
         done = "A worker takes it up again."

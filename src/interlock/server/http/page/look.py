@@ -9,7 +9,7 @@ from typing import Any
 from interlock import Entry, KeyInfo, Pruned, Record, describe_rule
 from interlock.core.rules import RuleSet
 from interlock.server.http.call import Call
-from interlock.server.page.diff import diff
+from interlock.server.http.page.diff import diff
 
 _SHOWN = 100  # entries of a page
 _VERSIONS = 50  # of a key that can be compared

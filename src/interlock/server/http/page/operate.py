@@ -8,8 +8,8 @@ from typing import Any
 import interlock
 from interlock import Json
 from interlock.server.http.call import Call
+from interlock.server.http.page.sign_in import form_of
 from interlock.server.http.problem import invalid
-from interlock.server.page.sign_in import form_of
 
 
 async def show(call: Call) -> dict[str, Any]:
