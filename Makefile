@@ -7,12 +7,12 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
-.PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
 
-test: .venv/dev.stamp servers formal/node_modules/.stamp ## everything: lint, strict types, every test, the specs
+test: .venv/dev.stamp servers formal/node_modules/.stamp clients/typescript/dist/.stamp ## everything: lint, strict types, every test, the specs
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(MAKE) specs
@@ -74,6 +74,21 @@ formal/node_modules/.stamp: formal/package.json formal/package-lock.json
 	@$(NEEDS_NODE)
 	cd formal && npm ci --silent --no-audit --no-fund
 	@touch $@
+
+clients/typescript/node_modules/.stamp: clients/typescript/package.json clients/typescript/package-lock.json
+	@$(NEEDS_NODE)
+	cd clients/typescript && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+clients/typescript/dist/.stamp: clients/typescript/node_modules/.stamp clients/typescript/src/interlock.ts clients/typescript/tsconfig.json
+	cd clients/typescript && npm run --silent build
+	@touch $@
+
+typescript: .venv/dev.stamp clients/typescript/dist/.stamp ## the TypeScript client, and its story with 100 agents
+	INTERLOCK_AGENTS=100 $(BIN)/python -m pytest tests/server/test_typescript.py
+
+fuzz: .venv/dev.stamp ## schemathesis covers the schemas of the service's operations: minutes
+	INTERLOCK_FUZZ=coverage,fuzzing $(BIN)/python -m pytest tests/server/test_http_fuzzed.py
 
 OPERATIONS := 1000000
 SEED := 1
@@ -160,4 +175,4 @@ lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make loc
 	$(call compile,crewai,requirements-crewai.lock)
 
 clean:
-	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules site
+	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules clients/typescript/node_modules clients/typescript/dist site

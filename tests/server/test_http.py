@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import pytest
 
@@ -257,8 +258,9 @@ def test_malformed_requests_change_nothing(space: SpaceOf) -> None:
         assert (refused.status, refused.json["title"]) == (400, "Invalid"), refused
     for key in ("$rules", "a//b", "a/../b", "langgraph/x"):
         assert space.ask("PUT", f"records/{key}", 1, If_None_Match="*").status in (400, 403)
-    for body in ({"writes": [{"kind": "put"}]}, {"writes": []}, {"else": 1}):
-        assert space.ask("POST", "transactions", body).status in (200, 400)
+    wrong: list[dict[str, Any]] = [{"writes": [{"kind": "put"}]}, {"writes": []}, {"else": 1}]
+    for plan in wrong:
+        assert space.ask("POST", "transactions", plan).status in (200, 400)
     for body in (b"{}", b'{"Think": {}}', b'{"Load": {"keys": 1}}', b"[]"):
         assert space.ask("POST", "requests", body).status == 400
     assert space.ask("GET", "log").json["entries"] == []

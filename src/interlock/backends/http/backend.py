@@ -25,6 +25,7 @@ from interlock.errors import AnswerLost, Closed, Corrupt, Forbidden, Invalid, Un
 
 API = 1  # of the service; another one speaks another language
 _LONGEST_PAUSE = 20.0  # seconds
+_SHORT_PAUSE = 0.1  # seconds, of those who are beyond
 _MOST_PAUSES = 100  # connections of a loop that only wait for news
 _FAULTS: dict[str, type[Exception]] = {
     kind.__name__: kind
@@ -64,6 +65,7 @@ class HTTPBackend:
         self._connections = _PLACES.borrow(self._key, lambda: Connections(place, seconds))
         self._closed = False
         self._pausing = 0
+        self._most = 0  # bytes of a request
         try:
             self.uid = self._found(f"/v1/spaces/{quote(name, safe='')}", create)
         except BaseException:
@@ -74,43 +76,51 @@ class HTTPBackend:
     def perform(self, request: Request[T]) -> T:
         """Answer one request."""
         self._check_open()
-        body, ends = (
-            encode_request(_bounded(request)),
-            time.monotonic() + self._options.busy_timeout,
-        )
-        while True:
-            reply = self._connections.request("POST", self._path, body)
-            seconds = _later(reply)
-            if not seconds or time.monotonic() > ends:
-                return self._answer(request, reply)
-            time.sleep(seconds)
+        return self._answer(request, self._patient("POST", self._path, self._body(request)))
 
     async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop."""
         self._check_open()
-        if not isinstance(request, Pause):
+        waits = isinstance(request, Pause)
+        if not waits:
             return await self._ask(request)
-        waiting: Request[T] = request
         if self._pausing >= _MOST_PAUSES:
-            await asyncio.sleep(min(request.seconds, 0.1))
+            await asyncio.sleep(_SHORT_PAUSE)
             return cast(T, None)
         self._pausing += 1
         try:
-            return await self._ask(waiting)
+            return await self._ask(request)
         finally:
             self._pausing -= 1
 
     async def _ask(self, request: Request[T]) -> T:
-        body, ends = (
-            encode_request(_bounded(request)),
-            time.monotonic() + self._options.busy_timeout,
-        )
+        body, ends = self._body(request), time.monotonic() + self._options.busy_timeout
         while True:
             reply = await self._connections.request_async("POST", self._path, body)
             seconds = _later(reply)
             if not seconds or time.monotonic() > ends:
                 return self._answer(request, reply)
             await asyncio.sleep(seconds)
+
+    def _patient(self, method: str, path: str, body: bytes = b"") -> Reply:
+        """Return the reply of a server that may have too much to do at first."""
+        ends = time.monotonic() + self._options.busy_timeout
+        while True:
+            reply = self._connections.request(method, path, body)
+            seconds = _later(reply)
+            if not seconds or time.monotonic() > ends:
+                return reply
+            time.sleep(seconds)
+
+    def _body(self, request: Request[Any]) -> bytes:
+        long = isinstance(request, Pause) and request.seconds > _LONGEST_PAUSE
+        body = encode_request(request.replace(seconds=_LONGEST_PAUSE) if long else request)
+        if len(body) > self._most:
+            raise Invalid(
+                f"The request has {len(body):,} bytes; {self.place} takes {self._most:,} "
+                "(interlock serve --max-body). Write less at once."
+            )
+        return body
 
     def close(self) -> None:
         """Give back the connections.  Closing twice does nothing."""
@@ -133,9 +143,9 @@ class HTTPBackend:
     def _found(self, path: str, create: bool) -> str:
         """Return the unique id of the space.  Raises Unavailable where there is none."""
         try:
-            reply = self._connections.request("GET", path)
+            reply = self._patient("GET", path)
             if reply.status == 404 and create:
-                reply = self._connections.request("PUT", path)
+                reply = self._patient("PUT", path)
         except AnswerLost as lost:
             raise Unavailable(f"No answer from {self.place}: {lost}") from lost
         if reply.status == 404:
@@ -145,6 +155,7 @@ class HTTPBackend:
             raise self._problem(reply, found)
         if found.get("api") != API or not isinstance(found.get("uid"), str):
             raise errors.IncompatibleStore(f"{self.place} is no Interlock service of this version.")
+        self._most = int(found["max_body"])
         return str(found["uid"])
 
     def _answer(self, request: Request[T], reply: Reply) -> T:
@@ -176,12 +187,6 @@ class HTTPBackend:
         if reply.status >= 500:  # a proxy may have passed it on
             return AnswerLost(f"{self.place}: {said}")
         return Invalid(f"{self.place} refused the request: {said}")
-
-
-def _bounded(request: Request[Any]) -> Request[Any]:
-    if isinstance(request, Pause) and request.seconds > _LONGEST_PAUSE:
-        return request.replace(seconds=_LONGEST_PAUSE)
-    return request
 
 
 def _later(reply: Reply) -> float:

@@ -17,8 +17,9 @@ from starlette.routing import Route
 
 from interlock import AsyncSpace
 from interlock.server.connections import LIMITS, Limits, bound, limited, until_stopped
-from interlock.server.http.api import OPERATIONS
+from interlock.server.http.api import OPERATIONS, SPACE
 from interlock.server.http.call import handler
+from interlock.server.http.mcp import Endpoint
 from interlock.server.http.openapi import openapi
 from interlock.server.http.operate import health
 from interlock.server.http.page import pages
@@ -59,11 +60,12 @@ def application(service: Service) -> Starlette:
         await service.close()
 
     routes = [Route("/healthz", health), Route("/openapi.json", openapi)]
+    mcp = Endpoint(service)
     for each in OPERATIONS:
         answers = handler(service, each.run, each.role, each.streams, each.creates)
         routes.append(Route(each.path, answers, methods=[each.method]))
     return Starlette(
-        routes=[*_merged(routes), *pages.routes(service)],
+        routes=[*_merged(routes), Route(f"{SPACE}/mcp", mcp), *pages.routes(service)],
         lifespan=lifespan,
         middleware=[Middleware(service.gate)],
         exception_handlers={HTTPException: _refused, Problem: _told},

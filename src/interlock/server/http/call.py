@@ -77,9 +77,9 @@ class Call:
         except ValueError:
             raise invalid(f"{name}={text!r:.40} must be a number of seconds.") from None
 
-    def flag(self, name: str) -> bool:
+    def flag(self, name: str, default: str = "false") -> bool:
         """Return whether something is asked for in the URL.  Raises Problem."""
-        text = self.query.get(name, "false")
+        text = self.query.get(name, default)
         if text not in ("true", "false"):
             raise invalid(f"{name}={text!r:.40} must be true or false.")
         return text == "true"

@@ -42,6 +42,7 @@ async def _space(call: Call) -> dict[str, Json]:
         "position": await call.space.position(),
         "agent": call.agent,
         "role": call.identity.role,
+        "max_body": call.service.bounds.body,
     }
 
 
@@ -89,7 +90,7 @@ async def apply_rules(call: Call) -> Response:
 
 async def conflicts(call: Call) -> Response:
     """Count the last refusals, by key."""
-    found = await call.space.conflicts(call.number("limit", 1000, 1, 10_000))
+    found = await call.space.conflicts(call.number("limit", 1000, 1, 1000))
     keys = [each for each in found.keys if call.sees(each.key)]
     shown = [
         {

@@ -124,7 +124,7 @@ async def append(call: Call) -> Response:
 async def listed(call: Call) -> Response:
     """List records, or keys alone, page by page; as NDJSON all of them, however many."""
     prefix, after = call.query.get("prefix", ""), call.query.get("after") or None
-    values = call.query.get("values", "true") != "false"
+    values = call.flag("values", "true")
     if "application/x-ndjson" in call.request.headers.get("accept", ""):
         lines = _lines(call, prefix, after, values)
         return StreamingResponse(lines, media_type="application/x-ndjson")

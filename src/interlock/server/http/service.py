@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -74,6 +74,7 @@ class Service:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._feeds: dict[str, Feed] = {}
         self._watching = 0
+        self._closing: list[Callable[[], Awaitable[None]]] = []
 
     # Who calls
 
@@ -153,8 +154,14 @@ class Service:
             self._watching -= 1
             await events.aclose()  # type: ignore[attr-defined]  # it is a generator
 
+    def closes(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call something before the spaces are closed."""
+        self._closing.append(close)
+
     async def close(self) -> None:
         """Close what was opened."""
+        for close in self._closing:
+            await close()
         for feed in self._feeds.values():
             await feed.stop()
         await self.hosts.close()
