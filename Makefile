@@ -111,14 +111,16 @@ bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RES
 docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 
-# PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
+# PostgreSQL and Redis come with the development packages; PgBouncer and Chromium only from the system.
 servers: ## install what the tests start, where root and apt-get can
-	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
+	@PATH=$$PATH:/usr/sbin; missing=; for each in pgbouncer chromium; do \
+		command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	test -z "$$missing" || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND && \
-		{ apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends pgbouncer; } >/dev/null 2>&1; }; \
-	} || echo "PgBouncer is not installed: apt-get install pgbouncer" >&2
+		{ apt-get install -qq -y --no-install-recommends $$missing >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing; } >/dev/null 2>&1; }; \
+	} || echo "Not installed: apt-get install$$missing" >&2
 
 venv: .venv/dev.stamp
 
