@@ -152,6 +152,10 @@ class Stores:
         """Return a space on the content that is loaded, for `setup` and for invariants."""
         return explored_space(StillDriver(self.backend), self.writer(agent))
 
+    def given(self, driver: StillDriver, agent: str) -> Any:
+        """Return what an agent is given: a space."""
+        return explored_space(driver, self.writer(agent))
+
     def writer(self, agent: str) -> Writer:
         """Return who writes as `agent`, with the rules that stood after the setup."""
         writer = make_writer(self.backend.uid, SPACE, agent, None)
