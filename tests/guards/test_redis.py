@@ -236,24 +236,3 @@ def test_a_cluster_takes_any_key(tmp_path_factory: pytest.TempPathFactory) -> No
             for key in ("plain", "{tag}:1", "a{}b", "{unfinished"):
                 guard.create(key, {"n": 1})
                 assert guard.patch(key, {"n": 2}).value == {"n": 2}
-
-
-def test_a_hundred_agents_on_one_key_think_less_than_twice_each_in_turns(
-    client: redis.Redis, key: str
-) -> None:
-    client.set(key, '{"n": 0}')
-    with interlock.open("sqlite://") as space:
-        guard = guards.redis(client, turns=space)
-        thoughts, all_read = [], threading.Barrier(20)
-
-        def think(value: Any) -> Any:
-            thoughts.append(value)
-            if len(thoughts) <= 20:
-                all_read.wait(60)
-            return {"n": value["n"] + 1}
-
-        with ThreadPoolExecutor(20) as pool:
-            for each in [pool.submit(guard.update, key, think) for _ in range(20)]:
-                each.result()
-    assert json.loads(client.get(key) or "") == {"n": 20}
-    assert len(thoughts) == 39
