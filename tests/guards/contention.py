@@ -51,13 +51,13 @@ class Rival(NamedTuple):
 
     name: str
     once: Once
-    count: Callable[[], int]
+    there: Callable[[], int]
 
 
 def contend(rival: Rival, agents: int) -> Figures:
     """Let agents add one to a counter, all having read it before anyone writes."""
     lock, all_read, thoughts, failed = threading.Lock(), threading.Barrier(agents), 0, 0
-    before = rival.count()
+    before = rival.there()
 
     def agent() -> None:
         nonlocal failed
@@ -82,7 +82,7 @@ def contend(rival: Rival, agents: int) -> Figures:
         for each in [pool.submit(agent) for _ in range(agents)]:
             each.result()
     acknowledged = agents - failed
-    return Figures(acknowledged, failed, acknowledged - (rival.count() - before), thoughts)
+    return Figures(acknowledged, failed, acknowledged - (rival.there() - before), thoughts)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Refused(Exception):
 class VersionedState:
     """A dict in Redis whose `_version` is compared after one GET, before a SET."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: Any) -> None:
         self.client = client
 
     def get(self, key: str) -> Any:
@@ -53,7 +53,7 @@ class VersionedState:
         return run
 
 
-def watch_after_get(client: redis.Redis, key: str) -> Once:
+def watch_after_get(client: Any, key: str) -> Once:
     """GET, think, then WATCH: what was written in between is not noticed."""
 
     def run(think: Think) -> None:
@@ -67,12 +67,12 @@ def watch_after_get(client: redis.Redis, key: str) -> Once:
     return run
 
 
-def retry_with_stale_data(client: redis.Redis, key: str) -> Once:
+def retry_with_stale_data(client: Any, key: str) -> Once:
     """WATCH and think; after a conflict the same thought is written again."""
 
     def run(think: Think) -> None:
         state = None
-        while True:
+        for _ in range(20):
             with client.pipeline() as pipe:
                 pipe.watch(key)
                 if state is None:
@@ -84,11 +84,12 @@ def retry_with_stale_data(client: redis.Redis, key: str) -> Once:
                     return
                 except redis.WatchError:
                     continue
+        raise Refused("beaten 20 times")
 
     return run
 
 
-def right_watch_loop(client: redis.Redis, key: str, attempts: int = 3) -> Once:
+def right_watch_loop(client: Any, key: str, attempts: int = 3) -> Once:
     """WATCH, GET, think, MULTI; after a conflict all of it again, a few times."""
 
     def run(think: Think) -> None:
@@ -127,7 +128,7 @@ def select_then_update(engine: sqlalchemy.Engine) -> Once:
 Base: Any = declarative_base()
 
 
-class Counter(Base):
+class Counter(Base):  # type: ignore[misc]  # it is Any
     """A row with a version column, as an object."""
 
     __tablename__ = "counters"

@@ -385,6 +385,7 @@ class Checked:
         self.tally = tally
         self.entries = entries
         self.blind = self.blindly_destroyed = 0  # writes around a guard, and what they cost
+        self.again = 0  # guarded creates that were applied again
 
 
 def check(

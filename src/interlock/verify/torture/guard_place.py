@@ -36,6 +36,8 @@ class GuardPlace(Protocol):
 
     alone: bool
     """Whether it serves one agent at a time."""
+    remembers: bool
+    """Whether it knows what it has applied, so that nothing is applied twice."""
     tentative: bool
     """Whether what is refused in the end may be seen for a moment."""
 
@@ -74,6 +76,7 @@ class RedisPlace:
     """Strings that hold JSON."""
 
     alone = tentative = False
+    remembers = True
 
     def __init__(self, url: str, name: str) -> None:
         with needs("redis-py", "redis"):
@@ -117,7 +120,7 @@ class Lost(Exception):
 class TablePlace:
     """Rows of one table, whose version only the guards raise."""
 
-    tentative = False
+    tentative = remembers = False
     _COLUMNS = (
         '"key" TEXT PRIMARY KEY, "by" TEXT, "over" TEXT, "version" INTEGER NOT NULL DEFAULT 1'
     )
@@ -190,7 +193,7 @@ class TablePlace:
 class FilePlace:
     """Files that hold JSON.  A blind writer lets its own change places with what is there."""
 
-    alone, tentative = False, True
+    alone, remembers, tentative = False, True, True  # nothing is sent again
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

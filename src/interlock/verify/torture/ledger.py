@@ -46,6 +46,7 @@ class Chain:
     def __init__(self, key: str) -> None:
         self.key = key
         self.writes: dict[str, Write] = {}
+        self.again = 0  # creates that were sent again, and applied again after a delete
         self.operations: set[tuple[int, int]] = set()
         self.seen: dict[str, str] = {}  # by readers: the operation whose value it was, and who read
 
@@ -67,8 +68,11 @@ class Chain:
         over = [self.writes.get(w.over or "") for w in self.writes.values() if w.blind]
         return [w for w in over if w and not w.blind and w.outcome == ACKNOWLEDGED]
 
-    def check(self, final: str | None, kept: set[str], tentative: bool, findings: Findings) -> int:
+    def check(
+        self, final: str | None, kept: set[str], place: GuardPlace, findings: Findings
+    ) -> int:
         """Find what is wrong; return how many writes without an answer were applied."""
+        tentative, remembers = place.tentative, place.remembers
         applied = {n: w for n, w in self.writes.items() if w.outcome == ACKNOWLEDGED}
         doubtful = {n: w for n, w in self.writes.items() if w.outcome == UNKNOWN}
         claims: dict[str | None, list[Write]] = defaultdict(list)
@@ -91,9 +95,14 @@ class Chain:
                 findings.add(LOST_WRITE, f"{self.key}: {name} was replaced by nobody")
         for over, writes in claims.items():
             names = [write.name for write in writes]
-            if over is not None and len(names) > 1 and all(claims.get(name) for name in names):
+            if over is None or len(names) + (over == final) < 2:
+                continue
+            made = self.writes.get(over)
+            if made and made.over is None and not made.blind and not remembers:
+                self.again += len(names) + (over == final) - 1
+            elif len(names) > 1 and all(claims.get(name) for name in names):
                 findings.add(UNSEEN, f"{self.key}: {', '.join(names)} all replaced {over}")
-        self._check_absences(claims[None], final, wild, tentative, findings)
+        self._check_absences(len(claims[None]) + self.again, final, wild, tentative, findings)
         return found
 
     def _resolve(
@@ -139,7 +148,7 @@ class Chain:
 
     def _check_absences(
         self,
-        creates: list[Write],
+        creates: int,
         final: str | None,
         wild: int,
         tentative: bool,
@@ -149,7 +158,7 @@ class Chain:
         deletes = [w.outcome for w in self.writes.values() if w.deletes]
         least = 1 + deletes.count(ACKNOWLEDGED)
         most = 1 + len(deletes) if tentative else least + deletes.count(UNKNOWN)
-        ended = len(creates) + (final is None)
+        ended = creates + (final is None)
         text = f"{self.key}: nothing was there {least} times, and {ended} began with it"
         if ended > most:
             findings.add(UNSEEN, text)
@@ -176,7 +185,7 @@ def check_guarded(
     aside = place.kept()
     for key, chain in chains.items():
         final = by(guard.read(place.key(key)).value)
-        tally.applied += chain.check(final, aside, place.tentative, findings)
+        tally.applied += chain.check(final, aside, place, findings)
     writes = [write for chain in chains.values() for write in chain.writes.values()]
     for write in writes:
         if write.outcome == UNKNOWN:
@@ -186,6 +195,7 @@ def check_guarded(
     checked.blind = sum(write.blind and write.outcome == ACKNOWLEDGED for write in writes)
     destroyed = {w.name for chain in chains.values() for w in chain.blindly_destroyed()}
     checked.blindly_destroyed = len(destroyed)
+    checked.again = sum(chain.again for chain in chains.values())
     if kept is not None:
         _write_ledger(kept / "ledger.jsonl", chains, destroyed)
     return checked

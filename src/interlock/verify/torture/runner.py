@@ -60,7 +60,8 @@ class Report(NamedTuple):
     any acknowledgement, `away_in_all` the sum of those above half a second, in seconds.
     `missing` says which faults were not possible, and why.  Where guards are tortured (`guarded`),
     `blind` are the writes around them, and `blindly_destroyed` the guarded ones that were lost to
-    these.
+    these; `applied_again` are creates that were sent again, as an answer was lost, after somebody had
+    deleted them: a table does not remember them.
     """
 
     seed: int
@@ -88,6 +89,7 @@ class Report(NamedTuple):
     guarded: bool = False
     blind: int = 0
     blindly_destroyed: int = 0
+    applied_again: int = 0
 
     @property
     def verdict(self) -> str:
@@ -509,4 +511,5 @@ def _report(
         guarded=settings.guarded,
         blind=checked.blind,
         blindly_destroyed=checked.blindly_destroyed,
+        applied_again=checked.again,
     )
