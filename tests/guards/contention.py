@@ -77,6 +77,9 @@ def contend(rival: Rival, agents: int) -> Figures:
         except FAILURES:
             with lock:
                 failed += 1
+        except BaseException:
+            all_read.abort()  # nobody waits for this agent
+            raise
 
     with ThreadPoolExecutor(agents) as pool:
         for each in [pool.submit(agent) for _ in range(agents)]:
@@ -90,7 +93,7 @@ def rivals(redis_url: str, folder: Path, postgres_url: str | None = None) -> Ite
     """Yield a guard of each place, in turns, each followed by what is published for it."""
     with ExitStack() as stack:
         space = stack.enter_context(interlock.open("sqlite://"))
-        client = stack.enter_context(redis.Redis.from_url(redis_url))
+        client = stack.enter_context(redis.Redis.from_url(redis_url, max_connections=500))
         found = [*_redis(client, space)]
         urls = {"row of SQLite": f"sqlite:///{folder / 'counters.db'}"}
         if postgres_url is not None:

@@ -76,7 +76,7 @@ def retry_with_stale_data(client: Any, key: str) -> Once:
             with client.pipeline() as pipe:
                 pipe.watch(key)
                 if state is None:
-                    state = think(json.loads(client.get(key) or "{}"))
+                    state = think(json.loads(pipe.get(key)))
                 pipe.multi()
                 pipe.set(key, json.dumps(state))
                 try:

@@ -60,8 +60,8 @@ class Report(NamedTuple):
     any acknowledgement, `away_in_all` the sum of those above half a second, in seconds.
     `missing` says which faults were not possible, and why.  Where guards are tortured (`guarded`),
     `blind` are the writes around them, and `blindly_destroyed` the guarded ones that were lost to
-    these; `applied_again` are creates that were sent again, as an answer was lost, after somebody had
-    deleted them: a table does not remember them.
+    these; `applied_again` are creates that were sent again, as an answer was lost, after somebody
+    had deleted them: a table does not remember them.
     """
 
     seed: int
