@@ -225,6 +225,7 @@ def test_a_fold_of_ciphertexts_is_refused(facades: Facades, space: Any, tmp_path
         store.copy(facades.space, f"sqlite:///{tmp_path / 'heads.db'}", heads_only=True)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("wrong", ["secret", SubjectCipher, object()])
 def test_what_is_no_cipher_is_refused(facades: Facades, wrong: Any) -> None:
     with pytest.raises(interlock.Invalid, match="encrypt"):

@@ -368,6 +368,7 @@ def test_a_sign_of_life_does_not_make_a_forgotten_group_anew(space: Any) -> None
     assert [consumer.name for consumer in group.info().consumers] == ["tester"]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("options", "names"),
     [
@@ -393,6 +394,7 @@ def test_a_malformed_group_is_invalid(space: Any, options: dict[str, Any], names
         space.group(arguments.pop("name"), **arguments)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("call", "names"),
     [

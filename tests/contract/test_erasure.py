@@ -295,6 +295,7 @@ def test_a_dry_run_changes_nothing(space: Any) -> None:
     assert (space.position(), space.read("customer/1").value) == (end, SECRET)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -72,6 +72,7 @@ def test_a_patch_that_was_sent_before_is_applied_once(space: Any) -> None:
     assert space.read("k").value == {"n": 3}
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("call", "said"),
     [

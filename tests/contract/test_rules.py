@@ -90,6 +90,7 @@ def test_the_most_specific_rule_wins(facades: Facades) -> None:
         space.create("team/x", 1)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "rules",
     [

@@ -211,8 +211,9 @@ class GuardedStores(Stores):
         guard, count = self.place.guard(agent), itertools.count(1)
         return Guard(Session(driver, guard.session.writer, lambda: f"{agent}-{next(count)}"))
 
-    def space(self, agent: str) -> Any:
-        """Return what invariants see: the ledger, and what is there."""
+    def reader(self, store: int) -> Any:
+        """Return what invariants see of a content: the ledger, and what is there."""
+        self.load(store)
         return self
 
     def scan(self, prefix: str = "") -> dict[str, Any]:

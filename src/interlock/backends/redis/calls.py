@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pkgutil
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers
@@ -44,10 +44,9 @@ class Script(NamedTuple):
 
 
 def _read_script(name: str) -> Script:
-    folder = resources.files(__package__)
     shared = ("common", "groups") if name in _OF_GROUPS else ("common",)
-    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
-    text = "\n".join(parts)
+    parts = [pkgutil.get_data(__package__, f"{part}.lua") or b"" for part in (*shared, name)]
+    text = b"\n".join(parts).decode()
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
