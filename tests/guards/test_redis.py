@@ -18,6 +18,7 @@ from interlock import guards
 from interlock.core.requests import Load
 from interlock.errors import AnswerLost
 from interlock.guards.places.redis import receipts_of
+from interlock.verify.torture.proxy import proxied as lead_through
 from tests.servers.clients import once
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Redis, RedisCluster
@@ -30,12 +31,10 @@ def key() -> str:
 
 
 @pytest.fixture
-def proxied(redis_server: Redis) -> Iterator[tuple[Proxy, redis.Redis]]:
+def proxied(redis_url: str) -> Iterator[tuple[Any, redis.Redis]]:
     """A client behind a proxy, which sends each request once."""
-    with (
-        Proxy(redis_server.host, redis_server.port) as proxy,
-        once(redis_server.url(port=proxy.port)) as through,
-    ):
+    with lead_through(redis_url) as (url, proxy), once(url) as through:
+        assert proxy is not None
         yield proxy, through
 
 
