@@ -199,12 +199,12 @@ class GuardedStores(Stores):
         self.ledger: Ledger = ()
         self._dumped: list[tuple[Any, Ledger]] = []
         self._by_content: dict[str, int] = {}
-        self._outside: Outside = place.guard("everybody").session.driver.backend  # type: ignore[assignment]
+        self._outside: Outside = place.guard("everybody").session.driver.backend  # type: ignore[assignment]  # it is the guard's own
         self._plain = self._outside.place
         self._shown = place.guard("reader")
         if seems_same is not None:
-            self._outside.place = Careless(self._plain, seems_same)  # type: ignore[assignment]
-        self.backend.perform = self._perform  # type: ignore[method-assign]
+            self._outside.place = Careless(self._plain, seems_same)  # type: ignore[assignment]  # it is the guard's own
+        self.backend.perform = self._perform  # type: ignore[method-assign]  # a place instead
 
     def given(self, driver: StillDriver, agent: str) -> Guard:
         """Return the guard that an agent is given."""
