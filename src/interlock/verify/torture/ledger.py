@@ -122,7 +122,8 @@ class Chain:
                     continue
                 news, found = True, found + 1
                 applied[name] = write
-                if write.over != _UNKNOWN and not (tentative and claims[write.over]):
+                seen_for_a_moment = tentative and write.over is not None and claims[write.over]
+                if write.over != _UNKNOWN and not seen_for_a_moment:
                     claims[write.over].append(write)
         return found
 
