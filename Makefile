@@ -10,7 +10,7 @@ BIN := .venv/bin
 # What is set in some containers makes each process compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract guards specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -49,6 +49,13 @@ contract: .venv/dev.stamp ## the contract suite on a store of yours: make contra
 # TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
 matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
 	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
+
+REDIS :=
+POSTGRES :=
+
+guards: .venv/dev.stamp ## the tests of guards on servers of yours: make guards REDIS=redis://... POSTGRES=postgresql://...
+	INTERLOCK_TEST_REDIS="$(REDIS)" INTERLOCK_TEST_POSTGRES="$(POSTGRES)" \
+		$(BIN)/python -m pytest tests/guards $(OPTIONS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)

@@ -18,6 +18,7 @@ from interlock import guards
 from interlock.core.requests import Load
 from interlock.errors import AnswerLost
 from interlock.guards.places.redis import receipts_of
+from interlock.verify.torture.proxy import proxied as lead_through
 from tests.servers.clients import once
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Redis, RedisCluster
@@ -30,12 +31,10 @@ def key() -> str:
 
 
 @pytest.fixture
-def proxied(redis_server: Redis) -> Iterator[tuple[Proxy, redis.Redis]]:
+def proxied(redis_url: str) -> Iterator[tuple[Any, redis.Redis]]:
     """A client behind a proxy, which sends each request once."""
-    with (
-        Proxy(redis_server.host, redis_server.port) as proxy,
-        once(redis_server.url(port=proxy.port)) as through,
-    ):
+    with lead_through(redis_url) as (url, proxy), once(url) as through:
+        assert proxy is not None
         yield proxy, through
 
 
@@ -236,24 +235,3 @@ def test_a_cluster_takes_any_key(tmp_path_factory: pytest.TempPathFactory) -> No
             for key in ("plain", "{tag}:1", "a{}b", "{unfinished"):
                 guard.create(key, {"n": 1})
                 assert guard.patch(key, {"n": 2}).value == {"n": 2}
-
-
-def test_a_hundred_agents_on_one_key_think_less_than_twice_each_in_turns(
-    client: redis.Redis, key: str
-) -> None:
-    client.set(key, '{"n": 0}')
-    with interlock.open("sqlite://") as space:
-        guard = guards.redis(client, turns=space)
-        thoughts, all_read = [], threading.Barrier(20)
-
-        def think(value: Any) -> Any:
-            thoughts.append(value)
-            if len(thoughts) <= 20:
-                all_read.wait(60)
-            return {"n": value["n"] + 1}
-
-        with ThreadPoolExecutor(20) as pool:
-            for each in [pool.submit(guard.update, key, think) for _ in range(20)]:
-                each.result()
-    assert json.loads(client.get(key) or "") == {"n": 20}
-    assert len(thoughts) == 39
