@@ -128,11 +128,18 @@ class BaseSession:
         """Mark this context as inside a transaction of the caller's that `joined` is part of."""
         return Inside(joined)
 
-    def check_outside(self) -> None:
+    def check_outside(self, connection: object = None) -> None:
         """Raise Invalid where this context is inside a transaction of the caller's that a session
-        of this space is part of, but not this one: it would wait for that transaction's end."""
+        of this space is part of, but not this one: it would wait for that transaction's end.
+
+        `connection`: the one of the transaction that this session is about to be part of.
+        """
         for each in _insides.get():
-            if not each.over and each.session is not self and each.space == self.writer.space:
+            if each.over or each.session is self:
+                continue
+            if connection is not None and each.connection is connection:
+                continue
+            if each.space == self.writer.space:
                 raise Invalid(
                     "This call is inside a joined() block of the same space: use the space that "
                     "joined() gave. This one would wait for your transaction to end."
@@ -200,7 +207,7 @@ class Session(BaseSession):
 
     def joined(self, connection: object) -> Session:
         """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside()
+        self.check_outside(connection)
         backend = join(self.driver.backend, connection)
         backend.begin()
         return self._part_of(backend)
@@ -242,7 +249,7 @@ class AsyncSession(BaseSession):
 
     async def joined(self, connection: object) -> AsyncSession:
         """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside()
+        self.check_outside(connection)
         backend = join(self.driver.backend, connection)
         await backend.begin_async()
         return self._part_of(backend)
@@ -271,6 +278,7 @@ class Inside:
     def __init__(self, session: BaseSession) -> None:
         self.session = session
         self.space = session.writer.space
+        self.connection = getattr(session.driver.backend, "connection", None)
         self.over = False
         _insides.set((*_insides.get(), self))
 

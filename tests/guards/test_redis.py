@@ -111,7 +111,7 @@ def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
     with pytest.raises(interlock.Invalid, match="for hashes"):
         guard.read(key)
     with pytest.raises(interlock.Invalid, match="kind="):
-        guards.redis(client, kind="list")
+        guards.redis(client, kind="set")
 
 
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:

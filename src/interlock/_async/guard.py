@@ -6,10 +6,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from interlock._async import concurrency
-from interlock.core import patch, update, write
+from interlock._async.lease import AsyncLease
+from interlock.core import append, patch, update, write
 from interlock.core.fold import ask
 from interlock.core.keys import Deletion
-from interlock.core.records import Record
+from interlock.core.lease import take_own_lease
+from interlock.core.records import Entry, Record
 from interlock.core.requests import Load
 from interlock.core.update import Limits
 from interlock.core.write import Decision
@@ -183,6 +185,26 @@ class AsyncGuard:
             raise Invalid("This guard has no state machine: give it machine=.")
         steps = write.transition(self.session.writer, target, to, changes, self.session.op_id())
         return await self.session.run(steps)
+
+    async def append(self, key: str, item: Any) -> Entry:
+        """Add an item to a list, whatever it holds, and return its entry: `version` is how many the
+        list holds now.
+
+        Never conflicts.  Raises Forbidden unless the guard is of lists, Invalid.
+        """
+        self.session.check_write(key)
+        steps = append.append(self.session.writer, key, item, self.session.op_id())
+        return await self.session.run(steps)
+
+    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> AsyncLease:
+        """Return a lease of `key` to use in an `async with` block: the exclusive right to write it
+        through guards with the same `lease=` space.
+
+        `ttl` and `wait` are those of `space.lease`, and so is what the lease does.  A write whose
+        lease was lost raises Fenced.
+        """
+        raise_refused(self.session.writer.check_key(key))
+        return AsyncLease(self.session, key, ttl, wait, take_own_lease)
 
     def __repr__(self) -> str:
         return f"<interlock.guards.Guard {self.session.driver.backend.name!r} agent={self.agent!r}>"

@@ -220,8 +220,8 @@ class Lease:
             seconds = self._ttl / RENEWALS_PER_TTL
             self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
         self._record, self._held, self._lost = record, True, None
-        writer = self._session.writer
-        self._holding = HeldRight(writer.space, self._key, name, writer.agent, self._is_renewed)
+        uid, agent = self._session.driver.backend.uid, self._session.writer.agent
+        self._holding = HeldRight(uid, self._key, name, agent, self._is_renewed)
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._renewal is None or self._renewal.alive)
@@ -286,7 +286,8 @@ class Lease:
 
     def _moved(self, record: Record) -> Record:
         """Go on from a new record; one that an earlier sending made long ago changes nothing."""
-        if record.epoch == self.epoch and record.version > self.record.version:
+        newer = record.version > self.record.version or record.tag is not None
+        if record.epoch == self.epoch and newer:
             self._record = record
         return record
 
