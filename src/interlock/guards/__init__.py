@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from interlock._async.guard import AsyncGuard
 from interlock._sync.guard import Guard
 from interlock.errors import Invalid
+from interlock.guards.adopt import Adopted, Adoption, adopt
 from interlock.guards.log import log_key
 from interlock.guards.made import AsyncOptions, Options, made
 from interlock.guards.place import ABSENT, Changed
@@ -38,8 +39,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSENT",
     "CONFLICT",
+    "Adopted",
+    "Adoption",
     "AsyncGuard",
     "Guard",
+    "adopt",
     "collection",
     "custom",
     "file",

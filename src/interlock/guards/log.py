@@ -55,10 +55,15 @@ Object = dict[str, Json]
 
 def log_key(name: str, key: str) -> str:
     """Return the key of a space under which the guard `name` logs what it writes to `key`."""
-    plain = f"guard/{quote(name, safe='')}/{key}"
+    return space_key(f"guard/{quote(name, safe='')}/", key)
+
+
+def space_key(prefix: str, key: str) -> str:
+    """Return a key of a space that stands for one outside, whatever characters that has."""
+    plain = prefix + key
     if "%" not in key and check_key(plain) is None:
         return plain
-    text = f"guard/{quote(name, safe='')}/{quote(key, safe='').replace('.', '%2E')}"
+    text = prefix + quote(key, safe="").replace(".", "%2E")
     if len(text) > MAX_KEY_BYTES:
         text = f"{text[: MAX_KEY_BYTES - 33]}%{hashlib.sha256(key.encode()).hexdigest()[:32]}"
     return text
@@ -427,11 +432,18 @@ class Apart(Writing):
         place, log = self.log.place, self.log
         if len(self.changes) == 1:
             answer = await place.replace(self.changes[0])
-            answers: Answers | Changed = answer if isinstance(answer, Changed) else [answer]
+            answers: Answers | Changed = [answer]
+            if isinstance(answer, Changed):
+                answers = answer._replace(key=self.changes[0].key)
         else:
             answers = await place.replace_all(self.changes, None)
-        if isinstance(answers, Changed) or place.in_callers_transaction():
-            return answers  # what is refused is logged by who refuses; the rest may be rolled back
+        if place.in_callers_transaction():
+            return answers  # it may be rolled back: whoever looks next sees what has become of it
+        if isinstance(answers, Changed):
+            for key in self.keys:
+                if key != answers.key:  # that one is logged by who refuses it
+                    await log.note(key, self._undoubted, log.session)
+            return answers
         now = {
             change.key: found_of(change, seen[change.key], answer)
             for change, answer in zip(self.changes, answers, strict=True)
@@ -468,6 +480,11 @@ class Apart(Writing):
             if not isinstance(outcome, Conflict):
                 return outcome
         return _contended(self.keys[0])
+
+    def _undoubted(self, last: Last) -> Object | None:
+        rest = last.without(self.op_id)
+        mine: Json = [each for each in last.doubts if each not in rest]
+        return self.log.entry("not written", last, doubts=rest, resolved=mine) if mine else None
 
     def _doubt(self, last: Last, change: Change, was: Found) -> Object:
         doubt: Object = {

@@ -91,8 +91,8 @@ def made(
     )
     observer = Observer(place.name, quiet=True)
     if place.asynchronous:
-        return AsyncGuard(AsyncSession(AsyncDriver(backend, observer), writer))
-    return Guard(Session(SyncDriver(backend, observer), writer))
+        return AsyncGuard(AsyncSession(AsyncDriver(backend, observer), writer), place.several)
+    return Guard(Session(SyncDriver(backend, observer), writer), place.several)
 
 
 def _one_space(place: Place, **given: Space | AsyncSpace | None) -> Space | AsyncSpace | None:

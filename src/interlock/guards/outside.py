@@ -126,15 +126,9 @@ class Outside:
         self._granted: dict[int, int] = {}  # tickets, and how often each was beaten
 
     def perform(self, request: Request[T]) -> T:
-        """Answer one request.  Nothing that it awaits blocks, so it ends at once."""
-        steps = self._answer(request)
-        try:
-            steps.send(None)
-        except StopIteration as end:
-            answer: T = end.value
-            return answer
-        steps.close()
-        raise TypeError(f"{self.name} awaits something, but was made for threads")
+        """Answer one request."""
+        answer: T = at_once(self._answer(request))
+        return answer
 
     async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop."""
@@ -175,6 +169,8 @@ class Outside:
                 await self.log.refused(key, type(refusal).__name__, refusal.message)
 
     async def _load(self, request: Load) -> Snapshot:
+        if request.prefixes:
+            raise InvalidError(f"{self.name} can't be scanned: name the keys.")
         queued, time_us = {}, time.time_ns() // 1000
         if self._turns is not None:
             names = {self._queue(key): key for key in request.keys}
@@ -236,6 +232,8 @@ class Outside:
         else:
             stamps, changes = [], []
             for write in plan.writes:
+                if write.ttl_us:
+                    return Invalid("A guard can't let values expire: expires= is for spaces.")
                 if write.kind == APPEND:
                     stamps.append(_Stamped(write.body, 1, time.time_ns() // 1000))
                     changes.append(Change(write.key, None, write.body, plan.op_id, appended=True))
@@ -407,6 +405,18 @@ class Outside:
             await asyncio.sleep(seconds)
         else:
             time.sleep(seconds)
+
+
+def at_once(steps: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing that blocks, as those of a place over a client that does
+    not need an event loop: it ends at once."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
+    steps.close()
+    raise TypeError("it awaits something, but was made for threads")
 
 
 def _about(refusal: Refusal, names: Mapping[str, str]) -> Refusal:

@@ -106,7 +106,8 @@ class Place(Protocol):
     """Data outside a space.
 
     `name` says in messages and in the names of turns what it is, `asynchronous` whether it needs an
-    event loop, `texts` whether a value is an object of texts.  `load` and `replace` raise the
+    event loop, `texts` whether a value is an object of texts, `several` whether `replace_all` can
+    write more than one key.  `load` and `replace` raise the
     faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer: they
     are then called again.
     """
@@ -114,6 +115,7 @@ class Place(Protocol):
     name: str
     asynchronous: bool
     texts: bool
+    several: bool
 
     async def load(self, key: str) -> Found:
         """Return what is at `key`."""
@@ -138,6 +140,10 @@ class Place(Protocol):
         """
         ...
 
+    async def keys(self, pattern: str) -> list[str]:
+        """Return the keys that match a pattern with `*`.  Raises Invalid where it can't."""
+        ...
+
     async def is_one_with(self, session: Session | AsyncSession) -> Together:
         """Return how writes here and entries of that space can be one atomic step."""
         ...
@@ -155,10 +161,15 @@ class Alone:
     """What a place has in common that writes one key at a time, in no transaction."""
 
     name: str
+    several = False
 
     async def replace_all(self, changes: Sequence[Change], beside: Any) -> Answers | Changed:
         """Refuse it."""
         raise Invalid(f"{self.name} can't write several keys in one step.")
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Refuse it."""
+        raise Invalid(f"{self.name} can't list its keys: name them.")
 
     async def is_one_with(self, session: Session | AsyncSession) -> Together:
         """Never."""

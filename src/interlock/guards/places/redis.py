@@ -48,6 +48,7 @@ class RedisKeys:
 
     what: str
     texts = False
+    several = True
 
     def __init__(self, client: Any, name: str, receipts: bool) -> None:
         self.name = name
@@ -100,6 +101,19 @@ class RedisKeys:
                 raise Stopped(outcome)
         numbers = there or [0] * len(changes)  # those that were applied before say nothing
         return [self._answer(*each) for each in zip(changes, numbers, strict=True)]
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Scan for the keys of this kind."""
+        found = self._client.scan_iter(match=pattern, count=1000, _type=self.what)
+        try:
+            names = [each async for each in found] if self.asynchronous else [*found]
+        except (redis.exceptions.RedisError, OSError) as problem:
+            raise fault_of(problem, self.name, sent=False) from problem
+        try:
+            texts = {as_bytes(name).decode() for name in names}
+        except UnicodeDecodeError as problem:
+            raise Invalid(f"A key that matches {pattern!r} is no UTF-8: {problem}") from problem
+        return sorted(key for key in texts if self.check_key(key) is None)
 
     async def is_one_with(self, session: Session | AsyncSession) -> Together:
         """Whether the space is in the same database of the same server."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from interlock.core.struct import Json
 from interlock.errors import AnswerLost, Invalid, Unavailable
 from interlock.guards.place import ABSENT, Answers, Change, Changed, Found, Stopped, Together
 from interlock.guards.places.connection import Connection, Repeat, Run, Use
-from interlock.guards.places.table import COMPARED, Dialect, Row, Seen, Setting, Table, quoted
+from interlock.guards.places.table import (
+    COMPARED,
+    Dialect,
+    Row,
+    Seen,
+    Setting,
+    Table,
+    quoted,
+    row_key,
+)
 
 if TYPE_CHECKING:
     from interlock.guards.log import Inside
@@ -32,6 +42,8 @@ class Refuted(Exception):
 
 class Rows:
     """The place: rows of one table."""
+
+    several = True
 
     def __init__(self, given: Any, table: Table, name: str) -> None:
         self.name = name
@@ -137,6 +149,13 @@ class Rows:
         image = None if change.tag is ABSENT else change.tag.image
         same = row is None if image is None else row is not None and row.image == image
         return found.tag if same else Changed(found)
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Read the keys of all rows."""
+        columns = ", ".join(f"CAST({quoted(name)} AS text)" for name in self._table.key)
+        async with self._connection.transaction(self.name, reads=True) as run:
+            rows = (await run(f"SELECT {columns} FROM {self._table.name}", ())).rows
+        return sorted(key for row in rows if fnmatchcase(key := row_key(*row), pattern))
 
     async def is_one_with(self, session: Session | AsyncSession) -> Together:
         """Whether the space is in the database of the table."""
