@@ -135,11 +135,9 @@ class BaseSession:
         `connection`: the one of the transaction that this session is about to be part of.
         """
         for each in _insides.get():
-            if each.over or each.session is self:
-                continue
             if connection is not None and each.connection is connection:
                 continue
-            if each.space == self.writer.space:
+            if not each.over and each.session is not self and each.space == self.writer.space:
                 raise Invalid(
                     "This call is inside a joined() block of the same space: use the space that "
                     "joined() gave. This one would wait for your transaction to end."
@@ -205,9 +203,10 @@ class Session(BaseSession):
         """Call a function of the caller's."""
         return fn(*args, **options)
 
-    def joined(self, connection: object) -> Session:
-        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside(connection)
+    def joined(self, connection: object, nested: bool = False) -> Session:
+        """Return a session inside the transaction of a connection; `nested`: in a block of the same
+        connection, too.  Raises Invalid, Unavailable."""
+        self.check_outside(connection if nested else None)
         backend = join(self.driver.backend, connection)
         backend.begin()
         return self._part_of(backend)
@@ -247,9 +246,10 @@ class AsyncSession(BaseSession):
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
 
-    async def joined(self, connection: object) -> AsyncSession:
-        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside(connection)
+    async def joined(self, connection: object, nested: bool = False) -> AsyncSession:
+        """Return a session inside the transaction of a connection; `nested`: in a block of the same
+        connection, too.  Raises Invalid, Unavailable."""
+        self.check_outside(connection if nested else None)
         backend = join(self.driver.backend, connection)
         await backend.begin_async()
         return self._part_of(backend)

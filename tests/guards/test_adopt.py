@@ -14,7 +14,7 @@ import redis
 import interlock
 from interlock import guards
 from interlock.guards import Adopted, Adoption
-from tests.guards.conftest import Shelf
+from tests.guards.shelf import Shelf
 
 
 @pytest.fixture
@@ -153,4 +153,4 @@ def test_rows_of_a_table_are_adopted(space: interlock.Space) -> None:
 
 def test_bad_arguments_are_refused(space: interlock.Space) -> None:
     with pytest.raises(interlock.Invalid, match="needs"):
-        guards.adopt(space, space)  # type: ignore[arg-type]
+        guards.adopt(space, space)  # type: ignore[arg-type]  # on purpose

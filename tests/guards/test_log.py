@@ -3,196 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import psycopg
 import pytest
 import redis
 import redis.asyncio
-import sqlalchemy
 
 import interlock
 from interlock import guards
 from interlock.guards import log as guard_log
 from tests.facades import Bridge
-from tests.guards.conftest import Shelf
-from tests.guards.tables import bookings, sqlite_file
-
-TOGETHER = ("sqlite", "sqlite-engine", "postgres", "postgres-async", "redis", "redis-async", "hash")
-APART = ("custom", "file-async", "redis-elsewhere", "table-elsewhere")
-
-
-class Logged(NamedTuple):
-    """A guard with a log: the space, the key, and what others see and do outside."""
-
-    guard: Callable[..., Any]  # options of the guard -> it, as if it were synchronous
-    space: Any
-    key: str
-    name: str
-    look: Callable[[], Any]
-    overwrite: Callable[[str], object]  # the seat, blindly
-    connection: Any = None
-
-    def start(self, seat: str = "1A") -> dict[str, Any]:
-        """Return a value to begin with."""
-        return {"status": "PENDING", "seat": seat}
-
-    @property
-    def entries(self) -> list[Any]:
-        """The entries of the log."""
-        return list(self.space.history(guards.log_key(self.name, self.key)))
-
-    @property
-    def events(self) -> list[str]:
-        """What they are of."""
-        return [entry.value["event"] for entry in self.entries]
-
-    def done(self) -> list[str]:
-        """The same, without what is said before a write."""
-        return [event for event in self.events if event != "in doubt"]
-
-
-@pytest.fixture(params=[*TOGETHER, *APART])
-def logged(
-    request: pytest.FixtureRequest, tmp_path: Path, loop: asyncio.AbstractEventLoop
-) -> Iterator[Logged]:
-    """Each place that has its log in the same step, and some that have it apart."""
-    with ExitStack() as stack:
-        yield made(request.param, request.getfixturevalue, tmp_path, loop, stack)
-
-
-@pytest.fixture(params=["sqlite", "postgres", "redis"])
-def together(
-    request: pytest.FixtureRequest, tmp_path: Path, loop: asyncio.AbstractEventLoop
-) -> Iterator[Logged]:
-    """One place of each store that has the log in the same step."""
-    with ExitStack() as stack:
-        yield made(request.param, request.getfixturevalue, tmp_path, loop, stack)
-
-
-def made(
-    param: str,
-    fixture: Callable[[str], Any],
-    folder: Path,
-    loop: asyncio.AbstractEventLoop,
-    stack: ExitStack,
-) -> Logged:
-    """Return a place with a log."""
-    kind, _, mode = param.partition("-")
-    asynchronous, name = mode == "async", f"g{uuid.uuid4().hex[:8]}"
-
-    def opened(url: str) -> Any:
-        space: Any
-        if not asynchronous:
-            if kind == "sqlite":  # the file has the application's tables
-                space = interlock.open(connection=table.plain, space=name, agent="planner")
-            else:
-                space = interlock.open(url, space=name, agent="planner")
-            stack.callback(space.close)
-            return space, space
-        space = loop.run_until_complete(interlock.open_async(url, space=name, agent="planner"))
-        stack.callback(lambda: loop.run_until_complete(space.close()))
-        return space, Bridge(space, loop)
-
-    def shown(guard: Any) -> Any:
-        return Bridge(guard, loop) if asynchronous else guard
-
-    def options(given: dict[str, Any], space: Any) -> dict[str, Any]:
-        return {"log": space, "name": name, **given}
-
-    if kind in ("sqlite", "postgres", "table"):
-        where = fixture("postgres_url") if kind == "postgres" else sqlite_file(folder)
-        database = "postgres" if kind == "postgres" else "sqlite"
-        table = stack.enter_context(bookings(database, where))
-        used, connection = opened("sqlite://" if kind == "table" else where), table.plain
-        if mode == "engine":
-            connection = sqlalchemy.create_engine(table.url)
-            stack.callback(connection.dispose)
-        elif asynchronous:
-            connection = loop.run_until_complete(
-                psycopg.AsyncConnection.connect(where, autocommit=True)
-            )
-            stack.callback(lambda: loop.run_until_complete(connection.close()))
-        return Logged(
-            lambda **given: shown(
-                guards.table(
-                    connection, table.table, columns=["status", "seat"], **options(given, used[0])
-                )
-            ),
-            used[1],
-            "1",
-            name,
-            lambda: next((seat for (seat,) in table.run("SELECT seat FROM %t")), None),
-            lambda seat: table.run("UPDATE %t SET seat = ?", seat),
-            connection,
-        )
-    key = f"booking:{name}"
-    if kind in ("redis", "hash"):
-        url = fixture("redis_url")
-        plain = stack.enter_context(redis.Redis.from_url(url))
-        used = opened("sqlite://" if mode == "elsewhere" else url)
-        client: Any = redis.asyncio.Redis.from_url(url) if asynchronous else plain
-        if asynchronous:
-            stack.callback(lambda: loop.run_until_complete(client.aclose()))
-        what = "hash" if kind == "hash" else "json"
-        return Logged(
-            lambda **given: shown(guards.redis(client, kind=what, **options(given, used[0]))),
-            used[1],
-            key,
-            name,
-            lambda: (
-                (plain.hget(key, "seat") or b"").decode() or None
-                if kind == "hash"
-                else json.loads(plain.get(key) or "{}").get("seat")
-            ),
-            lambda seat: (
-                plain.hset(key, "seat", seat)
-                if kind == "hash"
-                else plain.set(key, json.dumps({"status": "PENDING", "seat": seat}))
-            ),
-            plain,
-        )
-    used = opened("sqlite://")
-    if kind == "file":
-        path = folder / "booking.json"
-
-        def put(seat: str) -> None:
-            (folder / "new").write_text(json.dumps({"status": "PENDING", "seat": seat}))
-            (folder / "new").rename(path)
-
-        return Logged(
-            lambda **given: shown(guards.file_async(folder, **options(given, used[0]))),
-            used[1],
-            path.name,
-            name,
-            lambda: json.loads(path.read_bytes())["seat"] if path.exists() else None,
-            put,
-        )
-    shelf = Shelf()
-    return Logged(
-        lambda **given: guards.custom(
-            given.pop("load", shelf.load),
-            given.pop("replace", shelf.replace),
-            **options(given, used[0]),
-        ),
-        used[1],
-        key,
-        name,
-        lambda: shelf.there[key][1]["seat"] if key in shelf.there else None,
-        lambda seat: shelf.put(key, {"status": "PENDING", "seat": seat}),
-        shelf,
-    )
+from tests.guards.logged import Logged, made
+from tests.guards.shelf import Shelf
 
 
 def test_every_write_is_an_entry_that_says_who_and_from_which_state(logged: Logged) -> None:
@@ -298,126 +126,6 @@ def test_writers_at_once_make_one_chain(logged: Logged) -> None:
 def one_more(value: dict[str, Any]) -> dict[str, Any]:
     """Count."""
     return {**value, "seat": str(int(value["seat"]) + 1)}
-
-
-# Leases
-
-
-def test_a_lease_fences_whoever_had_it_though_nothing_has_changed(logged: Logged) -> None:
-    guard, key = logged.guard(lease=logged_space(logged)), logged.key
-    guard.create(key, logged.start())
-    lease = guard.lease(key, ttl=30)
-    lease.acquire()
-    before = lease.record
-    lease.write({**before.value, "seat": "2B"})
-    assert lease.record.value["seat"] == logged.look() == "2B"
-    with pytest.raises((interlock.Held, interlock.Invalid)):
-        guard.patch(key, {"seat": "3C"})
-    stale = guard.read(key)
-    logged.space.reclaim(guards.log_key(logged.name, key))
-    with pytest.raises(interlock.Fenced, match=f"took over {key!r}"):
-        lease.write({**before.value, "seat": "4D"})
-    with pytest.raises(interlock.Fenced):
-        guard.write(stale, {**stale.value, "seat": "5E"})
-    lease.release()
-    assert logged.look() == "2B"
-    with guard.lease(key) as lease:
-        lease.update(lambda value: {**value, "seat": "6F"})
-        assert lease.epoch > before.epoch
-    assert logged.look() == "6F"
-
-
-def logged_space(logged: Logged) -> Any:
-    """Return the space itself."""
-    space = logged.space
-    return space._target if isinstance(space, Bridge) else space
-
-
-def test_who_waits_for_a_lease_gets_it_and_who_does_not_wait_is_told(together: Logged) -> None:
-    space = logged_space(together)
-    guard, key = together.guard(lease=space), together.key
-    guard.create(key, together.start())
-    with guard.lease(key) as lease, ThreadPoolExecutor(1) as threads:
-        with pytest.raises(interlock.Held, match=f"holds the lease of {key!r}"):
-            guard.lease(key, wait=0).acquire()
-
-        def wait() -> int:
-            with guard.lease(key, wait=30) as other:
-                return int(other.epoch)
-
-        waiting = threads.submit(wait)
-        lease.release()
-        assert waiting.result() == lease.epoch + 1
-
-
-ZOMBIE = """
-    import sys, interlock
-    from interlock import guards
-    kind, where, table, name, key = sys.argv[1:]
-    def opened(**given):
-        return interlock.open(**given, space=name, agent="zombie")
-    if kind == "redis":
-        import redis
-        space = opened(url=where)
-        guard = guards.redis(redis.Redis.from_url(where), log=space, lease=space, name=name)
-    else:
-        import sqlite3, psycopg
-        connection = (
-            sqlite3.connect(where, isolation_level=None) if kind == "sqlite"
-            else psycopg.connect(where, autocommit=True)
-        )
-        space = opened(connection=connection) if kind == "sqlite" else opened(url=where)
-        guard = guards.table(
-            connection, table, columns=["status", "seat"], log=space, lease=space, name=name
-        )
-    with guard.lease(key, ttl=1.0) as lease:
-        print("held", flush=True)
-        sys.stdin.readline()
-        try:
-            lease.write({**lease.value, "seat": "zombie"})
-        except interlock.Refused as refused:
-            print(type(refused).__name__, flush=True)
-"""
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "postgres", "redis"])
-def test_a_zombie_that_wakes_after_its_lease_writes_nothing(
-    kind: str,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    loop: asyncio.AbstractEventLoop,
-) -> None:
-    with ExitStack() as stack:
-        logged = made(kind, request.getfixturevalue, tmp_path, loop, stack)
-        space = logged.space
-        guard, key = logged.guard(lease=space), logged.key
-        guard.create(key, logged.start())
-        where = sqlite_file(tmp_path)
-        where = where if kind == "sqlite" else request.getfixturevalue(f"{kind}_url")
-        table = getattr(guard.session.driver.backend.place, "_table", None)
-        program = stack.enter_context(
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-c", textwrap.dedent(ZOMBIE), kind, where),
-                    *(table.plain if table else "", logged.name, key),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        )
-        stack.callback(program.kill)
-        assert program.stdin is not None
-        assert program.stdout is not None
-        assert program.stdout.readline() == "held\n"
-        program.send_signal(signal.SIGSTOP)
-        with guard.lease(key, wait=30):
-            pass  # nothing is written: the value is what the zombie has read
-        program.stdin.write("write\n")
-        program.stdin.flush()
-        program.send_signal(signal.SIGCONT)
-        assert program.stdout.readline() == "Fenced\n"
-        assert (logged.look(), logged.events) == ("1A", ["created"])
 
 
 # Doubts
@@ -608,7 +316,7 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         with pytest.raises(interlock.Invalid, match="the same space"):
             guards.custom(shelf.load, shelf.replace, log=one, turns=other)
         with pytest.raises(interlock.Invalid, match="log= must be an interlock"):
-            guards.custom(shelf.load, shelf.replace, log="sqlite://")  # type: ignore[call-overload]
+            guards.custom(shelf.load, shelf.replace, log="sqlite://")  # type: ignore[call-overload]  # on purpose
         guard = guards.custom(shelf.load, shelf.replace, log=one)
         with pytest.raises(interlock.Invalid, match="give it lease="):
             guard.lease("plan").acquire()

@@ -20,7 +20,7 @@ import sqlalchemy
 import interlock
 from interlock import guards
 from tests.facades import Bridge
-from tests.guards.conftest import Shelf
+from tests.guards.shelf import Shelf
 from tests.guards.tables import bookings, sqlite_file
 from tests.servers.redis import RedisCluster
 
@@ -166,7 +166,7 @@ def test_a_record_read_before_is_compared_with_what_the_transaction_reads(
             tx.read(one)
             tx.write(record, more(record, 1))
 
-    with pytest.raises(interlock.Conflict):
+    with pytest.raises(interlock.Conflict, match="between two readings"):
         decide()
     assert accounts.balance(one) == 50
 

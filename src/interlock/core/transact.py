@@ -287,9 +287,8 @@ class Transaction:
         elif before.version is None:
             if record.version and record.exists:  # it was created here, and exists elsewhere
                 self.doomed = refusals.conflict(before, record)
-        elif before != expected and (
-            record.expires_us or before._replace(expired=False) != expected._replace(expired=False)
-        ):  # but for what this transaction will write itself over a value that has expired
+        elif before != expected and (record.expires_us or _differ(before, expected)):
+            # But for what this transaction will write itself over a value that has expired.
             self.doomed = refusals.conflict(before, record)
         if read is None:
             read = record if before is None else absent(key, record.space)
@@ -327,6 +326,10 @@ class Transaction:
                 fresh = found.get(changed, absent(changed, self.writer.space))
                 return refusals.scan_conflict(prefix, expected, fresh)
         return None
+
+
+def _differ(one: Expect, other: Expect) -> bool:
+    return one._replace(expired=False) != other._replace(expired=False)
 
 
 def _is_as_read(record: Record, shape: Shape[Any]) -> bool:

@@ -218,7 +218,7 @@ class Log:
     @asynccontextmanager
     async def joined(self, connection: object) -> AsyncIterator[AnySession]:
         """The space inside the transaction of a connection."""
-        answer: Any = self.session.joined(connection)
+        answer: Any = self.session.joined(connection, nested=True)
         session: AnySession = await answer if isawaitable(answer) else answer
         try:
             yield session

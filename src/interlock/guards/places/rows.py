@@ -162,7 +162,7 @@ class Rows:
         use = Use(whole=True)
         async with self._connection.transaction(self.name, use=use):
             try:
-                answer: Any = session.joined(use.connection)
+                answer: Any = session.joined(use.connection, nested=True)
                 joined = await answer if isawaitable(answer) else answer
             except Elsewhere:
                 return Together.NOT
