@@ -45,6 +45,21 @@ def test_a_lease_fences_whoever_had_it_though_nothing_has_changed(logged: Logged
     assert logged.look() == "6F"
 
 
+def test_who_has_the_lease_notices_and_logs_what_is_written_around_it(logged: Logged) -> None:
+    guard, key = logged.guard(lease=logged_space(logged)), logged.key
+    guard.create(key, logged.start())
+    with guard.lease(key) as lease:
+        logged.overwrite("9Z")
+        with pytest.raises(interlock.Conflict):
+            lease.write({**lease.value, "seat": "2B"})
+        assert lease.value["seat"] == "9Z"
+        lease.update(lambda value: {**value, "seat": "3C"})
+    assert logged.look() == "3C"
+    guard.read(key)
+    done = [event for event in logged.done() if event != "refused"]
+    assert done == ["created", "changed outside", "written"]
+
+
 def logged_space(logged: Logged) -> Any:
     """Return the space itself."""
     space = logged.space

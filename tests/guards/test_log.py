@@ -50,6 +50,7 @@ def test_what_blind_writers_destroyed_is_listed(logged: Logged) -> None:
     guard.create(key, logged.start("1A"))
     logged.overwrite("9Z")
     guard.read(key)
+    assert logged.events[-1] == "changed outside"
     guard.patch(key, {"seat": "2B"})
     logged.overwrite("9Y")
     guard.patch(key, {"seat": "3C"})
@@ -214,12 +215,15 @@ def test_in_a_callers_transaction_the_log_is_rolled_back_with_it(
 ) -> None:
     with ExitStack() as stack:
         logged = made(kind, request.getfixturevalue, tmp_path, loop, stack)
-        guard, key, connection = logged.guard(), logged.key, logged.connection
+        guard, key = logged.guard(machine=interlock.BOOKING), logged.key
+        connection = logged.connection
         stale = guard.create(key, logged.start())
         connection.execute("BEGIN IMMEDIATE" if kind == "sqlite" else "BEGIN")
         guard.patch(key, {"seat": "2B"})
         with pytest.raises(interlock.Conflict):
             guard.write(stale, {**stale.value, "seat": "9Z"})
+        with pytest.raises(interlock.IllegalTransition):
+            logged.guard(machine=interlock.BOOKING).transition(key, "COMPLETED")
         assert guard.patch(key, {"seat": "3C"}).value["seat"] == "3C"
         connection.execute("ROLLBACK")
         assert (logged.look(), logged.events) == ("1A", ["created"])

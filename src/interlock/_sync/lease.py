@@ -204,12 +204,12 @@ class Lease:
         self.release()
 
     def _committed(self, steps: Steps[Record | Refusal]) -> Record:
-        """Return the record that a write of the key makes.  Where the value has expired, the next
-        write is one over nothing."""
+        """Return the record that a write of the key makes.  Where the value has expired, or data
+        outside was written by others, the next write is one over what is there."""
         try:
             return self._moved(self._session.run(steps))
         except Conflict as conflict:
-            if conflict.record.expired:
+            if conflict.record.expired or conflict.record.tag is not None:
                 self._record = conflict.record
             raise
 

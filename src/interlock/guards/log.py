@@ -120,8 +120,11 @@ class Log:
 
     # Looking
 
-    async def look(self, key: str) -> tuple[Last, Found]:
-        """Read what is outside, and log what was written around the guards, or is resolved now."""
+    async def look(self, key: str, asked: Asked | None = None) -> tuple[Last, Found]:
+        """Read what is outside, and log what was written around the guards, or is resolved now.
+
+        `asked`: what a write demands that looks first, perhaps with the lease of the key.
+        """
         if self.place.in_callers_transaction():  # what is there may be rolled back
             return await self.last(key, self.session), await self.place.load(key)
         for _ in range(_MOST):
@@ -130,8 +133,11 @@ class Log:
             entry = self.noticed(last, found)
             if entry is None:
                 break
-            writes = [self.write(last, entry, None)]
-            if not isinstance(await self.commit(writes, new_op_id(), self.session), Conflict):
+            writes = [self.write(last, entry, asked)]
+            outcome = await self.commit(writes, new_op_id(), self.session)
+            if isinstance(outcome, Committed) and asked is not None:
+                continue  # what is to be written follows on that entry
+            if not isinstance(outcome, Conflict):
                 break  # logged; or somebody has the lease, and notices it himself
         return last, found
 
@@ -175,13 +181,17 @@ class Log:
         self, changes: Sequence[Change], asked: Sequence[Asked], op_id: str
     ) -> Answers | Changed | Refusal:
         """Write outside, and log it.  Returns the answers of the place, or why nothing is."""
-        if self._together is None:
-            self._together = await self.place.is_one_with(self.session)
-        if self._together is Together.INSIDE:
+        together = await self._how()
+        if together is Together.INSIDE:
             return await Inside(self, changes, asked, op_id).replace()
-        if self._together is Together.SCRIPT:
+        if together is Together.SCRIPT:
             return await Scripted(self, changes, asked, op_id).replace()
         return await Apart(self, changes, asked, op_id).replace()
+
+    async def _how(self) -> Together:
+        if self._together is None:
+            self._together = await self.place.is_one_with(self.session)
+        return self._together
 
     async def refused(self, key: str, refusal: str, message: str, op_id: str = "") -> None:
         """Log a write that was refused."""
@@ -194,7 +204,11 @@ class Log:
             await self.note(key, entry, session)
 
     async def note(
-        self, key: str, entry: Callable[[Last], Object | None], session: AnySession
+        self,
+        key: str,
+        entry: Callable[[Last], Object | None],
+        session: AnySession,
+        asked: Asked | None = None,
     ) -> None:
         """Log what `entry` makes of what the log says, and again if that has moved."""
         for _ in range(_MOST):
@@ -202,14 +216,19 @@ class Log:
             made = entry(last)
             if made is None:
                 return
-            writes = [self.write(last, made, None)]
-            if not isinstance(await self.commit(writes, new_op_id(), session), Conflict):
-                return  # it is logged; or somebody has the lease, and nobody else writes meanwhile
+            writes = [self.write(last, made, asked)]
+            outcome = await self.commit(writes, new_op_id(), session)
+            if isinstance(outcome, Conflict):
+                continue
+            if isinstance(outcome, Committed) or asked is None:
+                return  # it is logged; or another has the lease, and nobody else writes meanwhile
+            asked = None  # the lease was lost
 
     @asynccontextmanager
     async def _using(self) -> AsyncIterator[AnySession]:
         """The space, inside the caller's transaction if there is one that has locked it."""
-        if self._together is Together.INSIDE and self.place.in_callers_transaction():
+        inside = self.place.in_callers_transaction()
+        if inside and await self._how() is Together.INSIDE:
             async with self.place.within() as connection, self.joined(connection) as session:
                 yield session
         else:
@@ -389,7 +408,7 @@ class Scripted(Writing):
         """Write, and log, or neither."""
         log = self.log
         for _ in range(_MOST):
-            looked = [await log.look(key) for key in self.keys]
+            looked = [await log.look(change.key, what) for change, what in self._written]
             entries = self.done(
                 [last for last, _ in looked],
                 [found for _, found in looked],
@@ -449,7 +468,7 @@ class Apart(Writing):
             for change, answer in zip(self.changes, answers, strict=True)
             if not change.compared_only
         }
-        for change, _ in self._written:
+        for change, what in self._written:
 
             def settled(last: Last, change: Change = change) -> Object | None:
                 rest = last.without(self.op_id)
@@ -457,14 +476,16 @@ class Apart(Writing):
                     return None  # somebody has looked before
                 return log.written(last, change, seen[change.key], now[change.key], rest)
 
-            await log.note(change.key, settled, log.session)
+            await log.note(change.key, settled, log.session, what)
         return answers
 
     async def _doubted(self) -> dict[str, Found] | Refusal:
         """Log that it may be written from now on; return what it is written over."""
         log = self.log
         for _ in range(_MOST):
-            looked = {key: await log.look(key) for key in self.keys}
+            looked = {
+                change.key: await log.look(change.key, what) for change, what in self._written
+            }
             seen = {key: found for key, (_, found) in looked.items()}
             lasts = [last for last, _ in looked.values()]
             if all(len(last.without(self.op_id)) < len(last.doubts) for last in lasts):
