@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from benchmarks import cases, events, histories, projections, queue, runs, servers
+from benchmarks import cases, events, guards, histories, projections, queue, runs, servers
 from benchmarks.cases import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-KINDS: tuple[Any, ...] = (cases, histories, servers, projections, events, runs, queue)
+KINDS: tuple[Any, ...] = (cases, histories, servers, projections, events, guards, runs, queue)
 
 
 @click.command()

@@ -26,6 +26,7 @@ from interlock.core.requests import (
     Pause,
     ReadGroup,
     ReadLog,
+    ReadValues,
     Request,
     SaveFold,
     TakeLease,
@@ -33,7 +34,7 @@ from interlock.core.requests import (
 )
 from interlock.errors import Invalid, Unavailable, raise_refusal
 
-_ANSWERED = (Commit, Load, LoadAt, ListKeys, ReadLog)
+_ANSWERED = (Commit, Load, LoadAt, ListKeys, ReadLog, ReadValues)
 _LEFT_OUT = (SaveFold, LeaveTurn, DropLease)  # a cache, and what was never taken
 _REFUSED: dict[type[Request[Any]], str] = {
     TakeTurn: "Waiting for a turn",

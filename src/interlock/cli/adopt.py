@@ -15,10 +15,10 @@ from interlock.cli.common import (
     CONFLICT,
     check_is_kept,
     compact,
+    progress_bar,
     reported,
     terminated_as_interrupted,
 )
-from interlock.cli.progress import progress
 from interlock.extras import needs
 
 _SQLITE, _POSTGRES, _REDIS = ("sqlite:///",), ("postgresql://", "postgres://"), ("redis", "unix")
@@ -68,7 +68,7 @@ def adopt(
         with (
             _guard(place, kind, table, columns, agent) as guard,
             interlock.open(store, space=space, agent=agent, create=not dry_run) as opened,
-            progress("copying") as advance,
+            progress_bar("copying") as advance,
             terminated_as_interrupted(),
         ):
             adoption = guards.adopt(guard, opened, prefix=prefix)

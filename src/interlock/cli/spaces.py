@@ -18,10 +18,10 @@ from interlock.cli.common import (
     check_is_kept,
     compact,
     local,
+    progress_bar,
     reported,
     terminated_as_interrupted,
 )
-from interlock.cli.progress import progress
 from interlock.cli.table import DataTable
 
 _space = click.option("--space", envvar="INTERLOCK_SPACE", default="default", show_default=True)
@@ -153,7 +153,7 @@ def export(url: str, as_json: bool, space: str, heads_only: bool) -> None:
     Others may go on writing. The last line holds a digest, the same for the same space in whatever
     store. --json changes nothing: the lines are JSON.
     """
-    with interlock.Store(url) as store, progress("exporting") as advance:
+    with interlock.Store(url) as store, progress_bar("exporting") as advance:
         lines = store.export(space, heads_only=heads_only)
         header = next(lines)
         sys.stdout.write(header + "\n")
@@ -178,7 +178,7 @@ def import_(url: str, as_json: bool, space: str | None, file: Iterable[str]) -> 
     """
     with (
         interlock.Store(url, create=True) as store,
-        progress("importing") as advance,
+        progress_bar("importing") as advance,
         terminated_as_interrupted(),
     ):
         _print_copied(store.load(file, space, progress=advance), as_json)
@@ -212,7 +212,7 @@ def copy(
         check_is_kept(target)
         with (
             interlock.Store(url) as store,
-            progress("copying") as advance,
+            progress_bar("copying") as advance,
             terminated_as_interrupted(),
         ):
             try:

@@ -32,7 +32,7 @@ from interlock.backends.sqlite.location import Location
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome
-from interlock.core.requests import Commit, ListKeys, Load, LoadAt, ReadLog, Request
+from interlock.core.requests import Commit, ListKeys, Load, LoadAt, ReadLog, ReadValues, Request
 from interlock.errors import Invalid, Unavailable
 
 _LOCK = "UPDATE spaces SET name = name WHERE 0"  # changes nothing, and takes the write lock
@@ -42,6 +42,7 @@ _READS: Mapping[type[Request[Any]], Callable[[Any, Where, Any], Any]] = {
     LoadAt: log.load_at,
     ListKeys: log.list_keys,
     ReadLog: log.read_log,
+    ReadValues: log.read_log,
 }
 
 

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interlock.backends.driver_connection import described, is_a
@@ -66,19 +67,11 @@ class Connection:
         Invalid, Unavailable; `name` says in messages of what.
         """
         use = Use(reads) if use is None else use
+        # Without a lock another thread's transaction would be taken for the caller's.
         if self._lock is not None:
-            with self._lock:  # else another thread's transaction would be taken for the caller's
-                async with self._translated(name, use) as run:
-                    yield run
+            self._lock.acquire()
         elif self._async_lock is not None:
-            async with self._async_lock, self._translated(name, use) as run:
-                yield run
-        else:
-            async with self._translated(name, use) as run:
-                yield run
-
-    @asynccontextmanager
-    async def _translated(self, name: str, use: Use) -> AsyncIterator[Run]:
+            await self._async_lock.acquire()
         try:
             async with self._open(use) as run:
                 yield run
@@ -89,6 +82,11 @@ class Connection:
             if fault is None:
                 raise
             raise fault from problem
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            elif self._async_lock is not None:
+                self._async_lock.release()
 
     def is_open(self) -> bool:
         """Whether a transaction of the caller's is open."""
@@ -270,6 +268,7 @@ def _rows(result: Any) -> Rows:
     return Rows(rows, result.rowcount)
 
 
+@lru_cache(maxsize=256)
 def _percent(text: str) -> str:
     return text.replace("%", "%%").replace(MARK, "%s")
 

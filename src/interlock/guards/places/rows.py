@@ -251,7 +251,7 @@ class Rows:
             return Found(ABSENT, ABSENT)
         version = row.value[self._table.version] if self._table.version else 0
         counted = version if isinstance(version, int) and version > 0 else 0
-        shown = json.dumps(row.value, ensure_ascii=False)
+        shown = row.shown or json.dumps(row.value, ensure_ascii=False)
         return Found(Seen(row.image, shown), row.value, counted)
 
     def _contended(self) -> Unavailable:
@@ -263,6 +263,8 @@ class Rows:
 
 def _differ(one: Json, other: Json) -> bool:
     """Whether two values are not the same JSON: True is not 1."""
+    if type(one) is type(other) and not isinstance(one, dict | list | float):
+        return bool(one != other)
     return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 
