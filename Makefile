@@ -10,7 +10,7 @@ BIN := .venv/bin
 # What is set in some containers makes each process compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract guards specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
@@ -49,6 +49,13 @@ contract: .venv/dev.stamp ## the contract suite on a store of yours: make contra
 # TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
 matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
 	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
+
+REDIS :=
+POSTGRES :=
+
+guards: .venv/dev.stamp ## the tests of guards on servers of yours: make guards REDIS=redis://... POSTGRES=postgresql://...
+	INTERLOCK_TEST_REDIS="$(REDIS)" INTERLOCK_TEST_POSTGRES="$(POSTGRES)" \
+		$(BIN)/python -m pytest tests/guards $(OPTIONS)
 
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
@@ -111,14 +118,16 @@ bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RES
 docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 
-# PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
+# PostgreSQL and Redis come with the development packages; PgBouncer and Chromium only from the system.
 servers: ## install what the tests start, where root and apt-get can
-	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
+	@PATH=$$PATH:/usr/sbin; missing=; for each in pgbouncer chromium; do \
+		command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	test -z "$$missing" || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND && \
-		{ apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends pgbouncer; } >/dev/null 2>&1; }; \
-	} || echo "PgBouncer is not installed: apt-get install pgbouncer" >&2
+		{ apt-get install -qq -y --no-install-recommends $$missing >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing; } >/dev/null 2>&1; }; \
+	} || echo "Not installed: apt-get install$$missing" >&2
 
 venv: .venv/dev.stamp
 

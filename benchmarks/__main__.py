@@ -14,6 +14,7 @@ import click
 
 from benchmarks import (
     cases,
+    contention,
     events,
     guards,
     histories,
@@ -35,6 +36,7 @@ KINDS: tuple[Any, ...] = (
     guards,
     runs,
     queue,
+    contention,
     service,
 )
 

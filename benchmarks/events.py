@@ -194,11 +194,11 @@ def _eventsourcing(path: Path) -> Callable[[], int] | None:
     app = application.Application(env=env)
 
     class Order(domain.Aggregate):  # type: ignore[misc]  # it is imported by name
-        @domain.event("Paid")  # type: ignore[untyped-decorator]
+        @domain.event("Paid")  # type: ignore[untyped-decorator]  # imported by name
         def pay(self, order: int, cents: int) -> None:
             self.order = order
 
-        @domain.event("Shipped")  # type: ignore[untyped-decorator]
+        @domain.event("Shipped")  # type: ignore[untyped-decorator]  # imported by name
         def ship(self, order: int, to: str) -> None:
             self.order = order
 

@@ -185,6 +185,7 @@ for i = n, n + count - 1 do
         version .. ' 0 put 1 bench', 'b', body)
     redis.call('HSET', state, 'h:' .. key, cmsgpack.pack({version, 0, 1, i + 1, 1, 'bench'}),
         'b:' .. key, body, 'o:' .. op, cmsgpack.pack({i + 1, 1}))
+    redis.call('ZADD', KEYS[3], 0, key)
 end
 redis.call('HSET', state, 'p', n + count, 't', 1)
 """
@@ -195,7 +196,10 @@ def _fill_redis(url: str, name: str, count: int) -> None:
     fill = client.register_script(_FILL_REDIS)
     state = f"interlock:{{{name}}}"
     for start in range(0, count, _BATCH):
-        fill(keys=[state, f"{state}:log"], args=[start, min(_BATCH, count - start), SEATS])
+        fill(
+            keys=[state, f"{state}:log", f"{state}:keys"],
+            args=[start, min(_BATCH, count - start), SEATS],
+        )
 
 
 _FILLS = {"SQLite": _fill_sqlite, "Redis": _fill_redis, "PostgreSQL": _fill_postgres}

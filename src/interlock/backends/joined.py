@@ -45,6 +45,10 @@ _REFUSED: dict[type[Request[Any]], str] = {
 }
 
 
+class Elsewhere(Invalid):
+    """The connection is to no database that the space is in."""
+
+
 class JoinedBackend(ABC):
     """One space inside the caller's transaction."""
 
@@ -127,7 +131,7 @@ def join(backend: Backend, connection: object) -> JoinedBackend:
     """
     joining = getattr(backend, "join", None)
     if joining is None:
-        raise Invalid("This store can't take part in a transaction of yours.")
+        raise Elsewhere("This store can't take part in a transaction of yours.")
     found: JoinedBackend = joining(connection)
     return found
 

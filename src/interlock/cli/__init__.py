@@ -12,6 +12,7 @@ import interlock
 from interlock.cli.common import escaping
 
 _COMMANDS = {
+    "adopt": "adopt",
     "append": "keys",
     "at": "keys",
     "breakers": "runs",

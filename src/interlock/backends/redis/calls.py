@@ -160,6 +160,38 @@ def commit(
     return Call((script("commit", names, *arguments),), parse, True, _any_committed)
 
 
+class Inlined(NamedTuple):
+    """A commit as a part of another script: `text` is the body of a function of KEYS and ARGV, and
+    `parse` reads what it returns."""
+
+    text: str
+    keys: Sequence[str]
+    arguments: Sequence[object]
+    parse: Callable[[list[Any]], Outcome]
+
+
+def inlined(plan: Plan, keys: Keys, uid: str) -> Inlined:
+    """Return a commit for a script that writes something else, too."""
+    call = commit((plan,), keys, uid, (0, ""))
+    ((_, _, count, *words),) = call.commands
+    parse = call.parse
+    return Inlined(
+        *(SCRIPTS["commit"].text, words[:count], (*words[count:], uid)),
+        lambda reply: parse([text(reply)])[0],
+    )
+
+
+def text(reply: Any) -> Any:
+    """Return a reply with texts in place of bytes, as a client that decodes would."""
+    if isinstance(reply, bytes):
+        return reply.decode()
+    if isinstance(reply, list):
+        return [text(each) for each in reply]
+    if isinstance(reply, dict):
+        return {text(key): text(value) for key, value in reply.items()}
+    return reply
+
+
 def _any_committed(outcomes: Sequence[Outcome]) -> bool:
     return any(isinstance(each, Committed) for each in outcomes)
 

@@ -24,7 +24,7 @@ from interlock.backends.driver_connection import (
     driver_connection,
     driver_connection_async,
 )
-from interlock.backends.joined import JoinedBackend, ended
+from interlock.backends.joined import Elsewhere, JoinedBackend, ended
 from interlock.backends.sqlite import health, log
 from interlock.backends.sqlite.commit import Step, Where
 from interlock.backends.sqlite.faults import fault_of, is_busy
@@ -170,7 +170,7 @@ class SQLiteJoined(JoinedBackend):
 
     def _check(self) -> None:
         if not isinstance(self._driver, sqlite3.Connection):
-            raise Invalid(
+            raise Elsewhere(
                 f"A {described(self._driver)} can't be joined here. Give a sqlite3.Connection, or "
                 "SQLAlchemy's over sqlite://."
             )
@@ -179,7 +179,7 @@ class SQLiteJoined(JoinedBackend):
         file = next((path for _, name, path in rows if name == "main"), "")
         if self._place.path is None or not file or not os.path.samefile(file, self._place.path):
             where = f"is {file}" if file else "is in memory"
-            raise Invalid(f"The connection {where}, and the space is in {self._place}.")
+            raise Elsewhere(f"The connection {where}, and the space is in {self._place}.")
 
     # The caller's connection
 

@@ -42,6 +42,11 @@ class PostgresRow:
         text = f"SELECT {_read(table)} FROM {table.name} AS t WHERE {_key(table)}"
         return await _one(run, text, parts)
 
+    async def hold(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
+        """Read a row, and keep others from changing it until the transaction ends."""
+        text = f"SELECT {_read(table)} FROM {table.name} AS t WHERE {_key(table)} FOR SHARE"
+        return await _one(run, text, parts)
+
     async def update(
         self, run: Run, table: Table, parts: Sequence[str], image: object, new: Setting
     ) -> Row | None:

@@ -131,6 +131,10 @@ class Dialect(Protocol):
         """Read a row."""
         ...
 
+    async def hold(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
+        """Read a row, and keep others from changing it until the transaction ends."""
+        ...
+
     async def update(
         self, run: Run, table: Table, parts: Sequence[str], image: object, new: Setting
     ) -> Row | None:

@@ -22,6 +22,7 @@ from interlock.server.http.call import handler
 from interlock.server.http.mcp import Endpoint
 from interlock.server.http.openapi import openapi
 from interlock.server.http.operate import health
+from interlock.server.http.page import pages
 from interlock.server.http.problem import Problem
 from interlock.server.http.service import Bounds, Service
 
@@ -64,7 +65,7 @@ def application(service: Service) -> Starlette:
         answers = handler(service, each.run, each.role, each.streams, each.creates)
         routes.append(Route(each.path, answers, methods=[each.method]))
     return Starlette(
-        routes=[*_merged(routes), Route(f"{SPACE}/mcp", mcp)],
+        routes=[*_merged(routes), Route(f"{SPACE}/mcp", mcp), *pages.routes(service)],
         lifespan=lifespan,
         middleware=[Middleware(service.gate)],
         exception_handlers={HTTPException: _refused, Problem: _told},

@@ -119,7 +119,7 @@ class Cancel(msgspec.Struct, forbid_unknown_fields=True):
 async def runs(call: Call) -> Response:
     """List the runs, or those that have not ended."""
     found = await call.space.runs.list(open=call.flag("open"))
-    return answer({"runs": [_run(each) for each in found if _sees(call, each.id)]})
+    return answer({"runs": [_run(each) for each in found if sees_run(call, each.id)]})
 
 
 async def start_run(call: Call) -> Response:
@@ -132,13 +132,13 @@ async def start_run(call: Call) -> Response:
 
 async def show_run(call: Call) -> Response:
     """Show a run with its steps."""
-    return answer(_run(await _found(call)))
+    return answer(_run(await found_run(call)))
 
 
 async def send(call: Call) -> Response:
     """Give a run what it waits for."""
     asked: Send = await call.json(Send)
-    run = await _found(call)
+    run = await found_run(call)
     await call.space.runs.send(run.id, asked.name, asked.value)
     return Response(status_code=204)
 
@@ -146,11 +146,12 @@ async def send(call: Call) -> Response:
 async def cancel(call: Call) -> Response:
     """Have a run fail; `failed` is false where effects are to be undone first."""
     asked: Cancel = await call.json(Cancel)
-    run = await _found(call)
+    run = await found_run(call)
     return answer({"failed": await call.space.runs.cancel(run.id, asked.reason)})
 
 
-async def _found(call: Call) -> RunInfo:
+async def found_run(call: Call) -> RunInfo:
+    """Return the run of the path.  Raises Problem where there is none for the caller."""
     name = call.request.path_params["run"]
     _own(call, name)
     try:
@@ -159,7 +160,8 @@ async def _found(call: Call) -> RunInfo:
         raise not_found(str(problem)) from None
 
 
-def _sees(call: Call, name: str) -> bool:
+def sees_run(call: Call, name: str) -> bool:
+    """Whether a run is shown to the caller."""
     return call.identity.may_key(f"{_RUN}{name}")
 
 
