@@ -27,13 +27,13 @@ STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 # Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
 # these parts, and is done with both APIs; the others with one.
 ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async", "http": "sync"}
-# A service answers with a store that runs them all; these parts show that every kind of request and
+# A service has a store that runs them all, and `tests/backends/http` shows that every request and
 # answer travels.  `make contract STORE=http` runs everything over it.
+OVER_HTTP = {"reads_and_writes", "transactions", "leases"}
 SERVICE_LACKS = {
     "here": "a service is a process of its own",
     "spaces": "whole spaces are made and moved where the store is",
 }
-OVER_HTTP = {"reads_and_writes", "transactions", "leases", "groups_alike", "rules"}
 BOTH_FACADES = {
     "cancellation",
     "leases",

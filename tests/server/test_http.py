@@ -164,6 +164,7 @@ def test_a_lease_is_named_by_its_epoch(space: SpaceOf) -> None:
     assert (late.status, late.json["title"], late.json["current"]) == (412, "Fenced", 2)
     assert space.ask("PUT", "leases/k", {"epoch": 1}).json["title"] == "Fenced"
     assert space.ask("DELETE", "leases/k?epoch=1").status == 204
+    assert space.ask("PUT", "leases/other", {"epoch": 0}).status == 400, "that would take it"
 
 
 def test_the_log_is_read_in_pages_and_as_a_stream(space: SpaceOf) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 from starlette.responses import Response
 
@@ -24,7 +26,7 @@ class Acquire(msgspec.Struct, forbid_unknown_fields=True):
 class Renew(msgspec.Struct, forbid_unknown_fields=True):
     """Keep the lease that was granted at `epoch` for another `ttl` seconds."""
 
-    epoch: int
+    epoch: Annotated[int, msgspec.Meta(ge=1)]
     ttl: float = 30.0
 
 
