@@ -9,6 +9,7 @@ from collections.abc import Callable
 from interlock.audit.database import Database
 from interlock.audit.expression import (
     APPENDING,
+    KEPT_MARKS,
     MODEL_CALLS,
     MUTATING,
     SAME_THING,
@@ -26,7 +27,7 @@ _ACQUIRE = re.compile(r"(?i)^_?(try_|a)?(acquire|lock)(_\w*)?$|^_?(obtain|grab|t
 _RELEASE = re.compile(r"(?i)^_?(a)?(release|unlock)(_\w*)?$")
 _LOAD = re.compile(r"^_?(?:a)?(?:load|read|get|fetch)_?(\w*)$")
 _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update|set)_?(\w*)$")
-MOST_DEPTH = 4
+MOST_DEPTH = 3
 
 
 class Accesses(Database):
@@ -319,13 +320,14 @@ class Accesses(Database):
         flows: frozenset[Flow] = frozenset().union(*(each.flows for each in values)) if values else frozenset()
         marks: set[str] = set()
         for each in values:
-            marks |= each.marks & {"unique", "model", "appended", "changed", "index"}
+            marks |= each.marks & KEPT_MARKS
         if base is not None:
             flows |= base.flows
-            marks |= base.marks & {"unique", "model", "appended", "changed", "index"}
+            marks |= base.marks & KEPT_MARKS
         dotted = dotted_name(node.func)
         if not same and name not in ("get", "pop"):
             flows = weak(flows)
+            marks.add("computed")
         elif base is not None and name in ("get", "pop") and positional:
             key = positional[0].const or positional[0].text
             flows = frozenset(Flow(f.read, key if f.part in ("", "=") else f.part) for f in base.flows)

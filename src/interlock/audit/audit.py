@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -20,13 +21,16 @@ _SKIPPED = {
     *(".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".mypy_cache", "build", "dist", "site-packages"),
     *("tests", "test", "testing", "migrations", "alembic", ".eggs", "testdata"),
 }
-_STRONG = {
-    *("open", "read_text", "write_text", "read_bytes", "write_bytes", "execute", "executemany", "fetchrow", "fetchval", "hget"),
-    *("hgetall", "hset", "hmset", "setex", "find_one", "update_one", "replace_one", "lrange", "smembers", "json", "pipeline"),
+_READS = {
+    *("open", "read_text", "read_bytes", "execute", "fetchrow", "fetchval", "hget", "hgetall", "find_one", "lrange", "smembers"),
     *("query", "scalar", "scalars", "filter", "filter_by", "first", "scalar_one_or_none", "get_or_none", "get_by_id", "aget"),
-    *("aput", "put", "get_item", "put_item", "get_object", "put_object", "upsert", "asearch", "commit", "with_for_update"),
-    *("get_object_or_404", "setnx", "watch", "acquire", "read_csv", "to_csv", "replace_one", "lock"),
+    *("get_item", "get_object", "asearch", "get_object_or_404", "read_csv", "select", "exists"),
 }
+_WRITES = {
+    *("write_text", "write_bytes", "execute", "executemany", "hset", "hmset", "setex", "update_one", "replace_one", "aput", "put"),
+    *("put_item", "put_object", "upsert", "commit", "flush", "save", "to_csv", "dump", "replace", "exec"),
+}
+_ONCE = re.compile(r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat")  # run by one, once
 
 
 @dataclass
@@ -87,11 +91,12 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
     """Return what is found in a project."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 6000))
     functions = [each for module in project.modules for each in module.all_functions]
-    relevant = relevant_functions(functions, stores)
+    reading, writing = reaching(functions, stores)
+    relevant = reading | writing
     walk = Walk(project, stores, frozenset(map(id, relevant)))
     found: list[tuple[FunctionInfo, Finding]] = []
     for function in functions:
-        if id(function) in {id(each) for each in ()} or (function not in relevant and not shared_names(function)):
+        if _ONCE.search(function.node.name) or (function not in writing and not shared_names(function)):
             continue
         for finding in walk.run(function):
             found.append((function, finding))
@@ -109,38 +114,58 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
     return sorted(findings, key=lambda each: (each.site.file, each.site.line))
 
 
-def relevant_functions(functions: list[FunctionInfo], stores: Stores) -> set[FunctionInfo]:
-    """Return the functions that touch a store, themselves or through what they call."""
-    by_name: dict[str, list[FunctionInfo]] = defaultdict(list)
+def reaching(
+    functions: list[FunctionInfo], stores: Stores
+) -> tuple[set[FunctionInfo], set[FunctionInfo]]:
+    """Return the functions that read and those that write a store, also through what they call."""
+    defined: dict[str, int] = defaultdict(int)
     callers: dict[str, list[FunctionInfo]] = defaultdict(list)
-    relevant: set[FunctionInfo] = set()
-    waiting: list[FunctionInfo] = []
+    found: tuple[set[FunctionInfo], set[FunctionInfo]] = (set(), set())
     for function in functions:
-        by_name[function.node.name].append(function)
+        defined[function.node.name] += 1
         for name in function.called:
             callers[name].append(function)
-        if _touches(function, stores):
-            relevant.add(function)
-            waiting.append(function)
-    while waiting:
-        done = waiting.pop()
-        for caller in callers.get(done.node.name, []):
-            if caller not in relevant:
-                relevant.add(caller)
-                waiting.append(caller)
-    return relevant
+        for kind, touches in zip(found, _touches(function, stores), strict=True):
+            if touches:
+                kind.add(function)
+    for kind in found:
+        waiting = list(kind)
+        while waiting:
+            done = waiting.pop()
+            if defined[done.node.name] > _MOST_NAMESAKES:
+                continue
+            for caller in callers.get(done.node.name, []):
+                if caller not in kind:
+                    kind.add(caller)
+                    waiting.append(caller)
+    return found
 
 
-def _touches(function: FunctionInfo, stores: Stores) -> bool:
-    if function.called & _STRONG:
-        return True
-    for node in ast.walk(function.node):
+_MOST_NAMESAKES = 12
+
+
+def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
+    reads, writes = bool(function.called & _READS), bool(function.called & _WRITES)
+    for node in function.nodes:
+        if reads and writes:
+            break
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Attribute):
                 receiver = last_name(node.func.value) or dotted_name(node.func.value).split(".")[-1]
                 names = (receiver,) if receiver else ()
-                if stores.recognise(names, function.module.imported, node.func.attr):
-                    return True
-            elif isinstance(node.func, ast.Name) and node.func.id.startswith(("load_", "save_")):
-                return True
-    return False
+                store = stores.recognise(names, function.module.imported, node.func.attr)
+                call = store.call(node.func.attr) if store is not None else None
+                if call is not None:
+                    reads |= call.action in ("read", "test")
+                    writes |= call.action not in ("read", "test", "atomic")
+                elif store is not None:
+                    reads = writes = True
+            elif isinstance(node.func, ast.Name):
+                reads |= node.func.id.startswith(("load_", "read_", "get_"))
+                writes |= node.func.id.startswith(("save_", "write_", "persist_"))
+                if node.func.id == "open":
+                    mode = " ".join(ast.unparse(each) for each in [*node.args[1:2], *(k.value for k in node.keywords)])
+                    writes |= "w" in mode or "+" in mode
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            writes |= reads and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    return reads, writes

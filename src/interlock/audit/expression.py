@@ -29,6 +29,7 @@ UNIQUE_CALLS = re.compile(
     r"(^|[._])(uuid\d?|uuid4|uuid1|ulid|token_hex|token_urlsafe|urandom|randint|random|choice|time|time_ns|monotonic|perf_counter|"
     r"now|utcnow|today|getpid|nanoid|generate_id|new_id|ObjectId|get_ident|hex|gen_id|make_id|next_id|uid)$"
 )
+KEPT_MARKS = frozenset({"unique", "model", "index", "appended", "changed", "arithmetic", "computed"})
 APPENDING = {"append", "extend", "insert", "appendleft", "add"}
 MUTATING = APPENDING | {"update", "pop", "remove", "clear", "setdefault", "popitem", "discard", "sort", "reverse", "popleft", "add_message", "append_message"}
 
@@ -186,7 +187,9 @@ class Expressions:
         return value
 
     def _joinedstr(self, node: ast.JoinedStr) -> Value:
-        texts, flows, marks = [], set(), set()
+        texts: list[str] = []
+        flows: set[Flow] = set()
+        marks: set[str] = set()
         const: list[str] = []
         for each in node.values:
             if isinstance(each, ast.FormattedValue):
@@ -194,7 +197,7 @@ class Expressions:
                 texts.append("{" + value.text + "}")
                 const.append(value.const if value.const is not None else "{}")
                 flows |= weak(value.flows)
-                marks |= value.marks & {"unique", "model", "index"}
+                marks |= value.marks & KEPT_MARKS
             elif isinstance(each, ast.Constant):
                 texts.append(str(each.value))
                 const.append(str(each.value))
@@ -207,7 +210,7 @@ class Expressions:
 
     def _binop(self, node: ast.BinOp) -> Value:
         left, right = self.eval(node.left), self.eval(node.right)
-        marks = (left.marks | right.marks) & {"unique", "model", "index"}
+        marks = ((left.marks | right.marks) & KEPT_MARKS) | {"arithmetic"}
         const = None
         if isinstance(node.op, ast.Add):
             if isinstance(node.right, ast.List | ast.ListComp) or isinstance(node.left, ast.List):
@@ -238,12 +241,19 @@ class Expressions:
         flows = frozenset().union(*(weak(each.flows) for each in values))
         return Value(" ? ".join(each.text for each in values), flows)
 
+    def _unaryop(self, node: ast.UnaryOp) -> Value:
+        value = self.eval(node.operand)
+        return Value(f"not {value.text}", weak(value.flows), marks=value.marks | {"arithmetic"})
+
     def _dict(self, node: ast.Dict) -> Value:
-        parts, flows, marks = [], set(), set()
+        parts: list[tuple[str, Value]] = []
+        flows: set[Flow] = set()
+        marks: set[str] = set()
         for key, each in zip(node.keys, node.values, strict=True):
             value = self.eval(each)
-            marks |= value.marks & {"appended", "model"}
+            marks |= value.marks & KEPT_MARKS
             if key is None:
+                marks |= {"arithmetic"}
                 flows |= value.flows
                 parts.extend(value.parts)
                 continue
@@ -254,7 +264,9 @@ class Expressions:
         return Value(text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="dict")
 
     def _list(self, node: ast.List | ast.Tuple | ast.Set) -> Value:
-        parts, flows, marks = [], set(), set()
+        parts: list[tuple[str, Value]] = []
+        flows: set[Flow] = set()
+        marks: set[str] = set()
         for at, each in enumerate(node.elts):
             value = self.eval(each)
             parts.append((str(at), value))
@@ -263,7 +275,7 @@ class Expressions:
                 marks.add("appended")
             else:
                 flows |= weak(value.flows)
-            marks |= value.marks & {"unique", "model", "index"}
+            marks |= value.marks & KEPT_MARKS
         text = "[" + ", ".join(value.text for _, value in parts) + "]"
         return Value(text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="list")
 
@@ -284,7 +296,7 @@ class Expressions:
             flows |= self._bind_loop(each)
         element = self.eval(node.elt)
         self.state.env = before
-        return Value(f"[{element.text} for]@{node.lineno}", element.flows | flows, marks=element.marks, parts=(("*", element),))
+        return Value(f"[{element.text} for]@{node.lineno}", element.flows | flows, marks=element.marks | {"arithmetic"}, parts=(("*", element),))
 
     _setcomp = _listcomp
     _generatorexp = _listcomp
@@ -297,7 +309,7 @@ class Expressions:
             flows |= self._bind_loop(each)
         value = self.eval(node.value)
         self.state.env = before
-        return Value(f"{{for}}@{node.lineno}", weak(value.flows) | flows)
+        return Value(f"{{for}}@{node.lineno}", weak(value.flows) | flows, marks=frozenset({"arithmetic"}))
 
     def _bind_loop(self, each: ast.comprehension) -> frozenset[Flow]:
         source = self.eval(each.iter)
@@ -311,6 +323,9 @@ class Expressions:
         """Return what is known of an element of something that is iterated."""
         name = ast.unparse(target)
         marks = source.marks & {"index"}
+        if len(source.parts) == 1 and source.text.startswith("{"):
+            key, value = source.parts[0]
+            return Value(f"{name}@{target.lineno}", parts=(("0", Value(repr(key) if not key.isidentifier() else key, const=key)), ("1", value)))
         return Value(f"{name}@{target.lineno}", source.flows, source.kind if source.kind in ("row", "model") else "",
                      source.holder, marks=marks, about=source.about if source.kind == "row" else None)
 

@@ -25,7 +25,7 @@ _CONFLICTS = re.compile(
     r"(?i)conflict|watcherror|stale|version|precondition|concurren|optimistic|etag|conditionalcheck|transactionaborted"
 )
 _DUPLICATES = re.compile(r"(?i)integrity|unique|duplicate|exists|conflict")
-_BUDGET = 1500  # statements of followed calls, a function
+_BUDGET = 600  # statements of followed calls, a function
 
 
 class Walk(Accesses):
@@ -191,7 +191,7 @@ class Walk(Accesses):
         old = self.eval(load)
         value = self.eval(node.value)
         grows = isinstance(node.op, ast.Add) and isinstance(node.value, ast.List | ast.ListComp)
-        marks = (value.marks & {"model"}) | ({"appended"} if grows else set())
+        marks = (value.marks & {"model"}) | ({"appended"} if grows else {"arithmetic"})
         const = old.const + value.const if old.const is not None and value.const is not None else None
         new = Value(f"({old.text} + {value.text})"[:300], weak(old.flows) | weak(value.flows), const=const, marks=frozenset(marks))
         if isinstance(node.target, ast.Attribute):
@@ -204,6 +204,7 @@ class Walk(Accesses):
         if isinstance(target, ast.Name):
             if target.id in self.shared:
                 self.write(Spot("memory", "", target.id), "=", target, value.flows, marks=value.marks)
+                return
             if value.text == "None" or value.kind in ("list", "dict") and not value.flows:
                 value = Value(f"{target.id}@{target.lineno}", value.flows, value.kind, value.holder, value.const, value.marks, value.parts, value.about)
             self.state.env[target.id] = value
@@ -230,6 +231,7 @@ class Walk(Accesses):
             self.row_assigned(target, base, value, grows)
         if text in self.shared:
             self.write(Spot("memory", "", text), "=", target, value.flows, marks=value.marks)
+            return
         if base.flows and isinstance(target.value, ast.Name):
             self.mutate(target.value, [value], "changed", target)
         if base.kind in ("file", "query"):
@@ -289,31 +291,27 @@ class Walk(Accesses):
 
     def _if_statement(self, node: ast.If) -> None:
         test = self.eval(node.test)
-        names = frozenset(each.id for each in ast.walk(node.test) if isinstance(each, ast.Name))
         start = self.state
         before = len(self.returned)
         yes, no = start.fork(), start.fork()
-        self.narrow(node.test, yes, no)
-        answers_no = _answers(node.orelse, self)
-        answers_yes = _answers(node.body, self)
-        yes.conditions += (Condition(test.flows, names, node.lineno, answers_no, _ends(node.orelse)),)
-        no.conditions += (Condition(test.flows, names, node.lineno, answers_yes, _ends(node.body)),)
+        decides = bool(test.flows)
+        if decides:
+            names = frozenset(n.id for n in ast.walk(node.test) if isinstance(n, ast.Name))
+            compares = _compares(node.test)
+            says_yes, says_no = _answers(node.body, self), _answers(node.orelse, self)
+            yes.conditions += (Condition(test.flows, names, node.lineno, says_no, _ends(node.orelse), compares),)
+            no.conditions += (Condition(test.flows, names, node.lineno, says_yes, _ends(node.body), compares),)
         self.state = yes
         self.block(node.body)
-        in_yes = frozenset(flow.read for value in self.returned[before:] for flow in value.flows)
+        returned = frozenset(flow.read for value in self.returned[before:] for flow in value.flows)
         self.state = no
         self.block(node.orelse)
         self.state = start
-        after_no = Condition(test.flows, names, node.lineno, in_yes | answers_yes, True)
         start.become([yes, no], node.lineno)
-        if yes.dead and not no.dead:
-            start.conditions += (after_no,)
-        elif no.dead and not yes.dead:
-            start.conditions += (Condition(test.flows, names, node.lineno, answers_no, True),)
-
-    def narrow(self, test: ast.expr, yes: State, no: State) -> None:
-        """Note what a test says of locks: `if not lock.acquire(): return`."""
-        return
+        if decides and yes.dead and not no.dead:
+            start.conditions += (Condition(test.flows, names, node.lineno, returned | says_yes, True, compares),)
+        elif decides and no.dead and not yes.dead:
+            start.conditions += (Condition(test.flows, names, node.lineno, says_no, True, compares),)
 
     def _while_statement(self, node: ast.While) -> None:
         self.eval(node.test)
@@ -471,13 +469,38 @@ def _ends(body: list[ast.stmt]) -> bool:
 def _answers(body: list[ast.stmt], walk: Walk) -> frozenset[Read]:
     """Return the reads whose data a branch returns or uses as its result."""
     found: set[Read] = set()
-    for each in body:
-        for node in ast.walk(each):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and not isinstance(each, ast.Raise):
-                value = walk.state.env.get(node.id)
-                if value is not None and isinstance(each, ast.Return | ast.Assign):
-                    found |= {flow.read for flow in value.flows}
+    for name in _results(body):
+        value = walk.state.env.get(name)
+        if value is not None:
+            found |= {flow.read for flow in value.flows}
     return frozenset(found)
+
+
+_RESULTS: dict[int, tuple[list[ast.stmt], frozenset[str]]] = {}
+
+
+def _results(body: list[ast.stmt]) -> frozenset[str]:
+    """Return the variables that a branch returns or computes with."""
+    known = _RESULTS.get(id(body))
+    if known is None or known[0] is not body:
+        names = frozenset(
+            node.id
+            for each in body
+            if isinstance(each, ast.Return | ast.Assign)
+            for node in ast.walk(each)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        )
+        known = _RESULTS[id(body)] = (body, names)
+    return known[1]
+
+
+def _compares(test: ast.expr) -> bool:
+    """Say whether a test compares with something other than None."""
+    return any(
+        isinstance(node, ast.Compare)
+        and not any(isinstance(each, ast.Constant) and each.value is None for each in node.comparators)
+        for node in ast.walk(test)
+    )
 
 
 def _as_load(node: ast.expr) -> ast.expr:
@@ -496,7 +519,7 @@ def shared_names(function: FunctionInfo) -> frozenset[str]:
     if function.node.name == "__init__" or not (function.is_async or threaded):
         return frozenset()
     names: set[str] = set()
-    for node in ast.walk(function.node):
+    for node in function.nodes:
         if isinstance(node, ast.Global):
             names |= set(node.names)
         targets: list[ast.expr] = []

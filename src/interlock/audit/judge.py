@@ -62,7 +62,11 @@ class Judge:
             return False
         if read.safe:
             return False
-        if read.spot.store == "memory" and not self._interleaved(read):
+        if read.spot.store == "memory" and not (
+            self._interleaved(read) and write.marks & {"arithmetic", "appended", "changed"}
+        ):
+            return False
+        if read.spot.store == "orm" and not write.marks & {"arithmetic", "appended", "changed", "computed"}:
             return False
         if read.spot.store == "file" and not self._shared_file(write):
             return False
@@ -100,7 +104,10 @@ class Judge:
             return self._same_row(read, write)
         if here.store == "orm":
             owner = dict(write.where).get("#owner")
-            return True if owner is not None else self._same_row(read, write)
+            if owner is None:
+                return self._same_row(read, write)
+            owners = {each.read for each in owner.flows if each.read.spot.store == "orm"}
+            return read in owners or any(self._same_query(read, each) for each in owners)
         if here.key != there.key:
             if here.store == "mongo" and any(f.read is read for _, v in write.where for f in v.flows):
                 return self._same_field(flow, write)
@@ -117,17 +124,21 @@ class Judge:
             return True
         return part in fields or not part.isidentifier()
 
+    def _same_query(self, read: Read, other: Read) -> bool:
+        asked, given = dict(read.where), dict(other.where)
+        return bool(asked) and {k: v.text for k, v in asked.items()} == {k: v.text for k, v in given.items()}
+
     def _same_row(self, read: Read, write: Write) -> bool:
         asked, given = dict(read.where), dict(write.where)
         common = set(asked) & set(given)
         for column in common:
             if asked[column].text == given[column].text:
                 continue
-            if not any(each.read is read for each in given[column].flows):
+            if not _identifies(read, column, given[column]):
                 return False
         if common:
             return True
-        if any(each.read is read for value in given.values() for each in value.flows):
+        if any(_identifies(read, column, value) for column, value in given.items()):
             return True
         return not asked and not given or bool(not given and write.spot.store == "sql" and not asked)
 
@@ -162,6 +173,8 @@ class Judge:
                 if write.spot.store == "memory":
                     continue
                 if any(each.spot[:3] == read.spot[:3] for each in condition.answers):
+                    continue
+                if not read.test and not condition.compares and not condition.refuses:
                     continue
                 if self._fills(condition.names, write, read):
                     continue
@@ -203,7 +216,7 @@ class Judge:
 
     def _insert(self, write: Write) -> None:
         walk = self.walk
-        if write.guard or walk.duplicates_caught or write.spot.store == "mongo" and False:
+        if write.guard or walk.duplicates_caught:
             return
         for condition in walk.state.conditions:
             for flow in condition.flows:
@@ -217,7 +230,8 @@ class Judge:
                 asked = dict(read.where)
                 given = dict(write.where)
                 same = [c for c in asked if c in given and asked[c].text == given[c].text]
-                if not same or set(same) & self.walk.project.unique_columns:
+                unique = walk.project.unique.get(write.spot.holder, [])
+                if not same or any(columns and columns <= {*same, *(set(given) - set(asked))} and columns & set(same) for columns in unique):
                     continue
                 why = (
                     f"Two writers can pass the check on line {condition.line} at the same time, and both insert."
@@ -267,10 +281,10 @@ class Judge:
         walk = self.walk
         via = write.via or write.site
         read_via = read.via or read.site
-        key = (rule, read_via.line, via.line)
-        if key in self._seen:
+        keys = {(rule, read_via.line, via.line), ("", read_via.line, hash(write.spot[:3]))}
+        if keys & self._seen:
             return True
-        self._seen.add(key)
+        self._seen |= keys
         store = walk.stores.by_name.get(write.spot.store)
         title = store.title if store else _TITLES.get(write.spot.store, write.spot.store)
         waits = walk.state.tick > read.tick
@@ -329,6 +343,14 @@ class Judge:
             return "Give the write the version that was read and let it refuse where that has moved; or hold one lock around both."
         fix = store.append_fix if rule == "lost-append" and store.append_fix else store.fix
         return fix[:1].upper() + fix[1:] + "."
+
+
+def _identifies(read: Read, column: str, value: Value) -> bool:
+    """Say whether a column is compared with the same column of what was read."""
+    return any(
+        each.read is read and (each.part in ("", "=", column) or not each.part.isidentifier())
+        for each in value.flows
+    )
 
 
 _TITLES = {"sql": "the database", "orm": "the database", "file": "a file", "memory": "memory that tasks share", "function": "a store"}

@@ -45,16 +45,15 @@ class FunctionInfo:
         return self.cls is None or "staticmethod" in names
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Everything in it."""
+        return list(ast.walk(self.node))
+
+    @cached_property
     def called(self) -> frozenset[str]:
         """The last names of what it calls."""
-        names: set[str] = set()
-        for node in ast.walk(self.node):
-            if isinstance(node, ast.Call):
-                if isinstance(node.func, ast.Attribute):
-                    names.add(node.func.attr)
-                elif isinstance(node.func, ast.Name):
-                    names.add(node.func.id)
-        return frozenset(names)
+        names = {last_name(node.func) for node in self.nodes if isinstance(node, ast.Call)}
+        return frozenset(names - {""})
 
     @cached_property
     def is_stub(self) -> bool:
@@ -177,6 +176,39 @@ def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
+_SQL_TABLE = re.compile(r"(?is)CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?[\"`]?(\w+)[\"`]?\s*\((.*?)\)\s*(?:;|\"\"\"|'''|\"|'|WITHOUT)")
+
+
+def _unique_in_sql(columns: str) -> list[frozenset[str]]:
+    found = [frozenset({name.lower()}) for name in re.findall(r"(?i)[\"`]?(\w+)[\"`]?\s+\w+[^,]*\b(?:UNIQUE|PRIMARY\s+KEY)", columns)]
+    for listed in re.findall(r"(?i)(?:UNIQUE|PRIMARY\s+KEY)\s*\(([^)]*)\)", columns):
+        found.append(frozenset(re.findall(r"\w+", listed.lower())))
+    return found
+
+
+def _unique_sets(cls: ClassInfo) -> list[frozenset[str]]:
+    """Return the sets of columns of which a database holds each combination once."""
+    if not cls.is_model:
+        return []
+    found: list[frozenset[str]] = []
+    primary: set[str] = set()
+    for node in ast.walk(cls.node):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            flags = {each.arg for each in node.value.keywords if isinstance(each.value, ast.Constant) and each.value.value is True}
+            if isinstance(target, ast.Name) and "unique" in flags:
+                found.append(frozenset({target.id}))
+            if isinstance(target, ast.Name) and flags & {"primary_key", "pk"}:
+                primary.add(target.id)
+        if isinstance(node, ast.Call) and last_name(node.func) in {"UniqueConstraint", "Index", "PrimaryKeyConstraint"}:
+            names = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            if last_name(node.func) != "Index" or any(each.arg == "unique" for each in node.keywords):
+                found.append(frozenset(names))
+        if isinstance(node, ast.Assign) and last_name(node.targets[0]) == "unique_together":
+            found.append(frozenset(n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+    return [*found, frozenset(primary)] if primary else found
+
+
 class Project:
     """All modules that are read together."""
 
@@ -185,7 +217,7 @@ class Project:
         self.classes: dict[str, list[ClassInfo]] = defaultdict(list)
         self.functions: dict[str, list[FunctionInfo]] = defaultdict(list)
         self.subclasses: dict[str, list[ClassInfo]] = defaultdict(list)
-        self.unique_columns: set[str] = set()
+        self.unique: dict[str, list[frozenset[str]]] = defaultdict(list)  # by model or table
 
     def add(self, path: str, name: str, source: str) -> ModuleInfo:
         """Parse one file.  Raises SyntaxError."""
@@ -196,6 +228,9 @@ class Project:
             self.classes[cls.name].append(cls)
             for base in cls.bases:
                 self.subclasses[base.split(".")[-1]].append(cls)
+            self.unique[cls.name] += _unique_sets(cls)
+        for table, columns in _SQL_TABLE.findall(source):
+            self.unique[table.lower()] += _unique_in_sql(columns)
         for function in module.functions.values():
             self.functions[function.node.name].append(function)
         return module

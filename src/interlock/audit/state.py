@@ -16,6 +16,7 @@ class Condition(NamedTuple):
     line: int
     answers: frozenset[Read]  # whose data the other branch returns
     refuses: bool  # the other branch ends: raise, return, continue, break
+    compares: bool = False  # with something other than None
 
 
 @dataclass(slots=True)
