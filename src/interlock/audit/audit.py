@@ -15,6 +15,7 @@ from interlock.audit.expression import dotted_name
 from interlock.audit.finding import Finding
 from interlock.audit.flow import Walk, shared_names
 from interlock.audit.project import FunctionInfo, Project, last_name
+from interlock.audit.settings import Settings, ignored_by_comment
 from interlock.audit.stores import Stores, load_stores
 
 _SKIPPED = {
@@ -60,20 +61,32 @@ def python_files(paths: Iterable[str | Path], everything: bool = False) -> Itera
                     yield Path(folder, name)
 
 
-def audit(paths: Iterable[str | Path], *, stores: Stores | None = None) -> Report:
-    """Return what is found in the Python files below some paths."""
+def audit(paths: Iterable[str | Path], *, settings: Settings | None = None) -> Report:
+    """Return what is found in the Python files below some paths.
+
+    `settings`: what is left out, and stores of one's own; none by default.  Raises SettingsError.
+    """
+    settings = settings or Settings()
+    stores = load_stores(settings.stores)
     project = Project()
     report = Report([])
     for path in python_files(paths):
+        if settings.excludes(path):
+            continue
         try:
-            source = path.read_text("utf-8", errors="strict")
-            module = project.add(str(path), module_name(path), source)
+            module = project.add(str(path), module_name(path), path.read_text("utf-8"))
         except (SyntaxError, ValueError, RecursionError, OSError) as problem:
             report.unreadable.append((str(path), str(problem)))
             continue
         report.files += 1
         report.lines += len(module.lines)
-    report.findings = examine(project, stores or load_stores())
+    lines = {module.path: module.lines for module in project.modules}
+    for finding in examine(project, stores):
+        finding.excerpt = lines[finding.site.file][finding.site.line - 1]
+        if finding.rule in settings.ignore or ignored_by_comment(finding, lines):
+            report.ignored += 1
+        else:
+            report.findings.append(finding)
     return report
 
 
@@ -108,9 +121,6 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
         for function, finding in found
         if not (held[id(function)] and all(held[id(function)]))
     ]
-    for finding in findings:
-        module = next(each for each in project.modules if each.path == finding.site.file)
-        finding.excerpt = module.lines[finding.site.line - 1]
     return sorted(findings, key=lambda each: (each.site.file, each.site.line))
 
 

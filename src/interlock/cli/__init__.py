@@ -14,6 +14,7 @@ from interlock.cli.common import escaping
 _COMMANDS = {
     "append": "keys",
     "at": "keys",
+    "audit": "audit",
     "breakers": "runs",
     "check": "checks",
     "check-store": "checks",
