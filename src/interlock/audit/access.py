@@ -45,6 +45,8 @@ class Accesses(Database):
         positional = [self.eval(each) for each in node.args]
         named = {each.arg or "**": self.eval(each.value) for each in node.keywords}
         self._note_waits(dotted_name(function))
+        if name in _VECTOR_WRITES and base is not None:
+            self._vector_call(node, name, base, named, positional)
         handlers: tuple[Callable[..., Value | None], ...] = (
             self.guard_call,
             self.file_call,
@@ -96,7 +98,10 @@ class Accesses(Database):
             only_once = True
         if only_once and positional:
             self._hold(f"nx:{positional[0].text}")
-            self.locks_taken[positional[0].text] = positional[1] if len(positional) > 1 else Value("")
+            expires = {"ex", "px", "timeout", "expire", "ttl", "exat", "pxat"} & set(named) or name == "add" and len(positional) > 2
+            self.locks_taken[positional[0].text] = Value("expires" if expires else "")
+            if expires:
+                self.known_locks.add((self.module.path, positional[0].text))
             return Value(f"{text}.{name}({positional[0].text})", kind="lock")
         return None
 
@@ -210,6 +215,28 @@ class Accesses(Database):
                 where=tuple(where), value=written,
             )
         return Value(text[:300], kind="" )
+
+    def _vector_call(
+        self, node: ast.Call, name: str, base: Value, named: dict[str, Value], positional: list[Value]
+    ) -> None:
+        """Note ids of vectors that are the same in every run."""
+        assert isinstance(node.func, ast.Attribute)
+        beside = {"documents", "embeddings", "metadatas", "vectors", "points", "texts", "collection_name", "namespace"}
+        names = " ".join(self.names_of(node.func.value, base)).lower()
+        vectors = bool(beside & set(named)) or any(w in names for w in ("vector", "index", "collection", "chroma", "qdrant", "pinecone"))
+        if not vectors:
+            return
+        ids = named.get("ids")
+        rows = next((named[each] for each in ("vectors", "points", "records") if each in named), None)
+        if rows is None and ids is None and positional and name == "upsert":
+            rows = positional[0]
+        if ids is None and rows is not None:
+            found = [_row_id(each) for _, each in rows.parts]
+            known = [each for each in found if each is not None]
+            if known and len(known) == len(found):
+                ids = Value("ids", parts=tuple((str(at), each) for at, each in enumerate(known)))
+        if ids is not None:
+            self.fixed_id(node, ids, base.text)
 
     # Stores of which only the name is known.
 
@@ -351,6 +378,8 @@ class Accesses(Database):
             source = base if name in ("strip", "format") else (positional[0] if positional else None)
             const = source.const if source is not None else None
         parts = base.parts if base is not None and same else ()
+        if name in ("PointStruct", "Vector", "Record", "models.PointStruct") and "id" in named:
+            parts = tuple(named.items())
         if same and len(values) == 1 and base is None or (same and len(positional) == 1):
             parts = parts or positional[0].parts if positional else parts
         keeps = base.kind if base is not None and base.kind in ("row", "query") and same else ""
@@ -381,6 +410,15 @@ class Accesses(Database):
                 self.state.heap[dotted] = Value(
                     held.text, held.flows | flows, held.kind, held.holder, held.const, held.marks | marks | {how}, (), held.about
                 )
+
+
+_VECTOR_WRITES = {"upsert", "add", "add_texts", "add_documents", "aadd_documents", "aadd_texts", "upsert_points", "upload_points"}
+
+
+def _row_id(row: Value) -> Value | None:
+    """Return the id of a vector that was written out: a tuple, a dict, a PointStruct."""
+    found = row.part("id")
+    return found if found is not None else row.part("0")
 
 
 def document(value: Value) -> tuple[set[Flow], set[str], set[str]]:

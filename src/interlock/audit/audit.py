@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from interlock.audit.buffer import buffer_findings
 from interlock.audit.expression import dotted_name
 from interlock.audit.finding import Finding
 from interlock.audit.flow import Walk, shared_names
+from interlock.audit.graph import graph_findings
 from interlock.audit.project import FunctionInfo, Project, last_name
 from interlock.audit.settings import Settings, ignored_by_comment
 from interlock.audit.stores import Stores, load_stores
@@ -32,6 +34,9 @@ _WRITES = {
     *("put_item", "put_object", "upsert", "commit", "flush", "save", "to_csv", "dump", "replace", "exec"),
 }
 _ONCE = re.compile(r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat")  # run by one, once
+
+
+_UNGUARDED = {"fixed-id", "unchecked-lease"}  # a lock around the call makes no difference
 
 
 @dataclass
@@ -104,6 +109,7 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
     """Return what is found in a project."""
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 6000))
     functions = [each for module in project.modules for each in module.all_functions]
+    functions.sort(key=lambda each: "release" in each.node.name)  # after those that take the locks
     reading, writing = reaching(functions, stores)
     relevant = reading | writing
     walk = Walk(project, stores, frozenset(map(id, relevant)))
@@ -113,13 +119,18 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
             continue
         for finding in walk.run(function):
             found.append((function, finding))
+    beside = [
+        finding
+        for module in project.modules
+        for finding in (*graph_findings(project, module), *buffer_findings(module))
+    ]
     held: dict[int, list[bool]] = defaultdict(list)
     for target, locks, _ in walk.calls:
         held[id(target)].append(bool(locks))
-    findings = [
+    findings = beside + [
         finding
         for function, finding in found
-        if not (held[id(function)] and all(held[id(function)]))
+        if finding.rule in _UNGUARDED or not (held[id(function)] and all(held[id(function)]))
     ]
     return sorted(findings, key=lambda each: (each.site.file, each.site.line))
 

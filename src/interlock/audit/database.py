@@ -47,6 +47,7 @@ class Database(Expressions):
 
     written: dict[str, Value]
     locks_taken: dict[str, Value]
+    known_locks: set[tuple[str, str]]
     calls: list[tuple[FunctionInfo, frozenset[str], FunctionInfo]]
     running: list[FunctionInfo]
     reads: list[Read]
@@ -76,6 +77,10 @@ class Database(Expressions):
         )
         self.reads.append(read)
         return read
+
+    def fixed_id(self, node: ast.Call, ids: Value, holder: str) -> None:
+        """Judge the ids under which vectors are written."""
+        raise NotImplementedError
 
     def relevant(self, function: FunctionInfo) -> bool:
         """Say whether a function touches a store."""

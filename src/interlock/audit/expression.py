@@ -191,16 +191,20 @@ class Expressions:
         flows: set[Flow] = set()
         marks: set[str] = set()
         const: list[str] = []
+        indexed: list[bool] = []
         for each in node.values:
             if isinstance(each, ast.FormattedValue):
                 value = self.eval(each.value)
                 texts.append("{" + value.text + "}")
                 const.append(value.const if value.const is not None else "{}")
                 flows |= weak(value.flows)
-                marks |= value.marks & KEPT_MARKS
+                marks |= value.marks & {"unique", "model"}
+                indexed.append("index" in value.marks or value.const is not None and "{" not in value.const)
             elif isinstance(each, ast.Constant):
                 texts.append(str(each.value))
                 const.append(str(each.value))
+        if indexed and all(indexed) and "{}" in "".join(const):
+            marks.add("index")
         return Value(
             "f" + repr("".join(texts)), frozenset(flows), const="".join(const), marks=frozenset(marks)
         )
@@ -323,6 +327,10 @@ class Expressions:
         """Return what is known of an element of something that is iterated."""
         name = ast.unparse(target)
         marks = source.marks & {"index"}
+        if "index" in source.marks and isinstance(target, ast.Tuple) and source.text.startswith("enumerate"):
+            index = Value(f"{name}@{target.lineno}[0]", marks=frozenset({"index"}))
+            other = Value(f"{name}@{target.lineno}[1]", source.flows, marks=source.marks - {"index"})
+            return Value(f"{name}@{target.lineno}", parts=(("0", index), ("1", other)))
         if len(source.parts) == 1 and source.text.startswith("{"):
             key, value = source.parts[0]
             return Value(f"{name}@{target.lineno}", parts=(("0", Value(repr(key) if not key.isidentifier() else key, const=key)), ("1", value)))

@@ -36,7 +36,7 @@ class Walk(Accesses):
         self.stores = stores
         self._relevant = relevant
         self.ids = itertools.count(1)
-        self.findings: list[Finding] = []
+        self.known_locks: set[tuple[str, str]] = set()  # file and key of locks that expire
         self.calls: list[tuple[FunctionInfo, frozenset[str], FunctionInfo]] = []
 
     def relevant(self, function: FunctionInfo) -> bool:
@@ -83,6 +83,11 @@ class Walk(Accesses):
                 guard or self.function.safe, marks, arguments, where, kind, noun, value,
             )
         )
+
+    def fixed_id(self, node: ast.Call, ids: Value, holder: str) -> None:
+        """Judge the ids under which vectors are written."""
+        if not self.state.dead:
+            self.judge.fixed_id(self.site(node), ids, holder, self.frames)
 
     # Functions.
 
@@ -352,6 +357,8 @@ class Walk(Accesses):
 
     def _with_statement(self, node: ast.With | ast.AsyncWith) -> None:
         taken: list[str] = []
+        leases: list[tuple[str, int, ast.Call]] = []
+        writes = self.judge.writes
         for item in node.items:
             value = self.eval(item.context_expr)
             source = ast.unparse(item.context_expr)
@@ -364,16 +371,29 @@ class Walk(Accesses):
                 lock = value.holder or value.text
                 taken.append(lock)
                 self.state.held |= {lock}
-                if value.kind == "":
-                    self.judge.lease(item.context_expr, value)
+                if isinstance(inner, ast.Call) and self._expires(inner, called):
+                    leases.append((lock, self.state.slow, inner))
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value)
         if isinstance(node, ast.AsyncWith):
             self.state.tick += 1
         self.block(node.body)
         self.state.held -= set(taken)
+        for lock, slow, call in leases:
+            if self.state.slow > slow and self.judge.writes > writes and not self.frames:
+                self.judge.lease(self.site(call), lock)
         if isinstance(node, ast.AsyncWith):
             self.state.tick += 1
+
+    def _expires(self, call: ast.Call, dotted: str) -> bool:
+        """Say whether a lock is a lease of a few seconds in a store."""
+        distributed = re.search(r"(?i)redis|redlock|lease|cache|etcd|distributed", ast.unparse(call.func)) or (
+            dotted.split(".")[-1] == "lock" and any("redis" in each for each in self.module.imported)
+        )
+        limits = {"timeout", "ttl", "expire", "ex", "lease", "lock_timeout", "expiration", "lease_time", "px"}
+        return bool(distributed) and any(
+            each.arg in limits and not (isinstance(each.value, ast.Constant) and each.value.value is None) for each in call.keywords
+        )
 
     _asyncwith_statement = _with_statement
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 from typing import TYPE_CHECKING
 
 from interlock.audit.database import IDS
 from interlock.audit.finding import RULES, Finding, Step
-from interlock.audit.value import Flow, Read, Value, Write
+from interlock.audit.keys import fixed_ids, is_result, shared_key
+from interlock.audit.value import Flow, Read, Site, Value, Write
 
 if TYPE_CHECKING:
     from interlock.audit.flow import Walk
 
+LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
 _GENERIC = {"store", "function"}
 
 
@@ -21,6 +24,7 @@ class Judge:
     def __init__(self, walk: Walk) -> None:
         self.walk = walk
         self.findings: list[Finding] = []
+        self.writes = 0
         self._seen: set[tuple[str, int, int]] = set()
 
     def write(self, write: Write) -> None:
@@ -29,14 +33,19 @@ class Judge:
             self._insert(write)
             return
         if write.kind == "delete":
-            self._drain(write)
+            if not self._release(write):
+                self._drain(write)
             return
+        self.writes += 1
         sources = [flow for flow in write.flows if self._meets(flow, write)]
         for flow in sorted(sources, key=lambda each: each.read.site.line):
             if self._changed(flow.read, write, flow):
                 return
         if not sources:
+            found = len(self.findings)
             self._conditional(write)
+            if len(self.findings) == found:
+                self._key(write)
         if write.kind == "claim" and not write.guard:
             self._claim(write)
 
@@ -269,11 +278,73 @@ class Judge:
                 self._report("lost-update", read, write, why)
                 return
 
-    # Leases.
+    # Leases, keys and ids.
 
-    def lease(self, node: ast.expr, value: Value) -> None:
-        """Judge the use of a lock that expires."""
-        return
+    def lease(self, site: Site, lock: str) -> None:
+        """A lock that may expire while a model thinks, and a write under it."""
+        self._plain(
+            "unchecked-lease", site, f"{lock} may expire before the write under it: its token is not compared",
+            "The lock is granted for a limited time and a model call, a request or a sleep lies inside; when it expires, another holder writes, too.",
+            "Let the write compare: a fencing token or a version at the write (interlock: space.lease, lease.write), or renew the lock while it is held.",
+        )
+
+    def _release(self, write: Write) -> bool:
+        """Judge the deletion of a lock: is it still one's own?"""
+        walk = self.walk
+        expires = walk.locks_taken.get(write.spot.key)
+        key = (walk.root.module.path, write.spot.key)
+        if expires is None and not (LOCK_KEY.search(write.spot.key) and key in walk.known_locks):
+            return False
+        if expires is not None and expires.text != "expires":
+            return True
+        if write.guard:
+            return True
+        compared = any(flow.read.spot.key == write.spot.key for c in walk.state.conditions for flow in c.flows)
+        if compared:
+            message = f"The lock {write.spot.key} is compared and then deleted, in two steps"
+            why = "It can expire and be granted to another holder between the two."
+        else:
+            message = f"The lock {write.spot.key} is deleted without comparing its token"
+            why = "If it has expired and was granted again, this releases another holder's lock."
+        self._plain(
+            "unchecked-lease", write.via or write.site, message, why,
+            "A random token as the value, and a Lua script that deletes only if the value is the token (redis-py: r.lock(name, timeout=...)).",
+        )
+        return True
+
+    def _key(self, write: Write) -> None:
+        walk = self.walk
+        if write.spot.store in ("sql", "orm", "memory") or write.guard or not is_result(write) or walk.state.held:
+            return
+        text = write.spot.key or (write.arguments[0] if len(write.arguments) > 1 else "")
+        names = shared_key(write, text)
+        if not names or any(read.spot[:3] == write.spot[:3] for read in walk.reads):
+            return
+        self._plain(
+            "shared-key", write.via or write.site,
+            f"{text} is built from {', '.join(dict.fromkeys(names))} only: agents with the same task write the same key",
+            "The second agent's result replaces the first one's, and nobody notices.",
+            "Put the agent or the run into the key, or append each result to a list under it (merged key).",
+        )
+
+    def fixed_id(self, site: Site, ids: Value, holder: str, frames: list[tuple[int, Site]]) -> None:
+        """Judge the ids under which vectors are written."""
+        why = fixed_ids(ids)
+        if why and not frames:
+            self._plain(
+                "fixed-id", site, f"Vectors are written to {holder} under {why}: each batch replaces the one before",
+                "Two documents, runs or agents with the same id overwrite each other's vectors.",
+                "An id of the content (a hash of the text and its source) or a uuid; delete by metadata when a source is replaced.",
+            )
+
+    def _plain(self, rule: str, site: Site, message: str, why: str, fix: str) -> None:
+        key = (rule, site.line, site.line)
+        if key in self._seen or self.walk.frames and rule != "unchecked-lease":
+            return
+        self._seen.add(key)
+        self.findings.append(
+            Finding(rule, "warning", message, why, fix, site, None, [Step(site, "writes")], self.walk.root.qualname)
+        )
 
     # Reporting.
 
