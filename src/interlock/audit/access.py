@@ -24,6 +24,7 @@ from interlock.audit.value import Flow, Spot, Value, merged
 
 LOCK = re.compile(r"(?i)(?<![bc])(?<!un)(?<!dead)lock(?!ed_out|file_?path|out|er_room)|mutex|semaphore|exclusive|synchroni[sz]ed|critical_section|single_?flight")
 _ACQUIRE = re.compile(r"(?i)^_?(try_|a)?(acquire|lock)(_\w*)?$|^_?(obtain|grab|take|claim|get)_\w*(lock|lease)\w*$")
+_POOL = re.compile(r"(?i)pool|engine|conn|session|database|db$|limiter|bucket")
 _RELEASE = re.compile(r"(?i)^_?(a)?(release|unlock)(_\w*)?$")
 _LOAD = re.compile(r"^_?(?:a)?(?:load|read|get|fetch)_?(\w*)$")
 _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update|set)_?(\w*)$")
@@ -79,7 +80,7 @@ class Accesses(Database):
             self._hold(f"flock({positional[0].text})", release="LOCK_UN" in mode or "UNLCK" in mode)
             return Value("None")
         if _ACQUIRE.match(name):
-            lockish = LOCK.search(name) or LOCK.search(text) or name == "acquire"
+            lockish = LOCK.search(name) or LOCK.search(text) or (name == "acquire" and not _POOL.search(text))
             if lockish and name not in {"lock"}:
                 self._hold(text or name)
                 return Value(f"{text}.{name}()", kind="lock", holder=text)
@@ -150,6 +151,8 @@ class Accesses(Database):
         if store is None and not base.flows and base.kind in ("", "class"):
             names = self.names_of(receiver, base)
             store = self.stores.recognise(names, self.module.imported, method)
+            if store is not None and not store.generic and not _complete(store.call(method), positional, named):
+                store = None
         if store is None or store.generic or store.only:
             return None
         if isinstance(base.about, ClassInfo) and base.kind == "":
@@ -245,8 +248,9 @@ class Accesses(Database):
     ) -> Value | None:
         if base is None or not isinstance(node.func, ast.Attribute) or base.kind or base.flows:
             return None
-        store = self.stores.recognise(self.names_of(node.func.value, base), self.module.imported, name)
-        if store is None or not store.generic:
+        names = self.names_of(node.func.value, base)
+        store = self.stores.recognise(names, self.module.imported, name, generic=True)
+        if store is None:
             return None
         call = store.call(name)
         if call is None:
@@ -413,6 +417,21 @@ class Accesses(Database):
 
 
 _VECTOR_WRITES = {"upsert", "add", "add_texts", "add_documents", "aadd_documents", "aadd_texts", "upsert_points", "upload_points"}
+
+
+def _complete(call: Call | None, positional: list[Value], named: dict[str, Value]) -> bool:
+    """Say whether a call gives all keys and a value, so that it can be this store's method."""
+    if call is None:
+        return True
+    missing = {"key": 0, "value": 0}
+    values = 0
+    for each in call.parameters:
+        given = each.keyword in named or each.position < len(positional)
+        values += given and each.role in ("value", "doc")
+        if not given and each.role == "key":
+            missing["key"] += 1
+    writes = call.action == "write" and any(each.role in ("value", "doc") for each in call.parameters)
+    return missing["key"] == 0 and (values > 0 or not writes)
 
 
 def _row_id(row: Value) -> Value | None:

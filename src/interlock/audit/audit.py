@@ -171,7 +171,9 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
         if reads and writes:
             break
         if isinstance(node, ast.Call):
+            writes |= any(each.arg == "ids" for each in node.keywords)
             if isinstance(node.func, ast.Attribute):
+                writes |= reads and node.func.attr in ("add", "add_all", "create")
                 receiver = last_name(node.func.value) or dotted_name(node.func.value).split(".")[-1]
                 names = (receiver,) if receiver else ()
                 store = stores.recognise(names, function.module.imported, node.func.attr)

@@ -27,7 +27,7 @@ MODEL_CALLS = re.compile(
 SLOW_CALLS = re.compile(r"(^|\.)(sleep|urlopen)$|^(requests|httpx|http|session)\.(get|post|put|patch|delete|request)$")
 UNIQUE_CALLS = re.compile(
     r"(^|[._])(uuid\d?|uuid4|uuid1|ulid|token_hex|token_urlsafe|urandom|randint|random|choice|time|time_ns|monotonic|perf_counter|"
-    r"now|utcnow|today|getpid|nanoid|generate_id|new_id|ObjectId|get_ident|hex|gen_id|make_id|next_id|uid)$"
+    r"now|utcnow|getpid|nanoid|generate_id|new_id|ObjectId|get_ident|hex|gen_id|make_id|next_id|uid)$"
 )
 KEPT_MARKS = frozenset({"unique", "model", "index", "appended", "changed", "arithmetic", "computed"})
 APPENDING = {"append", "extend", "insert", "appendleft", "add"}

@@ -293,7 +293,7 @@ class Judge:
         walk = self.walk
         expires = walk.locks_taken.get(write.spot.key)
         key = (walk.root.module.path, write.spot.key)
-        if expires is None and not (LOCK_KEY.search(write.spot.key) and key in walk.known_locks):
+        if expires is None and not (LOCK_KEY.search(f"{write.spot.key} {walk.root.qualname}") and key in walk.known_locks):
             return False
         if expires is not None and expires.text != "expires":
             return True

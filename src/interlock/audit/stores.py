@@ -93,22 +93,26 @@ class Stores:
         self.all = stores
         self.by_name = {store.name: store for store in stores}
         self.methods = {name for store in stores for name in store.calls}
-        self._recognised: dict[tuple[str, frozenset[str], str], Store | None] = {}
+        self._recognised: dict[tuple[str, frozenset[str], str, bool], Store | None] = {}
 
     def recognise(
-        self, names: tuple[str, ...], imports: frozenset[str], method: str
+        self, names: tuple[str, ...], imports: frozenset[str], method: str, generic: bool = False
     ) -> Store | None:
         """Return the store with a method that something is, by its class, maker or own name."""
         for name in names:
-            key = (name.lower(), imports, method)
+            key = (name.lower(), imports, method, generic)
             if key not in self._recognised:
                 self._recognised[key] = self._find(*key)
             if (found := self._recognised[key]) is not None:
                 return found
         return None
 
-    def _find(self, name: str, imports: frozenset[str], method: str) -> Store | None:
+    def _find(
+        self, name: str, imports: frozenset[str], method: str, generic: bool
+    ) -> Store | None:
         for store in self.all:
+            if generic and not store.generic:
+                continue
             if store.call(method) is None and method not in store.same:
                 continue
             roots = store.lists.get("imports") or []
