@@ -26,8 +26,8 @@ LOCK = re.compile(r"(?i)(?<![bc])(?<!un)(?<!dead)lock(?!ed_out|file_?path|out|er
 _ACQUIRE = re.compile(r"(?i)^_?(try_|a)?(acquire|lock)(_\w*)?$|^_?(obtain|grab|take|claim|get)_\w*(lock|lease)\w*$")
 _POOL = re.compile(r"(?i)pool|engine|conn|session|database|db$|limiter|bucket")
 _RELEASE = re.compile(r"(?i)^_?(a)?(release|unlock)(_\w*)?$")
-_LOAD = re.compile(r"^_?(?:a)?(?:load|read|get|fetch)_?(\w*)$")
-_SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update|set)_?(\w*)$")
+_LOAD = re.compile(r"^_?(?:a)?(?:load|read|fetch)_(\w*)$")
+_SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update)_(\w*)$")
 MOST_DEPTH = 3
 
 
@@ -289,8 +289,7 @@ class Accesses(Database):
         noun = (load or save or ("", ""))[1]
         if not noun or noun in _NO_NOUNS or noun.startswith(("from_", "by_", "or_", "default")):
             return None
-        known = base is None and (name in self.state.env or name in self.module.functions)
-        if known or (base is not None and self._resolve(node, name, base) is not None):
+        if name in self.state.env or self._resolve(node, name, base) is not None:
             return None
         arguments = tuple(each.text for each in [*positional, *named.values()])
         action = "read" if load and (not save or not positional) else "write"

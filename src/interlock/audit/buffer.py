@@ -47,7 +47,7 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
         method, at = adds[0]
         if _at_once(method, {each.node.name for each in flushes}):
             continue
-        written = next((n for n in flush.nodes if isinstance(n, ast.Call) and _WRITES.match(last_name(n.func))), flush.node)
+        written = _writing_call(flush, name) or flush.node
         site = _site(method, at)
         steps = [
             Step(site, f"accepts into self.{name}"),
@@ -62,6 +62,7 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
             f"Write before answering (or append to a durable log or queue first); {flush.node.name} may then compact.",
             site, None, steps, method.qualname,
         )
+        return
 
 
 def _buffers(cls: ClassInfo) -> list[str]:
@@ -89,7 +90,33 @@ def _flushes(method: FunctionInfo, name: str) -> bool:
             empties |= any(_is(each, name) for each in targets)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is(node.func.value, name):
             empties |= node.func.attr in {"clear", "pop", "popleft", "get_nowait", "popitem"}
-    return empties and any(_WRITES.match(each) for each in method.called)
+    return empties and _writing_call(method, name) is not None
+
+
+def _writing_call(method: FunctionInfo, name: str) -> ast.Call | None:
+    """Return the call of a method that writes what is in a buffer."""
+    aliases: set[str] = set()
+
+    def mentions(node: ast.AST) -> bool:
+        return any(
+            _is(each, name) or isinstance(each, ast.Name) and each.id in aliases for each in ast.walk(node)
+        )
+
+    for _ in range(2):
+        for node in method.nodes:
+            if isinstance(node, ast.Assign) and mentions(node.value):
+                for target in node.targets:
+                    aliases |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)} - {"self"}
+            elif isinstance(node, ast.For | ast.comprehension | ast.AsyncFor) and mentions(node.iter):
+                aliases |= {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}
+    for node in method.nodes:
+        if isinstance(node, ast.Call) and _WRITES.match(last_name(node.func)):
+            base = node.func.value if isinstance(node.func, ast.Attribute) else None
+            if base is not None and (_is(base, name) or isinstance(base, ast.Name) and base.id in aliases):
+                continue
+            if any(mentions(each) for each in [*node.args, *(k.value for k in node.keywords)]):
+                return node
+    return None
 
 
 def _grows(method: FunctionInfo, name: str) -> Iterator[ast.AST]:
@@ -129,7 +156,7 @@ def _deferred(cls: ClassInfo) -> dict[str, tuple[FunctionInfo, ast.AST, str]]:
             elif isinstance(node, ast.While | ast.AsyncFor | ast.For):
                 called = [n for n in ast.walk(node) if isinstance(n, ast.Call)]
                 names = {last_name(n.func) for n in called}
-                if isinstance(node, ast.While) and names & {"sleep", "wait", "wait_for"}:
+                if isinstance(node, ast.While) and names & {"sleep", "wait", "wait_for"} and not isinstance(node.test, ast.Compare):
                     found |= {last_name(n.func): (method, node, "by a loop that sleeps") for n in called if isinstance(n.func, ast.Attribute) and last_name(n.func.value) == "self"}
                     found.setdefault(method.node.name, (method, node, "by a loop that sleeps"))
             elif method.node.name == "__del__" and isinstance(node, ast.FunctionDef):

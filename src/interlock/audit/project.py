@@ -166,7 +166,9 @@ def _thread_targets(tree: ast.Module) -> Iterator[str]:
             given = node.args[:1]
         elif name == "run_in_executor":
             given = node.args[1:2]
-        yield from filter(None, map(last_name, given))
+        for each in given:
+            if isinstance(each, ast.Name) or isinstance(each, ast.Attribute) and last_name(each.value) in ("self", "cls"):
+                yield last_name(each)
 
 
 def last_name(node: ast.expr) -> str:

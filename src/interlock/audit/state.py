@@ -62,7 +62,7 @@ class State:
         self.env = _join([each.env for each in alive], where)
         self.heap = _join([each.heap for each in alive], where)
         self.held = frozenset.intersection(*(each.held for each in alive))
-        self.watched = frozenset.intersection(*(each.watched for each in alive))
+        self.watched = frozenset().union(*(each.watched for each in alive))
 
 
 def _join(maps: list[dict[str, Value]], where: int) -> dict[str, Value]:
