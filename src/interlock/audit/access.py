@@ -20,7 +20,7 @@ from interlock.audit.expression import (
 )
 from interlock.audit.project import ClassInfo, FunctionInfo, last_name
 from interlock.audit.stores import Call, Store
-from interlock.audit.value import Flow, Spot, Value, merged
+from interlock.audit.value import NOTHING, Flow, Spot, Value, merged
 
 LOCK = re.compile(r"(?i)(?<![bc])(?<!un)(?<!dead)lock(?!ed_out|file_?path|out|er_room)|mutex|semaphore|exclusive|synchroni[sz]ed|critical_section|single_?flight")
 _ACQUIRE = re.compile(r"(?i)^_?(try_|a)?(acquire|lock)(_\w*)?$|^_?(obtain|grab|take|claim|get)_\w*(lock|lease)\w*$")
@@ -28,7 +28,7 @@ _POOL = re.compile(r"(?i)pool|engine|conn|session|database|db$|limiter|bucket")
 _RELEASE = re.compile(r"(?i)^_?(a)?(release|unlock)(_\w*)?$")
 _LOAD = re.compile(r"^_?(?:a)?(?:load|read|fetch)_(\w*)$")
 _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update)_(\w*)$")
-MOST_DEPTH = 3
+MOST_DEPTH = 4
 
 
 class Accesses(Database):
@@ -191,7 +191,7 @@ class Accesses(Database):
                 fields.add(value.const if value.const is not None else value.text)
             elif parameter.role == "value":
                 flows |= value.flows
-                marks |= value.marks
+                marks |= value.marks | ({"default"} if is_default(value) else set())
                 written = value.text
                 if value.kind == "dict" and not value.part("**") and store.name == "redis" and call.method == "hset":
                     fields |= {key for key, _ in value.parts}
@@ -274,8 +274,17 @@ class Accesses(Database):
             return None
         flows = frozenset().union(*(each.flows for each in values))
         marks = frozenset().union(*(each.marks for each in values))
+        keys = [value for key, value in named.items() if key in ("id", "key", "ids") or key.endswith("_id")]
+        keys = keys or (values[:1] if len(values) > 1 else [])
+        key_flows = frozenset().union(*(each.flows for each in keys)) if keys else NOTHING
+        rest = [each for each in values if not any(each is key for key in keys)]
+        if keys:
+            flows = flows if any(f.part == "=" for f in flows) else frozenset().union(*(each.flows for each in rest)) if rest else NOTHING
+        if rest and all(is_default(each) for each in rest):
+            marks |= {"default"}
         self.write(
-            spot, name, node, flows, guard=guard, marks=marks, arguments=arguments, noun=noun, value=values[-1].text
+            spot, name, node, flows, guard=guard, marks=marks, arguments=arguments, noun=noun, value=values[-1].text,
+            key_flows=key_flows,
         )
         return Value(text[:300])
 
@@ -334,6 +343,10 @@ class Accesses(Database):
         if target is None:
             return None
         self.calls.append((target, self.state.held, self.function))
+        if target.is_stub and isinstance(base, Value) and isinstance(base.about, ClassInfo):
+            names = self.names_of(node.func.value, base) if isinstance(node.func, ast.Attribute) else ()
+            if self.stores.recognise(names, self.module.imported, name, generic=True) is None:
+                target = self.project.implementation(base.about, name) or target
         if target.is_stub or not self.relevant(target):
             return None
         if self.depth >= MOST_DEPTH or self.budget <= 0 or target in self.running:
@@ -437,6 +450,12 @@ def _row_id(row: Value) -> Value | None:
     """Return the id of a vector that was written out: a tuple, a dict, a PointStruct."""
     found = row.part("id")
     return found if found is not None else row.part("0")
+
+
+def is_default(value: Value) -> bool:
+    """Say whether a value is a constant or was given, not computed or read."""
+    worked_out = value.marks & {"computed", "model", "arithmetic", "unique"}
+    return not value.flows and not worked_out and "(" not in value.text and "@" not in value.text
 
 
 def document(value: Value) -> tuple[set[Flow], set[str], set[str]]:

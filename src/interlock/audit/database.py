@@ -10,7 +10,7 @@ from interlock.audit.expression import Expressions, dotted_name, weak
 from interlock.audit.project import ClassInfo, FunctionInfo, last_name
 from interlock.audit.sql import VERSIONS, Bound, Statement, parse
 from interlock.audit.state import State
-from interlock.audit.value import Flow, Read, Site, Spot, Value
+from interlock.audit.value import NOTHING, Flow, Read, Site, Spot, Value
 
 _EXECUTES = {
     *("execute", "executemany", "fetchrow", "fetchval", "fetchone", "fetchall", "fetch", "fetch_all", "fetch_one"),
@@ -59,6 +59,7 @@ class Database(Expressions):
         self, spot: Spot, method: str, node: ast.AST, flows: frozenset[Flow], *, guard: str = "",
         marks: frozenset[str] = frozenset(), kind: str = "write", arguments: tuple[str, ...] = (),
         where: tuple[tuple[str, Value], ...] = (), noun: str = "", value: str = "",
+        key_flows: frozenset[Flow] = NOTHING,
     ) -> None:
         """Note a write at this point of the path, and judge it."""
         raise NotImplementedError
@@ -254,7 +255,7 @@ class Database(Expressions):
             if statement.merges and not statement.replaces:
                 guard = "ON CONFLICT"
             elif not statement.replaces:
-                self.write(spot, "INSERT", node, frozenset(), kind="insert", where=where)
+                self.write(spot, "INSERT", node, frozenset(flows), kind="insert", where=where)
                 return
         self.write(Spot("sql", spot.holder, "", fields), statement.verb.upper(), node, frozenset(flows),
                    guard=guard, marks=frozenset(marks), where=where,

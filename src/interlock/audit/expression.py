@@ -30,6 +30,7 @@ UNIQUE_CALLS = re.compile(
     r"now|utcnow|getpid|nanoid|generate_id|new_id|ObjectId|get_ident|hex|gen_id|make_id|next_id|uid)$"
 )
 KEPT_MARKS = frozenset({"unique", "model", "index", "appended", "changed", "arithmetic", "computed"})
+SESSION = re.compile(r"(^|[._])(session|ctx|context)\.state$")
 APPENDING = {"append", "extend", "insert", "appendleft", "add"}
 MUTATING = APPENDING | {"update", "pop", "remove", "clear", "setdefault", "popitem", "discard", "sort", "reverse", "popleft", "add_message", "append_message"}
 
@@ -138,7 +139,7 @@ class Expressions:
         found = self.state.heap.get(text)
         if found is not None:
             return found
-        if text in self.shared:
+        if text in self.shared or node.attr == "state" and self.function.is_async and SESSION.search(text):
             return self.shared_read(text, node)
         flows = frozenset(
             Flow(flow.read, node.attr if flow.part in ("", "=") else flow.part) for flow in base.flows
@@ -173,7 +174,7 @@ class Expressions:
         )
         kind = base.kind if base.kind in ("row", "model") else ""
         return Value(
-            text, flows | weak(index.flows), kind=kind, holder=base.holder, marks=base.marks & {"sliced"}
+            text, flows | weak(index.flows), kind=kind, holder=base.holder, marks=base.marks & {"model"}
         )
 
     def _await(self, node: ast.Await) -> Value:
@@ -326,7 +327,7 @@ class Expressions:
     def element(self, source: Value, target: ast.expr) -> Value:
         """Return what is known of an element of something that is iterated."""
         name = ast.unparse(target)
-        marks = source.marks & {"index"}
+        marks = source.marks & {"index", "model"}
         if "index" in source.marks and isinstance(target, ast.Tuple) and source.text.startswith("enumerate"):
             index = Value(f"{name}@{target.lineno}[0]", marks=frozenset({"index"}))
             other = Value(f"{name}@{target.lineno}[1]", source.flows, marks=source.marks - {"index"})

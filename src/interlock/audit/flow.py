@@ -13,13 +13,13 @@ import itertools
 import re
 
 from interlock.audit.access import LOCK, Accesses
-from interlock.audit.expression import dotted_name, type_names, weak
+from interlock.audit.expression import SESSION, dotted_name, type_names, weak
 from interlock.audit.finding import Finding
 from interlock.audit.judge import Judge
 from interlock.audit.project import ClassInfo, FunctionInfo, FunctionNode, Project
 from interlock.audit.state import Condition, State
 from interlock.audit.stores import Stores
-from interlock.audit.value import Flow, Read, Site, Spot, Value, Write, merged
+from interlock.audit.value import NOTHING, Flow, Read, Site, Spot, Value, Write, merged
 
 _CONFLICTS = re.compile(
     r"(?i)conflict|watcherror|stale|version|precondition|concurren|optimistic|etag|conditionalcheck|transactionaborted"
@@ -72,6 +72,7 @@ class Walk(Accesses):
         self, spot: Spot, method: str, node: ast.AST, flows: frozenset[Flow], *, guard: str = "",
         marks: frozenset[str] = frozenset(), kind: str = "write", arguments: tuple[str, ...] = (),
         where: tuple[tuple[str, Value], ...] = (), noun: str = "", value: str = "",
+        key_flows: frozenset[Flow] = NOTHING,
     ) -> None:
         """Note a write at this point of the path, and judge it."""
         if self.state.dead:
@@ -80,7 +81,7 @@ class Walk(Accesses):
             Write(
                 self.site(node), spot, method, flows,
                 self.frames[0][1] if self.frames else None, tuple(at for at, _ in self.frames),
-                guard or self.function.safe, marks, arguments, where, kind, noun, value,
+                guard or self.function.safe, marks, arguments, where, kind, noun, value, key_flows,
             )
         )
 
@@ -250,15 +251,10 @@ class Walk(Accesses):
         base = self.eval(target.value)
         index = self.eval(target.slice)
         key = index.const if index.const is not None else index.text
-        if base.text in self.shared and base.kind == "memory":
+        if base.kind == "memory":
             self.write(Spot("memory", "", base.text, frozenset({key})), "[]=", target, value.flows, marks=value.marks, value=value.text)
         self.mutate(target.value, [value], "changed", target)
         self.state.heap.pop(f"{base.text}[{index.text}]", None)
-        if SESSIONS.search(base.text):
-            self.state_item(target, base, key, value)
-
-    def state_item(self, target: ast.Subscript, base: Value, key: str, value: Value) -> None:
-        """Note a write of an element of a framework's session state."""
 
     def _delete_statement(self, node: ast.Delete) -> None:
         for each in node.targets:
@@ -461,9 +457,6 @@ class Walk(Accesses):
         return any(_DUPLICATES.search(each) for each in self.catching)
 
 
-SESSIONS = re.compile(r"(^|\.)(session|ctx|context|tool_context|callback_context|invocation_context)\.state$|session_state$|^state_store$")
-
-
 def is_retry(node: ast.While | ast.For | ast.AsyncFor) -> bool:
     """Say whether a loop tries something again when it fails."""
     for each in node.body:
@@ -551,6 +544,8 @@ def shared_names(function: FunctionInfo) -> frozenset[str]:
             base = target.value if isinstance(target, ast.Subscript) else target
             if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name) and base.value.id == "self" and function.cls:
                 names.add(f"self.{base.attr}")
+            elif isinstance(target, ast.Subscript) and SESSION.search(ast.unparse(base)):
+                names.add(ast.unparse(base))
             elif isinstance(target, ast.Subscript) and isinstance(base, ast.Name) and base.id in function.module.globals:
                 names.add(base.id)
     return frozenset(names)

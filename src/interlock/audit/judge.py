@@ -72,7 +72,7 @@ class Judge:
         if read.safe:
             return False
         if read.spot.store == "memory" and not (
-            self._interleaved(read) and write.marks & {"arithmetic", "appended", "changed"}
+            self._interleaved(read) and write.marks & ({"arithmetic", "appended", "changed", "model"} | ({"computed"} if write.method == "[]=" else set()))
         ):
             return False
         if read.spot.store == "orm" and not write.marks & {"arithmetic", "appended", "changed", "computed"}:
@@ -163,6 +163,8 @@ class Judge:
         if itself:
             return True
         same_key = bool(read.arguments and write.arguments and read.arguments[0] == write.arguments[0])
+        if any(each.read is read for each in write.key_flows) and len(write.arguments) > 1:
+            return "changed" in write.marks or "model" in write.marks or "arithmetic" in write.marks or "computed" in write.marks
         nothing = not read.arguments and len(write.arguments) == 1
         return same_key and len(write.arguments) > 1 or nothing
 
@@ -181,9 +183,10 @@ class Judge:
                     continue
                 if write.spot.store == "memory":
                     continue
-                if any(each.spot[:3] == read.spot[:3] for each in condition.answers):
+                answered = any(each.spot[:3] == read.spot[:3] for each in condition.answers)
+                if answered and "default" not in write.marks:
                     continue
-                if not read.test and not condition.compares and not condition.refuses:
+                if not answered and not read.test and not condition.compares and not condition.refuses:
                     continue
                 if self._fills(condition.names, write, read):
                     continue
@@ -197,7 +200,7 @@ class Judge:
     def _decides(self, flow: Flow, write: Write) -> bool:
         read = flow.read
         if read.spot.store in _GENERIC:
-            return read.test and self._meets_by_name_test(read, write)
+            return (read.test or "default" in write.marks) and self._meets_by_name_test(read, write)
         if read.spot.store == "orm":
             return bool(write.spot.fields) and flow.part in write.spot.fields and self._meets(flow, write)
         if read.spot.store == "sql":
@@ -227,6 +230,13 @@ class Judge:
         walk = self.walk
         if write.guard or walk.duplicates_caught:
             return
+        for flow in write.flows:
+            read = flow.read
+            if read.spot[:2] == write.spot[:2] and re.search(r"(?i)\b(max|count)\s*\(", " ".join(read.columns)):
+                if not (read.safe or self._common_lock(read) or (read.frames and read.frames[:1] == write.frames[:1])):
+                    why = "Two writers can compute the same next value from the same rows, and both insert it."
+                    self._report("lost-update", read, write, why)
+                    return
         for condition in walk.state.conditions:
             for flow in condition.flows:
                 read = flow.read

@@ -264,14 +264,15 @@ class Project:
         return found[0] if found else None
 
     def method(self, cls: ClassInfo, name: str) -> FunctionInfo | None:
-        """Return a method of a class or of its bases; of a subclass where it is abstract."""
-        seen: set[int] = set()
-        found = self._inherited(cls, name, seen)
-        if found is not None and not found.is_stub:
-            return found
-        below = [each for each in self.subclasses.get(cls.name, []) if name in each.methods]
-        real = [each.methods[name] for each in below if not each.methods[name].is_stub]
-        return real[0] if real else found
+        """Return a method of a class or of its bases; it may be abstract."""
+        return self._inherited(cls, name, set()) or self.implementation(cls, name)
+
+    def implementation(self, cls: ClassInfo, name: str) -> FunctionInfo | None:
+        """Return the first method of a subclass that is not abstract."""
+        for each in self.subclasses.get(cls.name, []):
+            if name in each.methods and not each.methods[name].is_stub:
+                return each.methods[name]
+        return None
 
     def _inherited(self, cls: ClassInfo, name: str, seen: set[int]) -> FunctionInfo | None:
         if id(cls) in seen:

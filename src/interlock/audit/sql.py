@@ -103,7 +103,7 @@ def parse(text: str) -> Statement | None:
     counts = bool(re.match(r"\s*(COUNT\s*\(|1\b|EXISTS|TRUE\b)", listed, re.I)) or bool(
         re.match(r"\s*SELECT\s+EXISTS", text, re.I)
     )
-    names = tuple(re.sub(r".*\.|.*\bAS\s+", "", each.strip().strip('"`'), flags=re.I | re.S) for each in listed.split(","))
+    names = tuple(each.strip() if "(" in each else re.sub(r".*\.|.*\bAS\s+", "", each.strip().strip('"`'), flags=re.I | re.S) for each in listed.split(","))
     return Statement("select", _clean(source[1]), names, (), bounds, bool(_LOCKS.search(text)), counts, exists=len(columns) > 0)
 
 

@@ -119,3 +119,4 @@ class Write:
     kind: str = "write"  # write, insert, delete, claim
     noun: str = ""
     value: str = ""  # the variable that is written
+    key_flows: frozenset[Flow] = NOTHING  # of a generic store: the data in its key
