@@ -1,7 +1,7 @@
 """Every rule on small code that loses writes, and on code that looks like it and does not.
 
-A function or class of `corpus/RULE.py` is marked `# racy` (or `# racy: NAME`, where the finding is in
-another function) or `# safe` on its first line.
+A function or class of `corpus/RULE.py` is marked on its first line: `# racy` (or `# racy: NAME`,
+where the finding is in another function) or `# safe`.
 """
 
 from __future__ import annotations

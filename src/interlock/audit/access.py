@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 
-from interlock.audit.database import Database
+from interlock.audit.arguments import compared, complete, document, is_default, noun_of
 from interlock.audit.expression import (
     APPENDING,
     KEPT_MARKS,
@@ -18,20 +18,18 @@ from interlock.audit.expression import (
     dotted_name,
     weak,
 )
+from interlock.audit.keys import VECTOR_WRITES, vector_ids
+from interlock.audit.locks import Locks
 from interlock.audit.project import ClassInfo, FunctionInfo, last_name
 from interlock.audit.stores import Call, Store
-from interlock.audit.value import NOTHING, Flow, Spot, Value, merged
+from interlock.audit.value import NOTHING, Flow, Spot, Value
 
-LOCK = re.compile(r"(?i)(?<![bc])(?<!un)(?<!dead)lock(?!ed_out|file_?path|out|er_room)|mutex|semaphore|exclusive|synchroni[sz]ed|critical_section|single_?flight")
-_ACQUIRE = re.compile(r"(?i)^_?(try_|a)?(acquire|lock)(_\w*)?$|^_?(obtain|grab|take|claim|get)_\w*(lock|lease)\w*$")
-_POOL = re.compile(r"(?i)pool|engine|conn|session|database|db$|limiter|bucket")
-_RELEASE = re.compile(r"(?i)^_?(a)?(release|unlock)(_\w*)?$")
 _LOAD = re.compile(r"^_?(?:a)?(?:load|read|fetch)_(\w*)$")
 _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update)_(\w*)$")
 MOST_DEPTH = 4
 
 
-class Accesses(Database):
+class Accesses(Locks):
     """Evaluates calls."""
 
     catching: list[str]
@@ -46,8 +44,11 @@ class Accesses(Database):
         positional = [self.eval(each) for each in node.args]
         named = {each.arg or "**": self.eval(each.value) for each in node.keywords}
         self._note_waits(dotted_name(function))
-        if name in _VECTOR_WRITES and base is not None:
-            self._vector_call(node, name, base, named, positional)
+        if name in VECTOR_WRITES and base is not None:
+            names = " ".join(self.names_of(node.func, base)).lower()
+            ids = vector_ids(name, names, positional, named)
+            if ids is not None:
+                self.fixed_id(node, ids, base.text)
         handlers: tuple[Callable[..., Value | None], ...] = (
             self.guard_call,
             self.file_call,
@@ -68,50 +69,6 @@ class Accesses(Database):
         if MODEL_CALLS.search(dotted) or SLOW_CALLS.search(dotted):
             self.state.slow += 1
 
-    # What makes a window safe.
-
-    def guard_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
-    ) -> Value | None:
-        """Note locks that are taken or given back, WATCH, and writes that only succeed once."""
-        text = base.text if base is not None else ""
-        if name in {"flock", "lockf", "locking"} and positional:
-            mode = " ".join(each.text for each in positional[1:])
-            self._hold(f"flock({positional[0].text})", release="LOCK_UN" in mode or "UNLCK" in mode)
-            return Value("None")
-        if _ACQUIRE.match(name):
-            lockish = LOCK.search(name) or LOCK.search(text) or (name == "acquire" and not _POOL.search(text))
-            if lockish and name not in {"lock"}:
-                self._hold(text or name)
-                return Value(f"{text}.{name}()", kind="lock", holder=text)
-        if _RELEASE.match(name):
-            self._hold(text or name.replace("release", "acquire").replace("unlock", "lock"), release=True)
-            return Value("None")
-        if name == "watch" and base is not None:
-            self.state.watched |= {each.text for each in positional} or {"*"}
-            self.state.watched |= {"*"} if any("*" in each.text[:1] for each in positional) else set()
-            return Value("None")
-        if name == "unwatch":
-            self.state.watched = frozenset()
-            return Value("None")
-        only_once = name in {"setnx", "add"} and LOCK.search(" ".join(each.text for each in positional[:1]))
-        if name == "set" and "nx" in named and named["nx"].text != "False":
-            only_once = True
-        if only_once and positional:
-            self._hold(f"nx:{positional[0].text}")
-            expires = {"ex", "px", "timeout", "expire", "ttl", "exat", "pxat"} & set(named) or name == "add" and len(positional) > 2
-            self.locks_taken[positional[0].text] = Value("expires" if expires else "")
-            if expires:
-                self.known_locks.add((self.module.path, positional[0].text))
-            return Value(f"{text}.{name}({positional[0].text})", kind="lock")
-        return None
-
-    def _hold(self, lock: str, release: bool = False) -> None:
-        if release:
-            self.state.held = self.state.held - {lock}
-        else:
-            self.state.held = self.state.held | {lock}
-
     # Stores of the table.
 
     def names_of(self, node: ast.expr, value: Value) -> tuple[str, ...]:
@@ -125,7 +82,7 @@ class Accesses(Database):
         if own:
             names.append(own)
         short = re.sub(r"\([^()]*\)", "", re.sub(r"\([^()]*\)", "", value.text))
-        parts = [each for each in re.findall(r"[A-Za-z_]\w*", short.split("[")[0])]
+        parts = list(re.findall(r"[A-Za-z_]\w*", short.split("[")[0]))
         if "(" in value.text and not value.text.startswith(("f'", 'f"', "(")):
             names.extend(reversed(parts))
         elif parts:
@@ -133,7 +90,12 @@ class Accesses(Database):
         return tuple(dict.fromkeys(names))
 
     def _store_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value | None:
         if base is None or not isinstance(node.func, ast.Attribute):
             return None
@@ -151,7 +113,11 @@ class Accesses(Database):
         if store is None and not base.flows and base.kind in ("", "class"):
             names = self.names_of(receiver, base)
             store = self.stores.recognise(names, self.module.imported, method)
-            if store is not None and not store.generic and not _complete(store.call(method), positional, named):
+            if (
+                store is not None
+                and not store.generic
+                and not complete(store.call(method), positional, named)
+            ):
                 store = None
         if store is None or store.generic or store.only:
             return None
@@ -160,14 +126,22 @@ class Accesses(Database):
             if own is not None and not own.is_stub:
                 return None
         if method in store.same:
-            return Value(base.text, kind=store.name, holder=base.holder or base.text, marks=base.marks)
+            return Value(
+                base.text, kind=store.name, holder=base.holder or base.text, marks=base.marks
+            )
         call = store.call(method)
         if call is None:
             return None
         return self._access(node, store, call, base, positional, named)
 
     def _access(
-        self, node: ast.Call, store: Store, call: Call, base: Value, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        store: Store,
+        call: Call,
+        base: Value,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value:
         keys: list[str] = []
         fields: set[str] = set()
@@ -193,7 +167,12 @@ class Accesses(Database):
                 flows |= value.flows
                 marks |= value.marks | ({"default"} if is_default(value) else set())
                 written = value.text
-                if value.kind == "dict" and not value.part("**") and store.name == "redis" and call.method == "hset":
+                if (
+                    value.kind == "dict"
+                    and not value.part("**")
+                    and store.name == "redis"
+                    and call.method == "hset"
+                ):
                     fields |= {key for key, _ in value.parts}
             elif parameter.role == "doc":
                 doc_flows, doc_fields, doc_marks = document(value)
@@ -206,7 +185,9 @@ class Accesses(Database):
         text = f"{base.text}.{call.method}({', '.join(each.text for each in positional)})"
         if call.action in ("read", "test"):
             safe = "WATCH" if self.state.watched & {*keys, "*"} else ""
-            read = self.read(spot, call.method, node, test=call.action == "test", safe=safe, where=tuple(where))
+            read = self.read(
+                spot, call.method, node, test=call.action == "test", safe=safe, where=tuple(where)
+            )
             return Value(text[:300], frozenset({Flow(read, "=")}))
         if call.action in ("write", "delete", "insert"):
             if self.state.watched & {*keys, "*"}:
@@ -214,37 +195,27 @@ class Accesses(Database):
             if store.name == "mongo":
                 guard = guard or compared(where, fields)
             self.write(
-                spot, call.method, node, frozenset(flows), guard=guard, marks=frozenset(marks), kind=call.action,
-                where=tuple(where), value=written,
+                spot,
+                call.method,
+                node,
+                frozenset(flows),
+                guard=guard,
+                marks=frozenset(marks),
+                kind=call.action,
+                where=tuple(where),
+                value=written,
             )
-        return Value(text[:300], kind="" )
-
-    def _vector_call(
-        self, node: ast.Call, name: str, base: Value, named: dict[str, Value], positional: list[Value]
-    ) -> None:
-        """Note ids of vectors that are the same in every run."""
-        assert isinstance(node.func, ast.Attribute)
-        beside = {"documents", "embeddings", "metadatas", "vectors", "points", "texts", "collection_name", "namespace"}
-        names = " ".join(self.names_of(node.func.value, base)).lower()
-        vectors = bool(beside & set(named)) or any(w in names for w in ("vector", "index", "collection", "chroma", "qdrant", "pinecone"))
-        if not vectors:
-            return
-        ids = named.get("ids")
-        rows = next((named[each] for each in ("vectors", "points", "records") if each in named), None)
-        if rows is None and ids is None and positional and name == "upsert":
-            rows = positional[0]
-        if ids is None and rows is not None:
-            found = [_row_id(each) for _, each in rows.parts]
-            known = [each for each in found if each is not None]
-            if known and len(known) == len(found):
-                ids = Value("ids", parts=tuple((str(at), each) for at, each in enumerate(known)))
-        if ids is not None:
-            self.fixed_id(node, ids, base.text)
+        return Value(text[:300], kind="")
 
     # Stores of which only the name is known.
 
     def _generic_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value | None:
         if base is None or not isinstance(node.func, ast.Attribute) or base.kind or base.flows:
             return None
@@ -256,43 +227,82 @@ class Accesses(Database):
         if call is None:
             return None
         arguments = tuple(each.text for each in [*positional, *named.values()])
-        guard = next((key for key in named if key in store.guards and named[key].text != "None"), "")
-        return self._by_name(node, store.name, base.text, call.action, name, arguments, positional, named, guard)
+        guard = next(
+            (key for key in named if key in store.guards and named[key].text != "None"), ""
+        )
+        return self._by_name(
+            node, store.name, base.text, call.action, name, arguments, positional, named, guard
+        )
 
     def _by_name(
-        self, node: ast.Call, store: str, holder: str, action: str, name: str, arguments: tuple[str, ...],
-        positional: list[Value], named: dict[str, Value], guard: str,
+        self,
+        node: ast.Call,
+        store: str,
+        holder: str,
+        action: str,
+        name: str,
+        arguments: tuple[str, ...],
+        positional: list[Value],
+        named: dict[str, Value],
+        guard: str,
     ) -> Value | None:
         noun = noun_of(name)
         spot = Spot(store, holder, "")
         text = f"{holder}.{name}({', '.join(arguments)})"
         values = [*positional, *named.values()]
         if action in ("read", "test"):
-            read = self.read(spot, name, node, test=action == "test", arguments=arguments, noun=noun)
+            read = self.read(
+                spot, name, node, test=action == "test", arguments=arguments, noun=noun
+            )
             return Value(text[:300], frozenset({Flow(read, "=")}))
         if not values:
             return None
         flows = frozenset().union(*(each.flows for each in values))
         marks = frozenset().union(*(each.marks for each in values))
-        keys = [value for key, value in named.items() if key in ("id", "key", "ids") or key.endswith("_id")]
+        keys = [
+            value
+            for key, value in named.items()
+            if key in ("id", "key", "ids") or key.endswith("_id")
+        ]
         keys = keys or (values[:1] if len(values) > 1 else [])
         key_flows = frozenset().union(*(each.flows for each in keys)) if keys else NOTHING
         rest = [each for each in values if not any(each is key for key in keys)]
         if keys:
-            flows = flows if any(f.part == "=" for f in flows) else frozenset().union(*(each.flows for each in rest)) if rest else NOTHING
+            flows = (
+                flows
+                if any(f.part == "=" for f in flows)
+                else frozenset().union(*(each.flows for each in rest))
+                if rest
+                else NOTHING
+            )
         if rest and all(is_default(each) for each in rest):
             marks |= {"default"}
         self.write(
-            spot, name, node, flows, guard=guard, marks=marks, arguments=arguments, noun=noun, value=values[-1].text,
+            spot,
+            name,
+            node,
+            flows,
+            guard=guard,
+            marks=marks,
+            arguments=arguments,
+            noun=noun,
+            value=values[-1].text,
             key_flows=key_flows,
         )
         return Value(text[:300])
 
     def _pair_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value | None:
         """`load_x()` and `save_x(x)` of which the bodies are not among the files."""
-        if base is not None and not (isinstance(node.func, ast.Attribute) and last_name(node.func.value) == "self"):
+        if base is not None and not (
+            isinstance(node.func, ast.Attribute) and last_name(node.func.value) == "self"
+        ):
             return None
         load, save = _LOAD.match(name), _SAVE.match(name)
         noun = (load or save or ("", ""))[1]
@@ -302,12 +312,18 @@ class Accesses(Database):
             return None
         arguments = tuple(each.text for each in [*positional, *named.values()])
         action = "read" if load and (not save or not positional) else "write"
-        guard = next((key for key in named if re.search(r"version|etag|expected|revision", key)), "")
-        return self._by_name(node, "function", noun, action, name, arguments, positional, named, guard)
+        guard = next(
+            (key for key in named if re.search(r"version|etag|expected|revision", key)), ""
+        )
+        return self._by_name(
+            node, "function", noun, action, name, arguments, positional, named, guard
+        )
 
     # Functions of the project.
 
-    def _resolve(self, node: ast.Call, name: str, base: Value | None) -> FunctionInfo | ClassInfo | None:
+    def _resolve(
+        self, node: ast.Call, name: str, base: Value | None
+    ) -> FunctionInfo | ClassInfo | None:
         if base is None:
             value = self.state.env.get(name)
             if value is None and isinstance(node.func, ast.Name):
@@ -318,7 +334,11 @@ class Accesses(Database):
             return self.project.method(base.about, name)
         if isinstance(node.func, ast.Attribute):
             receiver = node.func.value
-            if isinstance(receiver, ast.Call) and last_name(receiver.func) == "super" and self.function.cls:
+            if (
+                isinstance(receiver, ast.Call)
+                and last_name(receiver.func) == "super"
+                and self.function.cls
+            ):
                 for parent in self.function.cls.bases:
                     cls = self.project.class_named(parent, self.module)
                     if cls is not None:
@@ -326,25 +346,42 @@ class Accesses(Database):
             if isinstance(receiver, ast.Name) and receiver.id in self.module.imports:
                 target = self.module.imports[receiver.id]
                 for module in self.project.modules:
-                    if module.name == target or module.name.endswith(f".{target}") and name in module.functions:
+                    if module.name == target or (
+                        module.name.endswith(f".{target}") and name in module.functions
+                    ):
                         return module.functions.get(name)
         return None
 
     def _project_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value | None:
         target = self._resolve(node, name, base)
         if isinstance(target, ClassInfo):
             text = f"{name}({', '.join(each.text for each in [*positional, *named.values()])})"
-            flows = frozenset().union(*(weak(each.flows) for each in [*positional, *named.values()]))
+            flows = frozenset().union(
+                *(weak(each.flows) for each in [*positional, *named.values()])
+            )
             kind = "new" if target.is_model else ""
-            return Value(text[:300], flows, kind=kind, about=target if not flows else None, holder=target.name,
-                         parts=tuple(named.items()))
+            return Value(
+                text[:300],
+                flows,
+                kind=kind,
+                about=target if not flows else None,
+                holder=target.name,
+                parts=tuple(named.items()),
+            )
         if target is None:
             return None
         self.calls.append((target, self.state.held, self.function))
         if target.is_stub and isinstance(base, Value) and isinstance(base.about, ClassInfo):
-            names = self.names_of(node.func.value, base) if isinstance(node.func, ast.Attribute) else ()
+            names = (
+                self.names_of(node.func.value, base) if isinstance(node.func, ast.Attribute) else ()
+            )
             if self.stores.recognise(names, self.module.imported, name, generic=True) is None:
                 target = self.project.implementation(base.about, name) or target
         if target.is_stub or not self.relevant(target):
@@ -353,14 +390,37 @@ class Accesses(Database):
             return None
         return self.inline(target, node, base, positional, named)
 
+    def property_value(self, node: ast.Attribute, base: Value) -> Value | None:
+        """Return what a property returns, if it touches a store."""
+        if not isinstance(base.about, ClassInfo):
+            return None
+        target = self.project.method(base.about, node.attr)
+        if (
+            target is None
+            or not target.is_property
+            or not self.relevant(target)
+            or target in self.running
+        ):
+            return None
+        if self.depth >= MOST_DEPTH or self.budget <= 0:
+            return None
+        return self.inline(target, node, base, [], {})
+
     # Everything else.
 
     def _other_call(
-        self, node: ast.Call, name: str, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value:
         values = [*positional, *named.values()]
         same = bool(SAME_THING.match(name)) or name.endswith(("loads", "dumps"))
-        flows: frozenset[Flow] = frozenset().union(*(each.flows for each in values)) if values else frozenset()
+        flows: frozenset[Flow] = (
+            frozenset().union(*(each.flows for each in values)) if values else frozenset()
+        )
         marks: set[str] = set()
         for each in values:
             marks |= each.marks & KEPT_MARKS
@@ -373,7 +433,9 @@ class Accesses(Database):
             marks.add("computed")
         elif base is not None and name in ("get", "pop") and positional:
             key = positional[0].const or positional[0].text
-            flows = frozenset(Flow(f.read, key if f.part in ("", "=") else f.part) for f in base.flows)
+            flows = frozenset(
+                Flow(f.read, key if f.part in ("", "=") else f.part) for f in base.flows
+            )
             flows |= frozenset().union(*(weak(each.flows) for each in positional[1:]))
         if MODEL_CALLS.search(dotted):
             marks.add("model")
@@ -382,27 +444,44 @@ class Accesses(Database):
         if name in ("enumerate", "range"):
             marks.add("index")
         if base is not None and name in MUTATING and isinstance(node.func, ast.Attribute):
-            self.mutate(node.func.value, values, "appended" if name in APPENDING else "changed", node)
+            self.mutate(
+                node.func.value, values, "appended" if name in APPENDING else "changed", node
+            )
         head = f"{base.text}.{name}" if base is not None else name
-        if name in ("Path", "str", "fspath", "PurePath", "cast") and len(positional) == 1 and base is None:
-            return Value(positional[0].text, flows, const=positional[0].const, marks=frozenset(marks))
+        if (
+            name in ("Path", "str", "fspath", "PurePath", "cast")
+            and len(positional) == 1
+            and base is None
+        ):
+            return Value(
+                positional[0].text, flows, const=positional[0].const, marks=frozenset(marks)
+            )
         text = f"{head}({', '.join(each.text for each in values)})"[:300]
         if "unique" in marks and UNIQUE_CALLS.search(dotted):
             text += f"@{node.lineno}"
         const = None
         if name in ("text", "SQL", "dedent", "strip", "format", "sql"):
-            source = base if name in ("strip", "format") else (positional[0] if positional else None)
+            source = (
+                base if name in ("strip", "format") else (positional[0] if positional else None)
+            )
             const = source.const if source is not None else None
         parts = base.parts if base is not None and same else ()
         if name in ("PointStruct", "Vector", "Record", "models.PointStruct") and "id" in named:
             parts = tuple(named.items())
-        if same and len(values) == 1 and base is None or (same and len(positional) == 1):
+        if (same and len(values) == 1 and base is None) or (same and len(positional) == 1):
             parts = parts or positional[0].parts if positional else parts
         keeps = base.kind if base is not None and base.kind in ("row", "query") and same else ""
         if same and not keeps and positional and positional[0].kind == "row":
             keeps = "row"
-        return Value(text, flows, keeps, const=const, marks=frozenset(marks), parts=parts,
-                     holder=base.holder if keeps and base is not None else "")
+        return Value(
+            text,
+            flows,
+            keeps,
+            const=const,
+            marks=frozenset(marks),
+            parts=parts,
+            holder=base.holder if keeps and base is not None else "",
+        )
 
     def mutate(self, target: ast.expr, values: list[Value], how: str, node: ast.AST) -> None:
         """Note that what stands under a name was changed in place."""
@@ -413,100 +492,84 @@ class Accesses(Database):
                 break
         name = root.id if isinstance(root, ast.Name) else ""
         flows = frozenset().union(*(weak(each.flows) for each in values)) if values else frozenset()
-        marks = frozenset().union(*(each.marks & {"model", "unique"} for each in values)) if values else frozenset()
+        marks = (
+            frozenset().union(*(each.marks & {"model", "unique"} for each in values))
+            if values
+            else frozenset()
+        )
         if name in self.state.env and name != "self":
             old = self.state.env[name]
             self.state.env[name] = Value(
-                old.text, old.flows | flows, old.kind, old.holder, old.const, old.marks | marks | {how}, (), old.about
+                old.text,
+                old.flows | flows,
+                old.kind,
+                old.holder,
+                old.const,
+                old.marks | marks | {how},
+                (),
+                old.about,
             )
         else:
             dotted = dotted_name(target)
             held = self.state.heap.get(dotted)
             if held is not None:
                 self.state.heap[dotted] = Value(
-                    held.text, held.flows | flows, held.kind, held.holder, held.const, held.marks | marks | {how}, (), held.about
+                    held.text,
+                    held.flows | flows,
+                    held.kind,
+                    held.holder,
+                    held.const,
+                    held.marks | marks | {how},
+                    (),
+                    held.about,
                 )
 
 
-_VECTOR_WRITES = {"upsert", "add", "add_texts", "add_documents", "aadd_documents", "aadd_texts", "upsert_points", "upload_points"}
-
-
-def _complete(call: Call | None, positional: list[Value], named: dict[str, Value]) -> bool:
-    """Say whether a call gives all keys and a value, so that it can be this store's method."""
-    if call is None:
-        return True
-    missing = {"key": 0, "value": 0}
-    values = 0
-    for each in call.parameters:
-        given = each.keyword in named or each.position < len(positional)
-        values += given and each.role in ("value", "doc")
-        if not given and each.role == "key":
-            missing["key"] += 1
-    writes = call.action == "write" and any(each.role in ("value", "doc") for each in call.parameters)
-    return missing["key"] == 0 and (values > 0 or not writes)
-
-
-def _row_id(row: Value) -> Value | None:
-    """Return the id of a vector that was written out: a tuple, a dict, a PointStruct."""
-    found = row.part("id")
-    return found if found is not None else row.part("0")
-
-
-def is_default(value: Value) -> bool:
-    """Say whether a value is a constant or was given, not computed or read."""
-    worked_out = value.marks & {"computed", "model", "arithmetic", "unique"}
-    return not value.flows and not worked_out and "(" not in value.text and "@" not in value.text
-
-
-def document(value: Value) -> tuple[set[Flow], set[str], set[str]]:
-    """Return what an update document sets to given values: data, fields, marks."""
-    flows: set[Flow] = set()
-    fields: set[str] = set()
-    marks: set[str] = set()
-    if value.kind != "dict":
-        return set(value.flows), set(), set(value.marks)
-    for operator, inner in value.parts:
-        if operator == "$set":
-            if inner.kind == "dict":
-                for name, each in inner.parts:
-                    flows |= each.flows
-                    marks |= each.marks
-                    fields.add(name.split(".")[0])
-            else:
-                flows |= inner.flows
-                marks |= inner.marks
-        elif not operator.startswith("$"):
-            flows |= inner.flows
-    return flows, fields, marks
-
-
-_IDS = re.compile(r"(?i)^(_?id|pk|key|uuid|name|slug|email|\w+_id|\w+_key|\w+_name)$")
-
-
-def compared(where: list[tuple[str, Value]], fields: set[str]) -> str:
-    """Return the column by which a write's condition compares what was read, or nothing."""
-    from interlock.audit.sql import VERSIONS
-
-    for column, value in where:
-        name = column.split(".")[-1]
-        old = any(flow.part not in ("", "=") for flow in value.flows) and not _IDS.match(name)
-        if VERSIONS.match(name) or old or (name in fields and not _IDS.match(name)):
-            return name
-    return ""
-
-
-def noun_of(method: str) -> str:
-    """Return what a method's name says is read or written: get_session -> session."""
-    words = [each for each in method.strip("_").split("_") if each]
-    rest = [w for w in words[1:] if w not in {"by", "id", "async", "or", "none", "data", "all", "json", "one", "from", "to", "in", "for", "the", "key", "sync"}]
-    return "_".join(each.rstrip("s") for each in rest)
-
-
 _NO_NOUNS = {
-    *("dotenv", "env", "model", "models", "image", "images", "file", "files", "text", "json", "yaml", "csv", "module", "plugin", "plugins"),
-    *("dataset", "tokenizer", "prompt", "prompts", "template", "logger", "client", "session", "attr", "trace", "level", "name", "id"),
-    *("weights", "checkpoint", "url", "html", "page", "tools", "messages", "bytes", "event_loop", "verbose", "documents", "embeddings"),
+    *(
+        "dotenv",
+        "env",
+        "model",
+        "models",
+        "image",
+        "images",
+        "file",
+        "files",
+        "text",
+        "json",
+        "yaml",
+        "csv",
+        "module",
+        "plugin",
+        "plugins",
+    ),
+    *(
+        "dataset",
+        "tokenizer",
+        "prompt",
+        "prompts",
+        "template",
+        "logger",
+        "client",
+        "session",
+        "attr",
+        "trace",
+        "level",
+        "name",
+        "id",
+    ),
+    *(
+        "weights",
+        "checkpoint",
+        "url",
+        "html",
+        "page",
+        "tools",
+        "messages",
+        "bytes",
+        "event_loop",
+        "verbose",
+        "documents",
+        "embeddings",
+    ),
 }
-
-
-__all__ = ["LOCK", "Accesses", "merged"]

@@ -14,26 +14,88 @@ from pathlib import Path
 from interlock.audit.buffer import buffer_findings
 from interlock.audit.expression import dotted_name
 from interlock.audit.finding import Finding
-from interlock.audit.flow import Walk, shared_names
+from interlock.audit.flow import Walk
 from interlock.audit.graph import graph_findings
 from interlock.audit.project import FunctionInfo, Project, last_name
 from interlock.audit.settings import Settings, ignored_by_comment
+from interlock.audit.shape import shared_names
 from interlock.audit.stores import Stores, load_stores
 
 _SKIPPED = {
-    *(".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", ".tox", ".nox", ".mypy_cache", "build", "dist", "site-packages"),
+    *(
+        ".git",
+        ".hg",
+        ".venv",
+        "venv",
+        "node_modules",
+        "__pycache__",
+        ".tox",
+        ".nox",
+        ".mypy_cache",
+        "build",
+        "dist",
+        "site-packages",
+    ),
     *("tests", "test", "testing", "migrations", "alembic", ".eggs", "testdata"),
 }
 _READS = {
-    *("open", "read_text", "read_bytes", "execute", "fetchrow", "fetchval", "hget", "hgetall", "find_one", "lrange", "smembers"),
-    *("query", "scalar", "scalars", "filter", "filter_by", "first", "scalar_one_or_none", "get_or_none", "get_by_id", "aget"),
+    *(
+        "open",
+        "read_text",
+        "read_bytes",
+        "execute",
+        "fetchrow",
+        "fetchval",
+        "hget",
+        "hgetall",
+        "find_one",
+        "lrange",
+        "smembers",
+    ),
+    *(
+        "query",
+        "scalar",
+        "scalars",
+        "filter",
+        "filter_by",
+        "first",
+        "scalar_one_or_none",
+        "get_or_none",
+        "get_by_id",
+        "aget",
+    ),
     *("get_item", "get_object", "asearch", "get_object_or_404", "read_csv", "select", "exists"),
 }
 _WRITES = {
-    *("write_text", "write_bytes", "execute", "executemany", "hset", "hmset", "setex", "update_one", "replace_one", "aput", "put"),
-    *("put_item", "put_object", "upsert", "commit", "flush", "save", "to_csv", "dump", "replace", "exec"),
+    *(
+        "write_text",
+        "write_bytes",
+        "execute",
+        "executemany",
+        "hset",
+        "hmset",
+        "setex",
+        "update_one",
+        "replace_one",
+        "aput",
+        "put",
+    ),
+    *(
+        "put_item",
+        "put_object",
+        "upsert",
+        "commit",
+        "flush",
+        "save",
+        "to_csv",
+        "dump",
+        "replace",
+        "exec",
+    ),
 }
-_ONCE = re.compile(r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat")  # run by one, once
+_ONCE = re.compile(
+    r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat"
+)  # run by one, once
 
 
 _UNGUARDED = {"fixed-id", "unchecked-lease"}  # a lock around the call makes no difference
@@ -58,10 +120,14 @@ def python_files(paths: Iterable[str | Path], everything: bool = False) -> Itera
             continue
         for folder, folders, names in os.walk(path):
             folders[:] = sorted(
-                each for each in folders if everything or each not in _SKIPPED and not each.startswith(".")
+                each
+                for each in folders
+                if everything or (each not in _SKIPPED and not each.startswith("."))
             )
             for name in sorted(names):
-                test = name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
+                test = (
+                    name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
+                )
                 if name.endswith(".py") and (everything or not test):
                     yield Path(folder, name)
 
@@ -115,7 +181,9 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
     walk = Walk(project, stores, frozenset(map(id, relevant)))
     found: list[tuple[FunctionInfo, Finding]] = []
     for function in functions:
-        if _ONCE.search(function.node.name) or (function not in writing and not shared_names(function)):
+        if _ONCE.search(function.node.name) or (
+            function not in writing and not shared_names(function)
+        ):
             continue
         for finding in walk.run(function):
             found.append((function, finding))
@@ -146,6 +214,16 @@ def reaching(
         defined[function.node.name] += 1
         for name in function.called:
             callers[name].append(function)
+        if function.cls is not None:
+            for node in function.nodes:
+                if (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "self"
+                ):
+                    method = function.cls.methods.get(node.attr)
+                    if method is not None and method.is_property:
+                        callers[node.attr].append(function)
         for kind, touches in zip(found, _touches(function, stores), strict=True):
             if touches:
                 kind.add(function)
@@ -187,8 +265,13 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
                 reads |= node.func.id.startswith(("load_", "read_", "get_"))
                 writes |= node.func.id.startswith(("save_", "write_", "persist_"))
                 if node.func.id == "open":
-                    mode = " ".join(ast.unparse(each) for each in [*node.args[1:2], *(k.value for k in node.keywords)])
+                    mode = " ".join(
+                        ast.unparse(each)
+                        for each in [*node.args[1:2], *(k.value for k in node.keywords)]
+                    )
                     writes |= "w" in mode or "+" in mode
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-            writes |= reads and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+            writes |= reads and not (
+                isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            )
     return reads, writes

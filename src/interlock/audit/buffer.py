@@ -16,12 +16,16 @@ _WRITES = re.compile(
     r"(?i)^_?a?(save|write|writelines|put|insert|upsert|store|persist|execute|executemany|set|hset|rpush|update|dump|send|post|commit|bulk\w*|"
     r"add_all|add_documents|upload|publish|process\w*|insert_many|put_many|write_text|flush_to\w*|store_\w+|save_\w+|write_\w+|insert_\w+|update_\w+|persist_\w+)$"
 )
-_HARMLESS = re.compile(r"(?i)log|metric|telemetry|trac(e|ing)|progress|span|stats|analytics|usage|monitor|console|audio|video|render|display|stream|token")
+_HARMLESS = re.compile(
+    r"(?i)log|metric|telemetry|trac(e|ing)|progress|span|stats|analytics|usage|monitor|console|audio|video|render|display|stream|token"
+)
 
 
 def buffer_findings(module: ModuleInfo) -> Iterator[Finding]:
     """Yield the buffers of a module's classes that a crash would lose."""
-    if not re.search(r"atexit|Timer\(|sleep\(|call_later|add_job|__del__|\.wait\(|schedule", module.source):
+    if not re.search(
+        r"atexit|Timer\(|sleep\(|call_later|add_job|__del__|\.wait\(|schedule", module.source
+    ):
         return
     for cls in module.classes.values():
         if not _HARMLESS.search(cls.name):
@@ -40,7 +44,12 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
             continue
         flushes = [each for each in cls.methods.values() if _flushes(each, name)]
         later = [(each, deferred[each.node.name]) for each in flushes if each.node.name in deferred]
-        adds = [(each, at) for each in cls.methods.values() for at in _grows(each, name) if each not in flushes]
+        adds = [
+            (each, at)
+            for each in cls.methods.values()
+            for at in _grows(each, name)
+            if each not in flushes
+        ]
         if not later or not adds:
             continue
         flush, trigger = later[0]
@@ -55,12 +64,16 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
             Step(_site(flush, written), f"writes self.{name}"),
         ]
         yield Finding(
-            "write-behind", "warning",
+            "write-behind",
+            "warning",
             f"self.{name} is accepted here and written by {flush.qualname} only later ({trigger[2]})",
             "If the process is killed before that, everything in the buffer is lost, although the caller was answered; "
             "and what it writes was decided on data that may have changed since.",
             f"Write before answering (or append to a durable log or queue first); {flush.node.name} may then compact.",
-            site, None, steps, method.qualname,
+            site,
+            None,
+            steps,
+            method.qualname,
         )
         return
 
@@ -68,7 +81,11 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
 def _buffers(cls: ClassInfo) -> list[str]:
     names = []
     for name, made in cls.attributes.items():
-        empty = isinstance(made, ast.List | ast.Dict) and not getattr(made, "elts", None) and not getattr(made, "keys", None)
+        empty = (
+            isinstance(made, ast.List | ast.Dict)
+            and not getattr(made, "elts", None)
+            and not getattr(made, "keys", None)
+        )
         called = isinstance(made, ast.Call) and last_name(made.func) in {*_EMPTY, "field"}
         if empty or called:
             names.append(name)
@@ -76,7 +93,11 @@ def _buffers(cls: ClassInfo) -> list[str]:
 
 
 def _is(node: ast.AST, name: str) -> bool:
-    return isinstance(node, ast.Attribute) and node.attr == name and last_name(node.value) in ("self", "cls")
+    return (
+        isinstance(node, ast.Attribute)
+        and node.attr == name
+        and last_name(node.value) in ("self", "cls")
+    )
 
 
 def _flushes(method: FunctionInfo, name: str) -> bool:
@@ -86,9 +107,17 @@ def _flushes(method: FunctionInfo, name: str) -> bool:
     empties = False
     for node in method.nodes:
         if isinstance(node, ast.Assign):
-            targets = [t for target in node.targets for t in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            targets = [
+                t
+                for target in node.targets
+                for t in (target.elts if isinstance(target, ast.Tuple) else [target])
+            ]
             empties |= any(_is(each, name) for each in targets)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is(node.func.value, name):
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and _is(node.func.value, name)
+        ):
             empties |= node.func.attr in {"clear", "pop", "popleft", "get_nowait", "popitem"}
     return empties and _writing_call(method, name) is not None
 
@@ -99,20 +128,27 @@ def _writing_call(method: FunctionInfo, name: str) -> ast.Call | None:
 
     def mentions(node: ast.AST) -> bool:
         return any(
-            _is(each, name) or isinstance(each, ast.Name) and each.id in aliases for each in ast.walk(node)
+            _is(each, name) or (isinstance(each, ast.Name) and each.id in aliases)
+            for each in ast.walk(node)
         )
 
     for _ in range(2):
         for node in method.nodes:
             if isinstance(node, ast.Assign) and mentions(node.value):
                 for target in node.targets:
-                    aliases |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)} - {"self"}
-            elif isinstance(node, ast.For | ast.comprehension | ast.AsyncFor) and mentions(node.iter):
+                    aliases |= {n.id for n in ast.walk(target) if isinstance(n, ast.Name)} - {
+                        "self"
+                    }
+            elif isinstance(node, ast.For | ast.comprehension | ast.AsyncFor) and mentions(
+                node.iter
+            ):
                 aliases |= {n.id for n in ast.walk(node.target) if isinstance(n, ast.Name)}
     for node in method.nodes:
         if isinstance(node, ast.Call) and _WRITES.match(last_name(node.func)):
             base = node.func.value if isinstance(node.func, ast.Attribute) else None
-            if base is not None and (_is(base, name) or isinstance(base, ast.Name) and base.id in aliases):
+            if base is not None and (
+                _is(base, name) or (isinstance(base, ast.Name) and base.id in aliases)
+            ):
                 continue
             if any(mentions(each) for each in [*node.args, *(k.value for k in node.keywords)]):
                 return node
@@ -123,19 +159,34 @@ def _grows(method: FunctionInfo, name: str) -> Iterator[ast.AST]:
     if method.node.name == "__init__":
         return
     for node in method.nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is(node.func.value, name) and node.func.attr in _GROWS:
-            yield node
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript) and _is(node.targets[0].value, name):
-            yield node
-        elif isinstance(node, ast.AugAssign) and _is(node.target, name):
+        if (
+            (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and _is(node.func.value, name)
+                and node.func.attr in _GROWS
+            )
+            or (
+                isinstance(node, ast.Assign)
+                and isinstance(node.targets[0], ast.Subscript)
+                and _is(node.targets[0].value, name)
+            )
+            or (isinstance(node, ast.AugAssign) and _is(node.target, name))
+        ):
             yield node
 
 
 def _at_once(method: FunctionInfo, flushes: set[str]) -> bool:
     """Say whether a method flushes on every path, or waits until it was."""
     for each in method.node.body:
-        for node in ast.walk(each) if not isinstance(each, ast.If | ast.For | ast.While | ast.Try) else ():
-            if isinstance(node, ast.Call) and last_name(node.func) in flushes and isinstance(node.func, ast.Attribute):
+        for node in (
+            ast.walk(each) if not isinstance(each, ast.If | ast.For | ast.While | ast.Try) else ()
+        ):
+            if (
+                isinstance(node, ast.Call)
+                and last_name(node.func) in flushes
+                and isinstance(node.func, ast.Attribute)
+            ):
                 return True
     return bool({"set_result", "wait_for", "create_future"} & method.called)
 
@@ -148,20 +199,51 @@ def _deferred(cls: ClassInfo) -> dict[str, tuple[FunctionInfo, ast.AST, str]]:
             if isinstance(node, ast.Call):
                 name = last_name(node.func)
                 given = [*node.args, *(k.value for k in node.keywords)]
-                targets = [last_name(each) for each in given if isinstance(each, ast.Attribute) and last_name(each.value) == "self"]
+                targets = [
+                    last_name(each)
+                    for each in given
+                    if isinstance(each, ast.Attribute) and last_name(each.value) == "self"
+                ]
                 if name == "register" and "atexit" in ast.unparse(node.func):
-                    found |= {each: (method, node, "at exit") for each in targets if each not in found}
-                elif name in {"Timer", "call_later", "add_job", "call_at", "every", "add_periodic_task", "enter", "PeriodicCallback", "add_done_callback", "signal"}:
-                    found |= {each: (method, node, "by a timer") for each in targets}
+                    found |= {
+                        each: (method, node, "at exit") for each in targets if each not in found
+                    }
+                elif name in {
+                    "Timer",
+                    "call_later",
+                    "add_job",
+                    "call_at",
+                    "every",
+                    "add_periodic_task",
+                    "enter",
+                    "PeriodicCallback",
+                    "add_done_callback",
+                    "signal",
+                }:
+                    found |= dict.fromkeys(targets, (method, node, "by a timer"))
             elif isinstance(node, ast.While | ast.AsyncFor | ast.For):
                 called = [n for n in ast.walk(node) if isinstance(n, ast.Call)]
                 names = {last_name(n.func) for n in called}
-                if isinstance(node, ast.While) and names & {"sleep", "wait", "wait_for"} and not isinstance(node.test, ast.Compare):
-                    found |= {last_name(n.func): (method, node, "by a loop that sleeps") for n in called if isinstance(n.func, ast.Attribute) and last_name(n.func.value) == "self"}
+                if (
+                    isinstance(node, ast.While)
+                    and names & {"sleep", "wait", "wait_for"}
+                    and not isinstance(node.test, ast.Compare)
+                ):
+                    found |= {
+                        last_name(n.func): (method, node, "by a loop that sleeps")
+                        for n in called
+                        if isinstance(n.func, ast.Attribute) and last_name(n.func.value) == "self"
+                    }
                     found.setdefault(method.node.name, (method, node, "by a loop that sleeps"))
             elif method.node.name == "__del__" and isinstance(node, ast.FunctionDef):
-                found |= {last_name(n.func): (method, n, "when it is collected") for n in method.nodes if isinstance(n, ast.Call)}
-            elif isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node is not method.node:
+                found |= {
+                    last_name(n.func): (method, n, "when it is collected")
+                    for n in method.nodes
+                    if isinstance(n, ast.Call)
+                }
+            elif (
+                isinstance(node, ast.AsyncFunctionDef | ast.FunctionDef) and node is not method.node
+            ):
                 continue
     more = dict(found)
     for name, (method, node, how) in more.items():
@@ -176,5 +258,11 @@ def _site(function: FunctionInfo, node: ast.AST) -> Site:
     line = getattr(node, "lineno", 1)
     single = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.While)
     end = line if single else getattr(node, "end_lineno", line) or line
-    return Site(function.module.path, line, getattr(node, "col_offset", 0) + 1, end,
-                1 if single else (getattr(node, "end_col_offset", 0) or 0) + 1, function.qualname)
+    return Site(
+        function.module.path,
+        line,
+        getattr(node, "col_offset", 0) + 1,
+        end,
+        1 if single else (getattr(node, "end_col_offset", 0) or 0) + 1,
+        function.qualname,
+    )

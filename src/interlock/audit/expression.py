@@ -24,15 +24,32 @@ MODEL_CALLS = re.compile(
     r"(^|[._])(a?invoke|ainvoke|a?generate(_content|_text)?|a?complete|a?chat|completions?\.create|chat_completion\w*|messages\.create|responses\.create|"
     r"a?predict|llm\w*|call_model|call_llm|ask|embed\w*|kickoff|acompletion|completion|summari[sz]e\w*|think\w*)$"
 )
-SLOW_CALLS = re.compile(r"(^|\.)(sleep|urlopen)$|^(requests|httpx|http|session)\.(get|post|put|patch|delete|request)$")
+SLOW_CALLS = re.compile(
+    r"(^|\.)(sleep|urlopen)$|^(requests|httpx|http|session)\.(get|post|put|patch|delete|request)$"
+)
 UNIQUE_CALLS = re.compile(
     r"(^|[._])(uuid\d?|uuid4|uuid1|ulid|token_hex|token_urlsafe|urandom|randint|random|choice|time|time_ns|monotonic|perf_counter|"
     r"now|utcnow|getpid|nanoid|generate_id|new_id|ObjectId|get_ident|hex|gen_id|make_id|next_id|uid)$"
 )
-KEPT_MARKS = frozenset({"unique", "model", "index", "appended", "changed", "arithmetic", "computed"})
+KEPT_MARKS = frozenset(
+    {"unique", "model", "index", "appended", "changed", "arithmetic", "computed"}
+)
 SESSION = re.compile(r"(^|[._])(session|ctx|context)\.state$")
 APPENDING = {"append", "extend", "insert", "appendleft", "add"}
-MUTATING = APPENDING | {"update", "pop", "remove", "clear", "setdefault", "popitem", "discard", "sort", "reverse", "popleft", "add_message", "append_message"}
+MUTATING = APPENDING | {
+    "update",
+    "pop",
+    "remove",
+    "clear",
+    "setdefault",
+    "popitem",
+    "discard",
+    "sort",
+    "reverse",
+    "popleft",
+    "add_message",
+    "append_message",
+}
 
 
 class Expressions:
@@ -54,7 +71,7 @@ class Expressions:
             self.module.path,
             getattr(node, "lineno", 1),
             getattr(node, "col_offset", 0) + 1,
-            getattr(node, "end_lineno", None) or getattr(node, "lineno", 1),
+            int(getattr(node, "end_lineno", None) or getattr(node, "lineno", 1)),
             (getattr(node, "end_col_offset", None) or 0) + 1,
             self.function.qualname,
         )
@@ -139,12 +156,18 @@ class Expressions:
         found = self.state.heap.get(text)
         if found is not None:
             return found
-        if text in self.shared or node.attr == "state" and self.function.is_async and SESSION.search(text):
+        if text in self.shared or (
+            node.attr == "state" and self.function.is_async and SESSION.search(text)
+        ):
             return self.shared_read(text, node)
         flows = frozenset(
-            Flow(flow.read, node.attr if flow.part in ("", "=") else flow.part) for flow in base.flows
+            Flow(flow.read, node.attr if flow.part in ("", "=") else flow.part)
+            for flow in base.flows
         )
         if isinstance(base.about, ClassInfo) and base.kind != "class" and not base.flows:
+            got = self.property_value(node, base)
+            if got is not None:
+                return got
             attribute = self.project.attribute(base.about, node.attr)
             if attribute is not None:
                 cls, made, annotation = attribute
@@ -174,7 +197,11 @@ class Expressions:
         )
         kind = base.kind if base.kind in ("row", "model") else ""
         return Value(
-            text, flows | weak(index.flows), kind=kind, holder=base.holder, marks=base.marks & {"model"}
+            text,
+            flows | weak(index.flows),
+            kind=kind,
+            holder=base.holder,
+            marks=base.marks & {"model"},
         )
 
     def _await(self, node: ast.Await) -> Value:
@@ -200,14 +227,19 @@ class Expressions:
                 const.append(value.const if value.const is not None else "{}")
                 flows |= weak(value.flows)
                 marks |= value.marks & {"unique", "model"}
-                indexed.append("index" in value.marks or value.const is not None and "{" not in value.const)
+                indexed.append(
+                    "index" in value.marks or (value.const is not None and "{" not in value.const)
+                )
             elif isinstance(each, ast.Constant):
                 texts.append(str(each.value))
                 const.append(str(each.value))
         if indexed and all(indexed) and "{}" in "".join(const):
             marks.add("index")
         return Value(
-            "f" + repr("".join(texts)), frozenset(flows), const="".join(const), marks=frozenset(marks)
+            "f" + repr("".join(texts)),
+            frozenset(flows),
+            const="".join(const),
+            marks=frozenset(marks),
         )
 
     def _formattedvalue(self, node: ast.FormattedValue) -> Value:
@@ -227,7 +259,12 @@ class Expressions:
         flows = weak(left.flows) | weak(right.flows)
         if isinstance(node.op, ast.BitOr) and not const:
             flows = left.flows | right.flows
-        return Value(f"({left.text} {_OPERATORS.get(type(node.op), '?')} {right.text})", flows, const=const, marks=marks)
+        return Value(
+            f"({left.text} {_OPERATORS.get(type(node.op), '?')} {right.text})",
+            flows,
+            const=const,
+            marks=marks,
+        )
 
     def _boolop(self, node: ast.BoolOp) -> Value:
         values = [self.eval(each) for each in node.values]
@@ -238,7 +275,14 @@ class Expressions:
         body, other = self.eval(node.body), self.eval(node.orelse)
         both = merged([body, other], f"{body.text}|{other.text}")
         return Value(
-            both.text, both.flows | weak(test.flows), both.kind, both.holder, both.const, both.marks, both.parts, both.about
+            both.text,
+            both.flows | weak(test.flows),
+            both.kind,
+            both.holder,
+            both.const,
+            both.marks,
+            both.parts,
+            both.about,
         )
 
     def _compare(self, node: ast.Compare) -> Value:
@@ -266,7 +310,9 @@ class Expressions:
             parts.append((name.const if name.const is not None else name.text, value))
             flows |= weak(value.flows)
         text = "{" + ", ".join(f"{name}: {value.text}" for name, value in parts) + "}"
-        return Value(text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="dict")
+        return Value(
+            text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="dict"
+        )
 
     def _list(self, node: ast.List | ast.Tuple | ast.Set) -> Value:
         parts: list[tuple[str, Value]] = []
@@ -282,7 +328,9 @@ class Expressions:
                 flows |= weak(value.flows)
             marks |= value.marks & KEPT_MARKS
         text = "[" + ", ".join(value.text for _, value in parts) + "]"
-        return Value(text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="list")
+        return Value(
+            text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="list"
+        )
 
     _tuple = _list
     _set = _list
@@ -301,7 +349,12 @@ class Expressions:
             flows |= self._bind_loop(each)
         element = self.eval(node.elt)
         self.state.env = before
-        return Value(f"[{element.text} for]@{node.lineno}", element.flows | flows, marks=element.marks | {"arithmetic"}, parts=(("*", element),))
+        return Value(
+            f"[{element.text} for]@{node.lineno}",
+            element.flows | flows,
+            marks=element.marks | {"arithmetic"},
+            parts=(("*", element),),
+        )
 
     _setcomp = _listcomp
     _generatorexp = _listcomp
@@ -314,7 +367,9 @@ class Expressions:
             flows |= self._bind_loop(each)
         value = self.eval(node.value)
         self.state.env = before
-        return Value(f"{{for}}@{node.lineno}", weak(value.flows) | flows, marks=frozenset({"arithmetic"}))
+        return Value(
+            f"{{for}}@{node.lineno}", weak(value.flows) | flows, marks=frozenset({"arithmetic"})
+        )
 
     def _bind_loop(self, each: ast.comprehension) -> frozenset[Flow]:
         source = self.eval(each.iter)
@@ -328,15 +383,33 @@ class Expressions:
         """Return what is known of an element of something that is iterated."""
         name = ast.unparse(target)
         marks = source.marks & {"index", "model"}
-        if "index" in source.marks and isinstance(target, ast.Tuple) and source.text.startswith("enumerate"):
+        if (
+            "index" in source.marks
+            and isinstance(target, ast.Tuple)
+            and source.text.startswith("enumerate")
+        ):
             index = Value(f"{name}@{target.lineno}[0]", marks=frozenset({"index"}))
-            other = Value(f"{name}@{target.lineno}[1]", source.flows, marks=source.marks - {"index"})
+            other = Value(
+                f"{name}@{target.lineno}[1]", source.flows, marks=source.marks - {"index"}
+            )
             return Value(f"{name}@{target.lineno}", parts=(("0", index), ("1", other)))
         if len(source.parts) == 1 and source.text.startswith("{"):
             key, value = source.parts[0]
-            return Value(f"{name}@{target.lineno}", parts=(("0", Value(repr(key) if not key.isidentifier() else key, const=key)), ("1", value)))
-        return Value(f"{name}@{target.lineno}", source.flows, source.kind if source.kind in ("row", "model") else "",
-                     source.holder, marks=marks, about=source.about if source.kind == "row" else None)
+            return Value(
+                f"{name}@{target.lineno}",
+                parts=(
+                    ("0", Value(repr(key) if not key.isidentifier() else key, const=key)),
+                    ("1", value),
+                ),
+            )
+        return Value(
+            f"{name}@{target.lineno}",
+            source.flows,
+            source.kind if source.kind in ("row", "model") else "",
+            source.holder,
+            marks=marks,
+            about=source.about if source.kind == "row" else None,
+        )
 
     def _slice(self, node: ast.Slice) -> Value:
         parts = [self.eval(each).text if each else "" for each in (node.lower, node.upper)]
@@ -355,6 +428,10 @@ class Expressions:
         flows = frozenset().union(*(each.flows for each in values)) if values else NOTHING
         text = values[0].text if len(values) == 1 else f"{type(node).__name__}@{node.lineno}"
         return Value(text, flows)
+
+    def property_value(self, node: ast.Attribute, base: Value) -> Value | None:
+        """Return what a property returns, if it touches a store."""
+        raise NotImplementedError
 
     def shared_read(self, text: str, node: ast.AST) -> Value:
         """Return the value of an attribute or a global that others change while this waits."""
@@ -379,7 +456,15 @@ class Expressions:
         raise NotImplementedError
 
 
-_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.BitOr: "|", ast.Mod: "%", ast.FloorDiv: "//"}
+_OPERATORS = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.BitOr: "|",
+    ast.Mod: "%",
+    ast.FloorDiv: "//",
+}
 
 
 def weak(flows: frozenset[Flow]) -> frozenset[Flow]:
@@ -413,7 +498,12 @@ def type_names(node: ast.expr | None) -> list[str]:
     for each in ast.walk(node):
         if isinstance(each, ast.Attribute | ast.Name):
             names.append(last_name(each))
-    return [name for name in names if name not in {"Optional", "Union", "None", "Annotated", "Any", "str", "int", "dict", "list"}]
+    return [
+        name
+        for name in names
+        if name
+        not in {"Optional", "Union", "None", "Annotated", "Any", "str", "int", "dict", "list"}
+    ]
 
 
 def _candidates(node: ast.expr | None) -> list[ast.expr]:

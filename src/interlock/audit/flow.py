@@ -12,11 +12,14 @@ import ast
 import itertools
 import re
 
-from interlock.audit.access import LOCK, Accesses
-from interlock.audit.expression import SESSION, dotted_name, type_names, weak
+from interlock.audit.access import Accesses
+from interlock.audit.expression import dotted_name, weak
 from interlock.audit.finding import Finding
 from interlock.audit.judge import Judge
+from interlock.audit.locks import LOCK
 from interlock.audit.project import ClassInfo, FunctionInfo, FunctionNode, Project
+from interlock.audit.shape import as_load, expires, ends, is_retry, results, shared_names
+from interlock.audit.shape import compares as test_compares
 from interlock.audit.state import Condition, State
 from interlock.audit.stores import Stores
 from interlock.audit.value import NOTHING, Flow, Read, Site, Spot, Value, Write, merged
@@ -69,9 +72,19 @@ class Walk(Accesses):
         return self.judge.findings
 
     def write(
-        self, spot: Spot, method: str, node: ast.AST, flows: frozenset[Flow], *, guard: str = "",
-        marks: frozenset[str] = frozenset(), kind: str = "write", arguments: tuple[str, ...] = (),
-        where: tuple[tuple[str, Value], ...] = (), noun: str = "", value: str = "",
+        self,
+        spot: Spot,
+        method: str,
+        node: ast.AST,
+        flows: frozenset[Flow],
+        *,
+        guard: str = "",
+        marks: frozenset[str] = frozenset(),
+        kind: str = "write",
+        arguments: tuple[str, ...] = (),
+        where: tuple[tuple[str, Value], ...] = (),
+        noun: str = "",
+        value: str = "",
         key_flows: frozenset[Flow] = NOTHING,
     ) -> None:
         """Note a write at this point of the path, and judge it."""
@@ -79,9 +92,20 @@ class Walk(Accesses):
             return
         self.judge.write(
             Write(
-                self.site(node), spot, method, flows,
-                self.frames[0][1] if self.frames else None, tuple(at for at, _ in self.frames),
-                guard or self.function.safe, marks, arguments, where, kind, noun, value, key_flows,
+                self.site(node),
+                spot,
+                method,
+                flows,
+                self.frames[0][1] if self.frames else None,
+                tuple(at for at, _ in self.frames),
+                guard or self.function.safe,
+                marks,
+                arguments,
+                where,
+                kind,
+                noun,
+                value,
+                key_flows,
             )
         )
 
@@ -92,7 +116,13 @@ class Walk(Accesses):
 
     # Functions.
 
-    def _bind(self, info: FunctionInfo, own: Value | None, positional: list[Value], named: dict[str, Value]) -> None:
+    def _bind(
+        self,
+        info: FunctionInfo,
+        own: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
+    ) -> None:
         env = self.state.env
         parameters = list(info.parameters)
         if own is not None and parameters and not info.is_static:
@@ -117,14 +147,32 @@ class Walk(Accesses):
         return self.instance(parameter.arg, None, parameter.annotation, info.module)
 
     def inline(
-        self, target: FunctionInfo, node: ast.Call, base: Value | None, positional: list[Value], named: dict[str, Value]
+        self,
+        target: FunctionInfo,
+        node: ast.expr,
+        base: Value | None,
+        positional: list[Value],
+        named: dict[str, Value],
     ) -> Value:
         """Follow a call into the function that it calls."""
         call_site = self.site(node)
-        saved = (self.module, self.function, self.state.env, self.state.conditions, self.returned, self.loops,
-                 self.state.held, self.shared, self.state.dead)
+        saved = (
+            self.module,
+            self.function,
+            self.state.env,
+            self.state.conditions,
+            self.returned,
+            self.loops,
+            self.state.held,
+            self.shared,
+            self.state.dead,
+        )
         self.module, self.function = target.module, target
-        self.state.env = dict(saved[2]) if not target.module.functions.get(target.node.name) and target.cls is None else {}
+        self.state.env = (
+            dict(saved[2])
+            if not target.module.functions.get(target.node.name) and target.cls is None
+            else {}
+        )
         self.returned = []
         self.shared = frozenset()
         self.frames.append((next(self.ids), call_site))
@@ -132,7 +180,11 @@ class Walk(Accesses):
         self.depth += 1
         try:
             own = base
-            if target.cls is not None and base is not None and not isinstance(base.about, ClassInfo):
+            if (
+                target.cls is not None
+                and base is not None
+                and not isinstance(base.about, ClassInfo)
+            ):
                 own = Value(base.text, about=target.cls)
             self._bind(target, own, positional, named)
             if target.safe:
@@ -144,8 +196,17 @@ class Walk(Accesses):
             self.running.pop()
             self.frames.pop()
             held_after = self.state.held
-            (self.module, self.function, self.state.env, self.state.conditions, self.returned, self.loops,
-             held, self.shared, self.state.dead) = saved
+            (
+                self.module,
+                self.function,
+                self.state.env,
+                self.state.conditions,
+                self.returned,
+                self.loops,
+                held,
+                self.shared,
+                self.state.dead,
+            ) = saved
         lockish = LOCK.search(target.node.name) or "acquire" in target.node.name
         self.state.held = held_after if lockish else held
         values = [each for each in returned if each.text != "None"]
@@ -155,8 +216,22 @@ class Walk(Accesses):
         if not values:
             return Value(text)
         value = merged(values, text)
-        if value.text.endswith("]") or "@" in value.text or "~" in value.text or value.text in ("True", "False"):
-            value = Value(text, value.flows, value.kind, value.holder, value.const, value.marks, value.parts, value.about)
+        if (
+            value.text.endswith("]")
+            or "@" in value.text
+            or "~" in value.text
+            or value.text in ("True", "False")
+        ):
+            value = Value(
+                text,
+                value.flows,
+                value.kind,
+                value.holder,
+                value.const,
+                value.marks,
+                value.parts,
+                value.about,
+            )
         return value
 
     # Statements.
@@ -189,17 +264,33 @@ class Walk(Accesses):
             if not value.kind and value.about is None:
                 hint = self.instance(value.text, None, node.annotation, self.module)
                 if hint.about is not None and not value.flows:
-                    value = Value(value.text, value.flows, hint.kind, value.holder, value.const, value.marks, value.parts, hint.about)
+                    value = Value(
+                        value.text,
+                        value.flows,
+                        hint.kind,
+                        value.holder,
+                        value.const,
+                        value.marks,
+                        value.parts,
+                        hint.about,
+                    )
             self.assign(node.target, value)
 
     def _augassign_statement(self, node: ast.AugAssign) -> None:
-        load = _as_load(node.target)
+        load = as_load(node.target)
         old = self.eval(load)
         value = self.eval(node.value)
         grows = isinstance(node.op, ast.Add) and isinstance(node.value, ast.List | ast.ListComp)
         marks = (value.marks & {"model"}) | ({"appended"} if grows else {"arithmetic"})
-        const = old.const + value.const if old.const is not None and value.const is not None else None
-        new = Value(f"({old.text} + {value.text})"[:300], weak(old.flows) | weak(value.flows), const=const, marks=frozenset(marks))
+        const = (
+            old.const + value.const if old.const is not None and value.const is not None else None
+        )
+        new = Value(
+            f"({old.text} + {value.text})"[:300],
+            weak(old.flows) | weak(value.flows),
+            const=const,
+            marks=frozenset(marks),
+        )
         if isinstance(node.target, ast.Attribute):
             self._set_attribute(node.target, new, grows)
         else:
@@ -209,10 +300,21 @@ class Walk(Accesses):
         """Store a value under a name, an attribute or an element."""
         if isinstance(target, ast.Name):
             if target.id in self.shared:
-                self.write(Spot("memory", "", target.id), "=", target, value.flows, marks=value.marks)
+                self.write(
+                    Spot("memory", "", target.id), "=", target, value.flows, marks=value.marks
+                )
                 return
-            if value.text == "None" or value.kind in ("list", "dict") and not value.flows:
-                value = Value(f"{target.id}@{target.lineno}", value.flows, value.kind, value.holder, value.const, value.marks, value.parts, value.about)
+            if value.text == "None" or (value.kind in ("list", "dict") and not value.flows):
+                value = Value(
+                    f"{target.id}@{target.lineno}",
+                    value.flows,
+                    value.kind,
+                    value.holder,
+                    value.const,
+                    value.marks,
+                    value.parts,
+                    value.about,
+                )
             self.state.env[target.id] = value
         elif isinstance(target, ast.Attribute):
             self._set_attribute(target, value, False)
@@ -223,9 +325,21 @@ class Walk(Accesses):
                 part = value.part(str(at))
                 if part is None:
                     flows = frozenset(
-                        Flow(f.read, str(at) if f.part in ("", "=") and f.read.spot.store == "sql" else f.part) for f in value.flows
+                        Flow(
+                            f.read,
+                            str(at)
+                            if f.part in ("", "=") and f.read.spot.store == "sql"
+                            else f.part,
+                        )
+                        for f in value.flows
                     )
-                    part = Value(f"{value.text}[{at}]", flows, value.kind if value.kind == "row" else "", value.holder, marks=value.marks)
+                    part = Value(
+                        f"{value.text}[{at}]",
+                        flows,
+                        value.kind if value.kind == "row" else "",
+                        value.holder,
+                        marks=value.marks,
+                    )
                 self.assign(each.value if isinstance(each, ast.Starred) else each, part)
         elif isinstance(target, ast.Starred):
             self.assign(target.value, value)
@@ -243,8 +357,19 @@ class Walk(Accesses):
         if base.kind in ("file", "query"):
             return
         self.state.heap[text] = Value(
-            text if not value.kind or value.flows or "@" in value.text or value.kind in ("list", "dict", "row") else value.text,
-            value.flows, value.kind, value.holder or value.text, value.const, value.marks, value.parts, value.about,
+            text
+            if not value.kind
+            or value.flows
+            or "@" in value.text
+            or value.kind in ("list", "dict", "row")
+            else value.text,
+            value.flows,
+            value.kind,
+            value.holder or value.text,
+            value.const,
+            value.marks,
+            value.parts,
+            value.about,
         )
 
     def _set_element(self, target: ast.Subscript, value: Value) -> None:
@@ -252,7 +377,14 @@ class Walk(Accesses):
         index = self.eval(target.slice)
         key = index.const if index.const is not None else index.text
         if base.kind == "memory":
-            self.write(Spot("memory", "", base.text, frozenset({key})), "[]=", target, value.flows, marks=value.marks, value=value.text)
+            self.write(
+                Spot("memory", "", base.text, frozenset({key})),
+                "[]=",
+                target,
+                value.flows,
+                marks=value.marks,
+                value=value.text,
+            )
         self.mutate(target.value, [value], "changed", target)
         self.state.heap.pop(f"{base.text}[{index.text}]", None)
 
@@ -298,10 +430,14 @@ class Walk(Accesses):
         decides = bool(test.flows)
         if decides:
             names = frozenset(n.id for n in ast.walk(node.test) if isinstance(n, ast.Name))
-            compares = _compares(node.test)
+            compares = test_compares(node.test)
             says_yes, says_no = _answers(node.body, self), _answers(node.orelse, self)
-            yes.conditions += (Condition(test.flows, names, node.lineno, says_no, _ends(node.orelse), compares),)
-            no.conditions += (Condition(test.flows, names, node.lineno, says_yes, _ends(node.body), compares),)
+            yes.conditions += (
+                Condition(test.flows, names, node.lineno, says_no, ends(node.orelse), compares),
+            )
+            no.conditions += (
+                Condition(test.flows, names, node.lineno, says_yes, ends(node.body), compares),
+            )
         self.state = yes
         self.block(node.body)
         returned = frozenset(flow.read for value in self.returned[before:] for flow in value.flows)
@@ -310,9 +446,13 @@ class Walk(Accesses):
         self.state = start
         start.become([yes, no], node.lineno)
         if decides and yes.dead and not no.dead:
-            start.conditions += (Condition(test.flows, names, node.lineno, returned | says_yes, True, compares),)
+            start.conditions += (
+                Condition(test.flows, names, node.lineno, returned | says_yes, True, compares),
+            )
         elif decides and no.dead and not yes.dead:
-            start.conditions += (Condition(test.flows, names, node.lineno, says_no, True, compares),)
+            start.conditions += (
+                Condition(test.flows, names, node.lineno, says_no, True, compares),
+            )
 
     def _while_statement(self, node: ast.While) -> None:
         self.eval(node.test)
@@ -340,7 +480,11 @@ class Walk(Accesses):
             self.state = once
             self.block(body)
             self.state = start
-            endless = isinstance(node, ast.While) and isinstance(node.test, ast.Constant) and bool(node.test.value)
+            endless = (
+                isinstance(node, ast.While)
+                and isinstance(node.test, ast.Constant)
+                and bool(node.test.value)
+            )
             conditions = start.conditions
             dead = once.dead
             once.dead = False
@@ -361,13 +505,15 @@ class Walk(Accesses):
             called = dotted_name(item.context_expr)
             locks = value.kind == "lock" or (LOCK.search(called) and "clock" not in called.lower())
             inner = item.context_expr
-            if isinstance(inner, ast.Call) and re.search(r"(?i)serializable|isolation|immediate|exclusive", source):
+            if isinstance(inner, ast.Call) and re.search(
+                r"(?i)serializable|isolation|immediate|exclusive", source
+            ):
                 locks = True
             if locks:
                 lock = value.holder or value.text
                 taken.append(lock)
                 self.state.held |= {lock}
-                if isinstance(inner, ast.Call) and self._expires(inner, called):
+                if isinstance(inner, ast.Call) and expires(inner, called, self.module):
                     leases.append((lock, self.state.slow, inner))
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value)
@@ -381,21 +527,13 @@ class Walk(Accesses):
         if isinstance(node, ast.AsyncWith):
             self.state.tick += 1
 
-    def _expires(self, call: ast.Call, dotted: str) -> bool:
-        """Say whether a lock is a lease of a few seconds in a store."""
-        distributed = re.search(r"(?i)redis|redlock|lease|cache|etcd|distributed", ast.unparse(call.func)) or (
-            dotted.split(".")[-1] == "lock" and any("redis" in each for each in self.module.imported)
-        )
-        limits = {"timeout", "ttl", "expire", "ex", "lease", "lock_timeout", "expiration", "lease_time", "px"}
-        return bool(distributed) and any(
-            each.arg in limits and not (isinstance(each.value, ast.Constant) and each.value.value is None) for each in call.keywords
-        )
-
     _asyncwith_statement = _with_statement
 
     def _try_statement(self, node: ast.Try) -> None:
         start = self.state
-        caught = " ".join(ast.unparse(each.type) if each.type else "Exception" for each in node.handlers)
+        caught = " ".join(
+            ast.unparse(each.type) if each.type else "Exception" for each in node.handlers
+        )
         self.catching.append(caught)
         body = start.fork()
         self.state = body
@@ -434,7 +572,9 @@ class Walk(Accesses):
         start, ends = self.state, []
         for case in node.cases:
             branch = start.fork()
-            branch.conditions += (Condition(subject.flows, frozenset(), node.lineno, frozenset(), False),)
+            branch.conditions += (
+                Condition(subject.flows, frozenset(), node.lineno, frozenset(), False),
+            )
             self.state = branch
             self.block(case.body)
             ends.append(branch)
@@ -457,98 +597,11 @@ class Walk(Accesses):
         return any(_DUPLICATES.search(each) for each in self.catching)
 
 
-def is_retry(node: ast.While | ast.For | ast.AsyncFor) -> bool:
-    """Say whether a loop tries something again when it fails."""
-    for each in node.body:
-        inner = each.body if isinstance(each, ast.With | ast.AsyncWith) else [each]
-        for statement in inner:
-            if isinstance(statement, ast.Try) and statement.handlers:
-                goes_on = any(not _leaves(handler.body) for handler in statement.handlers)
-                done = any(isinstance(n, ast.Return | ast.Break) for n in ast.walk(node))
-                named = isinstance(node, ast.While) or re.search(r"(?i)attempt|retr|tries|range\(", ast.unparse(node.iter) + ast.unparse(node.target))
-                if goes_on and done and named:
-                    return True
-    return False
-
-
-def _leaves(body: list[ast.stmt]) -> bool:
-    return bool(body) and isinstance(body[-1], ast.Raise | ast.Return | ast.Break)
-
-
-def _ends(body: list[ast.stmt]) -> bool:
-    return bool(body) and isinstance(body[-1], ast.Raise | ast.Return | ast.Continue | ast.Break)
-
-
 def _answers(body: list[ast.stmt], walk: Walk) -> frozenset[Read]:
     """Return the reads whose data a branch returns or uses as its result."""
     found: set[Read] = set()
-    for name in _results(body):
+    for name in results(body):
         value = walk.state.env.get(name)
         if value is not None:
             found |= {flow.read for flow in value.flows}
     return frozenset(found)
-
-
-_RESULTS: dict[int, tuple[list[ast.stmt], frozenset[str]]] = {}
-
-
-def _results(body: list[ast.stmt]) -> frozenset[str]:
-    """Return the variables that a branch returns or computes with."""
-    known = _RESULTS.get(id(body))
-    if known is None or known[0] is not body:
-        names = frozenset(
-            node.id
-            for each in body
-            if isinstance(each, ast.Return | ast.Assign)
-            for node in ast.walk(each)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-        )
-        known = _RESULTS[id(body)] = (body, names)
-    return known[1]
-
-
-def _compares(test: ast.expr) -> bool:
-    """Say whether a test compares with something other than None."""
-    return any(
-        isinstance(node, ast.Compare)
-        and not any(isinstance(each, ast.Constant) and each.value is None for each in node.comparators)
-        for node in ast.walk(test)
-    )
-
-
-def _as_load(node: ast.expr) -> ast.expr:
-    if isinstance(node, ast.Name):
-        return ast.copy_location(ast.Name(node.id, ast.Load()), node)
-    if isinstance(node, ast.Attribute):
-        return ast.copy_location(ast.Attribute(node.value, node.attr, ast.Load()), node)
-    if isinstance(node, ast.Subscript):
-        return ast.copy_location(ast.Subscript(node.value, node.slice, ast.Load()), node)
-    return node
-
-
-def shared_names(function: FunctionInfo) -> frozenset[str]:
-    """Return the attributes and globals that a function changes and that others may, meanwhile."""
-    threaded = function.node.name in function.module.thread_targets
-    if function.node.name == "__init__" or not (function.is_async or threaded):
-        return frozenset()
-    names: set[str] = set()
-    for node in function.nodes:
-        if isinstance(node, ast.Global):
-            names |= set(node.names)
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AugAssign):
-            targets = [node.target]
-        for target in targets:
-            base = target.value if isinstance(target, ast.Subscript) else target
-            if isinstance(base, ast.Attribute) and isinstance(base.value, ast.Name) and base.value.id == "self" and function.cls:
-                names.add(f"self.{base.attr}")
-            elif isinstance(target, ast.Subscript) and SESSION.search(ast.unparse(base)):
-                names.add(ast.unparse(base))
-            elif isinstance(target, ast.Subscript) and isinstance(base, ast.Name) and base.id in function.module.globals:
-                names.add(base.id)
-    return frozenset(names)
-
-
-__all__ = ["Walk", "shared_names", "type_names"]

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from interlock.audit.finding import Finding, Step
-from interlock.audit.project import ClassInfo, FunctionInfo, FunctionNode, ModuleInfo, Project, last_name
+from interlock.audit.project import (
+    ClassInfo,
+    FunctionInfo,
+    FunctionNode,
+    ModuleInfo,
+    Project,
+    last_name,
+)
 from interlock.audit.value import Site
 
 _ADD = {"operator.add", "add"}
@@ -51,7 +58,10 @@ def _graphs(project: Project, module: ModuleInfo, nodes: list[ast.AST]) -> list[
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
             if last_name(node.value.func) == "StateGraph":
-                given = [*node.value.args, *(k.value for k in node.value.keywords if k.arg in ("state_schema",))]
+                given = [
+                    *node.value.args,
+                    *(k.value for k in node.value.keywords if k.arg in ("state_schema",)),
+                ]
                 state = project.class_named(last_name(given[0]), module) if given else None
                 graphs[ast.unparse(target)] = _Graph(state)
     calls = [n for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)]
@@ -171,7 +181,10 @@ def _fields(project: Project, state: ClassInfo) -> dict[str, tuple[ast.expr, Mod
         if parent is not None and parent is not state:
             fields |= _fields(project, parent)
         elif base.split(".")[-1] == "MessagesState":
-            fields["messages"] = (ast.parse("Annotated[list, add_messages]", mode="eval").body, state.module)
+            fields["messages"] = (
+                ast.parse("Annotated[list, add_messages]", mode="eval").body,
+                state.module,
+            )
     return fields | {name: (each, state.module) for name, each in state.annotations.items()}
 
 
@@ -182,13 +195,24 @@ def _split(annotation: ast.expr) -> tuple[str, ast.expr | None]:
             annotation = ast.parse(annotation.value, mode="eval").body
         except SyntaxError:
             return "", None
-    if isinstance(annotation, ast.Subscript) and last_name(annotation.value) in ("NotRequired", "Required"):
+    if isinstance(annotation, ast.Subscript) and last_name(annotation.value) in (
+        "NotRequired",
+        "Required",
+    ):
         return _split(annotation.slice)
     if isinstance(annotation, ast.Subscript) and last_name(annotation.value) == "Annotated":
-        parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        reducers = [p for p in parts[1:] if isinstance(p, ast.Lambda | ast.Name | ast.Attribute | ast.Call)]
-        reducers = [p for p in reducers if last_name(p) not in ("UntrackedValue", "EphemeralValue")
-                    and not (isinstance(p, ast.Call) and last_name(p.func) in ("Field", "Doc"))]
+        parts = (
+            annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+        )
+        reducers = [
+            p for p in parts[1:] if isinstance(p, ast.Lambda | ast.Name | ast.Attribute | ast.Call)
+        ]
+        reducers = [
+            p
+            for p in reducers
+            if last_name(p) not in ("UntrackedValue", "EphemeralValue")
+            and not (isinstance(p, ast.Call) and last_name(p.func) in ("Field", "Doc"))
+        ]
         return ast.unparse(parts[0]), reducers[-1] if reducers else None
     return ast.unparse(annotation), None
 
@@ -209,11 +233,18 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
             kind, reducer = _split(annotation)
             who = writers[0] if alone else " and ".join(writers)
             at, function = written[writers[-1]][key][0], graph.nodes[writers[-1]]
-            many = f"{who} runs several times at once (Send)" if alone else f"{who} run in the same step"
+            many = (
+                f"{who} runs several times at once (Send)"
+                if alone
+                else f"{who} run in the same step"
+            )
             if reducer is None:
                 said.add(key)
                 yield _finding(
-                    function, at, key, graph.state,
+                    function,
+                    at,
+                    key,
+                    graph.state,
                     f"{many} and each writes {key!r}, which has no reducer",
                     "LangGraph refuses two values in one step (InvalidUpdateError); where it doesn't, one of them is lost.",
                     f"{key}: Annotated[{kind}, operator.add] (lists), or a reducer that merges; or one key for each node.",
@@ -221,7 +252,10 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
             elif _drops(project, graph.state.module, reducer):
                 said.add(key)
                 yield _finding(
-                    function, at, key, graph.state,
+                    function,
+                    at,
+                    key,
+                    graph.state,
                     f"{many} and each writes {key!r}, of which the reducer keeps the last value only",
                     "The reducer ignores what was there, so all but one of the parallel results are lost.",
                     f"A reducer for {key!r} that merges both arguments, or one key for each node.",
@@ -230,7 +264,9 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
 
 
 def _laws(
-    project: Project, graph: _Graph, fields: dict[str, tuple[ast.expr, ModuleInfo]],
+    project: Project,
+    graph: _Graph,
+    fields: dict[str, tuple[ast.expr, ModuleInfo]],
     written: dict[str, dict[str, tuple[ast.expr, ast.expr]]],
 ) -> Iterator[Finding]:
     assert graph.state is not None
@@ -239,28 +275,60 @@ def _laws(
         if reducer is None or graph.state.annotations.get(key) is not annotation:
             continue
         name = ast.unparse(reducer)
-        where = FunctionInfo(ast.parse("def state(): ...").body[0], owner, graph.state, graph.state.name)  # type: ignore[arg-type]  # reason: what ast.parse gives for a def
-        if name in _ADD and _OTHERS.match(kind) or name.endswith("or_") and _LISTS.match(kind) or (
-            name == "add_messages" and (_OTHERS.match(kind) or kind in ("str", "int"))
+        where = FunctionInfo(_nothing(), owner, graph.state, graph.state.name)
+        if (
+            (name in _ADD and _OTHERS.match(kind))
+            or (name.endswith("or_") and _LISTS.match(kind))
+            or (name == "add_messages" and (_OTHERS.match(kind) or kind in ("str", "int")))
         ):
-            yield _finding(where, annotation, key, graph.state, f"The reducer {name} does not fit {key!r}, a {kind}",
-                           "The second write of the key fails, or its result is of another type.",
-                           "operator.or_ for dict and set, operator.add for lists, add_messages for messages.")
+            yield _finding(
+                where,
+                annotation,
+                key,
+                graph.state,
+                f"The reducer {name} does not fit {key!r}, a {kind}",
+                "The second write of the key fails, or its result is of another type.",
+                "operator.or_ for dict and set, operator.add for lists, add_messages for messages.",
+            )
         elif name in ("operator.sub", "operator.truediv", "operator.floordiv", "operator.pow"):
-            yield _finding(where, annotation, key, graph.state, f"The reducer {name} of {key!r} depends on order",
-                           "Parallel writes arrive in any order, and this reducer is not associative.",
-                           "Contributions that can be added in any order (negative numbers with operator.add).")
+            yield _finding(
+                where,
+                annotation,
+                key,
+                graph.state,
+                f"The reducer {name} of {key!r} depends on order",
+                "Parallel writes arrive in any order, and this reducer is not associative.",
+                "Contributions that can be added in any order (negative numbers with operator.add).",
+            )
         elif _mutates(project, owner, reducer):
-            yield _finding(where, annotation, key, graph.state, f"The reducer {name} of {key!r} changes its first argument",
-                           "The old state, which checkpoints and other branches still hold, changes with it.",
-                           "Return a new value: left + right, {**left, **right}.")
+            yield _finding(
+                where,
+                annotation,
+                key,
+                graph.state,
+                f"The reducer {name} of {key!r} changes its first argument",
+                "The old state, which checkpoints and other branches still hold, changes with it.",
+                "Return a new value: left + right, {**left, **right}.",
+            )
         if name in _ADD and _LISTS.match(kind):
             for node, keys in written.items():
                 if key in keys and _doubles(graph.nodes[node], key, keys[key][1]):
-                    yield _finding(graph.nodes[node], keys[key][0], key, graph.state,
-                                   f"{node} returns all of {key!r} and the reducer {name} adds it again",
-                                   "The reducer appends what a node returns, so everything that was there is doubled.",
-                                   f"Return the new elements only: {{{key!r}: [new]}}.")
+                    yield _finding(
+                        graph.nodes[node],
+                        keys[key][0],
+                        key,
+                        graph.state,
+                        f"{node} returns all of {key!r} and the reducer {name} adds it again",
+                        "The reducer appends what a node returns, so everything that was there is doubled.",
+                        f"Return the new elements only: {{{key!r}: [new]}}.",
+                    )
+
+
+def _nothing() -> FunctionNode:
+    """Return a function that stands for a class."""
+    (node,) = ast.parse("def state(): ...").body
+    assert isinstance(node, FunctionNode)
+    return node
 
 
 def _parallel(graph: _Graph) -> list[set[str]]:
@@ -274,11 +342,18 @@ def _parallel(graph: _Graph) -> list[set[str]]:
         while len(layer) > 1:
             groups.append(set(layer))
             seen |= layer
-            layer = {n for each in layer for n in graph.edges.get(each, []) if not n.startswith("?") and n != "END"} - seen
+            layer = {
+                n
+                for each in layer
+                for n in graph.edges.get(each, [])
+                if not n.startswith("?") and n != "END"
+            } - seen
     return groups
 
 
-def _reducer(project: Project, module: ModuleInfo, node: ast.expr) -> tuple[list[str], list[ast.stmt] | ast.expr] | None:
+def _reducer(
+    project: Project, module: ModuleInfo, node: ast.expr
+) -> tuple[list[str], list[ast.stmt] | ast.expr] | None:
     if isinstance(node, ast.Lambda):
         return [each.arg for each in node.args.args], node.body
     found = project.function_named(last_name(node), module) if last_name(node) else None
@@ -299,11 +374,18 @@ def _mutates(project: Project, module: ModuleInfo, node: ast.expr) -> bool:
     if found is None or len(found[0]) < 2 or not isinstance(found[1], list):
         return False
     first = found[0][0]
-    rebound = any(isinstance(n, ast.Assign) and last_name(n.targets[0]) == first for each in found[1] for n in ast.walk(each))
+    rebound = any(
+        isinstance(n, ast.Assign) and last_name(n.targets[0]) == first
+        for each in found[1]
+        for n in ast.walk(each)
+    )
     return not rebound and any(
-        isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and last_name(n.func.value) == first
+        isinstance(n, ast.Call)
+        and isinstance(n.func, ast.Attribute)
+        and last_name(n.func.value) == first
         and n.func.attr in {"append", "extend", "update", "add", "insert"}
-        for each in found[1] for n in ast.walk(each)
+        for each in found[1]
+        for n in ast.walk(each)
     )
 
 
@@ -315,8 +397,16 @@ def _doubles(function: FunctionInfo, key: str, value: ast.expr) -> bool:
 
     def whole(node: ast.expr) -> bool:
         if isinstance(node, ast.Subscript):
-            return last_name(node.value) == state and isinstance(node.slice, ast.Constant) and node.slice.value == key
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "copy"):
+            return (
+                last_name(node.value) == state
+                and isinstance(node.slice, ast.Constant)
+                and node.slice.value == key
+            )
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("get", "copy")
+        ):
             inner = node.func.value
             given = node.args[0] if node.args else None
             named = isinstance(given, ast.Constant) and given.value == key
@@ -327,8 +417,12 @@ def _doubles(function: FunctionInfo, key: str, value: ast.expr) -> bool:
             return whole(node.args[0])
         if isinstance(node, ast.Name):
             found = [
-                n.value for n in ast.walk(function.node)
-                if isinstance(n, ast.Assign) and len(n.targets) == 1 and last_name(n.targets[0]) == node.id and isinstance(n.targets[0], ast.Name)
+                n.value
+                for n in ast.walk(function.node)
+                if isinstance(n, ast.Assign)
+                and len(n.targets) == 1
+                and last_name(n.targets[0]) == node.id
+                and isinstance(n.targets[0], ast.Name)
             ]
             return len(found) == 1 and whole(found[0])
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -340,14 +434,33 @@ def _doubles(function: FunctionInfo, key: str, value: ast.expr) -> bool:
     return whole(value)
 
 
-def _finding(function: FunctionInfo, node: ast.AST, key: str, state: ClassInfo, message: str, why: str, fix: str) -> Finding:
+def _finding(
+    function: FunctionInfo,
+    node: ast.AST,
+    key: str,
+    state: ClassInfo,
+    message: str,
+    why: str,
+    fix: str,
+) -> Finding:
     site = Site(
-        function.module.path, getattr(node, "lineno", 1), getattr(node, "col_offset", 0) + 1,
-        getattr(node, "end_lineno", 1) or 1, (getattr(node, "end_col_offset", 0) or 0) + 1, function.qualname,
+        function.module.path,
+        getattr(node, "lineno", 1),
+        getattr(node, "col_offset", 0) + 1,
+        getattr(node, "end_lineno", 1) or 1,
+        (getattr(node, "end_col_offset", 0) or 0) + 1,
+        function.qualname,
     )
     steps = [Step(site, f"writes {key}")]
     if key in state.annotations:
         at = state.annotations[key]
-        declared = Site(state.module.path, at.lineno, at.col_offset + 1, at.end_lineno or at.lineno, (at.end_col_offset or 0) + 1, state.name)
+        declared = Site(
+            state.module.path,
+            at.lineno,
+            at.col_offset + 1,
+            at.end_lineno or at.lineno,
+            (at.end_col_offset or 0) + 1,
+            state.name,
+        )
         steps.insert(0, Step(declared, f"declares {key}"))
     return Finding("graph-state", "error", message, why, fix, site, None, steps, function.qualname)

@@ -4,24 +4,49 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from interlock.audit.database import IDS
 from interlock.audit.finding import RULES, Finding, Step
 from interlock.audit.keys import fixed_ids, is_result, shared_key
+from interlock.audit.project import FunctionInfo, Project
+from interlock.audit.state import State
+from interlock.audit.stores import Stores
 from interlock.audit.value import Flow, Read, Site, Value, Write
-
-if TYPE_CHECKING:
-    from interlock.audit.flow import Walk
 
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
 _GENERIC = {"store", "function"}
 
 
+class Point(Protocol):
+    """The point of a path at which a write is judged."""
+
+    project: Project
+    stores: Stores
+    root: FunctionInfo
+    state: State
+    frames: list[tuple[int, Site]]
+    reads: list[Read]
+    locks_taken: dict[str, Value]
+    known_locks: set[tuple[str, str]]
+
+    @property
+    def in_retry(self) -> tuple[int, ...]:
+        """The loops around this point that try again."""
+
+    @property
+    def conflict_handler(self) -> bool:
+        """Whether this point is reached after a conflict."""
+
+    @property
+    def duplicates_caught(self) -> bool:
+        """Whether an insert of what exists already is an error that is handled."""
+
+
 class Judge:
     """Finds the reads of a write and says whether they are safe."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Point) -> None:
         self.walk = walk
         self.findings: list[Finding] = []
         self.writes = 0
@@ -65,17 +90,34 @@ class Judge:
             why = "The data were read before WATCH: a write between the read and WATCH is not noticed."
             return self._report("stale-retry", read, write, why)
         if guarded:
-            if retried and write.guard in ("version", "expected_version", "if_match", "etag", "IfMatch", "revision"):
+            if retried and write.guard in (
+                "version",
+                "expected_version",
+                "if_match",
+                "etag",
+                "IfMatch",
+                "revision",
+            ):
                 why = "The loop repeats the write after a conflict with what was read before the loop, so the retry destroys the change that it conflicted with."
                 return self._report("stale-retry", read, write, why)
             return False
         if read.safe:
             return False
         if read.spot.store == "memory" and not (
-            self._interleaved(read) and write.marks & ({"arithmetic", "appended", "changed", "model"} | ({"computed"} if write.method == "[]=" else set()))
+            self._interleaved(read)
+            and write.marks
+            & (
+                {"arithmetic", "appended", "changed", "model"}
+                | ({"computed"} if write.method == "[]=" else set())
+            )
         ):
             return False
-        if read.spot.store == "orm" and not write.marks & {"arithmetic", "appended", "changed", "computed"}:
+        if read.spot.store == "orm" and not write.marks & {
+            "arithmetic",
+            "appended",
+            "changed",
+            "computed",
+        }:
             return False
         if read.spot.store == "file" and not self._shared_file(write):
             return False
@@ -94,11 +136,16 @@ class Judge:
     def _interleaved(self, read: Read) -> bool:
         walk = self.walk
         threaded = walk.root.node.name in walk.root.module.thread_targets
-        return walk.state.tick > read.tick or threaded and not walk.root.is_async
+        return walk.state.tick > read.tick or (threaded and not walk.root.is_async)
 
     def _shared_file(self, write: Write) -> bool:
         module = self.walk.root.module
-        script = "__main__" in module.source or "argparse" in module.source or "click" in module.imports or "typer" in module.imports
+        script = (
+            "__main__" in module.source
+            or "argparse" in module.source
+            or "click" in module.imports
+            or "typer" in module.imports
+        )
         return module.concurrent or not script
 
     def _meets(self, flow: Flow, write: Write) -> bool:
@@ -118,11 +165,18 @@ class Judge:
             owners = {each.read for each in owner.flows if each.read.spot.store == "orm"}
             return read in owners or any(self._same_query(read, each) for each in owners)
         if here.key != there.key:
-            if here.store == "mongo" and any(f.read is read for _, v in write.where for f in v.flows):
+            if not there.key and here.store not in ("file", "memory"):
+                return True  # the key is in what is written
+            if here.store == "mongo" and any(
+                f.read is read for _, v in write.where for f in v.flows
+            ):
                 return self._same_field(flow, write)
-            if here.store == "langgraph store" and read.method in ("search", "asearch") and here.key and there.key.startswith(here.key):
-                return True
-            return False
+            return bool(
+                here.store == "langgraph store"
+                and read.method in ("search", "asearch")
+                and here.key
+                and there.key.startswith(here.key)
+            )
         return self._same_field(flow, write)
 
     def _same_field(self, flow: Flow, write: Write) -> bool:
@@ -135,7 +189,9 @@ class Judge:
 
     def _same_query(self, read: Read, other: Read) -> bool:
         asked, given = dict(read.where), dict(other.where)
-        return bool(asked) and {k: v.text for k, v in asked.items()} == {k: v.text for k, v in given.items()}
+        return bool(asked) and {k: v.text for k, v in asked.items()} == {
+            k: v.text for k, v in given.items()
+        }
 
     def _same_row(self, read: Read, write: Write) -> bool:
         asked, given = dict(read.where), dict(write.where)
@@ -149,12 +205,17 @@ class Judge:
             return True
         if any(_identifies(read, column, value) for column, value in given.items()):
             return True
-        return not asked and not given or bool(not given and write.spot.store == "sql" and not asked)
+        return (not asked and not given) or bool(
+            not given and write.spot.store == "sql" and not asked
+        )
 
     def _meets_by_name(self, flow: Flow, write: Write) -> bool:
         read = flow.read
-        if read.noun and write.noun and read.noun != write.noun and not (
-            read.noun.endswith(write.noun) or write.noun.endswith(read.noun)
+        if (
+            read.noun
+            and write.noun
+            and read.noun != write.noun
+            and not (read.noun.endswith(write.noun) or write.noun.endswith(read.noun))
         ):
             return False
         if read.test:
@@ -162,11 +223,18 @@ class Judge:
         itself = any(each.read is read and each.part == "=" for each in write.flows)
         if itself:
             return True
-        same_key = bool(read.arguments and write.arguments and read.arguments[0] == write.arguments[0])
+        same_key = bool(
+            read.arguments and write.arguments and read.arguments[0] == write.arguments[0]
+        )
         if any(each.read is read for each in write.key_flows) and len(write.arguments) > 1:
-            return "changed" in write.marks or "model" in write.marks or "arithmetic" in write.marks or "computed" in write.marks
+            return (
+                "changed" in write.marks
+                or "model" in write.marks
+                or "arithmetic" in write.marks
+                or "computed" in write.marks
+            )
         nothing = not read.arguments and len(write.arguments) == 1
-        return same_key and len(write.arguments) > 1 or nothing
+        return (same_key and len(write.arguments) > 1) or nothing
 
     # Read, decide, write.
 
@@ -186,7 +254,12 @@ class Judge:
                 answered = any(each.spot[:3] == read.spot[:3] for each in condition.answers)
                 if answered and "default" not in write.marks:
                     continue
-                if not answered and not read.test and not condition.compares and not condition.refuses:
+                if (
+                    not answered
+                    and not read.test
+                    and not condition.compares
+                    and not condition.refuses
+                ):
                     continue
                 if self._fills(condition.names, write, read):
                     continue
@@ -202,7 +275,11 @@ class Judge:
         if read.spot.store in _GENERIC:
             return (read.test or "default" in write.marks) and self._meets_by_name_test(read, write)
         if read.spot.store == "orm":
-            return bool(write.spot.fields) and flow.part in write.spot.fields and self._meets(flow, write)
+            return (
+                bool(write.spot.fields)
+                and flow.part in write.spot.fields
+                and self._meets(flow, write)
+            )
         if read.spot.store == "sql":
             part = flow.part
             if part.isdigit() and int(part) < len(read.columns):
@@ -232,11 +309,14 @@ class Judge:
             return
         for flow in write.flows:
             read = flow.read
-            if read.spot[:2] == write.spot[:2] and re.search(r"(?i)\b(max|count)\s*\(", " ".join(read.columns)):
-                if not (read.safe or self._common_lock(read) or (read.frames and read.frames[:1] == write.frames[:1])):
-                    why = "Two writers can compute the same next value from the same rows, and both insert it."
-                    self._report("lost-update", read, write, why)
-                    return
+            counted = re.search(r"(?i)\b(max|count)\s*\(", " ".join(read.columns))
+            inside = read.frames and read.frames[:1] == write.frames[:1]
+            if read.spot[:2] != write.spot[:2] or not counted or inside:
+                continue
+            if not read.safe and not self._common_lock(read):
+                why = "Two writers can compute the same next value from the same rows, and both insert it."
+                self._report("lost-update", read, write, why)
+                return
         for condition in walk.state.conditions:
             for flow in condition.flows:
                 read = flow.read
@@ -250,11 +330,14 @@ class Judge:
                 given = dict(write.where)
                 same = [c for c in asked if c in given and asked[c].text == given[c].text]
                 unique = walk.project.unique.get(write.spot.holder, [])
-                if not same or any(columns and columns <= {*same, *(set(given) - set(asked))} and columns & set(same) for columns in unique):
+                if not same or any(
+                    columns
+                    and columns <= {*same, *(set(given) - set(asked))}
+                    and columns & set(same)
+                    for columns in unique
+                ):
                     continue
-                why = (
-                    f"Two writers can pass the check on line {condition.line} at the same time, and both insert."
-                )
+                why = f"Two writers can pass the check on line {condition.line} at the same time, and both insert."
                 self._report("check-then-act", read, write, why)
                 return
 
@@ -282,7 +365,11 @@ class Judge:
             return
         for read in walk.reads:
             if read.method in store.drains and read.spot[:3] == write.spot[:3]:
-                if read.safe or self._common_lock(read) or (read.frames and read.frames[:1] == write.frames[:1]):
+                if (
+                    read.safe
+                    or self._common_lock(read)
+                    or (read.frames and read.frames[:1] == write.frames[:1])
+                ):
                     continue
                 why = "What others add between the read and the delete is deleted unread."
                 self._report("lost-update", read, write, why)
@@ -293,7 +380,9 @@ class Judge:
     def lease(self, site: Site, lock: str) -> None:
         """A lock that may expire while a model thinks, and a write under it."""
         self._plain(
-            "unchecked-lease", site, f"{lock} may expire before the write under it: its token is not compared",
+            "unchecked-lease",
+            site,
+            f"{lock} may expire before the write under it: its token is not compared",
             "The lock is granted for a limited time and a model call, a request or a sleep lies inside; when it expires, another holder writes, too.",
             "Let the write compare: a fencing token or a version at the write (interlock: space.lease, lease.write), or renew the lock while it is held.",
         )
@@ -303,13 +392,17 @@ class Judge:
         walk = self.walk
         expires = walk.locks_taken.get(write.spot.key)
         key = (walk.root.module.path, write.spot.key)
-        if expires is None and not (LOCK_KEY.search(f"{write.spot.key} {walk.root.qualname}") and key in walk.known_locks):
+        if expires is None and not (
+            LOCK_KEY.search(f"{write.spot.key} {walk.root.qualname}") and key in walk.known_locks
+        ):
             return False
         if expires is not None and expires.text != "expires":
             return True
         if write.guard:
             return True
-        compared = any(flow.read.spot.key == write.spot.key for c in walk.state.conditions for flow in c.flows)
+        compared = any(
+            flow.read.spot.key == write.spot.key for c in walk.state.conditions for flow in c.flows
+        )
         if compared:
             message = f"The lock {write.spot.key} is compared and then deleted, in two steps"
             why = "It can expire and be granted to another holder between the two."
@@ -317,21 +410,30 @@ class Judge:
             message = f"The lock {write.spot.key} is deleted without comparing its token"
             why = "If it has expired and was granted again, this releases another holder's lock."
         self._plain(
-            "unchecked-lease", write.via or write.site, message, why,
+            "unchecked-lease",
+            write.via or write.site,
+            message,
+            why,
             "A random token as the value, and a Lua script that deletes only if the value is the token (redis-py: r.lock(name, timeout=...)).",
         )
         return True
 
     def _key(self, write: Write) -> None:
         walk = self.walk
-        if write.spot.store in ("sql", "orm", "memory") or write.guard or not is_result(write) or walk.state.held:
+        if (
+            write.spot.store in ("sql", "orm", "memory")
+            or write.guard
+            or not is_result(write)
+            or walk.state.held
+        ):
             return
         text = write.spot.key or (write.arguments[0] if len(write.arguments) > 1 else "")
         names = shared_key(write, text)
         if not names or any(read.spot[:3] == write.spot[:3] for read in walk.reads):
             return
         self._plain(
-            "shared-key", write.via or write.site,
+            "shared-key",
+            write.via or write.site,
             f"{text} is built from {', '.join(dict.fromkeys(names))} only: agents with the same task write the same key",
             "The second agent's result replaces the first one's, and nobody notices.",
             "Put the agent or the run into the key, or append each result to a list under it (merged key).",
@@ -342,18 +444,30 @@ class Judge:
         why = fixed_ids(ids)
         if why and not frames:
             self._plain(
-                "fixed-id", site, f"Vectors are written to {holder} under {why}: each batch replaces the one before",
+                "fixed-id",
+                site,
+                f"Vectors are written to {holder} under {why}: each batch replaces the one before",
                 "Two documents, runs or agents with the same id overwrite each other's vectors.",
                 "An id of the content (a hash of the text and its source) or a uuid; delete by metadata when a source is replaced.",
             )
 
     def _plain(self, rule: str, site: Site, message: str, why: str, fix: str) -> None:
         key = (rule, site.line, site.line)
-        if key in self._seen or self.walk.frames and rule != "unchecked-lease":
+        if key in self._seen or (self.walk.frames and rule != "unchecked-lease"):
             return
         self._seen.add(key)
         self.findings.append(
-            Finding(rule, "warning", message, why, fix, site, None, [Step(site, "writes")], self.walk.root.qualname)
+            Finding(
+                rule,
+                "warning",
+                message,
+                why,
+                fix,
+                site,
+                None,
+                [Step(site, "writes")],
+                self.walk.root.qualname,
+            )
         )
 
     # Reporting.
@@ -376,7 +490,11 @@ class Judge:
             window = " A model call, a request or a sleep lies between, so the window is long."
         elif waits:
             window = " An await lies between, so other tasks run in the window."
-        lines = f"line {read_via.line}" if read_via.file == via.file else f"{read_via.file}:{read_via.line}"
+        lines = (
+            f"line {read_via.line}"
+            if read_via.file == via.file
+            else f"{read_via.file}:{read_via.line}"
+        )
         message = f"{name} is read from {title} on {lines} and written back here: {RULES[rule].title.lower()}"
         if rule == "check-then-act":
             message = f"{name} in {title} is checked on {lines} and written here: check, then act"
@@ -391,8 +509,15 @@ class Judge:
         steps.append(Step(write.site, f"writes {name} ({write.method})"))
         self.findings.append(
             Finding(
-                rule, "error" if waits or slow else "warning", message, why + window,
-                self._fix(rule, write, name), via, read_via, steps, walk.root.qualname,
+                rule,
+                "error" if waits or slow else "warning",
+                message,
+                why + window,
+                self._fix(rule, write, name),
+                via,
+                read_via,
+                steps,
+                walk.root.qualname,
             )
         )
         return True
@@ -434,7 +559,13 @@ def _identifies(read: Read, column: str, value: Value) -> bool:
     )
 
 
-_TITLES = {"sql": "the database", "orm": "the database", "file": "a file", "memory": "memory that tasks share", "function": "a store"}
+_TITLES = {
+    "sql": "the database",
+    "orm": "the database",
+    "file": "a file",
+    "memory": "memory that tasks share",
+    "function": "a store",
+}
 
 
 def what(read: Read, write: Write) -> str:

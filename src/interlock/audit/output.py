@@ -64,7 +64,12 @@ def as_sarif(findings: list[Finding], version: str) -> dict[str, Any]:
                     "threadFlows": [
                         {
                             "locations": [
-                                {"location": {**_location(step.site, ""), "message": {"text": step.text}}}
+                                {
+                                    "location": {
+                                        **_location(step.site, ""),
+                                        "message": {"text": step.text},
+                                    }
+                                }
                                 for step in each.steps
                             ]
                         }
@@ -78,7 +83,9 @@ def as_sarif(findings: list[Finding], version: str) -> dict[str, Any]:
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
-        "runs": [{"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}],
+        "runs": [
+            {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+        ],
     }
 
 

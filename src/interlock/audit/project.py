@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
-_MODEL_BASES = re.compile(r"(^|\.)(Base|Model|SQLModel|Document|Entity|DeclarativeBase)$|Model$|Base$|Document$")
+_MODEL_BASES = re.compile(
+    r"(^|\.)(Base|Model|SQLModel|Document|Entity|DeclarativeBase)$|Model$|Base$|Document$"
+)
 _NOT_MODEL_BASES = re.compile(r"BaseModel$|BaseSettings$|ABC$|Protocol$")
 _CONCURRENT = re.compile(
     r"\b(threading|asyncio|concurrent\.futures|multiprocessing|fastapi|flask|django|celery|aiohttp|starlette|"
@@ -43,6 +45,12 @@ class FunctionInfo:
         """Whether its first parameter is not the object."""
         names = {ast.unparse(each).split(".")[-1] for each in self.node.decorator_list}
         return self.cls is None or "staticmethod" in names
+
+    @cached_property
+    def is_property(self) -> bool:
+        """Whether reading an attribute calls it."""
+        names = {ast.unparse(each).split(".")[-1] for each in self.node.decorator_list}
+        return bool(names & {"property", "cached_property"})
 
     @cached_property
     def nodes(self) -> list[ast.AST]:
@@ -144,7 +152,11 @@ class ModuleInfo:
     @cached_property
     def serializable(self) -> bool:
         """Whether its transactions are serializable."""
-        return bool(re.search(r"[\"']SERIALIZABLE[\"']|Serializable\b|ISOLATION_LEVEL_SERIALIZABLE", self.source))
+        return bool(
+            re.search(
+                r"[\"']SERIALIZABLE[\"']|Serializable\b|ISOLATION_LEVEL_SERIALIZABLE", self.source
+            )
+        )
 
     @cached_property
     def thread_targets(self) -> frozenset[str]:
@@ -160,14 +172,20 @@ def _thread_targets(tree: ast.Module) -> Iterator[str]:
         given: list[ast.expr] = []
         if name in {"Thread", "Process"}:
             given = [each.value for each in node.keywords if each.arg == "target"]
-        elif name in {"submit", "to_thread", "apply_async", "start_new_thread", "imap_unordered"}:
-            given = node.args[:1]
-        elif name == "map" and "executor" in ast.unparse(node.func).lower():
+        elif name in {
+            "submit",
+            "to_thread",
+            "apply_async",
+            "start_new_thread",
+            "imap_unordered",
+        } or (name == "map" and "executor" in ast.unparse(node.func).lower()):
             given = node.args[:1]
         elif name == "run_in_executor":
             given = node.args[1:2]
         for each in given:
-            if isinstance(each, ast.Name) or isinstance(each, ast.Attribute) and last_name(each.value) in ("self", "cls"):
+            if isinstance(each, ast.Name) or (
+                isinstance(each, ast.Attribute) and last_name(each.value) in ("self", "cls")
+            ):
                 yield last_name(each)
 
 
@@ -178,11 +196,18 @@ def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-_SQL_TABLE = re.compile(r"(?is)CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?[\"`]?(\w+)[\"`]?\s*\((.*?)\)\s*(?:;|\"\"\"|'''|\"|'|WITHOUT)")
+_SQL_TABLE = re.compile(
+    r"(?is)CREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?[\"`]?(\w+)[\"`]?\s*\((.*?)\)\s*(?:;|\"\"\"|'''|\"|'|WITHOUT)"
+)
 
 
 def _unique_in_sql(columns: str) -> list[frozenset[str]]:
-    found = [frozenset({name.lower()}) for name in re.findall(r"(?i)[\"`]?(\w+)[\"`]?\s+\w+[^,]*\b(?:UNIQUE|PRIMARY\s+KEY)", columns)]
+    found = [
+        frozenset({name.lower()})
+        for name in re.findall(
+            r"(?i)[\"`]?(\w+)[\"`]?\s+\w+[^,]*\b(?:UNIQUE|PRIMARY\s+KEY)", columns
+        )
+    ]
     for listed in re.findall(r"(?i)(?:UNIQUE|PRIMARY\s+KEY)\s*\(([^)]*)\)", columns):
         found.append(frozenset(re.findall(r"\w+", listed.lower())))
     return found
@@ -197,17 +222,37 @@ def _unique_sets(cls: ClassInfo) -> list[frozenset[str]]:
     for node in ast.walk(cls.node):
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
             target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-            flags = {each.arg for each in node.value.keywords if isinstance(each.value, ast.Constant) and each.value.value is True}
+            flags = {
+                each.arg
+                for each in node.value.keywords
+                if isinstance(each.value, ast.Constant) and each.value.value is True
+            }
             if isinstance(target, ast.Name) and "unique" in flags:
                 found.append(frozenset({target.id}))
             if isinstance(target, ast.Name) and flags & {"primary_key", "pk"}:
                 primary.add(target.id)
-        if isinstance(node, ast.Call) and last_name(node.func) in {"UniqueConstraint", "Index", "PrimaryKeyConstraint"}:
-            names = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
-            if last_name(node.func) != "Index" or any(each.arg == "unique" for each in node.keywords):
+        if isinstance(node, ast.Call) and last_name(node.func) in {
+            "UniqueConstraint",
+            "Index",
+            "PrimaryKeyConstraint",
+        }:
+            names = [
+                n.value
+                for n in ast.walk(node)
+                if isinstance(n, ast.Constant) and isinstance(n.value, str)
+            ]
+            if last_name(node.func) != "Index" or any(
+                each.arg == "unique" for each in node.keywords
+            ):
                 found.append(frozenset(names))
         if isinstance(node, ast.Assign) and last_name(node.targets[0]) == "unique_together":
-            found.append(frozenset(n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)))
+            found.append(
+                frozenset(
+                    n.value
+                    for n in ast.walk(node.value)
+                    if isinstance(n, ast.Constant) and isinstance(n.value, str)
+                )
+            )
     return [*found, frozenset(primary)] if primary else found
 
 
@@ -245,7 +290,9 @@ class Project:
         found = self.classes.get(name, [])
         if len(found) > 1:
             target = module.imports.get(name, "")
-            found = [each for each in found if target and target.startswith(each.module.name)] or found
+            found = [
+                each for each in found if target and target.startswith(each.module.name)
+            ] or found
         return found[0] if found and (len(found) == 1 or name in module.imports) else None
 
     def function_named(self, name: str, module: ModuleInfo) -> FunctionInfo | None:
@@ -288,7 +335,9 @@ class Project:
                     return found
         return None
 
-    def attribute(self, cls: ClassInfo, name: str) -> tuple[ClassInfo, ast.expr | None, ast.expr | None] | None:
+    def attribute(
+        self, cls: ClassInfo, name: str
+    ) -> tuple[ClassInfo, ast.expr | None, ast.expr | None] | None:
         """Return what an attribute of a class is made of, and its annotation."""
         waiting, seen = [cls], set()
         while waiting:
@@ -319,11 +368,14 @@ class _Indexer:
             for node in ast.walk(self.module.tree)
             if isinstance(node, ast.Call)
             and node.args
-            and last_name(node.func) in {"transaction", "run_in_transaction", "with_transaction", "run_transaction"}
+            and last_name(node.func)
+            in {"transaction", "run_in_transaction", "with_transaction", "run_transaction"}
         }
         for function in self.module.all_functions:
             decorators = " ".join(ast.unparse(each) for each in function.node.decorator_list)
-            if re.search(r"(?i)transactional|synchroni[sz]ed|(?<![bc])lock|single_?flight", decorators):
+            if re.search(
+                r"(?i)transactional|synchroni[sz]ed|(?<![bc])lock|single_?flight", decorators
+            ):
                 function.safe = decorators
             elif function.node.name in transactions - {""}:
                 function.safe = "transaction"
@@ -403,9 +455,12 @@ class _Indexer:
                 ):
                     continue
                 empty = isinstance(value, ast.Constant) and value.value is None
-                if not empty or target.attr not in cls.attributes:
-                    if info.node.name == "__init__" or target.attr not in cls.attributes or isinstance(cls.attributes[target.attr], ast.Constant):
-                        cls.attributes[target.attr] = value
+                if (not empty or target.attr not in cls.attributes) and (
+                    info.node.name == "__init__"
+                    or target.attr not in cls.attributes
+                    or isinstance(cls.attributes[target.attr], ast.Constant)
+                ):
+                    cls.attributes[target.attr] = value
                 if isinstance(node, ast.AnnAssign):
                     cls.annotations.setdefault(target.attr, node.annotation)
                 names = [n.id for n in ast.walk(value) if isinstance(n, ast.Name)]

@@ -46,9 +46,7 @@ def read_settings(file: Path) -> Settings:
         table = document.get("tool", {}).get("interlock", {}).get("audit", {})
     unknown = set(table) - {"exclude", "ignore", "store"}
     if unknown:
-        raise SettingsError(
-            f"{file}: {sorted(unknown)[0]!r} is none of exclude, ignore, store."
-        )
+        raise SettingsError(f"{file}: {sorted(unknown)[0]!r} is none of exclude, ignore, store.")
     for name in ("exclude", "ignore"):
         value = table.get(name, [])
         if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
@@ -98,7 +96,12 @@ def ignored_by_comment(finding: Finding, lines: Mapping[str, list[str]]) -> bool
 def write_baseline(file: Path, findings: Iterable[Finding]) -> None:
     """Record findings that are accepted; they are recognised when their lines move."""
     rows = [
-        {"fingerprint": each.fingerprint, "rule": each.rule, "file": each.site.file, "function": each.function}
+        {
+            "fingerprint": each.fingerprint,
+            "rule": each.rule,
+            "file": each.site.file,
+            "function": each.function,
+        }
         for each in findings
     ]
     file.write_text(json.dumps({"version": 1, "findings": rows}, indent=1) + "\n", "utf-8")

@@ -6,23 +6,30 @@ import re
 from dataclasses import dataclass
 
 _START = re.compile(
-    r"\s*(?:--[^\n]*\n\s*)*(SELECT|INSERT|UPDATE|DELETE|WITH|BEGIN|REPLACE|LOCK|SET|START|MERGE|UPSERT)\b", re.I
+    r"\s*(?:--[^\n]*\n\s*)*(SELECT|INSERT|UPDATE|DELETE|WITH|BEGIN|REPLACE|LOCK|SET|START|MERGE|UPSERT)\b",
+    re.I,
 )
 _NAME = r"[\"`\[]?((?:[\w{}]+[\"`\]]?\.[\"`\[]?)?[\w{}$]+)[\"`\]]?"
 _FROM = re.compile(rf"\bFROM\s+{_NAME}", re.I)
 _UPDATE = re.compile(rf"\bUPDATE\s+(?:OR\s+\w+\s+)?(?:ONLY\s+)?{_NAME}.*?\bSET\b", re.I | re.S)
-_INSERT = re.compile(rf"\b(?:INSERT(?:\s+OR\s+(\w+))?\s+INTO|(REPLACE)\s+INTO)\s+{_NAME}\s*(?:\(([^)]*)\))?", re.I)
+_INSERT = re.compile(
+    rf"\b(?:INSERT(?:\s+OR\s+(\w+))?\s+INTO|(REPLACE)\s+INTO)\s+{_NAME}\s*(?:\(([^)]*)\))?", re.I
+)
 _DELETE = re.compile(rf"\bDELETE\s+FROM\s+{_NAME}", re.I)
 _PLACEHOLDER = r"(\?|%s|%\((\w+)\)s|:(\w+)|\$(\d+)|@(\w+)|\{\})"
-_WHERE = re.compile(r"\bWHERE\b(.*?)(?:\bORDER\s+BY\b|\bGROUP\s+BY\b|\bLIMIT\b|\bRETURNING\b|\bFOR\s+UPDATE\b|\bON\s+CONFLICT\b|$)", re.I | re.S)
-_COMPARED = re.compile(rf"[\"`]?([\w.]+)[\"`]?\s*(?:=|==|IS|<=>)\s*(?:{_PLACEHOLDER}|[\w'\"]+)", re.I)
+_WHERE = re.compile(
+    r"\bWHERE\b(.*?)(?:\bORDER\s+BY\b|\bGROUP\s+BY\b|\bLIMIT\b|\bRETURNING\b|\bFOR\s+UPDATE\b|\bON\s+CONFLICT\b|$)",
+    re.I | re.S,
+)
+_COMPARED = re.compile(
+    rf"[\"`]?([\w.]+)[\"`]?\s*(?:=|==|IS|<=>)\s*(?:{_PLACEHOLDER}|[\w'\"]+)", re.I
+)
 _ASSIGNED = re.compile(rf"[\"`]?(\w+)[\"`]?\s*=\s*(?:\w+\(\s*)?{_PLACEHOLDER}", re.I)
 _ANY = re.compile(_PLACEHOLDER)
-_LOCKS = re.compile(
-    r"\bFOR\s+(NO\s+KEY\s+)?UPDATE\b|\bWITH\s*\(\s*UPDLOCK|\bFOR\s+SHARE\b", re.I
-)
+_LOCKS = re.compile(r"\bFOR\s+(NO\s+KEY\s+)?UPDATE\b|\bWITH\s*\(\s*UPDLOCK|\bFOR\s+SHARE\b", re.I)
 _EXCLUSIVE = re.compile(
-    r"\bBEGIN\s+(IMMEDIATE|EXCLUSIVE)|SERIALIZABLE|\bLOCK\s+TABLE|pg_advisory(_xact)?_lock|pg_try_advisory|GET_LOCK\(", re.I
+    r"\bBEGIN\s+(IMMEDIATE|EXCLUSIVE)|SERIALIZABLE|\bLOCK\s+TABLE|pg_advisory(_xact)?_lock|pg_try_advisory|GET_LOCK\(",
+    re.I,
 )
 VERSIONS = re.compile(
     r"(?i)^(.*_)?(version|ver|rev|revision|etag|updated_at|modified_at|last_modified|lock_version|row_version|epoch|xmin|seq|"
@@ -77,7 +84,9 @@ def parse(text: str) -> Statement | None:
         names = tuple(re.findall(r"[\"`]?(\w+)[\"`]?\s*=(?!=)", assigned))
         upserts = _INSERT.search(text)
         if not upserts:
-            return Statement("update", _clean(update[1]), names, sets, bounds, exists="select" in body.lower())
+            return Statement(
+                "update", _clean(update[1]), names, sets, bounds, exists="select" in body.lower()
+            )
     if insert := _INSERT.search(text):
         names = tuple(re.findall(r"\w+", insert[4] or ""))
         conflict = re.search(r"\bON\s+(CONFLICT|DUPLICATE)\b(.*)", text, re.I | re.S)
@@ -88,7 +97,11 @@ def parse(text: str) -> Statement | None:
         grows = bool(conflict and re.search(r"=\s*[\w.]+\s*(\+|\|\|)", conflict[2]))
         sets = tuple(Bound(name, _parameter(at, numbered)) for at, name in enumerate(names))
         return Statement(
-            "insert", _clean(insert[3]), names, sets, (),
+            "insert",
+            _clean(insert[3]),
+            names,
+            sets,
+            (),
             merges=bool(conflict) or bool(how),
             replaces=replaces and not compared and not grows,
             exists="not exists" in text.lower(),
@@ -103,8 +116,22 @@ def parse(text: str) -> Statement | None:
     counts = bool(re.match(r"\s*(COUNT\s*\(|1\b|EXISTS|TRUE\b)", listed, re.I)) or bool(
         re.match(r"\s*SELECT\s+EXISTS", text, re.I)
     )
-    names = tuple(each.strip() if "(" in each else re.sub(r".*\.|.*\bAS\s+", "", each.strip().strip('"`'), flags=re.I | re.S) for each in listed.split(","))
-    return Statement("select", _clean(source[1]), names, (), bounds, bool(_LOCKS.search(text)), counts, exists=len(columns) > 0)
+    names = tuple(
+        each.strip()
+        if "(" in each
+        else re.sub(r".*\.|.*\bAS\s+", "", each.strip().strip('"`'), flags=re.I | re.S)
+        for each in listed.split(",")
+    )
+    return Statement(
+        "select",
+        _clean(source[1]),
+        names,
+        (),
+        bounds,
+        bool(_LOCKS.search(text)),
+        counts,
+        exists=len(columns) > 0,
+    )
 
 
 def _clean(name: str) -> str:
@@ -130,8 +157,13 @@ def _where(text: str, numbered: dict[int, str]) -> tuple[Bound, ...]:
     return _bounds(_COMPARED, match[1], match.start(1), numbered) if match else ()
 
 
-def _bounds(pattern: re.Pattern[str], text: str, start: int, numbered: dict[int, str]) -> tuple[Bound, ...]:
+def _bounds(
+    pattern: re.Pattern[str], text: str, start: int, numbered: dict[int, str]
+) -> tuple[Bound, ...]:
     return tuple(
-        Bound(match[1].split(".")[-1].lower(), numbered.get(start + match.start(2), "") if match[2] else "")
+        Bound(
+            match[1].split(".")[-1].lower(),
+            numbered.get(start + match.start(2), "") if match[2] else "",
+        )
         for match in pattern.finditer(text)
     )

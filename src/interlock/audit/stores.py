@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -107,9 +107,7 @@ class Stores:
                 return found
         return None
 
-    def _find(
-        self, name: str, imports: frozenset[str], method: str, generic: bool
-    ) -> Store | None:
+    def _find(self, name: str, imports: frozenset[str], method: str, generic: bool) -> Store | None:
         for store in self.all:
             if generic and not store.generic:
                 continue
@@ -128,7 +126,7 @@ class Stores:
         return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def _any(name: str, globs: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, each) for each in globs)
 
@@ -142,7 +140,7 @@ def load_stores(own: Iterable[Mapping[str, Any]] = ()) -> Stores:
 def _store(table: Mapping[str, Any]) -> Store:
     name = table.get("name")
     if not isinstance(name, str) or not name:
-        raise SettingsError("A store needs a name: [[tool.interlock.audit.store]] name = \"...\"")
+        raise SettingsError('A store needs a name: [[tool.interlock.audit.store]] name = "..."')
     for key, value in table.items():
         known = (
             (key in _LISTS and isinstance(value, list) and all(isinstance(v, str) for v in value))
@@ -184,7 +182,7 @@ def _call(store: str, signature: str, action: str) -> Call:
     match = _SIGNATURE.fullmatch(signature.strip())
     if match is None:
         raise SettingsError(
-            f"Store {store!r}: {signature!r} is not a signature. Example: \"set(key, value)\""
+            f'Store {store!r}: {signature!r} is not a signature. Example: "set(key, value)"'
         )
     parameters = []
     for position, each in enumerate(filter(None, map(str.strip, match[2].split(",")))):

@@ -1,4 +1,4 @@
-"""`interlock audit`: the lines of Python code that can lose a write, with the reason and the fix."""
+"""`interlock audit`: the lines of Python code that can lose a write, with reason and fix."""
 
 from __future__ import annotations
 
@@ -24,17 +24,30 @@ from interlock.audit.settings import (
 )
 from interlock.cli.common import ANOMALIES, PIPED_WIDTH, compact, reported
 
-_RULE_LIST = "\b\nRules:\n" + "\n".join(f"  {rule.name:<16} {rule.title}" for rule in RULES.values())
+_RULE_LIST = "\b\nRules:\n" + "\n".join(
+    f"  {rule.name:<16} {rule.title}" for rule in RULES.values()
+)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(epilog=_RULE_LIST)
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--rule", "rules", multiple=True, metavar="RULE", help="Only this rule; may be repeated.")
-@click.option("--ignore", "ignored", multiple=True, metavar="RULE", help="Not this rule; may be repeated.")
-@click.option("--config", type=_FILE, help="Settings and stores, instead of the nearest pyproject.toml.")
+@click.option(
+    "--rule", "rules", multiple=True, metavar="RULE", help="Only this rule; may be repeated."
+)
+@click.option(
+    "--ignore", "ignored", multiple=True, metavar="RULE", help="Not this rule; may be repeated."
+)
+@click.option(
+    "--config", type=_FILE, help="Settings and stores, instead of the nearest pyproject.toml."
+)
 @click.option("--baseline", type=_FILE, help="Leave out what this file has accepted.")
-@click.option("--write-baseline", "accept", type=_FILE, help="Accept everything found now: write it to a file.")
+@click.option(
+    "--write-baseline",
+    "accept",
+    type=_FILE,
+    help="Accept everything found now: write it to a file.",
+)
 @click.option("--json", "as_json_", is_flag=True, help="Print one object: findings, files, lines.")
 @click.option("--sarif", is_flag=True, help="Print SARIF 2.1.0.")
 @click.option("--github", is_flag=True, help="Print annotations for GitHub Actions.")
@@ -140,6 +153,7 @@ def _show_one(console: Console, finding: Finding, lines: dict[str, list[str]]) -
         if step.site.file not in lines:
             lines[step.site.file] = Path(step.site.file).read_text("utf-8").splitlines()
         source = lines[step.site.file][step.site.line - 1].strip()
-        console.print(f"  [dim]{step.site.line:>5} |[/] {escape(source[:90])}  [cyan]<- {escape(step.text)}[/]")
+        shown = f"[dim]{step.site.line:>5} |[/] {escape(source[:90])}"
+        console.print(f"  {shown}  [cyan]<- {escape(step.text)}[/]")
     console.print(f"  why: {escape(finding.why)}")
     console.print(f"  fix: {escape(finding.fix)}\n")
