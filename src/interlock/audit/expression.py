@@ -71,8 +71,8 @@ class Expressions:
             self.module.path,
             getattr(node, "lineno", 1),
             getattr(node, "col_offset", 0) + 1,
-            int(getattr(node, "end_lineno", None) or getattr(node, "lineno", 1)),
-            (getattr(node, "end_col_offset", None) or 0) + 1,
+            getattr(node, "end_lineno", getattr(node, "lineno", 1)),
+            getattr(node, "end_col_offset", 0) + 1,
             self.function.qualname,
         )
 
@@ -296,6 +296,7 @@ class Expressions:
 
     def _dict(self, node: ast.Dict) -> Value:
         parts: list[tuple[str, Value]] = []
+        spread: list[str] = []
         flows: set[Flow] = set()
         marks: set[str] = set()
         for key, each in zip(node.keys, node.values, strict=True):
@@ -305,11 +306,14 @@ class Expressions:
                 marks |= {"arithmetic"}
                 flows |= value.flows
                 parts.extend(value.parts)
+                spread.append(value.text)
                 continue
             name = self.eval(key)
             parts.append((name.const if name.const is not None else name.text, value))
             flows |= weak(value.flows)
         text = "{" + ", ".join(f"{name}: {value.text}" for name, value in parts) + "}"
+        if len(node.keys) == 1 and spread:
+            text = spread[0]
         return Value(
             text[:400], frozenset(flows), parts=tuple(parts), marks=frozenset(marks), kind="dict"
         )
