@@ -18,7 +18,7 @@ from interlock.audit.finding import Finding
 from interlock.audit.judge import Judge
 from interlock.audit.locks import LOCK
 from interlock.audit.project import ClassInfo, FunctionInfo, FunctionNode, Project
-from interlock.audit.shape import as_load, ends, expires, is_retry, results, shared_names
+from interlock.audit.shape import as_load, ends, expires, is_retry, shared_names
 from interlock.audit.shape import compares as test_compares
 from interlock.audit.state import Condition, State
 from interlock.audit.stores import Stores
@@ -431,7 +431,10 @@ class Walk(Accesses):
         if decides:
             names = frozenset(n.id for n in ast.walk(node.test) if isinstance(n, ast.Name))
             compares = test_compares(node.test)
-            says_yes, says_no = _answers(node.body, self), _answers(node.orelse, self)
+            says_yes, says_no = (
+                answers(node.body, self.state.env),
+                answers(node.orelse, self.state.env),
+            )
             yes.conditions += (
                 Condition(test.flows, names, node.lineno, says_no, ends(node.orelse), compares),
             )
@@ -595,13 +598,3 @@ class Walk(Accesses):
     def duplicates_caught(self) -> bool:
         """Whether an insert of what exists already is an error that is handled."""
         return any(_DUPLICATES.search(each) for each in self.catching)
-
-
-def _answers(body: list[ast.stmt], walk: Walk) -> frozenset[Read]:
-    """Return the reads whose data a branch returns or uses as its result."""
-    found: set[Read] = set()
-    for name in results(body):
-        value = walk.state.env.get(name)
-        if value is not None:
-            found |= {flow.read for flow in value.flows}
-    return frozenset(found)

@@ -127,7 +127,7 @@ class Judge:
         appended = "appended" in write.marks and "changed" not in write.marks
         rule = "lost-append" if appended else "lost-update"
         what = "appended elements" if appended else "changes"
-        why = f"Nothing compares at the write, so {what} that others make between the read and the write are lost."
+        why = f"Nothing compares at the write, so {what} that others write between the read and the write are lost."
         return self._report(rule, read, write, why)
 
     def _common_lock(self, read: Read) -> bool:

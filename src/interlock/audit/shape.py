@@ -7,6 +7,7 @@ import re
 
 from interlock.audit.expression import SESSION
 from interlock.audit.project import FunctionInfo, ModuleInfo
+from interlock.audit.value import Read, Value
 
 
 def is_retry(node: ast.While | ast.For | ast.AsyncFor) -> bool:
@@ -134,3 +135,9 @@ def expires(call: ast.Call, dotted: str, module: ModuleInfo) -> bool:
         and not (isinstance(each.value, ast.Constant) and each.value.value is None)
         for each in call.keywords
     )
+
+
+def answers(body: list[ast.stmt], env: dict[str, Value]) -> frozenset[Read]:
+    """Return the reads whose data a branch returns or uses as its result."""
+    values = (env[name] for name in results(body) if name in env)
+    return frozenset(flow.read for value in values for flow in value.flows)
