@@ -18,7 +18,7 @@ from interlock.audit.finding import Finding
 from interlock.audit.judge import Judge
 from interlock.audit.locks import LOCK
 from interlock.audit.project import ClassInfo, FunctionInfo, FunctionNode, Project
-from interlock.audit.shape import as_load, ends, expires, is_retry, shared_names
+from interlock.audit.shape import answers, as_load, ends, expires, is_retry, shared_names
 from interlock.audit.shape import compares as test_compares
 from interlock.audit.state import Condition, State
 from interlock.audit.stores import Stores
