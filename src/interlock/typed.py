@@ -61,7 +61,9 @@ class Typed(Generic[T]):
     def entries(self, entries: Sequence[Entry]) -> Iterable[Entry[T]]:
         """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
         shape = self.shape
-        if shape is None or any(entry.kind not in (PUT, APPEND) for entry in entries):
+        if shape is None:
+            return entries
+        if any(entry.kind not in (PUT, APPEND) for entry in entries):
             return map(self.entry, entries)
         try:
             values = shape.decode_many([entry.value for entry in entries])
@@ -69,6 +71,13 @@ class Typed(Generic[T]):
             return map(self.entry, entries)  # up to the first one that does not fit
         pairs = zip(entries, values, strict=True)
         return (entry._replace(value=value) for entry, value in pairs)
+
+    def picking(self, prefix: str) -> Callable[[Sequence[Entry]], Iterable[Entry[T]]]:
+        """Return `entries` for a log under `prefix`: without those of the library's own keys, which
+        are of no type of the caller's, unless the prefix names them."""
+        if self.shape is None or prefix.startswith("$"):
+            return self.entries
+        return lambda page: self.entries([each for each in page if not each.key.startswith("$")])
 
     def value(self, value: Json, what: str) -> T:
         """Return JSON as the type; `what` names it in the message of Invalid."""

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock.backends.holder import HeldRight, taking
-from interlock.core import write
+from interlock.core import patch, write
 from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
+from interlock.core.patch import Part
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid as InvalidOutcome
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
@@ -26,6 +28,7 @@ from interlock.errors import (
     InterlockError,
     Invalid,
     Refused,
+    accepted,
 )
 from interlock.session import Session
 from interlock.typed import MISSING, Typed
@@ -106,7 +109,8 @@ class Lease:
         """Take the lease.
 
         Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
-        holds, Fenced if this process was replaced, Invalid.
+        holds, Fenced if this process was replaced, Forbidden if the rule of the key leaves writing
+        it to another agent, Invalid.
         """
         _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
@@ -162,6 +166,20 @@ class Lease:
             return self._delete(record, op_id)
         return view.record(self._write(record, value, op_id, touch=False))
 
+    def patch(self, changes: Mapping[str, Any], *, op_id: str | None = None) -> Record:
+        """Change these fields of the object and no others, and return the new record.
+
+        `changes` is that of `Space.patch`.  Raises as `write` does, and Invalid if the key
+        does not exist or holds no object.
+        """
+        return self._change(patch.merging(changes), op_id)
+
+    def update_fields(
+        self, fields: Mapping[str, Any], *, remove: Iterable[str] = (), op_id: str | None = None
+    ) -> Record:
+        """Set whole fields of the object, None too, and remove others; as `patch` otherwise."""
+        return self._change(patch.setting(fields, remove), op_id)
+
     def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
 
@@ -204,12 +222,12 @@ class Lease:
         self.release()
 
     def _committed(self, steps: Steps[Record | Refusal]) -> Record:
-        """Return the record that a write of the key makes.  Where the value has expired, the next
-        write is one over nothing."""
+        """Return the record that a write of the key makes.  Where the value has expired, or data
+        outside was written by others, the next write is one over what is there."""
         try:
             return self._moved(self._session.run(steps))
         except Conflict as conflict:
-            if conflict.record.expired:
+            if conflict.record.expired or conflict.record.tag is not None:
                 self._record = conflict.record
             raise
 
@@ -220,8 +238,8 @@ class Lease:
             seconds = self._ttl / RENEWALS_PER_TTL
             self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
         self._record, self._held, self._lost = record, True, None
-        writer = self._session.writer
-        self._holding = HeldRight(writer.space, self._key, name, writer.agent, self._is_renewed)
+        uid, agent = self._session.driver.backend.uid, self._session.writer.agent
+        self._holding = HeldRight(uid, self._key, name, agent, self._is_renewed)
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._renewal is None or self._renewal.alive)
@@ -267,6 +285,12 @@ class Lease:
         )
         return self._committed(steps)
 
+    def _change(self, part: Part | InvalidOutcome, op_id: str | None) -> Record:
+        self._check_held()
+        record = self.record
+        value = accepted(patch.changed(record, accepted(part)))
+        return self._write(record, value, op_id, touch=False)
+
     def _delete(self, record: Record, op_id: str | None) -> Record:
         name = self._session.op_id(op_id)
         steps = write.write_one(
@@ -286,7 +310,8 @@ class Lease:
 
     def _moved(self, record: Record) -> Record:
         """Go on from a new record; one that an earlier sending made long ago changes nothing."""
-        if record.epoch == self.epoch and record.version > self.record.version:
+        newer = record.version > self.record.version or record.tag is not None
+        if record.epoch == self.epoch and newer:
             self._record = record
         return record
 

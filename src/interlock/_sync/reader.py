@@ -114,19 +114,42 @@ class Reader:
         return list(self.session.run(read.list_keys(prefix, after, limit)))
 
     @overload
-    def history(self, key: str, *, after: int | None = None) -> Iterator[Entry]: ...
+    def history(
+        self,
+        key: str,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Entry]: ...
     @overload
     def history(
-        self, key: str, type: TypeForm[T], *, after: int | None = None
+        self,
+        key: str,
+        type: TypeForm[T],
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> Iterator[Entry[T]]: ...
-    def history(self, key: str, type: Any = None, *, after: int | None = None) -> Iterator[Entry]:
-        """Yield the entries of `key` after position `after` (None: all kept), oldest first.
+    def history(
+        self,
+        key: str,
+        type: Any = None,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Entry]:
+        """Yield the entries of `key` after position `after` (None: all kept), in order.
 
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
-        Raises Pruned if what comes after `after` was trimmed, Invalid.
+        `limit` and `newest_first` are those of `log`.  Raises Pruned if what comes after `after`
+        was trimmed, Invalid.
         """
-        asked = accepted(check_key(key) or log.choice(key=key))
-        return Pages(self.session).read(asked, after, Typed(type).entries)
+        asked = accepted(check_key(key) or log.choice(key=key, limit=limit))
+        pages, pick = Pages(self.session), Typed(type).entries
+        return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
     def log(
@@ -166,11 +189,12 @@ class Reader:
 
         `agent`: only what it committed.  `kinds`: only `put`, `append` or `delete`, or several of
         them.  `limit`: at most so many entries.  `newest_first`: from the end of the log as it is
-        now.  `type` is that of `history`.  Raises Pruned if what comes after `after` was trimmed,
+        now.  `type` is that of `history`; with one, entries of keys that begin with `$` are left
+        out, unless `prefix` does, too.  Raises Pruned if what comes after `after` was trimmed,
         Invalid.
         """
         asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
-        pages, pick = Pages(self.session), Typed(type).entries
+        pages, pick = Pages(self.session), Typed(type).picking(asked.prefix)
         return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
@@ -184,10 +208,10 @@ class Reader:
     ) -> Iterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now).
 
-        `type` is that of `history`.
+        `type` is that of `log`.
         """
         asked = accepted(log.choice(prefix))
-        return Pages(self.session).follow(asked, after, Typed(type).entries)
+        return Pages(self.session).follow(asked, after, Typed(type).picking(asked.prefix))
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).

@@ -12,6 +12,7 @@ import interlock
 from interlock.cli.common import escaping
 
 _COMMANDS = {
+    "adopt": "adopt",
     "append": "keys",
     "at": "keys",
     "audit": "audit",
@@ -44,8 +45,10 @@ _COMMANDS = {
     "reclaim": "keys",
     "rules": "rules",
     "runs": "runs",
+    "serve": "serve",
     "simulate": "simulate",
     "spaces": "spaces",
+    "tokens": "serve",
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",
