@@ -244,12 +244,13 @@ class Outside:
                 stamps.append(stamped)
                 tag = _tag(expects[write.key])
                 changes.append(Change(write.key, tag, stamped.body, plan.op_id))
-            written = {change.key for change in changes}
-            changes += [
-                Change(key, _tag(each), None, plan.op_id, compared_only=True)
-                for key, each in expects.items()
-                if key not in written
-            ]
+            if len(expects) > len(changes):
+                written = {change.key for change in changes}
+                changes += [
+                    Change(key, _tag(each), None, plan.op_id, compared_only=True)
+                    for key, each in expects.items()
+                    if key not in written
+                ]
         try:
             answers = await self._replace(plan, changes, expects)
         except AnswerLost:
@@ -274,9 +275,9 @@ class Outside:
     async def _replace(
         self, plan: Plan, changes: list[Change], expects: Mapping[str, Expect]
     ) -> Answers | Changed | Refusal:
-        overtaken = next((each.key for each in changes if each.tag is OVERTAKEN), None)
-        if overtaken is not None:
-            return Changed(key=overtaken)
+        for each in changes:
+            if each.tag is OVERTAKEN:
+                return Changed(key=each.key)
         if self.log is not None:
             fenced = self.log.fenced
             asked = [

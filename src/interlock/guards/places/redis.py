@@ -17,8 +17,9 @@ from inspect import isawaitable, iscoroutinefunction
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from interlock.backends.redis.client import is_cluster
+from interlock.backends.redis.client import COMMAND, is_cluster
 from interlock.backends.redis.faults import fault_of, redis, script_is_missing
+from interlock.backends.redis.wire import packed
 from interlock.core.keys import decode
 from interlock.core.refusals import Refusal
 from interlock.core.struct import Json
@@ -54,6 +55,7 @@ class RedisKeys:
         self.name = name
         self.asynchronous = iscoroutinefunction(client.execute_command)
         self._client = client
+        self._pooled = type(client) is redis.Redis and client.connection is None
         self._kept = _KEPT if receipts else 0
 
     def check_key(self, key: str) -> str | None:
@@ -84,10 +86,8 @@ class RedisKeys:
             assert inlined is not None
             keys, arguments = [*keys, *inlined.keys], [*arguments, *inlined.arguments]
         text, digest = script(self.what, inlined.text if inlined else "")
-        said, which, there = [
-            *await self._run(text, digest, (receipts, *keys), arguments),
-            None,
-        ][:3]
+        answer = await self._run(text, digest, (receipts, *keys), arguments)
+        said, which, there = (*answer, None, None)[:3]
         said = as_bytes(said)
         if said == b"type":
             kind = as_bytes(there).decode()
@@ -99,7 +99,7 @@ class RedisKeys:
             outcome = inlined.parse(which)
             if isinstance(outcome, Refusal):
                 raise Stopped(outcome)
-        numbers = there or [0] * len(changes)  # those that were applied before say nothing
+        numbers = there or [0] * len(changes)  # strings, and what was applied before, say nothing
         return [self._answer(*each) for each in zip(changes, numbers, strict=True)]
 
     async def keys(self, pattern: str) -> list[str]:
@@ -170,8 +170,9 @@ class RedisKeys:
     async def _run(
         self, text: str, digest: str, keys: Sequence[str], arguments: Sequence[object]
     ) -> Any:
+        call = ("EVALSHA", digest, len(keys), *keys, *arguments)
         try:
-            return await self._ask("EVALSHA", digest, len(keys), *keys, *arguments)
+            return self._sent(call) if self._pooled else await self._ask(*call)
         except redis.exceptions.ResponseError as problem:
             if not script_is_missing(problem):
                 raise fault_of(problem, self.name, sent=True) from problem
@@ -179,6 +180,27 @@ class RedisKeys:
             return await self._ask("EVAL", text, len(keys), *keys, *arguments)
         except redis.exceptions.ResponseError as problem:
             raise fault_of(problem, self.name, sent=True) from problem
+
+    def _sent(self, call: tuple[object, ...]) -> Any:
+        """Send a call on a connection of the client's pool, without what the client does about each
+        command, which takes as long as the server does: the driver sends again what was lost."""
+        pool = self._client.connection_pool
+        try:
+            connection = pool.get_connection(*COMMAND)
+        except (redis.exceptions.RedisError, OSError) as problem:
+            raise fault_of(problem, self.name, sent=False) from problem
+        try:
+            connection.send_packed_command(packed(connection, [call]), check_health=True)
+            return connection.read_response()
+        except redis.exceptions.ResponseError:
+            raise
+        except BaseException as problem:
+            connection.disconnect()  # a reply that nobody read may be on its way
+            if isinstance(problem, redis.exceptions.RedisError | OSError):
+                raise fault_of(problem, self.name, sent=True) from problem
+            raise
+        finally:
+            pool.release(connection)
 
     async def _ask(self, *words: Any, **options: Any) -> Any:
         try:
