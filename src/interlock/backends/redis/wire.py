@@ -383,6 +383,7 @@ def _waited(replies: list[object], found: list[object]) -> list[object]:
 
 
 def packed(connection: _Connection | _AsyncConnection, commands: Sequence[Command]) -> list[bytes]:
+    """Return commands as they are sent, in one piece where that is fast."""
     if pack_command is not None:
         return [b"".join([pack_command(command) for command in commands])]
     return [b"".join([part for c in commands for part in connection.pack_command(*c)])]

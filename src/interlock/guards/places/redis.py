@@ -62,6 +62,10 @@ class RedisKeys:
         """Return why `key` can't be one here: it is one of ours."""
         return f"{key!r} is a key of Interlock's own." if key.startswith("interlock:") else None
 
+    def has_receipts(self, key: str) -> bool:
+        """Whether there is a key for them, and they are asked for."""
+        return self._kept > 0 and receipts_of(key) != key
+
     async def replace(self, change: Change) -> object | Changed:
         """Compare and replace what is there."""
         answers = await self.replace_all([change], None)
@@ -170,7 +174,7 @@ class RedisKeys:
     async def _run(
         self, text: str, digest: str, keys: Sequence[str], arguments: Sequence[object]
     ) -> Any:
-        call = ("EVALSHA", digest, len(keys), *keys, *arguments)
+        call: tuple[Any, ...] = ("EVALSHA", digest, len(keys), *keys, *arguments)
         try:
             return self._sent(call) if self._pooled else await self._ask(*call)
         except redis.exceptions.ResponseError as problem:
@@ -181,7 +185,7 @@ class RedisKeys:
         except redis.exceptions.ResponseError as problem:
             raise fault_of(problem, self.name, sent=True) from problem
 
-    def _sent(self, call: tuple[object, ...]) -> Any:
+    def _sent(self, call: tuple[Any, ...]) -> Any:
         """Send a call on a connection of the client's pool, without what the client does about each
         command, which takes as long as the server does: the driver sends again what was lost."""
         pool = self._client.connection_pool
