@@ -57,6 +57,7 @@ class RedisKeys:
         self._client = client
         self._pooled = type(client) is redis.Redis and client.connection is None
         self._kept = _KEPT if receipts else 0
+        self._script = script(self.what)
 
     def check_key(self, key: str) -> str | None:
         """Return why `key` can't be one here: it is one of ours."""
@@ -67,9 +68,15 @@ class RedisKeys:
         return self._kept > 0 and receipts_of(key) != key
 
     async def replace(self, change: Change) -> object | Changed:
-        """Compare and replace what is there."""
-        answers = await self.replace_all([change], None)
-        return answers if isinstance(answers, Changed) else answers[0]
+        """Compare and replace what is there: `replace_all` without what one key does not need."""
+        key = change.key
+        receipts = receipts_of(key)
+        kept = 0 if receipts == key else self._kept
+        arguments = [change.op_id, kept, 1, *self._arguments(change)]
+        said, _, there = await self._run(*self._script, (receipts, key), arguments)
+        if said == b"done" or said == "done":
+            return self._answer(change, there[0] if there else 0)
+        return self._refused(said, key, there)
 
     async def replace_all(
         self, changes: Sequence[Change], beside: Scripted | None
@@ -90,15 +97,10 @@ class RedisKeys:
             assert inlined is not None
             keys, arguments = [*keys, *inlined.keys], [*arguments, *inlined.arguments]
         text, digest = script(self.what, inlined.text if inlined else "")
-        answer = await self._run(text, digest, (receipts, *keys), arguments)
-        said, which, there = (*answer, None, None)[:3]
+        said, which, there = await self._run(text, digest, (receipts, *keys), arguments)
         said = as_bytes(said)
-        if said == b"type":
-            kind = as_bytes(there).decode()
-            raise wrong_type(keys[which - 1], f"a {kind}", self.what)
-        if said == b"changed":
-            key = keys[which - 1]
-            return Changed(self._found(key, there), key)
+        if said in (b"type", b"changed"):
+            return self._refused(said, keys[which - 1], there)
         if said == b"beside" and inlined is not None:
             outcome = inlined.parse(which)
             if isinstance(outcome, Refusal):
@@ -138,6 +140,12 @@ class RedisKeys:
     def within(self) -> AbstractAsyncContextManager[object]:
         """There is none."""
         raise NotImplementedError
+
+    def _refused(self, said: object, key: str, there: Any) -> Changed:
+        """Return what the script found instead of what was compared.  Raises Invalid."""
+        if as_bytes(said) == b"type":
+            raise wrong_type(key, f"a {as_bytes(there).decode()}", self.what)
+        return Changed(self._found(key, there), key)
 
     def _arguments(self, change: Change) -> list[object]:
         """Return what the script is told of a change."""

@@ -1,11 +1,10 @@
 -- The atomic step: compares all keys, commits what is beside them, and writes them, or does nothing.
 --
--- Returns {'done', the answer of the commit or false, what each write said}, if this operation has been
--- applied, now or before; the last of it is left out where nothing was said.  Returns {'changed', number of
--- the key, what is there or false}; {'type', number, the type} if it is of another kind; {'beside', the
--- answer of a commit that was refused or made before}.
+-- Returns {'done', the answer of the commit or false, what each write said or false}, if this operation has
+-- been applied, now or before; {'changed', number of the key, what is there or false}; {'type', number, the
+-- type} if it is of another kind; {'beside', the answer of a commit that was refused or made before, false}.
 if kept > 0 and call('ZSCORE', receipts, ARGV[1]) then
-    return {'done'}
+    return {'done', false, false}
 end
 local at, starts = 4, {}
 for i = 1, count do
@@ -20,7 +19,7 @@ for i = 1, count do
 end
 local beside = commit_beside and commit_beside(at) or false
 if beside and not (type(beside[1]) == 'table' and type(beside[1][1]) == 'number') then
-    return {'beside', beside}
+    return {'beside', beside, false}
 end
 if kept > 0 then
     redis.replicate_commands() -- before Redis 7 a script that asks for the time must say so
@@ -38,4 +37,4 @@ for i = 1, count do
         said[i] = answer
     end
 end
-return {'done', beside, said}
+return {'done', beside, said or false}
