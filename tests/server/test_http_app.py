@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import subprocess
 from pathlib import Path
 
@@ -39,6 +40,25 @@ async def test_an_application_mounts_the_spaces_that_it_has_open() -> None:
             headers = {"Host": "evil.example"}
             assert (await client.get("/v1/spaces", headers=headers)).status_code == 421
         assert (await space.read("n")).writer == "them"
+
+
+async def test_a_page_that_is_mounted_links_to_itself() -> None:
+    async with interlock.open_async("sqlite://", space="travel") as space:
+        await space.create("k", 1)
+        outer = Starlette(routes=[Mount("/inside", app(space, allowed_hosts=["team.example"]))])
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(outer), base_url="http://team.example"
+        ) as client:
+            first = await client.get("/inside/")
+            assert (first.status_code, first.headers["location"]) == (303, "/inside/ui/travel")
+            links = set()
+            for path in ("", "/keys", "/key/k"):
+                shown = await client.get(f"/inside/ui/travel{path}")
+                links |= {
+                    *re.findall('(?:href|src|action|data-live|hx-get)="(/[^"?]*)', shown.text)
+                }
+            assert len(links) > 15
+            assert all(each.startswith("/inside/") for each in links)
 
 
 def test_what_can_not_be_served_is_refused() -> None:

@@ -15,6 +15,7 @@ _COMMANDS = {
     "adopt": "adopt",
     "append": "keys",
     "at": "keys",
+    "audit": "audit",
     "breakers": "runs",
     "check": "checks",
     "check-store": "checks",

@@ -1,7 +1,5 @@
 """Servers over the API, for programs that are not written in Python.  Imported when used."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from interlock.extras import needs
@@ -18,6 +16,5 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module 'interlock.server' has no attribute {name!r}")
     with needs("The HTTP service", "server"):
-        from interlock.server.http.app import app
-        from interlock.server.http.service import Bounds
-    return app if name == "app" else Bounds
+        from interlock.server.http import app, service
+    return app.app if name == "app" else service.Bounds

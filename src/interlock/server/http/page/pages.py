@@ -86,15 +86,16 @@ def routes(service: Service) -> list[BaseRoute]:
                 return response
             problem = json.loads(bytes(response.body))
             if problem["status"] == 401:
-                return RedirectResponse(f"/ui/sign-in?to={quote(request.url.path)}", 303)
-            return render.problem(problem)
+                to = f"{_root(request)}/ui/sign-in?to={quote(request.url.path)}"
+                return RedirectResponse(to, 303)
+            return render.problem(request, problem)
 
         return handle
 
     async def spaces(call: Call) -> Response:
         names = [n for n in await service.hosts.names() if call.identity.may_space(n)]
         if len(names) == 1:
-            return RedirectResponse(f"/ui/{quote(names[0])}", 303)
+            return RedirectResponse(f"{_root(call.request)}/ui/{quote(names[0])}", 303)
         return render("spaces.html", call, {"names": names})
 
     async def pulse(call: Call) -> Response:
@@ -108,17 +109,17 @@ def routes(service: Service) -> list[BaseRoute]:
     async def ask(request: Request) -> Response:
         if not service.has_tokens:
             raise not_found("This service has no tokens.")
-        return render.sign_in(request.query_params.get("to", "/"), None)
+        return render.sign_in(request, request.query_params.get("to") or f"{_root(request)}/", None)
 
     async def signed_in(request: Request) -> Response:
         token, to = await sign_in.asked(request)
         tried = await handler(service, spaces, "reader")(sign_in.with_token(request, token))
         if tried.media_type == "application/problem+json":
-            return render.sign_in(to, json.loads(bytes(tried.body))["detail"])
+            return render.sign_in(request, to, json.loads(bytes(tried.body))["detail"])
         return sign_in.keep(RedirectResponse(to, 303), token, request.url.scheme == "https")
 
     async def signed_out(request: Request) -> Response:
-        return sign_in.forget(RedirectResponse("/ui/sign-in", 303))
+        return sign_in.forget(RedirectResponse(f"{_root(request)}/ui/sign-in", 303))
 
     by_path: dict[str, dict[str, Callable[[Request], Awaitable[Response]]]] = {}
     for each in PAGES:
@@ -161,6 +162,7 @@ class _Renderer:
     def __call__(self, template: str, call: Call, context: dict[str, Any]) -> Response:
         role = ROLES.index(call.identity.role)
         return self._html(
+            call.request,
             template,
             space=call.request.path_params.get("space"),
             agent=call.agent,
@@ -171,18 +173,23 @@ class _Renderer:
             **context,
         )
 
-    def problem(self, problem: dict[str, Any]) -> Response:
+    def problem(self, request: Request, problem: dict[str, Any]) -> Response:
         """Return a problem document as a page."""
-        return self._html("problem.html", problem["status"], space=None, problem=problem)
+        return self._html(request, "problem.html", problem["status"], space=None, problem=problem)
 
-    def sign_in(self, to: str, problem: str | None) -> Response:
+    def sign_in(self, request: Request, to: str, problem: str | None) -> Response:
         """Return the page that asks for a token."""
         status = 200 if problem is None else 401
-        return self._html("sign_in.html", status, space=None, to=to, problem=problem)
+        return self._html(request, "sign_in.html", status, space=None, to=to, problem=problem)
 
-    def _html(self, template: str, status: int = 200, **context: Any) -> Response:
-        text = self._environment.get_template(template).render(context)
+    def _html(self, request: Request, template: str, status: int = 200, **context: Any) -> Response:
+        text = self._environment.get_template(template).render(root=_root(request), **context)
         return Response(text, status, _HEADERS, media_type="text/html; charset=utf-8")
+
+
+def _root(request: Request) -> str:
+    """Return the path under which the service is mounted."""
+    return str(request.scope.get("root_path", ""))
 
 
 def _json(value: Any) -> str:
