@@ -1,0 +1,70 @@
+"""What a history shows, key by key: counts, overlapping writes, lost updates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from interlock.forensics.history import READ, Event
+from interlock.forensics.losses import CERTAIN, LIKELY, POSSIBLE, Analyzer, Key, Loss, Overlap
+
+MOST_SHOWN = 10_000  # losses, and overlaps, that a report holds
+CERTAINTIES = (CERTAIN, LIKELY, POSSIBLE)
+
+
+class Findings(NamedTuple):
+    """What was found in a history.
+
+    `losses` and `overlaps` are the first 10,000 of each, `lost` and `overlapping` count all,
+    losses by certainty.  `keys` are in the order of their first event.
+    """
+
+    events: int
+    keys: dict[str, Key]
+    losses: list[Loss]
+    overlaps: list[Overlap]
+    lost: Counter[str]
+    overlapping: int
+
+
+def find_losses(
+    events: Iterable[Event],
+    *,
+    window: float = 0.1,
+    think: float = 60.0,
+    from_start: bool = True,
+    shows_reads: bool = False,
+    progress: Callable[[int], object] | None = None,
+) -> Findings:
+    """Find the overlapping writes and the lost updates of a history.
+
+    `window` and `think` are seconds: writes of different agents that are closer than `window`
+    overlap; where it is not known what was read, a loss is `likely` up to `think` after what it
+    lacks was written.  `from_start`: the history shows the first write of each key, `shows_reads`: all
+    reads.  `progress` is called now and then with the number of events so far.
+    """
+    analyzer = Analyzer(round(window * 1e6), round(think * 1e6), from_start, shows_reads)
+    losses: list[Loss] = []
+    overlaps: list[Overlap] = []
+    lost: Counter[str] = Counter()
+    count = overlapping = 0
+    for count, event in enumerate(events, 1):
+        for found in analyzer.see(event):
+            if isinstance(found, Loss):
+                lost[found.certainty] += 1
+                if len(losses) < MOST_SHOWN:
+                    losses.append(found)
+            else:
+                overlapping += 1
+                if len(overlaps) < MOST_SHOWN:
+                    overlaps.append(found)
+        if progress is not None and count % 1000 == 0:
+            progress(count)
+    keys = {name: key for name, key in analyzer.keys.items() if key.writes}
+    return Findings(count, keys, losses, overlaps, lost, overlapping)
+
+
+def is_write(event: Event) -> bool:
+    """Whether an event changed its key."""
+    return event.kind != READ
