@@ -33,6 +33,7 @@ class Agent:
         self.ledger = ledger
         self.count = 0
         self.preferences: Any = None
+        self.reported: Any = None
 
     async def think(self) -> None:
         """Stand for a call of a model, which takes its time."""
@@ -84,7 +85,8 @@ class Agent:
         text = {"by": self.name, "text": f"What {self.token()} found out"}
         key = f"report:{TOPIC}:{DATE}"
         self.redis.set(key, json.dumps(text))
-        self.noted(key, None, text)
+        self.noted(key, self.reported, text)
+        self.reported = text
 
     async def spend(self) -> None:
         """4. Try again after a conflict, with what was read before it."""

@@ -27,11 +27,15 @@ class Ledger:
         self.writes = 0
         self.lost: list[Lost] = []
         self._current: dict[str, set[str]] = {}
+        self._dropped: dict[str, set[str]] = {}
 
     def wrote(self, key: str, agent: str, knew: Any, value: Any) -> None:
         """Take note of a write: `knew` is the value that it was computed from."""
-        new = tokens(value)
-        gone = self._current.get(key, set()) - new - tokens(knew)
+        new, known = tokens(value), tokens(knew)
+        # What was taken out on purpose, and only came back because somebody wrote an old value.
+        dropped = self._dropped.setdefault(key, set())
+        dropped |= known - new
+        gone = self._current.get(key, set()) - new - known - dropped
         self.lost += [Lost(key, token, agent) for token in sorted(gone)]
         self._current[key] = new
         self.writes += 1

@@ -61,11 +61,11 @@ def short(value: object, size: int = 40) -> str:
     return text if len(text) <= size else f"{text[: size - 3]}..."
 
 
-def changes(old: Any, new: Any) -> list[Fact]:
-    """Return what changed from one value to the next, REMOVED being no value."""
+def changes(old: Any, new: Any, path: Path = ()) -> list[Fact]:
+    """Return what changed from one value to the next at a path, REMOVED being no value."""
     found: list[Fact] = []
     if old is not new:
-        _compare(old, new, (), found)
+        _compare(old, new, path, found)
     return found
 
 
@@ -93,15 +93,21 @@ def _compare(old: Any, new: Any, path: Path, found: list[Fact]) -> None:
             _compare(REMOVED, value, (*path, name), found)
     elif old is REMOVED and type(new) is list and new:
         found.append(Fact(path, ITEMS, (), tuple(new)))
-    elif kind is str and type(new) is str and _is_text(old, new):
-        if old != new:
-            found.append(Fact(path, TEXT, old, new))
+    elif type(new) is str and (kind is str or old is REMOVED):
+        before = "" if old is REMOVED else old
+        if _is_text(before, new):
+            found.append(Fact(path, TEXT, before, new))
+        else:
+            found.append(Fact(path, FIELD, old, new))
     elif not same(old, new):
         found.append(Fact(path, FIELD, old, new))
 
 
 def _is_text(old: str, new: str) -> bool:
-    return "\n" in old or "\n" in new or len(new) > _LONG or (bool(old) and new.startswith(old))
+    if "\n" in old or "\n" in new or len(new) > _LONG:
+        return True
+    # Names and states may begin alike: `task-1` and `task-10`.
+    return bool(old) and len(new) > len(old) and new.startswith(old) and not new[len(old)].isalnum()
 
 
 def _pieces(old: str, new: str) -> list[str]:
@@ -175,7 +181,9 @@ def undone(fact: Fact, value: Any) -> bool:
         return same(there, fact.old)
     if fact.kind == ITEMS:
         return len(missing(fact, there)) >= len(fact.new) + len(fact.old)
-    return type(there) is str and len(missing(fact, there)) == len(_pieces(fact.old, fact.new))
+    return there is REMOVED or (
+        type(there) is str and len(missing(fact, there)) == len(_pieces(fact.old, fact.new))
+    )
 
 
 def reapplied(value: Any, facts: Iterable[Fact]) -> tuple[Any, list[Fact]]:
@@ -196,6 +204,8 @@ def _made(fact: Fact, there: Any) -> tuple[Any] | None:
     if fact.kind == ITEMS and type(there) in (list, type(REMOVED)):
         left = list(_left([] if there is REMOVED else there, fact.old))
         return ([*left, *missing(fact._replace(old=()), left)],)
+    if fact.kind == TEXT and there is REMOVED:
+        return None if fact.old else (fact.new,)
     if fact.kind == TEXT and type(there) is str:
         if not missing(fact, there):
             return (there,)

@@ -55,8 +55,9 @@ _OPEN = 64  # losses of a key that a later write may restore
 class Write:
     """A write that a later one is compared with: `index` counts the writes of its key.
 
-    `earlier` is the one before it, while that is in memory.  `facts` of a first write are None
-    until the next one comes: all of its value.
+    `base` is the index of the one that it was computed from (None: not known), `earlier` the one
+    before it, while that is in memory.  `facts` of a first write are None until the next one comes:
+    all of its value.
     """
 
     index: int
@@ -66,7 +67,8 @@ class Write:
     version: int | None
     facts: list[Fact] | None
     value: Any  # where reads are recorded by value
-    earlier: Write | None = None
+    base: int | None
+    earlier: Write | None
 
 
 @dataclass(slots=True, eq=False)
@@ -253,7 +255,7 @@ class Analyzer:
                 if losses and key.before_loss is NOTHING:
                     key.before_loss, key.before_position = before, key.last.position
                 found += losses
-        self._note(key, event, new, facts)
+        self._note(key, event, new, facts, base)
         return found
 
     def _base(self, key: Key, event: Event) -> tuple[int | None, str]:
@@ -342,13 +344,14 @@ class Analyzer:
                 else:
                     part = None
                     raised = raised or (base is not None and _same_raise(fact, was, new, before))
+                part = part and _not_dropped(key, write, part)
                 if part is not None:
                     lost.append(part)
             if lost or raised:
                 found.append((write, lost, raised and not lost))
         own = _own(facts, [fact for _, lost, _ in found for fact in lost])
         losses = [
-            self._loss(key, event, base, whose, write, lost, own, raised)
+            self._loss(key, event, base, whose, write, lost, own, raised, (before, new))
             for write, lost, raised in found
         ]
         return losses, own
@@ -362,8 +365,8 @@ class Analyzer:
             if not write.facts:
                 continue
             for fact in write.facts:
-                if not undone(fact, new) and kept(fact, before):
-                    return found  # it was seen
+                if not undone(fact, new) and kept(fact, before):  # it was seen, or all is replaced
+                    return found or [write] * _replaces(write, event, before, new)
             if any(kept(fact, before) for fact in write.facts):
                 found.append(write)
         return found
@@ -378,6 +381,7 @@ class Analyzer:
         lost: list[Fact],
         own: list[Fact],
         raised: bool,
+        values: tuple[Any, Any],
     ) -> Loss:
         gap = event.time_us - write.time_us
         if raised:
@@ -393,6 +397,8 @@ class Analyzer:
             certainty, why = POSSIBLE, "the value went back to an earlier one"
         elif gap > self._think:
             certainty, why = POSSIBLE, f"it was written {gap / 1e6:.0f} s later"
+        elif _replaces(write, event, *values):
+            certainty, why = POSSIBLE, "it has nothing of what another agent had written"
         elif all(fact.kind == FIELD and fact.old is not REMOVED for fact in lost):
             certainty, why = POSSIBLE, "fields went back to an earlier value"
         elif any(_only_takes(fact) for fact in own):
@@ -432,7 +438,9 @@ class Analyzer:
             _count(key, POSSIBLE)
             yield Loss(key.name, *whose, *before, (), POSSIBLE, why)
 
-    def _note(self, key: Key, event: Event, new: Any, facts: list[Fact]) -> None:
+    def _note(
+        self, key: Key, event: Event, new: Any, facts: list[Fact], base: int | None
+    ) -> None:
         key.writes += 1
         key.last_us = event.time_us
         key.version = event.version if event.version is not None else key.version
@@ -448,6 +456,7 @@ class Analyzer:
             event.version,
             None if key.last is None else facts,
             new if self._by_value else NOTHING,
+            base,
             key.last,
         )
         if key.last.earlier is not None:
@@ -539,6 +548,24 @@ def _lost_items(fact: Fact, before: Any, new: Any) -> Fact | None:
     return Fact(fact.path, ITEMS, tuple(back), tuple(gone)) if gone or back else None
 
 
+def _not_dropped(key: Key, write: Write, lost: Fact) -> Fact | None:
+    """Return what is lost of a write without what others have since taken out on purpose, and which
+    only came back because somebody wrote an old value."""
+    after = write.index if write.base is None else write.base
+    for other in islice(key.recent(), _INFERRED):
+        if other.index <= after:
+            break
+        for fact in other.facts or () if other is not write else ():
+            if fact.path != lost.path or fact.kind != lost.kind:
+                continue
+            if fact.kind == ITEMS:
+                left = [item for item in lost.new if item not in fact.old]
+                lost = lost._replace(new=tuple(left))
+            elif fact.kind == FIELD and same(fact.old, lost.new):
+                return None
+    return lost if lost.kind != ITEMS or lost.new or lost.old else None
+
+
 def _is_number(fact: Fact) -> bool:
     numbers = (int, float)
     return fact.kind == FIELD and type(fact.old) in numbers and type(fact.new) in numbers
@@ -554,6 +581,17 @@ def _takes(fact: Fact) -> bool:
     if fact.kind == ITEMS:
         return bool(fact.old)
     return fact.kind == FIELD or not fact.new.startswith(fact.old)
+
+
+def _replaces(write: Write, event: Event, before: Any, new: Any) -> bool:
+    """Whether an agent has replaced all fields that another one had written."""
+    return (
+        "" != write.agent != event.agent != ""
+        and type(before) is dict
+        and type(new) is dict
+        and len(before) > 1
+        and not any(same(new.get(name, REMOVED), value) for name, value in before.items())
+    )
 
 
 def _only_takes(fact: Fact) -> bool:
@@ -583,6 +621,6 @@ def _own(facts: list[Fact], lost: list[Fact]) -> list[Fact]:
                         back.remove(item)
             if gone or back:
                 own.append(fact._replace(old=tuple(gone), new=tuple(back)))
-        elif not same(undoing[0].old, fact.new):
-            own.append(fact._replace(old=undoing[0].old))
+        elif ITEMS not in (fact.kind, undoing[0].kind):
+            own += changes(undoing[0].old, fact.new, fact.path)
     return own
