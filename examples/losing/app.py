@@ -93,7 +93,7 @@ class Agent:
         budget = self.get("trip:budget", {"spent": []})
         while True:
             with self.redis.pipeline() as pipe:
-                pipe.watch("trip:budget")
+                pipe.watch("trip:budget")  # type: ignore[no-untyped-call]  # as redis-py has it
                 await self.think()
                 more = {"spent": [*budget["spent"], self.token()]}
                 pipe.multi()

@@ -62,7 +62,7 @@ def seconds(text: str) -> float:
     raise ValueError(f"{text!r} is not a duration such as 100ms or 2s")
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """An option such as 100ms."""
 
     name = "duration"
@@ -85,7 +85,7 @@ class Duration(click.ParamType):
 @click.option("--window", type=Duration(), default="100ms", show_default=True,
               help="Writes of different agents that are closer overlap.")  # fmt: skip
 @click.option("--think", type=Duration(), default="60s", show_default=True,
-              help="How long agents take from reading to writing, where none is recorded.")  # fmt: skip
+              help="How long agents take from reading to writing, if unrecorded.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True,
               help="Without --json, show at most so many losses and rows.")  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False, writable=True),

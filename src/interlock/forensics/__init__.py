@@ -12,15 +12,19 @@ from __future__ import annotations
 from interlock.forensics.anomalies import Anomaly, Report, SessionReport, find_anomalies
 from interlock.forensics.changes import Fact
 from interlock.forensics.commits import export_trace
+from interlock.forensics.feeds import open_feed
 from interlock.forensics.history import Event
 from interlock.forensics.history_table import history_sql
 from interlock.forensics.losses import Analyzer, Key, Loss, Overlap
+from interlock.forensics.monitor import Alert, Thresholds, Watcher, read_thresholds
 from interlock.forensics.operations import BadTrace, Operation, read_trace
+from interlock.forensics.record import Keyspace, monitor_lines
 from interlock.forensics.report import Findings, find_losses
 from interlock.forensics.sources import Source, open_source
 from interlock.forensics.targets import Proposal, Target, open_target, propose, value_at
 
 __all__ = [
+    "Alert",
     "Analyzer",
     "Anomaly",
     "BadTrace",
@@ -28,6 +32,7 @@ __all__ = [
     "Fact",
     "Findings",
     "Key",
+    "Keyspace",
     "Loss",
     "Operation",
     "Overlap",
@@ -36,13 +41,18 @@ __all__ = [
     "SessionReport",
     "Source",
     "Target",
+    "Thresholds",
+    "Watcher",
     "export_trace",
     "find_anomalies",
     "find_losses",
     "history_sql",
+    "monitor_lines",
+    "open_feed",
     "open_source",
     "open_target",
     "propose",
+    "read_thresholds",
     "read_trace",
     "value_at",
 ]

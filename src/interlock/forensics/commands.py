@@ -29,6 +29,12 @@ class Commands:
     def events(self, words: Sequence[bytes], db: int, time_us: int, agent: str) -> Iterator[Event]:
         """Yield the events of one command."""
         name = words[0].upper().decode("ascii", "replace")
+        if name in ("FLUSHALL", "FLUSHDB"):
+            for key in list(self._exists):
+                self._position += 1
+                yield Event(key, time_us, DELETE, None, agent, self._position)
+            self._exists.clear()
+            return
         if name == "COPY" or len(words) < 2:
             return
         for key, kind, value in self._changes(name, words, time_us):

@@ -358,7 +358,7 @@ class Analyzer:
 
     def _unseen(self, key: Key, event: Event, before: Any, new: Any) -> list[Write]:
         """Return the last writes that a value looks as if they had never happened, newest first."""
-        found = []
+        found: list[Write] = []
         for write in islice(key.recent(), _INFERRED):
             if write.agent == event.agent and event.agent:
                 break
@@ -438,9 +438,7 @@ class Analyzer:
             _count(key, POSSIBLE)
             yield Loss(key.name, *whose, *before, (), POSSIBLE, why)
 
-    def _note(
-        self, key: Key, event: Event, new: Any, facts: list[Fact], base: int | None
-    ) -> None:
+    def _note(self, key: Key, event: Event, new: Any, facts: list[Fact], base: int | None) -> None:
         key.writes += 1
         key.last_us = event.time_us
         key.version = event.version if event.version is not None else key.version

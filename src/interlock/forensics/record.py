@@ -1,9 +1,9 @@
-"""Records what a Redis does while it does it: keyspace events with the values, or MONITOR's lines."""
+"""Records what a Redis does while it does it: keyspace events and values, or MONITOR's lines."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,9 +25,7 @@ _READS = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "set": "SMEMBERS
 _KINDS = {
     **dict.fromkeys(("set", "append", "incrby", "incrbyfloat", "setrange", "rename_to"), "string"),
     **dict.fromkeys(("hset", "hdel", "hincrby", "hincrbyfloat"), "hash"),
-    **dict.fromkeys(
-        ("rpush", "lpush", "lpop", "rpop", "lrem", "lset", "ltrim", "linsert"), "list"
-    ),
+    **dict.fromkeys(("rpush", "lpush", "lpop", "rpop", "lrem", "lset", "ltrim", "linsert"), "list"),
     **dict.fromkeys(("sadd", "srem", "spop"), "set"),
 }
 _GONE = ("del", "expired", "evicted", "rename_from")
@@ -116,7 +114,9 @@ class Keyspace:
             pipe.type(key)
         kinds = {name: event for event, name in reversed(_KINDS.items())}
         types = [text(each) for each in pipe.execute()]
-        found = [(key, kinds[kind]) for (key, _), kind in zip(page, types, strict=True) if kind in kinds]
+        found = [
+            (key, kinds[kind]) for (key, _), kind in zip(page, types, strict=True) if kind in kinds
+        ]
         for event in self._read(found):
             yield event._replace(kind=CHANGE)
 
@@ -151,7 +151,7 @@ def _shown(value: Any) -> Any:
     return value_of(value if isinstance(value, bytes) else str(value).encode())
 
 
-def monitor_lines(url: str) -> Iterator[bytes]:
+def monitor_lines(url: str) -> Generator[bytes, None, None]:
     """Yield what MONITOR shows, a line each, without end; empty ones where nothing happens.
 
     The first is `OK`: all that comes after it is shown.

@@ -41,8 +41,8 @@ def find_losses(
 
     `window` and `think` are seconds: writes of different agents that are closer than `window`
     overlap; where it is not known what was read, a loss is `likely` up to `think` after what it
-    lacks was written.  `from_start`: the history shows the first write of each key, `shows_reads`: all
-    reads.  `progress` is called now and then with the number of events so far.
+    lacks was written.  `from_start`: the history shows the first write of each key, `shows_reads`:
+    all reads.  `progress` is called now and then with the number of events so far.
     """
     analyzer = Analyzer(round(window * 1e6), round(think * 1e6), from_start, shows_reads)
     losses: list[Loss] = []

@@ -178,10 +178,11 @@ def redis_faults(url: str) -> Iterator[None]:
 
 def _has_logs(url: str, prefix: str) -> bool:
     with redis_faults(url), redis_client(url) as client:
-        return next(_log_keys(client, prefix), None) is not None
+        return next(log_keys(client, prefix), None) is not None
 
 
-def _log_keys(client: Any, prefix: str) -> Iterator[bytes]:
+def log_keys(client: Any, prefix: str) -> Iterator[bytes]:
+    """Yield the names of write logs."""
     escaped = "".join(f"\\{each}" if each in "*?[]^\\" else each for each in prefix)
     seen: set[bytes] = set()  # a scan may show a key twice
     for key in client.scan_iter(match=f"{escaped}*", count=_PAGE, _type="list"):
@@ -196,7 +197,7 @@ def _write_logs(url: str, prefix: str) -> Iterator[Event]:
     from msgspec.json import decode
 
     with redis_faults(url), redis_client(url) as client:
-        for log in sorted(_log_keys(client, prefix)):
+        for log in sorted(log_keys(client, prefix)):
             key = log.decode("utf-8", "backslashreplace")[len(prefix) :]
             start = 0
             while page := client.lrange(log, start, start + _PAGE - 1):

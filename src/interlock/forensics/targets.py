@@ -81,11 +81,11 @@ def _space(space: Space) -> Target:
 
 
 def _redis(client: Any, agent: str) -> Target:
-    kinds = {"hash": guards.redis(client, kind="hash", agent=agent)}
-    strings = guards.redis(client, agent=agent)
+    kinds: dict[str, guards.Guard] = {"hash": guards.redis(client, kind="hash", agent=agent)}
+    strings: guards.Guard = guards.redis(client, agent=agent)
 
     def guard(key: str) -> guards.Guard:
-        kind = client.type(key)
+        kind: bytes | str = client.type(key)
         return kinds.get(kind.decode() if isinstance(kind, bytes) else kind, strings)
 
     def write(record: Record, value: Json) -> Record:
