@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,29 +53,12 @@ def source_options(fn: Callable[..., None]) -> Callable[..., None]:
     return fn
 
 
-def seconds(text: str) -> float:
-    """Return a duration, such as 100ms or 2s, in seconds.  Raises ValueError."""
-    for unit, scale in (("ms", 1e-3), ("s", 1.0), ("m", 60.0)):
-        if text.endswith(unit):
-            found = float(text[: -len(unit)]) * scale
-            if 0 <= found < float("inf"):
-                return found
-    raise ValueError(f"{text!r} is not a duration such as 100ms or 2s")
-
-
-class Duration(click.ParamType[float]):
-    """An option such as 100ms."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the seconds."""
-        if isinstance(value, float):
-            return value
-        try:
-            return seconds(value)
-        except ValueError as problem:
-            return self.fail(str(problem), param, ctx)
+def duration(text: str) -> float:
+    """Return a duration, such as 100ms or 2s, in seconds.  Raises click.BadParameter."""
+    number = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m)", text)
+    if number is None:
+        raise click.BadParameter(f"{text!r} is not a duration such as 100ms or 2s.")
+    return float(number[1]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[number[2]]
 
 
 @click.command()
@@ -82,9 +66,9 @@ class Duration(click.ParamType[float]):
 @source_options
 @click.option("--match", metavar="PATTERN", help="Only keys like plan:*.")
 @click.option("--key", help="Show the sequence of this key: who wrote what, when, from what.")
-@click.option("--window", type=Duration(), default="100ms", show_default=True,
+@click.option("--window", type=duration, default="100ms", show_default=True,
               help="Writes of different agents that are closer overlap.")  # fmt: skip
-@click.option("--think", type=Duration(), default="60s", show_default=True,
+@click.option("--think", type=duration, default="60s", show_default=True,
               help="How long agents take from reading to writing, if unrecorded.")  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True,
               help="Without --json, show at most so many losses and rows.")  # fmt: skip

@@ -15,7 +15,7 @@ from rich.live import Live
 
 import interlock
 from interlock.cli.common import compact, local, reported, terminated_as_interrupted
-from interlock.cli.forensics import Duration, source_options
+from interlock.cli.forensics import duration, source_options
 from interlock.cli.table import DataTable
 from interlock.forensics import (
     Alert,
@@ -36,7 +36,7 @@ from interlock.forensics.sources import POSTGRES, REDIS
 _enable = click.option(
     "--enable-events", is_flag=True, help="Switch on keyspace events while this runs. " + COST
 )
-_for = click.option("--for", "duration", type=Duration(), help="Stop after this time, such as 60s.")
+_for = click.option("--for", "for_", type=duration, help="Stop after this time, such as 60s.")
 
 
 @click.command()
@@ -67,7 +67,7 @@ def record(
     agent_field: str,
     out: Path | None,
     enable_events: bool,
-    duration: float | None,
+    for_: float | None,
     as_json: bool,
 ) -> None:
     """Record what happens to keys of a Redis, or to rows of a PostgreSQL table.
@@ -92,7 +92,7 @@ def record(
             return
         if not url.startswith(REDIS):
             raise click.UsageError("URL must be redis://..., or postgresql://... with --table.")
-        ends = time.monotonic() + duration if duration is not None else float("inf")
+        ends = time.monotonic() + for_ if for_ is not None else float("inf")
         file: BinaryIO = sys.stdout.buffer if out is None else out.open("ab")
         try:
             if commands:
@@ -131,9 +131,9 @@ def _record_commands(url: str, file: BinaryIO, ends: float) -> None:
 @click.option("--keyspace", is_flag=True, help="Watch keyspace events of a Redis.")
 @_enable
 @click.option("--match", metavar="PATTERN", help="Only keyspace events of keys like plan:*.")
-@click.option("--window", type=Duration(), default="100ms", show_default=True,
+@click.option("--window", type=duration, default="100ms", show_default=True,
               help="Writes of different agents that are closer overlap.")  # fmt: skip
-@click.option("--think", type=Duration(), default="60s", show_default=True,
+@click.option("--think", type=duration, default="60s", show_default=True,
               help="How long agents take from reading to writing, if unrecorded.")  # fmt: skip
 @click.option("--thresholds", type=click.Path(path_type=Path, exists=True, dir_okay=False),
               help="A TOML file: from how many on an alert is raised.")  # fmt: skip
@@ -157,7 +157,7 @@ def monitor(
     position_file: Path | None,
     command: str | None,
     webhook: str | None,
-    duration: float | None,
+    for_: float | None,
     as_json: bool,
 ) -> None:
     """Watch keys: overlapping writes and losses; in a space refusals, fences, leases, queues, too.
@@ -167,7 +167,7 @@ def monitor(
     waited for.
     """
     with reported(as_json), terminated_as_interrupted():
-        ends = time.monotonic() + duration if duration is not None else float("inf")
+        ends = time.monotonic() + for_ if for_ is not None else float("inf")
         hooks = Hooks(command, webhook, lambda why: click.echo(f"Error: {why}", err=True))
         watcher = Watcher(
             lambda position: open_feed(

@@ -120,7 +120,7 @@ class Watcher:
         self._hanging: set[str] = set()
         self._queued: dict[str, int] = {}
         self._wait = 0.1
-        self._dirty = False
+        self._dirty = True
         for event in self.feed.context():
             self._analyzer.see(event)
 
