@@ -180,7 +180,7 @@ class Key:
     size: int | None = None
     version: int = 0
     last: Write | None = None
-    reads: dict[str, tuple[int, int]] | None = None
+    reads: dict[tuple[str, str | None], int] | None = None  # by agent, and field or None: all
     open: list[Loss] | None = None
 
     def recent(self) -> Iterator[Write]:
@@ -224,7 +224,8 @@ class Analyzer:
         if event.kind == READ:
             if key.reads is None:
                 key.reads = {}
-            key.reads[event.agent] = key.writes, event.time_us
+            for field in event.value if type(event.value) is list else (None,):
+                key.reads[event.agent, field] = key.writes
             return []
         if event.read_value is not NOTHING:
             self._by_value = True
@@ -261,7 +262,7 @@ class Analyzer:
     def _base(self, key: Key, event: Event) -> tuple[int | None, str]:
         """Return the index of the write that a write was computed from (None: not known), and how
         that is known."""
-        read = None if key.reads is None else key.reads.pop(event.agent, None)
+        read = _last_read(key, event) if key.reads else None
         if event.base is not None:
             return _at_version(key, event.base), f"it was computed from version {event.base}"
         if event.read_value is not NOTHING:
@@ -276,7 +277,7 @@ class Analyzer:
             index = _oldest(key) if before is None else before.index
             return index, "the time of its read is recorded"
         if read is not None:
-            return read[0], "its read is in the source"
+            return read, "its read is in the source"
         if event.version is not None and key.writes and event.version <= key.version:
             # Who counts versions in the data itself wrote one that was there already.
             why = f"it made version {event.version}, which was there already"
@@ -343,7 +344,10 @@ class Analyzer:
                     part = fact._replace(old=was)
                 else:
                     part = None
-                    raised = raised or (base is not None and _same_raise(fact, was, new, before))
+                    written = event.kind == PUT or (fact.path and fact.path[0] in event.value)
+                    raised = raised or bool(
+                        base is not None and written and _same_raise(fact, was, new, before)
+                    )
                 part = part and _not_dropped(key, write, part)
                 if part is not None:
                     lost.append(part)
@@ -494,6 +498,19 @@ def _object(value: Any) -> Any:
 def current(key: Key) -> Any:
     """Return a key's value after the last event, REMOVED where it has none."""
     return _object(key.value)
+
+
+def _last_read(key: Key, event: Event) -> int | None:
+    """Return the index of the write that an agent has last seen of what it writes now.
+
+    Who writes all of a value has used up its read; who sets fields may set more of them.
+    """
+    assert key.reads is not None
+    if event.kind != FIELDS or type(event.value) is not dict:
+        return key.reads.pop((event.agent, None), None)
+    whole = key.reads.get((event.agent, None), -1)
+    seen = [max(key.reads.pop((event.agent, name), -1), whole) for name in event.value]
+    return None if not seen or min(seen) < 0 else min(seen)
 
 
 def _at_version(key: Key, version: int) -> int | None:
