@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def test_without_reads_nothing_is_certain(seed: int) -> None:
     assert len(truth & set(found)) >= 0.5 * len(truth)
 
 
-def writes(*values: Any, agents: str = "ab", gap_us: int = 1_000_000) -> list[Event]:
+def writes(*values: Any, agents: Sequence[str] = "ab", gap_us: int = 1_000_000) -> list[Event]:
     """Return writes of one key, by two agents in turn."""
     return [
         Event("k", number * gap_us, PUT, value, agents[number % len(agents)], number + 1)
@@ -225,3 +226,18 @@ def test_who_never_reads_is_likely_to_lose_where_all_reads_are_shown() -> None:
     assert (
         only(writes({"by": "a"}, {"by": "b"}, agents="ab"), shows_reads=True).certainty == "likely"
     )
+
+
+@pytest.mark.parametrize(("pooled", "certainty"), [(False, "certain"), (True, "likely")])
+def test_connections_of_a_pool_are_never_certain(pooled: bool, certainty: str) -> None:
+    start, mine, theirs = writes(["x"], ["x", "a"], ["x", "b"], agents=("h:1", "h:2"))
+    events = [start, read("h:1"), read("h:2"), mine, theirs]
+    if pooled:  # one connection has read for another
+        events += [read("h:1"), theirs._replace(value=["x", "b", "c"], agent="h:2")]
+    assert find_losses(events, shows_reads=True).losses[0].certainty == certainty
+
+
+def test_deleting_fields_that_were_not_read_is_a_loss() -> None:
+    start, mine, _ = writes({"n": 1}, {"n": 2}, None)
+    gone = Event("k", 3_000_000, DELETE, None, "a", 3)
+    assert only([start, read("a"), read("b"), mine, gone]).certainty == "certain"

@@ -214,6 +214,9 @@ class Analyzer:
         self._shows_reads = shows_reads
         self._order: deque[Write] = deque()
         self._by_value = False
+        # Hosts of which a connection without a name has written what it had not read: it may be one
+        # of a pool, and another one of it has read.
+        self.pooled: set[str] = set()
         self._agents: dict[frozenset[str], frozenset[str]] = {}
 
     def see(self, event: Event) -> list[Loss | Overlap]:
@@ -283,6 +286,8 @@ class Analyzer:
             why = f"it made version {event.version}, which was there already"
             return _at_version(key, event.version - 1), why
         if self._shows_reads and event.agent and event.kind == PUT:
+            if key.writes and (host := host_of(event.agent)):
+                self.pooled.add(host)
             own = (write.index for write in key.recent() if write.agent == event.agent)
             return next(own, 0), _BLIND
         return None, ""
@@ -327,7 +332,6 @@ class Analyzer:
                 return [], facts
             victims = self._unseen(key, event, before, new)
         else:
-            victims = []
             victims = list(takewhile(lambda write: write.index > base, key.recent()))
         if not victims:
             return [], facts
@@ -344,9 +348,10 @@ class Analyzer:
                     part = fact._replace(old=was)
                 else:
                     part = None
-                    written = event.kind == PUT or (fact.path and fact.path[0] in event.value)
-                    raised = raised or bool(
-                        base is not None and written and _same_raise(fact, was, new, before)
+                    raised = raised or (
+                        base is not None
+                        and _wrote(event, fact)
+                        and _same_raise(fact, was, new, before)
                     )
                 part = part and _not_dropped(key, write, part)
                 if part is not None:
@@ -474,6 +479,12 @@ class Analyzer:
         key.value = _packed(new) if key.writes == 1 else new
 
 
+def host_of(agent: str) -> str | None:
+    """Return the host of a connection that is known by its address only."""
+    host, colon, port = agent.rpartition(":")
+    return host if colon and port.isdigit() else None
+
+
 def _count(key: Key, certainty: str) -> None:
     key.lost = key.lost or {}
     key.lost[certainty] = key.lost.get(certainty, 0) + 1
@@ -589,6 +600,13 @@ def _is_number(fact: Fact) -> bool:
 def _same_raise(fact: Fact, was: Any, new: Any, before: Any) -> bool:
     """Whether two writers raised a number from the same value to the same one."""
     return _is_number(fact) and was == fact.old and kept(fact, before) and kept(fact, new)
+
+
+def _wrote(event: Event, fact: Fact) -> bool:
+    """Whether an event itself wrote what is at the path of a fact."""
+    if event.kind == FIELDS and type(event.value) is dict:
+        return bool(fact.path) and fact.path[0] in event.value
+    return event.kind == PUT
 
 
 def _takes(fact: Fact) -> bool:

@@ -6,8 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from interlock.forensics.history import READ, Event
-from interlock.forensics.losses import CERTAIN, LIKELY, POSSIBLE, Analyzer, Key, Loss, Overlap
+from interlock.forensics.history import Event
+from interlock.forensics.losses import (
+    CERTAIN,
+    LIKELY,
+    POSSIBLE,
+    Analyzer,
+    Key,
+    Loss,
+    Overlap,
+    host_of,
+)
 
 MOST_SHOWN = 10_000  # losses, and overlaps, that a report holds
 CERTAINTIES = (CERTAIN, LIKELY, POSSIBLE)
@@ -61,10 +70,13 @@ def find_losses(
                     overlaps.append(found)
         if progress is not None and count % 1000 == 0:
             progress(count)
+    for loss in losses:
+        if loss.certainty == CERTAIN and host_of(loss.agent) in analyzer.pooled:
+            loss.certainty = LIKELY
+            loss.why = f"{loss.why}, but connections of its host seem to be a pool's"
+            lost.update({CERTAIN: -1, LIKELY: 1})
+            whose = analyzer.keys[loss.key].lost or {}
+            whose.update({CERTAIN: whose[CERTAIN] - 1, LIKELY: whose.get(LIKELY, 0) + 1})
     keys = {name: key for name, key in analyzer.keys.items() if key.writes}
+    lost += Counter()  # without zeros
     return Findings(count, keys, losses, overlaps, lost, overlapping)
-
-
-def is_write(event: Event) -> bool:
-    """Whether an event changed its key."""
-    return event.kind != READ
