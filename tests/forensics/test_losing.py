@@ -4,6 +4,10 @@ loses nothing.  What `interlock audit` finds in its code is tested with the audi
 from __future__ import annotations
 
 import json
+import shlex
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +30,10 @@ from interlock.forensics import (
     open_feed,
     open_source,
 )
+from tests.documents import blocks, commands
 from tests.forensics.test_losses import named
+from tests.repository import ROOT, text_of
+from tests.servers.process import wait_until
 from tests.servers.redis import Redis
 
 
@@ -174,3 +181,30 @@ def test_the_repaired_application_loses_nothing(redis: Redis, tmp_path: Path) ->
     assert (ledger.lost, ledger.writes) == ([], 47)
     assert found_in(str(capture)).losses == []
     assert found_in(redis.url()).losses == []
+
+
+def test_the_page_runs_as_it_says(
+    redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis.ask("FLUSHALL")
+    monkeypatch.chdir(tmp_path)
+    page = text_of(ROOT / "docs/how-to/lost-writes.md").split("\n## How sure")[0]
+    lines = [line for block in blocks(page) for line in commands(block)]
+    assert len(lines) == 11
+    recorders: list[subprocess.Popen[bytes]] = []
+    for line in lines:
+        command, _, code = line.partition("  # exit code ")
+        command = command.replace("redis://localhost:6379/", redis.url()[:-1])
+        program, *words = shlex.split(command)
+        if words[-1] == "&":
+            run = [sys.executable, "-c", "from interlock.cli import main; main()", *words[:-1]]
+            recorders.append(subprocess.Popen(run))
+            wait_until(lambda: "cmd=monitor" in redis.ask("CLIENT", "LIST"), "it records")
+        elif program == "python":
+            module, url = {"app": app, "repaired": repaired}[words[1].split(".")[-1]], words[2]
+            module.run(url, int(words[4]))
+            recorders[-1].send_signal(signal.SIGINT)
+            assert recorders[-1].wait(60) == 130
+        else:
+            ran = CliRunner().invoke(main, words)
+            assert ran.exit_code == int(code or 0), (line, ran.output)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -29,9 +29,9 @@ class Monitor:
     What a script does is done by whoever called it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
         self._commands = Commands(complete=False)
-        self._names: dict[str, str] = {}
+        self._names = dict(names or {})
         self._caller = ""
 
     def events(self, line: bytes) -> Iterator[Event] | None:
@@ -56,9 +56,10 @@ class Monitor:
         )
 
 
-def read_monitor(lines: Iterable[bytes], name: str) -> Iterator[Event]:
+def read_monitor(file: IO[bytes], name: str) -> Iterator[Event]:
     """Yield the events of a MONITOR capture.  Raises BadTrace."""
-    monitor = Monitor()
+    monitor = Monitor(_names_in(file))
+    lines: Iterable[bytes] = file
     for number, line in enumerate(lines, 1):
         if line.strip() in (b"OK", b"+OK", b""):
             continue
@@ -68,6 +69,17 @@ def read_monitor(lines: Iterable[bytes], name: str) -> Iterator[Event]:
         elif line.endswith(b"\n"):  # else it was cut off
             step = "save what `redis-cli monitor` prints, and nothing else"
             raise BadTrace(name, number, "", line, "is not a line of MONITOR", step)
+
+
+def _names_in(file: IO[bytes]) -> dict[str, str]:
+    """Return the first name of each connection: a recorder may have learned it late."""
+    names: dict[str, str] = {}
+    for line in file:
+        if b'"SETNAME" ' in line and (found := MONITOR_LINE.match(line.rstrip(b"\r\n"))):
+            words = _WORD.findall(found[4])
+            names.setdefault(text(found[3]), text(_unescaped(words[-1])))
+    file.seek(0)
+    return names
 
 
 def _unescaped(word: bytes) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any
 
 from interlock.errors import Invalid
+from interlock.forensics.captures import MONITOR_LINE
 from interlock.forensics.commands import text, value_of
 from interlock.forensics.history import CHANGE, DELETE, PUT, Event
 from interlock.forensics.sources import redis_client, redis_faults
@@ -20,6 +22,7 @@ COST = (
 )
 _OURS = ("write_log:", "interlock:")
 _ENABLED = "KA"  # keyspace events, of all kinds
+_ASKED = 5  # times that the name of a connection is asked for
 _PAGE = 500  # keys whose values are read in one round trip
 _READS = {"string": "GET", "hash": "HGETALL", "list": "LRANGE", "set": "SMEMBERS"}
 _KINDS = {
@@ -151,11 +154,23 @@ def _shown(value: Any) -> Any:
     return value_of(value if isinstance(value, bytes) else str(value).encode())
 
 
+def _naming(client: Any, time: bytes, names: set[bytes]) -> Iterator[bytes]:
+    """Yield the lines that MONITOR would show of how connections were named."""
+    for each in client.client_list():
+        address = each["addr"].encode()
+        if each["name"] and address not in names:
+            names.add(address)
+            yield b'%s [0 %s] "CLIENT" "SETNAME" "%s"' % (time, address, each["name"].encode())
+
+
 def monitor_lines(url: str) -> Generator[bytes, None, None]:
     """Yield what MONITOR shows, a line each, without end; empty ones where nothing happens.
 
-    The first is `OK`: all that comes after it is shown.
+    The first is `OK`: all that comes after it is shown.  MONITOR leaves out how connections are
+    named, so lines are added that name them.
     """
+    names: set[bytes] = set()
+    asked: Counter[bytes] = Counter()
     with redis_faults(url), closing(redis_client(url)) as client:
         connection = client.connection_pool.get_connection()
         try:
@@ -165,6 +180,10 @@ def monitor_lines(url: str) -> Generator[bytes, None, None]:
                     yield b""
                     continue
                 line = connection.read_response(disable_decoding=True)
-                yield line if isinstance(line, bytes) else str(line).encode()
+                found = MONITOR_LINE.match(line)
+                if found is not None and found[3] not in names and asked[found[3]] < _ASKED:
+                    asked[found[3]] += 1  # it may get its name after its first command
+                    yield from _naming(client, found[1], names)
+                yield line
         finally:
             connection.disconnect()
