@@ -194,10 +194,11 @@ def cost(folder: Path) -> None:
         }
         for name, make in kinds.items():
             for rate in (200, 2000):
-                ratios = [measured(redis, make, rate) for _ in range(5)]
+                ratios = [measured(redis, make, rate) for _ in range(3)]
                 middle = statistics.median(ratios)
                 print(
-                    f"{name}, {rate} writes/s: {middle:+.2%} of one core ({min(ratios):+.2%} to {max(ratios):+.2%})"
+                    f"{name}, {rate} writes/s: {middle:+.2%} of one core "
+                    f"({min(ratios):+.2%} to {max(ratios):+.2%})"
                 )
 
 

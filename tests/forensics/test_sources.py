@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 import interlock
+from interlock import Entry
 from interlock.forensics import (
     BadTrace,
     Event,
@@ -23,6 +24,7 @@ from interlock.forensics import (
 )
 from interlock.forensics.history import NOTHING, PUT, READ
 from interlock.forensics.history_table import install
+from interlock.forensics.sources import event_of_entry
 from tests.servers.redis import Redis
 
 
@@ -235,3 +237,22 @@ def test_a_watcher_survives_its_own_restart_and_the_server_s(tmp_path: Path) -> 
         assert second.away is None
         assert [alert.key for alert in alerts] == ["plan"]
         second.close()
+
+
+def test_what_a_guard_has_logged_shows_what_writers_around_it_destroyed() -> None:
+    def entry(position: int, event: str, before: int | None, value: Any) -> Entry:
+        logged = {"event": event, "value": value}
+        logged["before"] = None if before is None else {"position": before}
+        key = "guard/redis/plan"
+        return Entry(position, key, position, 0, "put", logged, "ann", position * 10**6, "o", None)
+
+    log = [
+        entry(1, "created", None, ["x"]),
+        entry(2, "written", 1, ["x", "a"]),
+        entry(3, "refused", 2, None),
+        entry(4, "changed outside", 2, ["x", "b"]),
+        entry(5, "written", 4, ["x"]),
+    ]
+    events = [event for each in log if (event := event_of_entry(each))]
+    (loss,) = find_losses(events).losses
+    assert (loss.position, loss.lost_position, loss.certainty) == (4, 2, "likely")

@@ -66,7 +66,8 @@ class SpaceFeed:
     def context(self) -> list[Event]:
         """Return the last entries."""
         last = list(self.space.log(limit=_CONTEXT, newest_first=True))
-        return [event_of_entry(each) for each in reversed(last) if each.position <= self.position]
+        entries = [each for each in reversed(last) if each.position <= self.position]
+        return list(filter(None, map(event_of_entry, entries)))
 
     def poll(self, seconds: float) -> list[Event]:
         """Return new entries."""
@@ -79,7 +80,7 @@ class SpaceFeed:
             self.position = entries[-1].position
         else:
             time.sleep(seconds)
-        return [event_of_entry(entry) for entry in entries]
+        return list(filter(None, map(event_of_entry, entries)))
 
     def close(self) -> None:
         """Close the space."""

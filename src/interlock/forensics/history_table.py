@@ -34,6 +34,7 @@ def history_sql(table: str, *, key: str | Iterable[str] = "id", remove: bool = F
             f"DROP FUNCTION IF EXISTS {function}();\n"
         )
     parts = ", ".join(f"coalesce(NEW.{quoted(each)}, OLD.{quoted(each)})::text" for each in keys)
+    columns = ", ".join("'" + each.replace("'", "''") + "'" for each in keys)
     return f"""CREATE TABLE IF NOT EXISTS {recorded} (
     position bigserial PRIMARY KEY,
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -54,7 +55,7 @@ BEGIN
                  nullif(current_setting('application_name'), ''), ''),
         TG_OP,
         concat_ws('/', {parts}),
-        CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) END
+        CASE WHEN TG_OP = 'DELETE' THEN NULL ELSE to_jsonb(NEW) - ARRAY[{columns}] END
     );
     RETURN NULL;
 END
@@ -75,8 +76,8 @@ def install(url: str, sql: str) -> None:
 def events(url: str, table: str) -> Iterator[Event]:
     """Yield the recorded changes of a table, in the order in which they were made.
 
-    A key is the table and the row's key, such as `bookings/17`.  Raises Invalid where no history is
-    recorded, Unavailable, NotInstalled.
+    A key is the table and the row's key, such as `bookings/17`, a value the other columns.  Raises
+    Invalid where no history is recorded, Unavailable, NotInstalled.
     """
     with connected(url) as connection:
         yield from between(connection, table, 0, horizon(connection))

@@ -618,6 +618,10 @@ def _takes(fact: Fact) -> bool:
 
 def _replaces(write: Write, event: Event, before: Any, new: Any) -> bool:
     """Whether an agent has replaced all fields that another one had written."""
+    while type(before) is dict and type(new) is dict and before.keys() == new.keys():
+        if len(before) != 1:
+            break
+        (before,), (new,) = before.values(), new.values()  # a row with one column
     return (
         "" != write.agent != event.agent != ""
         and type(before) is dict

@@ -28,6 +28,8 @@ from interlock.forensics.operations import BadTrace
 REDIS = ("redis://", "rediss://", "unix://")
 POSTGRES = ("postgresql://", "postgres://")
 LOG_PREFIX = "write_log:"
+_GUARD = "guard/"
+_LOGGED = {"created": PUT, "written": PUT, "changed outside": PUT, "deleted": DELETED}
 _PAGE = 1000  # entries of a list that are fetched at once
 TRACE = "trace"  # the kind of a file that `find_anomalies` reads
 
@@ -133,11 +135,17 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
 
 def _space(url: str, name: str) -> Iterator[Event]:
     with interlock.open(url, space=name, create=False) as space:
-        yield from map(event_of_entry, space.log())
+        yield from filter(None, map(event_of_entry, space.log()))
 
 
-def event_of_entry(entry: Entry) -> Event:
-    """Return an entry of a space's log as an event: version N was computed from version N-1."""
+def event_of_entry(entry: Entry) -> Event | None:
+    """Return an entry of a space's log as an event: version N was computed from version N-1.
+
+    What a guard has logged of data outside becomes an event of that data; None for what has changed
+    nothing, such as a refusal.
+    """
+    if entry.key.startswith(_GUARD) and isinstance(entry.value, dict) and "event" in entry.value:
+        return _guarded(entry, entry.value)
     kind = {APPEND: ADD, DELETE: DELETED}.get(entry.kind, PUT)
     value = [entry.value] if kind == ADD else entry.value
     version = entry.version
@@ -150,6 +158,28 @@ def event_of_entry(entry: Entry) -> Event:
         position=entry.position,
         version=version,
         base=version - 1,
+    )
+
+
+def _guarded(entry: Entry, logged: dict[str, Any]) -> Event | None:
+    """Return what a guard has logged: its own writes compare with the state that is named before,
+    of what was changed outside nobody knows what it was computed from."""
+    kind = _LOGGED.get(logged["event"])
+    if kind is None:
+        return None
+    outside = logged["event"] == "changed outside"
+    before = logged.get("before")
+    based = before.get("position") if isinstance(before, dict) else 0
+    gone = outside and "value" not in logged
+    return Event(
+        key=entry.key,
+        time_us=entry.time_us,
+        kind=DELETED if gone else kind,
+        value=logged.get("value"),
+        agent="" if outside else entry.agent,
+        position=entry.position,
+        version=entry.position,
+        base=None if outside else based,
     )
 
 
