@@ -7,6 +7,9 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 UV := $(or $(shell uv pip install --help 2>/dev/null | grep -q -- --group && command -v uv),.venv-uv/bin/uv)
 BIN := .venv/bin
 
+# What is set in some containers makes each process compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it

@@ -7,6 +7,7 @@ missing fails the test with what to install.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,10 @@ from hypothesis import settings
 from tests.servers.postgres import Postgres
 from tests.servers.process import Missing
 from tests.servers.redis import Redis
+
+# Hundreds of processes are started here: each would compile the whole package, and what it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says nothing: the machine may be busy.
 settings.register_profile("default", deadline=None)

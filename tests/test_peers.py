@@ -18,6 +18,7 @@ from tests.repository import ROOT, text_of
 
 pytestmark = pytest.mark.slow  # each starts a pytest of its own
 
+ALONE = ("-p", "no:cacheprovider", "-p", "no:langsmith_plugin")  # which imports all of langsmith
 TESTS = """
 import os
 import pytest
@@ -48,7 +49,7 @@ def a_suite(file: Path, tests: int = 3) -> Suite:
         package="made-up",
         version="1.0",
         tests=tests,
-        arguments=("--noconftest", "-p", "no:cacheprovider", "-c", "/dev/null", str(file)),
+        arguments=("--noconftest", *ALONE, "-c", "/dev/null", str(file)),
         plugin="",
     )
 

@@ -21,7 +21,7 @@ from tests.servers import redis as redis_servers
 from tests.servers.clients import once, run
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
-from tests.servers.process import Failed, Missing, Server, wait_until
+from tests.servers.process import Failed, Missing, Server, wait_until, within
 from tests.servers.redis import Redis, RedisCluster
 
 pytestmark = pytest.mark.slow
@@ -36,6 +36,14 @@ def gone(pids: list[int]) -> bool:
     """Say whether none of the processes lives."""
     now = guard.states()
     return all(pid not in now or now[pid][1] in "ZX" for pid in pids)
+
+
+def test_what_takes_too_long_fails_and_says_what() -> None:
+    with pytest.raises(TimeoutError, match="an event: not within"), within(0.01, "an event"):
+        threading.Event().wait()
+    with within(60, "nothing"):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 # PostgreSQL

@@ -47,7 +47,7 @@ CODE = [
     # Nothing interrupts a thread.
     (re.compile(r"\bconcurrency\.finish\((.*)\)$", re.M), r"\1"),
     # Calls that nobody awaits: see `_async/calls.py`.
-    (re.compile(r"\(AwaitsCalls\)"), ""),
+    (re.compile(r"\bAwaitsCalls, |\(AwaitsCalls\)"), ""),
     (re.compile(r"^ *@awaited\n", re.M), ""),
     (re.compile(r"\bself\._calls\.add\(\"\w+\", (.*)\)$", re.M), r"\1"),
     (re.compile(r"\ball_awaited\((\w+)\)"), r"\1"),

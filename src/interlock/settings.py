@@ -97,6 +97,8 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
 def distinct(keys: Iterable[str]) -> tuple[str, ...]:
     """Return each key once, in the order asked.  Raises Invalid."""
     found: dict[str, None] = {}
+    if not isinstance(keys, Iterable):
+        raise Invalid(f"Name the keys as a list of str, not {type(keys).__name__}.")
     for key in (keys,) if isinstance(keys, str) else keys:
         wrong = check_key(key)
         if wrong is not None:
@@ -139,8 +141,10 @@ def listed(items: Iterable[T], call: str, what: str) -> list[T]:
 
 def distinct_keys(keys: Iterable[str]) -> tuple[str, ...]:
     """Return keys that are to be leased together, sorted.  Raises Invalid."""
-    names = [keys] if isinstance(keys, str) else list(keys)
-    found = distinct(names)
+    if not isinstance(keys, str) and isinstance(keys, Iterable):
+        keys = list(keys)  # it may be read only once
+    found = distinct(keys)
+    names = [keys] if isinstance(keys, str) else [*keys]
     if not found:
         raise Invalid("leases() needs at least one key.")
     if len(found) < len(names):

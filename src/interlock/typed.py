@@ -70,6 +70,13 @@ class Typed(Generic[T]):
         pairs = zip(entries, values, strict=True)
         return (entry._replace(value=value) for entry, value in pairs)
 
+    def picking(self, prefix: str) -> Callable[[Sequence[Entry]], Iterable[Entry[T]]]:
+        """Return `entries` for a log under `prefix`: without those of the library's own keys, which
+        are of no type of the caller's, unless the prefix names them."""
+        if self.shape is None or prefix.startswith("$"):
+            return self.entries
+        return lambda page: self.entries([each for each in page if not each.key.startswith("$")])
+
     def value(self, value: Json, what: str) -> T:
         """Return JSON as the type; `what` names it in the message of Invalid."""
         if self.shape is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import multiprocessing
 import os
 import pickle
 import signal
@@ -28,10 +27,8 @@ from tests.adapters.langgraph_graphs import (
     talking,
     talking_in_threads,
 )
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([hang_in_the_second_step.__module__])
 RUNS = 5
 THREAD: Any = {"configurable": {"thread_id": "thread"}}
 
@@ -329,8 +326,8 @@ async def test_a_run_that_is_cancelled_leaves_the_thread_to_others(space: Any, b
 
 def hanging(place: Place) -> tuple[Any, Any]:
     """Return a process that is in the second step of a run, and the pipe to it."""
-    heard, told = PROCESSES.Pipe()
-    one = PROCESSES.Process(
+    heard, told = FORKSERVER.Pipe()
+    one = FORKSERVER.Process(
         target=hang_in_the_second_step, args=(place.url, place.space, "hello-1", told)
     )
     one.start()

@@ -45,6 +45,24 @@ async def test_both_stand_or_fall_with_asyncio(app: Application) -> None:
     await space.close()
 
 
+async def test_tasks_that_share_a_block(app: Application) -> None:
+    """They stand in line for the connection."""
+    space = await interlock.open_async(app.url, app.space, "app")
+    connection: Any = (
+        app.connect() if app.is_sqlite else await psycopg.AsyncConnection.connect(app.url)
+    )
+    async with space.joined(connection) as joined:
+        appends = [joined.append("events", n) for n in range(5)]
+        creates = [joined.create(f"k{n}", n) for n in range(3)]
+        await asyncio.gather(*appends, *creates)
+    for ends in (connection.commit, connection.close):
+        if (ended := ends()) is not None:
+            await ended
+    assert sorted((await space.read("events")).value) == [*range(5)]
+    assert len(await space.scan("k")) == 3
+    await space.close()
+
+
 async def test_tasks_that_join_one_after_the_other(app: Application) -> None:
     """In one event loop, which goes on while one of them waits for the other's commit."""
     space = await interlock.open_async(app.url, app.space, "app")

@@ -189,3 +189,13 @@ def test_put_with_an_expiry(call: Any) -> None:
     for wrong in ("0", "-1", "nan"):
         assert call("put", "new", "1", "--expires", wrong).exit_code == 2
     assert call("get", "new").exit_code == 4
+
+
+def test_a_field_that_is_set_twice_is_refused(tmp_path: Path) -> None:
+    store = ["--store", f"sqlite:///{tmp_path / 'twice.db'}"]
+    assert CliRunner().invoke(main, ["put", "k", '{"a": 0}', *store]).exit_code == 0
+    twice = ["--set", "a=1", "--set", "a=2"]
+    for command in (["update-fields", "k"], ["transition", "k", "x"]):
+        told = CliRunner().invoke(main, [*command, *twice, *store])
+        assert (told.exit_code, "--set names 'a' twice" in told.output) == (2, True)
+    assert json.loads(CliRunner().invoke(main, ["get", "k", *store]).output) == {"a": 0}

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 import interlock
 from interlock.cli import main
+from tests.cli.test_detect import on_a_terminal
 
 SECRET = 'alice "äöü"'
 
@@ -67,3 +68,12 @@ def test_what_is_malformed_is_said(call: Any) -> None:
     ):
         assert call(*wrong).exit_code in (2, 5), wrong
     assert "(erased)" not in call("log").output
+
+
+def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'cli.db'}"
+    with interlock.open(url, agent="a") as space:
+        space.create("notes", SECRET)
+    seen, code = on_a_terminal("erase", "notes", "--yes", "--store", url)
+    assert (code, b"looking through the log" in seen, b"erasing" in seen) == (0, True, True)
+    assert b"100%" in seen

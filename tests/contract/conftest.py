@@ -15,7 +15,10 @@ from tests.servers.redis import RedisCluster
 
 # These ask a store for nothing that the other parts do not ask for; whole spaces are for operators,
 # who need no pool.
-ASK_NOTHING_NEW = ("runs", "breaker", "types", "schemas", "events", "partial_changes", "cipher")
+ASK_NOTHING_NEW = (
+    *("runs", "breaker", "types", "schemas", "events", "partial_changes", "cipher"),
+    *("coordinator", "rules", "machines", "rebase", "observed", "bad_input"),
+)
 STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 # Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
@@ -53,6 +56,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         else:
             some = part_of(metafunc).startswith((*ASK_NOTHING_NEW, "whole_spaces"))
             stores = STORES if some else STORES_OF_MOST
+            if metafunc.definition.get_closest_marker("any_store"):
+                stores = STORES[:1]
         metafunc.parametrize("contract_store", stores, scope="session")
 
 

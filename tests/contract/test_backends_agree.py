@@ -48,7 +48,7 @@ def _field(name: str, value: Any) -> Any:
     if name == "behind_us":
         return value is None
     if name == "message":
-        return re.sub(r"for [\d.]+ s|at \d{4}-[\d.: -]+ UTC", "", value)
+        return re.sub(r"for [\d.]+ s|\([\d.]+ s left|at \d{4}-[\d.: -]+ UTC", "", value)
     return plain(value)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
+from interlock.core.records import absent
 from tests.facades import Facades
 
 CIRCULAR: list[Any] = []
@@ -42,6 +43,9 @@ VALUES: dict[str, Any] = {
     "an integer too long for text": 10**5000,
     "over-long": "x" * (1024 * 1024),
     "complex": 1j,
+    "a record": absent("k", "s"),
+    "a record in a list": {"a": [absent("k", "s")]},
+    "a delivery": interlock.Delivery(interlock.Entry(1, "k", 1, 0, "put", 1, "a", 1, "", None), 1),
 }
 
 
@@ -98,6 +102,23 @@ def test_values_that_are_not_json(unchanged: Any) -> None:
         lambda value: unchanged.create("new", value),
         lambda value: unchanged.write(record, value),
         lambda value: unchanged.update("here", lambda _: value),
+    )
+
+
+def test_what_is_no_function(unchanged: Any) -> None:
+    refused(
+        {"a number": 3, "None": None, "a record": unchanged.read("here")},
+        lambda fn: unchanged.update("here", fn),
+        lambda fn: unchanged.on("commit", fn),
+    )
+
+
+def test_what_is_no_list_of_keys(unchanged: Any) -> None:
+    refused(
+        {"a number": 3, "None": None, "a number in a list": [3]},
+        lambda keys: unchanged.read_many(keys),
+        lambda keys: unchanged.at(position=1).read_many(keys),
+        lambda keys: unchanged.leases(keys),
     )
 
 

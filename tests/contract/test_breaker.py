@@ -276,6 +276,7 @@ def test_whatever_an_exception_says_is_kept(facades: Facades) -> None:
     assert len(reason) == 200
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "options",
     [

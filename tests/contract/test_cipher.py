@@ -94,12 +94,7 @@ def test_an_operation_that_is_sent_again_is_the_same_one(space: Any) -> None:
     assert space.write(made, SECRET, touch=False) == made
 
 
-def test_runs_and_projections_go_on_and_leave_no_plaintext(
-    facades: Facades, space: Any, keys: SQLiteKeys
-) -> None:
-    space.create("alice/1", SECRET)
-    view = space.projection(lambda n, e: [*n, e.value], initial=[], name="view", snapshot_every=1)
-    assert view.refresh() == [SECRET]
+def test_runs_go_on_and_leave_no_plaintext(facades: Facades, space: Any) -> None:
     asked = []
 
     def ask() -> str:
@@ -114,10 +109,65 @@ def test_runs_and_projections_go_on_and_leave_no_plaintext(
     shown = space.runs.show("r")
     assert (shown.input, shown.result, asked) == (SECRET, SECRET, [SECRET])
     assert SECRET not in "".join(exported(facades))
+
+
+def test_a_projection_is_folded_and_not_kept(
+    facades: Facades, space: Any, keys: SQLiteKeys
+) -> None:
+    space.create("alice/1", SECRET)
+    with pytest.raises(interlock.Invalid, match="not kept under a name"):
+        space.projection(lambda n, e: [*n, e.value], initial=[], name="view").refresh()
+    view = space.projection(lambda n, e: [*n, e.value], initial=[])
+    assert view.refresh() == [SECRET]
     keys.destroy("alice")
     assert view.refresh() == [SECRET]  # in the memory of who folded it
-    again = space.projection(lambda n, e: [*n, e.value], initial=[], name="view", snapshot_every=1)
-    assert again.refresh() == [None]
+    assert space.projection(lambda n, e: [*n, e.value], initial=[]).refresh() == [None]
+
+
+def test_a_coordinator_merges_and_rejects_what_is_encrypted(facades: Facades, space: Any) -> None:
+    for text in (SECRET, f"bad {SECRET}"):
+        space.append("found/alice", text)
+    boss = space.coordinator(
+        "alice/report",
+        source="found/",
+        merge="append",
+        dedupe="content",
+        validate=lambda text: f"{text} is bad" if text.startswith("bad") else None,
+        initial=[],
+    )
+    progress = boss.catch_up()
+    assert (progress.merged, progress.rejected) == (1, 1)
+    assert space.read("alice/report").value == [SECRET]
+    (rejected,) = space.scan(boss.rejected).values()
+    assert rejected.value["contribution"] == f"bad {SECRET}"
+    assert SECRET not in "".join(exported(facades))
+
+
+def test_a_group_deals_out_what_is_encrypted(
+    facades: Facades, space: Any, keys: SQLiteKeys
+) -> None:
+    space.create("alice/1", SECRET)
+    space.create("bob/1", "kept")
+    group = space.group("g", prefix="", consumer="one")
+    values = {each.entry.key: each.entry.value for each in group.take()}
+    assert (values["alice/1"], values["bob/1"]) == (SECRET, "kept")
+    assert SECRET not in "".join(exported(facades))
+    group.close()
+    keys.destroy("alice")
+    dealt = {each.entry.key: each.entry for each in space.group("g", consumer="two").take()}
+    assert (dealt["alice/1"].value, dealt["alice/1"].erased) == (None, True)
+    assert dealt["bob/1"].value == "kept"
+
+
+def test_a_run_waits_for_what_is_encrypted(sync_facades: Facades, cipher: SubjectCipher) -> None:
+    space = sync_facades.open(agent="ann", cipher=cipher)
+    space.runs.start("r", "p", SECRET)
+    space.runs.send("r", "answer", SECRET)
+    with space.run("r") as run:
+        assert run.wait_for("answer") == run.input == SECRET
+        assert run.effect("mail", lambda key: SECRET) == SECRET
+    assert space.runs.show("r").steps[1].result == SECRET
+    assert SECRET not in "".join(exported(sync_facades))
 
 
 def test_a_destroyed_key_erases(space: Any, keys: SQLiteKeys) -> None:
@@ -225,6 +275,7 @@ def test_a_fold_of_ciphertexts_is_refused(facades: Facades, space: Any, tmp_path
         store.copy(facades.space, f"sqlite:///{tmp_path / 'heads.db'}", heads_only=True)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("wrong", ["secret", SubjectCipher, object()])
 def test_what_is_no_cipher_is_refused(facades: Facades, wrong: Any) -> None:
     with pytest.raises(interlock.Invalid, match="encrypt"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -368,6 +369,7 @@ def test_a_sign_of_life_does_not_make_a_forgotten_group_anew(space: Any) -> None
     assert [consumer.name for consumer in group.info().consumers] == ["tester"]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("options", "names"),
     [
@@ -393,6 +395,7 @@ def test_a_malformed_group_is_invalid(space: Any, options: dict[str, Any], names
         space.group(arguments.pop("name"), **arguments)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("call", "names"),
     [
@@ -423,3 +426,29 @@ def test_what_is_taken_at_once_ends_where_its_values_are_many_bytes(facades: Fac
         found += deliveries
     assert [delivery.entry.position for delivery in found] == list(range(1, 8))
     assert group.ack(*found) == 7
+
+
+@dataclass(frozen=True)
+class Order:
+    number: int
+
+
+def test_a_consumer_gets_values_as_a_type(space: Any) -> None:
+    space.delete(space.create("o/1", Order(7)))
+    group = space.group("g", type=Order, prefix="o/")
+    assert values(group.take()) == [Order(7), None]
+
+
+def test_a_value_that_does_not_fit_stays_until_it_is_acknowledged_without_a_type(
+    space: Any,
+) -> None:
+    space.create("o/1", {"number": "x"})
+    space.create("o/2", Order(2))
+    group = space.group("g", type=Order)
+    for _ in range(2):
+        with pytest.raises(interlock.Invalid, match=r"'o/1' .*got str at \$\.number"):
+            group.take()
+    plain = space.group("g")
+    (wrong,) = plain.take(1)
+    assert plain.ack(wrong) == 1
+    assert values(group.take()) == [Order(2)]

@@ -95,6 +95,7 @@ def test_the_same_contribution_counts_once(space: Any, worker: Any) -> None:
     assert "$coordinator" not in str(sorted(space.scan())), "its own notes are nobody's keys"
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("dedupe", "left"),
     [
@@ -209,6 +210,7 @@ class UnprintableValue(Unprintable, ValueError):
     """The same, as a function rejects a contribution."""
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("kind", [Unprintable, UnprintableValue])
 def test_an_exception_that_cannot_be_shown_stops_no_coordinator(
     space: Any, worker: Any, kind: type[Exception]
@@ -379,6 +381,7 @@ def test_two_jobs_of_one_name_are_told_apart(space: Any, worker: Any) -> None:
     assert coordinator(space, name="other").catch_up().merged == 1
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("options", "names"),
     [

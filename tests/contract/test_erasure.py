@@ -295,6 +295,7 @@ def test_a_dry_run_changes_nothing(space: Any) -> None:
     assert (space.position(), space.read("customer/1").value) == (end, SECRET)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -305,6 +306,7 @@ def test_a_dry_run_changes_nothing(space: Any) -> None:
         {"key": "$rules"},
         {"prefix": "a*"},
         {"key": "a", "where": "yes"},
+        {"key": "a", "progress": 3},
     ],
 )
 def test_what_is_malformed_erases_nothing(space: Any, arguments: dict[str, Any]) -> None:
@@ -312,6 +314,14 @@ def test_what_is_malformed_erases_nothing(space: Any, arguments: dict[str, Any])
     with pytest.raises(interlock.Invalid):
         space.erase(**arguments)
     assert space.read("a").value == SECRET
+
+
+def test_an_erasure_says_how_far_it_is(space: Any) -> None:
+    space.create_many({f"customer/{n}": SECRET for n in range(3)})
+    space.create("other", 1)
+    end, reports = space.position(), list[tuple[int, int]]()
+    space.erase(prefix="customer/", progress=lambda *report: reports.append(report))
+    assert reports == [(end, end), (end, end + 3), (end + 3, end + 3)]
 
 
 def test_what_the_library_needs_is_not_erased(space: Any) -> None:

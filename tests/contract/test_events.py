@@ -126,6 +126,7 @@ def test_events_of_other_keys_are_not_of_the_stream(facades: Facades) -> None:
     assert count.refresh() == 1
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("append", "said"),
     [
@@ -190,6 +191,7 @@ def test_what_is_no_event_is_an_error_when_read(space: Any) -> None:
         assert events(stream.read(types=Sent)) == [Sent(1), Sent(2)]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("read", "said"),
     [
@@ -300,6 +302,7 @@ def test_the_log_is_sifted_by_agent_kind_and_number(facades: Facades) -> None:
     assert list(ann.log(agent="bob", limit=1, newest_first=True)) == everything[-1:]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "options",
     [

@@ -219,6 +219,7 @@ def test_a_leased_key_needs_its_lease(facades: Facades) -> None:
         space.write(record, "without")
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("options", [{"ttl": 0}, {"ttl": "x"}, {"wait": -1}, {"ttl": 1e9}])
 def test_leases_that_cannot_be(facades: Facades, options: dict[str, Any]) -> None:
     space = facades.open()

@@ -140,6 +140,7 @@ def test_watch_from_now_skips_the_past(space: Any) -> None:
     assert [e.key for e in islice(resumed, 1)] == ["k2"]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "when",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -72,6 +73,7 @@ def test_a_patch_that_was_sent_before_is_applied_once(space: Any) -> None:
     assert space.read("k").value == {"n": 3}
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -186,6 +188,36 @@ def test_a_leased_key_is_updated_by_a_function(space: Any) -> None:
         with pytest.raises(interlock.Invalid, match="is a return missing"):
             lease.update(lambda value: None)
         assert not lease.update(lambda value: interlock.DELETE).exists
+
+
+def test_a_part_of_a_leased_key_is_changed(space: Any) -> None:
+    space.create("k", SEAT)
+    with space.lease("k") as lease:
+        patched = lease.patch({"seat": {"row": 14}, "hold": None})
+        assert patched.value == {"status": "PENDING", "seat": {"row": 14, "letter": "A"}}
+        changed = lease.update_fields({"seat": None, "gate": 3}, remove=["status"])
+        assert changed.value == lease.value == {"seat": None, "gate": 3}
+        assert lease.patch({"gate": 3}).version == changed.version == 3
+        assert lease.patch({"gate": 3}, op_id="asked").version == 4
+        end = space.position()
+        calls: list[Callable[[], Any]] = [
+            lambda: lease.patch({}),
+            lambda: lease.patch(3),
+            lambda: lease.update_fields({}),
+            lambda: lease.update_fields({"a": 1}, remove=["a"]),
+            lambda: lease.update_fields({"a": 1}, remove=[3]),
+        ]
+        for call in calls:
+            with pytest.raises(interlock.Invalid):
+                call()
+    with space.lease("new") as lease, pytest.raises(interlock.Invalid, match="does not exist"):
+        lease.patch({"a": 1})
+    space.append("found", {"a": 1})
+    with space.lease("found") as lease, pytest.raises(interlock.Forbidden, match="use append"):
+        lease.patch({"a": 2})
+    assert space.position() == end + 1
+    with pytest.raises(interlock.Invalid, match="released"):
+        lease.patch({"a": 1})
 
 
 def test_an_update_under_a_lease_never_overwrites_what_its_lease_wrote_meanwhile(

@@ -347,6 +347,7 @@ async def _later(value: Any, entry: interlock.Entry) -> Any:
     return value
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -239,6 +239,7 @@ def test_merged_keys_are_listed(facades: Facades) -> None:
     ]
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 1.5}, {"after": ""}, {"prefix": "a*"}])
 def test_a_wrong_page_of_keys_is_refused(space: Any, wrong: Any) -> None:
     with pytest.raises(interlock.Invalid):

@@ -25,6 +25,8 @@ def test_only_its_owner_writes_a_private_key_and_everybody_reads_it(facades: Fac
         lambda: theirs.create("agent/ann/plan", "theirs"),
         lambda: theirs.update("agent/ann/notes", lambda _: "theirs"),
         lambda: theirs.transact(lambda tx: tx.create("agent/ann/plan", "theirs")),
+        lambda: theirs.lease("agent/ann/notes").acquire(),
+        lambda: theirs.leases(["agent/ben/notes", "agent/ann/notes"]).acquire(),
     ]
     for call in calls:
         with pytest.raises(interlock.Forbidden, match="Only 'ann' may write") as refused:
@@ -45,6 +47,7 @@ def test_only_the_named_agent_writes_an_owned_key_and_everybody_reads_it(facades
         lambda: theirs.create("team/plan", "theirs"),
         lambda: theirs.update("team/goals", lambda _: "theirs"),
         lambda: theirs.transact(lambda tx: tx.write(tx.read("team/goals"), "theirs")),
+        lambda: theirs.lease("team/goals").acquire(),
     ]
     at = ours.position()
     for call in calls:
@@ -65,6 +68,20 @@ def test_rules_hold_for_whoever_did_not_declare_them(facades: Facades) -> None:
         early.write(record, "after")
     assert early.create("agent/ben/notes", "his own").version == 1
     assert list(early.rules) == ["agent/{agent}/**"]
+
+
+def test_a_lease_is_of_those_who_may_write(facades: Facades) -> None:
+    """Of who does not know the rule yet, too: a lease that was taken is given back."""
+    early = facades.open("ben")
+    ours = facades.open("ann", rules={**PRIVATE, "team/**": interlock.owned(by="ann")})
+    for theirs in (early, facades.open("cleo")):
+        for key in ("agent/ann/notes", "team/goals"):
+            with pytest.raises(interlock.Forbidden, match="Only 'ann' may write"):
+                theirs.lease(key, ttl=60).acquire()
+            with ours.lease(key, ttl=60, wait=0) as lease:
+                lease.write("ours")
+    with early.lease("agent/ben/notes") as lease:
+        lease.write("his own")
 
 
 def test_a_writer_with_rules_that_were_relaxed_decides_again(facades: Facades) -> None:
@@ -90,6 +107,7 @@ def test_the_most_specific_rule_wins(facades: Facades) -> None:
         space.create("team/x", 1)
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "rules",
     [

@@ -253,6 +253,7 @@ CHANGED: dict[str, Program] = {
 }
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("how", CHANGED)
 def test_a_changed_program_is_reported(space: Any, how: str) -> None:
     def program(run: Any) -> None:

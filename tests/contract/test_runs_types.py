@@ -90,3 +90,31 @@ def test_a_result_that_was_recorded_before_its_class_changed_is_lifted(
     with space.run("trip") as run:
         assert run.step("choose", lambda: Place("Bonn"), Place) == Place("Rome")
         assert run.effect("book", lambda key: Place("Bonn"), Place) == Place("Rome")
+
+
+def test_the_input_and_what_is_sent_are_of_a_type(sync_facades: Facades) -> None:
+    space = sync_facades.open("us")
+    space.runs.start("trip", "book", Seat(12))
+    space.runs.send("trip", "seat", Seat(7))
+    for _ in range(2):  # the second time what was sent is recalled
+        with space.run("trip") as run:
+            assert run.input_as(Seat) == Seat(12)
+            assert run.wait_for("seat", type=Seat) == Seat(7)
+
+
+def test_an_input_or_an_answer_that_does_not_fit_is_refused(sync_facades: Facades) -> None:
+    space = sync_facades.open("us")
+    message = r"does not fit Seat: Expected int, got str at \$\.row"
+    with (
+        pytest.raises(interlock.Invalid, match=f"The input of run 'trip' {message}"),
+        space.run("trip", input={"row": "x"}) as run,
+    ):
+        run.input_as(Seat)
+    space.runs.send("trip", "seat", {"row": "x"})
+    with (
+        pytest.raises(interlock.Invalid, match=f"What run 'trip' got as 'seat' {message}"),
+        space.run("trip") as run,
+    ):
+        run.wait_for("seat", type=Seat)
+    with pytest.raises(interlock.Invalid, match="3 can't be the type"), space.run("trip") as run:
+        run.wait_for("seat", type=3)

@@ -312,6 +312,7 @@ def test_a_reducer_that_is_not_here_keeps_its_contributions(facades: Facades) ->
     assert space.read("sum").value == 3
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -322,3 +322,16 @@ def test_a_version_that_this_process_does_not_know_is_invalid_and_stays(space: A
 def test_a_malformed_upcast_is_invalid() -> None:
     with pytest.raises(interlock.Invalid, match="can't have versions"):
         interlock.upcast(int, 1, parted)
+
+
+def test_a_log_that_is_read_as_a_type_leaves_the_rules_out(facades: Facades) -> None:
+    space = facades.open("us", rules={"seats": interlock.merged("append")})
+    space.append("seats", Seat(1))
+    space.append("seats", Seat(2))
+    assert [entry.value for entry in space.log(type=Seat)] == [Seat(1), Seat(2)]
+    newest = space.log(type=Seat, limit=2, newest_first=True)
+    assert [entry.value for entry in newest] == [Seat(2), Seat(1)]
+    assert [entry.value for entry in space.log(type=Seat, limit=1)] == [Seat(1)]
+    assert next(space.watch(after=0, type=Seat)).value == Seat(1)
+    assert [entry.key for entry in space.log(prefix="$", type=dict)] == ["$rules"]
+    assert next(space.log()).key == "$rules"

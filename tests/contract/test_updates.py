@@ -140,6 +140,7 @@ def test_a_queue_makes_readers_join_before_they_think(facades: Facades) -> None:
     theirs.close()
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize(
     "options", [{"turns": "maybe"}, {"attempts": 0}, {"patience": -1}, {"patience": "x"}]
 )
@@ -265,6 +266,7 @@ INSIDE: dict[str, Any] = {
 READ: list[interlock.Record] = []
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("call", INSIDE)
 @pytest.mark.parametrize("turns", ["auto", "always"])
 def test_whatever_would_wait_for_the_update_around_it_is_refused(
@@ -277,6 +279,7 @@ def test_whatever_would_wait_for_the_update_around_it_is_refused(
     assert space.update("k", lambda n: n + 1, turns="always", patience=0).value == 1
 
 
+@pytest.mark.any_store
 @pytest.mark.parametrize("call", [*INSIDE, "update", "append"])
 @pytest.mark.parametrize("touched", ["read", "scan", "written"])
 def test_whatever_would_wait_for_the_transaction_around_it_is_refused(

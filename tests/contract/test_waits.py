@@ -221,6 +221,26 @@ def test_a_ticket_of_one_far_back_is_short_again_when_it_is_first(facades: Facad
     assert _again(ask, ("x",), first).ticket == 0
 
 
+def test_of_several_cycles_the_one_of_the_first_keys_is_named(facades: Facades) -> None:
+    ask = facades.peer().session.driver.backend.perform
+    _join(ask, ("a", "é"), "first", "one")
+    _join(ask, ("b", "ё"), "second", "two")
+    both = _join(ask, ("ё", "b", "é", "a"), "both", "us", holding=("second", "first"))
+    assert both.cycle == (Wait("us", "a", "one"),)
+    assert _again(ask, ("ё", "b", "é", "a"), both).cycle == both.cycle
+
+
+def test_of_several_cycles_the_shortest_is_named(facades: Facades) -> None:
+    ask = facades.peer().session.driver.backend.perform
+    _join(ask, ("p",), "far", "one")
+    _join(ask, ("a", "p"), "between", "two")
+    _join(ask, ("z",), "near", "three")
+    both = _join(ask, ("a", "z"), "both", "us", holding=("far", "near"))
+    assert both.cycle == (Wait("us", "z", "three"),)
+    ask(LeaveTurn(0, "near"))
+    assert _again(ask, ("a", "z"), both).cycle == (Wait("us", "a", "two"), Wait("two", "p", "one"))
+
+
 def _join(
     ask: Any,
     keys: tuple[str, ...],

@@ -322,6 +322,23 @@ def test_an_import_that_fails_leaves_what_another_one_has_finished(
     assert f"{name}-bad" not in {each.name for each in store.spaces()}
 
 
+def test_an_import_that_fails_leaves_the_empty_space_that_was_there(
+    store: interlock.Store, name: str
+) -> None:
+    fill(store, name)
+    lines, to = list(store.export(name)), f"{name}-to"
+    store.create(to)
+    with pytest.raises(interlock.Invalid, match="malformed"):
+        store.load([*lines[:50], "garbage"], to)
+    with opened(store, to, create=False) as space:
+        assert space.position() == 0
+    with pytest.raises(interlock.Invalid, match="cut short"):
+        store.load(lines[:50], to)
+    store.load(lines, to)
+    with opened(store, to, create=False) as space:
+        assert space.position() > 0
+
+
 @pytest.mark.parametrize("extra", ["again", "garbage"])
 def test_an_import_refuses_lines_behind_the_last_one(
     store: interlock.Store, name: str, extra: str

@@ -8,7 +8,9 @@ import pytest
 
 from interlock.core import rules
 from interlock.core.fold import SAVE_AFTER, fold_record
+from interlock.core.lease import take_lease
 from interlock.core.records import Record, Tail
+from interlock.core.refusals import Forbidden, Invalid
 from interlock.core.requests import SaveFold
 from interlock.core.rules import KINDS, Rule, UnknownRule
 from interlock.core.writer import Writer
@@ -92,3 +94,18 @@ def test_a_fold_under_a_rule_with_an_unknown_field_is_not_saved() -> None:
         steps = fold_record(writer, Record("sum/a", tail, 1, 0, "new", 0, 1, True, "space", None))
         saved = [type(request) for request in steps]
         assert saved == ([] if "last" in stored else [SaveFold])
+
+
+def test_a_rule_owned_by_the_agent_of_the_key_is_private() -> None:
+    wrong = rules.check({"notes/{agent}/*": rules.owned(by="{agent}")})
+    assert isinstance(wrong, Invalid)
+    assert "Use private()" in wrong.message
+
+
+def test_a_lease_of_another_agents_key_is_not_even_asked_for() -> None:
+    """Asking would raise its epoch, and so fence what its writer has read."""
+    writer = Writer("space", "ben", 1000)
+    writer.book.load(1, {"team/*": {"rule": "owned", "by": "ann"}})
+    with pytest.raises(StopIteration) as end:
+        next(take_lease(writer, ("team/goals",), 30.0, 0.0, "op"))
+    assert isinstance(end.value.value, Forbidden)

@@ -240,9 +240,9 @@ def judged(mutant: Mutant, ran: Ran, folder: Path) -> tuple[str, str]:
         return SURVIVES, "its test passes"
     if ran.code != 1 or not failures:
         return BROKEN, f"pytest ended with {ran.code}: {_last_line(ran.output)}"
-    expected = {mutant.raises} if mutant.raises else EXPECTED
+    expected = {*mutant.raises.split()} or EXPECTED
     for failure in failures:
-        if failure["when"] != "call" or not expected & {*failure["kinds"]}:
+        if failure["when"] == "setup" or not expected & {*failure["kinds"]}:
             kind = failure["kinds"][0] if failure["kinds"] else "error"
             return BROKEN, f"{kind} in {failure['when']}: {failure['words']}"
     return FOUND, failures[0]["words"]

@@ -41,7 +41,8 @@ class Guard(NamedTuple):
 class Mutant(NamedTuple):
     """One guard taken out in one place: `text`, which stands once in `file`, becomes `becomes`.
 
-    Its test fails with an assertion or a refusal, or with the exception named `raises`.
+    Its test fails with an assertion or a refusal, or with one of the exceptions named
+    in `raises`.
     """
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,10 +13,10 @@ from typing import Any
 import pytest
 
 import interlock
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 from tests.servers.process import wait_until
 
-FORKSERVER = multiprocessing.get_context("forkserver")
+preload(__name__)
 HOSTS, ASYNC_HOST = 4, 3
 OPTIONS: dict[str, Any] = {"failures": 3, "timeout": 1.0, "reset_after": 0.05, "refresh": 0.2}
 HANGS: dict[str, Any] = {"failures": 1, "timeout": 0.5, "reset_after": 3600, "refresh": 0}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import interlock
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 
-FORKSERVER = multiprocessing.get_context("forkserver")
+preload(__name__)
 CONSUMERS, KEYS, ROUNDS, TTL = 4, 6, 40, 0.15
 MOST = 400  # rounds, until somebody was killed with its work done and not acknowledged
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -11,9 +10,9 @@ from typing import Any
 
 import interlock
 from interlock.core.requests import Load
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 
-FORKSERVER = multiprocessing.get_context("forkserver")
+preload(__name__)
 WORKERS, EACH, TTL, BLOWS = 4, 300, 0.2, 16
 LONGEST = 100  # looks at who coordinates while a zombie sleeps
 SOURCE = "contrib/"

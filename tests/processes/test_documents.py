@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -21,14 +20,13 @@ import pytest
 
 import interlock
 from tests.processes.documents import PATHS, edit_for_ever, lines_of, seal, struck
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 from tests.servers.process import wait_until
 
 SECONDS = float(os.environ.get("INTERLOCK_FILES_SECONDS", "5"))
 EVERY = 1 if "INTERLOCK_FILES_SECONDS" in os.environ else 4  # steps at which somebody is struck
 EDITORS = 8
-FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["tests.processes.documents"])
+preload("tests.processes.documents")
 
 
 def is_stopped(pid: int) -> bool:
@@ -53,11 +51,11 @@ class Editors:
         self.longest_silence, self.last_kept = 0.0, time.monotonic()
 
     def start(self) -> None:
-        mine, theirs = FORKED.Pipe(duplex=False)
+        mine, theirs = FORKSERVER.Pipe(duplex=False)
         born = self.counts["started"]
         self.counts["started"] += 1
         arguments = (self.place, self.root, f"e{born}", self.chance.random(), theirs)
-        process = FORKED.Process(target=edit_for_ever, args=arguments, daemon=True)
+        process = FORKSERVER.Process(target=edit_for_ever, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self.running[mine] = process
@@ -201,8 +199,8 @@ def begin(
     place: Place, root: Path, what: str, number: int | str, blow: int
 ) -> tuple[Any, Connection]:
     """Have a process write that is struck before a step on the disk."""
-    mine, theirs = FORKED.Pipe(duplex=False)
-    child = FORKED.Process(target=struck, args=(place, root, what, number, blow, theirs))
+    mine, theirs = FORKSERVER.Pipe(duplex=False)
+    child = FORKSERVER.Process(target=struck, args=(place, root, what, number, blow, theirs))
     child.start()
     theirs.close()
     return child, mine

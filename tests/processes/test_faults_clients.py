@@ -6,7 +6,6 @@ The same tests for PostgreSQL and Redis.
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -21,10 +20,10 @@ import pytest
 
 import interlock
 from tests.processes.faults import RULES, Ledger, Work, check, contribute
+from tests.processes.writers import FORKSERVER, preload
 
 _numbers = itertools.count()
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["psycopg_pool", "redis", "interlock", __name__])
+preload("psycopg_pool", __name__)
 _YEAR = 365 * 24 * 3600
 
 
@@ -39,8 +38,8 @@ class Agent:
     """A process that runs `target(url, space, name, pipe)`."""
 
     def __init__(self, target: Any, store: tuple[str, str], name: str) -> None:
-        self.pipe, theirs = _SERVER.Pipe()
-        self.process = _SERVER.Process(target=target, args=(*store, name, theirs), daemon=True)
+        self.pipe, theirs = FORKSERVER.Pipe()
+        self.process = FORKSERVER.Process(target=target, args=(*store, name, theirs), daemon=True)
         self.process.start()
         theirs.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import interlock
-from tests.processes.writers import disagreements
+from tests.processes.writers import FORKSERVER, SPAWN, disagreements, preload
 
-SPAWN = multiprocessing.get_context("spawn")
+preload(__name__)
 ROUNDS, WORKERS, TTL = 100, 4, 0.06
 
 
@@ -108,14 +107,13 @@ def add_findings(url: str, number: int, count: int, gate: Any) -> None:
             space.append("findings", f"{number}/{n}")
 
 
-def test_a_hundred_processes_add_a_hundred_findings_each(tmp_path: Path) -> None:
+def test_a_hundred_processes_add_twenty_findings_each(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'findings.db'}"
-    agents, each = 100, 100
+    agents, each = 100, 20
     with interlock.open(url, rules={"findings": interlock.merged("append")}) as space:
-        context = multiprocessing.get_context("forkserver")
-        gate = context.Barrier(agents)
+        gate = FORKSERVER.Barrier(agents)
         running = [
-            context.Process(target=add_findings, args=(url, number, each, gate))
+            FORKSERVER.Process(target=add_findings, args=(url, number, each, gate))
             for number in range(agents)
         ]
         for process in running:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import interlock
-from tests.processes.writers import disagreements, write_for_ever
+from tests.processes.writers import FORKSERVER, disagreements, write_for_ever
 
 ROUNDS, WRITERS, VICTIMS = 50, 8, 3
 
@@ -20,16 +19,15 @@ def test_fifty_rounds_of_kill_9_lose_nothing_that_was_acknowledged(tmp_path: Pat
     url = f"sqlite:///{tmp_path / 'killed.db'}"
     interlock.open(url).close()
     chance = random.Random(20261121)
-    context = multiprocessing.get_context("forkserver")
     running: dict[int, tuple[Any, Any]] = {}
     acknowledged: set[str] = set()
     born = 0
     try:
         for _ in range(ROUNDS):
             while len(running) < WRITERS:
-                mine, theirs = context.Pipe(duplex=False)
+                mine, theirs = FORKSERVER.Pipe(duplex=False)
                 arguments = (url, f"w{born}", born, theirs)
-                process = context.Process(target=write_for_ever, args=arguments, daemon=True)
+                process = FORKSERVER.Process(target=write_for_ever, args=arguments, daemon=True)
                 process.start()
                 theirs.close()
                 running[born] = (process, mine)

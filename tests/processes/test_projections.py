@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -12,9 +11,9 @@ import pytest
 
 import interlock
 from interlock.core import trim
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 
-FORKSERVER = multiprocessing.get_context("forkserver")
+preload(__name__)
 ROUNDS, VIEWS = 12, 2
 
 

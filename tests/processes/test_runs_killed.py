@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,15 +16,12 @@ from typing import Any
 import interlock
 from tests.processes.bank import Bank, ask
 from tests.processes.bank_runs import EFFECTS, work
-from tests.processes.writers import Place
+from tests.processes.writers import FORKSERVER, Place, preload
 
 KILLS = int(os.environ.get("INTERLOCK_TEST_KILLS", "40"))
 OF_A_RUN = 0.3  # of the time that an undisturbed run takes: the longest until a kill
 AT_THE_START = 0.15  # of the kills strike while the process opens the space and takes the run up
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [work.__module__, *(f"interlock.backends.{kind}" for kind in ("sqlite", "postgres", "redis"))]
-)
+preload(work.__module__)
 
 
 def test_a_run_that_is_killed_again_and_again_has_each_effect_once(
@@ -69,9 +65,9 @@ class Attempt:
     """A process that works on a run; it has begun."""
 
     def __init__(self, place: Place, run_id: str, port: int) -> None:
-        self._signs, theirs = PROCESSES.Pipe(duplex=False)
+        self._signs, theirs = FORKSERVER.Pipe(duplex=False)
         arguments = (place, run_id, port, theirs)
-        self._process = PROCESSES.Process(target=work, args=arguments, daemon=True)
+        self._process = FORKSERVER.Process(target=work, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self.hear("begun")

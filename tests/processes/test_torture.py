@@ -24,7 +24,7 @@ from interlock.verify.torture.log import Findings
 from interlock.verify.torture.runner import Durable
 from tests.repository import PACKAGE
 from tests.servers import guard
-from tests.servers.process import wait_until
+from tests.servers.process import wait_until, within
 from tests.servers.redis import Redis
 from tests.torture import STORES, store, tortured
 
@@ -172,7 +172,8 @@ def test_a_server_that_forgets_is_found(tmp_path: Path) -> None:
         settings = Settings(
             server.url(), new_space(SEED), 2000, SEED, workers=3, faults=("restart",)
         )
-        report = run(settings, restart=restart)
+        with within(200, "a run and its verdict"):
+            report = run(settings, restart=restart)
     assert report.anomalies["acknowledged and lost"] > 100
     assert "LostCommits" in report.reasons, "nobody noticed while it ran"
     assert report.crashes == 0

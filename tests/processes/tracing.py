@@ -25,7 +25,7 @@ from interlock.backends import urls
 from interlock.core.requests import Commit
 from interlock.errors import AnswerLost, Refused
 from tests.facades import Facades
-from tests.processes.writers import SPAWN
+from tests.processes.writers import FORKSERVER
 
 AGENTS, STEPS = 3, 6
 KEY = "report"
@@ -246,8 +246,8 @@ class Crew:
     """A worker process that carries out runs."""
 
     def __init__(self) -> None:
-        self._orders, theirs = SPAWN.Pipe()
-        self._worker = SPAWN.Process(target=carry_out_all, args=(theirs,))
+        self._orders, theirs = FORKSERVER.Pipe()
+        self._worker = FORKSERVER.Process(target=carry_out_all, args=(theirs,))
         self._worker.start()
         theirs.close()
 

@@ -11,7 +11,24 @@ from typing import Any, NamedTuple
 import interlock
 
 SPAWN = multiprocessing.get_context("spawn")
+FORKSERVER = multiprocessing.get_context("forkserver")
+_PRELOADED = [
+    __name__,
+    *(f"interlock.backends.{kind}" for kind in ("sqlite", "postgres", "redis")),
+    *("interlock.cli", "interlock.verify.simulate.runner"),
+]
 KEYS = [f"shared/{n}" for n in range(3)]
+
+
+def preload(*modules: str) -> None:
+    """Have the processes of `FORKSERVER` begin with these modules, too: importing takes longer
+    than most of what they do.  There is one server; what is asked for once it runs comes too late.
+    """
+    _PRELOADED.extend(modules)
+    FORKSERVER.set_forkserver_preload(_PRELOADED)
+
+
+preload()
 
 
 class Place(NamedTuple):
@@ -22,7 +39,7 @@ class Place(NamedTuple):
 
 
 def together(
-    target: Callable[..., None], number: int, *arguments: Any, context: Any = SPAWN
+    target: Callable[..., None], number: int, *arguments: Any, context: Any = FORKSERVER
 ) -> list[Any]:
     """Run `target(*arguments, index, gate, answers)` in processes that start at one moment."""
     gate, answers = context.Barrier(number), context.SimpleQueue()

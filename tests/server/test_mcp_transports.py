@@ -39,6 +39,27 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return a_place(request, tmp_path)
 
 
+CLINIC = """
+from interlock.cipher import SQLiteKeys, SubjectCipher
+cipher = SubjectCipher(SQLiteKeys({path!r}), lambda key: key.split("/")[0])
+"""
+
+
+async def test_a_server_with_a_cipher_reads_and_writes_what_is_encrypted(
+    local: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clinic.py").write_text(CLINIC.format(path=str(tmp_path / "keys.db")), "utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with using(on_stdio(local, "--cipher", "clinic:cipher")) as tools:
+        await tools.done("create", key="alice/1", value={"mail": "alice@example.com"})
+        assert (await tools.record("alice/1"))["value"] == {"mail": "alice@example.com"}
+    with interlock.Store(local.url) as store:
+        assert "alice@example.com" not in "".join(store.export(local.space))
+    async with using(on_stdio(local)) as tools:
+        refused = await tools.refused("Invalid", "read", keys=["alice/1"])
+        assert "is encrypted" in refused["message"]
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Place:
     return Place(f"sqlite:///{tmp_path / 'local.db'}", "s")
@@ -325,6 +346,8 @@ def test_ctrl_c_ends_an_http_server_whose_clients_still_listen(local: Place) -> 
         (["--agent", " planner"], 2, "white space"),
         (["--read-only"], 1, "No Interlock store"),
         (["--rules", "no-such-file.json"], 2, "t read "),
+        (["--cipher", "nowhere:cipher"], 2, "t import nowhere:cipher"),
+        (["--cipher", "sys:path"], 2, "encrypt"),
     ],
 )
 def test_what_it_is_not_started_with(

@@ -14,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
@@ -46,6 +46,22 @@ def wait_until(condition: Callable[[], bool], what: str, within: float = _STARTS
         if time.monotonic() > ends:
             raise TimeoutError(f"{what}: not within {within:g} s")
         threading.Event().wait(0.005)
+
+
+@contextmanager
+def within(seconds: float, what: str) -> Iterator[None]:
+    """Raise `TimeoutError`, from where the main thread is by then, if a block takes longer."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"{what}: not within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def free_port() -> int:

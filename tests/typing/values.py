@@ -92,6 +92,36 @@ def check_transactions(space: interlock.Space) -> None:
         lease.update(count, Booking)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+def book(tx: interlock.Tx) -> Booking:
+    return tx.read("b", Booking).value
+
+
+async def book_later(tx: interlock.AsyncTx) -> Booking:
+    return (await tx.read("b", Booking)).value
+
+
+def check_transact(space: interlock.Space) -> None:
+    assert_type(space.transact(book), Booking)
+    assert_type(space.transact(lambda tx: tx.read("n", int).value), int)
+    assert_type(space.transact(book, op_id="once"), Booking | None)
+    count(space.transact(book))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    count(space.transact(book, op_id="once").row)  # type: ignore[union-attr]  # pyright: ignore[reportOptionalMemberAccess]
+    count(space.transact(book_later))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    space.transact(count)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def check_groups(space: interlock.Space) -> None:
+    group = space.group("g", type=Booking)
+    assert_type(group, interlock.Group[Booking])
+    assert_type(group.take(), list[interlock.Delivery[Booking]])
+    for delivery in group:
+        assert_type(delivery.entry.value.row, int)
+        group.ack(delivery)
+    _ = next(iter(space.group("g"))).entry.value.whatever  # without a type it may be anything
+    count(group.take()[0].entry.value)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    space.group("g", type=3)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
 @dataclass(frozen=True)
 class Paid:
     order: int
@@ -136,6 +166,12 @@ def check_runs(space: interlock.Space) -> None:
         assert_type(run.effect("choose", choose, Booking, 12), Booking)
         _ = run.step("choose", choose, 12).whatever  # without a type it may be anything
         run.step("choose", choose, "12", None)
+        assert_type(run.input_as(Booking), Booking)
+        assert_type(run.wait_for("answer", type=Booking | None), Booking | None)
+        assert_type(run.wait_for("answer", 3.0, type=Booking).row, int)
+        _ = run.wait_for("answer").whatever  # without a type it may be anything
+        count(run.input_as(Booking))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        count(run.wait_for("answer", type=str))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         count(run.step("choose", choose, Booking, 12))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -155,3 +191,8 @@ async def check_async(space: interlock.AsyncSpace) -> None:
         assert_type(happened.event, Sent)
     async with space.run("r") as run:
         assert_type(await run.step("choose", choose, Booking, 12), Booking)
+        assert_type(await run.wait_for("answer", type=Booking), Booking)
+    assert_type(await space.transact(book_later), Booking)
+    assert_type(await space.transact(book_later, op_id="once"), Booking | None)
+    async for delivery in space.group("g", type=Booking):
+        assert_type(delivery.entry.value, Booking)

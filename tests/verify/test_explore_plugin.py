@@ -14,6 +14,7 @@ from interlock import Space
 pytest_plugins = ["pytester"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "explorer.md"
+QUIET = ("-q", "-p", "no:langsmith_plugin")  # that plugin imports all of langsmith
 PLUGIN = ("-p", "interlock.verify.pytest")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -21,8 +22,8 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_pytest_has_the_fixture_only_where_it_is_asked_for(pytester: pytest.Pytester) -> None:
     assert [each.name for each in entry_points(group="pytest11") if "interlock" in each.value] == []
     pytester.makepyfile("def test_it(explore_interlock): pass")
-    pytester.runpytest_subprocess("-q").assert_outcomes(errors=1)
-    pytester.runpytest_subprocess("-q", *PLUGIN).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*QUIET).assert_outcomes(errors=1)
+    pytester.runpytest_subprocess(*QUIET, *PLUGIN).assert_outcomes(passed=1)
 
 
 def test_the_fixture_prints_what_it_explored(
@@ -42,7 +43,7 @@ def test_the_fixture_prints_what_it_explored(
 def test_the_tests_on_the_page_pass_and_fail_as_it_says(pytester: pytest.Pytester) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     pytester.makepyfile(test_page="\n".join(blocks))
-    result = pytester.runpytest_subprocess("-q", "-rA", *PLUGIN)
+    result = pytester.runpytest_subprocess(*QUIET, "-rA", *PLUGIN)
     result.stdout.fnmatch_lines(["* schedules of at most * moves, * states: * invariants hold"])
     assert result.ret == 0
 
@@ -61,7 +62,7 @@ def test_a_violation_is_the_story_and_nothing_else(pytester: pytest.Pytester) ->
             explore_interlock({"a": overwrites, "b": overwrites}, invariants=kept)
         """
     )
-    result = pytester.runpytest_subprocess("-q", *PLUGIN)
+    result = pytester.runpytest_subprocess(*QUIET, *PLUGIN)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
         [

@@ -35,7 +35,9 @@ async def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 
 def check_function(fn: object, what: str) -> None:
-    """Raise Invalid if a function of the caller's cannot be called here: each can."""
+    """Raise Invalid if what should be a function of the caller's is none."""
+    if not callable(fn):
+        raise Invalid(f"{what} must be a function, not {fn!r:.60}.")
 
 
 def hook(fn: Callable[[Any], object]) -> Callable[[Any], object]:

@@ -7,19 +7,22 @@ import weakref
 from collections.abc import AsyncIterator
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited
 from interlock.core.group import Delivery, GroupInfo, GroupPending
 from interlock.core.requests import RENEWALS_PER_TTL
-from interlock.errors import AnswerLost, Closed, InterlockError, Refused, raise_refused
+from interlock.errors import AnswerLost, Closed, InterlockError, Invalid, Refused, raise_refused
 from interlock.session import AsyncSession
 from interlock.streams import group
 from interlock.streams.group import Membership
+from interlock.typed import Typed
+
+T = TypeVar("T")
 
 
-class AsyncGroup(AwaitsCalls):
+class AsyncGroup(AwaitsCalls, Generic[T]):
     """One consumer of a group: `async for delivery in group: ...; await group.ack(delivery)`.
 
     Every entry is delivered until somebody acknowledges it, and the entries of one key are never
@@ -27,8 +30,9 @@ class AsyncGroup(AwaitsCalls):
     kept alive in the background.  One task at a time; each worker has a name of its own.
     """
 
-    def __init__(self, session: AsyncSession, member: Membership) -> None:
+    def __init__(self, session: AsyncSession, member: Membership, view: Typed[T]) -> None:
         self._session = session
+        self._view = view
         self._member = member
         self._resume = True  # whether entries may be pending that this handle did not hand out
         self._pid = 0  # of the process that was given entries
@@ -47,7 +51,7 @@ class AsyncGroup(AwaitsCalls):
     def __repr__(self) -> str:
         return f"<interlock.{type(self).__name__} {self.name!r} consumer={self.consumer!r}>"
 
-    async def __aiter__(self) -> AsyncIterator[Delivery]:
+    async def __aiter__(self) -> AsyncIterator[Delivery[T]]:
         """Yield entries one at a time, and wait for more forever.
 
         Entries that this consumer has not acknowledged come first.
@@ -62,10 +66,11 @@ class AsyncGroup(AwaitsCalls):
             self._session.handling()
             await self._stop()
 
-    async def take(self, limit: int = 10, wait: float | None = 0) -> list[Delivery]:
+    async def take(self, limit: int = 10, wait: float | None = 0) -> list[Delivery[T]]:
         """Return the next entries, at most `limit`, in the log's order.
 
-        Waits `wait` seconds for the first one (None: without limit).  Raises Invalid.
+        Waits `wait` seconds for the first one (None: without limit).  Raises Invalid, if one of
+        them does not fit the group's type, too: they stay with this consumer, and come again.
         """
         steps = group.take(self._member, limit, wait, self._resume, self._session.op_id())
         try:
@@ -80,7 +85,11 @@ class AsyncGroup(AwaitsCalls):
         if found.items:
             self._pid = os.getpid()
             self._keep()
-        return list(found.items)
+        try:
+            return [each._replace(entry=self._view.entry(each.entry)) for each in found.items]
+        except Invalid:
+            self._resume = True
+            raise
 
     @awaited
     async def ack(self, *deliveries: Delivery) -> int:

@@ -157,18 +157,20 @@ class AsyncGuard:
         there is nothing, or no object.
         """
         self.session.check_write(target.key if isinstance(target, Record) else target)
-        steps = patch.patch(self.session.writer, target, changes, self.session.op_id(), touch=False)
-        return await self.session.run(steps)
+        part, name = patch.merging(changes), self.session.op_id()
+        return await self.session.run(
+            patch.change_part(self.session.writer, target, part, name, touch=False)
+        )
 
     async def update_fields(
         self, target: str | Record, fields: Mapping[str, Any], *, remove: Iterable[str] = ()
     ) -> Record:
         """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
         self.session.check_write(target.key if isinstance(target, Record) else target)
-        steps = patch.update_fields(
-            self.session.writer, target, fields, remove, self.session.op_id(), touch=False
+        part, name = patch.setting(fields, remove), self.session.op_id()
+        return await self.session.run(
+            patch.change_part(self.session.writer, target, part, name, touch=False)
         )
-        return await self.session.run(steps)
 
     async def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
         """Move the machine of a value to state `to`, with `changes` of other fields.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from copy import deepcopy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from interlock._async import concurrency
 from interlock._async.calls import AwaitsCalls, awaited, unawaited_calls
 from interlock.backends.holder import HeldRight, taking
-from interlock.core import write
+from interlock.core import patch, write
 from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
+from interlock.core.patch import Part
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid as InvalidOutcome
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
@@ -26,6 +28,7 @@ from interlock.errors import (
     InterlockError,
     Invalid,
     Refused,
+    accepted,
     raise_refused,
 )
 from interlock.session import AsyncSession
@@ -107,7 +110,8 @@ class AsyncLease(AwaitsCalls):
         """Take the lease.
 
         Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
-        holds, Fenced if this process was replaced, Invalid.
+        holds, Fenced if this process was replaced, Forbidden if the rule of the key leaves writing
+        it to another agent, Invalid.
         """
         await _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
@@ -165,6 +169,22 @@ class AsyncLease(AwaitsCalls):
         if value is DELETE:
             return await self._delete(record, op_id)
         return view.record(await self._write(record, value, op_id, touch=False))
+
+    @awaited
+    async def patch(self, changes: Mapping[str, Any], *, op_id: str | None = None) -> Record:
+        """Change these fields of the object and no others, and return the new record.
+
+        `changes` is that of `AsyncSpace.patch`.  Raises as `write` does, and Invalid if the key
+        does not exist or holds no object.
+        """
+        return await self._change(patch.merging(changes), op_id)
+
+    @awaited
+    async def update_fields(
+        self, fields: Mapping[str, Any], *, remove: Iterable[str] = (), op_id: str | None = None
+    ) -> Record:
+        """Set whole fields of the object, None too, and remove others; as `patch` otherwise."""
+        return await self._change(patch.setting(fields, remove), op_id)
 
     @awaited
     async def delete(self, *, op_id: str | None = None) -> Record:
@@ -274,6 +294,12 @@ class AsyncLease(AwaitsCalls):
             expires=expires,
         )
         return await self._committed(steps)
+
+    async def _change(self, part: Part | InvalidOutcome, op_id: str | None) -> Record:
+        self._check_held()
+        record = self.record
+        value = accepted(patch.changed(record, accepted(part)))
+        return await self._write(record, value, op_id, touch=False)
 
     async def _delete(self, record: Record, op_id: str | None) -> Record:
         name = self._session.op_id(op_id)

@@ -25,7 +25,7 @@ from interlock.runs.records import RunInfo, check_run_id, fence_key
 from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import AsyncSession
-from interlock.typed import typed_call
+from interlock.typed import Typed, typed_call
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -71,8 +71,12 @@ class AsyncRun(AwaitsCalls):
 
     @property
     def input(self) -> Any:
-        """What the run was begun with."""
+        """What the run was begun with, as JSON has it.  For a type there is `input_as`."""
         return self._state.fence.value["input"]
+
+    def input_as(self, type: TypeForm[T]) -> T:
+        """Return what the run was begun with as a type.  Raises Invalid if it does not fit."""
+        return Typed(type).value(self.input, f"the input of run {self._id!r}")
 
     @property
     def state(self) -> str:
@@ -206,15 +210,23 @@ class AsyncRun(AwaitsCalls):
         steps = effect.perform(self._state, path, made, draw)
         return self._calls.add("effect", self._session.run(steps, ("effect", name)))
 
-    def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]:
+    @overload
+    def wait_for(
+        self, name: str, timeout: float | None = None, *, type: TypeForm[T]
+    ) -> Coroutine[Any, Any, T]: ...
+    @overload
+    def wait_for(self, name: str, timeout: float | None = None) -> Coroutine[Any, Any, Any]: ...
+    def wait_for(
+        self, name: str, timeout: float | None = None, *, type: Any = None
+    ) -> Coroutine[Any, Any, Any]:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
 
-        `timeout`: seconds since this was first asked for (None: without limit).  Raises TimedOut.
+        `timeout`: seconds since this was first asked for (None: without limit).  `type`: what it is
+        returned as (None: as JSON has it).  Raises TimedOut, and Invalid if it does not fit.
         """
         step.check_wait(name, timeout)
-        path, draw = self._state.frame.next_path(), self._session.draw
-        steps = step.wait_for(self._state, path, name, timeout, draw)
-        return self._calls.add("wait_for", self._session.run(steps))
+        view, path = Typed(type), self._state.frame.next_path()
+        return self._calls.add("wait_for", self._wait_for(path, name, timeout, view))
 
     def sleep(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
@@ -297,6 +309,10 @@ class AsyncRun(AwaitsCalls):
         if self._stopping is not None:
             run.suspends, run.stopping = True, self._stopping
         return run
+
+    async def _wait_for(self, path: str, name: str, timeout: float | None, view: Typed[T]) -> T:
+        steps = step.wait_for(self._state, path, name, timeout, self._session.draw)
+        return view.value(await self._session.run(steps), f"what run {self._id!r} got as {name!r}")
 
     async def _do(
         self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any

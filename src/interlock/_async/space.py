@@ -222,8 +222,9 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         """
         self.session.check_write(target.key if isinstance(target, Record) else target)
         name, touch = self.session.op_id(op_id), op_id is not None
+        part = patch.merging(changes)
         return await self.session.run(
-            patch.patch(self.session.writer, target, changes, name, touch)
+            patch.change_part(self.session.writer, target, part, name, touch)
         )
 
     async def update_fields(
@@ -237,8 +238,9 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
         """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
         self.session.check_write(target.key if isinstance(target, Record) else target)
         name, touch = self.session.op_id(op_id), op_id is not None
+        part = patch.setting(fields, remove)
         return await self.session.run(
-            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
+            patch.change_part(self.session.writer, target, part, name, touch)
         )
 
     def transaction(self, *, op_id: str | None = None) -> AsyncTx:
@@ -257,6 +259,26 @@ class AsyncSpace(AsyncReader, AsyncStreams, AsyncObservable, AsyncRetention):
 
         return AsyncJoined(self.session, connection, AsyncSpace)
 
+    @overload
+    async def transact(
+        self,
+        fn: Callable[[AsyncTx], Awaitable[T]],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: None = None,
+    ) -> T: ...
+    @overload
+    async def transact(
+        self,
+        fn: Callable[[AsyncTx], Awaitable[T]],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None,
+    ) -> T | None: ...
     async def transact(
         self,
         fn: Callable[[AsyncTx], Any],

@@ -38,6 +38,8 @@ def blocking(fn: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
 
 def check_function(fn: object, what: str) -> None:
     """Raise Invalid where a function of the caller's cannot be called here."""
+    if not callable(fn):
+        raise Invalid(f"{what} must be a function, not {fn!r:.60}.")
     if inspect.iscoroutinefunction(fn):
         raise Invalid(
             f"{what} is a coroutine function; use interlock.open_async for async functions"

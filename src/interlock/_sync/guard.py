@@ -154,18 +154,20 @@ class Guard:
         there is nothing, or no object.
         """
         self.session.check_write(target.key if isinstance(target, Record) else target)
-        steps = patch.patch(self.session.writer, target, changes, self.session.op_id(), touch=False)
-        return self.session.run(steps)
+        part, name = patch.merging(changes), self.session.op_id()
+        return self.session.run(
+            patch.change_part(self.session.writer, target, part, name, touch=False)
+        )
 
     def update_fields(
         self, target: str | Record, fields: Mapping[str, Any], *, remove: Iterable[str] = ()
     ) -> Record:
         """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
         self.session.check_write(target.key if isinstance(target, Record) else target)
-        steps = patch.update_fields(
-            self.session.writer, target, fields, remove, self.session.op_id(), touch=False
+        part, name = patch.setting(fields, remove), self.session.op_id()
+        return self.session.run(
+            patch.change_part(self.session.writer, target, part, name, touch=False)
         )
-        return self.session.run(steps)
 
     def transition(self, target: str | Record, to: str, /, **changes: Any) -> Record:
         """Move the machine of a value to state `to`, with `changes` of other fields.

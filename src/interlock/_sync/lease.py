@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from interlock._sync import concurrency
 from interlock.backends.holder import HeldRight, taking
-from interlock.core import write
+from interlock.core import patch, write
 from interlock.core.keys import DELETE, Deletion
 from interlock.core.lease import release_lease, renew_lease, take_lease
+from interlock.core.patch import Part
 from interlock.core.records import Record
+from interlock.core.refusals import Invalid as InvalidOutcome
 from interlock.core.refusals import Refusal
 from interlock.core.requests import RENEWALS_PER_TTL, Steps
 from interlock.core.struct import Json
@@ -26,6 +28,7 @@ from interlock.errors import (
     InterlockError,
     Invalid,
     Refused,
+    accepted,
 )
 from interlock.session import Session
 from interlock.typed import MISSING, Typed
@@ -106,7 +109,8 @@ class Lease:
         """Take the lease.
 
         Raises Held if `wait` has passed, Deadlock if its holder waits for what the caller
-        holds, Fenced if this process was replaced, Invalid.
+        holds, Fenced if this process was replaced, Forbidden if the rule of the key leaves writing
+        it to another agent, Invalid.
         """
         _acquire(self._session, (self,), self._ttl, self._wait, self._protocol)
         return self
@@ -161,6 +165,20 @@ class Lease:
         if value is DELETE:
             return self._delete(record, op_id)
         return view.record(self._write(record, value, op_id, touch=False))
+
+    def patch(self, changes: Mapping[str, Any], *, op_id: str | None = None) -> Record:
+        """Change these fields of the object and no others, and return the new record.
+
+        `changes` is that of `Space.patch`.  Raises as `write` does, and Invalid if the key
+        does not exist or holds no object.
+        """
+        return self._change(patch.merging(changes), op_id)
+
+    def update_fields(
+        self, fields: Mapping[str, Any], *, remove: Iterable[str] = (), op_id: str | None = None
+    ) -> Record:
+        """Set whole fields of the object, None too, and remove others; as `patch` otherwise."""
+        return self._change(patch.setting(fields, remove), op_id)
 
     def delete(self, *, op_id: str | None = None) -> Record:
         """Delete the key and return its record.
@@ -266,6 +284,12 @@ class Lease:
             expires=expires,
         )
         return self._committed(steps)
+
+    def _change(self, part: Part | InvalidOutcome, op_id: str | None) -> Record:
+        self._check_held()
+        record = self.record
+        value = accepted(patch.changed(record, accepted(part)))
+        return self._write(record, value, op_id, touch=False)
 
     def _delete(self, record: Record, op_id: str | None) -> Record:
         name = self._session.op_id(op_id)

@@ -166,11 +166,12 @@ class Reader:
 
         `agent`: only what it committed.  `kinds`: only `put`, `append` or `delete`, or several of
         them.  `limit`: at most so many entries.  `newest_first`: from the end of the log as it is
-        now.  `type` is that of `history`.  Raises Pruned if what comes after `after` was trimmed,
+        now.  `type` is that of `history`; with one, entries of keys that begin with `$` are left
+        out, unless `prefix` does, too.  Raises Pruned if what comes after `after` was trimmed,
         Invalid.
         """
         asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
-        pages, pick = Pages(self.session), Typed(type).entries
+        pages, pick = Pages(self.session), Typed(type).picking(asked.prefix)
         return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
@@ -184,10 +185,10 @@ class Reader:
     ) -> Iterator[Entry]:
         """Yield entries as they are committed, without end, after `after` (None: from now).
 
-        `type` is that of `history`.
+        `type` is that of `log`.
         """
         asked = accepted(log.choice(prefix))
-        return Pages(self.session).follow(asked, after, Typed(type).entries)
+        return Pages(self.session).follow(asked, after, Typed(type).picking(asked.prefix))
 
     def at(self, *, position: int | None = None, time: datetime | float | None = None) -> Moment:
         """Return the space as of a log position, or of a time (aware datetime, or Unix seconds).

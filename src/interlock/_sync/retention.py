@@ -10,7 +10,7 @@ from interlock.core.records import Entry
 from interlock.session import Session
 
 if TYPE_CHECKING:
-    from interlock.core.erase import Erasure
+    from interlock.core.erase import Erasure, Progress
     from interlock.core.trim import Trimmed
 
 
@@ -27,17 +27,20 @@ class Retention:
         where: Callable[[Entry], bool] | None = None,
         dry_run: bool = False,
         vacuum: bool = False,
+        progress: Progress | None = None,
     ) -> Erasure:
         """Remove the values of `key`, or of all keys under `prefix`, for good.
 
         With `where` only entries for which `where(entry)` is true; alone it looks at the whole
         space, finished runs included.  `dry_run` only says what would go.  `vacuum`: have the
-        server rewrite its files, too, which may hold others up.  If interrupted, call it again.
+        server rewrite its files, too, which may hold others up.  `progress(done, total)` is called
+        after each step: with log positions that were looked at, then with those and the values that
+        were removed.  If interrupted, even by `kill -9`, call it again: it finishes the rest.
         Raises Held if a lease holds a key, Contended if somebody keeps a snapshot open, Invalid.
         """
         from interlock.runs import erase
 
-        chosen = (key, prefix, where, dry_run, vacuum)
+        chosen = (key, prefix, where, dry_run, vacuum, progress)
         looks = where is not None or str(key or prefix or "$").startswith("$")
         session = self.session if looks else self.session.unread()
         return session.run(erase.erasing(session, *chosen))

@@ -25,7 +25,7 @@ from interlock.runs.records import RunInfo, check_run_id, fence_key
 from interlock.runs.run import take_up
 from interlock.runs.state import RunState
 from interlock.session import Session
-from interlock.typed import typed_call
+from interlock.typed import Typed, typed_call
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -71,8 +71,12 @@ class Run:
 
     @property
     def input(self) -> Any:
-        """What the run was begun with."""
+        """What the run was begun with, as JSON has it.  For a type there is `input_as`."""
         return self._state.fence.value["input"]
+
+    def input_as(self, type: TypeForm[T]) -> T:
+        """Return what the run was begun with as a type.  Raises Invalid if it does not fit."""
+        return Typed(type).value(self.input, f"the input of run {self._id!r}")
 
     @property
     def state(self) -> str:
@@ -199,15 +203,19 @@ class Run:
         steps = effect.perform(self._state, path, made, draw)
         return self._session.run(steps, ("effect", name))
 
-    def wait_for(self, name: str, timeout: float | None = None) -> Any:
+    @overload
+    def wait_for(self, name: str, timeout: float | None = None, *, type: TypeForm[T]) -> T: ...
+    @overload
+    def wait_for(self, name: str, timeout: float | None = None) -> Any: ...
+    def wait_for(self, name: str, timeout: float | None = None, *, type: Any = None) -> Any:
         """Return what somebody sends to the run as `name`; the run is AwaitingInput meanwhile.
 
-        `timeout`: seconds since this was first asked for (None: without limit).  Raises TimedOut.
+        `timeout`: seconds since this was first asked for (None: without limit).  `type`: what it is
+        returned as (None: as JSON has it).  Raises TimedOut, and Invalid if it does not fit.
         """
         step.check_wait(name, timeout)
-        path, draw = self._state.frame.next_path(), self._session.draw
-        steps = step.wait_for(self._state, path, name, timeout, draw)
-        return self._session.run(steps)
+        view, path = Typed(type), self._state.frame.next_path()
+        return self._wait_for(path, name, timeout, view)
 
     def sleep(self, seconds: float) -> None:
         """Wait until `seconds` after this was first asked for, however often the run restarts."""
@@ -283,6 +291,10 @@ class Run:
         if self._stopping is not None:
             run.suspends, run.stopping = True, self._stopping
         return run
+
+    def _wait_for(self, path: str, name: str, timeout: float | None, view: Typed[T]) -> T:
+        steps = step.wait_for(self._state, path, name, timeout, self._session.draw)
+        return view.value(self._session.run(steps), f"what run {self._id!r} got as {name!r}")
 
     def _do(self, path: str, name: str, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         concurrency.check_function(fn, f"step {name!r}")

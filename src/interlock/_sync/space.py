@@ -222,7 +222,8 @@ class Space(Reader, Streams, Observable, Retention):
         """
         self.session.check_write(target.key if isinstance(target, Record) else target)
         name, touch = self.session.op_id(op_id), op_id is not None
-        return self.session.run(patch.patch(self.session.writer, target, changes, name, touch))
+        part = patch.merging(changes)
+        return self.session.run(patch.change_part(self.session.writer, target, part, name, touch))
 
     def update_fields(
         self,
@@ -235,9 +236,8 @@ class Space(Reader, Streams, Observable, Retention):
         """Set whole fields of an object, None included, and remove others; as `patch` otherwise."""
         self.session.check_write(target.key if isinstance(target, Record) else target)
         name, touch = self.session.op_id(op_id), op_id is not None
-        return self.session.run(
-            patch.update_fields(self.session.writer, target, fields, remove, name, touch)
-        )
+        part = patch.setting(fields, remove)
+        return self.session.run(patch.change_part(self.session.writer, target, part, name, touch))
 
     def transaction(self, *, op_id: str | None = None) -> Tx:
         """Begin a transaction over several keys, committed when its `with` block ends.
@@ -255,6 +255,26 @@ class Space(Reader, Streams, Observable, Retention):
 
         return Joined(self.session, connection, Space)
 
+    @overload
+    def transact(
+        self,
+        fn: Callable[[Tx], T],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: None = None,
+    ) -> T: ...
+    @overload
+    def transact(
+        self,
+        fn: Callable[[Tx], T],
+        *,
+        attempts: int = settings.DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+        op_id: str | None,
+    ) -> T | None: ...
     def transact(
         self,
         fn: Callable[[Tx], Any],

@@ -27,7 +27,7 @@ from interlock.core.export import (
 from interlock.core.records import Entry
 from interlock.core.spaces import Finding, SpaceInfo
 from interlock.core.transfer import Copied, Dumped, Importing, Row
-from interlock.errors import Invalid, accepted
+from interlock.errors import Invalid, Unavailable, accepted
 from interlock.session import Session
 from interlock.settings import make_writer
 
@@ -117,16 +117,23 @@ class Store:
         `space`: its name, if not that of the export.  Nobody can open it until all lines were read
         and their digest was right.  Called again with the same lines after it was interrupted, it
         goes on where it was.  `progress` is called with the positions done and to do.  Raises
-        Invalid if the space holds something, or the lines are no export.
+        Invalid if the space holds something, or the lines are no export: then nothing is left of
+        the import, and a space that was there is there, and empty.
         """
         lines = _texts(lines)
         first = next(lines, "")
         header = accepted(read_header(first))
         name = header.space if space is None else space
         source = "export " + hashlib.sha256(first.strip().encode()).hexdigest()
+        was_there = self._is_open(name)
         target = self._target(name, Importing(source, header.floor))
         try:
             return self._loaded(target, name, header, lines, progress)
+        except Invalid:
+            if was_there:  # it was made anew for the import, which is dropped if it can't go on
+                session = self._opened()
+                session.run(spaces.CreateSpace(name, uuid4().hex[:16]).__iter__())
+            raise
         finally:
             target.close()
 
@@ -190,6 +197,16 @@ class Store:
 
     def _open_target(self, space: str, importing: Importing) -> Backend:
         return open_backend(self.url, space, importing=importing, **self._options)
+
+    def _is_open(self, space: str) -> bool:
+        """Whether a space is there, and not being imported."""
+        try:
+            session = self._opened()
+        except Unavailable:
+            return False  # there is no store yet
+        if not session.run(spaces.FindSpace(space).__iter__()):
+            return False
+        return any(each.name == space and not each.importing for each in self.spaces())
 
     def _opened(self) -> Session:
         if self._session is None:

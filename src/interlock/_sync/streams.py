@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from interlock.errors import accepted
 from interlock.session import Session
+from interlock.typed import Typed
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -25,6 +26,7 @@ C = TypeVar("C")
 D = TypeVar("D")
 E = TypeVar("E")
 F = TypeVar("F")
+T = TypeVar("T")
 
 
 class Streams:
@@ -32,6 +34,7 @@ class Streams:
 
     session: Session
 
+    @overload
     def group(
         self,
         name: str,
@@ -40,18 +43,41 @@ class Streams:
         start: str | int = "beginning",
         consumer: str | None = None,
         ttl: float = 30.0,
-    ) -> Group:
+    ) -> Group[Any]: ...
+    @overload
+    def group(
+        self,
+        name: str,
+        *,
+        type: TypeForm[T],
+        prefix: str = "",
+        start: str | int = "beginning",
+        consumer: str | None = None,
+        ttl: float = 30.0,
+    ) -> Group[T]: ...
+    def group(
+        self,
+        name: str,
+        *,
+        type: Any = None,
+        prefix: str = "",
+        start: str | int = "beginning",
+        consumer: str | None = None,
+        ttl: float = 30.0,
+    ) -> Group[Any]:
         """Return one consumer of a consumer group, which deals the log to its consumers.
 
         `prefix` and `start` (`beginning`, `now` or a position to read after) count for the first
         consumer that reads.  `consumer`: a name of its own for each worker (default: the agent's).
-        `ttl`: seconds without a sign of life after which others take its entries over.
+        `ttl`: seconds without a sign of life after which others take its entries over.  `type`:
+        what this consumer gets values, or contributions, as (None: as JSON has them).
         """
         from interlock._sync.group import Group
         from interlock.streams.group import membership
 
         who = self.session.writer.agent if consumer is None else consumer
-        return Group(self.session, accepted(membership(name, who, prefix, start, ttl)))
+        member = accepted(membership(name, who, prefix, start, ttl))
+        return Group(self.session, member, Typed(type))
 
     def groups(self) -> list[str]:
         """Return the names of the space's consumer groups."""

@@ -35,7 +35,7 @@ from interlock.errors import Corrupt, Invalid, KeyDestroyed, raise_refusal
 
 Row = TypeVar("Row", Record[Any], Entry[Any])
 # A projection holds values of many keys: kept, it would outlive the key of one of them.
-_NOT_KEPT = (SaveProjection, LoadProjection)
+_NEVER_KEPT = (SaveProjection, LoadProjection)
 
 
 class Cipher(Protocol):
@@ -68,10 +68,6 @@ class Seal(NamedTuple):
 
     # Requests
 
-    def leaves_out(self, request: Request[Any]) -> bool:
-        """Whether a request is not for the store, and its answer None."""
-        return self.cipher is not None and isinstance(request, _NOT_KEPT)
-
     def closed(self, request: Request[Any]) -> Request[Any]:
         """Return a request with its values encrypted.  Raises Invalid."""
         if isinstance(request, Commit):
@@ -79,6 +75,11 @@ class Seal(NamedTuple):
             return Commit(request.plan._replace(writes=writes))
         if self.cipher is None:
             return request
+        if isinstance(request, _NEVER_KEPT):
+            raise Invalid(
+                "With a cipher a projection is not kept under a name: it would still hold the "
+                "values of a subject whose key is destroyed. Leave out name=."
+            )
         if isinstance(request, SaveFold):
             return request.replace(body=self._closed(request.key, request.body))
         if isinstance(request, Trim):

@@ -12,11 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 
 import interlock
+
+if TYPE_CHECKING:
+    from interlock.cipher import Cipher
 
 _BIDIRECTIONAL = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _LINES = "\u2028\u2029"
@@ -69,6 +72,22 @@ ANOMALIES, UNDECIDED = 6, 7  # of a check
 PIPED_WIDTH = 80  # columns of a table that is not shown on a terminal
 
 
+cipher_option = click.option(
+    "--cipher",
+    envvar="INTERLOCK_CIPHER",
+    metavar="MODULE:NAME",
+    help="What decrypts and encrypts the values.",
+)
+
+
+def cipher_of(reference: str | None) -> Cipher | None:
+    """Return the cipher that `module:NAME` stands for, None without.  Raises Invalid."""
+    found: Cipher | None = imported(reference) if reference else None
+    if reference and found is None:
+        raise interlock.Invalid(f"{reference} is None, not a cipher.")
+    return found
+
+
 def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]:
     """Make a click command of a function whose first arguments are the open space and --json.
 
@@ -81,10 +100,16 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
         @click.option(
             "--agent", envvar="INTERLOCK_AGENT", help="Name that writes are logged under."
         )
+        @cipher_option
         @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
         @functools.wraps(fn)
         def command(
-            store: str | None, space: str, agent: str | None, as_json: bool, **arguments: object
+            store: str | None,
+            space: str,
+            agent: str | None,
+            cipher: str | None,
+            as_json: bool,
+            **arguments: object,
         ) -> None:
             with reported(as_json):
                 if not store:
@@ -92,7 +117,9 @@ def store_command(reads: bool) -> Callable[[Callable[..., None]], click.Command]
                         "Name the store: --store sqlite:///team.db, or set INTERLOCK_STORE."
                     )
                 check_is_kept(store)
-                with interlock.open(store, space=space, agent=agent, create=not reads) as opened:
+                with interlock.open(
+                    store, space, agent, create=not reads, cipher=cipher_of(cipher)
+                ) as opened:
                     fn(opened, as_json, **arguments)
 
         return click.command()(command)
@@ -133,6 +160,18 @@ class reported:  # a context manager, read as a phrase
             click.echo(f"Error: Can't write the output: {why}", err=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(FAULT) from problem
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on a terminal; yields what is to be called with how much is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    hidden = not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 
 import click
-from rich.console import Console
-from rich.status import Status
 
 import interlock
-from interlock.cli.common import compact, imported, store_command
+from interlock.cli.common import compact, imported, progress_bar, store_command
 
 
 @store_command(reads=True)
@@ -40,16 +37,16 @@ def erase(
     if containing is not None and where is not None:
         raise click.UsageError("Give --containing or --where, not both.")
     choose = imported(where) if where else _contains(containing)
-    with _working(as_json, "looking through the log"):
-        would = space.erase(key, prefix=prefix, where=choose, dry_run=True)
+    with progress_bar("looking through the log") as advance:
+        would = space.erase(key, prefix=prefix, where=choose, dry_run=True, progress=advance)
     if dry_run:
         _tell(would, as_json)
         return
     if not yes and would.keys:
         question = f"Erase {_counted(would)} for good?"
         click.confirm(question, abort=True, err=True)
-    with _working(as_json, "erasing"):
-        done = space.erase(key, prefix=prefix, where=choose, vacuum=vacuum)
+    with progress_bar("erasing") as advance:
+        done = space.erase(key, prefix=prefix, where=choose, vacuum=vacuum, progress=advance)
     _tell(done, as_json)
 
 
@@ -70,11 +67,6 @@ def _within(text: str, value: object) -> bool:
     if isinstance(value, dict):
         return any(text in name or _within(text, each) for name, each in value.items())
     return isinstance(value, list) and any(_within(text, each) for each in value)
-
-
-def _working(as_json: bool, what: str) -> Status:
-    console = Console(stderr=True, quiet=as_json or not sys.stderr.isatty())
-    return console.status(what)
 
 
 def _counted(erasure: interlock.Erasure) -> str:

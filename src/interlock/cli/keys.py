@@ -329,6 +329,8 @@ def fields_of(changes: Iterable[str]) -> dict[str, interlock.Json]:
         name, equals, value = change.partition("=")
         if not equals:
             raise click.UsageError(f"--set {change!r} is not FIELD=JSON.")
+        if name in fields:
+            raise click.UsageError(f"--set names {name!r} twice.")
         fields[name] = parsed(value)
     return fields
 

@@ -8,7 +8,7 @@ import signal
 
 import click
 
-from interlock.cli.common import INTERRUPTED, check_is_kept, reported
+from interlock.cli.common import INTERRUPTED, check_is_kept, cipher_of, cipher_option, reported
 from interlock.cli.rules import read_rules
 from interlock.extras import needs
 
@@ -20,6 +20,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # as RFC 6750 has it
 @click.argument("url", envvar="INTERLOCK_STORE")
 @click.option("--space", envvar="INTERLOCK_SPACE", default="default", show_default=True)
 @click.option("--agent", envvar="INTERLOCK_AGENT", help="Name that all connections write under.")
+@cipher_option
 @click.option("--exclusive", is_flag=True, help="Take the names over from other processes.")
 @click.option("--read-only", is_flag=True, help="Only the tools that read.")
 @click.option("--rules", metavar="FILE", help="Rules to add: JSON, or module:NAME.")
@@ -37,6 +38,7 @@ def mcp(
     url: str,
     space: str,
     agent: str | None,
+    cipher: str | None,
     exclusive: bool,
     read_only: bool,
     rules: str | None,
@@ -58,6 +60,7 @@ def mcp(
             raise click.UsageError("--token and --allow-host need --http.")
         address = None if http is None else _address(http, bool(names))
         declared = None if rules is None else read_rules(rules)
+        unlocking = cipher_of(cipher)
         with needs("The MCP SDK", "mcp"):  # its import takes a second: what is wrong is told before
             from interlock.server.mcp.agents import opened
             from interlock.server.mcp.server import make_server, serve_http, serve_stdio
@@ -71,6 +74,7 @@ def mcp(
                 exclusive=exclusive,
                 rules=declared,
                 create=not read_only,
+                cipher=unlocking,
             ) as agents:
                 server = make_server(agents, read_only)
                 if address is None:

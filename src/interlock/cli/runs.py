@@ -19,6 +19,7 @@ import interlock
 from interlock.cli.common import (
     INTERRUPTED,
     NOT_FOUND,
+    cipher_of,
     compact,
     fail,
     imported,
@@ -301,7 +302,7 @@ async def _work(
 ) -> bool:
     given = click.get_current_context().params
     async with await interlock.open_async(
-        given["store"], space=given["space"], agent=given["agent"]
+        given["store"], given["space"], given["agent"], cipher=cipher_of(given["cipher"])
     ) as space:
         made = space.worker(functions, **options)
         with _stopped_by_signals(made.stop) as came:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress
 
 import interlock
 from interlock.cli.common import (
@@ -20,6 +18,7 @@ from interlock.cli.common import (
     check_is_kept,
     compact,
     local,
+    progress_bar,
     reported,
     terminated_as_interrupted,
 )
@@ -154,7 +153,7 @@ def export(url: str, as_json: bool, space: str, heads_only: bool) -> None:
     Others may go on writing. The last line holds a digest, the same for the same space in whatever
     store. --json changes nothing: the lines are JSON.
     """
-    with interlock.Store(url) as store, _progress("exporting") as advance:
+    with interlock.Store(url) as store, progress_bar("exporting") as advance:
         lines = store.export(space, heads_only=heads_only)
         header = next(lines)
         sys.stdout.write(header + "\n")
@@ -179,7 +178,7 @@ def import_(url: str, as_json: bool, space: str | None, file: Iterable[str]) -> 
     """
     with (
         interlock.Store(url, create=True) as store,
-        _progress("importing") as advance,
+        progress_bar("importing") as advance,
         terminated_as_interrupted(),
     ):
         _print_copied(store.load(file, space, progress=advance), as_json)
@@ -213,7 +212,7 @@ def copy(
         check_is_kept(target)
         with (
             interlock.Store(url) as store,
-            _progress("copying") as advance,
+            progress_bar("copying") as advance,
             terminated_as_interrupted(),
         ):
             try:
@@ -272,15 +271,6 @@ def doctor(url: str, as_json: bool) -> None:
         Console().print(table)
     if wrong:
         raise SystemExit(ANOMALIES)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on a terminal; yields what is to be called with how much is done."""
-    hidden = not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _print_copied(done: interlock.Copied, as_json: bool) -> None:

@@ -55,6 +55,7 @@ _PAUSES = 400
 _COORDINATOR = "/coordinator"
 
 Where = Callable[[Entry], Any]
+Progress = Callable[[int, int], object]
 _ALWAYS = (
     "names of keys and agents, operation ids (one made by dedupe=True is a digest of its item)",
     "copies in programs' memory, exports, traces (INTERLOCK_RECORD), and files that "
@@ -155,12 +156,24 @@ def selection(key: object, prefix: object, where: object, own: Own) -> Selection
     return Selection(key, str(prefix or ""), where, own)
 
 
+def _unseen(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
 def erase(
-    writer: Writer, chosen: Selection, dry_run: bool, vacuum: bool, draw: Callable[[], str]
+    writer: Writer,
+    chosen: Selection,
+    dry_run: bool,
+    vacuum: bool,
+    draw: Callable[[], str],
+    progress: Progress | None = None,
 ) -> Steps[Erasure | Refusal]:
-    """Erase.  Returns an Erasure, or a Refusal.  `draw` returns fresh operation ids."""
-    found = _Found()
-    upto = yield from _look(chosen, found, 0)
+    """Erase.  Returns an Erasure, or a Refusal.  `draw` returns fresh operation ids.
+
+    `progress` is called with how many positions were looked at, and of how many; then with those
+    and how many values were taken away, of all."""
+    found, report = _Found(), progress or _unseen
+    upto = yield from _look(chosen, found, 0, report)
     if isinstance(upto, Refusal):
         return upto
     yield from _add_copies(found)
@@ -182,11 +195,15 @@ def erase(
         return heads
     removed = {"log": 0, "heads": heads, "folds": 0, "projections": 0}
     projections: set[str] = set()
+    taken = upto
     for request in _redactions(found):
+        report(taken, upto + found.count)
         step = yield request
+        taken += len(request.positions) + len(request.bases)
         removed["log"] += step.entries
         removed["folds"] += step.folds
         projections.update(step.projections)
+    report(taken, taken)
     removed["projections"] = len(projections)
     scrubbed = yield from _scrub(vacuum)
     if isinstance(scrubbed, Refusal):
@@ -204,7 +221,9 @@ def erase(
 # Looking
 
 
-def _look(chosen: Selection, found: _Found, after: int) -> Steps[int | Refusal]:
+def _look(
+    chosen: Selection, found: _Found, after: int, report: Progress = _unseen
+) -> Steps[int | Refusal]:
     """Protocol: add what is to go after a position, and (`after` 0) at the cut; return up to where
     the log was read."""
     if not after:
@@ -229,6 +248,7 @@ def _look(chosen: Selection, found: _Found, after: int) -> Steps[int | Refusal]:
         found.looked_at += len(entries)
         found.add((yield from _matching(chosen, entries)))
         after = page.upto
+        report(after, page.head)
         if after >= page.head:
             return after
 

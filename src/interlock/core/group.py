@@ -8,9 +8,9 @@ so a key's entries are handled in order.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
-from interlock.core.records import Entry, as_datetime
+from interlock.core.records import Entry, V_co, as_datetime
 
 SCANNED = 500  # log positions that one read of a group looks at, at most
 MOST_TAKEN = 1000  # entries, at once
@@ -19,10 +19,10 @@ END = -1  # where a group begins that is about what comes from now on
 FORGOTTEN_AFTER = 24 * 3600.0  # seconds after which a dead consumer with nothing pending goes
 
 
-class Delivery(NamedTuple):
+class Delivery(NamedTuple, Generic[V_co]):
     """An entry handed to a consumer; `deliveries` counts how often it was handed to anybody."""
 
-    entry: Entry
+    entry: Entry[V_co]
     deliveries: int
 
 

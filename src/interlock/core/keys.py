@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import chain
 
 from interlock.core.refusals import Forbidden, Invalid
-from interlock.core.struct import Json
+from interlock.core.struct import Json, is_result
 from interlock.core.types import to_json
 
 MAX_KEY_BYTES = 512
@@ -308,6 +308,8 @@ def _not_json(value: Json, path: str, depth: int) -> str | None:
                 return found
         return None
     if isinstance(value, (list, tuple)):
+        if is_result(value):
+            return f"{_the(path)} is {_a_type(value)}, not JSON."
         for index, item in enumerate(value):
             if not isinstance(item, _SCALARS) and (
                 found := _not_json(item, f"{path}[{index}]", depth + 1)

@@ -7,11 +7,12 @@ expiry only says when somebody else may ask.  Who waits stands in a queue of tic
 from __future__ import annotations
 
 from interlock.core import refusals
-from interlock.core.fold import ask
+from interlock.core.fold import ask, reload
 from interlock.core.keys import check_all, check_key
 from interlock.core.records import Record
-from interlock.core.refusals import QUEUE, Held, Invalid, Refusal
+from interlock.core.refusals import QUEUE, Forbidden, Held, Invalid, Refusal
 from interlock.core.requests import DropLease, Place, Steps, TakeLease
+from interlock.core.rules import not_its_writer
 from interlock.core.turn import Turn, giving_up, take_turn
 from interlock.core.writer import Writer
 
@@ -23,16 +24,32 @@ def take_lease(
 ) -> Steps[tuple[Record, ...] | Refusal]:
     """Take the leases of `keys` in one step, waiting at most `wait` seconds (None: no limit).
 
-    Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced or
-    Invalid.
+    Returns the records of the keys, whose epochs are the leases', or Held, Deadlock, Fenced,
+    Forbidden where the rule of a key leaves writing it to another agent, or Invalid.
     """
-    return check_all(keys, ()) or (yield from take_own_lease(writer, keys, ttl, wait, op_id))
+    refused = check_all(keys, ()) or _not_theirs(writer, keys)
+    return refused or (yield from _taken(writer, keys, ttl, wait, op_id, ruled=True))
 
 
 def take_own_lease(
     writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
 ) -> Steps[tuple[Record, ...] | Refusal]:
     """The same for keys of the library's own."""
+    return (yield from _taken(writer, keys, ttl, wait, op_id, ruled=False))
+
+
+def _not_theirs(writer: Writer, keys: tuple[str, ...]) -> Forbidden | None:
+    """Return why the rules, as far as they are known here, let another agent write one of them."""
+    for key in keys:
+        refused = not_its_writer(writer.agent, key, *writer.book.rules.match(key))
+        if refused is not None:
+            return refused
+    return None
+
+
+def _taken(
+    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str, ruled: bool
+) -> Steps[tuple[Record, ...] | Refusal]:
     wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
@@ -40,7 +57,15 @@ def take_own_lease(
         return wrong
     turn = Turn(op_id, wait)
     try:
-        return (yield from giving_up(turn, _take(writer, keys, ttl, turn)))
+        found = yield from giving_up(turn, _take(writer, keys, ttl, turn))
+        if ruled and not isinstance(found, Refusal):
+            yield from reload(writer)  # somebody else may have declared others
+            refused = _not_theirs(writer, keys)
+            if refused is not None:
+                for key in keys:
+                    yield DropLease(key, 0, op_id)
+                return refused
+        return found
     except GeneratorExit:
         raise
     except BaseException:

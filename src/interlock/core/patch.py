@@ -8,6 +8,7 @@ very fields that he changes; such a change is refused with Conflict if one of th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from interlock.core.keys import decode
 from interlock.core.merge import merge_patch, same
@@ -19,48 +20,33 @@ from interlock.core.write import Decision, change, plan_put
 from interlock.core.writer import Writer
 
 
-def patch(
-    writer: Writer,
-    target: Record | str,
-    changes: Mapping[str, Json],
-    op_id: str,
-    touch: bool = True,
-) -> Steps[Record | Refusal]:
-    """Protocol: apply a JSON Merge Patch to a key, or to a record in hand."""
+class Part(NamedTuple):
+    """A change of some fields: `of(value)` is the object that it makes of another.
+
+    `touched` has the fields that it changes, nested.
+    """
+
+    touched: Mapping[str, Json]
+    of: Callable[[Mapping[str, Json]], Json]
+
+
+def merging(changes: Mapping[str, Json]) -> Part | Invalid:
+    """Return the change that a JSON Merge Patch is, or what is malformed."""
     if not isinstance(changes, Mapping) or not changes:
         return Invalid(f"A patch is an object with the fields to change, not {changes!r:.80}.")
-    return (
-        yield from _change_fields(
-            writer, target, changes, lambda value: merge_patch(value, changes), op_id, touch
-        )
-    )
+    return Part(changes, lambda value: merge_patch(value, changes))
 
 
-def update_fields(
-    writer: Writer,
-    target: Record | str,
-    fields: Mapping[str, Json],
-    remove: Iterable[str],
-    op_id: str,
-    touch: bool = True,
-) -> Steps[Record | Refusal]:
-    """Protocol: set whole fields of a key, or of a record in hand, and remove others."""
-    removed = (remove,) if isinstance(remove, str) else remove
-    removed = tuple(removed) if isinstance(removed, Iterable) else (removed,)
+def setting(fields: Mapping[str, Json], remove: Iterable[str]) -> Part | Invalid:
+    """Return the change that sets whole fields and removes others, or what is malformed."""
+    names = (remove,) if isinstance(remove, str) else remove
+    removed = tuple(names) if isinstance(names, Iterable) else (names,)
     if not all(isinstance(name, str) for name in removed):
         return Invalid("Name the fields to remove in remove, as texts.")
     if not isinstance(fields, Mapping) or not (fields or removed) or fields.keys() & {*removed}:
         return Invalid("Name at least one field in fields or remove, and none in both.")
-    return (
-        yield from _change_fields(
-            writer,
-            target,
-            dict.fromkeys((*fields, *removed)),
-            lambda value: fields_set(value, fields, removed),
-            op_id,
-            touch,
-        )
-    )
+    touched = dict.fromkeys((*fields, *removed))
+    return Part(touched, lambda value: fields_set(value, fields, removed))
 
 
 def fields_set(
@@ -70,29 +56,33 @@ def fields_set(
     return {name: each for name, each in value.items() if name not in {*remove}} | dict(fields)
 
 
-def _change_fields(
-    writer: Writer,
-    target: Record | str,
-    touched: Mapping[str, Json],
-    changed: Callable[[Json], Json],
-    op_id: str,
-    touch: bool,
+def changed(record: Record, part: Part) -> Json | Invalid:
+    """Return the value of a record with a change made, or why it has no fields."""
+    if record.exists and record.body is None:
+        return None  # a merged key: its rule refuses whatever is written
+    value = decode(record.body)
+    if not record.exists:
+        return Invalid(f"Nothing to change: {record.key!r} does not exist.", record.key)
+    if not isinstance(value, dict):
+        return Invalid(
+            f"{record.key!r} holds no object, so it has no fields. Use write().", record.key
+        )
+    return part.of(value)
+
+
+def change_part(
+    writer: Writer, target: Record | str, part: Part | Invalid, op_id: str, touch: bool = True
 ) -> Steps[Record | Refusal]:
-    """Protocol: commit `changed(value)`.  `touched` has the fields that it changes, nested."""
+    """Protocol: make a change, if it is one, to what a key holds, or to a record in hand."""
+    if isinstance(part, Invalid):
+        return part
 
     def decide(record: Record) -> Decision:
-        if record.exists and record.body is None:
-            return plan_put(writer, record, None, op_id)  # a merged key: its rule refuses it
-        value = decode(record.body)
-        if not record.exists:
-            return Invalid(f"Nothing to change: {record.key!r} does not exist.", record.key)
-        if not isinstance(value, dict):
-            return Invalid(
-                f"{record.key!r} holds no object, so it has no fields. Use write().", record.key
-            )
-        return plan_put(writer, record, changed(value), op_id)
+        value = changed(record, part)
+        return value if isinstance(value, Invalid) else plan_put(writer, record, value, op_id)
 
     def still(base: Record, fresh: Record) -> bool:
+        touched = part.touched
         return same(_part(decode(base.body), touched), _part(decode(fresh.body), touched))
 
     return (yield from change(writer, target, decide, op_id, still, touch=touch))

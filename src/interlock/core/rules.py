@@ -460,6 +460,8 @@ def _wrong_field(rule: Rule) -> tuple[str, str] | None:
         return "reducer", f"is not one of {', '.join(REDUCERS)}. For your own, pass a Reducer"
     if rule.kind == OWNED and check_name("agent", rule.by) is not None:
         return "by", "must be the name of an agent"
+    if rule.by == OWNER:
+        return "by", "names no agent. Use private() for keys that have their owner's name in them"
     if rule.kind != OWNED and rule.by is not None:
         return "by", "is only for owned()"
     if rule.expires is not None:
@@ -523,6 +525,15 @@ def unknown_reducer(key: str, pattern: str, rule: Rule) -> Invalid:
 def not_understood(key: str, pattern: str, rule: UnknownRule) -> Forbidden:
     """The refusal of writing under a rule that only a newer version of Interlock knows."""
     why = f"{key!r} can only be read: {unknown_rule(pattern, rule)}"
+    return Forbidden(why, key, pattern, rule.kind)
+
+
+def not_its_writer(agent: str, key: str, pattern: str, rule: Rule) -> Forbidden | None:
+    """Return why an agent may not write a key at all, and so not take its lease either."""
+    owner = rule.owner(pattern, key)
+    if owner is None or owner == agent:
+        return None
+    why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {agent!r}."
     return Forbidden(why, key, pattern, rule.kind)
 
 

@@ -20,6 +20,12 @@ def plain(value: object, *, ordered: bool = False) -> Json:
     return msgspec.to_builtins(value, str_keys=True, order=order, enc_hook=_model_to_json)
 
 
+def is_result(value: object) -> bool:
+    """Whether something is what a call of this library returned, such as a Record: no value."""
+    form = type(value)
+    return hasattr(form, "_fields") and form.__module__.startswith("interlock.")
+
+
 def is_model(form: object) -> bool:
     """Whether a class is a pydantic model."""
     return (

@@ -25,7 +25,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from interlock.core.refusals import Invalid, described
-from interlock.core.struct import Json, is_model, plain
+from interlock.core.struct import Json, is_model, is_result, plain
 from interlock.core.type_tree import class_of, classes_in, name_of, tree_of, walk
 
 if TYPE_CHECKING:
@@ -248,6 +248,9 @@ def to_json(value: Json) -> Json | Invalid:
 
 def _untyped(value: Any, path: str) -> Json:
     form = type(value)
+    if is_result(value):
+        name = form.__name__
+        raise Misfit(f"JSON: pass the value of a {name}, not the {name} itself", path)
     if _is_object(form) or (isinstance(value, tuple) and hasattr(form, "_fields")):
         shape = shape_of(form)
         if isinstance(shape, Invalid):

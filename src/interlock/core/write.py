@@ -34,6 +34,7 @@ from interlock.core.rules import (
     UnknownRule,
     misfit,
     not_appendable,
+    not_its_writer,
     not_understood,
     wrong_expiry,
 )
@@ -178,10 +179,9 @@ def forbidden_by_rule(
     pattern, rule = rules.match(key)
     if isinstance(rule, UnknownRule):
         return not_understood(key, pattern, rule)
-    owner = rule.owner(pattern, key)
-    if owner is not None and owner != writer.agent:
-        why = f"Only {owner!r} may write {key!r} ({rule.kind}); this is {writer.agent!r}."
-        return Forbidden(why, key, pattern, rule.kind)
+    theirs = not_its_writer(writer.agent, key, pattern, rule)
+    if theirs is not None:
+        return theirs
     if rule.kind == LEASED and not leased:
         why = f"Writing {key!r} needs its lease: use space.lease({key!r})."
         return Forbidden(why, key, pattern, rule.kind)

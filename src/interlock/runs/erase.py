@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from interlock.core.erase import Erasure, Own, erase, selection
+from interlock.core.erase import Erasure, Own, Progress, erase, selection
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps
 from interlock.core.struct import Json
-from interlock.errors import accepted
+from interlock.errors import Invalid, accepted
 from interlock.runs.records import DONE, OPEN
 from interlock.session import BaseSession
 
 
 def erasing(
-    session: BaseSession, key: object, prefix: object, where: object, dry_run: bool, vacuum: bool
+    session: BaseSession,
+    key: object,
+    prefix: object,
+    where: object,
+    dry_run: bool,
+    vacuum: bool,
+    progress: Progress | None,
 ) -> Steps[Erasure | Refusal]:
     """Return the protocol that erases, of runs that are over, too.  Raises Invalid."""
     chosen = accepted(selection(key, prefix, where, ERASABLE))
     session.check_write(chosen.key)
-    return erase(session.writer, chosen, dry_run, vacuum, session.draw)
+    if progress is not None and not callable(progress):
+        raise Invalid(f"progress={progress!r:.60} must be a function of two numbers.")
+    return erase(session.writer, chosen, dry_run, vacuum, session.draw, progress)
 
 
 def _blanked(key: str, value: Json) -> Json:

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pkgutil
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, NamedTuple
 
 from interlock.backends.contract import no_space
@@ -178,7 +178,7 @@ def _definition(name: str, header: str, body: str) -> tuple[str, ...]:
 
 def script(name: str) -> str:
     """Return the text of a file of SQL."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return (pkgutil.get_data(__package__, name) or b"").decode()
 
 
 def _migrate(connection: psycopg.Connection, version: int) -> None:

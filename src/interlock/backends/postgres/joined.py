@@ -82,18 +82,18 @@ class PostgresJoined(JoinedBackend):
     # On the connection
 
     def _run(self, steps: _Steps[T]) -> T:
-        self._check_transaction()
         try:
             with self._driver.lock:
+                self._check_transaction()
                 answer: T = self._driver.wait(steps)
                 return answer
         except psycopg.Error as problem:
             raise self._fault(problem) from problem
 
     async def _run_async(self, steps: _Steps[T]) -> T:
-        self._check_transaction()
         try:
             async with self._driver.lock:
+                self._check_transaction()
                 answer: T = await self._driver.wait(steps)
                 return answer
         except psycopg.Error as problem:

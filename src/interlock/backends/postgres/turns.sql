@@ -56,28 +56,32 @@ AS $$
 $$;
 
 -- What a ticket waits for: whoever is first in its queues; the holder of a lease that it is queued for; and,
--- where its turn has come, what its caller waits for inside (no key then).
+-- where its turn has come, what its caller waits for inside (no key then, and last).  By key, in that order.
 CREATE FUNCTION interlock.waits_of(p_space integer, p_ticket bigint, p_now bigint)
 RETURNS TABLE (next bigint, key text, waiter text, holder text) LANGUAGE sql STABLE
 AS $$
-    SELECT f.ticket, q.key, me.agent, f.agent
+    SELECT w.next, w.key, w.waiter, w.holder FROM (
+    SELECT f.ticket AS next, q.key AS key, me.agent AS waiter, f.agent AS holder, 1 AS kind
     FROM tickets AS me JOIN ticket_keys AS q ON q.space = me.space AND q.ticket = me.ticket
     CROSS JOIN LATERAL queue(p_space, q.key, p_now, NULL, 1) AS f
     WHERE me.space = p_space AND me.ticket = p_ticket AND f.ticket <> p_ticket
     UNION ALL
-    SELECT h, q.key, me.agent, l.holder
+    SELECT h, q.key, me.agent, l.holder, 2
     FROM tickets AS me JOIN ticket_keys AS q ON q.space = me.space AND q.ticket = me.ticket
     JOIN leases AS l ON l.space = p_space AND '$lease/' || l.key = q.key
         AND l.key = substr(q.key, 8)
     CROSS JOIN LATERAL holders(p_space, l.name, p_now) AS h
     WHERE me.space = p_space AND me.ticket = p_ticket AND alive(l.renewed, l.expires, p_now)
     UNION ALL
-    SELECT h, NULL, NULL, NULL FROM tickets AS me CROSS JOIN LATERAL holders(p_space, me.name, p_now) AS h
+    SELECT h, NULL, NULL, NULL, 3
+    FROM tickets AS me CROSS JOIN LATERAL holders(p_space, me.name, p_now) AS h
     WHERE me.space = p_space AND me.ticket = p_ticket
+    ) AS w ORDER BY w.key COLLATE "C" NULLS LAST, w.kind, w.next
 $$;
 
 -- Whether a ticket waits for itself through others that joined before it: for each wait of the cycle wait
--- (key; agent: who waits; body: for whom).  One statement, so that all of it is one moment.
+-- (key; agent: who waits; body: for whom).  One statement, so that all of it is one moment.  Of several
+-- cycles the shortest, and of those the one of the first keys.
 CREATE FUNCTION interlock.cycle(p_space integer, p_ticket bigint, p_now bigint)
 RETURNS SETOF answer LANGUAGE plpgsql
 AS $$
@@ -92,14 +96,16 @@ BEGIN
         RETURN;  -- nobody can wait for it
     END IF;
     WITH RECURSIVE walk AS (
-        SELECT p_ticket AS ticket, '{}'::bigint[] AS seen, '{}'::text[] AS path
+        SELECT p_ticket AS ticket, '{}'::bigint[] AS seen, '{}'::bigint[] AS ranks, '{}'::text[] AS path
         UNION ALL
-        SELECT e.next, w.seen || e.next,
+        SELECT e.next, w.seen || e.next, w.ranks || e.rank,
             w.path || CASE WHEN e.key IS NULL THEN '{}' ELSE ARRAY[e.key, e.waiter, e.holder] END
-        FROM walk AS w CROSS JOIN LATERAL waits_of(p_space, w.ticket, p_now) AS e
+        FROM walk AS w CROSS JOIN LATERAL waits_of(p_space, w.ticket, p_now)
+            WITH ORDINALITY AS e (next, key, waiter, holder, rank)
         WHERE e.next <= p_ticket AND NOT e.next = ANY (w.seen) AND NOT p_ticket = ANY (w.seen)
     )
-    SELECT path INTO waits FROM walk WHERE ticket = p_ticket AND seen <> '{}' LIMIT 1;
+    SELECT path INTO waits FROM walk WHERE ticket = p_ticket AND seen <> '{}'
+    ORDER BY cardinality(ranks), ranks LIMIT 1;
     r.what := 'wait';
     FOR i IN 1 .. COALESCE(cardinality(waits), 0) / 3 LOOP
         r.n := i - 1; r.key := waits[3 * i - 2]; r.agent := waits[3 * i - 1]; r.body := waits[3 * i];

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pkgutil
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any, Generic, NamedTuple
 
 from interlock.backends import answers
@@ -44,10 +44,9 @@ class Script(NamedTuple):
 
 
 def _read_script(name: str) -> Script:
-    folder = resources.files(__package__)
     shared = ("common", "groups") if name in _OF_GROUPS else ("common",)
-    parts = [folder.joinpath(f"{part}.lua").read_text("utf-8") for part in (*shared, name)]
-    text = "\n".join(parts)
+    parts = [pkgutil.get_data(__package__, f"{part}.lua") or b"" for part in (*shared, name)]
+    text = b"\n".join(parts).decode()
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -315,13 +314,14 @@ def _streamed(item: Sequence[Any], erasing: frozenset[int]) -> LogRow:
 
 
 def _take_turn(request: requests.TakeTurn, keys: Keys, uid: str) -> Call[requests.Place]:
-    names = [*keys.fixed, *map(keys.merged, request.keys)]
+    queues = sorted(request.keys)
+    names = [*keys.fixed, *map(keys.merged, queues)]
     ttl = int(request.ttl * 1e6)
     command = script(
         "turn",
         names,
         *(request.name, request.agent, ttl, request.ticket, int(request.firm)),
-        *(len(request.keys), *request.keys, *request.holding),
+        *(len(queues), *queues, *request.holding),
     )
     return _one(command, lambda rows: answers.place(_rows(rows), uid))
 

@@ -2,7 +2,7 @@
 -- the queue is.
 -- KEYS: those of common.lua, then for each key its list m.
 -- ARGV: 1 name, 2 agent, 3 ttl in microseconds, 4 ticket or 0, 5 whether it is firm (1 or 0), 6 number of
---   keys, the keys, then the names of what the caller has meanwhile.
+--   keys, the keys in order, then the names of what the caller has meanwhile.
 -- Rows: place (position: the ticket or 0, extra: live tickets ahead, beyond NEAR about so many); wait (key;
 --   agent: who waits; body: for whom) for each wait of a cycle in which this ticket joined last; then those
 --   of load.lua.
@@ -96,13 +96,13 @@ local function waits_of(each)
     return found
 end
 
--- The waits of a cycle in which this ticket joined last.
+-- The waits of a cycle in which this ticket joined last: of the shortest, by the first keys.
 local function cycle()
     local ticket = lib.field('t:' .. number)
     if not ticket[6][2] and not (ticket[7] and ticket[7][1]) then return {} end  -- nobody can wait for it
     local seen, paths = {[number] = true}, {{number, {}}}
     while paths[1] do
-        local path = table.remove(paths)
+        local path = table.remove(paths, 1)
         for _, wait in ipairs(waits_of(path[1])) do
             local waits = {unpack(path[2])}
             if wait[2] then

@@ -8,7 +8,7 @@ import sqlite3
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from interlock.backends.answers import reads_of
@@ -44,7 +44,7 @@ from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome, Pruned, Refusal
 from interlock.core.requests import LogPage, Request, T
 from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
-from interlock.errors import Closed, Fault, Invalid
+from interlock.errors import Closed, Fault
 
 if TYPE_CHECKING:
     from interlock.backends.joined import JoinedBackend
@@ -137,21 +137,9 @@ class SQLiteBackend:
         return SQLiteJoined(self, connection, self._place, self._where, timeout, self._reach_disk)
 
     def dump(self) -> bytes:
-        """Return everything that a store in memory holds, for `restore`."""
+        """Return everything that a store in memory holds."""
         with self._pool.writer() as connection, translated(str(self._place)):
             return connection.serialize()
-
-    def restore(self, image: bytes) -> None:
-        """Bring a store in memory back to what it held at a `dump`.  Raises Invalid on a file."""
-        if self._place.path is not None:
-            raise Invalid(f"{self._place} is a file: only a store in memory can be restored.")
-        with (
-            self._pool.writer() as connection,
-            translated(str(self._place)),
-            closing(sqlite3.connect(":memory:")) as source,
-        ):
-            source.deserialize(image)
-            source.backup(connection)  # deserializing in place would leave json_each dangling
 
     # One handler a request
 

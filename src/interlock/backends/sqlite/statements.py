@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
-from importlib import resources
 
 _HEADER = re.compile(r"^-- name: (\w+) \(.*\)$", re.MULTILINE)
 
 
 def read(file: str) -> str:
     """Return the text of a file of this folder."""
-    return resources.files(__package__).joinpath(file).read_text(encoding="utf-8")
+    return (pkgutil.get_data(__package__, file) or b"").decode()
 
 
 def load(file: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ the queue is.
 Cycles of waits: a ticket waits for whoever is first in its queues, and for the holder of a lease
 that it is queued for.  Whoever has a lease or a turn waits where a ticket says that its caller has
 it.  In a cycle the last that joined is the one to be refused, so each looks only for cycles in
-which it is that.
+which it is that.  Of several the shortest is named, and of those the one of the first keys.
 """
 
 from __future__ import annotations
@@ -148,8 +148,7 @@ def cycle_of(
         return ()  # nobody can wait for it
     seen = {ticket}
     paths: list[tuple[int, tuple[Wait, ...]]] = [(ticket, ())]
-    while paths:
-        at, waits = paths.pop()
+    for at, waits in paths:  # which grows: the shortest come first
         for to, wait in _edges(connection, where, at, now):
             then = waits if wait is None else (*waits, wait)
             if to == ticket:

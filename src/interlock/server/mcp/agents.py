@@ -20,9 +20,13 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from interlock import AsyncLease, AsyncSpace, Invalid, Record, Rule, open_async
 from interlock._async.open import under
+
+if TYPE_CHECKING:
+    from interlock.cipher import Cipher
 
 TTL = 30.0  # seconds
 LONGEST_LEASE = 3600.0  # seconds
@@ -222,14 +226,15 @@ async def opened(
     exclusive: bool = False,
     rules: Mapping[str, Rule] | None = None,
     create: bool = True,
+    cipher: Cipher | None = None,
 ) -> AsyncIterator[Agents]:
     """Open a space for the connections of an MCP server.
 
     `name`: under which all of them write; `names`: those that access tokens stand for.  `exclusive`
-    takes these names over from other processes.  `create`, and what is raised, as for
+    takes these names over from other processes.  `create`, `cipher` and what is raised, as for
     `interlock.open_async`.
     """
-    async with open_async(url, space, rules=rules, create=create) as base:
+    async with open_async(url, space, rules=rules, create=create, cipher=cipher) as base:
         agents = Agents(base, space, name, exclusive)
         for each in {*names, *([] if name is None else [name])}:
             await agents.fixed(each)

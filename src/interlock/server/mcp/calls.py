@@ -193,7 +193,6 @@ def entry_answer(entry: Entry) -> Answer:
     }
 
 
-_MOST_MERGES = 100  # writes that came in between, before update_fields gives up
 _LIMIT = 50
 _SMALLEST_PAGE = 200  # keys, without values, in one question to the store
 _SECONDS = 300.0
@@ -253,19 +252,14 @@ async def _update_fields(agent: Agent, arguments: Arguments, op: str) -> Record:
     if "lease_id" not in arguments:
         record = await _existing(agent, arguments)
         return await agent.space.update_fields(record, fields, remove=remove, op_id=op)
-    lease = _leased(agent, arguments)
-    return await lease.write(
-        {name: each for name, each in _object(lease.record).items() if name not in remove} | fields,
-        op_id=op,
-    )
+    return await _leased(agent, arguments).update_fields(fields, remove=remove, op_id=op)
 
 
 async def _patch(agent: Agent, arguments: Arguments, op: str) -> Record:
     changes = arguments["changes"]
     if "lease_id" not in arguments:
         return await agent.space.patch(await _existing(agent, arguments), changes, op_id=op)
-    lease = _leased(agent, arguments)
-    return await lease.write(interlock.merge_patch(_object(lease.record), changes), op_id=op)
+    return await _leased(agent, arguments).patch(changes, op_id=op)
 
 
 async def _existing(agent: Agent, arguments: Arguments) -> Record:
@@ -274,12 +268,6 @@ async def _existing(agent: Agent, arguments: Arguments) -> Record:
         fresh = await agent.space.read(record.key)
         raise moved(record.version, fresh) if fresh.exists else absent(record.key)
     return record
-
-
-def _object(record: Record) -> dict[str, Json]:
-    if not isinstance(record.value, dict):
-        raise Invalid(f"{record.key!r} has no object, so it has no fields. Use write.")
-    return record.value
 
 
 def _text(value: Json) -> str:

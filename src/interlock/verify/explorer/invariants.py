@@ -26,6 +26,7 @@ class View:
     def __init__(
         self,
         space: Callable[[], Space],
+        log: Callable[[], list[Entry]],
         acknowledged: Mapping[str, tuple[Committed, ...]],
         results: Mapping[str, Any],
         crashed: frozenset[str],
@@ -34,7 +35,7 @@ class View:
         self.results = results
         self.crashed = crashed
         self._space = space
-        self._log: list[Entry] | None = None
+        self._log = log
 
     def read(self, key: str) -> Record:
         """Return the record of `key`; one that was never written has version 0."""
@@ -50,9 +51,7 @@ class View:
 
     def log(self, prefix: str = "") -> list[Entry]:
         """Return the entries whose keys begin with `prefix`, in commit order."""
-        if self._log is None:
-            self._log = list(self._space().log())
-        return [entry for entry in self._log if entry.key.startswith(prefix)]
+        return [entry for entry in self._log() if entry.key.startswith(prefix)]
 
     def folded(self, key: str) -> Json:
         """Return what the contributions to a merged key fold to, one after the other."""
@@ -142,6 +141,9 @@ ALWAYS: tuple[Invariant, ...] = (
     operations_are_applied_once,
     acknowledged_commits_are_kept,
 )
+
+OF_STORE = ALWAYS[:-1]
+"""Those that look at nothing but the store: what holds of a content holds whoever knows it."""
 
 
 def name_of(invariant: Invariant) -> str:

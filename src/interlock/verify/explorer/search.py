@@ -21,7 +21,14 @@ from interlock.core.turn import TICKET_TTL
 from interlock.errors import Invalid
 from interlock.verify.explorer import story
 from interlock.verify.explorer.agents import NOBODY, Agents, EndlessWait
-from interlock.verify.explorer.invariants import ALWAYS, Invariant, View, broken, name_of
+from interlock.verify.explorer.invariants import (
+    ALWAYS,
+    OF_STORE,
+    Invariant,
+    View,
+    broken,
+    name_of,
+)
 from interlock.verify.explorer.store import Stores
 from interlock.verify.explorer.story import Violation
 
@@ -101,6 +108,7 @@ class Search:
         self._came: list[tuple[int, str, int]] = []  # from which state, by which move of whom
         self._next: list[list[int]] = []
         self._held: set[tuple[bool, int, tuple[int, ...]]] = set()
+        self._sound: set[int] = set()  # the stores of which `OF_STORE` hold
 
     def run(self, faults: Faults) -> Exploration:
         """Explore everything.  Raises Violation, Invalid, NotDeterministic."""
@@ -221,9 +229,12 @@ class Search:
             view = self._view(state)
             self._held.add(key)
             for invariant in (*self.always, *self.invariants, *(self.final if ended else ())):
+                if invariant in OF_STORE and state.store in self._sound:
+                    continue
                 reason = broken(invariant, view)
                 if reason is not None:
                     self._break(number, name_of(invariant), reason)
+            self._sound.add(state.store)
         if state.idle_us > self._horizon_us:
             self._break_deadlock(number)
 
@@ -231,12 +242,9 @@ class Search:
         names = self._agents.names
         seen = [self._agents.seen[self._agents.states[local].seen] for local in state.agents]
 
-        def space() -> Space:
-            self._stores.load(state.store)
-            return self._stores.space("invariant")
-
         return View(
-            space,
+            lambda: self._stores.reader(state.store),
+            lambda: self._stores.log(state.store),
             {name: known.acknowledged for name, known in zip(names, seen, strict=True)},
             {name: known.result for name, known in zip(names, seen, strict=True) if known.ended},
             frozenset(name for name, known in zip(names, seen, strict=True) if known.crashed),
@@ -328,8 +336,7 @@ class Search:
         return story.Step(name, kind, words)
 
     def _ending(self, state: State) -> list[str]:
-        self._stores.load(state.store)
-        ending = [story.holding(self._stores.space("invariant").scan())]
+        ending = [story.holding(self._stores.reader(state.store).scan())]
         for name, number in zip(self._agents.names, state.agents, strict=True):
             local = self._agents.states[number]
             ending.append(story.standing(name, self._agents.seen[local.seen], local.asleep))

@@ -1,22 +1,22 @@
 """The store of an exploration: every content that it was seen with, and what it answered to whom.
 
-A content is restored, one request is performed on the real backend, and the new content is
-compared with all earlier ones, row by row; so two schedules that lead to the same content meet.
-What a request does to a content is found out once.  Who asks what, and when, is not decided here.
+The rows of a content are put back, one request is performed on the real backend, and the new rows
+are compared with all earlier ones; so two schedules that lead to the same content meet.  The tables
+stay: SQLite would have to prepare every statement again for new ones.  What a request does to a
+content is found out once.  Who asks what, and when, is not decided here.
 """
 
 from __future__ import annotations
 
 import itertools
 import pickle
-import sqlite3
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock import Space
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
+from interlock.core.records import Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Request
 from interlock.core.rules import RuleBook
@@ -29,6 +29,11 @@ from interlock.settings import make_writer
 SPACE = "explore"
 _START_US = 1_767_225_600_000_000  # 2026-01-01, the logical clock's first moment
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+_QUEUES = ("tickets", "leases")
+
+Rows = tuple[tuple[object, ...], ...]
+Content = tuple[Rows, ...]
+"""The rows of each table."""
 
 
 class StillDriver(SyncDriver):
@@ -103,6 +108,36 @@ class Backend(SQLiteBackend):
 
     synced = False
 
+    def __init__(self, clock: Callable[[], int]) -> None:
+        super().__init__("sqlite://", SPACE, clock=clock, keeps_refusals=False)
+        with self._pool.writer() as connection:
+            self.tables = [name for (name,) in connection.execute(_TABLES)]
+
+    @property
+    def changes(self) -> int:
+        """How many rows have been changed; a change that was rolled back counts, too."""
+        with self._pool.writer() as connection:
+            return connection.total_changes
+
+    def content(self) -> Content:
+        """Return what the store holds."""
+        with self._pool.writer() as connection:
+            return tuple(
+                tuple(connection.execute(f"SELECT * FROM {table}")) for table in self.tables
+            )
+
+    def replace(self, content: Content, by: Content) -> None:
+        """Make the store, which holds `content`, hold another."""
+        with self._pool.writer() as connection:
+            connection.execute("BEGIN")
+            for table, before, rows in zip(self.tables, content, by, strict=True):
+                if rows is not before:
+                    connection.execute(f"DELETE FROM {table}")
+                    if rows:
+                        values = ", ".join("?" * len(rows[0]))
+                        connection.executemany(f"INSERT INTO {table} VALUES ({values})", rows)
+            connection.execute("COMMIT")
+
     def perform(self, request: Request[object]) -> Any:
         """Answer one request."""
         self.synced = False
@@ -128,29 +163,43 @@ class Stores:
 
     def __init__(self) -> None:
         self._now = _START_US
-        self.backend = Backend("sqlite://", SPACE, clock=lambda: self._now, keeps_refusals=False)
+        self.backend = Backend(lambda: self._now)
         self.answers = Answers()
         self.requests: list[Request[object]] = []
         self._request_numbers: dict[tuple[type, Request[object]], int] = {}
-        self._reader = sqlite3.connect(":memory:")
-        self._images: list[bytes] = []
-        self._numbers: dict[str, int] = {}
+        self._rows: dict[Rows, Rows] = {}  # equal rows are one object
+        self._contents: list[Content] = []
+        self._numbers: dict[Content, int] = {}
         self._queues: list[bool] = []
         self._transitions: dict[tuple[int, int, int], tuple[int, int, bool]] = {}
+        self._logs: dict[int, list[Entry]] = {}
         self._book = RuleBook()
-        self._loaded, self._image = -1, b""
+        self._reader: Space | None = None
+        self._loaded, self._changes = -1, -1  # the content that is there, and `changes` then
 
     def close(self) -> None:
-        """Give back the connections."""
-        self._reader.close()
+        """Give back the connection."""
         self.backend.close()
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._contents)
 
     def space(self, agent: str) -> Space:
-        """Return a space on the content that is loaded, for `setup` and for invariants."""
+        """Return a space on the content that is loaded."""
         return explored_space(StillDriver(self.backend), self.writer(agent))
+
+    def reader(self, store: int) -> Space:
+        """Return a space on a content, for invariants."""
+        self.load(store)
+        self._reader = self._reader or self.space("invariant")
+        self._reader.session.writer.book = self._book.knowing({})  # it has read other contents
+        return self._reader
+
+    def log(self, store: int) -> list[Entry]:
+        """Return the whole log of a content."""
+        if store not in self._logs:
+            self._logs[store] = list(self.reader(store).log())
+        return self._logs[store]
 
     def writer(self, agent: str) -> Writer:
         """Return who writes as `agent`, with the rules that stood after the setup."""
@@ -198,26 +247,19 @@ class Stores:
 
     def load(self, store: int) -> None:
         """Bring the store back to a content."""
-        if self._loaded != store:
-            self._loaded, self._image = store, zlib.decompress(self._images[store])
-            self.backend.restore(self._image)
+        if (loaded := self.current()) != store:
+            self.backend.replace(self._contents[loaded], self._contents[store])
+            self._loaded, self._changes = store, self.backend.changes
 
     def current(self) -> int:
         """Return the number of the content that the store has now."""
-        image = self.backend.dump()
-        if image != self._image:
-            text, queue = self._content(image)
-            number = self._numbers.get(text)
-            if number is None:
-                number = self._numbers[text] = len(self._images)
-                self._images.append(zlib.compress(image, 1))
-                self._queues.append(queue)
-            self._loaded, self._image = number, image
+        if (changes := self.backend.changes) != self._changes:
+            rows = self._rows
+            content = tuple(rows.setdefault(table, table) for table in self.backend.content())
+            number = self._numbers.setdefault(content, len(self._contents))
+            if number == len(self._contents):
+                self._contents.append(content)
+                tables = zip(self.backend.tables, content, strict=True)
+                self._queues.append(any(rows for name, rows in tables if name in _QUEUES))
+            self._loaded, self._changes = number, changes
         return self._loaded
-
-    def _content(self, image: bytes) -> tuple[str, bool]:
-        """Return the rows of all tables, which is exact, and whether a queue is among them."""
-        self._reader.deserialize(image)
-        names = [name for (name,) in self._reader.execute(_TABLES)]
-        rows = {name: self._reader.execute(f"SELECT * FROM {name}").fetchall() for name in names}
-        return repr(rows), bool(rows["tickets"] or rows["leases"])
