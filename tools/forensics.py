@@ -154,7 +154,8 @@ def into_table(url: str, postgres: str) -> None:
 def million(folder: Path) -> None:
     """Print the time and the memory that 1,000,000 entries take, of 1,000 and of 100,000 keys."""
     for keys in (1_000, 100_000):
-        rng, state, file = random.Random(1), {}, folder / f"{keys}.jsonl"
+        rng, file = random.Random(1), folder / f"{keys}.jsonl"
+        state: dict[str, Any] = {}
         with file.open("w") as out:
             for number in range(1_000_000):
                 key = f"plan:{rng.randrange(keys)}"

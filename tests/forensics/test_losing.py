@@ -183,6 +183,7 @@ def test_the_repaired_application_loses_nothing(redis: Redis, tmp_path: Path) ->
     assert found_in(redis.url()).losses == []
 
 
+@pytest.mark.slow
 def test_the_page_runs_as_it_says(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
