@@ -193,8 +193,8 @@ def cost(folder: Path) -> None:
                 lambda p: open_feed(redis.url(), keyspace=True, enable=True, position=p)
             ),
         }
-        for name, make in kinds.items():
-            for rate in (200, 2000):
+        for rate in (200, 2000):
+            for name, make in kinds.items():
                 ratios = [measured(redis, make, rate) for _ in range(3)]
                 middle = statistics.median(ratios)
                 print(

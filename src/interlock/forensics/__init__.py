@@ -9,13 +9,14 @@ Model Systems", arXiv 2606.17182.
 
 from __future__ import annotations
 
+from interlock.forensics.analyzer import Analyzer, Key
 from interlock.forensics.anomalies import Anomaly, Report, SessionReport, find_anomalies
 from interlock.forensics.changes import Fact
 from interlock.forensics.commits import export_trace
 from interlock.forensics.feeds import open_feed
 from interlock.forensics.history import Event
 from interlock.forensics.history_table import history_sql
-from interlock.forensics.losses import Analyzer, Key, Loss, Overlap
+from interlock.forensics.loss import Loss, Overlap
 from interlock.forensics.monitor import Alert, Thresholds, Watcher, read_thresholds
 from interlock.forensics.operations import BadTrace, Operation, read_trace
 from interlock.forensics.record import Keyspace, monitor_lines

@@ -19,8 +19,9 @@ from interlock import Json
 from interlock.core import read
 from interlock.core.records import as_datetime
 from interlock.errors import Fault, Invalid, Unavailable
+from interlock.forensics.analyzer import Analyzer
 from interlock.forensics.feeds import Feed, SpaceFeed
-from interlock.forensics.losses import CERTAIN, LIKELY, POSSIBLE, Analyzer, Loss
+from interlock.forensics.loss import CERTAIN, LIKELY, POSSIBLE, Loss
 
 OVERLAP, LOSS, REFUSAL = "overlap", "loss", "refusal"
 ILLEGAL, FENCE, LEASE, QUEUE = "illegal_transition", "fence", "lease", "queue"

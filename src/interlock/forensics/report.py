@@ -6,17 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from interlock.forensics.analyzer import Analyzer, Key, host_of
 from interlock.forensics.history import Event
-from interlock.forensics.losses import (
-    CERTAIN,
-    LIKELY,
-    POSSIBLE,
-    Analyzer,
-    Key,
-    Loss,
-    Overlap,
-    host_of,
-)
+from interlock.forensics.loss import CERTAIN, LIKELY, POSSIBLE, Loss, Overlap
 
 MOST_SHOWN = 10_000  # losses, and overlaps, that a report holds
 CERTAINTIES = (CERTAIN, LIKELY, POSSIBLE)

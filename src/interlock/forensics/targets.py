@@ -14,7 +14,7 @@ from interlock.errors import Invalid
 from interlock.forensics.changes import Fact, applied, at, changes, reapplied
 from interlock.forensics.history import CHANGE, DELETE, NOTHING, PUT, READ, Event
 from interlock.forensics.history_table import connected
-from interlock.forensics.losses import POSSIBLE, Loss
+from interlock.forensics.loss import POSSIBLE, Loss
 from interlock.forensics.sources import REDIS, redis_client
 
 AGENT = "interlock-restore"
