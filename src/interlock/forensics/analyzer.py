@@ -54,7 +54,7 @@ from interlock.forensics.loss import (
 _REMEMBERED = 200_000  # changes of all keys
 _INFERRED = 64  # writes of a key that one with an unknown read is compared with
 _BLIND = "its writer had not read the key since its own last write, if at all"
-_OPEN = 64  # losses of a key that a later write may restore
+_OPEN = 16  # losses of a key that a later write may restore
 
 
 @dataclass(slots=True, eq=False)
@@ -389,7 +389,7 @@ class Analyzer:
                 self._order.popleft().earlier = None
         if key.open and facts:
             for loss in key.open:
-                if loss.position != event.position and all(kept(f, new) for f in loss.facts):
+                if loss.position != event.position and _brings_back(facts, loss.facts, new):
                     loss.restored = event.position
             key.open = [loss for loss in key.open if loss.restored is None]
         # Most keys of a long history are written once: as bytes they take a third of the memory.
@@ -517,6 +517,17 @@ def _is_number(fact: Fact) -> bool:
 def _same_raise(fact: Fact, was: Any, new: Any, before: Any) -> bool:
     """Whether two writers raised a number from the same value to the same one."""
     return _is_number(fact) and was == fact.old and kept(fact, before) and kept(fact, new)
+
+
+def _brings_back(facts: list[Fact], lost: tuple[Fact, ...], new: Any) -> bool:
+    """Whether changes made all that is lost again, which is asked of every write."""
+    first = lost[0]
+    for fact in facts:
+        if fact.path == first.path and (
+            fact.kind != ITEMS or not first.new or first.new[0] in fact.new
+        ):
+            return all(kept(each, new) for each in lost)
+    return False
 
 
 def _wrote(event: Event, fact: Fact) -> bool:
