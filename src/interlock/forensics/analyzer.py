@@ -348,7 +348,7 @@ class Analyzer:
             raised=raised,
         )
         _count(key, certainty)
-        if lost and not raised:
+        if lost and not raised and certainty != POSSIBLE:
             key.open = [*(key.open or ())[-_OPEN:], loss]
         return loss
 

@@ -18,7 +18,8 @@ class Loss:
 
     `facts` are the lost part, `certainty` is `certain`, `likely` or `possible`, and `why` says so.
     `base`: the position of the write that the overwriting one was computed from (0: none that the
-    source shows; None: not known).  `restored`: the position of the write that brought it back.
+    source shows; None: not known).  `restored`: the position of the write that brought it back,
+    where the loss is more than possible.
     `raised`: both raised a number to the same value, so that one step is lost.
     """
 
