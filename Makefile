@@ -10,12 +10,12 @@ BIN := .venv/bin
 # What is set in some containers makes each process compile all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick quick-stores quick-others lint contract specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
+.PHONY: demo typescript fuzz test quick quick-stores quick-others lint contract guards specs specs-deep traces mutants crewai peers torture lower-bounds bench docs matrix lock clean venv servers
 
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
 
-test: .venv/dev.stamp servers formal/node_modules/.stamp ## everything: lint, strict types, every test, the specs
+test: .venv/dev.stamp servers formal/node_modules/.stamp clients/typescript/dist/.stamp ## everything: lint, strict types, every test, the specs
 	$(MAKE) lint
 	$(BIN)/python -m pytest -n auto --dist loadfile
 	$(MAKE) specs
@@ -50,6 +50,13 @@ contract: .venv/dev.stamp ## the contract suite on a store of yours: make contra
 matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
 	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
 
+REDIS :=
+POSTGRES :=
+
+guards: .venv/dev.stamp ## the tests of guards on servers of yours: make guards REDIS=redis://... POSTGRES=postgresql://...
+	INTERLOCK_TEST_REDIS="$(REDIS)" INTERLOCK_TEST_POSTGRES="$(POSTGRES)" \
+		$(BIN)/python -m pytest tests/guards $(OPTIONS)
+
 specs: formal/node_modules/.stamp ## every spec holds, and fails without any one of its guards
 	@$(NEEDS_NODE)
 	node formal/check.mjs
@@ -78,6 +85,21 @@ formal/node_modules/.stamp: formal/package.json formal/package-lock.json
 	cd formal && npm ci --silent --no-audit --no-fund
 	@touch $@
 
+clients/typescript/node_modules/.stamp: clients/typescript/package.json clients/typescript/package-lock.json
+	@$(NEEDS_NODE)
+	cd clients/typescript && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+clients/typescript/dist/.stamp: clients/typescript/node_modules/.stamp clients/typescript/src/interlock.ts clients/typescript/tsconfig.json
+	cd clients/typescript && npm run --silent build
+	@touch $@
+
+typescript: .venv/dev.stamp clients/typescript/dist/.stamp ## the TypeScript client, and its story with 100 agents
+	INTERLOCK_AGENTS=100 $(BIN)/python -m pytest tests/server/test_typescript.py
+
+fuzz: .venv/dev.stamp ## schemathesis covers the schemas of the service's operations: minutes
+	INTERLOCK_FUZZ=coverage,fuzzing $(BIN)/python -m pytest tests/server/test_http_fuzzed.py
+
 OPERATIONS := 1000000
 SEED := 1
 
@@ -96,14 +118,16 @@ bench: .venv/bench.stamp ## measure beside raw SQLite and rewrite benchmarks/RES
 docs: .venv-docs/docs.stamp ## build the manual into site/; every warning is an error
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 
-# PostgreSQL and Redis come with the development packages; PgBouncer only from the system.
+# PostgreSQL and Redis come with the development packages; PgBouncer and Chromium only from the system.
 servers: ## install what the tests start, where root and apt-get can
-	@command -v pgbouncer >/dev/null || test -x /usr/sbin/pgbouncer || { \
+	@PATH=$$PATH:/usr/sbin; missing=; for each in pgbouncer chromium; do \
+		command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	test -z "$$missing" || { \
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
 		DEBIAN_FRONTEND=noninteractive && export DEBIAN_FRONTEND && \
-		{ apt-get install -qq -y --no-install-recommends pgbouncer >/dev/null 2>&1 || \
-		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends pgbouncer; } >/dev/null 2>&1; }; \
-	} || echo "PgBouncer is not installed: apt-get install pgbouncer" >&2
+		{ apt-get install -qq -y --no-install-recommends $$missing >/dev/null 2>&1 || \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing; } >/dev/null 2>&1; }; \
+	} || echo "Not installed: apt-get install$$missing" >&2
 
 venv: .venv/dev.stamp
 
@@ -161,4 +185,4 @@ lock: | $(filter .venv-uv/%,$(UV)) ## bring the lock files up to date; `make loc
 	$(call compile,crewai,requirements-crewai.lock)
 
 clean:
-	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules site
+	rm -rf .venv .venv-* .import_linter_cache build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis demo.svg formal/node_modules clients/typescript/node_modules clients/typescript/dist site

@@ -12,11 +12,33 @@ from typing import Any
 
 import click
 
-from benchmarks import cases, events, histories, projections, queue, runs, servers
+from benchmarks import (
+    cases,
+    contention,
+    events,
+    guards,
+    histories,
+    projections,
+    queue,
+    runs,
+    servers,
+    service,
+)
 from benchmarks.cases import Row
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
-KINDS: tuple[Any, ...] = (cases, histories, servers, projections, events, runs, queue)
+KINDS: tuple[Any, ...] = (
+    cases,
+    histories,
+    servers,
+    projections,
+    events,
+    guards,
+    runs,
+    queue,
+    contention,
+    service,
+)
 
 
 @click.command()

@@ -70,7 +70,7 @@ def one_commit(folder: Path, scale: int) -> list[Row]:
 
     def ours() -> None:
         for _ in range(count):
-            state["record"] = space.write(state["record"], VALUE)
+            state["record"] = space.write(state["record"], VALUE, touch=True)
 
     def theirs() -> None:
         for _ in range(count):
@@ -101,7 +101,7 @@ def grouped(folder: Path, scale: int) -> list[Row]:
             async def chain(key: str) -> None:
                 record = await space.read(key)
                 for _ in range(count):
-                    record = await space.write(record, VALUE)
+                    record = await space.write(record, VALUE, touch=True)
 
             async def timed(*chains: Any) -> float:
                 began = time.perf_counter()
@@ -254,7 +254,7 @@ def many_keys(folder: Path, scale: int) -> list[Row]:
     space = db.execute("SELECT space FROM spaces").fetchone()[0]
     body = json.dumps(VALUE)
     db.executemany(
-        "INSERT INTO log VALUES (?, ?, ?, 1, 0, 'put', ?, 'bench', 1, ?, NULL)",
+        "INSERT INTO log VALUES (?, ?, ?, 1, 0, 'put', ?, 'bench', 1, ?, NULL, NULL)",
         (((space << 40) + n, space, f"k/{n:08}", body, f"{n:028}") for n in range(1, keys + 1)),
     )
     db.execute("INSERT INTO heads SELECT space, key, 1, 0, id, 1 FROM log")
@@ -265,7 +265,7 @@ def many_keys(folder: Path, scale: int) -> list[Row]:
         def run() -> None:
             for n in range(200):
                 key = f"k/{(n * step * 7919) % keys + 1:08}"
-                opened.update(key, lambda _: VALUE)
+                opened.update(key, lambda _: VALUE, touch=True)
 
         return run
 

@@ -149,7 +149,7 @@ def _fill_sqlite(url: str, name: str, count: int) -> None:
     with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as db:
         (space,) = db.execute("SELECT space FROM spaces WHERE name = ?", (name,)).fetchone()
         db.executemany(
-            "INSERT INTO log VALUES (?, ?, ?, ?, 0, 'put', ?, 'bench', 1, ?, NULL)",
+            "INSERT INTO log VALUES (?, ?, ?, ?, 0, 'put', ?, 'bench', 1, ?, NULL, NULL)",
             (((space << 40) + p, space, k, v, body, op) for p, k, v, body, op in _rows(count)),
         )
         db.execute(
@@ -166,14 +166,12 @@ def _fill_postgres(url: str, name: str, count: int) -> None:
         assert found is not None
         with db.cursor().copy("COPY interlock.log FROM STDIN") as copy:
             for p, k, v, body, op in _rows(count):
-                copy.write_row((found[0], p, k, v, 0, "put", body, "bench", 1, op, None))
+                copy.write_row((found[0], p, k, v, 0, "put", body, "bench", 1, op, None, None))
         db.execute(
-            "INSERT INTO interlock.heads SELECT space, key, max(version), 0, max(position), 1 "
-            "FROM interlock.log WHERE space = %s GROUP BY space, key",
+            "INSERT INTO interlock.heads SELECT DISTINCT space, key, 0, 1 FROM interlock.log "
+            "WHERE space = %s",
             found,
         )
-        sql = "UPDATE interlock.spaces SET position = %s WHERE space = %s"
-        db.execute(sql, (count, found[0]))
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("ANALYZE interlock.log")
 
@@ -187,6 +185,7 @@ for i = n, n + count - 1 do
         version .. ' 0 put 1 bench', 'b', body)
     redis.call('HSET', state, 'h:' .. key, cmsgpack.pack({version, 0, 1, i + 1, 1, 'bench'}),
         'b:' .. key, body, 'o:' .. op, cmsgpack.pack({i + 1, 1}))
+    redis.call('ZADD', KEYS[3], 0, key)
 end
 redis.call('HSET', state, 'p', n + count, 't', 1)
 """
@@ -197,7 +196,10 @@ def _fill_redis(url: str, name: str, count: int) -> None:
     fill = client.register_script(_FILL_REDIS)
     state = f"interlock:{{{name}}}"
     for start in range(0, count, _BATCH):
-        fill(keys=[state, f"{state}:log"], args=[start, min(_BATCH, count - start), SEATS])
+        fill(
+            keys=[state, f"{state}:log", f"{state}:keys"],
+            args=[start, min(_BATCH, count - start), SEATS],
+        )
 
 
 _FILLS = {"SQLite": _fill_sqlite, "Redis": _fill_redis, "PostgreSQL": _fill_postgres}

@@ -55,7 +55,7 @@ def chain_of(url: str, count: int) -> Callable[[], None]:
 
     def ours() -> None:
         for _ in range(count):
-            state["record"] = space.write(state["record"], VALUE)
+            state["record"] = space.write(state["record"], VALUE, touch=True)
 
     return ours
 
@@ -142,7 +142,7 @@ async def _concurrent(url: str, tasks: int, scale: int) -> tuple[list[float], li
         async def chain(key: str, count: int) -> None:
             record = await space.read(key)
             for _ in range(count):
-                record = await space.write(record, VALUE)
+                record = await space.write(record, VALUE, touch=True)
 
         async def rate(number: int, count: int) -> float:
             began = time.perf_counter()
@@ -188,7 +188,7 @@ def _rate_of(url: str, number: int, spaces: int, scale: int) -> float:
         gate.wait()
         for _ in range(count):
             for n, space in enumerate(mine):
-                records[n] = space.write(records[n], VALUE)
+                records[n] = space.write(records[n], VALUE, touch=True)
         gate.wait()
 
     threads = [

@@ -25,6 +25,7 @@ CAPABILITIES: Mapping[str, str] = {
     "fork": "a forked child may go on with a space of its parent, over connections of its own",
     "groups": "consumer groups: ReadGroup, AckGroup, GroupState, ListGroups, DropGroup",
     "trimming": "cutting off the oldest part of the log: Trim",
+    "here": "what answers runs in the process of the test, which may set limits of it",
     "spaces": "whole spaces: those of core/spaces.py and core/transfer.py",
 }
 _NO_FORK = {} if hasattr(os, "fork") else {"fork": "this system has no os.fork"}

@@ -134,6 +134,27 @@ def mcp(url: str) -> None:
     asyncio.run(call())
 
 
+def server(url: str) -> None:
+    """Open a space through a service, and write to it."""
+    import interlock
+
+    command = [
+        str(Path(sys.executable).parent / "interlock"),
+        "serve",
+        url,
+        "--bind",
+        "127.0.0.1:0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
+        assert service.stderr is not None
+        try:
+            address = service.stderr.readline().strip().removeprefix("serving at ")
+            with interlock.open(address, agent="a") as space:
+                assert space.create("k", 1).writer == "a"
+        finally:
+            service.terminate()
+
+
 def crewai(url: str) -> None:
     """Run the example: five kickoffs of one flow at once."""
     subprocess.run([sys.executable, ROOT / "examples/crewai_flow.py", url], check=True)
@@ -297,6 +318,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "qdrant": qdrant,
     "redis": a_store,
     "schema": schema,
+    "server": server,
     "toml": toml,
     "verify": verify,
 }

@@ -36,6 +36,7 @@ USERS = {
     "prometheus": "from interlock.observe import prometheus; prometheus.register()",
     "qdrant": "from interlock.adapters.vectors import *; upsert_qdrant(None, 'c', [C], agent='a')",
     "redis": "import interlock; interlock.open('redis://nowhere')",
+    "server": "from interlock.server import app; app('sqlite:///x.db')",
     "schema": "import interlock; R = interlock.guarded(schema=int); "
     "interlock.open('sqlite://', rules={'k': R})",
     "toml": "from interlock import guards; guards.file('.').create('a.toml', {'n': 1})",

@@ -138,6 +138,7 @@ def test_there_is_a_spec_for_each_promise() -> None:
         "GuardedCommit",
         "Leases",
         "LogOrder",
+        "OutsideWriters",
         "Transactions",
         "Turns",
         "Waits",

@@ -128,10 +128,15 @@ class BaseSession:
         """Mark this context as inside a transaction of the caller's that `joined` is part of."""
         return Inside(joined)
 
-    def check_outside(self) -> None:
+    def check_outside(self, connection: object = None) -> None:
         """Raise Invalid where this context is inside a transaction of the caller's that a session
-        of this space is part of, but not this one: it would wait for that transaction's end."""
+        of this space is part of, but not this one: it would wait for that transaction's end.
+
+        `connection`: the one of the transaction that this session is about to be part of.
+        """
         for each in _insides.get():
+            if connection is not None and each.connection is connection:
+                continue
             if not each.over and each.session is not self and each.space == self.writer.space:
                 raise Invalid(
                     "This call is inside a joined() block of the same space: use the space that "
@@ -198,9 +203,10 @@ class Session(BaseSession):
         """Call a function of the caller's."""
         return fn(*args, **options)
 
-    def joined(self, connection: object) -> Session:
-        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside()
+    def joined(self, connection: object, nested: bool = False) -> Session:
+        """Return a session inside the transaction of a connection; `nested`: in a block of the same
+        connection, too.  Raises Invalid, Unavailable."""
+        self.check_outside(connection if nested else None)
         backend = join(self.driver.backend, connection)
         backend.begin()
         return self._part_of(backend)
@@ -240,9 +246,10 @@ class AsyncSession(BaseSession):
         """Call a function of the caller's: a plain one runs in a worker thread."""
         return await self.driver.answer(Think(partial(fn, *args, **options), ()))
 
-    async def joined(self, connection: object) -> AsyncSession:
-        """Return a session inside the transaction of a connection.  Raises Invalid, Unavailable."""
-        self.check_outside()
+    async def joined(self, connection: object, nested: bool = False) -> AsyncSession:
+        """Return a session inside the transaction of a connection; `nested`: in a block of the same
+        connection, too.  Raises Invalid, Unavailable."""
+        self.check_outside(connection if nested else None)
         backend = join(self.driver.backend, connection)
         await backend.begin_async()
         return self._part_of(backend)
@@ -271,6 +278,7 @@ class Inside:
     def __init__(self, session: BaseSession) -> None:
         self.session = session
         self.space = session.writer.space
+        self.connection = getattr(session.driver.backend, "connection", None)
         self.over = False
         _insides.set((*_insides.get(), self))
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from interlock.core import refusals
 from interlock.core.keys import DEFAULT_MAX_VALUE_BYTES, check_key, check_name, check_unreserved
 from interlock.core.records import Record, as_datetime
 from interlock.core.rules import Rule, rule_from_json
@@ -94,13 +95,15 @@ def contribution_id(key: str, item: object, id: str | None, dedupe: bool) -> str
     return "once-" + hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
-def distinct(keys: Iterable[str]) -> tuple[str, ...]:
+def distinct(
+    keys: Iterable[str], check: Callable[[object], refusals.Invalid | None] = check_key
+) -> tuple[str, ...]:
     """Return each key once, in the order asked.  Raises Invalid."""
     found: dict[str, None] = {}
     if not isinstance(keys, Iterable):
         raise Invalid(f"Name the keys as a list of str, not {type(keys).__name__}.")
     for key in (keys,) if isinstance(keys, str) else keys:
-        wrong = check_key(key)
+        wrong = check(key)
         if wrong is not None:
             raise_refusal(wrong)
         found[key] = None

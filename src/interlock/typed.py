@@ -61,7 +61,9 @@ class Typed(Generic[T]):
     def entries(self, entries: Sequence[Entry]) -> Iterable[Entry[T]]:
         """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
         shape = self.shape
-        if shape is None or any(entry.kind not in (PUT, APPEND) for entry in entries):
+        if shape is None:
+            return entries
+        if any(entry.kind not in (PUT, APPEND) for entry in entries):
             return map(self.entry, entries)
         try:
             values = shape.decode_many([entry.value for entry in entries])

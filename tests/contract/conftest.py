@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+import interlock
+from interlock.server.http.identity import SERVICE_SPACE, create_token
 from tests.conftest import present
 from tests.facades import Capabilities, Facades
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.redis import RedisCluster
+from tests.servers.service import Service
 
 # These ask a store for nothing that the other parts do not ask for; whole spaces are for operators,
 # who need no pool.
@@ -23,7 +26,14 @@ STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")
 # Two of them run code that runs on another store, too.  What a pool or a cluster could change is in
 # these parts, and is done with both APIs; the others with one.
-ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async"}
+ONE_FACADE = {"pgbouncer": "sync", "redis_cluster": "async", "http": "sync"}
+# A service has a store that runs them all, and `tests/backends/http` shows that every request and
+# answer travels.  `make contract STORE=http` runs everything over it.
+OVER_HTTP = {"reads_and_writes", "transactions", "leases"}
+SERVICE_LACKS = {
+    "here": "a service is a process of its own",
+    "spaces": "whole spaces are made and moved where the store is",
+}
 BOTH_FACADES = {
     "cancellation",
     "leases",
@@ -51,8 +61,11 @@ def part_of(item: pytest.Function | pytest.Metafunc) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that uses `store_url`, as it is here, on each store."""
     if "contract_store" in metafunc.fixturenames:
-        if metafunc.config.getoption("store"):
-            stores: tuple[str, ...] = ("own",)
+        own = metafunc.config.getoption("store")
+        if own:
+            stores: tuple[str, ...] = ("http",) if own == "http" else ("own",)
+        elif part_of(metafunc) in OVER_HTTP:
+            stores = (*STORES_OF_MOST, "http")
         else:
             some = part_of(metafunc).startswith((*ASK_NOTHING_NEW, "whole_spaces"))
             stores = STORES if some else STORES_OF_MOST
@@ -110,10 +123,11 @@ def store_url(contract_store: str, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def store_capabilities(request: pytest.FixtureRequest) -> Capabilities:
+def store_capabilities(request: pytest.FixtureRequest, contract_store: str) -> Capabilities:
     """What the store has: ours have everything, another all but what `--lacks` says."""
     lacks = (each.partition("=") for each in request.config.getoption("lacks"))
-    return Capabilities({name: reason for name, _, reason in lacks})
+    of_http = SERVICE_LACKS if contract_store == "http" else {}
+    return Capabilities({**of_http, **{name: reason for name, _, reason in lacks}})
 
 
 @pytest.fixture(scope="session")
@@ -142,6 +156,19 @@ def redis_cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         cluster = RedisCluster.start(tmp_path_factory.mktemp("cluster"))
     with cluster:
         yield cluster.url()
+
+
+@pytest.fixture(scope="session")
+def http_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A service, to which every caller is a token that may be any agent: what it judges of a client
+    that may be malicious must refuse none that is not."""
+    folder = tmp_path_factory.mktemp("service")
+    with interlock.open(f"sqlite:///{folder / 'store.db'}", SERVICE_SPACE) as space:
+        token, _ = create_token(space, "*", role="admin")
+    with Service.start(
+        folder, "--tokens", "--rate", "100000", "--max-body", "100000000"
+    ) as service:
+        yield service.url(token)
 
 
 @pytest.fixture

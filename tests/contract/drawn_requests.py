@@ -29,6 +29,7 @@ from interlock.core.requests import (
     Place,
     ReadLog,
     ReadRefusals,
+    ReadValues,
     SaveFold,
     SaveProjection,
     TakeLease,
@@ -145,6 +146,7 @@ class Drawing:
             self._load: 7,
             self._load_at: 7,
             self._read_log: 4,
+            self._read_values: 2,
             self._list_keys: 1,
             self._fold: 4,
             self._enter: 3,
@@ -232,6 +234,9 @@ class Drawing:
         others = () if simple else self._some(KEYS, 0, 2)
         expects = [self._expect(key) for key in keys if not self._rare(0.15)]
         expects += [self._expect(key) for key in others if key not in keys]
+        if simple and all(w.kind == APPEND for w in writes) and self._rare(0.3):
+            writes += [Write(APPEND, keys[0], self._body(), 0) for _ in range(2)]
+            expects = []
         leased = tuple(k for k in keys if k in seen.touched and self._rare(0.4 - 0.3 * simple))
         plan = Writer("", agent, 0, incarnation=incarnation).plan(
             op_id,
@@ -361,6 +366,10 @@ class Drawing:
             key=key,
             limit=chance.choice((1, 2, 5, 1000)),
         )
+
+    def _read_values(self) -> ReadValues:
+        log = self._read_log()
+        return ReadValues(after=log.after, limit=log.limit, key=log.key or "never")
 
     def _list_keys(self) -> ListKeys:
         chance = self._chance

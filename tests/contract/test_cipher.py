@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from tests.facades import Facades
 
 SECRET = "alice@example.com"
 RULES = {"found/*": interlock.merged("append"), "n": interlock.merged("counter")}
+
+
+@dataclass(frozen=True)
+class Found:
+    text: str
 
 
 def subject_of(key: str) -> str:
@@ -170,6 +176,16 @@ def test_a_run_waits_for_what_is_encrypted(sync_facades: Facades, cipher: Subjec
     assert SECRET not in "".join(exported(sync_facades))
 
 
+def test_events_are_replayed_and_a_destroyed_key_leaves_them_out(
+    space: Any, keys: SQLiteKeys
+) -> None:
+    stream = space.events("found/alice", Found)
+    stream.append_many([Found(SECRET), Found("b")])
+    assert list(stream.replay()) == [Found(SECRET), Found("b")]
+    assert keys.destroy("alice")
+    assert list(stream.replay()) == []
+
+
 def test_a_destroyed_key_erases(space: Any, keys: SQLiteKeys) -> None:
     space.create("alice/1", SECRET)
     space.create("bob/1", "kept")
@@ -244,6 +260,7 @@ def test_nobody_reads_without_the_cipher(facades: Facades, space: Any) -> None:
     assert not space.read("alice/1").exists
 
 
+@pytest.mark.interlock_needs("spaces")
 def test_a_copy_carries_ciphertexts(
     facades: Facades, cipher: SubjectCipher, space: Any, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_the_record_is_bounded(space: Any) -> None:
     assert kept[0].key == f"k/{KEPT + 499}", "the oldest go first"
 
 
+@pytest.mark.interlock_needs("here")
 def test_refusals_that_come_too_fast_are_counted(
     space: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,38 @@ def test_events_are_read_as_they_were_appended(space: Any) -> None:
     ]
 
 
+def test_a_replay_is_the_events_alone(facades: Facades, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one pass where they are as they were appended, one by one where somebody else was."""
+    monkeypatch.setattr(log, "VALUES", 3)
+    space, bob = (facades.open(name, rules=RULES) for name in ("ann", "bob"))
+    stream = orders(space)
+    tricky = 'a\nb\n{"$type":"Paid","order":1}, "$version" \u2028 \N{SNOWMAN}'
+    stream.append_many([Paid(1), Sent(1, to=tricky), Paid(2), Sent(2)])
+    space.create("booking", 1)
+    stream.append(Paid(3), id="gone")
+    orders(bob).append_many([Paid(4), Sent(4)])
+    space.erase("orders", where=lambda entry: entry.value["order"] == 3)
+    found = [Paid(1), Sent(1, to=tricky), Paid(2), Sent(2), Paid(4), Sent(4)]
+    assert list(stream.replay()) == found == events(stream.read())
+    assert list(stream.replay(types=Paid)) == [Paid(1), Paid(2), Paid(4)]
+    assert list(stream.replay(after=next(stream.read(limit=1)).position)) == found[1:]
+    assert list(space.events("never", Paid).replay()) == []
+    space.append("orders", {"order": 5, "$type": "Paid"})
+    space.append("orders", {"order": 6, "by": [1], "$type": "Paid"})
+    space.append("orders", {"$type": "Paid", "order": 7, "by": {"$type": "Sent"}})
+    found += [Paid(5), Paid(6), Paid(7)]
+    assert list(stream.replay()) == found == events(stream.read())
+    assert list(stream.replay(types=Sent)) == [Sent(1, to=tricky), Sent(2), Sent(4)]
+    space.append("orders", {"$type": "Paid", "$version": 1, "order": 8})
+    assert list(stream.replay(types=Paid))[-1] == Paid(8)
+    stream.append_many([Paid(9)])
+    monkeypatch.setattr(types, "_upcasts", {Paid: {1: lambda old: {"order": old["order"] + 100}}})
+    assert list(stream.replay(types=Paid))[-1] == Paid(109)
+    monkeypatch.undo()
+    found += [Paid(8), Paid(9)]
+    assert stream.project(lambda all, event: [*all, event], []).refresh() == found
+
+
 def test_the_same_id_is_one_event(space: Any) -> None:
     first = orders(space).append(Paid(1), id="payment-1")
     assert orders(space).append(Sent(7), id="payment-1") == first
@@ -188,7 +220,10 @@ def test_what_is_no_event_is_an_error_when_read(space: Any) -> None:
             next(stream.watch(after=position - 1))
         with pytest.raises(interlock.Invalid, match=said):
             stream.project(lambda n, _: n + 1, 0).refresh()
+        with pytest.raises(interlock.Invalid, match=said):
+            list(stream.replay())
         assert events(stream.read(types=Sent)) == [Sent(1), Sent(2)]
+        assert list(stream.replay(types=Sent)) == [Sent(1), Sent(2)]
 
 
 @pytest.mark.any_store
@@ -199,6 +234,8 @@ def test_what_is_no_event_is_an_error_when_read(space: Any) -> None:
         (lambda stream: stream.read(types="Paid"), "Paid"),
         (lambda stream: stream.watch(types=()), "no class"),
         (lambda stream: stream.read(after=-1), "after=-1"),
+        (lambda stream: stream.replay(after=-1), "after=-1"),
+        (lambda stream: stream.replay(types=Lost), "Lost"),
         (lambda stream: stream.read(limit=0), "limit=0"),
         (lambda stream: stream.read(agent=3), "agent"),
         (lambda stream: stream.watch(after="x"), "after='x'"),
@@ -254,10 +291,12 @@ def test_old_events_are_lifted_when_read(space: Any, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(types, "_upcasts", {})
     interlock.upcast(Paid, 1, lambda old: {"order": old["no"]})
     assert events(stream.read()) == [Sent(1), Paid(7)]
+    assert list(stream.replay()) == [Sent(1), Paid(7)]
     assert stream.project(lambda found, event: [*found, event], []).refresh() == [Sent(1), Paid(7)]
     stream.append(Paid(8))
     last = next(stream.read(newest_first=True))
     assert last.event == Paid(8)
+    assert list(stream.replay(types=Paid)) == [Paid(7), Paid(8)]
     assert space.read("orders").value[-1] == {"$type": "Paid", "$version": 2, "order": 8}
 
 
@@ -322,6 +361,21 @@ def test_the_log_is_sifted_by_agent_kind_and_number(facades: Facades) -> None:
 def test_a_malformed_filter_of_the_log_is_invalid(space: Any, options: Any) -> None:
     with pytest.raises(interlock.Invalid):
         next(space.log(**options), None)
+
+
+@pytest.mark.interlock_needs("trimming")
+def test_what_was_trimmed_is_not_left_out_of_a_replay(
+    space: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trim, "KEPT_AT_LEAST", 0.0)
+    stream = orders(space)
+    entries = stream.append_many([Paid(n) for n in range(5)])
+    space.create("booking", 1)
+    space.trim(keep=0, before=entries[-1].position + 1)
+    stream.append(Sent(1))
+    assert list(stream.replay()) == [Sent(1)]
+    with pytest.raises(interlock.Pruned):
+        list(stream.replay(after=entries[0].position))
 
 
 @pytest.mark.interlock_needs("trimming")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import PAGE_BYTES, ReadLog
+from interlock.core.requests import PAGE_BYTES, ReadLog, ReadValues
 from interlock.settings import PAGE
 from tests.facades import Facades
 
@@ -75,6 +75,14 @@ def test_a_page_of_the_log_ends_where_its_values_are_many_bytes(facades: Facades
         assert len(found) == count
     assert len(list(space.log())) == 9
     assert len(list(space.history("long"))) == 7
+    position, lines = 0, list[str]()
+    while position < 9:
+        request = ReadValues(after=position, key="long", limit=PAGE)
+        page = space.session.driver.backend.perform(request)
+        read = page.lines.split("\n") if page.lines else []
+        assert sum(map(len, read[:-1])) < PAGE_BYTES
+        lines, position = lines + read, page.upto
+    assert [line[1] for line in lines] == [str(n) for n in range(7)]
 
 
 def test_an_entry_says_who_when_and_what_the_commit_was_computed_from(space: Any) -> None:

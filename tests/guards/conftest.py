@@ -6,6 +6,8 @@ import asyncio
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +16,8 @@ import redis.asyncio
 
 from interlock import guards
 from tests.facades import Bridge
+from tests.guards.logged import APART, TOGETHER, Logged, made
+from tests.guards.shelf import Shelf
 
 PLACES = ("custom", "redis", "file")
 
@@ -26,39 +30,6 @@ class Outside(NamedTuple):
     look: Callable[[], Any]  # the value that is stored, None for nothing
     overwrite: Callable[[Any], object]  # blindly
     odd_keys: tuple[str, ...] = ("{user:1}:cart", "a//b/", "files/../x*", "ключ")
-
-
-class Shelf:
-    """What two functions of a caller's can be over: values with ETags in a dict."""
-
-    def __init__(self) -> None:
-        self.there: dict[str, tuple[str, Any]] = {}
-
-    def put(self, key: str, value: Any) -> str:
-        """Store a value under a new ETag."""
-        self.there[key] = uuid.uuid4().hex, json.loads(json.dumps(value))
-        return self.there[key][0]
-
-    def load(self, key: str) -> tuple[str, Any] | None:
-        """Return the ETag and the value."""
-        return self.there.get(key)
-
-    def replace(self, key: str, tag: str | None, value: Any) -> object:
-        """Replace what has this ETag."""
-        if self.there.get(key, (None, None))[0] != tag:
-            return guards.CONFLICT
-        if value is guards.ABSENT:
-            del self.there[key]
-            return None
-        return self.put(key, value)
-
-    async def load_async(self, key: str) -> tuple[str, Any] | None:
-        """The same, awaited."""
-        return self.load(key)
-
-    async def replace_async(self, key: str, tag: str | None, value: Any) -> object:
-        """The same, awaited."""
-        return self.replace(key, tag, value)
 
 
 @pytest.fixture
@@ -129,3 +100,21 @@ def outside(request: pytest.FixtureRequest, loop: asyncio.AbstractEventLoop) -> 
         )
         if mode:
             loop.run_until_complete(used.aclose())
+
+
+@pytest.fixture(params=[*TOGETHER, *APART])
+def logged(
+    request: pytest.FixtureRequest, tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> Iterator[Logged]:
+    """Each place that has its log in the same step, and some that have it apart."""
+    with ExitStack() as stack:
+        yield made(request.param, request.getfixturevalue, tmp_path, loop, stack)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "redis"])
+def together(
+    request: pytest.FixtureRequest, tmp_path: Path, loop: asyncio.AbstractEventLoop
+) -> Iterator[Logged]:
+    """One place of each store that has the log in the same step."""
+    with ExitStack() as stack:
+        yield made(request.param, request.getfixturevalue, tmp_path, loop, stack)

@@ -23,6 +23,7 @@ import pytest
 import interlock
 from interlock import guards
 from tests.facades import Bridge
+from tests.guards.documents import Atomic
 
 
 class AsyncView:
@@ -193,10 +194,11 @@ def test_a_hundred_agents_on_one_document_lose_none_and_fail_none() -> None:
     client: Any = pymongo.MongoClient(url) if url else mongomock_ng.MongoClient()
     plain = client.interlock[f"bookings-{uuid.uuid4().hex[:8]}"]
     plain.insert_one({"_id": 1, "n": 0})
+    atomic = plain if url else Atomic(plain)
     start = threading.Barrier(100)
 
     def agent(_: int) -> None:
-        guard = guards.collection(plain, version="version", make_id=int)
+        guard = guards.collection(atomic, version="version", make_id=int)
         start.wait()
         guard.update("1", lambda value: {**value, "n": value["n"] + 1}, attempts=10_000)
 

@@ -162,6 +162,9 @@ def test_a_change_that_comes_between_comparing_and_deleting_is_put_back(
     assert json.loads(path.read_text()) == {"n": 10}
 
 
+STEPS = ("write", "exchange", "place", "remove", "flush", "look")
+
+
 def killed(step: int, work: Callable[[], object], before: Callable[[], object]) -> bool:
     """Do some work in a child that is killed before its step of that number; say whether it was.
 
@@ -183,7 +186,7 @@ def killed(step: int, work: Callable[[], object], before: Callable[[], object]) 
 
         return call
 
-    for name in ("write", "exchange", "place", "remove", "flush", "look"):
+    for name in STEPS:
         first = before if name == "exchange" else int
         setattr(disk, name, counted(getattr(disk, name), first))
     os.rename = counted(os.rename, int)
@@ -216,6 +219,61 @@ def test_whoever_is_killed_leaves_one_of_both_and_no_lock(tmp_path: Path, outsid
             break
         step += 1
     assert step >= 6
+
+
+@pytest.mark.parametrize("deletes", [False, True], ids=["write", "delete"])
+def test_writers_outside_at_any_two_steps_lose_nothing_unseen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deletes: bool
+) -> None:
+    """What they wrote is there, or kept beside it, or one of them has displaced it itself."""
+    path, real = tmp_path / "a.json", disk.exchange
+    guard, steps = guards.file(tmp_path), 0
+    due: dict[int, str] = {}
+    displaced: list[str] = []
+    step = -1
+
+    def strike(text: str) -> None:
+        (tmp_path / "theirs").write_text(text)
+        if not path.exists():
+            (tmp_path / "theirs").rename(path)
+            return
+        folder = os.open(tmp_path, os.O_RDONLY)
+        real(str(tmp_path / "theirs"), folder, path.name)
+        os.close(folder)
+        displaced.append((tmp_path / "theirs").read_text())
+        (tmp_path / "theirs").unlink()
+
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
+        def first_theirs(*arguments: Any) -> Any:
+            nonlocal step
+            step += 1
+            if step in due:
+                strike(due.pop(step))
+            return call(*arguments)
+
+        return first_theirs
+
+    for name in STEPS:
+        monkeypatch.setattr(disk, name, watched(getattr(disk, name)))
+    pairs = [(99, 99)]  # never
+    for first, second in pairs:  # grows as steps are found
+        for each in tmp_path.iterdir():
+            each.unlink()
+        path.write_text('{"n": 1}')
+        record = guard.read("a.json")
+        due, step = {first: '{"n": 10}', second: '{"n": 20}'}, -1
+        struck = {*due.values()}
+        displaced.clear()
+        with suppress(interlock.Conflict):
+            guard.delete(record) if deletes else guard.write(record, AFTER)
+        struck -= {*due.values()}
+        files = [each for each in tmp_path.iterdir() if not each.name.endswith("-lock")]
+        there = {each.read_text() for each in files} | {*displaced}
+        assert struck <= there, (first, second)
+        while steps <= step:
+            pairs += [(at, steps) for at in range(steps + 1)]
+            steps += 1
+    assert steps > 3
 
 
 def test_a_lock_that_somebody_alive_keeps_is_a_fault(

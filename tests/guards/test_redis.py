@@ -18,9 +18,11 @@ from interlock import guards
 from interlock.core.requests import Load
 from interlock.errors import AnswerLost
 from interlock.guards.places.redis import receipts_of
+from interlock.verify.torture.proxy import proxied as lead_through
 from tests.servers.clients import once
 from tests.servers.proxy import Proxy
 from tests.servers.redis import Redis, RedisCluster
+from tests.servers.redis import valkey as binary_of_valkey
 
 
 @pytest.fixture
@@ -30,12 +32,10 @@ def key() -> str:
 
 
 @pytest.fixture
-def proxied(redis_server: Redis) -> Iterator[tuple[Proxy, redis.Redis]]:
+def proxied(redis_url: str) -> Iterator[tuple[Any, redis.Redis]]:
     """A client behind a proxy, which sends each request once."""
-    with (
-        Proxy(redis_server.host, redis_server.port) as proxy,
-        once(redis_server.url(port=proxy.port)) as through,
-    ):
+    with lead_through(redis_url) as (url, proxy), once(url) as through:
+        assert proxy is not None
         yield proxy, through
 
 
@@ -111,7 +111,7 @@ def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
     with pytest.raises(interlock.Invalid, match="for hashes"):
         guard.read(key)
     with pytest.raises(interlock.Invalid, match="kind="):
-        guards.redis(client, kind="list")
+        guards.redis(client, kind="set")
 
 
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
@@ -238,22 +238,101 @@ def test_a_cluster_takes_any_key(tmp_path_factory: pytest.TempPathFactory) -> No
                 assert guard.patch(key, {"n": 2}).value == {"n": 2}
 
 
-def test_a_hundred_agents_on_one_key_think_less_than_twice_each_in_turns(
-    client: redis.Redis, key: str
+def test_items_are_added_to_a_list_whoever_adds_at_the_same_time(
+    proxied: tuple[Proxy, redis.Redis], client: redis.Redis, key: str
 ) -> None:
-    client.set(key, '{"n": 0}')
-    with interlock.open("sqlite://") as space:
-        guard = guards.redis(client, turns=space)
-        thoughts, all_read = [], threading.Barrier(20)
+    proxy, through = proxied
+    guard = guards.redis(through, kind="list")
+    client.rpush(key, '"by others"')
+    client.expire(key, 100)
+    assert guard.append(key, {"n": 1}).version == 2
+    proxy.cut_after_next(key.encode() + b"}")
+    guard.append(key, {"n": 2})  # its answer is lost, and it is sent again
+    assert (proxy.cuts, client.ttl(key) > 0) == (1, True)
+    record = guard.read(key)
+    assert record.value == ["by others", {"n": 1}, {"n": 2}]
+    with pytest.raises(interlock.Forbidden, match="append"):
+        guard.write(record, [])
+    client.rpush(key, "3")
+    with pytest.raises(interlock.Conflict, match="changed by a writer outside"):
+        guard.delete(record)
+    guard.delete(guard.read(key))
+    assert client.exists(key) == 0
+    client.rpush(key, "no json")
+    with pytest.raises(interlock.Invalid, match="an item that is no JSON"):
+        guard.read(key)
+    client.delete(key)
+    client.set(key, "1")
+    with pytest.raises(interlock.Invalid, match="for lists"):
+        guard.append(key, 1)
+    with pytest.raises(interlock.Invalid, match="A list has no machine="):
+        guards.redis(client, kind="list", machine=interlock.BOOKING)
+    with pytest.raises(interlock.Forbidden):
+        guards.redis(client).append(key, 1)
 
-        def think(value: Any) -> Any:
-            thoughts.append(value)
-            if len(thoughts) <= 20:
-                all_read.wait(60)
-            return {"n": value["n"] + 1}
 
-        with ThreadPoolExecutor(20) as pool:
-            for each in [pool.submit(guard.update, key, think) for _ in range(20)]:
-                each.result()
-    assert json.loads(client.get(key) or "") == {"n": 20}
-    assert len(thoughts) == 39
+def test_items_that_are_added_are_entries(redis_url: str, client: redis.Redis, key: str) -> None:
+    with interlock.open(redis_url, space=key) as space:
+        guard = guards.redis(client, kind="list", log=space)
+        guard.append(key, 1)
+        client.rpush(key, "2")
+        guard.append(key, 3)
+        events = [entry.value["event"] for entry in space.history(guards.log_key("redis", key))]
+    assert events == ["appended", "changed outside", "appended"]
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis.Redis]:
+    """A server that has SET ... IFEQ."""
+    with (
+        Redis.start(tmp_path_factory.mktemp("valkey"), binary=binary_of_valkey()) as server,
+        redis.Redis.from_url(server.url()) as found,
+    ):
+        yield found
+
+
+def test_one_command_compares_and_replaces_where_the_server_has_it(
+    valkey: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(valkey, receipts=False)
+    valkey.set(key, '{"n": 1}', ex=100)
+    record = guard.read(key)
+    with monitored(valkey) as monitor:
+        made = guard.write(record, {"n": 2})
+        valkey.echo(key)
+        seen = [*takewhile(f"ECHO {key}".__ne__, (each["command"] for each in monitor.listen()))]
+    assert [each for each in seen if "{" in each] == [
+        f'SET {key} {{"n":2}} IFEQ {{"n": 1}} KEEPTTL GET'
+    ]
+    assert 0 < valkey.ttl(key) <= 100
+    with pytest.raises(interlock.Conflict) as caught:
+        guard.write(record, {"n": 3})
+    assert caught.value.record.value == {"n": 2}
+    valkey.delete(key)
+    with pytest.raises(interlock.Conflict):
+        guard.write(made, {"n": 3})
+    assert valkey.exists(key) == 0
+    valkey.hset(key, "field", "1")
+    with pytest.raises(interlock.Invalid, match="strings that hold JSON"):
+        guard.write(made, {"n": 3})
+    valkey.delete(key)
+
+
+def test_a_log_and_a_transaction_on_valkey(valkey: redis.Redis, key: str) -> None:
+    with interlock.open(connection=valkey, space=key) as space:
+        guard = guards.redis(valkey, log=space)
+        guard.create(f"{key}a", 1)
+        guard.create(f"{key}b", 1)
+        with guard.transaction() as tx:
+            tx.write(tx.read(f"{key}a"), 2)
+            tx.write(tx.read(f"{key}b"), 3)
+        assert [entry.value["event"] for entry in space.log()] == [
+            *("created", "created", "written", "written")
+        ]
+
+
+def test_a_server_without_it_is_sent_the_script(client: redis.Redis, key: str) -> None:
+    guard = guards.redis(client, receipts=False)
+    client.set(key, "1", ex=100)
+    assert guard.update(key, lambda n: n + 1).value == 2
+    assert (client.get(key), client.ttl(key) > 0) == (b"2", True)

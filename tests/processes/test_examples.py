@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from difflib import SequenceMatcher
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,8 @@ NAMES = (
     "openai_agents_session",
     "payment_reconciliation",
     "pipeline",
+    "seats_guarded",
+    "seats_plain",
     "shared_files",
     "three_agents",
     "typed",
@@ -118,3 +122,25 @@ def test_agents_of_openai_share_a_session(url: str) -> None:
     }
     assert not found["theirs"]["kept"]
     assert not found["theirs"]["refused"]
+
+
+def code_of(name: str) -> list[str]:
+    """Return the lines of an example without its docstring and empty lines."""
+    text = (ROOT / "examples" / f"{name}.py").read_text("utf-8")
+    return [line for line in text.split('"""', 2)[2].splitlines() if line.strip()]
+
+
+def test_five_lines_guard_an_application_that_loses_writes(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    found = {
+        name: importlib.import_module(name).main(f"sqlite:///{tmp_path / name}.db", redis_url)
+        for name in ("seats_plain", "seats_guarded")
+    }
+    assert found["seats_plain"]["without a seat"] == 7, "all of them sold the same one"
+    assert found["seats_guarded"] == {"sold": 8, "without a seat": 0, "not counted": 0}
+    plain, guarded = map(code_of, found)
+    changes = SequenceMatcher(None, plain, guarded, autojunk=False).get_opcodes()
+    changed = [max(a1 - a0, b1 - b0) for tag, a0, a1, b0, b1 in changes if tag != "equal"]
+    assert 0 < sum(changed) <= 5

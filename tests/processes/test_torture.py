@@ -172,7 +172,7 @@ def test_a_server_that_forgets_is_found(tmp_path: Path) -> None:
         settings = Settings(
             server.url(), new_space(SEED), 2000, SEED, workers=3, faults=("restart",)
         )
-        with within(200, "a run and its verdict"):
+        with within(400, "a run and its verdict"):
             report = run(settings, restart=restart)
     assert report.anomalies["acknowledged and lost"] > 100
     assert "LostCommits" in report.reasons, "nobody noticed while it ran"

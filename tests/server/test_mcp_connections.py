@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from interlock.server.connections import Limits
 from interlock.server.mcp.agents import opened
-from interlock.server.mcp.server import Limits, make_server, serve_http
+from interlock.server.mcp.server import make_server, serve_http
 from tests.server.mcp_clients import over_http, using
 
 POST = b"POST /mcp HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

@@ -53,10 +53,12 @@ def within(seconds: float, what: str) -> Iterator[None]:
     """Raise `TimeoutError`, from where the main thread is by then, if a block takes longer."""
 
     def give_up(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         raise TimeoutError(f"{what}: not within {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    # Again and again: a signal that comes just before a wait begins does not interrupt it.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 0.1)
     try:
         yield
     finally:

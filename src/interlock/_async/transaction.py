@@ -60,7 +60,7 @@ class AsyncTx(AwaitsCalls):
     @awaited
     async def read_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Record]:
         """Return the records of `keys`."""
-        names, view = distinct(keys), Typed(type)
+        names, view = distinct(keys, self._session.writer.check_key), Typed(type)
         self._session.check_read(*names)
         await self._load(names)
         return self._shown(view, {key: self._state.view(key) for key in names})

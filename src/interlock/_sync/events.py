@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from interlock._sync import concurrency
 from interlock._sync.pages import Pages
 from interlock._sync.projection import Projection
-from interlock.core import append, log
+from interlock.core import log
 from interlock.errors import accepted
 from interlock.session import Session
 from interlock.settings import contribution_id
-from interlock.streams.events import NEVER_FOLD, EventEntry, Stream, plan_event
-from interlock.streams.projection import shape
+from interlock.streams.events import EventEntry, Stream
+from interlock.streams.projection import Page, shape
 
 if TYPE_CHECKING:
     from typing_extensions import TypeForm
@@ -27,8 +29,9 @@ class Events(Generic[E]):
     """The events of one key: `orders.append(OrderPaid(7))`; `for e in orders.read()`.
 
     Anyone appends, and nobody conflicts.  `read` and `watch` yield an EventEntry for each event:
-    `position`, `event`, `agent`, `at`.  They read the log, so that appending costs the same however
-    many there are.  The value of the key is a list of all; avoid reading that of a long stream.
+    `position`, `event`, `agent`, `at`; `replay` yields the events alone.  They read the log, so
+    that appending costs the same however many there are.  The value of the key is a list of all;
+    avoid reading that of a long stream.
     """
 
     def __init__(self, session: Session, stream: Stream[E]) -> None:
@@ -54,18 +57,12 @@ class Events(Generic[E]):
         not `merged("append")`; Held if another agent holds its lease.
         """
         self._session.check_write(self.key)
-        body = self._stream.encode(event)
-        name = contribution_id(self.key, body, id, False)
-        steps = append.append(
-            self._session.writer,
-            self.key,
-            body,
-            name or self._session.op_id(None),
-            exact=name is None,
-            plan=plan_event,
-            fold_every=NEVER_FOLD,
+        name = contribution_id(self.key, None, id, False)
+        op_id = name or self._session.op_id(None)
+        steps = self._stream.append(
+            self._session.writer, (event,), op_id, exact=name is None, together=False
         )
-        return self._stream.appended(self._session.run(steps), event, body)
+        return (self._session.run(steps))[0]
 
     def append_many(self, events: Iterable[E], *, op_id: str | None = None) -> list[EventEntry[E]]:
         """Append events in one commit, in order: all or none.  Raises as `append` does.
@@ -73,18 +70,11 @@ class Events(Generic[E]):
         An `op_id` that was already applied adds nothing.
         """
         self._session.check_write(self.key)
-        given = list(events)
-        bodies = [self._stream.encode(event) for event in given]
-        steps = append.append_many(
-            self._session.writer,
-            self.key,
-            bodies,
-            self._session.op_id(op_id),
-            plan_event,
-            fold_every=NEVER_FOLD,
-        )
-        entries = self._session.run(steps)
-        return list(map(self._stream.appended, entries, given, bodies))
+        given, name = list(events), self._session.op_id(op_id)
+        if not given:
+            return []
+        steps = self._stream.append(self._session.writer, given, name, exact=True, together=True)
+        return self._session.run(steps)
 
     @overload
     def read(
@@ -139,6 +129,31 @@ class Events(Generic[E]):
         return self._pages.read(asked, after, pick)
 
     @overload
+    def replay(self, after: int | None = None) -> Iterator[E]: ...
+    @overload
+    def replay(self, after: int | None = None, *, types: TypeForm[S]) -> Iterator[S]: ...
+    @overload
+    def replay(self, after: int | None = None, *, types: Collection[type[Any]]) -> Iterator[E]: ...
+    def replay(self, after: int | None = None, *, types: Any = None) -> Iterator[Any]:
+        """Yield the events alone, oldest first, several times faster than `read`: for a fold.
+
+        `after`, `types`, and what is raised, are those of `read`.
+        """
+        stream = self._stream.of(types)
+        return self._replay(stream, concurrency.at_once(partial(self._page, stream, after)))
+
+    def _replay(self, stream: Stream[S], first: Callable[[], Page[S]]) -> Iterator[S]:
+        page = first()
+        while True:
+            yield from page.items
+            if page.upto >= page.head:
+                return
+            page = self._page(stream, page.upto)
+
+    def _page(self, stream: Stream[S], after: int | None) -> Page[S]:
+        return self._session.run(stream.page(after))
+
+    @overload
     def watch(self, after: int | None = None) -> Iterator[EventEntry[E]]: ...
     @overload
     def watch(self, after: int | None = None, *, types: TypeForm[S]) -> Iterator[EventEntry[S]]: ...
@@ -172,7 +187,7 @@ class Events(Generic[E]):
         """
         stream = self._stream.of(types)
         found = shape(
-            stream.folding(fold), "", initial, name, version, snapshot_every, key=self.key
+            fold, "", initial, name, version, snapshot_every, key=self.key, pages=stream.page
         )
         return Projection(self._session, accepted(found))
 

@@ -222,12 +222,12 @@ class Lease:
         self.release()
 
     def _committed(self, steps: Steps[Record | Refusal]) -> Record:
-        """Return the record that a write of the key makes.  Where the value has expired, the next
-        write is one over nothing."""
+        """Return the record that a write of the key makes.  Where the value has expired, or data
+        outside was written by others, the next write is one over what is there."""
         try:
             return self._moved(self._session.run(steps))
         except Conflict as conflict:
-            if conflict.record.expired:
+            if conflict.record.expired or conflict.record.tag is not None:
                 self._record = conflict.record
             raise
 
@@ -238,8 +238,8 @@ class Lease:
             seconds = self._ttl / RENEWALS_PER_TTL
             self._renewal = concurrency.Renewal(seconds, self._renewed, "interlock-lease")
         self._record, self._held, self._lost = record, True, None
-        writer = self._session.writer
-        self._holding = HeldRight(writer.space, self._key, name, writer.agent, self._is_renewed)
+        uid, agent = self._session.driver.backend.uid, self._session.writer.agent
+        self._holding = HeldRight(uid, self._key, name, agent, self._is_renewed)
 
     def _is_renewed(self) -> bool:
         return self._lost is None and (self._renewal is None or self._renewal.alive)
@@ -310,7 +310,8 @@ class Lease:
 
     def _moved(self, record: Record) -> Record:
         """Go on from a new record; one that an earlier sending made long ago changes nothing."""
-        if record.epoch == self.epoch and record.version > self.record.version:
+        newer = record.version > self.record.version or record.tag is not None
+        if record.epoch == self.epoch and newer:
             self._record = record
         return record
 

@@ -114,19 +114,42 @@ class Reader:
         return list(self.session.run(read.list_keys(prefix, after, limit)))
 
     @overload
-    def history(self, key: str, *, after: int | None = None) -> Iterator[Entry]: ...
+    def history(
+        self,
+        key: str,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Entry]: ...
     @overload
     def history(
-        self, key: str, type: TypeForm[T], *, after: int | None = None
+        self,
+        key: str,
+        type: TypeForm[T],
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
     ) -> Iterator[Entry[T]]: ...
-    def history(self, key: str, type: Any = None, *, after: int | None = None) -> Iterator[Entry]:
-        """Yield the entries of `key` after position `after` (None: all kept), oldest first.
+    def history(
+        self,
+        key: str,
+        type: Any = None,
+        *,
+        after: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Iterator[Entry]:
+        """Yield the entries of `key` after position `after` (None: all kept), in order.
 
         `type`: what their values, or contributions, are returned as (None: as JSON has them).
-        Raises Pruned if what comes after `after` was trimmed, Invalid.
+        `limit` and `newest_first` are those of `log`.  Raises Pruned if what comes after `after`
+        was trimmed, Invalid.
         """
-        asked = accepted(check_key(key) or log.choice(key=key))
-        return Pages(self.session).read(asked, after, Typed(type).entries)
+        asked = accepted(check_key(key) or log.choice(key=key, limit=limit))
+        pages, pick = Pages(self.session), Typed(type).entries
+        return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 
     @overload
     def log(

@@ -61,6 +61,11 @@ class Store:
         session = self._opened()
         return list(session.run(spaces.ListSpaces().__iter__()))
 
+    def exists(self, space: str) -> bool:
+        """Return whether there is a space of this name.  Raises Invalid, or a fault."""
+        session = self._opened()
+        return session.run(spaces.exists(space))
+
     def create(self, space: str) -> None:
         """Make a space.  Raises Invalid if there is one of that name."""
         session = self._opened()

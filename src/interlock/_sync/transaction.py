@@ -58,7 +58,7 @@ class Tx:
     def read_many(self, keys: Iterable[str], type: TypeForm[T]) -> dict[str, Record[T]]: ...
     def read_many(self, keys: Iterable[str], type: Any = None) -> dict[str, Record]:
         """Return the records of `keys`."""
-        names, view = distinct(keys), Typed(type)
+        names, view = distinct(keys, self._session.writer.check_key), Typed(type)
         self._session.check_read(*names)
         self._load(names)
         return self._shown(view, {key: self._state.view(key) for key in names})

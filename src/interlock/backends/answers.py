@@ -36,7 +36,9 @@ from interlock.core.requests import (
     Place,
     ReadGroup,
     ReadLog,
+    ReadValues,
     TakeLease,
+    ValuePage,
 )
 from interlock.core.write import reads_beyond, reused_operation
 from interlock.errors import LostCommits
@@ -151,24 +153,43 @@ def entries_of(rows: Sequence[LogRow]) -> list[Entry]:
     values = decode_many(bodies)
     traces: Sequence[str | None] = reads
     if any(reads):
-        reads, traces = zip(*map(_read, reads), strict=True)
+        found = decode_many([text or "null" for text in reads])
+        traced = [isinstance(each, list) for each in found]
+        if any(traced):  # an array of the trace and what was read
+            traces = [each[0] if pair else None for each, pair in zip(found, traced, strict=True)]
+            found = [each[1] if pair else each for each, pair in zip(found, traced, strict=True)]
+        else:
+            traces = [None] * len(found)
+        reads = tuple(found)
     first = (positions, keys, versions, epochs, kinds, values, agents, times, ops)
     return list(map(_entry, zip(*first, reads, traces, expiries, erased, strict=False)))
 
 
 def log_page(rows: Sequence[LogRow], end: int, request: ReadLog, erasures: int) -> LogPage:
     """Return a page of the log, whose last position is `end`."""
-    entries = entries_of(rows)
+    return LogPage(entries_of(rows), page_end(rows, end, request), end, erasures)
+
+
+def value_page(rows: Sequence[LogRow], end: int, request: ReadValues, erasures: int) -> ValuePage:
+    """Return the values of a page of the log, whose last position is `end`."""
+    return ValuePage(lines_of(rows), page_end(rows, end, request), end, erasures)
+
+
+def page_end(rows: Sequence[LogRow], end: int, request: ReadLog | ReadValues) -> int:
+    """Return what a page of these rows is complete up to, where the log ends at `end`."""
     # A character has up to four bytes: a page that may have ended early counts as one that did.
-    full = len(entries) == request.limit or 4 * sum(map(size_of, rows)) >= PAGE_BYTES
-    full = full and bool(entries)
-    upto = entries[-1].position if full else max(end, request.after)
-    return LogPage(entries, upto, end, erasures)
+    full = bool(rows) and (len(rows) == request.limit or 4 * size_of(rows) >= PAGE_BYTES)
+    return rows[-1][0] if full else max(end, request.after)
 
 
-def size_of(row: LogRow) -> int:
-    """Return the length of what an entry holds, from its row."""
-    return len(row[5] or "") + len(row[9] or "")
+def lines_of(rows: Sequence[LogRow]) -> str:
+    """Return the JSON texts of rows of the log, one a line, without rows that have none."""
+    return "\n".join([row[5] for row in rows if row[5] is not None])
+
+
+def size_of(rows: Sequence[LogRow]) -> int:
+    """Return the length of what entries hold, from their rows."""
+    return sum([len(row[5] or "") + len(row[9] or "") for row in rows])
 
 
 def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outcome]:
@@ -301,12 +322,6 @@ def reads_of(plan: Plan) -> str | None:
     if plan.trace:
         return json.dumps([plan.trace, reads], ensure_ascii=False)
     return None if reads is None else json.dumps(reads, ensure_ascii=False)
-
-
-def _read(text: str | None) -> tuple[Any, str | None]:
-    """Return the `reads` and the `trace` of an entry."""
-    found = None if text is None else json.loads(text)
-    return (found[1], found[0]) if isinstance(found, list) else (found, None)
 
 
 def deliveries(rows: Sequence[tuple[Any, ...]]) -> Deliveries:

@@ -29,6 +29,7 @@ from interlock.core.requests import (
     Pause,
     Place,
     ReadLog,
+    ReadValues,
     Request,
     Steps,
     T,
@@ -49,7 +50,7 @@ from interlock.observe.observer import Observer
 
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
-_READS = (Load, LoadAt, ReadLog)
+_READS = (Load, LoadAt, ReadLog, ReadValues)
 HOPELESS = (Closed, Corrupt, Dropped)  # asking again cannot help
 
 

@@ -26,6 +26,7 @@ from interlock.core.requests import (
     Pause,
     ReadGroup,
     ReadLog,
+    ReadValues,
     Request,
     SaveFold,
     TakeLease,
@@ -33,7 +34,7 @@ from interlock.core.requests import (
 )
 from interlock.errors import Invalid, Unavailable, raise_refusal
 
-_ANSWERED = (Commit, Load, LoadAt, ListKeys, ReadLog)
+_ANSWERED = (Commit, Load, LoadAt, ListKeys, ReadLog, ReadValues)
 _LEFT_OUT = (SaveFold, LeaveTurn, DropLease)  # a cache, and what was never taken
 _REFUSED: dict[type[Request[Any]], str] = {
     TakeTurn: "Waiting for a turn",
@@ -42,6 +43,10 @@ _REFUSED: dict[type[Request[Any]], str] = {
     AckGroup: "Acknowledging entries",
     Pause: "Waiting for entries",
 }
+
+
+class Elsewhere(Invalid):
+    """The connection is to no database that the space is in."""
 
 
 class JoinedBackend(ABC):
@@ -126,7 +131,7 @@ def join(backend: Backend, connection: object) -> JoinedBackend:
     """
     joining = getattr(backend, "join", None)
     if joining is None:
-        raise Invalid("This store can't take part in a transaction of yours.")
+        raise Elsewhere("This store can't take part in a transaction of yours.")
     found: JoinedBackend = joining(connection)
     return found
 

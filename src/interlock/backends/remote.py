@@ -38,6 +38,7 @@ from interlock.core.requests import (
     SaveFold,
     SaveProjection,
     T,
+    ValuePage,
 )
 from interlock.errors import AnswerLost, Closed, Corrupt, Fault, Invalid, LostCommits, Unavailable
 
@@ -333,7 +334,7 @@ class RemoteBackend(ABC, Generic[C]):
     def _checked(self, request: Request[object], before: int, answer: T) -> T:
         """Compare where the log ends with what was known before the request was sent."""
         position = -1
-        if isinstance(answer, LogPage | Deliveries):
+        if isinstance(answer, LogPage | ValuePage | Deliveries):
             position = answer.head
         elif isinstance(answer, Place | Snapshot) and not isinstance(request, LoadAt):
             snapshot = answer.snapshot if isinstance(answer, Place) else answer

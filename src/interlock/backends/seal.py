@@ -23,11 +23,13 @@ from interlock.core.requests import (
     LoadProjection,
     LogPage,
     Place,
+    ReadValues,
     Redact,
     Request,
     SaveFold,
     SaveProjection,
     Trim,
+    ValuePage,
 )
 from interlock.core.sealed import BEGINNING, MARK, is_sealed, is_secret, no_cipher
 from interlock.core.struct import Json
@@ -72,7 +74,8 @@ class Seal(NamedTuple):
         """Return a request with its values encrypted.  Raises Invalid."""
         if isinstance(request, Commit):
             writes = tuple(map(self._write, request.plan.writes))
-            return Commit(request.plan._replace(writes=writes))
+            if self.cipher is not None:
+                return Commit(request.plan._replace(writes=writes))
         if self.cipher is None:
             return request
         if isinstance(request, _NEVER_KEPT):
@@ -115,6 +118,8 @@ class Seal(NamedTuple):
                 return answer
             pairs = zip(answer.writes, request.plan.writes, strict=True)
             return answer._replace(writes=tuple(w._replace(body=p.body) for w, p in pairs))
+        if isinstance(answer, ValuePage) and isinstance(request, ReadValues):
+            return self._values(answer, request.key)
         opener = _OPENERS.get(type(answer))
         return answer if opener is None else opener(self, answer)
 
@@ -144,6 +149,12 @@ class Seal(NamedTuple):
         if not any(type(entry[5]) is dict and MARK in entry[5] for entry in page.entries):
             return page
         return page._replace(entries=[*map(self._row, page.entries)])
+
+    def _values(self, page: ValuePage, key: str) -> ValuePage:
+        if MARK not in page.lines:
+            return page
+        texts = (self._text(key, line) for line in page.lines.split("\n"))
+        return page._replace(lines="\n".join(text for text in texts if text is not None))
 
     def _deliveries(self, dealt: Deliveries) -> Deliveries:
         items = (each._replace(entry=self._row(each.entry)) for each in dealt.items)

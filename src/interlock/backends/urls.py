@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _POSTGRES = ("postgresql", "postgres")  # with or without a driver, as SQLAlchemy spells them
 _REDIS = ("redis", "rediss", "redis+cluster", "rediss+cluster", "unix")
+_HTTP = ("http", "https")  # a service: see `server/http`
 
 _OTHERS: dict[str, Callable[..., Backend]] = {}
 
@@ -84,7 +85,7 @@ def open_store(url: str, create: bool = False, **options: Any) -> Backend:
 
         check_server_url(url)
         return RedisStore(url, ServerOptions(**known))
-    if separator and scheme in _OTHERS:
+    if separator and scheme in (*_OTHERS, *_HTTP):
         raise Invalid(f"A store of {scheme}:// has no operations on whole spaces.")
     raise no_store_url(url)
 
@@ -145,6 +146,11 @@ def _opened(
 
         check_server_url(url)
         return RedisBackend(url, name, ServerOptions(**known), create, importing)
+    if scheme in _HTTP and separator and importing is None:
+        from interlock.backends.http import HTTPBackend
+        from interlock.backends.remote import ServerOptions
+
+        return HTTPBackend(url, name, ServerOptions(**known), create)
     if separator and (make := _OTHERS.get(scheme)) is not None and importing is None:
         return make(url, name, **known, **({} if create else {"create": False}))
     raise no_store_url(url)

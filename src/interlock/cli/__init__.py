@@ -12,8 +12,10 @@ import interlock
 from interlock.cli.common import escaping
 
 _COMMANDS = {
+    "adopt": "adopt",
     "append": "keys",
     "at": "keys",
+    "audit": "audit",
     "breakers": "runs",
     "check": "checks",
     "check-store": "checks",
@@ -47,8 +49,10 @@ _COMMANDS = {
     "restore": "forensics",
     "rules": "rules",
     "runs": "runs",
+    "serve": "serve",
     "simulate": "simulate",
     "spaces": "spaces",
+    "tokens": "serve",
     "torture": "torture",
     "transition": "keys",
     "trim": "streams",

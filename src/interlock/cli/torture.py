@@ -56,6 +56,18 @@ def _faults(ctx: click.Context, param: click.Parameter, text: str | None) -> tup
     "--store", metavar="URL", help="The store to torture; without it a temporary SQLite file."
 )
 @click.option(
+    "--guard",
+    metavar="PLACE",
+    help="Torture guards of data outside: redis://, postgresql://, sqlite:///FILE or a folder.",
+)
+@click.option(
+    "--legacy",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="With --guard: how many write blindly, all the time.",
+)
+@click.option(
     "--operations",
     type=click.IntRange(100, 100_000_000),
     default=20_000,
@@ -90,6 +102,8 @@ def _faults(ctx: click.Context, param: click.Parameter, text: str | None) -> tup
 @click.option("--json", "as_json", is_flag=True, help="Print one object.")
 def torture(
     store: str | None,
+    guard: str | None,
+    legacy: int,
     operations: int,
     seed: int | None,
     workers: int,
@@ -108,12 +122,21 @@ def torture(
     server restarted.  What each was told is recorded, compared with the log, and checked for
     anomalies.  It all happens in a space of its own, which stays in the store.
 
+    With --guard they work through guards, on keys, rows or files of their own, while others write
+    blindly: a guarded write must not destroy what it has not seen.
+
     \b
     Exit codes: 0 no anomaly; 6 anomalies; 7 undecided; 1 the store stayed away.
     """
     if seed is None:
         seed = random.SystemRandom().randrange(1_000_000)
+    if guard is not None:
+        if store is not None:
+            raise click.UsageError("Pass only one of --store and --guard.")
+        store = guard if "://" in guard else f"file://{Path(guard).resolve()}"
     settings = Settings(
+        guarded=guard is not None,
+        legacy=legacy,
         url=store or "sqlite://",
         space=new_space(seed),
         operations=operations,
@@ -145,15 +168,20 @@ def _place(settings: Settings, store: str | None, yes: bool) -> Iterator[Setting
             yield settings._replace(url=f"sqlite:///{folder}/torture.db")
         return
     scheme, _, path = store.partition("?")[0].partition(":///")
+    if settings.guarded and scheme == "file" and not Path(f"/{path}").is_dir():
+        raise click.UsageError(f"--guard: {f'/{path}'!r} is no folder.")
     if scheme in ("sqlite", "sqlite://") and path in ("", ":memory:"):
         raise click.UsageError(
             "--store: processes can't share a store in memory. Name a file: sqlite:///torture.db"
         )
     new = scheme == "sqlite" and not Path(path).exists()
     if not new and not yes:
+        where = f"the space {settings.space} of that store"
+        if settings.guarded:
+            where = f"keys, a table or a folder named {settings.space} in that place"
         warning = (
-            f"This writes about {settings.operations:,} operations into the space "
-            f"{settings.space} of that store, as fast as it can; the space stays there."
+            f"This writes about {settings.operations:,} operations into {where}, as fast as it "
+            "can; what it writes stays there."
         )
         if not sys.stdin.isatty():
             raise click.UsageError(f"{warning}  Add --yes if that is meant.")
@@ -221,8 +249,9 @@ def _show(report: Report, store: str | None, keep: Path | None) -> None:
         first, second, third = cells
         table.add_row(*first, f"  {second[0]}", second[1], f"  {third[0]}", third[1])
     console.print(table)
+    where = "ledger" if report.guarded else "log"
     console.print(
-        f"\n{report.entries:,} entries in the log; {report.commits:,} commits acknowledged; "
+        f"\n{report.entries:,} entries in the {where}; {report.commits:,} commits acknowledged; "
         f"{report.doubtful:,} without an answer, of which {report.doubtful_applied:,} were applied."
     )
     console.print(
@@ -231,10 +260,16 @@ def _show(report: Report, store: str | None, keep: Path | None) -> None:
     )
     for fault, why in report.missing.items():
         console.print(f"Not injected: {fault}, because {why}.")
-    if store is not None:
+    if report.guarded:
+        console.print(
+            f"{report.blind:,} blind writes, which destroyed {report.blindly_destroyed:,} guarded "
+            f"ones that were acknowledged. What is named {report.space} stays in the place."
+        )
+    elif store is not None:
         console.print(f"The space {report.space} stays in the store.")
     if keep is not None:
-        console.print(f"The histories are in {keep}.")
+        what = "ledger is" if report.guarded else "histories are"
+        console.print(f"The {what} in {keep}.")
     for name, count in report.anomalies.items():
         console.print(f"\n{name}: {count:,}", style="red bold")
         for example in report.examples[name]:

@@ -14,10 +14,11 @@ from interlock.core.plan import APPEND, DELETE, PUT
 from interlock.core.read import check_after
 from interlock.core.records import Entry
 from interlock.core.refusals import Invalid, Pruned
-from interlock.core.requests import LogPage, ReadLog, Steps
+from interlock.core.requests import LogPage, ReadLog, ReadValues, Steps, ValuePage
 
 KINDS = (PUT, APPEND, DELETE)
 PAGE = 1000  # entries
+VALUES = 5000  # the same, where only values are read
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -88,6 +89,14 @@ def page_after(asked: Choice, after: int | None) -> Steps[LogPage | Invalid | Pr
     limit = min(PAGE, asked.limit or PAGE) if few else PAGE
     start = _OLDEST if after is None else after
     return (yield from ReadLog(after=start, limit=limit, prefix=asked.prefix, key=asked.key))
+
+
+def values_after(key: str, after: int | None) -> Steps[ValuePage | Invalid | Pruned]:
+    """Protocol: read the next page of the values of a key after a position, as `page_after`."""
+    wrong = check_key(key) or check_after(after)
+    if wrong is not None:
+        return wrong
+    return (yield from ReadValues(after=_OLDEST if after is None else after, limit=VALUES, key=key))
 
 
 def window(after: int | None) -> Steps[Window | Invalid | Pruned]:

@@ -228,7 +228,9 @@ def pruned(position: int, floor: int) -> Pruned:
 
 def conflict(expected: Expect, record: Record) -> Conflict:
     """The refusal of a plan that was computed from a record that has moved."""
-    if expected.version is None:
+    if expected.tag != record.tag and expected.version == record.version:
+        message = f"{record.key!r} changed between two readings of it"
+    elif expected.version is None:
         message = f"{record.key!r} already exists (version {record.version}, by {record.writer!r})"
     else:
         read = f"you read version {expected.version}" if expected.version else "you read no value"

@@ -117,6 +117,30 @@ class LogPage(NamedTuple):
     erasures: int = 0
 
 
+class ReadValues(Request["ValuePage | Pruned"]):
+    """The values alone of at most `limit` entries of a key after position `after`, oldest first.
+
+    What is `after` and where a page ends is as with ReadLog.  Answered by a `ValuePage`, or by
+    `Pruned`.
+    """
+
+    after: int
+    limit: int
+    key: str
+
+    prefix = ""
+
+
+class ValuePage(NamedTuple):
+    """The values of entries as JSON texts, one a line, without those that have none; the rest is
+    as in a LogPage."""
+
+    lines: str
+    upto: int
+    head: int
+    erasures: int = 0
+
+
 class TakeTurn(Request["Place"]):
     """Join the queues of `keys` (`ticket` 0), or renew `ticket` and ask for its place.
 

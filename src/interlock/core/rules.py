@@ -34,7 +34,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from interlock.core.keys import (
@@ -252,7 +252,7 @@ class RuleSet:
     rules: Mapping[str, Rule] = field(default_factory=dict)
     reducers: Mapping[str, Reducer] = field(default_factory=lambda: REDUCERS)
 
-    @property
+    @cached_property
     def expiring(self) -> bool:
         """Whether any rule says when values expire."""
         return any(rule.expires is not None for rule in self.rules.values())

@@ -107,6 +107,14 @@ def find(name: str) -> Steps[str | Invalid]:
     return no_such_space(name) if uid is None else uid
 
 
+def exists(name: str) -> Steps[bool | Invalid]:
+    """Return whether there is a space of this name, or Invalid."""
+    wrong = check_name("space", name)
+    if wrong is not None:
+        return wrong
+    return (yield from FindSpace(name)) is not None
+
+
 def create(name: str, uid: str) -> Steps[Invalid | None]:
     """Make a space that must not exist.  Returns None or Invalid."""
     wrong = check_name("space", name)

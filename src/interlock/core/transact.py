@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from interlock.core import refusals
-from interlock.core.document import FILES, expected_place, folders_of, in_the_way
+from interlock.core.document import expected_place, folders_of, in_the_way
 from interlock.core.fold import Unfoldable, ask
 from interlock.core.keys import check_all, decode
 from interlock.core.merge import fold_items
@@ -79,7 +79,8 @@ class Transaction:
         """Protocol: read what is not read yet, at one moment with the rest."""
         if self.ended:
             return ENDED
-        wrong = check_all(keys, prefixes)
+        wrongs = (self.writer.check_key(key) for key in keys)
+        wrong = next((each for each in wrongs if each), None) or check_all((), prefixes)
         if wrong is not None:
             return wrong
         keys = tuple(key for key in keys if key not in self.read_records)
@@ -251,7 +252,9 @@ class Transaction:
         return [
             write.key
             for write in self.writes.values()
-            if write.kind == PUT and write.key.startswith(FILES) and not self._stored(write.key)
+            if write.kind == PUT
+            and self.writer.is_document(write.key)
+            and not self._stored(write.key)
         ]
 
     def _stored(self, key: str) -> bool:
@@ -284,7 +287,7 @@ class Transaction:
         elif before.version is None:
             if record.version and record.exists:  # it was created here, and exists elsewhere
                 self.doomed = refusals.conflict(before, record)
-        elif before != expected and (record.expires_us or before[:3] != expected[:3]):
+        elif before != expected and (record.expires_us or _differ(before, expected)):
             # But for what this transaction will write itself over a value that has expired.
             self.doomed = refusals.conflict(before, record)
         if read is None:
@@ -323,6 +326,10 @@ class Transaction:
                 fresh = found.get(changed, absent(changed, self.writer.space))
                 return refusals.scan_conflict(prefix, expected, fresh)
         return None
+
+
+def _differ(one: Expect, other: Expect) -> bool:
+    return one._replace(expired=False) != other._replace(expired=False)
 
 
 def _is_as_read(record: Record, shape: Shape[Any]) -> bool:

@@ -18,7 +18,7 @@ msgspec is imported when a type is first used, pydantic never: a model brings wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from types import UnionType
@@ -129,6 +129,7 @@ class Tagged(Shape[T]):
                 raise TypeError(f"objects of {name_of(each)} don't know their class")
             self._shapes[_tag(each)] = Shape(each)
         self._known = ", ".join(self._shapes)
+        self._rows: Any = None  # the decoder of `decode_lines`, made when it is first used
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -180,6 +181,30 @@ class Tagged(Shape[T]):
                 found[index] = each
         return found
 
+    def decode_lines(self, lines: str, only: bool) -> list[T]:
+        """Return JSON texts, one a line, as objects, in one pass.  `only`: leave out those of other
+        classes.
+
+        Raises Misfit where they have to be looked at one by one: where one does not fit, may have
+        to be lifted, does not begin with `$type` as `encode` has it, or its class may mind it.
+        """
+        if not lines:
+            return []
+        if self._rows is None:
+            self._rows = _rows_of(self._shapes)
+        if f'"{VERSION}"' in lines or any(version_of(each) > 1 for each in self.classes):
+            raise Misfit("it may have a version")
+        text = f"\n{lines}"
+        for tag in self._shapes:
+            text = _wrapped(text, f'{tag}"', tag)
+        if only:
+            text = _wrapped(text, "", "")
+        try:
+            found = self._rows.decode(f"[{text[2:]}}}]")
+        except (ValueError, RecursionError) as problem:
+            raise Misfit(described(problem)) from problem
+        return [row.v for row in found if row.v is not None] if only else [row.v for row in found]
+
     def _convert(self, value: Json) -> T:
         found: T
         if not isinstance(value, dict) or TYPE not in value:
@@ -202,6 +227,27 @@ class Tagged(Shape[T]):
         return value if self._rest is None else self._rest._lifted(value)
 
 
+def _rows_of(shapes: Mapping[str, Shape[Any]]) -> Any:
+    """Return the decoder of a list of rows `{"t":TAG,"v":OBJECT}`; `v` is None where `t` is ""."""
+    import msgspec
+
+    if any(_minds_unknown(shape.form) for shape in shapes.values()):
+        raise Misfit(f"it may mind {TYPE}")
+    rows: list[Any] = [
+        msgspec.defstruct("Row", [("v", shape.form)], tag=tag, tag_field="t", gc=False)
+        for tag, shape in shapes.items()
+    ]
+    rows.append(msgspec.defstruct("Row", [], namespace={"v": None}, tag="", tag_field="t"))
+    many: Any = list.__class_getitem__(Union[tuple(rows)])  # noqa: UP007
+    return msgspec.json.Decoder(many, dec_hook=_from_json)
+
+
+def _wrapped(lines: str, beginning: str, tag: str) -> str:
+    """Return lines with those that begin so as rows of `tag`; a line feed is in no JSON text."""
+    begins = f'{{"{TYPE}":"{beginning}'
+    return lines.replace(f"\n{begins}", f'}},{{"t":"{tag}","v":{begins}')
+
+
 def shape_of(form: TypeForm[T]) -> Shape[T] | Invalid:
     """Return the shape of a type, or why values cannot have it."""
     try:
@@ -210,7 +256,7 @@ def shape_of(form: TypeForm[T]) -> Shape[T] | Invalid:
         return Invalid(f"{name_of(form)} can't be the type of a value: {described(problem)}")
 
 
-def tagged(*classes: type[T]) -> Shape[T] | Invalid:
+def tagged(*classes: type[T]) -> Tagged[T] | Invalid:
     """Return the shape of objects of any of `classes`, each with `$type` even where it is one."""
     try:
         if not classes:
@@ -232,7 +278,7 @@ def _shape(form: Hashable) -> Shape[Any]:
 
 
 @lru_cache(maxsize=1024)
-def _tagged(classes: tuple[Any, ...]) -> Shape[Any]:
+def _tagged(classes: tuple[Any, ...]) -> Tagged[Any]:
     return Tagged(Union[classes], classes, None)  # noqa: UP007
 
 
@@ -338,7 +384,7 @@ def upcast(form: Any, from_version: int, fn: Lift) -> Invalid | None:
 
 def version_of(form: Any) -> int:
     """Return the version that objects of a class are stored as; 1 where none was declared."""
-    return 1 + max(_upcasts.get(class_of(form), ()), default=0)
+    return 1 + max(_upcasts.get(class_of(form), ()), default=0) if _upcasts else 1
 
 
 def _stamped(form: Any, value: dict[str, Any], path: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, Unpack, overload
 from interlock._async.guard import AsyncGuard
 from interlock._sync.guard import Guard
 from interlock.errors import Invalid
+from interlock.guards.adopt import Adopted, Adoption, adopt
+from interlock.guards.log import log_key
 from interlock.guards.made import AsyncOptions, Options, made
 from interlock.guards.place import ABSENT, Changed
 from interlock.guards.table_sql import init_table
@@ -37,13 +39,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSENT",
     "CONFLICT",
+    "Adopted",
+    "Adoption",
     "AsyncGuard",
     "Guard",
+    "adopt",
     "collection",
     "custom",
     "file",
     "file_async",
     "init_table",
+    "log_key",
     "redis",
     "row_key",
     "table",
@@ -88,10 +94,13 @@ def custom(
     Every guard takes these options.  `metadata`: whether the value keeps `_version`,
     `_last_writer` and `_updated_at` (None: where it carries `_version` already).  `machine`,
     `schema` and `on_conflict` are those of `interlock.guarded`.  `agent`: the name that writes are
-    made under (default: that of `turns`, else host and process id).  `turns`: a space through which
-    `update` takes turns at a key.  `max_value_bytes`: limit of a value's JSON (1 MiB).  `name` says
-    in messages what the guard is of; those who take turns through one space give guards of the same
-    data the same name.  Raises Invalid.
+    made under (default: that of the space, else host and process id).  `turns`: a space through
+    which `update` takes turns at a key.  `log`: a space in which every write is an entry, done or
+    refused, and every change by others that was found, under the key `guards.log_key(name, key)`.
+    `lease`: a space whose leases of that key fence the writes, and through which turns are taken.
+    The three are the same space.  `max_value_bytes`: limit of a value's JSON (1 MiB).  `name` says
+    in messages what the guard is of; those who use one space give guards of the same data the same
+    name, and different ones different names.  Raises Invalid.
     """
     from interlock.guards.places.custom import Custom
 
@@ -126,19 +135,19 @@ def redis(
 ) -> Guard | AsyncGuard:
     """Return a guard of the keys that a client of redis-py reaches.
 
-    `kind`: `json`, strings that hold JSON, or `hash`, whose fields are str; of a hash, only those
-    fields are written that change.  All that is stored is compared, in one atomic step with
-    replacing it; the key keeps its time to live.  A client of `redis.asyncio` makes an AsyncGuard.
-    `receipts`: whether a write whose
-    answer was lost is known when it is sent again, by a key beside each one that is written;
-    without them it may be applied and refused as a conflict.  The other options are those of
-    `custom`.  Raises Invalid.
+    `kind`: `json`, strings that hold JSON; `hash`, whose fields are str and of which only those are
+    written that change; or `list`, to whose items, each JSON, `append` adds.  All that is stored is
+    compared, in one atomic step with replacing it; the key keeps its time to live.  A client of
+    `redis.asyncio` makes an AsyncGuard.  `receipts`: whether a write whose answer was lost is known
+    when it is sent again, by a key beside each one that is written; without them it may be applied
+    and refused as a conflict, and a server that has `SET ... IFEQ` is sent that instead of a
+    script.  The other options are those of `custom`.  Raises Invalid.
     """
     from interlock.guards.places.redis import KINDS
 
     if kind not in KINDS:
-        raise Invalid(f"kind={kind!r:.40} must be 'json' or 'hash'.")
-    return made(KINDS[kind](client, name, receipts), **options)
+        raise Invalid(f"kind={kind!r:.40} must be 'json', 'hash' or 'list'.")
+    return made(KINDS[kind](client, name, receipts), appended=kind == "list", **options)
 
 
 def file(

@@ -14,6 +14,7 @@ from interlock.core import rules
 from interlock.core.machine import Machine
 from interlock.core.rules import RuleSet
 from interlock.errors import Invalid, raise_refused
+from interlock.guards.log import Log
 from interlock.guards.outside import Outside, OutsideWriter
 from interlock.guards.place import Place
 from interlock.observe.observer import Observer
@@ -36,12 +37,16 @@ class Options(Common, total=False):
     """Those of a Guard."""
 
     turns: Space | None
+    log: Space | None
+    lease: Space | None
 
 
 class AsyncOptions(Common, total=False):
     """Those of an AsyncGuard."""
 
     turns: AsyncSpace | None
+    log: AsyncSpace | None
+    lease: AsyncSpace | None
 
 
 def made(
@@ -53,26 +58,53 @@ def made(
     on_conflict: str = "retry",
     agent: str | None = None,
     turns: Space | AsyncSpace | None = None,
+    log: Space | AsyncSpace | None = None,
+    lease: Space | AsyncSpace | None = None,
     max_value_bytes: int | None = None,
+    appended: bool = False,
 ) -> Guard | AsyncGuard:
-    """Return a guard of a place.  Raises Invalid."""
-    declared = {"**": rules.guarded(machine=machine, schema=schema, on_conflict=on_conflict)}
+    """Return a guard of a place; `appended`: of values that are added to.  Raises Invalid."""
+    rule = rules.guarded(machine=machine, schema=schema, on_conflict=on_conflict)
+    if appended and rule != rules.guarded():
+        raise Invalid("A list has no machine=, schema= or on_conflict=: items are added to it.")
+    declared = {"**": rules.merged("append") if appended else rule}
     raise_refused(rules.check(declared))
     check_validator(declared)
-    if turns is not None and not isinstance(turns, AsyncSpace if place.asynchronous else Space):
-        kind = "AsyncSpace" if place.asynchronous else "Space"
-        raise Invalid(f"turns= must be an interlock.{kind} here, not {turns!r:.60}.")
-    if agent is None and turns is not None:
-        agent = turns.agent
+    space = _one_space(place, turns=turns, log=log, lease=lease)
+    if agent is None and space is not None:
+        agent = space.agent
     uid = f"outside/{place.name}"
     plain = make_writer(uid, place.name, agent, max_value_bytes)
     writer = OutsideWriter(uid, plain.agent, plain.max_value_bytes, host=plain.host)
     writer.place = place
     writer.book = writer.book.knowing(declared)
     writer.book.rules = RuleSet(0, declared)
-    queue = None if turns is None else turns.session.driver.backend
-    backend = Outside(place, uid, metadata, plain.max_value_bytes, queue)
+    queue = turns or lease  # who waits for a lease stands in a queue, too
+    logged = None
+    if space is not None and (log or lease):
+        session = space.session.under_name(plain.agent)
+        logged = Log(session, place, values=log is not None, fenced=lease is not None)
+    backend = Outside(
+        *(place, uid, metadata, plain.max_value_bytes),
+        None if queue is None else queue.session.driver.backend,
+        logged,
+    )
     observer = Observer(place.name, quiet=True)
     if place.asynchronous:
-        return AsyncGuard(AsyncSession(AsyncDriver(backend, observer), writer))
-    return Guard(Session(SyncDriver(backend, observer), writer))
+        return AsyncGuard(AsyncSession(AsyncDriver(backend, observer), writer), place.several)
+    return Guard(Session(SyncDriver(backend, observer), writer), place.several)
+
+
+def _one_space(place: Place, **given: Space | AsyncSpace | None) -> Space | AsyncSpace | None:
+    """Return the space that a guard uses.  Raises Invalid."""
+    found: Space | AsyncSpace | None = None
+    for option, space in given.items():
+        if space is None:
+            continue
+        if not isinstance(space, AsyncSpace if place.asynchronous else Space):
+            kind = "AsyncSpace" if place.asynchronous else "Space"
+            raise Invalid(f"{option}= must be an interlock.{kind} here, not {space!r:.60}.")
+        if found is not None and space.session.writer.space != found.session.writer.space:
+            raise Invalid(f"{option}= must be the same space as the other options.")
+        found = found or space
+    return found

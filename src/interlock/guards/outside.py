@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -23,16 +23,27 @@ from typing import Any, NamedTuple, TypeVar
 from interlock.backends.contract import Backend
 from interlock.core import refusals
 from interlock.core.keys import check_key, decode, encode
-from interlock.core.plan import Expect, Plan
-from interlock.core.records import Committed, Record, Snapshot, Written, absent, as_datetime
-from interlock.core.refusals import Conflict, Invalid, Outcome
+from interlock.core.plan import APPEND, Expect, Plan, Write
+from interlock.core.records import (
+    Committed,
+    Leaseholder,
+    Record,
+    Snapshot,
+    Written,
+    absent,
+    as_datetime,
+)
+from interlock.core.refusals import QUEUE, Conflict, Invalid, Outcome, Refusal
 from interlock.core.requests import (
     Commit,
+    DropLease,
+    Grant,
     LeaveTurn,
     Load,
     Noted,
     Pause,
     Request,
+    TakeLease,
     TakeTurn,
 )
 from interlock.core.requests import (
@@ -43,7 +54,17 @@ from interlock.core.struct import Json
 from interlock.core.writer import Writer
 from interlock.errors import AnswerLost, Fault
 from interlock.errors import Invalid as InvalidError
-from interlock.guards.place import ABSENT, Absent, Change, Changed, Found, Place
+from interlock.guards.log import Asked, Log
+from interlock.guards.place import (
+    ABSENT,
+    OVERTAKEN,
+    Absent,
+    Answers,
+    Change,
+    Changed,
+    Found,
+    Place,
+)
 
 T = TypeVar("T")
 
@@ -84,9 +105,16 @@ class Outside:
     """The backend of a guard."""
 
     def __init__(
-        self, place: Place, uid: str, metadata: bool | None, limit: int, turns: Backend | None
+        self,
+        place: Place,
+        uid: str,
+        metadata: bool | None,
+        limit: int,
+        turns: Backend | None,
+        log: Log | None = None,
     ) -> None:
         self.place = place
+        self.log = log
         self.uid = uid if turns is None else turns.uid  # waits there and here may be one cycle
         self.name = place.name
         self._space = uid
@@ -94,19 +122,13 @@ class Outside:
         self._limit = limit
         self._turns = turns
         # Whose answers were lost, by operation: the plan, and what was sent for it.
-        self._lost: dict[str, tuple[Plan, _Stamped, Change]] = {}
+        self._lost: dict[str, tuple[Plan, list[_Stamped], list[Change]]] = {}
         self._granted: dict[int, int] = {}  # tickets, and how often each was beaten
 
     def perform(self, request: Request[T]) -> T:
-        """Answer one request.  Nothing that it awaits blocks, so it ends at once."""
-        steps = self._answer(request)
-        try:
-            steps.send(None)
-        except StopIteration as end:
-            answer: T = end.value
-            return answer
-        steps.close()
-        raise TypeError(f"{self.name} awaits something, but was made for threads")
+        """Answer one request."""
+        answer: T = at_once(self._answer(request))
+        return answer
 
     async def perform_async(self, request: Request[T]) -> T:
         """Answer one request without blocking the event loop."""
@@ -131,26 +153,51 @@ class Outside:
         if isinstance(request, Pause):
             return self._ask_turns(request) if self._turns else self._sleep(request.seconds)
         if isinstance(request, Noted):
-            return self._nothing()
+            return self._note(request)
+        if isinstance(request, TakeLease):
+            return self._take_lease(request)
+        if isinstance(request, DropLease):
+            return self._drop_lease(request)
         raise InvalidError(f"{self.name} can't answer {type(request).__name__}.")
 
-    async def _nothing(self) -> None:
-        """What was refused here is noted nowhere."""
+    async def _note(self, request: Noted) -> None:
+        """Log what was refused without looking; without a log it is noted nowhere."""
+        key = getattr(request.refusal, "key", None)
+        if self.log is not None and key:
+            with suppress(AnswerLost, Fault):
+                refusal = request.refusal
+                await self.log.refused(key, type(refusal).__name__, refusal.message)
 
     async def _load(self, request: Load) -> Snapshot:
+        if request.prefixes:
+            raise InvalidError(f"{self.name} can't be scanned: name the keys.")
         queued, time_us = {}, time.time_ns() // 1000
         if self._turns is not None:
             names = {self._queue(key): key for key in request.keys}
             there: Snapshot = await self._ask_turns(Load((*names,)))
             queued = {names[name]: count for name, count in there.queued.items()}
             time_us = there.time_us
-        records = {key: await self._record(key) for key in request.keys}
-        return Snapshot(0, time_us, records, {}, queued)
+        records, leases = {}, {}
+        for key in request.keys:
+            records[key], lease = await self._looked(key)
+            if lease is not None:
+                leases[key] = lease
+        return Snapshot(0, time_us, records, {}, queued, leases=leases)
 
     async def _record(self, key: str) -> Record:
+        return (await self._looked(key))[0]
+
+    async def _looked(self, key: str) -> tuple[Record, Leaseholder | None]:
+        """Return what is outside, and who has the lease of it."""
         if key == RULES_KEY:
-            return absent(key, self._space)  # a guard's rules are its own
-        return self._record_of(key, await self.place.load(key))
+            return absent(key, self._space), None  # a guard's rules are its own
+        if self.log is None:
+            return self._record_of(key, await self.place.load(key)), None
+        last, found = await self.log.look(key)
+        record = self._record_of(key, found)
+        if not self.log.fenced:
+            return record, None
+        return record._replace(epoch=last.record.epoch), last.lease
 
     def _record_of(self, key: str, found: Found) -> Record:
         if isinstance(found.value, Absent):
@@ -178,36 +225,118 @@ class Outside:
         )
 
     async def _commit(self, plan: Plan) -> Outcome:
-        (write,) = plan.writes
-        expected = next(each for each in plan.expects if each.key == write.key)
+        expects = {each.key: each for each in plan.expects}
         lost = self._lost.pop(plan.op_id, None)
         if lost is not None and lost[0] == plan:  # what is sent again is what was sent
-            stamped, change = lost[1], lost[2]._replace(again=True)
+            stamps, changes = lost[1], [each._replace(again=True) for each in lost[2]]
         else:
-            made = self._stamped(write.body, expected, plan.agent)
-            if isinstance(made, Invalid):
-                return made
-            tag = ABSENT if expected.version is None else expected.tag
-            stamped, change = made, Change(write.key, tag, made.body, plan.op_id)
+            stamps, changes = [], []
+            for write in plan.writes:
+                if write.ttl_us:
+                    return Invalid("A guard can't let values expire: expires= is for spaces.")
+                if write.kind == APPEND:
+                    stamps.append(_Stamped(write.body, 1, time.time_ns() // 1000))
+                    changes.append(Change(write.key, None, write.body, plan.op_id, appended=True))
+                    continue
+                stamped = self._stamped(write.body, expects[write.key], plan.agent)
+                if isinstance(stamped, Invalid):
+                    return stamped
+                stamps.append(stamped)
+                tag = _tag(expects[write.key])
+                changes.append(Change(write.key, tag, stamped.body, plan.op_id))
+            written = {change.key for change in changes}
+            changes += [
+                Change(key, _tag(each), None, plan.op_id, compared_only=True)
+                for key, each in expects.items()
+                if key not in written
+            ]
         try:
-            answer = await self.place.replace(change)
+            answers = await self._replace(plan, changes, expects)
         except AnswerLost:
             while len(self._lost) >= _MOST_LOST:  # their callers gave up
                 del self._lost[next(iter(self._lost))]
-            self._lost[plan.op_id] = plan, stamped, change
+            self._lost[plan.op_id] = plan, stamps, changes
             raise
-        if isinstance(answer, Changed):
-            found = answer.found or await self.place.load(write.key)
-            return conflict(expected, self._record_of(write.key, found))
+        if isinstance(answers, Refusal):
+            names = {} if self.log is None else {self.log.key(key): key for key in expects}
+            return _about(answers, names)
+        if isinstance(answers, Changed):
+            return await self._conflict(plan, changes, expects, answers)
         if plan.ticket:
             with suppress(AnswerLost, Fault):  # else it expires
                 await self._leave_turn(LeaveTurn(plan.ticket))
+        done = [
+            self._written(write, expects.get(write.key), stamped, answer)
+            for write, stamped, answer in zip(plan.writes, stamps, answers, strict=False)
+        ]
+        return Committed(0, stamps[0].time_us if stamps else 0, plan.agent, tuple(done))
+
+    async def _replace(
+        self, plan: Plan, changes: list[Change], expects: Mapping[str, Expect]
+    ) -> Answers | Changed | Refusal:
+        overtaken = next((each.key for each in changes if each.tag is OVERTAKEN), None)
+        if overtaken is not None:
+            return Changed(key=overtaken)
+        if self.log is not None:
+            fenced = self.log.fenced
+            asked = [
+                Asked(
+                    expects[each.key].epoch if fenced and each.key in expects else None,
+                    each.key in plan.leased,
+                )
+                for each in changes
+            ]
+            return await self.log.replace(changes, asked, plan.op_id)
+        if len(changes) > 1:
+            return await self.place.replace_all(changes, None)
+        answer = await self.place.replace(changes[0])
+        return answer if isinstance(answer, Changed) else [answer]
+
+    async def _conflict(
+        self, plan: Plan, changes: list[Change], expects: Mapping[str, Expect], answer: Changed
+    ) -> Conflict:
+        key = changes[0].key if answer.key is None else answer.key
+        if self.log is None:
+            found = answer.found or await self.place.load(key)
+            return conflict(expects[key], self._record_of(key, found))
+        why = "already exists" if expects[key].version is None else "has changed since it was read"
+        await self.log.refused(key, "Conflict", f"{key!r} {why}", plan.op_id)
+        return conflict(expects[key], await self._record(key))
+
+    def _written(
+        self, write: Write, expected: Expect | None, stamped: _Stamped, answer: object
+    ) -> Written:
         body, version = stamped.body, stamped.version
         if isinstance(answer, Found):
             record = self._record_of(write.key, answer)
             body, version, answer = record.body, record.version, record.tag
-        written = Written(write.key, write.kind, version, 0, 0, body, tag=answer)
-        return Committed(0, stamped.time_us, plan.agent, (written,))
+        if write.kind == APPEND and isinstance(answer, int):
+            version = answer or 1  # 0: it was applied before
+        epoch = (expected.epoch if expected else None) or 0
+        return Written(write.key, write.kind, version, epoch, 0, body, tag=answer)
+
+    # Leases
+
+    async def _take_lease(self, request: TakeLease) -> Grant:
+        if self.log is None or not self.log.fenced:
+            raise InvalidError("This guard has no leases: give it lease=, a space.")
+        log = self.log
+        names = {log.key(key): key for key in request.keys}
+        grant: Grant = await self._ask_turns(request.replace(keys=(*names,)))
+        if not grant.granted:
+            about = grant.refusal and _about(grant.refusal, names)
+            return grant._replace(key=names.get(grant.key, grant.key), refusal=about)
+        if request.epoch:  # it is only renewed
+            return grant
+        records = []
+        for granted in grant.records:
+            record = await self._record(names[granted.key])
+            records.append(record._replace(epoch=granted.epoch))
+        return grant._replace(records=tuple(records))
+
+    async def _drop_lease(self, request: DropLease) -> None:
+        if self.log is not None and self.log.fenced:
+            await self._ask_turns(request.replace(key=self.log.key(request.key)))
 
     def _stamped(self, body: str | None, expected: Expect, agent: str) -> _Stamped | Invalid:
         """Return what is to be stored: with the fields that say who wrote it."""
@@ -235,10 +364,13 @@ class Outside:
 
     def _queue(self, key: str) -> str:
         """Return the name of a key's queue in the space that turns are taken through."""
-        return f"guard/{self.name}/{key}"[:_LONGEST_QUEUE]  # some may share one
+        return f"$guard/{self.name}/{key}"[:_LONGEST_QUEUE]  # some may share one
 
     async def _take_turn(self, request: TakeTurn) -> InQueue:
-        (key,) = request.keys
+        if self.log is not None and request.keys[0].startswith(QUEUE):
+            names = (QUEUE + self.log.key(key.removeprefix(QUEUE)) for key in request.keys)
+            place: InQueue = await self._ask_turns(request.replace(keys=(*names,)))
+            return place
         if self._turns is None:
             ticket = request.ticket or next(_tickets)
             beaten = self._granted.setdefault(ticket, 0)
@@ -247,12 +379,13 @@ class Outside:
                 await self._sleep(random.uniform(0, min(_FIRST_WAIT * 2**beaten, _LONGEST_WAIT)))
             found = InQueue(ticket, 0, Snapshot(0, time.time_ns() // 1000, {}, {}, {}))
         else:
-            found = await self._ask_turns(request.replace(keys=(self._queue(key),)))
+            queues = tuple(map(self._queue, request.keys))
+            found = await self._ask_turns(request.replace(keys=queues))
         if not found.ticket or found.ahead:
             return found._replace(snapshot=found.snapshot._replace(records={}, queued={}))
         if request.ticket in self._granted and not request.firm and request.ticket:
             return found  # it is only kept alive
-        records = {key: await self._record(key)}
+        records = {key: await self._record(key) for key in request.keys}
         self._granted.setdefault(found.ticket, 0)
         return found._replace(snapshot=found.snapshot._replace(records=records, queued={}))
 
@@ -272,6 +405,31 @@ class Outside:
             await asyncio.sleep(seconds)
         else:
             time.sleep(seconds)
+
+
+def at_once(steps: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that awaits nothing that blocks, as those of a place over a client that does
+    not need an event loop: it ends at once."""
+    try:
+        steps.send(None)
+    except StopIteration as end:
+        answer: T = end.value
+        return answer
+    steps.close()
+    raise TypeError("it awaits something, but was made for threads")
+
+
+def _about(refusal: Refusal, names: Mapping[str, str]) -> Refusal:
+    """Return what a space has refused of its keys, said of those outside."""
+    name: Any = getattr(refusal, "key", None)
+    if name not in names:
+        return refusal
+    message = refusal.message.replace(repr(name), repr(names[name]))
+    return refusal.replace(message=message, key=names[name])
+
+
+def _tag(expected: Expect) -> object:
+    return ABSENT if expected.version is None else expected.tag
 
 
 def conflict(expected: Expect, record: Record) -> Conflict:

@@ -10,10 +10,17 @@ place over a client that blocks just never awaits anything, and is then driven w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from interlock.core.struct import Json
+from interlock.errors import Invalid
+
+if TYPE_CHECKING:
+    from interlock.core.refusals import Refusal
+    from interlock.session import AsyncSession, Session
 
 
 class Absent(Enum):
@@ -26,6 +33,16 @@ class Absent(Enum):
 
 
 ABSENT = Absent.ABSENT
+OVERTAKEN = object()
+"""In place of the tag of something that was written and may be something else by now."""
+
+
+class Together(Enum):
+    """How an entry of a space and a write can be one atomic step."""
+
+    NOT = "not"
+    INSIDE = "in one transaction"
+    SCRIPT = "in one script"
 
 
 class Stored(bytes):
@@ -49,16 +66,20 @@ class Found(NamedTuple):
 class Changed(NamedTuple):
     """What `replace` returns if the tag is not the one expected: nothing was written.
 
-    `found` is what is there, if the same step has found that out; a guard loads it otherwise.
+    `found` is what is there, if the same step has found that out; a guard loads it otherwise.  Of
+    several writes `key` is the one whose tag it is not.
     """
 
     found: Found | None = None
+    key: str | None = None
 
 
 class Change(NamedTuple):
     """One write: put `body` (JSON text; None: delete) where `tag` is that of what is there.
 
     `op_id` names it, so that it is not applied twice.  `again`: an answer to it was lost.
+    `compared_only`: nothing is put, but the tag must be that, too (in `replace_all`).  `appended`:
+    `body` is added at the end of what is there, whatever that is.
     """
 
     key: str
@@ -66,13 +87,27 @@ class Change(NamedTuple):
     body: str | None
     op_id: str
     again: bool = False
+    compared_only: bool = False
+    appended: bool = False
+
+
+Answers = Sequence[object]
+
+
+class Stopped(Exception):
+    """What a space has refused in the same atomic step as a write: neither is done."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
 
 
 class Place(Protocol):
     """Data outside a space.
 
     `name` says in messages and in the names of turns what it is, `asynchronous` whether it needs an
-    event loop, `texts` whether a value is an object of texts.  `load` and `replace` raise the
+    event loop, `texts` whether a value is an object of texts, `several` whether `replace_all` can
+    write more than one key.  `load` and `replace` raise the
     faults of `interlock.errors`, and `AnswerLost` where a request was sent without an answer: they
     are then called again.
     """
@@ -80,6 +115,7 @@ class Place(Protocol):
     name: str
     asynchronous: bool
     texts: bool
+    several: bool
 
     async def load(self, key: str) -> Found:
         """Return what is at `key`."""
@@ -96,3 +132,53 @@ class Place(Protocol):
     def check_key(self, key: str) -> str | None:
         """Return why `key` can't be a key here, or None."""
         ...
+
+    async def replace_all(self, changes: Sequence[Change], beside: Any) -> Answers | Changed:
+        """Write several in one atomic step, as `replace` does one, with the entries `beside`.
+
+        Raises Invalid where the place can't.
+        """
+        ...
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Return the keys that match a pattern with `*`.  Raises Invalid where it can't."""
+        ...
+
+    async def is_one_with(self, session: Session | AsyncSession) -> Together:
+        """Return how writes here and entries of that space can be one atomic step."""
+        ...
+
+    def in_callers_transaction(self) -> bool:
+        """Whether what is read and written now is part of an open transaction of the caller's."""
+        ...
+
+    def within(self) -> AbstractAsyncContextManager[object]:
+        """Return the block of that transaction: it gives the connection."""
+        ...
+
+
+class Alone:
+    """What a place has in common that writes one key at a time, in no transaction."""
+
+    name: str
+    several = False
+
+    async def replace_all(self, changes: Sequence[Change], beside: Any) -> Answers | Changed:
+        """Refuse it."""
+        raise Invalid(f"{self.name} can't write several keys in one step.")
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Refuse it."""
+        raise Invalid(f"{self.name} can't list its keys: name them.")
+
+    async def is_one_with(self, session: Session | AsyncSession) -> Together:
+        """Never."""
+        return Together.NOT
+
+    def in_callers_transaction(self) -> bool:
+        """Never."""
+        return False
+
+    def within(self) -> AbstractAsyncContextManager[object]:
+        """There is none."""
+        raise NotImplementedError

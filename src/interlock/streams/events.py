@@ -7,23 +7,23 @@ never guessed at when it is read.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Union, get_args, get_origin
 
-from interlock.core.append import plan_append
-from interlock.core.keys import check_key
-from interlock.core.plan import DELETE
-from interlock.core.records import Entry, as_datetime
-from interlock.core.refusals import Forbidden
+from interlock.core import append, log
+from interlock.core.keys import check_key, decode
+from interlock.core.plan import DELETE, Write
+from interlock.core.records import Committed, Entry, Written, as_datetime
+from interlock.core.refusals import Forbidden, Refusal
+from interlock.core.requests import LogPage, Steps, ValuePage
 from interlock.core.rules import MERGED, UnknownRule
 from interlock.core.struct import Json
 from interlock.core.types import TYPE, Misfit, tagged
-from interlock.core.write import Decision
 from interlock.core.writer import Writer
 from interlock.errors import Invalid, accepted, raise_refused
+from interlock.streams.projection import Page
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -84,15 +84,11 @@ class Stream(Generic[E]):
         except Misfit as problem:
             raise Invalid(f"{event!r:.80} is no event of {self.key!r}: {problem}.") from problem
 
-    def entry(self, entry: Entry) -> EventEntry[E] | None:
-        """Return an entry of the key as an event, None where it is left out.
-
-        Raises Invalid, which names position and type, where it is no event of the stream.
-        """
-        return self._event(entry) if self._has(entry) else None
-
     def entries(self, entries: Sequence[Entry]) -> Iterable[EventEntry[E]]:
-        """Yield entries as `entry` returns them, decoded in one pass if all of them fit."""
+        """Yield those entries of the key that are events, decoded in one pass if all of them fit.
+
+        Raises Invalid, which names position and type, where one is no event of the stream.
+        """
         found = [each for each in entries if self._has(each)]
         try:
             events = self._shape.decode_many([each.value for each in found])
@@ -100,46 +96,83 @@ class Stream(Generic[E]):
             return map(self._event, found)  # up to the first one that does not fit
         return map(_entry, found, events)
 
-    def appended(self, entry: Entry, event: E, body: Json) -> EventEntry[E]:
-        """Return the entry of an event that was appended as `body`; the same id may have been
-        there, with another event."""
-        if entry.value == body or entry.erased:
-            return _entry(entry, event)
-        return self._event(entry)
+    def page(self, after: int | None) -> Steps[Page[E] | Refusal]:
+        """Protocol: read the next page of the events alone after a position (None: all kept).
 
-    def folding(self, fold: Callable[[Any, Any], Any]) -> Callable[[Any, Entry], Any]:
-        """Return a fold of the events as one of the entries of the key.  Raises Invalid."""
-        if not callable(fold) or inspect.iscoroutinefunction(fold):
-            raise Invalid(f"fold={fold!r:.60} must be a plain function of a value and an event.")
+        Raises Invalid, as `entries`.
+        """
+        page = yield from log.values_after(self.key, after)
+        if not isinstance(page, ValuePage):
+            return page
+        try:
+            events = self._shape.decode_lines(page.lines, self._only)
+        except Misfit:
+            found = yield from self._one_by_one(after, page.upto)
+            if isinstance(found, Refusal):
+                return found
+            events = found
+        return Page(events, page.upto, page.head, page.erasures)
 
-        def each(value: Any, entry: Entry) -> Any:
-            found = self.entry(entry)
-            return value if found is None else fold(value, found.event)
+    def _one_by_one(self, after: int | None, upto: int) -> Steps[list[E] | Refusal]:
+        asked, found, reached = log.Choice(key=self.key), list[E](), -1
+        while reached < upto:
+            page = yield from log.page_after(asked, after)
+            if not isinstance(page, LogPage):
+                return page
+            entries = [entry for entry in page.entries if entry.position <= upto]
+            found += [each.event for each in self.entries(entries)]
+            after = reached = page.upto
+        return found
 
-        return each
+    def append(
+        self, writer: Writer, events: Sequence[E], op_id: str, exact: bool, together: bool
+    ) -> Steps[list[EventEntry[E]] | Refusal]:
+        """Protocol: append events as `append.add` does.  They are never folded: a stream is read
+        from the log, and may be long."""
+        bodies = [self.encode(event) for event in events]
+        outcome = yield from append.add(
+            writer, self.key, bodies, op_id, contribution, exact=exact, together=together
+        )
+        if not isinstance(outcome, Committed):
+            return outcome
+        if outcome.replayed:  # the same id may have been there, with another event
+            given = zip(outcome.writes, bodies, events, strict=True)
+            events = [
+                event if done.erased or decode(done.body) == body else self._stored(done)
+                for done, body, event in given
+            ]
+        agent, time_us = outcome.agent, outcome.time_us
+        return [
+            EventEntry(done.position, event, agent, time_us, op_id)
+            for done, event in zip(outcome.writes, events, strict=True)
+        ]
+
+    def _stored(self, done: Written) -> E:
+        return self._object(decode(done.body), done.position)
 
     def _has(self, entry: Entry) -> bool:
         """Whether an entry of the key is an event of these types: no deletion, nothing erased."""
         if entry.kind == DELETE or entry.erased:
             return False
-        tag = _tag(entry)
+        tag = _tag(entry.value)
         return not self._only or (isinstance(tag, str) and tag in self._tags)
 
     def _event(self, entry: Entry) -> EventEntry[E]:
+        return _entry(entry, self._object(entry.value, entry.position))
+
+    def _object(self, value: Json, position: int) -> E:
         try:
-            return _entry(entry, self._shape.decode(entry.value))
+            found: E = self._shape.decode(value)
         except Misfit as problem:
             raise Invalid(
-                f"The event of {self.key!r} at position {entry.position} ({TYPE} "
-                f"{_tag(entry)!r:.60}) can't be read: {problem}."
+                f"The event of {self.key!r} at position {position} ({TYPE} "
+                f"{_tag(value)!r:.60}) can't be read: {problem}."
             ) from problem
+        return found
 
 
-NEVER_FOLD = 1 << 62  # contributions: a stream is read from the log, and may be long
-
-
-def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
-    """Plan adding an event to a stream, whose key must be declared as one."""
+def contribution(writer: Writer, key: str, item: Json) -> Write | Refusal:
+    """Return an event as a contribution to a stream, whose key must be declared as one."""
     pattern, rule = writer.book.rules.match(key)
     if not isinstance(rule, UnknownRule) and (rule.kind, rule.reducer) != (MERGED, "append"):
         how = f"merged with {rule.reducer!r}" if rule.kind == MERGED else rule.kind
@@ -150,15 +183,15 @@ def plan_event(writer: Writer, key: str, item: Json, op_id: str) -> Decision:
             pattern,
             rule.kind,
         )
-    return plan_append(writer, key, item, op_id)
+    return append.contribution(writer, key, item)
 
 
 def _entry(entry: Entry, event: E) -> EventEntry[E]:
     return EventEntry(entry.position, event, entry.agent, entry.time_us, entry.op_id)
 
 
-def _tag(entry: Entry) -> Json:
-    return entry.value.get(TYPE) if isinstance(entry.value, dict) else None
+def _tag(value: Json) -> Json:
+    return value.get(TYPE) if isinstance(value, dict) else None
 
 
 def _classes(form: Any) -> tuple[Any, ...]:

@@ -7,21 +7,21 @@ since.  What is kept is a cache: without it the log is folded from its beginning
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from interlock.core.fold import LARGEST
 from interlock.core.keys import check_key, check_prefix, decode, encode
 from interlock.core.read import check_reached
 from interlock.core.records import Entry
-from interlock.core.refusals import Invalid, Pruned
+from interlock.core.refusals import Invalid, Pruned, Refusal
 from interlock.core.requests import (
     PROJECTIONS,
     DropProjection,
     LoadProjection,
-    LogPage,
     ReadLog,
     SaveProjection,
     Steps,
@@ -30,8 +30,21 @@ from interlock.core.struct import Json
 from interlock.core.write import forgot_return
 from interlock.typed import UNTYPED, Typed
 
-Fold = Callable[[Json, Entry], Json]
+Fold = Callable[[Json, Any], Json]
 PAGE = 1000  # entries
+I_co = TypeVar("I_co", covariant=True)
+
+
+class Page(NamedTuple, Generic[I_co]):
+    """What is folded next: what is in the log up to `upto`; the rest is as in a LogPage."""
+
+    items: Sequence[I_co]
+    upto: int
+    head: int
+    erasures: int
+
+
+Pages = Callable[[int], Steps[Page[Any] | Refusal]]
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Shape:
     `initial`.
 
     It is kept under `kept_as` ("": it is not kept) when it has come `every` positions further.
+    `pages`: reads what is folded in place of entries.
     """
 
     fold: Fold
@@ -49,6 +63,7 @@ class Shape:
     every: int
     typed: Typed[Any] = UNTYPED
     key: str | None = None
+    pages: Pages | None = None
 
     @property
     def where(self) -> str:
@@ -93,10 +108,12 @@ def shape(
     every: object,
     form: Any = None,
     key: str | None = None,
+    pages: Pages | None = None,
 ) -> Shape | Invalid:
     """Return what a projection is, or what is malformed."""
     if not callable(fold) or inspect.iscoroutinefunction(fold):
-        return Invalid(f"fold={fold!r:.60} must be a plain function of a value and an entry.")
+        of = "an entry" if pages is None else "an event"
+        return Invalid(f"fold={fold!r:.60} must be a plain function of a value and {of}.")
     wrong = check_prefix(prefix) or (name is not None and check_key(name))
     if wrong:
         return wrong
@@ -106,33 +123,33 @@ def shape(
     assert isinstance(every, int)
     typed: Typed[Any] = Typed(form)
     if name is None:
-        return Shape(fold, prefix, deepcopy(initial), "", every, typed, key)
+        return Shape(fold, prefix, deepcopy(initial), "", every, typed, key, pages)
     body = encode(initial, LARGEST)
     if isinstance(body, Invalid):
         return Invalid(f"initial: {body.message} A stored projection is JSON.")
     kept_as = f"{PROJECTIONS}{name}/{version}"
-    return Shape(fold, prefix, decode(body), kept_as, every, typed, key)
+    return Shape(fold, prefix, decode(body), kept_as, every, typed, key, pages)
 
 
-def refresh(shape: Shape, view: View) -> Steps[Invalid | Pruned | None]:
+def refresh(shape: Shape, view: View) -> Steps[Refusal | None]:
     """Fold what came since, up to the end of the log.
 
     Returns None, Invalid or Pruned; raises what the fold raises.
     """
-    refused: Invalid | Pruned | None = None
+    refused: Refusal | None = None
     while True:
         if not view.is_open:
             refused = yield from _open(shape, view)
         if refused is not None:
             return refused
-        page = yield from ReadLog(
-            after=view.position, limit=PAGE, prefix=shape.prefix, key=shape.key
-        )
+        page = yield from (shape.pages or partial(_entries, shape))(view.position)
         if isinstance(page, Pruned):
             refused = yield from _skip(shape, view, page)
             if refused is not None:
                 return refused
             continue
+        if isinstance(page, Refusal):
+            return page
         if view.erasures not in (None, page.erasures):
             view.is_open = False  # the value may hold what was erased: begin anew
             continue
@@ -164,24 +181,39 @@ def own(key: str) -> bool:
     return key.startswith("$")
 
 
-def _take(shape: Shape, view: View, page: LogPage) -> Invalid | None:
-    """Fold a page."""
+def _entries(shape: Shape, after: int) -> Steps[Page[Entry] | Refusal]:
+    """Protocol: read the entries that are folded next."""
+    page = yield from ReadLog(after=after, limit=PAGE, prefix=shape.prefix, key=shape.key)
+    if isinstance(page, Pruned):
+        return page
     entries = page.entries
     if not shape.prefix or own(shape.prefix):
         entries = [entry for entry in entries if not own(entry.key)]
+    return Page([*shape.typed.entries(entries)], page.upto, page.head, page.erasures)
+
+
+def _take(shape: Shape, view: View, page: Page[Any]) -> Invalid | None:
+    """Fold a page."""
     view.is_open = False  # a fold that raises may have changed the value
-    value, fold = view.value, shape.fold
-    for entry in entries:
-        try:
-            value = fold(value, shape.typed.entry(entry))
-        except Exception as problem:  # leaving it out would make another view than the log says
-            problem.add_note(f"the projection folded {entry.key!r}, position {entry.position}")
-            raise
-        if value is None and shape.initial is not None:
-            return Invalid(forgot_return(f"The projection's fold at position {entry.position}"))
+    value, fold, needed, item = view.value, shape.fold, shape.initial is not None, None
+    try:
+        for item in page.items:
+            value = fold(value, item)
+            if value is None and needed:
+                return Invalid(forgot_return(f"The projection's fold of {_place(shape, item)}"))
+    except Exception as problem:  # leaving it out would make another view than the log says
+        problem.add_note(f"the projection folded {_place(shape, item)}")
+        raise
     view.value, view.position, view.is_open = value, page.upto, True
-    view.changes += len(entries)
+    view.changes += len(page.items)
     return None
+
+
+def _place(shape: Shape, item: object) -> str:
+    """Return what an item of a projection is, for a message."""
+    if isinstance(item, Entry):
+        return f"{item.key!r}, position {item.position}"
+    return f"{item!r:.80}, an event of {shape.key!r}"
 
 
 def _open(shape: Shape, view: View) -> Steps[Invalid | None]:

@@ -54,6 +54,7 @@ def test_no_statement_reads_a_whole_table(db: sqlite3.Connection, name: str) -> 
         ("head_and_op", "log_by_op"),
         ("known_ops", "log_by_op"),
         ("log_page_of_key", "log_by_key (space=? AND key=? AND rowid>? AND rowid<?)"),
+        ("values_of_key", "log_by_key (space=? AND key=? AND rowid>? AND rowid<?)"),
         ("records_at", "log_by_key (space=? AND key=? AND rowid<?)"),
         ("opening", "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         ("log_end", "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),

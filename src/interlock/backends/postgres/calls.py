@@ -17,7 +17,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Expect, Plan
 from interlock.core.records import KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import LogPage, Request
+from interlock.core.requests import LogPage, Request, ValuePage
 from interlock.core.rules import RULES_KEY
 from interlock.core.transfer import (
     BasePage,
@@ -102,7 +102,7 @@ def call_of(
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, requests.Load):
         return _load(request, space, uid, known, durable)
-    if isinstance(request, requests.ReadLog):
+    if isinstance(request, requests.ReadLog | requests.ReadValues):
         return _read_log(request, space, known)
     return _CALLS[type(request)](request, space, uid)
 
@@ -111,7 +111,7 @@ def commit(
     plans: Sequence[Plan], space: int, uid: str, known: tuple[int, str], durable: bool
 ) -> Call[list[Outcome]]:
     """Return the call that judges and applies plans."""
-    if len(plans) == 1 and _is_simple(plans[0]):
+    if len(plans) == 1 and len(plans[0].writes) == 1 and _is_simple(plans[0]):
         return _commit_single(plans[0], space, uid, known, durable)
     plain = _plain(plans)
     texts = [(_flat if n in plain else _full)(n, plan) for n, plan in enumerate(plans)]
@@ -141,13 +141,16 @@ def _expected(expected: Expect) -> tuple[int, int | None]:
 
 
 def _is_simple(plan: Plan) -> bool:
-    """Whether a plan puts or appends to one key, computed from that key at most."""
-    if len(plan.writes) != 1 or plan.scans or plan.ticket or plan.leased:
+    """Whether a plan puts or appends to one key, computed from that key at most, or appends many
+    values to one key from nothing."""
+    if plan.scans or plan.ticket or plan.leased:
         return False
-    key = plan.writes[0].key
-    expects = plan.expects
+    (kind, key, _, ttl_us), expects = plan.writes[0], plan.expects
+    if len(plan.writes) > 1:
+        first = (APPEND, key, ttl_us)
+        return not expects and all((w.kind, w.key, w.ttl_us) == first for w in plan.writes)
     mine = not expects or (len(expects) == 1 and expects[0].key == key)
-    return mine and plan.writes[0].kind != DELETE
+    return mine and kind != DELETE
 
 
 def _plain(plans: Sequence[Plan]) -> set[int]:
@@ -197,7 +200,11 @@ def _common(n: int, plan: Plan) -> dict[str, object]:
 
 def _flat(n: int, plan: Plan) -> dict[str, object]:
     found, write = _common(n, plan), plan.writes[0]
-    found |= {"key": write.key, "kind": write.kind, "body": write.body, "ttl": write.ttl_us or None}
+    found |= {"key": write.key, "kind": write.kind, "ttl": write.ttl_us or None}
+    if len(plan.writes) > 1:
+        found["bodies"] = [each.body for each in plan.writes]
+    else:
+        found["body"] = write.body
     for expected in plan.expects:
         found["version"], found["epoch"] = _expected(expected)
     return found
@@ -250,17 +257,19 @@ def _names(
 
 
 def _read_log(
-    request: requests.ReadLog, space: int, known: tuple[int, str]
-) -> Call[LogPage | Pruned]:
+    request: requests.ReadLog | requests.ReadValues, space: int, known: tuple[int, str]
+) -> Call[LogPage | ValuePage | Pruned]:
     after, prefix = min(request.after, _LAST), request.prefix
     arguments = (space, after, request.limit, request.key, prefix, prefix_end(prefix), *known)
 
-    def parse(rows: Rows) -> LogPage | Pruned:
+    def parse(rows: Rows) -> LogPage | ValuePage | Pruned:
         head, floor, back = rows[0][0], rows[0][2], rows[0][4] is not None
         if back:
             raise answers.lost_commits(head)
         if 0 <= request.after < floor:
             return refusals.pruned(request.after, floor)
+        if isinstance(request, requests.ReadValues):
+            return answers.value_page(rows[1:], head, request, rows[0][3])
         return answers.log_page(rows[1:], head, request, rows[0][3])
 
     return Call("read_log", arguments, parse, False)

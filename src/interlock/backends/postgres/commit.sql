@@ -67,7 +67,8 @@ END $$;
 -- ticket, yields, reads; then either
 --   key, version, epoch, kind, body, ttl (microseconds until the value expires, or null): it puts or appends to one key, computed from that key at most (version
 --   null: from nothing, -1: it must not exist now, below that: as in `standing`; epoch null: not compared), under no ticket and no lease,
---   and no other plan of the array has its operation id or, unless both append from nothing, its key; or
+--   and no other plan of the array has its operation id or, unless both append from nothing, its key;
+--   bodies (an array in place of body): it appends all of them to that key, from nothing; or
 --   expects (keys, versions: null is `must not exist now`, epochs: null is not compared); kinds, writes
 --   (keys), bodies, ttls; leased (keys); scans (null, or an array of {prefix, upto, keys, versions, epochs}).
 -- p_seen and p_seen_op: the position and operation of a commit that the caller knows of; p_durable: whether
@@ -90,7 +91,7 @@ DECLARE
     s spaces;
     p record;
     r answer;
-    total integer := json_array_length(p_plans);
+    total integer;
     applied integer;
     said boolean := false;  -- that a plan was applied before
     start bigint;
@@ -112,18 +113,20 @@ BEGIN
         RETURN NEXT r;
         RETURN;
     END IF;
+    SELECT sum(COALESCE(json_array_length(x -> 'bodies'), 1)) INTO total FROM json_array_elements(p_plans) AS x;
     -- Those of one key that nothing stands against, all in one statement.  Keys with a lease or a queue
     -- are left to `commit_one`, as is whatever is refused.
     RETURN QUERY
     WITH fine AS MATERIALIZED (
-        SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, p.body, time_us + p.ttl AS expires, w.epoch,
-            w.listed, w.version + row_number() OVER (PARTITION BY p.key ORDER BY p.n) AS version,
-            start + row_number() OVER (ORDER BY p.n) AS position
+        SELECT p.n, p.op, p.agent, p.reads, p.key, p.kind, b.body, time_us + p.ttl AS expires, w.epoch,
+            w.listed, w.version + row_number() OVER (PARTITION BY p.key ORDER BY p.n, b.i) AS version,
+            start + row_number() OVER (ORDER BY p.n, b.i) AS position
         FROM json_to_recordset(p_plans) AS p(
             n integer, op text, agent text, incarnation bigint, rules bigint, reads text, key text,
-            version bigint, epoch bigint, kind text, body text, ttl bigint)
+            version bigint, epoch bigint, kind text, body text, bodies text[], ttl bigint)
         CROSS JOIN LATERAL standing(p_space, p.key, p.version, p.epoch, p.op, p.agent, p.incarnation,
             p.rules, now_us) AS w
+        CROSS JOIN LATERAL unnest(COALESCE(p.bodies, ARRAY[p.body])) WITH ORDINALITY AS b(body, i)
         WHERE p.key IS NOT NULL AND w.fine
     ), logged AS (
         INSERT INTO log (space, position, key, version, epoch, kind, body, agent, time, op, reads, expires)
@@ -138,7 +141,7 @@ BEGIN
     )
     SELECT 'done', n, NULL, NULL, NULL, NULL, version, epoch, NULL, time_us, position, NULL::bigint,
         NULL::bigint
-    FROM fine;
+    FROM fine ORDER BY position;
     GET DIAGNOSTICS applied = ROW_COUNT;
     last := start + applied;
     IF applied < total THEN
@@ -152,8 +155,10 @@ BEGIN
                 SELECT 1 FROM log AS l
                 WHERE l.space = p_space AND l.op = p.op AND l.position > start);
             IF p.key IS NOT NULL THEN
-                p.writes := ARRAY[p.key]; p.kinds := ARRAY[p.kind]; p.bodies := ARRAY[p.body];
-                p.ttls := ARRAY[p.ttl];
+                p.bodies := COALESCE(p.bodies, ARRAY[p.body]);
+                p.writes := array_fill(p.key, ARRAY[cardinality(p.bodies)]);
+                p.kinds := array_fill(p.kind, ARRAY[cardinality(p.bodies)]);
+                p.ttls := array_fill(p.ttl, ARRAY[cardinality(p.bodies)]);
                 p.expects := CASE WHEN p.version IS NULL THEN '{}' ELSE ARRAY[p.key] END;
                 p.versions := ARRAY[NULLIF(p.version, -1)]; p.epochs := ARRAY[p.epoch];
                 p.leased := '{}';

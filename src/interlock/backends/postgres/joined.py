@@ -18,7 +18,7 @@ from interlock.backends.driver_connection import (
     driver_connection_async,
     is_a,
 )
-from interlock.backends.joined import JoinedBackend, ended, lost
+from interlock.backends.joined import Elsewhere, JoinedBackend, ended, lost
 from interlock.backends.postgres import calls, wire
 from interlock.backends.postgres.calls import Call
 from interlock.backends.postgres.faults import fault_of, must_repeat, psycopg
@@ -155,7 +155,7 @@ class PostgresJoined(JoinedBackend):
 
     def _check(self, driver: Any, kind: str) -> None:
         if not is_a(driver, "psycopg", kind):
-            raise Invalid(
+            raise Elsewhere(
                 f"A {described(driver)} can't be joined here. Give a psycopg.{kind}, or "
                 "SQLAlchemy's over postgresql+psycopg://."
             )
@@ -208,7 +208,7 @@ class PostgresJoined(JoinedBackend):
             raise ended()
 
     def _elsewhere(self) -> Invalid:
-        return Invalid(
+        return Elsewhere(
             f"The connection is to another database: the space {self.name!r} is in {self._place}."
         )
 

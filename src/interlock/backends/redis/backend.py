@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from interlock.backends.contract import being_imported, no_space, not_empty, other_source
+from interlock.backends.joined import Elsewhere
 from interlock.backends.redis import calls, erase
 from interlock.backends.redis.calls import Call, Command, Keys
 from interlock.backends.redis.client import AsyncClientWire, BridgedWire, ClientWire
@@ -130,15 +131,22 @@ class RedisBackend(RemoteBackend[Call[Any]]):
         self._mark = calls.mark(self._keys)
         super().__init__(name, self._target.place, options)
         try:
-            check_server(self._threads_wire(), self._target)
+            run_id = check_server(self._threads_wire(), self._target)
             self.uid = self._open(create) if importing is None else self._import(importing)
         except BaseException:
             self.close()
             raise
+        # Where commits are to wait for replicas, they can't be part of another script.
+        self.server_id = run_id if self._waiting() is None else ""
+        self.state_key = self._keys.state
+
+    def inlined(self, plan: Plan) -> calls.Inlined:
+        """Return a commit as a part of a script that writes something else on this server, too."""
+        return calls.inlined(plan, self._keys, self.uid)
 
     def join(self, connection: object) -> NoReturn:
         """Redis has no transaction that could be joined: always raises Invalid."""
-        raise Invalid(
+        raise Elsewhere(
             "Redis has no transaction that can be joined: MULTI only queues commands, and carries "
             "out the others where one is refused. Write with the space, and let whoever needs more "
             "follow its log; or keep both in PostgreSQL or SQLite."

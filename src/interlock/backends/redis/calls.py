@@ -18,7 +18,7 @@ from interlock.core.keys import prefix_end
 from interlock.core.plan import DELETE, PUT, Plan
 from interlock.core.records import Committed, KeyInfo, Snapshot
 from interlock.core.refusals import Outcome, Pruned
-from interlock.core.requests import PAGE_BYTES, LogPage, Request, T
+from interlock.core.requests import PAGE_BYTES, LogPage, Request, T, ValuePage
 from interlock.core.transfer import (
     BasePage,
     Dump,
@@ -137,7 +137,7 @@ def call_of(request: Request[object], keys: Keys, uid: str, known: tuple[int, st
     """Return the call of a request.  `known`: a commit that must be in the log."""
     if isinstance(request, requests.Load):
         return _load(request, keys, uid, known)
-    if isinstance(request, requests.ReadLog):
+    if isinstance(request, requests.ReadLog | requests.ReadValues):
         return _read_log(request, keys, known)
     return _CALLS[type(request)](request, keys, uid)
 
@@ -158,6 +158,38 @@ def commit(
         return [_outcome(plan, reply, uid) for plan, reply in zip(plans, found, strict=True)]
 
     return Call((script("commit", names, *arguments),), parse, True, _any_committed)
+
+
+class Inlined(NamedTuple):
+    """A commit as a part of another script: `text` is the body of a function of KEYS and ARGV, and
+    `parse` reads what it returns."""
+
+    text: str
+    keys: Sequence[str]
+    arguments: Sequence[object]
+    parse: Callable[[list[Any]], Outcome]
+
+
+def inlined(plan: Plan, keys: Keys, uid: str) -> Inlined:
+    """Return a commit for a script that writes something else, too."""
+    call = commit((plan,), keys, uid, (0, ""))
+    ((_, _, count, *words),) = call.commands
+    parse = call.parse
+    return Inlined(
+        *(SCRIPTS["commit"].text, words[:count], (*words[count:], uid)),
+        lambda reply: parse([text(reply)])[0],
+    )
+
+
+def text(reply: Any) -> Any:
+    """Return a reply with texts in place of bytes, as a client that decodes would."""
+    if isinstance(reply, bytes):
+        return reply.decode()
+    if isinstance(reply, list):
+        return [text(each) for each in reply]
+    if isinstance(reply, dict):
+        return {text(key): text(value) for key, value in reply.items()}
+    return reply
 
 
 def _any_committed(outcomes: Sequence[Outcome]) -> bool:
@@ -252,8 +284,8 @@ def _named(request: requests.Load | requests.LoadAt) -> list[str | int]:
 
 
 def _read_log(
-    request: requests.ReadLog, keys: Keys, known: tuple[int, str]
-) -> Call[LogPage | Pruned]:
+    request: requests.ReadLog | requests.ReadValues, keys: Keys, known: tuple[int, str]
+) -> Call[LogPage | ValuePage | Pruned]:
     """Of one key: by a script, which counts bytes.  Of all, where no value is long: off the stream
     as it is, of which a script would make Lua values first, and then what the log is known by, so
     that what was cut meanwhile is noticed."""
@@ -267,7 +299,7 @@ def _read_log(
     first = "-" if after < 0 else after + 1
     stream = ("XRANGE", keys.log, first, "+", "COUNT", most)
 
-    def parse(replies: list[Any]) -> LogPage | Pruned:
+    def parse(replies: list[Any]) -> LogPage | ValuePage | Pruned:
         reply = replies[-1]
         keys.longest = reply[5]
         if streamed:
@@ -287,14 +319,19 @@ def _read_log(
 
 
 def _page(
-    request: requests.ReadLog, reply: list[int], rows: list[LogRow], reached: int
-) -> LogPage | Pruned:
+    request: requests.ReadLog | requests.ReadValues,
+    reply: list[int],
+    rows: list[LogRow],
+    reached: int,
+) -> LogPage | ValuePage | Pruned:
     """Return a page of the log; `reached`: what it is complete up to."""
     head, floor, lost = reply[:3]
     if lost:
         raise answers.lost_commits(head)
     if 0 <= request.after < floor:
         return refusals.pruned(request.after, floor)
+    if isinstance(request, requests.ReadValues):
+        return ValuePage(answers.lines_of(rows), reached, head, reply[6])
     return LogPage(answers.entries_of(rows), reached, head, reply[6])
 
 

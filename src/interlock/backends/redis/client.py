@@ -9,7 +9,7 @@ from typing import Any
 
 from interlock.backends.bridge import Bridge
 from interlock.backends.driver_connection import described, is_a
-from interlock.backends.redis.calls import Command
+from interlock.backends.redis.calls import Command, text
 from interlock.backends.redis.faults import fault_of, redis
 from interlock.backends.redis.wire import AsyncWire, Target, Wire
 from interlock.errors import Invalid
@@ -135,14 +135,3 @@ class BridgedWire(Wire):
 
     def close(self) -> None:
         """Close nothing: it is the application's."""
-
-
-def text(reply: Any) -> Any:
-    """Return a reply with texts in place of bytes, as a client that decodes would."""
-    if isinstance(reply, bytes):
-        return reply.decode()
-    if isinstance(reply, list):
-        return [text(each) for each in reply]
-    if isinstance(reply, dict):
-        return {text(key): text(value) for key, value in reply.items()}
-    return reply

@@ -20,10 +20,13 @@ def nodes(wire: Wire, target: Target) -> list[dict[str, Any]]:
     return [told] if "redis_version" in told else list(told.values())
 
 
-def check_server(wire: Wire, target: Target) -> None:
-    """Refuse a server that is too old, or that drops keys when its memory is full."""
-    for info in nodes(wire, target):
+def check_server(wire: Wire, target: Target) -> str:
+    """Refuse a server that is too old, or that drops keys when its memory is full.  Returns the id
+    of its run, "" of a cluster."""
+    told = nodes(wire, target)
+    for info in told:
         _check_node(info, target)
+    return "" if target.cluster else str(told[0].get("run_id", ""))
 
 
 def _check_node(info: dict[str, Any], target: Target) -> None:

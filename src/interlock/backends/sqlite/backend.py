@@ -42,7 +42,7 @@ from interlock.core.group import Deliveries
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome, Pruned, Refusal
-from interlock.core.requests import LogPage, Request, T
+from interlock.core.requests import LogPage, Request, T, ValuePage
 from interlock.core.transfer import Dump, Finish, Importing, Mark, ReadBase, Restore
 from interlock.errors import Closed, Fault
 
@@ -152,7 +152,9 @@ class SQLiteBackend:
     def _load_at(self, request: requests.LoadAt) -> Snapshot | Pruned:
         return self._read(log.load_at, request)
 
-    def _read_log(self, request: requests.ReadLog) -> LogPage | Pruned:
+    def _read_log(
+        self, request: requests.ReadLog | requests.ReadValues
+    ) -> LogPage | ValuePage | Pruned:
         return self._read(log.read_log, request)
 
     def _take_turn(self, request: requests.TakeTurn) -> requests.Place:
@@ -201,6 +203,7 @@ class SQLiteBackend:
         requests.Load: _load,
         requests.LoadAt: _load_at,
         requests.ReadLog: _read_log,
+        requests.ReadValues: _read_log,
         requests.TakeTurn: _take_turn,
         requests.LeaveTurn: _leave_turn,
         requests.Enter: _enter,

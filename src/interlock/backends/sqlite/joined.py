@@ -24,7 +24,7 @@ from interlock.backends.driver_connection import (
     driver_connection,
     driver_connection_async,
 )
-from interlock.backends.joined import JoinedBackend, ended
+from interlock.backends.joined import Elsewhere, JoinedBackend, ended
 from interlock.backends.sqlite import health, log
 from interlock.backends.sqlite.commit import Step, Where
 from interlock.backends.sqlite.faults import fault_of, is_busy
@@ -32,7 +32,7 @@ from interlock.backends.sqlite.location import Location
 from interlock.core.plan import Plan
 from interlock.core.records import Committed, Snapshot
 from interlock.core.refusals import Outcome
-from interlock.core.requests import Commit, ListKeys, Load, LoadAt, ReadLog, Request
+from interlock.core.requests import Commit, ListKeys, Load, LoadAt, ReadLog, ReadValues, Request
 from interlock.errors import Invalid, Unavailable
 
 _LOCK = "UPDATE spaces SET name = name WHERE 0"  # changes nothing, and takes the write lock
@@ -42,6 +42,7 @@ _READS: Mapping[type[Request[Any]], Callable[[Any, Where, Any], Any]] = {
     LoadAt: log.load_at,
     ListKeys: log.list_keys,
     ReadLog: log.read_log,
+    ReadValues: log.read_log,
 }
 
 
@@ -169,7 +170,7 @@ class SQLiteJoined(JoinedBackend):
 
     def _check(self) -> None:
         if not isinstance(self._driver, sqlite3.Connection):
-            raise Invalid(
+            raise Elsewhere(
                 f"A {described(self._driver)} can't be joined here. Give a sqlite3.Connection, or "
                 "SQLAlchemy's over sqlite://."
             )
@@ -178,7 +179,7 @@ class SQLiteJoined(JoinedBackend):
         file = next((path for _, name, path in rows if name == "main"), "")
         if self._place.path is None or not file or not os.path.samefile(file, self._place.path):
             where = f"is {file}" if file else "is in memory"
-            raise Invalid(f"The connection {where}, and the space is in {self._place}.")
+            raise Elsewhere(f"The connection {where}, and the space is in {self._place}.")
 
     # The caller's connection
 

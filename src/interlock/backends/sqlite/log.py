@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Sequence
 
-from interlock.backends.answers import log_page, size_of
+from interlock.backends.answers import LogRow, log_page, size_of, value_page
 from interlock.backends.sqlite.commit import (
     LEASES,
     TICKETS,
@@ -42,10 +42,14 @@ from interlock.core.requests import (
     LogPage,
     ReadLog,
     ReadRefusals,
+    ReadValues,
     SaveFold,
     SaveProjection,
     Trim,
+    ValuePage,
 )
+
+_FETCHED = 16  # rows of the log at once: what a page may hold in memory beyond its bytes
 
 
 def load(connection: sqlite3.Connection, where: Where, request: Load) -> Snapshot:
@@ -129,15 +133,44 @@ def load_at(connection: sqlite3.Connection, where: Where, request: LoadAt) -> Sn
     return Snapshot(position, now, records, scans, {})
 
 
-def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> LogPage | Pruned:
-    """Answer a ReadLog."""
+def read_log(
+    connection: sqlite3.Connection, where: Where, request: ReadLog | ReadValues
+) -> LogPage | ValuePage | Pruned:
+    """Answer a ReadLog, or a ReadValues."""
     floor = trimmed(connection, where)
     if request.after < 0:
         request = request.replace(after=floor)
     if request.after < floor:
         return pruned(request.after, floor)
-    window = (min(where.first + request.after, where.last), where.last, request.limit)
-    head = log_end(connection, where)
+    head, erased = log_end(connection, where), erasures(connection, where)
+    if isinstance(request, ReadLog):
+        return log_page(_rows(connection, where, request), head, request, erased)
+    page = _joined(connection, where, request, head, erased)
+    return page or value_page(_rows(connection, where, request), head, request, erased)
+
+
+def _joined(
+    connection: sqlite3.Connection, where: Where, request: ReadValues, head: int, erased: int
+) -> ValuePage | None:
+    """Return values that SQLite has joined, which is faster than to fetch row by row; None where
+    the page would be too long."""
+    values = (*_window(where, request), where.space, request.key)
+    before = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PAGE_BYTES)
+    try:
+        lines, last, count = connection.execute(SQL["values_of_key"], values).fetchone()
+    except sqlite3.DataError:
+        return None
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, before)
+    upto = last if count == request.limit else max(head, request.after)
+    return ValuePage(lines or "", upto, head, erased)
+
+
+def _rows(
+    connection: sqlite3.Connection, where: Where, request: ReadLog | ReadValues
+) -> list[LogRow]:
+    """Return the rows of a page of the log."""
+    window = _window(where, request)
     if request.key is not None:
         rows = connection.execute(SQL["log_page_of_key"], (*window, where.space, request.key))
     elif request.prefix:
@@ -145,13 +178,22 @@ def read_log(connection: sqlite3.Connection, where: Where, request: ReadLog) -> 
         rows = connection.execute(SQL["log_page_of_prefix"], (*window, *bounds))
     else:
         rows = connection.execute(SQL["log_page"], window)
-    found, size = [], 0
-    for row in rows:
-        found.append(row)
-        size += size_of(row)
+    found: list[LogRow] = []
+    size = 0
+    while some := rows.fetchmany(_FETCHED):
+        found += some
+        size += size_of(some)
         if size >= PAGE_BYTES:
+            while len(some) > 1 and size - size_of(some[-1:]) >= PAGE_BYTES:
+                size -= size_of([some.pop()])
+                found.pop()
             break
-    return log_page(found, head, request, erasures(connection, where))
+    return found
+
+
+def _window(where: Where, request: ReadLog | ReadValues) -> tuple[int, int, int]:
+    """Return the last id before those that are asked for, the last of the space, and how many."""
+    return min(where.first + request.after, where.last), where.last, request.limit
 
 
 def save_fold(connection: sqlite3.Connection, where: Where, request: SaveFold) -> None:

@@ -124,6 +124,13 @@ SELECT id & 0xFFFFFFFFFF, key, version, epoch, kind, body, agent, time, op, read
 FROM log INDEXED BY log_by_key WHERE space = ?4 AND key = ?5 AND id > ?1 AND id <= ?2
 ORDER BY id LIMIT ?3;
 
+-- name: values_of_key (after id, last, limit, space, key)
+-- LIMIT keeps the order for group_concat, which leaves out what is NULL.
+SELECT group_concat(body, char(10)), max(id) & 0xFFFFFFFFFF, count(*) FROM (
+    SELECT id, body FROM log INDEXED BY log_by_key
+    WHERE key = ?5 AND space = ?4 AND id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3
+);
+
 -- name: append_log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
 INSERT INTO log (id, space, key, version, epoch, kind, body, agent, time, op, reads, expires)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);

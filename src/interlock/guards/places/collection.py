@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from interlock.core.struct import Json
 from interlock.errors import AnswerLost, Invalid, Unavailable
 from interlock.extras import needs
-from interlock.guards.place import ABSENT, Change, Changed, Found
+from interlock.guards.place import ABSENT, Alone, Change, Changed, Found
 
 with needs("pymongo", "mongodb"):
     import bson
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     document: dict[str, Any]
 
 
-class Documents:
+class Documents(Alone):
     """The documents of one collection."""
 
     def __init__(

@@ -11,7 +11,8 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from interlock.backends.driver_connection import described, is_a
@@ -31,6 +32,17 @@ class Rows(NamedTuple):
     changed: int
 
 
+class Use:
+    """One use of a connection.  `reads`: nothing is written.  `whole`: several statements are one
+    transaction.  Found out when it begins: whether it is `joined` to a transaction that is open,
+    and the `connection` itself."""
+
+    def __init__(self, reads: bool = False, whole: bool = False) -> None:
+        self.reads, self.whole = reads, whole
+        self.joined = False
+        self.connection: Any = None
+
+
 class Repeat(Exception):
     """The database rolled a statement back only because of others: it may be sent again."""
 
@@ -40,57 +52,72 @@ class Connection:
 
     def __init__(self, given: Any) -> None:
         self.dialect, self.asynchronous, self._open = _opener(given)
+        self._given = given
         single = not is_a(given, "psycopg_pool") and not is_a(given, "sqlalchemy")
         self._lock = threading.Lock() if single and not self.asynchronous else None
         self._async_lock = asyncio.Lock() if single and self.asynchronous else None
 
     @asynccontextmanager
-    async def transaction(self, name: str, reads: bool = False) -> AsyncIterator[Run]:
+    async def transaction(
+        self, name: str, reads: bool = False, use: Use | None = None
+    ) -> AsyncIterator[Run]:
         """Run statements in the caller's open transaction, or in one of their own.
 
-        `reads`: they write nothing.  Raises Repeat, AnswerLost, Invalid, Unavailable; `name` says
-        in messages of what.
+        `reads`: they write nothing.  `use` learns how it is used.  Raises Repeat, AnswerLost,
+        Invalid, Unavailable; `name` says in messages of what.
         """
+        use = Use(reads) if use is None else use
+        # Without a lock another thread's transaction would be taken for the caller's.
         if self._lock is not None:
-            with self._lock:  # else another thread's transaction would be taken for the caller's
-                async with self._translated(name, reads) as run:
-                    yield run
+            self._lock.acquire()
         elif self._async_lock is not None:
-            async with self._async_lock, self._translated(name, reads) as run:
-                yield run
-        else:
-            async with self._translated(name, reads) as run:
-                yield run
-
-    @asynccontextmanager
-    async def _translated(self, name: str, reads: bool) -> AsyncIterator[Run]:
-        joined = [False, reads]
+            await self._async_lock.acquire()
         try:
-            async with self._open(joined) as run:
+            async with self._open(use) as run:
                 yield run
         except (OverflowError, sqlite3.Error) as problem:
             raise _sqlite_fault(problem, name) from problem
         except Exception as problem:
-            fault = _fault(problem, name, joined[0])
+            fault = _fault(problem, name, use.joined)
             if fault is None:
                 raise
             raise fault from problem
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+            elif self._async_lock is not None:
+                self._async_lock.release()
+
+    def is_open(self) -> bool:
+        """Whether a transaction of the caller's is open."""
+        if self._async_lock is not None and self._async_lock.locked():
+            return False  # another task's call, which is a transaction of its own
+        with self._lock or nullcontext():
+            return self._is_open()
+
+    def _is_open(self) -> bool:
+        given = self._given
+        if isinstance(given, sqlite3.Connection):
+            return given.in_transaction
+        if is_a(given, "psycopg_pool") or is_a(given, "sqlalchemy", "Engine", "AsyncEngine"):
+            return False
+        return bool(given.in_transaction()) if is_a(given, "sqlalchemy") else not _is_idle(given)
 
 
-_Open = Callable[[list[bool]], Any]
+_Open = Callable[[Use], Any]
 
 
 def _opener(given: Any) -> tuple[str, bool, _Open]:
     if isinstance(given, sqlite3.Connection):
-        return "sqlite", False, lambda joined: _sqlite(given, joined)
+        return "sqlite", False, lambda use: _sqlite(given, use)
     if is_a(given, "psycopg", "Connection"):
-        return "postgresql", False, lambda joined: _psycopg(given, joined)
+        return "postgresql", False, lambda use: _psycopg(given, use)
     if is_a(given, "psycopg", "AsyncConnection"):
-        return "postgresql", True, lambda joined: _psycopg_async(given, joined)
+        return "postgresql", True, lambda use: _psycopg_async(given, use)
     if is_a(given, "psycopg_pool", "ConnectionPool"):
-        return "postgresql", False, lambda joined: _pool(given, joined)
+        return "postgresql", False, lambda use: _pool(given, use)
     if is_a(given, "psycopg_pool", "AsyncConnectionPool"):
-        return "postgresql", True, lambda joined: _pool_async(given, joined)
+        return "postgresql", True, lambda use: _pool_async(given, use)
     if is_a(given, "sqlalchemy"):
         asynchronous = is_a(
             given,
@@ -106,8 +133,8 @@ def _opener(given: Any) -> tuple[str, bool, _Open]:
                 f"{dialect or 'no engine'}."
             )
         if asynchronous:
-            return dialect, True, lambda joined: _core_async(given, joined)
-        return dialect, False, lambda joined: _core(given, joined)
+            return dialect, True, lambda use: _core_async(given, use)
+        return dialect, False, lambda use: _core(given, use)
     raise Invalid(
         f"A {described(given)} is no connection that tables are guarded through. Pass one of "
         "sqlite3, of psycopg or of its pool, or SQLAlchemy's engine, connection or session."
@@ -115,7 +142,7 @@ def _opener(given: Any) -> tuple[str, bool, _Open]:
 
 
 @asynccontextmanager
-async def _sqlite(connection: sqlite3.Connection, joined: list[bool]) -> AsyncIterator[Run]:
+async def _sqlite(connection: sqlite3.Connection, use: Use) -> AsyncIterator[Run]:
     cursor = connection.cursor()
     cursor.row_factory = None
 
@@ -123,11 +150,11 @@ async def _sqlite(connection: sqlite3.Connection, joined: list[bool]) -> AsyncIt
         cursor.execute(text.replace(MARK, "?"), tuple(values))
         return Rows(cursor.fetchall(), cursor.rowcount)
 
-    joined[0] = connection.in_transaction
-    if joined[0]:
+    use.connection, use.joined = connection, connection.in_transaction
+    if use.joined:
         yield run
         return
-    cursor.execute("BEGIN" if joined[1] else "BEGIN IMMEDIATE")
+    cursor.execute("BEGIN" if use.reads else "BEGIN IMMEDIATE")
     try:
         yield run
         cursor.execute("COMMIT")
@@ -143,7 +170,7 @@ def _is_idle(connection: Any) -> bool:
 
 
 @asynccontextmanager
-async def _psycopg(connection: Any, joined: list[bool]) -> AsyncIterator[Run]:
+async def _psycopg(connection: Any, use: Use) -> AsyncIterator[Run]:
     import psycopg
 
     async def run(text: str, values: Sequence[object]) -> Rows:
@@ -151,8 +178,8 @@ async def _psycopg(connection: Any, joined: list[bool]) -> AsyncIterator[Run]:
             cursor.execute(_percent(text), values)
             return Rows(cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
-    joined[0] = not _is_idle(connection)
-    if joined[0] or connection.autocommit:
+    use.connection, use.joined = connection, not _is_idle(connection)
+    if use.joined or (connection.autocommit and not use.whole):
         yield run  # a statement is a transaction
     else:
         with connection.transaction():
@@ -160,7 +187,7 @@ async def _psycopg(connection: Any, joined: list[bool]) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def _psycopg_async(connection: Any, joined: list[bool]) -> AsyncIterator[Run]:
+async def _psycopg_async(connection: Any, use: Use) -> AsyncIterator[Run]:
     import psycopg
 
     async def run(text: str, values: Sequence[object]) -> Rows:
@@ -169,8 +196,8 @@ async def _psycopg_async(connection: Any, joined: list[bool]) -> AsyncIterator[R
             rows = await cursor.fetchall() if cursor.description else []
             return Rows(rows, cursor.rowcount)
 
-    joined[0] = not _is_idle(connection)
-    if joined[0] or connection.autocommit:
+    use.connection, use.joined = connection, not _is_idle(connection)
+    if use.joined or (connection.autocommit and not use.whole):
         yield run
     else:
         async with connection.transaction():
@@ -178,30 +205,31 @@ async def _psycopg_async(connection: Any, joined: list[bool]) -> AsyncIterator[R
 
 
 @asynccontextmanager
-async def _pool(pool: Any, joined: list[bool]) -> AsyncIterator[Run]:
+async def _pool(pool: Any, use: Use) -> AsyncIterator[Run]:
     with pool.connection() as connection:
-        async with _psycopg(connection, joined) as run:
+        async with _psycopg(connection, use) as run:
             yield run
 
 
 @asynccontextmanager
-async def _pool_async(pool: Any, joined: list[bool]) -> AsyncIterator[Run]:
-    async with pool.connection() as connection, _psycopg_async(connection, joined) as run:
+async def _pool_async(pool: Any, use: Use) -> AsyncIterator[Run]:
+    async with pool.connection() as connection, _psycopg_async(connection, use) as run:
         yield run
 
 
 @asynccontextmanager
-async def _core(given: Any, joined: list[bool]) -> AsyncIterator[Run]:
+async def _core(given: Any, use: Use) -> AsyncIterator[Run]:
     async def run(text: str, values: Sequence[object]) -> Rows:
         return _rows(connection.execute(*_named(text, values)))
 
     if is_a(given, "sqlalchemy", "Engine"):
         with given.begin() as connection:
+            use.connection = connection
             yield run
         return
-    joined[0] = given.in_transaction()
+    use.connection, use.joined = given, given.in_transaction()
     session = hasattr(given, "flush")
-    if joined[0]:
+    if use.joined:
         if session:
             given.flush()  # what was changed in objects goes first
         connection = given.connection() if session else given
@@ -213,17 +241,18 @@ async def _core(given: Any, joined: list[bool]) -> AsyncIterator[Run]:
 
 
 @asynccontextmanager
-async def _core_async(given: Any, joined: list[bool]) -> AsyncIterator[Run]:
+async def _core_async(given: Any, use: Use) -> AsyncIterator[Run]:
     async def run(text: str, values: Sequence[object]) -> Rows:
         return _rows(await connection.execute(*_named(text, values)))
 
     if is_a(given, "sqlalchemy", "AsyncEngine"):
         async with given.begin() as connection:
+            use.connection = connection
             yield run
         return
-    joined[0] = given.in_transaction()
+    use.connection, use.joined = given, given.in_transaction()
     session = hasattr(given, "flush")
-    if joined[0]:
+    if use.joined:
         if session:
             await given.flush()
         connection = await given.connection() if session else given
@@ -239,6 +268,7 @@ def _rows(result: Any) -> Rows:
     return Rows(rows, result.rowcount)
 
 
+@lru_cache(maxsize=256)
 def _percent(text: str) -> str:
     return text.replace("%", "%%").replace(MARK, "%s")
 

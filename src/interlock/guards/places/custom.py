@@ -8,10 +8,10 @@ from typing import Any
 
 from interlock.core.keys import decode
 from interlock.errors import Invalid, Unknown
-from interlock.guards.place import ABSENT, Absent, Change, Changed, Found
+from interlock.guards.place import ABSENT, Absent, Alone, Change, Changed, Found
 
 
-class Custom:
+class Custom(Alone):
     """`load` and `replace` as `interlock.guards.custom` describes them."""
 
     def __init__(

@@ -36,7 +36,7 @@ from interlock.errors import Invalid, Unavailable
 from interlock.extras import needs
 from interlock.files import disk
 from interlock.files.merge import indent, merged_text
-from interlock.guards.place import ABSENT, Change, Changed, Found, Stored
+from interlock.guards.place import ABSENT, Alone, Change, Changed, Found, Stored
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ _TORN = 0.02  # seconds after which a file that cannot be read is looked at agai
 _MARK = ".interlock-"
 
 
-class Files:
+class Files(Alone):
     """A folder whose files are keys, or one file whose name is the only key."""
 
     def __init__(

@@ -42,21 +42,16 @@ class PostgresRow:
         text = f"SELECT {_read(table)} FROM {table.name} AS t WHERE {_key(table)}"
         return await _one(run, text, parts)
 
+    async def hold(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
+        """Read a row, and keep others from changing it until the transaction ends."""
+        text = f"SELECT {_read(table)} FROM {table.name} AS t WHERE {_key(table)} FOR SHARE"
+        return await _one(run, text, parts)
+
     async def update(
         self, run: Run, table: Table, parts: Sequence[str], image: object, new: Setting
     ) -> Row | None:
         """Change a row that still has this image."""
-        names = ", ".join(map(quoted, new.columns))
-        fields = ", ".join(f"n.{quoted(name)}" for name in new.columns)
-        sets = [f"({names}) = (SELECT {fields} FROM {_populated(table)} AS n)"]
-        if new.counted and table.version:
-            version = quoted(table.version)
-            sets.append(f"{version} = COALESCE(t.{version}, 0) + 1")
-        text = (
-            f"UPDATE {table.name} AS t SET {', '.join(sets)} "
-            f"WHERE {_key(table)} AND {_image(table)} = CAST({MARK} AS text) "
-            f"RETURNING {_read(table)}"
-        )
+        text = table.text(_updating, new)
         return await _one(run, text, (json.dumps(new.columns), *parts, image))
 
     async def insert(
@@ -85,7 +80,21 @@ class PostgresRow:
 
 async def _one(run: Run, text: str, values: Sequence[object]) -> Row | None:
     rows = (await run(text, values)).rows
-    return Row(rows[0][0], json.loads(rows[0][1])) if rows else None
+    return Row(rows[0][0], json.loads(rows[0][1]), rows[0][1]) if rows else None
+
+
+def _updating(table: Table, new: Setting) -> str:
+    names = ", ".join(map(quoted, new.columns))
+    fields = ", ".join(f"n.{quoted(name)}" for name in new.columns)
+    sets = [f"({names}) = (SELECT {fields} FROM {_populated(table)} AS n)"]
+    if new.counted and table.version:
+        version = quoted(table.version)
+        sets.append(f"{version} = COALESCE(t.{version}, 0) + 1")
+    return (
+        f"UPDATE {table.name} AS t SET {', '.join(sets)} "
+        f"WHERE {_key(table)} AND {_image(table)} = CAST({MARK} AS text) "
+        f"RETURNING {_read(table)}"
+    )
 
 
 def _key(table: Table) -> str:

@@ -1,13 +1,14 @@
 -- What every script of a guard begins with: the operations that were applied in the last minutes, so that
--- one whose answer was lost is not applied twice.
+-- one whose answer was lost is not applied twice.  A script writes one key or several, all or none.
 --
--- KEYS[1]  the key, which is the application's
--- KEYS[2]  interlock:receipts:<key>: sorted set of operation ids, by the server's time in milliseconds.
---          The key itself where no receipts are kept
--- ARGV[1]  operation id
--- ARGV[2]  milliseconds that receipts are kept (0: none are)
-local key, receipts = KEYS[1], KEYS[2]
-local kept = tonumber(ARGV[2])
+-- KEYS[1]   interlock:receipts:<first key>: sorted set of operation ids, by the server's time in
+--           milliseconds.  The first key itself where no receipts are kept
+-- KEYS[2..] the keys, which are the application's; then those of a commit beside them, if there is one
+-- ARGV[1]   operation id
+-- ARGV[2]   milliseconds that receipts are kept (0: none are)
+-- ARGV[3]   number of keys; then for each of them what the script of its kind says (`string.lua` and its
+--           like, which define `wanted`, `check` and `apply`); then the arguments of the commit beside them
+local receipts, kept, count = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function was_applied()
     return kept > 0 and redis.call('ZSCORE', receipts, ARGV[1])
@@ -25,7 +26,7 @@ local function note_applied()
     redis.call('PEXPIRE', receipts, kept)
 end
 
-local function other_type(wanted)
+local function other_type(key, wanted)
     local kind = redis.call('TYPE', key).ok
     return kind ~= 'none' and kind ~= wanted and kind
 end

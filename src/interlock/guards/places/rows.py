@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any
 
+from interlock.backends.joined import Elsewhere
 from interlock.core.struct import Json
 from interlock.errors import AnswerLost, Invalid, Unavailable
-from interlock.guards.place import ABSENT, Change, Changed, Found
-from interlock.guards.places.connection import Connection, Repeat, Run
-from interlock.guards.places.table import COMPARED, Dialect, Row, Seen, Setting, Table, quoted
+from interlock.guards.place import ABSENT, Answers, Change, Changed, Found, Stopped, Together
+from interlock.guards.places.connection import Connection, Repeat, Run, Use
+from interlock.guards.places.table import (
+    COMPARED,
+    Dialect,
+    Row,
+    Seen,
+    Setting,
+    Table,
+    quoted,
+    row_key,
+)
+
+if TYPE_CHECKING:
+    from interlock.guards.log import Inside
+    from interlock.session import AsyncSession, Session
 
 _REPEATS = 20
 
 
+class Refuted(Exception):
+    """A row has changed: what was written of others is rolled back."""
+
+    def __init__(self, changed: Changed) -> None:
+        super().__init__()
+        self.changed = changed
+
+
 class Rows:
     """The place: rows of one table."""
+
+    several = True
 
     def __init__(self, given: Any, table: Table, name: str) -> None:
         self.name = name
@@ -57,6 +84,103 @@ class Rows:
                 raise AnswerLost("what is there has changed since, by this write or by another")
             return answer
         raise self._contended()
+
+    async def replace_all(
+        self, changes: Sequence[Change], beside: Inside | None
+    ) -> Answers | Changed:
+        """Write several rows, and what is logged of it, in one transaction."""
+        for _ in range(_REPEATS):
+            use = Use(whole=True)
+            try:
+                async with self._connection.transaction(self.name, use=use) as run:
+                    if not use.joined:
+                        return await self._all(run, use, changes, beside)
+                    await run("SAVEPOINT interlock_guard", ())
+                    try:
+                        answers = await self._all(run, use, changes, beside)
+                    except (Refuted, Stopped, Invalid):
+                        await run("ROLLBACK TO SAVEPOINT interlock_guard", ())
+                        raise
+                    await run("RELEASE SAVEPOINT interlock_guard", ())
+                    return answers
+            except Refuted as refuted:
+                return refuted.changed
+            except Repeat:
+                continue
+        raise self._contended()
+
+    async def _all(
+        self, run: Run, use: Use, changes: Sequence[Change], beside: Inside | None
+    ) -> Answers | Changed:
+        """Write them in the order of their keys, so that two who do so never wait for each other.
+
+        Raises Refuted, where all of it is to be rolled back.
+        """
+        before: dict[str, Found] = {}
+        answers: dict[str, object] = {}
+        for change in sorted(changes, key=lambda each: each.key):
+            if beside is not None:
+                before[change.key] = await self._there(run, change.key)
+            answer = await (self._compare if change.compared_only else self._replace)(run, change)
+            if isinstance(answer, Changed):
+                changed = answer._replace(key=change.key)
+                found: Answers | Changed = changed
+                if beside is not None:
+                    found = await beside.logged(use.connection, (), changed)
+                elif change.again:
+                    raise AnswerLost("a row has changed since, by this write or by another")
+                if isinstance(found, Changed):
+                    raise Refuted(found._replace(found=changed.found, key=changed.key))
+                return found
+            answers[change.key] = answer
+        made = [answers[change.key] for change in changes]
+        if beside is None:
+            return made
+        return await beside.logged(use.connection, [before[change.key] for change in changes], made)
+
+    async def _there(self, run: Run, key: str) -> Found:
+        return self._found(await self._load(run, self._table.parts(key)))
+
+    async def _compare(self, run: Run, change: Change) -> object | Changed:
+        """Compare a row, and keep it from being changed until the transaction ends."""
+        parts = self._table.parts(change.key)
+        row = await self._dialect.hold(run, self._table, parts)
+        found = self._found(row)
+        image = None if change.tag is ABSENT else change.tag.image
+        same = row is None if image is None else row is not None and row.image == image
+        return found.tag if same else Changed(found)
+
+    async def keys(self, pattern: str) -> list[str]:
+        """Read the keys of all rows."""
+        columns = ", ".join(f"CAST({quoted(name)} AS text)" for name in self._table.key)
+        async with self._connection.transaction(self.name, reads=True) as run:
+            rows = (await run(f"SELECT {columns} FROM {self._table.name}", ())).rows
+        return sorted(key for row in rows if fnmatchcase(key := row_key(*row), pattern))
+
+    async def is_one_with(self, session: Session | AsyncSession) -> Together:
+        """Whether the space is in the database of the table."""
+        use = Use(whole=True)
+        async with self._connection.transaction(self.name, use=use):
+            try:
+                answer: Any = session.joined(use.connection, nested=True)
+                joined = await answer if isawaitable(answer) else answer
+            except Elsewhere:
+                return Together.NOT
+            closed = joined.close()
+            if isawaitable(closed):
+                await closed
+        return Together.INSIDE
+
+    def in_callers_transaction(self) -> bool:
+        """Whether one is open on the connection."""
+        return self._connection.is_open()
+
+    @asynccontextmanager
+    async def within(self) -> AsyncIterator[object]:
+        """The caller's transaction."""
+        use = Use(whole=True)
+        async with self._connection.transaction(self.name, use=use):
+            yield use.connection
 
     async def _load(self, run: Run, parts: Sequence[str]) -> Row | None:
         if not self._table.columns:
@@ -127,7 +251,7 @@ class Rows:
             return Found(ABSENT, ABSENT)
         version = row.value[self._table.version] if self._table.version else 0
         counted = version if isinstance(version, int) and version > 0 else 0
-        shown = json.dumps(row.value, ensure_ascii=False)
+        shown = row.shown or json.dumps(row.value, ensure_ascii=False)
         return Found(Seen(row.image, shown), row.value, counted)
 
     def _contended(self) -> Unavailable:
@@ -139,6 +263,8 @@ class Rows:
 
 def _differ(one: Json, other: Json) -> bool:
     """Whether two values are not the same JSON: True is not 1."""
+    if type(one) is type(other) and not isinstance(one, dict | list | float):
+        return bool(one != other)
     return json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True)
 
 

@@ -48,6 +48,11 @@ class SqliteRow:
         value = {name: _shown(each, table.columns[name]) for name, each in row.items()}
         return Row(tuple(row[name] for name in table.compared), value)
 
+    async def hold(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
+        """Read a row: who writes has the file to himself, once it has the lock."""
+        await run(f"UPDATE {table.name} SET {quoted(table.key[0])} = NULL WHERE 0", ())
+        return await self.load(run, table, parts)
+
     async def update(
         self, run: Run, table: Table, parts: Sequence[str], image: object, new: Setting
     ) -> Row | None:

@@ -13,7 +13,7 @@ writing it, and then compares again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 from urllib.parse import quote, unquote
 
@@ -22,6 +22,7 @@ from interlock.errors import Invalid
 from interlock.guards.places.connection import Run
 
 COMPARED = ("row", "version")
+_MOST_TEXTS = 256
 
 
 class Column(NamedTuple):
@@ -44,6 +45,7 @@ class Row(NamedTuple):
 
     image: object
     value: dict[str, Json]
+    shown: str | None = None  # the value as JSON text, where the database has told it
 
 
 class Setting(NamedTuple):
@@ -71,6 +73,7 @@ class Table:
         self.columns: dict[str, Column] = {}
         self._only = only
         self._compare = compare
+        self._texts: dict[tuple[object, ...], str] = {}
 
     def learn(self, columns: Iterable[Column], unique: Iterable[Iterable[str]]) -> None:
         """Take note of the columns, and of which of them are unique.  Raises Invalid."""
@@ -86,9 +89,20 @@ class Table:
                 f"{', '.join(self.key)} of {self.name} is not unique, so it names no row. Name "
                 "the columns of its primary key, or of a unique index."
             )
+        self._texts.clear()
         self.columns = {
             name: column for name, column in there.items() if self._only is None or name in named
         }
+
+    def text(self, make: Callable[[Table, Setting], str], new: Setting) -> str:
+        """Return the statement that `make` makes for these columns, made once."""
+        key = (make, *new.columns, new.counted)
+        found = self._texts.get(key)
+        if found is None:
+            if len(self._texts) >= _MOST_TEXTS:
+                self._texts.clear()
+            found = self._texts[key] = make(self, new)
+        return found
 
     @property
     def compared(self) -> list[str]:
@@ -115,6 +129,10 @@ class Dialect(Protocol):
 
     async def load(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
         """Read a row."""
+        ...
+
+    async def hold(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
+        """Read a row, and keep others from changing it until the transaction ends."""
         ...
 
     async def update(

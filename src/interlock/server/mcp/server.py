@@ -1,10 +1,6 @@
 """The MCP server: tools over one space, on standard input and output or over HTTP.
 
 Every client of the protocol can use it; several at once may, on any number of servers.
-
-Uvicorn has a limit for the time between two requests and none for the request itself: one that
-begins and does not come to its end would stay forever.  `Limits` says how many connections there
-may be, and how long each may keep us waiting.
 """
 
 from __future__ import annotations
@@ -17,16 +13,12 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
-import h11
 import mcp_types as types
 import uvicorn
 from jsonschema import Draft202012Validator
@@ -39,10 +31,10 @@ from mcp.server.stdio import stdio_server
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 from starlette.middleware.authentication import AuthenticationMiddleware
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import interlock
-from interlock import InterlockError, Json, Unavailable
+from interlock import InterlockError, Json
+from interlock.server.connections import LIMITS, Limits, bound, limited, until_stopped
 from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.calls import CALLS, Answer, Refusal, about, refusal_of
 from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
@@ -166,83 +158,6 @@ def _checked(tool: Tool, arguments: Mapping[str, Json]) -> dict[str, Json]:
     return {name: int(each) if name in whole else each for name, each in arguments.items()}
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a client may ask of the server, whoever it is."""
-
-    request: float = 30.0  # seconds from the first byte of a request, or the connection, to the end
-    idle: float = 30.0  # seconds between an answer and the next request
-    unread: float = 60.0  # seconds in which a client takes nothing of its answer
-    connections: int = 800  # below the usual limit of 1,024 open files
-
-
-def limited(limits: Limits) -> type[asyncio.Protocol]:
-    """Return the protocol of connections that are within `limits`, for Uvicorn."""
-
-    class Limited(_Connection):
-        _limits = limits
-        _waiting: ClassVar[dict[_Connection, None]] = {}
-
-    return Limited
-
-
-class _Connection(H11Protocol):
-    _limits: ClassVar[Limits]
-    _waiting: ClassVar[dict[_Connection, None]]  # what has not sent a whole request, oldest first
-
-    _until_whole: asyncio.TimerHandle | None = None
-    _until_read: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(cast("asyncio.Transport", transport))
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for a client that is gone without a word
-            sock = transport.get_extra_info("socket")
-            unread_ms = int(self._limits.unread * 1000)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, unread_ms)
-        if len(self.connections) > self._limits.connections and self._waiting:
-            next(iter(self._waiting)).transport.abort()
-        self._wait_for_request()
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        state = self.conn.their_state
-        # Uvicorn's own timer runs between two requests.
-        between = state is h11.IDLE and self.timeout_keep_alive_task is not None
-        if state is h11.SEND_BODY or (state is h11.IDLE and not between):
-            self._wait_for_request()
-        else:
-            self._request_is_whole()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._request_is_whole()
-        self._stop_waiting_for_reader()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._until_read = self.loop.call_later(self._limits.unread, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        self._stop_waiting_for_reader()
-        super().resume_writing()
-
-    def _wait_for_request(self) -> None:
-        if self._until_whole is None and not self.transport.is_closing():
-            self._waiting[self] = None
-            self._until_whole = self.loop.call_later(self._limits.request, self.transport.abort)
-
-    def _request_is_whole(self) -> None:
-        self._waiting.pop(self, None)
-        if self._until_whole is not None:
-            self._until_whole.cancel()
-            self._until_whole = None
-
-    def _stop_waiting_for_reader(self) -> None:
-        if self._until_read is not None:
-            self._until_read.cancel()
-            self._until_read = None
-
-
 PATH = "/mcp"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _LARGEST_REQUEST = 16 * 1024 * 1024  # bytes
@@ -260,7 +175,7 @@ async def serve_stdio(server: Server[object]) -> signal.Signals | None:
         async with stdio_server(stdin=lines) as (read, write):
             await server.run(read, write, server.create_initialization_options())
 
-    return await _until_stopped(serve(), None)
+    return await until_stopped(serve(), None)
 
 
 async def serve_http(
@@ -271,7 +186,7 @@ async def serve_http(
     tokens: Mapping[str, str | None],
     allowed_hosts: Sequence[str] = (),
     told: Callable[[str], None] = lambda url: None,
-    limits: Limits = Limits(),  # it is frozen
+    limits: Limits = LIMITS,
 ) -> signal.Signals | None:
     """Serve over streamable HTTP until a signal comes, which is returned.
 
@@ -281,7 +196,7 @@ async def serve_http(
 
     Raises Unavailable.
     """
-    listening = _bound(host, port)
+    listening = bound(host, port)
     hosts = [*_LOCAL_HOSTS, f"[{host}]" if ":" in host else host, *allowed_hosts]
     security = TransportSecuritySettings(
         allowed_hosts=[form for each in hosts for form in (each, f"{each}:*")],
@@ -319,49 +234,7 @@ async def serve_http(
     actual = listening.getsockname()[1]
     told(f"http://{f'[{host}]' if ':' in host else host}:{actual}{PATH}")
     with listening:
-        return await _until_stopped(running.serve([listening]), stop)
-
-
-async def _until_stopped(
-    serving: Coroutine[object, None, None], stop: Callable[[], None] | None
-) -> signal.Signals | None:
-    """Await a server that SIGTERM and Ctrl-C stop, or cancel where there is no other way."""
-    came: list[signal.Signals] = []
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(serving)
-
-    def handle(number: signal.Signals) -> None:
-        came.append(number)
-        (stop or task.cancel)()
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, handle, each)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not came:
-            raise
-    finally:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-    return came[0] if came else None
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at an address.  Raises Unavailable."""
-    with ExitStack() as on_failure:
-        try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            made = on_failure.enter_context(socket.socket(family, kind, protocol))
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind(address)
-            made.listen(128)  # whoever is told the URL may call at once
-        except (OSError, UnicodeError) as problem:
-            raise Unavailable(f"Can't listen on {host}:{port}: {problem}") from problem
-        on_failure.pop_all()
-    return made
+        return await until_stopped(running.serve([listening]), stop)
 
 
 class _Tokens:

@@ -25,7 +25,6 @@ from interlock.verify.explorer.store import (
     StillDriver,
     Stores,
     contents,
-    explored_space,
 )
 
 NOBODY = -1  # in place of a number: no request, no state
@@ -220,14 +219,14 @@ class Agents:
         return len(self.states) - 1
 
     def _run(
-        self, agent: int, given: list[tuple[Request[object], object]]
+        self, agent: int, answers: list[tuple[Request[object], object]]
     ) -> tuple[Request[object] | None, object, BaseException | None]:
         """Run an agent on its answers; return its next request, or its result and its failure."""
         name, result, failed = self.names[agent], None, None
-        driver = ReplayingDriver(self._elsewhere, name, given)
+        driver = ReplayingDriver(self._elsewhere, name, answers)
         try:
-            space = explored_space(driver, self._stores.writer(name))
-            result = Context().run(self._programs[agent], space)  # it holds nothing of another's
+            given = self._stores.given(driver, name)
+            result = Context().run(self._programs[agent], given)  # it holds nothing of another's
         except Unwound:
             return _pending(driver), None, None
         except Refused as refusal:
@@ -242,7 +241,7 @@ class Agents:
         if driver.problem is not None:
             raise driver.problem
         if driver.unused:
-            recorded = given[-driver.unused][0]
+            recorded = answers[-driver.unused][0]
             raise _not_deterministic(name, "nothing and ended", f"{recorded}")
         return None, result, failed
 

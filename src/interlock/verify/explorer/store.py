@@ -188,6 +188,10 @@ class Stores:
         """Return a space on the content that is loaded."""
         return explored_space(StillDriver(self.backend), self.writer(agent))
 
+    def given(self, driver: StillDriver, agent: str) -> Any:
+        """Return what an agent is given: a space."""
+        return explored_space(driver, self.writer(agent))
+
     def reader(self, store: int) -> Space:
         """Return a space on a content, for invariants."""
         self.load(store)

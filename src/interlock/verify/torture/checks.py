@@ -229,6 +229,18 @@ class Tally:
         self.acknowledged = array("d")  # when
         self.spans: list[tuple[int, float, float]] = []  # position, invoked, completed of commits
 
+    def take(self, done: Done, findings: Findings) -> None:
+        """Count one operation."""
+        self.kinds[done.kind] += 1
+        self.outcomes[done.outcome] += 1
+        if done.outcome == ACKNOWLEDGED:
+            self.acknowledged.append(done.completed or 0.0)
+        else:
+            self.reasons[done.reason.partition(":")[0].removeprefix(UNEXPECTED)] += 1
+        if done.reason.startswith(UNEXPECTED):
+            text = f"{_told(done)}: {done.reason.removeprefix(UNEXPECTED)}"
+            findings.add("unexpected error", text)
+
 
 class Window:
     """The check of one window: its operations beside its entries of the log."""
@@ -247,15 +259,7 @@ class Window:
     def take(self, done: Done) -> None:
         """Compare one operation with the log."""
         tally = self.tally
-        tally.kinds[done.kind] += 1
-        tally.outcomes[done.outcome] += 1
-        if done.outcome == ACKNOWLEDGED:
-            tally.acknowledged.append(done.completed or 0.0)
-        else:
-            tally.reasons[done.reason.partition(":")[0].removeprefix(UNEXPECTED)] += 1
-        if done.reason.startswith(UNEXPECTED):
-            text = f"{_told(done)}: {done.reason.removeprefix(UNEXPECTED)}"
-            self.findings.add("unexpected error", text)
+        tally.take(done, self.findings)
         found = self._lines.pop((done.worker, done.number), {})
         for piece in done.pieces:
             if piece.commit:
@@ -376,10 +380,12 @@ _ASKED = 1000  # doubtful commits whose outcome the store is asked for
 class Checked:
     """What the checks found."""
 
-    def __init__(self, findings: Findings, tally: Tally, log: Log) -> None:
+    def __init__(self, findings: Findings, tally: Tally, entries: int) -> None:
         self.findings = findings
         self.tally = tally
-        self.log = log
+        self.entries = entries
+        self.blind = self.blindly_destroyed = 0  # writes around a guard, and what they cost
+        self.again = 0  # guarded creates that were applied again
 
 
 def check(
@@ -417,7 +423,7 @@ def check(
         progress(number + 1)
     overall.check(log, tally.spans, epochs)
     _check_doubtful(space, tally, findings)
-    return Checked(findings, tally, log)
+    return Checked(findings, tally, log.length)
 
 
 def _check_history(history: list[Operation], number: int, findings: Findings) -> None:

@@ -41,7 +41,8 @@ PROXIED = ("postgresql", "postgres", "redis")
 class Settings(NamedTuple):
     """What a run does.  The plan follows from `operations`, `seed`, `workers` and `faults`.
 
-    `workers` are processes, `tasks` how many agents each of them is.
+    `workers` are processes, `tasks` how many agents each of them is.  `guarded`: it tortures guards
+    of data outside, which `url` names, and one more process is `legacy` blind writers.
     """
 
     url: str
@@ -51,6 +52,13 @@ class Settings(NamedTuple):
     workers: int = 8
     tasks: int = 12
     faults: tuple[str, ...] = tuple(FAULTS)
+    guarded: bool = False
+    legacy: int = 10
+
+    @property
+    def processes(self) -> int:
+        """How many processes there are."""
+        return self.workers + self.guarded
 
     @property
     def share(self) -> int:
@@ -80,8 +88,8 @@ class Settings(NamedTuple):
 
 
 def is_file(url: str) -> bool:
-    """Say whether a store is a file of SQLite."""
-    return url.partition("://")[0] == "sqlite"
+    """Say whether a store is a file of SQLite, or a place is a folder."""
+    return url.partition("://")[0] in ("sqlite", "file")
 
 
 def can_be_proxied(url: str) -> bool:
@@ -91,7 +99,7 @@ def can_be_proxied(url: str) -> bool:
     return parts.scheme in PROXIED and bool(parts.hostname) and "," not in hosts
 
 
-def possible(url: str, restartable: bool) -> dict[str, str]:
+def possible(url: str, restartable: bool, guarded: bool = False) -> dict[str, str]:
     """Return why some kinds of faults cannot be injected into a store, by kind."""
     missing = {}
     if is_file(url):
@@ -105,6 +113,8 @@ def possible(url: str, restartable: bool) -> dict[str, str]:
         missing = {CUT: why, LOST: why}
     if urlsplit(url).scheme.startswith("redis"):
         missing[DURABLE] = "how long a commit lasts is a setting of the server, not of a process"
+    if guarded:
+        missing[DURABLE] = "what is outside is as durable as its owner has set it up"
     if not restartable:
         for kind in (RESTART, DURABLE):
             missing.setdefault(kind, "no --restart command says how")
@@ -133,12 +143,18 @@ KINDS = {
     "follow": 0.5,  # read the log from where this worker was
     "consume": 1,  # take entries as a member of a group, and acknowledge them
 }
-_NAMES = list(KINDS)
-_WEIGHTS = list(accumulate(KINDS.values()))
+# The same where guards are tortured; blind writers do one more kind, all the time.
+GUARDED_KINDS = {
+    "update": 50,
+    "write": 25,  # read, think, write over what was read
+    "churn": 15,  # create, write or delete, by what is there
+    "read": 10,
+}
 _OP_ID = re.compile(r"op-(\d+)-(\d+)(?:\.\d+)?$")
 _DRAWN = 1 << 20
 _JUMPS = (3600, -3600, 86_400, -86_400, 315_360_000, -315_360_000)  # seconds
 
+GUARDED_HOT, GUARDED_CHURNED = 8, 4
 HOT, CHURNED, ACCOUNTS, DUTIES, ROSTERS = 24, 24, 12, 8, 40  # keys of each window
 LEASED, JOBS, LISTS, SUMS = 3, 8, 4, 3
 ON_CALL = 4  # keys of each duty
@@ -184,7 +200,8 @@ def parse_op_id(text: str) -> tuple[int, int] | None:
 def operation(settings: Settings, worker: int, number: int) -> Op:
     """Return one operation of the plan."""
     chance = random.Random(f"{settings.seed}/{worker}/{number}")
-    (kind,) = chance.choices(_NAMES, cum_weights=_WEIGHTS)
+    kinds = GUARDED_KINDS if settings.guarded else KINDS
+    (kind,) = chance.choices(list(kinds), cum_weights=list(accumulate(kinds.values())))
     drawn = [chance.randrange(_DRAWN) for _ in range(3)]
     return Op(worker, number, kind, number // settings.window, *drawn)
 

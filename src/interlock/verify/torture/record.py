@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -48,6 +49,10 @@ class Board:
     def answered(self) -> int:
         """Return how many operations were answered, by all workers."""
         return sum(self._get(worker, _ANSWERED) for worker in range(self.workers))
+
+    def all_begun(self, workers: int, share: int) -> bool:
+        """Say whether the first `workers` have begun their whole share."""
+        return all(self.begun(worker) >= share for worker in range(workers))
 
     def add_answered(self, worker: int) -> None:
         """Count one."""
@@ -115,6 +120,8 @@ class Facts(TypedDict, total=False):
     log: tuple[int, int, int]  # after, up to, entries
     taken: tuple[float, list[int]]  # invoked, positions
     acked: tuple[float, float, int]  # invoked, completed, entries
+    sent: tuple[str, str | None, str]  # a write: key, what it was computed from, and its own name
+    deletes: bool
 
 
 class Done(NamedTuple):
@@ -141,6 +148,7 @@ class Recorder:
         self._folder = folder
         self._worker = worker
         self._files: dict[int, _Lines] = {}
+        self._lock = threading.Lock()  # guards work in threads
 
     def begin(self, op: Op, now: float) -> None:
         """Note that an operation begins."""
@@ -157,6 +165,10 @@ class Recorder:
         self._write(op, ["e", op.number, now, outcome, reason, pieces, facts])
 
     def _write(self, op: Op, line: list[Json]) -> None:
+        with self._lock:
+            self._write_alone(op, line)
+
+    def _write_alone(self, op: Op, line: list[Json]) -> None:
         file = self._files.get(op.window)
         if file is None:
             # The operations of two windows overlap only a little; older files are not used again.

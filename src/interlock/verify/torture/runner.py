@@ -29,6 +29,8 @@ import interlock
 from interlock import Json
 from interlock.errors import Fault, Invalid, Unavailable
 from interlock.verify.torture.checks import Checked, check
+from interlock.verify.torture.guard_place import place_at
+from interlock.verify.torture.ledger import check_guarded
 from interlock.verify.torture.log import LOST_WRITE, TWICE, Findings
 from interlock.verify.torture.plan import (
     CLOCK,
@@ -56,7 +58,10 @@ class Report(NamedTuple):
 
     `anomalies` are counts by name, `examples` a few of each; `away` is the longest time without
     any acknowledgement, `away_in_all` the sum of those above half a second, in seconds.
-    `missing` says which faults were not possible, and why.
+    `missing` says which faults were not possible, and why.  Where guards are tortured (`guarded`),
+    `blind` are the writes around them, and `blindly_destroyed` the guarded ones that were lost to
+    these; `applied_again` are creates that were sent again, as an answer was lost, after somebody
+    had deleted them: a table does not remember them.
     """
 
     seed: int
@@ -81,6 +86,10 @@ class Report(NamedTuple):
     anomalies: dict[str, int]
     examples: dict[str, list[str]]
     undecided: list[str]
+    guarded: bool = False
+    blind: int = 0
+    blindly_destroyed: int = 0
+    applied_again: int = 0
 
     @property
     def verdict(self) -> str:
@@ -105,6 +114,11 @@ class Report(NamedTuple):
         if self.verdict == "anomalies":
             found = sum(self.anomalies.values())
             return f"FAIL {count:,} operations, {faults:,} faults: {found:,} anomalies"
+        if self.guarded:
+            return (
+                f"PASS {count:,} operations, {faults:,} faults, {self.blind:,} blind writes: "
+                "0 acknowledged lost, 0 changes destroyed unseen by a guard"
+            )
         lost, twice = self.anomalies.get(LOST_WRITE, 0), self.anomalies.get(TWICE, 0)
         return (
             f"PASS {count:,} operations, {faults:,} faults: 0 anomalies, "
@@ -204,17 +218,18 @@ class Crew:
         proxied_url: str,
         proxy: Proxy | None,
         restart: Callable[[], None] | None,
-        durable: Durable,
+        durable: Durable | None,
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.proxied_url = proxied_url
         self.proxy = proxy
         self.restart = restart
-        self.board = Board(folder / "board", settings.workers)
+        self.board = Board(folder / "board", settings.processes)
         self.struck: Counter[str] = Counter()
         self.crashes = 0
         self.durable = durable
+        self._module = "guard_worker" if settings.guarded else "worker"
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._waking: dict[int, float] = {}
         self._killed: set[int] = set()
@@ -227,7 +242,7 @@ class Crew:
         """
         began = time.monotonic()
         due = faults(self.settings)
-        for worker in range(self.settings.workers):
+        for worker in range(self.settings.processes):
             self._start(worker)
         answered, since = 0, time.monotonic()
         while self._processes:
@@ -262,7 +277,7 @@ class Crew:
         # when this process dies is woken and hung up by the system.
         with self._log().open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "interlock.verify.torture.worker"],
+                [sys.executable, "-m", f"interlock.verify.torture.{self._module}"],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -273,7 +288,8 @@ class Crew:
         assert told is not None, "it was asked for"
         with suppress(BrokenPipeError), told:  # one that died at once is seen by `_reap`
             # Every other worker: the proxy takes as much of a processor as a worker does.
-            url = self.settings.url if worker % 2 else self.proxied_url
+            direct = worker % 2 or worker == self.settings.workers
+            url = self.settings.url if direct else self.proxied_url
             told.write(orders(self.settings, self.folder, worker, url))
 
     def _reap(self) -> None:
@@ -303,7 +319,9 @@ class Crew:
 
     def _strike(self, fault: Planned) -> bool:
         """Let a fault happen; False where it cannot now."""
-        running = sorted(self._processes)
+        running = [each for each in sorted(self._processes) if each < self.settings.workers]
+        if not running:
+            return True  # too late
         worker = min((w for w in running if w >= fault.worker), default=running[0])
         if fault.kind in (CUT, LOST) and self.proxy is not None:
             return self._strike_network(fault, self.proxy)
@@ -326,18 +344,18 @@ class Crew:
             return True  # counted when it has died
         elif fault.kind == RESTART and self.restart is not None:
             self.restart()
-        elif fault.kind == DURABLE and self.restart is not None:
-            return self._strike_durable(self.restart)
+        elif fault.kind == DURABLE and self.restart is not None and self.durable is not None:
+            return self._strike_durable(self.restart, self.durable)
         self.struck[fault.kind] += 1
         return True
 
-    def _strike_durable(self, restart: Callable[[], None]) -> bool:
+    def _strike_durable(self, restart: Callable[[], None], durable: Durable) -> bool:
         """Kill the server while nobody else commits, who would flush its log for all."""
         stopped = [worker for worker in self._processes if worker not in self._waking]
         for worker in stopped:
             self._signal(worker, signal.SIGSTOP)
         try:
-            self.durable.promise()
+            durable.promise()
             restart()
         except Fault:
             return False
@@ -399,7 +417,7 @@ def run(
     """
     if settings.operations < settings.workers or settings.workers < 1:
         raise Invalid("torture takes at least one worker, and an operation for each")
-    missing = possible(settings.url, restart is not None)
+    missing = possible(settings.url, restart is not None, settings.guarded)
     faults = tuple(fault for fault in settings.faults if fault not in missing)
     asked = {fault: why for fault, why in missing.items() if fault in settings.faults}
     settings = settings._replace(faults=faults)
@@ -407,6 +425,13 @@ def run(
         kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="interlock-torture-") as name:
         folder = Path(name)
+        if settings.guarded:
+            place = place_at(settings.url, settings.space)
+            place.prepare()
+            ran = _work(settings, folder, restart, None, progress)
+            began = time.monotonic()
+            checked = check_guarded(settings, place, folder, kept, ran.ended)
+            return _report(settings, asked, ran, checked, time.monotonic() - began)
         interlock.open(settings.url, settings.space, "torture", rules=RULES).close()
         durable = Durable(settings)
         ran = _work(settings, folder, restart, durable, progress)
@@ -442,7 +467,7 @@ def _work(
     settings: Settings,
     folder: Path,
     restart: Callable[[], None] | None,
-    durable: Durable,
+    durable: Durable | None,
     progress: Progress,
 ) -> Ran:
     with proxied(settings.url) as (url, proxy):
@@ -472,7 +497,7 @@ def _report(
         commits=tally.commits,
         doubtful=len(tally.doubtful),
         doubtful_applied=tally.applied,
-        entries=checked.log.length,
+        entries=checked.entries,
         faults={fault: ran.faults[fault] for fault in settings.faults},
         missing=missing,
         crashes=ran.crashes,
@@ -483,4 +508,8 @@ def _report(
         anomalies=dict(findings.counts.most_common()),
         examples=findings.examples,
         undecided=findings.undecided,
+        guarded=settings.guarded,
+        blind=checked.blind,
+        blindly_destroyed=checked.blindly_destroyed,
+        applied_again=checked.again,
     )

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import interlock
 from interlock import Json
@@ -441,17 +442,25 @@ _PAUSE = 0.25  # seconds after the store was away
 _LOOKS_EVERY = 1.0
 
 
+class Performer(Protocol):
+    """What performs operations."""
+
+    async def perform(self, op: Op, noted: Noted) -> None:
+        """Perform one; note what happened, and raise what the store did."""
+        ...
+
+
 class Life:
     """What one worker process shares between its tasks."""
 
     def __init__(self, settings: Settings, folder: Path, number: int) -> None:
         self.settings = settings
         self.number = number
-        self.board = Board(folder / "board", settings.workers)
+        self.board = Board(folder / "board", settings.processes)
         self.recorder = Recorder(folder, number)
         self.next = self.board.begun(number)
 
-    async def work(self, worker: Worker) -> None:
+    async def work(self, worker: Performer) -> None:
         """Perform one operation after the other, until there are no more."""
         while self.next < self.settings.share:
             op = operation(self.settings, self.number, self.next)
@@ -500,7 +509,9 @@ async def _open(url: str, settings: Settings, number: int) -> interlock.AsyncSpa
             await asyncio.sleep(_PAUSE)
 
 
-async def _die_with(parent: int) -> None:
+async def die_with_parent() -> None:
+    """Kill this process as soon as whoever started it is gone."""
+    parent = os.getppid()
     while os.getppid() == parent:
         await asyncio.sleep(_LOOKS_EVERY)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -510,7 +521,7 @@ async def live(settings: Settings, folder: Path, number: int, url: str) -> None:
     """Live the life of one worker."""
     life = Life(settings, folder, number)
     wrong_clock(life.board, number)
-    watching = asyncio.create_task(_die_with(os.getppid()))
+    watching = asyncio.create_task(die_with_parent())
     async with await _open(url, settings, number) as space:
         worker = Worker(space)
         await asyncio.gather(*(life.work(worker) for _ in range(settings.tasks)))

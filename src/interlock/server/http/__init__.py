@@ -1,0 +1,1 @@
+"""The HTTP service: spaces as resources, with identity, and MCP beside them."""
