@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import time
+from functools import partial
 from typing import Annotated, Any, TypedDict
 
 import redis
@@ -32,7 +33,8 @@ class Agent:
         self.rng = rng
         self.ledger = ledger
         self.count = 0
-        self.preferences: Any = None
+        self.known: dict[str, str] = {}
+        self.liked: dict[str, str] = {}
         self.reported: Any = None
 
     async def think(self) -> None:
@@ -79,11 +81,11 @@ class Agent:
             self.noted("trip:notes", notes, notes[1:])
         await self.think()
 
-    async def report(self) -> None:
+    async def report(self, topic: str, date: str) -> None:
         """3. A key made of what the task is about, which is the same for every agent."""
         await self.think()
         text = {"by": self.name, "text": f"What {self.token()} found out"}
-        key = f"report:{TOPIC}:{DATE}"
+        key = f"report:{topic}:{date}"
         self.redis.set(key, json.dumps(text))
         self.noted(key, self.reported, text)
         self.reported = text
@@ -106,23 +108,26 @@ class Agent:
             return
 
     async def remember(self) -> None:
-        """6. Change a copy, which is written when there is time."""
-        if self.preferences is None:
-            self.preferences = (self.get("trip:preferences", {}), {})
+        """6. Keep changes in a buffer, which is written every minute, and at the end."""
+        if not self.liked:
+            self.known = self.get("trip:preferences", {})
+            asyncio.get_running_loop().call_later(60, self.flush)
+        self.liked[f"{self.name}-likes"] = self.token()
         await self.think()
-        self.preferences[1][f"{self.name}-likes"] = self.token()
 
     def flush(self) -> None:
-        """Write the copy back: at the end, over whatever is there."""
-        if self.preferences is not None:
-            read, changes = self.preferences
-            self.redis.set("trip:preferences", json.dumps({**read, **changes}))
-            self.noted("trip:preferences", read, {**read, **changes})
+        """Write what was read some time ago, with the changes, over whatever is there."""
+        if self.liked:
+            changed = {**self.known, **self.liked}
+            self.liked = {}
+            self.redis.set("trip:preferences", json.dumps(changed))
+            self.noted("trip:preferences", self.known, changed)
 
     async def work(self, rounds: int) -> None:
         """Do everything a few times, in an order of its own."""
         for _ in range(rounds):
-            steps = [self.book, self.take_note, self.report, self.spend, self.remember]
+            report = partial(self.report, TOPIC, DATE)
+            steps = [self.book, self.take_note, report, self.spend, self.remember]
             self.rng.shuffle(steps)
             for step in (*steps, self.tidy_up):
                 await step()

@@ -1,5 +1,5 @@
-"""The losing application: forensics names what its ledger knows, from each source; repaired, it
-loses nothing.  What `interlock audit` finds in its code is tested with the audit."""
+"""The losing application: the audit finds its six causes, forensics names what its ledger knows, from
+each source; repaired, it has and loses nothing."""
 
 from __future__ import annotations
 
@@ -185,14 +185,35 @@ def test_the_repaired_application_loses_nothing(redis: Redis, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_the_audit_finds_the_six_causes_and_none_in_the_repaired() -> None:
+    found = {}
+    for name in ("app", "repaired"):
+        ran = CliRunner().invoke(
+            main, ["audit", str(ROOT / f"examples/losing/{name}.py"), "--json"]
+        )
+        found[name] = {
+            (each["rule"], each["function"]) for each in json.loads(ran.stdout)["findings"]
+        }
+    assert found["app"] >= {
+        ("lost-update", "Agent.book"),
+        ("lost-append", "Agent.take_note"),
+        ("shared-key", "Agent.report"),
+        ("stale-retry", "Agent.spend"),
+        ("graph-state", "search.node.find"),
+        ("write-behind", "Agent.remember"),
+    }
+    assert found["repaired"] == set()
+
+
 def test_the_page_runs_as_it_says(
     redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis.ask("FLUSHALL")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     page = text_of(ROOT / "docs/how-to/lost-writes.md").split("\n## How sure")[0]
     lines = [line for block in blocks(page) for line in commands(block)]
-    assert len(lines) == 11
+    assert len(lines) == 13
     recorders: list[subprocess.Popen[bytes]] = []
     for line in lines:
         command, _, code = line.partition("  # exit code ")
