@@ -12,6 +12,7 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, TypedDict
 
@@ -126,6 +127,7 @@ class Agent:
     async def work(self, rounds: int) -> None:
         """Do everything a few times, in an order of its own."""
         for _ in range(rounds):
+            steps: list[Callable[[], Awaitable[None]]]
             report = partial(self.report, TOPIC, DATE)
             steps = [self.book, self.take_note, report, self.spend, self.remember]
             self.rng.shuffle(steps)

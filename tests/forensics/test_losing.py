@@ -1,5 +1,5 @@
-"""The losing application: the audit finds its six causes, forensics names what its ledger knows, from
-each source; repaired, it has and loses nothing."""
+"""The losing application: the audit finds its six causes, forensics names what its ledger knows,
+from each source; repaired, it has and loses nothing."""
 
 from __future__ import annotations
 
