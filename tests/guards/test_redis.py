@@ -174,6 +174,40 @@ def test_a_lost_answer_counts_though_others_wrote_before_it_was_sent_again(
     assert client.get(key) == b'{"n": 0}'
 
 
+def test_an_interrupted_write_leaves_no_reply_on_a_connection_of_the_clients_pool(
+    redis_url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis.Redis.from_url(redis_url, max_connections=1) as client:
+        guard = guards.redis(client)
+        record = guard.create(key, {"n": 1})
+        with monkeypatch.context() as patched:
+
+            def interrupt(*_: object, **__: object) -> None:
+                raise KeyboardInterrupt
+
+            patched.setattr(redis.Connection, "read_response", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                guard.write(record, {"n": 2})
+        assert client.echo("next") == b"next"
+        assert guard.read(key).value in ({"n": 1}, {"n": 2})
+
+
+def test_a_client_of_a_class_of_the_applications_own_is_asked_itself(
+    redis_url: str, key: str
+) -> None:
+    class Counting(redis.Redis):
+        calls = 0
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            Counting.calls += args[0] in ("EVALSHA", "EVAL")
+            theirs: Any = super().execute_command
+            return theirs(*args, **options)
+
+    with Counting.from_url(redis_url) as client:
+        guards.redis(client).create(key, {"n": 1})
+    assert Counting.calls >= 1
+
+
 def test_a_server_that_is_gone_is_a_fault(redis_server: Redis, key: str) -> None:
     with Proxy(redis_server.host, redis_server.port) as proxy:
         url = redis_server.url(port=proxy.port)
