@@ -114,6 +114,18 @@ def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
         guards.redis(client, kind="set")
 
 
+def test_what_was_read_is_compared_beside_an_item_that_is_added(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client, kind="list")
+    guard.append(f"{key}:read", 1)
+    with pytest.raises(interlock.Conflict), guard.transaction() as tx:
+        tx.read(f"{key}:read")
+        tx.append(key, "computed")
+        client.rpush(f"{key}:read", "2")
+    assert client.exists(key) == 0
+
+
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         guard = guards.redis(client)

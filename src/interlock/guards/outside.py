@@ -245,13 +245,12 @@ class Outside:
                 stamps.append(stamped)
                 tag = _tag(expects[write.key])
                 changes.append(Change(write.key, tag, stamped.body, plan.op_id))
-            if len(expects) > len(changes):
-                written = {change.key for change in changes}
-                changes += [
-                    Change(key, _tag(each), None, plan.op_id, compared_only=True)
-                    for key, each in expects.items()
-                    if key not in written
-                ]
+            written = {change.key for change in changes}
+            changes += [
+                Change(key, _tag(each), None, plan.op_id, compared_only=True)
+                for key, each in expects.items()
+                if key not in written
+            ]
         try:
             answers = await self._replace(plan, changes, expects)
         except AnswerLost:
