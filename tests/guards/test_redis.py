@@ -119,10 +119,14 @@ def test_what_was_read_is_compared_beside_an_item_that_is_added(
 ) -> None:
     guard = guards.redis(client, kind="list")
     guard.append(f"{key}:read", 1)
-    with pytest.raises(interlock.Conflict), guard.transaction() as tx:
+
+    def compute(tx: interlock.Tx) -> None:
         tx.read(f"{key}:read")
         tx.append(key, "computed")
         client.rpush(f"{key}:read", "2")
+
+    with pytest.raises(interlock.Contended):
+        guard.transact(compute, attempts=1)
     assert client.exists(key) == 0
 
 
