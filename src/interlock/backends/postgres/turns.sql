@@ -180,13 +180,12 @@ BEGIN
         PERFORM lock_space(p_space);
         now_us := clock_us();
     END IF;
+    PERFORM drop_dead(p_space, p_keys, now_us);
     IF p_ticket > 0 THEN
         UPDATE tickets SET renewed = now_us, expires = now_us + p_ttl, firm = firm OR p_firm
         WHERE space = p_space AND ticket = p_ticket AND alive(renewed, expires, now_us);
         IF NOT FOUND THEN number := 0; END IF;
-        PERFORM drop_dead(p_space, p_keys, now_us);
     ELSE
-        PERFORM drop_dead(p_space, p_keys, now_us);
         SELECT * INTO t FROM tickets WHERE space = p_space AND name = p_name;
         IF FOUND AND alive(t.renewed, t.expires, now_us) THEN
             number := t.ticket;
