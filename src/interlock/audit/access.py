@@ -20,7 +20,7 @@ from interlock.audit.expression import (
 )
 from interlock.audit.keys import VECTOR_WRITES, vector_ids
 from interlock.audit.locks import Locks
-from interlock.audit.project import ClassInfo, FunctionInfo, last_name
+from interlock.audit.project import ClassInfo, FunctionInfo, last_name, unwrapped
 from interlock.audit.stores import Call, Store
 from interlock.audit.value import NOTHING, Flow, Spot, Value
 
@@ -38,6 +38,9 @@ class Accesses(Locks):
 
     def call(self, node: ast.Call) -> Value:
         """Return what is known of a call's value; note its reads and writes."""
+        inner = unwrapped(node)
+        if inner is not None:
+            return self.call(inner)
         function = node.func
         base = self.eval(function.value) if isinstance(function, ast.Attribute) else None
         name = last_name(function)
@@ -150,6 +153,7 @@ class Accesses(Locks):
         guard = ""
         written = ""
         where: list[tuple[str, Value]] = []
+        key_flows: frozenset[Flow] = NOTHING
         taken: set[str] = set()
         for parameter in call.parameters:
             value = named.get(parameter.keyword)
@@ -159,6 +163,7 @@ class Accesses(Locks):
                 continue
             if parameter.role == "key":
                 keys.append(value.text)
+                key_flows |= value.flows
                 if value.kind == "dict":
                     where.extend(value.parts)
             elif parameter.role == "field" and value.text not in ("None", "'$'", "'.'"):
@@ -204,6 +209,7 @@ class Accesses(Locks):
                 kind=call.action,
                 where=tuple(where),
                 value=written,
+                key_flows=key_flows,
             )
         return Value(text[:300], kind="")
 
@@ -485,6 +491,7 @@ class Accesses(Locks):
 
     def mutate(self, target: ast.expr, values: list[Value], how: str, node: ast.AST) -> None:
         """Note that what stands under a name was changed in place."""
+        self._row_inside(target, values, how)
         root: ast.expr = target
         while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
             root = root.func if isinstance(root, ast.Call) else root.value
@@ -523,6 +530,15 @@ class Accesses(Locks):
                     (),
                     held.about,
                 )
+
+    def _row_inside(self, target: ast.expr, values: list[Value], how: str) -> None:
+        """Tell the mapper if what is changed hangs on a mapped object."""
+        while isinstance(target, ast.Attribute | ast.Subscript):
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                base = self.eval(target.value)
+                if base.kind == "row":
+                    self.row_changed(target, base, values, how)
+            target = target.value
 
 
 _NO_NOUNS = {

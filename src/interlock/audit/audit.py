@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interlock.audit.buffer import buffer_findings
+from interlock.audit.copies import copy_findings
 from interlock.audit.expression import dotted_name
 from interlock.audit.finding import Finding
 from interlock.audit.flow import Walk
@@ -20,6 +21,7 @@ from interlock.audit.project import FunctionInfo, Project, last_name
 from interlock.audit.settings import Settings, ignored_by_comment
 from interlock.audit.shape import shared_names
 from interlock.audit.stores import Stores, load_stores
+from interlock.audit.value import Site
 
 _SKIPPED = {
     *(
@@ -35,6 +37,7 @@ _SKIPPED = {
         "build",
         "dist",
         "site-packages",
+        "management",
     ),
     *("tests", "test", "testing", "migrations", "alembic", ".eggs", "testdata"),
 }
@@ -59,6 +62,7 @@ _READS = {
         "filter",
         "filter_by",
         "first",
+        "afirst",
         "scalar_one_or_none",
         "get_or_none",
         "get_by_id",
@@ -87,6 +91,8 @@ _WRITES = {
         "commit",
         "flush",
         "save",
+        "asave",
+        "aupdate",
         "to_csv",
         "dump",
         "replace",
@@ -94,7 +100,7 @@ _WRITES = {
     ),
 }
 _ONCE = re.compile(
-    r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat"
+    r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair|initiali[sz]ation$|(create|ensure)_default)|_migrat"
 )  # run by one, once
 
 
@@ -190,7 +196,11 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
     beside = [
         finding
         for module in project.modules
-        for finding in (*graph_findings(project, module), *buffer_findings(module))
+        for finding in (
+            *graph_findings(project, module),
+            *buffer_findings(module),
+            *copy_findings(module),
+        )
     ]
     held: dict[int, list[bool]] = defaultdict(list)
     for target, locks, _ in walk.calls:
@@ -200,7 +210,21 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
         for function, finding in found
         if finding.rule in _UNGUARDED or not (held[id(function)] and all(held[id(function)]))
     ]
-    return sorted(findings, key=lambda each: (each.site.file, each.site.line))
+    findings = _few(sorted(findings, key=lambda each: (each.site.file, each.site.line)))
+    return findings
+
+
+def _few(findings: list[Finding]) -> list[Finding]:
+    """Leave out what is found again and again because many functions call the one that changes a row."""
+    seen: dict[Site, int] = defaultdict(int)
+    kept = []
+    for finding in findings:
+        at = finding.steps[-1].site
+        if finding.store == "orm" and at != finding.site:
+            seen[at] += 1
+        if seen[at] <= _MOST_CALLERS:
+            kept.append(finding)
+    return kept
 
 
 def reaching(
@@ -241,6 +265,7 @@ def reaching(
 
 
 _MOST_NAMESAKES = 12
+_MOST_CALLERS = 2
 
 
 def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
@@ -251,7 +276,7 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
         if isinstance(node, ast.Call):
             writes |= any(each.arg == "ids" for each in node.keywords)
             if isinstance(node.func, ast.Attribute):
-                writes |= reads and node.func.attr in ("add", "add_all", "create")
+                writes |= reads and node.func.attr in ("add", "add_all", "create", "acreate")
                 receiver = last_name(node.func.value) or dotted_name(node.func.value).split(".")[-1]
                 names = (receiver,) if receiver else ()
                 store = stores.recognise(names, function.module.imported, node.func.attr)

@@ -61,6 +61,8 @@ class Walk(Accesses):
         self.depth = 0
         self.reads: list[Read] = []
         self.written: dict[str, Value] = {}
+        self.explicit = set()
+        self.unsaved = {}
         self.locks_taken: dict[str, Value] = {}
         self.shared = shared_names(function)
         self.returned: list[Value] = []

@@ -15,6 +15,7 @@ from interlock.audit.stores import Stores
 from interlock.audit.value import Flow, Read, Site, Value, Write
 
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
+KEY_PART = re.compile(r"(?i)(^|_)(id|key|uuid|name)$")
 _GENERIC = {"store", "function"}
 
 
@@ -140,13 +141,7 @@ class Judge:
 
     def _shared_file(self, write: Write) -> bool:
         module = self.walk.root.module
-        script = (
-            "__main__" in module.source
-            or "argparse" in module.source
-            or "click" in module.imports
-            or "typer" in module.imports
-        )
-        return module.concurrent or not script
+        return module.concurrent or not module.is_script
 
     def _meets(self, flow: Flow, write: Write) -> bool:
         read, here, there = flow.read, flow.read.spot, write.spot
@@ -167,6 +162,10 @@ class Judge:
         if here.key != there.key:
             if not there.key and here.store not in ("file", "memory"):
                 return True  # the key is in what is written
+            if flow.part in ("", "=") and any(
+                each.read is read and KEY_PART.search(each.part) for each in write.key_flows
+            ):
+                return True  # the key is in what was read
             if here.store == "mongo" and any(
                 f.read is read for _, v in write.where for f in v.flows
             ):
@@ -518,6 +517,7 @@ class Judge:
                 read_via,
                 steps,
                 walk.root.qualname,
+                store=write.spot.store,
             )
         )
         return True

@@ -8,7 +8,7 @@ import re
 from interlock.audit.database import Database
 from interlock.audit.project import ClassInfo, last_name
 from interlock.audit.sql import VERSIONS
-from interlock.audit.value import Flow, Spot, Value
+from interlock.audit.value import Flow, Read, Spot, Value
 
 _ROWS = {
     "first",
@@ -23,7 +23,12 @@ _ROWS = {
     "get_or_none",
     "last",
     "afirst",
+    "alast",
+    "alatest",
+    "aearliest",
     "aget",
+    "get_by_id",
+    "find_one",
     "latest",
     "earliest",
     "fetchone",
@@ -53,6 +58,7 @@ _FILTERS = {
     "distinct",
     "execution_options",
 }
+_SAVES = {"save", "asave", "save_changes", "replace", "bulk_update", "abulk_update"}
 _LOCKING = {"with_for_update", "select_for_update", "for_update", "with_lockmode"}
 
 
@@ -68,7 +74,9 @@ class Query:
         values: tuple[tuple[str, Value], ...] = (),
         where: tuple[tuple[str, Value], ...] = (),
         cls: ClassInfo | None = None,
+        explicit: bool = False,  # what changes is written by `save()` only, and then whole
     ) -> None:
+        self.explicit = explicit
         self.model = model
         self.asked = asked
         self.locked = locked
@@ -80,6 +88,9 @@ class Query:
 
 class Mapper(Database):
     """Evaluates calls on mapped objects and their queries."""
+
+    explicit: set[Read]  # of rows that are written by `save()` only
+    unsaved: dict[str, dict[str, tuple[frozenset[Flow], frozenset[str]]]]  # by row and column
 
     def model_call(
         self,
@@ -113,6 +124,9 @@ class Mapper(Database):
             return self._row(Query(model, frozenset(named), locked), node, positional[1:], named)
         if base is None:
             return None
+        if name in _SAVES and base.kind == "row" and base.text in self.unsaved:
+            self._saved(node, base, "update_fields" in named or name == "save_changes")
+            return Value("None")
         if base.kind == "query" and isinstance(base.about, Query):
             return self._on_query(node, name, base.about, positional, named)
         if (
@@ -125,7 +139,11 @@ class Mapper(Database):
                 return self._on_query(
                     node,
                     name,
-                    Query(ast.unparse(owner), cls=_class(self.eval(owner))),
+                    Query(
+                        ast.unparse(owner),
+                        cls=_class(self.eval(owner)),
+                        explicit=node.func.value.attr != "query",
+                    ),
                     positional,
                     named,
                 )
@@ -162,7 +180,9 @@ class Mapper(Database):
         ):
             cls = base.about if isinstance(base.about, ClassInfo) else None
             if cls is not None and cls.is_model and name not in cls.methods:
-                return self._on_query(node, name, Query(cls.name, cls=cls), positional, named)
+                return self._on_query(
+                    node, name, Query(cls.name, cls=cls, explicit=True), positional, named
+                )
         if (
             name in ("execute", "scalars", "scalar", "exec", "get_one")
             and positional
@@ -224,7 +244,7 @@ class Mapper(Database):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             return self._query(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls
+                    query.model, query.asked, query.locked, "update", values, query.where, query.cls, query.explicit
                 )
             )
         if name in _FILTERS:
@@ -239,23 +259,24 @@ class Mapper(Database):
                     query.values,
                     query.where + where,
                     query.cls,
+                    query.explicit,
                 )
             )
-        if name in ("exists", "count"):
+        if name in ("exists", "count", "aexists", "acount"):
             asked, where = self._conditions(node, positional, named)
             return self._row(query, node, positional, named, test=True)
         if name in _ROWS:
             return self._row(query, node, positional, named)
-        if name == "update":
+        if name in ("update", "aupdate"):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             self._update(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls
+                    query.model, query.asked, query.locked, "update", values, query.where, query.cls, query.explicit
                 ),
                 node,
             )
             return Value("None")
-        if name == "create":
+        if name in ("create", "acreate"):
             self.write(
                 Spot("orm", query.model, ""),
                 "create",
@@ -305,6 +326,8 @@ class Mapper(Database):
             asked=query.asked | asked,
             where=where,
         )
+        if query.explicit:
+            self.explicit.add(read)
         return Value(
             f"{query.model}@{node.lineno}",
             frozenset({Flow(read, "=")}),
@@ -341,14 +364,40 @@ class Mapper(Database):
             return
         flows = frozenset(flow for flow in flows if flow.read in owners)
         marks = value.marks | ({"appended"} if grows else frozenset())
-        self.write(
-            Spot("orm", base.holder, "", frozenset({target.attr})),
-            "=",
-            target,
-            flows,
-            marks=marks,
-            where=(("#owner", base),),
-        )
+        if owners & self.explicit:
+            self.unsaved.setdefault(base.text, {})[target.attr] = flows, marks
+            return
+        self._row_written(target, "=", base, {target.attr}, flows, marks)
+
+    def row_changed(self, target: ast.Attribute, base: Value, values: list[Value], how: str) -> None:
+        """Note that what an attribute of a mapped object holds was changed in place."""
+        reads = {flow.read for flow in base.flows} & self.explicit
+        if not reads or any(each.kind in ("new", "row") for each in values):
+            return
+        flows = frozenset(Flow(read, target.attr) for read in reads)
+        self.unsaved.setdefault(base.text, {})[target.attr] = flows, frozenset({how})
+
+    def _saved(self, node: ast.Call, base: Value, parts_only: bool) -> None:
+        """Judge what `save()` writes: the changed columns, and the others as they were read."""
+        columns = self.unsaved.pop(base.text)
+        for column, (flows, marks) in columns.items():
+            self._row_written(node, "save", base, {column}, flows, marks)
+        slow = [flow for flow in base.flows if flow.part == "=" and flow.read.slow < self.state.slow]
+        if slow and not parts_only:
+            marks = frozenset({"computed"})
+            self._row_written(node, "save", base, set(), frozenset(slow), marks)
+
+    def _row_written(
+        self,
+        node: ast.AST,
+        method: str,
+        base: Value,
+        columns: set[str],
+        flows: frozenset[Flow],
+        marks: frozenset[str],
+    ) -> None:
+        spot = Spot("orm", base.holder, "", frozenset(columns))
+        self.write(spot, method, node, flows, marks=marks, where=(("#owner", base),))
 
 
 def _class(value: Value) -> ClassInfo | None:
