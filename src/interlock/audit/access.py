@@ -388,7 +388,8 @@ class Accesses(Locks):
             names = (
                 self.names_of(node.func.value, base) if isinstance(node.func, ast.Attribute) else ()
             )
-            if self.stores.recognise(names, self.module.imported, name, generic=True) is None:
+            known = self.stores.recognise(names, self.module.imported, name, generic=True)
+            if known is None or base.text == "self":
                 target = self.project.implementation(base.about, name) or target
         if target.is_stub or not self.relevant(target):
             return None

@@ -193,13 +193,18 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
             continue
         for finding in walk.run(function):
             found.append((function, finding))
+    lost = {(each.site.file, each.function) for _, each in found if each.rule.startswith("lost")}
     beside = [
         finding
         for module in project.modules
         for finding in (
             *graph_findings(project, module),
             *buffer_findings(module),
-            *copy_findings(module),
+            *(
+                each
+                for each in copy_findings(module)
+                if (each.site.file, each.function) not in lost
+            ),
         )
     ]
     held: dict[int, list[bool]] = defaultdict(list)
@@ -265,7 +270,19 @@ def reaching(
 
 
 _MOST_NAMESAKES = 12
-_MOST_CALLERS = 2
+_MOST_CALLERS = 3
+
+
+def _makers(function: FunctionInfo, node: ast.expr) -> list[str]:
+    """Return the names of the calls that made an attribute of the object, or a global."""
+    if isinstance(node, ast.Attribute) and function.cls is not None:
+        made = function.cls.attributes.get(node.attr)
+    elif isinstance(node, ast.Name):
+        made = function.module.globals.get(node.id)
+    else:
+        return []
+    calls = [each for each in ast.walk(made) if isinstance(each, ast.Call)] if made else []
+    return [name for each in calls for name in reversed(dotted_name(each.func).split("."))]
 
 
 def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
@@ -277,8 +294,9 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
             writes |= any(each.arg == "ids" for each in node.keywords)
             if isinstance(node.func, ast.Attribute):
                 writes |= reads and node.func.attr in ("add", "add_all", "create", "acreate")
+                writes |= node.func.attr == "add" and "session" in ast.unparse(node.func.value)
                 receiver = last_name(node.func.value) or dotted_name(node.func.value).split(".")[-1]
-                names = (receiver,) if receiver else ()
+                names = (receiver, *_makers(function, node.func.value)) if receiver else ()
                 store = stores.recognise(names, function.module.imported, node.func.attr)
                 call = store.call(node.func.attr) if store is not None else None
                 if call is not None:

@@ -12,18 +12,18 @@ from interlock.audit.locks import LOCK
 from interlock.audit.project import ClassInfo, FunctionInfo, ModuleInfo, last_name
 
 _LOADS = re.compile(
-    r"(?i)^_?a?(load|loads|safe_load|full_load|read|read_text|read_bytes|read_json|read_yaml|read_csv|model_validate_json|"
-    r"parse_raw|hgetall|load_json|load_yaml|load_file|loadtxt)$"
+    r"(?i)^_?a?(loads?|safe_load|full_load|read|load_\w+|read_\w+|parse_raw|model_validate_json|hgetall|get_item|get_object|find_one)$"
 )
 _SAVES = re.compile(
-    r"(?i)^_?a?(dump|safe_dump|write|writelines|write_text|write_bytes|write_json|save_json|save_yaml|write_yaml|dump_json|atomic_write\w*|"
-    r"_?write_atomic|json_dump|setex|hmset|to_csv|to_json|to_parquet|savez?|tofile)$"
+    r"(?i)^_?a?(dump|safe_dump|json_dump|dump_\w+|write|writelines|write_\w+|atomic_\w+|save|save_\w+|savez|to_csv|to_json|to_parquet|"
+    r"set|setex|hset|hmset|put|put_item|put_object|upsert_item|replace_item|update_item|replace_one|update_one)$"
 )
-_CHANGES = {
-    *("append", "extend", "add", "insert", "update", "pop", "remove", "discard", "setdefault"),
-    *("clear", "popitem", "appendleft", "popleft", "drop"),
-}
-_HARMLESS = re.compile(r"(?i)cache|config|setting|preference|log(ger)?$|metric|telemetry|stats$|progress|recorder")
+_CHANGES = re.compile(
+    r"^(append|extend|add|insert|update|pop|remove|discard|setdefault|clear|popitem|appendleft|popleft|drop|upsert|delete|push|put)(_\w+)?$"
+)
+_HARMLESS = re.compile(
+    r"(?i)cache|config|setting|preference|log(ger)?$|metric|telemetry|stats$|progress|recorder"
+)
 
 
 def copy_findings(module: ModuleInfo) -> Iterator[Finding]:
@@ -57,46 +57,63 @@ class _Copy:
         self.saves = {m.node.name: call for m in methods if (call := self._saving(m)) is not None}
         self.loads: dict[str, ast.AST] = {}
         if self.saves:
-            sources = {m.node.name for m in methods if _calls(m, _LOADS)}
+            sources = {m.node.name for m in methods if any(map(_LOADS.match, m.called))}
             self.loads = {
                 m.node.name: at for m in methods if (at := self._loading(m, sources)) is not None
             }
 
     def findings(self) -> Iterator[Finding]:
         """Yield a finding for each method that changes the copy and saves it."""
-        started = self._reached({"__init__", "__post_init__", "__enter__", "__aenter__"})
-        lazy = {each for each in self.loads if self._is_lazy(self.cls.methods[each])}
-        kept = {each for each in self.loads if each in started or each in lazy}
-        if not kept or not self._same_place(kept):
+        if not self.loads or not self._same_place():
             return
+        started = self._reached(_STARTS) & set(self.loads)
+        lazy = {each for each in self.loads if self._is_lazy(self.cls.methods[each])}
+        load = min(started | lazy or self.loads)
+        changes = []
         for method in self.cls.methods.values():
-            name = method.node.name
-            if name in {"__init__", "__post_init__"} or name in kept:
-                continue
             change = self._change(method)
-            if change is None:
+            if method.node.name in _STARTS | set(self.loads) or change is None:
                 continue
-            then = self._reaches(name, set(self.saves))
-            fresh = self._reloads(method, lazy) or _is_locked(method)
-            if not then or fresh:
-                continue
-            yield self._finding(method, change, sorted(kept)[0], then)
+            changes.append((method, change))
+        saved = False
+        for method, change in changes:
+            save = min(self._reached({method.node.name}) & set(self.saves), default="")
+            if save and not self._reloads(method, lazy) and not _is_locked(method):
+                yield self._finding(method, change, load, save)
+            saved |= bool(save)
+        if changes and started and not saved:
+            for save, call in self.saves.items():
+                method = self.cls.methods[save]
+                if (
+                    save not in started
+                    and not self._reloads(method, lazy)
+                    and not _is_locked(method)
+                ):
+                    yield self._finding(method, call, load, save, changes[0])
 
-    def _finding(self, method: FunctionInfo, change: ast.AST, load: str, save: str) -> Finding:
+    def _finding(
+        self,
+        method: FunctionInfo,
+        at: ast.AST,
+        load: str,
+        save: str,
+        change: tuple[FunctionInfo, ast.AST] | None = None,
+    ) -> Finding:
         source, target = self.cls.methods[load], self.cls.methods[save]
-        site = site_of(method, change)
+        site = site_of(method, at)
         steps = [
             Step(site_of(source, self.loads[load]), f"loads self.{self.name} once"),
-            Step(site, f"changes self.{self.name}"),
+            Step(site_of(*change) if change else site, f"changes self.{self.name}"),
             Step(site_of(target, self.saves[save]), f"saves all of self.{self.name}"),
         ]
+        changed = change[0].qualname if change else "here"
         return Finding(
             "lost-update",
             "warning",
-            f"self.{self.name} was loaded once ({source.qualname}), is changed here and saved whole by {target.qualname}",
+            f"self.{self.name} was loaded by {source.qualname}, is changed ({changed}) and saved whole by {target.qualname}",
             "What another process or another object saved since the load is not in this copy, so saving it destroys that.",
-            f"Under one lock that all writers take, load again, change and save; or a record for each entry (a row, a file, a line of JSON). "
-            f"interlock.guards.file(path).update(change) does the first.",
+            "Under one lock that all writers take, load again, change and save; or a record for each entry (a row, a file, a line of JSON). "
+            "interlock.guards.file(path).update(change) does the first.",
             site,
             steps[0].site,
             steps,
@@ -121,6 +138,12 @@ class _Copy:
                     aliases |= {t.id for t in node.targets if isinstance(t, ast.Name)}
         for node in method.nodes:
             if isinstance(node, ast.Call) and _SAVES.match(last_name(node.func)):
+                if (
+                    isinstance(node.func, ast.Name)
+                    and "_" not in node.func.id
+                    and node.func.id != "dump"
+                ):
+                    continue
                 given = [*node.args, *(each.value for each in node.keywords)]
                 if any(self._whole(each, aliases) for each in given):
                     return node
@@ -146,11 +169,12 @@ class _Copy:
 
         def comes(node: ast.AST) -> bool:
             return any(
-                (isinstance(each, ast.Name) and each.id in loaded)
+                (isinstance(each, ast.Name) and each.id in loaded and not _HARMLESS.search(each.id))
                 or (
                     isinstance(each, ast.Call)
                     and (
                         _LOADS.match(last_name(each.func))
+                        or _is_get(each)
                         or (
                             isinstance(each.func, ast.Attribute)
                             and _own(each.func)
@@ -163,7 +187,11 @@ class _Copy:
 
         for _ in range(2):
             for node in method.nodes:
-                if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and comes(node.value):
+                if (
+                    isinstance(node, ast.Assign | ast.AnnAssign)
+                    and node.value
+                    and comes(node.value)
+                ):
                     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                     for target in targets:
                         if self._fills(target):
@@ -206,7 +234,7 @@ class _Copy:
             elif (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
-                and node.func.attr in _CHANGES
+                and _CHANGES.match(node.func.attr)
                 and _inside(node.func.value, self.name, elements)
             ):
                 return node
@@ -240,14 +268,16 @@ class _Copy:
                     waiting.append(each)
         return seen
 
-    def _reaches(self, name: str, wanted: set[str]) -> str:
-        return next(iter(sorted(self._reached({name}) & wanted)), "")
-
     def _is_lazy(self, method: FunctionInfo) -> bool:
         """Say whether a method loads only if nothing was loaded."""
         return any(
             isinstance(node, ast.If)
-            and any(isinstance(n, ast.Attribute) and _own(n) and _FLAG.search(n.attr + " " + ast.unparse(node.test)) and (n.attr == self.name or "load" in n.attr or "init" in n.attr) for n in ast.walk(node.test))
+            and any(
+                isinstance(each, ast.Attribute)
+                and _own(each)
+                and (each.attr == self.name or re.search("load|init|ready", each.attr))
+                for each in ast.walk(node.test)
+            )
             for node in method.nodes
         )
 
@@ -262,16 +292,30 @@ class _Copy:
             for each in called & set(self.cls.methods)
         )
 
-    def _same_place(self, kept: set[str]) -> bool:
+    def _same_place(self) -> bool:
         """Say whether a load and a save name the same path, key or client."""
-        loaded = set().union(*(_names(self.cls.methods[each]) for each in self._reached(kept)
-                               if each in self.cls.methods and each != "__init__" or each in kept))
-        saved = set().union(*(_names(self.cls.methods[each]) for each in self._reached(set(self.saves))
-                              if each in self.cls.methods))
+        loaded, saved = (
+            {
+                name
+                for each in self._reached(set(names)) & set(self.cls.methods)
+                for name in _names(self.cls.methods[each])
+            }
+            for names in (self.loads, self.saves)
+        )
         return bool((loaded & saved) - {self.name})
 
 
-_FLAG = re.compile(r"(?i)is None|\bnot\b|load|init|if ")
+_STARTS = {"__init__", "__post_init__", "__enter__", "__aenter__", "model_post_init"}
+
+
+def _is_get(node: ast.Call) -> bool:
+    """Say whether a call reads one document: `self._document.get()`."""
+    return (
+        isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("get", "read_item")
+        and isinstance(node.func.value, ast.Attribute)
+        and bool(re.search(r"(?i)doc|container|redis|client|store|db$|table", node.func.value.attr))
+    )
 
 
 def _own(node: ast.Attribute) -> bool:
@@ -287,13 +331,13 @@ def _names(method: FunctionInfo) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Name) and node.id.isupper():
             found.add(node.id)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"\w\.\w{2,5}$", node.value):
+        elif (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and re.search(r"\w\.\w{2,5}$", node.value)
+        ):
             found.add(node.value)
     return {each for each in found if each != "logger"}
-
-
-def _calls(method: FunctionInfo, wanted: re.Pattern[str]) -> bool:
-    return any(wanted.match(each) for each in method.called)
 
 
 def _own_calls(node: ast.AST, top: bool = False) -> Iterator[str]:

@@ -185,7 +185,7 @@ class Walk(Accesses):
             if (
                 target.cls is not None
                 and base is not None
-                and not isinstance(base.about, ClassInfo)
+                and (not isinstance(base.about, ClassInfo) or base.about.name in target.cls.bases)
             ):
                 own = Value(base.text, about=target.cls)
             self._bind(target, own, positional, named)
@@ -522,15 +522,14 @@ class Walk(Accesses):
                     leases.append((lock, self.state.slow, inner))
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value)
-        if isinstance(node, ast.AsyncWith):
-            self.state.tick += 1
+        waits = isinstance(node, ast.AsyncWith)
+        self.state.tick += waits
         self.block(node.body)
         self.state.held -= set(taken)
         for lock, slow, call in leases:
             if self.state.slow > slow and self.judge.writes > writes and not self.frames:
                 self.judge.lease(self.site(call), lock)
-        if isinstance(node, ast.AsyncWith):
-            self.state.tick += 1
+        self.state.tick += waits
 
     _asyncwith_statement = _with_statement
 

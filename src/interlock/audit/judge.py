@@ -15,7 +15,9 @@ from interlock.audit.stores import Stores
 from interlock.audit.value import Flow, Read, Site, Value, Write
 
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
-KEY_PART = re.compile(r"(?i)(^|_)(id|key|uuid|name)$")
+KEY_PART = re.compile(r"(?i)(id|key|uuid|name)$")
+_CACHE = re.compile(r"(?i)(^|[^a-z])(\w+_)?cache")
+_KEEPING = {"arithmetic", "appended", "changed"}
 _GENERIC = {"store", "function"}
 
 
@@ -122,6 +124,10 @@ class Judge:
             return False
         if read.spot.store == "file" and not self._shared_file(write):
             return False
+        if _CACHE.search(write.spot.holder if read.spot.store == "sql" else write.spot.key) and (
+            read.spot.store == "sql" or not write.marks & _KEEPING
+        ):
+            return False  # what is lost is computed again
         if walk.conflict_handler:
             why = "The write after a conflict has what was read before it, so it destroys the change that it conflicted with."
             return self._report("stale-retry", read, write, why)

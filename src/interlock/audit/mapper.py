@@ -8,7 +8,7 @@ import re
 from interlock.audit.database import Database
 from interlock.audit.project import ClassInfo, last_name
 from interlock.audit.sql import VERSIONS
-from interlock.audit.value import Flow, Read, Spot, Value
+from interlock.audit.value import NOTHING, Flow, Read, Spot, Value
 
 _ROWS = {
     "first",
@@ -193,15 +193,13 @@ class Mapper(Database):
                 self._update(query, node)
                 return Value("None")
             return self._row(query, node, [], {})
-        if name in ("add", "add_all") and positional and positional[0].kind == "new":
-            self.write(
-                Spot("orm", positional[0].holder, ""),
-                "add",
-                node,
-                frozenset(),
-                kind="insert",
-                where=positional[0].parts,
-            )
+        if name in ("add", "add_all") and positional and positional[0].kind in ("new", "model"):
+            new, cls = positional[0], _class(positional[0])
+            parts = new.parts
+            if new.kind == "model" and cls is not None:  # a parameter
+                parts = tuple((each, Value(f"{new.text}.{each}")) for each in cls.columns)
+            holder = new.holder or (cls.name if cls is not None else "")
+            self.write(Spot("orm", holder, ""), "add", node, NOTHING, kind="insert", where=parts)
             return Value("None")
         if (
             name in ("refresh",)
@@ -244,7 +242,14 @@ class Mapper(Database):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             return self._query(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls, query.explicit
+                    query.model,
+                    query.asked,
+                    query.locked,
+                    "update",
+                    values,
+                    query.where,
+                    query.cls,
+                    query.explicit,
                 )
             )
         if name in _FILTERS:
@@ -271,7 +276,14 @@ class Mapper(Database):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             self._update(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls, query.explicit
+                    query.model,
+                    query.asked,
+                    query.locked,
+                    "update",
+                    values,
+                    query.where,
+                    query.cls,
+                    query.explicit,
                 ),
                 node,
             )
@@ -369,7 +381,9 @@ class Mapper(Database):
             return
         self._row_written(target, "=", base, {target.attr}, flows, marks)
 
-    def row_changed(self, target: ast.Attribute, base: Value, values: list[Value], how: str) -> None:
+    def row_changed(
+        self, target: ast.Attribute, base: Value, values: list[Value], how: str
+    ) -> None:
         """Note that what an attribute of a mapped object holds was changed in place."""
         reads = {flow.read for flow in base.flows} & self.explicit
         if not reads or any(each.kind in ("new", "row") for each in values):
@@ -382,7 +396,9 @@ class Mapper(Database):
         columns = self.unsaved.pop(base.text)
         for column, (flows, marks) in columns.items():
             self._row_written(node, "save", base, {column}, flows, marks)
-        slow = [flow for flow in base.flows if flow.part == "=" and flow.read.slow < self.state.slow]
+        slow = [
+            flow for flow in base.flows if flow.part == "=" and flow.read.slow < self.state.slow
+        ]
         if slow and not parts_only:
             marks = frozenset({"computed"})
             self._row_written(node, "save", base, set(), frozenset(slow), marks)

@@ -110,6 +110,8 @@ class ClassInfo:
         """Whether its objects are rows of a database."""
         if re.search(r"\bmodels\.(\w+Field|ForeignKey)\(", self.text):
             return True
+        if any(each.arg == "table" for each in self.node.keywords):
+            return True
         if self.bases and "Document" in self.bases and _DOCUMENTS & self.module.roots:
             return True
         if any(_NOT_MODEL_BASES.search(each) for each in self.bases):
@@ -119,6 +121,15 @@ class ClassInfo:
         return any(_MODEL_BASES.search(each) for each in self.bases) and bool(
             re.search(r"\b(models\.\w+Field|\w+Field\(|fields\.\w+Field|Indexed)", self.text)
         )
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The names of what is written in its body."""
+        return [
+            last_name(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+            for node in self.node.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+        ]
 
     @cached_property
     def versioned(self) -> bool:

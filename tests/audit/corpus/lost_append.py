@@ -165,3 +165,26 @@ def local_list(messages, message):  # safe
     messages = list(messages)
     messages.append(message)
     return messages
+
+
+class KeptLazily:
+    def __init__(self, path):
+        self.path = path
+        self.items = None
+
+    def _ready(self):
+        if self.items is None:
+            with open(self.path, "rb") as file:
+                self.items = pickle.load(file)
+
+    def kept_lazily(self, item):  # racy
+        self._ready()
+        self.items.append(item)
+        with open(self.path, "wb") as file:
+            pickle.dump(self.items, file)
+
+
+async def django_async_list(pk, tag):  # racy
+    note = await Note.objects.filter(pk=pk).afirst()
+    note.tags.append(tag)
+    await note.asave()

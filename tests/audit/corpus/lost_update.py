@@ -337,3 +337,172 @@ def file_flock(path, key, value):  # safe
 def other_file(source, target):  # safe
     data = json.loads(Path(source).read_text())
     Path(target).write_text(json.dumps(data))
+
+
+# Kept copies: loaded once, changed, saved whole.
+
+
+class KeptNotes:
+    def __init__(self, path):
+        self.path = Path(path)
+        self.notes = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def kept_copy(self, name, text):  # racy
+        self.notes[name] = text
+        self.kept_copy_saves()
+
+    def kept_copy_in_an_entry(self, name):  # racy
+        note = self.notes.get(name)
+        note["seen"] = True
+        self.kept_copy_saves()
+
+    def kept_copy_saves(self):  # safe
+        self.path.write_text(json.dumps(self.notes))
+
+
+class KeptDocument:
+    def __init__(self, document, session):
+        self._document = document
+        self.session = session
+        self.messages = []
+        self._fetch_messages()
+
+    def _fetch_messages(self):
+        found = self._document.get()
+        self.messages = found.to_dict()["messages"]
+
+    def kept_document(self, message):  # racy
+        self.messages.append(message)
+        self._document.set({"id": self.session, "messages": self.messages})
+
+
+class KeptGraph:
+    def __post_init__(self):
+        self._graph = load_graph(self.file_name)
+
+    def put_node(self, node):
+        self._graph.add_node(node)
+
+    def kept_until_a_callback(self):  # racy
+        write_graph(self._graph, self.file_name)
+
+
+class ReloadedNotes:
+    def __init__(self, path):
+        self.path = Path(path)
+        self.notes = {}
+        self._again()
+
+    def _again(self):
+        self.notes = json.loads(self.path.read_text())
+
+    def reloaded_under_a_lock(self, name, text):  # safe
+        with FileLock("notes.lock"):
+            self._again()
+            self.notes[name] = text
+            self.path.write_text(json.dumps(self.notes))
+
+
+class OwnedNotes:
+    def __init__(self, path):
+        self.path = Path(path)
+        self.notes = json.loads(self.path.read_text())
+        self.mutex = threading.Lock()
+
+    def one_owner_under_a_lock(self, name, text):  # safe
+        with self.mutex:
+            self.notes[name] = text
+            self.path.write_text(json.dumps(self.notes))
+
+    def one_record_a_file(self, name):  # safe
+        entry = self.notes[name]
+        Path(f"notes/{name}").write_text(json.dumps(entry))
+
+
+class AppConfig:
+    def __init__(self, path):
+        self.path = Path(path)
+        self.values = json.loads(self.path.read_text())
+
+    def settings_of_one_person(self, name, value):  # safe
+        self.values[name] = value
+        self.path.write_text(json.dumps(self.values))
+
+
+# Rows that save() writes.
+
+
+def django_save_counter(pk):  # racy
+    wallet = Wallet.objects.get(pk=pk)
+    wallet.balance -= 1
+    wallet.save()
+
+
+def django_json_column(pk, key, value):  # racy
+    note = Note.objects.get(pk=pk)
+    note.data[key] = value
+    note.save()
+
+
+async def django_whole_row_after_a_model(pk, llm):  # racy
+    chat = await Chat.objects.aget(pk=pk)
+    title = await llm.ainvoke(f"Title for {pk}")
+    chat.title = title
+    await chat.asave()
+
+
+async def django_one_column_after_a_model(pk, llm):  # safe
+    chat = await Chat.objects.aget(pk=pk)
+    title = await llm.ainvoke(f"Title for {pk}")
+    chat.title = title
+    await chat.asave(update_fields=["title"])
+
+
+def django_locked_list(pk, tag):  # safe
+    note = Note.objects.select_for_update().get(pk=pk)
+    note.tags.append(tag)
+    note.save()
+
+
+def django_changed_and_not_saved(pk):  # safe
+    note = Note.objects.get(pk=pk)
+    note.tags.append("shown")
+    note.views = note.views + 1
+    return render(note)
+
+
+# Calls that a thread makes, keys that are in what was read.
+
+
+async def file_in_a_thread(name, text):  # racy
+    notes = json.loads(await asyncio.to_thread(STATE.read_text))
+    notes[name] = text
+    await asyncio.to_thread(STATE.write_text, json.dumps(notes))
+
+
+async def file_in_a_thread_locked(name, text):  # safe
+    async with FileLock("state.lock"):
+        notes = json.loads(await asyncio.to_thread(STATE.read_text))
+        notes[name] = text
+        await asyncio.to_thread(STATE.write_text, json.dumps(notes))
+
+
+def key_in_what_was_read(ticket_id):  # racy
+    ticket = json.loads(r.get(ticket_id))
+    ticket["tries"] += 1
+    r.set(ticket["id"], json.dumps(ticket))
+
+
+class Tickets:
+    def __init__(self):
+        self.red = redis.StrictRedis()
+
+    def client_under_any_name(self, name):  # racy
+        done = int(self.red.get(name) or 0)
+        self.red.set(name, done + 1)
+
+
+def cached_answer(db, llm, prompt):  # safe
+    row = db.execute("SELECT value FROM cache WHERE key = ?", (prompt,)).fetchone()
+    value = llm.complete(f"{prompt} {row}")
+    db.execute("INSERT OR REPLACE INTO cache (key, value) VALUES (?, ?)", (prompt, value))
