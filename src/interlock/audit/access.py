@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Callable
 
-from interlock.audit.arguments import compared, complete, document, is_default, noun_of
+from interlock.audit.arguments import NO_NOUNS, compared, complete, document, is_default, noun_of
 from interlock.audit.expression import (
     APPENDING,
     KEPT_MARKS,
@@ -312,7 +312,7 @@ class Accesses(Locks):
             return None
         load, save = _LOAD.match(name), _SAVE.match(name)
         noun = (load or save or ("", ""))[1]
-        if not noun or noun in _NO_NOUNS or noun.startswith(("from_", "by_", "or_", "default")):
+        if not noun or noun in NO_NOUNS or noun.startswith(("from_", "by_", "or_", "default")):
             return None
         if name in self.state.env or self._resolve(node, name, base) is not None:
             return None
@@ -324,6 +324,30 @@ class Accesses(Locks):
         return self._by_name(
             node, "function", noun, action, name, arguments, positional, named, guard
         )
+
+    def _get_and_set(
+        self,
+        node: ast.Call,
+        name: str,
+        target: FunctionInfo,
+        positional: list[Value],
+        named: dict[str, Value],
+    ) -> Value | None:
+        """`await get_x(key)` and `await set_x(key, new)`, side by side in one module."""
+        action, _, noun = name.partition("_")
+        values = [*positional, *named.values()]
+        if action not in ("get", "set") or not noun or noun in NO_NOUNS or not values:
+            return None
+        if not target.is_async or not {f"get_{noun}", f"set_{noun}"} <= set(
+            target.module.functions
+        ):
+            return None
+        computed = any(each.marks & {"arithmetic", "appended", "changed"} for each in values)
+        if action == "set" and not (computed and len(values) > 1):
+            return None
+        arguments = tuple(each.text for each in values)
+        action = "read" if action == "get" else "write"
+        return self._by_name(node, "function", noun, action, name, arguments, positional, named, "")
 
     # Functions of the project.
 
@@ -383,6 +407,9 @@ class Accesses(Locks):
             )
         if target is None:
             return None
+        pair = self._get_and_set(node, name, target, positional, named)
+        if pair is not None:
+            return pair
         self.calls.append((target, self.state.held, self.function))
         if target.is_stub and isinstance(base, Value) and isinstance(base.about, ClassInfo):
             names = (
@@ -540,53 +567,3 @@ class Accesses(Locks):
                 if base.kind == "row":
                     self.row_changed(target, base, values, how)
             target = target.value
-
-
-_NO_NOUNS = {
-    *(
-        "dotenv",
-        "env",
-        "model",
-        "models",
-        "image",
-        "images",
-        "file",
-        "files",
-        "text",
-        "json",
-        "yaml",
-        "csv",
-        "module",
-        "plugin",
-        "plugins",
-    ),
-    *(
-        "dataset",
-        "tokenizer",
-        "prompt",
-        "prompts",
-        "template",
-        "logger",
-        "client",
-        "session",
-        "attr",
-        "trace",
-        "level",
-        "name",
-        "id",
-    ),
-    *(
-        "weights",
-        "checkpoint",
-        "url",
-        "html",
-        "page",
-        "tools",
-        "messages",
-        "bytes",
-        "event_loop",
-        "verbose",
-        "documents",
-        "embeddings",
-    ),
-}

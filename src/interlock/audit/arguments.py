@@ -94,3 +94,53 @@ def noun_of(method: str) -> str:
         }
     ]
     return "_".join(each.rstrip("s") for each in rest)
+
+
+NO_NOUNS = {
+    *(
+        "dotenv",
+        "env",
+        "model",
+        "models",
+        "image",
+        "images",
+        "file",
+        "files",
+        "text",
+        "json",
+        "yaml",
+        "csv",
+        "module",
+        "plugin",
+        "plugins",
+    ),
+    *(
+        "dataset",
+        "tokenizer",
+        "prompt",
+        "prompts",
+        "template",
+        "logger",
+        "client",
+        "session",
+        "attr",
+        "trace",
+        "level",
+        "name",
+        "id",
+    ),
+    *(
+        "weights",
+        "checkpoint",
+        "url",
+        "html",
+        "page",
+        "tools",
+        "messages",
+        "bytes",
+        "event_loop",
+        "verbose",
+        "documents",
+        "embeddings",
+    ),
+}

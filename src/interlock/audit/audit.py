@@ -215,8 +215,7 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
         for function, finding in found
         if finding.rule in _UNGUARDED or not (held[id(function)] and all(held[id(function)]))
     ]
-    findings = _few(sorted(findings, key=lambda each: (each.site.file, each.site.line)))
-    return findings
+    return _few(sorted(findings, key=lambda each: (each.site.file, each.site.line)))
 
 
 def _few(findings: list[Finding]) -> list[Finding]:
@@ -307,6 +306,7 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
             elif isinstance(node.func, ast.Name):
                 reads |= node.func.id.startswith(("load_", "read_", "get_"))
                 writes |= node.func.id.startswith(("save_", "write_", "persist_"))
+                writes |= function.is_async and node.func.id.startswith("set_")
                 if node.func.id == "open":
                     mode = " ".join(
                         ast.unparse(each)

@@ -32,9 +32,12 @@ def copy_findings(module: ModuleInfo) -> Iterator[Finding]:
         return
     for cls in module.classes.values():
         if not _HARMLESS.search(cls.name):
+            seen: set[str] = set()
             for name in sorted(_kept(cls)):
-                if not _HARMLESS.search(name):
-                    yield from _Copy(cls, name).findings()
+                for finding in _Copy(cls, name).findings() if not _HARMLESS.search(name) else ():
+                    if finding.function not in seen:
+                        seen.add(finding.function)
+                        yield finding
 
 
 def _kept(cls: ClassInfo) -> set[str]:

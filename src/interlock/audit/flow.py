@@ -212,7 +212,7 @@ class Walk(Accesses):
         lockish = LOCK.search(target.node.name) or "acquire" in target.node.name
         self.state.held = held_after if lockish else held
         values = [each for each in returned if each.text != "None"]
-        arguments = ", ".join(each.text for each in [*positional, *named.values()])
+        arguments = ", ".join(each.text for each in (*positional, *named.values()))
         head = f"{base.text}.{target.node.name}" if base is not None else target.node.name
         text = f"{head}({arguments})"[:300]
         if not values:
@@ -413,9 +413,6 @@ class Walk(Accesses):
 
     def _assert_statement(self, node: ast.Assert) -> None:
         self.eval(node.test)
-
-    def _global_statement(self, node: ast.Global) -> None:
-        return
 
     def _functiondef_statement(self, node: FunctionNode) -> None:
         info = next((each for each in self.module.all_functions if each.node is node), None)

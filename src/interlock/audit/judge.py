@@ -17,6 +17,7 @@ from interlock.audit.value import Flow, Read, Site, Value, Write
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
 KEY_PART = re.compile(r"(?i)(id|key|uuid|name)$")
 _CACHE = re.compile(r"(?i)(^|[^a-z])(\w+_)?cache")
+_TOKENS = re.compile(r"(?i)(^|[^a-z])(\w+_)?(tokens?|credentials?|cookies?)\b(?!_)")
 _KEEPING = {"arithmetic", "appended", "changed"}
 _GENERIC = {"store", "function"}
 
@@ -124,9 +125,7 @@ class Judge:
             return False
         if read.spot.store == "file" and not self._shared_file(write):
             return False
-        if _CACHE.search(write.spot.holder if read.spot.store == "sql" else write.spot.key) and (
-            read.spot.store == "sql" or not write.marks & _KEEPING
-        ):
+        if self._is_cached(write):
             return False  # what is lost is computed again
         if walk.conflict_handler:
             why = "The write after a conflict has what was read before it, so it destroys the change that it conflicted with."
@@ -136,6 +135,14 @@ class Judge:
         what = "appended elements" if appended else "changes"
         why = f"Nothing compares at the write, so {what} that others write between the read and the write are lost."
         return self._report(rule, read, write, why)
+
+    def _is_cached(self, write: Write) -> bool:
+        spot = write.spot
+        if spot.store == "file":
+            return bool(_TOKENS.search(spot.key))
+        if spot.store in ("sql", "memory"):
+            return bool(_CACHE.search(spot.holder if spot.store == "sql" else spot.key))
+        return bool(_CACHE.search(spot.key)) and not write.marks & _KEEPING
 
     def _common_lock(self, read: Read) -> bool:
         return bool(read.held & self.walk.state.held)

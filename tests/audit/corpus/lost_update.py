@@ -506,3 +506,33 @@ def cached_answer(db, llm, prompt):  # safe
     row = db.execute("SELECT value FROM cache WHERE key = ?", (prompt,)).fetchone()
     value = llm.complete(f"{prompt} {row}")
     db.execute("INSERT OR REPLACE INTO cache (key, value) VALUES (?, ?)", (prompt, value))
+
+
+async def get_balance(member):
+    return await config.member(member).balance()
+
+
+async def set_balance(member, amount):
+    await config.member(member).balance.put(amount)
+    return amount
+
+
+async def get_and_set_of_a_framework(member, amount):  # racy
+    balance = await get_balance(member)
+    return await set_balance(member, balance - amount)
+
+
+async def set_without_a_get(member, amount):  # safe
+    return await set_balance(member, amount * 2)
+
+
+async def get_and_set_under_a_lock(member, amount):  # safe
+    async with asyncio.Lock():
+        balance = await get_balance(member)
+        return await set_balance(member, balance - amount)
+
+
+def refreshed_token(creds):  # safe
+    token = json.loads(Path("token.json").read_text())
+    token["access"] = creds.refresh(token)
+    Path("token.json").write_text(json.dumps(token))
