@@ -75,8 +75,10 @@ class Query:
         where: tuple[tuple[str, Value], ...] = (),
         cls: ClassInfo | None = None,
         explicit: bool = False,  # what changes is written by `save()` only, and then whole
+        columns: tuple[str, ...] = (),  # what is selected, if not all
     ) -> None:
         self.explicit = explicit
+        self.columns = columns
         self.model = model
         self.asked = asked
         self.locked = locked
@@ -114,6 +116,14 @@ class Mapper(Database):
                     cls=_class(positional[0]),
                 )
             )
+        if name in ("select", "query") and node.args and isinstance(node.args[0], ast.Attribute):
+            owner = node.args[0].value
+            named_class = isinstance(owner, ast.Name) and owner.id not in self.state.env
+            if named_class and self._is_model(owner, self.eval(owner)):
+                columns = tuple(last_name(each) for each in node.args)
+                return self._query(
+                    Query(ast.unparse(owner), cls=_class(self.eval(owner)), columns=columns)
+                )
         if name in ("get_object_or_404", "aget_object_or_404") and positional:
             locked = isinstance(positional[0].about, Query) and positional[0].about.locked
             model = (
@@ -250,6 +260,7 @@ class Mapper(Database):
                     query.where,
                     query.cls,
                     query.explicit,
+                    query.columns,
                 )
             )
         if name in _FILTERS:
@@ -265,6 +276,7 @@ class Mapper(Database):
                     query.where + where,
                     query.cls,
                     query.explicit,
+                    query.columns,
                 )
             )
         if name in ("exists", "count", "aexists", "acount"):
@@ -284,6 +296,7 @@ class Mapper(Database):
                     query.where,
                     query.cls,
                     query.explicit,
+                    query.columns,
                 ),
                 node,
             )
@@ -336,6 +349,7 @@ class Mapper(Database):
             test=test,
             safe=safe,
             asked=query.asked | asked,
+            columns=query.columns,
             where=where,
         )
         if query.explicit:
@@ -355,6 +369,7 @@ class Mapper(Database):
             for name, value in query.values
             for flow in value.flows
             if flow.part in ("", "=", name)
+            or (flow.part.isdigit() and name in flow.read.columns[int(flow.part) :][:1])
         }
         guard = self.compared(query.where, set(fields))
         guard = guard or next((each for each in query.asked if VERSIONS.match(each)), "")
@@ -364,6 +379,7 @@ class Mapper(Database):
             node,
             frozenset(flows),
             guard=guard,
+            marks=frozenset().union(*(each.marks for _, each in query.values)),
             where=query.where,
             kind="claim",
         )

@@ -536,3 +536,23 @@ def refreshed_token(creds):  # safe
     token = json.loads(Path("token.json").read_text())
     token["access"] = creds.refresh(token)
     Path("token.json").write_text(json.dumps(token))
+
+
+async def orm_selected_column(session, key, tag):  # racy
+    row = (await session.execute(select(Account.data).filter_by(id=key))).one_or_none()
+    data = row[0] or {}
+    await session.execute(update(Account).filter_by(id=key).values(data={**data, "tag": tag}))
+    await session.commit()
+
+
+async def orm_selected_column_locked(session, key, tag):  # safe
+    chosen = select(Account.data).filter_by(id=key).with_for_update()
+    data = (await session.execute(chosen)).scalar_one()
+    await session.execute(update(Account).filter_by(id=key).values(data={**data, "tag": tag}))
+    await session.commit()
+
+
+async def orm_other_column(session, key):  # safe
+    row = (await session.execute(select(Account.balance).filter_by(id=key))).one()
+    await session.execute(update(Account).filter_by(id=key).values(data=str(row[0])))
+    await session.commit()
