@@ -37,7 +37,6 @@ _SKIPPED = {
         "build",
         "dist",
         "site-packages",
-        "management",
     ),
     *("tests", "test", "testing", "migrations", "alembic", ".eggs", "testdata"),
 }
@@ -128,11 +127,18 @@ def python_files(paths: Iterable[str | Path], everything: bool = False) -> Itera
             folders[:] = sorted(
                 each
                 for each in folders
-                if everything or (each not in _SKIPPED and not each.startswith("."))
+                if everything
+                or (
+                    each not in _SKIPPED
+                    and not each.startswith(".")
+                    and not (each == "commands" and Path(folder).name == "management")
+                )
             )
             for name in sorted(names):
                 test = (
-                    name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
+                    name.startswith("test_")
+                    or name.endswith("_test.py")
+                    or name in ("conftest.py", "populate.py", "seed.py")
                 )
                 if name.endswith(".py") and (everything or not test):
                     yield Path(folder, name)

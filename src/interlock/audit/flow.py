@@ -67,7 +67,7 @@ class Walk(Accesses):
         self.shared = shared_names(function)
         self.returned: list[Value] = []
         self.judge = Judge(self)
-        self._bind(function, Value("self", about=function.cls) if function.cls else None, [], {})
+        self._bind(function, self.own_row(function), [], {})
         if function.safe:
             self.state.held |= {function.safe}
         self.block(function.node.body)

@@ -6,7 +6,7 @@ import ast
 import re
 
 from interlock.audit.database import Database
-from interlock.audit.project import ClassInfo, last_name
+from interlock.audit.project import ClassInfo, FunctionInfo, last_name
 from interlock.audit.sql import VERSIONS
 from interlock.audit.value import NOTHING, Flow, Read, Spot, Value
 
@@ -59,6 +59,7 @@ _FILTERS = {
     "execution_options",
 }
 _SAVES = {"save", "asave", "save_changes", "replace", "bulk_update", "abulk_update"}
+_MAKERS = {"save", "asave", "__init__", "create", "clean", "delete"}
 _LOCKING = {"with_for_update", "select_for_update", "for_update", "with_lockmode"}
 
 
@@ -383,6 +384,25 @@ class Mapper(Database):
             where=query.where,
             kind="claim",
         )
+
+    def own_row(self, function: FunctionInfo) -> Value | None:
+        """Return what `self` is: in a method of a mapped class that saves, a row read before."""
+        cls = function.cls
+        if cls is None:
+            return None
+        own = Value("self", about=cls)
+        saves = function.called & {"save", "asave", "commit"}
+        if not saves or not cls.is_model or function.is_static or function.node.name in _MAKERS:
+            return own
+        if not function.parameters or function.parameters[0].arg != "self":
+            return own
+        safe = "version_id_col" if cls.versioned else ""
+        safe = "FOR UPDATE" if function.called & _LOCKING else safe
+        read = self.read(Spot("orm", cls.name, ""), "self", function.parameters[0], safe=safe)
+        if saves != {"commit"}:
+            self.explicit.add(read)
+        flows = frozenset({Flow(read, "=")})
+        return Value("self", flows, kind="row", holder=cls.name, about=cls)
 
     def row_assigned(self, target: ast.Attribute, base: Value, value: Value, grows: bool) -> None:
         """Note that an attribute of a mapped object was set."""

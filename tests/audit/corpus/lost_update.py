@@ -556,3 +556,20 @@ async def orm_other_column(session, key):  # safe
     row = (await session.execute(select(Account.balance).filter_by(id=key))).one()
     await session.execute(update(Account).filter_by(id=key).values(data=str(row[0])))
     await session.commit()
+
+
+class Coupon(models.Model):
+    used = models.IntegerField()
+    state = models.CharField()
+
+    def own_counter(self):  # racy
+        self.used += 1
+        self.save()
+
+    def own_counter_in_the_database(self):  # safe
+        self.used = F("used") + 1
+        self.save()
+
+    def own_new_value(self, state):  # safe
+        self.state = state
+        self.save()
