@@ -1,4 +1,4 @@
-"""Copies: what a class loads once, keeps and saves whole on each change."""
+"""Copies: what a class loads, keeps and saves whole on each change."""
 
 from __future__ import annotations
 
@@ -81,18 +81,20 @@ class _Copy:
         saved = False
         for method, change in changes:
             save = min(self._reached({method.node.name}) & set(self.saves), default="")
-            if save and not self._reloads(method, lazy) and not _is_locked(method):
-                yield self._finding(method, change, load, save)
             saved |= bool(save)
+            if save and not self._is_held(method):
+                yield self._finding(method, change, load, save)
         if changes and started and not saved:
             for save, call in self.saves.items():
                 method = self.cls.methods[save]
-                if (
-                    save not in started
-                    and not self._reloads(method, lazy)
-                    and not _is_locked(method)
-                ):
+                if save not in started and not self._is_held(method):
                     yield self._finding(method, call, load, save, changes[0])
+
+    def _is_held(self, method: FunctionInfo) -> bool:
+        """Say whether a method runs under a lock: its own, or one that all who call it hold."""
+        name = method.node.name
+        callers = [m for m in self.cls.methods.values() if name in _own_calls(m.node)]
+        return _is_locked(method) or (bool(callers) and all(map(_is_locked, callers)))
 
     def _finding(
         self,
@@ -105,7 +107,7 @@ class _Copy:
         source, target = self.cls.methods[load], self.cls.methods[save]
         site = site_of(method, at)
         steps = [
-            Step(site_of(source, self.loads[load]), f"loads self.{self.name} once"),
+            Step(site_of(source, self.loads[load]), f"loads self.{self.name}"),
             Step(site_of(*change) if change else site, f"changes self.{self.name}"),
             Step(site_of(target, self.saves[save]), f"saves all of self.{self.name}"),
         ]
@@ -114,7 +116,7 @@ class _Copy:
             "lost-update",
             "warning",
             f"self.{self.name} was loaded by {source.qualname}, is changed ({changed}) and saved whole by {target.qualname}",
-            "What another process or another object saved since the load is not in this copy, so saving it destroys that.",
+            "What another process or another object saves between the load and this save is not in the copy, so saving it destroys that.",
             "Under one lock that all writers take, load again, change and save; or a record for each entry (a row, a file, a line of JSON). "
             "interlock.guards.file(path).update(change) does the first.",
             site,
@@ -284,17 +286,6 @@ class _Copy:
             for node in method.nodes
         )
 
-    def _reloads(self, method: FunctionInfo, lazy: set[str]) -> bool:
-        """Say whether a method loads the attribute again before it changes it."""
-        fresh = set(self.loads) - lazy
-        if method.node.name in fresh:
-            return True
-        called = set(_own_calls(method.node, top=True))
-        return bool(called & fresh) or any(
-            set(_own_calls(self.cls.methods[each].node, top=True)) & fresh
-            for each in called & set(self.cls.methods)
-        )
-
     def _same_place(self) -> bool:
         """Say whether a load and a save name the same path, key or client."""
         loaded, saved = (
@@ -343,15 +334,8 @@ def _names(method: FunctionInfo) -> set[str]:
     return {each for each in found if each != "logger"}
 
 
-def _own_calls(node: ast.AST, top: bool = False) -> Iterator[str]:
-    """Yield the methods of its own that a method calls; with `top`, those on every path."""
-    if top:
-        for each in getattr(node, "body", []):
-            if isinstance(each, ast.With | ast.AsyncWith | ast.Try):
-                yield from _own_calls(each, top=True)
-            elif not isinstance(each, ast.If | ast.For | ast.While | ast.FunctionDef):
-                yield from _own_calls(each)
-        return
+def _own_calls(node: ast.AST) -> Iterator[str]:
+    """Yield the methods of its own that a method calls."""
     for each in ast.walk(node):
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute) and _own(each.func):
             yield each.func.attr

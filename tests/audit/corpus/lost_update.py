@@ -403,6 +403,28 @@ class ReloadedNotes:
             self.path.write_text(json.dumps(self.notes))
 
 
+class ReloadedEntries:
+    def __init__(self, store):
+        self._store = store
+        self._again()
+
+    def _again(self):
+        self.entries = {each["id"]: each for each in self._store.load_all()}
+
+    def reloaded_without_a_lock(self, entry):  # racy
+        self._again()
+        self.entries[entry["id"]] = entry
+        self._store.save_all(list(self.entries.values()))
+
+    def entered(self, entry):
+        with self.mutex:
+            self._under_the_lock_of_its_callers(entry)
+
+    def _under_the_lock_of_its_callers(self, entry):  # safe
+        self.entries[entry["id"]] = entry
+        self._store.save_all(list(self.entries.values()))
+
+
 class OwnedNotes:
     def __init__(self, path):
         self.path = Path(path)
