@@ -21,6 +21,9 @@ _SAVES = re.compile(
 _CHANGES = re.compile(
     r"^(append|extend|add|insert|update|pop|remove|discard|setdefault|clear|popitem|appendleft|popleft|drop|upsert|delete|push|put)(_\w+)?$"
 )
+_ALL = re.compile(
+    r"^(items|values|copy|(model_)?dump(_json)?|model_dump_json|to_\w+|dict|json|as_dict|serialize\w*)$"
+)
 _HARMLESS = re.compile(
     r"(?i)cache|config|setting|preference|log(ger)?$|metric|telemetry|stats$|progress|recorder"
 )
@@ -161,7 +164,7 @@ class _Copy:
         if isinstance(node, ast.Call) and last_name(node.func) in ("get", "pop", "len"):
             return False
         if isinstance(node, ast.Attribute) and not _own(node):
-            return False
+            return bool(_ALL.match(node.attr)) and self._whole(node.value, aliases)
         if isinstance(node, ast.Name):
             return node.id in aliases
         if isinstance(node, ast.Attribute):

@@ -357,7 +357,7 @@ class KeptNotes:
         self.kept_copy_saves()
 
     def kept_copy_saves(self):  # safe
-        self.path.write_text(json.dumps(self.notes))
+        self.path.write_text(json.dumps({name: note for name, note in self.notes.items()}))
 
 
 class KeptDocument:
