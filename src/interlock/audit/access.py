@@ -6,7 +6,13 @@ import ast
 import re
 from collections.abc import Callable
 
-from interlock.audit.arguments import NO_NOUNS, compared, complete, document, is_default, noun_of
+from interlock.audit.arguments import (
+    NO_NOUNS,
+    compared,
+    complete,
+    document,
+    is_default,
+)
 from interlock.audit.expression import (
     APPENDING,
     KEPT_MARKS,
@@ -19,7 +25,7 @@ from interlock.audit.expression import (
     weak,
 )
 from interlock.audit.keys import VECTOR_WRITES, vector_ids
-from interlock.audit.locks import Locks
+from interlock.audit.named import Named
 from interlock.audit.project import ClassInfo, FunctionInfo, last_name, unwrapped
 from interlock.audit.stores import Call, Store
 from interlock.audit.value import NOTHING, Flow, Spot, Value
@@ -29,7 +35,7 @@ _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update)_(\w*)
 MOST_DEPTH = 4
 
 
-class Accesses(Locks):
+class Accesses(Named):
     """Evaluates calls."""
 
     catching: list[str]
@@ -236,66 +242,9 @@ class Accesses(Locks):
         guard = next(
             (key for key in named if key in store.guards and named[key].text != "None"), ""
         )
-        return self._by_name(
+        return self.by_name(
             node, store.name, base.text, call.action, name, arguments, positional, named, guard
         )
-
-    def _by_name(
-        self,
-        node: ast.Call,
-        store: str,
-        holder: str,
-        action: str,
-        name: str,
-        arguments: tuple[str, ...],
-        positional: list[Value],
-        named: dict[str, Value],
-        guard: str,
-    ) -> Value | None:
-        noun = noun_of(name)
-        spot = Spot(store, holder, "")
-        text = f"{holder}.{name}({', '.join(arguments)})"
-        values = [*positional, *named.values()]
-        if action in ("read", "test"):
-            read = self.read(
-                spot, name, node, test=action == "test", arguments=arguments, noun=noun
-            )
-            return Value(text[:300], frozenset({Flow(read, "=")}))
-        if not values:
-            return None
-        flows = frozenset().union(*(each.flows for each in values))
-        marks = frozenset().union(*(each.marks for each in values))
-        keys = [
-            value
-            for key, value in named.items()
-            if key in ("id", "key", "ids") or key.endswith("_id")
-        ]
-        keys = keys or (values[:1] if len(values) > 1 else [])
-        key_flows = frozenset().union(*(each.flows for each in keys)) if keys else NOTHING
-        rest = [each for each in values if not any(each is key for key in keys)]
-        if keys:
-            flows = (
-                flows
-                if any(f.part == "=" for f in flows)
-                else frozenset().union(*(each.flows for each in rest))
-                if rest
-                else NOTHING
-            )
-        if rest and all(is_default(each) for each in rest):
-            marks |= {"default"}
-        self.write(
-            spot,
-            name,
-            node,
-            flows,
-            guard=guard,
-            marks=marks,
-            arguments=arguments,
-            noun=noun,
-            value=values[-1].text,
-            key_flows=key_flows,
-        )
-        return Value(text[:300])
 
     def _pair_call(
         self,
@@ -321,33 +270,9 @@ class Accesses(Locks):
         guard = next(
             (key for key in named if re.search(r"version|etag|expected|revision", key)), ""
         )
-        return self._by_name(
+        return self.by_name(
             node, "function", noun, action, name, arguments, positional, named, guard
         )
-
-    def _get_and_set(
-        self,
-        node: ast.Call,
-        name: str,
-        target: FunctionInfo,
-        positional: list[Value],
-        named: dict[str, Value],
-    ) -> Value | None:
-        """`await get_x(key)` and `await set_x(key, new)`, side by side in one module."""
-        action, _, noun = name.partition("_")
-        values = [*positional, *named.values()]
-        if action not in ("get", "set") or not noun or noun in NO_NOUNS or not values:
-            return None
-        if not target.is_async or not {f"get_{noun}", f"set_{noun}"} <= set(
-            target.module.functions
-        ):
-            return None
-        computed = any(each.marks & {"arithmetic", "appended", "changed"} for each in values)
-        if action == "set" and not (computed and len(values) > 1):
-            return None
-        arguments = tuple(each.text for each in values)
-        action = "read" if action == "get" else "write"
-        return self._by_name(node, "function", noun, action, name, arguments, positional, named, "")
 
     # Functions of the project.
 
@@ -407,9 +332,28 @@ class Accesses(Locks):
             )
         if target is None:
             return None
-        pair = self._get_and_set(node, name, target, positional, named)
+        pair = self.get_and_set(node, name, target, positional, named)
         if pair is not None:
             return pair
+        self.managed_write(node, name, base, positional, named)
+        return self.managed_read(
+            node,
+            name,
+            base,
+            positional,
+            named,
+            self._followed(node, name, base, target, positional, named),
+        )
+
+    def _followed(
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        target: FunctionInfo,
+        positional: list[Value],
+        named: dict[str, Value],
+    ) -> Value | None:
         self.calls.append((target, self.state.held, self.function))
         if target.is_stub and isinstance(base, Value) and isinstance(base.about, ClassInfo):
             names = (
