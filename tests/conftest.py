@@ -7,6 +7,7 @@ missing fails the test with what to install.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from tests.servers.redis import Redis
 
 # Hundreds of processes are started here: each would compile the whole package, and what it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # What a shell starts in the background ignores Ctrl-C, and so would what the tests interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.dont_write_bytecode = False
 
 # How long an example takes says nothing: the machine may be busy.

@@ -118,7 +118,7 @@ def test_plaintext_is_in_no_byte_of_a_sqlite_file(keys: SQLiteKeys, tmp_path: Pa
         space.create("a", {"mail": SECRET})
         space.append_many("found", [SECRET] * 600)  # from 500 on the fold is kept
         space.files(tmp_path / "shop").update("a.txt", lambda text: SECRET)
-        view = space.projection(lambda n, e: [e.value], initial=[], name="v", snapshot_every=1)
+        view = space.projection(lambda n, e: [e.value], initial=[])
         view.refresh()
         assert space.read("found").value == [SECRET] * 600
         assert all(SECRET.encode() not in file.read_bytes() for file in folder.iterdir())

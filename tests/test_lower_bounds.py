@@ -27,7 +27,7 @@ USERS = {
     "crewai": "import interlock.adapters.crewai",
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
-    "('sqlite:///x.db', 's', 'a', False, False, None, None, (), ())",
+    "('sqlite:///x.db', 's', 'a', None, False, False, None, None, (), ())",
     "mongodb": "from interlock import guards; guards.collection(None)",
     "openai-agents": "import interlock.adapters.openai_agents",
     "otel": "from interlock.observe import otel; otel.instrument()",

@@ -57,6 +57,8 @@ class BaseSession:
     def observed(self, steps: Steps[T], doing: Doing | None) -> Steps[T]:
         """Return a protocol so that it is watched; `doing` says what it is to the caller."""
         agent, observer = self.writer.agent, self.driver.observer
+        if observer.is_idle:
+            return steps
         return observed(observer, steps, agent, doing, self.is_joined)
 
     @property
@@ -145,6 +147,8 @@ class BaseSession:
 
     def check_read(self, *keys: object) -> None:
         """Raise Invalid if one of `keys` is being updated in this context."""
+        if not _marks.get():
+            return
         for thought in thoughts(self.writer.space):
             if thought.state is None:
                 refuse(
@@ -155,6 +159,8 @@ class BaseSession:
         """The same for calls that write or wait, and for keys that a transaction around them (other
         than `own`) has touched."""
         self.check_outside()
+        if not _marks.get():
+            return
         self.check_read(*keys)
         for thought in thoughts(self.writer.space):
             around = thought.state

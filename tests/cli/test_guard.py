@@ -11,6 +11,8 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
+import interlock
+from interlock import guards
 from interlock.cli import main
 
 
@@ -56,6 +58,43 @@ def test_a_machine_and_metadata_are_options_of_the_guard(at: tuple[str, str]) ->
     made = told(*options, "transition", key, "CANCELLED", "--set", "why=1")
     assert (made["version"], made["writer"], made["value"]["why"]) == (2, "clerk", 1)
     run(*options, "transition", key, "PENDING", code=5)
+
+
+def test_a_log_has_what_was_written_and_what_was_destroyed(
+    at: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (place, key), url = at, f"sqlite:///{tmp_path_factory.mktemp('log')}/team.db"
+    logged = ("--log", url, "--space", "travel", "--name", "app", "--agent", "clerk", place)
+    run(*logged, "get", key, code=1)
+    assert not Path(url.removeprefix("sqlite:///")).exists()
+    run(*logged, "put", key, '{"n": 1}')
+    run(place, "put", key, '{"n": 2}', "--force")
+    assert told(*logged, "get", key)["value"] == {"n": 2}
+    run(*logged, "put", key, '{"n": 3}', code=3)
+    history = ["history", guards.log_key("app", key), "--store", url, "--space", "travel", "--json"]
+    lines = CliRunner().invoke(main, history).stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    events = [entry["value"]["event"] for entry in entries]
+    assert [each for each in events if each != "in doubt"] == [
+        "created",
+        "changed outside",
+        "refused",
+    ]
+    assert {entry["agent"] for entry in entries} == {"clerk"}
+
+
+def test_a_lease_that_another_has_holds_writes_back(
+    at: tuple[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (place, key), url = at, f"sqlite:///{tmp_path_factory.mktemp('lease')}/team.db"
+    fenced = ("--lease", url, "--agent", "clerk", place)
+    run(*fenced, "put", key, '{"n": 1}')
+    name = "redis" if place.startswith("redis") else "file"
+    with interlock.open(url, agent="planner") as space, space.lease(guards.log_key(name, key)):
+        assert "planner" in run(*fenced, "put", key, '{"n": 2}', "--force", code=3).output
+    run("--log", "sqlite:///other.db", *fenced, "get", key, code=2)
+    run("--log", "sqlite://", place, "get", key, code=2)
+    run(*fenced, "put", key, '{"n": 3}', "--force")
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:

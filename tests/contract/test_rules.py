@@ -71,9 +71,11 @@ def test_rules_hold_for_whoever_did_not_declare_them(facades: Facades) -> None:
 
 
 def test_a_lease_is_of_those_who_may_write(facades: Facades) -> None:
-    """Of who does not know the rule yet, too: a lease that was taken is given back."""
+    """Who does not know the rule yet has a lease that it can't use, and then none."""
     early = facades.open("ben")
     ours = facades.open("ann", rules={**PRIVATE, "team/**": interlock.owned(by="ann")})
+    with pytest.raises(interlock.Forbidden), early.lease("team/goals") as lease:
+        lease.write("theirs")
     for theirs in (early, facades.open("cleo")):
         for key in ("agent/ann/notes", "team/goals"):
             with pytest.raises(interlock.Forbidden, match="Only 'ann' may write"):

@@ -5,6 +5,8 @@ The HTTP server is a real one; S3 and DynamoDB are those of moto, in this proces
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -24,6 +26,8 @@ from boto3.dynamodb.conditions import Attr
 
 import interlock
 from interlock import guards
+from tests.facades import Bridge
+from tests.guards.shelf import Shelf
 
 
 class Shared(NamedTuple):
@@ -256,3 +260,34 @@ def test_agents_at_once_lose_nothing_on_a_real_server(http: Shared) -> None:
     with ThreadPoolExecutor(10) as pool:
         list(pool.map(add_one, range(10)))
     assert guard.read("counter").value == {"n": 10}
+
+
+@pytest.mark.parametrize("problem", [OSError("cut"), interlock.Unavailable("cut")])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_replace_is_not_called_again_after_an_exception(
+    problem: Exception, asynchronous: bool
+) -> None:
+    shelf, calls = Shelf(), []
+    shelf.put("plan", {"n": 1})
+
+    def replace(key: str, tag: Any, value: Any) -> Any:
+        calls.append(value)
+        shelf.replace(key, tag, value)
+        raise problem
+
+    async def replace_async(key: str, tag: Any, value: Any) -> Any:
+        return replace(key, tag, value)
+
+    functions: Any = (shelf.load_async, replace_async) if asynchronous else (shelf.load, replace)
+    made: Any = guards.custom(*functions)
+    with contextlib.closing(asyncio.new_event_loop()) as loop:
+        guard = Bridge(made, loop) if asynchronous else made
+        writes: list[Callable[[], Any]] = [
+            lambda: guard.write(guard.read("plan"), {"n": 2}),
+            lambda: guard.update("plan", lambda value: {"n": 3}),
+            lambda: guard.create("new", {"n": 4}),
+        ]
+        for write in writes:
+            with pytest.raises(type(problem), match="cut"):
+                write()
+    assert calls == [{"n": 2}, {"n": 3}, {"n": 4}]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import interlock
+from interlock import guards
+from interlock.errors import AnswerLost
 from tests.guards.conftest import Outside
 
 
@@ -210,3 +215,46 @@ def test_nothing_is_written_where_nothing_changes(outside: Outside) -> None:
     assert guard.write(guard.read(outside.key), {"row": 1, "_version": 3}).version == 3
     assert guard.patch(outside.key, {"row": 1}).version == 3
     assert outside.look() == {"row": 1, "_version": 3}
+
+
+@pytest.mark.parametrize("kind", ["row", "file"])
+def test_a_create_whose_answer_was_lost_does_not_bring_back_what_others_deleted(
+    kind: str, tmp_path: Path
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "app.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE booking (id TEXT PRIMARY KEY, seat TEXT)")
+        guard = guards.file(tmp_path) if kind == "file" else guards.table(connection, "booking")
+        key = "1.json" if kind == "file" else "1"
+        backend: Any = guard.session.driver.backend
+        place = backend.place
+        send, sent = place.replace, []
+
+        async def lose(change: Any) -> None:
+            sent.append(await send(change))
+            other = guards.file(tmp_path) if kind == "file" else guards.table(connection, "booking")
+            other.delete(other.read(key))
+            raise AnswerLost("cut")
+
+        place.replace = lose
+        with pytest.raises(interlock.Unknown, match="answer to the create of"):
+            guard.create(key, {"id": "1", "seat": "12A"})
+        assert len(sent) == 1
+        assert not guard.read(key).exists
+
+
+def test_what_was_lost_is_still_known_after_the_store_was_away(tmp_path: Path) -> None:
+    guard, again = guards.file(tmp_path), []
+    record = guard.create("1.json", {"n": 1})
+    backend: Any = guard.session.driver.backend
+    place = backend.place
+    send, problems = place.replace, [AnswerLost("cut"), interlock.Unavailable("away")]
+
+    async def replace(change: Any) -> Any:
+        again.append(change.again)
+        if problems:
+            raise problems.pop(0)
+        return await send(change)
+
+    place.replace = replace
+    assert guard.write(record, {"n": 2}).value == {"n": 2}
+    assert again == [False, True, True]

@@ -276,6 +276,25 @@ def test_a_write_whose_answer_was_lost_is_known_by_its_entry(together: Logged) -
     assert together.done().count("written") == 1
 
 
+def test_a_create_whose_answer_was_lost_is_not_done_again_where_others_deleted_it(
+    together: Logged,
+) -> None:
+    guard, plain, key = together.guard(), together.guard(log=None), together.key
+    place = guard.session.driver.backend.place
+    send = place.replace_all
+
+    async def lose(changes: Any, beside: Any) -> Any:
+        place.replace_all = send
+        await send(changes, beside)
+        plain.delete(plain.read(key))
+        raise interlock.errors.AnswerLost("cut")
+
+    place.replace_all = lose
+    assert guard.create(key, together.start()).value["seat"] == "1A"
+    assert not plain.read(key).exists
+    assert together.done().count("created") == 1
+
+
 def test_what_was_overtaken_while_its_answer_was_lost_conflicts(together: Logged) -> None:
     guard, key = together.guard(), together.key
     guard.create(key, together.start())

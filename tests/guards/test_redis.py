@@ -114,6 +114,22 @@ def test_of_a_hash_all_is_compared_and_only_what_changes_is_written(
         guards.redis(client, kind="set")
 
 
+def test_what_was_read_is_compared_beside_an_item_that_is_added(
+    client: redis.Redis, key: str
+) -> None:
+    guard = guards.redis(client, kind="list")
+    guard.append(f"{key}:read", 1)
+
+    def compute(tx: interlock.Tx) -> None:
+        tx.read(f"{key}:read")
+        tx.append(key, "computed")
+        client.rpush(f"{key}:read", "2")
+
+    with pytest.raises(interlock.Contended):
+        guard.transact(compute, attempts=1)
+    assert client.exists(key) == 0
+
+
 def test_a_client_that_decodes_is_as_good(redis_url: str, key: str) -> None:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         guard = guards.redis(client)
@@ -172,6 +188,40 @@ def test_a_lost_answer_counts_though_others_wrote_before_it_was_sent_again(
     guard.update(key, think)
     assert len(thoughts) == 1
     assert client.get(key) == b'{"n": 0}'
+
+
+def test_an_interrupted_write_leaves_no_reply_on_a_connection_of_the_clients_pool(
+    redis_url: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis.Redis.from_url(redis_url, max_connections=1) as client:
+        guard = guards.redis(client)
+        record = guard.create(key, {"n": 1})
+        with monkeypatch.context() as patched:
+
+            def interrupt(*_: object, **__: object) -> None:
+                raise KeyboardInterrupt
+
+            patched.setattr(redis.Connection, "read_response", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                guard.write(record, {"n": 2})
+        assert client.echo("next") == b"next"
+        assert guard.read(key).value in ({"n": 1}, {"n": 2})
+
+
+def test_a_client_of_a_class_of_the_applications_own_is_asked_itself(
+    redis_url: str, key: str
+) -> None:
+    class Counting(redis.Redis):
+        calls = 0
+
+        def execute_command(self, *args: Any, **options: Any) -> Any:
+            Counting.calls += args[0] in ("EVALSHA", "EVAL")
+            theirs: Any = super().execute_command
+            return theirs(*args, **options)
+
+    with Counting.from_url(redis_url) as client:
+        guards.redis(client).create(key, {"n": 1})
+    assert Counting.calls >= 1
 
 
 def test_a_server_that_is_gone_is_a_fault(redis_server: Redis, key: str) -> None:

@@ -111,7 +111,7 @@ def test_a_hook_may_use_the_space(space: interlock.Space) -> None:
     ("event", "fn", "said"),
     [
         ("comit", print, "'comit' is no event"),
-        ("commit", None, "is not a function"),
+        ("commit", None, "must be a function"),
         ("commit", asyncio.sleep, "coroutine function"),
     ],
 )

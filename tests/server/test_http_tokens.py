@@ -23,6 +23,7 @@ from interlock.core.requests import (
     Enter,
     Load,
     ReadLog,
+    ReadValues,
     Redact,
     Request,
     SaveFold,
@@ -245,7 +246,8 @@ def test_a_token_of_some_keys_sees_no_others(space: SpaceOf, token: Token) -> No
         seen.append(answered.body)
     assert all(b"s3cret" not in body for body in seen)
     assert b"booking/1" in seen[0]
-    for refused in (Load(("secret",)), Load((), ("",)), ReadLog(0, 9, key="secret")):
+    values = ReadValues(after=0, limit=9, key="secret")
+    for refused in (Load(("secret",)), Load((), ("",)), ReadLog(0, 9, key="secret"), values):
         assert relayed(some, refused).status == 403
     with some.watching("?after=0") as events:
         assert [next(events)[1]["key"] for _ in range(2)] == ["booking/1", "of/a/x"]

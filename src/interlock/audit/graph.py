@@ -31,7 +31,7 @@ class _Graph:
     state: ClassInfo | None
     nodes: dict[str, FunctionInfo] = field(default_factory=dict)
     edges: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    fanned: set[str] = field(default_factory=set)  # run several times at once, by Send
+    fanned: set[str] = field(default_factory=set)  # run several times at once: by Send, in a loop
     together: list[set[str]] = field(default_factory=list)
 
 
@@ -73,7 +73,21 @@ def _graphs(project: Project, module: ModuleInfo, nodes: list[ast.AST]) -> list[
         graph = graphs.get(ast.unparse(root))
         if graph is not None:
             _add(project, module, graph, call.func.attr, call)
+    for loop in (n for n in nodes if isinstance(n, ast.For | ast.AsyncFor)):
+        inside = {id(n) for n in ast.walk(loop)}
+        for graph in graphs.values():
+            edges = [n for n in calls if id(n) in inside and last_name(n.func) == "add_edge"]
+            graph.fanned |= {_text(n.args[1], module) for n in edges if _spreads(n, module)}
     return list(graphs.values())
+
+
+def _spreads(edge: ast.Call, module: ModuleInfo) -> bool:
+    """Say whether an edge in a loop leads from one node to another one each time."""
+    if len(edge.args) != 2:
+        return False
+    source, target = edge.args
+    fixed = isinstance(source, ast.Constant) or _text(source, module) in ("__start__", "START")
+    return fixed and not isinstance(target, ast.Constant)
 
 
 def _add(project: Project, module: ModuleInfo, graph: _Graph, method: str, call: ast.Call) -> None:
@@ -130,15 +144,19 @@ def _function(project: Project, module: ModuleInfo, node: ast.expr) -> FunctionI
         return next((each for each in module.all_functions if each.node.name == node.attr), None)
     if isinstance(node, ast.Call) and last_name(node.func) == "partial" and node.args:
         return _function(project, module, node.args[0])
+    if isinstance(node, ast.Call):  # a function that makes the node
+        maker = _function(project, module, node.func)
+        inner = maker.node.body[-1] if maker is not None else None
+        if isinstance(inner, ast.Return) and isinstance(inner.value, ast.Name):
+            return _function(project, module, inner.value)
     return None
 
 
 def _text(node: ast.expr, module: ModuleInfo) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
-    name = last_name(node)
-    made = module.globals.get(name)
-    return str(made.value) if isinstance(made, ast.Constant) else name
+    made = module.globals.get(last_name(node))
+    return str(made.value) if isinstance(made, ast.Constant) else ast.unparse(node)
 
 
 def _written(function: FunctionInfo) -> dict[str, tuple[ast.expr, ast.expr]]:
@@ -234,9 +252,9 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
             who = writers[0] if alone else " and ".join(writers)
             at, function = written[writers[-1]][key][0], graph.nodes[writers[-1]]
             many = (
-                f"{who} runs several times at once (Send)"
+                f"{who} runs several times at once and writes"
                 if alone
-                else f"{who} run in the same step"
+                else f"{who} run in the same step and each writes"
             )
             if reducer is None:
                 said.add(key)
@@ -245,7 +263,7 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
                     at,
                     key,
                     graph.state,
-                    f"{many} and each writes {key!r}, which has no reducer",
+                    f"{many} {key!r}, which has no reducer",
                     "LangGraph refuses two values in one step (InvalidUpdateError); where it doesn't, one of them is lost.",
                     f"{key}: Annotated[{kind}, operator.add] (lists), or a reducer that merges; or one key for each node.",
                 )
@@ -256,7 +274,7 @@ def _judge(project: Project, module: ModuleInfo, graph: _Graph) -> Iterator[Find
                     at,
                     key,
                     graph.state,
-                    f"{many} and each writes {key!r}, of which the reducer keeps the last value only",
+                    f"{many} {key!r}, of which the reducer keeps the last value only",
                     "The reducer ignores what was there, so all but one of the parallel results are lost.",
                     f"A reducer for {key!r} that merges both arguments, or one key for each node.",
                 )

@@ -45,7 +45,7 @@ def shared_key(write: Write, text: str) -> list[str]:
 
 def is_result(write: Write) -> bool:
     """Say whether what is written is what an agent worked out."""
-    return "model" in write.marks or bool(_RESULTS.search(write.value))
+    return "model" in write.marks or bool(_RESULTS.search(f"{write.value} {write.spot.key}"))
 
 
 def fixed_ids(ids: Value) -> str:

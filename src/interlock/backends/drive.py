@@ -51,7 +51,7 @@ from interlock.observe.observer import Observer
 RESUBMIT_FOR = 10.0  # seconds
 RESUBMIT_PAUSE = 0.05
 _READS = (Load, LoadAt, ReadLog, ReadValues)
-HOPELESS = (Closed, Corrupt, Dropped)  # asking again cannot help
+HOPELESS = (Closed, Corrupt, Dropped, Unknown)  # asking again cannot help
 
 
 class _OpIds:

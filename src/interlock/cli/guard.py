@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,15 @@ import click
 
 import interlock
 from interlock import guards
-from interlock.cli.common import CONFLICT, compact, fail, no_such_key, parsed, reported
+from interlock.cli.common import (
+    CONFLICT,
+    check_is_kept,
+    compact,
+    fail,
+    no_such_key,
+    parsed,
+    reported,
+)
 from interlock.cli.guard_table import init_table
 from interlock.cli.keys import fields_of
 from interlock.cli.rules import named_machine
@@ -28,6 +37,10 @@ class _Asked(NamedTuple):
     machine: str | None
     agent: str | None
     metadata: bool | None
+    name: str | None
+    log: str | None
+    lease: str | None
+    space: str
 
 
 @click.group()
@@ -36,6 +49,11 @@ class _Asked(NamedTuple):
 @click.option("--machine", metavar="NAME", help="Named as for `interlock machine draw`.")
 @click.option("--agent", envvar="INTERLOCK_AGENT", help="Name that writes are made under.")
 @click.option("--metadata/--no-metadata", default=None, help="Keep _version in the value, or not.")
+@click.option("--name", help="Name of the guard in the log (default: redis or file).")
+@click.option("--log", metavar="URL", help="Store of the space where every write is an entry.")
+@click.option("--lease", metavar="URL", help="Store of the space whose leases fence the writes.")
+@click.option("--space", envvar="INTERLOCK_SPACE", default="default", show_default=True,
+              help="That space.")  # fmt: skip
 @click.pass_context
 def guard(
     context: click.Context,
@@ -44,24 +62,33 @@ def guard(
     machine: str | None,
     agent: str | None,
     metadata: bool | None,
+    name: str | None,
+    log: str | None,
+    lease: str | None,
+    space: str,
 ) -> None:
     """Read and write data that stays where it is, and never over what was not seen.
 
     PLACE is redis://host:port/db, a folder, or a file, whose key is its name.  The options of the
     guard come before it.
     """
-    context.obj = _Asked(place, kind, machine, agent, metadata)
+    context.obj = _Asked(place, kind, machine, agent, metadata, name, log, lease, space)
 
 
 def _command(fn: Callable[..., None]) -> click.Command:
-    """Make a command on PLACE of a function whose first arguments are the guard and --json."""
+    """Make a command on PLACE of a function whose first arguments are the guard and --json.
 
-    @guard.command(fn.__name__.replace("_", "-"))
+    `get` makes no store.
+    """
+    name = fn.__name__.replace("_", "-")
+
+    @guard.command(name)
     @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     @functools.wraps(fn)
     def command(as_json: bool, **arguments: object) -> None:
-        with reported(as_json):
-            fn(_guard(click.get_current_context().obj), as_json, **arguments)
+        asked: _Asked = click.get_current_context().obj
+        with reported(as_json), _space(asked, create=name != "get") as space:
+            fn(_guard(asked, space), as_json, **arguments)
 
     return command
 
@@ -134,10 +161,26 @@ def transition(
     _done(guard.transition(key, state, **fields_of(changes)), as_json)
 
 
-def _guard(asked: _Asked) -> guards.Guard:
+@contextmanager
+def _space(asked: _Asked, create: bool) -> Iterator[interlock.Space | None]:
+    """The space of the log and of the leases, if there are any.  Raises UsageError."""
+    url = asked.log or asked.lease
+    if url is None:
+        yield None
+        return
+    if asked.lease not in (None, url):
+        raise click.UsageError("--log and --lease are one space: give both the same URL.")
+    check_is_kept(url)
+    with interlock.open(url, asked.space, asked.agent, create=create) as space:
+        yield space
+
+
+def _guard(asked: _Asked, space: interlock.Space | None) -> guards.Guard:
     """Return the guard of a place.  Raises Invalid, NotInstalled."""
     machine = None if asked.machine is None else named_machine(asked.machine, None, "default")
     options: dict[str, Any] = {"machine": machine, "agent": asked.agent, "metadata": asked.metadata}
+    options |= {} if asked.name is None else {"name": asked.name}
+    options |= {"log": asked.log and space, "lease": asked.lease and space}
     if not asked.place.startswith(_REDIS):
         if "://" in asked.place:
             shown = interlock.redact_url(asked.place)

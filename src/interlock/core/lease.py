@@ -7,7 +7,7 @@ expiry only says when somebody else may ask.  Who waits stands in a queue of tic
 from __future__ import annotations
 
 from interlock.core import refusals
-from interlock.core.fold import ask, reload
+from interlock.core.fold import ask
 from interlock.core.keys import check_all, check_key
 from interlock.core.records import Record
 from interlock.core.refusals import QUEUE, Forbidden, Held, Invalid, Refusal
@@ -28,14 +28,7 @@ def take_lease(
     Forbidden where the rule of a key leaves writing it to another agent, or Invalid.
     """
     refused = check_all(keys, ()) or _not_theirs(writer, keys)
-    return refused or (yield from _taken(writer, keys, ttl, wait, op_id, ruled=True))
-
-
-def take_own_lease(
-    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
-) -> Steps[tuple[Record, ...] | Refusal]:
-    """The same for keys of the library's own."""
-    return (yield from _taken(writer, keys, ttl, wait, op_id, ruled=False))
+    return refused or (yield from take_own_lease(writer, keys, ttl, wait, op_id))
 
 
 def _not_theirs(writer: Writer, keys: tuple[str, ...]) -> Forbidden | None:
@@ -47,9 +40,10 @@ def _not_theirs(writer: Writer, keys: tuple[str, ...]) -> Forbidden | None:
     return None
 
 
-def _taken(
-    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str, ruled: bool
+def take_own_lease(
+    writer: Writer, keys: tuple[str, ...], ttl: float, wait: float | None, op_id: str
 ) -> Steps[tuple[Record, ...] | Refusal]:
+    """The same for keys of the library's own."""
     wrong = check_seconds("ttl", ttl, 0.001, LONGEST_TTL)
     if wrong is None and wait is not None:
         wrong = check_seconds("wait", wait, 0, float("inf"))
@@ -57,15 +51,7 @@ def _taken(
         return wrong
     turn = Turn(op_id, wait)
     try:
-        found = yield from giving_up(turn, _take(writer, keys, ttl, turn))
-        if ruled and not isinstance(found, Refusal):
-            yield from reload(writer)  # somebody else may have declared others
-            refused = _not_theirs(writer, keys)
-            if refused is not None:
-                for key in keys:
-                    yield DropLease(key, 0, op_id)
-                return refused
-        return found
+        return (yield from giving_up(turn, _take(writer, keys, ttl, turn)))
     except GeneratorExit:
         raise
     except BaseException:

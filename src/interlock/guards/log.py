@@ -40,6 +40,7 @@ from interlock.guards.place import (
     Changed,
     Found,
     Place,
+    Repeated,
     Stopped,
     Together,
 )
@@ -187,6 +188,10 @@ class Log:
         if together is Together.SCRIPT:
             return await Scripted(self, changes, asked, op_id).replace()
         return await Apart(self, changes, asked, op_id).replace()
+
+    async def has_receipts(self) -> bool:
+        """Whether a write that is sent again is known by its entry to have been applied."""
+        return await self._how() is not Together.NOT
 
     async def _how(self) -> Together:
         if self._together is None:
@@ -353,7 +358,7 @@ class Inside(Writing):
     async def logged(
         self, connection: object, before: Sequence[Found], answers: Answers | Changed
     ) -> Answers | Changed:
-        """Log, in the transaction, what was written in it.  Raises Stopped.
+        """Log, in the transaction, what was written in it.  Raises Stopped, Repeated.
 
         `before` is what was there.  Where nothing could be written, but this operation was sent
         before, what that has written is returned.
@@ -382,6 +387,8 @@ class Inside(Writing):
                 op_id = new_op_id() if due else self.op_id
                 outcome = await log.commit(writes, op_id, session)
                 if isinstance(outcome, Committed) and not due:
+                    if outcome.replayed:
+                        raise Repeated([_overtaken(change) for change in self.changes])
                     return answers
                 if not isinstance(outcome, Committed | Conflict):
                     raise Stopped(outcome)

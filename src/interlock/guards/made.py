@@ -67,7 +67,8 @@ def made(
     rule = rules.guarded(machine=machine, schema=schema, on_conflict=on_conflict)
     if appended and rule != rules.guarded():
         raise Invalid("A list has no machine=, schema= or on_conflict=: items are added to it.")
-    declared = {"**": rules.merged("append") if appended else rule}
+    rule = rules.merged("append") if appended else rule
+    declared = {} if rule == rules.guarded() else {"**": rule}  # the default is not looked up
     raise_refused(rules.check(declared))
     check_validator(declared)
     space = _one_space(place, turns=turns, log=log, lease=lease)

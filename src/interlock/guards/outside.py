@@ -52,7 +52,7 @@ from interlock.core.requests import (
 from interlock.core.rules import RULES_KEY
 from interlock.core.struct import Json
 from interlock.core.writer import Writer
-from interlock.errors import AnswerLost, Fault
+from interlock.errors import AnswerLost, Fault, Unknown
 from interlock.errors import Invalid as InvalidError
 from interlock.guards.log import Asked, Log
 from interlock.guards.place import (
@@ -226,9 +226,10 @@ class Outside:
 
     async def _commit(self, plan: Plan) -> Outcome:
         expects = {each.key: each for each in plan.expects}
-        lost = self._lost.pop(plan.op_id, None)
+        lost = self._lost.get(plan.op_id)
         if lost is not None and lost[0] == plan:  # what is sent again is what was sent
             stamps, changes = lost[1], [each._replace(again=True) for each in lost[2]]
+            await self._check_created(changes, plan.op_id)
         else:
             stamps, changes = [], []
             for write in plan.writes:
@@ -257,6 +258,8 @@ class Outside:
                 del self._lost[next(iter(self._lost))]
             self._lost[plan.op_id] = plan, stamps, changes
             raise
+        if lost is not None:
+            del self._lost[plan.op_id]
         if isinstance(answers, Refusal):
             names = {} if self.log is None else {self.log.key(key): key for key in expects}
             return _about(answers, names)
@@ -271,12 +274,26 @@ class Outside:
         ]
         return Committed(0, stamps[0].time_us if stamps else 0, plan.agent, tuple(done))
 
+    async def _check_created(self, changes: list[Change], op_id: str) -> None:
+        """Raise Unknown where something was to be created and it can't be known whether it was:
+        others may have deleted it since, and sent again it would be there again."""
+        for change in changes:
+            if change.tag is not ABSENT or change.compared_only:
+                continue
+            known = self.place.has_receipts(change.key)
+            if not known and (self.log is None or not await self.log.has_receipts()):
+                raise Unknown(
+                    f"The answer to the create of {change.key!r} was lost: it may be applied or "
+                    "not. Read it, and create it again if nothing is there.",
+                    op_id,
+                )
+
     async def _replace(
         self, plan: Plan, changes: list[Change], expects: Mapping[str, Expect]
     ) -> Answers | Changed | Refusal:
-        overtaken = next((each.key for each in changes if each.tag is OVERTAKEN), None)
-        if overtaken is not None:
-            return Changed(key=overtaken)
+        for each in changes:
+            if each.tag is OVERTAKEN:
+                return Changed(key=each.key)
         if self.log is not None:
             fenced = self.log.fenced
             asked = [

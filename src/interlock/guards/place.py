@@ -102,6 +102,14 @@ class Stopped(Exception):
         self.refusal = refusal
 
 
+class Repeated(Exception):
+    """What was written was written before, too, when its answer was lost: it is rolled back."""
+
+    def __init__(self, answers: Answers) -> None:
+        super().__init__()
+        self.answers = answers
+
+
 class Place(Protocol):
     """Data outside a space.
 
@@ -133,6 +141,10 @@ class Place(Protocol):
         """Return why `key` can't be a key here, or None."""
         ...
 
+    def has_receipts(self, key: str) -> bool:
+        """Whether a write of `key` that is sent again is known to have been applied."""
+        ...
+
     async def replace_all(self, changes: Sequence[Change], beside: Any) -> Answers | Changed:
         """Write several in one atomic step, as `replace` does one, with the entries `beside`.
 
@@ -162,6 +174,10 @@ class Alone:
 
     name: str
     several = False
+
+    def has_receipts(self, key: str) -> bool:
+        """Never."""
+        return False
 
     async def replace_all(self, changes: Sequence[Change], beside: Any) -> Answers | Changed:
         """Refuse it."""

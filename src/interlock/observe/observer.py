@@ -94,12 +94,18 @@ class Observer:
         self, space: str, slow_commit: float | None = SLOW_COMMIT, quiet: bool = False
     ) -> None:
         self.space = space
+        self._quiet = quiet
         self.slow_commit = float("inf") if slow_commit is None else slow_commit
         self.log = Log(space, quiet)
         self.counters = Counters()
         self.hooks = Hooks(self.log.hook_failed)
         self.resubmitted: set[str] = set()  # operations whose first answer was lost
         self._retire = None if quiet else TOTALS.add(self, space, self.counters)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody would hear what it sees: that of a guard, where nothing is traced."""
+        return self._quiet and _tracer is None and self.hooks.idle
 
     def on(self, event: str, hook: Hook) -> Callable[[], None]:
         """Have `hook` called for each event of a name; return what ends that.  Raises Invalid."""

@@ -103,6 +103,21 @@ def fan_out_command():  # racy: note_a
     return g.compile()
 
 
+def noting(text):
+    def note(state: Plain):
+        return {"notes": [text]}
+
+    return note
+
+
+def spread_in_a_loop(texts):  # racy: noting.note
+    g = StateGraph(Plain)
+    for text in texts:
+        g.add_node(text, noting(text))
+        g.add_edge(START, text)
+    return g.compile()
+
+
 def sent():  # racy: note_a
     g = StateGraph(Plain)
     g.add_node("note_a", note_a)
@@ -194,6 +209,23 @@ def s_note_a(state: Safe):
 
 def s_note_b(state: Safe):
     return {"notes": ["b"]}
+
+
+def drafting(text):
+    def draft(state: Safe):
+        return {"draft": text}
+
+    return draft
+
+
+def one_after_the_other(texts):  # safe
+    g = StateGraph(Safe)
+    before = START
+    for text in texts:
+        g.add_node(text, drafting(text))
+        g.add_edge(before, text)
+        before = text
+    return g.compile()
 
 
 def s_draft(state: Safe):

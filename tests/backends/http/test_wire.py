@@ -28,6 +28,7 @@ REQUESTS: list[Request[Any]] = [
     requests.ListKeys(prefix="", after="", limit=10),
     requests.ListExpired(limit=10),
     requests.ReadLog(after=0, limit=10),
+    requests.ReadValues(after=0, limit=10, key="m"),
     requests.TakeTurn(("k",), name="turn", agent="a", ttl=5.0),
     requests.LeaveTurn(0, name="turn"),
     requests.Enter(agent="a", exclusive=True, name="n"),
@@ -70,6 +71,8 @@ def test_every_request_and_its_answer_arrive_as_they_were_sent() -> None:
         assert decode_request(encode_request(commit)) == commit
         asked = {type(request) for request in (*REQUESTS, commit)}
         assert asked == set(ANSWERS)
+        known = {each for each in vars(requests).values() if _is_request(each)}
+        assert known - asked == {requests.Think}, "which is the driver's"
         fresh = space.read("k")
         cycle = (Wait("a", "k", "b"),)
         for refusal in (
@@ -84,6 +87,10 @@ def test_every_request_and_its_answer_arrive_as_they_were_sent() -> None:
             refusals.pruned(1, 5),
         ):
             assert decode_answer(commit, encode_answer(refusal)) == refusal
+
+
+def _is_request(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, Request) and found is not Request
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ ANSWERS: Mapping[type[Request[Any]], Any] = {
     requests.ListExpired: tuple[KeyInfo, ...],
     requests.Commit: Committed,
     requests.ReadLog: requests.LogPage,
+    requests.ReadValues: requests.ValuePage,
     requests.TakeTurn: requests.Place,
     requests.LeaveTurn: None,
     requests.Enter: requests.Entered,

@@ -16,7 +16,7 @@ from interlock.errors import Invalid
 
 # Before redis-py 5.3 a pool had to be told for which command.
 _ASKED = signature(redis.ConnectionPool.get_connection).parameters.get("command_name")
-_COMMAND = ("EVALSHA",) if _ASKED is not None and _ASKED.default is Parameter.empty else ()
+COMMAND = ("EVALSHA",) if _ASKED is not None and _ASKED.default is Parameter.empty else ()
 _LONGEST = 60.0  # seconds that a thread waits for the event loop of a client
 
 
@@ -66,7 +66,7 @@ class ClientWire(Wire):
 
     def _take(self, key: str) -> tuple[str, Any]:
         try:
-            return "", self.client.connection_pool.get_connection(*_COMMAND)
+            return "", self.client.connection_pool.get_connection(*COMMAND)
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 
@@ -93,7 +93,7 @@ class AsyncClientWire(AsyncWire):
 
     async def _take(self, key: str) -> tuple[str, Any]:
         try:
-            return "", await self.client.connection_pool.get_connection(*_COMMAND)
+            return "", await self.client.connection_pool.get_connection(*COMMAND)
         except (redis.exceptions.RedisError, OSError) as problem:
             raise fault_of(problem, self._target.place, sent=False) from problem
 

@@ -193,7 +193,7 @@ class Wire:
         node, connection = self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
-            connection.send_packed_command(_packed(connection, asked), check_health=False)
+            connection.send_packed_command(packed(connection, asked), check_health=False)
             replies = [self._heard(_reply(connection)) for _ in asked]
         except BROKEN as problem:
             self._drop(connection)
@@ -300,7 +300,7 @@ class AsyncWire:
         node, connection = await self._take(key)
         asked = [*commands, *([last] if last else [])]
         try:
-            await connection.send_packed_command(_packed(connection, asked), check_health=False)
+            await connection.send_packed_command(packed(connection, asked), check_health=False)
             replies = [self._heard(await _reply_async(connection)) for _ in asked]
         except BROKEN as problem:
             await self._drop(connection)
@@ -382,7 +382,8 @@ def _waited(replies: list[object], found: list[object]) -> list[object]:
     return [*found[:-1], AnswerLost("carried out, but not waited for")] if late else found
 
 
-def _packed(connection: _Connection | _AsyncConnection, commands: Sequence[Command]) -> list[bytes]:
+def packed(connection: _Connection | _AsyncConnection, commands: Sequence[Command]) -> list[bytes]:
+    """Return commands as they are sent, in one piece where that is fast."""
     if pack_command is not None:
         return [b"".join([pack_command(command) for command in commands])]
     return [b"".join([part for c in commands for part in connection.pack_command(*c)])]

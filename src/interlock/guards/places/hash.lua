@@ -3,27 +3,30 @@
 --   its text
 --   number of fields to set, and for each its name and its text
 --   number of fields to remove, and their names
-local wanted = 'hash'
 
 local function check(key, at)
+    local other = other_type(key, 'hash')
+    if other then
+        return false, other
+    end
     local expected, same = tonumber(ARGV[at]), true
-    same = redis.call('HLEN', key) == expected
+    same = call('HLEN', key) == expected
     at = at + 1
     for _ = 1, expected do
-        same = same and redis.call('HGET', key, ARGV[at]) == ARGV[at + 1]
+        same = same and call('HGET', key, ARGV[at]) == ARGV[at + 1]
         at = at + 2
     end
     at = at + 1 + 2 * ARGV[at]
-    return same, not same and redis.call('HGETALL', key), at + 1 + ARGV[at]
+    return same, not same and call('HGETALL', key), at + 1 + ARGV[at]
 end
 
 local function apply(key, at)
     at = at + 1 + 2 * ARGV[at]
     for i = at + 1, at + 2 * ARGV[at], 2 do
-        redis.call('HSET', key, ARGV[i], ARGV[i + 1])
+        call('HSET', key, ARGV[i], ARGV[i + 1])
     end
     at = at + 1 + 2 * ARGV[at]
     for i = at + 1, at + ARGV[at] do
-        redis.call('HDEL', key, ARGV[i])
+        call('HDEL', key, ARGV[i])
     end
 end

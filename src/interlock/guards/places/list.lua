@@ -3,11 +3,14 @@
 --   number of these items, and each
 --   'push' the next one at the end; 'del' all; or 'keep' it as it is
 --   the new item
-local wanted = 'list'
 
 local function check(key, at)
+    local other = other_type(key, 'list')
+    if other then
+        return false, other
+    end
     local expected, same = tonumber(ARGV[at + 1]), true
-    local there = ARGV[at] == '=' and redis.call('LRANGE', key, 0, -1)
+    local there = ARGV[at] == '=' and call('LRANGE', key, 0, -1)
     if there then
         same = #there == expected
         for i = 1, expected do same = same and there[i] == ARGV[at + 1 + i] end
@@ -18,8 +21,8 @@ end
 local function apply(key, at)
     at = at + 2 + ARGV[at + 1]
     if ARGV[at] == 'push' then
-        return redis.call('RPUSH', key, ARGV[at + 1])
+        return call('RPUSH', key, ARGV[at + 1])
     elseif ARGV[at] == 'del' then
-        redis.call('DEL', key)
+        call('DEL', key)
     end
 end

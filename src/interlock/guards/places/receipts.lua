@@ -7,26 +7,10 @@
 -- ARGV[1]   operation id
 -- ARGV[2]   milliseconds that receipts are kept (0: none are)
 -- ARGV[3]   number of keys; then for each of them what the script of its kind says (`string.lua` and its
---           like, which define `wanted`, `check` and `apply`); then the arguments of the commit beside them
-local receipts, kept, count = KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-
-local function was_applied()
-    return kept > 0 and redis.call('ZSCORE', receipts, ARGV[1])
-end
-
-local function note_applied()
-    if kept == 0 then
-        return
-    end
-    redis.replicate_commands() -- before Redis 7 a script that asks for the time must say so
-    local time = redis.call('TIME')
-    local now = time[1] * 1000 + math.floor(time[2] / 1000)
-    redis.call('ZREMRANGEBYSCORE', receipts, '-inf', now - kept)
-    redis.call('ZADD', receipts, now, ARGV[1])
-    redis.call('PEXPIRE', receipts, kept)
-end
+--           like, which defines `check` and `apply`); then the arguments of the commit beside them
+local call, receipts, kept, count = redis.call, KEYS[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function other_type(key, wanted)
-    local kind = redis.call('TYPE', key).ok
+    local kind = call('TYPE', key).ok
     return kind ~= 'none' and kind ~= wanted and kind
 end

@@ -17,8 +17,9 @@ from inspect import isawaitable, iscoroutinefunction
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from interlock.backends.redis.client import is_cluster
+from interlock.backends.redis.client import COMMAND, is_cluster
 from interlock.backends.redis.faults import fault_of, redis, script_is_missing
+from interlock.backends.redis.wire import packed
 from interlock.core.keys import decode
 from interlock.core.refusals import Refusal
 from interlock.core.struct import Json
@@ -54,16 +55,28 @@ class RedisKeys:
         self.name = name
         self.asynchronous = iscoroutinefunction(client.execute_command)
         self._client = client
+        self._pooled = type(client) is redis.Redis and client.connection is None
         self._kept = _KEPT if receipts else 0
+        self._script = script(self.what)
 
     def check_key(self, key: str) -> str | None:
         """Return why `key` can't be one here: it is one of ours."""
         return f"{key!r} is a key of Interlock's own." if key.startswith("interlock:") else None
 
+    def has_receipts(self, key: str) -> bool:
+        """Whether there is a key for them, and they are asked for."""
+        return self._kept > 0 and receipts_of(key) != key
+
     async def replace(self, change: Change) -> object | Changed:
-        """Compare and replace what is there."""
-        answers = await self.replace_all([change], None)
-        return answers if isinstance(answers, Changed) else answers[0]
+        """Compare and replace what is there: `replace_all` without what one key does not need."""
+        key = change.key
+        receipts = receipts_of(key)
+        kept = 0 if receipts == key else self._kept
+        arguments = [change.op_id, kept, 1, *self._arguments(change)]
+        said, _, there = await self._run(*self._script, (receipts, key), arguments)
+        if said == b"done" or said == "done":
+            return self._answer(change, there[0] if there else 0)
+        return self._refused(said, key, there)
 
     async def replace_all(
         self, changes: Sequence[Change], beside: Scripted | None
@@ -84,22 +97,15 @@ class RedisKeys:
             assert inlined is not None
             keys, arguments = [*keys, *inlined.keys], [*arguments, *inlined.arguments]
         text, digest = script(self.what, inlined.text if inlined else "")
-        said, which, there = [
-            *await self._run(text, digest, (receipts, *keys), arguments),
-            None,
-        ][:3]
+        said, which, there = await self._run(text, digest, (receipts, *keys), arguments)
         said = as_bytes(said)
-        if said == b"type":
-            kind = as_bytes(there).decode()
-            raise wrong_type(keys[which - 1], f"a {kind}", self.what)
-        if said == b"changed":
-            key = keys[which - 1]
-            return Changed(self._found(key, there), key)
+        if said in (b"type", b"changed"):
+            return self._refused(said, keys[which - 1], there)
         if said == b"beside" and inlined is not None:
             outcome = inlined.parse(which)
             if isinstance(outcome, Refusal):
                 raise Stopped(outcome)
-        numbers = there or [0] * len(changes)  # those that were applied before say nothing
+        numbers = there or [0] * len(changes)  # strings, and what was applied before, say nothing
         return [self._answer(*each) for each in zip(changes, numbers, strict=True)]
 
     async def keys(self, pattern: str) -> list[str]:
@@ -134,6 +140,12 @@ class RedisKeys:
     def within(self) -> AbstractAsyncContextManager[object]:
         """There is none."""
         raise NotImplementedError
+
+    def _refused(self, said: object, key: str, there: Any) -> Changed:
+        """Return what the script found instead of what was compared.  Raises Invalid."""
+        if as_bytes(said) == b"type":
+            raise wrong_type(key, f"a {as_bytes(there).decode()}", self.what)
+        return Changed(self._found(key, there), key)
 
     def _arguments(self, change: Change) -> list[object]:
         """Return what the script is told of a change."""
@@ -170,8 +182,9 @@ class RedisKeys:
     async def _run(
         self, text: str, digest: str, keys: Sequence[str], arguments: Sequence[object]
     ) -> Any:
+        call: tuple[Any, ...] = ("EVALSHA", digest, len(keys), *keys, *arguments)
         try:
-            return await self._ask("EVALSHA", digest, len(keys), *keys, *arguments)
+            return self._sent(call) if self._pooled else await self._ask(*call)
         except redis.exceptions.ResponseError as problem:
             if not script_is_missing(problem):
                 raise fault_of(problem, self.name, sent=True) from problem
@@ -179,6 +192,27 @@ class RedisKeys:
             return await self._ask("EVAL", text, len(keys), *keys, *arguments)
         except redis.exceptions.ResponseError as problem:
             raise fault_of(problem, self.name, sent=True) from problem
+
+    def _sent(self, call: tuple[Any, ...]) -> Any:
+        """Send a call on a connection of the client's pool, without what the client does about each
+        command, which takes as long as the server does: the driver sends again what was lost."""
+        pool = self._client.connection_pool
+        try:
+            connection = pool.get_connection(*COMMAND)
+        except (redis.exceptions.RedisError, OSError) as problem:
+            raise fault_of(problem, self.name, sent=False) from problem
+        try:
+            connection.send_packed_command(packed(connection, [call]), check_health=True)
+            return connection.read_response()
+        except redis.exceptions.ResponseError:
+            raise
+        except BaseException as problem:
+            connection.disconnect()  # a reply that nobody read may be on its way
+            if isinstance(problem, redis.exceptions.RedisError | OSError):
+                raise fault_of(problem, self.name, sent=True) from problem
+            raise
+        finally:
+            pool.release(connection)
 
     async def _ask(self, *words: Any, **options: Any) -> Any:
         try:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 from interlock.backends.joined import Elsewhere
 from interlock.core.struct import Json
 from interlock.errors import AnswerLost, Invalid, Unavailable
-from interlock.guards.place import ABSENT, Answers, Change, Changed, Found, Stopped, Together
+from interlock.guards.place import (
+    ABSENT,
+    Answers,
+    Change,
+    Changed,
+    Found,
+    Repeated,
+    Stopped,
+    Together,
+)
 from interlock.guards.places.connection import Connection, Repeat, Run, Use
 from interlock.guards.places.table import (
     COMPARED,
@@ -62,6 +71,10 @@ class Rows:
             return str(problem)
         return None
 
+    def has_receipts(self, key: str) -> bool:
+        """Never: a row says nothing of who wrote it."""
+        return False
+
     async def load(self, key: str) -> Found:
         """Read the row."""
         for _ in range(_REPEATS):
@@ -98,13 +111,15 @@ class Rows:
                     await run("SAVEPOINT interlock_guard", ())
                     try:
                         answers = await self._all(run, use, changes, beside)
-                    except (Refuted, Stopped, Invalid):
+                    except (Refuted, Repeated, Stopped, Invalid):
                         await run("ROLLBACK TO SAVEPOINT interlock_guard", ())
                         raise
                     await run("RELEASE SAVEPOINT interlock_guard", ())
                     return answers
             except Refuted as refuted:
                 return refuted.changed
+            except Repeated as repeated:
+                return repeated.answers
             except Repeat:
                 continue
         raise self._contended()

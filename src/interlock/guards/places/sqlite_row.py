@@ -20,6 +20,9 @@ FROM pragma_index_list({MARK}, {MARK}) AS i, pragma_index_info(i.name, {MARK}) A
 WHERE i."unique" AND NOT i.partial GROUP BY i.name HAVING count(*) = count(c.name)"""
 
 
+_NOTHING = Setting({}, False)
+
+
 class SqliteRow:
     """How SQLite is asked."""
 
@@ -39,9 +42,7 @@ class SqliteRow:
 
     async def load(self, run: Run, table: Table, parts: Sequence[str]) -> Row | None:
         """Read a row."""
-        # An expression: a converter that the application has for the type of a column is not ours.
-        names = ", ".join(f"+{quoted(name)}" for name in table.columns)
-        rows = (await run(f"SELECT {names} FROM {table.name} WHERE {_key(table)}", parts)).rows
+        rows = (await run(table.text(_loading, _NOTHING), parts)).rows
         if not rows:
             return None
         row = dict(zip(table.columns, rows[0], strict=True))
@@ -57,11 +58,7 @@ class SqliteRow:
         self, run: Run, table: Table, parts: Sequence[str], image: object, new: Setting
     ) -> Row | None:
         """Change a row that still has this image."""
-        sets = [f"{quoted(name)} = {MARK}" for name in new.columns]
-        if new.counted and table.version:
-            version = quoted(table.version)
-            sets.append(f"{version} = COALESCE({version}, 0) + 1")
-        text = f"UPDATE {table.name} SET {', '.join(sets)} WHERE {_key(table)} AND {_same(table)}"
+        text = table.text(_updating, new)
         count = (await run(text, (*_stored(table, new), *parts, *_values(image)))).changed
         return await self.load(run, table, parts) if count else None
 
@@ -84,6 +81,20 @@ class SqliteRow:
         """Delete a row that still has this image."""
         text = f"DELETE FROM {table.name} WHERE {_key(table)} AND {_same(table)}"
         return bool((await run(text, (*parts, *_values(image)))).changed)
+
+
+def _loading(table: Table, _: Setting) -> str:
+    # An expression: a converter that the application has for the type of a column is not ours.
+    names = ", ".join(f"+{quoted(name)}" for name in table.columns)
+    return f"SELECT {names} FROM {table.name} WHERE {_key(table)}"
+
+
+def _updating(table: Table, new: Setting) -> str:
+    sets = [f"{quoted(name)} = {MARK}" for name in new.columns]
+    if new.counted and table.version:
+        version = quoted(table.version)
+        sets.append(f"{version} = COALESCE({version}, 0) + 1")
+    return f"UPDATE {table.name} SET {', '.join(sets)} WHERE {_key(table)} AND {_same(table)}"
 
 
 def _key(table: Table) -> str:

@@ -139,7 +139,7 @@ def _names(request: Request[Any]) -> tuple[list[str], list[str]]:
             return [], [request.prefix]
         case requests.ListExpired():
             return [], [""]
-        case requests.ReadLog() if request.key is not None:
+        case requests.ReadLog() | requests.ReadValues() if request.key is not None:
             return [request.key], []
         case requests.TakeTurn() | requests.TakeLease():
             return [*request.keys], []
