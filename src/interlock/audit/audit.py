@@ -43,6 +43,10 @@ _SKIPPED = {
 _READS = {
     *(
         "open",
+        "execute_query",
+        "execute_sql",
+        "run_query",
+        "fetch_one",
         "read_text",
         "read_bytes",
         "execute",
@@ -75,6 +79,9 @@ _WRITES = {
         "write_bytes",
         "execute",
         "executemany",
+        "execute_query",
+        "execute_sql",
+        "run_query",
         "hset",
         "hmset",
         "setex",

@@ -207,6 +207,8 @@ class Judge:
 
     def _same_row(self, read: Read, write: Write) -> bool:
         asked, given = dict(read.where), dict(write.where)
+        if "#columns" in given:
+            return True
         common = set(asked) & set(given)
         for column in common:
             if asked[column].text == given[column].text:

@@ -595,3 +595,23 @@ class Coupon(models.Model):
     def own_new_value(self, state):  # safe
         self.state = state
         self.save()
+
+
+async def columns_put_together(db, thread, metadata):  # racy
+    rows = await db.execute_query("SELECT metadata FROM threads WHERE id = $1", {"id": thread})
+    base = json.loads(rows[0]["metadata"])
+    data = {"id": thread, "metadata": json.dumps({**base, **metadata})}
+    columns = ", ".join(data)
+    marks = ", ".join(f"${at}" for at, _ in enumerate(data, 1))
+    query = f"INSERT INTO threads ({columns}) VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {columns}"
+    await db.execute_query(query, list(data.values()))
+
+
+async def columns_put_together_of_what_is_given(db, thread, metadata):  # safe
+    rows = await db.execute_query("SELECT owner FROM threads WHERE id = $1", {"id": thread})
+    if not rows:
+        raise KeyError(thread)
+    data = {"id": thread, "metadata": json.dumps(metadata)}
+    columns = ", ".join(data)
+    query = f"INSERT INTO threads ({columns}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {columns}"
+    await db.execute_query(query, list(data.values()))
