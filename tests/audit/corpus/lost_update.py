@@ -615,3 +615,12 @@ async def columns_put_together_of_what_is_given(db, thread, metadata):  # safe
     columns = ", ".join(data)
     query = f"INSERT INTO threads ({columns}) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET {columns}"
     await db.execute_query(query, list(data.values()))
+
+
+def one_of_two_statements(conn, key, value, both):  # racy
+    row = conn.execute("SELECT n FROM counts WHERE id = ?", (key,)).fetchone()
+    if both:
+        statement = "UPDATE counts SET n = ? WHERE id = ?"
+    else:
+        statement = "UPDATE counts SET n = ?, seen = 1 WHERE id = ?"
+    conn.execute(statement, (row[0] + value, key))
