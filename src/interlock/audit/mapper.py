@@ -399,7 +399,7 @@ class Mapper(Database):
         safe = "version_id_col" if cls.versioned else ""
         safe = "FOR UPDATE" if function.called & _LOCKING else safe
         read = self.read(Spot("orm", cls.name, ""), "self", function.parameters[0], safe=safe)
-        if saves != {"commit"}:
+        if saves - {"commit"}:
             self.explicit.add(read)
         flows = frozenset({Flow(read, "=")})
         return Value("self", flows, kind="row", holder=cls.name, about=cls)
