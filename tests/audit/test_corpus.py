@@ -1,6 +1,6 @@
 """Every rule on small code that loses writes, and on code that looks like it and does not.
 
-A function or class of `corpus/RULE.py` is marked on its first line: `# racy` (or `# racy: NAME`,
+A function or class of `corpus/RULE*.py` is marked on its first line: `# racy` (or `# racy: NAME`,
 where the finding is in another function) or `# safe`.
 """
 
@@ -20,9 +20,14 @@ MARK = re.compile(r"^\s*(?:async )?(def|class) (\w+).*# (racy|safe)(?:: (\w+))?$
 FEWEST = 10  # snippets of each kind, a rule
 
 
+def files(rule: str) -> list[Path]:
+    """Return the files with the snippets of a rule."""
+    return sorted(CORPUS.glob(f"{rule.replace('-', '_')}*.py"))
+
+
 def snippets(rule: str) -> list[tuple[str, str, str]]:
     """Return name, mark and where the finding is, of each snippet of a rule."""
-    lines = (CORPUS / f"{rule.replace('-', '_')}.py").read_text("utf-8").splitlines()
+    lines = [line for path in files(rule) for line in path.read_text("utf-8").splitlines()]
     matches = [match for match in map(MARK.match, lines) if match]
     return [(match[2], match[3], match[4] or match[2]) for match in matches]
 
@@ -31,7 +36,7 @@ def snippets(rule: str) -> list[tuple[str, str, str]]:
 def found(rule: str) -> dict[str, set[str]]:
     """Return the rules that are found, by the parts of the name of the function they are in."""
     rules: dict[str, set[str]] = defaultdict(set)
-    for finding in audit([CORPUS / f"{rule.replace('-', '_')}.py"]).findings:
+    for finding in audit(files(rule)).findings:
         for name in finding.function.split("."):
             rules[name].add(finding.rule)
     return rules

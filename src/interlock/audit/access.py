@@ -6,7 +6,13 @@ import ast
 import re
 from collections.abc import Callable
 
-from interlock.audit.arguments import compared, complete, document, is_default, noun_of
+from interlock.audit.arguments import (
+    NO_NOUNS,
+    compared,
+    complete,
+    document,
+    is_default,
+)
 from interlock.audit.expression import (
     APPENDING,
     KEPT_MARKS,
@@ -19,8 +25,8 @@ from interlock.audit.expression import (
     weak,
 )
 from interlock.audit.keys import VECTOR_WRITES, vector_ids
-from interlock.audit.locks import Locks
-from interlock.audit.project import ClassInfo, FunctionInfo, last_name
+from interlock.audit.named import Named
+from interlock.audit.project import ClassInfo, FunctionInfo, last_name, unwrapped
 from interlock.audit.stores import Call, Store
 from interlock.audit.value import NOTHING, Flow, Spot, Value
 
@@ -29,7 +35,7 @@ _SAVE = re.compile(r"^_?(?:a)?(?:save|write|store|persist|dump|put|update)_(\w*)
 MOST_DEPTH = 4
 
 
-class Accesses(Locks):
+class Accesses(Named):
     """Evaluates calls."""
 
     catching: list[str]
@@ -38,6 +44,9 @@ class Accesses(Locks):
 
     def call(self, node: ast.Call) -> Value:
         """Return what is known of a call's value; note its reads and writes."""
+        inner = unwrapped(node)
+        if inner is not None:
+            return self.call(inner)
         function = node.func
         base = self.eval(function.value) if isinstance(function, ast.Attribute) else None
         name = last_name(function)
@@ -150,6 +159,7 @@ class Accesses(Locks):
         guard = ""
         written = ""
         where: list[tuple[str, Value]] = []
+        key_flows: frozenset[Flow] = NOTHING
         taken: set[str] = set()
         for parameter in call.parameters:
             value = named.get(parameter.keyword)
@@ -159,6 +169,7 @@ class Accesses(Locks):
                 continue
             if parameter.role == "key":
                 keys.append(value.text)
+                key_flows |= value.flows
                 if value.kind == "dict":
                     where.extend(value.parts)
             elif parameter.role == "field" and value.text not in ("None", "'$'", "'.'"):
@@ -204,6 +215,7 @@ class Accesses(Locks):
                 kind=call.action,
                 where=tuple(where),
                 value=written,
+                key_flows=key_flows,
             )
         return Value(text[:300], kind="")
 
@@ -230,66 +242,9 @@ class Accesses(Locks):
         guard = next(
             (key for key in named if key in store.guards and named[key].text != "None"), ""
         )
-        return self._by_name(
+        return self.by_name(
             node, store.name, base.text, call.action, name, arguments, positional, named, guard
         )
-
-    def _by_name(
-        self,
-        node: ast.Call,
-        store: str,
-        holder: str,
-        action: str,
-        name: str,
-        arguments: tuple[str, ...],
-        positional: list[Value],
-        named: dict[str, Value],
-        guard: str,
-    ) -> Value | None:
-        noun = noun_of(name)
-        spot = Spot(store, holder, "")
-        text = f"{holder}.{name}({', '.join(arguments)})"
-        values = [*positional, *named.values()]
-        if action in ("read", "test"):
-            read = self.read(
-                spot, name, node, test=action == "test", arguments=arguments, noun=noun
-            )
-            return Value(text[:300], frozenset({Flow(read, "=")}))
-        if not values:
-            return None
-        flows = frozenset().union(*(each.flows for each in values))
-        marks = frozenset().union(*(each.marks for each in values))
-        keys = [
-            value
-            for key, value in named.items()
-            if key in ("id", "key", "ids") or key.endswith("_id")
-        ]
-        keys = keys or (values[:1] if len(values) > 1 else [])
-        key_flows = frozenset().union(*(each.flows for each in keys)) if keys else NOTHING
-        rest = [each for each in values if not any(each is key for key in keys)]
-        if keys:
-            flows = (
-                flows
-                if any(f.part == "=" for f in flows)
-                else frozenset().union(*(each.flows for each in rest))
-                if rest
-                else NOTHING
-            )
-        if rest and all(is_default(each) for each in rest):
-            marks |= {"default"}
-        self.write(
-            spot,
-            name,
-            node,
-            flows,
-            guard=guard,
-            marks=marks,
-            arguments=arguments,
-            noun=noun,
-            value=values[-1].text,
-            key_flows=key_flows,
-        )
-        return Value(text[:300])
 
     def _pair_call(
         self,
@@ -306,7 +261,7 @@ class Accesses(Locks):
             return None
         load, save = _LOAD.match(name), _SAVE.match(name)
         noun = (load or save or ("", ""))[1]
-        if not noun or noun in _NO_NOUNS or noun.startswith(("from_", "by_", "or_", "default")):
+        if not noun or noun in NO_NOUNS or noun.startswith(("from_", "by_", "or_", "default")):
             return None
         if name in self.state.env or self._resolve(node, name, base) is not None:
             return None
@@ -315,7 +270,7 @@ class Accesses(Locks):
         guard = next(
             (key for key in named if re.search(r"version|etag|expected|revision", key)), ""
         )
-        return self._by_name(
+        return self.by_name(
             node, "function", noun, action, name, arguments, positional, named, guard
         )
 
@@ -377,12 +332,35 @@ class Accesses(Locks):
             )
         if target is None:
             return None
+        pair = self.get_and_set(node, name, target, positional, named)
+        if pair is not None:
+            return pair
+        self.managed_write(node, name, base, positional, named)
+        return self.managed_read(
+            node,
+            name,
+            base,
+            positional,
+            named,
+            self._followed(node, name, base, target, positional, named),
+        )
+
+    def _followed(
+        self,
+        node: ast.Call,
+        name: str,
+        base: Value | None,
+        target: FunctionInfo,
+        positional: list[Value],
+        named: dict[str, Value],
+    ) -> Value | None:
         self.calls.append((target, self.state.held, self.function))
         if target.is_stub and isinstance(base, Value) and isinstance(base.about, ClassInfo):
             names = (
                 self.names_of(node.func.value, base) if isinstance(node.func, ast.Attribute) else ()
             )
-            if self.stores.recognise(names, self.module.imported, name, generic=True) is None:
+            known = self.stores.recognise(names, self.module.imported, name, generic=True)
+            if known is None or base.text == "self":
                 target = self.project.implementation(base.about, name) or target
         if target.is_stub or not self.relevant(target):
             return None
@@ -485,6 +463,7 @@ class Accesses(Locks):
 
     def mutate(self, target: ast.expr, values: list[Value], how: str, node: ast.AST) -> None:
         """Note that what stands under a name was changed in place."""
+        self._row_inside(target, values, how)
         root: ast.expr = target
         while isinstance(root, ast.Attribute | ast.Subscript | ast.Call):
             root = root.func if isinstance(root, ast.Call) else root.value
@@ -524,52 +503,11 @@ class Accesses(Locks):
                     held.about,
                 )
 
-
-_NO_NOUNS = {
-    *(
-        "dotenv",
-        "env",
-        "model",
-        "models",
-        "image",
-        "images",
-        "file",
-        "files",
-        "text",
-        "json",
-        "yaml",
-        "csv",
-        "module",
-        "plugin",
-        "plugins",
-    ),
-    *(
-        "dataset",
-        "tokenizer",
-        "prompt",
-        "prompts",
-        "template",
-        "logger",
-        "client",
-        "session",
-        "attr",
-        "trace",
-        "level",
-        "name",
-        "id",
-    ),
-    *(
-        "weights",
-        "checkpoint",
-        "url",
-        "html",
-        "page",
-        "tools",
-        "messages",
-        "bytes",
-        "event_loop",
-        "verbose",
-        "documents",
-        "embeddings",
-    ),
-}
+    def _row_inside(self, target: ast.expr, values: list[Value], how: str) -> None:
+        """Tell the mapper if what is changed hangs on a mapped object."""
+        while isinstance(target, ast.Attribute | ast.Subscript):
+            if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                base = self.eval(target.value)
+                if base.kind == "row":
+                    self.row_changed(target, base, values, how)
+            target = target.value

@@ -67,6 +67,20 @@ def compared(where: list[tuple[str, Value]], fields: set[str]) -> str:
     return ""
 
 
+_MANAGERS = re.compile(r"(?i)(manager|service|repo|repository|dao|crud|store|storage)$")
+
+
+def managed_id(
+    base: Value | None, positional: list[Value], named: dict[str, Value]
+) -> Value | None:
+    """Return the id that a method of a manager is called with, or None."""
+    cls = base.about if base is not None else None
+    if base is None or base.flows or not _MANAGERS.search(getattr(cls, "name", "")):
+        return None
+    known = (value for name, value in named.items() if re.search("(^|_)(id|key)$", name))
+    return next(known, positional[0] if positional and not named else None)
+
+
 def noun_of(method: str) -> str:
     """Return what a method's name says is read or written: get_session -> session."""
     words = [each for each in method.strip("_").split("_") if each]
@@ -94,3 +108,53 @@ def noun_of(method: str) -> str:
         }
     ]
     return "_".join(each.rstrip("s") for each in rest)
+
+
+NO_NOUNS = {
+    *(
+        "dotenv",
+        "env",
+        "model",
+        "models",
+        "image",
+        "images",
+        "file",
+        "files",
+        "text",
+        "json",
+        "yaml",
+        "csv",
+        "module",
+        "plugin",
+        "plugins",
+    ),
+    *(
+        "dataset",
+        "tokenizer",
+        "prompt",
+        "prompts",
+        "template",
+        "logger",
+        "client",
+        "session",
+        "attr",
+        "trace",
+        "level",
+        "name",
+        "id",
+    ),
+    *(
+        "weights",
+        "checkpoint",
+        "url",
+        "html",
+        "page",
+        "tools",
+        "messages",
+        "bytes",
+        "event_loop",
+        "verbose",
+        "documents",
+        "embeddings",
+    ),
+}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from interlock.audit.buffer import buffer_findings
+from interlock.audit.copies import copy_findings
 from interlock.audit.expression import dotted_name
 from interlock.audit.finding import Finding
 from interlock.audit.flow import Walk
@@ -20,6 +21,7 @@ from interlock.audit.project import FunctionInfo, Project, last_name
 from interlock.audit.settings import Settings, ignored_by_comment
 from interlock.audit.shape import shared_names
 from interlock.audit.stores import Stores, load_stores
+from interlock.audit.value import Site
 
 _SKIPPED = {
     *(
@@ -41,6 +43,10 @@ _SKIPPED = {
 _READS = {
     *(
         "open",
+        "execute_query",
+        "execute_sql",
+        "run_query",
+        "fetch_one",
         "read_text",
         "read_bytes",
         "execute",
@@ -59,6 +65,7 @@ _READS = {
         "filter",
         "filter_by",
         "first",
+        "afirst",
         "scalar_one_or_none",
         "get_or_none",
         "get_by_id",
@@ -72,6 +79,9 @@ _WRITES = {
         "write_bytes",
         "execute",
         "executemany",
+        "execute_query",
+        "execute_sql",
+        "run_query",
         "hset",
         "hmset",
         "setex",
@@ -87,6 +97,8 @@ _WRITES = {
         "commit",
         "flush",
         "save",
+        "asave",
+        "aupdate",
         "to_csv",
         "dump",
         "replace",
@@ -94,7 +106,7 @@ _WRITES = {
     ),
 }
 _ONCE = re.compile(
-    r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair)|_migrat"
+    r"(?i)^_?(migrat|upgrade|downgrade|seed|backfill|repair|initiali[sz]ation$|(create|ensure)_default)|_migrat"
 )  # run by one, once
 
 
@@ -122,11 +134,18 @@ def python_files(paths: Iterable[str | Path], everything: bool = False) -> Itera
             folders[:] = sorted(
                 each
                 for each in folders
-                if everything or (each not in _SKIPPED and not each.startswith("."))
+                if everything
+                or (
+                    each not in _SKIPPED
+                    and not each.startswith(".")
+                    and not (each == "commands" and Path(folder).name == "management")
+                )
             )
             for name in sorted(names):
                 test = (
-                    name.startswith("test_") or name.endswith("_test.py") or name == "conftest.py"
+                    name.startswith("test_")
+                    or name.endswith("_test.py")
+                    or name in ("conftest.py", "populate.py", "seed.py")
                 )
                 if name.endswith(".py") and (everything or not test):
                     yield Path(folder, name)
@@ -187,10 +206,19 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
             continue
         for finding in walk.run(function):
             found.append((function, finding))
+    lost = {(each.site.file, each.function) for _, each in found if each.rule.startswith("lost")}
     beside = [
         finding
         for module in project.modules
-        for finding in (*graph_findings(project, module), *buffer_findings(module))
+        for finding in (
+            *graph_findings(project, module),
+            *buffer_findings(module),
+            *(
+                each
+                for each in copy_findings(module)
+                if (each.site.file, each.function) not in lost
+            ),
+        )
     ]
     held: dict[int, list[bool]] = defaultdict(list)
     for target, locks, _ in walk.calls:
@@ -200,7 +228,20 @@ def examine(project: Project, stores: Stores) -> list[Finding]:
         for function, finding in found
         if finding.rule in _UNGUARDED or not (held[id(function)] and all(held[id(function)]))
     ]
-    return sorted(findings, key=lambda each: (each.site.file, each.site.line))
+    return _few(sorted(findings, key=lambda each: (each.site.file, each.site.line)))
+
+
+def _few(findings: list[Finding]) -> list[Finding]:
+    """Leave out what is found again and again because many functions call the one that changes a row."""
+    seen: dict[Site, int] = defaultdict(int)
+    kept = []
+    for finding in findings:
+        at = finding.steps[-1].site
+        if finding.store == "orm" and at != finding.site:
+            seen[at] += 1
+        if seen[at] <= _MOST_CALLERS:
+            kept.append(finding)
+    return kept
 
 
 def reaching(
@@ -241,6 +282,19 @@ def reaching(
 
 
 _MOST_NAMESAKES = 12
+_MOST_CALLERS = 3
+
+
+def _makers(function: FunctionInfo, node: ast.expr) -> list[str]:
+    """Return the names of the calls that made an attribute of the object, or a global."""
+    if isinstance(node, ast.Attribute) and function.cls is not None:
+        made = function.cls.attributes.get(node.attr)
+    elif isinstance(node, ast.Name):
+        made = function.module.globals.get(node.id)
+    else:
+        return []
+    calls = [each for each in ast.walk(made) if isinstance(each, ast.Call)] if made else []
+    return [name for each in calls for name in reversed(dotted_name(each.func).split("."))]
 
 
 def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
@@ -251,9 +305,10 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
         if isinstance(node, ast.Call):
             writes |= any(each.arg == "ids" for each in node.keywords)
             if isinstance(node.func, ast.Attribute):
-                writes |= reads and node.func.attr in ("add", "add_all", "create")
+                writes |= reads and node.func.attr in ("add", "add_all", "create", "acreate")
+                writes |= node.func.attr == "add" and "session" in ast.unparse(node.func.value)
                 receiver = last_name(node.func.value) or dotted_name(node.func.value).split(".")[-1]
-                names = (receiver,) if receiver else ()
+                names = (receiver, *_makers(function, node.func.value)) if receiver else ()
                 store = stores.recognise(names, function.module.imported, node.func.attr)
                 call = store.call(node.func.attr) if store is not None else None
                 if call is not None:
@@ -264,6 +319,7 @@ def _touches(function: FunctionInfo, stores: Stores) -> tuple[bool, bool]:
             elif isinstance(node.func, ast.Name):
                 reads |= node.func.id.startswith(("load_", "read_", "get_"))
                 writes |= node.func.id.startswith(("save_", "write_", "persist_"))
+                writes |= function.is_async and node.func.id.startswith("set_")
                 if node.func.id == "open":
                     mode = " ".join(
                         ast.unparse(each)

@@ -57,11 +57,11 @@ def _class(cls: ClassInfo) -> Iterator[Finding]:
         if _at_once(method, {each.node.name for each in flushes}):
             continue
         written = _writing_call(flush, name) or flush.node
-        site = _site(method, at)
+        site = site_of(method, at)
         steps = [
             Step(site, f"accepts into self.{name}"),
-            Step(_site(trigger[0], trigger[1]), f"starts {flush.node.name} later"),
-            Step(_site(flush, written), f"writes self.{name}"),
+            Step(site_of(trigger[0], trigger[1]), f"starts {flush.node.name} later"),
+            Step(site_of(flush, written), f"writes self.{name}"),
         ]
         yield Finding(
             "write-behind",
@@ -254,7 +254,8 @@ def _deferred(cls: ClassInfo) -> dict[str, tuple[FunctionInfo, ast.AST, str]]:
     return found
 
 
-def _site(function: FunctionInfo, node: ast.AST) -> Site:
+def site_of(function: FunctionInfo, node: ast.AST) -> Site:
+    """Return the place of a node of a function."""
     line = getattr(node, "lineno", 1)
     single = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.While)
     end = line if single else getattr(node, "end_lineno", line) or line

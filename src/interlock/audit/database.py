@@ -105,8 +105,10 @@ class Database(Files):
         for column, value in sets:
             flows |= {flow for flow in value.flows if same_part(flow, column, statement.columns)}
             marks |= value.marks
-        if not sets and statement.sets:
-            pass
+        if not statement.columns:  # they are put together while it runs
+            for value in given:
+                flows |= weak(value.flows)
+                marks |= value.marks
         fields = frozenset(statement.columns)
         guard = ""
         if statement.verb == "update":
@@ -118,7 +120,7 @@ class Database(Files):
         if statement.exists:
             guard = guard or "the condition in the statement"
         if statement.verb == "insert":
-            where = sets
+            where = sets if statement.columns else (("#columns", Value("?")),)
             if statement.merges and not statement.replaces:
                 guard = "ON CONFLICT"
             elif not statement.replaces:

@@ -90,6 +90,7 @@ class Finding:
     steps: list[Step] = field(default_factory=list)
     function: str = ""
     excerpt: str = ""  # the line of the write
+    store: str = ""  # the kind of what is written
 
     @property
     def fingerprint(self) -> str:

@@ -61,11 +61,13 @@ class Walk(Accesses):
         self.depth = 0
         self.reads: list[Read] = []
         self.written: dict[str, Value] = {}
+        self.explicit = set()
+        self.unsaved = {}
         self.locks_taken: dict[str, Value] = {}
         self.shared = shared_names(function)
         self.returned: list[Value] = []
         self.judge = Judge(self)
-        self._bind(function, Value("self", about=function.cls) if function.cls else None, [], {})
+        self._bind(function, self.own_row(function), [], {})
         if function.safe:
             self.state.held |= {function.safe}
         self.block(function.node.body)
@@ -183,7 +185,7 @@ class Walk(Accesses):
             if (
                 target.cls is not None
                 and base is not None
-                and not isinstance(base.about, ClassInfo)
+                and (not isinstance(base.about, ClassInfo) or base.about.name in target.cls.bases)
             ):
                 own = Value(base.text, about=target.cls)
             self._bind(target, own, positional, named)
@@ -210,7 +212,7 @@ class Walk(Accesses):
         lockish = LOCK.search(target.node.name) or "acquire" in target.node.name
         self.state.held = held_after if lockish else held
         values = [each for each in returned if each.text != "None"]
-        arguments = ", ".join(each.text for each in [*positional, *named.values()])
+        arguments = ", ".join(each.text for each in (*positional, *named.values()))
         head = f"{base.text}.{target.node.name}" if base is not None else target.node.name
         text = f"{head}({arguments})"[:300]
         if not values:
@@ -412,9 +414,6 @@ class Walk(Accesses):
     def _assert_statement(self, node: ast.Assert) -> None:
         self.eval(node.test)
 
-    def _global_statement(self, node: ast.Global) -> None:
-        return
-
     def _functiondef_statement(self, node: FunctionNode) -> None:
         info = next((each for each in self.module.all_functions if each.node is node), None)
         if info is not None:
@@ -520,15 +519,14 @@ class Walk(Accesses):
                     leases.append((lock, self.state.slow, inner))
             if item.optional_vars is not None:
                 self.assign(item.optional_vars, value)
-        if isinstance(node, ast.AsyncWith):
-            self.state.tick += 1
+        waits = isinstance(node, ast.AsyncWith)
+        self.state.tick += waits
         self.block(node.body)
         self.state.held -= set(taken)
         for lock, slow, call in leases:
             if self.state.slow > slow and self.judge.writes > writes and not self.frames:
                 self.judge.lease(self.site(call), lock)
-        if isinstance(node, ast.AsyncWith):
-            self.state.tick += 1
+        self.state.tick += waits
 
     _asyncwith_statement = _with_statement
 

@@ -15,6 +15,10 @@ from interlock.audit.stores import Stores
 from interlock.audit.value import Flow, Read, Site, Value, Write
 
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
+KEY_PART = re.compile(r"(?i)(id|key|uuid|name)$")
+_CACHE = re.compile(r"(?i)(^|[^a-z])(\w+_)?cache")
+_TOKENS = re.compile(r"(?i)(^|[^a-z])(\w+_)?(tokens?|credentials?|cookies?)\b(?!_)")
+_KEEPING = {"arithmetic", "appended", "changed"}
 _GENERIC = {"store", "function"}
 
 
@@ -121,6 +125,8 @@ class Judge:
             return False
         if read.spot.store == "file" and not self._shared_file(write):
             return False
+        if self._is_cached(write):
+            return False  # what is lost is computed again
         if walk.conflict_handler:
             why = "The write after a conflict has what was read before it, so it destroys the change that it conflicted with."
             return self._report("stale-retry", read, write, why)
@@ -129,6 +135,14 @@ class Judge:
         what = "appended elements" if appended else "changes"
         why = f"Nothing compares at the write, so {what} that others write between the read and the write are lost."
         return self._report(rule, read, write, why)
+
+    def _is_cached(self, write: Write) -> bool:
+        spot = write.spot
+        if spot.store == "file":
+            return bool(_TOKENS.search(spot.key))
+        if spot.store in ("sql", "memory"):
+            return bool(_CACHE.search(spot.holder if spot.store == "sql" else spot.key))
+        return bool(_CACHE.search(spot.key)) and not write.marks & _KEEPING
 
     def _common_lock(self, read: Read) -> bool:
         return bool(read.held & self.walk.state.held)
@@ -140,13 +154,7 @@ class Judge:
 
     def _shared_file(self, write: Write) -> bool:
         module = self.walk.root.module
-        script = (
-            "__main__" in module.source
-            or "argparse" in module.source
-            or "click" in module.imports
-            or "typer" in module.imports
-        )
-        return module.concurrent or not script
+        return module.concurrent or not module.is_script
 
     def _meets(self, flow: Flow, write: Write) -> bool:
         read, here, there = flow.read, flow.read.spot, write.spot
@@ -167,6 +175,10 @@ class Judge:
         if here.key != there.key:
             if not there.key and here.store not in ("file", "memory"):
                 return True  # the key is in what is written
+            if flow.part in ("", "=") and any(
+                each.read is read and KEY_PART.search(each.part) for each in write.key_flows
+            ):
+                return True  # the key is in what was read
             if here.store == "mongo" and any(
                 f.read is read for _, v in write.where for f in v.flows
             ):
@@ -195,6 +207,8 @@ class Judge:
 
     def _same_row(self, read: Read, write: Write) -> bool:
         asked, given = dict(read.where), dict(write.where)
+        if "#columns" in given:
+            return True
         common = set(asked) & set(given)
         for column in common:
             if asked[column].text == given[column].text:
@@ -518,6 +532,7 @@ class Judge:
                 read_via,
                 steps,
                 walk.root.qualname,
+                store=write.spot.store,
             )
         )
         return True

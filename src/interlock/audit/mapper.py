@@ -6,9 +6,9 @@ import ast
 import re
 
 from interlock.audit.database import Database
-from interlock.audit.project import ClassInfo, last_name
+from interlock.audit.project import ClassInfo, FunctionInfo, last_name
 from interlock.audit.sql import VERSIONS
-from interlock.audit.value import Flow, Spot, Value
+from interlock.audit.value import NOTHING, Flow, Read, Spot, Value
 
 _ROWS = {
     "first",
@@ -23,7 +23,12 @@ _ROWS = {
     "get_or_none",
     "last",
     "afirst",
+    "alast",
+    "alatest",
+    "aearliest",
     "aget",
+    "get_by_id",
+    "find_one",
     "latest",
     "earliest",
     "fetchone",
@@ -53,6 +58,8 @@ _FILTERS = {
     "distinct",
     "execution_options",
 }
+_SAVES = {"save", "asave", "save_changes", "replace", "bulk_update", "abulk_update"}
+_MAKERS = {"save", "asave", "__init__", "create", "clean", "delete"}
 _LOCKING = {"with_for_update", "select_for_update", "for_update", "with_lockmode"}
 
 
@@ -68,7 +75,11 @@ class Query:
         values: tuple[tuple[str, Value], ...] = (),
         where: tuple[tuple[str, Value], ...] = (),
         cls: ClassInfo | None = None,
+        explicit: bool = False,  # what changes is written by `save()` only, and then whole
+        columns: tuple[str, ...] = (),  # what is selected, if not all
     ) -> None:
+        self.explicit = explicit
+        self.columns = columns
         self.model = model
         self.asked = asked
         self.locked = locked
@@ -80,6 +91,9 @@ class Query:
 
 class Mapper(Database):
     """Evaluates calls on mapped objects and their queries."""
+
+    explicit: set[Read]  # of rows that are written by `save()` only
+    unsaved: dict[str, dict[str, tuple[frozenset[Flow], frozenset[str]]]]  # by row and column
 
     def model_call(
         self,
@@ -103,6 +117,14 @@ class Mapper(Database):
                     cls=_class(positional[0]),
                 )
             )
+        if name in ("select", "query") and node.args and isinstance(node.args[0], ast.Attribute):
+            owner = node.args[0].value
+            named_class = isinstance(owner, ast.Name) and owner.id not in self.state.env
+            if named_class and self._is_model(owner, self.eval(owner)):
+                columns = tuple(last_name(each) for each in node.args)
+                return self._query(
+                    Query(ast.unparse(owner), cls=_class(self.eval(owner)), columns=columns)
+                )
         if name in ("get_object_or_404", "aget_object_or_404") and positional:
             locked = isinstance(positional[0].about, Query) and positional[0].about.locked
             model = (
@@ -113,6 +135,9 @@ class Mapper(Database):
             return self._row(Query(model, frozenset(named), locked), node, positional[1:], named)
         if base is None:
             return None
+        if name in _SAVES and base.kind == "row" and base.text in self.unsaved:
+            self._saved(node, base, "update_fields" in named or name == "save_changes")
+            return Value("None")
         if base.kind == "query" and isinstance(base.about, Query):
             return self._on_query(node, name, base.about, positional, named)
         if (
@@ -125,7 +150,11 @@ class Mapper(Database):
                 return self._on_query(
                     node,
                     name,
-                    Query(ast.unparse(owner), cls=_class(self.eval(owner))),
+                    Query(
+                        ast.unparse(owner),
+                        cls=_class(self.eval(owner)),
+                        explicit=node.func.value.attr != "query",
+                    ),
                     positional,
                     named,
                 )
@@ -162,7 +191,9 @@ class Mapper(Database):
         ):
             cls = base.about if isinstance(base.about, ClassInfo) else None
             if cls is not None and cls.is_model and name not in cls.methods:
-                return self._on_query(node, name, Query(cls.name, cls=cls), positional, named)
+                return self._on_query(
+                    node, name, Query(cls.name, cls=cls, explicit=True), positional, named
+                )
         if (
             name in ("execute", "scalars", "scalar", "exec", "get_one")
             and positional
@@ -173,15 +204,13 @@ class Mapper(Database):
                 self._update(query, node)
                 return Value("None")
             return self._row(query, node, [], {})
-        if name in ("add", "add_all") and positional and positional[0].kind == "new":
-            self.write(
-                Spot("orm", positional[0].holder, ""),
-                "add",
-                node,
-                frozenset(),
-                kind="insert",
-                where=positional[0].parts,
-            )
+        if name in ("add", "add_all") and positional and positional[0].kind in ("new", "model"):
+            new, cls = positional[0], _class(positional[0])
+            parts = new.parts
+            if new.kind == "model" and cls is not None:  # a parameter
+                parts = tuple((each, Value(f"{new.text}.{each}")) for each in cls.columns)
+            holder = new.holder or (cls.name if cls is not None else "")
+            self.write(Spot("orm", holder, ""), "add", node, NOTHING, kind="insert", where=parts)
             return Value("None")
         if (
             name in ("refresh",)
@@ -224,7 +253,15 @@ class Mapper(Database):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             return self._query(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls
+                    query.model,
+                    query.asked,
+                    query.locked,
+                    "update",
+                    values,
+                    query.where,
+                    query.cls,
+                    query.explicit,
+                    query.columns,
                 )
             )
         if name in _FILTERS:
@@ -239,23 +276,33 @@ class Mapper(Database):
                     query.values,
                     query.where + where,
                     query.cls,
+                    query.explicit,
+                    query.columns,
                 )
             )
-        if name in ("exists", "count"):
+        if name in ("exists", "count", "aexists", "acount"):
             asked, where = self._conditions(node, positional, named)
             return self._row(query, node, positional, named, test=True)
         if name in _ROWS:
             return self._row(query, node, positional, named)
-        if name == "update":
+        if name in ("update", "aupdate"):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
             self._update(
                 Query(
-                    query.model, query.asked, query.locked, "update", values, query.where, query.cls
+                    query.model,
+                    query.asked,
+                    query.locked,
+                    "update",
+                    values,
+                    query.where,
+                    query.cls,
+                    query.explicit,
+                    query.columns,
                 ),
                 node,
             )
             return Value("None")
-        if name == "create":
+        if name in ("create", "acreate"):
             self.write(
                 Spot("orm", query.model, ""),
                 "create",
@@ -303,8 +350,11 @@ class Mapper(Database):
             test=test,
             safe=safe,
             asked=query.asked | asked,
+            columns=query.columns,
             where=where,
         )
+        if query.explicit:
+            self.explicit.add(read)
         return Value(
             f"{query.model}@{node.lineno}",
             frozenset({Flow(read, "=")}),
@@ -320,6 +370,7 @@ class Mapper(Database):
             for name, value in query.values
             for flow in value.flows
             if flow.part in ("", "=", name)
+            or (flow.part.isdigit() and name in flow.read.columns[int(flow.part) :][:1])
         }
         guard = self.compared(query.where, set(fields))
         guard = guard or next((each for each in query.asked if VERSIONS.match(each)), "")
@@ -329,9 +380,29 @@ class Mapper(Database):
             node,
             frozenset(flows),
             guard=guard,
+            marks=frozenset().union(*(each.marks for _, each in query.values)),
             where=query.where,
             kind="claim",
         )
+
+    def own_row(self, function: FunctionInfo) -> Value | None:
+        """Return what `self` is: in a method of a mapped class that saves, a row read before."""
+        cls = function.cls
+        if cls is None:
+            return None
+        own = Value("self", about=cls)
+        saves = function.called & {"save", "asave", "commit"}
+        if not saves or not cls.is_model or function.is_static or function.node.name in _MAKERS:
+            return own
+        if not function.parameters or function.parameters[0].arg != "self":
+            return own
+        safe = "version_id_col" if cls.versioned else ""
+        safe = "FOR UPDATE" if function.called & _LOCKING else safe
+        read = self.read(Spot("orm", cls.name, ""), "self", function.parameters[0], safe=safe)
+        if saves - {"commit"}:
+            self.explicit.add(read)
+        flows = frozenset({Flow(read, "=")})
+        return Value("self", flows, kind="row", holder=cls.name, about=cls)
 
     def row_assigned(self, target: ast.Attribute, base: Value, value: Value, grows: bool) -> None:
         """Note that an attribute of a mapped object was set."""
@@ -341,14 +412,44 @@ class Mapper(Database):
             return
         flows = frozenset(flow for flow in flows if flow.read in owners)
         marks = value.marks | ({"appended"} if grows else frozenset())
-        self.write(
-            Spot("orm", base.holder, "", frozenset({target.attr})),
-            "=",
-            target,
-            flows,
-            marks=marks,
-            where=(("#owner", base),),
-        )
+        if owners & self.explicit:
+            self.unsaved.setdefault(base.text, {})[target.attr] = flows, marks
+            return
+        self._row_written(target, "=", base, {target.attr}, flows, marks)
+
+    def row_changed(
+        self, target: ast.Attribute, base: Value, values: list[Value], how: str
+    ) -> None:
+        """Note that what an attribute of a mapped object holds was changed in place."""
+        reads = {flow.read for flow in base.flows} & self.explicit
+        if not reads or any(each.kind in ("new", "row") for each in values):
+            return
+        flows = frozenset(Flow(read, target.attr) for read in reads)
+        self.unsaved.setdefault(base.text, {})[target.attr] = flows, frozenset({how})
+
+    def _saved(self, node: ast.Call, base: Value, parts_only: bool) -> None:
+        """Judge what `save()` writes: the changed columns, and the others as they were read."""
+        columns = self.unsaved.pop(base.text)
+        for column, (flows, marks) in columns.items():
+            self._row_written(node, "save", base, {column}, flows, marks)
+        slow = [
+            flow for flow in base.flows if flow.part == "=" and flow.read.slow < self.state.slow
+        ]
+        if slow and not parts_only:
+            marks = frozenset({"computed"})
+            self._row_written(node, "save", base, set(), frozenset(slow), marks)
+
+    def _row_written(
+        self,
+        node: ast.AST,
+        method: str,
+        base: Value,
+        columns: set[str],
+        flows: frozenset[Flow],
+        marks: frozenset[str],
+    ) -> None:
+        spot = Spot("orm", base.holder, "", frozenset(columns))
+        self.write(spot, method, node, flows, marks=marks, where=(("#owner", base),))
 
 
 def _class(value: Value) -> ClassInfo | None:

@@ -14,6 +14,7 @@ _MODEL_BASES = re.compile(
     r"(^|\.)(Base|Model|SQLModel|Document|Entity|DeclarativeBase)$|Model$|Base$|Document$"
 )
 _NOT_MODEL_BASES = re.compile(r"BaseModel$|BaseSettings$|ABC$|Protocol$")
+_DOCUMENTS = {"beanie", "mongoengine", "odmantic"}
 _CONCURRENT = re.compile(
     r"\b(threading|asyncio|concurrent\.futures|multiprocessing|fastapi|flask|django|celery|aiohttp|starlette|"
     r"uvicorn|gunicorn|trio|anyio|Thread|ThreadPoolExecutor|gather|create_task)\b"
@@ -60,7 +61,8 @@ class FunctionInfo:
     @cached_property
     def called(self) -> frozenset[str]:
         """The last names of what it calls."""
-        names = {last_name(node.func) for node in self.nodes if isinstance(node, ast.Call)}
+        calls = [node for node in self.nodes if isinstance(node, ast.Call)]
+        names = {last_name((unwrapped(node) or node).func) for node in calls}
         return frozenset(names - {""})
 
     @cached_property
@@ -106,6 +108,12 @@ class ClassInfo:
     @cached_property
     def is_model(self) -> bool:
         """Whether its objects are rows of a database."""
+        if re.search(r"\bmodels\.(\w+Field|ForeignKey)\(", self.text):
+            return True
+        if any(each.arg == "table" for each in self.node.keywords):
+            return True
+        if self.bases and "Document" in self.bases and _DOCUMENTS & self.module.roots:
+            return True
         if any(_NOT_MODEL_BASES.search(each) for each in self.bases):
             return False
         if "__tablename__" in self.text or "mapped_column(" in self.text or "Column(" in self.text:
@@ -113,6 +121,15 @@ class ClassInfo:
         return any(_MODEL_BASES.search(each) for each in self.bases) and bool(
             re.search(r"\b(models\.\w+Field|\w+Field\(|fields\.\w+Field|Indexed)", self.text)
         )
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The names of what is written in its body."""
+        return [
+            last_name(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
+            for node in self.node.body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+        ]
 
     @cached_property
     def versioned(self) -> bool:
@@ -145,9 +162,24 @@ class ModuleInfo:
         return frozenset(self.imports.values())
 
     @cached_property
+    def roots(self) -> frozenset[str]:
+        """The first names of what it imports."""
+        return frozenset(each.split(".")[0] for each in self.imported)
+
+    @cached_property
     def concurrent(self) -> bool:
         """Whether it shows that several things happen at once."""
         return bool(_CONCURRENT.search(self.source))
+
+    @cached_property
+    def is_script(self) -> bool:
+        """Whether it is started by hand, so that one process at a time is likely."""
+        return (
+            "__main__" in self.source
+            or "argparse" in self.source
+            or "click" in self.imports
+            or "typer" in self.imports
+        )
 
     @cached_property
     def serializable(self) -> bool:
@@ -189,6 +221,33 @@ def _thread_targets(tree: ast.Module) -> Iterator[str]:
                 yield last_name(each)
 
 
+_ELSEWHERE = {"to_thread": 0, "run_sync": 0, "run_in_threadpool": 0, "run_in_executor": 1}
+
+
+def unwrapped(node: ast.Call) -> ast.Call | None:
+    """Return the call that a call lets a thread do: `to_thread(f, x)` is `f(x)`."""
+    if isinstance(node.func, ast.Call) and last_name(node.func.func) in (
+        "sync_to_async",
+        "database_sync_to_async",
+        "async_to_sync",
+    ):
+        function, args = next(iter(node.func.args), None), node.args
+    else:
+        at = _ELSEWHERE.get(last_name(node.func))
+        if at is None or len(node.args) <= at:
+            return None
+        function, args = node.args[at], node.args[at + 1 :]
+    if isinstance(function, ast.Call) and last_name(function.func) == "partial" and function.args:
+        inner = ast.Call(function.args[0], [*function.args[1:], *args], function.keywords)
+    elif isinstance(function, ast.Lambda) and isinstance(function.body, ast.Call):
+        inner = function.body
+    elif isinstance(function, ast.Name | ast.Attribute):
+        inner = ast.Call(function, args, node.keywords)
+    else:
+        return None
+    return ast.copy_location(inner, node)
+
+
 def last_name(node: ast.expr) -> str:
     """Return the last part of a dotted name, or nothing."""
     if isinstance(node, ast.Attribute):
@@ -227,7 +286,9 @@ def _unique_sets(cls: ClassInfo) -> list[frozenset[str]]:
                 for each in node.value.keywords
                 if isinstance(each.value, ast.Constant) and each.value.value is True
             }
-            if isinstance(target, ast.Name) and "unique" in flags:
+            if isinstance(target, ast.Name) and (
+                "unique" in flags or last_name(node.value.func) == "OneToOneField"
+            ):
                 found.append(frozenset({target.id}))
             if isinstance(target, ast.Name) and flags & {"primary_key", "pk"}:
                 primary.add(target.id)

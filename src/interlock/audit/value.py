@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -95,11 +96,20 @@ def merged(values: list[Value], text: str) -> Value:
         frozenset().union(*(each.flows for each in values)),
         solid.kind if len(kinds) == 1 else "",
         solid.holder if len(kinds) == 1 else "",
-        first.const if all(each.const == first.const for each in values) else None,
+        _one_text([each.const for each in values]),
         frozenset().union(*(each.marks for each in values)),
         first.parts if same else (),
         solid.about if len(kinds) == 1 else None,
     )
+
+
+def _one_text(texts: list[str | None]) -> str | None:
+    """Return the text that all are; of several statements of SQL the first stands for all."""
+    statements = all(each is not None and _SQL.match(each) for each in texts)
+    return texts[0] if statements or len(set(texts)) == 1 else None
+
+
+_SQL = re.compile(r"(?i)\s*(insert|update|select)\s")
 
 
 @dataclass(frozen=True)

@@ -195,3 +195,34 @@ def locked_row(session):  # safe
 def other_key(key, value):  # safe
     if r.exists(f"enabled:{key}"):
         r.set(f"value:{key}", value)
+
+
+async def django_rate_limit(user, limit):  # racy
+    used = await Visit.objects.filter(user=user).acount()
+    if used >= limit:
+        raise ValueError("too many")
+    await Visit.objects.acreate(user=user)
+
+
+class Persona(SQLModel, table=True):
+    id: int
+    name: str
+
+
+class Personas:
+    def by_name(self, session, name):
+        return session.query(Persona).filter(Persona.name == name).first()
+
+    def given_row_added_if_missing(self, session, persona: Persona):  # racy
+        if self.by_name(session, persona.name):
+            raise ValueError("exists")
+        session.add(persona)
+
+
+class Profile(models.Model):
+    user = models.OneToOneField("User")
+
+
+def django_one_to_one(user):  # safe
+    if not Profile.objects.filter(user=user).exists():
+        Profile.objects.create(user=user)

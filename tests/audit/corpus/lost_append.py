@@ -165,3 +165,50 @@ def local_list(messages, message):  # safe
     messages = list(messages)
     messages.append(message)
     return messages
+
+
+class KeptLazily:
+    def __init__(self, path):
+        self.path = path
+        self.items = None
+
+    def _ready(self):
+        if self.items is None:
+            with open(self.path, "rb") as file:
+                self.items = pickle.load(file)
+
+    def kept_lazily(self, item):  # racy
+        self._ready()
+        self.items.append(item)
+        with open(self.path, "wb") as file:
+            pickle.dump(self.items, file)
+
+
+async def django_async_list(pk, tag):  # racy
+    note = await Note.objects.filter(pk=pk).afirst()
+    note.tags.append(tag)
+    await note.asave()
+
+
+class AgentManager:
+    def get_agent(self, agent_id):
+        return self.repository_of_somebody_else(agent_id)
+
+    def set_messages(self, agent_id, messages):
+        self.update(agent_id, messages)
+        self.session.commit()
+
+    def managed_append(self, agent_id, message):  # racy
+        agent = self.get_agent(agent_id=agent_id)
+        messages = agent.messages or []
+        messages += [message]
+        return self.set_messages(agent_id=agent_id, messages=messages)
+
+    def managed_append_under_a_lock(self, agent_id, message):  # safe
+        with self.lock:
+            agent = self.get_agent(agent_id=agent_id)
+            return self.set_messages(agent_id=agent_id, messages=[*agent.messages, message])
+
+    def managed_for_another(self, agent_id, other_id, message):  # safe
+        agent = self.get_agent(agent_id=agent_id)
+        return self.set_messages(agent_id=other_id, messages=[*agent.messages, message])
