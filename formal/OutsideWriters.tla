@@ -11,14 +11,14 @@
 \*
 \* @code Read guards/outside.py:Outside._load guards/outside.py:Outside._record_of
 \* @code Send core/update.py:update guards/outside.py:Outside._commit guards/outside.py:Outside._stamped
-\* @code Judge guards/places/receipts.lua:was_applied guards/places/string.lua
+\* @code Judge guards/places/step.lua guards/places/string.lua
 \* @code Judge guards/places/hash.lua guards/places/file.py:Files._replace
 \* @code Judge guards/places/sqlite_row.py:SqliteRow.update guards/places/postgres_row.py:PostgresRow.update
 \* @code Judge guards/places/collection.py:Documents.replace
-\* @code Replace guards/places/string.lua guards/places/receipts.lua:note_applied
+\* @code Replace guards/places/string.lua guards/places/step.lua
 \* @code Replace guards/places/file.py:_exchange guards/places/sqlite_row.py:SqliteRow.insert
 \* @code Refuse guards/outside.py:conflict
-\* @code Replay guards/places/receipts.lua:was_applied
+\* @code Replay guards/places/step.lua
 \* @code GiveUp guards/places/rows.py:Rows.replace
 \* @world Blind somebody writes or deletes around the guard, without looking
 EXTENDS Naturals, Sequences, FiniteSets
