@@ -40,6 +40,10 @@ class Ledger:
         self._current[key] = new
         self.writes += 1
 
+    def taken_out(self, key: str) -> set[str]:
+        """Return the contributions to a key that somebody who had seen them took out."""
+        return self._dropped.get(key, set())
+
 
 def tokens(value: Any) -> set[str]:
     """Return the contributions in a value."""

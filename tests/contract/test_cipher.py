@@ -213,14 +213,14 @@ def test_another_key_or_another_place_is_refused(
     facades: Facades, space: Any, tmp_path: Path
 ) -> None:
     space.create("bob/1", SECRET)
-    wrong = facades.open(
-        agent="eve", cipher=SubjectCipher(SQLiteKeys(tmp_path / "other.db"), subject_of)
-    )
+    others = SQLiteKeys(tmp_path / "other.db")
+    wrong = facades.open(agent="eve", cipher=SubjectCipher(others, subject_of))
     with pytest.raises(interlock.Corrupt, match="'bob/1' cannot be decrypted"):
         wrong.read("bob/1")
     wrong.create("bob/2", 1)
     with pytest.raises(interlock.Corrupt, match="another key"):
         wrong.scan()
+    others.close()
     raw = facades.peer("raw").session.unread()
     stored = raw.driver.answer(Load(("bob/1",))).records["bob/1"].body
     moved = raw.writer.plan("moved", writes=(Write("put", "bob/3", stored),))

@@ -95,7 +95,8 @@ def test_a_person_approves(url: str) -> None:
 def test_a_langgraph_thread_keeps_all_messages_and_pays_once(url: str) -> None:
     found = importlib.import_module("langgraph_thread").main(url)
     assert found["Interlock"] == {"messages": 12, "payments": 1}
-    assert found["LangGraph"] == {"messages": 4, "payments": 2}
+    assert found["LangGraph"]["messages"] < 12
+    assert found["LangGraph"]["payments"] == 2
 
 
 def test_parallel_langgraph_nodes_keep_their_notes(url: str) -> None:

@@ -117,7 +117,7 @@ def test_each_commit_of_a_group_is_applied_once(
         ledger.wait_for(20)
     assert not ledger.refused
     assert not ledger.doubtful
-    assert max(sizes) > 3
+    assert max(sizes) > 2
     check(net.direct, net.name, ledger)
 
 

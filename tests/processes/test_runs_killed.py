@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -80,7 +81,8 @@ class Attempt:
         """Return whether it was killed after so many seconds, or has come to its end before."""
         if not wait([self._process.sentinel], seconds):
             assert self._process.pid is not None
-            os.kill(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has come to its end by now
+                os.kill(self._process.pid, signal.SIGKILL)
         self._process.join()
         self._signs.close()
         assert self._process.exitcode in (0, -signal.SIGKILL)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -60,3 +62,31 @@ def test_a_record_of_refusals_that_cannot_be_kept_fails_no_write(facades: Facade
         assert len(space.conflicts().refusals) <= 3, "busy: kept for later, and nobody waits"
         other.execute("ROLLBACK")
     assert len(space.conflicts().refusals) == 3
+
+
+_OPENS_AND_CLOSES = """
+import asyncio, gc, sys, threading, interlock
+from interlock.cipher import SQLiteKeys
+
+url = f"sqlite:///{sys.argv[1]}/store.db"
+with interlock.open(url, rules={"b": interlock.merged("append")}) as space:
+    space.create("a", 1)
+    threads = [threading.Thread(target=space.append, args=("b", n)) for n in range(3)]
+    [each.start() for each in threads], [each.join() for each in threads]
+    list(space.log()), space.at(position=1).read("a")
+
+async def again():
+    async with interlock.open_async(url) as space:
+        await space.update("a", lambda n: n + 1)
+
+asyncio.run(again())
+SQLiteKeys(f"{sys.argv[1]}/keys.db").close()
+gc.collect()
+"""
+
+
+def test_a_space_leaves_no_connection_open(tmp_path: Path) -> None:
+    """Python says so from 3.13 on, where a connection is collected before it was closed."""
+    command = [sys.executable, "-W", "always::ResourceWarning", "-c", _OPENS_AND_CLOSES]
+    ran = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "unclosed" not in ran.stderr
