@@ -68,6 +68,7 @@ class Editors:
                 try:
                     said = pipe.recv()
                 except (EOFError, OSError):
+                    self.running[pipe].join()  # the pipe may be closed before the end is known
                     assert self.running[pipe].exitcode == -signal.SIGKILL, "an editor failed"
                     break
                 self.note(said, self.running[pipe].pid)
