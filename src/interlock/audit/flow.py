@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import itertools
 import re
+from dataclasses import replace
 
 from interlock.audit.access import Accesses
 from interlock.audit.expression import dotted_name, weak
@@ -224,16 +225,7 @@ class Walk(Accesses):
             or "~" in value.text
             or value.text in ("True", "False")
         ):
-            value = Value(
-                text,
-                value.flows,
-                value.kind,
-                value.holder,
-                value.const,
-                value.marks,
-                value.parts,
-                value.about,
-            )
+            value = replace(value, text=text, node=None)
         return value
 
     # Statements.
@@ -266,16 +258,7 @@ class Walk(Accesses):
             if not value.kind and value.about is None:
                 hint = self.instance(value.text, None, node.annotation, self.module)
                 if hint.about is not None and not value.flows:
-                    value = Value(
-                        value.text,
-                        value.flows,
-                        hint.kind,
-                        value.holder,
-                        value.const,
-                        value.marks,
-                        value.parts,
-                        hint.about,
-                    )
+                    value = replace(value, kind=hint.kind, about=hint.about, node=None)
             self.assign(node.target, value)
 
     def _augassign_statement(self, node: ast.AugAssign) -> None:
@@ -307,16 +290,7 @@ class Walk(Accesses):
                 )
                 return
             if value.text == "None" or (value.kind in ("list", "dict") and not value.flows):
-                value = Value(
-                    f"{target.id}@{target.lineno}",
-                    value.flows,
-                    value.kind,
-                    value.holder,
-                    value.const,
-                    value.marks,
-                    value.parts,
-                    value.about,
-                )
+                value = replace(value, text=f"{target.id}@{target.lineno}", node=None)
             self.state.env[target.id] = value
         elif isinstance(target, ast.Attribute):
             self._set_attribute(target, value, False)

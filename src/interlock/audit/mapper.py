@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import dataclass, replace
 
 from interlock.audit.database import Database
 from interlock.audit.project import ClassInfo, FunctionInfo, last_name
@@ -63,30 +64,19 @@ _MAKERS = {"save", "asave", "__init__", "create", "clean", "delete"}
 _LOCKING = {"with_for_update", "select_for_update", "for_update", "with_lockmode"}
 
 
+@dataclass(frozen=True, eq=False)
 class Query:
     """A query of mapped objects while it is being built."""
 
-    def __init__(
-        self,
-        model: str,
-        asked: frozenset[str] = frozenset(),
-        locked: bool = False,
-        kind: str = "select",
-        values: tuple[tuple[str, Value], ...] = (),
-        where: tuple[tuple[str, Value], ...] = (),
-        cls: ClassInfo | None = None,
-        explicit: bool = False,  # what changes is written by `save()` only, and then whole
-        columns: tuple[str, ...] = (),  # what is selected, if not all
-    ) -> None:
-        self.explicit = explicit
-        self.columns = columns
-        self.model = model
-        self.asked = asked
-        self.locked = locked
-        self.kind = kind
-        self.values = values
-        self.where = where
-        self.cls = cls
+    model: str
+    asked: frozenset[str] = frozenset()
+    locked: bool = False
+    kind: str = "select"
+    values: tuple[tuple[str, Value], ...] = ()
+    where: tuple[tuple[str, Value], ...] = ()
+    cls: ClassInfo | None = None
+    explicit: bool = False  # what changes is written by `save()` only, and then whole
+    columns: tuple[str, ...] = ()  # what is selected, if not all
 
 
 class Mapper(Database):
@@ -251,56 +241,20 @@ class Mapper(Database):
     ) -> Value | None:
         if name == "values" and query.kind == "update":
             values = tuple(named.items()) + (positional[0].parts if positional else ())
-            return self._query(
-                Query(
-                    query.model,
-                    query.asked,
-                    query.locked,
-                    "update",
-                    values,
-                    query.where,
-                    query.cls,
-                    query.explicit,
-                    query.columns,
-                )
-            )
+            return self._query(replace(query, kind="update", values=values))
         if name in _FILTERS:
             asked, where = self._conditions(node, positional, named)
             locked = query.locked or name in _LOCKING
             return self._query(
-                Query(
-                    query.model,
-                    query.asked | asked,
-                    locked,
-                    query.kind,
-                    query.values,
-                    query.where + where,
-                    query.cls,
-                    query.explicit,
-                    query.columns,
-                )
+                replace(query, asked=query.asked | asked, locked=locked, where=query.where + where)
             )
         if name in ("exists", "count", "aexists", "acount"):
-            asked, where = self._conditions(node, positional, named)
             return self._row(query, node, positional, named, test=True)
         if name in _ROWS:
             return self._row(query, node, positional, named)
         if name in ("update", "aupdate"):
             values = tuple(named.items()) + (positional[0].parts if positional else ())
-            self._update(
-                Query(
-                    query.model,
-                    query.asked,
-                    query.locked,
-                    "update",
-                    values,
-                    query.where,
-                    query.cls,
-                    query.explicit,
-                    query.columns,
-                ),
-                node,
-            )
+            self._update(replace(query, kind="update", values=values), node)
             return Value("None")
         if name in ("create", "acreate"):
             self.write(
