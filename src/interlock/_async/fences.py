@@ -1,6 +1,6 @@
 """Records and leases as a caller names them that keeps nothing: by version and epoch.
 
-For a server that stands between: its clients come back with what they were told, to whichever
+For a server that stands between: its clients come back with what they got, to whichever
 process answers.  The store compares both in the end; nothing here is more than a first look.
 """
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from interlock import Entry, KeyInfo, Pruned, Record, describe_rule
-from interlock.core.rules import RuleSet
 from interlock.server.http.call import Call
 from interlock.server.http.page.diff import diff
 
@@ -91,7 +90,7 @@ async def key(call: Call) -> dict[str, Any]:
 
 
 def _rule(call: Call, name: str, record: Record) -> tuple[str, Any, str | None]:
-    pattern, rule = RuleSet(0, call.space.rules).match(name)
+    pattern, rule = call.space.session.writer.book.rules.match(name)
     told = f"{pattern}: {describe_rule(rule)}" if pattern else describe_rule(rule)
     value = record.value if isinstance(record.value, dict) else {}
     return told, rule.machine, value.get(rule.machine.field) if rule.machine else None
