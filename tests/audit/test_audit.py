@@ -14,6 +14,9 @@ from interlock.audit.settings import (
     without_baseline,
     write_baseline,
 )
+from interlock.audit.value import Flow, Read, Site, Spot, in_order
+
+REST = (frozenset[str](), 0, ())  # no locks, no waits, no loops
 
 RACE = """\
 import redis
@@ -166,3 +169,14 @@ def test_a_wait_in_the_window_makes_it_an_error(tmp_path: Path) -> None:
     )
     (finding,) = audit([tmp_path]).findings
     assert finding.severity == "error"
+
+
+def test_of_several_reads_the_first_in_the_code_comes_first() -> None:
+    """Whatever order a set has in this run: a baseline and a reader compare reports."""
+    reads = [
+        Read(Site("a.py", line, 0, line, 9, "f"), Spot("redis", "r", "k"), "get", False, *REST)
+        for line in range(40)
+    ]
+    flows = {Flow(read, part) for read in reads for part in ("=", "x")}
+    ordered = [(flow.read.site.line, flow.part) for flow in in_order(flows)]
+    assert ordered == [(line, part) for line in range(40) for part in ("=", "x")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from typing import Protocol
 
@@ -12,7 +11,7 @@ from interlock.audit.keys import fixed_ids, is_result, shared_key
 from interlock.audit.project import FunctionInfo, Project
 from interlock.audit.state import State
 from interlock.audit.stores import Stores
-from interlock.audit.value import Flow, Read, Site, Value, Write
+from interlock.audit.value import Flow, Read, Site, Value, Write, in_order
 
 LOCK_KEY = re.compile(r"(?i)lock|lease|mutex|semaphore")
 KEY_PART = re.compile(r"(?i)(id|key|uuid|name)$")
@@ -67,7 +66,7 @@ class Judge:
             return
         self.writes += 1
         sources = [flow for flow in write.flows if self._meets(flow, write)]
-        for flow in sorted(sources, key=lambda each: each.read.site.line):
+        for flow in in_order(sources):
             if self._changed(flow.read, write, flow):
                 return
         if not sources:
@@ -257,7 +256,7 @@ class Judge:
         if write.guard or write.spot.store in ("file",):
             return
         for condition in walk.state.conditions:
-            for flow in condition.flows:
+            for flow in in_order(condition.flows):
                 read = flow.read
                 if not self._decides(flow, write):
                     continue
@@ -321,7 +320,7 @@ class Judge:
         walk = self.walk
         if write.guard or walk.duplicates_caught:
             return
-        for flow in write.flows:
+        for flow in in_order(write.flows):
             read = flow.read
             counted = re.search(r"(?i)\b(max|count)\s*\(", " ".join(read.columns))
             inside = read.frames and read.frames[:1] == write.frames[:1]
@@ -332,7 +331,7 @@ class Judge:
                 self._report("lost-update", read, write, why)
                 return
         for condition in walk.state.conditions:
-            for flow in condition.flows:
+            for flow in in_order(condition.flows):
                 read = flow.read
                 if read.spot.store != write.spot.store or read.spot.holder != write.spot.holder:
                     continue
@@ -358,7 +357,7 @@ class Judge:
     def _claim(self, write: Write) -> None:
         """A row that was found free is taken without looking whether it still is."""
         for _, value in write.where:
-            for flow in value.flows:
+            for flow in in_order(value.flows):
                 read = flow.read
                 if read.spot.store != write.spot.store or read.spot.holder != write.spot.holder:
                     continue
@@ -592,6 +591,3 @@ def what(read: Read, write: Write) -> str:
     if spot.store in _GENERIC:
         return f"{spot.holder} ({', '.join(read.arguments[:1]) or write.noun or 'value'})"
     return (spot.key or spot.holder) + (f"[{fields}]" if fields and spot.store == "redis" else "")
-
-
-__all__ = ["Judge", "ast"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -59,6 +60,11 @@ class Flow(NamedTuple):
 
 NOTHING: frozenset[Flow] = frozenset()
 NO_MARKS: frozenset[str] = frozenset()
+
+
+def in_order(flows: Iterable[Flow]) -> list[Flow]:
+    """Return flows by where their reads stand: a set has another order in each run."""
+    return sorted(flows, key=lambda flow: (flow.read.site.line, flow.read.site, flow.part))
 
 
 @dataclass(frozen=True, slots=True)
