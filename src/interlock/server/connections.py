@@ -13,12 +13,18 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from interlock import Unavailable
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+_STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,35 @@ class _Connection(H11Protocol):
         if self._until_read is not None:
             self._until_read.cancel()
             self._until_read = None
+
+
+async def serve_application(
+    app: Starlette, listening: socket.socket, limits: Limits, **options: Any
+) -> signal.Signals | None:
+    """Serve until a signal comes, which is returned.  The options are those of Uvicorn."""
+    config = uvicorn.Config(
+        app,
+        http=limited(limits),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
+        timeout_graceful_shutdown=_STOPS_WITHIN,
+        limit_concurrency=limits.connections + 1,
+        **options,
+    )
+    running = uvicorn.Server(config)
+
+    def stop() -> None:
+        running.should_exit = True
+
+    with listening:
+        return await until_stopped(running.serve([listening]), stop)
+
+
+def address_of(listening: socket.socket, host: str) -> str:
+    """Return what stands for a host and the port that it listens on in a URL."""
+    return f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
 async def until_stopped(

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from interlock import AsyncSpace
-from interlock.server.connections import LIMITS, Limits, bound, limited, until_stopped
+from interlock.server.connections import LIMITS, Limits, address_of, bound, serve_application
 from interlock.server.http.api import OPERATIONS, SPACE
 from interlock.server.http.call import handler
 from interlock.server.http.mcp import Endpoint
@@ -26,7 +25,6 @@ from interlock.server.http.page import pages
 from interlock.server.http.problem import Problem
 from interlock.server.http.service import Bounds, Service
 
-_STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
 _NAMES = {404: "NotFound", 405: "NotAllowed"}
 
 
@@ -121,29 +119,16 @@ async def serve(
     `behind_proxy`: the address of a client is what the proxy says.  Raises Unavailable.
     """
     listening = bound(host, port)
-    config = uvicorn.Config(
+    scheme = "http" if tls is None else "https"
+    told(f"{scheme}://{address_of(listening, host)}")
+    return await serve_application(
         application(service),
-        http=limited(limits),
-        ws="none",
+        listening,
+        limits,
         lifespan="on",
-        log_level="error",
-        access_log=False,
         proxy_headers=behind_proxy,
         forwarded_allow_ips="127.0.0.1,::1" if behind_proxy else "",
         server_header=False,
         ssl_certfile=None if tls is None else tls[0],
         ssl_keyfile=None if tls is None else tls[1],
-        timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
-        timeout_graceful_shutdown=_STOPS_WITHIN,
-        limit_concurrency=limits.connections + 1,
     )
-    running = uvicorn.Server(config)
-
-    def stop() -> None:
-        running.should_exit = True
-
-    scheme = "http" if tls is None else "https"
-    name = f"[{host}]" if ":" in host else host
-    told(f"{scheme}://{name}:{listening.getsockname()[1]}")
-    with listening:
-        return await until_stopped(running.serve([listening]), stop)

@@ -20,7 +20,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import mcp_types as types
-import uvicorn
 from jsonschema import Draft202012Validator
 from mcp import MCPError
 from mcp.server import Server
@@ -34,7 +33,14 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 
 import interlock
 from interlock import InterlockError, Json
-from interlock.server.connections import LIMITS, Limits, bound, limited, until_stopped
+from interlock.server.connections import (
+    LIMITS,
+    Limits,
+    address_of,
+    bound,
+    serve_application,
+    until_stopped,
+)
 from interlock.server.mcp.agents import Agents, Caller, calling
 from interlock.server.mcp.calls import CALLS, Answer, Refusal, about, refusal_of
 from interlock.server.mcp.tools import INSTRUCTIONS, TOOLS, Tool
@@ -161,7 +167,6 @@ def _checked(tool: Tool, arguments: Mapping[str, Json]) -> dict[str, Json]:
 PATH = "/mcp"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _LARGEST_REQUEST = 16 * 1024 * 1024  # bytes
-_STOPS_WITHIN = 2  # seconds for answers under way and streams that clients keep open
 
 
 async def serve_stdio(server: Server[object]) -> signal.Signals | None:
@@ -216,25 +221,8 @@ async def serve_http(
     )
     if verifier is not None:
         app.add_middleware(AuthenticationMiddleware, backend=BearerAuthBackend(verifier))
-    config = uvicorn.Config(
-        app,
-        http=limited(limits),
-        ws="none",
-        log_level="error",
-        access_log=False,
-        timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
-        timeout_graceful_shutdown=_STOPS_WITHIN,
-        limit_concurrency=limits.connections + 1,
-    )
-    running = uvicorn.Server(config)
-
-    def stop() -> None:
-        running.should_exit = True
-
-    actual = listening.getsockname()[1]
-    told(f"http://{f'[{host}]' if ':' in host else host}:{actual}{PATH}")
-    with listening:
-        return await until_stopped(running.serve([listening]), stop)
+    told(f"http://{address_of(listening, host)}{PATH}")
+    return await serve_application(app, listening, limits)
 
 
 class _Tokens:
