@@ -1,7 +1,8 @@
 """A concurrency conformance kit for the stores of agent frameworks, whoever wrote them.
 
 `check_saver` and `check_store` are for LangGraph, `check_session` for OpenAI Agents,
-`check_flow_persistence` for CrewAI, `check_cache_store` and `check_team_state` for AutoGen.  Each
+`check_flow_persistence` for CrewAI, `check_cache_store` and `check_team_state` for AutoGen,
+`check_session_state` for FastMCP, `check_key_value` for whatever has a `get` and a `set`.  Each
 takes a function that opens the store under test as one more process would, makes agents meet where
 work gets lost, and returns a `Report`.  Names, and the frameworks, are imported when they are used.
 """
@@ -15,7 +16,9 @@ from interlock.extras import later
 if TYPE_CHECKING:
     from interlock.verify.frameworks.agents import Report, Result
     from interlock.verify.frameworks.caches import check_cache_store, check_team_state
+    from interlock.verify.frameworks.fastmcp import check_session_state
     from interlock.verify.frameworks.flows import check_flow_persistence
+    from interlock.verify.frameworks.keyvalues import check_key_value
     from interlock.verify.frameworks.langgraph import check_saver, check_store
     from interlock.verify.frameworks.sessions import check_session
 
@@ -24,8 +27,10 @@ __all__ = [
     "Result",
     "check_cache_store",
     "check_flow_persistence",
+    "check_key_value",
     "check_saver",
     "check_session",
+    "check_session_state",
     "check_store",
     "check_team_state",
 ]
@@ -35,7 +40,9 @@ __getattr__ = later(
     {
         "agents": "Report Result",
         "caches": "check_cache_store check_team_state",
+        "fastmcp": "check_session_state",
         "flows": "check_flow_persistence",
+        "keyvalues": "check_key_value",
         "langgraph": "check_saver check_store",
         "sessions": "check_session",
     },
