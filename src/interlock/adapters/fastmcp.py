@@ -2,7 +2,7 @@
 
 `FastMCP("tools", session_state_store=KeyValueStore(url))` is all that changes.  The store is for
 anything else that takes an `AsyncKeyValue` of py-key-value, too.  A value is the key
-`keyvalue/<collection>/<key>`, both quoted, and hashed if they are long.
+`fastmcp/<collection>/<key>`, both quoted, and hashed if they are long.
 
 FastMCP stores a whole session as one value: `session.set` reads it, changes one entry and puts it
 back.  So a put is merged, field by field, with what others changed since it was read.  Where both
@@ -212,7 +212,7 @@ class KeyValueStore:
             else:
                 bases[place] = unread_record(now)
         if len(known) == 1 and not blind:
-            return [await self._writes.write(bases[place], dict(value), lasts)]
+            return [await self._writes.write(bases[place], fresh[place], dict(value), lasts)]
         try:
             async with self._calls.transaction() as tx:
                 for place, (_, value) in known.items():
@@ -243,7 +243,7 @@ class KeyValueStore:
         return len(bases)
 
     def _place(self, key: str, collection: str | None) -> str:
-        return f"keyvalue/{quoted(collection or self._collection, 160)}/{quoted(key)}"
+        return f"fastmcp/{quoted(collection or self._collection, 160)}/{quoted(key)}"
 
 
 def _value(record: Record) -> dict[str, Any] | None:
@@ -306,7 +306,7 @@ class _Reads:
     def read(self, record: Record) -> None:
         """Note that the current task was given a record."""
         seen = self._own().get(record.key)
-        if seen is None:
+        if seen is None or record.expired:  # of what has expired nothing can be destroyed
             self._know(record.key, _Seen(record, record))
         else:
             seen.last, seen.surely = record, True

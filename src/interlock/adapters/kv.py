@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import Any, Literal, Self
 
 import interlock
-from interlock import AsyncSpace, Conflict, Invalid, Json, Pruned, Record, Space
+from interlock import AsyncSpace, Conflict, Invalid, Json, Record, Space
 from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
 from interlock.adapters.space import awaitable, checked, one_of, quoted, run, run_async
 
@@ -132,7 +131,7 @@ class KeyValue:
             await self._calls.update(fresh.key, lambda _: value, expires=expires)
             return
         try:
-            written = await self._writes.write(_basis(fresh, value, base), value, expires)
+            written = await self._writes.write(_basis(fresh, value, base), fresh, value, expires)
         except Conflict as conflict:
             raise _advising(conflict) from None
         if base is _NOT_NAMED and observed(value, fresh) is not None:
@@ -168,37 +167,38 @@ class GuardedWrites:
         self._space = space
         self._merges = merges
 
-    async def write(self, basis: Record, value: Json, expires: float | None) -> Record:
-        """Write over what was read: only its version and, if it is known, its body count.
+    async def write(
+        self, basis: Record, fresh: Record, value: Json, expires: float | None
+    ) -> Record:
+        """Write over what was read, `basis`; `fresh` was read just now.
 
-        `basis` of version 0 stands for what nobody read, or was not there.  Raises Conflict.
+        `basis` of version 0 stands for what nobody read, or was not there; without a body it is
+        read from the log.  Raises Conflict.
         """
-        try:
-            return await self._space.write(basis, value, expires=expires)
-        except Conflict as conflict:
-            fresh, was = conflict.record, await self._was(basis) if self._merges else None
-            if was is None or not fresh.exists:
-                raise
+        while True:
+            over, changed, merges = basis, value, self._merges
+            if merges and fresh.exists and fresh.version != basis.version:
+                try:
+                    over, changed = fresh, merged(await self._was(basis), value, fresh.value)
+                except Clash:
+                    merges = False
             try:
-                changed = merged(was, value, fresh.value)
-            except Clash:
-                raise conflict from None
-        try:
-            return await self._space.write(fresh, changed, expires=expires)
-        except Conflict:
-            return await self.write(basis, value, expires)  # others came first once more
+                return await self._space.write(over, changed, expires=expires)
+            except Conflict as conflict:
+                if not merges or not conflict.record.exists:
+                    raise
+                fresh = conflict.record  # others came first once more
 
     async def _was(self, basis: Record) -> Json:
-        """Return the object that was read: {} if nothing was; None if the log has it no more."""
+        """Return what was read, {} if nothing was.  Raises Clash if the log has it no more."""
         if basis.body is not None:
             return json.loads(basis.body)
         if basis.version == 0 or not basis.exists:
             return {}
-        with suppress(Pruned):
-            async for entry in self._space.history(basis.key, newest_first=True):
-                if entry.version == basis.version:
-                    return entry.value if isinstance(entry.value, dict) else None
-        return None
+        async for entry in self._space.history(basis.key, newest_first=True):
+            if entry.version == basis.version and not entry.erased:
+                return entry.value
+        raise Clash
 
 
 def _basis(fresh: Record, value: object, base: object) -> Record:

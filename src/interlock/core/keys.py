@@ -25,6 +25,7 @@ _PATTERN_CHARACTERS = "*{}"
 RESERVED = {
     "autogen/": "the AutoGen adapter",
     "crewai/": "the CrewAI adapter",
+    "fastmcp/": "the FastMCP adapter",
     "langgraph/": "the LangGraph adapter",
     "openai-agents/": "the OpenAI Agents adapter",
 }
