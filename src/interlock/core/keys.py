@@ -27,7 +27,10 @@ RESERVED = {
     "crewai/": "the CrewAI adapter",
     "fastmcp/": "the FastMCP adapter",
     "langgraph/": "the LangGraph adapter",
+    "llama-index/": "the LlamaIndex adapter",
     "openai-agents/": "the OpenAI Agents adapter",
+    "pydantic-ai/": "the pydantic-ai adapter",
+    "strands/": "the Strands adapter",
 }
 ANY, OWNER, REST = "*", "{agent}", "**"
 _WILD = (ANY, OWNER)
