@@ -27,8 +27,8 @@ async def store() -> AsyncIterator[KeyValueStore]:
         yield KeyValueStore(space)
 
 
-async def test_it_is_an_async_key_value(space: Any) -> None:
-    store = KeyValueStore(space)
+async def test_it_is_an_async_key_value(store_space: interlock.AsyncSpace) -> None:
+    store = KeyValueStore(store_space)
     assert isinstance(store, AsyncKeyValueProtocol)
     assert (await store.get("k"), await store.ttl("k"), await store.delete("k")) == (
         None,
@@ -75,6 +75,9 @@ async def test_what_is_not_json_is_the_frameworks_error(store: KeyValueStore) ->
     with pytest.raises(SerializationError) as refused:
         await store.put("k", {"n": object()})
     assert isinstance(refused.value, KeyValueInvalid | interlock.Invalid)
+    with pytest.raises(interlock.Invalid, match="limit") as too_large:
+        await store.put("k", {"n": "x" * 2**20})
+    assert not isinstance(too_large.value, SerializationError)
     with pytest.raises(ValueError, match="for each key"):
         await store.put_many(["a", "b"], [{}])
 

@@ -148,7 +148,8 @@ def test_a_url_is_opened_and_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("facade", FACADES)
-async def test_each_method_has_a_twin_for_asyncio(facade: str, place: Place) -> None:
+async def test_each_method_has_a_twin_for_asyncio(facade: str, tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'kv.db'}", "s")
     async with opened(facade, place, "app") as space:
         kv = KeyValue(space, merge=True)
         await kv.aset("k", {"n": 1})

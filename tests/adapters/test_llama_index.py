@@ -81,8 +81,8 @@ async def test_their_stores_lose_4_of_5(tmp_path: Path) -> None:
     assert len(await stores[0].get("notes")) == 1
 
 
-async def test_ours_keeps_5_of_5(space: Any) -> None:
-    replicas = [WorkflowStore(space).create_state_store("run") for _ in range(5)]
+async def test_ours_keeps_5_of_5(store_space: interlock.AsyncSpace) -> None:
+    replicas = [WorkflowStore(store_space).create_state_store("run") for _ in range(5)]
     await edits(replicas)
     await sets(replicas)
     assert sorted(await replicas[0].get("notes")) == sorted([*range(5), *range(5)])
@@ -173,8 +173,10 @@ async def test_handlers_are_found_changed_and_deleted(memory: interlock.AsyncSpa
     assert await ids() == ["b/c", "d"]
 
 
-async def test_events_and_ticks_of_two_servers_are_numbered_and_kept(space: Any) -> None:
-    servers = [WorkflowStore(space) for _ in range(2)]
+async def test_events_and_ticks_of_two_servers_are_numbered_and_kept(
+    store_space: interlock.AsyncSpace,
+) -> None:
+    servers = [WorkflowStore(store_space) for _ in range(2)]
     event = EventEnvelopeWithMetadata.from_event(StopEvent(result=1))
     await asyncio.gather(
         *(server.append_event("r", event) for server in servers for _ in range(3)),

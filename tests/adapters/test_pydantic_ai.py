@@ -65,8 +65,8 @@ async def test_a_history_that_its_caller_holds_loses_8_of_12() -> None:
     assert len(history) == 4
 
 
-async def test_runs_of_one_conversation_keep_12_of_12(space: Any) -> None:
-    store = ConversationStore(space)
+async def test_runs_of_one_conversation_keep_12_of_12(store_space: interlock.AsyncSpace) -> None:
+    store = ConversationStore(store_space)
     await store.run(agent(), "hello", "c")
     results = await asyncio.gather(*(store.run(agent(), f"{n}", "c") for n in range(5)))
     assert sorted(each.output for each in results) == [f"seen {n}" for n in range(2, 7)]

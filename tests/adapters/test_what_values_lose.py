@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from key_value.aio.stores.memory import MemoryStore
 
 from interlock.adapters.fastmcp import KeyValueStore
@@ -76,10 +75,11 @@ def test_fastmcp_loses_keys_of_a_session() -> None:
     assert counts(check_key_value(lambda: store, set="put")) == LOST
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_our_store_for_fastmcp_keeps_them(place: Place, asynchronous: bool) -> None:
-    make = maker(place, KeyValueStore, asynchronous)
-    report = check_session_state(make, patience=PATIENCE)
+def test_our_store_for_fastmcp_keeps_them(place: Place) -> None:
+    report = check_session_state(maker(place, KeyValueStore, asynchronous=True), patience=PATIENCE)
     assert counts(report) == {"different_keys": (5, 5), "same_key": (5, 5)}, report
-    if asynchronous:
-        assert counts(check_key_value(make, set="put", patience=PATIENCE)) == KEPT
+
+
+def test_our_store_for_py_key_value_keeps_them(tmp_path: Any) -> None:
+    make = maker(Place(f"sqlite:///{tmp_path / 'store.db'}", "s"), KeyValueStore)
+    assert counts(check_key_value(make, set="put", patience=PATIENCE)) == KEPT

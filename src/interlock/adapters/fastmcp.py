@@ -144,6 +144,8 @@ class KeyValueStore:
         """
         if len(keys) != len(values):
             raise ValueError("put_many needs a value for each key.")
+        for key, value in zip(keys, values, strict=True):
+            _check_json(key, value)
         places = [self._place(key, collection) for key in keys]
         known = {
             place: self._reads.deciding(place, value)
@@ -260,16 +262,22 @@ def _seconds(ttl: SupportsFloat | None) -> float | None:
     return max(float(ttl), _SHORTEST)
 
 
+def _check_json(key: str, value: Mapping[str, Any]) -> None:
+    """Raise KeyValueInvalid for what FastMCP is to call not serializable: no size is that."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as problem:
+        raise KeyValueInvalid(f"The value of {key!r} is not JSON: {problem}.") from None
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Raise refusals as exceptions of py-key-value."""
+    """Raise conflicts as exceptions of py-key-value."""
     try:
         yield
     except Conflict as conflict:
         message = f"{conflict.outcome.message}. {_ADVICE}"
         raise KeyValueConflict(conflict.outcome.replace(message=message)) from None
-    except Invalid as invalid:
-        raise KeyValueInvalid(invalid.outcome) from None
 
 
 # What requests have read
