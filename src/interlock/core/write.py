@@ -236,9 +236,6 @@ def own_record(writer: Writer, record: object) -> Invalid | None:
 
 def reads_beyond(plan: Plan) -> dict[str, Json] | None:
     """Return what the plan was computed from besides the keys it writes, as the log keeps it."""
-    if not (plan.transaction or plan.scans) and len(plan.expects) == len(plan.writes) == 1:
-        if plan.expects[0].key == plan.writes[0].key:  # as of nearly all
-            return None
     written = {write.key for write in plan.writes}
     reads: dict[str, Json] = {
         e.key: e.version for e in plan.expects if e.key not in written and e.version is not None
