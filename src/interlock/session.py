@@ -360,7 +360,7 @@ def _inside(thought: Thought) -> Iterator[None]:
     finally:
         mark.over = True
         if thought.pace is not None:
-            thought.pace.seconds = perf_counter() - began
+            thought.pace.took(perf_counter() - began)
         _marks.reset(token)
 
 

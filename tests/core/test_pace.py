@@ -19,10 +19,27 @@ def counting(step: int) -> Callable[[int], int]:
     return lambda n: n + step
 
 
-def test_functions_of_one_code_have_one_pace() -> None:
-    assert pace_of(counting(1)) is pace_of(counting(2))
-    assert not pace_of(lambda n: n).is_quick, "it was never called"
-    assert pace_of(partial(counting(1))) is not pace_of(partial(counting(1)))
+def test_what_is_known_is_of_the_code_and_of_no_call() -> None:
+    first, second = pace_of(counting(1)), pace_of(counting(2))
+    assert not first.is_quick, "it was never called"
+    first.took(0.001)
+    assert first.is_quick
+    assert not second.is_quick, "this call has not thought yet"
+    assert pace_of(counting(2)).is_quick
+    assert not pace_of(partial(counting(1))).is_quick
+
+
+def test_a_long_call_is_soon_learned_and_slowly_forgotten() -> None:
+    def fn() -> None: ...
+
+    pace_of(fn).took(0.001)
+    pace_of(fn).took(0.010)
+    pace = pace_of(fn)
+    pace.took(0.001)
+    assert pace.is_quick
+    assert not pace_of(fn).is_quick
+    pace_of(fn).took(0.001)
+    assert pace_of(fn).is_quick
 
 
 def test_an_update_learns_how_long_its_function_took(
@@ -30,12 +47,10 @@ def test_an_update_learns_how_long_its_function_took(
 ) -> None:
     fn = counting(3)
     with interlock.open(f"sqlite:///{tmp_path / 'a.db'}") as space:
-        space.update("k", fn, default=0)
-        assert pace_of(fn).is_quick
         clock = iter([10.0, 10.5])
         monkeypatch.setattr(session, "perf_counter", lambda: next(clock))
-        space.update("k", fn)
-    assert pace_of(fn).seconds == 0.5, "the last time counts"
+        space.update("k", fn, default=0)
+    assert pace_of(fn).seconds == 0.5
 
 
 def test_a_coroutine_function_has_the_pace_of_its_whole_run(
@@ -57,7 +72,6 @@ def test_a_coroutine_function_has_the_pace_of_its_whole_run(
 
 def test_where_time_stands_still_nothing_is_learned() -> None:
     fn = counting(7)
-    pace = pace_of(fn)
-    before = pace.seconds
+    before = pace_of(fn).seconds
     explore({"a": lambda space: space.update("k", fn, default=0)})
-    assert pace.seconds == before
+    assert pace_of(fn).seconds == before
