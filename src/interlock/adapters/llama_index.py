@@ -45,7 +45,7 @@ __all__ = ["StateStorage", "StateStore", "WorkflowStore"]
 
 _ROOT = "llama-index"
 _HANDLERS = f"{_ROOT}/handlers/"
-_MOST_READS = 1000  # paths of one run whose readers are remembered
+_MOST_READS, _MOST_READERS = 1000, 100  # paths of a run, and tasks of a path, that are remembered
 _ADVICE = "Get it again and think again, or change it in edit_state(), once more after a Conflict."
 
 
@@ -189,6 +189,7 @@ class StateStore(StateStoreFacade[Any]):
         reads = self._reads.setdefault(path, [])
         if all(each.task is not task for each in reads):
             reads.append(_Read(task, self._shown(path, state)))
+            del reads[:-_MOST_READERS]
         while len(self._reads) > _MOST_READS:
             self._reads.popitem(last=False)
 
