@@ -72,6 +72,7 @@ async def test_records_are_resources(place: Place, them: interlock.Space) -> Non
 async def test_what_is_no_resource_is_an_error(
     place: Place, them: interlock.Space, uri: str
 ) -> None:
+    them.create("langgraph/x", 1)
     async with here(place) as tools:
         with pytest.raises(MCPError, match="There is no resource") as refused:
             await tools.client.read_resource(uri)
@@ -80,7 +81,7 @@ async def test_what_is_no_resource_is_an_error(
 
 async def test_who_listens_hears_of_changes_by_anybody(place: Place, them: interlock.Space) -> None:
     plan = them.create("plan", 1)
-    wanted = [f"{BASE}plan", f"{BASE}booking/"]
+    wanted = [f"{BASE}plan", f"{BASE}booking/", f"{BASE}langgraph/"]
     async with (
         here(place) as tools,
         tools.client.listen(resource_subscriptions=wanted) as changes,
