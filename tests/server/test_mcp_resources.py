@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from mcp_types import ResourceUpdatedNotification
 
 import interlock
 from tests.processes.writers import Place
-from tests.server.mcp_clients import here
+from tests.server.mcp_clients import here, in_a_task
 
 BASE = "interlock://team%20a/"
 
@@ -31,61 +32,63 @@ def them(place: Place) -> Any:
         yield space
 
 
+@pytest.fixture
+async def client(place: Place) -> AsyncIterator[Client]:
+    async with in_a_task(here(place)) as tools:
+        yield tools.client
+
+
 async def read(client: Client, uri: str) -> Any:
     (contents,) = (await client.read_resource(uri)).contents
     assert (contents.uri, contents.mime_type) == (uri, "application/json")
     return json.loads(contents.text)  # type: ignore[union-attr]
 
 
-async def test_records_are_resources(place: Place, them: interlock.Space) -> None:
+async def test_records_are_resources(client: Client, them: interlock.Space) -> None:
     them.create_many({f"booking/{n:03}": {"n": n} for n in range(201)})
     them.create("plan é.md", "draft")
-    async with here(place) as tools:
-        client = tools.client
-        first = await client.list_resources()
-        rest = await client.list_resources(cursor=first.next_cursor)
-        assert (len(first.resources), rest.next_cursor) == (200, None)
-        assert [each.uri for each in rest.resources] == [
-            f"{BASE}booking/200",
-            f"{BASE}plan%20%C3%A9.md",
-        ]
-        (template,) = (await client.list_resource_templates()).resource_templates
-        assert template.uri_template == f"{BASE}{{+key}}"
-        record = await read(client, rest.resources[1].uri)
-        assert (record["value"], record["version"], record["writer"]) == ("draft", 1, "them")
-        below = await read(client, f"{BASE}booking/")
-        assert [each["key"] for each in below["keys"]] == [f"booking/{n:03}" for n in range(201)]
-        assert not below["more"]
+    first = await client.list_resources()
+    rest = await client.list_resources(cursor=first.next_cursor)
+    assert (len(first.resources), rest.next_cursor) == (200, None)
+    assert [each.uri for each in rest.resources] == [
+        f"{BASE}booking/200",
+        f"{BASE}plan%20%C3%A9.md",
+    ]
+    (template,) = (await client.list_resource_templates()).resource_templates
+    assert template.uri_template == f"{BASE}{{+key}}"
+    record = await read(client, rest.resources[1].uri)
+    assert (record["value"], record["version"], record["writer"]) == ("draft", 1, "them")
+    below = await read(client, f"{BASE}booking/")
+    assert [each["key"] for each in below["keys"]] == [f"booking/{n:03}" for n in range(201)]
+    assert not below["more"]
 
 
 @pytest.mark.parametrize(
     "uri",
     [
-        f"{BASE}nobody",
-        f"{BASE}langgraph/x",
-        f"{BASE}a//b",
-        f"{BASE}$rules",
-        "interlock://other/plan",
-        "file:///etc/passwd",
+        pytest.param(f"{BASE}nobody", id="absent"),
+        pytest.param(f"{BASE}langgraph/x", id="reserved"),
+        pytest.param(f"{BASE}a//b", id="malformed"),
+        pytest.param(f"{BASE}$rules", id="own"),
+        pytest.param("interlock://other/plan", id="elsewhere"),
+        pytest.param("file:///etc/passwd", id="file"),
     ],
 )
 async def test_what_is_no_resource_is_an_error(
-    place: Place, them: interlock.Space, uri: str
+    client: Client, them: interlock.Space, uri: str
 ) -> None:
     them.create("langgraph/x", 1)
-    async with here(place) as tools:
-        with pytest.raises(MCPError, match="There is no resource") as refused:
-            await tools.client.read_resource(uri)
-        assert refused.value.error.data == {"uri": uri}
+    with pytest.raises(MCPError, match="There is no resource") as refused:
+        await client.read_resource(uri)
+    assert refused.value.error.data == {"uri": uri}
 
 
-async def test_who_listens_hears_of_changes_by_anybody(place: Place, them: interlock.Space) -> None:
+async def test_who_listens_hears_of_changes_by_anybody(
+    client: Client, them: interlock.Space
+) -> None:
     plan = them.create("plan", 1)
     wanted = [f"{BASE}plan", f"{BASE}booking/", f"{BASE}langgraph/"]
-    async with (
-        here(place) as tools,
-        tools.client.listen(resource_subscriptions=wanted) as changes,
-    ):
+    async with client.listen(resource_subscriptions=wanted) as changes:
         heard = aiter(changes)
         them.create("other", 1)
         them.create("langgraph/x", 1)
@@ -93,7 +96,7 @@ async def test_who_listens_hears_of_changes_by_anybody(place: Place, them: inter
         assert await anext(heard) == ResourceUpdated(f"{BASE}plan")
         them.create("booking/1", {})
         assert await anext(heard) == ResourceUpdated(f"{BASE}booking/")
-        async with tools.client.listen(resources_list_changed=True) as lists:
+        async with client.listen(resources_list_changed=True) as lists:
             them.delete(them.read("plan"))
             assert await anext(aiter(lists)) == ResourcesListChanged()
 
