@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.shared.subscriptions import ResourceUpdated
+from mcp_types import TextResourceContents
 
 import interlock
 from interlock.server.mcp.memory import entity_key, relation_key
@@ -148,4 +149,5 @@ async def test_the_graph_is_a_resource_that_changes_whoever_writes(local: Place)
             await called(other.client, "create_entities", entities=[entity("x")])
             assert await anext(aiter(changes)) == ResourceUpdated(URI)
         (contents,) = (await client.read_resource(URI)).contents
-        assert json.loads(contents.text)["entities"] == [entity("x")]  # type: ignore[union-attr]
+        assert isinstance(contents, TextResourceContents)
+        assert json.loads(contents.text)["entities"] == [entity("x")]

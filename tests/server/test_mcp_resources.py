@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp_types import ResourceUpdatedNotification
+from mcp_types import ResourceUpdatedNotification, TextResourceContents
 
 import interlock
 from tests.processes.writers import Place
@@ -41,7 +41,8 @@ async def client(place: Place) -> AsyncIterator[Client]:
 async def read(client: Client, uri: str) -> Any:
     (contents,) = (await client.read_resource(uri)).contents
     assert (contents.uri, contents.mime_type) == (uri, "application/json")
-    return json.loads(contents.text)  # type: ignore[union-attr]
+    assert isinstance(contents, TextResourceContents)
+    return json.loads(contents.text)
 
 
 async def test_records_are_resources(client: Client, them: interlock.Space) -> None:
