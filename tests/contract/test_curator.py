@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -127,6 +128,33 @@ def test_dedupe_and_route_may_be_functions(space: Any, worker: Any) -> None:
     assert list(rejected(space, curator).values()) == [
         "TypeError: route returned None: is a return missing?"
     ]
+
+
+@dataclass
+class Learned:
+    """A memory event with a type."""
+
+    text: str
+    about: str = ""
+
+
+def test_events_of_a_type_are_checked_by_it(space: Any, worker: Any) -> None:
+    learned = worker.events("events/typed", Learned)
+    learned.append(Learned("likes tea", "anna"))
+    remember(worker, {"text": 7}, {"about": "anna"}, "no object", {"text": "no one's"})
+    options: dict[str, Any] = {
+        "type": Learned,
+        "dedupe": lambda event: event.text,
+        "route": lambda event: f"user/{event.about}" if event.about else "project",
+    }
+    assert space.curator("events/", **options).catch_up()[2:4] == (2, 3)
+    assert texts(space, "user/anna") == ["likes tea"]
+    reasons = rejected(space, space.curator("events/"))
+    assert "str" in reasons[str({"text": 7})]
+    assert "text" in reasons[str({"about": "anna"})]
+    options |= {"name": "again", "into": "more", "effect": True}
+    judging = space.curator("events/", validate=lambda event: event.text != "likes tea", **options)
+    assert judging.catch_up()[2:4] == (1, 4)
 
 
 def test_scopes_and_merge_can_be_chosen(space: Any, worker: Any) -> None:
@@ -334,6 +362,7 @@ def test_its_functions_may_be_async_with_the_asyncio_facade_only(
         ({"dedupe": "name"}, "dedupe='name'"),
         ({"merge": None}, "merge=None"),
         ({"agent": ""}, "agent"),
+        ({"type": 7}, "can't be the type of a value"),
     ],
 )
 def test_a_malformed_curator_is_invalid(space: Any, options: dict[str, Any], names: str) -> None:

@@ -123,6 +123,7 @@ class AsyncStreams:
         dedupe: str | Callable[[Any], Any] | None = "content",
         route: Callable[[Any], Any] | None = None,
         scopes: Iterable[str] = ("project", "user", "agent"),
+        type: TypeForm[Any] | None = None,
         effect: bool = False,
         merge: Callable[[Any, Any], Any] | Reducer | str = "append",
         initial: Any = None,
@@ -139,8 +140,10 @@ class AsyncStreams:
         `scope`): one of `scopes`, or a path below one, such as `user/anna`.  `validate`, `dedupe`,
         `merge`, `initial`, `ttl` and `wait` are those of `coordinator`.  An event that is not
         valid, has no such scope, or that a function raises an error for is rejected: it is kept
-        with the reason, and the others go on.  `effect`: `validate` calls a service, such as a
-        language model; each verdict is recorded, and not asked for again after a crash.
+        with the reason, and the others go on.  `type` is what these functions are given an event
+        as (None: as JSON has it); one that does not fit is rejected.  `merge` is given it as JSON.
+        `effect`: `validate` calls a service, such as a language model; each verdict is recorded,
+        and not asked for again after a crash.
 
         It commits as `agent`, and makes itself the owner of `into` and of its own keys, which
         begin with `name`: others only read them.  Curators of one name stand by for each other.
@@ -149,7 +152,7 @@ class AsyncStreams:
         from interlock.streams.curator import job
 
         todo = accepted(
-            job(source, validate, dedupe, route, scopes, into, merge, initial, name, effect)
+            job(source, validate, dedupe, route, scopes, into, merge, initial, name, effect, type)
         )
         return AsyncCurator(self.session.under_name(agent), todo, ttl, wait)
 

@@ -22,6 +22,7 @@ from interlock.core.requests import Steps, Think
 from interlock.core.rule_change import declare
 from interlock.core.rules import OWNED, Rule, RuleSet, owned
 from interlock.core.struct import Json
+from interlock.core.types import Shape, shape_of
 from interlock.core.write import forgot_return
 from interlock.core.writer import Writer
 from interlock.streams import coordinator
@@ -37,21 +38,28 @@ def job(
     source: str,
     validate: object,
     dedupe: object,
-    route: object,
+    route: Callable[[Any], Any] | None,
     scopes: object,
     into: str,
     merge: object,
     initial: Json,
     name: str,
     effect: object,
+    form: Any = None,
 ) -> Job | Invalid:
-    """Return what a curator is to do, or what is malformed."""
+    """Return what a curator is to do, or what is malformed.  `form`: the type of events."""
     if route is not None and not callable(route):
         return Invalid(f"route={route!r:.60} must be a function of an event.")
     if effect and validate is None:
         return Invalid("effect=True is about validate=, which is not given.")
     if not isinstance(name, str) or "/" in name:
         return Invalid(f"name={name!r:.60} must be a text without '/'.")
+    if form is not None:
+        shape = shape_of(form)
+        if isinstance(shape, Invalid):
+            return shape
+        checked = _valid if validate is None else validate
+        validate, dedupe, route = (_given(shape, each) for each in (checked, dedupe, route))
     found = coordinator.job(into, source, merge, validate, dedupe, initial, name, REJECT)
     if isinstance(found, Invalid):
         return found
@@ -108,6 +116,27 @@ def judging(validate: Callable[[Any], Any]) -> Callable[[str, Json], Any]:
         return await finish(validate(event))
 
     return judge_async if inspect.iscoroutinefunction(validate) else judge
+
+
+def _valid(event: object) -> None:
+    """Find nothing wrong with an event, which is of its type."""
+
+
+def _given(shape: Shape[Any], fn: Any) -> Any:
+    """Return a function of JSON out of one of the type; what else there is stays.
+
+    It raises Misfit, a ValueError, for an event that is not of the type.
+    """
+    if not callable(fn):
+        return fn
+
+    async def call_async(event: Json) -> Any:
+        return await fn(shape.decode(event))
+
+    def call(event: Json) -> Any:
+        return fn(shape.decode(event))
+
+    return call_async if inspect.iscoroutinefunction(fn) else call
 
 
 def _fault(problem: Exception) -> str:
