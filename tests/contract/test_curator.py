@@ -104,6 +104,7 @@ def test_the_curator_alone_writes_what_it_owns(space: Any, worker: Any) -> None:
     assert space.rules["memory/**"] == interlock.owned(by="curator")
 
 
+@pytest.mark.any_store
 def test_rules_that_make_it_the_owner_are_left_as_they_are(space: Any, worker: Any) -> None:
     mine = {**RULES, "memory/**": interlock.owned(by="curator", keep=30)}
     space.apply_rules(mine)
@@ -115,6 +116,7 @@ def test_rules_that_make_it_the_owner_are_left_as_they_are(space: Any, worker: A
         space.curator("events/").catch_up()
 
 
+@pytest.mark.any_store
 def test_dedupe_and_route_may_be_functions(space: Any, worker: Any) -> None:
     remember(worker, memory("Tea", who="anna"), memory("tea ", who="anna"), memory("milk", who=""))
     curator = space.curator(
@@ -138,6 +140,7 @@ class Learned:
     about: str = ""
 
 
+@pytest.mark.any_store
 def test_events_of_a_type_are_checked_by_it(space: Any, worker: Any) -> None:
     learned = worker.events("events/typed", Learned)
     learned.append(Learned("likes tea", "anna"))
@@ -157,6 +160,7 @@ def test_events_of_a_type_are_checked_by_it(space: Any, worker: Any) -> None:
     assert judging.catch_up()[2:4] == (1, 4)
 
 
+@pytest.mark.any_store
 def test_scopes_and_merge_can_be_chosen(space: Any, worker: Any) -> None:
     remember(worker, memory("Oslo", "city", id="a"), memory("Rome", "city", id="b"))
     curator = space.curator(
@@ -174,6 +178,7 @@ def test_scopes_and_merge_can_be_chosen(space: Any, worker: Any) -> None:
     assert space.rules["facts/**"] == interlock.owned(by="clerk")
 
 
+@pytest.mark.any_store
 def test_an_event_for_two_scopes_reaches_both_or_neither(space: Any, worker: Any) -> None:
     def merge(value: list[Any], event: Any) -> list[Any]:
         if len(value) == 1 and value[0]["text"] == "full":
@@ -187,6 +192,7 @@ def test_an_event_for_two_scopes_reaches_both_or_neither(space: Any, worker: Any
     assert (texts(space, "project"), texts(space, "user")) == (["next"], ["full"])
 
 
+@pytest.mark.any_store
 @pytest.mark.interlock_space(agent="lead", rules=RULES, max_value_bytes=1000)
 def test_a_scope_that_is_full_rejects_what_does_not_fit(space: Any, worker: Any) -> None:
     remember(worker, memory("a" * 400), memory("b" * 600), memory("c"), memory("d" * 600, "user"))
@@ -304,6 +310,7 @@ def test_a_service_that_fails_stops_it_and_an_event_that_does_not_fit_does_not(
     assert reasons["no object"].startswith("TypeError")
 
 
+@pytest.mark.any_store
 def test_a_person_can_give_up_an_event_that_the_service_fails_on(space: Any, worker: Any) -> None:
     remember(worker, memory("one"), memory("two"))
     with pytest.raises(interlock.InDoubt):
@@ -315,6 +322,7 @@ def test_a_person_can_give_up_an_event_that_the_service_fails_on(space: Any, wor
     assert "the model can't read it" in rejected(space, curator)[str(memory("one"))]
 
 
+@pytest.mark.any_store
 def test_its_functions_may_be_async_with_the_asyncio_facade_only(
     facades: Facades, space: Any
 ) -> None:
