@@ -40,9 +40,9 @@ Arguments = Mapping[str, Any]
 
 def _part(name: str) -> str:
     """Return a name as a segment of a key: as it is where that is possible."""
-    quoted = quote(name, safe="")
+    quoted = quote(name, safe="", errors="surrogatepass")
     if not quoted or len(quoted) > _LONGEST or quoted in (".", ".."):
-        return "=" + hashlib.sha256(name.encode()).hexdigest()
+        return "=" + hashlib.sha256(quoted.encode()).hexdigest()
     return quoted
 
 

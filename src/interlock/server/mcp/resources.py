@@ -201,8 +201,8 @@ class Changes:
                         await self._publish(event)
             except interlock.Pruned as cut:
                 after = cut.oldest - 1
-            except InterlockError:
-                _log.warning("changes are not followed for now", exc_info=True)
+            except Exception:  # the store is away, perhaps; nothing is missed meanwhile
+                _log.warning("can't follow changes; trying again", exc_info=True)
                 await asyncio.sleep(_PAUSE)
 
     async def _publish(self, event: ServerEvent) -> None:
