@@ -13,7 +13,7 @@ from mcp.shared.subscriptions import ResourceUpdated
 from mcp_types import TextResourceContents
 
 import interlock
-from interlock.server.mcp.memory import entity_key, relation_key
+from interlock.server.mcp.graph import entity_key, relation_key
 from tests.processes.writers import Place
 from tests.repository import ROOT, text_of
 from tests.server.mcp_clients import BACKENDS, a_place, here, on_stdio
@@ -127,6 +127,22 @@ def test_any_name_is_a_key_of_its_own() -> None:
     assert len(keys) == len(relations)
     with interlock.open("sqlite://") as space:
         space.read_many(keys)
+
+
+async def test_what_others_keep_under_its_keys_is_not_in_the_graph(local: Place) -> None:
+    with interlock.open(local.url, local.space) as space:
+        space.create_many(
+            {entity_key("odd"): 7, entity_key("half"): {"name": "half"}, "graph/relations/x": []}
+        )
+    async with here(local, profile="memory") as tools:
+        client = tools.client
+        await called(client, "create_entities", entities=[entity("x")])
+        await called(client, "delete_entities", entityNames=["y"])
+        added = [{"entityName": "half", "contents": ["1"]}]
+        refused = await client.call_tool("add_observations", {"observations": added})
+        assert refused.is_error
+        graph = await called(client, "read_graph")
+    assert graph == {"entities": [entity("x")], "relations": []}
 
 
 async def test_a_read_only_server_has_the_tools_that_read(local: Place) -> None:

@@ -1,205 +1,30 @@
-"""The tools of the reference memory server, over a space: a knowledge graph that loses nothing.
+"""The tools of the reference memory server, over the knowledge graph of a space.
 
 Names, schemas and results are those of `@modelcontextprotocol/server-memory`, so that a client only
-starts another command.  That one reads a file, changes the graph and writes the file back.  Here
-each entity and each relation is a key of its own, and a call is one transaction: what two clients
-do at once is done one after the other.
+starts another command.  That one reads a file, changes the graph and writes the file back, and
+loses what another process wrote in between.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
-from urllib.parse import quote
+from typing import ClassVar
 
 import mcp_types as types
 from mcp.server.subscriptions import ResourceUpdated, ServerEvent
 
-from interlock import AsyncSpace, AsyncTx, Entry, Json
+from interlock import Entry, Json
 from interlock.server.mcp.agents import Agent
-from interlock.server.mcp.calls import Answer, Refusal
+from interlock.server.mcp.calls import Answer
+from interlock.server.mcp.graph import CALLS, GRAPH, read_graph
 from interlock.server.mcp.handlers import Context, Handlers
 from interlock.server.mcp.resources import Resources
 from interlock.server.mcp.tools import Schema, Tool
 
-GRAPH = "graph/"
-_ENTITIES, _RELATIONS = f"{GRAPH}entities/", f"{GRAPH}relations/"
 _URI = "memory://knowledge-graph"
-_LONGEST = 120  # bytes of a name in a key; longer ones are there by their digest
-_ATTEMPTS = 1000
-
-Arguments = Mapping[str, Any]
-
-
-# How the graph is stored
-
-
-def _part(name: str) -> str:
-    """Return a name as a segment of a key: as it is where that is possible."""
-    quoted = quote(name, safe="", errors="surrogatepass")
-    if not quoted or len(quoted) > _LONGEST or quoted in (".", ".."):
-        return "=" + hashlib.sha256(quoted.encode()).hexdigest()
-    return quoted
-
-
-def entity_key(name: str) -> str:
-    """Return the key of an entity."""
-    return _ENTITIES + _part(name)
-
-
-def relation_key(relation: Mapping[str, str]) -> str:
-    """Return the key of a relation."""
-    parts = (relation["from"], relation["relationType"], relation["to"])
-    return _RELATIONS + "/".join(map(_part, parts))
-
-
-def _only(fields: Iterable[str], value: Mapping[str, Json]) -> dict[str, Json]:
-    return {field: value[field] for field in fields}
-
-
-_ENTITY = ("name", "entityType", "observations")
-_RELATION = ("from", "to", "relationType")
-
-
-async def _create(
-    space: AsyncSpace,
-    given: Sequence[Mapping[str, Json]],
-    fields: Sequence[str],
-    key_of: Callable[[Mapping[str, Json]], str],
-) -> list[dict[str, Json]]:
-    """Create what does not exist; return it.  `at` keeps the order that things were made in."""
-    position = await space.position()
-    wanted: dict[str, dict[str, Json]] = {}
-    for each in given:  # the first of a name counts
-        wanted.setdefault(key_of(each), _only(fields, each))
-
-    async def create(tx: AsyncTx) -> list[dict[str, Json]]:
-        there = await tx.read_many(wanted)
-        made = [key for key in wanted if not there[key].exists]
-        for number, key in enumerate(made):
-            tx.create(key, {**wanted[key], "at": [position, number]})
-        return [wanted[key] for key in made]
-
-    return await space.transact(create, attempts=_ATTEMPTS)
-
-
-async def _create_entities(space: AsyncSpace, arguments: Arguments) -> Answer:
-    def key_of(entity: Mapping[str, Json]) -> str:
-        return entity_key(entity["name"])
-
-    return {"entities": await _create(space, arguments["entities"], _ENTITY, key_of)}
-
-
-async def _create_relations(space: AsyncSpace, arguments: Arguments) -> Answer:
-    return {"relations": await _create(space, arguments["relations"], _RELATION, relation_key)}
-
-
-async def _add_observations(space: AsyncSpace, arguments: Arguments) -> Answer:
-    given = arguments["observations"]
-
-    async def add(tx: AsyncTx) -> list[Json]:
-        results: list[Json] = []
-        for each in given:
-            name = each["entityName"]
-            record = await tx.read(entity_key(name))
-            if not record.exists:
-                raise Refusal("NotFound", f"Entity with name {name} not found", "Create it.")
-            known = record.value["observations"]
-            new = [text for text in each["contents"] if text not in known]
-            if new:
-                tx.write(record, {**record.value, "observations": [*known, *new]})
-            results.append({"entityName": name, "addedObservations": new})
-        return results
-
-    return {"results": await space.transact(add, attempts=_ATTEMPTS)}
-
-
-async def _delete_entities(space: AsyncSpace, arguments: Arguments) -> Answer:
-    names = {*arguments["entityNames"]}
-
-    async def delete(tx: AsyncTx) -> None:
-        relations = (await tx.scan(_RELATIONS)).values()
-        entities = (await tx.read_many(map(entity_key, names))).values()
-        touched = [each for each in relations if names & {each.value["from"], each.value["to"]}]
-        for record in (*(each for each in entities if each.exists), *touched):
-            tx.delete(record)
-
-    await space.transact(delete, attempts=_ATTEMPTS)
-    return _done("Entities")
-
-
-async def _delete_observations(space: AsyncSpace, arguments: Arguments) -> Answer:
-    async def delete(tx: AsyncTx) -> None:
-        for each in arguments["deletions"]:
-            record = await tx.read(entity_key(each["entityName"]))
-            known = record.value["observations"] if record.exists else []
-            left = [text for text in known if text not in each["observations"]]
-            if left != known:
-                tx.write(record, {**record.value, "observations": left})
-
-    await space.transact(delete, attempts=_ATTEMPTS)
-    return _done("Observations")
-
-
-async def _delete_relations(space: AsyncSpace, arguments: Arguments) -> Answer:
-    keys = [*map(relation_key, arguments["relations"])]
-
-    async def delete(tx: AsyncTx) -> None:
-        for record in (await tx.read_many(dict.fromkeys(keys))).values():
-            if record.exists:
-                tx.delete(record)
-
-    await space.transact(delete, attempts=_ATTEMPTS)
-    return _done("Relations")
-
-
-def _done(what: str) -> Answer:
-    return {"success": True, "message": f"{what} deleted successfully"}
-
-
-async def _graph(space: AsyncSpace) -> tuple[list[Json], list[Json]]:
-    """Return the entities and the relations as of one moment, in the order they were made in."""
-    records = (await space.scan(GRAPH)).values()
-    found = sorted(records, key=lambda record: (record.value["at"], record.position))
-    return (
-        [_only(_ENTITY, each.value) for each in found if each.key.startswith(_ENTITIES)],
-        [_only(_RELATION, each.value) for each in found if each.key.startswith(_RELATIONS)],
-    )
-
-
-async def _read_graph(space: AsyncSpace, arguments: Arguments) -> Answer:
-    entities, relations = await _graph(space)
-    return {"entities": entities, "relations": relations}
-
-
-async def _chosen(space: AsyncSpace, chosen: Callable[[Json], bool]) -> Answer:
-    """Return some entities, and the relations that begin or end at one of them."""
-    entities, relations = await _graph(space)
-    entities = [each for each in entities if chosen(each)]
-    names = {each["name"] for each in entities}
-    touching = [each for each in relations if names & {each["from"], each["to"]}]
-    return {"entities": entities, "relations": touching}
-
-
-async def _search_nodes(space: AsyncSpace, arguments: Arguments) -> Answer:
-    query = arguments["query"].lower()
-
-    def matches(entity: Json) -> bool:
-        texts = (entity["name"], entity["entityType"], *entity["observations"])
-        return any(query in text.lower() for text in texts)
-
-    return await _chosen(space, matches)
-
-
-async def _open_nodes(space: AsyncSpace, arguments: Arguments) -> Answer:
-    return await _chosen(space, lambda entity: entity["name"] in arguments["names"])
-
-
-# How clients see it
 
 
 @dataclass(frozen=True)
@@ -371,17 +196,6 @@ _TOOLS = (
         {"names": _list(_text(), "An array of entity names to retrieve")},
     ),
 )
-CALLS: Mapping[str, Callable[[AsyncSpace, Arguments], Awaitable[Answer]]] = {
-    "create_entities": _create_entities,
-    "create_relations": _create_relations,
-    "add_observations": _add_observations,
-    "delete_entities": _delete_entities,
-    "delete_observations": _delete_observations,
-    "delete_relations": _delete_relations,
-    "read_graph": _read_graph,
-    "search_nodes": _search_nodes,
-    "open_nodes": _open_nodes,
-}
 # Of these the text of an answer is the list alone, as the reference server has it.
 _LISTS = {"create_entities": "entities", "create_relations": "relations"}
 _LISTS |= {"add_observations": "results"}
@@ -408,7 +222,7 @@ class GraphResource:
 
     async def read(self, agent: Agent, uri: str) -> str | None:
         """Return the graph as JSON text."""
-        return _json(await _read_graph(agent.space, {})) if uri == _URI else None
+        return _json(await read_graph(agent.space, {})) if uri == _URI else None
 
     def events(self, entry: Entry) -> Sequence[ServerEvent]:
         """Return that the graph has changed, if it has."""
