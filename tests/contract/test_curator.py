@@ -310,6 +310,26 @@ def test_a_service_that_fails_stops_it_and_an_event_that_does_not_fit_does_not(
     assert reasons["no object"].startswith("TypeError")
 
 
+def test_several_verdicts_are_asked_for_at_a_time_and_merged_in_order(
+    space: Any, worker: Any
+) -> None:
+    together, asked, failed = threading.Barrier(3), list[str](), list[str]()
+
+    def judge(event: Any) -> None:
+        asked.append(event["text"])
+        if len(asked) <= 3:
+            together.wait(60)
+        if event["text"] == "2" and not failed:
+            failed.append("2")
+            raise RuntimeError("the service is busy")
+
+    remember(worker, *(memory(text) for text in "1231"), "no object", *(memory(t) for t in "456"))
+    curator = space.curator("events/", validate=judge, effect=True, slots=4)
+    assert curator.catch_up()[2:] == (6, 1, 1)
+    assert texts(space, "project") == list("123456")
+    assert sorted(asked) == list("1223456"), "asked again when its turn had come; no duplicates"
+
+
 @pytest.mark.any_store
 def test_a_person_can_give_up_an_event_that_the_service_fails_on(space: Any, worker: Any) -> None:
     remember(worker, memory("one"), memory("two"))
@@ -366,6 +386,8 @@ def test_its_functions_may_be_async_with_the_asyncio_facade_only(
         ({"name": "a/b"}, "without '/'"),
         ({"name": 7}, "without '/'"),
         ({"effect": True}, "effect=True is about validate="),
+        ({"slots": 2}, "give effect=True"),
+        ({"slots": 0}, "slots=0 must be a whole number"),
         ({"validate": 7}, "validate=7"),
         ({"dedupe": "name"}, "dedupe='name'"),
         ({"merge": None}, "merge=None"),

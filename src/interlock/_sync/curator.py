@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
+from interlock._sync import concurrency
 from interlock._sync.coordinator import Coordinator
 from interlock._sync.lease import Lease
 from interlock._sync.run import Run
 from interlock.core.records import Entry
-from interlock.errors import RunFailed
+from interlock.errors import InterlockError, RunFailed
 from interlock.session import Session
 from interlock.streams import curator
 from interlock.streams.coordinator import Job, State
@@ -23,20 +25,48 @@ class Curator(Coordinator):
     without end; `catch_up` handles what is there; both make it the only writer of its keys.
     """
 
-    def __init__(self, session: Session, job: Job, ttl: float, wait: float | None) -> None:
+    def __init__(
+        self, session: Session, job: Job, ttl: float, wait: float | None, slots: int
+    ) -> None:
         super().__init__(session, job, ttl, wait)
+        self._slots = slots
+        self._looked_at = 0  # the position up to which verdicts were asked for ahead
+        self._verdicts: dict[int, str | None] = {}  # of those events, by position
         if job.by_entry and job.validate is not None:
             self._judge = curator.judging(job.validate)
-            self._job = replace(job, validate=self._ask)
+            self._job = replace(job, validate=self._verdict)
 
     def _begin(self, lease: Lease) -> State:
+        self._looked_at = 0
+        self._verdicts.clear()
         session = self._session
         session.run(curator.take_over(session.writer, self._job, session.op_id()))
         return super()._begin(lease)
 
-    def _ask(self, entry: Entry) -> Any:
+    def _advance(self, state: State) -> State:
+        if self._slots > 1 and state.progress.cursor >= self._looked_at:
+            self._look_ahead(state.progress.cursor)
+        return super()._advance(state)
+
+    def _look_ahead(self, cursor: int) -> None:
+        """Ask for the verdicts on the next events at the same time."""
+        steps = curator.ahead(self._session.writer, self._job, cursor, self._slots)
+        self._looked_at, entries = self._session.run(steps)
+        concurrency.together([partial(self._ask_early, entry) for entry in entries])
+
+    def _ask_early(self, entry: Entry) -> None:
+        with suppress(InterlockError):  # its turn comes, and says so if it fails again
+            self._verdicts[entry.position] = self._ask(entry)
+
+    def _verdict(self, entry: Entry) -> str | None:
+        if entry.position in self._verdicts:
+            return self._verdicts.pop(entry.position)
+        return self._ask(entry)
+
+    def _ask(self, entry: Entry) -> str | None:
         """Return the verdict on an event: the recorded one, or what `validate` says."""
-        id, found = f"{self.name}-{entry.position}", None
+        id = f"{self.name}-{entry.position}"
+        found: str | None = None
         try:
             with Run(self._session, id, ttl=self._ttl, wait=None, attempts=5) as run:
                 found = run.effect(

@@ -126,6 +126,7 @@ class Streams:
         scopes: Iterable[str] = ("project", "user", "agent"),
         type: TypeForm[Any] | None = None,
         effect: bool = False,
+        slots: int = 1,
         merge: Callable[[Any, Any], Any] | Reducer | str = "append",
         initial: Any = None,
         into: str = "memory",
@@ -144,7 +145,8 @@ class Streams:
         with the reason, and the others go on.  `type` is what these functions are given an event
         as (None: as JSON has it); one that does not fit is rejected.  `merge` is given it as JSON.
         `effect`: `validate` calls a service, such as a language model; each verdict is recorded,
-        and not asked for again after a crash.
+        and not asked for again after a crash.  `slots`: how many events it is asked about at the
+        same time; they are merged in order.
 
         It commits as `agent`, and makes itself the owner of `into` and of its own keys, which
         begin with `name`: others only read them.  Curators of one name stand by for each other.
@@ -152,10 +154,9 @@ class Streams:
         from interlock._sync.curator import Curator
         from interlock.streams.curator import job
 
-        todo = accepted(
-            job(source, validate, dedupe, route, scopes, into, merge, initial, name, effect, type)
-        )
-        return Curator(self.session.under_name(agent), todo, ttl, wait)
+        what = (source, validate, dedupe, route, scopes, into, merge, initial)
+        todo = accepted(job(*what, name, effect, slots, type))
+        return Curator(self.session.under_name(agent), todo, ttl, wait, slots)
 
     def projection(
         self,

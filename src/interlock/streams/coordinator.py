@@ -282,7 +282,7 @@ class _Batch:
 
     def _examine(self, writer: Writer, entry: Entry) -> Steps[None]:
         job, position = self._job, entry.position
-        identity = yield from _identity(job, entry.value)
+        identity = yield from identity_of(job, entry.value)
         if identity is not None:
             key = self._keys[position] = job.seen(identity)
             if job.by_entry and (yield from ask(writer, Load((key,)))).records[key].exists:
@@ -373,7 +373,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Json) -> Steps[str | None]:
+def identity_of(job: Job, contribution: Json) -> Steps[str | None]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)

@@ -15,10 +15,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from interlock.core.fold import reload
+from interlock.core.fold import ask, reload
 from interlock.core.keys import check_key, check_name
-from interlock.core.refusals import Invalid, Refusal, described, text_of
-from interlock.core.requests import Steps, Think
+from interlock.core.plan import DELETE
+from interlock.core.records import Entry
+from interlock.core.refusals import Invalid, Pruned, Refusal, described, text_of
+from interlock.core.requests import Load, ReadLog, Steps, Think
 from interlock.core.rule_change import declare
 from interlock.core.rules import OWNED, Rule, RuleSet, owned
 from interlock.core.struct import Json
@@ -26,10 +28,11 @@ from interlock.core.types import Shape, shape_of
 from interlock.core.write import forgot_return
 from interlock.core.writer import Writer
 from interlock.streams import coordinator
-from interlock.streams.coordinator import REJECT, Job, verdict
+from interlock.streams.coordinator import REJECT, Job, identity_of, verdict
 
 CURATOR = "curator"
 SCOPES = ("project", "user", "agent")
+MOST_SLOTS = 256  # calls of a service at a time
 # What a validator that calls a service raises because of the event; all else is the service's.
 _AT_FAULT = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
@@ -45,6 +48,7 @@ def job(
     initial: Json,
     name: str,
     effect: object,
+    slots: object,
     form: Any = None,
 ) -> Job | Invalid:
     """Return what a curator is to do, or what is malformed.  `form`: the type of events."""
@@ -52,6 +56,10 @@ def job(
         return Invalid(f"route={route!r:.60} must be a function of an event.")
     if effect and validate is None:
         return Invalid("effect=True is about validate=, which is not given.")
+    if isinstance(slots, bool) or not isinstance(slots, int) or not 1 <= slots <= MOST_SLOTS:
+        return Invalid(f"slots={slots!r:.40} must be a whole number from 1 to {MOST_SLOTS}.")
+    if slots > 1 and not effect:
+        return Invalid(f"slots={slots} is how many calls are made at a time: give effect=True.")
     if not isinstance(name, str) or "/" in name:
         return Invalid(f"name={name!r:.60} must be a text without '/'.")
     if form is not None:
@@ -91,6 +99,26 @@ def take_over(writer: Writer, job: Job, op_id: str) -> Steps[RuleSet | Refusal]:
     if not missing:
         return writer.book.rules
     return (yield from declare(writer.book, writer.plan, missing, op_id, whole=False))
+
+
+def ahead(writer: Writer, job: Job, cursor: int, most: int) -> Steps[tuple[int, list[Entry]]]:
+    """Protocol: the next events that a verdict will be asked of, and up to which position.
+
+    Whatever is wrong with one is said when its turn comes.
+    """
+    page = yield from ReadLog(after=cursor, prefix=job.source, limit=most)
+    if isinstance(page, Pruned):
+        return cursor, []
+    new: dict[str, Entry] = {}
+    for entry in page.entries:
+        if entry.kind != DELETE and not entry.erased:
+            try:
+                identity = yield from identity_of(job, entry.value)
+            except Exception:
+                continue
+            new.setdefault(job.seen(identity or f"position {entry.position}"), entry)
+    seen = (yield from ask(writer, Load(tuple(new)))).records
+    return page.upto, [entry for key, entry in new.items() if not seen[key].exists]
 
 
 def judging(validate: Callable[[Any], Any]) -> Callable[[str, Json], Any]:
