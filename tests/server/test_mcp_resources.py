@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mcp import Client, MCPError
 from mcp.shared.subscriptions import ResourcesListChanged, ResourceUpdated
-from mcp_types import ResourceUpdatedNotification, TextResourceContents
+from mcp_types import INVALID_PARAMS, ResourceUpdatedNotification, TextResourceContents
 
 import interlock
 from tests.processes.writers import Place
@@ -65,23 +65,29 @@ async def test_records_are_resources(client: Client, them: interlock.Space) -> N
 
 
 @pytest.mark.parametrize(
-    "uri",
+    ("uri", "said"),
     [
-        pytest.param(f"{BASE}nobody", id="absent"),
-        pytest.param(f"{BASE}langgraph/x", id="reserved"),
-        pytest.param(f"{BASE}a//b", id="malformed"),
-        pytest.param(f"{BASE}$rules", id="own"),
-        pytest.param("interlock://other/plan", id="elsewhere"),
-        pytest.param("file:///etc/passwd", id="file"),
+        pytest.param(f"{BASE}nobody", "no resource", id="absent"),
+        pytest.param(f"{BASE}langgraph/x", "no resource", id="reserved"),
+        pytest.param(f"{BASE}a//b", "empty segment", id="malformed"),
+        pytest.param(f"{BASE}$rules", "reserved", id="own"),
+        pytest.param("interlock://other/plan", "no resource", id="elsewhere"),
+        pytest.param("file:///etc/passwd", "no resource", id="file"),
     ],
 )
 async def test_what_is_no_resource_is_an_error(
-    client: Client, them: interlock.Space, uri: str
+    client: Client, them: interlock.Space, uri: str, said: str
 ) -> None:
     them.create("langgraph/x", 1)
-    with pytest.raises(MCPError, match="There is no resource") as refused:
+    with pytest.raises(MCPError, match=said) as refused:
         await client.read_resource(uri)
-    assert refused.value.error.data == {"uri": uri}
+    assert refused.value.error.code == INVALID_PARAMS
+
+
+async def test_a_malformed_cursor_is_an_error(client: Client) -> None:
+    with pytest.raises(MCPError, match="empty segment") as refused:
+        await client.list_resources(cursor="a//b")
+    assert refused.value.error.code == INVALID_PARAMS
 
 
 async def test_who_listens_hears_of_changes_by_anybody(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import mcp_types as types
 from jsonschema import Draft202012Validator
@@ -17,7 +17,7 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from interlock import InterlockError, Json
+from interlock import InterlockError, Invalid, Json
 from interlock.server.mcp.agents import Agent, Agents, Caller, calling
 from interlock.server.mcp.calls import CALLS, Answer, Refusal, about, refusal_of
 from interlock.server.mcp.resources import Changes, KeyResources, Resources
@@ -29,6 +29,7 @@ _MOST_WRONG = 5  # arguments that are told to be wrong
 _MOST_SAID = 200  # characters of what is wrong with each: it may hold the whole value
 
 Context = ServerRequestContext[Any, Any]
+T = TypeVar("T")
 
 
 class Handlers:
@@ -105,7 +106,7 @@ class Handlers:
     ) -> types.ListResourcesResult:
         """List a page of the resources."""
         cursor = None if params is None else params.cursor
-        return await self.resources.page(await self._reader(ctx), cursor)
+        return await self._from_resources(ctx, lambda agent: self.resources.page(agent, cursor))
 
     async def list_resource_templates(
         self, ctx: Context, params: types.PaginatedRequestParams | None
@@ -118,14 +119,9 @@ class Handlers:
     ) -> types.ReadResourceResult:
         """Read a resource, as JSON."""
         uri = str(params.uri)
-        try:
-            text = await self.resources.read(await self._reader(ctx), uri)
-        except InterlockError as problem:
-            raise MCPError(types.INTERNAL_ERROR, str(problem), {"uri": uri}) from problem
+        text = await self._from_resources(ctx, lambda agent: self.resources.read(agent, uri))
         if text is None:
-            raise MCPError(
-                types.INVALID_PARAMS, f"There is no resource {uri!r:.600}.", {"uri": uri}
-            )
+            raise MCPError(types.INVALID_PARAMS, f"There is no resource {uri!r:.600}.")
         contents = types.TextResourceContents(uri=uri, mime_type="application/json", text=text)
         return types.ReadResourceResult(contents=[contents])
 
@@ -159,11 +155,13 @@ class Handlers:
         calling.set(caller.session)
         return await self._agents.of(caller)
 
-    async def _reader(self, ctx: Context) -> Agent:
+    async def _from_resources(self, ctx: Context, ask: Callable[[Agent], Awaitable[T]]) -> T:
         try:
-            return await self._agent(ctx)
+            return await ask(await self._agent(ctx))
         except InterlockError as problem:
-            raise MCPError(types.INTERNAL_ERROR, str(problem)) from problem
+            asked_wrong = isinstance(problem, Invalid)
+            code = types.INVALID_PARAMS if asked_wrong else types.INTERNAL_ERROR
+            raise MCPError(code, str(problem)) from problem
 
 
 def _result(answer: Answer) -> types.CallToolResult:

@@ -112,10 +112,7 @@ class KeyResources:
             return _text({"prefix": key, "keys": keys, "more": len(found) > _LISTED})
         if is_reserved(key):
             return None
-        try:
-            record = await agent.space.read(key)
-        except interlock.Invalid:
-            return None
+        record = await agent.space.read(key)
         return _text(record.to_dict()) if record.exists else None
 
     def events(self, entry: Entry) -> Sequence[ServerEvent]:
