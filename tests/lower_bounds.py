@@ -118,7 +118,7 @@ def openai_agents(url: str) -> None:
 
 
 def mcp(url: str) -> None:
-    """Call a tool of the server, in this process."""
+    """Call a tool of the server, in this process, and hear of what it changed."""
     from mcp import Client
 
     from interlock.server.mcp.agents import opened
@@ -126,8 +126,12 @@ def mcp(url: str) -> None:
 
     async def call() -> None:
         async with opened(url) as agents, Client(make_server(agents)) as client:
-            answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
-            assert answer.structured_content["ok"], answer
+            uri = "interlock://default/k"
+            async with client.listen(resource_subscriptions=[uri]) as changes:
+                answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
+                assert answer.structured_content["ok"], answer
+                await anext(aiter(changes))
+            assert (await client.read_resource(uri)).contents
 
     import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 

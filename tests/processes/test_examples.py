@@ -14,6 +14,7 @@ from tests.repository import ROOT, files, name_of
 NAMES = (
     "approval",
     "autogen_teams",
+    "curator",
     "langgraph_memory",
     "langgraph_thread",
     "mcp_two_clients",
@@ -61,6 +62,22 @@ def test_three_agents_write_an_article(url: str) -> None:
     others = {"article-1": "planner", "article-1.text": "writer"}
     assert found["agents"] == researched | others
     assert found["notes"] == 3
+
+
+def test_a_curator_keeps_each_memory_once_and_no_guesses(url: str) -> None:
+    found = importlib.import_module("curator").main(url)
+    assert len(found["straight"]) == 2, "of six"
+    texts = {
+        key: [memory["text"] for memory in memories]
+        for key, memories in found["curated"]["memories"].items()
+    }
+    assert texts == {
+        "memory/agent": ["run the tests before a commit"],
+        "memory/project": ["deploys on Fridays fail"],
+        "memory/user/kim": ["likes short answers"],
+    }
+    assert sorted(found["curated"]["rejected"]) == ["KeyError: 'text'", "it is a guess"]
+    assert "curator" in found["curated"]["refused"]
 
 
 def test_an_order_is_typed_all_the_way(url: str) -> None:

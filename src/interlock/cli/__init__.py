@@ -23,6 +23,7 @@ _COMMANDS = {
     "consume": "streams",
     "coordinate": "streams",
     "copy": "spaces",
+    "curator": "streams",
     "delete": "keys",
     "detect": "checks",
     "doctor": "spaces",
