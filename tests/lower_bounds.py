@@ -62,6 +62,21 @@ def langgraph(url: str) -> None:
         assert store.list_namespaces(prefix=("a",)) == [("a",)]
 
 
+def anthropic(url: str) -> None:
+    """Use the memory tool."""
+    import interlock
+    from interlock.adapters.claude import MemoryTool
+
+    with interlock.open(url) as space:
+        tool = MemoryTool(space, cache_control={"type": "ephemeral"})
+        assert tool.to_dict()["name"] == "memory"
+        path = "/memories/a.md"
+        tool.call({"command": "create", "path": path, "file_text": "one"})
+        tool.call({"command": "str_replace", "path": path, "old_str": "one", "new_str": "two"})
+        assert "two" in str(tool.call({"command": "view", "path": path}))
+        tool.call({"command": "delete", "path": path})
+
+
 def autogen(url: str) -> None:
     """Use the cache and the memory."""
     from autogen_core.memory import MemoryContent, MemoryMimeType
@@ -303,6 +318,7 @@ def verify(url: str) -> None:
 
 
 SMOKES: dict[str, Callable[[str], None]] = {
+    "anthropic": anthropic,
     "autogen": autogen,
     "chroma": chroma,
     "cipher": cipher,
