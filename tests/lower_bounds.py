@@ -96,6 +96,24 @@ def autogen(url: str) -> None:
         asyncio.run(remember(space))
 
 
+def claude_agent(url: str) -> None:
+    """Hold the contracts of a session store."""
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    import interlock
+    from interlock.adapters.claude import SessionStore
+
+    async def hold() -> None:
+        numbers = iter(range(100))
+
+        async def make() -> SessionStore:
+            return SessionStore(interlock.open(url, space=f"s{next(numbers)}"))
+
+        await run_session_store_conformance(make)
+
+    asyncio.run(hold())
+
+
 def openai_agents(url: str) -> None:
     """Keep the history of a run with an offline model."""
     from agents import Agent, ItemHelpers, Model, ModelResponse, Runner, Usage
@@ -322,6 +340,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "autogen": autogen,
     "chroma": chroma,
     "cipher": cipher,
+    "claude-agent": claude_agent,
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,

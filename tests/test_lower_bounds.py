@@ -25,6 +25,7 @@ USERS = {
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",
     "cipher": "from interlock.cipher import SubjectCipher; SubjectCipher(None, str)",
+    "claude-agent": "from interlock.adapters.claude import SessionStore",
     "crewai": "import interlock.adapters.crewai",
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"

@@ -225,5 +225,5 @@ def test_documents_show_as_files_and_only_text_is_shown(
     with pytest.raises(interlock.Invalid, match="folder"):
         MemoryTool(memory, "/")
     with pytest.raises(interlock.Invalid, match="unread"):
-        MemoryTool(memory, unread="never")  # type: ignore[arg-type]
+        MemoryTool(memory, unread="never")  # type: ignore[arg-type]  # wrong on purpose
     assert tool.to_dict() == {"type": "memory_20250818", "name": "memory"}

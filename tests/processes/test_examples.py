@@ -14,6 +14,7 @@ from tests.repository import ROOT, files, name_of
 NAMES = (
     "approval",
     "autogen_teams",
+    "claude_memory",
     "langgraph_memory",
     "langgraph_thread",
     "mcp_two_clients",
@@ -114,6 +115,14 @@ def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
     found = importlib.import_module("autogen_teams").main(url)
     assert found["ours"] == 12
     assert found["theirs"] < 12
+
+
+def test_agents_of_claude_keep_each_other_s_edits(url: str) -> None:
+    found = importlib.import_module("claude_memory").main(url)
+    assert found["ours"] == (6, 6)
+    acknowledged, kept = found["theirs"]
+    assert acknowledged == 6
+    assert kept < 6
 
 
 def test_agents_of_openai_share_a_session(url: str) -> None:

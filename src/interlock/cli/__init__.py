@@ -35,6 +35,7 @@ _COMMANDS = {
     "groups": "streams",
     "guard": "guard",
     "history": "keys",
+    "hook": "hook",
     "import": "spaces",
     "init": "spaces",
     "keys": "keys",

@@ -348,7 +348,7 @@ class _Tool:
         unread: Literal["refuse", "delete"] = "refuse",
         cache_control: BetaCacheControlEphemeralParam | None = None,
     ) -> None:
-        super().__init__(cache_control=cache_control)  # type: ignore[call-arg]
+        super().__init__(cache_control=cache_control)  # type: ignore[call-arg]  # of the SDK's class beside it
         self._space = checked(space, type(self).__name__)
         self._memory = _Memory(awaitable(self._space), folder, unread)
 
