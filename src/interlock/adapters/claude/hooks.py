@@ -36,52 +36,23 @@ _READING = 3_600.0
 _POLL = 0.05
 
 
-class _Agent(NamedTuple):
-    """A session, or a subagent of one, which reads and forgets on its own."""
-
-    session: str
-    name: str
-
-    @classmethod
-    def of(cls, event: Mapping[str, Any]) -> _Agent:
-        session, sub = str(event.get("session_id")), event.get("agent_id")
-        return cls(session, f"{session}/{sub}" if sub else session)
-
-    @property
-    def place(self) -> str:
-        return f"{_short(self.session)}/{_short(self.name)}"
-
-
 class _Call(NamedTuple):
-    """A call of a tool on a file."""
+    """A call of a tool on a file, by an agent, and the keys that it is about."""
 
-    agent: _Agent
-    id: str
+    agent: str
     path: str
     shown: str  # the path as people know it
-
-    @property
-    def seen(self) -> str:
-        return f"claude-code/seen/{self.agent.place}/{_short(self.path)}"
-
-    @property
-    def reading(self) -> str:
-        return f"claude-code/reading/{self.agent.place}/{_short(self.id)}"
-
-    @property
-    def claim(self) -> str:
-        return f"claude-code/claim/{_short(self.path)}"
-
-    @property
-    def file(self) -> str:
-        return f"claude-code/file/{_short(self.path)}"
+    reading: str
+    seen: str
+    claim: str
+    file: str
 
     def holds(self, claim: Record) -> bool:
         """Whether a claim is of this agent."""
-        return claim.exists and claim.value["agent"] == self.agent.name
+        return claim.exists and claim.value["agent"] == self.agent
 
     def value(self, **more: Json) -> dict[str, Json]:
-        return {"agent": self.agent.name, "path": self.path, **more}
+        return {"agent": self.agent, "path": self.path, **more}
 
 
 class FileHooks:
@@ -133,24 +104,18 @@ class FileHooks:
         """
         name = event.get("hook_event_name")
         if name in ENDS:
-            self._end(_Agent.of(event), whole=name == "SessionEnd")
+            self._end(*_agent(event), whole=name == "SessionEnd")
             return None
-        call = self._call(event)
-        if call is None:
-            return None
-        if event["tool_name"] == "Read":
-            if name == "PreToolUse":
-                self._before_read(call)
-            elif name == "PostToolUse":
-                self._after_read(call)
-            return None
-        if name == "PreToolUse":
-            return self._before_write(call)
-        if name == "PostToolUse":
-            return self._after_write(call)
-        if name == "PostToolUseFailure":
-            self._release(call)
-        return None
+        kind = "read" if event.get("tool_name") == "Read" else "write"
+        does = {
+            ("PreToolUse", "read"): self._before_read,
+            ("PostToolUse", "read"): self._after_read,
+            ("PreToolUse", "write"): self._before_write,
+            ("PostToolUse", "write"): self._after_write,
+            ("PostToolUseFailure", "write"): self._release,
+        }.get((str(name), kind))
+        call = self._call(event) if does else None
+        return does(call) if does and call else None
 
     def _call(self, event: Mapping[str, Any]) -> _Call | None:
         """Return the call of a tool on a file that is watched, None if it is none."""
@@ -166,11 +131,25 @@ class FileHooks:
             return None
         if os.path.isdir(path):
             return None
-        return _Call(_Agent.of(event), str(event.get("tool_use_id") or shown), path, shown)
+        session, agent = _agent(event)
+        who, file, call = (
+            f"{_short(session)}/{_short(agent)}",
+            _short(path),
+            event.get("tool_use_id"),
+        )
+        return _Call(
+            agent,
+            path,
+            shown,
+            reading=f"claude-code/reading/{who}/{_short(str(call or path))}",
+            seen=f"claude-code/seen/{who}/{file}",
+            claim=f"claude-code/claim/{file}",
+            file=f"claude-code/file/{file}",
+        )
 
     def _before_read(self, call: _Call) -> None:
         """Note what the file holds before it is read: what is read is at least as new."""
-        digest = _digest(call.path)
+        digest = _digest(_content(call.path))
         if digest != self._seen(call):
             self._space.update(call.reading, lambda _: call.value(digest=digest), expires=_READING)
 
@@ -193,12 +172,12 @@ class FileHooks:
                 "holds."
             )
             return _denied(reason)
-        digest, seen = _digest(call.path), self._seen(call)
-        if digest == seen:
+        data, seen = _content(call.path), self._seen(call)
+        if _digest(data) == seen:
             return None
-        reason = self._stale(call, digest, seen)
+        reason = self._stale(call, data, seen)
         self._release(call)
-        if digest == ABSENT:  # whoever is told that it is gone knows all of it
+        if data is None:  # whoever learns that it is gone knows all of it
             self._space.transact(lambda tx: _know(tx, call, ABSENT))
         return _denied(reason)
 
@@ -209,7 +188,7 @@ class FileHooks:
             found = self._space.read(call.claim)
             try:
                 if not found.exists or call.holds(found) or self._is_void(found):
-                    self._space.write(found, call.value(call=call.id, ttl=self._ttl))
+                    self._space.write(found, call.value(call=call.reading, ttl=self._ttl))
                     return None
             except Conflict:
                 continue
@@ -223,22 +202,20 @@ class FileHooks:
         ttl: float = claim.value["ttl"]
         return (self._space.time() - claim.at).total_seconds() > ttl
 
-    def _stale(self, call: _Call, digest: str, seen: str) -> str:
+    def _stale(self, call: _Call, data: bytes | None, seen: str) -> str:
         """Return why a write is refused, with what the file holds now."""
-        what = "has changed since you read it" if seen else "was not read in this session"
-        if digest == ABSENT:
+        if data is None:
             return (
                 f"{call.shown} has been deleted since you read it. Nothing was written. "
                 "Write it again only if it should exist."
             )
         last = self._space.read(call.file)
-        known = last.exists and last.value["digest"] == digest
+        known = last.exists and last.value["digest"] == _digest(data)
         writer = last.value["agent"] if known else "a program that does not use these hooks"
-        shown = ""
-        if seen != ABSENT:  # else it may be a file that the agent is not allowed to read
-            with open(call.path, encoding="utf-8", errors="replace") as file:
-                text = file.read(_MOST_SHOWN + 1)
-            shown = f" It now holds:\n\n{text}" if len(text) <= _MOST_SHOWN else ""
+        what = "has changed since you read it" if seen else "was not read in this session"
+        text = data.decode(errors="replace")
+        # What it has never read may be a file that the agent is not allowed to read.
+        shown = f" It now holds:\n\n{text}" if seen and len(text) <= _MOST_SHOWN else ""
         return (
             f"{call.shown} {what}; it was last written by {writer}. Nothing was written. "
             f"Read the file again, keep what others wrote, and repeat your change.{shown}"
@@ -246,7 +223,7 @@ class FileHooks:
 
     def _after_write(self, call: _Call) -> dict[str, Json] | None:
         """Note what was written, and give up the claim."""
-        digest = _digest(call.path)
+        digest = _digest(_content(call.path))
 
         def learn(tx: Tx) -> bool:
             claim = tx.read(call.claim)
@@ -274,22 +251,28 @@ class FileHooks:
 
         self._space.transact(release)
 
-    def _end(self, agent: _Agent, whole: bool) -> None:
+    def _end(self, session: str, agent: str, whole: bool) -> None:
         """Give up the claims of an agent; of a whole session, forget what it has read, too."""
 
         def end(tx: Tx) -> None:
             for claim in tx.scan("claude-code/claim/").values():
                 holder = claim.value["agent"]
-                if holder == agent.name or (whole and holder.startswith(f"{agent.session}/")):
+                if holder == agent or (whole and holder.startswith(f"{session}/")):
                     tx.delete(claim)
             for what in ("seen", "reading") if whole else ():
-                for known in tx.scan(f"claude-code/{what}/{_short(agent.session)}/").values():
+                for known in tx.scan(f"claude-code/{what}/{_short(session)}/").values():
                     tx.delete(known)
 
         self._space.transact(end)
 
     def _seen(self, call: _Call) -> str:
         return _digest_in(self._space.read(call.seen))
+
+
+def _agent(event: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the session, and the agent: that, or a subagent of it, which reads on its own."""
+    session, sub = str(event.get("session_id")), event.get("agent_id")
+    return session, f"{session}/{sub}" if sub else session
 
 
 def _short(name: str) -> str:
@@ -304,13 +287,16 @@ def _digest_in(record: Record) -> str:
     return str(record.value["digest"]) if record.exists else ABSENT
 
 
-def _digest(path: str) -> str:
-    """Return the digest of a file, that of no file if there is none."""
+def _content(path: str) -> bytes | None:
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return file.read()
     except FileNotFoundError:
-        return ABSENT
+        return None
+
+
+def _digest(data: bytes | None) -> str:
+    return ABSENT if data is None else hashlib.sha256(data).hexdigest()
 
 
 def _denied(reason: str) -> dict[str, Json]:

@@ -6,20 +6,14 @@ files sync` can show it on a disk, too.  The texts for the model are those of th
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Invalid, Json, Record, Refused, Space
-from interlock.adapters.space import (
-    awaitable,
-    checked,
-    one_of,
-    run,
-    run_async,
-)
+from interlock.adapters.space import awaitable, checked, one_of, run, run_async
 from interlock.extras import needs
 
 with needs("The anthropic SDK", "anthropic"):
@@ -52,7 +46,7 @@ class _Memory:
         self._space = space
         self._base = f"files/{folder.strip('/')}"
         self._refuses = unread == "refuse"
-        self._views: OrderedDict[str, _View] = OrderedDict()
+        self._views: dict[str, _View] = {}  # the last ones last
 
     async def execute(self, command: Any) -> str:
         """Do what the model asks for.  Raises ToolError."""
@@ -125,7 +119,7 @@ class _Memory:
         path, old, new = command.path, command.old_str, command.new_str
 
         def replaced(text: str, viewed: str) -> tuple[str, str]:
-            at = _occurrences(text, old)
+            at = [found.start() for found in re.finditer(f"(?={re.escape(old)})", text)]
             if not at:
                 raise ToolError(
                     "No replacement was performed, "
@@ -254,10 +248,10 @@ class _Memory:
         return "/".join(names)
 
     def _viewed(self, record: Record, text: str | None) -> None:
+        self._views.pop(record.key, None)
         self._views[record.key] = _View(record.version, text)
-        self._views.move_to_end(record.key)
         if len(self._views) > _MOST_VIEWED:
-            self._views.popitem(last=False)
+            del self._views[next(iter(self._views))]
 
     def _check_viewed(self, record: Record) -> None:
         """Raise ToolError if the model would destroy what it has not been shown."""
@@ -313,13 +307,6 @@ def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _occurrences(text: str, of: str) -> list[int]:
-    """Return where a text occurs, overlapping or not; once is enough if it is empty."""
-    if text.count(of) < 2:
-        return [text.find(of)] if of in text else []
-    return [at for at in range(len(text) + 1) if text.startswith(of, at)]
-
-
 def _same_place(line: int, known: list[str], lines: list[str]) -> int | None:
     """Return where in `lines` what follows `line` lines of `known` is: both are the same but for
     one region.  None if it is within that."""
@@ -356,29 +343,10 @@ class _Tool:
         """Do what the model asks for, and return the text for it.  Raises ToolError."""
         raise NotImplementedError
 
-    def view(self, command: Any) -> Any:
-        """Show a file with line numbers, or a folder two levels deep."""
+    def _execute(self, command: Any) -> Any:
         return self.execute(command)
 
-    def create(self, command: Any) -> Any:
-        """Make a new file."""
-        return self.execute(command)
-
-    def str_replace(self, command: Any) -> Any:
-        """Replace a text that occurs once in the file as it is now."""
-        return self.execute(command)
-
-    def insert(self, command: Any) -> Any:
-        """Insert lines where the model saw the line, wherever that is now."""
-        return self.execute(command)
-
-    def delete(self, command: Any) -> Any:
-        """Delete a file, or a folder, that the model was shown."""
-        return self.execute(command)
-
-    def rename(self, command: Any) -> Any:
-        """Rename a file or a folder, in one commit."""
-        return self.execute(command)
+    view = create = str_replace = insert = delete = rename = _execute
 
 
 class MemoryTool(_Tool, BetaAbstractMemoryTool):

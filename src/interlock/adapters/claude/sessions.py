@@ -11,13 +11,7 @@ import uuid
 from typing import Any
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
-from interlock.adapters.space import (
-    awaitable,
-    checked,
-    erase_deleted,
-    quoted,
-    run_async,
-)
+from interlock.adapters.space import awaitable, checked, erase_deleted, quoted, run_async
 from interlock.extras import needs
 
 with needs("The Claude Agent SDK", "claude-agent"):
