@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from anthropic import AsyncAnthropic
 from anthropic.lib.tools import ToolError
 from anthropic.lib.tools._beta_builtin_memory_tool import (
     BetaAsyncLocalFilesystemMemoryTool,
@@ -126,6 +129,49 @@ async def test_ours_keeps_edits_of_one_turn_and_of_other_agents(space: Any) -> N
         await tools[0].call(renamed)
     await tools[0].call(renamed | {"old_path": NOTES})
     assert "LINE 0" in str(await tools[1].call({"command": "view", "path": "/memories/x"}))
+
+
+async def test_the_runner_of_the_sdk_carries_out_two_edits_of_one_turn(
+    memory: interlock.Space,
+) -> None:
+    turns: list[Any] = [
+        [{"command": "create", "path": NOTES, "file_text": LINES}],
+        [edit(1), edit(2), {"command": "delete", "path": "/memories/none"}],
+        [],
+    ]
+    asked: list[Any] = []
+
+    def reply(request: httpx2.Request) -> httpx2.Response:
+        asked.append(json.loads(request.content))
+        calls = turns[len(asked) - 1]
+        told: list[Any] = [
+            {"type": "tool_use", "id": f"toolu_{len(asked)}_{n}", "name": "memory", "input": call}
+            for n, call in enumerate(calls)
+        ]
+        message = {
+            "id": f"msg_{len(asked)}",
+            "type": "message",
+            "role": "assistant",
+            "model": "claude",
+            "content": told or [{"type": "text", "text": "done"}],
+            "stop_reason": "tool_use" if told else "end_turn",
+            "usage": {"input_tokens": 1, "output_tokens": 1},
+        }
+        return httpx2.Response(200, json=message)
+
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(reply)) as http:
+        runner = AsyncAnthropic(api_key="none", http_client=http).beta.messages.tool_runner(
+            model="claude",
+            max_tokens=100,
+            messages=[{"role": "user", "content": "tick off"}],
+            tools=[AsyncMemoryTool(memory)],
+            max_iterations=4,
+        )
+        await runner.until_done()
+    assert memory.read("files/memories/notes.md").value["text"].count("LINE") == 2
+    results = asked[-1]["messages"][-1]["content"]
+    assert [each.get("is_error", False) for each in results] == [False, False, True]
+    assert results[2]["content"] == "The path /memories/none does not exist"
 
 
 def test_what_is_inserted_goes_where_the_model_saw_the_line(memory: interlock.Space) -> None:
