@@ -39,9 +39,15 @@ def run(project: Path, session: str, name: str, tool: str = "Edit", *options: st
     return reason
 
 
+def call(text: str, *options: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, ["hook", "claude", *options], input=text, env=environment)
+
+
 def read(project: Path, session: str) -> None:
+    """Read the file, without a process for each event."""
     for name in ("PreToolUse", "PostToolUse"):
-        assert not run(project, session, name, "Read")
+        done = call(event(project, session, name, "Read"), CLAUDE_PROJECT_DIR=str(project))
+        assert (done.exit_code, done.output) == (0, "")
 
 
 @pytest.fixture
@@ -52,7 +58,8 @@ def project(tmp_path: Path) -> Path:
 
 def test_two_sessions_on_one_file_in_real_processes(project: Path) -> None:
     file = project / "CLAUDE.md"
-    read(project, "one")
+    for name in ("PreToolUse", "PostToolUse"):
+        assert not run(project, "one", name, "Read")
     read(project, "two")
     assert not run(project, "one", "PreToolUse")
     assert "being written by another agent (one)" in run(
@@ -70,10 +77,6 @@ def test_the_claim_of_a_session_that_died_runs_out(project: Path) -> None:
     assert not run(project, "one", "PreToolUse", "Edit", "--ttl", "1")
     # It is killed here: nobody gives the claim up.
     assert not run(project, "two", "PreToolUse", "Edit", "--wait", "20")
-
-
-def call(text: str, *options: str, **environment: str) -> Result:
-    return CliRunner().invoke(main, ["hook", "claude", *options], input=text, env=environment)
 
 
 def test_its_own_failure_blocks_only_if_asked_to(project: Path) -> None:
