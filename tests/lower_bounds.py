@@ -62,6 +62,21 @@ def langgraph(url: str) -> None:
         assert store.list_namespaces(prefix=("a",)) == [("a",)]
 
 
+def anthropic(url: str) -> None:
+    """Use the memory tool."""
+    import interlock
+    from interlock.adapters.claude import MemoryTool
+
+    with interlock.open(url) as space:
+        tool = MemoryTool(space, cache_control={"type": "ephemeral"})
+        assert tool.to_dict()["name"] == "memory"
+        path = "/memories/a.md"
+        tool.call({"command": "create", "path": path, "file_text": "one"})
+        tool.call({"command": "str_replace", "path": path, "old_str": "one", "new_str": "two"})
+        assert "two" in str(tool.call({"command": "view", "path": path}))
+        tool.call({"command": "delete", "path": path})
+
+
 def autogen(url: str) -> None:
     """Use the cache and the memory."""
     from autogen_core.memory import MemoryContent, MemoryMimeType
@@ -79,6 +94,24 @@ def autogen(url: str) -> None:
         cache.set("k", 1)
         assert (cache.get("k"), cache.update("k", lambda n: (n or 0) + 1)) == (1, 2)
         asyncio.run(remember(space))
+
+
+def claude_agent(url: str) -> None:
+    """Hold the contracts of a session store."""
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    import interlock
+    from interlock.adapters.claude import SessionStore
+
+    async def hold() -> None:
+        numbers = iter(range(100))
+
+        async def make() -> SessionStore:
+            return SessionStore(interlock.open(url, space=f"s{next(numbers)}"))
+
+        await run_session_store_conformance(make)
+
+    asyncio.run(hold())
 
 
 def openai_agents(url: str) -> None:
@@ -307,9 +340,11 @@ def verify(url: str) -> None:
 
 
 SMOKES: dict[str, Callable[[str], None]] = {
+    "anthropic": anthropic,
     "autogen": autogen,
     "chroma": chroma,
     "cipher": cipher,
+    "claude-agent": claude_agent,
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,

@@ -15,6 +15,7 @@ NAMES = (
     "approval",
     "autogen_teams",
     "curator",
+    "claude_memory",
     "langgraph_memory",
     "langgraph_thread",
     "mcp_two_clients",
@@ -131,6 +132,14 @@ def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
     found = importlib.import_module("autogen_teams").main(url)
     assert found["ours"] == 12
     assert found["theirs"] < 12
+
+
+def test_agents_of_claude_keep_each_other_s_edits(url: str) -> None:
+    found = importlib.import_module("claude_memory").main(url)
+    assert found["ours"] == (6, 6)
+    acknowledged, kept = found["theirs"]
+    assert acknowledged == 6
+    assert kept < 6
 
 
 def test_agents_of_openai_share_a_session(url: str) -> None:

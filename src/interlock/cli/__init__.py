@@ -36,6 +36,7 @@ _COMMANDS = {
     "groups": "streams",
     "guard": "guard",
     "history": "keys",
+    "hook": "hook",
     "import": "spaces",
     "init": "spaces",
     "keys": "keys",
