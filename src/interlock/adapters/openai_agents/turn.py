@@ -318,40 +318,39 @@ def _ours(session: object) -> TakesTurns | None:
 
 
 class _Known(NamedTuple):
-    """The heads that a task has known, the first and the last of them."""
+    """The head that a task has read, or made; that passes on to others only if it was read."""
 
-    first: Observed
-    last: Observed
-    used: bool = False  # the last one was made from the first
+    head: Observed
+    made: bool = False
 
 
 class Reads:
     """The head of a session as each task knows it: what `pop_item` and `clear_session` may destroy.
 
     A task that shares a session object destroys nothing that only other tasks have read.  What a
-    task knew when it ended (`wait_for` and `gather` make such tasks) goes to the first that knows
-    nothing of its own; of two that ended and knew different things, the older counts.
+    task had read when it ended (`wait_for` and `gather` make such tasks) goes to the first that
+    knows nothing of its own, once; of two that ended and had read different things, the older
+    counts.  What a task made goes to nobody: a request that is delivered twice changes things once.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[object] | None, _Known] = {}
-        self._ended: _Known | None = None
+        self._ended: Observed | None = None
 
     def known(self) -> Observed | None:
         """Return the head that whoever calls has read, or made; None: none."""
-        found = self._tasks.get(_task()) or self._ended
-        return None if found is None else found.last
+        own = self._tasks.get(_task())
+        return self._ended if own is None else own.head
 
     def read(self, head: Observed, task: asyncio.Task[object] | None = None) -> None:
         """Remember that whoever calls, or another task, has read a head."""
-        self._learn(task or _task(), _Known(head, head))
+        self._learn(task or _task(), _Known(head))
 
-    def made(self, head: Observed, before: Observed) -> None:
-        """Remember that whoever calls has made a head of the one before, which it knew."""
-        own = self._tasks.get(_task())
-        if own is None:
+    def made(self, head: Observed) -> None:
+        """Remember that whoever calls has made a head of the one that it knew."""
+        if _task() not in self._tasks:
             self._ended = None  # it was given that, and nobody else goes on from there
-        self._learn(_task(), _Known(before if own is None else own.first, head, used=True))
+        self._learn(_task(), _Known(head, made=True))
 
     def refused(self) -> None:
         """Forget what the refused change came from: whoever tries again reads again."""
@@ -365,10 +364,10 @@ class Reads:
 
     def _task_done(self, task: asyncio.Task[object]) -> None:
         own, before = self._tasks.pop(task, None), self._ended
-        if own is None:
+        if own is None or own.made:
             return
-        if before is None or before.used or own.first.version <= before.last.version:
-            self._ended = own
+        if before is None or own.head.version <= before.version:
+            self._ended = own.head
         # Else somebody may have been given the older one, and not have used it yet.
 
 
