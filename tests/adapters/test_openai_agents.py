@@ -26,7 +26,16 @@ from interlock.adapters.openai_agents import (
 )
 from interlock.adapters.openai_agents.history import Keys
 from interlock.adapters.space import awaitable
-from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
+from tests.adapters.openai_runs import (
+    QUIET,
+    GatedModel,
+    agent,
+    ask,
+    die_in_a_run,
+    run_once,
+    texts,
+    user,
+)
 from tests.adapters.processes import Nursery
 from tests.processes.writers import Place
 
@@ -411,6 +420,17 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
     model.may_answer.set()
     assert await running == "first"
     assert texts(await wrapped().get_items()) == ["one", "first"]
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_a_process_that_dies_in_a_run_leaves_the_session_to_the_next(
+    nursery: Nursery, place: Place
+) -> None:
+    with interlock.open(place.url, space=place.space) as space:
+        assert nursery.together(die_in_a_run, 1, place.url, place.space) == ["died"]
+        session = Session(space, "shared", wait=None)  # until the lease has run out
+        assert asyncio.run(ask(session, "next")) == "to next"
+        assert texts(asyncio.run(session.get_items())) == ["lost", "next", "to next"]
 
 
 @pytest.mark.slow

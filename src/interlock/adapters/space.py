@@ -217,38 +217,40 @@ def write_over(
 # An adapter that opens its own space
 
 
-class Closing:
+class Opening:
     """An adapter that is given a space, or the URL of one that it opens and closes itself: at the
-    end of a `with` or `async with` block, by `close`, or when nobody refers to it any more."""
+    end of a `with` or `async with` block, or when nobody refers to it any more."""
 
-    _close: Callable[[], object] | None = None
+    _shut: Callable[[], object] | None = None
 
-    def _opened(
-        self, where: T | str, space: str = "default", agent: str | None = None
-    ) -> T | Space:
+    def _opened(self, where: T | str, space: str, agent: str | None) -> T | Space:
         """Return the space at a URL, or what was given.  Raises as `interlock.open` does."""
         if not isinstance(where, str):
             return where
         opened = interlock.open(where, space, agent)
-        self._close = weakref.finalize(self, opened.close)
+        self._shut = weakref.finalize(self, opened.close)
         return opened
-
-    def close(self) -> None:
-        """Close the space that this opened; one that was given belongs to whoever opened it."""
-        if self._close is not None:
-            self._close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        if self._shut is not None:
+            self._shut()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await finish(asyncio.to_thread(self.close))
+        await finish(asyncio.to_thread(self.__exit__))
+
+
+class Closing(Opening):
+    """One that is closed by `close`, too."""
+
+    def close(self) -> None:
+        """Close the space that this opened; one that was given belongs to whoever opened it."""
+        self.__exit__()
 
 
 class Opened(Generic[A]):

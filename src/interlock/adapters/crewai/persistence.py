@@ -155,7 +155,7 @@ class Persistence(Closing, FlowPersistence):
         `ttl`: seconds after which a process that died is passed over.  `wait`: seconds to wait for
         the turn (None: without limit), then Held is raised.
         """
-        return FlowRun(self.place_of(flow_id), flow_id, ttl, wait)
+        return FlowRun(self, flow_id, ttl, wait)
 
     def _save(self, flow_uuid: str, state: object, change: Change) -> Caller:
         place = self.place_of(flow_uuid)
@@ -205,9 +205,12 @@ class FlowRun:
     Errors of Interlock leave the block as themselves, not as CrewAI's RuntimeError.
     """
 
-    def __init__(self, place: Place, flow_id: str, ttl: float, wait: float | None) -> None:
+    def __init__(
+        self, persistence: Persistence, flow_id: str, ttl: float, wait: float | None
+    ) -> None:
         self.flow_id = flow_id
-        self._place = place
+        self._persistence = persistence  # whose space stays open until the run ends
+        self._place = place = persistence.place_of(flow_id)
         self._lease = place.space.lease(place.key, ttl, wait=wait)
         self._token: Token[Mapping[Place, FlowRun]] | None = None
         self._lock = threading.Lock()
