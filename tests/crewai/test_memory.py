@@ -228,7 +228,8 @@ def test_a_memory_that_was_not_read_is_not_replaced(space: interlock.Space) -> N
 
 def test_what_is_no_space_is_refused_when_it_is_given() -> None:
     nothing: Any = 17
-    for make in (MemoryStorage, Persistence, SharedMemory):
+    makers: Any = (MemoryStorage, Persistence, SharedMemory)
+    for make in makers:
         with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
             make(nothing)
         with pytest.raises(interlock.Invalid, match="unread"):
