@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, Token
 from datetime import date
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
-from interlock import Invalid, Json, Record, Space
+from interlock import Invalid, Json, Lease, Record, Space
 from interlock.adapters.crewai.flow import (
     Caller,
     FlowId,
@@ -24,7 +21,15 @@ from interlock.adapters.crewai.flow import (
     watch_flows,
 )
 from interlock.adapters.observed import Observed, ObservedDict, observed
-from interlock.adapters.space import Closing, one_of, quoted, synchronous, write_over
+from interlock.adapters.space import (
+    Closing,
+    give_up,
+    one_of,
+    quoted,
+    synchronous,
+    take,
+    write_over,
+)
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -205,16 +210,17 @@ class FlowRun:
     Errors of Interlock leave the block as themselves, not as CrewAI's RuntimeError.
     """
 
+    _lease: Lease
+
     def __init__(
         self, persistence: Persistence, flow_id: str, ttl: float, wait: float | None
     ) -> None:
         self.flow_id = flow_id
         self._persistence = persistence  # whose space stays open until the run ends
-        self._place = place = persistence.place_of(flow_id)
-        self._lease = place.space.lease(place.key, ttl, wait=wait)
+        self._place = persistence.place_of(flow_id)
+        self._ttl, self._wait = ttl, wait
         self._token: Token[Mapping[Place, FlowRun]] | None = None
         self._lock = threading.Lock()
-        self._given_up = self._taken = False
 
     @property
     def inputs(self) -> State:
@@ -242,50 +248,27 @@ class FlowRun:
             return self._lease.write(value)
 
     def __enter__(self) -> Self:
-        self._lease.acquire()
-        return self._entered()
+        space, key = self._place.space, self._place.key
+        return self._entered(space.lease(key, self._ttl, wait=self._wait).acquire())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         self._left()
         self._lease.release()
         raise_typed(problem)
 
     async def __aenter__(self) -> Self:
-        try:
-            await _in_thread_of_its_own(self._take)
-        except asyncio.CancelledError:
-            with self._lock:
-                self._given_up = True
-                taken = self._taken
-            if taken:
-                self._lease.release()
-            raise
-        return self._entered()
+        lease = await take(self._place.space, self._place.key, self._ttl, self._wait)
+        return self._entered(cast(Lease, lease))  # of a `Space`
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: object, problem: BaseException | None, traceback: object
     ) -> None:
         self._left()
-        await _in_thread_of_its_own(self._lease.release)
+        await give_up(self._lease)
         raise_typed(problem)
 
-    def _take(self) -> None:
-        """Take the lease, for a task that may be cancelled meanwhile."""
-        self._lease.acquire()
-        with self._lock:
-            self._taken = not self._given_up
-        if not self._taken:
-            self._lease.release()
-
-    def _entered(self) -> Self:
+    def _entered(self, lease: Lease) -> Self:
+        self._lease = lease
         self._token = _runs.set({**_runs.get({}), self._place: self})
         return self
 
@@ -293,16 +276,6 @@ class FlowRun:
         if self._token is not None:
             _runs.reset(self._token)
             self._token = None
-
-
-async def _in_thread_of_its_own(work: Callable[[], object]) -> None:
-    """Run what waits for others.  Those in asyncio's own threads would keep out the flow that they
-    wait for, whose methods run there."""
-    threads = ThreadPoolExecutor(1, thread_name_prefix="interlock-crewai")
-    try:
-        await asyncio.get_running_loop().run_in_executor(threads, work)
-    finally:
-        threads.shutdown(wait=False)
 
 
 def flow_key(flow_id: object) -> str:
