@@ -33,7 +33,7 @@ from interlock.adapters.autogen import (
 from tests.adapters.autogen_teams import CountingModel, die_in_a_run, history, run_team, team
 from tests.adapters.cuts import CUTS, Cut
 from tests.adapters.processes import Nursery
-from tests.adapters.spaces import FACADES, opened
+from tests.adapters.spaces import FACADES, ON_SQLITE, SHORT, opened
 from tests.processes.writers import Place
 
 
@@ -329,6 +329,7 @@ async def test_a_component_is_dumped_and_loaded(tmp_path: Path) -> None:
     assert [each.content for each in await other.get_messages()] == ["b"]
 
 
+@ON_SQLITE
 def test_what_has_no_address_to_show_is_not_dumped(shared: interlock.Space) -> None:
     with pytest.raises(interlock.Invalid, match="make it with a URL"):
         SharedMemory(shared).dump_component()
@@ -339,6 +340,7 @@ def test_what_has_no_address_to_show_is_not_dumped(shared: interlock.Space) -> N
     assert "secret" not in str(refused.value)
 
 
+@SHORT
 async def test_a_query_finds_what_fits_it_best(space: Any) -> None:
     memory = SharedMemory(space, k=2)
     for text in ("The user likes tea", "The user is tall", "Tea is served at five", "Rome"):
@@ -356,6 +358,7 @@ async def test_a_query_finds_what_fits_it_best(space: Any) -> None:
     assert (await by_length.query("x")).results[-1].content == "Rome"
 
 
+@SHORT
 async def test_agents_share_a_context_and_keep_each_others_messages(space: Any) -> None:
     one, two = SharedContext(space, "c"), SharedContext(space, "c")
 
@@ -380,6 +383,7 @@ async def test_agents_share_a_context_and_keep_each_others_messages(space: Any) 
     assert await two.get_messages() == []
 
 
+@SHORT
 async def test_an_assistant_goes_on_from_a_shared_context(space: Any) -> None:
     for n in range(2):
         context = SharedContext(space, "c")
@@ -388,9 +392,15 @@ async def test_an_assistant_goes_on_from_a_shared_context(space: Any) -> None:
         assert answer.messages[-1].to_text() == f"seen {n + 1}"
 
 
-@pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("facade", FACADES)
-@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("place", "facade", "cut"),
+    [
+        *(("sqlite", facade, cut) for facade in FACADES for cut in CUTS),
+        ("postgres", "async", CUTS[0]),
+        ("redis", "async", CUTS[0]),
+    ],
+    indirect=["place"],
+)
 async def test_a_run_that_is_cut_off_frees_the_conversation(
     facade: str, cut: Cut, place: Place
 ) -> None:
@@ -409,13 +419,14 @@ async def test_a_run_that_is_cut_off_frees_the_conversation(
         assert await stored(space) == ["next", "seen 1"]
 
 
+@SHORT
 async def test_two_that_resume_one_conversation_go_on_from_each_other(space: Any) -> None:
     await talk(space, "begin")
     await asyncio.gather(talk(space, "again"), asyncio.wait_for(talk(space, "again"), 30))
     assert await stored(space) == ["begin", "seen 1", "again", "seen 2", "again", "seen 3"]
 
 
-@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@ON_SQLITE
 def test_a_process_that_dies_in_a_run_leaves_the_state_before_it(
     nursery: Nursery, place: Place
 ) -> None:

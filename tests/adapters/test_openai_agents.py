@@ -37,6 +37,7 @@ from tests.adapters.openai_runs import (
     user,
 )
 from tests.adapters.processes import Nursery
+from tests.adapters.spaces import ON_SQLITE, SHORT
 from tests.processes.writers import Place
 
 
@@ -291,6 +292,7 @@ async def test_two_requests_undo_once_wherever_they_read(space: Any) -> None:
             assert len(await alone(Session(space, "s").get_items())) == left
 
 
+@SHORT
 async def test_a_request_that_comes_again_goes_on_from_nobody_elses_undo(space: Any) -> None:
     shared = Session(space, "s")
     await alone(shared.add_items([user(str(n)) for n in range(4)]))
@@ -307,6 +309,7 @@ async def test_a_request_that_comes_again_goes_on_from_nobody_elses_undo(space: 
     assert texts(await Session(space, "s").get_items()) == ["0", "1"]
 
 
+@SHORT
 async def test_of_two_that_pop_the_item_they_were_shown_one_does(space: Any) -> None:
     await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
     undo = [Session(space, "s").pop_item(expected=user("3")) for _ in range(2)]
@@ -337,6 +340,7 @@ async def test_one_line_opens_a_session_and_closes_it(tmp_path: Path) -> None:
         assert space.position()  # what was given stays open
 
 
+@SHORT
 async def test_a_session_that_has_expired_is_empty(space: Any) -> None:
     def session(seconds: float) -> Session:
         return Session(space, "s", session_ttl=seconds)
@@ -422,7 +426,7 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
     assert texts(await wrapped().get_items()) == ["one", "first"]
 
 
-@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@ON_SQLITE
 def test_a_process_that_dies_in_a_run_leaves_the_session_to_the_next(
     nursery: Nursery, place: Place
 ) -> None:

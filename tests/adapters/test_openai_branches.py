@@ -12,6 +12,9 @@ from agents.testing import assistant_message, function_call
 
 from interlock.adapters.openai_agents import Session, SessionConflict, SessionHeld
 from tests.adapters.openai_runs import QUIET, agent, texts, user
+from tests.adapters.spaces import SHORT
+
+pytestmark = SHORT
 
 ITEMS: list[Any] = [
     user("Rome or Oslo?"),

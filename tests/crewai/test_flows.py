@@ -82,6 +82,24 @@ async def test_a_task_cancelled_while_it_waits_leaves_no_lease(local: interlock.
         assert run.epoch >= 2
 
 
+async def test_a_run_that_is_cut_off_leaves_the_flow_to_the_next_at_once(
+    local: interlock.Space,
+) -> None:
+    persistence, begun = Persistence(local), asyncio.Event()
+
+    async def hang() -> None:
+        async with persistence.run("trip"):
+            begun.set()
+            await asyncio.Event().wait()
+
+    hanging = asyncio.create_task(hang())
+    await begun.wait()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hanging, 0)
+    async with persistence.run("trip", wait=0) as run:
+        assert run.inputs == {"id": "trip"}
+
+
 def test_a_kickoff_outside_the_run_block_is_held_back(space: interlock.Space) -> None:
     persistence = Persistence(space)
     flow = notes_flow(persistence, no_thought)
