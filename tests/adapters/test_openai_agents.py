@@ -329,6 +329,8 @@ async def test_one_line_opens_a_session_and_closes_it(tmp_path: Path) -> None:
         assert await alone(ask(second, "b")) == "to b"
     with Session("s", url, space="shop") as third:
         assert texts(await third.get_items()) == ["a", "to a", "b", "to b"]
+    async with plain.turn():  # of which another object of this address is a part
+        await Session("s", url, space="shop").add_items([user("c")])
     plain.close()
     for closed in (plain, second, third):
         with pytest.raises(interlock.Closed):

@@ -18,7 +18,13 @@ from interlock.adapters.observed import Observed
 from interlock.adapters.openai_agents import history
 from interlock.adapters.openai_agents.branches import Branching
 from interlock.adapters.openai_agents.history import MAIN, Basis, Change, Changed, Keys
-from interlock.adapters.openai_agents.turn import TakesTurns, Turn, install_runner, translated
+from interlock.adapters.openai_agents.turn import (
+    TakesTurns,
+    Turn,
+    Where,
+    install_runner,
+    translated,
+)
 from interlock.adapters.space import (
     Closing,
     Work,
@@ -86,7 +92,8 @@ class Session(Closing, Branching, TakesTurns, SessionABC):
         self._keys = Keys.of(session_id)
         self._overwrites = unread == "overwrite"
         self._session_ttl = session_ttl
-        TakesTurns.__init__(self, (self._space, self._keys.turn), ttl, wait)
+        address = (where, space) if isinstance(where, str) else self._space
+        TakesTurns.__init__(self, Where(self._space, self._keys.turn, address), ttl, wait)
         install_runner()
 
     async def get_items(

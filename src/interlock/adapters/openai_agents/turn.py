@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -78,7 +79,13 @@ def translated() -> Iterator[None]:
         raise
 
 
-Where = tuple[Space | AsyncSpace, str]  # a space, and the key whose lease is the turn
+@dataclass(frozen=True)
+class Where:
+    """The key whose lease is a turn; the same one, however often the URL of its space is opened."""
+
+    space: Space | AsyncSpace = field(compare=False)
+    key: str
+    address: object  # of the space
 
 
 class TakesTurns:
@@ -153,7 +160,7 @@ class Turn:
                 raise SessionInvalid("This call belongs to a run that has ended.")
             if self._lease is None:
                 await _streams_ended(self._where)
-                space, key = self._where
+                space, key = self._where.space, self._where.key
                 with translated():
                     self._lease = await take(space, key, self._ttl, self._wait)
 
