@@ -334,10 +334,11 @@ def test_what_has_no_address_to_show_is_not_dumped(shared: interlock.Space) -> N
     with pytest.raises(interlock.Invalid, match="make it with a URL"):
         SharedMemory(shared).dump_component()
     secret = SharedMemory(shared)
-    secret._where = SharedConfig(url="postgresql://me:secret@host/db")
-    with pytest.raises(interlock.Invalid, match="password") as refused:
-        secret.dump_component()
-    assert "secret" not in str(refused.value)
+    for url in ("postgresql://me:secret@host/db", "postgresql://host/db?password=secret"):
+        secret._where = SharedConfig(url=url)
+        with pytest.raises(interlock.Invalid, match="password") as refused:
+            secret.dump_component()
+        assert "secret" not in str(refused.value)
 
 
 @SHORT

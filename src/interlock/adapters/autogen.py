@@ -94,7 +94,8 @@ class _Shared(Opening, ComponentBase[BaseModel], Component[SharedConfig]):
         """Return what `dump_component` shows.  Raises Invalid if there is no URL to show."""
         if self._where is None:
             raise Invalid("It was given an open space: make it with a URL to dump it.")
-        if urlsplit(self._where.url).password:
+        parts = urlsplit(self._where.url)
+        if parts.password or "password" in parts.query.lower():
             raise Invalid("Its URL has a password. Dump it with the password in the environment.")
         return self._where
 
