@@ -142,7 +142,7 @@ class SharedCacheStore(_Shared, CacheStore[T]):
     def get(self, key: str, default: T | None = None) -> T | None:
         """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
-        return _carrying(record) if record.exists else default
+        return _carrying(record.value, Observed.of(record)) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
         """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
@@ -161,7 +161,8 @@ class SharedCacheStore(_Shared, CacheStore[T]):
 
         Raises as `Space.update` does.
         """
-        stored: T = _carrying(self._space.update(self._key(key), lambda value: _json(fn(value))))
+        record = self._space.update(self._key(key), lambda value: _json(fn(value)))
+        stored: T = _carrying(record.value, Observed.of(record))
         return stored
 
     def _set(self, fresh: Record, value: Any, base: object) -> None:
@@ -184,18 +185,16 @@ class SharedCacheStore(_Shared, CacheStore[T]):
 class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
-        super().__init__(items)
-        self.observed = observed
+    observed: Observed
 
-    def copy(self) -> Self:
+    def copy(self) -> Any:
         """Return a shallow copy, read at the same version."""
-        return type(self)(self, self.observed)
+        return _carrying([*self], self.observed)
 
     __copy__ = copy
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), ([*self], self.observed)
+        return _carrying, ([*self], self.observed)
 
 
 class _Text(str):
@@ -204,23 +203,18 @@ class _Text(str):
     observed: Observed
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _text, (str(self), self.observed)
+        return _carrying, (str(self), self.observed)
 
 
-def _text(text: str, observed: Observed) -> _Text:
-    made = _Text(text)
-    made.observed = observed
-    return made
-
-
-def _carrying(record: Record) -> Json:
-    """Return the value of a record, with its version if it can carry one."""
-    value, version = record.value, Observed.of(record)
+def _carrying(value: Json, version: Observed) -> Any:
+    """Return a value with the version that it was read at, if it can carry one."""
     if isinstance(value, dict):
         return ObservedDict(value, version)
-    if isinstance(value, list):
-        return _List(value, version)
-    return _text(value, version) if isinstance(value, str) else value
+    if not isinstance(value, list | str):
+        return value
+    made = _List(value) if isinstance(value, list) else _Text(value)
+    made.observed = version
+    return made
 
 
 def _json(value: object) -> Json:

@@ -114,7 +114,7 @@ class Session(Closing, Branching, TakesTurns, SessionABC):
         head, items = await self._run(history.read(self._calls, keys, wanted))
         if turn is not None:
             turn.head = Observed.of(head)
-        else:
+        elif keys == self._keys:
             self.reads.read(Observed.of(head))
         return [item.value for item in items]
 
