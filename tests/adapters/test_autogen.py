@@ -427,6 +427,7 @@ async def test_two_that_resume_one_conversation_go_on_from_each_other(space: Any
     assert await stored(space) == ["begin", "seen 1", "again", "seen 2", "again", "seen 3"]
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_a_process_that_dies_in_a_run_leaves_the_state_before_it(
     nursery: Nursery, place: Place

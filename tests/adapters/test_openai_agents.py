@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,14 @@ async def test_one_line_opens_a_session_and_closes_it(tmp_path: Path) -> None:
         assert texts(await third.get_items()) == ["a", "to a", "b", "to b"]
     async with plain.turn():  # of which another object of this address is a part
         await Session("s", url, space="shop").add_items([user("c")])
+    for n in range(2):  # sessions that nobody else refers to
+        result = Runner.run_streamed(
+            agent(f"d{n}"), "d", session=Session("s", url, space="shop"), run_config=QUIET
+        )
+        gc.collect()
+        async for _ in result.stream_events():
+            pass
+        assert result.final_output == f"d{n}"
     plain.close()
     for closed in (plain, second, third):
         with pytest.raises(interlock.Closed):
@@ -428,6 +437,7 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
     assert texts(await wrapped().get_items()) == ["one", "first"]
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_a_process_that_dies_in_a_run_leaves_the_session_to_the_next(
     nursery: Nursery, place: Place

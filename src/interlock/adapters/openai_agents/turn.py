@@ -121,11 +121,14 @@ class TakesTurns:
 
     def new_turn(self) -> Turn:
         """Return a turn that is not taken yet; whoever asks has to end it."""
-        return Turn(self._where, self._ttl, self._wait)
+        turn = Turn(self._where, self._ttl, self._wait)
+        turn.owner = self
+        return turn
 
     def run_turn_of_task(self) -> Turn:
         """Begin a turn of a run whose end nobody says."""
         turn = IdleTurn(self._where, self._ttl, self._wait)
+        turn.owner = self
         turn.enter()
         return turn
 
@@ -135,6 +138,7 @@ class Turn:
 
     over = False
     head: Observed | None = None  # what it has read or written last
+    owner: object = None  # the session, whose space stays open until the turn is given up
     _lease: Lease | AsyncLease | None = None
     _late: asyncio.Task[object] | None = None  # kept: the event loop holds its tasks weakly
 
@@ -214,6 +218,7 @@ class Turn:
             if self._lease is not None:
                 with suppress(InterlockError):  # a store that is away: the lease ends with its time
                     await give_up(self._lease)
+            self.owner = None
 
 
 class IdleTurn(Turn):
