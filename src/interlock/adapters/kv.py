@@ -8,7 +8,7 @@ the dict, list or text that `get` returned carries its version, through changes 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
 import interlock
@@ -123,7 +123,7 @@ class KeyValue:
 
     async def _get(self, name: str, default: Json) -> Any:
         record = await self._calls.read(self._key(name))
-        return carrying(record) if record.exists else default
+        return carrying(record.value, Observed.of(record)) if record.exists else default
 
     async def _set(self, name: str, value: Json, base: object, expires: float | None) -> None:
         fresh = await self._calls.read(self._key(name))
@@ -154,7 +154,7 @@ class KeyValue:
         self, name: str, fn: Callable[[Any], Any], default: Json, options: dict[str, Any]
     ) -> Any:
         record = await self._calls.update(self._key(name), fn, default=default, **options)
-        return carrying(record) if record.exists else None
+        return carrying(record.value, Observed.of(record)) if record.exists else None
 
     def _key(self, name: str) -> str:
         return f"{self._prefix}{quoted(name)}"
@@ -256,18 +256,16 @@ def merged(was: Any, mine: Any, theirs: Any) -> Any:
 class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
-        super().__init__(items)
-        self.observed = observed
+    observed: Observed
 
-    def copy(self) -> Self:
+    def copy(self) -> Any:
         """Return a shallow copy, read at the same version."""
-        return type(self)(self, self.observed)
+        return carrying([*self], self.observed)
 
     __copy__ = copy
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), ([*self], self.observed)
+        return carrying, ([*self], self.observed)
 
 
 class _Text(str):
@@ -276,20 +274,15 @@ class _Text(str):
     observed: Observed
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _text, (str(self), self.observed)
+        return carrying, (str(self), self.observed)
 
 
-def _text(text: str, observed: Observed) -> _Text:
-    made = _Text(text)
-    made.observed = observed
-    return made
-
-
-def carrying(record: Record) -> Json:
-    """Return the value of a record, with its version if it can carry one."""
-    value, version = record.value, Observed.of(record)
+def carrying(value: Json, version: Observed) -> Any:
+    """Return a value with the version that it was read at, if it can carry one."""
     if isinstance(value, dict):
         return ObservedDict(value, version)
-    if isinstance(value, list):
-        return _List(value, version)
-    return _text(value, version) if isinstance(value, str) else value
+    if not isinstance(value, list | str):
+        return value
+    made = _List(value) if isinstance(value, list) else _Text(value)
+    made.observed = version
+    return made
