@@ -189,3 +189,11 @@ async def test_events_and_ticks_of_two_servers_are_numbered_and_kept(
     assert sorted(each.tick_data["n"] for each in await servers[0].get_ticks("r")) == [0, 1]
     assert [each.sequence async for each in servers[0].subscribe_events("r")] == [0]
     assert await servers[0].query_events("none") == []
+
+
+async def test_a_url_is_opened_and_closed(tmp_path: Path) -> None:
+    with WorkflowStore(f"sqlite:///{tmp_path / 'w.db'}", agent="a") as store:
+        await store.create_state_store("r").set("n", 1)
+        assert await store.create_state_store("r").get("n") == 1
+    with pytest.raises(interlock.Closed):
+        await store.query(HandlerQuery())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,11 @@ async def test_a_tool_that_asks_the_model_to_try_again_is_no_doubt(
         with pytest.raises(UserError, match="not a stream"):
             async with agent.run_stream("pay"):
                 pass
+
+
+async def test_a_url_is_opened_and_closed(tmp_path: Path) -> None:
+    with ConversationStore(f"sqlite:///{tmp_path / 'c.db'}", agent="a") as store:
+        await store.run(agent(), "hello", "c")
+        assert texts(await store.load("c")) == ["hello", "seen 1"]
+    with pytest.raises(interlock.Closed):
+        await store.load("c")

@@ -18,14 +18,14 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, Self, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 from weakref import WeakKeyDictionary
 
-import interlock
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
 from interlock.adapters.kv import Clash, GuardedWrites, merged, unread_record
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import (
+    Opening,
     as_written,
     awaitable,
     checked,
@@ -57,7 +57,7 @@ class KeyValueInvalid(Invalid, SerializationError):
     """A value that is not JSON."""
 
 
-class KeyValueStore:
+class KeyValueStore(Opening):
     """An `AsyncKeyValue` in a space, or at a URL: `FastMCP(..., session_state_store=...)`.
 
     `place`: a URL, which is opened (`space` and `agent` are those of `interlock.open`) until
@@ -77,8 +77,7 @@ class KeyValueStore:
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
         one_of("unread", unread, "refuse", "overwrite")
-        self._opened = interlock.open(place, space, agent) if isinstance(place, str) else None
-        self._space = checked(self._opened or place, "KeyValueStore")
+        self._space = checked(self._opened(place, space, agent), "KeyValueStore")
         self._calls = awaitable(self._space)
         self._writes = GuardedWrites(self._calls, merges=True)
         self._collection = default_collection
@@ -179,14 +178,7 @@ class KeyValueStore:
 
     async def close(self) -> None:
         """Close the space that a URL opened."""
-        if self._opened is not None:
-            await asyncio.to_thread(self._opened.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await self.__aexit__()
 
     async def _read(self, keys: Sequence[str], collection: str | None) -> list[Record]:
         places = [self._place(key, collection) for key in keys]

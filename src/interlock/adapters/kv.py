@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import interlock
 from interlock import AsyncSpace, Conflict, Invalid, Json, Record, Space
 from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
-from interlock.adapters.space import awaitable, checked, one_of, quoted, run, run_async
+from interlock.adapters.space import Closing, awaitable, checked, one_of, quoted, run, run_async
 
 __all__ = ["KeyValue"]
 
@@ -26,7 +25,7 @@ _ADVICE = (
 )
 
 
-class KeyValue:
+class KeyValue(Closing):
     """Values by name, in a space or at a URL, that no `set` destroys unread.
 
     `place`: a URL, which is opened (`space` and `agent` are those of `interlock.open`) until
@@ -52,8 +51,7 @@ class KeyValue:
         one_of("unread", unread, "refuse", "overwrite")
         self._prefix = f"kv/{quoted(store)}/"
         self._overwrites = unread == "overwrite"
-        self._opened = interlock.open(place, space, agent) if isinstance(place, str) else None
-        self._space = checked(self._opened or place, "KeyValue")
+        self._space = checked(self._opened(place, space, agent), "KeyValue")
         self._calls = awaitable(self._space)
         self._writes = GuardedWrites(self._calls, merge)
 
@@ -109,17 +107,6 @@ class KeyValue:
     ) -> Any:
         """Store `fn(value)`, like `update`."""
         return await run_async(self._space, self._update(name, fn, default, options))
-
-    def close(self) -> None:
-        """Close the space that a URL opened."""
-        if self._opened is not None:
-            self._opened.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     async def _get(self, name: str, default: Json) -> Any:
         record = await self._calls.read(self._key(name))

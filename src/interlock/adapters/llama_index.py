@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from interlock import AsyncSpace, Conflict, Json, Record, Space
 from interlock.adapters.kv import unread_record
 from interlock.adapters.observed import with_advice
-from interlock.adapters.space import awaitable, checked, quoted, run_async
+from interlock.adapters.space import Closing, awaitable, checked, quoted, run_async
 from interlock.extras import needs
 
 with needs("LlamaIndex workflows", "llama-index"):
@@ -212,12 +212,16 @@ class StateStore(StateStoreFacade[Any]):
         return self._serializer.serialize(value)
 
 
-class WorkflowStore(AbstractWorkflowStore):
-    """Everything that a `WorkflowServer` stores, in a space."""
+class WorkflowStore(Closing, AbstractWorkflowStore):
+    """Everything that a `WorkflowServer` stores, in a space, or at a URL, which is opened until
+    `close` (`space` and `agent` are those of `interlock.open`).
+    """
 
-    def __init__(self, space: Space | AsyncSpace) -> None:
+    def __init__(
+        self, place: str | Space | AsyncSpace, *, space: str = "default", agent: str | None = None
+    ) -> None:
         super().__init__()
-        self._space = checked(space, "WorkflowStore")
+        self._space = checked(self._opened(place, space, agent), "WorkflowStore")
         self._calls = awaitable(self._space)
 
     def _build_state_store(

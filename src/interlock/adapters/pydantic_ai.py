@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from interlock import AsyncLease, AsyncRun, AsyncSpace, Conflict, Json, Lease, Record, Space
 from interlock.adapters.kv import unread_record
-from interlock.adapters.space import awaitable, checked, give_up, quoted, run_async, take
+from interlock.adapters.space import Closing, awaitable, checked, give_up, quoted, run_async, take
 from interlock.extras import needs
 
 with needs("pydantic-ai", "pydantic-ai"):
@@ -38,11 +38,15 @@ _BEFORE = 100  # earlier entries that an entry names, so that a history is read 
 _records = TypeAdapter(theirs.ConversationRecord)
 
 
-class ConversationStore(theirs.ConversationStore):
-    """A store of conversations in a space; deleted ones leave their messages to `space.erase`."""
+class ConversationStore(Closing, theirs.ConversationStore):
+    """A store of conversations in a space, or at a URL, which is opened until `close` (`space` and
+    `agent` are those of `interlock.open`).  Deleted ones leave their messages to `space.erase`.
+    """
 
-    def __init__(self, space: Space | AsyncSpace) -> None:
-        self._space = checked(space, "ConversationStore")
+    def __init__(
+        self, place: str | Space | AsyncSpace, *, space: str = "default", agent: str | None = None
+    ) -> None:
+        self._space = checked(self._opened(place, space, agent), "ConversationStore")
         self._calls = awaitable(self._space)
         self._lease: Lease | AsyncLease | None = None
 
