@@ -18,12 +18,14 @@ from google.adk.events import Event
 from google.adk.sessions import InMemorySessionService, Session
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
 
+from interlock.adapters.claude import AsyncMemoryTool, MemoryTool, SessionStore
 from interlock.verify.frameworks import (
     check_memory_tool,
     check_session_service,
     check_transcript_store,
 )
-from tests.adapters.test_what_each_loses import PATIENCE, counts
+from tests.adapters.test_what_each_loses import PATIENCE, counts, maker
+from tests.processes.writers import Place
 
 # Google ADK
 
@@ -111,6 +113,14 @@ def test_a_memory_tool_that_does_one_command_at_a_time_passes(tmp_path: Path) ->
     assert [each.kept for each in report.results] == [10, 15, 15, 1]
 
 
+def test_our_memory_tool_keeps_all_edits(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'store.db'}", "s")
+    for make in (maker(place, MemoryTool), maker(place._replace(space="a"), AsyncMemoryTool, True)):
+        report = check_memory_tool(make, patience=PATIENCE)
+        assert report.passed, report
+        assert [each.kept for each in report.results] == [10, 15, 15, 1]
+
+
 # The Claude Agent SDK's transcripts
 
 
@@ -135,6 +145,12 @@ class Once(InMemorySessionStore):
 def test_a_store_that_keeps_each_entry_once_passes() -> None:
     store = Once()
     report = check_transcript_store(lambda: store, patience=PATIENCE)
+    assert report.passed, report
+
+
+def test_our_session_store_keeps_each_entry_once(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'store.db'}", "s")
+    report = check_transcript_store(maker(place, SessionStore, True), patience=PATIENCE)
     assert report.passed, report
 
 
