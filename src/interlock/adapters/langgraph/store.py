@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
+from interlock.adapters.home import AtHome, Home
 from interlock.adapters.langgraph.batch import (
     READS,
     Alive,
@@ -21,9 +22,12 @@ from interlock.adapters.langgraph.batch import (
     sweep,
     valid,
 )
-from interlock.adapters.langgraph.items import NOT_EMBEDDED, Embedded, Index, item_key
+from interlock.adapters.langgraph.items import existing, item_key
+from interlock.adapters.langgraph.sweeper import EVERY, Stopped, Sweeper, Sweeping
+from interlock.adapters.langgraph.vectors import NOT_EMBEDDED, Embedded, Index
+from interlock.adapters.langgraph.views import Views
 from interlock.adapters.observed import Observed, ObservedDict
-from interlock.adapters.space import FromUrl, Work, awaitable, checked, one_of, run, run_async
+from interlock.adapters.space import Work, one_of, run
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
@@ -64,13 +68,14 @@ class _Change(NamedTuple):
         return self.op._replace(value=value)
 
 
-class Store(FromUrl, BaseStore):
-    """A LangGraph store in a space: `builder.compile(store=Store(space))`.
+class Store(AtHome, BaseStore):
+    """A LangGraph store: `builder.compile(store=Store("postgresql://..."))`.
 
-    `space` is from `interlock.open`, for synchronous and asynchronous graphs, or from
-    `interlock.open_async`, for asynchronous ones.  `index` and `ttl` are those of LangGraph's own
-    stores: an `IndexConfig` to search by meaning, a `TTLConfig` with times in minutes.  Raises
-    Invalid.
+    `space`: a URL, or what `interlock.open` returned, for synchronous and asynchronous graphs, or
+    what `interlock.open_async` did, for asynchronous ones.  `with Store(url)` and
+    `async with Store(url)` open and close a space at a URL; `space_name` and `agent` are the
+    arguments of `interlock.open`.  `index` and `ttl` are those of LangGraph's own stores: an
+    `IndexConfig` to search by meaning, a `TTLConfig` with times in minutes.  Raises Invalid.
 
     A `put` or `delete` of an item that exists must come from what is there now, or it raises
     `interlock.Conflict`; LangGraph's `RetryPolicy` then runs the node again.  It comes from
@@ -82,26 +87,29 @@ class Store(FromUrl, BaseStore):
     With `unread="overwrite"` a write that comes from none of these is written over whatever is
     there; by default it is refused, too.  `update` needs nothing, and loses nothing.
 
-    Values are JSON; an item with its vectors has the size of a value of the space at most (1 MiB
-    unless it was opened otherwise): `interlock.Invalid` is raised.
+    Values are JSON, times are kept as text; an item with its vectors has the size of a value of
+    the space at most (1 MiB unless it was opened otherwise): `interlock.Invalid` is raised.
     """
 
     supports_ttl = True
 
     def __init__(
         self,
-        space: Space | AsyncSpace,
+        space: Space | AsyncSpace | str,
         *,
+        space_name: str = "default",
+        agent: str | None = None,
         index: IndexConfig | None = None,
         ttl: TTLConfig | None = None,
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
         one_of("unread", unread, "refuse", "overwrite")
         self._overwrites = unread == "overwrite"
-        self._space = checked(space, "Store")
-        self._calls = awaitable(self._space)
+        self._home = Home(space, "Store", space_name, agent)
         self._index = None if index is None else Index(index)
+        self._views = Views(self._index)
         self.ttl_config = ttl
+        self._sweeper: Sweeper | None = None
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations: all reads, then all writes in one commit.
@@ -109,12 +117,12 @@ class Store(FromUrl, BaseStore):
         Raises Conflict, Invalid, InvalidNamespaceError.
         """
         asked = valid(ops)
-        return run(self._space, self._batch(asked, self._embed(asked)))
+        return self._home.run(self._batch(asked, self._embed(asked)))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations, like `batch`."""
         asked = valid(ops)
-        return await run_async(self._space, self._batch(asked, await self._aembed(asked)))
+        return await self._home.run_async(self._batch(asked, await self._aembed(asked)))
 
     def put(
         self,
@@ -184,7 +192,7 @@ class Store(FromUrl, BaseStore):
         async def embed(op: PutOp) -> Embedded:
             return self._embed([op])
 
-        return _returned(*run(self._space, self._updated(change, think, embed)))
+        return _returned(*self._home.run(self._updated(change, think, embed)))
 
     async def aupdate(
         self,
@@ -201,8 +209,8 @@ class Store(FromUrl, BaseStore):
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
         """
         change = self._change(namespace, key, default, index, ttl)
-        if isinstance(self._space, Space):
-            done = await self._updated_in_thread(self._space, change, fn)
+        if isinstance(self.space, Space):
+            done = await self._updated_in_thread(self.space, change, fn)
         else:
 
             async def think(value: Json) -> object:
@@ -219,13 +227,46 @@ class Store(FromUrl, BaseStore):
     def sweep_ttl(self) -> int:
         """Delete what is expired, and return how many items that were.
 
-        Expired items are in no answer anyway; this gives their room back.  Call it now and then.
+        Expired items are in no answer anyway; this gives their room back.
         """
-        return run(self._space, sweep(self._calls))
+        return self._home.run(sweep(self._home.calls))
 
     async def asweep_ttl(self) -> int:
         """Delete what is expired, like `sweep_ttl`."""
-        return await run_async(self._space, sweep(self._calls))
+        return await self._home.run_async(sweep(self._home.calls))
+
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Sweeping:
+        """Delete what is expired every so many minutes, until `stop_ttl_sweeper`.
+
+        The default is that of `ttl`, or 5.  May be awaited, which returns the same at once.  It
+        ends, too, when what this returns is cancelled.  Raises Invalid.
+        """
+        every = (self.ttl_config or {}).get("sweep_interval_minutes")
+        if self._sweeper is None:
+            waits = isinstance(self.space, AsyncSpace)
+            self._sweeper = Sweeper(self.sweep_ttl, self.asweep_ttl if waits else None)
+        given = every if sweep_interval_minutes is None else sweep_interval_minutes
+        return self._sweeper.start(EVERY if given is None else given)
+
+    def stop_ttl_sweeper(self, timeout: float | None = None) -> Stopped:
+        """Stop the sweeper; return whether it has ended within `timeout` seconds.
+
+        May be awaited, which returns the same.
+        """
+        return Stopped(True) if self._sweeper is None else self._sweeper.stop(timeout)
+
+    def close(self) -> None:
+        """Close the space of a plain `Store(url)`, and stop the sweeper."""
+        self.stop_ttl_sweeper()
+        super().close()
+
+    def __exit__(self, *problem: object) -> None:
+        self.stop_ttl_sweeper()
+        super().__exit__(*problem)
+
+    async def __aexit__(self, *problem: object) -> None:
+        self.stop_ttl_sweeper()
+        await super().__aexit__(*problem)
 
     async def _updated(
         self,
@@ -237,13 +278,13 @@ class Store(FromUrl, BaseStore):
 
         async def decide(tx: AsyncTx) -> tuple[dict[str, Json], Record]:
             record = await tx.read(change.at)
-            alive = await live(self._calls, [record], change.op.ttl is not None)
+            alive = await live(self._home.calls, existing([record]), change.op.ttl is not None)
             op = change.to(await think(change.value(alive)))
             kept = body(change.at, op, alive, await embed(op))
             await tx.write(record, kept)
             return kept["value"], record
 
-        done: tuple[dict[str, Json], Record] = await self._calls.transact(decide)
+        done: tuple[dict[str, Json], Record] = await self._home.calls.transact(decide)
         return done
 
     async def _updated_in_thread(
@@ -264,7 +305,9 @@ class Store(FromUrl, BaseStore):
         return await _in_own_thread(lambda: run(space, self._updated(change, think, embed)))
 
     def _batch(self, ops: tuple[Op, ...], embedded: Embedded) -> Work[list[Result]]:
-        return Batch(self._calls, ops, embedded, caller(), self._overwrites).results()
+        return Batch(
+            self._home.calls, self._views, ops, embedded, caller(), self._overwrites
+        ).results()
 
     def _op(
         self,
