@@ -5,12 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from langgraph.store.base import BaseStore
-from langgraph.store.postgres import PostgresStore
-from langgraph.store.sqlite import SqliteStore
 
 import interlock
 from benchmarks.cases import Row, alternating, spread
@@ -43,15 +42,17 @@ def langgraph_store(folder: Path, scale: int) -> list[Row]:
 def _pairs(folder: Path) -> Iterator[tuple[str, Store, BaseStore]]:
     index: Any = {"dims": DIMS, "embed": _embed, "fields": ["text"]}
     # Its vectors need an extension, which many builds of Python cannot load.
-    with SqliteStore.from_conn_string(str(folder / "theirs.db")) as theirs:
+    sqlite: Any = import_module("langgraph.store.sqlite").SqliteStore
+    with sqlite.from_conn_string(str(folder / "theirs.db")) as theirs:
         theirs.setup()
         # As long as an acknowledged write is to survive: the same for both.
         theirs.conn.execute("PRAGMA synchronous=FULL")
         with interlock.open(f"sqlite:///{folder / 'ours.db'}", agent="bench") as space:
             yield "SQLite", Store(space, unread="overwrite"), theirs
+    postgres: Any = import_module("langgraph.store.postgres").PostgresStore
     with (
         server(Postgres, "postgres", folder) as url,
-        PostgresStore.from_conn_string(url, index=index) as theirs,
+        postgres.from_conn_string(url, index=index) as theirs,
         interlock.open(url, space=space_name(), agent="bench") as space,
     ):
         theirs.setup()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Json, Record
-from interlock.adapters.langgraph.filters import begins, listed, literal_prefix, matches
+from interlock.adapters.langgraph.filters import begins, listed, literal_prefix, passes
 from interlock.adapters.langgraph.items import (
     ITEMS,
     REFRESHED,
@@ -30,6 +31,7 @@ from interlock.adapters.observed import (
     Observed,
     ObservedDict,
     TaskReads,
+    called_by,
     observed,
     with_advice,
 )
@@ -51,6 +53,8 @@ with needs("LangGraph", "langgraph"):
         validate_op_namespace,
     )
 
+P = ParamSpec("P")
+T = TypeVar("T")
 READS = TaskReads()  # of the tasks of all graphs of this process
 # Where LangGraph tells a node which task it is, and which attempt at it.
 _TASK_ID, _RUNTIME = "__pregel_task_id", "__pregel_runtime"
@@ -144,12 +148,12 @@ class Batch:
 
     async def _search(self, op: SearchOp) -> tuple[list[Found], Mapping[str, float]]:
         """Return the items of a page, and scores by their keys in the space."""
-        prefix, wanted = tuple(op.namespace_prefix), plain(op.filter)
+        prefix, passed = tuple(op.namespace_prefix), passes(plain(op.filter))
         view = await self._views.view(self._space, scan_prefix(prefix))
         hits: Iterable[Found] = (
             item
             for item in view.newest
-            if begins(item.kept.namespace, prefix) and matches(item.kept.value, wanted)
+            if begins(item.kept.namespace, prefix) and passed(item.kept.value)
         )
         query = self._embedded.queries.get(op.query or "")
         scores: Mapping[str, float] = {}
@@ -343,6 +347,18 @@ def caller() -> Caller | None:
         return None
     attempt = getattr(getattr(told.get(_RUNTIME), "execution_info", None), "node_attempt", 1)
     return Caller.of(f"{task} {attempt}")
+
+
+def by_caller(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a method whose reads and writes are those of whoever calls it, also where another task
+    awaits it, as in `asyncio.gather`."""
+
+    @functools.wraps(method)
+    def called(*args: P.args, **named: P.kwargs) -> Coroutine[Any, Any, T]:
+        work, who = method(*args, **named), caller()
+        return work if who is None else called_by(who, work)
+
+    return called
 
 
 def valid(ops: Iterable[Op]) -> tuple[Op, ...]:

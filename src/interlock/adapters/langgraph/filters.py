@@ -13,6 +13,7 @@ from interlock.extras import needs
 with needs("LangGraph", "langgraph"):
     from langgraph.store.base import MatchCondition
 
+Test = Callable[[Json], bool]
 _ORDERS: dict[str, Callable[[Json, Json], Any]] = {
     "$gt": gt,
     "$gte": ge,
@@ -26,49 +27,71 @@ def begins(namespace: Path, prefix: Path) -> bool:
     return namespace[: len(prefix)] == prefix
 
 
-def matches(value: Json, wanted: Mapping[str, Json] | None) -> bool:
-    """Whether a value passes the filter of a search.  Raises ValueError for an operator that is
-    none.
+def passes(wanted: Mapping[str, Json] | None) -> Test:
+    """Return whether a value passes the filter of a search.  Raises ValueError for an operator that
+    is none.
 
     A field is named by its key, or by the keys on the way to it, with dots between: `user.name`.
     """
-    return all(_passes(_at(value, name), each) for name, each in (wanted or {}).items())
+    tests = [_field(name, _test(each)) for name, each in (wanted or {}).items()]
+    return tests[0] if len(tests) == 1 else lambda value: all(test(value) for test in tests)
+
+
+def _field(name: str, test: Test) -> Test:
+    return lambda value: test(value[name] if name in value else _at(value, name))
 
 
 def _at(value: Json, name: str) -> Json:
-    while isinstance(value, dict):
-        if name in value:
-            return value[name]
-        first, dot, name = name.partition(".")
-        if not dot:
-            return None
-        value = value.get(first)
-    return None
+    """Return the field that is on a way of keys; None if there is none."""
+    first, dot, rest = name.partition(".")
+    inner = value.get(first)
+    if not dot or not isinstance(inner, dict):
+        return None
+    return inner[rest] if rest in inner else _at(inner, rest)
 
 
-def _passes(value: Json, wanted: Json) -> bool:
+def _test(wanted: Json) -> Test:
     if isinstance(wanted, Mapping):
         if any(str(name).startswith("$") for name in wanted):
-            return all(_compared(value, name, other) for name, other in wanted.items())
-        return isinstance(value, dict) and matches(value, wanted)
+            tests = [_compared(name, other) for name, other in wanted.items()]
+            return lambda value: all(test(value) for test in tests)
+        inner = passes(wanted)
+        return lambda value: isinstance(value, dict) and inner(value)
     if isinstance(wanted, list | tuple):
-        same_length = isinstance(value, list) and len(value) == len(wanted)
-        return same_length and all(map(_passes, value, wanted))
-    return bool(value == wanted)
+        each = [_test(item) for item in wanted]
+        return lambda value: (
+            isinstance(value, list)
+            and len(value) == len(each)
+            and all(test(item) for test, item in zip(each, value, strict=True))
+        )
+    return lambda value: bool(value == wanted)
 
 
-def _compared(value: Json, operator: str, other: Json) -> bool:
+def _compared(operator: str, other: Json) -> Test:
     if operator in ("$eq", "$ne"):
-        return bool(value == other) is (operator == "$eq")
+        return lambda value: bool(value == other) is (operator == "$eq")
     if operator not in _ORDERS:
         raise ValueError(f"Unsupported operator: {operator}")
+    compare, number = _ORDERS[operator], _number(other)
+
+    def compared(value: Json) -> bool:
+        found = _number(value)
+        if found is not None and number is not None:
+            return bool(compare(found, number))
+        # Texts are compared as such; a text and a number are not.
+        return isinstance(value, str) and isinstance(other, str) and bool(compare(value, other))
+
+    return compared
+
+
+def _number(value: Json) -> int | float | None:
+    """Return the number that a value is, or says; None if it is none."""
+    if type(value) is int or type(value) is float:
+        return value
     try:
-        return bool(_ORDERS[operator](float(value), float(other)))
-    except OverflowError:
-        return bool(_ORDERS[operator](value, other))  # whole numbers that no float can hold
-    except (TypeError, ValueError):  # texts are compared as such; a text and a number are not
-        texts = isinstance(value, str) and isinstance(other, str)
-        return texts and bool(_ORDERS[operator](value, other))
+        return float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 # Listing

@@ -17,6 +17,7 @@ from interlock.adapters.langgraph.batch import (
     Batch,
     PutFrom,
     body,
+    by_caller,
     caller,
     live,
     sweep,
@@ -42,6 +43,7 @@ with needs("LangGraph", "langgraph"):
         PutOp,
         Result,
         TTLConfig,
+        validate_op_namespace,
     )
 
 Value = Mapping[str, Json]
@@ -106,7 +108,9 @@ class Store(AtHome, BaseStore):
         one_of("unread", unread, "refuse", "overwrite")
         self._overwrites = unread == "overwrite"
         self._home = Home(space, "Store", space_name, agent)
+        self.index_config = index
         self._index = None if index is None else Index(index)
+        self.embeddings = None if self._index is None else self._index.embeddings
         self._views = Views(self._index)
         self.ttl_config = ttl
         self._sweeper: Sweeper | None = None
@@ -119,10 +123,14 @@ class Store(AtHome, BaseStore):
         asked = valid(ops)
         return self._home.run(self._batch(asked, self._embed(asked)))
 
+    @by_caller
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations, like `batch`."""
         asked = valid(ops)
         return await self._home.run_async(self._batch(asked, await self._aembed(asked)))
+
+    aget = by_caller(BaseStore.aget)
+    asearch = by_caller(BaseStore.asearch)
 
     def put(
         self,
@@ -139,8 +147,9 @@ class Store(AtHome, BaseStore):
 
         Raises Conflict, Invalid, InvalidNamespaceError.
         """
-        self.batch([self._op(namespace, key, value, index, ttl, base)])
+        self.batch([self._op(_open(namespace), key, value, index, ttl, base)])
 
+    @by_caller
     async def aput(
         self,
         namespace: tuple[str, ...],
@@ -152,12 +161,13 @@ class Store(AtHome, BaseStore):
         base: Base = NOT_PROVIDED,
     ) -> None:
         """Store an item, like `put`."""
-        await self.abatch([self._op(namespace, key, value, index, ttl, base)])
+        await self.abatch([self._op(_open(namespace), key, value, index, ttl, base)])
 
     def delete(self, namespace: tuple[str, ...], key: str, *, base: Base = NOT_PROVIDED) -> None:
         """Delete an item; `base` as for `put`.  Raises Conflict, Invalid, InvalidNamespaceError."""
         self.batch([self._op(namespace, key, None, None, None, base)])
 
+    @by_caller
     async def adelete(
         self, namespace: tuple[str, ...], key: str, *, base: Base = NOT_PROVIDED
     ) -> None:
@@ -194,6 +204,7 @@ class Store(AtHome, BaseStore):
 
         return _returned(*self._home.run(self._updated(change, think, embed)))
 
+    @by_caller
     async def aupdate(
         self,
         namespace: tuple[str, ...],
@@ -318,14 +329,11 @@ class Store(AtHome, BaseStore):
         ttl: Minutes,
         base: Base,
     ) -> PutFrom:
-        if not namespace or namespace[0] == "langgraph":
-            raise InvalidNamespaceError(
-                f"namespace={namespace!r:.60} is empty, or starts with 'langgraph'"
-            )
         if isinstance(ttl, NotProvided):
             ttl = (self.ttl_config or {}).get("default_ttl")
         given: Any = value  # LangGraph asks for a dict, and any mapping will do
         op = PutFrom(tuple(namespace), str(key), given, index, ttl)
+        validate_op_namespace(op)
         op.base = base
         return op
 
@@ -338,9 +346,17 @@ class Store(AtHome, BaseStore):
     def _change(
         self, namespace: tuple[str, ...], key: str, default: Json, index: Paths, ttl: Minutes
     ) -> _Change:
-        op = self._op(namespace, key, None, index, ttl, NOT_PROVIDED)
-        valid([op])
+        op = self._op(_open(namespace), key, None, index, ttl, NOT_PROVIDED)
         return _Change(item_key(op.namespace, op.key), op, default)
+
+
+def _open(namespace: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a namespace that users may write.  Raises InvalidNamespaceError."""
+    if not namespace or namespace[0] == "langgraph":
+        raise InvalidNamespaceError(
+            f"namespace={namespace!r:.60} is empty, or starts with 'langgraph'"
+        )
+    return namespace
 
 
 def _returned(value: dict[str, Json], before: Record) -> ObservedDict:

@@ -49,7 +49,10 @@ class Index:
         self._type = _TYPES[ann.get("vector_type", "vector")]
         self.embeddings = ensure_embeddings(config.get("embed"))
         self._dims = config["dims"]
-        self._fields = config.get("fields") or ["$"]
+        # LangGraph's stores on SQLite and PostgreSQL know it by the other name.
+        self._fields = given.get("fields") or given.get("text_fields") or ["$"]
+        if isinstance(self._fields, str):
+            self._fields = [self._fields]
 
     def texts(self, op: PutOp) -> dict[str, str]:
         """Return the texts of an item that are embedded, by their paths."""
