@@ -263,23 +263,27 @@ def test_searches_see_what_other_stores_have_written_since(place: Place) -> None
 
 
 def test_a_search_reads_what_changed_and_not_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Store("sqlite://")
+    space = interlock.open("sqlite://")
+    store = Store(space)
     store.batch([PutOp(("a",), str(n), {"n": n}) for n in range(50)])
-    scans = []
-    scan = type(store.space).scan
-    monkeypatch.setattr(
-        type(store.space), "scan", lambda *args, **named: scans.append(args) or scan(*args, **named)
-    )
+    scans: list[Any] = []
+    scan = interlock.Space.scan
+
+    def noted(*args: Any, **named: Any) -> Any:
+        scans.append(args)
+        return scan(*args, **named)
+
+    monkeypatch.setattr(interlock.Space, "scan", noted)
     for n in range(5):
         assert len(store.search(("a",), limit=100)) == 50 + n
         store.put(("a",), f"more {n}", {"n": n})
-        store.space.create(f"elsewhere/{n}", 0)
+        space.create(f"elsewhere/{n}", 0)
     assert len(scans) == 1
     for n in range(200):
-        store.space.create(f"far/{n}", 0)
+        space.create(f"far/{n}", 0)
     assert len(store.search(("a",), limit=100)) == 55
     assert len(scans) == 2, "all of it is less than what happened since"
-    store.close()
+    space.close()
 
 
 def test_what_a_search_returns_may_be_changed(space: interlock.Space) -> None:
@@ -430,7 +434,8 @@ def test_an_item_expires_by_the_clock_of_any_store(space: interlock.Space) -> No
 
 
 def test_a_sweeper_sweeps_until_it_is_stopped(clocked: Clocked) -> None:
-    store = Store(clocked.space, ttl={"default_ttl": 1, "sweep_interval_minutes": 1e-5})  # type: ignore[typeddict-item]  # not only whole minutes
+    ttl: Any = {"default_ttl": 1, "sweep_interval_minutes": 1e-5}
+    store = Store(clocked.space, ttl=ttl)
     swept = queue.SimpleQueue[int]()
 
     def sweep_ttl() -> int:
@@ -526,7 +531,8 @@ def test_distances_are_those_that_are_asked_for(
     options: dict[str, Any], scores: dict[str, float] | None
 ) -> None:
     index: Any = {"dims": 4, "embed": embed, "text_fields": ["text"], **options}
-    with Store("sqlite://", index=index) as store:
+    with interlock.open("sqlite://") as space:
+        store = Store(space, index=index)
         for key, text in (("one", "aaa"), ("two", "abbbb"), ("three", "aaaa")):
             store.put(("docs",), key, {"text": text, "other": "a" * 9})
         found = {
@@ -534,7 +540,7 @@ def test_distances_are_those_that_are_asked_for(
         }
         if scores is None:
             assert found["one"] == found["three"] == 1.0
-            assert len(store.space.read("langgraph/store/docs/=one").value["vectors"]["text"]) == 12
+            assert len(space.read("langgraph/store/docs/=one").value["vectors"]["text"]) == 12
         else:
             assert found == pytest.approx(scores, abs=1e-6)
 
@@ -548,8 +554,9 @@ def test_distances_are_those_that_are_asked_for(
     ],
 )
 def test_an_index_that_there_is_none_of_is_refused(options: dict[str, Any]) -> None:
+    index: Any = {"dims": 4, "embed": embed, **options}
     with pytest.raises(interlock.Invalid, match="must be one of"):
-        Store("sqlite://", index={"dims": 4, "embed": embed, **options})  # type: ignore[typeddict-item]
+        Store("sqlite://", index=index)
 
 
 async def test_an_async_model_embeds_for_an_async_space(place: Place) -> None:
