@@ -37,7 +37,7 @@ def write(reads: TaskReads, current: int, worker: str | None = None) -> bool:
     """Write as an adapter does; say whether that was allowed."""
     caller = Caller.of(TASK) if worker is None else Caller(TASK, worker)
     evidence = reads.evidence(caller, record(current))
-    if evidence is None or not evidence.is_current(record(current)):
+    if evidence is None or evidence.version != current:
         reads.refused(caller, record(current))
         return False
     reads.wrote(caller, Observed.after_write(record(current)))

@@ -51,10 +51,6 @@ class Observed(NamedTuple):
         """Whether `record` is the record of the same key, in whatever version."""
         return (self.space, self.key) == (record.space, record.key)
 
-    def is_current(self, record: Record) -> bool:
-        """Whether `record` is at the version that was observed."""
-        return self == Observed.of(record)
-
     def record(self, fresh: Record) -> Record:
         """Return `fresh` as it was observed: a write over that conflicts if the key moved."""
         return fresh._replace(version=self.version, epoch=self.epoch)

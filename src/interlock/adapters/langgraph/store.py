@@ -7,6 +7,7 @@ import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
@@ -24,7 +25,7 @@ from interlock.adapters.langgraph.batch import (
     valid,
 )
 from interlock.adapters.langgraph.items import existing, item_key
-from interlock.adapters.langgraph.sweeper import EVERY, Stopped, Sweeper, Sweeping
+from interlock.adapters.langgraph.sweeper import Stopped, Sweeper
 from interlock.adapters.langgraph.vectors import NOT_EMBEDDED, Embedded, Index
 from interlock.adapters.langgraph.views import Views
 from interlock.adapters.observed import Observed, ObservedDict
@@ -246,18 +247,17 @@ class Store(AtHome, BaseStore):
         """Delete what is expired, like `sweep_ttl`."""
         return await self._home.run_async(sweep(self._home.calls))
 
-    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Sweeping:
+    def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Sweeper:
         """Delete what is expired every so many minutes, until `stop_ttl_sweeper`.
 
         The default is that of `ttl`, or 5.  May be awaited, which returns the same at once.  It
         ends, too, when what this returns is cancelled.  Raises Invalid.
         """
-        every = (self.ttl_config or {}).get("sweep_interval_minutes")
-        if self._sweeper is None:
-            waits = isinstance(self.space, AsyncSpace)
-            self._sweeper = Sweeper(self.sweep_ttl, self.asweep_ttl if waits else None)
-        given = every if sweep_interval_minutes is None else sweep_interval_minutes
-        return self._sweeper.start(EVERY if given is None else given)
+        if self._sweeper is None or self._sweeper.done():
+            every = (self.ttl_config or {}).get("sweep_interval_minutes")
+            given = every if sweep_interval_minutes is None else sweep_interval_minutes
+            self._sweeper = Sweeper(partial(Store.sweep_ttl, self), 5 if given is None else given)
+        return self._sweeper
 
     def stop_ttl_sweeper(self, timeout: float | None = None) -> Stopped:
         """Stop the sweeper; return whether it has ended within `timeout` seconds.
@@ -272,8 +272,7 @@ class Store(AtHome, BaseStore):
         super().close()
 
     def __exit__(self, *problem: object) -> None:
-        self.stop_ttl_sweeper()
-        super().__exit__(*problem)
+        self.close()
 
     async def __aexit__(self, *problem: object) -> None:
         self.stop_ttl_sweeper()
