@@ -422,9 +422,9 @@ def test_of_two_creates_at_once_one_is_refused(space: interlock.Space) -> None:
     class Late(dict[str, Any]):
         """A value that both calls look at before either of them commits."""
 
-        def keys(self) -> Any:
+        def items(self) -> Any:
             gate.wait(30)
-            return super().keys()
+            return super().items()
 
     def create() -> Any:
         try:
@@ -434,6 +434,20 @@ def test_of_two_creates_at_once_one_is_refused(space: interlock.Space) -> None:
 
     done = in_threads(create, create)
     assert sorted(map(str, done)) == sorted(map(str, [None, interlock.Conflict]))
+
+
+def test_new_items_are_put_without_looking_first(
+    space: interlock.Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "dead", {"n": 0}, ttl=0)
+    monkeypatch.delattr(interlock.Space, "read_many")
+    store.batch([PutOp(MEMORIES, key, {"n": 1}) for key in ("a", "b")])
+    with pytest.raises(interlock.Conflict, match="'a' in .* has not read it"):
+        store.batch([PutOp(MEMORIES, "c", {}), PutOp(MEMORIES, "a", {})])
+    monkeypatch.undo()
+    store.put(MEMORIES, "dead", {"n": 1})
+    assert sorted(item.key for item in store.search(MEMORIES)) == ["a", "b", "dead"]
 
 
 def test_what_was_never_read_is_overwritten_by_all_where_that_is_asked_for(

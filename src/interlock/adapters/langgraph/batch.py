@@ -73,6 +73,9 @@ class Alive(NamedTuple):
     ends: Mapping[str, int] = {}  # never changed
 
 
+NONE = Alive({})
+
+
 class PutFrom(PutOp):
     """A `put` or `delete` whose caller names what it was computed from: `base`.
 
@@ -201,8 +204,11 @@ class Batch:
         puts = {_at(op): op for op in self._ops if isinstance(op, PutOp)}
         if not puts:
             return []
-        records = await self._space.read_many(puts)
-        if self._overwrites and not any(self._known(op, records[key]) for key, op in puts.items()):
+        claimed = self._caller is not None or any(map(_claims, puts.values()))
+        if not claimed and not self._overwrites and await self._created(puts):
+            return [*puts]
+        records = await self._space.read_many(puts) if claimed or not self._overwrites else {}
+        if self._overwrites and not any(self._known(puts[key], records[key]) for key in records):
             # Nobody is refused: after a conflict it takes a turn.
             done = await self._space.transact(lambda tx: self._overwrite(tx, puts))
         else:
@@ -220,6 +226,22 @@ class Batch:
             if isinstance(op.value, ObservedDict) and op.value.observed.is_of(record):
                 op.value.observed = after
         return [record.key for record in done]
+
+    async def _created(self, puts: Mapping[str, PutOp]) -> bool:
+        """Create items without looking whether they are there; say whether that is done.
+
+        Raises Conflict.
+        """
+        if any(op.value is None or op.ttl is not None for op in puts.values()):
+            return False
+        made = [("create", at, body(at, op, NONE, self._embedded)) for at, op in puts.items()]
+        try:
+            await commit(self._space, made)
+        except Conflict as conflict:
+            if not (await live(self._space, existing([conflict.record]))).items:
+                return False  # it has expired
+            raise _unread(conflict, puts[conflict.record.key]) from None
+        return True
 
     async def _overwrite(self, tx: AsyncTx, puts: Mapping[str, PutOp]) -> list[Record]:
         writes = await self._decided(puts, await tx.read_many(puts))
@@ -280,12 +302,21 @@ class Batch:
         except Conflict as conflict:
             if basis.observed is not None:
                 raise
-            raise with_advice(
-                conflict,
-                f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
-                "pass back the value that get() returned, or base=item, or use store.update(); "
-                "Store(space, unread='overwrite') writes over what nobody read",
-            ) from None
+            raise _unread(conflict, op) from None
+
+
+def _claims(op: PutOp) -> bool:
+    """Whether a write may say what it was computed from."""
+    return getattr(op, "base", NOT_PROVIDED) is not NOT_PROVIDED or hasattr(op.value, "observed")
+
+
+def _unread(conflict: Conflict, op: PutOp) -> Conflict:
+    return with_advice(
+        conflict,
+        f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
+        "pass back the value that get() returned, or base=item, or use store.update(); "
+        "Store(space, unread='overwrite') writes over what nobody read",
+    )
 
 
 async def live(space: AsyncSpace, items: Sequence[Found], timed: bool = False) -> Alive:
