@@ -126,6 +126,9 @@ def test_of_what_neighbours_read_the_oldest_decides() -> None:
     assert not write(reads, 3, "four"), "it may be this one that was computed from version 1"
     reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
     assert write(reads, 3, "four"), "read again"
+    reads.read(Caller(TASK, "five"), Observed.of(record(4)))
+    reads.read(Caller(TASK, "six"), Observed.of(record(5)))
+    assert not write(reads, 5, "five"), "its own read, however new its neighbour's is"
 
 
 def test_a_refused_write_leaves_the_oldest_read_to_whoever_comes_next() -> None:
@@ -229,11 +232,11 @@ async def test_what_a_caller_hands_to_another_task_is_the_callers() -> None:
     async def get(version: int) -> None:
         read(reads, version)
 
-    async def worker(number: int) -> list[bool]:
+    async def worker() -> list[bool]:
         await asyncio.gather(*(called_by(Caller.of(TASK), get(1)) for _ in range(3)))
         return [write(reads, 1 + len(done)), write(reads, 9)]
 
     done: list[bool] = []
-    for number in range(2):
-        done += await asyncio.create_task(worker(number))
+    for _ in range(2):
+        done += await asyncio.create_task(worker())
     assert done == [True, False, False, False]
