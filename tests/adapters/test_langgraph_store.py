@@ -443,7 +443,7 @@ def test_new_items_are_put_without_looking_first(
     store.put(MEMORIES, "dead", {"n": 0}, ttl=0)
     monkeypatch.setattr(interlock.Space, "read_many", None, raising=False)
     store.batch([PutOp(MEMORIES, key, {"n": 1}) for key in ("a", "b")])
-    with pytest.raises(interlock.Conflict, match="'a' in .* has not read it"):
+    with pytest.raises(interlock.Conflict, match=r"'a' in .* has not read it"):
         store.batch([PutOp(MEMORIES, "c", {}), PutOp(MEMORIES, "a", {})])
     monkeypatch.undo()
     store.put(MEMORIES, "dead", {"n": 1})
