@@ -85,13 +85,6 @@ class PutFrom(PutOp):
     base: Item | Mapping[str, Json] | NotProvided | None = NOT_PROVIDED
 
 
-class _Basis(NamedTuple):
-    """What a write was computed from; `observed` None: nothing that is known here."""
-
-    observed: Observed | None
-    from_task: bool  # the task has read it; otherwise the value or `base` said so
-
-
 class Batch:
     """The operations of one call, with what they need from outside of the space.
 
@@ -208,7 +201,7 @@ class Batch:
         if not claimed and not self._overwrites and await self._created(puts):
             return [*puts]
         records = await self._space.read_many(puts) if claimed or not self._overwrites else {}
-        if self._overwrites and not any(self._known(puts[key], records[key]) for key in records):
+        if self._overwrites and not any(self._basis(puts[at], records[at]) for at in records):
             # Nobody is refused: after a conflict it takes a turn.
             done = await self._space.transact(lambda tx: self._overwrite(tx, puts))
         else:
@@ -260,11 +253,11 @@ class Batch:
             record = records[key]
             if op.value is None and not record.exists:
                 continue
-            basis = self._basis(op, record, key in alive.items)
-            if basis.observed is None:
+            basis = self._basis(op, record)
+            if basis is None:
                 if key in alive.items and not self._overwrites:
                     await self._refuse(record, op, basis)
-            elif basis.observed.version != record.version:
+            elif basis.version != record.version and (basis.version or key in alive.items):
                 await self._refuse(record, op, basis)
             if op.value is None:
                 writes.append(("delete", record))
@@ -272,35 +265,28 @@ class Batch:
                 writes.append(("write", record, body(key, op, alive, self._embedded)))
         return writes
 
-    def _known(self, op: PutOp, record: Record) -> bool:
-        return self._basis(op, record, record.exists).observed is not None
-
-    def _basis(self, op: PutOp, record: Record, exists: bool) -> _Basis:
-        """Return what a write was computed from.  Raises Invalid."""
-        if isinstance(op, PutFrom) and op.base is None:
-            absent = Observed.of(record)._replace(version=0) if exists else Observed.of(record)
-            return _Basis(absent, from_task=False)
-        if isinstance(op, PutFrom) and op.base is not NOT_PROVIDED:
-            named = observed(getattr(op.base, "value", op.base), record)
+    def _basis(self, op: PutOp, record: Record) -> Observed | None:
+        """Return what a write was computed from; None: nothing that is known.  Raises Invalid."""
+        base = getattr(op, "base", NOT_PROVIDED)
+        if base is None:
+            return Observed.of(record)._replace(version=0)
+        if base is not NOT_PROVIDED:
+            named = observed(getattr(base, "value", base), record)
             if named is None:
                 raise Invalid(
                     f"base= is not what get() or search() returned for {op.key!r:.60} of this store"
                 )
-            return _Basis(named, from_task=False)
-        carried = observed(op.value, record)
-        if carried is not None:
-            return _Basis(carried, from_task=False)
-        return _Basis(READS.evidence(self._caller, record), from_task=True)
+            return named
+        return observed(op.value, record) or READS.evidence(self._caller, record)
 
-    async def _refuse(self, record: Record, op: PutOp, basis: _Basis) -> None:
+    async def _refuse(self, record: Record, op: PutOp, basis: Observed | None) -> None:
         """Raise the Conflict: the store refuses a write over an old version, and notes it."""
-        before = basis.observed or Observed.of(record)._replace(version=0)
-        if basis.from_task:
-            READS.refused(self._caller, record)
+        before = basis or Observed.of(record)._replace(version=0)
+        READS.refused(self._caller, record)
         try:  # versions never come back
             await commit(self._space, [("write", before.record(record), None)])
         except Conflict as conflict:
-            if basis.observed is not None:
+            if basis is not None:
                 raise
             raise _unread(conflict, op) from None
 

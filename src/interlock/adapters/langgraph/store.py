@@ -8,13 +8,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
 from interlock.adapters.home import AtHome, Home
 from interlock.adapters.langgraph.batch import (
     READS,
-    Alive,
     Batch,
     PutFrom,
     body,
@@ -52,23 +51,6 @@ Paths = Literal[False] | list[str] | None
 Minutes = float | None | NotProvided
 Base = Item | Value | None | NotProvided
 Answer = TypeVar("Answer")
-
-
-class _Change(NamedTuple):
-    """What `update` is asked to write: where, and how it is indexed and lives."""
-
-    at: str
-    op: PutOp
-    default: Json
-
-    def value(self, alive: Alive) -> Json:
-        item = alive.items.get(self.at)
-        return self.default if item is None else item.kept.value
-
-    def to(self, value: object) -> PutOp:
-        if not isinstance(value, Mapping):
-            raise Invalid(f"fn must return a mapping for {self.op.key!r:.60}, not {value!r:.60}")
-        return self.op._replace(value=value)
 
 
 class Store(AtHome, BaseStore):
@@ -195,7 +177,7 @@ class Store(AtHome, BaseStore):
         """
         if inspect.iscoroutinefunction(fn):
             raise Invalid("fn is a coroutine function; use aupdate")
-        change = self._change(namespace, key, default, index, ttl)
+        op = self._op(_open(namespace), key, None, index, ttl, NOT_PROVIDED)
 
         async def think(value: Json) -> object:
             return fn(value)
@@ -203,7 +185,7 @@ class Store(AtHome, BaseStore):
         async def embed(op: PutOp) -> Embedded:
             return self._embed([op])
 
-        return _returned(*self._home.run(self._updated(change, think, embed)))
+        return _returned(*self._home.run(self._updated(op, default, think, embed)))
 
     @by_caller
     async def aupdate(
@@ -220,9 +202,9 @@ class Store(AtHome, BaseStore):
 
         `fn` is a coroutine function, or a plain one, which then runs in a worker thread.
         """
-        change = self._change(namespace, key, default, index, ttl)
+        op = self._op(_open(namespace), key, None, index, ttl, NOT_PROVIDED)
         if isinstance(self.space, Space):
-            done = await self._updated_in_thread(self.space, change, fn)
+            done = await self._updated_in_thread(self.space, op, default, fn)
         else:
 
             async def think(value: Json) -> object:
@@ -233,7 +215,7 @@ class Store(AtHome, BaseStore):
             async def embed(op: PutOp) -> Embedded:
                 return await self._aembed([op])
 
-            done = await self._updated(change, think, embed)
+            done = await self._updated(op, default, think, embed)
         return _returned(*done)
 
     def sweep_ttl(self) -> int:
@@ -280,17 +262,21 @@ class Store(AtHome, BaseStore):
 
     async def _updated(
         self,
-        change: _Change,
+        asked: PutOp,
+        default: Json,
         think: Callable[[Json], Awaitable[object]],
         embed: Callable[[PutOp], Awaitable[Embedded]],
     ) -> tuple[dict[str, Json], Record]:
         """Return the value that was written, and the record that it was written over."""
+        at = item_key(asked.namespace, asked.key)
 
         async def decide(tx: AsyncTx) -> tuple[dict[str, Json], Record]:
-            record = await tx.read(change.at)
-            alive = await live(self._home.calls, existing([record]), change.op.ttl is not None)
-            op = change.to(await think(change.value(alive)))
-            kept = body(change.at, op, alive, await embed(op))
+            record = await tx.read(at)
+            alive = await live(self._home.calls, existing([record]), asked.ttl is not None)
+            item = alive.items.get(at)
+            value: Any = await think(default if item is None else item.kept.value)
+            op = asked._replace(value=value)
+            kept = body(at, op, alive, await embed(op))
             await tx.write(record, kept)
             return kept["value"], record
 
@@ -298,7 +284,11 @@ class Store(AtHome, BaseStore):
         return done
 
     async def _updated_in_thread(
-        self, space: Space, change: _Change, fn: Callable[[Json], Value | Awaitable[Value]]
+        self,
+        space: Space,
+        op: PutOp,
+        default: Json,
+        fn: Callable[[Json], Value | Awaitable[Value]],
     ) -> tuple[dict[str, Json], Record]:
         loop = asyncio.get_running_loop()
 
@@ -312,7 +302,7 @@ class Store(AtHome, BaseStore):
         async def embed(op: PutOp) -> Embedded:
             return awaited(self._aembed([op]))
 
-        return await _in_own_thread(lambda: run(space, self._updated(change, think, embed)))
+        return await _in_own_thread(lambda: run(space, self._updated(op, default, think, embed)))
 
     def _batch(self, ops: tuple[Op, ...], embedded: Embedded) -> Work[list[Result]]:
         return Batch(
@@ -341,12 +331,6 @@ class Store(AtHome, BaseStore):
 
     async def _aembed(self, ops: Iterable[Op]) -> Embedded:
         return NOT_EMBEDDED if self._index is None else await self._index.aembed(ops)
-
-    def _change(
-        self, namespace: tuple[str, ...], key: str, default: Json, index: Paths, ttl: Minutes
-    ) -> _Change:
-        op = self._op(_open(namespace), key, None, index, ttl, NOT_PROVIDED)
-        return _Change(item_key(op.namespace, op.key), op, default)
 
 
 def _open(namespace: tuple[str, ...]) -> tuple[str, ...]:
