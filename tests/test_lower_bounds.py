@@ -40,6 +40,8 @@ USERS = {
     "schema": "import interlock; R = interlock.guarded(schema=int); "
     "interlock.open('sqlite://', rules={'k': R})",
     "toml": "from interlock import guards; guards.file('.').create('a.toml', {'n': 1})",
+    "vectors": "from interlock.adapters.langgraph import Store; "
+    "Store('sqlite://', index={'dims': 2, 'embed': lambda texts: []})",
     "verify": "from interlock.verify import laws; laws(None, None)",
 }
 
