@@ -7,6 +7,7 @@ from itertools import product
 _LOOP = "a synchronous call in the loop of an asynchronous space raises interlock.Invalid"
 _SQL = "names of fields never become SQL here, so none is refused"
 _ROWS = "it sets when rows of a table expire, and there is no such table here"
+_TABLES = "it looks for a table of vectors"
 _POOL = "it counts what LangGraph's store takes from its pool"
 _CONNECTIONS = ("default", "pipe", "pool")
 

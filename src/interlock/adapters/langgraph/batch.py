@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Json, Record
-from interlock.adapters.langgraph.filters import begins, listed, literal_prefix, passes
+from interlock.adapters.langgraph.filters import listed, literal_prefix, passes
 from interlock.adapters.langgraph.items import (
     ITEMS,
     REFRESHED,
@@ -21,7 +21,6 @@ from interlock.adapters.langgraph.items import (
     microseconds,
     plain,
     refresh_key,
-    scan_prefix,
     until,
 )
 from interlock.adapters.langgraph.vectors import Embedded
@@ -144,13 +143,11 @@ class Batch:
 
     async def _search(self, op: SearchOp) -> tuple[list[Found], Mapping[str, float]]:
         """Return the items of a page, and scores by their keys in the space."""
-        prefix, passed = tuple(op.namespace_prefix), passes(plain(op.filter))
-        view = await self._views.view(self._space, scan_prefix(prefix))
-        hits: Iterable[Found] = (
-            item
-            for item in view.newest
-            if begins(item.kept.namespace, prefix) and passed(item.kept.value)
-        )
+        view = await self._views.view(self._space, tuple(op.namespace_prefix))
+        hits: Iterable[Found] = view.newest
+        if op.filter:
+            passed = passes(plain(op.filter))
+            hits = (item for item in view.newest if passed(item.kept.value))
         query = self._embedded.queries.get(op.query or "")
         scores: Mapping[str, float] = {}
         if query is not None:
@@ -160,7 +157,7 @@ class Batch:
 
     async def _list(self, op: ListNamespacesOp) -> list[Path]:
         conditions = op.match_conditions or ()
-        view = await self._views.view(self._space, scan_prefix(literal_prefix(conditions)))
+        view = await self._views.view(self._space, literal_prefix(conditions))
         namespaces = {item.kept.namespace for item in await self._alive(view.newest)}
         return listed(namespaces, conditions, op.max_depth)[op.offset : op.offset + op.limit]
 

@@ -22,11 +22,6 @@ _ORDERS: dict[str, Callable[[Json, Json], Any]] = {
 }
 
 
-def begins(namespace: Path, prefix: Path) -> bool:
-    """Whether a namespace is under another one, or the same."""
-    return namespace[: len(prefix)] == prefix
-
-
 def passes(wanted: Mapping[str, Json] | None) -> Test:
     """Return whether a value passes the filter of a search.  Raises ValueError for an operator that
     is none.

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 from interlock import AsyncSpace, Entry, Pruned, Record
-from interlock.adapters.langgraph.items import Found, found
+from interlock.adapters.langgraph.items import Found, Path, found, scan_prefix
 from interlock.adapters.langgraph.vectors import Index, Table
 
 MOST_TEXT = 64_000_000  # characters of JSON in all views of a store
@@ -20,13 +21,30 @@ _NEAR = 100  # positions of the log that are read rather than all items
 
 
 class View:
-    """Items by their keys, the oldest version first, as of a position.  Never changed."""
+    """The items of `records` under a namespace, as of a position.  Never changed.
 
-    def __init__(self, index: Index | None, position: int, items: dict[str, Found]) -> None:
-        self._index = index
-        self.position = position
-        self.items = items
-        self.newest = tuple(reversed(items.values()))
+    `before` are items by their keys that are there already, the oldest version first; records that
+    do not exist take some of them away.
+    """
+
+    def __init__(
+        self,
+        namespace: Path,
+        index: Index | None,
+        position: int,
+        records: Iterable[Record],
+        before: Mapping[str, Found] = MappingProxyType({}),
+    ) -> None:
+        self._namespace, self._index, self.position = namespace, index, position
+        self.items = dict(before)
+        for record in records:
+            self.items.pop(record.key, None)
+            if record.exists:
+                item = found(record)
+                # The key of a long path does not tell all of it.
+                if item.kept.namespace[: len(namespace)] == namespace:
+                    self.items[record.key] = item
+        self.newest = tuple(reversed(self.items.values()))
 
     @cached_property
     def size(self) -> int:
@@ -43,16 +61,12 @@ class View:
         """Return how near items are to a query, by their keys."""
         return {} if self._table is None else self._table.scores(query)
 
-    def after(self, entries: Iterable[Entry], position: int) -> View:
+    def after(self, entries: Sequence[Entry], position: int) -> View:
         """Return the view with what was committed since."""
-        items = dict(self.items)
         space = self.newest[0].record.space
-        for entry in entries:
-            items.pop(entry.key, None)
-            position = max(position, entry.position)
-            if entry.kind == "put" and not entry.erased:
-                items[entry.key] = found(_record(entry, space))
-        return View(self._index, position, items)
+        records = [_record(entry, space) for entry in entries]
+        position = max(position, *(entry.position for entry in entries), 0)
+        return View(self._namespace, self._index, position, records, self.items)
 
 
 class Views:
@@ -60,20 +74,21 @@ class Views:
 
     def __init__(self, index: Index | None) -> None:
         self._index = index
-        self._views: OrderedDict[str, View] = OrderedDict()
+        self._views: OrderedDict[Path, View] = OrderedDict()
         self._lock = threading.Lock()
 
-    async def view(self, space: AsyncSpace, prefix: str) -> View:
-        """Return the items whose keys begin with `prefix`, as of now."""
+    async def view(self, space: AsyncSpace, namespace: Path) -> View:
+        """Return the items under a namespace, as of now."""
         with self._lock:
-            known = self._views.get(prefix)
+            known = self._views.get(namespace)
         now = await space.position()
         if known is None or known.position != now:
-            known = await self._read(space, prefix, known, now)
-        self._keep(prefix, known)
+            known = await self._read(space, namespace, known, now)
+        self._keep(namespace, known)
         return known
 
-    async def _read(self, space: AsyncSpace, prefix: str, known: View | None, now: int) -> View:
+    async def _read(self, space: AsyncSpace, namespace: Path, known: View | None, now: int) -> View:
+        prefix = scan_prefix(namespace)
         if known and known.items and 0 < now - known.position <= max(_NEAR, len(known.items)):
             try:
                 entries = [each async for each in space.log(known.position, prefix)]
@@ -83,17 +98,17 @@ class Views:
                 return known.after(entries, now)
         records = (await space.scan(prefix)).values()
         oldest_first = sorted(records, key=lambda record: record.position)
-        return View(self._index, now, {record.key: found(record) for record in oldest_first})
+        return View(namespace, self._index, now, oldest_first)
 
-    def _keep(self, prefix: str, view: View) -> None:
+    def _keep(self, namespace: Path, view: View) -> None:
         """Keep a view, unless there is a newer one; of all, as many as there is room for."""
         if view.size > MOST_TEXT:
             return
         with self._lock:
-            other = self._views.get(prefix)
+            other = self._views.get(namespace)
             if other is None or other.position <= view.position:
-                self._views[prefix] = view
-            self._views.move_to_end(prefix)
+                self._views[namespace] = view
+            self._views.move_to_end(namespace)
             while sum(each.size for each in self._views.values()) > MOST_TEXT:
                 self._views.popitem(last=False)
 
@@ -108,7 +123,7 @@ def _record(entry: Entry, space: str) -> Record:
         entry.agent,
         entry.time_us,
         entry.position,
-        exists=True,
+        exists=entry.kind == "put" and not entry.erased,
         space=space,
         body=json.dumps(entry.value),
         expires_us=entry.expires_us,
