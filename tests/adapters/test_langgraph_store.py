@@ -244,6 +244,29 @@ async def test_what_a_node_has_awaited_in_other_tasks_is_its_own_read(
     assert store.search(MEMORIES)[0].value == {"n": 4}
 
 
+async def test_of_writes_at_once_from_one_read_of_a_node_one_counts(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {})
+    done: list[Any] = []
+
+    def made(number: int) -> Any:
+        async def node(state: State, *, store: BaseStore) -> dict[str, int]:
+            if number == 0:
+                item = await asyncio.wait_for(store.aget(MEMORIES, "k"), 30)
+                assert item is not None
+                puts = [store.aput(MEMORIES, "k", {**item.value, str(n): n}) for n in range(5)]
+                done.extend(await asyncio.gather(*puts, return_exceptions=True))
+            return {"done": 1}
+
+        return node
+
+    await graph_of(made, store).ainvoke({"done": 0})
+    assert sorted(type(each).__name__ for each in done) == ["Conflict"] * 4 + ["NoneType"]
+    assert len(store.search(MEMORIES)[0].value) == 1
+
+
 # At a URL
 
 

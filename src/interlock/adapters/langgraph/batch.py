@@ -364,8 +364,8 @@ def caller() -> Caller | None:
 
 
 def by_caller(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Return a method whose reads and writes are those of whoever calls it, also where another task
-    awaits it, as in `asyncio.gather`."""
+    """Return a method whose reads are those of whoever calls it, also where another task awaits it,
+    as in `asyncio.gather`."""
 
     @functools.wraps(method)
     def called(*args: P.args, **named: P.kwargs) -> Coroutine[Any, Any, T]:

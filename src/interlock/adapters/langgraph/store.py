@@ -106,12 +106,12 @@ class Store(AtHome, BaseStore):
         asked = valid(ops)
         return self._home.run(self._batch(asked, self._embed(asked)))
 
-    @by_caller
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Do several operations, like `batch`."""
         asked = valid(ops)
         return await self._home.run_async(self._batch(asked, await self._aembed(asked)))
 
+    # Not the writes: of several at once, which come from one read, one counts.
     aget = by_caller(BaseStore.aget)
     asearch = by_caller(BaseStore.asearch)
 
@@ -132,7 +132,6 @@ class Store(AtHome, BaseStore):
         """
         self.batch([self._op(_open(namespace), key, value, index, ttl, base)])
 
-    @by_caller
     async def aput(
         self,
         namespace: tuple[str, ...],
@@ -150,7 +149,6 @@ class Store(AtHome, BaseStore):
         """Delete an item; `base` as for `put`.  Raises Conflict, Invalid, InvalidNamespaceError."""
         self.batch([self._op(namespace, key, None, None, None, base)])
 
-    @by_caller
     async def adelete(
         self, namespace: tuple[str, ...], key: str, *, base: Base = NOT_PROVIDED
     ) -> None:
@@ -187,7 +185,6 @@ class Store(AtHome, BaseStore):
 
         return _returned(*self._home.run(self._updated(op, default, think, embed)))
 
-    @by_caller
     async def aupdate(
         self,
         namespace: tuple[str, ...],
