@@ -18,6 +18,7 @@ from benchmarks import (
     events,
     guards,
     histories,
+    langgraph_store,
     projections,
     queue,
     runs,
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 KINDS: tuple[Any, ...] = (
     cases,
     histories,
+    langgraph_store,
     servers,
     projections,
     events,
