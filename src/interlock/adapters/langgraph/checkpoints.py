@@ -27,6 +27,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
 from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Json, Record
+from interlock.adapters.langgraph.call import is_call
 from interlock.adapters.langgraph.keys import (
     Place,
     completed,
@@ -41,13 +42,13 @@ from interlock.adapters.langgraph.keys import (
 )
 from interlock.adapters.space import Write, commit
 
-EPOCH, ONCE = "__interlock_epoch", "__interlock_once"  # what travels in a run's config
+# What travels in a run's config; LangGraph hides what has this prefix from streams.
+EPOCH, ONCE = "__pregel_interlock_epoch", "__pregel_interlock_once"
 RUNNING, ENDED = "running", "ended"
 PAGE = 32  # checkpoints in a page of the index
 _ATTEMPTS = 100  # at a commit whose keys others move
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
 _RUN_SOURCES = ("input", "loop")
-_RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
 Decided = Callable[
@@ -196,7 +197,7 @@ async def put_writes(
         await _committed(space, config, [fence, key, *([once] if once else [])], decided, None, {})
     except Held as held:
         # What update_state writes comes before the checkpoint that it makes.
-        in_a_call = not begins and _RUNTIME in conf
+        in_a_call = not begins and is_call(config)
         if in_a_call and await _has_input(space, serde, config):
             raise Overtaken(place.thread) from held
         raise
