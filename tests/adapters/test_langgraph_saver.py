@@ -134,16 +134,51 @@ def test_branches_of_a_thread_do_not_share_versions(memory: interlock.Space) -> 
     assert graph.get_state(right).values["messages"][-1] == "right"
 
 
-def test_a_put_takes_two_round_trips(memory: interlock.Space) -> None:
+def test_what_a_saver_has_just_stored_is_not_read_again(memory: interlock.Space) -> None:
     calls = list[str]()
-    first = put(saver := Saver(memory))
-    for name in ("read_many", "scan", "read", "transaction"):
+    saver, other = Saver(memory), Saver(memory)
+    first = put(saver)
+    for name in ("read_many", "scan", "read", "transaction", "position"):
         setattr(memory, name, _told(getattr(memory, name), name, calls))
     second = put(saver, parent=first)
+    assert calls == ["transaction"]
+    calls.clear()
+    third = put(other, parent=second)
+    assert calls == ["read_many", "transaction"]
+    calls.clear()
+    put(saver, parent=third)  # it has not seen that one
     assert calls == ["read_many", "transaction"]
     calls.clear()
     saver.put_writes(named(second), [("c", "v")], "task")
     assert calls == ["read_many", "transaction"]
+    value_of(saver)
+    calls.clear()
+    value_of(saver)
+    assert calls == ["position"]
+
+
+def test_what_is_remembered_is_never_out_of_date(memory: interlock.Space) -> None:
+    saver, other = Saver(memory), Saver(memory)
+    id = put(saver)
+    for writer in (other, saver):
+        for each in (saver, other, saver):
+            found = each.get_tuple(named(None))
+            assert found is not None
+            assert found.checkpoint["id"] == id
+        writer.put_writes(named(id), [("c", f"by {writer is saver}")], f"task {writer is saver}")
+        found = saver.get_tuple(named(None))
+        assert found is not None
+        assert found.pending_writes is not None
+        assert found.pending_writes[-1][2] == f"by {writer is saver}"
+        found.checkpoint["channel_values"]["mine"] = "changed"
+        found.checkpoint["channel_versions"].clear()
+        id = put(writer, parent=id)
+        latest = saver.get_tuple(named(None))
+        assert latest is not None
+        assert latest.checkpoint["id"] == id
+    other.delete_thread("thread")
+    assert saver.get_tuple(named(None)) is None
+    assert put(saver)
 
 
 @pytest.mark.parametrize("limit", [1, 5])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple, TypedDict
 
 from langchain_core.runnables import RunnableConfig
@@ -26,7 +27,17 @@ from langgraph.checkpoint.base import (
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Json, Record
+from interlock import (
+    AsyncSpace,
+    Committed,
+    Conflict,
+    Fenced,
+    Held,
+    InterlockError,
+    Invalid,
+    Json,
+    Record,
+)
 from interlock.adapters.langgraph.call import is_call
 from interlock.adapters.langgraph.keys import (
     Place,
@@ -40,12 +51,13 @@ from interlock.adapters.langgraph.keys import (
     segment,
     unpacked,
 )
+from interlock.adapters.langgraph.recent import Newest, Recent
 from interlock.adapters.space import Write, commit
 
 # What travels in a run's config; LangGraph hides what has this prefix from streams.
 EPOCH, ONCE = "__pregel_interlock_epoch", "__pregel_interlock_once"
 RUNNING, ENDED = "running", "ended"
-PAGE = 32  # checkpoints in a page of the index
+PAGE = 8  # checkpoints in a page of the index
 _ATTEMPTS = 100  # at a commit whose keys others move
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
 _RUN_SOURCES = ("input", "loop")
@@ -109,6 +121,7 @@ def loaded(serde: SerializerProtocol, kept: Sequence[str]) -> Any:
 async def put(
     space: AsyncSpace,
     serde: SerializerProtocol,
+    recent: Recent,
     config: RunnableConfig,
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,
@@ -156,7 +169,9 @@ async def put(
         return writes + [("create", key, value) for key, value in new.items() if key not in present]
 
     try:
-        await _committed(space, config, keys, decided, follows, new)
+        remembered = recent.records(place, keys, own)
+        made = await _committed(space, config, keys, decided, follows, new, remembered)
+        recent.remember(place, made)
     except (Conflict, Held) as refused:
         # These tell a caller to call again, which is right until its input is in the thread.
         if await _has_input(space, serde, config, metadata):
@@ -210,16 +225,23 @@ async def _committed(
     decided: Decided,
     follows: str | None,
     new: Mapping[str, Json],
-) -> None:
-    """Read, decide, commit; again if something moved that does not concern the run."""
+    remembered: Mapping[str, Record] | None = None,
+) -> dict[str, Record]:
+    """Read, decide, commit; again if something moved that does not concern the run.
+
+    What is `remembered` is tried first.  Returns the records of `keys` afterwards.
+    """
     present: dict[str, Record] = {}
     epoch = config["configurable"].get(EPOCH)
+    if remembered is not None:
+        with suppress(Conflict, Fenced, Held, Invalid):  # what is read will tell
+            writes = await decided(remembered, present)
+            return _after(remembered, writes, await commit(space, writes))
     for attempt in range(1, _ATTEMPTS + 1):
         found = await space.read_many(list(dict.fromkeys(keys)))
         writes = await decided(found, present)
         try:
-            await commit(space, writes)
-            return
+            return _after(found, writes, await commit(space, writes))
         except Conflict as conflict:
             if conflict.key == follows or attempt == _ATTEMPTS or _removed(conflict, keys):
                 raise
@@ -229,6 +251,29 @@ async def _committed(
         except Fenced:
             if epoch is not None or attempt == _ATTEMPTS:
                 raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _after(
+    records: Mapping[str, Record], writes: Iterable[Write], committed: Committed | None
+) -> dict[str, Record]:
+    """Return records as a commit has left them."""
+    assert committed is not None  # a block that did not raise was committed
+    values = {args[0].key: args[1] for name, *args in writes if name == "write"}
+    made = dict(records)
+    for written in committed.writes:
+        if written.key in values and written.key in made:
+            made[written.key] = made[written.key]._replace(
+                value=values[written.key],
+                version=written.version,
+                epoch=written.epoch,
+                writer=committed.agent,
+                time_us=committed.time_us,
+                position=written.position,
+                exists=True,
+                body=written.body,
+            )
+    return made
 
 
 async def _has_input(
@@ -352,17 +397,57 @@ class Ref(NamedTuple):
     id: str
 
 
+class Stored(NamedTuple):
+    """A checkpoint as it is kept: serialized, with its channels' values and what tasks wrote."""
+
+    ref: Ref
+    parent: str | None
+    checkpoint: Sequence[str]
+    metadata: Sequence[str]
+    values: Mapping[str, Sequence[str]]
+    writes: Mapping[str, Record]
+
+    @property
+    def size(self) -> int:
+        """How many characters its values have."""
+        written = sum(len(record.body or "") for record in self.writes.values())
+        return written + sum(len(data) for _, data in self.values.values())
+
+    def load(self, serde: SerializerProtocol) -> CheckpointTuple:
+        """Return it as LangGraph wants it: everything in it is new."""
+        checkpoint = loaded(serde, self.checkpoint)
+        values = {name: loaded(serde, value) for name, value in self.values.items()}
+        return CheckpointTuple(
+            config_of(*self.ref),
+            {**checkpoint, "channel_values": values},  # type: ignore[typeddict-item]  # as it was put
+            loaded(serde, self.metadata),
+            config_of(self.ref.place, self.parent) if self.parent else None,
+            _pending(serde, self.writes),
+        )
+
+
 async def get_tuple(
-    space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig
+    space: AsyncSpace, serde: SerializerProtocol, recent: Recent, config: RunnableConfig
 ) -> CheckpointTuple | None:
     """Return the checkpoint that a config names, or the newest; None if there is none."""
     place, named = place_of(config), config["configurable"].get("checkpoint_id")
+    if named:
+        found = await fetch(space, serde, [Ref(place, named)])
+        return found[0].load(serde) if found else None
+    position = (await space.position()) if place in recent else None
+    newest = recent.newest(place)
+    if newest is not None and newest.position == position:
+        return newest.stored.load(serde)
     for _ in range(_ATTEMPTS):
-        id = named or (await _newest(space, place))
-        found = (await read(space, serde, [Ref(place, id)])) if id else []
-        if found or named or not id:
+        head = await space.read(place.head)
+        if not head.exists:
             break
-    return found[0] if found else None
+        records = {place.head: head}
+        if found := await fetch(space, serde, [Ref(place, _last(head))], records=records):
+            kept = None if position is None else Newest(position, found[0])
+            recent.remember(place, records, kept)
+            return found[0].load(serde)
+    return None
 
 
 async def read(
@@ -376,47 +461,49 @@ async def read(
 
     `channels`: those whose values are read (None: all).
     """
+    return [each.load(serde) for each in await fetch(space, serde, refs, wanted, channels)]
+
+
+async def fetch(
+    space: AsyncSpace,
+    serde: SerializerProtocol,
+    refs: Sequence[Ref],
+    wanted: Mapping[str, Json] | None = None,
+    channels: Collection[str] | None = None,
+    records: dict[str, Record] | None = None,
+) -> list[Stored]:
+    """Read what `read` returns.  `records` is given those of the checkpoints."""
     keys = {ref: ref.place.checkpoint(ref.id) for ref in refs}
     kept, before = await read_packed(space, keys.values())
-    checkpoints, metadata = {}, {}
+    blobs: dict[Ref, dict[str, str]] = {}
     for ref, key in keys.items():
-        if kept[key] is not None:
-            about = loaded(serde, kept[key]["metadata"])
-            if all(about.get(name) == value for name, value in (wanted or {}).items()):
-                metadata[ref] = about
-                checkpoints[ref] = loaded(serde, kept[key]["checkpoint"])
-    blobs = {
-        (ref, name): ref.place.blob(name, version)
-        for ref, checkpoint in checkpoints.items()
-        for name, version in checkpoint["channel_versions"].items()
-        if channels is None or name in channels
-    }
-    pending = {}
-    for ref in checkpoints:
-        scanned = await space.scan(ref.place.writes(ref.id))
-        pending[ref] = _pending(serde, scanned)
-    stored, after = await read_packed(space, dict.fromkeys(blobs.values()), keys.values())
-    found = []
-    for ref, checkpoint in checkpoints.items():
-        key = keys[ref]
-        if before[key].version != after[key].version:
-            continue  # it was removed meanwhile, perhaps with its values
-        values = {
-            name: loaded(serde, stored[blob])
-            for (of, name), blob in blobs.items()
-            if of == ref and stored[blob] is not None
+        if kept[key] is None or not _as_wanted(serde, kept[key], wanted):
+            continue
+        versions = loaded(serde, kept[key]["checkpoint"])["channel_versions"]
+        blobs[ref] = {
+            name: ref.place.blob(name, version)
+            for name, version in versions.items()
+            if channels is None or name in channels
         }
-        parent = kept[key]["parent"]
-        found.append(
-            CheckpointTuple(
-                config_of(*ref),
-                {**checkpoint, "channel_values": values},  # type: ignore[typeddict-item]  # as it was put
-                metadata[ref],
-                config_of(ref.place, parent) if parent else None,
-                pending[ref],
-            )
-        )
+    writes = {ref: await space.scan(ref.place.writes(ref.id)) for ref in blobs}
+    asked = dict.fromkeys(blob for names in blobs.values() for blob in names.values())
+    stored, after = await read_packed(space, asked, keys.values())
+    if records is not None:
+        records.update({key: after[key] for key in keys.values() if key in after})
+    found = []
+    for ref, names in blobs.items():
+        key = keys[ref]
+        if before[key].version == after[key].version:  # not removed meanwhile, with its values
+            about, values = kept[key], {name: stored[blob] for name, blob in names.items()}
+            there = {name: value for name, value in values.items() if value is not None}
+            parts = (about["parent"], about["checkpoint"], about["metadata"], there, writes[ref])
+            found.append(Stored(ref, *parts))
     return found
+
+
+def _as_wanted(serde: SerializerProtocol, kept: Json, wanted: Mapping[str, Json] | None) -> bool:
+    about = loaded(serde, kept["metadata"]) if wanted else {}
+    return all(about.get(name) == value for name, value in (wanted or {}).items())
 
 
 async def history(
@@ -535,7 +622,12 @@ def _refs(place: Place, kept: Sequence[Indexed]) -> list[Ref]:
 
 async def _newest(space: AsyncSpace, place: Place) -> str | None:
     head = await space.read(place.head)
-    return head.value["entries"][-1]["id"] if head.exists else None
+    return _last(head) if head.exists else None
+
+
+def _last(head: Record) -> str:
+    id: str = head.value["entries"][-1]["id"]
+    return id
 
 
 def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[PendingWrite]:

@@ -35,6 +35,7 @@ from interlock.adapters.home import AtHome, Home
 from interlock.adapters.langgraph import checkpoints, thread
 from interlock.adapters.langgraph.call import End, end_of_call, is_call, is_within
 from interlock.adapters.langgraph.checkpoints import EPOCH
+from interlock.adapters.langgraph.recent import Recent
 from interlock.adapters.langgraph.run import POLICIES, TTL, ThreadRun, inherited
 from interlock.adapters.space import Work, one_of
 
@@ -82,6 +83,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         self._on_busy = on_busy
         self._wait = wait
         self._lease_ttl = lease_ttl
+        self._recent = Recent()
 
     def run(
         self,
@@ -123,14 +125,16 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         if begins := self._begins(config):
             run, end = begins
             run.begin(config, end)
-        return self._run(checkpoints.get_tuple(self._home.calls, self.serde, config))
+        return self._run(checkpoints.get_tuple(self._home.calls, self.serde, self._recent, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Like `get_tuple`."""
         if begins := self._begins(config):
             run, end = begins
             await run.begin_async(config, end)
-        return await self._arun(checkpoints.get_tuple(self._home.calls, self.serde, config))
+        return await self._arun(
+            checkpoints.get_tuple(self._home.calls, self.serde, self._recent, config)
+        )
 
     def list(
         self,
@@ -172,11 +176,8 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         removed; Held while a run holds the thread; Fenced if this run has lost it.  If the call's
         input is in the thread already, Overtaken is raised in place of Conflict and Held.
         """
-        return self._run(
-            checkpoints.put(
-                self._home.calls, self.serde, config, checkpoint, metadata, new_versions
-            )
-        )
+        what = (config, checkpoint, metadata, new_versions)
+        return self._run(checkpoints.put(self._home.calls, self.serde, self._recent, *what))
 
     async def aput(
         self,
@@ -186,10 +187,8 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Like `put`."""
-        steps = checkpoints.put(
-            self._home.calls, self.serde, config, checkpoint, metadata, new_versions
-        )
-        return await self._arun(steps)
+        what = (config, checkpoint, metadata, new_versions)
+        return await self._arun(checkpoints.put(self._home.calls, self.serde, self._recent, *what))
 
     def put_writes(
         self,

@@ -1,0 +1,75 @@
+"""What a saver remembers of the threads that it worked on last, so that it asks the store for less.
+
+Nothing is decided by it.  A put that was made from what is remembered is refused if it is not so
+any more, and made again from what is read; a checkpoint is answered from here only if the log of
+the space has not moved since.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from interlock import Record
+from interlock.adapters.langgraph.keys import Place
+
+if TYPE_CHECKING:
+    from interlock.adapters.langgraph.checkpoints import Stored
+
+MOST = 256  # namespaces of threads
+_LARGEST = 100_000  # characters of the values of one
+
+
+class Newest(NamedTuple):
+    """The newest checkpoint of a namespace, when the log was at `position`."""
+
+    position: int
+    stored: Stored
+
+
+class _Known:
+    def __init__(self) -> None:
+        self.records: Mapping[str, Record] = {}
+        self.newest: Newest | None = None
+
+
+class Recent:
+    """Records, and the newest checkpoint, by the namespace that they are of.  Safe for threads."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Place, _Known] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, place: Place) -> bool:
+        return place in self._known
+
+    def records(self, place: Place, keys: Iterable[str], new: str) -> dict[str, Record] | None:
+        """Return the records of `keys`, if all are known; `new` was never written."""
+        known = self._known.get(place)
+        if known is None or not known.records:
+            return None
+        some = next(iter(known.records.values()))
+        found = {
+            **known.records,
+            new: Record(new, None, 0, 0, None, 0, 0, exists=False, space=some.space),
+        }
+        return {key: found[key] for key in keys} if all(key in found for key in keys) else None
+
+    def newest(self, place: Place) -> Newest | None:
+        """Return the newest checkpoint, as it was at its position."""
+        known = self._known.get(place)
+        return None if known is None else known.newest
+
+    def remember(
+        self, place: Place, records: Mapping[str, Record], newest: Newest | None = None
+    ) -> None:
+        """Remember records that were read or made, and the newest checkpoint if it is not large."""
+        with self._lock:
+            known = self._known.setdefault(place, _Known())
+            self._known.move_to_end(place)
+            known.records = dict(records)
+            known.newest = newest if newest and newest.stored.size <= _LARGEST else None
+            if len(self._known) > MOST:
+                self._known.popitem(last=False)
