@@ -282,3 +282,48 @@ async def test_what_a_stream_shows_of_a_call_can_be_called_with(space: Any) -> N
     shown = [each async for each in graph.astream(said("0"), THREAD, stream_mode="checkpoints")]
     await graph.ainvoke(said("1"), shown[-1]["config"])
     assert "epoch" not in str(shown)
+
+
+@pytest.mark.parametrize("options", [{}, {"on_busy": "reject"}, {"wait": 0.001}], ids=str)
+async def test_whoever_retries_whatever_is_refused_stores_an_input_once(
+    space: Any, options: dict[str, Any]
+) -> None:
+    graph = talking(Saver(space, **options), no_time)
+
+    async def send(message: str) -> None:
+        while True:
+            try:
+                await graph.ainvoke(said(message), THREAD)
+            except interlock.InterlockError:
+                await asyncio.sleep(0.001)
+            else:
+                return
+
+    await asyncio.gather(*(send(f"{n}") for n in range(RUNS)))
+    found = (await graph.aget_state(THREAD)).values["messages"]
+    assert sorted(found[::2]) == [str(number) for number in range(RUNS)]
+    assert len(found) == 2 * RUNS
+
+
+def test_refusals_name_the_thread_and_the_checkpoint() -> None:
+    saver = Saver("sqlite://", agent="app")
+    graph = talking_in_threads(saver, lambda _: None)
+    graph.invoke(said("0"), THREAD)
+    first, second = list(saver.list(THREAD))[1::-1]
+    again: Any = {**second.checkpoint, "id": "1ffffbfa-0a3a-69a7-8019-04c0eee35328"}
+    parent: Any = second.parent_config
+    assert parent == first.config
+    with pytest.raises(interlock.InterlockError, match="thread 'thread'"):
+        saver.put(parent, again, {"source": "loop", "step": 1}, {})
+    id = parent["configurable"]["checkpoint_id"]
+    with pytest.raises(interlock.Conflict, match=f"'thread' has moved on from .*'{id}'.* by 'app'"):
+        saver.put(parent, again, {"source": "input", "step": 1}, {})
+    with pytest.raises(interlock.Fenced), saver.run("thread") as config:
+        with pytest.raises(interlock.Held, match="'app' has a run on thread 'thread'"):
+            saver.delete_thread("thread")
+        assert isinstance(saver.space, interlock.Space)
+        saver.space.reclaim("langgraph/run/thread")
+        with pytest.raises(interlock.Fenced, match="took over thread 'thread'") as fenced:
+            graph.invoke(said("1"), config)
+    assert "langgraph/" not in str(fenced.value)
+    saver.close()

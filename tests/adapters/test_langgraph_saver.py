@@ -265,12 +265,14 @@ def test_nothing_follows_a_checkpoint_that_was_removed(space: interlock.Space) -
 
 def test_pruning_keeps_the_newest_and_goes_on(space: interlock.Space) -> None:
     saver = Saver(space)
-    ids = chain(saver, MANY)
+    ids = list[str]()
+    for number in range(MANY):
+        ids.append(put(saver, [number], ids[-1] if ids else None))
     saver.put_writes(named(ids[-1]), [("c", "pending")], "task")
     saver.put_writes(named(ids[0]), [("c", "gone")], "task")
     saver.prune(["thread", "another"])
     assert ids_of(saver) == [ids[-1]]
-    assert value_of(saver) == MANY - 1
+    assert value_of(saver) == [MANY - 1]
     kinds = [key.split("/")[1] for key in space.scan("langgraph/")]
     assert kinds.count("blob") == kinds.count("checkpoint") == kinds.count("writes") == 1
     assert "page" not in kinds

@@ -16,7 +16,7 @@ from interlock import Record
 from interlock.adapters.langgraph.keys import Place
 
 if TYPE_CHECKING:
-    from interlock.adapters.langgraph.checkpoints import Stored
+    from interlock.adapters.langgraph.stored import Stored
 
 MOST = 256  # namespaces of threads
 _LARGEST = 100_000  # characters of the values of one

@@ -16,6 +16,7 @@ from interlock.adapters.home import Home
 from interlock.adapters.langgraph.call import End, in_node
 from interlock.adapters.langgraph.checkpoints import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.langgraph.keys import once_key, run_key
+from interlock.adapters.langgraph.refusals import of_thread
 from interlock.adapters.langgraph.thread import rolled_back
 from interlock.adapters.space import commit, one_of, run, taken
 
@@ -142,7 +143,8 @@ class ThreadRun:
         _runs.set(tuple(each for each in _runs.get() if each._entered))
 
     async def _enter(self, on_busy: str, wait: float | None) -> RunnableConfig:
-        self._lease = await self._taken(on_busy, wait)
+        with of_thread(self._thread):
+            self._lease = await self._taken(on_busy, wait)
         try:
             await self._prepared()
             if self._noted or (self._lease.value or {}).get("state") != RUNNING:
@@ -180,10 +182,11 @@ class ThreadRun:
 
     async def _leave(self, done: bool) -> None:
         try:
-            if done:
-                await self._finished()
-            if self._noted:
-                await self._lease.write(self._state(ENDED))
+            with of_thread(self._thread):
+                if done:
+                    await self._finished()
+                if self._noted:
+                    await self._lease.write(self._state(ENDED))
         except Refused:
             if done:
                 raise

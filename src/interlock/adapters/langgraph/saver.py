@@ -32,7 +32,7 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from interlock import AsyncSpace, Invalid, Json, Space
 from interlock.adapters.home import AtHome, Home
-from interlock.adapters.langgraph import checkpoints, thread
+from interlock.adapters.langgraph import checkpoints, stored, thread
 from interlock.adapters.langgraph.call import End, end_of_call, is_call, is_within
 from interlock.adapters.langgraph.checkpoints import EPOCH
 from interlock.adapters.langgraph.recent import Recent
@@ -125,7 +125,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         if begins := self._begins(config):
             run, end = begins
             run.begin(config, end)
-        return self._run(checkpoints.get_tuple(self._home.calls, self.serde, self._recent, config))
+        return self._run(stored.get_tuple(self._home.calls, self.serde, self._recent, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Like `get_tuple`."""
@@ -133,7 +133,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
             run, end = begins
             await run.begin_async(config, end)
         return await self._arun(
-            checkpoints.get_tuple(self._home.calls, self.serde, self._recent, config)
+            stored.get_tuple(self._home.calls, self.serde, self._recent, config)
         )
 
     def list(
@@ -145,7 +145,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Yield checkpoints, newest first: of a namespace, a thread, or all."""
-        listing = checkpoints.Listing(self._home.calls, self.serde, config, filter, before, limit)
+        listing = stored.Listing(self._home.calls, self.serde, config, filter, before, limit)
         while found := self._run(listing.batch()):
             yield from found
 
@@ -158,7 +158,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Like `list`."""
-        listing = checkpoints.Listing(self._home.calls, self.serde, config, filter, before, limit)
+        listing = stored.Listing(self._home.calls, self.serde, config, filter, before, limit)
         while found := await self._arun(listing.batch()):
             for each in found:
                 yield each
@@ -265,13 +265,13 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what each channel was written along the parents, back to where its value is."""
-        return self._run(checkpoints.history(self._home.calls, self.serde, config, channels))
+        return self._run(stored.history(self._home.calls, self.serde, config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Like `get_delta_channel_history`."""
-        return await self._arun(checkpoints.history(self._home.calls, self.serde, config, channels))
+        return await self._arun(stored.history(self._home.calls, self.serde, config, channels))
 
     def _begins(self, config: RunnableConfig) -> tuple[ThreadRun, End] | None:
         """Return the run that a call of a graph begins, and its end; None if it begins none.

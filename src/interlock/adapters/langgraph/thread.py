@@ -7,16 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from interlock import AsyncSpace, Conflict, Fenced, Record
-from interlock.adapters.langgraph.checkpoints import (
-    ENDED,
-    PAGE,
-    RUNNING,
-    Indexed,
-    Ref,
-    entries,
-    loaded,
-    read,
-)
+from interlock.adapters.langgraph.checkpoints import ENDED, PAGE, RUNNING
 from interlock.adapters.langgraph.keys import (
     OF_A_THREAD,
     Place,
@@ -28,6 +19,8 @@ from interlock.adapters.langgraph.keys import (
     run_key,
     segment,
 )
+from interlock.adapters.langgraph.refusals import of_thread
+from interlock.adapters.langgraph.stored import Indexed, Ref, entries, loaded, read
 from interlock.adapters.space import Write, commit, erase_deleted, one_of
 
 STRATEGIES = ("keep_latest", "delete")
@@ -40,6 +33,11 @@ Chosen = Callable[[Place, Sequence[Indexed]], Coroutine[object, None, set[str]]]
 
 async def delete_thread(space: AsyncSpace, thread: str, erase: bool = False) -> None:
     """Remove all that is kept of a thread; Held while a run works on it.  `erase`: for good."""
+    with of_thread(thread):
+        await _delete_thread(space, thread, erase)
+
+
+async def _delete_thread(space: AsyncSpace, thread: str, erase: bool) -> None:
     for _ in range(_ATTEMPTS):
         run = await space.read(run_key(thread))
         heads = await space.scan(prefix("head", thread))
@@ -129,7 +127,8 @@ async def remove(
         place = Place(thread, head.value["ns"])
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await _remove(space, serde, place, chosen, epoch)
+                with of_thread(thread):
+                    await _remove(space, serde, place, chosen, epoch)
                 break
             except (Conflict, Fenced):
                 if attempt == _ATTEMPTS or epoch is not None:
