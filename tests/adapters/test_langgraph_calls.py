@@ -318,12 +318,14 @@ def test_refusals_name_the_thread_and_the_checkpoint() -> None:
     id = parent["configurable"]["checkpoint_id"]
     with pytest.raises(interlock.Conflict, match=f"'thread' has moved on from .*'{id}'.* by 'app'"):
         saver.put(parent, again, {"source": "input", "step": 1}, {})
-    with pytest.raises(interlock.Fenced), saver.run("thread") as config:
-        with pytest.raises(interlock.Held, match="'app' has a run on thread 'thread'"):
-            saver.delete_thread("thread")
-        assert isinstance(saver.space, interlock.Space)
-        saver.space.reclaim("langgraph/run/thread")
-        with pytest.raises(interlock.Fenced, match="took over thread 'thread'") as fenced:
-            graph.invoke(said("1"), config)
+    run = saver.run("thread")
+    config = run.__enter__()
+    with pytest.raises(interlock.Held, match="'app' has a run on thread 'thread'"):
+        saver.delete_thread("thread")
+    assert isinstance(saver.space, interlock.Space)
+    saver.space.reclaim("langgraph/run/thread")
+    with pytest.raises(interlock.Fenced, match="took over thread 'thread'") as fenced:
+        graph.invoke(said("1"), config)
     assert "langgraph/" not in str(fenced.value)
+    run.__exit__(LookupError)
     saver.close()
