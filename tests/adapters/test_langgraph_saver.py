@@ -168,8 +168,7 @@ def test_what_is_remembered_is_never_out_of_date(memory: interlock.Space) -> Non
         writer.put_writes(named(id), [("c", f"by {writer is saver}")], f"task {writer is saver}")
         found = saver.get_tuple(named(None))
         assert found is not None
-        assert found.pending_writes is not None
-        assert found.pending_writes[-1][2] == f"by {writer is saver}"
+        assert [write[2] for write in found.pending_writes or ()] == [f"by {writer is saver}"]
         found.checkpoint["channel_values"]["mine"] = "changed"
         found.checkpoint["channel_versions"].clear()
         id = put(writer, parent=id)
@@ -376,3 +375,25 @@ def test_a_node_that_fails_keeps_what_the_others_wrote(space: interlock.Space) -
     with saver.run("thread") as config:
         graph.invoke(None, config)
     assert graph.get_state(THREAD).values["messages"] == ["hello", "first", "second"]
+
+
+def test_idle_threads_are_swept(space: interlock.Space) -> None:
+    put(Saver(space), thread="old")
+    assert Saver(space, ttl={"default_ttl": 1e-9}).sweep_ttl() == 1
+    put(saver := Saver(space, ttl={"default_ttl": 60}), thread="new")
+    assert saver.sweep_ttl() == 0
+    assert saver.get_tuple(named(None, "old")) is None
+    assert saver.get_tuple(named(None, "new")) is not None
+    assert Saver(space).sweep_ttl() == 0
+    for wrong in ({"default_ttl": 0}, {"default_ttl": "1"}, {"refresh_on_read": True}):
+        with pytest.raises(interlock.Invalid, match="default_ttl"):
+            Saver(space, ttl=wrong)
+
+
+def test_a_thread_that_a_run_works_on_is_not_swept(memory: interlock.Space) -> None:
+    saver = Saver(memory, ttl={"default_ttl": 1e-9})
+    put(saver)
+    with saver.run("thread"):
+        assert saver.sweep_ttl() == 0
+    assert saver.sweep_ttl() == 1
+    assert ids_of(saver) == []

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -55,6 +55,9 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
     `on_busy`, `wait` and `lease_ttl` are those of `run`, for such calls; with `on_busy=None` they
     don't wait for each other, and whoever comes second is refused when it stores its first step.
 
+    `ttl={"default_ttl": minutes}`: `sweep_ttl` removes threads in which nothing was stored for so
+    long.
+
     `allow` lists your own classes (or pairs of module and name) that the state holds: dataclasses,
     enums, pydantic models.  Plain data, LangChain's messages and LangGraph's types are always read;
     anything else in a checkpoint raises Invalid.  With `allow=True` a checkpoint may call any
@@ -75,6 +78,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         on_busy: str | None = "enqueue",
         wait: float | None = None,
         lease_ttl: float = TTL,
+        ttl: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(serde=strict(serde, allow))
         if on_busy is not None:
@@ -84,6 +88,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         self._wait = wait
         self._lease_ttl = lease_ttl
         self._recent = Recent()
+        self._minutes = _minutes(ttl)
 
     def run(
         self,
@@ -261,6 +266,18 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         """Like `delete_for_runs`."""
         await self._arun(thread.delete_for_runs(self._home.calls, self.serde, run_ids))
 
+    def sweep_ttl(self) -> int:
+        """Remove the threads that `ttl` finds idle, except those that a run works on.
+
+        Returns how many.
+        """
+        return self._run(thread.sweep(self._home.calls, self._minutes)) if self._minutes else 0
+
+    async def asweep_ttl(self) -> int:
+        """Like `sweep_ttl`."""
+        work = thread.sweep(self._home.calls, self._minutes) if self._minutes else None
+        return await self._arun(work) if work else 0
+
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
@@ -297,6 +314,18 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
 
     async def _arun(self, work: Work[T]) -> T:
         return await self._home.run_async(work)
+
+
+def _minutes(ttl: Mapping[str, Any] | None) -> float | None:
+    """Return how many minutes a thread may be idle.  Raises Invalid."""
+    given = dict(ttl or {})
+    minutes: float | None = given.pop("default_ttl", None)
+    number = isinstance(minutes, int | float) and not isinstance(minutes, bool) and minutes > 0
+    if given or not (number or minutes is None):
+        raise Invalid(
+            f"ttl={ttl!r:.80} must be {{'default_ttl': minutes}}; reads don't refresh it."
+        )
+    return minutes
 
 
 Allowed = Iterable[type | tuple[str, ...]] | Literal[True]

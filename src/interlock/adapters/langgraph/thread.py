@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from interlock import AsyncSpace, Conflict, Fenced, Record
+from interlock import AsyncSpace, Conflict, Fenced, Held, Record
 from interlock.adapters.langgraph.checkpoints import ENDED, PAGE, RUNNING
 from interlock.adapters.langgraph.keys import (
     OF_A_THREAD,
@@ -37,10 +38,28 @@ async def delete_thread(space: AsyncSpace, thread: str, erase: bool = False) -> 
         await _delete_thread(space, thread, erase)
 
 
-async def _delete_thread(space: AsyncSpace, thread: str, erase: bool) -> None:
+async def sweep(space: AsyncSpace, minutes: float) -> int:
+    """Remove the threads in which nothing was stored for so many minutes; return how many.
+
+    One that a run works on stays.
+    """
+    idle_since = int(((await space.time()).timestamp() - 60 * minutes) * 1e6)
+    heads = (await space.scan(prefix("head"))).values()
+    removed = 0
+    for thread in dict.fromkeys(head.value["thread"] for head in heads):
+        with suppress(Held):
+            removed += await _delete_thread(space, thread, idle_since=idle_since)
+    return removed
+
+
+async def _delete_thread(
+    space: AsyncSpace, thread: str, erase: bool = False, idle_since: int | None = None
+) -> bool:
     for _ in range(_ATTEMPTS):
         run = await space.read(run_key(thread))
         heads = await space.scan(prefix("head", thread))
+        if idle_since and any(head.time_us > idle_since for head in heads.values()):
+            return False
         run_ids = set()
         for head in heads.values():
             run_ids |= {entry["run_id"] for entry in await entries(space, head)} - {None}
@@ -60,6 +79,7 @@ async def _delete_thread(space: AsyncSpace, thread: str, erase: bool) -> None:
         break
     if erase:
         await erase_deleted(space, *(prefix(kind, thread) for kind in OF_A_THREAD))
+    return True
 
 
 async def copy_thread(space: AsyncSpace, source: str, target: str) -> None:
