@@ -45,7 +45,7 @@ from interlock.adapters.langgraph.keys import (
 )
 from interlock.adapters.langgraph.recent import Recent
 from interlock.adapters.langgraph.refusals import Overtaken, of_thread
-from interlock.adapters.langgraph.stored import Indexed, config_of, dumped, loaded, place_of
+from interlock.adapters.langgraph.stored import Indexed, Stored, config_of, dumped, loaded, place_of
 from interlock.adapters.space import Write, commit
 
 # What travels in a run's config; LangGraph hides what has this prefix from streams.
@@ -70,7 +70,7 @@ def _small(value: object) -> bool:
 async def put(
     space: AsyncSpace,
     serde: SerializerProtocol,
-    recent: Recent,
+    recent: Recent[Stored],
     config: RunnableConfig,
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,

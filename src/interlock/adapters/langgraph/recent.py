@@ -10,36 +10,41 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from interlock import Record
 from interlock.adapters.langgraph.keys import Place
-
-if TYPE_CHECKING:
-    from interlock.adapters.langgraph.stored import Stored
 
 MOST = 256  # namespaces of threads
 _LARGEST = 100_000  # characters of the values of one
 
 
-class Newest(NamedTuple):
+class _Sized(Protocol):
+    @property
+    def size(self) -> int: ...
+
+
+Checkpoint = TypeVar("Checkpoint", bound=_Sized)
+
+
+class Newest(NamedTuple, Generic[Checkpoint]):
     """The newest checkpoint of a namespace, when the log was at `position`."""
 
     position: int
-    stored: Stored
+    stored: Checkpoint
 
 
-class _Known:
+class _Known(Generic[Checkpoint]):
     def __init__(self) -> None:
         self.records: Mapping[str, Record] = {}
-        self.newest: Newest | None = None
+        self.newest: Newest[Checkpoint] | None = None
 
 
-class Recent:
+class Recent(Generic[Checkpoint]):
     """Records, and the newest checkpoint, by the namespace that they are of.  Safe for threads."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[Place, _Known] = OrderedDict()
+        self._known: OrderedDict[Place, _Known[Checkpoint]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __contains__(self, place: Place) -> bool:
@@ -57,13 +62,13 @@ class Recent:
         }
         return {key: found[key] for key in keys} if all(key in found for key in keys) else None
 
-    def newest(self, place: Place) -> Newest | None:
+    def newest(self, place: Place) -> Newest[Checkpoint] | None:
         """Return the newest checkpoint, as it was at its position."""
         known = self._known.get(place)
         return None if known is None else known.newest
 
     def remember(
-        self, place: Place, records: Mapping[str, Record], newest: Newest | None = None
+        self, place: Place, records: Mapping[str, Record], newest: Newest[Checkpoint] | None = None
     ) -> None:
         """Remember records that were read or made, and the newest checkpoint if it is not large."""
         with self._lock:

@@ -87,7 +87,7 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         self._on_busy = on_busy
         self._wait = wait
         self._lease_ttl = lease_ttl
-        self._recent = Recent()
+        self._recent = Recent[stored.Stored]()
         self._minutes = _minutes(ttl)
 
     def run(

@@ -91,7 +91,7 @@ class Stored(NamedTuple):
 
 
 async def get_tuple(
-    space: AsyncSpace, serde: SerializerProtocol, recent: Recent, config: RunnableConfig
+    space: AsyncSpace, serde: SerializerProtocol, recent: Recent[Stored], config: RunnableConfig
 ) -> CheckpointTuple | None:
     """Return the checkpoint that a config names, or the newest; None if there is none."""
     place, named = place_of(config), config["configurable"].get("checkpoint_id")
