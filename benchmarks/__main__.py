@@ -18,6 +18,7 @@ from benchmarks import (
     events,
     guards,
     histories,
+    langgraph_saver,
     projections,
     queue,
     runs,
@@ -30,6 +31,7 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 KINDS: tuple[Any, ...] = (
     cases,
     histories,
+    langgraph_saver,
     servers,
     projections,
     events,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import operator
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,8 +12,6 @@ from typing import Annotated, Any, TypedDict
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, empty_checkpoint
 from langgraph.checkpoint.base.id import uuid6
-from langgraph.checkpoint.postgres import PostgresSaver
-from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph import END, START, StateGraph
 
 import interlock
@@ -44,7 +43,10 @@ def langgraph_saver(folder: Path, scale: int) -> list[Row]:
 
 
 def _pairs(folder: Path) -> Iterator[tuple[str, Saver, BaseCheckpointSaver[Any]]]:
-    with SqliteSaver.from_conn_string(str(folder / "theirs.db")) as theirs:
+    # From the group `bench`, which the environment of the tests does not have.
+    sqlite: Any = importlib.import_module("langgraph.checkpoint.sqlite")
+    postgres: Any = importlib.import_module("langgraph.checkpoint.postgres")
+    with sqlite.SqliteSaver.from_conn_string(str(folder / "theirs.db")) as theirs:
         theirs.setup()
         # As long as an acknowledged write is to survive: the same for both.
         theirs.conn.execute("PRAGMA synchronous=FULL")
@@ -52,7 +54,7 @@ def _pairs(folder: Path) -> Iterator[tuple[str, Saver, BaseCheckpointSaver[Any]]
             yield "SQLite", Saver(space), theirs
     with (
         server(Postgres, "postgres", folder) as url,
-        PostgresSaver.from_conn_string(url) as theirs,
+        postgres.PostgresSaver.from_conn_string(url) as theirs,
         interlock.open(url, space=space_name(), agent="bench") as space,
     ):
         theirs.setup()

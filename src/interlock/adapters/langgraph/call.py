@@ -72,7 +72,8 @@ class End(BaseCallbackHandler):
 
     def _handle(self, ended: Callable[..., Any]) -> None:
         # LangChain looks at the method to know whether it is to be awaited.
-        self.on_chain_end = self.on_chain_error = ended  # type: ignore[method-assign]
+        setattr(self, "on_chain_end", ended)  # noqa: B010  # mypy refuses to assign a method
+        setattr(self, "on_chain_error", ended)  # noqa: B010  # the same
 
 
 class _Ends:
