@@ -99,7 +99,7 @@ def test_our_saver_alone_keeps_them(tmp_path: Path) -> None:
 def test_our_saver_without_a_lease_refuses_what_it_cannot_keep(tmp_path: Path) -> None:
     saver = partial(Saver, on_busy=None)
     report = check_saver(maker(Place(f"sqlite:///{tmp_path / 'store.db'}", "s"), saver))
-    # What had its effect before its checkpoint was refused cannot be taken back: that needs a lease.
+    # An effect that came before its checkpoint was refused cannot be taken back without a lease.
     assert report.failed == ("resume_twice",), report
 
 
