@@ -149,8 +149,14 @@ def test_what_a_saver_has_just_stored_is_not_read_again(memory: interlock.Space)
     put(saver, parent=third)  # it has not seen that one
     assert calls == ["read_many", "transaction"]
     calls.clear()
-    saver.put_writes(named(second), [("c", "v")], "task")
-    assert calls == ["read_many", "transaction"]
+    for value in "vw":
+        saver.put_writes(named(second), [("c", value), ("d", value)], "task")
+    assert calls == ["transaction"] * 2
+    other.put_writes(named(second), [("e", "x")], "task")
+    assert calls[2:] == ["transaction", "read_many", "transaction"], "it is there, unknown to it"
+    found = other.get_tuple(named(second))
+    assert found is not None
+    assert found.pending_writes == [("task", "c", "v"), ("task", "d", "v")]
     value_of(saver)
     calls.clear()
     value_of(saver)

@@ -134,6 +134,7 @@ async def put(
 async def put_writes(
     space: AsyncSpace,
     serde: SerializerProtocol,
+    recent: Recent[Stored],
     config: RunnableConfig,
     writes: Sequence[tuple[str, object]],
     task_id: str,
@@ -161,8 +162,10 @@ async def put_writes(
 
     try:
         keys = [fence, key, *([once] if once else [])]
+        remembered = recent.records(place, keys, key)
         with of_thread(place.thread, conf["checkpoint_id"]):
-            await _committed(space, config, keys, decided, None, {})
+            made = await _committed(space, config, keys, decided, None, {}, remembered)
+        recent.add(place, made)
     except Held as held:
         # What update_state writes comes before the checkpoint that it makes.
         in_a_call = not begins and is_call(config)

@@ -51,16 +51,20 @@ class Recent(Generic[Checkpoint]):
         return place in self._known
 
     def records(self, place: Place, keys: Iterable[str], new: str) -> dict[str, Record] | None:
-        """Return the records of `keys`, if all are known; `new` was never written."""
+        """Return the records of `keys`, if all are known; `new` was never written, if it is not."""
         known = self._known.get(place)
         if known is None or not known.records:
             return None
         some = next(iter(known.records.values()))
-        found = {
-            **known.records,
-            new: Record(new, None, 0, 0, None, 0, 0, exists=False, space=some.space),
-        }
+        absent = Record(new, None, 0, 0, None, 0, 0, exists=False, space=some.space)
+        found = {new: absent, **known.records}
         return {key: found[key] for key in keys} if all(key in found for key in keys) else None
+
+    def add(self, place: Place, records: Mapping[str, Record]) -> None:
+        """Remember records, too, of a namespace that is known."""
+        with self._lock:
+            if known := self._known.get(place):
+                known.records = {**known.records, **records}
 
     def newest(self, place: Place) -> Newest[Checkpoint] | None:
         """Return the newest checkpoint, as it was at its position."""

@@ -206,9 +206,8 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
 
         Raises Held or Overtaken while a run holds the thread, Fenced if this run has lost it.
         """
-        self._run(
-            checkpoints.put_writes(self._home.calls, self.serde, config, writes, task_id, task_path)
-        )
+        what = (config, writes, task_id, task_path)
+        self._run(checkpoints.put_writes(self._home.calls, self.serde, self._recent, *what))
 
     async def aput_writes(
         self,
@@ -218,9 +217,8 @@ class Saver(AtHome, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Like `put_writes`."""
-        await self._arun(
-            checkpoints.put_writes(self._home.calls, self.serde, config, writes, task_id, task_path)
-        )
+        what = (config, writes, task_id, task_path)
+        await self._arun(checkpoints.put_writes(self._home.calls, self.serde, self._recent, *what))
 
     def delete_thread(self, thread_id: str, *, erase: bool = False) -> None:
         """Remove all that is kept of a thread, with `erase` from the log, too, for good.

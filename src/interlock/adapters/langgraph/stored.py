@@ -109,7 +109,7 @@ async def get_tuple(
         records = {place.head: head}
         if found := await fetch(space, serde, [Ref(place, _last(head))], records=records):
             kept = None if position is None else Newest(position, found[0])
-            recent.remember(place, records, kept)
+            recent.remember(place, records | dict(found[0].writes), kept)
             return found[0].load(serde)
     return None
 
