@@ -62,6 +62,21 @@ def langgraph(url: str) -> None:
         assert store.list_namespaces(prefix=("a",)) == [("a",)]
 
 
+def anthropic(url: str) -> None:
+    """Use the memory tool."""
+    import interlock
+    from interlock.adapters.claude import MemoryTool
+
+    with interlock.open(url) as space:
+        tool = MemoryTool(space, cache_control={"type": "ephemeral"})
+        assert tool.to_dict()["name"] == "memory"
+        path = "/memories/a.md"
+        tool.call({"command": "create", "path": path, "file_text": "one"})
+        tool.call({"command": "str_replace", "path": path, "old_str": "one", "new_str": "two"})
+        assert "two" in str(tool.call({"command": "view", "path": path}))
+        tool.call({"command": "delete", "path": path})
+
+
 def autogen(url: str) -> None:
     """Use the cache and the memory."""
     from autogen_core.memory import MemoryContent, MemoryMimeType
@@ -79,6 +94,24 @@ def autogen(url: str) -> None:
         cache.set("k", 1)
         assert (cache.get("k"), cache.update("k", lambda n: (n or 0) + 1)) == (1, 2)
         asyncio.run(remember(space))
+
+
+def claude_agent(url: str) -> None:
+    """Hold the contracts of a session store."""
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    import interlock
+    from interlock.adapters.claude import SessionStore
+
+    async def hold() -> None:
+        numbers = iter(range(100))
+
+        async def make() -> SessionStore:
+            return SessionStore(interlock.open(url, space=f"s{next(numbers)}"))
+
+        await run_session_store_conformance(make)
+
+    asyncio.run(hold())
 
 
 def openai_agents(url: str) -> None:
@@ -118,7 +151,7 @@ def openai_agents(url: str) -> None:
 
 
 def mcp(url: str) -> None:
-    """Call a tool of the server, in this process."""
+    """Call a tool of the server, in this process, and hear of what it changed."""
     from mcp import Client
 
     from interlock.server.mcp.agents import opened
@@ -126,8 +159,12 @@ def mcp(url: str) -> None:
 
     async def call() -> None:
         async with opened(url) as agents, Client(make_server(agents)) as client:
-            answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
-            assert answer.structured_content["ok"], answer
+            uri = "interlock://default/k"
+            async with client.listen(resource_subscriptions=[uri]) as changes:
+                answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
+                assert answer.structured_content["ok"], answer
+                await anext(aiter(changes))
+            assert (await client.read_resource(uri)).contents
 
     import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 
@@ -303,9 +340,11 @@ def verify(url: str) -> None:
 
 
 SMOKES: dict[str, Callable[[str], None]] = {
+    "anthropic": anthropic,
     "autogen": autogen,
     "chroma": chroma,
     "cipher": cipher,
+    "claude-agent": claude_agent,
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,
