@@ -80,6 +80,8 @@ def anthropic(url: str) -> None:
 def autogen(url: str) -> None:
     """Use the cache and the memory."""
     from autogen_core.memory import MemoryContent, MemoryMimeType
+    from autogen_core.model_context import ChatCompletionContext
+    from autogen_core.models import UserMessage
 
     import interlock
     from interlock.adapters import autogen as adapter
@@ -87,7 +89,11 @@ def autogen(url: str) -> None:
     async def remember(space: interlock.Space) -> None:
         memory = adapter.SharedMemory(space)
         await memory.add(MemoryContent(content="seen", mime_type=MemoryMimeType.TEXT))
-        assert [each.content for each in (await memory.query()).results] == ["seen"]
+        assert [each.content for each in (await memory.query("seen")).results] == ["seen"]
+        shown = adapter.SharedContext(url).dump_component()
+        context = ChatCompletionContext.load_component(shown)
+        await context.add_message(UserMessage(content="hello", source="user"))
+        assert len(await context.get_messages()) == 1
 
     with interlock.open(url) as space:
         cache = adapter.SharedCacheStore[int](space)
@@ -139,11 +145,19 @@ def openai_agents(url: str) -> None:
         session: Any = Session(space, "s")
         agent = Agent(name="a", model=Echo())
         for said in ("1 items", "3 items"):
-            assert (await Runner.run(agent, "hello", session=session)).final_output == said
+            result = await Runner.run(agent, "hello", session=session)
+            assert result.final_output == said
+            await session.store_run_usage(result)
         assert len(await session.get_items()) == 4
         await session.pop_item()
         assert len(await session.get_items(2)) == 2
+        assert (await session.get_conversation_turns())[1]["content"] == "hello"
+        await session.create_branch_from_turn(2)
+        assert (await session.get_session_usage())["total_turns"] == 2
+        await session.get_items()
         await session.clear_session()
+        with Session("s", url) as other:
+            assert await other.get_items() == []
 
     os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
     with interlock.open(url) as space:
