@@ -353,6 +353,80 @@ def verify(url: str) -> None:
     assert laws(interlock.REDUCERS["counter"], st.integers())
 
 
+def fastmcp(url: str) -> None:
+    """Use every method of an AsyncKeyValue."""
+    from interlock.adapters.fastmcp import KeyValueStore
+
+    async def use() -> None:
+        async with KeyValueStore(url, agent="a") as store:
+            await store.put("k", {"n": 1}, ttl=60)
+            await store.put_many(["a", "b"], [{}, {}])
+            value, seconds = await store.ttl("k")
+            assert (value, bool(seconds)) == ({"n": 1}, True)
+            assert await store.delete_many(["a", "b"]) + await store.delete("k") == 3
+
+    asyncio.run(use())
+
+
+def pydantic_ai(url: str) -> None:
+    """Have a conversation, and a model that is asked once."""
+    from pydantic_ai import Agent
+    from pydantic_ai.models.test import TestModel
+
+    import interlock
+    from interlock.adapters.pydantic_ai import ConversationStore, DurableModel
+
+    async def talk() -> None:
+        async with interlock.open_async(url, agent="a") as space:
+            store = ConversationStore(space)
+            for _ in range(2):
+                await store.run(Agent(TestModel()), "hello", "c")
+            found = await store.load("c")
+            assert found is not None
+            assert len(found.messages) == 4
+            async with space.run("r") as run:
+                run.result = (await Agent(DurableModel(TestModel(), run)).run("hello")).output
+
+    asyncio.run(talk())
+
+
+def llama_index(url: str) -> None:
+    """Change state, and store an event."""
+    from llama_agents.client.protocol.serializable_events import EventEnvelopeWithMetadata
+    from workflows.events import StopEvent
+
+    import interlock
+    from interlock.adapters.llama_index import WorkflowStore
+
+    async def use() -> None:
+        async with interlock.open_async(url, agent="a") as space:
+            store = WorkflowStore(space)
+            state = store.create_state_store("r")
+            async with state.edit_state() as edited:
+                edited["n"] = 1
+            await state.set("n", await state.get("n") + 1)
+            event = EventEnvelopeWithMetadata.from_event(StopEvent(result=1))
+            await store.append_event("r", event)
+            assert (await state.get("n"), len(await store.query_events("r"))) == (2, 1)
+
+    asyncio.run(use())
+
+
+def strands(url: str) -> None:
+    """Have an agent whose model is never asked store a message."""
+    from strands import Agent
+
+    import interlock
+    from interlock.adapters.strands import SessionManager, turn
+
+    with interlock.open(url, agent="a") as space:
+        with turn(space, "s") as manager:
+            agent = Agent(session_manager=manager, agent_id="a", callback_handler=None)
+            manager.append_message({"role": "user", "content": [{"text": "hello"}]}, agent)
+        again = Agent(session_manager=SessionManager("s", space), agent_id="a")
+        assert len(again.messages) == 1
+
+
 def vectors(url: str) -> None:
     """Search items by meaning."""
     from interlock.adapters.langgraph import Store
@@ -372,7 +446,9 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "cipher": cipher,
     "claude-agent": claude_agent,
     "crewai": crewai,
+    "fastmcp": fastmcp,
     "langgraph": langgraph,
+    "llama-index": llama_index,
     "mcp": mcp,
     "mongodb": mongodb,
     "openai-agents": openai_agents,
@@ -380,10 +456,12 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "plot": plot,
     "postgres": a_store,
     "prometheus": prometheus,
+    "pydantic-ai": pydantic_ai,
     "qdrant": qdrant,
     "redis": a_store,
     "schema": schema,
     "server": server,
+    "strands": strands,
     "toml": toml,
     "vectors": vectors,
     "verify": verify,

@@ -27,7 +27,9 @@ USERS = {
     "cipher": "from interlock.cipher import SubjectCipher; SubjectCipher(None, str)",
     "claude-agent": "from interlock.adapters.claude import SessionStore",
     "crewai": "import interlock.adapters.crewai",
+    "fastmcp": "import interlock.adapters.fastmcp",
     "langgraph": "from interlock.adapters.langgraph import Saver",
+    "llama-index": "import interlock.adapters.llama_index",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
     "('sqlite:///x.db', 's', 'a', None, False, False, None, None, (), ())",
     "mongodb": "from interlock import guards; guards.collection(None)",
@@ -36,9 +38,11 @@ USERS = {
     "plot": "from interlock.verify.simulate import results; results.check_drawable(P)",
     "postgres": "import interlock; interlock.open('postgresql://nowhere/db')",
     "prometheus": "from interlock.observe import prometheus; prometheus.register()",
+    "pydantic-ai": "import interlock.adapters.pydantic_ai",
     "qdrant": "from interlock.adapters.vectors import *; upsert_qdrant(None, 'c', [C], agent='a')",
     "redis": "import interlock; interlock.open('redis://nowhere')",
     "server": "from interlock.server import app; app('sqlite:///x.db')",
+    "strands": "import interlock.adapters.strands",
     "schema": "import interlock; R = interlock.guarded(schema=int); "
     "interlock.open('sqlite://', rules={'k': R})",
     "toml": "from interlock import guards; guards.file('.').create('a.toml', {'n': 1})",

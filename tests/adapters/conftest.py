@@ -33,6 +33,13 @@ async def space(request: pytest.FixtureRequest, place: Place) -> AsyncIterator[A
 
 
 @pytest.fixture
+async def store_space(place: Place) -> AsyncIterator[interlock.AsyncSpace]:
+    """A space for asynchronous code on each kind of store, opened with `open_async`."""
+    async with interlock.open_async(place.url, space=place.space, agent="app") as found:
+        yield found
+
+
+@pytest.fixture
 def shared(place: Place) -> Iterator[interlock.Space]:
     """A space for threads."""
     with interlock.open(place.url, space=place.space, agent="app") as found:

@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from interlock import AsyncLease, AsyncSpace, Conflict, Invalid, Json, Lease, Record, Space
-from interlock.adapters.observed import Observed, ObservedDict, observed
+from interlock.adapters.kv import carrying
+from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
     Closing,
     Opening,
@@ -142,7 +143,7 @@ class SharedCacheStore(_Shared, CacheStore[T]):
     def get(self, key: str, default: T | None = None) -> T | None:
         """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
-        return _carrying(record.value, Observed.of(record)) if record.exists else default
+        return carrying(record.value, Observed.of(record)) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
         """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
@@ -162,7 +163,7 @@ class SharedCacheStore(_Shared, CacheStore[T]):
         Raises as `Space.update` does.
         """
         record = self._space.update(self._key(key), lambda value: _json(fn(value)))
-        stored: T = _carrying(record.value, Observed.of(record))
+        stored: T = carrying(record.value, Observed.of(record))
         return stored
 
     def _set(self, fresh: Record, value: Any, base: object) -> None:
@@ -180,41 +181,6 @@ class SharedCacheStore(_Shared, CacheStore[T]):
 
     def _key(self, key: str) -> str:
         return f"{self._prefix}{quoted(key)}"
-
-
-class _List(list[Json]):
-    """A JSON array that carries the version it was read at."""
-
-    observed: Observed
-
-    def copy(self) -> Any:
-        """Return a shallow copy, read at the same version."""
-        return _carrying([*self], self.observed)
-
-    __copy__ = copy
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _carrying, ([*self], self.observed)
-
-
-class _Text(str):
-    """A text that carries the version it was read at."""
-
-    observed: Observed
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _carrying, (str(self), self.observed)
-
-
-def _carrying(value: Json, version: Observed) -> Any:
-    """Return a value with the version that it was read at, if it can carry one."""
-    if isinstance(value, dict):
-        return ObservedDict(value, version)
-    if not isinstance(value, list | str):
-        return value
-    made = _List(value) if isinstance(value, list) else _Text(value)
-    made.observed = version
-    return made
 
 
 def _json(value: object) -> Json:

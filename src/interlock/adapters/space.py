@@ -178,8 +178,8 @@ class _AwaitedSpace(_Awaited):
         for entry in self._of.log(after, prefix):
             yield entry
 
-    async def history(self, key: str) -> AsyncIterator[Entry]:
-        for entry in self._of.history(key):
+    async def history(self, key: str, **named: object) -> AsyncIterator[Entry]:
+        for entry in self._of.history(key, **named):
             yield entry
 
 
@@ -205,13 +205,18 @@ def write_over(
         check(tx)
         tx.write(base, value)
     assert tx.committed is not None  # a block that did not raise was committed
-    written = next(each for each in tx.committed.writes if each.key == key)
+    return as_written(base, value, tx.committed)
+
+
+def as_written(base: Record, value: Json, committed: Committed) -> Record:
+    """Return the record that a commit made of `base`, whose key it wrote `value` to."""
+    written = next(each for each in committed.writes if each.key == base.key)
     return base._replace(
         value=value,
         version=written.version,
         epoch=written.epoch,
-        writer=tx.committed.agent,
-        time_us=tx.committed.time_us,
+        writer=committed.agent,
+        time_us=committed.time_us,
         position=written.position,
         exists=True,
         body=written.body,

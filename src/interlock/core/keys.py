@@ -27,8 +27,12 @@ RESERVED = {
     "claude-agent/": "the Claude Agent adapter",
     "claude-code/": "the hooks of Claude Code",
     "crewai/": "the CrewAI adapter",
+    "fastmcp/": "the FastMCP adapter",
     "langgraph/": "the LangGraph adapter",
+    "llama-index/": "the LlamaIndex adapter",
     "openai-agents/": "the OpenAI Agents adapter",
+    "pydantic-ai/": "the pydantic-ai adapter",
+    "strands/": "the Strands adapter",
 }
 ANY, OWNER, REST = "*", "{agent}", "**"
 _WILD = (ANY, OWNER)
