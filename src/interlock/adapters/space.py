@@ -12,7 +12,7 @@ import contextvars
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeGuard, TypeVar, cast
 from urllib.parse import quote
 
 import interlock
@@ -50,6 +50,11 @@ def checked(space: object, adapter: str) -> Space | AsyncSpace:
         f"{adapter} needs an open space, not {type(space).__name__}: "
         f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
     )
+
+
+def is_url(where: object) -> TypeGuard[str]:
+    """Whether an adapter was given the URL of a store, in place of a space."""
+    return isinstance(where, str)
 
 
 def synchronous(space: object, adapter: str) -> Space:
@@ -247,6 +252,26 @@ class Opened(Generic[A]):
 
     async def __aexit__(self, *_: object) -> None:
         await self._space.close()
+
+
+class OpensSpace:
+    """An adapter that is given a space, or a URL to open one of its own, which `close` closes."""
+
+    def __init__(self, where: str | Space | AsyncSpace, space: str, agent: str | None) -> None:
+        self._own = interlock.open(where, space=space, agent=agent) if is_url(where) else None
+        self._space = self._own or checked(where, type(self).__name__)
+        self._calls = awaitable(self._space)
+
+    async def close(self) -> None:
+        """Close the space if it was opened here."""
+        if self._own is not None:
+            await finish(asyncio.to_thread(self._own.close))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
 
 class FromUrl:
