@@ -19,7 +19,13 @@ import hashlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from functools import wraps
 from typing import Any, NamedTuple, Self
 
@@ -32,6 +38,7 @@ from interlock import (
     Json,
     Lease,
     Record,
+    Refused,
     Space,
 )
 from interlock.adapters.space import OpensSpace, Write, commit, give_up, quoted, run_async, take
@@ -177,9 +184,9 @@ class SessionService(OpensSpace, BaseSessionService):
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
         """Return the `user:` state, by names without that prefix."""
-        work = self._shared(_Keys.of(app_name, user_id).below("users"), "")
+        work = self._shared(_Keys.of(app_name, user_id).below("users"))
         found = await run_async(self._space, work)
-        return {name: record.value[1] for name, record in found.items()}
+        return {name.removeprefix("user:"): each.value[1] for name, each in found.items()}
 
     async def append_event(self, session: Session, event: Event) -> Event:
         """Append an event and its state to a session and to the stored one, in one commit.
@@ -202,7 +209,7 @@ class SessionService(OpensSpace, BaseSessionService):
     async def turn(self, *, app_name: str, user_id: str, session_id: str) -> AsyncIterator[None]:
         """Have a session to oneself, as a run has: `async with service.turn(...):`.
 
-        Raises Held, and Deadlock inside a turn of the same session.
+        Raises Held, and Invalid inside a turn of the same session.
         """
         key = _Keys.of(app_name, user_id, session_id.strip()).at("turns")
         lease = await take(self._space, key, self._ttl, self._wait)
@@ -270,8 +277,8 @@ class SessionService(OpensSpace, BaseSessionService):
         self, head: Record, state: Record | None, keys: _Keys, events: list[Event]
     ) -> Session:
         """Return the session of a head, with the shared state as it is now."""
-        shared = await self._shared(f"adk/{keys.app}/app/", "app:")
-        shared |= await self._shared(keys.below("users"), "user:")
+        shared = await self._shared(f"adk/{keys.app}/app/")
+        shared |= await self._shared(keys.below("users"))
         own = state.value if state is not None and state.exists else {}
         session = Session(
             app_name=head.value["app"],
@@ -285,9 +292,9 @@ class SessionService(OpensSpace, BaseSessionService):
         _Seen(head.version, versions).mark(session)
         return session
 
-    async def _shared(self, prefix: str, scope: str) -> dict[str, Record]:
-        found = await self._calls.scan(prefix)
-        return {scope + record.value[0]: record for record in found.values()}
+    async def _shared(self, prefix: str) -> dict[str, Record]:
+        """Return the records of shared names."""
+        return {each.value[0]: each for each in (await self._calls.scan(prefix)).values()}
 
     async def _append(self, session: Session, event: Event) -> None:
         keys = _Keys.of(session.app_name, session.user_id, session.id)
@@ -315,12 +322,15 @@ class SessionService(OpensSpace, BaseSessionService):
         lease = self._turns.get(keys.at("turns"))
         if lease is not None:
             writes.append(("expect", lease.record))
-        which = [*keys, head.value["born"], event.id]
-        op_id = hashlib.sha256(json.dumps(which).encode()).hexdigest()
-        done = await commit(self._calls, writes, f"adk-{op_id}")
-        assert done is not None  # a block that did not raise was committed
-        if done.replayed:
+        op_id = f"adk-{_digest([*keys, head.value['born'], event.id])}"
+        try:
+            done = await commit(self._calls, writes, op_id)
+        except Refused:
+            done = await self._calls.outcome(op_id)
+            if done is None:
+                raise
             await self._check_same(keys, done, stored)
+        assert done is not None  # a block that did not raise was committed
         if not any(each.id == event.id for each in session.events):
             written = {write.key: write.version for write in done.writes}
             ours = {name: written[key] for name, key in names.items() if key in written}
@@ -377,8 +387,12 @@ def _answers(event: Event) -> Iterator[str]:
     for given in event.get_function_responses() if event.author == "user" else ():
         once = (given.name or "").startswith(_REQUESTS)
         content = None if once else given.response
-        which = json.dumps([given.id, content], sort_keys=True, default=str)
-        yield hashlib.sha256(which.encode()).hexdigest()[:40]
+        yield _digest([given.id, content])
+
+
+def _digest(values: list[Any]) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 @contextmanager
@@ -411,16 +425,11 @@ def _let_runs_take_turns() -> None:
         self: runners.Runner, *, user_id: str, session_id: str, **arguments: Any
     ) -> AsyncIterator[Event]:
         service = self.session_service
-        where = {"user_id": user_id, "session_id": session_id}
-        if not isinstance(service, SessionService):
-            async with aclosing(run(self, **where, **arguments)) as events:
-                async for event in events:
-                    yield event
-            return
-        async with (
-            service.turn(app_name=self.app_name, **where),
-            aclosing(run(self, **where, **arguments)) as events,
-        ):
+        which: dict[str, Any] = {"user_id": user_id, "session_id": session_id}
+        turn: AbstractAsyncContextManager[None] = nullcontext()
+        if isinstance(service, SessionService):
+            turn = service.turn(app_name=self.app_name, **which)
+        async with turn, aclosing(run(self, **which, **arguments)) as events:
             async for event in events:
                 yield event
 
