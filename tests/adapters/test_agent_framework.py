@@ -276,6 +276,7 @@ async def test_a_run_whose_checkpoint_others_resumed_is_stopped(space: Any, plac
     async with opened("async", place, "supervisor") as other:
         await other.reclaim(f"agent-framework/resumes/{id}")
         await workflow(effects, CheckpointStorage(other)).run(checkpoint_id=id)
+    ids = await storage.list_checkpoint_ids(workflow_name="payment")
     gate.may_answer.set()
     done = (await asyncio.gather(zombie, return_exceptions=True))[0]
     assert isinstance(done, asyncio.CancelledError)
