@@ -58,7 +58,6 @@ with needs("Google ADK", "adk"):
 __all__ = ["FencedSession", "SessionService", "StaleSession"]
 
 _LONGEST = 90  # characters of a name in a key: a key has up to four names, and 512 bytes
-_REQUESTS = "adk_request_"  # how the names of ADK's own requests begin: each is answered once
 
 
 class StaleSession(Conflict, StaleSessionError):
@@ -117,8 +116,8 @@ class SessionService(OpensSpace, BaseSessionService):
 
     `append_event` to a session that others have changed since it was read raises StaleSession, and
     nothing is stored.  So does one that sets a name of the `app:` or `user:` state that has moved;
-    other names of it are merged.  The same event, appended twice, is stored once, and a second
-    answer to one request is refused.
+    other names of it are merged.  The same event, appended twice, is stored once, and the same
+    answer to a call, given twice, is refused.
 
     A run of `Runner` has its session to itself, by a lease of `ttl` seconds, renewed until the run
     ends: further runs wait for up to `wait` seconds (None: without limit), then raise Held.
@@ -203,7 +202,7 @@ class SessionService(OpensSpace, BaseSessionService):
         session.last_update_time = event.timestamp
         if any(each.id == event.id for each in session.events):
             return event
-        return self._commit_event_to_session(session, event)
+        return await super().append_event(session, event)
 
     @asynccontextmanager
     async def turn(self, *, app_name: str, user_id: str, session_id: str) -> AsyncIterator[None]:
@@ -379,15 +378,12 @@ def _since(events: list[Event], config: GetSessionConfig) -> list[Event]:
 
 
 def _answers(event: Event) -> Iterator[str]:
-    """Yield a name for each answer of a user that is given once.
+    """Yield a name for each answer of a user: what it answers, and what it says.
 
-    ADK's own requests have one answer.  Other calls that run for long may have several, which
-    differ: how far they are.
+    A call that runs for long may have several answers, which differ: how far it is.
     """
     for given in event.get_function_responses() if event.author == "user" else ():
-        once = (given.name or "").startswith(_REQUESTS)
-        content = None if once else given.response
-        yield _digest([given.id, content])
+        yield _digest([given.id, given.response])
 
 
 def _digest(values: list[Any]) -> str:
