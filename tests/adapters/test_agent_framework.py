@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_framework import AgentSession, Message, WorkflowCheckpoint, WorkflowCheckpointException
+from agent_framework import (
+    AgentSession,
+    FunctionalWorkflow,
+    Message,
+    RunContext,
+    WorkflowCheckpoint,
+    WorkflowCheckpointException,
+)
 from agent_framework import HistoryProvider as TheirHistoryProvider
 from agent_framework import SessionStore as TheirSessionStore
+from agent_framework import workflow as functional
 from agent_framework.exceptions import AgentException
 
 import interlock
@@ -284,17 +292,92 @@ async def test_a_run_whose_checkpoint_others_resumed_is_stopped(space: Any, plac
 
 
 @ONLY_SQLITE
+async def test_a_streamed_run_resumes_once_and_frees_its_checkpoint(
+    space: Any, place: Place
+) -> None:
+    storage, effects, gate = CheckpointStorage(space), [], Gate()  # type: ignore[var-annotated]
+    id = await underway(storage)
+    async with opened("async", place, "other") as other:
+
+        async def stream() -> None:
+            by = workflow(effects, storage, gate)
+            async for _ in by.run(checkpoint_id=id, stream=True):
+                await storage.load(id)  # to look is not to resume
+
+        running = asyncio.create_task(stream())
+        await gate.asked.wait()
+        with pytest.raises(CheckpointHeld):
+            await workflow(effects, CheckpointStorage(other)).run(checkpoint_id=id)
+        gate.may_answer.set()
+        await running
+        with pytest.raises(CheckpointResumed):
+            await workflow(effects, storage).run(checkpoint_id=id, stream=True).get_final_response()
+        assert effects == ["pay"]
+
+
+@ONLY_SQLITE
+async def test_a_stream_that_nobody_reads_on_frees_its_checkpoint_with_its_task(
+    space: Any,
+) -> None:
+    storage, effects, streams = CheckpointStorage(space), [], []  # type: ignore[var-annotated]
+    id = await underway(storage)
+
+    async def begin() -> None:
+        stream = workflow([], storage).run(checkpoint_id=id, stream=True)
+        streams.append(stream)
+        async for event in stream:
+            if event.type == "superstep_started":
+                break
+
+    await asyncio.create_task(begin())
+    while not effects:
+        try:
+            await workflow(effects, storage).run(checkpoint_id=id)
+        except CheckpointHeld:
+            await asyncio.sleep(0)
+    assert effects == ["pay"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is experimental:FutureWarning")
+@ONLY_SQLITE
+async def test_a_functional_workflow_resumes_once(space: Any) -> None:
+    storage = CheckpointStorage(space)
+    effects: list[str] = []
+
+    async def refund(amount: str, run: RunContext) -> str:
+        if await run.request_info(amount, bool, request_id="ok"):
+            effects.append(amount)
+        return "paid"
+
+    def built() -> FunctionalWorkflow:
+        return functional(name="refund")(refund).build(checkpoint_storage=storage)
+
+    await built().run("42 EUR")
+    latest = await storage.get_latest(workflow_name="refund")
+    assert latest is not None
+    answer: dict[str, Any] = {"responses": {"ok": True}, "checkpoint_id": latest.checkpoint_id}
+    done = await asyncio.gather(
+        built().run(**answer), built().run(**answer), return_exceptions=True
+    )
+    assert effects == ["42 EUR"]
+    assert [isinstance(each, WorkflowCheckpointException) for each in done] == [False, True]
+
+
+@ONLY_SQLITE
 async def test_save_says_that_the_run_was_replaced(space: Any, place: Place) -> None:
     storage = CheckpointStorage(space)
     first = WorkflowCheckpoint("w", "hash")
     await storage.save(first)
     following = WorkflowCheckpoint("w", "hash", previous_checkpoint_id=first.checkpoint_id)
     async with opened("async", place, "other") as other:
-        held = CheckpointStorage(other)
-        await held.load(first.checkpoint_id)
-        with pytest.raises(RunReplaced, match=first.checkpoint_id):
-            await storage.save(following)
-        await held.save(copy.deepcopy(following))
+        async with other.lease(f"agent-framework/resumes/{first.checkpoint_id}"):
+            with pytest.raises(RunReplaced, match=first.checkpoint_id):
+                await storage.save(following)
+        await storage.save(following)
+        with pytest.raises(RunReplaced):
+            await storage.save(
+                WorkflowCheckpoint("w", "hash", previous_checkpoint_id=first.checkpoint_id)
+            )
     assert await storage.list_checkpoints(workflow_name="w") == [first, following]
 
 

@@ -199,9 +199,9 @@ class SessionService(OpensSpace, BaseSessionService):
         event = self._trim_temp_delta_state(event)
         with _translated(session.id):
             await run_async(self._space, self._append(session, event))
-        session.last_update_time = event.timestamp
         if any(each.id == event.id for each in session.events):
             return event
+        session.last_update_time = event.timestamp
         return await super().append_event(session, event)
 
     @asynccontextmanager
@@ -266,10 +266,9 @@ class SessionService(OpensSpace, BaseSessionService):
         below = [f"adk/{keys.app}/{kind}/" if user is None else keys.below(kind) for kind in kinds]
         heads, states = [await self._calls.scan(prefix) for prefix in below]
         sessions = []
-        for key, head in heads.items():
+        for head in heads.values():
             of = _Keys.of(app, head.value["user"], head.value["id"])
             sessions.append(await self._session(head, states.get(of.at("states")), of, []))
-            assert key == of.at("heads")
         return sessions
 
     async def _session(

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-import weakref
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
-from functools import partial, wraps
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, TypeVar
 
 from interlock import (
     AsyncLease,
@@ -50,6 +50,7 @@ with needs("Microsoft Agent Framework", "agent-framework"):
     import agent_framework
     from agent_framework import (
         AgentSession,
+        FunctionalWorkflow,
         Message,
         ResponseStream,
         Workflow,
@@ -169,7 +170,7 @@ class SessionStore(_SessionStore):
 
     def _key(self, session_id: str) -> str:
         self.validate_session_id(session_id)
-        return f"{_ROOT}/sessions/{quoted(session_id)}"
+        return _key("sessions", session_id)
 
     async def _set(self, key: str, session: AgentSession) -> Record:
         fresh = await self._calls.read(key)
@@ -233,8 +234,7 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         await run_async(self._space, self._calls.transact(add))
 
     def _prefix(self, session_id: str | None) -> str:
-        names = (self.source_id, session_id or "")
-        return f"{_ROOT}/history/{'/'.join(quoted(name, 200) for name in names)}/"
+        return f"{_key('history', self.source_id)}/{quoted(session_id or '', 200)}/"
 
 
 def _message(record: Record) -> Message:
@@ -244,12 +244,10 @@ def _message(record: Record) -> Message:
 class CheckpointStorage(OpensSpace):
     """The checkpoints of workflows in a space, or at a URL.
 
-    A checkpoint is resumed once.  `load`, with which a run begins, raises CheckpointHeld while
-    somebody else resumes it, and CheckpointResumed once another checkpoint follows it, however
-    often a request is delivered.  If a run fails or dies before its next checkpoint, the last one
-    may be resumed again: at once, or after `ttl` seconds.  A run whose last checkpoint somebody
-    else has resumed ends with RunReplaced at its next one.  `get_latest` and `list_checkpoints`
-    only look.
+    A run resumes a checkpoint once.  It raises CheckpointHeld while somebody else resumes it, and
+    CheckpointResumed once another checkpoint follows it, however often a request is delivered.
+    If a run fails or dies before its next checkpoint, the last one may be resumed again: at once,
+    or after `ttl` seconds.  A run whose last checkpoint others have resumed ends with RunReplaced.
 
     `allowed_checkpoint_types` is that of FileCheckpointStorage.  With a URL, `space` and `agent`
     are those of `interlock.open`.
@@ -266,160 +264,119 @@ class CheckpointStorage(OpensSpace):
     ) -> None:
         super().__init__(where, space, agent)
         self._allowed, self._ttl = frozenset(allowed_checkpoint_types), ttl
-        self._resuming: dict[str, _Resuming] = {}
-        self._ending: set[asyncio.Task[None]] = set()
-        _storages.add(self)
-        _let_runs_end()
+        _let_runs_resume_once()
 
     async def save(self, checkpoint: WorkflowCheckpoint) -> str:
         """Store a checkpoint, as the one that follows `previous_checkpoint_id`; return its id.
 
-        Raises RunReplaced, WorkflowCheckpointException if it cannot be stored, Invalid.
+        Raises RunReplaced, WorkflowCheckpointException if it cannot be loaded again, Invalid.
         """
         encoded = encode_checkpoint_value(checkpoint.to_dict())
-        self._decoded(encoded)  # what cannot be loaded is not stored
-        previous = checkpoint.previous_checkpoint_id
-        resuming = self._resuming.get(previous or "")
+        self._decoded(encoded)
+        previous, run = checkpoint.previous_checkpoint_id, _run.get()
+        if run is not None and run.checkpoint_id != previous:
+            run = None
+        lease = None if run is None else run.lease
         try:
-            await run_async(self._space, self._save(checkpoint, encoded, resuming))
+            await run_async(self._space, self._save(checkpoint, encoded, lease))
         except (Conflict, Fenced, Held) as refused:
             raise RunReplaced(f"Another run has gone on from checkpoint {previous!r}.") from refused
-        if resuming is not None:
-            await self._let_go(resuming)
+        if run is not None:
+            await run.end()
         return checkpoint.checkpoint_id
 
     async def load(self, checkpoint_id: str) -> WorkflowCheckpoint:
-        """Return a checkpoint, and begin to resume it.
+        """Return a checkpoint.  In a run that begins with it, this is to resume it.
 
         Raises CheckpointHeld, CheckpointResumed, and WorkflowCheckpointException if there is none.
         """
-        task, resuming = asyncio.current_task(), self._resuming.get(checkpoint_id)
+        run = _run.get()
+        if run is None or run.checkpoint_id != checkpoint_id or run.lease is not None:
+            return self._decoded(await run_async(self._space, self._load(checkpoint_id)))
         with _refusals(checkpoint_id):
-            if resuming is None or resuming.task is not task:  # else a try before this one failed
-                lease = await take(self._space, _resumes(checkpoint_id), self._ttl, 0)
-                resuming = self._resuming[checkpoint_id] = _Resuming(checkpoint_id, lease, task)
-                if task is not None:
-                    task.add_done_callback(partial(self._let_go_later, resuming))
+            await run.begin(self._space, _key("resumes", checkpoint_id), self._ttl)
             try:
-                return self._decoded(await run_async(self._space, self._load(checkpoint_id)))
+                work = self._load(checkpoint_id, resume=True)
+                return self._decoded(await run_async(self._space, work))
             except BaseException:
-                await finish(self._let_go(resuming))
+                await run.end()
                 raise
 
     async def reopen(self, checkpoint_id: str) -> None:
-        """Let a checkpoint be resumed once more, in a branch of its own: time travel, on purpose.
-
-        Raises Held while somebody resumes it.
-        """
-        await run_async(self._space, _delete(self._calls, _next(checkpoint_id)))
+        """Let a checkpoint be resumed once more, in a branch of its own: time travel."""
+        await run_async(self._space, _delete(self._calls, _key("next", checkpoint_id)))
 
     async def get_latest(self, *, workflow_name: str) -> WorkflowCheckpoint | None:
         """Return the latest checkpoint of a workflow, None if there is none."""
-        found = await self._scan(workflow_name)
-        if not found:
-            return None
-        latest = max(found, key=lambda each: datetime.fromisoformat(each.value[1]))
-        for checkpoint in await self._read([latest.value[0]]):
-            return checkpoint
-        return None  # it was deleted meanwhile
+        found = await run_async(self._space, self._scan(workflow_name))
+        found.sort(key=lambda each: datetime.fromisoformat(each.value[1]))
+        latest = await self._read(found[-1:])
+        return latest[0] if latest else None
 
     async def list_checkpoints(self, *, workflow_name: str) -> list[WorkflowCheckpoint]:
         """Return the checkpoints of a workflow, in the order in which they were saved."""
-        return await self._read(await self.list_checkpoint_ids(workflow_name=workflow_name))
+        return await self._read(await run_async(self._space, self._scan(workflow_name)))
 
     async def list_checkpoint_ids(self, *, workflow_name: str) -> list[str]:
         """Return the ids of the checkpoints of a workflow, in that order."""
-        return [each.value[0] for each in await self._scan(workflow_name)]
+        found = await run_async(self._space, self._scan(workflow_name))
+        return [each.value[0] for each in found]
 
     async def delete(self, checkpoint_id: str) -> bool:
         """Delete a checkpoint; return whether there was one."""
-        found = await run_async(self._space, self._calls.read(_checkpoint(checkpoint_id)))
+        key = _key("checkpoints", checkpoint_id)
+        found = await run_async(self._space, self._calls.read(key))
         if not found.exists:
             return False
-        index = _index(found.value["workflow_name"], checkpoint_id)
-        for key in (found.key, index, _next(checkpoint_id)):
-            await run_async(self._space, _delete(self._calls, key))
+        index = _key("workflows", found.value["workflow_name"], checkpoint_id)
+        for each in (key, index, _key("next", checkpoint_id)):
+            await run_async(self._space, _delete(self._calls, each))
         return True
 
-    async def end(self, checkpoint_id: str) -> None:
-        """Stop resuming a checkpoint in this task: the run has ended."""
-        resuming = self._resuming.get(checkpoint_id)
-        if resuming is not None and resuming.task is asyncio.current_task():
-            await finish(self._let_go(resuming))
-
-    def _decoded(self, encoded: Any) -> WorkflowCheckpoint:
+    def _decoded(self, encoded: Json) -> WorkflowCheckpoint:
         decoded = decode_checkpoint_value(encoded, allowed_types=self._allowed)
         return WorkflowCheckpoint.from_dict(decoded)
 
-    async def _load(self, checkpoint_id: str) -> Json:
-        key, follows = _checkpoint(checkpoint_id), _next(checkpoint_id)
+    async def _load(self, checkpoint_id: str, resume: bool = False) -> Json:
+        key, follows = _key("checkpoints", checkpoint_id), _key("next", checkpoint_id)
         found = await self._calls.read_many([key, follows])
         if not found[key].exists:
             raise WorkflowCheckpointException(f"No checkpoint has the ID {checkpoint_id!r}.")
-        if found[follows].exists:  # to write over it, unread, is the Conflict
+        if resume and found[follows].exists:  # to write over it, unread, is the Conflict
             await self._calls.write(found[follows]._replace(version=0), checkpoint_id)
-        encoded: Json = found[key].value
-        return encoded
+        return found[key].value
 
     async def _save(
-        self, checkpoint: WorkflowCheckpoint, encoded: Any, resuming: _Resuming | None
+        self, checkpoint: WorkflowCheckpoint, encoded: Json, lease: Lease | AsyncLease | None
     ) -> None:
         id, previous = checkpoint.checkpoint_id, checkpoint.previous_checkpoint_id
+        index = _key("workflows", checkpoint.workflow_name, id)
         writes: list[Write] = [
-            ("create", _checkpoint(id), encoded),
-            ("create", _index(checkpoint.workflow_name, id), [id, checkpoint.timestamp]),
+            ("create", _key("checkpoints", id), encoded),
+            ("create", index, [id, checkpoint.timestamp]),
         ]
         if previous is not None:
-            writes.append(("create", _next(previous), id))
-        if resuming is not None:
-            writes.append(("expect", resuming.lease.record))
+            writes.append(("create", _key("next", previous), id))
+        if lease is not None:
+            writes.append(("expect", lease.record))
         elif previous is not None:  # refused as long as somebody has the lease
-            writes.append(("write", await self._calls.read(_resumes(previous)), None))
+            resumes = await self._calls.read(_key("resumes", previous))
+            writes.append(("write", resumes, None))
         await commit(self._calls, writes)
 
     async def _scan(self, workflow: str) -> list[Record]:
-        found = await run_async(self._space, self._calls.scan(_index(workflow, "")))
+        found = await self._calls.scan(_key("workflows", workflow, ""))
         return sorted(found.values(), key=lambda each: each.position)
 
-    async def _read(self, ids: Sequence[str]) -> list[WorkflowCheckpoint]:
-        keys = [_checkpoint(id) for id in ids]
+    async def _read(self, index: Sequence[Record]) -> list[WorkflowCheckpoint]:
+        keys = [_key("checkpoints", each.value[0]) for each in index]
         found = await run_async(self._space, self._calls.read_many(keys))
         return [self._decoded(found[key].value) for key in keys if found[key].exists]
 
-    async def _let_go(self, resuming: _Resuming) -> None:
-        if self._resuming.get(resuming.checkpoint_id) is resuming:
-            del self._resuming[resuming.checkpoint_id]
-            with suppress(InterlockError):  # a store that is away: the lease ends with its time
-                await give_up(resuming.lease)
 
-    def _let_go_later(self, resuming: _Resuming, _: object) -> None:
-        task = asyncio.get_running_loop().create_task(self._let_go(resuming))
-        self._ending.add(task)  # the event loop holds its tasks weakly
-        task.add_done_callback(self._ending.discard)
-
-
-class _Resuming(NamedTuple):
-    """The right of a task to go on from a checkpoint."""
-
-    checkpoint_id: str
-    lease: Lease | AsyncLease
-    task: asyncio.Task[Any] | None
-
-
-def _checkpoint(id: str) -> str:
-    return f"{_ROOT}/checkpoints/{quoted(id)}"
-
-
-def _next(id: str) -> str:
-    return f"{_ROOT}/next/{quoted(id)}"
-
-
-def _resumes(id: str) -> str:
-    return f"{_ROOT}/resumes/{quoted(id)}"
-
-
-def _index(workflow: str, id: str) -> str:
-    return f"{_ROOT}/workflows/{quoted(workflow, 200)}/{quoted(id, 200) if id else ''}"
+def _key(kind: str, *names: str) -> str:
+    """Return a key, or with "" as its last name a prefix."""
+    return "/".join([_ROOT, kind, *(quoted(name, 200) if name else "" for name in names)])
 
 
 async def _delete(space: AsyncSpace, key: str) -> None:
@@ -447,35 +404,80 @@ def _refusals(checkpoint_id: str) -> Iterator[None]:
         raise CheckpointHeld(refused.outcome.replace(message=what)) from refused
 
 
-# The end of a run, which the framework does not tell a storage
+class _Run:
+    """A run that begins with a checkpoint, whose lease it has until it has saved the next one."""
 
-_storages: weakref.WeakSet[CheckpointStorage] = weakref.WeakSet()
+    def __init__(self, checkpoint_id: str) -> None:
+        self.checkpoint_id = checkpoint_id
+        self.lease: Lease | AsyncLease | None = None
+        self._ending: asyncio.Task[None] | None = None
 
+    async def begin(self, space: Space | AsyncSpace, key: str, ttl: float) -> None:
+        """Take the lease.  If nobody says the end of the run, it ends with its task."""
+        self.lease = await take(space, key, ttl, 0)
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(self._task_done)
 
-def _let_runs_end() -> None:
-    """Let the runs of workflows say that they have ended.  Twice does nothing."""
-    run = Workflow.run
-    if hasattr(run, "says_its_end"):
-        return
+    async def end(self) -> None:
+        """Give up the lease, if that has not been done."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            with suppress(InterlockError):  # a store that is away: the lease ends with its time
+                await finish(give_up(lease))
 
-    async def end(checkpoint_id: str) -> None:
-        for storage in list(_storages):
-            await storage.end(checkpoint_id)
-
-    async def whole(running: Awaitable[Any], checkpoint_id: str) -> Any:
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Let what is called be part of the run."""
+        before = _run.get()
+        _run.set(self)
         try:
-            return await running
+            yield
         finally:
-            await end(checkpoint_id)
+            _run.set(before)
 
+    async def whole(self, running: Awaitable[T]) -> T:
+        """Await a run to its end."""
+        with self.here():
+            try:
+                return await running
+            finally:
+                await self.end()
+
+    def _task_done(self, _: object) -> None:
+        if self.lease is not None:
+            self._ending = asyncio.get_running_loop().create_task(self.end())
+
+
+T = TypeVar("T")
+_run: ContextVar[_Run | None] = ContextVar("interlock_agent_framework_run", default=None)
+
+
+def _let_runs_resume_once() -> None:
+    """Let the runs of workflows say which checkpoint they resume, and when they have ended.
+
+    The framework asks a storage for a checkpoint and says neither.  Twice does nothing.
+    """
+    for kind, name in (
+        (Workflow, "run"),
+        (Workflow, "cancel_pending_requests"),
+        (FunctionalWorkflow, "run"),
+    ):
+        run = getattr(kind, name, None)
+        if run is not None and not hasattr(run, "resumes_once"):
+            setattr(kind, name, _resuming_once(run))
+
+
+def _resuming_once(run: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(run)
-    def run_to_its_end(self: Workflow, *args: Any, **named: Any) -> Any:
-        running, checkpoint_id = run(self, *args, **named), named.get("checkpoint_id")
+    def run_once(*args: Any, checkpoint_id: str | None = None, **named: Any) -> Any:
+        running = run(*args, checkpoint_id=checkpoint_id, **named)
         if checkpoint_id is None:
             return running
+        mine = _Run(checkpoint_id)
         if isinstance(running, ResponseStream):
-            return running.with_cleanup_hook(partial(end, checkpoint_id))
-        return whole(running, checkpoint_id)
+            return running.with_pull_context_manager(mine.here).with_cleanup_hook(mine.end)
+        return mine.whole(running)
 
-    vars(run_to_its_end)["says_its_end"] = True
-    setattr(Workflow, "run", run_to_its_end)  # noqa: B010  # a method of theirs
+    vars(run_once)["resumes_once"] = True
+    return run_once
