@@ -354,7 +354,7 @@ def agent_framework(url: str) -> None:
 
     # The framework looks at annotations, and finds no names that a function has imported.
     upper.__annotations__.update(text=str, context=WorkflowContext[Any, str])
-    step = executor(upper, id="upper")
+    step = executor(id="upper")(upper)
 
     async def use() -> None:
         async with adapter.SessionStore(url) as store, store.turn("s") as session:

@@ -393,4 +393,4 @@ async def test_runs_of_other_services_are_left_alone(tmp_path: Path) -> None:
 
 def test_what_is_no_place_is_refused() -> None:
     with pytest.raises(interlock.Invalid, match="SessionService needs an open space, not int"):
-        SessionService(5)  # type: ignore[arg-type]
+        SessionService(5)  # type: ignore[arg-type]  # none on purpose
