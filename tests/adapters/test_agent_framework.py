@@ -140,10 +140,20 @@ async def test_five_runs_at_once_keep_their_messages_together(space: Any, place:
 @ONLY_SQLITE
 async def test_messages_that_are_delivered_again_are_stored_once(space: Any) -> None:
     provider = HistoryProvider(space)
-    messages = [Message("user", ["hi"], message_id="1"), Message("assistant", ["ho"])]
-    await asyncio.gather(*(provider.save_messages("s", messages) for _ in range(3)))
+    named = [Message("user", ["hi"], message_id="1"), Message("assistant", ["ho"], message_id="2")]
+    await asyncio.gather(*(provider.save_messages("s", named) for _ in range(3)))
     await provider.save_messages("s", [])
     assert [each.text for each in await provider.get_messages("s")] == ["hi", "ho"]
+    await provider.save_messages("s", [*named, Message("user", ["bye"])])
+    assert [each.text for each in await provider.get_messages("s")] == ["hi", "ho", "bye"]
+
+
+@ONLY_SQLITE
+async def test_who_says_the_same_twice_has_said_it_twice(space: Any) -> None:
+    provider = HistoryProvider(space)
+    for _ in range(2):
+        await provider.save_messages("s", [Message("user", ["yes"]), Message("assistant", ["ok"])])
+    assert [each.text for each in await provider.get_messages("s")] == ["yes", "ok", "yes", "ok"]
 
 
 # Checkpoints

@@ -57,7 +57,6 @@ with needs("Microsoft Agent Framework", "agent-framework"):
         WorkflowCheckpoint,
         WorkflowCheckpointException,
     )
-    from agent_framework._sessions import filter_new_messages
     from agent_framework._workflows._checkpoint_encoding import (
         decode_checkpoint_value,
         encode_checkpoint_value,
@@ -210,7 +209,8 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
     ) -> list[Message]:
         """Return the messages of a session."""
         work = self._calls.scan(self._prefix(session_id))
-        return [_message(each) for each in (await run_async(self._space, work)).values()]
+        found = await run_async(self._space, work)
+        return [Message.from_dict(each.value) for each in found.values()]
 
     async def save_messages(
         self,
@@ -220,25 +220,25 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         state: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Add messages, all or none; what the history ends with already is not added again.
+        """Add messages, all or none.
 
+        Of a whole transcript only what is new is added, and no message with an ID is added twice.
         Raises Invalid, Contended.
         """
-        prefix = self._prefix(session_id)
+        prefix, given = self._prefix(session_id), [message.to_dict() for message in messages]
 
         async def add(tx: Any) -> None:
-            there = [_message(each) for each in (await tx.scan(prefix)).values()]
-            for n, message in enumerate(filter_new_messages(there, messages), len(there)):
-                await tx.write(await tx.read(f"{prefix}{n:08d}"), message.to_dict())
+            there = [each.value for each in (await tx.scan(prefix)).values()]
+            whole = len(given) > len(there) and given[: len(there)] == there
+            new = given[len(there) :] if whole else given
+            new = [each for each in new if not each.get("message_id") or each not in there]
+            for n, message in enumerate(new, len(there)):
+                await tx.write(await tx.read(f"{prefix}{n:08d}"), message)
 
         await run_async(self._space, self._calls.transact(add))
 
     def _prefix(self, session_id: str | None) -> str:
         return f"{_key('history', self.source_id)}/{quoted(session_id or '', 200)}/"
-
-
-def _message(record: Record) -> Message:
-    return Message.from_dict(record.value)
 
 
 class CheckpointStorage(OpensSpace):
