@@ -178,6 +178,7 @@ async def test_five_who_change_one_name_are_told_or_kept(scope: str, space: Any)
     assert sum(refusals) >= 4
 
 
+@ONLY_SQLITE
 async def test_names_that_others_set_meanwhile_are_merged(service: SessionService) -> None:
     other = await service.create_session(**WHO, session_id="other")
     session = await read(service)
@@ -191,6 +192,7 @@ async def test_names_that_others_set_meanwhile_are_merged(service: SessionServic
     assert (await read(service)).state == shared
 
 
+@ONLY_SQLITE
 async def test_an_event_that_is_delivered_again_is_stored_once(service: SessionService) -> None:
     session, event = await read(service), change(n=1)
     earlier = session.model_copy(deep=True)
@@ -275,6 +277,7 @@ async def test_a_run_that_is_cut_off_frees_the_session(facade: str, cut: Cut, pl
         assert texts(await read(service)) == ["hangs", "next", "to next"]
 
 
+@ONLY_SQLITE
 async def test_a_run_that_was_replaced_stores_nothing(place: Place, space: Any) -> None:
     service, gate = SessionService(space), Gate()
     await service.create_session(**WHERE)
@@ -343,6 +346,7 @@ async def test_a_run_inside_a_run_of_its_session_does_not_wait_for_itself(
         await ask(service, "outer", nested)
 
 
+@ONLY_SQLITE
 async def test_a_confirmation_that_is_delivered_twice_acts_once(service: SessionService) -> None:
     effects = []
 

@@ -45,6 +45,7 @@ ONLY_SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 # Sessions
 
 
+@ONLY_SQLITE
 async def test_a_session_is_stored_read_and_deleted(space: Any) -> None:
     store = SessionStore(space)
     assert isinstance(store, TheirSessionStore)
@@ -173,6 +174,7 @@ def resuming(storage: Any, effects: list[str], id: str, gate: Any = None) -> Awa
     return running
 
 
+@ONLY_SQLITE
 async def test_checkpoints_are_stored_listed_and_deleted(space: Any) -> None:
     storage = CheckpointStorage(space)
     made = [WorkflowCheckpoint("w/1", "hash", timestamp=f"2026-01-0{day}") for day in (1, 3, 2)]
@@ -279,6 +281,7 @@ async def test_a_timeout_in_a_task_that_goes_on_frees_the_checkpoint(
     assert effects == ["pay"]
 
 
+@ONLY_SQLITE
 async def test_a_run_whose_checkpoint_others_resumed_is_stopped(space: Any, place: Place) -> None:
     storage, gate = CheckpointStorage(space), Gate()
     effects: list[str] = []

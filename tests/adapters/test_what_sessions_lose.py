@@ -24,6 +24,7 @@ from tests.adapters.agent_framework_runs import workflow
 from tests.processes.writers import Place
 
 MANY = 5
+STORES = ("sqlite", "postgres", "redis")
 
 
 class Told(NamedTuple):
@@ -113,7 +114,11 @@ async def test_adk_loses_answers_of_runs_that_others_overtake(tmp_path: Path) ->
     assert await adk_runs(SqliteSessionService(str(tmp_path / "sessions.db"))) == Told(1, 4)
 
 
-@pytest.mark.parametrize("key", ["list", "user:list", "app:list"])
+@pytest.mark.parametrize(
+    ("place", "key"),
+    [("sqlite", "list"), ("sqlite", "app:list"), *((each, "user:list") for each in STORES)],
+    indirect=["place"],
+)
 async def test_our_adk_sessions_keep_the_state(key: str, place: Place) -> None:
     async with interlock.open_async(place.url, space=place.space, agent="worker") as space:
         assert await adk_state(SessionService(space), key) == Told(MANY, MANY - 1)
