@@ -278,6 +278,19 @@ async def test_a_run_that_is_cut_off_frees_the_session(facade: str, cut: Cut, pl
 
 
 @ONLY_SQLITE
+async def test_a_run_that_nobody_reads_on_frees_the_session(
+    service: SessionService, place: Place
+) -> None:
+    found = runner(service).run_async(user_id="u", session_id="s", new_message=message("hi"))
+    async for _ in found:
+        break
+    del found  # asyncio closes it
+    async with interlock.open_async(*place, agent="other") as other:
+        await asyncio.create_task(ask(SessionService(other), "next"))
+    assert texts(await read(service))[-2:] == ["next", "to next"]
+
+
+@ONLY_SQLITE
 async def test_a_run_that_was_replaced_stores_nothing(place: Place, space: Any) -> None:
     service, gate = SessionService(space), Gate()
     await service.create_session(**WHERE)

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,9 @@ async def test_save_says_that_the_run_was_replaced(space: Any, place: Place) -> 
             with pytest.raises(RunReplaced, match=first.checkpoint_id):
                 await storage.save(following)
         await storage.save(following)
+        assert await storage.save(following) == following.checkpoint_id  # delivered again
+        with pytest.raises(interlock.Conflict):
+            await storage.save(replace(following, workflow_name="other"))
         with pytest.raises(RunReplaced):
             await storage.save(
                 WorkflowCheckpoint("w", "hash", previous_checkpoint_id=first.checkpoint_id)

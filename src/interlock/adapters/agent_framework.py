@@ -269,7 +269,8 @@ class CheckpointStorage(OpensSpace):
     async def save(self, checkpoint: WorkflowCheckpoint) -> str:
         """Store a checkpoint, as the one that follows `previous_checkpoint_id`; return its id.
 
-        Raises RunReplaced, WorkflowCheckpointException if it cannot be loaded again, Invalid.
+        Raises RunReplaced, Conflict if another checkpoint has its id, Invalid, and
+        WorkflowCheckpointException if it could not be loaded again.
         """
         encoded = encode_checkpoint_value(checkpoint.to_dict())
         self._decoded(encoded)
@@ -280,7 +281,13 @@ class CheckpointStorage(OpensSpace):
         try:
             await run_async(self._space, self._save(checkpoint, encoded, lease))
         except (Conflict, Fenced, Held) as refused:
-            raise RunReplaced(f"Another run has gone on from checkpoint {previous!r}.") from refused
+            key = _key("checkpoints", checkpoint.checkpoint_id)
+            stored = await run_async(self._space, self._calls.read(key))
+            if not stored.exists:
+                what = f"Another run has gone on from checkpoint {previous!r}."
+                raise RunReplaced(what) from refused
+            if stored.value != encoded:
+                raise  # else it is delivered again
         if run is not None:
             await run.end()
         return checkpoint.checkpoint_id
