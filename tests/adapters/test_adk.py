@@ -23,7 +23,7 @@ from google.genai import types
 import interlock
 from interlock.adapters.adk import FencedSession, SessionService, StaleSession
 from tests.adapters.adk_runs import WHERE, WHO, Gate, ask, change, message, runner, texts
-from tests.adapters.cuts import CUTS, Cut
+from tests.adapters.cuts import CUTS, Cut, cut_in_this_task
 from tests.adapters.spaces import FACADES, opened
 from tests.processes.writers import Place
 
@@ -275,6 +275,17 @@ async def test_a_run_that_is_cut_off_frees_the_session(facade: str, cut: Cut, pl
         await cut(running)
         await asyncio.create_task(ask(SessionService(other, wait=0), "next"))
         assert texts(await read(service)) == ["hangs", "next", "to next"]
+
+
+@ONLY_SQLITE
+async def test_a_timeout_in_a_task_that_goes_on_frees_the_session(
+    service: SessionService, place: Place
+) -> None:
+    gate = Gate()
+    await cut_in_this_task(ask(service, "hangs", gate), gate.asked)
+    async with interlock.open_async(*place, agent="other") as other:
+        await asyncio.create_task(ask(SessionService(other, wait=0), "next"))
+    assert texts(await read(service)) == ["hangs", "next", "to next"]
 
 
 @ONLY_SQLITE
