@@ -153,7 +153,7 @@ class SessionService(OpensSpace, BaseSessionService):
         Raises AlreadyExistsError, Invalid.
         """
         name = (session_id or "").strip() or str(uuid.uuid4())
-        work = self._create(app_name, user_id, name, _json_state(state or {}))
+        work = self._create(app_name, user_id, name, state or {})
         return await run_async(self._space, work)
 
     async def get_session(
@@ -246,17 +246,15 @@ class SessionService(OpensSpace, BaseSessionService):
 
     async def _get(self, keys: _Keys, config: GetSessionConfig) -> Session | None:
         heads = [keys.at("heads"), keys.at("states")]
-        found = await self._calls.read_many(heads)
-        while True:
-            head = found[heads[0]]
+        head, found = await self._calls.read(heads[0]), dict[str, Record]()
+        while not found or found[heads[0]].version != head.version:
+            head = found.get(heads[0], head)
             if not head.exists:
                 return None
             count, recent = head.value["events"], config.num_recent_events
             first = 0 if recent is None else max(count - recent, 0)
             names = [keys.at("events", f"{n:08d}") for n in range(first, count)]
             found = await self._calls.read_many([*heads, *names])
-            if found[heads[0]].version == head.version:
-                break
         events = [Event.model_validate(found[name].value) for name in names]
         return await self._session(head, found[heads[1]], keys, _since(events, config))
 
@@ -297,7 +295,7 @@ class SessionService(OpensSpace, BaseSessionService):
     async def _append(self, session: Session, event: Event) -> None:
         keys = _Keys.of(session.app_name, session.user_id, session.id)
         stored = event.model_dump(mode="json", exclude_none=True)
-        own, shared = _scopes(_json_state(event.actions.state_delta))
+        own, shared = _scopes(event.actions.state_delta)
         names = {name: keys.shared(name) for name in shared}
         heads = [keys.at("heads"), keys.at("states")]
         found = await self._calls.read_many([*heads, *names.values()])
@@ -354,18 +352,16 @@ class SessionService(OpensSpace, BaseSessionService):
                 continue  # an event came in, or somebody else deletes it, too
 
 
-def _json_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Return state as ADK stores it: what is no JSON becomes text, and ADK logs a warning."""
-    stored: dict[str, Any] = EventActions(state_delta=state).model_dump(mode="json")["state_delta"]
-    return stored
-
-
 def _scopes(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what of a state is a session's own, and what it shares; `temp:` is neither."""
+    """Return what of a state is a session's own, and what it shares; `temp:` is neither.
+
+    Both as ADK stores them: what is no JSON becomes text, and ADK logs a warning.
+    """
+    stored = EventActions(state_delta=state).model_dump(mode="json")["state_delta"]
     prefixes = (State.APP_PREFIX, State.USER_PREFIX)
-    shared = {name: value for name, value in state.items() if name.startswith(prefixes)}
+    shared = {name: value for name, value in stored.items() if name.startswith(prefixes)}
     others = (*prefixes, State.TEMP_PREFIX)
-    return {name: state[name] for name in state if not name.startswith(others)}, shared
+    return {name: stored[name] for name in stored if not name.startswith(others)}, shared
 
 
 def _since(events: list[Event], config: GetSessionConfig) -> list[Event]:
