@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -289,15 +290,14 @@ async def test_a_timeout_in_a_task_that_goes_on_frees_the_session(
 
 
 @ONLY_SQLITE
-async def test_a_run_that_nobody_reads_on_frees_the_session(
+async def test_a_run_that_is_closed_early_frees_the_session(
     service: SessionService, place: Place
 ) -> None:
     found = runner(service).run_async(user_id="u", session_id="s", new_message=message("hi"))
-    async for _ in found:
-        break
-    del found  # asyncio closes it
+    async with aclosing(found):
+        await anext(found)
     async with interlock.open_async(*place, agent="other") as other:
-        await asyncio.create_task(ask(SessionService(other), "next"))
+        await asyncio.create_task(ask(SessionService(other, wait=0), "next"))
     assert texts(await read(service))[-2:] == ["next", "to next"]
 
 
