@@ -23,9 +23,11 @@ ASKED = {
 USERS = {
     "adk": "import interlock.adapters.adk",
     "agent-framework": "import interlock.adapters.agent_framework",
+    "anthropic": "from interlock.adapters.claude import MemoryTool",
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",
     "cipher": "from interlock.cipher import SubjectCipher; SubjectCipher(None, str)",
+    "claude-agent": "from interlock.adapters.claude import SessionStore",
     "crewai": "import interlock.adapters.crewai",
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -73,7 +72,7 @@ def contend(rival: Rival, agents: int) -> Figures:
             if first:
                 first = False
                 all_read.wait(PATIENCE)
-            time.sleep(THOUGHT)
+            threading.Event().wait(THOUGHT)  # it thinks
             return {**value, "n": value["n"] + 1}
 
         try:

@@ -26,6 +26,8 @@ RESERVED = {
     "adk/": "the Google ADK adapter",
     "agent-framework/": "the Agent Framework adapter",
     "autogen/": "the AutoGen adapter",
+    "claude-agent/": "the Claude Agent adapter",
+    "claude-code/": "the hooks of Claude Code",
     "crewai/": "the CrewAI adapter",
     "langgraph/": "the LangGraph adapter",
     "openai-agents/": "the OpenAI Agents adapter",
