@@ -13,7 +13,7 @@ import hashlib
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Generic, Self, TypeGuard, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
 import interlock
@@ -51,11 +51,6 @@ def checked(space: object, adapter: str) -> Space | AsyncSpace:
         f"{adapter} needs an open space, not {type(space).__name__}: "
         f"{adapter}(interlock.open(url)), or interlock.open_async(url) in an `async with` block"
     )
-
-
-def is_url(where: object) -> TypeGuard[str]:
-    """Whether an adapter was given the URL of a store, in place of a space."""
-    return isinstance(where, str)
 
 
 def synchronous(space: object, adapter: str) -> Space:
@@ -291,24 +286,16 @@ class Opened(Generic[A]):
         await self._space.close()
 
 
-class OpensSpace:
-    """An adapter that is given a space, or a URL to open one of its own, which `close` closes."""
+class OpensSpace(Opening):
+    """An asynchronous adapter that is given a space, or the URL of one, which `close` closes."""
 
     def __init__(self, where: str | Space | AsyncSpace, space: str, agent: str | None) -> None:
-        self._own = interlock.open(where, space=space, agent=agent) if is_url(where) else None
-        self._space = self._own or checked(where, type(self).__name__)
+        self._space = checked(self._opened(where, space, agent), type(self).__name__)
         self._calls = awaitable(self._space)
 
     async def close(self) -> None:
         """Close the space if it was opened here."""
-        if self._own is not None:
-            await finish(asyncio.to_thread(self._own.close))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await self.__aexit__()
 
 
 class FromUrl:
