@@ -18,6 +18,8 @@ from benchmarks import (
     events,
     guards,
     histories,
+    langgraph_saver,
+    langgraph_store,
     projections,
     queue,
     runs,
@@ -30,6 +32,8 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 KINDS: tuple[Any, ...] = (
     cases,
     histories,
+    langgraph_store,
+    langgraph_saver,
     servers,
     projections,
     events,

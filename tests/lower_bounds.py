@@ -430,6 +430,18 @@ def agent_framework(url: str) -> None:
     asyncio.run(use())
 
 
+def vectors(url: str) -> None:
+    """Search items by meaning."""
+    from interlock.adapters.langgraph import Store
+
+    index: Any = {"dims": 2, "embed": lambda texts: [[1.0, len(each)] for each in texts]}
+    with Store(url, index=index) as store:
+        store.put(("a",), "k", {"n": 1})
+        found = store.search(("a",), query="one")[0]
+        assert found.score is not None
+        assert found.score > 0.9
+
+
 SMOKES: dict[str, Callable[[str], None]] = {
     "adk": adk,
     "agent-framework": agent_framework,
@@ -452,8 +464,12 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "schema": schema,
     "server": server,
     "toml": toml,
+    "vectors": vectors,
     "verify": verify,
 }
+
+
+BESIDE = {"vectors": "langgraph,vectors"}  # what an extra is of use with
 
 
 def extras() -> list[str]:
@@ -478,7 +494,7 @@ def tried(extra: str, folder: Path) -> bool:
             url = server.url()
         for command in (
             [UV, "venv", "--quiet", "--python", PYTHON, str(folder / extra)],
-            [*PIP_INSTALL, "--python", str(python), f"{ROOT}[{extra}]"],
+            [*PIP_INSTALL, "--python", str(python), f"{ROOT}[{BESIDE.get(extra, extra)}]"],
             [str(python), "-m", "tests.lower_bounds", "--smoke", extra, url],
         ):
             if subprocess.run(command, cwd=ROOT).returncode:

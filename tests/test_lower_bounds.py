@@ -44,6 +44,10 @@ USERS = {
     "schema": "import interlock; R = interlock.guarded(schema=int); "
     "interlock.open('sqlite://', rules={'k': R})",
     "toml": "from interlock import guards; guards.file('.').create('a.toml', {'n': 1})",
+    # It is used where `langgraph` is, which is new enough.
+    "vectors": "old = m.version; m.version = lambda n: '99' if 'lang' in n else old(n); "
+    "from interlock.adapters.langgraph import Store; "
+    "Store('sqlite://', index={'dims': 2, 'embed': lambda texts: []})",
     "verify": "from interlock.verify import laws; laws(None, None)",
 }
 

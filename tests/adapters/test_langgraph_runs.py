@@ -87,7 +87,7 @@ async def test_without_a_run_whoever_comes_second_is_told(space: Any, begun: boo
             return found
 
     meeting = False
-    graph = talking(Meeting(space), no_time)
+    graph = talking(Meeting(space, on_busy=None), no_time)
     if begun:
         await graph.ainvoke(said("0"), THREAD)
     meeting = True
@@ -108,7 +108,7 @@ async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
     async def yielding(_: str) -> None:
         await asyncio.sleep(0)
 
-    graph, overtaken = talking(Saver(space), yielding), list[str]()
+    graph, overtaken = talking(Saver(space, on_busy=None), yielding), list[str]()
     callers = 20 if durability == "async" else 8
 
     async def send(message: str) -> None:
@@ -131,7 +131,7 @@ async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
 async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retried(
     space: Any,
 ) -> None:
-    saver = Saver(space)
+    saver = Saver(space, on_busy=None)
     taken: list[Any] = []
 
     async def takes(_: str) -> None:
@@ -157,7 +157,7 @@ async def test_a_call_whose_thread_was_taken_after_its_input_is_not_to_be_retrie
 
 async def test_an_input_that_another_run_dropped_is_sent_again(space: Any) -> None:
     """LangGraph drops an input that no step has taken up where another input comes."""
-    others = talking(Saver(space), no_time)
+    others = talking(Saver(space, on_busy=None), no_time)
 
     class Slow(Saver):
         async def aput(self, config: Any, checkpoint: Any, metadata: Any, *rest: Any) -> Any:
@@ -166,7 +166,7 @@ async def test_an_input_that_another_run_dropped_is_sent_again(space: Any) -> No
             return await super().aput(config, checkpoint, metadata, *rest)
 
     between: list[Any] = []
-    graph = talking(Slow(space), no_time)
+    graph = talking(Slow(space, on_busy=None), no_time)
     with pytest.raises(interlock.Conflict):
         await graph.ainvoke(said("mine"), THREAD, durability="sync")
     await graph.ainvoke(said("mine"), THREAD)
@@ -276,7 +276,7 @@ async def test_a_busy_thread_can_be_refused(space: Any) -> None:
 
 
 async def test_who_has_no_run_is_held_back_while_there_is_one(space: Any) -> None:
-    saver = Saver(space)
+    saver = Saver(space, on_busy=None)
     graph = talking(saver, no_time)
     await graph.ainvoke(said("before"), THREAD)
     async with saver.run("thread") as config:

@@ -134,16 +134,56 @@ def test_branches_of_a_thread_do_not_share_versions(memory: interlock.Space) -> 
     assert graph.get_state(right).values["messages"][-1] == "right"
 
 
-def test_a_put_takes_two_round_trips(memory: interlock.Space) -> None:
+def test_what_a_saver_has_just_stored_is_not_read_again(memory: interlock.Space) -> None:
     calls = list[str]()
-    first = put(saver := Saver(memory))
-    for name in ("read_many", "scan", "read", "transaction"):
+    saver, other = Saver(memory), Saver(memory)
+    first = put(saver)
+    for name in ("read_many", "scan", "read", "transaction", "position"):
         setattr(memory, name, _told(getattr(memory, name), name, calls))
     second = put(saver, parent=first)
+    assert calls == ["transaction"]
+    calls.clear()
+    third = put(other, parent=second)
     assert calls == ["read_many", "transaction"]
     calls.clear()
-    saver.put_writes(named(second), [("c", "v")], "task")
+    put(saver, parent=third)  # it has not seen that one
     assert calls == ["read_many", "transaction"]
+    calls.clear()
+    for value in "vw":
+        saver.put_writes(named(second), [("c", value), ("d", value)], "task")
+    assert calls == ["transaction"] * 2
+    other.put_writes(named(second), [("e", "x")], "task")
+    assert calls[2:] == ["transaction", "read_many", "transaction"], "it is there, unknown to it"
+    found = other.get_tuple(named(second))
+    assert found is not None
+    assert found.pending_writes == [("task", "c", "v"), ("task", "d", "v")]
+    value_of(saver)
+    calls.clear()
+    value_of(saver)
+    assert calls == ["position"]
+
+
+def test_what_is_remembered_is_never_out_of_date(memory: interlock.Space) -> None:
+    saver, other = Saver(memory), Saver(memory)
+    id = put(saver)
+    for writer in (other, saver):
+        for each in (saver, other, saver):
+            found = each.get_tuple(named(None))
+            assert found is not None
+            assert found.checkpoint["id"] == id
+        writer.put_writes(named(id), [("c", f"by {writer is saver}")], f"task {writer is saver}")
+        found = saver.get_tuple(named(None))
+        assert found is not None
+        assert [write[2] for write in found.pending_writes or ()] == [f"by {writer is saver}"]
+        found.checkpoint["channel_values"]["mine"] = "changed"
+        found.checkpoint["channel_versions"].clear()
+        id = put(writer, parent=id)
+        latest = saver.get_tuple(named(None))
+        assert latest is not None
+        assert latest.checkpoint["id"] == id
+    other.delete_thread("thread")
+    assert saver.get_tuple(named(None)) is None
+    assert put(saver)
 
 
 @pytest.mark.parametrize("limit", [1, 5])
@@ -230,12 +270,14 @@ def test_nothing_follows_a_checkpoint_that_was_removed(space: interlock.Space) -
 
 def test_pruning_keeps_the_newest_and_goes_on(space: interlock.Space) -> None:
     saver = Saver(space)
-    ids = chain(saver, MANY)
+    ids = list[str]()
+    for number in range(MANY):
+        ids.append(put(saver, [number], ids[-1] if ids else None))
     saver.put_writes(named(ids[-1]), [("c", "pending")], "task")
     saver.put_writes(named(ids[0]), [("c", "gone")], "task")
     saver.prune(["thread", "another"])
     assert ids_of(saver) == [ids[-1]]
-    assert value_of(saver) == MANY - 1
+    assert value_of(saver) == [MANY - 1]
     kinds = [key.split("/")[1] for key in space.scan("langgraph/")]
     assert kinds.count("blob") == kinds.count("checkpoint") == kinds.count("writes") == 1
     assert "page" not in kinds
@@ -307,7 +349,7 @@ async def test_an_asyncio_space_serves_other_threads(aspace: interlock.AsyncSpac
     assert await asyncio.to_thread(value_of, saver) == 2
     with pytest.raises(interlock.Invalid, match="asynchronous"):
         saver.get_tuple(named(None))
-    with pytest.raises(interlock.Invalid, match="async with"), saver.run("thread"):
+    with pytest.raises(interlock.Invalid, match="asynchronous"), saver.run("thread"):
         raise AssertionError("it was let in")
 
 
@@ -339,3 +381,25 @@ def test_a_node_that_fails_keeps_what_the_others_wrote(space: interlock.Space) -
     with saver.run("thread") as config:
         graph.invoke(None, config)
     assert graph.get_state(THREAD).values["messages"] == ["hello", "first", "second"]
+
+
+def test_idle_threads_are_swept(space: interlock.Space) -> None:
+    put(Saver(space), thread="old")
+    assert Saver(space, ttl={"default_ttl": 1e-9}).sweep_ttl() == 1
+    put(saver := Saver(space, ttl={"default_ttl": 60}), thread="new")
+    assert saver.sweep_ttl() == 0
+    assert saver.get_tuple(named(None, "old")) is None
+    assert saver.get_tuple(named(None, "new")) is not None
+    assert Saver(space).sweep_ttl() == 0
+    for wrong in ({"default_ttl": 0}, {"default_ttl": "1"}, {"refresh_on_read": True}):
+        with pytest.raises(interlock.Invalid, match="default_ttl"):
+            Saver(space, ttl=wrong)
+
+
+def test_a_thread_that_a_run_works_on_is_not_swept(memory: interlock.Space) -> None:
+    saver = Saver(memory, ttl={"default_ttl": 1e-9})
+    put(saver)
+    with saver.run("thread"):
+        assert saver.sweep_ttl() == 0
+    assert saver.sweep_ttl() == 1
+    assert ids_of(saver) == []

@@ -191,6 +191,114 @@ async def test_coroutines_of_one_node_do_not_write_over_each_other(
     assert len(kept(store)) == done.count(None) > 0
 
 
+def test_a_node_that_is_tried_again_is_not_held_to_what_it_read_before(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {"n": 0})
+    attempts: list[int] = []
+
+    def made(number: int) -> Any:
+        async def node(state: State, *, store: BaseStore) -> dict[str, int]:
+            if number:
+                return {"done": 1}
+
+            async def look() -> Any:
+                return await store.aget(MEMORIES, "k")
+
+            item, _ = await asyncio.gather(asyncio.create_task(look()), look())
+            attempts.append(item.value["n"])
+            if len(attempts) == 1:
+                others_put(space, "k", {"n": 1})
+            await store.aput(MEMORIES, "k", {"n": item.value["n"] + 10})
+            return {"done": 1}
+
+        return node
+
+    asyncio.run(graph_of(made, store, QUICK).ainvoke({"done": 0}))
+    assert attempts == [0, 1]
+    assert store.search(MEMORIES)[0].value == {"n": 11}
+
+
+async def test_what_a_node_has_awaited_in_other_tasks_is_its_own_read(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {"n": 0})
+
+    def made(number: int) -> Any:
+        async def node(state: State, *, store: BaseStore) -> dict[str, int]:
+            if number:
+                return {"done": 1}
+            await asyncio.gather(store.aget(MEMORIES, "k"), store.asearch(MEMORIES))
+            others_put(space, "k", {"n": 1})
+            for n in (2, 3, 4):  # it reads again, and is not held to what it read before
+                reads = (store.aget(MEMORIES, "k"), store.asearch(MEMORIES))
+                await asyncio.wait_for(asyncio.gather(*reads), 30)
+                await asyncio.create_task(store.aput(MEMORIES, "k", {"n": n}))
+            return {"done": 1}
+
+        return node
+
+    await graph_of(made, store).ainvoke({"done": 0})
+    assert store.search(MEMORIES)[0].value == {"n": 4}
+
+
+async def test_of_writes_at_once_from_one_read_of_a_node_one_counts(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "k", {})
+    done: list[Any] = []
+
+    def made(number: int) -> Any:
+        async def node(state: State, *, store: BaseStore) -> dict[str, int]:
+            if number == 0:
+                item = await asyncio.wait_for(store.aget(MEMORIES, "k"), 30)
+                assert item is not None
+                puts = [store.aput(MEMORIES, "k", {**item.value, str(n): n}) for n in range(5)]
+                done.extend(await asyncio.gather(*puts, return_exceptions=True))
+            return {"done": 1}
+
+        return node
+
+    await graph_of(made, store).ainvoke({"done": 0})
+    assert sorted(type(each).__name__ for each in done) == ["Conflict"] * 4 + ["NoneType"]
+    assert len(store.search(MEMORIES)[0].value) == 1
+
+
+# At a URL
+
+
+def test_one_line_opens_a_store_at_a_url(place: Place) -> None:
+    name = secrets.token_hex(8)
+    with Store(place.url, space_name=name, agent="ann") as store:
+        store.setup()
+        store.put(MEMORIES, "k", {"n": 1})
+        opened = store.space
+        assert isinstance(opened, interlock.Space)
+        assert opened.read("langgraph/store/memories/team/=k").writer == "ann"
+    with pytest.raises(interlock.InterlockError):
+        opened.scan()  # it was closed
+    plain = Store.from_conn_string(place.url, space_name=name, ttl={"default_ttl": 1})
+    item = plain.get(MEMORIES, "k")
+    assert item is not None
+    assert asyncio.run(plain.aget(MEMORIES, "k")) == item
+    plain.close()
+
+
+async def test_one_line_opens_a_store_for_asyncio(place: Place) -> None:
+    async with Store.from_conn_string(place.url, space_name=secrets.token_hex(8)) as store:
+        await store.setup()
+        assert isinstance(store.space, interlock.AsyncSpace)
+        await store.aput(MEMORIES, "k", {"n": 1})
+        assert await store.aget(MEMORIES, "k") == (await store.asearch(MEMORIES))[0]
+        item = await asyncio.to_thread(store.get, MEMORIES, "k")
+        assert item is not None
+    with pytest.raises(interlock.Invalid):
+        Store(3)  # type: ignore[arg-type]  # a mistake
+
+
 # Outside of graphs: the version travels with the value
 
 
@@ -337,9 +445,9 @@ def test_of_two_creates_at_once_one_is_refused(space: interlock.Space) -> None:
     class Late(dict[str, Any]):
         """A value that both calls look at before either of them commits."""
 
-        def keys(self) -> Any:
+        def items(self) -> Any:
             gate.wait(30)
-            return super().keys()
+            return super().items()
 
     def create() -> Any:
         try:
@@ -349,6 +457,20 @@ def test_of_two_creates_at_once_one_is_refused(space: interlock.Space) -> None:
 
     done = in_threads(create, create)
     assert sorted(map(str, done)) == sorted(map(str, [None, interlock.Conflict]))
+
+
+def test_new_items_are_put_without_looking_first(
+    space: interlock.Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(space)
+    store.put(MEMORIES, "dead", {"n": 0}, ttl=0)
+    monkeypatch.setattr(interlock.Space, "read_many", None, raising=False)
+    store.batch([PutOp(MEMORIES, key, {"n": 1}) for key in ("a", "b")])
+    with pytest.raises(interlock.Conflict, match=r"'a' in .* has not read it"):
+        store.batch([PutOp(MEMORIES, "c", {}), PutOp(MEMORIES, "a", {})])
+    monkeypatch.undo()
+    store.put(MEMORIES, "dead", {"n": 1})
+    assert sorted(item.key for item in store.search(MEMORIES)) == ["a", "b", "dead"]
 
 
 def test_what_was_never_read_is_overwritten_by_all_where_that_is_asked_for(

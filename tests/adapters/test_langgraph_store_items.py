@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,7 +24,7 @@ from langgraph.store.base import (
 from langgraph.store.memory import InMemoryStore
 
 import interlock
-from interlock.adapters.langgraph import Store
+from interlock.adapters.langgraph import Store, views
 from interlock.backends.drive import SyncDriver
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.session import Session
@@ -182,12 +184,129 @@ async def test_an_async_space_tells_the_time(place: Place) -> None:
         assert record.at <= await opened.time()
 
 
+# Filters and values
+
+PEOPLE: dict[str, dict[str, Any]] = {
+    "ann": {"user": {"name": "Ann", "age": 31, "at": {"city": "Rome"}}, "since": "2026-01-02"},
+    "bob": {"user": {"name": "Bob", "age": 9}, "user.name": "Robert", "since": "2025-12-31"},
+    "cat": {"user": "Cat", "since": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "keys"),
+    [
+        ({"user.name": "Ann"}, ["ann"]),
+        ({"user.name": "Robert"}, ["bob"]),  # a key with a dot goes first
+        ({"user.at.city": "Rome"}, ["ann"]),
+        ({"user.age": {"$gte": 9, "$lt": 31}}, ["bob"]),
+        ({"user.age": {"$gt": "9"}}, ["ann"]),
+        ({"user.age": None}, ["cat"]),
+        ({"user": {"at": {"city": "Rome"}}}, ["ann"]),
+        ({"user": {"at": {"city": {"$ne": "Rome"}}}}, []),
+        ({"since": {"$gt": "2025-12-31"}}, ["ann"]),  # texts in their order, as dates are
+        ({"since": {"$lte": "2026-01-02"}}, ["ann", "bob"]),
+        ({"since": {"$gt": 0}}, []),
+        ({"user.name": {"$lt": "Bz"}, "since": {"$gt": datetime(2026, 1, 1, tzinfo=UTC)}}, ["ann"]),
+    ],
+)
+def test_filters_reach_into_fields(wanted: dict[str, Any], keys: list[str]) -> None:
+    with Store("sqlite://") as store:
+        store.batch([PutOp(("people",), key, value) for key, value in PEOPLE.items()])
+        assert sorted(item.key for item in store.search(("people",), filter=wanted)) == keys
+
+
 def test_operators_do_not_match_what_is_no_number(space: interlock.Space) -> None:
     store = Store(space)
-    store.put(("a",), "k", {"n": "many"})
-    assert store.search(("a",), filter={"n": {"$gt": 0}}) == []
     with pytest.raises(ValueError, match="operator"):
         store.search(("a",), filter={"n": {"$near": 0}})
+    store.put(("a",), "k", {"n": "many", "large": 10**400})
+    assert store.search(("a",), filter={"n": {"$gt": 0}}) == []
+    assert store.search(("a",), filter={"large": {"$gt": 0.5}}) != []
+
+
+def test_times_in_values_are_kept_as_text(space: interlock.Space) -> None:
+    store = Store(space)
+    day = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    store.put(("a",), "k", {"at": day, "days": [day.date()]})
+    [item] = store.search(("a",), filter={"at": day})
+    assert item.value == {"at": "2026-01-02T03:04:00+00:00", "days": ["2026-01-02"]}
+    store.update(("a",), "k", lambda value: {**value, "at": day + timedelta(hours=1)})
+    assert store.search(("a",), filter={"at": {"$gt": day}}) != []
+    with pytest.raises(interlock.Invalid):
+        store.put(("a",), "other", {"at": object()})
+    assert len(store.search(("a",))) == 1
+
+
+# What is held in memory for searches
+
+
+def test_searches_see_what_other_stores_have_written_since(place: Place) -> None:
+    with place.open("shared") as space, place.open("shared") as other:
+        store, theirs = Store(space), Store(other)
+        store.batch([PutOp(("a", str(n)), "k", {"n": n}) for n in range(3)])
+        for n in range(3):
+            found = store.search(("a",))
+            theirs.put(("a", str(n)), "k", {"n": -1}, base=theirs.get(("a", str(n)), "k"))
+            theirs.put(("a",), f"new {n}", {"n": 9})
+            found = store.search(("a",))
+            assert [item.key for item in found[:2]] == [f"new {n}", "k"]
+            assert [item.value for item in found[:2]] == [{"n": 9}, {"n": -1}]
+            theirs.delete(("a",), f"new {n}", base=theirs.get(("a",), f"new {n}"))
+            assert len(store.search(("a",))) == 3
+            assert store.search(("a",), filter={"n": 9}) == []
+        assert store.list_namespaces() == [("a", "0"), ("a", "1"), ("a", "2")]
+        other.erase(prefix="langgraph/store/a/1/")
+        assert store.list_namespaces() == [("a", "0"), ("a", "2")]
+        store.put(("a", "0"), "k", store.search(("a", "0"))[0].value)
+
+
+def test_a_search_reads_what_changed_and_not_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = interlock.open("sqlite://")
+    store = Store(space)
+    store.batch([PutOp(("a",), str(n), {"n": n}) for n in range(50)])
+    scans: list[Any] = []
+    scan = interlock.Space.scan
+
+    def noted(*args: Any, **named: Any) -> Any:
+        scans.append(args)
+        return scan(*args, **named)
+
+    monkeypatch.setattr(interlock.Space, "scan", noted)
+    for n in range(5):
+        assert len(store.search(("a",), limit=100)) == 50 + n
+        store.put(("a",), f"more {n}", {"n": n})
+        space.create(f"elsewhere/{n}", 0)
+    assert len(scans) == 1
+    for n in range(200):
+        space.create(f"far/{n}", 0)
+    assert len(store.search(("a",), limit=100)) == 55
+    assert len(scans) == 2, "all of it is less than what happened since"
+    space.close()
+
+
+def test_what_a_search_returns_may_be_changed(space: interlock.Space) -> None:
+    store = Store(space)
+    store.put(("a",), "k", {"list": [1, {"n": 1}]})
+    for _ in range(2):
+        [item] = store.search(("a",))
+        assert item.value == {"list": [1, {"n": 1}]}
+        item.value["list"][1]["n"] = 2
+        item.value["list"].append(3)
+
+
+def test_items_that_take_too_much_room_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "MOST_TEXT", 3000)
+    with Store("sqlite://") as store:
+        for name, size in (("small", 10), ("other", 1500), ("large", 4000)):
+            store.put((name,), "k", {"text": "x" * size})
+            assert len(store.search((name,))) == 1
+        held = store._views._views
+        assert [*held] == [("small",), ("other",)]
+        assert len(store.search(())) == 3
+        store.put(("third",), "k", {"text": "x" * 1500})
+        assert len(store.search(("third",))) == 1
+        assert [*held] == [("third",)]
 
 
 # Times to live
@@ -313,6 +432,35 @@ def test_an_item_expires_by_the_clock_of_any_store(space: interlock.Space) -> No
     assert store.sweep_ttl() == 1
 
 
+def test_a_sweeper_sweeps_until_it_is_stopped(clocked: Clocked) -> None:
+    ttl: Any = {"default_ttl": 1, "sweep_interval_minutes": 1e-5}
+    store = Store(clocked.space, ttl=ttl)
+    store.put(("a",), "k", {})
+    clocked.later(2)
+    started = store.start_ttl_sweeper()
+    assert store.start_ttl_sweeper() is started
+    assert any(entry.kind == "delete" for entry in clocked.space.watch("langgraph/store/", 0))
+    assert store.stop_ttl_sweeper() == 1
+    assert started.cancelled()
+    assert not any(thread.name == "interlock-sweeper" for thread in threading.enumerate())
+    with pytest.raises(interlock.Invalid, match="sweep_interval_minutes"):
+        store.start_ttl_sweeper(0)
+
+
+async def test_a_sweeper_of_an_async_space_is_awaited_as_langgraphs(place: Place) -> None:
+    async with Store(place.url, space_name=secrets.token_hex(8)) as store:
+        await store.setup()
+        await store.aput(("a",), "k", {}, ttl=0)
+        started = await store.start_ttl_sweeper(1e-5)
+        space = store.space
+        assert isinstance(space, interlock.AsyncSpace)
+        async for entry in space.watch("langgraph/store/", 0):
+            if entry.kind == "delete":
+                break
+        assert await store.stop_ttl_sweeper()
+        assert started.cancelled()
+
+
 # Vectors
 
 
@@ -353,6 +501,46 @@ def test_a_search_by_meaning_ranks_as_langgraphs_own_store(
     first = store.search(("docs",), query=query, limit=2)
     rest = store.search(("docs",), query=query, limit=10, offset=2)
     assert [item.key for item in (*first, *rest)] == list(mine)
+
+
+@pytest.mark.parametrize(
+    ("options", "scores"),
+    [
+        ({"distance_type": "l2"}, {"one": -1.0, "two": -(17**0.5), "three": -2.0}),
+        ({"distance_type": "inner_product"}, {"one": 6.0, "two": 2.0, "three": 8.0}),
+        ({"ann_index_config": {"kind": "hnsw", "vector_type": "halfvec"}, "fields": "text"}, None),
+    ],
+)
+def test_distances_are_those_that_are_asked_for(
+    options: dict[str, Any], scores: dict[str, float] | None
+) -> None:
+    index: Any = {"dims": 4, "embed": embed, "text_fields": ["text"], **options}
+    with interlock.open("sqlite://") as space:
+        store = Store(space, index=index)
+        for key, text in (("one", "aaa"), ("two", "abbbb"), ("three", "aaaa")):
+            store.put(("docs",), key, {"text": text, "other": "a" * 9})
+        found = {
+            item.key: item.score for item in store.search(("docs",), query="aa" if scores else "a")
+        }
+        if scores is None:
+            assert found["one"] == found["three"] == 1.0
+            assert len(space.read("langgraph/store/docs/=one").value["vectors"]["text"]) == 12
+        else:
+            assert found == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"distance_type": "hamming"},
+        {"ann_index_config": {"kind": "bit"}},
+        {"ann_index_config": {"vector_type": "bit"}},
+    ],
+)
+def test_an_index_that_there_is_none_of_is_refused(options: dict[str, Any]) -> None:
+    index: Any = {"dims": 4, "embed": embed, **options}
+    with pytest.raises(interlock.Invalid, match="must be one of"):
+        Store("sqlite://", index=index)
 
 
 async def test_an_async_model_embeds_for_an_async_space(place: Place) -> None:

@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import Any
 
 import interlock
-from interlock.adapters.observed import Caller, Observed, ObservedDict, TaskReads, observed
+from interlock.adapters.observed import (
+    MOST_WORKERS,
+    Caller,
+    Observed,
+    ObservedDict,
+    TaskReads,
+    called_by,
+    observed,
+)
 
 TASK = "task-1"
 
@@ -25,7 +37,7 @@ def write(reads: TaskReads, current: int, worker: str | None = None) -> bool:
     """Write as an adapter does; say whether that was allowed."""
     caller = Caller.of(TASK) if worker is None else Caller(TASK, worker)
     evidence = reads.evidence(caller, record(current))
-    if evidence is None or not evidence.is_current(record(current)):
+    if evidence is None or evidence.version != current:
         reads.refused(caller, record(current))
         return False
     reads.wrote(caller, Observed.after_write(record(current)))
@@ -114,6 +126,9 @@ def test_of_what_neighbours_read_the_oldest_decides() -> None:
     assert not write(reads, 3, "four"), "it may be this one that was computed from version 1"
     reads.read(Caller(TASK, "child of four"), Observed.of(record(3)))
     assert write(reads, 3, "four"), "read again"
+    reads.read(Caller(TASK, "five"), Observed.of(record(4)))
+    reads.read(Caller(TASK, "six"), Observed.of(record(5)))
+    assert not write(reads, 5, "five"), "its own read, however new its neighbour's is"
 
 
 def test_a_refused_write_leaves_the_oldest_read_to_whoever_comes_next() -> None:
@@ -153,3 +168,75 @@ def test_outside_of_a_task_nothing_is_remembered() -> None:
     reads = TaskReads()
     reads.read(Caller.of(None), Observed.of(record(1)))
     assert reads.evidence(Caller.of(None), record(1)) is None
+
+
+def steps_of(call: Callable[[], object]) -> int:
+    """How many instructions a call takes, whatever the machine does meanwhile."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal count
+        frame.f_trace_opcodes = True
+        count += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_reads_that_pile_up_slow_nothing_down_and_take_no_more_room() -> None:
+    def piled_up(count: int) -> tuple[TaskReads, list[int]]:
+        reads = TaskReads()
+        for n in range(count):
+            reads.read(Caller(TASK, n), Observed.of(record(1)))
+            reads.read(Caller(f"task {n}", n), Observed.of(record(1)))
+        one = Caller(TASK, "one")
+        return reads, [
+            steps_of(lambda: reads.read(one, Observed.of(record(1)))),
+            steps_of(lambda: reads.evidence(one, record(1))),
+            steps_of(lambda: reads.wrote(one, Observed.after_write(record(1)))),
+        ]
+
+    few, steps = piled_up(2 * MOST_WORKERS)
+    many, more_steps = piled_up(10 * MOST_WORKERS)
+    assert more_steps == steps
+    of_a_key = (TASK, "space-1", "k")
+    assert len(many._reads[of_a_key]) == len(few._reads[of_a_key]) <= MOST_WORKERS
+
+
+def test_of_too_many_workers_the_oldest_read_is_never_the_one_that_is_forgotten() -> None:
+    reads = TaskReads()
+    reads.read(Caller(TASK, "child of one"), Observed.of(record(1)))
+    for n in range(2 * MOST_WORKERS):
+        reads.read(Caller(TASK, n), Observed.of(record(2)))
+    assert not write(reads, 2, "one"), "computed from version 1"
+
+
+def test_reads_that_nobody_has_written_from_do_not_refuse_a_second_write() -> None:
+    reads = TaskReads()
+    for child in ("a", "b"):  # as a get and a search in `gather`
+        reads.read(Caller(TASK, child), Observed.of(record(1)))
+    assert write(reads, 1, "one")
+    assert write(reads, 2, "one")
+    assert not write(reads, 3, "two"), "it may have been given what b has read"
+
+
+async def test_what_a_caller_hands_to_another_task_is_the_callers() -> None:
+    reads = TaskReads()
+
+    async def get(version: int) -> None:
+        read(reads, version)
+
+    async def worker() -> list[bool]:
+        await asyncio.gather(*(called_by(Caller.of(TASK), get(1)) for _ in range(3)))
+        return [write(reads, 1 + len(done)), write(reads, 9)]
+
+    done: list[bool] = []
+    for _ in range(2):
+        done += await asyncio.create_task(worker())
+    assert done == [True, False, False, False]

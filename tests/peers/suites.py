@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.peers import crewai_expected, openai_expected
+from tests.peers import crewai_expected, langgraph_store_expected, openai_expected
 from tests.repository import ROOT
 
 STORES = ("sqlite", "postgres", "redis")
@@ -76,6 +76,38 @@ SUITES = (
         matching="sqlite or store",
         plugin="langgraph_plugin",
         variables={"NO_DOCKER": "true", "LANGSMITH_TRACING": "false"},
+    ),
+    Suite(
+        name="langgraph-store",
+        package="langgraph-checkpoint",
+        version="4.3.2",
+        sha256="fcab8468c7e965d7055e2a35c253d73a145624ef4728b150ca7c361f4afca286",
+        tests=117,
+        arguments=("tests/test_store.py",),
+        plugin="langgraph_stores_plugin",
+    ),
+    Suite(
+        name="langgraph-store-sqlite",
+        package="langgraph-checkpoint-sqlite",
+        version="3.1.2",
+        sha256="4e3f376fa6f192d6ad2a1a4643b039986f1593552ef870e9e45281575de6fbf2",
+        tests=153,
+        arguments=("tests/test_store.py", "tests/test_async_store.py", "tests/test_ttl.py"),
+        plugin="langgraph_stores_plugin",
+        expected=langgraph_store_expected.SQLITE,
+    ),
+    Suite(
+        name="langgraph-store-postgres",
+        package="langgraph-checkpoint-postgres",
+        version="3.2.0",
+        sha256="dffef0e6822d7c614019f7f2c4bdbef42859746aee2d3e6d9d9747cf3744ca90",
+        tests=293,
+        arguments=("tests/test_store.py", "tests/test_async_store.py"),
+        # Thousands of operations at once, which their store merges into a few.
+        matching="not large_batches",
+        plugin="langgraph_stores_plugin",
+        expected=langgraph_store_expected.POSTGRES,
+        stores=("postgres",),
     ),
     Suite(
         name="openai-agents",

@@ -18,13 +18,15 @@ import asyncio
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from interlock import Conflict, Json, Record
 
+T = TypeVar("T")
 MOST_READS = 10_000  # task and key together that are remembered; the oldest are forgotten first
+MOST_WORKERS = 64  # of a task, whose reads of one key are remembered
 
 
 class Observed(NamedTuple):
@@ -48,10 +50,6 @@ class Observed(NamedTuple):
     def is_of(self, record: Record) -> bool:
         """Whether `record` is the record of the same key, in whatever version."""
         return (self.space, self.key) == (record.space, record.key)
-
-    def is_current(self, record: Record) -> bool:
-        """Whether `record` is at the version that was observed."""
-        return self == Observed.of(record)
 
     def record(self, fresh: Record) -> Record:
         """Return `fresh` as it was observed: a write over that conflicts if the key moved."""
@@ -104,16 +102,31 @@ class Caller(NamedTuple):
     @classmethod
     def of(cls, task: str | None) -> Caller | None:
         """Return who calls now, in a task of this id; None outside of any task."""
-        return None if task is None else cls(task, _worker())
+        if task is None:
+            return None
+        known = _caller.get()
+        return known if known is not None and known.task == task else cls(task, _worker())
+
+
+_caller: ContextVar[Caller | None] = ContextVar("interlock_adapters_caller", default=None)
+
+
+async def called_by(caller: Caller | None, work: Coroutine[Any, Any, T]) -> T:
+    """Await what `caller` has called, such as in a task that it has made for it."""
+    token = _caller.set(caller)
+    try:
+        return await work
+    finally:
+        _caller.reset(token)
 
 
 class TaskReads:
     """What the tasks of a framework have read, in a table of a bounded size.  Safe for threads.
 
     A task may have several workers at once.  A worker's own read is its evidence.  One that has
-    read nothing has been given what other workers read, as by `wait_for`: the oldest read that
-    nobody has written from decides.  So a write that was computed from an old read is never taken
-    for one from a newer read of its neighbour.
+    read nothing since it has written has been given what other workers read, as by `to_thread`: the
+    oldest such read that nobody has written from decides.  So a write that was computed from an old
+    read is never taken for one from a newer read of its neighbour.
     """
 
     def __init__(self, most: int = MOST_READS) -> None:
@@ -125,7 +138,11 @@ class TaskReads:
         """Remember that the caller was given a record."""
         if caller is not None:
             with self._lock:
-                self._workers(caller, record)[caller.worker] = _Read(record, written=False)
+                workers = self._workers(caller, record)
+                if len(workers) >= MOST_WORKERS and caller.worker not in workers:
+                    # Never the oldest: a newer one is no evidence in its place.
+                    del workers[max(workers, key=lambda name: workers[name].observed.version)]
+                workers[caller.worker] = _Read(record, written=False)
 
     def evidence(self, caller: Caller | None, record: Record) -> Observed | None:
         """Return what the caller has observed of the key of `record`; None: nothing."""
@@ -173,14 +190,17 @@ class _Read(NamedTuple):
 
 def _chosen(workers: Mapping[object, _Read], own: object, newest: bool = False) -> object | None:
     """Return the worker whose read a write of the worker `own` was computed from: its own, or the
-    oldest (`newest`) that it may have been given."""
-    if own in workers and not workers[own].written:
+    oldest (`newest`) that it may have been given since it has written."""
+    mine = workers.get(own)
+    if mine is not None and not mine.written:
         return own
-    unwritten = [name for name, read in workers.items() if not read.written]
-    if unwritten:
-        choose = max if newest else min
-        return choose(unwritten, key=lambda name: workers[name].observed.version)
-    return own if own in workers else None
+    least = -1 if mine is None else mine.observed.version
+    others = [
+        name for name, read in workers.items() if not read.written and read.observed.version > least
+    ]
+    if not others:
+        return own if mine else None
+    return (max if newest else min)(others, key=lambda name: workers[name].observed.version)
 
 
 class _Context(NamedTuple):

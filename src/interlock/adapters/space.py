@@ -174,6 +174,10 @@ class _AwaitedSpace(_Awaited):
         answer: T = self._of.transact(lambda tx: _ended(fn(_Awaited(tx))))
         return answer
 
+    async def log(self, after: int, prefix: str) -> AsyncIterator[Entry]:
+        for entry in self._of.log(after, prefix):
+            yield entry
+
     async def history(self, key: str) -> AsyncIterator[Entry]:
         for entry in self._of.history(key):
             yield entry

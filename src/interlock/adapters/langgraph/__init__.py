@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from interlock.extras import later, needs
 
 if TYPE_CHECKING:
-    from interlock.adapters.langgraph.checkpoints import Overtaken
     from interlock.adapters.langgraph.reducers import (
         append,
         counter,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
         minimum,
         union,
     )
+    from interlock.adapters.langgraph.refusals import Overtaken
     from interlock.adapters.langgraph.run import AlreadyDone, ThreadRun
     from interlock.adapters.langgraph.saver import Saver
     from interlock.adapters.langgraph.state import Problem, StateReport, check_state
@@ -46,8 +46,8 @@ __all__ = [
 _imported = later(
     __name__,
     {
-        "checkpoints": "Overtaken",
         "reducers": "append counter deep_merge last_writer maximum minimum union",
+        "refusals": "Overtaken",
         "run": "AlreadyDone ThreadRun",
         "saver": "Saver",
         "state": "Problem StateReport check_state",

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Held, Invalid, Json, Record
+from interlock.adapters.langgraph.filters import listed, literal_prefix, passes
 from interlock.adapters.langgraph.items import (
     ITEMS,
     REFRESHED,
-    Embedded,
     Found,
     Kept,
     Path,
-    begins,
-    found,
+    existing,
     item_key,
-    listed,
-    literal_prefix,
     lives_until,
-    matches,
     microseconds,
-    ranked,
+    plain,
     refresh_key,
-    scan_prefix,
     until,
 )
+from interlock.adapters.langgraph.vectors import Embedded
+from interlock.adapters.langgraph.views import Views
 from interlock.adapters.observed import (
     Caller,
     Observed,
     ObservedDict,
     TaskReads,
+    called_by,
     observed,
     with_advice,
 )
@@ -48,18 +48,21 @@ with needs("LangGraph", "langgraph"):
         Op,
         PutOp,
         Result,
-        SearchItem,
         SearchOp,
         validate_op_namespace,
     )
 
+P = ParamSpec("P")
+T = TypeVar("T")
 READS = TaskReads()  # of the tasks of all graphs of this process
-_TASK_ID = "__pregel_task_id"  # where LangGraph tells a node which task it is
+# Where LangGraph tells a node which task it is, and which attempt at it.
+_TASK_ID, _RUNTIME = "__pregel_task_id", "__pregel_runtime"
 _REFRESHED_AFTER = 0.01  # of a time to live: reads that follow each other closely write once
+_LEAST = float("-inf")
 
 
 class Alive(NamedTuple):
-    """Items that are not expired, by their keys in the space, and all records they came from.
+    """Items that are not expired, by their keys in the space.
 
     `now` is the store's time, 0 if nobody asked; `ends` says when those die that do.
     """
@@ -69,6 +72,9 @@ class Alive(NamedTuple):
     ends: Mapping[str, int] = {}  # never changed
 
 
+NONE = Alive({})
+
+
 class PutFrom(PutOp):
     """A `put` or `delete` whose caller names what it was computed from: `base`.
 
@@ -76,13 +82,6 @@ class PutFrom(PutOp):
     """
 
     base: Item | Mapping[str, Json] | NotProvided | None = NOT_PROVIDED
-
-
-class _Basis(NamedTuple):
-    """What a write was computed from; `observed` None: nothing that is known here."""
-
-    observed: Observed | None
-    from_task: bool  # the task has read it; otherwise the value or `base` said so
 
 
 class Batch:
@@ -95,116 +94,111 @@ class Batch:
     def __init__(
         self,
         space: AsyncSpace,
+        views: Views,
         ops: tuple[Op, ...],
         embedded: Embedded,
         caller: Caller | None,
         overwrites: bool,
     ) -> None:
         self._space = space
+        self._views = views
         self._ops = ops
         self._embedded = embedded
         self._caller = caller
         self._overwrites = overwrites
+        self._now = 0  # the store's time, if anything was read that dies
+        self._ends: dict[str, int] = {}  # when that dies
+        self._put_off: dict[str, dict[str, int]] = {}  # what dies later, now that it was read
 
     async def results(self) -> list[Result]:
         """Do the operations and return their results."""
-        gets = [item_key(op.namespace, op.key) for op in self._ops if isinstance(op, GetOp)]
-        records = await self._space.read_many(gets) if gets else {}
-        asked = dict(records)
-        for prefix in self._prefixes():
-            records.update(await self._space.scan(prefix))
-        alive = await live(self._space, records.values())
-        results, used = self._answers(alive)
-        for record in (alive.items[key].record for key in used):
-            asked[record.key] = record
-        await self._refresh(alive, [key for key, refresh in used.items() if refresh])
+        gets = [_at(op) for op in self._ops if isinstance(op, GetOp)]
+        asked = dict(await self._space.read_many(gets)) if gets else {}
+        got = {item.record.key: item for item in await self._alive(existing(asked.values()))}
+        results: list[Result] = []
+        for op in self._ops:
+            if isinstance(op, GetOp):
+                item = got.get(_at(op))
+                results.append(None if item is None else item.item())
+                self._was_read(op, [] if item is None else [item])
+            elif isinstance(op, SearchOp):
+                hits, scores = await self._search(op)
+                results.append([each.ranked(scores.get(each.record.key)) for each in hits])
+                self._was_read(op, hits)
+                asked.update((each.record.key, each.record) for each in hits)
+            elif isinstance(op, ListNamespacesOp):
+                results.append(await self._list(op))
+            else:
+                results.append(None)
+        if self._put_off:
+            await self._space.transact(self._refresh)
         written = await self._write()
-        for record in asked.values():
-            if record.key not in written:
-                READS.read(self._caller, Observed.of(record))
+        if self._caller is not None:
+            for record in asked.values():
+                if record.key not in written:
+                    READS.read(self._caller, Observed.of(record))
         return results
 
     # Reading
 
-    def _prefixes(self) -> list[str]:
-        """Return what to scan: no prefix is under another one."""
-        wanted = set()
-        for op in self._ops:
-            if isinstance(op, SearchOp):
-                wanted.add(scan_prefix(op.namespace_prefix))
-            elif isinstance(op, ListNamespacesOp):
-                wanted.add(scan_prefix(literal_prefix(op.match_conditions or ())))
-        return [
-            each
-            for each in sorted(wanted)
-            if not any(each != other and each.startswith(other) for other in wanted)
-        ]
-
-    def _answers(self, alive: Alive) -> tuple[list[Result], dict[str, bool]]:
-        """Return the results, and which items they hold: whether each is to be refreshed."""
-        results: list[Result] = []
-        used: dict[str, bool] = {}
-        for op in self._ops:
-            if isinstance(op, GetOp):
-                at = item_key(op.namespace, op.key)
-                item = alive.items.get(at)
-                results.append(None if item is None else item.item())
-                answered = [] if item is None else [at]
-            elif isinstance(op, SearchOp):
-                hits = self._search(op, alive)
-                results.append(hits)
-                answered = [item_key(hit.namespace, hit.key) for hit in hits]
-            elif isinstance(op, ListNamespacesOp):
-                results.append(_list(op, alive))
-                continue
-            else:
-                results.append(None)
-                continue
-            for at in answered:
-                used[at] = used.get(at, False) or op.refresh_ttl
-        return results, used
-
-    def _search(self, op: SearchOp, alive: Alive) -> list[SearchItem]:
-        prefix = tuple(op.namespace_prefix)
-        hits = [
-            item
-            for item in alive.items.values()
-            if begins(item.kept.namespace, prefix) and matches(item.kept.value, op.filter)
-        ]
-        hits.sort(key=lambda item: -item.record.position)
-        page = slice(op.offset, op.offset + op.limit)
+    async def _search(self, op: SearchOp) -> tuple[list[Found], Mapping[str, float]]:
+        """Return the items of a page, and scores by their keys in the space."""
+        view = await self._views.view(self._space, tuple(op.namespace_prefix))
+        hits: Iterable[Found] = view.newest
+        if op.filter:
+            passed = passes(plain(op.filter))
+            hits = (item for item in view.newest if passed(item.kept.value))
         query = self._embedded.queries.get(op.query or "")
+        scores: Mapping[str, float] = {}
         if query is not None:
-            return ranked(query, hits)[page]
-        return [item.ranked() for item in hits[page]]
+            scores = near = view.scores(query)
+            hits = sorted(hits, key=lambda item: near.get(item.record.key, _LEAST), reverse=True)
+        return (await self._first(iter(hits), op.offset + op.limit))[op.offset :], scores
 
-    async def _refresh(self, alive: Alive, keys: Iterable[str]) -> None:
-        """Put off the end of items that were read."""
-        due: dict[str, dict[str, int]] = {}
-        for key in keys:
-            kept = alive.items[key].kept
-            if kept.expires is None or kept.ttl is None:
-                continue
-            end = until(alive.now, kept.ttl)
-            if (end - alive.ends[key]) > _REFRESHED_AFTER * (end - alive.now):
-                due[refresh_key(key)] = {"of": kept.expires, "until": end}
+    async def _list(self, op: ListNamespacesOp) -> list[Path]:
+        conditions = op.match_conditions or ()
+        view = await self._views.view(self._space, literal_prefix(conditions))
+        namespaces = {item.kept.namespace for item in await self._alive(view.newest)}
+        return listed(namespaces, conditions, op.max_depth)[op.offset : op.offset + op.limit]
 
-        async def put_off(tx: AsyncTx) -> None:
-            for key, record in (await tx.read_many(due)).items():
-                await tx.write(record, due[key])
+    async def _first(self, hits: Iterator[Found], count: int) -> list[Found]:
+        """Return the first items that are not expired."""
+        first: list[Found] = []
+        while chunk := list(islice(hits, count - len(first))):
+            first += await self._alive(chunk)
+        return first
 
-        if due:
-            await self._space.transact(put_off)
+    async def _alive(self, items: Sequence[Found]) -> Iterable[Found]:
+        alive = await live(self._space, items)
+        self._now = alive.now or self._now
+        self._ends.update(alive.ends)
+        return alive.items.values()
+
+    def _was_read(self, op: GetOp | SearchOp, items: Iterable[Found]) -> None:
+        """Note what is to die later."""
+        for item in items if op.refresh_ttl else ():
+            kept, key = item.kept, item.record.key
+            if kept.expires is not None and kept.ttl is not None:
+                end = until(self._now, kept.ttl)
+                if (end - self._ends[key]) > _REFRESHED_AFTER * (end - self._now):
+                    self._put_off[refresh_key(key)] = {"of": kept.expires, "until": end}
+
+    async def _refresh(self, tx: AsyncTx) -> None:
+        for key, record in (await tx.read_many(self._put_off)).items():
+            await tx.write(record, self._put_off[key])
 
     # Writing
 
     async def _write(self) -> list[str]:
         """Commit the writes; return the keys that were written."""
-        puts = {item_key(op.namespace, op.key): op for op in self._ops if isinstance(op, PutOp)}
+        puts = {_at(op): op for op in self._ops if isinstance(op, PutOp)}
         if not puts:
             return []
-        records = await self._space.read_many(puts)
-        if self._overwrites and not any(self._known(op, records[key]) for key, op in puts.items()):
+        claimed = self._caller is not None or any(map(_claims, puts.values()))
+        if not claimed and not self._overwrites and await self._created(puts):
+            return [*puts]
+        records = await self._space.read_many(puts) if claimed or not self._overwrites else {}
+        if self._overwrites and not any(self._basis(puts[at], records[at]) for at in records):
             # Nobody is refused: after a conflict it takes a turn.
             done = await self._space.transact(lambda tx: self._overwrite(tx, puts))
         else:
@@ -223,6 +217,22 @@ class Batch:
                 op.value.observed = after
         return [record.key for record in done]
 
+    async def _created(self, puts: Mapping[str, PutOp]) -> bool:
+        """Create items without looking whether they are there; say whether that is done.
+
+        Raises Conflict.
+        """
+        if any(op.value is None or op.ttl is not None for op in puts.values()):
+            return False
+        made = [("create", at, body(at, op, NONE, self._embedded)) for at, op in puts.items()]
+        try:
+            await commit(self._space, made)
+        except Conflict as conflict:
+            if not (await live(self._space, existing([conflict.record]))).items:
+                return False  # it has expired
+            raise _unread(conflict, puts[conflict.record.key]) from None
+        return True
+
     async def _overwrite(self, tx: AsyncTx, puts: Mapping[str, PutOp]) -> list[Record]:
         writes = await self._decided(puts, await tx.read_many(puts))
         for name, *args in writes:
@@ -234,17 +244,17 @@ class Batch:
     ) -> list[Write]:
         """Return the writes.  Raises Conflict."""
         timed = any(op.ttl for op in puts.values())
-        alive = await live(self._space, records.values(), timed)
+        alive = await live(self._space, existing(records.values()), timed)
         writes: list[Write] = []
         for key, op in puts.items():
             record = records[key]
             if op.value is None and not record.exists:
                 continue
-            basis = self._basis(op, record, key in alive.items)
-            if basis.observed is None:
+            basis = self._basis(op, record)
+            if basis is None:
                 if key in alive.items and not self._overwrites:
                     await self._refuse(record, op, basis)
-            elif not basis.observed.is_current(record):
+            elif basis.version != record.version and (basis.version or key in alive.items):
                 await self._refuse(record, op, basis)
             if op.value is None:
                 writes.append(("delete", record))
@@ -252,55 +262,57 @@ class Batch:
                 writes.append(("write", record, body(key, op, alive, self._embedded)))
         return writes
 
-    def _known(self, op: PutOp, record: Record) -> bool:
-        return self._basis(op, record, record.exists).observed is not None
-
-    def _basis(self, op: PutOp, record: Record, exists: bool) -> _Basis:
-        """Return what a write was computed from.  Raises Invalid."""
-        if isinstance(op, PutFrom) and op.base is None:
-            absent = Observed.of(record)._replace(version=0) if exists else Observed.of(record)
-            return _Basis(absent, from_task=False)
-        if isinstance(op, PutFrom) and op.base is not NOT_PROVIDED:
-            named = observed(getattr(op.base, "value", op.base), record)
+    def _basis(self, op: PutOp, record: Record) -> Observed | None:
+        """Return what a write was computed from; None: nothing that is known.  Raises Invalid."""
+        base = getattr(op, "base", NOT_PROVIDED)
+        if base is None:
+            return Observed.of(record)._replace(version=0)
+        if base is not NOT_PROVIDED:
+            named = observed(getattr(base, "value", base), record)
             if named is None:
                 raise Invalid(
                     f"base= is not what get() or search() returned for {op.key!r:.60} of this store"
                 )
-            return _Basis(named, from_task=False)
-        carried = observed(op.value, record)
-        if carried is not None:
-            return _Basis(carried, from_task=False)
-        return _Basis(READS.evidence(self._caller, record), from_task=True)
+            return named
+        return observed(op.value, record) or READS.evidence(self._caller, record)
 
-    async def _refuse(self, record: Record, op: PutOp, basis: _Basis) -> None:
+    async def _refuse(self, record: Record, op: PutOp, basis: Observed | None) -> None:
         """Raise the Conflict: the store refuses a write over an old version, and notes it."""
-        before = basis.observed or Observed.of(record)._replace(version=0)
-        if basis.from_task:
-            READS.refused(self._caller, record)
+        before = basis or Observed.of(record)._replace(version=0)
+        READS.refused(self._caller, record)
         try:  # versions never come back
             await commit(self._space, [("write", before.record(record), None)])
         except Conflict as conflict:
-            if basis.observed is not None:
+            if basis is not None:
                 raise
-            raise with_advice(
-                conflict,
-                f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
-                "pass back the value that get() returned, or base=item, or use store.update(); "
-                "Store(space, unread='overwrite') writes over what nobody read",
-            ) from None
+            raise _unread(conflict, op) from None
 
 
-async def live(space: AsyncSpace, records: Iterable[Record], timed: bool = False) -> Alive:
-    """Return the items among records that are not expired.  `timed`: ask for the time, too."""
-    items = {record.key: found(record) for record in records if record.exists}
-    mortal = [key for key, item in items.items() if item.kept.expires is not None]
+def _claims(op: PutOp) -> bool:
+    """Whether a write may say what it was computed from."""
+    return getattr(op, "base", NOT_PROVIDED) is not NOT_PROVIDED or hasattr(op.value, "observed")
+
+
+def _unread(conflict: Conflict, op: PutOp) -> Conflict:
+    return with_advice(
+        conflict,
+        f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
+        "pass back the value that get() returned, or base=item, or use store.update(); "
+        "Store(space, unread='overwrite') writes over what nobody read",
+    )
+
+
+async def live(space: AsyncSpace, items: Sequence[Found], timed: bool = False) -> Alive:
+    """Return the items that are not expired.  `timed`: ask for the time in any case."""
+    by_key = {item.record.key: item for item in items}
+    mortal = [item for item in items if item.kept.expires is not None]
     if not mortal and not timed:
-        return Alive(items)
-    later = await space.read_many([refresh_key(key) for key in mortal]) if mortal else {}
+        return Alive(by_key)
+    names = {item.record.key: refresh_key(item.record.key) for item in mortal}
+    later = await space.read_many(names.values()) if mortal else {}
     now = microseconds(await space.time())
-    ends = {key: lives_until(items[key].kept, later[refresh_key(key)]) for key in mortal}
-    alive = {key: item for key, item in items.items() if ends.get(key, now + 1) > now}
-    return Alive(alive, now, ends)
+    ends = {at: lives_until(by_key[at].kept, later[name]) for at, name in names.items()}
+    return Alive({at: i for at, i in by_key.items() if ends.get(at, now + 1) > now}, now, ends)
 
 
 def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Json]:
@@ -312,7 +324,7 @@ def body(key: str, op: PutOp, alive: Alive, embedded: Embedded) -> dict[str, Jso
     return Kept(
         tuple(op.namespace),
         op.key,
-        dict(op.value),
+        plain(op.value),
         None if before is None else before.created,
         op.ttl,
         None if op.ttl is None else until(alive.now, op.ttl),
@@ -324,7 +336,7 @@ async def sweep(space: AsyncSpace) -> int:
     """Delete expired items, and what says when items were read that are gone; count the items."""
     records = await space.scan(ITEMS)
     refreshed = await space.scan(REFRESHED)
-    alive = await live(space, records.values())
+    alive = await live(space, existing(records.values()))
     dead = [record for key, record in records.items() if key not in alive.items]
     wanted = {refresh_key(key) for key in alive.items}
     orphans = [record for key, record in refreshed.items() if key not in wanted]
@@ -339,12 +351,28 @@ async def sweep(space: AsyncSpace) -> int:
 
 
 def caller() -> Caller | None:
-    """Return the task of a graph's node that calls; None outside of graphs.
+    """Return which attempt at which task of a graph calls; None outside of graphs.
 
     Whatever contexts the node makes inherit the config that says so.
     """
-    config = var_child_runnable_config.get()
-    return Caller.of(((config or {}).get("configurable") or {}).get(_TASK_ID))
+    told = (var_child_runnable_config.get() or {}).get("configurable") or {}
+    task = told.get(_TASK_ID)
+    if task is None:
+        return None
+    attempt = getattr(getattr(told.get(_RUNTIME), "execution_info", None), "node_attempt", 1)
+    return Caller.of(f"{task} {attempt}")
+
+
+def by_caller(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return a method whose reads are those of whoever calls it, also where another task awaits it,
+    as in `asyncio.gather`."""
+
+    @functools.wraps(method)
+    def called(*args: P.args, **named: P.kwargs) -> Coroutine[Any, Any, T]:
+        work, who = method(*args, **named), caller()
+        return work if who is None else called_by(who, work)
+
+    return called
 
 
 def valid(ops: Iterable[Op]) -> tuple[Op, ...]:
@@ -360,7 +388,5 @@ def valid(ops: Iterable[Op]) -> tuple[Op, ...]:
     return found
 
 
-def _list(op: ListNamespacesOp, alive: Alive) -> list[Path]:
-    namespaces = {item.kept.namespace for item in alive.items.values()}
-    wanted = listed(namespaces, op.match_conditions or (), op.max_depth)
-    return wanted[op.offset : op.offset + op.limit]
+def _at(op: GetOp | PutOp) -> str:
+    return item_key(tuple(op.namespace), op.key)

@@ -7,9 +7,8 @@ already follows the parent, the store refuses the whole of it.
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -17,16 +16,22 @@ from langgraph.checkpoint.base import (
     ChannelVersions,
     Checkpoint,
     CheckpointMetadata,
-    CheckpointTuple,
-    DeltaChannelHistory,
-    PendingWrite,
     get_checkpoint_metadata,
-    writes_sort_key,
 )
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import RESUME
 
-from interlock import AsyncSpace, Conflict, Fenced, Held, InterlockError, Invalid, Json, Record
+from interlock import (
+    AsyncSpace,
+    Committed,
+    Conflict,
+    Fenced,
+    Held,
+    Invalid,
+    Json,
+    Record,
+)
+from interlock.adapters.langgraph.call import is_call
 from interlock.adapters.langgraph.keys import (
     Place,
     completed,
@@ -37,17 +42,19 @@ from interlock.adapters.langgraph.keys import (
     run_id_key,
     run_key,
     segment,
-    unpacked,
 )
+from interlock.adapters.langgraph.recent import Recent
+from interlock.adapters.langgraph.refusals import Overtaken, of_thread
+from interlock.adapters.langgraph.stored import Indexed, Stored, config_of, dumped, loaded, place_of
 from interlock.adapters.space import Write, commit
 
-EPOCH, ONCE = "__interlock_epoch", "__interlock_once"  # what travels in a run's config
+# What travels in a run's config; LangGraph hides what has this prefix from streams.
+EPOCH, ONCE = "__pregel_interlock_epoch", "__pregel_interlock_once"
 RUNNING, ENDED = "running", "ended"
-PAGE = 32  # checkpoints in a page of the index
+PAGE = 8  # checkpoints in a page of the index
 _ATTEMPTS = 100  # at a commit whose keys others move
 _NULL_TASK = "00000000-0000-0000-0000-000000000000"  # of what a Command brings
 _RUN_SOURCES = ("input", "loop")
-_RUNTIME = "__pregel_runtime"  # is in the config of a call of a graph, not in that of update_state
 _START = "__start__"  # the channel of a graph's input
 
 Decided = Callable[
@@ -55,59 +62,15 @@ Decided = Callable[
 ]
 
 
-class Indexed(TypedDict):
-    """A checkpoint in the index of its namespace."""
-
-    id: str
-    run_id: str | None
-    epoch: int | None
-
-
-class Overtaken(InterlockError):
-    """Another run continued the thread after this call's input was stored.  Nothing of the step was
-    stored; sending the input again would put it into the thread twice.
-
-    The refusal is the `__cause__`.
-    """
-
-    def __init__(self, thread: str) -> None:
-        super().__init__(
-            f"another run continued thread {thread!r} after this call had stored its input. "
-            "Don't send the input again: it is in the thread. Look at graph.get_state(config), or "
-            "continue with graph.invoke(None, config). saver.run() prevents this"
-        )
-        self.thread = thread
-
-    def __reduce__(self) -> tuple[type[Overtaken], tuple[str]]:
-        return type(self), (self.thread,)
-
-
-def place_of(config: RunnableConfig) -> Place:
-    """Return the thread and namespace that a config names."""
-    conf = config["configurable"]
-    return Place(str(conf["thread_id"]), str(conf.get("checkpoint_ns") or ""))
-
-
-def config_of(place: Place, id: str) -> RunnableConfig:
-    """Return the config that names a checkpoint."""
-    names = {"thread_id": place.thread, "checkpoint_ns": place.ns, "checkpoint_id": id}
-    return {"configurable": names}
-
-
-def dumped(serde: SerializerProtocol, value: object) -> list[str]:
-    """Return a value as a type and text, as it is kept in JSON."""
-    kind, data = serde.dumps_typed(value)
-    return [kind, base64.b64encode(data).decode()]
-
-
-def loaded(serde: SerializerProtocol, kept: Sequence[str]) -> Any:
-    """Return the value that is kept as `kept`."""
-    return serde.loads_typed((kept[0], base64.b64decode(kept[1])))
+def _small(value: object) -> bool:
+    """Whether a value is kept in each checkpoint, and not under a key of its own."""
+    return value is None or isinstance(value, bool | int | float) or value == ""
 
 
 async def put(
     space: AsyncSpace,
     serde: SerializerProtocol,
+    recent: Recent[Stored],
     config: RunnableConfig,
     checkpoint: Checkpoint,
     metadata: CheckpointMetadata,
@@ -119,7 +82,8 @@ async def put(
     full: Any = get_checkpoint_metadata(config, metadata)
     run_id = full.get("run_id")
     rest: dict[str, Json] = {**checkpoint}
-    values = rest.pop("channel_values")
+    values = rest["channel_values"]
+    rest["channel_values"] = inline = {name: each for name, each in values.items() if _small(each)}
     kept = {
         "id": id,
         "parent": parent,
@@ -129,7 +93,7 @@ async def put(
     blobs = {
         place.blob(name, version): dumped(serde, values[name])
         for name, version in new_versions.items()
-        if name in values
+        if name in values and name not in inline
     }
     new = {key: value for name, blob in blobs.items() for key, value in packed(name, blob)}
     follows = _follows(place, config, checkpoint, metadata)
@@ -155,7 +119,10 @@ async def put(
         return writes + [("create", key, value) for key, value in new.items() if key not in present]
 
     try:
-        await _committed(space, config, keys, decided, follows, new)
+        remembered = recent.records(place, keys, own)
+        with of_thread(place.thread, parent):
+            made = await _committed(space, config, keys, decided, follows, new, remembered)
+        recent.remember(place, made)
     except (Conflict, Held) as refused:
         # These tell a caller to call again, which is right until its input is in the thread.
         if await _has_input(space, serde, config, metadata):
@@ -167,6 +134,7 @@ async def put(
 async def put_writes(
     space: AsyncSpace,
     serde: SerializerProtocol,
+    recent: Recent[Stored],
     config: RunnableConfig,
     writes: Sequence[tuple[str, object]],
     task_id: str,
@@ -193,10 +161,14 @@ async def put_writes(
         return [_fencing(config, found[fence]), *begun, *made]
 
     try:
-        await _committed(space, config, [fence, key, *([once] if once else [])], decided, None, {})
+        keys = [fence, key, *([once] if once else [])]
+        remembered = recent.records(place, keys, key)
+        with of_thread(place.thread, conf["checkpoint_id"]):
+            made = await _committed(space, config, keys, decided, None, {}, remembered)
+        recent.add(place, made)
     except Held as held:
         # What update_state writes comes before the checkpoint that it makes.
-        in_a_call = not begins and _RUNTIME in conf
+        in_a_call = not begins and is_call(config)
         if in_a_call and await _has_input(space, serde, config):
             raise Overtaken(place.thread) from held
         raise
@@ -209,16 +181,19 @@ async def _committed(
     decided: Decided,
     follows: str | None,
     new: Mapping[str, Json],
-) -> None:
-    """Read, decide, commit; again if something moved that does not concern the run."""
+    remembered: Mapping[str, Record] | None = None,
+) -> dict[str, Record]:
+    """Read, decide, commit; again if something moved that does not concern the run.
+
+    What is `remembered` is tried first.  Returns the records of `keys` afterwards.
+    """
     present: dict[str, Record] = {}
     epoch = config["configurable"].get(EPOCH)
     for attempt in range(1, _ATTEMPTS + 1):
-        found = await space.read_many(list(dict.fromkeys(keys)))
+        found, remembered = remembered or await space.read_many(list(dict.fromkeys(keys))), None
         writes = await decided(found, present)
         try:
-            await commit(space, writes)
-            return
+            return _after(found, writes, await commit(space, writes))
         except Conflict as conflict:
             if conflict.key == follows or attempt == _ATTEMPTS or _removed(conflict, keys):
                 raise
@@ -228,6 +203,29 @@ async def _committed(
         except Fenced:
             if epoch is not None or attempt == _ATTEMPTS:
                 raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _after(
+    records: Mapping[str, Record], writes: Iterable[Write], committed: Committed | None
+) -> dict[str, Record]:
+    """Return records as a commit has left them."""
+    assert committed is not None  # a block that did not raise was committed
+    values = {args[0].key: args[1] for name, *args in writes if name == "write"}
+    made = dict(records)
+    for written in committed.writes:
+        if written.key in values and written.key in made:
+            made[written.key] = made[written.key]._replace(
+                value=values[written.key],
+                version=written.version,
+                epoch=written.epoch,
+                writer=committed.agent,
+                time_us=committed.time_us,
+                position=written.position,
+                exists=True,
+                body=written.body,
+            )
+    return made
 
 
 async def _has_input(
@@ -336,219 +334,3 @@ async def _over(
     more = [key for key in made if key not in found]
     rest = (await space.read_many(more)) if more else {}
     return [("write", {**found, **rest}[key], value) for key, value in made.items()]
-
-
-# Reading: what is asked for, and not the history of the thread
-
-_AT_ONCE = 16  # checkpoints, or pages of the index, in one read
-_ATTEMPTS = 100  # at the newest checkpoint, while others remove it
-
-
-class Ref(NamedTuple):
-    """A checkpoint by name."""
-
-    place: Place
-    id: str
-
-
-async def get_tuple(
-    space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig
-) -> CheckpointTuple | None:
-    """Return the checkpoint that a config names, or the newest; None if there is none."""
-    place, named = place_of(config), config["configurable"].get("checkpoint_id")
-    for _ in range(_ATTEMPTS):
-        id = named or (await _newest(space, place))
-        found = (await read(space, serde, [Ref(place, id)])) if id else []
-        if found or named or not id:
-            break
-    return found[0] if found else None
-
-
-async def read(
-    space: AsyncSpace,
-    serde: SerializerProtocol,
-    refs: Sequence[Ref],
-    wanted: Mapping[str, Json] | None = None,
-    channels: Collection[str] | None = None,
-) -> list[CheckpointTuple]:
-    """Return those of `refs` that are there and whose metadata are as `wanted`, in order.
-
-    `channels`: those whose values are read (None: all).
-    """
-    keys = {ref: ref.place.checkpoint(ref.id) for ref in refs}
-    kept, before = await read_packed(space, keys.values())
-    checkpoints, metadata = {}, {}
-    for ref, key in keys.items():
-        if kept[key] is not None:
-            about = loaded(serde, kept[key]["metadata"])
-            if all(about.get(name) == value for name, value in (wanted or {}).items()):
-                metadata[ref] = about
-                checkpoints[ref] = loaded(serde, kept[key]["checkpoint"])
-    blobs = {
-        (ref, name): ref.place.blob(name, version)
-        for ref, checkpoint in checkpoints.items()
-        for name, version in checkpoint["channel_versions"].items()
-        if channels is None or name in channels
-    }
-    pending = {}
-    for ref in checkpoints:
-        scanned = await space.scan(ref.place.writes(ref.id))
-        pending[ref] = _pending(serde, scanned)
-    stored, after = await read_packed(space, dict.fromkeys(blobs.values()), keys.values())
-    found = []
-    for ref, checkpoint in checkpoints.items():
-        key = keys[ref]
-        if before[key].version != after[key].version:
-            continue  # it was removed meanwhile, perhaps with its values
-        values = {
-            name: loaded(serde, stored[blob])
-            for (of, name), blob in blobs.items()
-            if of == ref and stored[blob] is not None
-        }
-        parent = kept[key]["parent"]
-        found.append(
-            CheckpointTuple(
-                config_of(*ref),
-                {**checkpoint, "channel_values": values},  # type: ignore[typeddict-item]  # as it was put
-                metadata[ref],
-                config_of(ref.place, parent) if parent else None,
-                pending[ref],
-            )
-        )
-    return found
-
-
-async def history(
-    space: AsyncSpace, serde: SerializerProtocol, config: RunnableConfig, channels: Sequence[str]
-) -> dict[str, DeltaChannelHistory]:
-    """Return what each channel was written along the parents, back to where its value is kept."""
-    writes: dict[str, list[PendingWrite]] = {name: [] for name in channels}
-    seeds: dict[str, object] = {}
-    remaining = set(channels)
-    place, id = place_of(config), config["configurable"].get("checkpoint_id")
-    if channels and (id := id or (await _newest(space, place))):
-        found = await read(space, serde, [Ref(place, id)], channels=())
-        while remaining and found and found[0].parent_config is not None:
-            parent = found[0].parent_config["configurable"]["checkpoint_id"]
-            found = await read(space, serde, [Ref(place, parent)], channels=remaining)
-            for step in found:
-                for write in reversed(step.pending_writes or ()):
-                    if write[1] in remaining:
-                        writes[write[1]].append(write)
-                kept = step.checkpoint["channel_values"]
-                seeds |= {name: kept[name] for name in remaining if name in kept}
-            remaining -= seeds.keys()
-    answer: dict[str, DeltaChannelHistory] = {}
-    for name in channels:
-        answer[name] = {"writes": writes[name][::-1]}
-        if name in seeds:
-            answer[name]["seed"] = seeds[name]
-    return answer
-
-
-class Listing:
-    """The checkpoints that `list` asks for, newest first, a batch at a time."""
-
-    def __init__(
-        self,
-        space: AsyncSpace,
-        serde: SerializerProtocol,
-        config: RunnableConfig | None,
-        filter: Mapping[str, Json] | None,
-        before: RunnableConfig | None,
-        limit: int | None,
-    ) -> None:
-        self._space = space
-        self._serde = serde
-        self._config = config
-        self._filter = filter
-        self._before = before["configurable"].get("checkpoint_id") if before else None
-        self._left = limit
-        self._refs: list[Ref] | None = None
-        self._older: list[str] = []
-        self._place: Place | None = None
-
-    async def batch(self) -> list[CheckpointTuple]:
-        """Return the next checkpoints; an empty list if there are no more."""
-        while self._left is None or self._left > 0:
-            if self._refs is None:
-                self._refs = await self._first()
-            while not self._refs and self._older:
-                self._refs = await self._page()
-            if not self._refs:
-                break
-            size = _AT_ONCE if self._left is None or self._filter else min(self._left, _AT_ONCE)
-            asked, self._refs = self._refs[:size], self._refs[size:]
-            found = await read(self._space, self._serde, asked, self._filter)
-            if self._left is not None:
-                found = found[: self._left]
-                self._left -= len(found)
-            if found:
-                return found
-        return []
-
-    async def _first(self) -> list[Ref]:
-        """Begin: with the newest page of one namespace, or with all there is of several."""
-        conf = self._config["configurable"] if self._config else {}
-        if named := conf.get("checkpoint_id"):
-            return self._before_only([Ref(place_of(self._config), named)])  # type: ignore[arg-type]  # it has one
-        thread, ns = conf.get("thread_id"), conf.get("checkpoint_ns")
-        if thread is not None and ns is not None:
-            self._place = Place(str(thread), ns)
-            head = await self._space.read(self._place.head)
-            if not head.exists:
-                return []
-            self._older = [self._place.page(n) for n in reversed(range(head.value["pages"]))]
-            return self._before_only(_refs(self._place, head.value["entries"]))
-        heads = await self._space.scan(prefix("head", None if thread is None else str(thread)))
-        refs: list[Ref] = []
-        for head in heads.values():
-            place = Place(head.value["thread"], head.value["ns"])
-            if ns is None or ns == place.ns:
-                refs += _refs(place, (await entries(self._space, head)))
-        return self._before_only(sorted(refs, key=lambda ref: ref.id, reverse=True))
-
-    async def _page(self) -> list[Ref]:
-        assert self._place is not None  # who has older pages has one place
-        names, self._older = self._older[:_AT_ONCE], self._older[_AT_ONCE:]
-        found = await self._space.read_many(names)
-        kept = [entry for name in reversed(names) for entry in found[name].value or ()]
-        return self._before_only(_refs(self._place, kept))
-
-    def _before_only(self, refs: list[Ref]) -> list[Ref]:
-        return [ref for ref in refs if self._before is None or ref.id < self._before]
-
-
-async def entries(space: AsyncSpace, head: Record) -> list[Indexed]:
-    """Return all of the index of a namespace, oldest first."""
-    place = Place(head.value["thread"], head.value["ns"])
-    names = [place.page(number) for number in range(head.value["pages"])]
-    found = (await space.read_many(names)) if names else {}
-    pages = [found[name].value or [] for name in names]
-    return [entry for page in (*pages, head.value["entries"]) for entry in page]
-
-
-def _refs(place: Place, kept: Sequence[Indexed]) -> list[Ref]:
-    return [Ref(place, entry["id"]) for entry in reversed(kept)]
-
-
-async def _newest(space: AsyncSpace, place: Place) -> str | None:
-    head = await space.read(place.head)
-    return head.value["entries"][-1]["id"] if head.exists else None
-
-
-def _pending(serde: SerializerProtocol, records: Mapping[str, Record]) -> list[PendingWrite]:
-    """Return what tasks wrote, in the order in which it is applied."""
-    found = [
-        (writes_sort_key(path, task, int(index)), (task, channel, loaded(serde, (kind, data))))
-        for task, index, (channel, kind, data, path, _) in _each(records)
-    ]
-    return [write for _, write in sorted(found, key=lambda each: each[0])]
-
-
-def _each(records: Mapping[str, Record]) -> Iterator[tuple[str, str, Json]]:
-    for record in records.values():
-        if isinstance(record.value, dict):  # not a further piece of a large one
-            kept = unpacked(record, records)
-            for index, write in kept["writes"].items():
-                yield kept["task"], index, write

@@ -1,25 +1,19 @@
-"""Items of a store: their keys, how the space keeps them, which of them a search is about.
+"""Items of a store: their keys, how the space keeps them, how long they live.
 
     langgraph/store/<label>/<label>/=<key>          one item
     langgraph/refreshed/<label>/<label>/=<key>      when an item with a time to live was last read
 
 Labels and keys are percent-encoded, so that any text is safe.  A path that is too long keeps as
 many labels as fit and ends in `#` and a digest of all of it; the item itself says what it is.
-
-A search by meaning compares the query with every item under its namespace: no index is built, so it
-is meant for thousands of items, not for millions.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-import math
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from operator import mul
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -28,7 +22,7 @@ from interlock.adapters.observed import Observed, ObservedDict
 from interlock.extras import needs
 
 with needs("LangGraph", "langgraph"):
-    from langgraph.store.base import Item, MatchCondition, SearchItem
+    from langgraph.store.base import Item, SearchItem
 
 Path = tuple[str, ...]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -38,6 +32,7 @@ _LONGEST = 480  # bytes of a path after ITEMS or REFRESHED; a key of a space has
 _KEPT = 360  # bytes of labels that stay readable in a path that is too long
 
 
+@lru_cache(maxsize=4096)
 def item_key(namespace: tuple[str, ...], key: str) -> str:
     """Return the key of the space that an item is at."""
     path = "/".join((*map(_quoted, namespace), f"={_quoted(key)}"))
@@ -115,25 +110,34 @@ class Found(NamedTuple):
 
     def item(self) -> Item:
         """Return what `get` answers: its value carries the version of the record."""
-        return Item(**self._parts())
+        return Item(**self._parts(self.kept.value))
 
     def ranked(self, score: float | None = None) -> SearchItem:
-        """Return what `search` answers."""
-        return SearchItem(**self._parts(), score=score)
+        """Return what `search` answers, with a value that may be changed: this stays as it is."""
+        return SearchItem(**self._parts(plain(self.kept.value)), score=score)
 
     @property
     def created(self) -> int:
         """When the item was created: its first version does not say."""
         return self.record.time_us if self.kept.created is None else self.kept.created
 
-    def _parts(self) -> dict[str, Json]:
+    def _parts(self, value: Json) -> dict[str, Json]:
         return {
             "namespace": self.kept.namespace,
             "key": self.kept.key,
-            "value": ObservedDict(self.kept.value, Observed.of(self.record)),
+            "value": ObservedDict(value, Observed.of(self.record)),
             "created_at": _EPOCH + timedelta(microseconds=self.created),
             "updated_at": _EPOCH + timedelta(microseconds=self.record.time_us),
         }
+
+
+def plain(value: Json) -> Json:
+    """Return a copy of a value as JSON has it: a time is text, in ISO 8601."""
+    if isinstance(value, Mapping):
+        return {name: plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def found(record: Record) -> Found:
@@ -152,6 +156,11 @@ def found(record: Record) -> Found:
     except (TypeError, KeyError, AttributeError) as problem:
         raise Invalid(f"{record.key!r} is not an item of a LangGraph store") from problem
     return Found(record, kept)
+
+
+def existing(records: Iterable[Record]) -> list[Found]:
+    """Return the items of those records that exist.  Raises Invalid."""
+    return [found(record) for record in records if record.exists]
 
 
 # Times to live
@@ -180,191 +189,3 @@ def lives_until(mortal: Kept, refreshed: Record) -> int:
         return expires
     put_off: int = refreshed.value["until"]
     return max(expires, put_off)
-
-
-# Searching
-
-
-def begins(namespace: Path, prefix: Path) -> bool:
-    """Whether a namespace is under another one, or the same."""
-    return namespace[: len(prefix)] == prefix
-
-
-def matches(value: Mapping[str, Json], wanted: Mapping[str, Json] | None) -> bool:
-    """Whether a value passes the filter of a search."""
-    return all(_passes(value.get(name), each) for name, each in (wanted or {}).items())
-
-
-def _passes(value: Json, wanted: Json) -> bool:
-    if isinstance(wanted, Mapping):
-        if any(str(name).startswith("$") for name in wanted):
-            return all(_compared(value, name, other) for name, other in wanted.items())
-        return isinstance(value, dict) and matches(value, wanted)
-    if isinstance(wanted, list | tuple):
-        same_length = isinstance(value, list) and len(value) == len(wanted)
-        return same_length and all(map(_passes, value, wanted))
-    return bool(value == wanted)
-
-
-def _compared(value: Json, operator: str, other: Json) -> bool:
-    if operator in ("$eq", "$ne"):
-        return bool(value == other) is (operator == "$eq")
-    if operator not in ("$gt", "$gte", "$lt", "$lte"):
-        raise ValueError(f"Unsupported operator: {operator}")
-    try:
-        left, right = float(value), float(other)
-    except (TypeError, ValueError):
-        return False  # what is no number is neither larger nor smaller
-    if left == right:
-        return operator.endswith("e")
-    return (left > right) is operator.startswith("$g")
-
-
-# Listing
-
-
-def listed(
-    namespaces: Iterable[Path], conditions: Iterable[MatchCondition], max_depth: int | None
-) -> list[Path]:
-    """Return the namespaces that meet all conditions, cut to a depth, each once and in order."""
-    wanted = tuple(conditions)
-    return sorted({each[:max_depth] for each in namespaces if all(_meets(each, c) for c in wanted)})
-
-
-def literal_prefix(conditions: Iterable[MatchCondition]) -> Path:
-    """Return what every namespace that meets the conditions begins with, as far as they say."""
-    best: Path = ()
-    for condition in conditions:
-        if condition.match_type != "prefix":
-            continue
-        path = tuple(condition.path)
-        literal = path[: path.index("*")] if "*" in path else path
-        best = max(best, literal, key=len)
-    return best
-
-
-def _meets(namespace: Path, condition: MatchCondition) -> bool:
-    path = tuple(condition.path)
-    if condition.match_type not in ("prefix", "suffix"):
-        raise ValueError(f"Unsupported match type: {condition.match_type}")
-    if len(namespace) < len(path):
-        return False
-    if condition.match_type == "suffix":
-        namespace = namespace[len(namespace) - len(path) :]
-    return all(label in ("*", own) for own, label in zip(namespace, path, strict=False))
-
-
-with needs("LangGraph", "langgraph"):
-    from langgraph.store.base import (
-        IndexConfig,
-        Op,
-        PutOp,
-        SearchItem,
-        SearchOp,
-        ensure_embeddings,
-        get_text_at_path,
-        tokenize_path,
-    )
-
-Vectors = Mapping[str, Sequence[float]]  # by text
-
-
-class Index:
-    """How the items of a store are embedded.  `config` is LangGraph's `IndexConfig`."""
-
-    def __init__(self, config: IndexConfig) -> None:
-        self.embeddings = ensure_embeddings(config.get("embed"))
-        self._dims = config["dims"]
-        self._fields = config.get("fields") or ["$"]
-
-    def texts(self, op: PutOp) -> dict[str, str]:
-        """Return the texts of an item that are embedded, by their paths."""
-        if op.value is None or op.index is False:
-            return {}
-        found: dict[str, str] = {}
-        for path in self._fields if op.index is None else op.index:
-            texts = get_text_at_path(op.value, "$" if path == "$" else tokenize_path(path))
-            names = [path] if len(texts) == 1 else [f"{path}.{n}" for n in range(len(texts))]
-            found.update(zip(names, texts, strict=True))
-        return found
-
-    def embed(self, ops: Iterable[Op]) -> Embedded:
-        """Return the vectors of what operations write and ask for.  Raises Invalid."""
-        texts, queries = self._asked(ops)
-        vectors = self.embeddings.embed_documents(texts) if texts else []
-        asked = [self.embeddings.embed_query(query) for query in queries]
-        return Embedded(self, self._checked(texts, vectors), self._checked(queries, asked))
-
-    async def aembed(self, ops: Iterable[Op]) -> Embedded:
-        """Return the vectors of what operations write and ask for, like `embed`."""
-        texts, queries = self._asked(ops)
-        vectors = await self.embeddings.aembed_documents(texts) if texts else []
-        asked = [await self.embeddings.aembed_query(query) for query in queries]
-        return Embedded(self, self._checked(texts, vectors), self._checked(queries, asked))
-
-    def _asked(self, ops: Iterable[Op]) -> tuple[list[str], list[str]]:
-        texts: dict[str, None] = {}
-        queries: dict[str, None] = {}
-        for op in ops:
-            if isinstance(op, PutOp):
-                texts.update(dict.fromkeys(self.texts(op).values()))
-            elif isinstance(op, SearchOp) and op.query:
-                queries[op.query] = None
-        return list(texts), list(queries)
-
-    def _checked(self, texts: list[str], vectors: Sequence[Sequence[float]]) -> Vectors:
-        if len(vectors) != len(texts) or any(len(each) != self._dims for each in vectors):
-            sizes = sorted({len(each) for each in vectors})
-            raise Invalid(
-                f"embedding {len(texts)} texts gave {len(vectors)} vectors of {sizes} numbers; "
-                f"the index has dims={self._dims}"
-            )
-        return dict(zip(texts, vectors, strict=True))
-
-
-class Embedded(NamedTuple):
-    """The vectors of some operations: of the texts that they write, and of their queries."""
-
-    by: Index | None
-    texts: Vectors
-    queries: Vectors
-
-    def of(self, op: PutOp) -> dict[str, str]:
-        """Return the vectors of an item as they are kept, by the paths of its texts."""
-        texts = {} if self.by is None else self.by.texts(op)
-        return {path: _packed(self.texts[text]) for path, text in texts.items()}
-
-
-NOT_EMBEDDED = Embedded(None, {}, {})
-
-
-def _packed(vector: Sequence[float]) -> str:
-    """Return a vector as text: numbers of 32 bits, in base64."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-
-
-def ranked(query: Sequence[float], candidates: Iterable[Found]) -> list[SearchItem]:
-    """Return items by how near their nearest vector is to a query, those without one last."""
-    scored: list[SearchItem] = []
-    unscored: list[SearchItem] = []
-    for found in candidates:
-        vectors = [_unpacked(text) for text in found.kept.vectors.values()]
-        if vectors:
-            scored.append(found.ranked(max(_cosine(query, vector) for vector in vectors)))
-        else:
-            unscored.append(found.ranked())
-    return [*sorted(scored, key=_score, reverse=True), *unscored]
-
-
-def _unpacked(text: str) -> Sequence[float]:
-    data = base64.b64decode(text)
-    return struct.unpack(f"<{len(data) // 4}f", data)
-
-
-def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    norms = math.hypot(*one) * math.hypot(*other)
-    return sum(map(mul, one, other)) / norms if norms else 0.0
-
-
-def _score(item: SearchItem) -> float:
-    return item.score or 0.0

@@ -2,7 +2,7 @@
 
     langgraph/run/<thread>                            who works on the thread: the run's lease
     langgraph/head/<thread>/<ns>                      the newest checkpoints, in commit order
-    langgraph/page/<thread>/<ns>/<number>             the older ones, 32 to a page
+    langgraph/page/<thread>/<ns>/<number>             the older ones, 8 to a page
     langgraph/checkpoint/<thread>/<ns>/<id>           a checkpoint without the values of channels
     langgraph/blob/<thread>/<ns>/<channel>/<version>  the value of a channel, once per version
     langgraph/writes/<thread>/<ns>/<id>/<task>        what a task wrote on top of a checkpoint
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from interlock import AsyncSpace, Json, Record
@@ -66,6 +67,7 @@ class Place(NamedTuple):
         return f"{ROOT}/writes/{self._within}/{segment(id)}/"
 
 
+@lru_cache(maxsize=4096)
 def segment(text: str) -> str:
     """Return a segment of a key that stands for `text`, and for no other one."""
     return quoted(text, _LONGEST)
@@ -98,14 +100,23 @@ def run_id_key(run_id: str, thread: str) -> str:
 
 def packed(key: str, value: Json) -> Iterator[tuple[str, Json]]:
     """Yield the keys and values that keep `value`: one, or several if it is large."""
-    text = json.dumps(value)
-    if len(text) <= PIECE:
+    if _length(value) <= PIECE:
         yield key, value
         return
+    text = json.dumps(value)
     pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
     yield key, {"pieces": len(pieces), "text": pieces[0]}
     for number, piece in enumerate(pieces[1:], start=1):
         yield f"{key}/{number}", piece
+
+
+def _length(value: Json) -> int:
+    """Return about how long the JSON of a value is, of which nearly all is base64."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(name) + _length(each) for name, each in value.items())
+    return sum(map(_length, value)) if isinstance(value, list) else 8
 
 
 def pieces_of(records: Iterable[Record]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from contextvars import ContextVar
 from itertools import chain, repeat
 from typing import TypeVar
@@ -9,17 +11,21 @@ from typing import TypeVar
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from interlock import AsyncLease, AsyncSpace, Held, InterlockError, Invalid, Json, Refused, Space
+from interlock import AsyncLease, Held, InterlockError, Invalid, Json, Refused, Space
+from interlock.adapters.home import Home
+from interlock.adapters.langgraph.call import End, in_node
 from interlock.adapters.langgraph.checkpoints import ENDED, EPOCH, ONCE, RUNNING
 from interlock.adapters.langgraph.keys import once_key, run_key
+from interlock.adapters.langgraph.refusals import of_thread
 from interlock.adapters.langgraph.thread import rolled_back
-from interlock.adapters.space import awaitable, commit, one_of, run, run_async, taken
+from interlock.adapters.space import commit, one_of, run, taken
 
 T = TypeVar("T")
 
 TTL = 30.0  # seconds
 POLICIES = ("enqueue", "reject", "interrupt", "rollback")
 _DONE = "done"
+_CLOSING = 1.0  # seconds
 
 
 class AlreadyDone(InterlockError):
@@ -37,7 +43,7 @@ class ThreadRun:
 
     def __init__(
         self,
-        space: Space | AsyncSpace,
+        home: Home,
         serde: SerializerProtocol,
         thread_id: str,
         config: RunnableConfig | None = None,
@@ -45,10 +51,12 @@ class ThreadRun:
         once: str | None = None,
         ttl: float = TTL,
         wait: float | None = None,
+        noted: bool = True,
     ) -> None:
         one_of("on_busy", on_busy, *POLICIES)
-        self._space = space
-        self._calls = awaitable(space)
+        self._noted = noted  # in the store: when it began and ended, which takes two commits
+        self._home = home
+        self._calls = home.calls
         self._serde = serde
         self._thread = str(thread_id)
         self._given = config
@@ -60,6 +68,7 @@ class ThreadRun:
         self._victim: int | None = None
         self._begun = False
         self._entered = False
+        self._called = False  # it is that of a call, and ends with it
 
     @property
     def lost(self) -> bool:
@@ -72,51 +81,74 @@ class ThreadRun:
         return None if self._begun else given
 
     def __enter__(self) -> RunnableConfig:
-        if not isinstance(self._space, Space):
-            raise Invalid("Use `async with`: `with` needs a space from interlock.open.")
-        run(self._space, self._not_inside())
-        return self._inside(run(self._space, self._enter(self._on_busy, self._wait)))
+        self._home.run(self._not_inside())
+        return self._inside(self._home.run(self._enter(self._on_busy, self._wait)))
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._outside()
-        run(self._space, self._leave(done=kind is None))
+        self._home.run(self._leave(done=kind is None))
 
     async def __aenter__(self) -> RunnableConfig:
-        await run_async(self._space, self._not_inside())
-        if isinstance(self._space, Space):
-            return self._inside(await self._enter_threaded(self._space))
+        await self._streams_closed()
+        await self._home.run_async(self._not_inside())
+        if isinstance(self._home.space, Space):
+            return self._inside(await self._enter_threaded(self._home.space))
         return self._inside(await self._enter(self._on_busy, self._wait))
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._outside()
-        await run_async(self._space, self._leave(done=kind is None))
+        await self._home.run_async(self._leave(done=kind is None))
+
+    def begin(self, config: RunnableConfig, end: End) -> None:
+        """Enter for a synchronous call of a graph, and leave at its end."""
+        config["configurable"][EPOCH] = self.__enter__()["configurable"][EPOCH]
+        end.then(lambda: self.__exit__(InterlockError))
+
+    async def begin_async(self, config: RunnableConfig, end: End) -> None:
+        """Enter for an asynchronous call of a graph, and leave at its end."""
+        config["configurable"][EPOCH] = (await self.__aenter__())["configurable"][EPOCH]
+        end.then_await(lambda: self.__aexit__(InterlockError))
+        self._called = True
+
+    async def _streams_closed(self) -> None:
+        """Give asyncio time to close a stream that the caller has stopped reading."""
+        until = time.monotonic() + _CLOSING
+        while any(each._called for each in self._outer()) and time.monotonic() < until:
+            if in_node():
+                return  # it is the call that this one is inside of
+            await asyncio.sleep(0.001)
+
+    def _outer(self) -> list[ThreadRun]:
+        """Return the runs of this thread that the caller is inside of."""
+        return [each for each in _runs.get() if each._entered and each._thread == self._thread]
 
     async def _not_inside(self) -> None:
         """Raise Invalid inside another run of this thread, which would wait for itself."""
-        for other in _runs.get() if self._on_busy != "reject" else ():
-            if other._entered and other._thread == self._thread:
-                record = await self._calls.read(run_key(self._thread))
-                if record.space == other._lease.record.space:
-                    raise Invalid(
-                        f"saver.run({self._thread!r:.80}) inside another run of that thread would "
-                        "wait for itself: use the outer one's config. A task that is to run after "
-                        "it needs create_task(..., context=Context())"
-                    )
+        for other in self._outer() if self._on_busy != "reject" else ():
+            record = await self._calls.read(run_key(self._thread))
+            if record.space == other._lease.record.space:
+                raise Invalid(
+                    f"A run of thread {self._thread!r:.80} inside another run of that thread would "
+                    "wait for itself: use the outer one's config, or close its stream first. A "
+                    "task that is to run after it needs create_task(..., context=Context())"
+                )
 
     def _inside(self, config: RunnableConfig) -> RunnableConfig:
         self._entered = True
-        _runs.set((*_runs.get(), self))
+        _runs.set((*(each for each in _runs.get() if each._entered), self))
         return config
 
     def _outside(self) -> None:
         self._entered = False
-        _runs.set(tuple(each for each in _runs.get() if each is not self))
+        _runs.set(tuple(each for each in _runs.get() if each._entered))
 
     async def _enter(self, on_busy: str, wait: float | None) -> RunnableConfig:
-        self._lease = await self._taken(on_busy, wait)
+        with of_thread(self._thread):
+            self._lease = await self._taken(on_busy, wait)
         try:
             await self._prepared()
-            await self._lease.write(self._state(RUNNING))
+            if self._noted or (self._lease.value or {}).get("state") != RUNNING:
+                await self._lease.write(self._state(RUNNING))
         except BaseException:
             await self._lease.release()
             raise
@@ -150,9 +182,11 @@ class ThreadRun:
 
     async def _leave(self, done: bool) -> None:
         try:
-            if done:
-                await self._finished()
-            await self._lease.write(self._state(ENDED))
+            with of_thread(self._thread):
+                if done:
+                    await self._finished()
+                if self._noted:
+                    await self._lease.write(self._state(ENDED))
         except Refused:
             if done:
                 raise
@@ -184,7 +218,8 @@ class ThreadRun:
             await commit(self._calls, [("expect", self._lease.record), ("write", record, _DONE)])
 
     def _state(self, state: str) -> dict[str, object]:
-        return {"state": state, "epoch": self._lease.epoch, "once": self._name}
+        epoch = self._lease.epoch if self._noted else None
+        return {"state": state, "epoch": epoch, "once": self._name}
 
     def _config(self) -> RunnableConfig:
         config: RunnableConfig = {**(self._given or {})}
@@ -196,3 +231,10 @@ class ThreadRun:
         if self._once is not None:
             config["configurable"][ONCE] = self._once
         return config
+
+
+def inherited(config: RunnableConfig) -> int | None:
+    """Return the epoch of the run that this code is inside of, on the thread of a config."""
+    thread = str(config["configurable"]["thread_id"])
+    epochs = [each._lease.epoch for each in _runs.get() if each._entered and each._thread == thread]
+    return epochs[-1] if epochs else None

@@ -11,12 +11,10 @@ the user of the saver lists.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -33,20 +31,32 @@ from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_ev
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from interlock import AsyncSpace, Invalid, Json, Space
-from interlock.adapters.langgraph import checkpoints, thread
-from interlock.adapters.langgraph.run import TTL, ThreadRun
-from interlock.adapters.space import FromUrl, Work, awaitable, checked, run, run_async
+from interlock.adapters.home import AtHome, Home
+from interlock.adapters.langgraph import checkpoints, stored, thread
+from interlock.adapters.langgraph.call import End, end_of_call, is_call, is_within
+from interlock.adapters.langgraph.checkpoints import EPOCH
+from interlock.adapters.langgraph.recent import Recent
+from interlock.adapters.langgraph.run import POLICIES, TTL, ThreadRun, inherited
+from interlock.adapters.space import Work, one_of
 
 T = TypeVar("T")
 
 
-class Saver(FromUrl, BaseCheckpointSaver[str]):
+class Saver(AtHome, BaseCheckpointSaver[str]):
     """Checkpoints of LangGraph threads in a space.
 
-    `space`: from `interlock.open`, for both ways of calling a graph, or from
-    `interlock.open_async`, for the asynchronous ones; the synchronous ones then work from other
-    threads than that of the event loop that made the saver.  `serde` is LangGraph's, such as an
-    `EncryptedSerializer`.
+    The first argument is a URL, or what `interlock.open` returned, for both ways of calling a
+    graph, or what `interlock.open_async` did, for the asynchronous ones; the synchronous ones then
+    work from other threads than that of its event loop.  `with Saver(url)` and `async with
+    Saver(url)` open and close a space; `space` and `agent` are arguments of `interlock.open`.
+    `serde` is LangGraph's, such as an `EncryptedSerializer`.
+
+    While a graph is called on a thread (`invoke`, `stream`), the thread belongs to that call.
+    `on_busy`, `wait` and `lease_ttl` are those of `run`, for such calls; with `on_busy=None` they
+    don't wait for each other, and whoever comes second is refused when it stores its first step.
+
+    `ttl={"default_ttl": minutes}`: `sweep_ttl` removes threads in which nothing was stored for so
+    long.
 
     `allow` lists your own classes (or pairs of module and name) that the state holds: dataclasses,
     enums, pydantic models.  Plain data, LangChain's messages and LangGraph's types are always read;
@@ -58,17 +68,27 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
 
     def __init__(
         self,
-        space: Space | AsyncSpace,
+        place: Space | AsyncSpace | str,
+        /,
         *,
+        space: str = "default",
+        agent: str | None = None,
         serde: SerializerProtocol | None = None,
         allow: Allowed = (),
+        on_busy: str | None = "enqueue",
+        wait: float | None = None,
+        lease_ttl: float = TTL,
+        ttl: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(serde=strict(serde, allow))
-        self.space = checked(space, "Saver")
-        self._calls = awaitable(self.space)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        with suppress(RuntimeError):  # there is none
-            self._loop = asyncio.get_running_loop()
+        if on_busy is not None:
+            one_of("on_busy", on_busy, *POLICIES)
+        self._home = Home(place, "Saver", space, agent)
+        self._on_busy = on_busy
+        self._wait = wait
+        self._lease_ttl = lease_ttl
+        self._recent = Recent[stored.Stored]()
+        self._minutes = _minutes(ttl)
 
     def run(
         self,
@@ -94,7 +114,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         which would wait for itself).  A run that lost the thread is Fenced at its next checkpoint,
         or when the block ends.
         """
-        return ThreadRun(self.space, self.serde, thread_id, config, on_busy, once, ttl, wait)
+        return ThreadRun(self._home, self.serde, thread_id, config, on_busy, once, ttl, wait)
 
     def get_next_version(self, current: str | None, channel: None) -> str:
         """Return a version above `current`, which no other branch of the thread gives."""
@@ -102,12 +122,24 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         return f"{number + 1:032}.{random.random():016}"
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return the checkpoint that a config names, or the newest of its thread."""
-        return self._run(checkpoints.get_tuple(self._calls, self.serde, config))
+        """Return the checkpoint that a config names, or the newest of its thread.
+
+        For a call of a graph that begins: take its thread first.  Raises Held, Invalid (within
+        another run of the thread, which would wait for itself).
+        """
+        if begins := self._begins(config):
+            run, end = begins
+            run.begin(config, end)
+        return self._run(stored.get_tuple(self._home.calls, self.serde, self._recent, config))
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """Like `get_tuple`."""
-        return await self._arun(checkpoints.get_tuple(self._calls, self.serde, config))
+        if begins := self._begins(config):
+            run, end = begins
+            await run.begin_async(config, end)
+        return await self._arun(
+            stored.get_tuple(self._home.calls, self.serde, self._recent, config)
+        )
 
     def list(
         self,
@@ -118,7 +150,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """Yield checkpoints, newest first: of a namespace, a thread, or all."""
-        listing = checkpoints.Listing(self._calls, self.serde, config, filter, before, limit)
+        listing = stored.Listing(self._home.calls, self.serde, config, filter, before, limit)
         while found := self._run(listing.batch()):
             yield from found
 
@@ -131,7 +163,7 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """Like `list`."""
-        listing = checkpoints.Listing(self._calls, self.serde, config, filter, before, limit)
+        listing = stored.Listing(self._home.calls, self.serde, config, filter, before, limit)
         while found := await self._arun(listing.batch()):
             for each in found:
                 yield each
@@ -149,9 +181,8 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         removed; Held while a run holds the thread; Fenced if this run has lost it.  If the call's
         input is in the thread already, Overtaken is raised in place of Conflict and Held.
         """
-        return self._run(
-            checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
-        )
+        what = (config, checkpoint, metadata, new_versions)
+        return self._run(checkpoints.put(self._home.calls, self.serde, self._recent, *what))
 
     async def aput(
         self,
@@ -161,8 +192,8 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Like `put`."""
-        steps = checkpoints.put(self._calls, self.serde, config, checkpoint, metadata, new_versions)
-        return await self._arun(steps)
+        what = (config, checkpoint, metadata, new_versions)
+        return await self._arun(checkpoints.put(self._home.calls, self.serde, self._recent, *what))
 
     def put_writes(
         self,
@@ -175,9 +206,8 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
 
         Raises Held or Overtaken while a run holds the thread, Fenced if this run has lost it.
         """
-        self._run(
-            checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
-        )
+        what = (config, writes, task_id, task_path)
+        self._run(checkpoints.put_writes(self._home.calls, self.serde, self._recent, *what))
 
     async def aput_writes(
         self,
@@ -187,29 +217,30 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
         task_path: str = "",
     ) -> None:
         """Like `put_writes`."""
-        await self._arun(
-            checkpoints.put_writes(self._calls, self.serde, config, writes, task_id, task_path)
-        )
+        what = (config, writes, task_id, task_path)
+        await self._arun(checkpoints.put_writes(self._home.calls, self.serde, self._recent, *what))
 
     def delete_thread(self, thread_id: str, *, erase: bool = False) -> None:
         """Remove all that is kept of a thread, with `erase` from the log, too, for good.
 
         Raises Held while a run holds it.
         """
-        self._run(thread.delete_thread(self._calls, str(thread_id), erase))
+        self._run(thread.delete_thread(self._home.calls, str(thread_id), erase))
 
     async def adelete_thread(self, thread_id: str, *, erase: bool = False) -> None:
         """Like `delete_thread`."""
-        await self._arun(thread.delete_thread(self._calls, str(thread_id), erase))
+        await self._arun(thread.delete_thread(self._home.calls, str(thread_id), erase))
 
     def copy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Copy all checkpoints of a thread to another one.  Raises Conflict if that has any."""
-        self._run(thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id)))
+        self._run(
+            thread.copy_thread(self._home.calls, str(source_thread_id), str(target_thread_id))
+        )
 
     async def acopy_thread(self, source_thread_id: str, target_thread_id: str) -> None:
         """Like `copy_thread`."""
         await self._arun(
-            thread.copy_thread(self._calls, str(source_thread_id), str(target_thread_id))
+            thread.copy_thread(self._home.calls, str(source_thread_id), str(target_thread_id))
         )
 
     def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
@@ -218,49 +249,81 @@ class Saver(FromUrl, BaseCheckpointSaver[str]):
 
         Raises Held while a run holds a thread, Invalid.
         """
-        self._run(thread.prune(self._calls, self.serde, thread_ids, strategy))
+        self._run(thread.prune(self._home.calls, self.serde, thread_ids, strategy))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Like `prune`."""
-        await self._arun(thread.prune(self._calls, self.serde, thread_ids, strategy))
+        await self._arun(thread.prune(self._home.calls, self.serde, thread_ids, strategy))
 
     def delete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove the checkpoints made under these run ids.  Raises Held while a run holds their
         thread."""
-        self._run(thread.delete_for_runs(self._calls, self.serde, run_ids))
+        self._run(thread.delete_for_runs(self._home.calls, self.serde, run_ids))
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Like `delete_for_runs`."""
-        await self._arun(thread.delete_for_runs(self._calls, self.serde, run_ids))
+        await self._arun(thread.delete_for_runs(self._home.calls, self.serde, run_ids))
+
+    def sweep_ttl(self) -> int:
+        """Remove the threads that `ttl` finds idle, except those that a run works on.
+
+        Returns how many.
+        """
+        return self._run(thread.sweep(self._home.calls, self._minutes)) if self._minutes else 0
+
+    async def asweep_ttl(self) -> int:
+        """Like `sweep_ttl`."""
+        work = thread.sweep(self._home.calls, self._minutes) if self._minutes else None
+        return await self._arun(work) if work else 0
 
     def get_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Return what each channel was written along the parents, back to where its value is."""
-        return self._run(checkpoints.history(self._calls, self.serde, config, channels))
+        return self._run(stored.history(self._home.calls, self.serde, config, channels))
 
     async def aget_delta_channel_history(
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """Like `get_delta_channel_history`."""
-        return await self._arun(checkpoints.history(self._calls, self.serde, config, channels))
+        return await self._arun(stored.history(self._home.calls, self.serde, config, channels))
+
+    def _begins(self, config: RunnableConfig) -> tuple[ThreadRun, End] | None:
+        """Return the run that a call of a graph begins, and its end; None if it begins none.
+
+        LangGraph reads the thread first, and stores everything under the config that it read with.
+        """
+        conf = config["configurable"]
+        if self._on_busy is None or EPOCH in conf or not is_call(config):
+            return None
+        if is_within(config):  # it belongs to the run of its parent, whose config has lost it
+            if (epoch := inherited(config)) is not None:
+                conf[EPOCH] = epoch
+            return None
+        end = end_of_call()
+        if end is None:
+            return None
+        noted = self._on_busy == "rollback"
+        policy = (self._on_busy, None, self._lease_ttl, self._wait)
+        return ThreadRun(self._home, self.serde, conf["thread_id"], None, *policy, noted), end
 
     def _run(self, work: Work[T]) -> T:
-        if isinstance(self.space, Space) or self._loop is None or _in_loop(self._loop):
-            return run(self.space, work)
-        waiting = asyncio.run_coroutine_threadsafe(run_async(self.space, work), self._loop)
-        return waiting.result()
+        return self._home.run(work)
 
     async def _arun(self, work: Work[T]) -> T:
-        return await run_async(self.space, work)
+        return await self._home.run_async(work)
 
 
-def _in_loop(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether this thread runs the loop, and so cannot wait for it."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
+def _minutes(ttl: Mapping[str, Any] | None) -> float | None:
+    """Return how many minutes a thread may be idle.  Raises Invalid."""
+    given = dict(ttl or {})
+    minutes: float | None = given.pop("default_ttl", None)
+    number = isinstance(minutes, int | float) and not isinstance(minutes, bool) and minutes > 0
+    if given or not (number or minutes is None):
+        raise Invalid(
+            f"ttl={ttl!r:.80} must be {{'default_ttl': minutes}}; reads don't refresh it."
+        )
+    return minutes
 
 
 Allowed = Iterable[type | tuple[str, ...]] | Literal[True]

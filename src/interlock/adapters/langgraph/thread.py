@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
-from interlock import AsyncSpace, Conflict, Fenced, Record
-from interlock.adapters.langgraph.checkpoints import (
-    ENDED,
-    PAGE,
-    RUNNING,
-    Indexed,
-    Ref,
-    entries,
-    loaded,
-    read,
-)
+from interlock import AsyncSpace, Conflict, Fenced, Held, Record
+from interlock.adapters.langgraph.checkpoints import ENDED, PAGE, RUNNING
 from interlock.adapters.langgraph.keys import (
     OF_A_THREAD,
     Place,
@@ -28,6 +20,8 @@ from interlock.adapters.langgraph.keys import (
     run_key,
     segment,
 )
+from interlock.adapters.langgraph.refusals import of_thread
+from interlock.adapters.langgraph.stored import Indexed, Ref, entries, loaded, read
 from interlock.adapters.space import Write, commit, erase_deleted, one_of
 
 STRATEGIES = ("keep_latest", "delete")
@@ -40,9 +34,32 @@ Chosen = Callable[[Place, Sequence[Indexed]], Coroutine[object, None, set[str]]]
 
 async def delete_thread(space: AsyncSpace, thread: str, erase: bool = False) -> None:
     """Remove all that is kept of a thread; Held while a run works on it.  `erase`: for good."""
+    with of_thread(thread):
+        await _delete_thread(space, thread, erase)
+
+
+async def sweep(space: AsyncSpace, minutes: float) -> int:
+    """Remove the threads in which nothing was stored for so many minutes; return how many.
+
+    One that a run works on stays.
+    """
+    idle_since = int(((await space.time()).timestamp() - 60 * minutes) * 1e6)
+    heads = (await space.scan(prefix("head"))).values()
+    removed = 0
+    for thread in dict.fromkeys(head.value["thread"] for head in heads):
+        with suppress(Held):
+            removed += await _delete_thread(space, thread, idle_since=idle_since)
+    return removed
+
+
+async def _delete_thread(
+    space: AsyncSpace, thread: str, erase: bool = False, idle_since: int | None = None
+) -> bool:
     for _ in range(_ATTEMPTS):
         run = await space.read(run_key(thread))
         heads = await space.scan(prefix("head", thread))
+        if idle_since and any(head.time_us > idle_since for head in heads.values()):
+            return False
         run_ids = set()
         for head in heads.values():
             run_ids |= {entry["run_id"] for entry in await entries(space, head)} - {None}
@@ -62,6 +79,7 @@ async def delete_thread(space: AsyncSpace, thread: str, erase: bool = False) -> 
         break
     if erase:
         await erase_deleted(space, *(prefix(kind, thread) for kind in OF_A_THREAD))
+    return True
 
 
 async def copy_thread(space: AsyncSpace, source: str, target: str) -> None:
@@ -129,7 +147,8 @@ async def remove(
         place = Place(thread, head.value["ns"])
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                await _remove(space, serde, place, chosen, epoch)
+                with of_thread(thread):
+                    await _remove(space, serde, place, chosen, epoch)
                 break
             except (Conflict, Fenced):
                 if attempt == _ATTEMPTS or epoch is not None:
