@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from interlock.server.http.call import MOST_LISTED, Call, answer, entry_dict
 from interlock.server.http.feed import Feed
 from interlock.server.http.problem import Problem, invalid, problem_of
 
+_RECHECKED = 15.0  # seconds after which a busy stream looks at its token again
 _MOST_LOOKED_AT = 20_000  # entries that are not asked for, for one page
 
 
@@ -97,11 +99,14 @@ async def watch(call: Call) -> Response:
 
 async def _events(call: Call, feed: Feed, after: int, prefix: str) -> AsyncIterator[bytes]:
     yield b": watching\n\n"
+    checked = time.monotonic()
     try:
         async for entry in feed.follow(after):
+            if entry is None or time.monotonic() - checked >= _RECHECKED:
+                await call.service.recheck(call.request)
+                checked = time.monotonic()
             if entry is None:
                 yield b": still here\n\n"
-                await call.service.recheck(call.request)
             elif entry.key.startswith(prefix) and call.sees(entry.key):
                 data = msgspec.json.encode(entry_dict(entry, call))
                 yield b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)

@@ -16,6 +16,7 @@ from interlock import AsyncSpace, Json
 from interlock.server.http.feed import Feed
 from interlock.server.http.hosts import Hosted, Hosts
 from interlock.server.http.identity import ANYBODY, Identity, Tokens, unauthorized
+from interlock.server.http.issuer import Issuer, Issuers
 from interlock.server.http.problem import Problem
 
 _log = logging.getLogger("interlock.server")
@@ -61,12 +62,14 @@ class Service:
         *,
         tokens: bool,
         create: bool = True,
+        issuers: Sequence[Issuer] = (),
         allowed_hosts: Sequence[str] = (),
         bounds: Bounds | None = None,
         remembered: float | None = None,
     ) -> None:
         self.hosts = Hosts(sources, create)
-        self.has_tokens = tokens
+        self.has_tokens = tokens or bool(issuers)
+        self._issuers = Issuers(issuers)
         self.bounds = bounds or Bounds()
         self._hosts = {*LOCAL_HOSTS, *allowed_hosts}
         self._remembered = {} if remembered is None else {"remembered": remembered}
@@ -88,7 +91,8 @@ class Service:
         try:
             if scheme.lower() != "bearer" or not token.strip():
                 raise unauthorized("Send a token: Authorization: Bearer TOKEN.")
-            identity = await (await self._known()).identity(token.strip())
+            known = self._issuers if self._issuers.may_be(token) else await self._known()
+            identity = await known.identity(token.strip())
         except Problem as problem:
             _log.warning("%s: %s %s: %s", address, request.method, request.url.path[:200], problem)
             self._spend(f"refused {address}", self.bounds.refused)
