@@ -28,6 +28,7 @@ from interlock.core.records import (
 from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.requests import (
     PAGE_BYTES,
+    PAGE_SPAN,
     Entered,
     Floor,
     Grant,
@@ -179,6 +180,8 @@ def page_end(rows: Sequence[LogRow], end: int, request: ReadLog | ReadValues) ->
     """Return what a page of these rows is complete up to, where the log ends at `end`."""
     # A character has up to four bytes: a page that may have ended early counts as one that did.
     full = bool(rows) and (len(rows) == request.limit or 4 * size_of(rows) >= PAGE_BYTES)
+    if not full and request.prefix:
+        end = min(end, request.after + PAGE_SPAN)
     return rows[-1][0] if full else max(end, request.after)
 
 

@@ -35,14 +35,16 @@ def load(
     return (yield from ask(writer, Load(keys, prefixes)))
 
 
-def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo, ...] | Invalid]:
+def list_keys(
+    prefix: str, after: str | None, limit: int, deleted: bool = False
+) -> Steps[tuple[KeyInfo, ...] | Invalid]:
     """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
     wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         return Invalid(f"limit={limit!r:.60} must be a whole number above 0.")
-    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
+    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED), bool(deleted)))
 
 
 def load_at(

@@ -56,11 +56,15 @@ class Load(Request[Snapshot]):
 
 class ListKeys(Request[tuple[KeyInfo, ...]]):
     """At most `limit` existing keys that begin with `prefix` and come after `after` ("": any), in
-    order, without their values.  Answered by a tuple of `KeyInfo`."""
+    order, without their values.  Answered by a tuple of `KeyInfo`.
+
+    `deleted`: those that do not exist any more, too.
+    """
 
     prefix: str
     after: str
     limit: int
+    deleted: bool = False
 
 
 class ListExpired(Request[tuple[KeyInfo, ...]]):
@@ -92,7 +96,8 @@ class ReadLog(Request["LogPage | Pruned"]):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
     `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.  A page ends
-    early, but not before its first entry, once its values reach `PAGE_BYTES`.
+    early, but not before its first entry, once its values reach `PAGE_BYTES`, or where `PAGE_SPAN`
+    entries were looked at for a prefix.
     """
 
     after: int
@@ -101,6 +106,7 @@ class ReadLog(Request["LogPage | Pruned"]):
     key: str | None = None
 
 
+PAGE_SPAN = 20_000  # functions.sql has it, too
 PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.sql has it, too
 
 

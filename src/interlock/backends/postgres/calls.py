@@ -233,8 +233,9 @@ def _load(
 
 def _list_keys(request: requests.ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
-    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
-    return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
+    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after)
+    most = (request.limit, request.deleted)
+    return Call("list_keys", arguments + most, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
 def _list_expired(request: requests.ListExpired, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
@@ -270,7 +271,8 @@ def _read_log(
             return refusals.pruned(request.after, floor)
         if isinstance(request, requests.ReadValues):
             return answers.value_page(rows[1:], head, request, rows[0][3])
-        return answers.log_page(rows[1:], head, request, rows[0][3])
+        begun = request.replace(after=max(request.after, floor))
+        return answers.log_page(rows[1:], head, begun, rows[0][3])
 
     return Call("read_log", arguments, parse, False)
 

@@ -248,7 +248,7 @@ END $$;
 
 -- Existing keys under a prefix, from p_first to p_end and without p_after, in order, at most p_limit.
 CREATE FUNCTION interlock.list_keys(
-    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer
+    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer, p_deleted boolean
 ) RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -261,7 +261,7 @@ BEGIN
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
     WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
         AND (p_end IS NULL OR h.key < p_end)
-        AND as_of(h.live, now_us) > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+        AND (p_deleted OR as_of(h.live, now_us) > 0) AND (p_prefix <> '' OR left(h.key, 1) <> '$')
     ORDER BY h.key LIMIT p_limit;
 END $$;
 
@@ -435,6 +435,7 @@ BEGIN
         FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
                 OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
+                AND (p_prefix = '' OR l.position <= p_after + 20000)
                 AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
                 ORDER BY l.position LIMIT p_limit) AS m) AS l
         WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;

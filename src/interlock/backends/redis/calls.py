@@ -260,7 +260,7 @@ def _load(request: requests.Load, keys: Keys, uid: str, known: tuple[int, str]) 
 def _list_keys(request: requests.ListKeys, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
-    command = script("list_keys", keys.fixed, *names, request.limit)
+    command = script("list_keys", keys.fixed, *names, request.limit, int(request.deleted))
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 

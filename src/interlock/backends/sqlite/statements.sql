@@ -65,11 +65,11 @@ WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
     AND (h.live <= 2 OR h.live > ?4) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
--- name: list_keys (space, prefix, end, first key, after, limit, now)
+-- name: list_keys (space, prefix, end, first key, after, limit, now, whether deleted ones, too)
 SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
-WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3) AND h.live
-    AND (h.live <= 2 OR h.live > ?7) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3)
+    AND (?8 OR h.live AND (h.live <= 2 OR h.live > ?7)) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key LIMIT ?6;
 
 -- name: list_expired (space, now, limit)

@@ -151,7 +151,7 @@ OPERATIONS = (
         "GET",
         SPACE + "/log",
         log.read,
-        query=(*_PAGE, "agent", "kinds", "newest_first"),
+        query=(*_PAGE, "before", "agent", "kinds", "newest_first"),
         schema="Entries",
         streams=True,
     ),

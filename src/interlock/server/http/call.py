@@ -186,8 +186,9 @@ def record_answer(record: Record, status: int = 200) -> Response:
     return answer(record.to_dict(), status, {"ETag": etag(record)})
 
 
-def key_dict(info: KeyInfo) -> dict[str, Json]:
+def key_dict(info: KeyInfo | Record) -> dict[str, Json]:
     """Return a key without its value."""
+    assert info.at is not None
     return {
         "key": info.key,
         "version": info.version,

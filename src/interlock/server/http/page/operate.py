@@ -18,11 +18,18 @@ async def show(call: Call) -> dict[str, Any]:
 
 
 async def _context(call: Call, done: str = "", rules: str | None = None) -> dict[str, Any]:
-    findings = [] if call.hosted.store is None else await call.hosted.store.doctor()
+    store, looks = call.hosted.store, call.query.get("health") == "yes"  # at every key
+    findings = await store.doctor() if store is not None and looks else []
     stored = {name: rule.to_json() for name, rule in sorted(call.space.rules.items())}
     text = json.dumps(stored, ensure_ascii=False, indent=2) if rules is None else rules
     key = call.query.get("key", "")
-    return {"done": done, "key": key, "rules": text, "findings": findings}
+    return {
+        "done": done,
+        "key": key,
+        "rules": text,
+        "findings": findings,
+        "may_look": store is not None and not looks,
+    }
 
 
 async def change(call: Call) -> dict[str, Any]:
