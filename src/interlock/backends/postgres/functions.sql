@@ -435,8 +435,8 @@ BEGIN
         FROM (SELECT m.*, sum(COALESCE(octet_length(m.body), 0) + COALESCE(octet_length(m.reads), 0))
                 OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
-                AND (p_prefix = '' OR l.position <= p_after + 20000)
                 AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
+                AND (p_prefix = '' OR l.position <= p_after + 20000)
                 ORDER BY l.position LIMIT p_limit) AS m) AS l
         WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     END IF;
