@@ -54,6 +54,43 @@ def test_nothing_is_written_over_an_edit(files: interlock.Files, root: Path) -> 
     assert files.paths() == ["plan.md"]
 
 
+def test_a_reader_that_sleeps_while_many_versions_come_takes_none_for_an_edit(
+    space: interlock.Space, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = space.files(root), space.files(root)
+    ours.update("plan.md", lambda _: "first")
+    look = disk.look
+
+    def sleep_after_look(name: str, folder: int | None = None) -> disk.Found:
+        found = look(name, folder)
+        monkeypatch.setattr(disk, "look", look)
+        for number in range(30):
+            theirs.update("plan.md", lambda _, number=number: f"version {number}")
+        return found
+
+    theirs.update("plan.md", lambda _: "seen by the reader, noted by nobody")
+    monkeypatch.setattr(disk, "look", sleep_after_look)
+    assert ours.update("plan.md", lambda text: f"{text}, and ours").text == "version 29, and ours"
+    assert ours.status() == ()
+
+
+def test_the_fence_of_what_is_in_place_is_kept_however_many_are_above_it(
+    space: interlock.Space, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = space.files(root)
+    files.update("plan.md", lambda _: "first")
+    exchange = disk.exchange
+
+    def announce_after_exchange(source: str, folder: int, name: str) -> None:
+        exchange(source, folder, name)
+        for version in range(3, 40):  # by writers that were stopped just then
+            disk.mark(f"{Path(source).parent}/fence.{version}.{version}.644.0")
+
+    monkeypatch.setattr(disk, "exchange", announce_after_exchange)
+    files.update("plan.md", lambda _: "second")
+    assert files.status() == ()
+
+
 def test_an_edit_is_adopted_as_a_commit(
     space: interlock.Space, files: interlock.Files, root: Path
 ) -> None:

@@ -163,6 +163,15 @@ class Workspace:
     def see(self, path: str, deleted: bool = False) -> Observation:
         """Look at the place of a document.  Raises OSError; where it is `deleted`, not because a
         file, such as a later document, is in place of a folder that it was in."""
+        for _ in range(_MOST_TRIES):
+            observed = self._look_between(path, deleted)
+            if observed is not None:
+                return observed
+        raise OSError(errno.EBUSY, "the file changes all the time", path)
+
+    def _look_between(self, path: str, deleted: bool) -> Observation | None:
+        """Look at the place between two looks at the fences; None where what was seen is unknown
+        and versions came meanwhile: its fence may be gone."""
         shelf = self._shelf_of(path)
         before = Listing(disk.names(shelf))
         try:
@@ -175,8 +184,11 @@ class Workspace:
                 raise
             found = Found(BLOCKED)
         after = Listing(disk.names(shelf))
+        edited = not _is_ours(found, before, after)
+        if edited and before.done != after.done:
+            return None
         last = after.last or before.last
-        return Observation(found, last, after.newest, not _is_ours(found, before, after))
+        return Observation(found, last, after.newest, edited)
 
     def step_back(self, path: str, version: int) -> None:
         """Forget the versions above `version`: the store has lost them."""
@@ -268,7 +280,8 @@ class Workspace:
         listing = Listing(disk.names(shelf))
         self._take_away(path, listing, want.version)
         for version in sorted(listing.fences)[:-_KEPT_FENCES]:
-            disk.remove(os.path.join(shelf, listing.fences[version].name))
+            if version < listing.done:
+                disk.remove(os.path.join(shelf, listing.fences[version].name))
         for name in disk.names(shelf):
             if name.startswith("done.") and int(name[5:]) < listing.done:
                 disk.remove(os.path.join(shelf, name))
