@@ -10,7 +10,7 @@ from interlock._async.moment import AsyncMoment
 from interlock._async.pages import AsyncPages
 from interlock.core import log, read
 from interlock.core.keys import check_key
-from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.records import Committed, Entry, KeyInfo, Queue, Record, as_datetime
 from interlock.errors import accepted
 from interlock.session import AsyncSession
 from interlock.settings import as_time_us, checked_op_id, distinct
@@ -116,6 +116,13 @@ class AsyncReader:
         in one call.  `deleted`: keys that were deleted or have expired, too.
         """
         return list(await self.session.run(read.list_keys(prefix, after, limit, deleted)))
+
+    async def queue(self, key: str) -> Queue:
+        """Return who has the lease of `key`, and who waits for it or for a turn: the first 200.
+
+        Raises Invalid.
+        """
+        return await self.session.run(read.queue(key))
 
     @overload
     def history(

@@ -11,7 +11,7 @@ from interlock._sync.moment import Moment
 from interlock._sync.pages import Pages
 from interlock.core import log, read
 from interlock.core.keys import check_key
-from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.records import Committed, Entry, KeyInfo, Queue, Record, as_datetime
 from interlock.errors import accepted
 from interlock.session import Session
 from interlock.settings import as_time_us, checked_op_id, distinct
@@ -117,6 +117,13 @@ class Reader:
         in one call.  `deleted`: keys that were deleted or have expired, too.
         """
         return list(self.session.run(read.list_keys(prefix, after, limit, deleted)))
+
+    def queue(self, key: str) -> Queue:
+        """Return who has the lease of `key`, and who waits for it or for a turn: the first 200.
+
+        Raises Invalid.
+        """
+        return self.session.run(read.queue(key))
 
     @overload
     def history(

@@ -22,6 +22,7 @@ from interlock.core.records import (
     Record,
     Snapshot,
     Tail,
+    Waiter,
     Written,
     absent,
 )
@@ -203,6 +204,11 @@ def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outco
             raise lost_commits(row.position)
         found[row.n or 0].append(row)
     return [_outcome(plan, mine, uid) for plan, mine in zip(plans, found, strict=True)]
+
+
+def waiters(rows: Iterable[Sequence[Any]]) -> tuple[Waiter, ...]:
+    """Return who waits, from rows of agent, whether for a lease, and microseconds of silence."""
+    return tuple(Waiter(row[0], bool(row[1]), max(row[2], 0) / 1e6) for row in rows)
 
 
 def place(rows: Sequence[Row], uid: str) -> Place:

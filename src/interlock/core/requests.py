@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.plan import Plan
-from interlock.core.records import Entry, KeyInfo, Record, Snapshot
+from interlock.core.records import Entry, KeyInfo, Record, Snapshot, Waiter
 from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.struct import Struct
 
@@ -65,6 +65,14 @@ class ListKeys(Request[tuple[KeyInfo, ...]]):
     after: str
     limit: int
     deleted: bool = False
+
+
+class ListWaiters(Request[tuple[Waiter, ...]]):
+    """At most `limit` live tickets in the queue of a key and in that of its lease, in their order.
+    Answered by a tuple of `Waiter`."""
+
+    key: str
+    limit: int
 
 
 class ListExpired(Request[tuple[KeyInfo, ...]]):

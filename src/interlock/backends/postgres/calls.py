@@ -15,7 +15,7 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Expect, Plan
-from interlock.core.records import KeyInfo, Snapshot
+from interlock.core.records import KeyInfo, Snapshot, Waiter
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import LogPage, Request, ValuePage
 from interlock.core.rules import RULES_KEY
@@ -243,6 +243,11 @@ def _list_expired(request: requests.ListExpired, space: int, uid: str) -> Call[t
     return Call("list_expired", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
+def _list_waiters(request: requests.ListWaiters, space: int, uid: str) -> Call[tuple[Waiter, ...]]:
+    arguments = (space, request.key, refusals.QUEUE + request.key, request.limit)
+    return Call("list_waiters", arguments, answers.waiters, False)
+
+
 def _load_at(request: requests.LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
     position = None if request.position is None else min(request.position, _LAST)
     moment = request.time_us if position is None else None
@@ -465,6 +470,7 @@ def _nothing(rows: Rows) -> None:
 _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.ListKeys: _list_keys,
     requests.ListExpired: _list_expired,
+    requests.ListWaiters: _list_waiters,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
     requests.LeaveTurn: _leave_turn,

@@ -265,7 +265,23 @@ BEGIN
     ORDER BY h.key LIMIT p_limit;
 END $$;
 
--- The same of keys whose values have expired, but of those that somebody has the lease of; the first first.
+-- Who waits in the queue of a key and in that of its lease, in their order; silent: microseconds since the
+-- last sign of life.
+CREATE FUNCTION interlock.list_waiters(p_space integer, p_key text, p_queue text, p_limit integer)
+RETURNS TABLE (agent text, for_lease integer, silent bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    now_us bigint := clock_us();
+BEGIN
+    PERFORM floor_of(p_space);
+    RETURN QUERY SELECT t.agent, (q.key = p_queue)::integer, now_us - t.renewed
+    FROM ticket_keys AS q JOIN tickets AS t ON t.space = q.space AND t.ticket = q.ticket
+    WHERE q.space = p_space AND q.key IN (p_key, p_queue) AND alive(t.renewed, t.expires, now_us)
+    ORDER BY q.ticket LIMIT p_limit;
+END $$;
+
+-- The same as list_keys of keys whose values have expired, but of those that somebody has the lease of; the first first.
 CREATE FUNCTION interlock.list_expired(p_space integer, p_limit integer)
 RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan

@@ -154,6 +154,11 @@ SELECT COUNT(*) FROM (
     ORDER BY q.ticket LIMIT ?4
 );
 
+-- name: waiters (space, key, queue for its lease, now, limit)
+SELECT t.agent, q.key = ?3, ?4 - t.renewed FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
+WHERE q.space = ?1 AND q.key IN (?2, ?3) AND t.expires > ?4 AND t.renewed <= ?4 + 1000000
+ORDER BY q.ticket LIMIT ?5;
+
 -- name: ticket (space, ticket, now)
 SELECT ticket, expires, firm FROM tickets
 WHERE space = ?1 AND ticket = ?2 AND expires > ?3 AND renewed <= ?3 + 1000000;

@@ -146,6 +146,7 @@ OPERATIONS = (
         query=("epoch",),
         status=204,
     ),
+    Operation("GET", SPACE + "/queue/{key:path}", leases.queue),
     Operation("POST", SPACE + "/reclaim/{key:path}", leases.reclaim, "operator", schema="Record"),
     Operation(
         "GET",
@@ -177,6 +178,7 @@ OPERATIONS = (
     Operation("GET", SPACE + "/rules", operate.rules),
     Operation("PUT", SPACE + "/rules", operate.apply_rules, "operator", body=operate.Rules),
     Operation("GET", SPACE + "/conflicts", operate.conflicts, query=("limit",)),
+    Operation("GET", SPACE + "/refused", operate.refused, "operator"),
     Operation("GET", SPACE + "/metrics", operate.metrics),
     Operation("POST", SPACE + "/erase", operate.erase, "operator", body=operate.Erase),
     Operation("POST", SPACE + "/trim", operate.trim, "operator", body=operate.Trim),

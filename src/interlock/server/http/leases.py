@@ -61,6 +61,15 @@ async def release(call: Call) -> Response:
     return Response(status_code=204)
 
 
+async def queue(call: Call) -> Response:
+    """Show who holds the lease of a key, and who waits for it or for a turn."""
+    found = await call.space.queue(call.key)
+    lease = None if found.lease is None else found.lease._asdict()
+    return answer(
+        {"key": found.key, "lease": lease, "waiters": [each._asdict() for each in found.waiters]}
+    )
+
+
 async def reclaim(call: Call) -> Response:
     """Take the lease of a key away from whoever holds it, who is fenced."""
     record = await call.space.reclaim(call.key)

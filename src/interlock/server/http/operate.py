@@ -108,6 +108,12 @@ async def conflicts(call: Call) -> Response:
     return answer({"keys": shown, "dropped": found.dropped})
 
 
+async def refused(call: Call) -> Response:
+    """Show the writes that came through this service and were refused, as they would have been."""
+    kept = call.service.refused.of(call.hosted.uid)
+    return answer({"refused": [each.to_dict() for each in kept if call.sees(each.key)]})
+
+
 async def metrics(call: Call) -> Response:
     """Show what this process did in the space."""
     return answer(call.hosted.base.metrics().to_dict())
@@ -132,6 +138,7 @@ async def erase(call: Call) -> Response:
         call.identity.need_prefix(asked.prefix or "")
     found = await call.space.erase(asked.key, prefix=asked.prefix, dry_run=asked.dry_run)
     if not asked.dry_run:
+        call.service.refused.forget(call.hosted.uid, asked.key, asked.prefix)
         await call.audit("erase", key=asked.key, prefix=asked.prefix)
     return answer(found._asdict())
 

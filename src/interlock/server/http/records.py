@@ -70,7 +70,11 @@ async def put(call: Call) -> Response:
                 record, value, op_id=op_id, expires=expires, touch=True
             )
     except (Conflict, Fenced) as refused:
-        return shown(await _done_before(call, key, "put", value, refused))
+        done = await _done_before(call, key, "put", value)
+        if done is None:
+            call.keep_refused(refused, call.agent, key, msgspec.json.encode(value), version)
+            raise
+        return shown(done)
     return shown(written)
 
 
@@ -84,8 +88,11 @@ async def delete(call: Call) -> Response:
             gone = await fences.delete_leased(call.space, record, call.op_id)
         else:
             gone = await call.space.delete(record, op_id=call.op_id)
-    except (Conflict, Fenced) as refused:
-        return shown(await _done_before(call, key, "delete", None, refused))
+    except (Conflict, Fenced):
+        done = await _done_before(call, key, "delete", None)
+        if done is None:
+            raise
+        return shown(done)
     return shown(gone)
 
 
@@ -222,14 +229,12 @@ async def _leased(call: Call, key: str, epoch: int) -> bool:
     return True
 
 
-async def _done_before(
-    call: Call, key: str, kind: str, value: Json, refused: interlock.Refused
-) -> Record:
-    """Return the record that the same operation wrote when it was sent before; raise what it was
-    refused with where it was not."""
+async def _done_before(call: Call, key: str, kind: str, value: Json) -> Record | None:
+    """Return the record that the same operation wrote when it was sent before, None where it was
+    not.  Raises Problem where another one was."""
     done = None if call.op_id is None else await call.space.outcome(call.op_id)
     if done is None:
-        raise refused
+        return None
     (written,) = done.writes if len(done.writes) == 1 else (None,)
     if (
         written is None
@@ -237,18 +242,7 @@ async def _done_before(
         or (kind == "put" and msgspec.json.decode(written.body or "null") != value)
     ):
         raise _reused(call)
-    return Record(
-        key=key,
-        value=value,
-        version=written.version,
-        epoch=written.epoch,
-        writer=done.agent,
-        time_us=done.time_us,
-        position=written.position,
-        exists=kind == "put",
-        space="",
-        expires_us=written.expires_us,
-    )
+    return fences.replayed(done, written)
 
 
 def _reused(call: Call) -> Problem:

@@ -18,6 +18,7 @@ from interlock.server.http.hosts import Hosted, Hosts
 from interlock.server.http.identity import ANYBODY, Identity, Tokens, unauthorized
 from interlock.server.http.issuer import Issuer, Issuers
 from interlock.server.http.problem import Problem
+from interlock.server.http.refused import RefusedWrites
 
 _log = logging.getLogger("interlock.server")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -77,6 +78,7 @@ class Service:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._feeds: dict[str, Feed] = {}
         self._watching = 0
+        self.refused = RefusedWrites()
         self._closing: list[Callable[[], Awaitable[None]]] = []
 
     # Who calls

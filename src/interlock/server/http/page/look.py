@@ -9,6 +9,7 @@ from interlock import Entry, KeyInfo, Pruned, Record, describe_rule
 from interlock.server.http.call import Call
 from interlock.server.http.log import earlier
 from interlock.server.http.page.diff import diff
+from interlock.server.http.refused import RefusedWrite
 
 _SHOWN = 100  # entries of a page
 _VERSIONS = 50  # of a key that can be compared
@@ -67,6 +68,7 @@ async def key(call: Call) -> dict[str, Any]:
         "changes": await _changes(call, name, since, to) if entries else [],
         "oldest": positions[-1] if positions else 0,
         "head": await call.space.position(),
+        "queue": await call.space.queue(name),
         "rule": rule,
         "machine": machine,
         "state": state,
@@ -128,7 +130,15 @@ async def conflicts(call: Call) -> dict[str, Any]:
         "names": names,
         "heat": heat,
         "dropped": report.dropped,
+        "refused": await _refused(call),
     }
+
+
+async def _refused(call: Call) -> list[tuple[RefusedWrite, Record]]:
+    """Return the refused writes that are kept, each with the record as it is now."""
+    kept = [e for e in call.service.refused.of(call.hosted.uid) if call.sees(e.key)]
+    fresh = await call.space.read_many({each.key for each in kept})
+    return [(each, fresh[each.key]) for each in kept]
 
 
 async def agents(call: Call) -> dict[str, Any]:
