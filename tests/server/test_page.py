@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import threading
@@ -25,7 +24,6 @@ from interlock.server.http.identity import SERVICE_RULES, SERVICE_SPACE, create_
 from tests.servers.service import Service
 
 _numbers = count()
-_PICTURES = os.environ.get("INTERLOCK_PICTURES")  # a folder: the pictures of the manual go there
 PATHS = ("", "/keys", "/key/booking/1", "/conflicts", "/agents", "/runs", "/streams", "/operate")
 
 
@@ -102,7 +100,6 @@ def test_every_page_is_accessible_and_without_errors(
             page.goto(at(team, path))
             found = Axe().run(page)
             assert not found.violations_count, (path, found.generate_report())
-            _picture(page, path, scheme)
 
 
 def test_no_page_is_wider_than_a_telephone(
@@ -114,11 +111,14 @@ def test_no_page_is_wider_than_a_telephone(
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-def _picture(page: Page, path: str, scheme: str) -> None:
-    if _PICTURES and scheme == "light" and path in ("", "/key/booking/1"):
-        name = path.strip("/").split("/")[0] or "now"
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=Path(_PICTURES) / f"page-{name}-{scheme}.png")
+def test_a_large_screen_is_used(browser: Browser, service: Service, team: interlock.Space) -> None:
+    with looking(browser, service, viewport={"width": 1920, "height": 1080}) as page:
+        page.goto(at(team))
+        brand, log = (page.locator(each).bounding_box() for each in (".brand", "#log"))
+        assert brand is not None
+        assert log is not None
+        assert log["width"] > 1600
+        assert abs(brand["x"] - log["x"]) < 3, "the head stands above the page"
 
 
 def test_the_log_grows_while_one_looks(page: Page, team: interlock.Space) -> None:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from interlock import Record
 from interlock._async import fences
+from interlock.server.http import upkeep
 from interlock.server.http.call import Call, answer
 from interlock.server.http.problem import etag, invalid
 from interlock.server.http.relay import holds, need_lease, need_owner
@@ -72,8 +73,7 @@ async def queue(call: Call) -> Response:
 
 async def reclaim(call: Call) -> Response:
     """Take the lease of a key away from whoever holds it, who is fenced."""
-    record = await call.space.reclaim(call.key)
-    await call.audit("reclaim", key=record.key, epoch=record.epoch)
+    record = await upkeep.reclaim(call, call.key)
     return answer(record.to_dict(), headers={"ETag": etag(record)})
 
 

@@ -104,7 +104,11 @@ async def _answered(call: Call, request: Request[Any]) -> Any:
 
 async def _committed(call: Call, request: requests.Commit) -> Any:
     plan = request.plan
-    outcome = await judge(call, plan) or await call.ask(request)
+    outcome = await judge(call, plan)
+    if outcome is None:
+        outcome = await call.ask(request)
+    elif not isinstance(outcome, refusals.Outdated):  # which the client answers by itself
+        await call.ask(requests.Noted(outcome, plan.agent))
     if isinstance(outcome, Refusal) and [each.kind for each in plan.writes] == [PUT]:
         key, body = plan.writes[0].key, plan.writes[0].body or ""
         (version,) = [each.version for each in plan.expects if each.key == key] or (None,)
