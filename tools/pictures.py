@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from PIL import Image
@@ -60,21 +60,18 @@ def tell(url: str) -> None:
     ):
         old = planner.create("booking/1", {"status": "PENDING", "seat": None, "guest": "Ada"})
         critic.update("booking/1", lambda booking: {**booking, "seat": "7C"})
-        try:
+        with suppress(interlock.Conflict):
             planner.write(old, {**old.value, "seat": "12A", "meal": "vegetarian"})
-        except interlock.Conflict:
-            pass
         for n in range(2, 7):
             made = planner.create(f"booking/{n}", {"status": "PENDING", "seat": f"{n}A"})
             critic.transition(made.key, "PENDING_PAYMENT")
             researcher.append("findings", {"source": f"paper {n}", "text": "Seats sell out early."})
             stale = critic.read("plan.md") if n > 2 else planner.create("plan.md", "# Plan")
-            planner.update("plan.md", lambda text, n=n: f"{text}\n- book seat {n}A")
+            plan = planner.read("plan.md")
+            planner.write(plan, f"{plan.value}\n- book seat {n}A")
             if n % 2:
-                try:
+                with suppress(interlock.Conflict):
                     critic.write(stale, "# Another plan")
-                except interlock.Conflict:
-                    pass
             time.sleep(0.4)
         time.sleep(1.5)  # refusals are kept half a second late
 
@@ -100,7 +97,7 @@ def main(folder: Path) -> None:
                 for width, height in SIZES.items():
                     context = chromium.new_context(
                         base_url=url,
-                        color_scheme=scheme,  # type: ignore[arg-type]  # one of those that there are
+                        color_scheme=scheme,
                         viewport={"width": width, "height": height},
                         reduced_motion="reduce",
                     )

@@ -34,7 +34,7 @@ class Bounds:
     seconds: float = 60.0  # for one request, but not for one that streams
     rate: float = 2000.0  # requests a second of one token, or of one address without tokens
     refused: float = 10.0  # requests a second of one address whose tokens are wrong
-    watchers: int = 1000  # streams of events
+    watchers: int = 500  # streams of events: fewer than connections, so that others get in
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Service:
         self._tokens: Tokens | None = None
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._feeds: dict[str, Feed] = {}
-        self._watching = 0
+        self.watching = 0
         self.refused = RefusedWrites()
         self._closing: list[Callable[[], Awaitable[None]]] = []
 
@@ -147,9 +147,9 @@ class Service:
 
     def watched(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Return a stream of events that counts as one.  Raises Problem: there are too many."""
-        if self._watching >= self.bounds.watchers:
+        if self.watching >= self.bounds.watchers:
             raise Problem(429, "TooMany", "Too many clients watch.", headers={"Retry-After": "5"})
-        self._watching += 1
+        self.watching += 1
         return self._counted(events)
 
     async def _counted(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -157,7 +157,7 @@ class Service:
             async for event in events:
                 yield event
         finally:
-            self._watching -= 1
+            self.watching -= 1
             await events.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def closes(self, close: Callable[[], Awaitable[None]]) -> None:
