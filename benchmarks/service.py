@@ -155,7 +155,7 @@ def viewers(folder: Path, scale: int) -> list[Row]:
                 record = direct.write(record, VALUE, touch=True)
 
         ratios = []
-        for _ in range(5):
+        for _ in range(3):
             alone = seconds(commit)
             with viewing(running, _VIEWERS):
                 ratios.append(alone / seconds(commit))

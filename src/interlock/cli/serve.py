@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 import interlock
-from interlock.cli.common import INTERRUPTED, check_is_kept, compact, reported
+from interlock.cli.common import INTERRUPTED, check_is_kept, compact, host_and_port, reported
 from interlock.cli.table import DataTable
 from interlock.extras import needs
 
@@ -68,7 +68,7 @@ def serve(
     with reported(False):
         for url in urls:
             check_is_kept(url)
-        host, port = _address(bind)
+        host, port = host_and_port("--bind", bind)
         public = host not in _LOCAL
         if issuers and tokens is False:
             raise click.UsageError("--issuer asks for tokens: leave --no-tokens out.")
@@ -106,14 +106,6 @@ def serve(
 
         if asyncio.run(serving()) == signal.SIGINT:
             raise SystemExit(INTERRUPTED)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.UsageError(f"--bind {text!r} is not HOST:PORT. Example: 127.0.0.1:8700")
-    return host, int(port)
 
 
 def _tell(url: str) -> None:
