@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -26,7 +27,7 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[interlock
         yield opened
 
 
-def watcher(space: interlock.Space, folder: Path, **limits: int) -> Watcher:
+def watcher(space: interlock.Space, folder: Path, **limits: Any) -> Watcher:
     url = f"sqlite:///{folder / 's.db'}"
     found = Watcher(
         lambda position: open_feed(url, space="default", position=position),
