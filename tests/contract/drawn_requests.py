@@ -375,7 +375,7 @@ class Drawing:
         chance = self._chance
         after = chance.choice(("", *KEYS, "never"))
         limit, deleted = chance.choice((1, 2, 1000)), self._expiry.random() < 0.3
-        return ListKeys(chance.choice(PREFIXES), after, limit, deleted)
+        return ListKeys(chance.choice(PREFIXES), after, limit=limit, deleted=deleted)
 
     def _refusal(self) -> ReadRefusals | Noted:
         if self._rare(0.5):

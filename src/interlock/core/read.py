@@ -46,7 +46,8 @@ def list_keys(
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         return Invalid(f"limit={limit!r:.60} must be a whole number above 0.")
-    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED), bool(deleted)))
+    most = min(limit, MOST_LISTED)
+    return (yield from ListKeys(prefix, after or "", limit=most, deleted=bool(deleted)))
 
 
 def queue(key: str) -> Steps[Queue | Invalid]:

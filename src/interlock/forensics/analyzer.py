@@ -398,8 +398,7 @@ class Analyzer:
                     loss.restored = event.position
             key.open = [loss for loss in key.open if loss.restored is None]
         key.value = new
-        # Most keys of a long history rest: as bytes their values take a third of the memory.
-        self._at_work.pop(key.name, None)
+        self._at_work.pop(key.name, None)  # most keys rest: as bytes they take a third
         self._at_work[key.name] = key
         if len(self._at_work) > _AT_WORK:
             resting = self._at_work.pop(next(iter(self._at_work)))

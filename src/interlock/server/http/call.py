@@ -110,11 +110,9 @@ class Call:
         """Return the store's answer to a request of `core`."""
         return await self.hosted.base.session.driver.backend.perform_async(request)
 
-    def keep_refused(
-        self, refusal: object, agent: str, key: str, body: bytes, version: int | None
-    ) -> None:
+    def keep_refused(self, agent: str, key: str, body: bytes, version: int | None) -> None:
         """Keep a write that was refused with a conflict, for an operator to look at."""
-        if type(refusal).__name__ == "Conflict" and version and not is_reserved(key):
+        if version and not is_reserved(key):
             self.service.refused.keep(self.hosted.uid, agent, key, body, version)
 
     async def audit(self, what: str, **details: Json) -> None:

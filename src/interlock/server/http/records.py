@@ -72,7 +72,8 @@ async def put(call: Call) -> Response:
     except (Conflict, Fenced) as refused:
         done = await _done_before(call, key, "put", value)
         if done is None:
-            call.keep_refused(refused, call.agent, key, msgspec.json.encode(value), version)
+            if isinstance(refused, Conflict):
+                call.keep_refused(call.agent, key, msgspec.json.encode(value), version)
             raise
         return shown(done)
     return shown(written)

@@ -109,11 +109,11 @@ async def _committed(call: Call, request: requests.Commit) -> Any:
         outcome = await call.ask(request)
     elif not isinstance(outcome, refusals.Outdated):  # which the client answers by itself
         await call.ask(requests.Noted(outcome, plan.agent))
-    if isinstance(outcome, Refusal) and [each.kind for each in plan.writes] == [PUT]:
+    if isinstance(outcome, refusals.Conflict) and [each.kind for each in plan.writes] == [PUT]:
         key, body = plan.writes[0].key, plan.writes[0].body or ""
         (version,) = [each.version for each in plan.expects if each.key == key] or (None,)
         if not is_sealed(decode(body)):
-            call.keep_refused(outcome, plan.agent, key, body.encode(), version)
+            call.keep_refused(plan.agent, key, body.encode(), version)
     return _visible(call.identity, outcome)
 
 
