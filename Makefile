@@ -15,9 +15,12 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/demo.stamp ## agents destroy each other's work, and Interlock keeps it
 	$(BIN)/interlock simulate --plot demo.svg
 
+# Tests wait for disks and servers as long as they compute: two processes a core.
+AT_ONCE := -n $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN)) --dist loadfile --no-loadscope-reorder
+
 test: .venv/dev.stamp servers formal/node_modules/.stamp clients/typescript/dist/.stamp ## everything: lint, strict types, every test, the specs
 	$(MAKE) lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest $(AT_ONCE)
 	$(MAKE) specs
 
 quick: .venv/dev.stamp ## for daily work, under a minute: most of SQLite, a slice of PostgreSQL and Redis
@@ -48,7 +51,7 @@ contract: .venv/dev.stamp ## the contract suite on a store of yours: make contra
 
 # TESTS='tests/core tests/adapters' VERSIONS='--python 3.12' to run less
 matrix: servers | $(filter .venv-uv/%,$(UV)) ## every test on Python 3.11, 3.12 and 3.13, those that are found
-	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) -n auto --dist loadfile $(TESTS)
+	UV=$(UV) $(PYTHON) -m tools.matrix $(VERSIONS) $(AT_ONCE) $(TESTS)
 
 REDIS :=
 POSTGRES :=

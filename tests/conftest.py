@@ -33,6 +33,7 @@ settings.register_profile("quick", max_examples=20, deadline=None)
 # `make crewai` runs these in an environment of their own: CrewAI and openai-agents exclude each
 # other.
 collect_ignore = ["crewai"]
+LONGEST = ("tests/processes/", "tests/test_repository_docs.py", "tests/verify/")
 pytest_plugins = ["tests.facades", "interlock.verify.pytest"]
 
 
@@ -47,6 +48,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="CAPABILITY=REASON",
         help="what the store lacks, and why: tests that need it are skipped",
     )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what takes longest first, so that at the end no process waits for another's last file."""
+    items.sort(key=lambda item: not any(part in item.nodeid for part in LONGEST))
 
 
 @contextmanager

@@ -62,9 +62,26 @@ def langgraph(url: str) -> None:
         assert store.list_namespaces(prefix=("a",)) == [("a",)]
 
 
+def anthropic(url: str) -> None:
+    """Use the memory tool."""
+    import interlock
+    from interlock.adapters.claude import MemoryTool
+
+    with interlock.open(url) as space:
+        tool = MemoryTool(space, cache_control={"type": "ephemeral"})
+        assert tool.to_dict()["name"] == "memory"
+        path = "/memories/a.md"
+        tool.call({"command": "create", "path": path, "file_text": "one"})
+        tool.call({"command": "str_replace", "path": path, "old_str": "one", "new_str": "two"})
+        assert "two" in str(tool.call({"command": "view", "path": path}))
+        tool.call({"command": "delete", "path": path})
+
+
 def autogen(url: str) -> None:
     """Use the cache and the memory."""
     from autogen_core.memory import MemoryContent, MemoryMimeType
+    from autogen_core.model_context import ChatCompletionContext
+    from autogen_core.models import UserMessage
 
     import interlock
     from interlock.adapters import autogen as adapter
@@ -72,13 +89,35 @@ def autogen(url: str) -> None:
     async def remember(space: interlock.Space) -> None:
         memory = adapter.SharedMemory(space)
         await memory.add(MemoryContent(content="seen", mime_type=MemoryMimeType.TEXT))
-        assert [each.content for each in (await memory.query()).results] == ["seen"]
+        assert [each.content for each in (await memory.query("seen")).results] == ["seen"]
+        shown = adapter.SharedContext(url).dump_component()
+        context = ChatCompletionContext.load_component(shown)
+        await context.add_message(UserMessage(content="hello", source="user"))
+        assert len(await context.get_messages()) == 1
 
     with interlock.open(url) as space:
         cache = adapter.SharedCacheStore[int](space)
         cache.set("k", 1)
         assert (cache.get("k"), cache.update("k", lambda n: (n or 0) + 1)) == (1, 2)
         asyncio.run(remember(space))
+
+
+def claude_agent(url: str) -> None:
+    """Hold the contracts of a session store."""
+    from claude_agent_sdk.testing import run_session_store_conformance
+
+    import interlock
+    from interlock.adapters.claude import SessionStore
+
+    async def hold() -> None:
+        numbers = iter(range(100))
+
+        async def make() -> SessionStore:
+            return SessionStore(interlock.open(url, space=f"s{next(numbers)}"))
+
+        await run_session_store_conformance(make)
+
+    asyncio.run(hold())
 
 
 def openai_agents(url: str) -> None:
@@ -106,11 +145,19 @@ def openai_agents(url: str) -> None:
         session: Any = Session(space, "s")
         agent = Agent(name="a", model=Echo())
         for said in ("1 items", "3 items"):
-            assert (await Runner.run(agent, "hello", session=session)).final_output == said
+            result = await Runner.run(agent, "hello", session=session)
+            assert result.final_output == said
+            await session.store_run_usage(result)
         assert len(await session.get_items()) == 4
         await session.pop_item()
         assert len(await session.get_items(2)) == 2
+        assert (await session.get_conversation_turns())[1]["content"] == "hello"
+        await session.create_branch_from_turn(2)
+        assert (await session.get_session_usage())["total_turns"] == 2
+        await session.get_items()
         await session.clear_session()
+        with Session("s", url) as other:
+            assert await other.get_items() == []
 
     os.environ["OPENAI_AGENTS_DISABLE_TRACING"] = "1"
     with interlock.open(url) as space:
@@ -118,7 +165,7 @@ def openai_agents(url: str) -> None:
 
 
 def mcp(url: str) -> None:
-    """Call a tool of the server, in this process."""
+    """Call a tool of the server, in this process, and hear of what it changed."""
     from mcp import Client
 
     from interlock.server.mcp.agents import opened
@@ -126,8 +173,12 @@ def mcp(url: str) -> None:
 
     async def call() -> None:
         async with opened(url) as agents, Client(make_server(agents)) as client:
-            answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
-            assert answer.structured_content["ok"], answer
+            uri = "interlock://default/k"
+            async with client.listen(resource_subscriptions=[uri]) as changes:
+                answer: Any = await client.call_tool("create", {"key": "k", "value": 1})
+                assert answer.structured_content["ok"], answer
+                await anext(aiter(changes))
+            assert (await client.read_resource(uri)).contents
 
     import interlock.server.mcp.server  # noqa: F401  # what HTTP needs is there
 
@@ -330,9 +381,11 @@ def verify(url: str) -> None:
 
 
 SMOKES: dict[str, Callable[[str], None]] = {
+    "anthropic": anthropic,
     "autogen": autogen,
     "chroma": chroma,
     "cipher": cipher,
+    "claude-agent": claude_agent,
     "crewai": crewai,
     "langgraph": langgraph,
     "mcp": mcp,

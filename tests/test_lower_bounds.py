@@ -21,9 +21,11 @@ ASKED = {
 }
 # What imports the library of each extra that an adapter, a server or a store is for.
 USERS = {
+    "anthropic": "from interlock.adapters.claude import MemoryTool",
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",
     "cipher": "from interlock.cipher import SubjectCipher; SubjectCipher(None, str)",
+    "claude-agent": "from interlock.adapters.claude import SessionStore",
     "crewai": "import interlock.adapters.crewai",
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"

@@ -106,7 +106,7 @@ def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
 
 # They start many commands, or import a framework.
 SLOW = {"cli.md", "vectors.md", "torture.md", "mcp.md", "langgraph.md", "langgraph-store.md"}
-SLOW |= {"openai-agents.md", "autogen.md", "frameworks-kit.md"}
+SLOW |= {"openai-agents.md", "autogen.md", "claude.md", "frameworks-kit.md"}
 
 
 @pytest.mark.parametrize(

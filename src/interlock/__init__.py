@@ -51,6 +51,7 @@ from interlock.typed import upcast
 if TYPE_CHECKING:
     from interlock._async.breaker import AsyncBreaker
     from interlock._async.coordinator import AsyncCoordinator
+    from interlock._async.curator import AsyncCurator
     from interlock._async.events import AsyncEvents
     from interlock._async.files import AsyncFiles, AsyncFilesTx
     from interlock._async.group import AsyncGroup
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from interlock._async.worker import AsyncWorker
     from interlock._sync.breaker import Breaker
     from interlock._sync.coordinator import Coordinator
+    from interlock._sync.curator import Curator
     from interlock._sync.events import Events
     from interlock._sync.files import Files, FilesTx
     from interlock._sync.group import Group
@@ -113,6 +115,7 @@ __all__ = [
     "REDUCERS",
     "AsyncBreaker",
     "AsyncCoordinator",
+    "AsyncCurator",
     "AsyncEvents",
     "AsyncFiles",
     "AsyncFilesTx",
@@ -141,6 +144,7 @@ __all__ = [
     "Coordinator",
     "Copied",
     "Corrupt",
+    "Curator",
     "Deadlock",
     "Delivery",
     "Distribution",
@@ -236,6 +240,7 @@ __all__ = [
 _LATE = {
     "AsyncBreaker": "_async.breaker",
     "AsyncCoordinator": "_async.coordinator",
+    "AsyncCurator": "_async.curator",
     "AsyncEvents": "_async.events",
     "AsyncFiles": "_async.files",
     "AsyncFilesTx": "_async.files",
@@ -256,6 +261,7 @@ _LATE = {
     "CommitNotice": "observe.notices",
     "ConflictReport": "core.conflict_report",
     "Coordinator": "_sync.coordinator",
+    "Curator": "_sync.curator",
     "Copied": "core.transfer",
     "Delivery": "core.group",
     "Distribution": "observe.metrics",

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Self, TypeVar
 
 from interlock.backends import holder
 from interlock.backends.drive import SyncDriver, new_op_id
 from interlock.backends.joined import JoinedBackend, join
 from interlock.core.keys import check_name
+from interlock.core.pace import Pace, pace_of
 from interlock.core.records import Entry
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Steps, Think
@@ -122,9 +124,11 @@ class BaseSession:
 
     # Calls from inside a function that decides a write
 
-    def thought(self, key: str = "") -> Thought:
-        """Return the mark of a function that decides an update of `key`, or a transaction."""
-        return Thought(self.writer.space, key)
+    def thought(self, key: str = "", fn: object = None) -> Thought:
+        """Return the mark of a function that decides an update of `key`, or a transaction; of an
+        update with the pace of `fn`, which is learned where time passes."""
+        pace = pace_of(fn) if fn is not None and self.keeps_alive else None
+        return Thought(self.writer.space, key, pace)
 
     def inside(self, joined: BaseSession) -> Inside:
         """Mark this context as inside a transaction of the caller's that `joined` is part of."""
@@ -300,9 +304,10 @@ _insides: ContextVar[tuple[Inside, ...]] = ContextVar("interlock_joined", defaul
 class Thought:
     """A function that decides a write: of the key of an update, or in a transaction."""
 
-    def __init__(self, space: str, key: str = "") -> None:
+    def __init__(self, space: str, key: str = "", pace: Pace | None = None) -> None:
         self.space = space
         self.key = key
+        self.pace = pace
         self.state: Transaction | None = None
 
     def decides(self, key: object) -> bool:
@@ -349,11 +354,13 @@ _marks: ContextVar[tuple[_Mark, ...]] = ContextVar("interlock_thinking", default
 @contextmanager
 def _inside(thought: Thought) -> Iterator[None]:
     mark = _Mark(thought)
-    token = _marks.set((*_marks.get(), mark))
+    token, began = _marks.set((*_marks.get(), mark)), perf_counter()
     try:
         yield
     finally:
         mark.over = True
+        if thought.pace is not None:
+            thought.pace.took(perf_counter() - began)
         _marks.reset(token)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -120,3 +121,17 @@ def run_team(url: str, space: str, index: int, gate: Any, answers: Any) -> None:
         return "done"
 
     answers.put(asyncio.run(main()))
+
+
+def die_in_a_run(url: str, space: str, index: int, gate: Any, answers: Any) -> None:
+    """In a process: run a team in the conversation `c`, and die before its state is saved."""
+
+    async def main() -> None:
+        async with interlock.open_async(url, space=space, agent="dies") as opened:
+            mine = team()
+            async with team_state(opened, "c", mine, ttl=0.2):
+                await mine.run(task="lost")
+                answers.put("died")
+                os._exit(0)
+
+    asyncio.run(main())

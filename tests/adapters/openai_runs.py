@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,3 +70,19 @@ def run_once(url: str, space: str, wait: float | None, index: int, gate: Any, an
                 return type(problem).__name__
 
     answers.put(asyncio.run(main()))
+
+
+def die_in_a_run(url: str, space: str, index: int, gate: Any, answers: Any) -> None:
+    """In a process: run on the session `shared`, and die while the model is asked."""
+
+    class Dying(ScriptedModel):
+        async def get_response(self, *args: Any, **named: Any) -> Any:
+            answers.put("died")
+            os._exit(0)
+
+    async def main() -> None:
+        async with interlock.open_async(url, space=space, agent="dies") as opened:
+            by: Agent[Any] = Agent(name="dies", model=Dying([]))
+            await ask(Session(opened, "shared", ttl=0.2), "lost", by)
+
+    asyncio.run(main())

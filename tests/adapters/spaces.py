@@ -6,10 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 import interlock
 from tests.processes.writers import Place
 
 FACADES = ["async", "sync"]
+# Both APIs on SQLite, and one on each server: for tests of the fixture `space`.
+SHORT = pytest.mark.parametrize(
+    ("place", "space"),
+    [("sqlite", "async"), ("sqlite", "sync"), ("postgres", "async"), ("redis", "async")],
+    indirect=True,
+)
+ON_SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 
 
 @asynccontextmanager

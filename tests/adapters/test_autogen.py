@@ -4,24 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
+from autogen_agentchat.agents import AssistantAgent
 from autogen_core import CacheStore, Image
 from autogen_core.memory import Memory, MemoryContent, MemoryMimeType
-from autogen_core.model_context import UnboundedChatCompletionContext
+from autogen_core.model_context import ChatCompletionContext, UnboundedChatCompletionContext
 from autogen_core.models import SystemMessage, UserMessage
 from PIL import Image as Pictures
 
 import interlock
-from interlock.adapters.autogen import SharedCacheStore, SharedMemory, team_state
-from tests.adapters.autogen_teams import CountingModel, history, run_team, team
+from interlock.adapters.autogen import (
+    Persistence,
+    SharedCacheStore,
+    SharedConfig,
+    SharedContext,
+    SharedMemory,
+    team_state,
+)
+from tests.adapters.autogen_teams import CountingModel, die_in_a_run, history, run_team, team
+from tests.adapters.cuts import CUTS, Cut
 from tests.adapters.processes import Nursery
+from tests.adapters.spaces import FACADES, ON_SQLITE, SHORT, opened
 from tests.processes.writers import Place
 
 
@@ -257,13 +269,174 @@ async def test_a_cache_says_what_it_needs(space: Any) -> None:
 
 
 async def test_what_is_no_space_is_refused_when_it_is_given() -> None:
-    url: Any = "sqlite:///store.db"
-    for make in (SharedCacheStore, SharedMemory):
+    nothing: Any = 17
+    for make in (SharedCacheStore, SharedMemory, SharedContext, Persistence):
         with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
-            make(url)
+            make(nothing)
     with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
-        async with team_state(url, "c", team()):
+        async with team_state(nothing, "c", team()):
             pass
+    with pytest.raises(interlock.Invalid, match="k=0"):
+        SharedMemory(nothing, k=0)
+    with pytest.raises(interlock.Invalid, match="last=0"):
+        SharedContext(nothing, last=0)
+
+
+async def test_one_line_opens_a_space_and_closes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/teams.db"
+    async with Persistence(url, space="shop").run("c", mine := team()) as lease:
+        gc.collect()  # nobody refers to the persistence
+        assert lease.epoch > 0
+        await mine.run(task="a")
+    with Persistence(url, space="shop", agent="web") as persistence:
+        assert persistence.cache("answers").get("q") is None
+        async with persistence.run("c", mine := team()):
+            assert history(await mine.save_state()) == ["a", "seen 1"]
+        persistence.cache("answers").set("q", [1])
+        await persistence.memory("facts").add(MemoryContent(content="tea", mime_type="text/plain"))
+        await persistence.context().add_message(UserMessage(content="hello", source="user"))
+    with pytest.raises(interlock.Closed):
+        async with persistence.run("c", team()):
+            pass
+    cache: SharedCacheStore[Any] = SharedCacheStore(url, "answers", space="shop")
+    assert cache.get("q") == [1]
+    async with SharedMemory(url, "facts", space="shop") as memory:
+        assert len((await memory.query()).results) == 1
+    context = Persistence(url, space="shop").context()
+    assert len(await context.get_messages()) == 1
+    await memory.close()
+    with pytest.raises(interlock.Closed):
+        await memory.query()
+
+
+async def test_a_component_is_dumped_and_loaded(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/teams.db"
+    cache: SharedCacheStore[Any] = SharedCacheStore(url, "a", space="shop", on_conflict="keep")
+    cache.set("k", [1])
+    loaded: Any = CacheStore.load_component(cache.dump_component())
+    loaded.set("k", [2])  # it keeps what is there
+    assert loaded.get("k") == [1]
+    memory = SharedMemory(url, "facts", k=1, agent="web")
+    await memory.add(MemoryContent(content="likes tea", mime_type=MemoryMimeType.TEXT))
+    await memory.add(MemoryContent(content="likes wine", mime_type=MemoryMimeType.TEXT))
+    again: Memory = Memory.load_component(json.loads(memory.dump_component().model_dump_json()))
+    (found,) = (await again.query("tea")).results
+    assert found.content == "likes tea"
+    context = SharedContext(url, last=1)
+    for text in "ab":
+        await context.add_message(UserMessage(content=text, source="user"))
+    other = ChatCompletionContext.load_component(context.dump_component())
+    assert [each.content for each in await other.get_messages()] == ["b"]
+
+
+@ON_SQLITE
+def test_what_has_no_address_to_show_is_not_dumped(shared: interlock.Space) -> None:
+    with pytest.raises(interlock.Invalid, match="make it with a URL"):
+        SharedMemory(shared).dump_component()
+    secret = SharedMemory(shared)
+    for url in ("postgresql://me:secret@host/db", "postgresql://host/db?password=secret"):
+        secret._where = SharedConfig(url=url)
+        with pytest.raises(interlock.Invalid, match="password") as refused:
+            secret.dump_component()
+        assert "secret" not in str(refused.value)
+
+
+@SHORT
+async def test_a_query_finds_what_fits_it_best(space: Any) -> None:
+    memory = SharedMemory(space, k=2)
+    for text in ("The user likes tea", "The user is tall", "Tea is served at five", "Rome"):
+        await memory.add(MemoryContent(content=text, mime_type=MemoryMimeType.TEXT))
+    found = (await memory.query("when is tea served?")).results
+    assert [each.content for each in found] == ["Tea is served at five", "The user likes tea"]
+    assert (found[0].metadata or {})["score"] > (found[1].metadata or {})["score"] > 0
+    assert len((await memory.query("Rome", k=9, score_threshold=0.5)).results) == 1
+    assert len((await memory.query()).results) == 4
+    context = UnboundedChatCompletionContext()
+    await context.add_message(UserMessage(content="How tall?", source="user"))
+    told = await memory.update_context(context)
+    assert told.memories.results[0].content == "The user is tall"
+    by_length = SharedMemory(space, score=lambda query, texts: [len(text) for text in texts])
+    assert (await by_length.query("x")).results[-1].content == "Rome"
+
+
+@SHORT
+async def test_agents_share_a_context_and_keep_each_others_messages(space: Any) -> None:
+    one, two = SharedContext(space, "c"), SharedContext(space, "c")
+
+    async def add(context: SharedContext, name: str) -> None:
+        for n in range(3):
+            await context.add_message(UserMessage(content=f"{name}{n}", source=name))
+
+    await asyncio.gather(add(one, "a"), add(two, "b"))
+    said = [str(each.content) for each in await one.get_messages()]
+    assert [each for each in said if each.startswith("a")] == ["a0", "a1", "a2"]
+    assert len(said) == 6
+    saved = await one.save_state()
+    await two.add_message(UserMessage(content="since", source="b"))
+    await one.load_state(saved)  # what came since stays
+    assert len(await one.get_messages()) == 7
+    await SharedContext(space, "new").load_state(saved)
+    assert await SharedContext(space, "new").save_state() == saved
+    other = {"messages": [{"type": "UserMessage", "content": "else", "source": "c"}]}
+    with pytest.raises(interlock.Conflict):
+        await two.load_state(other)
+    await one.clear()
+    assert await two.get_messages() == []
+
+
+@SHORT
+async def test_an_assistant_goes_on_from_a_shared_context(space: Any) -> None:
+    for n in range(2):
+        context = SharedContext(space, "c")
+        assistant = AssistantAgent("assistant", CountingModel(), model_context=context)
+        answer = await assistant.run(task=f"task {n}")
+        assert answer.messages[-1].to_text() == f"seen {n + 1}"
+
+
+@pytest.mark.parametrize(
+    ("place", "facade", "cut"),
+    [
+        *(("sqlite", facade, cut) for facade in FACADES for cut in CUTS),
+        ("postgres", "async", CUTS[0]),
+        ("redis", "async", CUTS[0]),
+    ],
+    indirect=["place"],
+)
+async def test_a_run_that_is_cut_off_frees_the_conversation(
+    facade: str, cut: Cut, place: Place
+) -> None:
+    async with opened(facade, place, "us") as space:
+        begun = asyncio.Event()
+
+        async def hang() -> None:
+            async with team_state(space, "c", team()):
+                begun.set()
+                await asyncio.Event().wait()
+
+        running = asyncio.ensure_future(hang())
+        await begun.wait()
+        await cut(running)
+        await talk(space, "next", wait=0)
+        assert await stored(space) == ["next", "seen 1"]
+
+
+@SHORT
+async def test_two_that_resume_one_conversation_go_on_from_each_other(space: Any) -> None:
+    await talk(space, "begin")
+    await asyncio.gather(talk(space, "again"), asyncio.wait_for(talk(space, "again"), 30))
+    assert await stored(space) == ["begin", "seen 1", "again", "seen 2", "again", "seen 3"]
+
+
+@pytest.mark.slow
+@ON_SQLITE
+def test_a_process_that_dies_in_a_run_leaves_the_state_before_it(
+    nursery: Nursery, place: Place
+) -> None:
+    with interlock.open(place.url, space=place.space) as space:
+        asyncio.run(talk(space, "kept"))
+        assert nursery.together(die_in_a_run, 1, place.url, place.space) == ["died"]
+        asyncio.run(talk(space, "next"))  # once the lease has run out
+        assert asyncio.run(stored(space)) == ["kept", "seen 1", "next", "seen 2"]
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from agents import Agent, Runner, function_tool
 from agents.exceptions import AgentsException, UserError
 from agents.extensions.memory import EncryptedSession
 from agents.memory import Session as SessionProtocol
+from agents.memory.session import SessionABC
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
 import interlock
@@ -22,10 +25,20 @@ from interlock.adapters.openai_agents import (
     SessionHeld,
     SessionInvalid,
 )
-from interlock.adapters.openai_agents.session import Keys
+from interlock.adapters.openai_agents.history import Keys
 from interlock.adapters.space import awaitable
-from tests.adapters.openai_runs import QUIET, GatedModel, agent, ask, run_once, texts, user
+from tests.adapters.openai_runs import (
+    QUIET,
+    GatedModel,
+    agent,
+    ask,
+    die_in_a_run,
+    run_once,
+    texts,
+    user,
+)
 from tests.adapters.processes import Nursery
+from tests.adapters.spaces import ON_SQLITE, SHORT
 from tests.processes.writers import Place
 
 
@@ -280,6 +293,81 @@ async def test_two_requests_undo_once_wherever_they_read(space: Any) -> None:
             assert len(await alone(Session(space, "s").get_items())) == left
 
 
+@SHORT
+async def test_a_request_that_comes_again_goes_on_from_nobody_elses_undo(space: Any) -> None:
+    shared = Session(space, "s")
+    await alone(shared.add_items([user(str(n)) for n in range(4)]))
+
+    async def undo() -> None:
+        await shared.pop_item()
+        await shared.pop_item()
+
+    await alone(shared.get_items())  # as somebody is shown it
+    await alone(undo())
+    for again in (undo, shared.pop_item, shared.clear_session):
+        with pytest.raises(SessionConflict):
+            await alone(again())
+    assert texts(await Session(space, "s").get_items()) == ["0", "1"]
+
+
+@SHORT
+async def test_of_two_that_pop_the_item_they_were_shown_one_does(space: Any) -> None:
+    await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
+    undo = [Session(space, "s").pop_item(expected=user("3")) for _ in range(2)]
+    done = await asyncio.gather(*map(alone, undo), return_exceptions=True)
+    assert sorted(str(type(each)) for each in done) == sorted(map(str, (dict, SessionConflict)))
+    with pytest.raises(SessionConflict):
+        await alone(Session(space, "s").pop_item(expected=user("3")))
+    assert texts(await Session(space, "s").get_items()) == ["0", "1", "2"]
+
+
+async def test_one_line_opens_a_session_and_closes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db"
+    plain = Session("s", url, space="shop", agent="web")
+    assert isinstance(plain, SessionABC)
+    assert await ask(plain, "a") == "to a"
+    async with Session("s", url, space="shop") as second:
+        assert await alone(ask(second, "b")) == "to b"
+    with Session("s", url, space="shop") as third:
+        assert texts(await third.get_items()) == ["a", "to a", "b", "to b"]
+    async with plain.turn():  # of which another object of this address is a part
+        await Session("s", url, space="shop").add_items([user("c")])
+    for n in range(2):  # sessions that nobody else refers to
+        result = Runner.run_streamed(
+            agent(f"d{n}"), "d", session=Session("s", url, space="shop"), run_config=QUIET
+        )
+        gc.collect()
+        async for _ in result.stream_events():
+            pass
+        assert result.final_output == f"d{n}"
+    plain.close()
+    for closed in (plain, second, third):
+        with pytest.raises(interlock.Closed):
+            await closed.get_items()
+    with interlock.open(url, space="shop") as space:
+        assert await Session("s", space).get_items() == await Session(space, "s").get_items()
+        with Session(space, "s"):
+            pass
+        assert space.position()  # what was given stays open
+
+
+@SHORT
+async def test_a_session_that_has_expired_is_empty(space: Any) -> None:
+    def session(seconds: float) -> Session:
+        return Session(space, "s", session_ttl=seconds)
+
+    await session(60).add_items([user("1"), user("2")])
+    assert len(await session(60).get_items()) == 2
+    await session(0.02).add_items([user("3")])
+    while await session(60).get_items():
+        await asyncio.sleep(0)
+    assert await session(60).pop_item() is None
+    await session(60).add_items([user("new")])
+    assert texts(await session(60).get_items()) == ["new"]
+    scan = awaitable(space).scan(Keys.of("s").items)
+    assert len(await scan) == 1  # nothing is left of what has expired
+
+
 async def test_a_request_that_is_delivered_twice_pops_once(space: Any) -> None:
     await alone(Session(space, "s").add_items([user(str(n)) for n in range(4)]))
 
@@ -315,10 +403,12 @@ async def test_what_cannot_be_stored_is_said(space: Any) -> None:
     assert isinstance(refused.value, interlock.Invalid)
     with pytest.raises(SessionInvalid, match="not a string"):
         Session(space, 17)  # type: ignore[arg-type]  # that is what is refused
-    wrong: Any = ("s", "sqlite:///store.db"), ("s", space)
-    for arguments in wrong:
+    arguments: Any = ("s", None), (None, "s")
+    for wrong in arguments:
         with pytest.raises(SessionInvalid, match=r"interlock\.open\(url\)"):
-            Session(*arguments)
+            Session(*wrong)
+    with pytest.raises(SessionInvalid, match="session_ttl"):
+        Session(space, "s", session_ttl=0)
     assert await Session(space, "s").get_items() == []
 
 
@@ -345,6 +435,18 @@ async def test_wrapped_sessions_are_guarded_too(space: Any) -> None:
     model.may_answer.set()
     assert await running == "first"
     assert texts(await wrapped().get_items()) == ["one", "first"]
+
+
+@pytest.mark.slow
+@ON_SQLITE
+def test_a_process_that_dies_in_a_run_leaves_the_session_to_the_next(
+    nursery: Nursery, place: Place
+) -> None:
+    with interlock.open(place.url, space=place.space) as space:
+        assert nursery.together(die_in_a_run, 1, place.url, place.space) == ["died"]
+        session = Session(space, "shared", wait=None)  # until the lease has run out
+        assert asyncio.run(ask(session, "next")) == "to next"
+        assert texts(asyncio.run(session.get_items())) == ["lost", "next", "to next"]
 
 
 @pytest.mark.slow

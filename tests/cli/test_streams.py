@@ -89,6 +89,27 @@ def test_coordinating_once(call: Any, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "t import no_such:thing" in call(*base, "--reducer", "no_such:thing").stderr
 
 
+def test_a_curator_is_what_a_function_returns(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_memory.py").write_text(
+        "def curator(space):\n"
+        "    scope = lambda event: 'project' if event['n'] < 3 else 'x'\n"
+        "    return space.curator('contrib/', route=scope)\n"
+        "def other(space):\n    return space.coordinator('x', source='contrib/', merge='append')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    done = call("curator", "my_memory:curator", "--once", "--json")
+    assert json.loads(done.stdout)["merged"] == 2
+    assert [item["n"] for item in json.loads(call("get", "memory/project").stdout)] == [1, 2]
+    assert call("curator", "my_memory:curator", "--once").stdout.endswith(
+        "2 merged, 1 rejected, 0 duplicates\n"
+    )
+    wrong = call("curator", "my_memory:other", "--once")
+    assert (wrong.exit_code, "not space.curator(...)" in wrong.stderr) == (2, True)
+    assert call("curator", "my_memory", "--once").exit_code == 2
+
+
 def test_ctrl_c_ends_a_coordinator_and_frees_its_lease(url: str) -> None:
     command = (sys.executable, "-c", "from interlock.cli import main; main()", "coordinate")
     options = ("--into", "report", "--from", "contrib/", "--reducer", "append", "--json")

@@ -20,7 +20,7 @@ from tests.servers.service import Service
 # who need no pool.
 ASK_NOTHING_NEW = (
     *("runs", "breaker", "types", "schemas", "events", "partial_changes", "cipher"),
-    *("coordinator", "rules", "machines", "rebase", "observed", "bad_input"),
+    *("coordinator", "curator", "rules", "machines", "rebase", "observed", "bad_input"),
 )
 STORES = ("sqlite", "postgres", "redis")
 STORES_OF_MOST = (*STORES, "pgbouncer", "redis_cluster")

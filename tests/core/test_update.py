@@ -10,6 +10,7 @@ import pytest
 from interlock.core import refusals, transact, update, write
 from interlock.core.keys import encode
 from interlock.core.lease import take_lease
+from interlock.core.pace import Pace, pause_before
 from interlock.core.plan import Expect
 from interlock.core.records import Committed, Entry, Leaseholder, Record, Snapshot, Written, absent
 from interlock.core.refusals import (
@@ -127,7 +128,8 @@ def add_one(value: Any) -> Any:
 
 def updating(limits: Limits, fn: Callable[[Any], Any] = add_one, **rest: Any) -> Any:
     default, resumable = rest.pop("default", None), rest.pop("resumable", False)
-    return update.update(writer(**rest), "k", fn, default, limits, OP, resumable)
+    pace = rest.pop("pace", None)
+    return update.update(writer(**rest), "k", fn, default, limits, OP, resumable, pace=pace)
 
 
 JOINED: list[Any] = [place(rec(1, 1))]  # what turns="always" is answered first
@@ -278,6 +280,39 @@ def test_who_meets_a_queue_joins_it_before_thinking() -> None:
     script = Script(snap(ABSENT), *JOINED, run_fn, done("2", 2))
     script.play(updating(ALWAYS, resumable=True))
     assert script.kinds == ["Load", "TakeTurn", "Think", "Commit"]
+
+
+def test_who_thinks_quickly_tries_again_before_it_queues_and_gives_way_to_nobody() -> None:
+    quick = Pace(0.0)
+    script = Script(
+        *(snap(ABSENT, queued={"k": 1}), run_fn, conflict(rec(1, 1)), None),
+        *(snap(rec(5, 2)), run_fn, HELD, None),
+        *(snap(rec(6, 3)), run_fn, done("7", 4)),
+    )
+    assert script.play(updating(Limits(6, None, "auto"), pace=quick)).value == 7
+    assert script.kinds == ["Load", *["Think", "Commit", "Pause", "Load"] * 2, "Think", "Commit"]
+    assert script.plans == [(0, 0, False), (0, 2, False), (0, 3, False)]
+
+    beaten = conflict(rec(1, 1))
+    script = Script(snap(ABSENT), run_fn, beaten, place(rec(2, 2)), run_fn, done("3", 3))
+    assert script.play(updating(Limits(3, None, "auto"), pace=quick)).value == 3
+    assert script.kinds[3] == "TakeTurn", "half of the attempts are left"
+    assert script.plans[1:] == [(TICKET, 2, True)]
+
+
+def test_the_pause_of_who_thinks_quickly_is_its_own_and_grows() -> None:
+    first, *_, last = pauses = [pause_before("a", attempts) for attempts in range(1, 100)]
+    assert pauses == [pause_before("a", attempts) for attempts in range(1, 100)]
+    assert 0 < first < 0.001
+    assert 0.005 < max(pauses) < 0.01
+    assert last != pause_before("b", 99)
+
+
+def test_who_took_long_or_asks_for_turns_is_not_quick() -> None:
+    for limits, pace in ((AUTO, Pace(1.0)), (AUTO, Pace()), (NEVER, Pace(0.0))):
+        script = Script(snap(ABSENT, queued={}), run_fn, done("1"))
+        script.play(updating(limits, pace=pace))
+        assert script.plans == [(0, 0, limits is AUTO)]
 
 
 def test_without_turns_update_thinks_again_at_once_and_gives_way_to_nobody() -> None:

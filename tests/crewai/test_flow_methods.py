@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from crewai.flow.flow import Flow, start
+from crewai.flow import HumanFeedbackPending, human_feedback
+from crewai.flow.flow import Flow, listen, start
 from crewai.flow.persistence import persist
 from pydantic import BaseModel
 from stories import WAIT, approval_flow, at_once, meeting
@@ -173,3 +174,81 @@ def test_two_answers_that_both_loaded_the_question_act_once(space: interlock.Spa
     told = at_once(2, deliver)
     assert [type(each) for each in told if each] == [interlock.Conflict]
     assert len(done) == 1
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["pause only", "each method"])
+def test_a_model_that_waits_for_a_person_twice_acts_once_each(
+    local: interlock.Space, saved: bool
+) -> None:
+    persistence, done = Persistence(local), list[str]()
+
+    class Paid(BaseModel):
+        id: str = "trip"
+        paid: int = 0
+
+    class Ask:
+        def request_feedback(self, context: Any, flow: Any) -> str:
+            raise HumanFeedbackPending(context=context)
+
+    class Approval(Flow[Paid]):
+        initial_state = Paid
+
+        @start()
+        @human_feedback(message="Pay?", provider=Ask())
+        def propose(self) -> str:
+            return "pay 100"
+
+        @listen(propose)
+        @human_feedback(message="Sure?", provider=Ask())
+        def pay(self, answer: Any) -> str:
+            done.append(answer.feedback)
+            self.state.paid += 1
+            return "paid"
+
+        @listen(pay)
+        def thank(self, answer: Any) -> None:
+            done.append(answer.feedback)
+
+    flow = persist(persistence)(Approval) if saved else Approval
+    flow(persistence=persistence).kickoff()
+    late = flow.from_pending("trip", persistence)
+    going_on = flow.from_pending("trip", persistence)
+    going_on.resume("yes")
+    with pytest.raises(interlock.Conflict), typed_errors():
+        late.resume("yes, late")
+    going_on.resume("sure")
+    with pytest.raises(ValueError, match="No pending"):
+        flow.from_pending("trip", persistence)
+    assert done == ["yes", "sure"]
+
+
+def test_of_two_runs_that_ask_at_once_with_equal_states_one_does(local: interlock.Space) -> None:
+    persistence, think = Persistence(local), meeting(2)
+
+    class Asks(BaseModel):
+        id: str = ""
+
+    class Ask:
+        def request_feedback(self, context: Any, flow: Any) -> str:
+            think()
+            raise HumanFeedbackPending(context=context)
+
+    @persist(persistence)
+    class Both(Flow[Asks]):
+        initial_state = Asks
+
+        @start()
+        @human_feedback(message="Pay?", provider=Ask())
+        def propose(self) -> str:
+            return "pay 100"
+
+    persistence.save_state("trip", "begin", {"id": "trip"})
+
+    def run(_: int) -> None:
+        with typed_errors():
+            Both().kickoff(inputs={"id": "trip"})
+
+    told = at_once(2, run)
+    assert sorted(str(type(each)) for each in told) == sorted(
+        map(str, (type(None), interlock.Conflict))
+    )

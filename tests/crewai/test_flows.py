@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from crewai.flow.flow import Flow, listen, start
 from crewai.flow.persistence import persist
 from crewai.flow.persistence.factory import set_flow_persistence_factory
 from pydantic import BaseModel
-from stories import WAIT, at_once, kickoff, meeting, no_thought, notes_flow
+from stories import WAIT, approval_flow, at_once, kickoff, meeting, no_thought, notes_flow
 
 import interlock
 from interlock.adapters.crewai import Persistence, typed_errors
@@ -79,6 +80,24 @@ async def test_a_task_cancelled_while_it_waits_leaves_no_lease(local: interlock.
             await waiting
     async with asyncio.timeout(WAIT), persistence.run("trip") as run:
         assert run.epoch >= 2
+
+
+async def test_a_run_that_is_cut_off_leaves_the_flow_to_the_next_at_once(
+    local: interlock.Space,
+) -> None:
+    persistence, begun = Persistence(local), asyncio.Event()
+
+    async def hang() -> None:
+        async with persistence.run("trip"):
+            begun.set()
+            await asyncio.Event().wait()
+
+    hanging = asyncio.create_task(hang())
+    await begun.wait()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hanging, 0)
+    async with persistence.run("trip", wait=0) as run:
+        assert run.inputs == {"id": "trip"}
 
 
 def test_a_kickoff_outside_the_run_block_is_held_back(space: interlock.Space) -> None:
@@ -213,6 +232,51 @@ def test_a_class_derived_from_it_is_guarded_the_same(local: interlock.Space) -> 
     flow = notes_flow(Mine(local), meeting(2))
     told = at_once(2, lambda n: kickoff(flow, str(n)))
     assert [type(each.__cause__) for each in told if each] == [interlock.Conflict]
+
+
+def test_whichever_thread_saves_it_is_the_flow_that_saves(local: interlock.Space) -> None:
+    class Elsewhere(Persistence):
+        def save_state(self, *arguments: Any, **named: Any) -> None:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(super().save_state, *arguments, **named).result()
+
+    persistence = Elsewhere(local)
+    flow = notes_flow(persistence, no_thought)()
+    for who in "ab":
+        flow.kickoff(inputs={"who": who})
+    kickoff(notes_flow(persistence, no_thought), "c", flow.flow_id)
+    with pytest.raises(interlock.Conflict), typed_errors():
+        flow.kickoff(inputs={"who": "late"})
+    assert (persistence.load_state(flow.flow_id) or {})["notes"] == ["a", "b", "c"]
+
+
+def test_one_line_opens_a_persistence_and_closes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    with Persistence(url, space="travel", agent="crew") as persistence:
+        kickoff(notes_flow(persistence, no_thought), "a")
+    with pytest.raises(interlock.Closed):
+        persistence.load_state("trip")
+    flow = notes_flow(Persistence(url, space="travel"), meeting(2))
+    told = at_once(2, lambda n: kickoff(flow, str(n)))
+    assert [type(each.__cause__) for each in told if each] == [interlock.Conflict]
+    with interlock.open(url, space="travel") as space:
+        assert len((Persistence(space).load_state("trip") or {})["notes"]) == 2
+
+
+def test_each_flow_may_get_a_persistence_of_its_own(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    set_flow_persistence_factory(lambda: Persistence(url))
+    done = list[str]()
+    try:
+        asked = approval_flow(Persistence(url), done, saved=True)()
+        asked.kickoff()
+        flow = type(asked)
+        flow.from_pending(asked.flow_id).resume("yes")
+        with pytest.raises(ValueError, match="No pending feedback"):
+            flow.from_pending(asked.flow_id)
+    finally:
+        set_flow_persistence_factory(None)
+    assert done == ["yes"]
 
 
 def test_called_by_hand_it_compares_with_what_was_loaded(local: interlock.Space) -> None:

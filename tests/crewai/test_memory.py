@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from crewai.memory.unified_memory import Memory
 from stories import WAIT, at_once
 
 import interlock
-from interlock.adapters.crewai import MemoryStorage, Persistence
+from interlock.adapters.crewai import MemoryStorage, Persistence, SharedMemory
 
 WEATHER, HOTEL, FLIGHT = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.8, 0.6, 0.0]
 NOON = datetime(2026, 5, 1, 12)
@@ -226,12 +227,13 @@ def test_a_memory_that_was_not_read_is_not_replaced(space: interlock.Space) -> N
 
 
 def test_what_is_no_space_is_refused_when_it_is_given() -> None:
-    url: Any = "sqlite:///store.db"
-    for make in (MemoryStorage, Persistence):
+    nothing: Any = 17
+    makers: Any = (MemoryStorage, Persistence, SharedMemory)
+    for make in makers:
         with pytest.raises(interlock.Invalid, match=r"interlock\.open\(url\)"):
-            make(url)
-    with pytest.raises(interlock.Invalid, match="unread"):
-        MemoryStorage(url, unread="maybe")  # type: ignore[arg-type]  # that is what is refused
+            make(nothing)
+        with pytest.raises(interlock.Invalid, match="unread"):
+            make(nothing, unread="maybe")
 
 
 def embed(texts: list[str]) -> list[list[float]]:
@@ -253,3 +255,16 @@ def test_agents_remember_through_it(local: interlock.Space) -> None:
     shared.update(found.record.id, content="The hotel is free")
     assert [each.content for each in shared.list_records()] == ["The hotel is free"]
     assert shared.forget(scope="/trip") == 1
+
+
+def test_one_line_shares_a_memory(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    with SharedMemory(url, space="team", embedder=embed, consolidation_threshold=1.0) as mine:
+        mine.remember("The hotel is full", scope="/", categories=["bed"], importance=0.5)
+    theirs = SharedMemory(url, space="team", embedder=embed)
+    assert [each.content for each in theirs.list_records()] == ["The hotel is full"]
+    theirs.close()
+    with pytest.raises(interlock.Closed):
+        mine.list_records()
+    with MemoryStorage(url, space="team") as storage:
+        assert copy.deepcopy(storage).count() == 1

@@ -65,7 +65,7 @@ def test_a_reader_that_sleeps_while_many_versions_come_takes_none_for_an_edit(
         found = look(name, folder)
         monkeypatch.setattr(disk, "look", look)
         for number in range(30):
-            theirs.update("plan.md", lambda _, number=number: f"version {number}")
+            theirs.write(theirs.read("plan.md"), f"version {number}")
         return found
 
     theirs.update("plan.md", lambda _: "seen by the reader, noted by nobody")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -19,11 +20,13 @@ import sqlalchemy
 
 import interlock
 from interlock import guards
+from interlock.core.pace import QUICK
 from tests.guards import snippets
 from tests.guards.documents import Atomic
 from tests.guards.snippets import Once
 
 PATIENCE = 600.0  # seconds
+THOUGHT = 2 * QUICK  # seconds: who thinks for less would rather think twice than wait
 FAILURES = (
     snippets.Refused,
     interlock.Refused,
@@ -70,6 +73,7 @@ def contend(rival: Rival, agents: int) -> Figures:
             if first:
                 first = False
                 all_read.wait(PATIENCE)
+            time.sleep(THOUGHT)
             return {**value, "n": value["n"] + 1}
 
         try:

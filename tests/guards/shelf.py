@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import uuid
 from typing import Any
 
@@ -14,6 +15,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.there: dict[str, tuple[str, Any]] = {}
+        self._lock = threading.Lock()
 
     def put(self, key: str, value: Any) -> str:
         """Store a value under a new ETag."""
@@ -26,12 +28,13 @@ class Shelf:
 
     def replace(self, key: str, tag: str | None, value: Any) -> object:
         """Replace what has this ETag."""
-        if self.there.get(key, (None, None))[0] != tag:
-            return guards.CONFLICT
-        if value is guards.ABSENT:
-            del self.there[key]
-            return None
-        return self.put(key, value)
+        with self._lock:
+            if self.there.get(key, (None, None))[0] != tag:
+                return guards.CONFLICT
+            if value is guards.ABSENT:
+                del self.there[key]
+                return None
+            return self.put(key, value)
 
     async def load_async(self, key: str) -> tuple[str, Any] | None:
         """The same, awaited."""

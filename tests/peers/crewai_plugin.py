@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 os.environ.update(
     CREWAI_DISABLE_TELEMETRY="true", CREWAI_DISABLE_TRACKING="true", OTEL_SDK_DISABLED="true"
 )
+# Else a store that an earlier run has left in the user's own folder.
+os.environ.setdefault("CREWAI_STORAGE_DIR", tempfile.mkdtemp(prefix="interlock-peers-crewai-"))
 
 import crewai.flow.persistence
 import crewai.flow.persistence.sqlite

@@ -90,6 +90,20 @@ SUITES = (
         stores=("sqlite",),
     ),
     Suite(
+        name="anthropic",
+        package="anthropic",
+        version="2.14.0",
+        sha256="afb02f4df8efba429ff769bbfd71340d8b244b41ba42c073a45cc307702549fe",
+        tests=74,
+        arguments=(
+            *("--noconftest", "-c", os.devnull, "--rootdir", ".", "--import-mode=importlib"),
+            *("-o", "asyncio_mode=auto", "tests/lib/tools/memory_tools/test_filesystem.py"),
+        ),
+        matching="not symlink and not umask",  # these are about a file system, and we need none
+        plugin="anthropic_plugin",
+        environment=".venv",
+    ),
+    Suite(
         name="crewai",
         package="crewai",
         version="1.15.30",

@@ -14,6 +14,8 @@ from tests.repository import ROOT, files, name_of
 NAMES = (
     "approval",
     "autogen_teams",
+    "curator",
+    "claude_memory",
     "langgraph_memory",
     "langgraph_thread",
     "mcp_two_clients",
@@ -61,6 +63,22 @@ def test_three_agents_write_an_article(url: str) -> None:
     others = {"article-1": "planner", "article-1.text": "writer"}
     assert found["agents"] == researched | others
     assert found["notes"] == 3
+
+
+def test_a_curator_keeps_each_memory_once_and_no_guesses(url: str) -> None:
+    found = importlib.import_module("curator").main(url)
+    assert len(found["straight"]) == 2, "of six"
+    texts = {
+        key: [memory["text"] for memory in memories]
+        for key, memories in found["curated"]["memories"].items()
+    }
+    assert texts == {
+        "memory/agent": ["run the tests before a commit"],
+        "memory/project": ["deploys on Fridays fail"],
+        "memory/user/kim": ["likes short answers"],
+    }
+    assert sorted(found["curated"]["rejected"]) == ["KeyError: 'text'", "it is a guess"]
+    assert "curator" in found["curated"]["refused"]
 
 
 def test_an_order_is_typed_all_the_way(url: str) -> None:
@@ -114,6 +132,14 @@ def test_teams_of_autogen_keep_what_was_said(url: str) -> None:
     found = importlib.import_module("autogen_teams").main(url)
     assert found["ours"] == 12
     assert found["theirs"] < 12
+
+
+def test_agents_of_claude_keep_each_other_s_edits(url: str) -> None:
+    found = importlib.import_module("claude_memory").main(url)
+    assert found["ours"] == (6, 6)
+    acknowledged, kept = found["theirs"]
+    assert acknowledged == 6
+    assert kept < 6
 
 
 def test_agents_of_openai_share_a_session(url: str) -> None:

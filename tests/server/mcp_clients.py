@@ -8,7 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -111,19 +111,26 @@ async def in_a_task(context: AbstractAsyncContextManager[Tools]) -> AsyncIterato
 
 @asynccontextmanager
 async def here(
-    place: Place, name: str | None = "us", read_only: bool = False, **options: Any
+    place: Place,
+    name: str | None = "us",
+    read_only: bool = False,
+    profile: str = "space",
+    client: Mapping[str, Any] = {},
+    **options: Any,
 ) -> AsyncIterator[Tools]:
     """Connect a client to a server in this process."""
     async with (
         opened(place.url, place.space, name, **options) as agents,
-        using(client_of(agents, read_only)) as tools,
+        using(client_of(agents, read_only, profile, **client)) as tools,
     ):
         yield tools
 
 
-def client_of(agents: Agents, read_only: bool = False) -> Client:
+def client_of(
+    agents: Agents, read_only: bool = False, profile: str = "space", **options: Any
+) -> Client:
     """Return a client of a server in this process, not yet connected."""
-    return Client(make_server(agents, read_only))
+    return Client(make_server(agents, read_only, profile), **options)
 
 
 def on_stdio(place: Place, *options: str, client: str = "tester", mode: str = "auto") -> Client:

@@ -16,6 +16,7 @@ import pytest
 from interlock import Space, Tx
 from interlock.backends.sqlite import SQLiteBackend
 from interlock.core import update
+from interlock.core.pace import Pace
 from interlock.core.records import Record
 from interlock.core.requests import LogPage, ReadLog, Steps, Think
 from interlock.core.update import Limits
@@ -158,6 +159,24 @@ def test_updates_that_always_queue_and_stall(
     )
     faults = f"one stall, {crashes} crashes, {lost_replies} lost replies"
     pin(f"update in turn: {len(agents)} agents, {faults}", explored, pinned)
+
+
+def test_quick_updates_that_try_again_before_they_queue(pin: Pin) -> None:
+    limits = Limits(4, None, "auto")
+
+    def quickly(name: str) -> object:
+        return protocol_agent(
+            lambda writer: update.update(
+                *(writer, "count", lambda n: n + 1, 0, limits, f"{name}-1", False), pace=Pace(0.0)
+            )
+        )
+
+    explored = explore(
+        {"a": quickly("a"), "b": quickly("b"), "waits": increment_in_turn},
+        invariants=every_write_counts,
+        final=everybody_alive_has_counted,
+    )
+    pin("update: two quick agents, and one in turn", explored, (36_582, 4_687))
 
 
 def test_a_writer_from_outside_the_queue(pin: Pin) -> None:

@@ -146,11 +146,15 @@ class AsyncGuard:
         self.session.check_write(key)
         concurrency.check_function(fn, "fn")
         view = Typed(type)
-        think = self.session.thought(key).marked(view.deciding(fn, key, default))
+        thought = self.session.thought(key, fn)
+        think = thought.marked(view.deciding(fn, key, default))
         limits, name = Limits(attempts, patience, turns), self.session.op_id()
         given = view.default(default, key)
         steps = update.update(
-            self.session.writer, key, think, given, limits, name, resumable=False, touch=False
+            *(self.session.writer, key, think, given, limits, name),
+            resumable=False,
+            touch=False,
+            pace=thought.pace,
         )
         return view.record(await self.session.run(steps, ("update", key)))
 

@@ -1,8 +1,8 @@
-"""What follows the log of a space: groups, coordinators, projections, streams of events."""
+"""What follows the log of a space: groups, coordinators, curators, projections, events."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from interlock.errors import accepted
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeForm
 
     from interlock._async.coordinator import AsyncCoordinator
+    from interlock._async.curator import AsyncCurator
     from interlock._async.events import AsyncEvents
     from interlock._async.group import AsyncGroup
     from interlock._async.projection import AsyncProjection
@@ -113,6 +114,48 @@ class AsyncStreams:
 
         todo = accepted(job(into, source, merge, validate, dedupe, initial, name, on_error))
         return AsyncCoordinator(self.session, todo, ttl, wait)
+
+    def curator(
+        self,
+        source: str,
+        *,
+        validate: Callable[[Any], Any] | None = None,
+        dedupe: str | Callable[[Any], Any] | None = "content",
+        route: Callable[[Any], Any] | None = None,
+        scopes: Iterable[str] = ("project", "user", "agent"),
+        type: TypeForm[Any] | None = None,
+        effect: bool = False,
+        slots: int = 1,
+        merge: Callable[[Any, Any], Any] | Reducer | str = "append",
+        initial: Any = None,
+        into: str = "memory",
+        agent: str = "curator",
+        name: str = "curator",
+        ttl: float = 30.0,
+        wait: float | None = None,
+    ) -> AsyncCurator:
+        """Return a curator, which merges the events under `source` into keys such as
+        `memory/project`.
+
+        `route(event)` returns the scope that an event belongs to, or several (None: its field
+        `scope`): one of `scopes`, or a path below one, such as `user/anna`.  `validate`, `dedupe`,
+        `merge`, `initial`, `ttl` and `wait` are those of `coordinator`.  An event that is not
+        valid, has no such scope, or that a function raises an error for is rejected: it is kept
+        with the reason, and the others go on.  `type` is what these functions are given an event
+        as (None: as JSON has it); one that does not fit is rejected.  `merge` is given it as JSON.
+        `effect`: `validate` calls a service, such as a language model; each verdict is recorded,
+        and not asked for again after a crash.  `slots`: how many events it is asked about at the
+        same time; they are merged in order.
+
+        It commits as `agent`, and makes itself the owner of `into` and of its own keys, which
+        begin with `name`: others only read them.  Curators of one name stand by for each other.
+        """
+        from interlock._async.curator import AsyncCurator
+        from interlock.streams.curator import job
+
+        what = (source, validate, dedupe, route, scopes, into, merge, initial)
+        todo = accepted(job(*what, name, effect, slots, type))
+        return AsyncCurator(self.session.under_name(agent), todo, ttl, wait, slots)
 
     def projection(
         self,

@@ -27,7 +27,7 @@ class Coordinator:
         self._job = job
         self._ttl = ttl
         self._wait = wait
-        for fn in filter(callable, (job.merge, job.validate, job.dedupe)):
+        for fn in filter(callable, (job.merge, job.validate, job.dedupe, job.route)):
             concurrency.check_function(fn, f"{fn!r:.60}")
 
     @property

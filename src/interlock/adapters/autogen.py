@@ -1,21 +1,27 @@
-"""AutoGen: state of teams, memory and caches that several teams, processes and hosts may share.
+"""AutoGen: state of teams, memories, contexts and caches that teams, processes and hosts share.
 
 The state of a conversation is the key `autogen/state/<name>`, whose lease a team has while it runs.
-Each entry of a memory is a key `autogen/memory/<name>/<random>`, each one of a cache a key
-`autogen/cache/<name>/<key>`.  Names are quoted, and hashed if they are long.
+Each content of a memory is a key `autogen/memory/<name>/<random>`, each message of a context a key
+`autogen/context/<name>/<random>`, each value of a cache a key `autogen/cache/<name>/<key>`.  Names
+are quoted, and hashed if they are long.
 """
 
 from __future__ import annotations
 
 import base64
+import math
+import re
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from urllib.parse import urlsplit
 
 from interlock import AsyncLease, AsyncSpace, Conflict, Invalid, Json, Lease, Record, Space
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import (
+    Closing,
+    Opening,
     awaitable,
     checked,
     commit,
@@ -30,7 +36,7 @@ from interlock.adapters.space import (
 from interlock.extras import needs
 
 with needs("AutoGen", "autogen"):
-    from autogen_core import CacheStore, CancellationToken, Image
+    from autogen_core import CacheStore, CancellationToken, Component, ComponentBase, Image
     from autogen_core.memory import (
         Memory,
         MemoryContent,
@@ -38,18 +44,71 @@ with needs("AutoGen", "autogen"):
         MemoryQueryResult,
         UpdateContextResult,
     )
-    from autogen_core.model_context import ChatCompletionContext
-    from autogen_core.models import SystemMessage
+    from autogen_core.model_context import ChatCompletionContext, ChatCompletionContextState
+    from autogen_core.models import LLMMessage, SystemMessage
     from pydantic import BaseModel
 
-__all__ = ["SharedCacheStore", "SharedMemory", "team_state"]
+__all__ = ["Persistence", "SharedCacheStore", "SharedContext", "SharedMemory", "team_state"]
 
 T = TypeVar("T")
 _NOT_NAMED = object()
 
 
-class SharedCacheStore(CacheStore[T]):
-    """A cache store of AutoGen in a space from `interlock.open`.
+class SharedConfig(BaseModel):
+    """What `dump_component` says of a component: where it is kept, and its options."""
+
+    url: str
+    space: str = "default"
+    agent: str | None = None
+    name: str = "default"
+    options: dict[str, Any] = {}
+
+
+class _Shared(Opening, ComponentBase[BaseModel], Component[SharedConfig]):
+    """A component of AutoGen in a space; it has a configuration if it was made with a URL."""
+
+    component_type: ClassVar[str] = "interlock"  # each has AutoGen's own
+    component_config_schema = SharedConfig
+    owner: object = None
+    _name: str
+    _where: SharedConfig | None
+
+    def _at(
+        self,
+        where: Space | AsyncSpace | str,
+        name: str,
+        space: str,
+        agent: str | None,
+        **options: object,
+    ) -> Space | AsyncSpace:
+        opened = checked(self._opened(where, space, agent), type(self).__name__)
+        self._name = name
+        self._where = None
+        if isinstance(where, str):
+            self._where = SharedConfig(
+                url=where, space=space, agent=agent, name=name, options=options
+            )
+        return opened
+
+    def _to_config(self) -> SharedConfig:
+        """Return what `dump_component` shows.  Raises Invalid if there is no URL to show."""
+        if self._where is None:
+            raise Invalid("It was given an open space: make it with a URL to dump it.")
+        parts = urlsplit(self._where.url)
+        if parts.password or "password" in parts.query.lower():
+            raise Invalid("Its URL has a password. Dump it with the password in the environment.")
+        return self._where
+
+    @classmethod
+    def _from_config(cls, config: SharedConfig) -> Self:
+        return cls(
+            config.url, config.name, space=config.space, agent=config.agent, **config.options
+        )  # type: ignore[call-arg]  # of each component
+
+
+class SharedCacheStore(_Shared, CacheStore[T]):
+    """A cache store of AutoGen in a space: `SharedCacheStore(url, name)`, or with a space from
+    `interlock.open` in its place.
 
     `set` writes if nothing is there, or over what its caller has read: the dict, list or text that
     `get` returned carries its version, so pass that back, changed or not, or name it:
@@ -60,17 +119,22 @@ class SharedCacheStore(CacheStore[T]):
     Values are JSON; a pydantic model is stored as JSON, and `get` returns that.
     """
 
+    component_type = "cache_store"
+
     def __init__(
         self,
-        space: Space,
+        where: Space | str,
         name: str = "default",
         *,
         on_conflict: Literal["raise", "keep"] = "raise",
         unread: Literal["refuse", "overwrite"] = "refuse",
+        space: str = "default",
+        agent: str | None = None,
     ) -> None:
         one_of("on_conflict", on_conflict, "raise", "keep")
         one_of("unread", unread, "refuse", "overwrite")
-        self._space = synchronous(space, "SharedCacheStore")
+        opened = self._at(where, name, space, agent, on_conflict=on_conflict, unread=unread)
+        self._space = synchronous(opened, "SharedCacheStore")
         self._prefix = f"autogen/cache/{quoted(name)}/"
         self._keeps = on_conflict == "keep"
         self._overwrites = unread == "overwrite"
@@ -78,7 +142,7 @@ class SharedCacheStore(CacheStore[T]):
     def get(self, key: str, default: T | None = None) -> T | None:
         """Return the value of `key`, or `default` if there is none."""
         record = self._space.read(self._key(key))
-        return _carrying(record) if record.exists else default
+        return _carrying(record.value, Observed.of(record)) if record.exists else default
 
     def set(self, key: str, value: T, *, base: object = _NOT_NAMED) -> None:
         """Store `value`.  `base` is what `get` returned, if `value` does not carry its version;
@@ -97,7 +161,8 @@ class SharedCacheStore(CacheStore[T]):
 
         Raises as `Space.update` does.
         """
-        stored: T = _carrying(self._space.update(self._key(key), lambda value: _json(fn(value))))
+        record = self._space.update(self._key(key), lambda value: _json(fn(value)))
+        stored: T = _carrying(record.value, Observed.of(record))
         return stored
 
     def _set(self, fresh: Record, value: Any, base: object) -> None:
@@ -120,18 +185,16 @@ class SharedCacheStore(CacheStore[T]):
 class _List(list[Json]):
     """A JSON array that carries the version it was read at."""
 
-    def __init__(self, items: Iterable[Json], observed: Observed) -> None:
-        super().__init__(items)
-        self.observed = observed
+    observed: Observed
 
-    def copy(self) -> Self:
+    def copy(self) -> Any:
         """Return a shallow copy, read at the same version."""
-        return type(self)(self, self.observed)
+        return _carrying([*self], self.observed)
 
     __copy__ = copy
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), ([*self], self.observed)
+        return _carrying, ([*self], self.observed)
 
 
 class _Text(str):
@@ -140,23 +203,18 @@ class _Text(str):
     observed: Observed
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _text, (str(self), self.observed)
+        return _carrying, (str(self), self.observed)
 
 
-def _text(text: str, observed: Observed) -> _Text:
-    made = _Text(text)
-    made.observed = observed
-    return made
-
-
-def _carrying(record: Record) -> Json:
-    """Return the value of a record, with its version if it can carry one."""
-    value, version = record.value, Observed.of(record)
+def _carrying(value: Json, version: Observed) -> Any:
+    """Return a value with the version that it was read at, if it can carry one."""
     if isinstance(value, dict):
         return ObservedDict(value, version)
-    if isinstance(value, list):
-        return _List(value, version)
-    return _text(value, version) if isinstance(value, str) else value
+    if not isinstance(value, list | str):
+        return value
+    made = _List(value) if isinstance(value, list) else _Text(value)
+    made.observed = version
+    return made
 
 
 def _json(value: object) -> Json:
@@ -166,69 +224,194 @@ def _json(value: object) -> Json:
     return [_json(each) for each in value] if isinstance(value, list) else value
 
 
-class SharedMemory(Memory):
-    """A memory of AutoGen in a space, in the order in which contents were added.
+class _Entries(_Shared):
+    """What many add to, in the order in which it was added."""
 
-    Like AutoGen's `ListMemory`, a query returns everything, and `update_context` adds everything as
-    one system message.  Its place is a space, so it has no component configuration.
-    """
-
-    def __init__(self, space: Space | AsyncSpace, name: str = "default") -> None:
-        self._space = checked(space, "SharedMemory")
-        self._calls = awaitable(self._space)
-        self._name = name
-        self._prefix = f"autogen/memory/{quoted(name)}/"
+    _space: Space | AsyncSpace
+    _prefix: str
 
     @property
     def name(self) -> str:
-        """The name of the memory: the same for all who share it."""
+        """The name: the same for all who share it."""
         return self._name
+
+    async def clear(self) -> None:
+        """Delete what is there now; what others add meanwhile stays."""
+
+        async def delete(calls: AsyncSpace) -> None:
+            while True:
+                found = await calls.scan(self._prefix)
+                try:
+                    await commit(calls, [("delete", record) for record in found.values()])
+                    return
+                except Conflict:
+                    continue  # somebody else clears it, too
+
+        await run_async(self._space, delete(awaitable(self._space)))
+
+    async def close(self) -> None:
+        """Close the space if this has opened it."""
+        await self.__aexit__()
+
+    async def _add(self, values: Iterable[Json]) -> None:
+        for value in values:
+            made = awaitable(self._space).create(f"{self._prefix}{uuid.uuid4().hex}", value)
+            await run_async(self._space, made)
+
+    async def _all(self) -> list[Record]:
+        found = await run_async(self._space, awaitable(self._space).scan(self._prefix))
+        return sorted(found.values(), key=lambda record: record.position)
+
+
+class SharedMemory(_Entries, Memory):
+    """A memory of AutoGen in a space: `SharedMemory(url, name)`, or with a space in its place.
+
+    A query returns everything, what fits it best first, or `k` contents (`score_threshold`: that
+    fit at least so well, from 0 to 1).  `update_context` adds everything as one system message, as
+    AutoGen's `ListMemory` does, or the `k` contents that fit the last message best.
+
+    What fits is counted in words, rare ones for more; `score(query, texts)` takes its place, such
+    as a model of embeddings.
+    """
+
+    component_type = "memory"
+
+    def __init__(
+        self,
+        where: Space | AsyncSpace | str,
+        name: str = "default",
+        *,
+        k: int | None = None,
+        score_threshold: float = 0.0,
+        score: Callable[[str, Sequence[str]], Sequence[float]] | None = None,
+        space: str = "default",
+        agent: str | None = None,
+    ) -> None:
+        if k is not None and k < 1:
+            raise Invalid(f"k={k!r:.40} is not a number of contents from 1")
+        self._space = self._at(where, name, space, agent, k=k, score_threshold=score_threshold)
+        self._prefix = f"autogen/memory/{quoted(name)}/"
+        self._k, self._threshold, self._score = k, score_threshold, score or _by_words
 
     async def add(
         self, content: MemoryContent, cancellation_token: CancellationToken | None = None
     ) -> None:
         """Add a content.  Never conflicts.  Raises Invalid if it is no JSON, or too large."""
-        key = f"{self._prefix}{uuid.uuid4().hex}"
-        await run_async(self._space, self._calls.create(key, _packed(content)))
+        await self._add([_packed(content)])
 
     async def query(
         self,
         query: str | MemoryContent = "",
         cancellation_token: CancellationToken | None = None,
+        *,
+        k: int | None = None,
+        score_threshold: float | None = None,
         **kwargs: object,
     ) -> MemoryQueryResult:
-        """Return all contents, in the order in which they were added."""
-        return MemoryQueryResult(results=await run_async(self._space, self._contents()))
+        """Return the contents that fit `query` best, with their `score` in the metadata; without a
+        query everything, in the order in which it was added."""
+        found = [_unpacked(record.value) for record in await self._all()]
+        text = str(query.content if isinstance(query, MemoryContent) else query)
+        if not text.strip():
+            return MemoryQueryResult(results=found)
+        least = self._threshold if score_threshold is None else score_threshold
+        scores = self._score(text, [str(content.content) for content in found])
+        best = sorted(zip(scores, found, strict=True), key=lambda each: -each[0])
+        scored = [
+            content.model_copy(update={"metadata": {**(content.metadata or {}), "score": score}})
+            for score, content in best
+            if score >= least
+        ]
+        return MemoryQueryResult(results=scored[: k or self._k])
 
     async def update_context(self, model_context: ChatCompletionContext) -> UpdateContextResult:
-        """Add all contents to a model's context, as one system message."""
-        found = await self.query()
+        """Add contents to a model's context, as one system message."""
+        said = await model_context.get_messages() if self._k else []
+        found = await self.query(str(said[-1].content) if said else "")
         if found.results:
             lines = [f"{n}. {content.content!s}" for n, content in enumerate(found.results, 1)]
-            text = "\n".join(["Relevant memory content (in chronological order):", *lines])
+            order = "most relevant first" if said else "in chronological order"
+            text = "\n".join([f"Relevant memory content ({order}):", *lines])
             await model_context.add_message(SystemMessage(content=f"\n{text}\n"))
         return UpdateContextResult(memories=found)
 
-    async def clear(self) -> None:
-        """Delete the contents that are there now; what others add meanwhile stays."""
-        await run_async(self._space, self._clear())
 
-    async def close(self) -> None:
-        """Do nothing: the space belongs to whoever opened it."""
+class SharedContext(_Entries, ChatCompletionContext):
+    """A context of messages in a space, which several agents share: `SharedContext(url, name)`.
 
-    async def _contents(self) -> list[MemoryContent]:
-        found = await self._calls.scan(self._prefix)
-        records = sorted(found.values(), key=lambda record: record.position)
-        return [_unpacked(record.value) for record in records]
+    Each message that is added is kept; `last` gives a model only so many of the newest.  A state
+    that is loaded (of an agent that was saved) never takes the place of messages that it does not
+    have: with more there, those stay, and what has gone another way raises Conflict.
+    """
 
-    async def _clear(self) -> None:
-        while True:
-            found = await self._calls.scan(self._prefix)
-            try:
-                await commit(self._calls, [("delete", record) for record in found.values()])
-                return
-            except Conflict:
-                continue  # somebody else clears it, too
+    component_type = "chat_completion_context"
+
+    def __init__(
+        self,
+        where: Space | AsyncSpace | str,
+        name: str = "default",
+        *,
+        last: int | None = None,
+        space: str = "default",
+        agent: str | None = None,
+    ) -> None:
+        super().__init__()
+        if last is not None and last < 1:
+            raise Invalid(f"last={last!r:.40} is not a number of messages from 1")
+        self._space = self._at(where, name, space, agent, last=last)
+        self._prefix = f"autogen/context/{quoted(name)}/"
+        self._last = last
+
+    async def add_message(self, message: LLMMessage) -> None:
+        """Add a message.  Never conflicts.  Raises Invalid if it is no JSON, or too large."""
+        await self._add(_messages([message]))
+
+    async def get_messages(self) -> list[LLMMessage]:
+        """Return the messages in the order in which they were added."""
+        values = [record.value for record in await self._all()]
+        found = ChatCompletionContextState.model_validate({"messages": values}).messages
+        if self._last is None:
+            return found
+        newest = found[-self._last :]  # a result of a call without the call is refused by models
+        return newest[1:] if newest[0:1] and newest[0].type == _RESULT else newest
+
+    async def save_state(self) -> Mapping[str, Any]:
+        """Return the messages."""
+        return {"messages": [record.value for record in await self._all()]}
+
+    async def load_state(self, state: Mapping[str, Any]) -> None:
+        """Add the messages of a state to an empty context.  Raises Conflict: see the class."""
+        wanted = _messages(ChatCompletionContextState.model_validate(state).messages)
+        there = await self._all()
+        if [record.value for record in there[: len(wanted)]] == wanted:
+            return
+        # All or none; what is there would have to be replaced, which refuses.
+        keys = [record.key for record in there] or [
+            f"{self._prefix}{number:08d}" for number in range(len(wanted))
+        ]
+        made = [("create", key, value) for key, value in zip(keys, wanted, strict=False)]
+        await run_async(self._space, commit(awaitable(self._space), made))
+
+
+_RESULT = "FunctionExecutionResultMessage"
+
+
+def _messages(messages: list[LLMMessage]) -> list[Json]:
+    found: list[Json] = ChatCompletionContextState(messages=messages).model_dump(mode="json")[
+        "messages"
+    ]
+    return found
+
+
+def _by_words(query: str, texts: Sequence[str]) -> list[float]:
+    """Return how much of a query each text has, from 0 to 1; what few texts have counts more."""
+    words = [set(re.findall(r"\w+", text.lower())) for text in texts]
+    wanted = {
+        word: math.log(1 + len(texts) / (1 + sum(word in each for each in words)))
+        for word in re.findall(r"\w+", query.lower())
+    }
+    whole = sum(wanted.values()) or 1.0
+    return [sum(wanted[word] for word in wanted if word in each) / whole for each in words]
 
 
 def _packed(content: MemoryContent) -> dict[str, Json]:
@@ -294,3 +477,50 @@ async def team_state(
         await write(lease, dict(await team.save_state()))
     finally:
         await give_up(lease)
+
+
+S = TypeVar("S", bound=_Shared)
+
+
+class Persistence(Closing):
+    """Everything of AutoGen that may be shared, in one space: `Persistence(url)`.
+
+    `async with Persistence(url).run("conversation-17", team): await team.run(task=...)`.  With a
+    URL it opens the space called `space` and closes it: at the end of a `with` or `async with`
+    block, by `close()`, or when nobody refers to it any more.  It may be given a space.
+    """
+
+    def __init__(
+        self,
+        where: Space | AsyncSpace | str,
+        /,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+    ) -> None:
+        self._space = checked(self._opened(where, space, agent), "Persistence")
+
+    @asynccontextmanager
+    async def run(
+        self, name: str, team: HasState, *, wait: float | None = None, ttl: float = 30.0
+    ) -> AsyncIterator[Lease | AsyncLease]:
+        """Go on with a conversation, as `team_state` does."""
+        async with team_state(self._space, name, team, wait=wait, ttl=ttl) as lease:
+            yield lease
+
+    def memory(self, name: str = "default", **options: Any) -> SharedMemory:
+        """Return a `SharedMemory` of the same space."""
+        return self._kept_by(SharedMemory(self._space, name, **options))
+
+    def context(self, name: str = "default", **options: Any) -> SharedContext:
+        """Return a `SharedContext` of the same space."""
+        return self._kept_by(SharedContext(self._space, name, **options))
+
+    def cache(self, name: str = "default", **options: Any) -> SharedCacheStore[Any]:
+        """Return a `SharedCacheStore` of the same space."""
+        space = synchronous(self._space, "SharedCacheStore")
+        return self._kept_by(SharedCacheStore[Any](space, name, **options))
+
+    def _kept_by(self, made: S) -> S:
+        made.owner = self  # the space stays open as long as somebody uses it
+        return made

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import hashlib
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
@@ -214,6 +215,42 @@ def write_over(
 
 
 # An adapter that opens its own space
+
+
+class Opening:
+    """An adapter that is given a space, or the URL of one that it opens and closes itself: at the
+    end of a `with` or `async with` block, or when nobody refers to it any more."""
+
+    _shut: Callable[[], object] | None = None
+
+    def _opened(self, where: T | str, space: str, agent: str | None) -> T | Space:
+        """Return the space at a URL, or what was given.  Raises as `interlock.open` does."""
+        if not isinstance(where, str):
+            return where
+        opened = interlock.open(where, space, agent)
+        self._shut = weakref.finalize(self, opened.close)
+        return opened
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shut is not None:
+            self._shut()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await finish(asyncio.to_thread(self.__exit__))
+
+
+class Closing(Opening):
+    """One that is closed by `close`, too."""
+
+    def close(self) -> None:
+        """Close the space that this opened; one that was given belongs to whoever opened it."""
+        self.__exit__()
 
 
 class Opened(Generic[A]):

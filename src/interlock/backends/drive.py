@@ -17,7 +17,7 @@ from typing import Any
 from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.seal import Seal
-from interlock.backends.waiters import WAITERS, pause, stand
+from interlock.backends.waiters import WAITERS, of_a_queue, pause, stand
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
 from interlock.core.requests import (
@@ -98,7 +98,7 @@ class SyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = self.answer(holder.with_held(self.backend.uid, request))
+                    answer = self.answer(request)
                 except BaseException as problem:
                     request = steps.throw(problem)
                 else:
@@ -113,11 +113,13 @@ class SyncDriver:
         """Perform one request."""
         if isinstance(request, Think):
             return self.think(request)
+        if not of_a_queue(request):
+            return self._perform(request)
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and pause(uid, request):
             return None
         if isinstance(request, TakeTurn) and not request.ticket:
-            return self._join(uid, request)
+            return self._join(uid, holder.with_held(uid, request))
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
             if WAITERS.was_only_here(uid, request):
@@ -128,6 +130,8 @@ class SyncDriver:
 
     def think(self, request: Think) -> object:
         """Run the caller's function, in its turn where it has one."""
+        if request.renew is None:
+            return request.fn(*request.args)
         with (
             self._kept_alive(request.renew if self.keeps_alive else None),
             holder.in_turn(self.backend.uid, request.renew),

@@ -18,7 +18,7 @@ from interlock.backends import holder
 from interlock.backends.contract import Backend
 from interlock.backends.drive import HOPELESS, RESUBMIT_FOR, RESUBMIT_PAUSE, unknown
 from interlock.backends.seal import Seal
-from interlock.backends.waiters import WAITERS, pause_async, stand_async
+from interlock.backends.waiters import WAITERS, of_a_queue, pause_async, stand_async
 from interlock.core.fold import Unfoldable
 from interlock.core.refusals import Refusal
 from interlock.core.requests import (
@@ -54,7 +54,7 @@ class AsyncDriver:
             request = next(steps)
             while True:
                 try:
-                    answer = await self.answer(holder.with_held(self.backend.uid, request))
+                    answer = await self.answer(request)
                 except asyncio.CancelledError as problem:
                     request = steps.throw(problem)
                     break
@@ -76,11 +76,13 @@ class AsyncDriver:
             async with self._kept_alive(request.renew):
                 with holder.in_turn(self.backend.uid, request.renew):
                     return await self._think(request)
+        if not of_a_queue(request):
+            return await self._perform(request)
         uid = self.backend.uid
         if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
             return None
         if isinstance(request, TakeTurn) and not request.ticket:
-            return await self._join(uid, request)
+            return await self._join(uid, holder.with_held(uid, request))
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
             if WAITERS.was_only_here(uid, request):

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 
 from interlock.core.keys import check_unreserved
 from interlock.core.refusals import Held, Invalid
-from interlock.core.requests import Request, Steps, T, TakeTurn
+from interlock.core.requests import Steps, T, TakeTurn
 from interlock.core.writer import Writer
 
 
@@ -72,9 +72,9 @@ def holds(uid: str) -> bool:
     return any(each.uid == uid for each in _current())
 
 
-def with_held(uid: str, request: Request[object]) -> Request[object]:
-    """Return `request`; one that joins a queue says what the calling context holds."""
-    if isinstance(request, TakeTurn) and not request.ticket and _held.get():
+def with_held(uid: str, request: TakeTurn) -> TakeTurn:
+    """Return a request that joins a queue so that it says what the calling context holds."""
+    if _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)
         return request.replace(holding=tuple(names))
     return request

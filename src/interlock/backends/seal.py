@@ -72,12 +72,14 @@ class Seal(NamedTuple):
 
     def closed(self, request: Request[Any]) -> Request[Any]:
         """Return a request with its values encrypted.  Raises Invalid."""
+        if self.cipher is None:
+            if isinstance(request, Commit):
+                for write in request.plan.writes:
+                    _check_plain(write)
+            return request
         if isinstance(request, Commit):
             writes = tuple(map(self._write, request.plan.writes))
-            if self.cipher is not None:
-                return Commit(request.plan._replace(writes=writes))
-        if self.cipher is None:
-            return request
+            return Commit(request.plan._replace(writes=writes))
         if isinstance(request, _NEVER_KEPT):
             raise Invalid(
                 "With a cipher a projection is not kept under a name: it would still hold the "
@@ -93,14 +95,9 @@ class Seal(NamedTuple):
         return request
 
     def _write(self, write: Write) -> Write:
-        body = write.body
-        if body is None:
+        if write.body is None:
             return write
-        if self.cipher is not None:
-            return write._replace(body=self._closed(write.key, body))
-        if body.startswith(BEGINNING) and is_sealed(decode(body)):
-            raise Invalid(f"An object whose only field is {MARK!r} is what encrypted values are.")
-        return write
+        return write._replace(body=self._closed(write.key, write.body))
 
     def _closed(self, key: str, body: str) -> str:
         if self.cipher is None or not is_secret(key):
@@ -221,6 +218,12 @@ _OPENERS: Mapping[type[Any], Callable[[Seal, Any], Any]] = {
     LogPage: Seal._page,
     Deliveries: Seal._deliveries,
 }
+
+
+def _check_plain(write: Write) -> None:
+    body = write.body
+    if body is not None and body.startswith(BEGINNING) and is_sealed(decode(body)):
+        raise Invalid(f"An object whose only field is {MARK!r} is what encrypted values are.")
 
 
 def _is_concerned(row: Record[Any]) -> bool:

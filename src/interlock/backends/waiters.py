@@ -269,6 +269,14 @@ def _call(woken: list[Wake | None]) -> None:
             wake()
 
 
+def of_a_queue(request: Request[object]) -> bool:
+    """Whether a request joins a queue, waits or is answered in one, or leaves it."""
+    if isinstance(request, Commit):
+        return request.plan.ticket != 0
+    return isinstance(request, _OF_A_QUEUE)
+
+
+_OF_A_QUEUE = (TakeTurn, LeaveTurn, TakeLease, Pause)
 WAITERS = Waiters()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=WAITERS.start_anew)

@@ -23,6 +23,13 @@ _TOKEN = re.compile(r"[A-Za-z0-9\-._~+/]+=*")  # as RFC 6750 has it
 @cipher_option
 @click.option("--exclusive", is_flag=True, help="Take the names over from other processes.")
 @click.option("--read-only", is_flag=True, help="Only the tools that read.")
+@click.option(
+    "--profile",
+    type=click.Choice(["space", "memory"]),
+    default="space",
+    show_default=True,
+    help="The tools: of keys and records, or of the reference memory server.",
+)
 @click.option("--rules", metavar="FILE", help="Rules to add: JSON, or module:NAME.")
 @click.option("--http", metavar="HOST:PORT", help="Serve over HTTP, not standard input and output.")
 @click.option(
@@ -41,6 +48,7 @@ def mcp(
     cipher: str | None,
     exclusive: bool,
     read_only: bool,
+    profile: str,
     rules: str | None,
     http: str | None,
     tokens: tuple[str, ...],
@@ -76,7 +84,7 @@ def mcp(
                 create=not read_only,
                 cipher=unlocking,
             ) as agents:
-                server = make_server(agents, read_only)
+                server = make_server(agents, read_only, profile)
                 if address is None:
                     return await serve_stdio(server)
                 return await serve_http(

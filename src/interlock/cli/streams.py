@@ -1,4 +1,4 @@
-"""The commands for consumer groups, coordinators and the length of the log."""
+"""The commands for consumer groups, coordinators, curators and the length of the log."""
 
 from __future__ import annotations
 
@@ -135,11 +135,29 @@ def coordinate(
         ttl=ttl,
         on_error=on_error,
     )
+    _work(coordinator, f"merging {source!r} into {into!r}", as_json, once)
+
+
+@store_command(reads=True)
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--once", is_flag=True, help="Curate what is there and stop.")
+def curator(space: interlock.Space, as_json: bool, function: str, once: bool) -> None:
+    """Check, deduplicate and route memory events, each exactly once, until Ctrl-C.
+
+    FUNCTION is given the open space and returns space.curator(...), with your functions.
+    """
+    made = imported(function)(space)
+    if not isinstance(made, interlock.Curator):
+        raise interlock.Invalid(f"{function} returned {made!r:.60}, not space.curator(...).")
+    _work(made, f"curating as {made.name!r}", as_json, once)
+
+
+def _work(worker: interlock.Coordinator, about: str, as_json: bool, once: bool) -> None:
     if once:
-        _tell(coordinator.catch_up(), as_json)
+        _tell(worker.catch_up(), as_json)
         return
-    click.echo(f"merging {source!r} into {into!r} whenever this is the coordinator", err=True)
-    for progress in coordinator:
+    click.echo(f"{about} whenever this one has the lease", err=True)
+    for progress in worker:
         _tell(progress, as_json)
 
 

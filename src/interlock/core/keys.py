@@ -24,6 +24,8 @@ _PATTERN_CHARACTERS = "*{}"
 # take keys that begin so, and the command line writes none.
 RESERVED = {
     "autogen/": "the AutoGen adapter",
+    "claude-agent/": "the Claude Agent adapter",
+    "claude-code/": "the hooks of Claude Code",
     "crewai/": "the CrewAI adapter",
     "langgraph/": "the LangGraph adapter",
     "openai-agents/": "the OpenAI Agents adapter",

@@ -8,6 +8,10 @@ one key, n - 1 thoughts of every n are lost.  So an agent that was refused joins
 key, waits until nobody is ahead, and thinks once more while every other `update` gives way
 (`Held`): it has lost one thought.  A write that does not go through `update` gives way only to an
 agent that was beaten in its turn once (`firm`): the second thought in turn counts.
+
+**Unless thinking is cheap.**  Handing over a turn takes longer than a function that only counts, so
+while a function takes no more than milliseconds its update tries again after a short random pause,
+and gives way to nobody but who was beaten.  It joins the queue with half of its attempts left.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from typing import Any, NamedTuple
 from interlock.core import refusals
 from interlock.core.fold import ask
 from interlock.core.keys import DELETE
+from interlock.core.pace import Pace, pause_before
 from interlock.core.records import Committed, Record, Snapshot
 from interlock.core.refusals import Conflict, Contended, Fenced, Held, Invalid, Outcome, Refusal
-from interlock.core.requests import LeaveTurn, Load, Place, Steps, Think
+from interlock.core.requests import LeaveTurn, Load, Pause, Place, Steps, Think
 from interlock.core.struct import Json
 from interlock.core.turn import Turn, kept, renewal, take_turn, with_turn
 from interlock.core.write import (
@@ -77,11 +82,13 @@ def update(
     resumable: bool,
     touch: bool = True,
     expires: float | None = None,
+    pace: Pace | None = None,
 ) -> Steps[Record | Refusal]:
     """Read, think, commit; think again on the fresh record.  Returns a Record or a Refusal.
 
-    Optimistic once; after a conflict, or if a queue exists, in turn.  `resumable`: the caller
-    chose `op_id`, so the operation may already have been applied.
+    Optimistic once; after a conflict, or if a queue exists, in turn, unless `pace` says that `fn`
+    is quick.  `resumable`: the caller chose `op_id`, so the operation may already have been
+    applied.
     """
     wrong = writer.check_key(key) or check_limits(limits)
     if wrong is not None:
@@ -95,7 +102,9 @@ def update(
             return applied_before(writer, key, op_id, snapshot.applied)
         turn.began_us, record = snapshot.time_us, snapshot.records[key]
         held = _leased(key, snapshot)
-        in_turn = in_turn or (limits.turns == "auto" and key in snapshot.queued)
+        in_turn = in_turn or (
+            limits.turns == "auto" and key in snapshot.queued and not _is_quick(pace, limits)
+        )
     while True:
         if in_turn and not ticket:
             turn.name = f"{op_id}/{attempts}"
@@ -112,8 +121,12 @@ def update(
         renew = renewal(writer, (key,), turn, ticket) if ticket else None
         given = record.value if record.exists else deepcopy(default)  # `fn` may change it
         value = yield Think(fn, (given,), renew)
+        quick = not ticket and _is_quick(pace, limits)
         outcome = yield from _commit_value(
-            writer, record, value, op_id, ticket, limits.turns != "never", touch, expires
+            *(writer, record, value, op_id, ticket),
+            gives_way=limits.turns != "never" and not quick,
+            touch=touch,
+            expires=expires,
         )
         if isinstance(outcome, Committed):
             if outcome.replayed or outcome.writes[0].version != record.version:
@@ -121,19 +134,20 @@ def update(
             if ticket:  # nothing was written, which would have given it up
                 yield LeaveTurn(ticket)
             return records_of(outcome, writer.space)[0]
-        give_up = final_refusal(key, outcome, limits, attempts)
-        if give_up is None and writer.book.rules.match(key)[1].on_conflict == "raise":
-            give_up = outcome if isinstance(outcome, Conflict) else None
+        give_up = final_refusal(key, outcome, limits, attempts) or _forbidden(writer, outcome)
         if give_up is not None:
             if ticket:
                 yield LeaveTurn(ticket)
             return give_up
-        in_turn = limits.turns != "never"
-        if isinstance(outcome, Conflict):
-            record = outcome.record
-        elif isinstance(outcome, Fenced):  # somebody had the key to himself meanwhile
+        again = quick and attempts < limits.attempts // 2
+        in_turn = limits.turns != "never" and not again
+        if again:
+            yield Pause(seconds=pause_before(op_id, attempts))
+        if again or isinstance(outcome, Fenced):  # somebody had the key to himself meanwhile
             snapshot = yield from ask(writer, Load((key,)))
             record, held = snapshot.records[key], _leased(key, snapshot)
+        elif isinstance(outcome, Conflict):
+            record = outcome.record
         if isinstance(outcome, Held):
             ticket = 0  # no turn yet, or lost by sleeping through it: join the queue
         elif ticket:
@@ -182,6 +196,17 @@ def check_limits(limits: Limits) -> Invalid | None:
     if not isinstance(patience, int | float) or not patience >= 0:
         return Invalid(f"patience={limits.patience!r} must be a number of seconds from 0.")
     return None
+
+
+def _forbidden(writer: Writer, outcome: Outcome) -> Conflict | None:
+    """Return a conflict that the rule of the key says to raise rather than to think again."""
+    if not isinstance(outcome, Conflict):
+        return None
+    return outcome if writer.book.rules.match(outcome.key)[1].on_conflict == "raise" else None
+
+
+def _is_quick(pace: Pace | None, limits: Limits) -> bool:
+    return pace is not None and limits.turns == "auto" and pace.is_quick
 
 
 def _leased(key: str, snapshot: Snapshot) -> Held | None:

@@ -74,8 +74,11 @@ class FilesContext:
     ) -> Steps[Record | Refusal]:
         """Return the protocol that updates a document with a function of its text."""
         key, name = self.key(path), self.op_id(op_id)
-        think = self.session.thought(key).marked(of_content(path, fn))
-        return update.update(self.writer, key, think, None, limits, name, op_id is not None)
+        thought = self.session.thought(key, fn)
+        think, chosen = thought.marked(of_content(path, fn)), op_id is not None
+        return update.update(
+            *(self.writer, key, think, None, limits, name, chosen), pace=thought.pace
+        )
 
 
 def files_context(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from interlock.core.fold import ask
 from interlock.core.keys import MAX_KEY_BYTES, check_key, check_prefix, decode, encode
@@ -72,16 +72,26 @@ class Progress(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """What a coordinator does: contributions under `source` are merged into the key `into`."""
+    """What a coordinator does: contributions under `source` are merged into the key `into`.
+
+    A curator has `targets`, the protocol that says by `route` which keys one is merged into; `into`
+    is their prefix then.  `batch`: how many contributions one commit merges, at most.  `by_entry`:
+    `validate` is given the entry of the log.
+    """
 
     name: str
     into: str
     source: str
     merge: Callable[[Json, Json], Json] | Reducer
-    validate: Callable[[Json], Json] | None
+    validate: Callable[[Any], Json] | None
     dedupe: str | Callable[[Json], Json] | None
     initial: Json
     stops: bool
+    kind: str = "coordinator"
+    route: Callable[[Json], Any] | None = None
+    targets: Callable[[Json], Steps[tuple[str, ...]]] | None = None
+    batch: int = BATCH
+    by_entry: bool = False
 
     @property
     def state(self) -> str:
@@ -157,11 +167,12 @@ def begin(job: Job, record: Record) -> State | Invalid:
     value = record.value
     if not isinstance(value, dict) or not {"from", "into", "cursor"} <= value.keys():
         return Invalid(
-            f"{job.state!r} is not a coordinator's. Give the coordinator another name.", job.state
+            f"{job.state!r} is not a {job.kind}'s. Give the {job.kind} another name.", job.state
         )
     if (value["from"], value["into"]) != (job.source, job.into):
+        who = f"{job.kind.capitalize()} {job.name!r}"
         return Invalid(
-            f"Coordinator {job.name!r} merges {value['from']!r} into {value['into']!r}, not "
+            f"{who} merges {value['from']!r} into {value['into']!r}, not "
             f"{job.source!r} into {job.into!r}. Give the new one another name.",
             job.state,
         )
@@ -194,9 +205,9 @@ def advance(
 
     The record of the state is the same where there was nothing to merge.
     """
-    page = yield from ReadLog(after=state.progress.cursor, prefix=job.source, limit=BATCH)
+    page = yield from ReadLog(after=state.progress.cursor, prefix=job.source, limit=job.batch)
     if isinstance(page, Pruned):  # nothing that a coordinator needs was cut: see core.trim
-        page = yield from ReadLog(after=page.oldest - 1, prefix=job.source, limit=BATCH)
+        page = yield from ReadLog(after=page.oldest - 1, prefix=job.source, limit=job.batch)
         if isinstance(page, Pruned):
             return page
     found = state.progress._replace(cursor=page.upto, head=page.head)
@@ -204,21 +215,21 @@ def advance(
     if not entries:
         return State(state.record, found)
     batch = _Batch(job, entries)
-    yield from batch.examine()
+    yield from batch.examine(writer)
     while True:
-        snapshot = yield from ask(writer, Load((job.into, *batch.seen_keys)))
-        lease = snapshot.leases.get(job.into)
-        if lease is not None:
-            yield Pause(min(lease.seconds, _LONGEST_PAUSE))
+        snapshot = yield from ask(writer, Load((*batch.targets, *batch.seen_keys)))
+        leases = [snapshot.leases[key] for key in batch.targets if key in snapshot.leases]
+        if leases:
+            yield Pause(min(leases[0].seconds, _LONGEST_PAUSE))
             continue
-        value, done = yield from batch.merge(writer, snapshot)
+        done = yield from batch.merge(writer, snapshot)
         progress = found._replace(
             cursor=found.cursor if done.upto is None else done.upto,
             merged=found.merged + len(done.merged),
             rejected=found.rejected + len(done.rejected),
             duplicates=found.duplicates + len(done.duplicates),
         )
-        plan = partial(_plan, writer, job, state, progress, snapshot, value, done, op_id())
+        plan = partial(_plan, writer, job, state, progress, snapshot, done, op_id())
         outcome = yield from commit(writer, plan)
         if isinstance(outcome, Committed):
             _log(job, done)
@@ -227,22 +238,23 @@ def advance(
             yield Pause(min(outcome.seconds, _LONGEST_PAUSE))
         elif isinstance(outcome, Invalid | IllegalTransition) and not batch.each_checked:
             batch.each_checked = True  # to find the contribution that does not fit
-        elif not isinstance(outcome, Conflict | Fenced) or outcome.key != job.into:
+        elif not isinstance(outcome, Conflict | Fenced) or outcome.key not in batch.targets:
             return outcome
 
 
 class _Done(NamedTuple):
-    """What became of a batch, up to position `upto` (None: all of it)."""
+    """What became of a batch, up to position `upto` (None: all of it), and the new values."""
 
     merged: list[Entry]
     rejected: list[tuple[Entry, str]]
     duplicates: list[Entry]
     seen: dict[str, int]
+    values: dict[str, Json]
     upto: int | None = None
 
 
 class _Batch:
-    """Contributions that are merged in one commit; each is examined once, merged as often as the
+    """Contributions that are merged in one commit; each is examined once, merged as often as a
     shared value moves meanwhile."""
 
     def __init__(self, job: Job, entries: list[Entry]) -> None:
@@ -250,6 +262,7 @@ class _Batch:
         self._entries = entries
         self._keys: dict[int, str] = {}  # by position, where a contribution can come twice
         self._reasons: dict[int, str] = {}
+        self._targets: dict[int, tuple[str, ...]] = {}
         self.each_checked = False  # whether the value is checked after each contribution
 
     @property
@@ -257,31 +270,46 @@ class _Batch:
         """The keys that say which contributions were handled before."""
         return tuple(dict.fromkeys(self._keys.values()))
 
-    def examine(self) -> Steps[None]:
-        """Protocol: find each contribution's identity, and what is wrong with it."""
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The keys that are merged into."""
+        return tuple(dict.fromkeys(key for keys in self._targets.values() for key in keys))
+
+    def examine(self, writer: Writer) -> Steps[None]:
+        """Protocol: find each contribution's identity, what is wrong with it, where it goes."""
         for entry in self._entries:
-            identity = yield from self._unless_at_fault(entry, _identity(self._job, entry.value))
-            if identity is not None:
-                self._keys[entry.position] = self._job.seen(identity)
-            reason = yield from self._unless_at_fault(entry, _reason(self._job, entry.value))
-            if reason is not None:
-                self._reasons[entry.position] = _short(reason)
+            yield from self._unless_at_fault(entry, self._examine(writer, entry))
 
-    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Json, _Done]]:
-        """Protocol: merge into the value that was read.  Returns the new value and what was done.
+    def _examine(self, writer: Writer, entry: Entry) -> Steps[None]:
+        job, position = self._job, entry.position
+        identity = yield from identity_of(job, entry.value)
+        if identity is not None:
+            key = self._keys[position] = job.seen(identity)
+            if job.by_entry and (yield from ask(writer, Load((key,)))).records[key].exists:
+                return  # a duplicate, which costs no call
+        reason = yield from _reason(job, entry)
+        if reason is not None:
+            self._reasons[position] = _short(reason)
+        elif job.targets is None:
+            self._targets[position] = (job.into,)
+        else:
+            self._targets[position] = yield from job.targets(entry.value)
 
-        Where a contribution turns out to be at fault, the value may be changed already: begin
-        again.
+    def merge(self, writer: Writer, snapshot: Snapshot) -> Steps[_Done]:
+        """Protocol: merge into the values that were read.  Returns what was done.
+
+        Where a contribution turns out to be at fault, a value may be changed already: begin again.
         """
         while True:
-            found = yield from self._merge(writer, snapshot)
-            if found is not None:
-                return found
+            done = yield from self._merge(writer, snapshot)
+            if done is not None:
+                return done
 
-    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[tuple[Json, _Done] | None]:
-        target = snapshot.records[self._job.into]
-        value = decode(target.body) if target.exists else deepcopy(self._job.initial)
-        done, body, before = _Done([], [], [], {}), "", None
+    def _merge(self, writer: Writer, snapshot: Snapshot) -> Steps[_Done | None]:
+        records = {key: snapshot.records[key] for key in self.targets}
+        values = {key: self._value(record) for key, record in records.items()}
+        done, before = _Done([], [], [], {}, {}), None
+        bodies: dict[str, str | Refusal] = {}  # as they are once each contribution was checked
         for entry in self._entries:
             key, reason = self._keys.get(entry.position), self._reasons.get(entry.position)
             if key is not None and (key in done.seen or snapshot.records[key].exists):
@@ -289,23 +317,32 @@ class _Batch:
             elif reason is not None:
                 done.rejected.append((entry, reason))
             else:
-                merging = _merged(self._job, value, entry)
-                value = yield from self._unless_at_fault(entry, merging)
-                if entry.position in self._reasons:
-                    return None
-                checked = _checked(writer, target, value) if self.each_checked else ""
-                if not isinstance(checked, str):
+                targets = self._targets[entry.position]
+                for target in targets:
+                    merging = _merged(self._job, values[target], entry)
+                    values[target] = yield from self._unless_at_fault(entry, merging)
+                    if entry.position in self._reasons:
+                        return None
+                to_check = targets if self.each_checked else ()
+                checked = {each: _checked(writer, records[each], values[each]) for each in to_check}
+                unfit = next((each for each in checked.values() if isinstance(each, Refusal)), None)
+                if unfit is not None:
                     if not done.merged:
-                        self._blame(entry, checked.message, None)
+                        self._blame(entry, unfit.message, None)
                         return None
                     # It may fit once what comes before it is committed.
-                    return decode(body), done._replace(upto=before)
-                body = checked
+                    whole = {each: decode(str(body)) for each, body in bodies.items()}
+                    return done._replace(values=whole, upto=before)
+                bodies |= checked
                 done.merged.append(entry)
+                done.values.update((each, values[each]) for each in targets)
             if key is not None:
                 done.seen.setdefault(key, entry.position)
             before = entry.position
-        return value, done
+        return done
+
+    def _value(self, record: Record) -> Json:
+        return decode(record.body) if record.exists else deepcopy(self._job.initial)
 
     def _unless_at_fault(self, entry: Entry, steps: Steps[T]) -> Steps[T | None]:
         """Protocol: what `steps` return; None where the contribution is at fault, which is noted.
@@ -315,7 +352,7 @@ class _Batch:
         try:
             return (yield from steps)
         except _OUTSIDE as problem:
-            problem.add_note(f"in coordinator {self._job.name!r}, for {_named(entry)}")
+            problem.add_note(f"in {self._job.kind} {self._job.name!r}, for {_named(entry)}")
             raise
         except ValueError as problem:  # how a function rejects
             self._reasons[entry.position] = _short(text_of(problem) or type(problem).__name__)
@@ -325,7 +362,8 @@ class _Batch:
 
     def _blame(self, entry: Entry, reason: str, problem: Exception | None) -> None:
         if self._job.stops:
-            said = f"coordinator {self._job.name!r} cannot merge {_named(entry)}: {_short(reason)}"
+            who = f"{self._job.kind} {self._job.name!r}"
+            said = f"{who} cannot merge {_named(entry)}: {_short(reason)}"
             try:
                 raise_refusal(Invalid(said, entry.key))
             except InterlockError as stopped:
@@ -335,7 +373,7 @@ class _Batch:
         self._keys.pop(entry.position, None)
 
 
-def _identity(job: Job, contribution: Json) -> Steps[str | None]:
+def identity_of(job: Job, contribution: Json) -> Steps[str | None]:
     """Protocol: what stands for a contribution that must count once; None where each counts."""
     if job.dedupe == "content":
         return json.dumps(["content", contribution], sort_keys=True)
@@ -348,15 +386,19 @@ def _identity(job: Job, contribution: Json) -> Steps[str | None]:
     return None
 
 
-def _reason(job: Job, contribution: Json) -> Steps[str | None]:
+def _reason(job: Job, entry: Entry) -> Steps[str | None]:
     """Protocol: why a contribution is rejected, or None."""
     if isinstance(job.merge, Reducer) and job.merge.accepts is not None:
-        wrong = job.merge.accepts(contribution)
+        wrong = job.merge.accepts(entry.value)
         if wrong is not None:
             return wrong
     if job.validate is None:
         return None
-    said = yield Think(job.validate, (contribution,))
+    return verdict((yield Think(job.validate, (entry if job.by_entry else entry.value,))))
+
+
+def verdict(said: Json) -> str | None:
+    """Return why a contribution is rejected, from what `validate` returned, or None."""
     if isinstance(said, str):
         return said
     return "it is not valid" if said is False else None
@@ -391,7 +433,7 @@ def _log(job: Job, done: _Done) -> None:
 
         log = logging.getLogger("interlock.coordinator")
         for entry, reason in done.rejected:
-            log.warning("coordinator %r rejected %s: %r", job.name, _named(entry), reason)
+            log.warning("%s %r rejected %s: %r", job.kind, job.name, _named(entry), reason)
 
 
 def _plan(
@@ -400,17 +442,14 @@ def _plan(
     state: State,
     progress: Progress,
     snapshot: Snapshot,
-    value: Json,
     done: _Done,
     op_id: str,
 ) -> Decision:
-    """Plan the commit of a batch: the state, the value, what was rejected, what was seen."""
-    target = snapshot.records[job.into]
+    """Plan the commit of a batch: the state, the values, what was rejected, what was seen."""
     payload = {"from": job.source, "into": job.into, **progress._asdict()}
     del payload["head"]
     values: list[tuple[Record, Json]] = [(state.record, payload)]
-    if done.merged:
-        values.append((target, value))
+    values += [(snapshot.records[key], value) for key, value in done.values.items()]
     for entry, reason in done.rejected:
         rejected = {"reason": reason, "contribution": entry.value, "key": entry.key}
         rejected |= {"agent": entry.agent, "position": entry.position}
@@ -427,6 +466,5 @@ def _plan(
             return refused
         writes.append(write)
     writes += [Write(PUT, key, str(position)) for key, position in done.seen.items()]
-    expected = [state.record, *(snapshot.records[key] for key in done.seen)]
-    expected += [target] if done.merged else []
+    expected = [state.record, *(snapshot.records[key] for key in (*done.seen, *done.values))]
     return writer.plan(op_id, expects=map(expect, expected), writes=writes, leased=(job.state,))

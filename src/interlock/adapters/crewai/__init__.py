@@ -1,15 +1,23 @@
 """CrewAI: guarded persistence of flows, and a memory that agents on many hosts share.
 
-`Persistence(space)` goes where CrewAI takes a `FlowPersistence`, and `MemoryStorage(space)` where
-it takes a `StorageBackend`.  Keys: `crewai/flow/<id>` holds what is saved of a flow,
-`crewai/memory/record/<id>` a memory, `crewai/memory/dimensions` the length of the vectors.  Ids are
-quoted, and hashed if they are long.
+`Persistence(url)` goes where CrewAI takes a `FlowPersistence`, `SharedMemory(url)` where it takes a
+`Memory`, and `MemoryStorage(url)` where it takes a `StorageBackend`.  Keys: `crewai/flow/<id>` is
+what is saved of a flow, `crewai/memory/record/<id>` a memory, `crewai/memory/dimensions` the length
+of the vectors.  Ids are quoted, and hashed if they are long.
 """
 
 from __future__ import annotations
 
 from interlock.adapters.crewai.flow import typed_errors, update, update_async
-from interlock.adapters.crewai.memory import MemoryStorage
+from interlock.adapters.crewai.memory import MemoryStorage, SharedMemory
 from interlock.adapters.crewai.persistence import FlowRun, Persistence
 
-__all__ = ["FlowRun", "MemoryStorage", "Persistence", "typed_errors", "update", "update_async"]
+__all__ = [
+    "FlowRun",
+    "MemoryStorage",
+    "Persistence",
+    "SharedMemory",
+    "typed_errors",
+    "update",
+    "update_async",
+]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from interlock import Conflict, Invalid, Json, Record, Space, Tx
 from interlock.adapters.observed import Observed, observed
-from interlock.adapters.space import one_of, quoted, synchronous, write_over
+from interlock.adapters.space import Closing, one_of, quoted, synchronous, write_over
 from interlock.cancellation import finish
 from interlock.extras import needs
 
@@ -18,6 +18,7 @@ with needs("CrewAI", "crewai"):
     import numpy as np
     from crewai.memory.storage.backend import EmbeddingDimensionMismatchError
     from crewai.memory.types import MemoryRecord, ScopeInfo
+    from crewai.memory.unified_memory import Memory
 
 MEMORIES = "crewai/memory/record/"
 DIMENSIONS = "crewai/memory/dimensions"
@@ -48,20 +49,31 @@ def memory_key(record_id: object) -> str:
     return f"{MEMORIES}{quoted(str(record_id))}"
 
 
-class MemoryStorage:
-    """CrewAI's `StorageBackend` on a space.
+class MemoryStorage(Closing):
+    """CrewAI's `StorageBackend` in a space: `Memory(storage=MemoryStorage(url))`.
 
-    `Memory(storage=MemoryStorage(space))`, or for all of them
-    `set_memory_storage_factory(lambda spec: MemoryStorage(space))`.  Searching compares with every
-    memory in the scope: meant for thousands, not millions.
+    With a URL it opens the space called `space`, and closes it as `Persistence` does; it may be
+    given a space.  For all memories, `set_memory_storage_factory(lambda spec: storage)`.  Searching
+    compares with every memory in the scope: meant for thousands, not millions.
 
     `unread="overwrite"` lets `update` replace memories that were not read.
     """
 
-    def __init__(self, space: Space, *, unread: Literal["refuse", "overwrite"] = "refuse") -> None:
+    def __init__(
+        self,
+        where: Space | str,
+        /,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+        unread: Literal["refuse", "overwrite"] = "refuse",
+    ) -> None:
         one_of("unread", unread, "refuse", "overwrite")
-        self._space = synchronous(space, "MemoryStorage")
+        self._space = synchronous(self._opened(where, space, agent), "MemoryStorage")
         self._overwrites = unread == "overwrite"
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # a copy of a crew remembers in the same place
 
     def save(self, records: list[MemoryRecord]) -> None:
         """Add memories, all or none.
@@ -235,6 +247,32 @@ class MemoryStorage:
         )
         memory.created_at = _Created.of(memory.created_at, Observed.of(record))
         return memory
+
+
+class SharedMemory(Memory):
+    """CrewAI's `Memory` with a `MemoryStorage`: `Crew(memory=SharedMemory(url), ...)`.
+
+    `options` are those of `Memory`, such as `embedder` and `llm`.
+    """
+
+    def __init__(
+        self,
+        where: Space | str,
+        /,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+        unread: Literal["refuse", "overwrite"] = "refuse",
+        **options: Any,
+    ) -> None:
+        storage = MemoryStorage(where, space=space, agent=agent, unread=unread)
+        super().__init__(storage=storage, **options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()  # which ends what is being saved, and closes the storage
 
 
 # Values

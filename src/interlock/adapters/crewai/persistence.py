@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import json
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, Token
 from datetime import date
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
-from interlock import Invalid, Json, Record, Space
-from interlock.adapters.crewai.flow import Caller, Place, loader, raise_typed, saver, tag
+from interlock import Invalid, Json, Lease, Record, Space
+from interlock.adapters.crewai.flow import (
+    Caller,
+    FlowId,
+    Place,
+    loaded,
+    raise_typed,
+    saver,
+    watch_flows,
+)
 from interlock.adapters.observed import Observed, ObservedDict, observed
-from interlock.adapters.space import one_of, quoted, synchronous, write_over
+from interlock.adapters.space import (
+    Closing,
+    give_up,
+    one_of,
+    quoted,
+    synchronous,
+    take,
+    write_over,
+)
 from interlock.extras import needs
 
 with needs("CrewAI", "crewai"):
@@ -31,13 +44,15 @@ Change = Callable[[State, State], State]
 _runs: ContextVar[Mapping[Place, FlowRun]] = ContextVar("interlock_crewai_runs")
 
 
-class Persistence(FlowPersistence):
+class Persistence(Closing, FlowPersistence):
     """Keeps the state of flows in a space, and refuses a save that would undo another run's.
 
-    Goes wherever CrewAI takes a persistence: `@persist(Persistence(space))`,
-    `MyFlow(persistence=...)`, `set_flow_persistence_factory(lambda: Persistence(space))`.  A run
-    that saves over what it has not loaded gets Conflict, and Held while another one has the flow in
-    a `run` block; CrewAI raises a RuntimeError with it as `__cause__` (see `typed_errors`).
+    `Persistence(url)` opens the space called `space` and closes it, at the end of a `with` block,
+    by `close()`, or when nobody refers to it any more; `Persistence(space)` is given one.  It goes
+    wherever CrewAI takes a persistence: `@persist(Persistence(url))`, `MyFlow(persistence=...)`,
+    `set_flow_persistence_factory(lambda: persistence)`.  A run that saves over what it has not
+    loaded gets Conflict, and Held while another one has the flow in a `run` block; CrewAI raises a
+    RuntimeError with it as `__cause__` (see `typed_errors`).
 
     Called by hand, `save_state` compares with what `load_state` returned: pass that back, changed.
     With `unread="overwrite"` it writes over what was not loaded.
@@ -45,24 +60,36 @@ class Persistence(FlowPersistence):
 
     persistence_type: str = "Persistence"
     _space: Space = PrivateAttr()
+    _identity: str | None = PrivateAttr(default=None)
     _overwrites: bool = PrivateAttr(default=False)
 
     def __init__(
         self,
-        space: Space | None = None,
+        where: Space | str | None = None,
         /,
         *,
+        space: str = "default",
+        agent: str | None = None,
         unread: Literal["refuse", "overwrite"] = "refuse",
         **fields: object,
     ) -> None:
         super().__init__(**fields)
         one_of("unread", unread, "refuse", "overwrite")
         # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
-        self._space = self._registered() if space is None else synchronous(space, "Persistence")
+        given = self._registered() if where is None else self._opened(where, space, agent)
+        self._space = synchronous(given, "Persistence")
         self._overwrites = unread == "overwrite"
+        watch_flows()
 
     def init_db(self) -> None:
         """Do nothing: opening the space has made what it needs."""
+
+    def place_of(self, flow_id: object) -> Place:
+        """Return where a flow is kept."""
+        key = flow_key(flow_id)
+        if self._identity is None:
+            self._identity = self._space.read(key).space
+        return Place(self._space, self._identity, key)
 
     def save_state(self, flow_uuid: str, method_name: str, state_data: object) -> None:
         """Save a flow's state after a method: a dict or a Pydantic model.
@@ -74,11 +101,13 @@ class Persistence(FlowPersistence):
         def change(before: State, state: State) -> State:
             return {**before, "method": method_name, "state": state}
 
-        self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
+        self._save(flow_uuid, state_data, change)
 
     def load_state(self, flow_uuid: str) -> State | None:
         """Return the state that was saved last, or None."""
-        record = self._load(flow_uuid, loader(self))
+        place = self.place_of(flow_uuid)
+        record = self._current(place)
+        loaded(place, record)
         return _carrying(record, record.value["state"]) if record.exists else None
 
     def save_pending_feedback(
@@ -91,30 +120,36 @@ class Persistence(FlowPersistence):
             pending = {"context": asked, "state": state}
             return {"method": context.method_name, "state": state, "pending": pending}
 
-        self._save(flow_uuid, saver(self, flow_uuid), state_data, change)
+        who = self._save(flow_uuid, state_data, change)
+        if who.is_flow:  # the same object may go on with the answer
+            context.flow_id = FlowId.of(context.flow_id, who)
 
     def load_pending_feedback(self, flow_uuid: str) -> tuple[State, PendingFeedbackContext] | None:
         """Return the state of a flow that waits for a person, and what it asked; or None."""
-        record = self._load(flow_uuid, loader(self))
+        place = self.place_of(flow_uuid)
+        record = self._current(place)
         pending = record.value.get("pending") if record.exists else None
         if pending is None:
             return None
         asked = PendingFeedbackContext.from_dict(copy.deepcopy(pending["context"]))
-        place = Place(self._space, flow_key(flow_uuid))
-        return _carrying(record, pending["state"]), tag(asked, place, record)
+        who = Caller()
+        who.saw(place, record)
+        asked.flow_id = FlowId.of(asked.flow_id, who)
+        return _carrying(record, pending["state"]), asked
 
     def clear_pending_feedback(self, flow_uuid: str) -> None:
         """Note that a flow goes on with an answer.
 
         Raises Conflict if it went on already: one of two answers wins, before what follows it.
         """
-        who = saver(self, flow_uuid)
+        place = self.place_of(flow_uuid)
+        who = saver(flow_uuid, None, place)
         with who.saving:
-            place = Place(self._space, flow_key(flow_uuid))
-            base = who.last(place) or (None if who.is_flow else self._current(place))
+            base = who.last(place) if who.is_flow else self._current(place)
             if base is not None and base.exists and "pending" in base.value:
                 rest = {name: part for name, part in base.value.items() if name != "pending"}
-                who.saw(place, self._write(place, base, rest))
+                who.saw(place, written := self._write(place, base, rest))
+                loaded(place, written, who)  # this context is that of the flow that goes on
             elif who.is_flow and self._current(place).exists:
                 self._write(place, None, {})  # raises the Conflict
 
@@ -125,43 +160,36 @@ class Persistence(FlowPersistence):
         `ttl`: seconds after which a process that died is passed over.  `wait`: seconds to wait for
         the turn (None: without limit), then Held is raised.
         """
-        return FlowRun(Place(self._space, flow_key(flow_id)), flow_id, ttl, wait)
+        return FlowRun(self, flow_id, ttl, wait)
 
-    def _save(self, flow_uuid: str, who: Caller, state: object, change: Change) -> None:
-        place = Place(self._space, flow_key(flow_uuid))
+    def _save(self, flow_uuid: str, state: object, change: Change) -> Caller:
+        place = self.place_of(flow_uuid)
+        who = saver(flow_uuid, state, place)
         with who.saving:  # first, so that of two methods' saves the later one has the later state
             plain = _as_dict(state, who)
             base = who.last(place)
-            if base is None and not who.is_flow:
-                base = self._base(self._current(place), state)
+            if not who.is_flow:  # the state itself tells what it was made from
+                current = self._current(place)
+                read = observed(state, current)
+                base = current if read is None and self._overwrites else None
+                base = base if read is None else read.record(current)
             before = base.value if base is not None and base.exists else {}
             written = self._write(place, base, change(before, plain))
             who.saw(place, written)
             if isinstance(state, ObservedDict):
                 state.observed = Observed.of(written)  # it may be changed and saved again
+        return who
 
-    def _base(self, current: Record, state: object) -> Record | None:
-        """Return the record that a state was made from, as the state itself tells."""
-        read = observed(state, current)
-        if read is not None:
-            return read.record(current)
-        return current if self._overwrites else None
-
-    def _load(self, flow_uuid: str, who: Caller) -> Record:
-        place = Place(self._space, flow_key(flow_uuid))
-        with who.saving:
-            record = self._current(place)
-            who.saw(place, record)
-        return record
-
-    def _current(self, place: Place) -> Record:
+    @staticmethod
+    def _current(place: Place) -> Record:
         run = _runs.get({}).get(place)
-        return self._space.read(place.key) if run is None else run.record
+        return place.space.read(place.key) if run is None else run.record
 
-    def _write(self, place: Place, base: Record | None, value: State) -> Record:
+    @staticmethod
+    def _write(place: Place, base: Record | None, value: State) -> Record:
         run = _runs.get({}).get(place)
         if run is None:
-            return write_over(self._space, place.key, base, value)
+            return write_over(place.space, place.key, base, value)
         return run.write(base, value)
 
     @staticmethod
@@ -169,8 +197,8 @@ class Persistence(FlowPersistence):
         default = default_flow_persistence()
         if not isinstance(default, Persistence):
             raise Invalid(
-                "Persistence needs a space: Persistence(space); for flows that CrewAI restores "
-                "from a checkpoint, set_flow_persistence_factory(lambda: Persistence(space))"
+                "Persistence needs a space: Persistence(url); for flows that CrewAI restores "
+                "from a checkpoint, set_flow_persistence_factory(lambda: persistence)"
             )
         return default._space
 
@@ -182,13 +210,17 @@ class FlowRun:
     Errors of Interlock leave the block as themselves, not as CrewAI's RuntimeError.
     """
 
-    def __init__(self, place: Place, flow_id: str, ttl: float, wait: float | None) -> None:
+    _lease: Lease
+
+    def __init__(
+        self, persistence: Persistence, flow_id: str, ttl: float, wait: float | None
+    ) -> None:
         self.flow_id = flow_id
-        self._place = place
-        self._lease = place.space.lease(place.key, ttl, wait=wait)
+        self._persistence = persistence  # whose space stays open until the run ends
+        self._place = persistence.place_of(flow_id)
+        self._ttl, self._wait = ttl, wait
         self._token: Token[Mapping[Place, FlowRun]] | None = None
         self._lock = threading.Lock()
-        self._given_up = self._taken = False
 
     @property
     def inputs(self) -> State:
@@ -216,50 +248,27 @@ class FlowRun:
             return self._lease.write(value)
 
     def __enter__(self) -> Self:
-        self._lease.acquire()
-        return self._entered()
+        space, key = self._place.space, self._place.key
+        return self._entered(space.lease(key, self._ttl, wait=self._wait).acquire())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, problem: BaseException | None, traceback: object) -> None:
         self._left()
         self._lease.release()
         raise_typed(problem)
 
     async def __aenter__(self) -> Self:
-        try:
-            await _in_thread_of_its_own(self._take)
-        except asyncio.CancelledError:
-            with self._lock:
-                self._given_up = True
-                taken = self._taken
-            if taken:
-                self._lease.release()
-            raise
-        return self._entered()
+        lease = await take(self._place.space, self._place.key, self._ttl, self._wait)
+        return self._entered(cast(Lease, lease))  # of a `Space`
 
     async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: object, problem: BaseException | None, traceback: object
     ) -> None:
         self._left()
-        await _in_thread_of_its_own(self._lease.release)
+        await give_up(self._lease)
         raise_typed(problem)
 
-    def _take(self) -> None:
-        """Take the lease, for a task that may be cancelled meanwhile."""
-        self._lease.acquire()
-        with self._lock:
-            self._taken = not self._given_up
-        if not self._taken:
-            self._lease.release()
-
-    def _entered(self) -> Self:
+    def _entered(self, lease: Lease) -> Self:
+        self._lease = lease
         self._token = _runs.set({**_runs.get({}), self._place: self})
         return self
 
@@ -267,16 +276,6 @@ class FlowRun:
         if self._token is not None:
             _runs.reset(self._token)
             self._token = None
-
-
-async def _in_thread_of_its_own(work: Callable[[], object]) -> None:
-    """Run what waits for others.  Those in asyncio's own threads would keep out the flow that they
-    wait for, whose methods run there."""
-    threads = ThreadPoolExecutor(1, thread_name_prefix="interlock-crewai")
-    try:
-        await asyncio.get_running_loop().run_in_executor(threads, work)
-    finally:
-        threads.shutdown(wait=False)
 
 
 def flow_key(flow_id: object) -> str:

@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -78,7 +79,13 @@ def translated() -> Iterator[None]:
         raise
 
 
-Where = tuple[Space | AsyncSpace, str]  # a space, and the key whose lease is the turn
+@dataclass(frozen=True)
+class Where:
+    """The key whose lease is a turn; the same one, however often the URL of its space is opened."""
+
+    space: Space | AsyncSpace = field(compare=False)
+    key: str
+    address: object  # of the space
 
 
 class TakesTurns:
@@ -114,11 +121,14 @@ class TakesTurns:
 
     def new_turn(self) -> Turn:
         """Return a turn that is not taken yet; whoever asks has to end it."""
-        return Turn(self._where, self._ttl, self._wait)
+        turn = Turn(self._where, self._ttl, self._wait)
+        turn.owner = self
+        return turn
 
     def run_turn_of_task(self) -> Turn:
         """Begin a turn of a run whose end nobody says."""
         turn = IdleTurn(self._where, self._ttl, self._wait)
+        turn.owner = self
         turn.enter()
         return turn
 
@@ -128,6 +138,7 @@ class Turn:
 
     over = False
     head: Observed | None = None  # what it has read or written last
+    owner: object = None  # the session, whose space stays open until the turn is given up
     _lease: Lease | AsyncLease | None = None
     _late: asyncio.Task[object] | None = None  # kept: the event loop holds its tasks weakly
 
@@ -153,7 +164,7 @@ class Turn:
                 raise SessionInvalid("This call belongs to a run that has ended.")
             if self._lease is None:
                 await _streams_ended(self._where)
-                space, key = self._where
+                space, key = self._where.space, self._where.key
                 with translated():
                     self._lease = await take(space, key, self._ttl, self._wait)
 
@@ -207,6 +218,7 @@ class Turn:
             if self._lease is not None:
                 with suppress(InterlockError):  # a store that is away: the lease ends with its time
                     await give_up(self._lease)
+            self.owner = None
 
 
 class IdleTurn(Turn):
@@ -318,40 +330,39 @@ def _ours(session: object) -> TakesTurns | None:
 
 
 class _Known(NamedTuple):
-    """The heads that a task has known, the first and the last of them."""
+    """The head that a task has read, or made; that passes on to others only if it was read."""
 
-    first: Observed
-    last: Observed
-    used: bool = False  # the last one was made from the first
+    head: Observed
+    made: bool = False
 
 
 class Reads:
     """The head of a session as each task knows it: what `pop_item` and `clear_session` may destroy.
 
     A task that shares a session object destroys nothing that only other tasks have read.  What a
-    task knew when it ended (`wait_for` and `gather` make such tasks) goes to the first that knows
-    nothing of its own; of two that ended and knew different things, the older counts.
+    task had read when it ended (`wait_for` and `gather` make such tasks) goes to the first that
+    knows nothing of its own, once; of two that ended and had read different things, the older
+    counts.  What a task made goes to nobody: a request that is delivered twice changes things once.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[asyncio.Task[object] | None, _Known] = {}
-        self._ended: _Known | None = None
+        self._ended: Observed | None = None
 
     def known(self) -> Observed | None:
         """Return the head that whoever calls has read, or made; None: none."""
-        found = self._tasks.get(_task()) or self._ended
-        return None if found is None else found.last
+        own = self._tasks.get(_task())
+        return self._ended if own is None else own.head
 
     def read(self, head: Observed, task: asyncio.Task[object] | None = None) -> None:
         """Remember that whoever calls, or another task, has read a head."""
-        self._learn(task or _task(), _Known(head, head))
+        self._learn(task or _task(), _Known(head))
 
-    def made(self, head: Observed, before: Observed) -> None:
-        """Remember that whoever calls has made a head of the one before, which it knew."""
-        own = self._tasks.get(_task())
-        if own is None:
+    def made(self, head: Observed) -> None:
+        """Remember that whoever calls has made a head of the one that it knew."""
+        if _task() not in self._tasks:
             self._ended = None  # it was given that, and nobody else goes on from there
-        self._learn(_task(), _Known(before if own is None else own.first, head, used=True))
+        self._learn(_task(), _Known(head, made=True))
 
     def refused(self) -> None:
         """Forget what the refused change came from: whoever tries again reads again."""
@@ -365,10 +376,10 @@ class Reads:
 
     def _task_done(self, task: asyncio.Task[object]) -> None:
         own, before = self._tasks.pop(task, None), self._ended
-        if own is None:
+        if own is None or own.made:
             return
-        if before is None or before.used or own.first.version <= before.last.version:
-            self._ended = own
+        if before is None or own.head.version <= before.version:
+            self._ended = own.head
         # Else somebody may have been given the older one, and not have used it yet.
 
 

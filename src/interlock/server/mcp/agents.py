@@ -169,6 +169,7 @@ class Agents:
 
     def __init__(self, base: AsyncSpace, space: str, name: str | None, exclusive: bool) -> None:
         self.space_name = space
+        self.background: set[asyncio.Task[None]] = set()  # ended with the last connection
         self._base = base
         self._name = name
         self._exclusive = exclusive
@@ -176,6 +177,11 @@ class Agents:
         self._fixed: dict[str, Agent] = {}
         self._sessions: OrderedDict[str, Agent] = OrderedDict()
         self._opening = asyncio.Lock()
+
+    @property
+    def unread(self) -> AsyncSpace:
+        """The space for what looks into no value, so that it needs no cipher."""
+        return AsyncSpace(self._base.session.unread())
 
     def knows(self, caller: Caller) -> bool:
         """Say whether the name of this caller was given by whoever started the server."""
@@ -211,7 +217,10 @@ class Agents:
         return f"{called.decode(errors='ignore').strip('-') or 'client'}-{ending}"
 
     async def close(self) -> None:
-        """Give up all leases."""
+        """Give up all leases, and end what runs in the background."""
+        for task in self.background:
+            task.cancel()
+        await asyncio.gather(*self.background, return_exceptions=True)
         everybody = [*self._fixed.values(), *self._sessions.values()]
         await asyncio.gather(*(agent.leases.release_all() for agent in everybody))
 

@@ -456,7 +456,7 @@ def _time(text: str | None) -> datetime | None:
 
 async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     after, limit = arguments.get("after"), arguments.get("limit", _LIMIT)
-    found = await _visible(agent, arguments.get("prefix", ""), after, limit + 1)
+    found = await visible(agent, arguments.get("prefix", ""), after, limit + 1)
     shown = found[:limit]
     answers = [key_answer(each) for each in shown]
     if arguments.get("values"):
@@ -469,7 +469,7 @@ async def _list_keys(agent: Agent, arguments: Arguments) -> Answer:
     }
 
 
-async def _visible(agent: Agent, prefix: str, after: str | None, limit: int) -> list[KeyInfo]:
+async def visible(agent: Agent, prefix: str, after: str | None, limit: int) -> list[KeyInfo]:
     """Return at most `limit` keys that are no adapter's."""
     found: list[KeyInfo] = []
     size = max(limit, _SMALLEST_PAGE)
