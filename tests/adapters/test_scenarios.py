@@ -1,0 +1,144 @@
+"""Scenarios of the page on frameworks that the tests of an adapter do not have."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+from pydantic_ai import Agent
+from pydantic_ai.conversation import Conversation
+from pydantic_ai.conversation_store import ConversationConflict
+from pydantic_ai.models.test import TestModel
+from strands.types.session import SessionAgent, SessionMessage
+
+import interlock
+from interlock.adapters.claude import AsyncMemoryTool
+from interlock.adapters.langgraph import Store
+from interlock.adapters.llama_index import WorkflowStore
+from interlock.adapters.pydantic_ai import ConversationStore
+from interlock.adapters.strands import SessionConflict, SessionManager, turn
+
+WAIT = 30.0  # seconds after which something has no end
+Hold = Callable[[interlock.Space], AbstractAsyncContextManager[Any]]
+
+
+@pytest.fixture
+def space() -> Iterator[interlock.Space]:
+    with interlock.open("sqlite://", agent="app") as found:
+        yield found
+
+
+# Cancelled by wait_for
+
+
+@asynccontextmanager
+async def strands_turn(space: interlock.Space) -> AsyncIterator[None]:
+    with turn(space, "s", wait=0):
+        yield
+
+
+HOLDS: dict[str, Hold] = {
+    "llama-index": lambda space: WorkflowStore(space).create_state_store("run").edit_state(),
+    "pydantic-ai": lambda space: ConversationStore(space).turn("c", wait=0),
+    "strands": strands_turn,
+}
+
+
+async def cut_off(hang: Callable[[asyncio.Event], Any]) -> None:
+    """Run something until it has begun, and have wait_for cancel it."""
+    begun = asyncio.Event()
+    hanging = asyncio.create_task(hang(begun))
+    await begun.wait()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(hanging, 0)
+
+
+@pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
+async def test_what_wait_for_cuts_off_is_free_at_once(space: interlock.Space, hold: Hold) -> None:
+    async def hang(begun: asyncio.Event) -> None:
+        async with hold(space):
+            begun.set()
+            await asyncio.Event().wait()
+
+    await cut_off(hang)
+    async with asyncio.timeout(WAIT), hold(space):  # wait=0: it is refused unless it is free
+        pass
+
+
+async def test_an_update_of_a_store_that_wait_for_cuts_off_lets_the_next_one_in(
+    space: interlock.Space,
+) -> None:
+    store = Store(space)
+
+    async def hang(begun: asyncio.Event) -> None:
+        async def think(_: Any) -> dict[str, Any]:
+            begun.set()
+            await asyncio.Event().wait()
+            return {}
+
+        await store.aupdate(("m",), "k", think, default={})
+
+    await cut_off(hang)
+    async with asyncio.timeout(WAIT):
+        await store.aupdate(("m",), "k", lambda _: {"n": 1}, default={})
+    assert [each.value for each in await store.asearch(("m",))] == [{"n": 1}]
+
+
+# Read in a child task
+
+
+def helper() -> Agent[None, str]:
+    return Agent(TestModel(custom_output_text="hello"))
+
+
+async def test_a_conversation_read_in_a_child_task_is_compared(space: interlock.Space) -> None:
+    store = ConversationStore(space)
+    await store.save(await helper().run("hi", conversation=Conversation(conversation_id="c")))
+    mine = await asyncio.create_task(store.load("c"))
+    await store.save(await helper().run("theirs", conversation=await store.load("c")))
+    with pytest.raises(ConversationConflict):
+        await store.save(await helper().run("mine", conversation=mine))
+    mine = await asyncio.create_task(store.load("c"))
+    await store.save(await helper().run("mine", conversation=mine))
+    found = await store.load("c")
+    assert found is not None
+    assert len(found.messages) == 6
+
+
+async def test_what_the_memory_tool_showed_in_a_child_task_counts(space: interlock.Space) -> None:
+    mine, other = AsyncMemoryTool(space), AsyncMemoryTool(space)
+    file = "/memories/notes.md"
+    await other.call({"command": "create", "path": file, "file_text": "a\nb\n"})
+    await asyncio.create_task(mine.call({"command": "view", "path": file}))
+    insert = {"command": "insert", "path": file}
+    await other.call({**insert, "insert_line": 0, "insert_text": "title"})
+    await mine.call({**insert, "insert_line": 1, "insert_text": "after a"})
+    assert space.read("files/memories/notes.md").value["text"] == "title\na\nafter a\nb\n"
+
+
+# Delivered twice
+
+
+async def test_an_answer_that_is_saved_twice_is_stored_once(space: interlock.Space) -> None:
+    store = ConversationStore(space)
+    answered = await helper().run("hi", conversation=Conversation(conversation_id="c"))
+    for _ in range(2):
+        await store.save(answered)
+    found = await store.load("c")
+    assert found is not None
+    assert len(found.messages) == 2
+
+
+def test_a_message_of_strands_that_is_delivered_twice_is_stored_once(
+    space: interlock.Space,
+) -> None:
+    manager = SessionManager("s", space)
+    manager.create_agent("s", SessionAgent("helper", {}, {}))
+    message = SessionMessage({"role": "user", "content": [{"text": "pay"}]}, 0)
+    manager.create_message("s", "helper", message)
+    with pytest.raises(SessionConflict):
+        manager.create_message("s", "helper", message)
+    assert len(manager.list_messages("s", "helper")) == 1
