@@ -21,6 +21,8 @@ ASKED = {
 }
 # What imports the library of each extra that an adapter, a server or a store is for.
 USERS = {
+    "adk": "import interlock.adapters.adk",
+    "agent-framework": "import interlock.adapters.agent_framework",
     "anthropic": "from interlock.adapters.claude import MemoryTool",
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",

@@ -295,6 +295,18 @@ class Opened(Generic[A]):
         await self._space.close()
 
 
+class OpensSpace(Opening):
+    """An asynchronous adapter that is given a space, or the URL of one, which `close` closes."""
+
+    def __init__(self, where: str | Space | AsyncSpace, space: str, agent: str | None) -> None:
+        self._space = checked(self._opened(where, space, agent), type(self).__name__)
+        self._calls = awaitable(self._space)
+
+    async def close(self) -> None:
+        """Close the space if it was opened here."""
+        await self.__aexit__()
+
+
 class FromUrl:
     """What LangGraph's own stores offer for opening: `from_conn_string` and `setup`."""
 
