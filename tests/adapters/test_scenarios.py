@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
+from agent_framework import AgentSession
 from pydantic_ai import Agent
 from pydantic_ai.conversation import Conversation
 from pydantic_ai.conversation_store import ConversationConflict
@@ -15,6 +16,8 @@ from pydantic_ai.models.test import TestModel
 from strands.types.session import SessionAgent, SessionMessage
 
 import interlock
+from interlock.adapters.agent_framework import SessionConflict as FrameworkConflict
+from interlock.adapters.agent_framework import SessionStore
 from interlock.adapters.claude import AsyncMemoryTool
 from interlock.adapters.langgraph import Store
 from interlock.adapters.llama_index import WorkflowStore
@@ -41,6 +44,7 @@ async def strands_turn(space: interlock.Space) -> AsyncIterator[None]:
 
 
 HOLDS: dict[str, Hold] = {
+    "agent-framework": lambda space: SessionStore(space, wait=0).turn("s"),
     "llama-index": lambda space: WorkflowStore(space).create_state_store("run").edit_state(),
     "pydantic-ai": lambda space: ConversationStore(space).turn("c", wait=0),
     "strands": strands_turn,
@@ -117,6 +121,18 @@ async def test_what_the_memory_tool_showed_in_a_child_task_counts(space: interlo
     await other.call({**insert, "insert_line": 0, "insert_text": "title"})
     await mine.call({**insert, "insert_line": 1, "insert_text": "after a"})
     assert space.read("files/memories/notes.md").value["text"] == "title\na\nafter a\nb\n"
+
+
+async def test_a_session_read_in_a_child_task_is_compared(space: interlock.Space) -> None:
+    store = SessionStore(space)
+    await store.set("s", AgentSession(session_id="s"))
+    mine, theirs = [await asyncio.create_task(store.get("s")) for _ in range(2)]
+    assert mine is not None
+    assert theirs is not None
+    mine.state["n"], theirs.state["n"] = 1, 2
+    await store.set("s", theirs)
+    with pytest.raises(FrameworkConflict):
+        await store.set("s", mine)
 
 
 # Delivered twice
