@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,3 +160,60 @@ def test_a_message_of_strands_that_is_delivered_twice_is_stored_once(
     with pytest.raises(SessionConflict):
         manager.create_message("s", "helper", message)
     assert len(manager.list_messages("s", "helper")) == 1
+
+
+# A process dies
+
+
+def dies(work: Callable[[], object]) -> None:
+    """Do something in a process of its own, which dies in it."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_process_that_dies_in_a_turn_of_strands_leaves_what_it_stored(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+
+    def say(manager: SessionManager, text: str, number: int) -> None:
+        message = SessionMessage({"role": "user", "content": [{"text": text}]}, number)
+        manager.create_message("s", "helper", message)
+
+    def first() -> None:
+        with interlock.open(url, agent="dies") as space, turn(space, "s", ttl=0.2) as manager:
+            manager.create_agent("s", SessionAgent("helper", {}, {}))
+            say(manager, "before", 0)
+            os._exit(7)
+
+    dies(first)
+    with interlock.open(url, agent="next") as space, turn(space, "s") as manager:
+        say(manager, "after", 1)
+        found = [each.message["content"] for each in manager.list_messages("s", "helper")]
+    assert found == [[{"text": "before"}], [{"text": "after"}]]
+
+
+def test_a_process_that_dies_in_an_edit_leaves_the_state_before_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+
+    async def first() -> None:
+        async with interlock.open_async(url, agent="dies") as space:
+            state: Any = WorkflowStore(space).create_state_store("run")
+            await state.set("n", 1)
+            async with state.edit_state() as editing:
+                editing["n"] = 2
+                os._exit(7)
+
+    async def second() -> list[int]:
+        async with interlock.open_async(url, agent="next") as space:
+            state: Any = WorkflowStore(space).create_state_store("run")
+            before = await state.get("n")
+            async with state.edit_state() as editing:
+                editing["n"] += 10
+            return [before, await state.get("n")]
+
+    dies(lambda: asyncio.run(first()))
+    assert asyncio.run(second()) == [1, 11]
