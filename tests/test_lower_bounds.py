@@ -33,7 +33,7 @@ USERS = {
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "llama-index": "import interlock.adapters.llama_index",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
-    "('sqlite:///x.db', 's', 'a', None, False, False, None, None, (), ())",
+    "('sqlite:///x.db', 's', 'a', None, False, False, 'space', None, None, (), ())",
     "mongodb": "from interlock import guards; guards.collection(None)",
     "openai-agents": "import interlock.adapters.openai_agents",
     "otel": "from interlock.observe import otel; otel.instrument()",
