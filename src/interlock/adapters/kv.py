@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from interlock import AsyncSpace, Conflict, Invalid, Json, Record, Space
+from interlock.adapters.home import Closing
 from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
-from interlock.adapters.space import Closing, awaitable, checked, one_of, quoted, run, run_async
+from interlock.adapters.space import one_of, quoted, run, run_async
 
 __all__ = ["KeyValue"]
 
@@ -51,8 +52,7 @@ class KeyValue(Closing):
         one_of("unread", unread, "refuse", "overwrite")
         self._prefix = f"kv/{quoted(store)}/"
         self._overwrites = unread == "overwrite"
-        self._space = checked(self._opened(place, space, agent), "KeyValue")
-        self._calls = awaitable(self._space)
+        self._open(place, space, agent)
         self._writes = GuardedWrites(self._calls, merge)
 
     def get(self, name: str, default: Json = None) -> Any:
