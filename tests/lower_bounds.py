@@ -427,6 +427,83 @@ def strands(url: str) -> None:
         assert len(again.messages) == 1
 
 
+def adk(url: str) -> None:
+    """Run twice on one session, and refuse a stale one."""
+    from google.adk.agents import LlmAgent
+    from google.adk.errors import StaleSessionError
+    from google.adk.events import Event
+    from google.adk.models import BaseLlm
+    from google.adk.models.llm_response import LlmResponse
+    from google.adk.runners import Runner
+    from google.genai import types
+
+    from interlock.adapters.adk import SessionService
+
+    class Echo(BaseLlm):
+        async def generate_content_async(self, request: Any, stream: bool = False) -> Any:
+            yield LlmResponse(content=types.ModelContent(request.contents[-1].parts[0].text))
+
+    async def talk() -> None:
+        where: dict[str, Any] = {"app_name": "a", "user_id": "u", "session_id": "s"}
+        async with SessionService(url) as service:
+            stale = await service.create_session(**where, state={"user:n": 1})
+            agent = LlmAgent(name="a", model=Echo(model="echo"))
+            runner = Runner(app_name="a", agent=agent, session_service=service)
+
+            async def ask() -> None:
+                said = types.UserContent("hello")
+                named: dict[str, Any] = {"user_id": "u", "session_id": "s", "new_message": said}
+                assert [event async for event in runner.run_async(**named)]
+
+            await asyncio.gather(ask(), ask())
+            found = await service.get_session(**where)
+            assert found is not None
+            assert len(found.events) == 4
+            try:
+                await service.append_event(stale, Event(author="a"))
+                raise AssertionError("not refused")
+            except StaleSessionError:
+                pass
+
+    asyncio.run(talk())
+
+
+def agent_framework(url: str) -> None:
+    """Store a session, messages and a checkpoint, which is resumed once."""
+    from agent_framework import AgentSession, Message, WorkflowBuilder, WorkflowContext, executor
+
+    from interlock.adapters import agent_framework as adapter
+
+    async def upper(text: Any, context: Any) -> None:
+        await context.yield_output(text.upper())
+
+    # The framework looks at annotations, and finds no names that a function has imported.
+    upper.__annotations__.update(text=str, context=WorkflowContext[Any, str])
+    step = executor(id="upper")(upper)
+
+    async def use() -> None:
+        async with adapter.SessionStore(url) as store, store.turn("s") as session:
+            assert isinstance(session, AgentSession)
+        async with adapter.HistoryProvider(url) as provider:
+            await provider.save_messages("s", [Message("user", ["hi"])])
+            assert [each.text for each in await provider.get_messages("s")] == ["hi"]
+        async with adapter.CheckpointStorage(url) as storage:
+
+            def workflow() -> Any:
+                made: dict[str, Any] = {"checkpoint_storage": storage, "output_from": [step]}
+                return WorkflowBuilder(name="w", start_executor=step, **made).build()
+
+            assert (await workflow().run("hi")).get_outputs() == ["HI"]
+            first, _ = await storage.list_checkpoint_ids(workflow_name="w")
+            try:
+                await workflow().run(checkpoint_id=first)
+                raise AssertionError("not refused")
+            except adapter.CheckpointResumed:
+                pass
+
+    asyncio.run(use())
+
+
 def vectors(url: str) -> None:
     """Search items by meaning."""
     from interlock.adapters.langgraph import Store
@@ -440,6 +517,8 @@ def vectors(url: str) -> None:
 
 
 SMOKES: dict[str, Callable[[str], None]] = {
+    "adk": adk,
+    "agent-framework": agent_framework,
     "anthropic": anthropic,
     "autogen": autogen,
     "chroma": chroma,

@@ -21,6 +21,8 @@ ASKED = {
 }
 # What imports the library of each extra that an adapter, a server or a store is for.
 USERS = {
+    "adk": "import interlock.adapters.adk",
+    "agent-framework": "import interlock.adapters.agent_framework",
     "anthropic": "from interlock.adapters.claude import MemoryTool",
     "autogen": "import interlock.adapters.autogen",
     "chroma": "from interlock.adapters.vectors import *; upsert_chroma(None, [C], agent='a')",
@@ -31,7 +33,7 @@ USERS = {
     "langgraph": "from interlock.adapters.langgraph import Saver",
     "llama-index": "import interlock.adapters.llama_index",
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
-    "('sqlite:///x.db', 's', 'a', None, False, False, None, None, (), ())",
+    "('sqlite:///x.db', 's', 'a', None, False, False, 'space', None, None, (), ())",
     "mongodb": "from interlock import guards; guards.collection(None)",
     "openai-agents": "import interlock.adapters.openai_agents",
     "otel": "from interlock.observe import otel; otel.instrument()",

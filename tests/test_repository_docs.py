@@ -108,6 +108,7 @@ def test_every_command_and_option_is_in_the_page_on_the_command_line() -> None:
 SLOW = {"cli.md", "vectors.md", "torture.md", "mcp.md", "langgraph.md", "langgraph-store.md"}
 SLOW |= {"openai-agents.md", "autogen.md", "claude.md", "frameworks-kit.md", "fastmcp.md"}
 SLOW |= {"pydantic-ai.md", "llama-index.md", "strands.md"}
+SLOW |= {"google-adk.md", "microsoft-agent-framework.md"}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,10 @@ PRIVATE = re.compile(r"_[a-z]")
 # Of a named tuple, or of a module of Python's: private by their looks only.
 DOCUMENTED = {"_asdict", "_make", "_replace", "_exit", "_getframe"}
 # Of another library, where it has no other way.
-FOREIGN = {("src/interlock/adapters/crewai/flow.py", "_unwrap")}
+FOREIGN = {
+    ("src/interlock/adapters/adk.py", "_storage_update_marker"),
+    ("src/interlock/adapters/crewai/flow.py", "_unwrap"),
+}
 
 
 def private_reach(name: str, text: str) -> list[str]:

@@ -39,3 +39,19 @@ async def task_group(running: Awaitable[Any]) -> None:
 
 
 CUTS = [wait_for, timeout, task_group]
+
+
+async def cut_in_this_task(running: Awaitable[Any], begun: asyncio.Event) -> None:
+    """Await something here, and let a timeout strike once it has begun: the task goes on, as
+    `asyncio.wait_for` leaves it from Python 3.12 on."""
+    expire = asyncio.timeout(None)
+
+    async def strike() -> None:
+        await begun.wait()
+        expire.reschedule(0)
+
+    striking = asyncio.create_task(strike())
+    with pytest.raises(TimeoutError):
+        async with expire:
+            await running
+    await striking

@@ -12,8 +12,10 @@ from tests.processes.writers import Place
 from tests.repository import ROOT, files, name_of
 
 NAMES = (
+    "agent_framework_payment",
     "approval",
     "autogen_teams",
+    "google_adk_session",
     "curator",
     "claude_memory",
     "langgraph_memory",
@@ -151,6 +153,19 @@ def test_agents_of_openai_share_a_session(url: str) -> None:
     }
     assert not found["theirs"]["kept"]
     assert not found["theirs"]["refused"]
+
+
+def test_hosts_of_google_adk_share_a_session(url: str) -> None:
+    found = importlib.import_module("google_adk_session").main(url)
+    assert found["ours"] == {"answers": 5, "points": 5}
+    assert found["theirs"]["answers"] < 5
+    assert found["theirs"]["points"] == 1
+
+
+def test_an_approval_that_reaches_two_hosts_is_paid_once(url: str) -> None:
+    found = importlib.import_module("agent_framework_payment").main(url)
+    assert found["ours"] == {"paid": ["42 EUR"], "refused": 1}
+    assert found["theirs"] == {"paid": ["42 EUR", "42 EUR"], "refused": 0}
 
 
 def code_of(name: str) -> list[str]:

@@ -23,6 +23,8 @@ _PATTERN_CHARACTERS = "*{}"
 # What adapters keep, in a form of their own.  Only the adapter writes it: servers neither show nor
 # take keys that begin so, and the command line writes none.
 RESERVED = {
+    "adk/": "the Google ADK adapter",
+    "agent-framework/": "the Agent Framework adapter",
     "autogen/": "the AutoGen adapter",
     "claude-agent/": "the Claude Agent adapter",
     "claude-code/": "the hooks of Claude Code",
