@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import operator
 import os
 from collections.abc import Iterator
@@ -148,7 +149,11 @@ async def test_adapters_open_a_space_from_a_url(tmp_path: Path) -> None:
     with pytest.raises(interlock.Closed):
         await opened.read("k")
     assert await store.aget(("a",), "k") is not None  # which opens it again
-    store.close()
+    opened = store.space
+    del store
+    gc.collect()  # nobody refers to it
+    with pytest.raises(interlock.Closed):
+        opened.read("k")
     with Store.from_conn_string(url) as kept:
         assert kept.search(("a",))[0].value == {"n": 1}
     with pytest.raises(interlock.Invalid, match="unread="), Store.from_conn_string(url, unread="x"):
