@@ -42,7 +42,7 @@ from interlock import (
     Space,
 )
 from interlock.adapters.home import AsyncClosing
-from interlock.adapters.space import Write, commit, give_up, quoted, run_async, take
+from interlock.adapters.space import Write, commit, delete_all, give_up, quoted, run_async, take
 from interlock.cancellation import finish
 from interlock.extras import needs
 
@@ -180,7 +180,9 @@ class SessionService(AsyncClosing, BaseSessionService):
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> None:
         """Delete a session and its events; `app:` and `user:` state stays."""
         keys = _Keys.of(app_name, user_id, session_id.strip())
-        await run_async(self._space, self._delete(keys))
+        below = [f"{keys.at(kind)}/" for kind in ("events", "answers")]
+        gone = delete_all(self._calls, keys.at("heads"), keys.at("states"), below=below)
+        await run_async(self._space, gone)
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
         """Return the `user:` state, by names without that prefix."""
@@ -338,19 +340,6 @@ class SessionService(AsyncClosing, BaseSessionService):
         key = next(write.key for write in done.writes if write.key.startswith(keys.at("events")))
         if (await self._calls.read(key)).value != stored:
             raise AlreadyExistsError(f"Another event of the session has the id {stored['id']!r}.")
-
-    async def _delete(self, keys: _Keys) -> None:
-        while True:
-            heads = [keys.at("heads"), keys.at("states")]
-            found = await self._calls.read_many(heads)
-            for kind in ("events", "answers"):
-                found |= await self._calls.scan(f"{keys.at(kind)}/")
-            gone = [("delete", record) for record in found.values() if record.exists]
-            try:
-                await commit(self._calls, gone)
-                return
-            except Conflict:
-                continue  # an event came in, or somebody else deletes it, too
 
 
 def _scopes(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

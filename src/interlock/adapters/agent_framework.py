@@ -37,6 +37,7 @@ from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
     Write,
     commit,
+    delete_all,
     give_up,
     quoted,
     run_async,
@@ -148,7 +149,7 @@ class SessionStore(_SessionStore):
 
     async def delete(self, session_id: str) -> None:
         """Delete the stored session, if there is one.  Raises Held in somebody else's turn."""
-        await run_async(self._space, _delete(self._calls, self._key(session_id)))
+        await run_async(self._space, delete_all(self._calls, self._key(session_id)))
 
     @asynccontextmanager
     async def turn(self, session_id: str) -> AsyncIterator[AgentSession]:
@@ -311,7 +312,7 @@ class CheckpointStorage(AsyncClosing):
 
     async def reopen(self, checkpoint_id: str) -> None:
         """Let a checkpoint be resumed once more, in a branch of its own: time travel."""
-        await run_async(self._space, _delete(self._calls, _key("next", checkpoint_id)))
+        await run_async(self._space, delete_all(self._calls, _key("next", checkpoint_id)))
 
     async def get_latest(self, *, workflow_name: str) -> WorkflowCheckpoint | None:
         """Return the latest checkpoint of a workflow, None if there is none."""
@@ -337,7 +338,7 @@ class CheckpointStorage(AsyncClosing):
             return False
         index = _key("workflows", found.value["workflow_name"], checkpoint_id)
         for each in (key, index, _key("next", checkpoint_id)):
-            await run_async(self._space, _delete(self._calls, each))
+            await run_async(self._space, delete_all(self._calls, each))
         return True
 
     def _decoded(self, encoded: Json) -> WorkflowCheckpoint:
@@ -384,18 +385,6 @@ class CheckpointStorage(AsyncClosing):
 def _key(kind: str, *names: str) -> str:
     """Return a key, or with "" as its last name a prefix."""
     return "/".join([_ROOT, kind, *(quoted(name, 200) if name else "" for name in names)])
-
-
-async def _delete(space: AsyncSpace, key: str) -> None:
-    """Delete a key if it exists, whatever it holds."""
-    while True:
-        record = await space.read(key)
-        try:
-            if record.exists:
-                await space.delete(record)
-            return
-        except Conflict:
-            continue
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
     checked,
     commit,
+    delete_all,
     give_up,
     one_of,
     quoted,
@@ -200,17 +201,7 @@ class _Entries(AsyncClosing, _Shared):
 
     async def clear(self) -> None:
         """Delete what is there now; what others add meanwhile stays."""
-
-        async def delete(calls: AsyncSpace) -> None:
-            while True:
-                found = await calls.scan(self._prefix)
-                try:
-                    await commit(calls, [("delete", record) for record in found.values()])
-                    return
-                except Conflict:
-                    continue  # somebody else clears it, too
-
-        await run_async(self._space, delete(self._calls))
+        await run_async(self._space, delete_all(self._calls, below=[self._prefix]))
 
     async def _add(self, values: Iterable[Json]) -> None:
         for value in values:

@@ -11,7 +11,8 @@ import asyncio
 import contextvars
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 
@@ -19,12 +20,14 @@ from interlock import (
     AsyncLease,
     AsyncSpace,
     Committed,
+    Conflict,
     Entry,
     Held,
     Invalid,
     Json,
     Lease,
     Record,
+    Refused,
     Space,
     Tx,
 )
@@ -65,6 +68,31 @@ def one_of(name: str, given: object, *allowed: str) -> None:
     """Raise Invalid if an argument has none of the values that are allowed."""
     if given not in allowed:
         raise Invalid(f"{name}={given!r:.60} must be one of {', '.join(map(repr, allowed))}.")
+
+
+@contextmanager
+def raised_as(*kinds: type[Refused]) -> Iterator[None]:
+    """Raise a refusal as a class of `kinds`, whose first base is the refusal's own."""
+    try:
+        yield
+    except Refused as refused:
+        for kind in kinds:
+            if isinstance(refused, kind.__bases__[0]) and not isinstance(refused, kind):
+                raise kind(refused.outcome) from refused
+        raise
+
+
+async def delete_all(space: AsyncSpace, *keys: str, below: Iterable[str] = ()) -> None:
+    """Delete what is there now, at keys and below prefixes, in one commit.  Raises Held."""
+    while True:
+        found = await space.read_many(keys) if keys else {}
+        for prefix in below:
+            found |= await space.scan(prefix)
+        try:
+            await commit(space, [("delete", each) for each in found.values() if each.exists])
+            return
+        except Conflict:
+            continue  # somebody has changed or deleted it meanwhile
 
 
 async def erase_deleted(space: AsyncSpace, *prefixes: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Invalid, Json, Record, Refused, Space
 from interlock.adapters.home import Closing
-from interlock.adapters.space import one_of, run, run_async
+from interlock.adapters.space import delete_all, one_of, run, run_async
 from interlock.extras import needs
 
 with needs("The anthropic SDK", "anthropic"):
@@ -55,11 +55,7 @@ class _Memory:
             return answer
 
     async def clear(self) -> str:
-        async def delete(tx: AsyncTx) -> None:
-            for record in (await tx.scan(f"{self._base}/")).values():
-                await tx.delete(record)
-
-        await self._space.transact(delete)
+        await delete_all(self._space, below=[f"{self._base}/"])
         return "All memory cleared"
 
     async def _view(self, command: Any) -> str:
