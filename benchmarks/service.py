@@ -3,31 +3,60 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import resource
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import interlock
-from benchmarks.cases import VALUE, Row, alternating, spread
+from benchmarks.cases import VALUE, Row, alternating, seconds, spread
 
 _TASKS = 32
+_SLOW = 10_000  # connections, or as many as there may be files
+_NEVER_WHOLE = (
+    b"",
+    b"PUT /v1/spaces/main/records/k HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+    b"PUT /v1/spaces/main/records/k HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n1",
+)
+
+
+class Served(NamedTuple):
+    """A service: its address, and its process."""
+
+    url: str
+    pid: int
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """Host and port."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or 0
+
+    def megabytes(self) -> float:
+        """Return the resident memory of the process."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 @contextmanager
-def served(url: str) -> Iterator[str]:
-    """Serve a store from a process of its own; yield the address."""
+def served(url: str) -> Iterator[Served]:
+    """Serve a store from a process of its own."""
     interlock_ = str(Path(sys.executable).parent / "interlock")
     command = [interlock_, "serve", url, "--bind", "127.0.0.1:0", "--rate", "1000000"]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
-        yield server.stderr.readline().strip().removeprefix("serving at ")
+        said = server.stderr.readline().strip().removeprefix("serving at ")
+        yield Served(said, server.pid)
     finally:
         server.terminate()
         server.wait()
@@ -40,9 +69,9 @@ def service(folder: Path, scale: int) -> list[Row]:
     count = 3 * scale
     rules = {"found": interlock.merged("append")}
     with (
-        served(store) as url,
+        served(store) as running,
         interlock.open(store, agent="direct", rules=rules) as direct,
-        interlock.open(url, agent="served") as through,
+        interlock.open(running.url, agent="served") as through,
     ):
         direct.create("k", VALUE)
 
@@ -69,7 +98,7 @@ def service(folder: Path, scale: int) -> list[Row]:
         figure = f"{statistics.median(late) * 1e3:.1f} ms ({max(late) * 1e3:.1f} at most)"
         how = "from a commit on the store to its entry at a watcher of the service"
         rows.append(Row("watch latency through a service", figure, "under 50 ms", how))
-        rate = asyncio.run(many(url, 2 * count))
+        rate = asyncio.run(many(running.url, 2 * count))
         how = f"{_TASKS} tasks of one process, each with keys of its own"
         rows.append(Row("commits through one service", f"{rate:,.0f}/s", "", how))
     return rows
@@ -113,4 +142,45 @@ async def many(url: str, count: int) -> float:
         return max(count // _TASKS, 1) * _TASKS / (time.perf_counter() - began)
 
 
-CASES = (service,)
+def slow(folder: Path, scale: int) -> list[Row]:
+    """What thousands of connections cost the service that never send a whole request."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(_SLOW, hard - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 200), hard))
+    with (
+        served(f"sqlite:///{folder / 'slow.db'}") as running,
+        interlock.open(running.url, "main", "us") as space,
+        ExitStack() as held,
+    ):
+        space.create("k", VALUE)
+        before, late = running.megabytes(), list[float]()
+        for n in range(count):
+            held.enter_context(slow_connection(running.place, _NEVER_WHOLE[n % 3]))
+            if n % (count // 50) == 0:
+                late.append(seconds(lambda: asked(running.place)))
+        figure = f"{statistics.median(late) * 1e3:.1f} ms ({max(late) * 1e3:.0f} at most)"
+        grown = running.megabytes() - before
+    how = f"a read on a new connection, while {count:,} are opened that never send a whole request"
+    return [
+        Row("a read beside slow connections", figure, "", how),
+        Row("memory of slow connections", f"{grown:.0f} MB", "", how),
+    ]
+
+
+def slow_connection(place: tuple[str, int], sent: bytes) -> socket.socket:
+    """Return a connection on which so much was sent."""
+    made = socket.create_connection(place, timeout=60)
+    with suppress(ConnectionError):
+        made.sendall(sent)
+    return made
+
+
+def asked(place: tuple[str, int]) -> None:
+    """Read a record on a connection of its own."""
+    connection = http.client.HTTPConnection(*place, timeout=60)
+    connection.request("GET", "/v1/spaces/main/records/k")
+    assert connection.getresponse().read()
+    connection.close()
+
+
+CASES = (service, slow)

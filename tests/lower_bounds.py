@@ -232,6 +232,33 @@ def cipher(url: str) -> None:
         assert ours.decrypt("k", ours.encrypt("k", b"1")) == b"1"
 
 
+def oidc(url: str) -> None:
+    """Take a JWT that a key of its issuer has signed, and refuse it for another audience."""
+    import json
+    import time
+
+    import jwt
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from jwt.algorithms import ECAlgorithm
+
+    from interlock.server.http.issuer import Issuer, Issuers
+    from interlock.server.http.problem import Problem
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    claims = {"iss": "i", "aud": "a", "sub": "planner", "interlock_role": "reader"}
+    text = jwt.encode({**claims, "exp": time.time() + 60}, key, algorithm="ES256")
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Path(folder) / "jwks.json"
+        keys.write_text(json.dumps({"keys": [json.loads(ECAlgorithm.to_jwk(key.public_key()))]}))
+        for audience in ("a", "b"):
+            issuers = Issuers([Issuer(issuer="i", audience=audience, keys=str(keys))])
+            try:
+                found = asyncio.run(issuers.identity(text)).agent
+            except Problem:
+                found = None
+            assert found == ("planner" if audience == "a" else None)
+
+
 def qdrant(url: str) -> None:
     """Store a vector in a collection in memory."""
     from qdrant_client import QdrantClient
@@ -530,6 +557,7 @@ SMOKES: dict[str, Callable[[str], None]] = {
     "llama-index": llama_index,
     "mcp": mcp,
     "mongodb": mongodb,
+    "oidc": oidc,
     "openai-agents": openai_agents,
     "otel": otel,
     "plot": plot,

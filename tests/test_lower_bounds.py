@@ -35,6 +35,8 @@ USERS = {
     "mcp": "from interlock.cli.mcp import mcp; mcp.callback"
     "('sqlite:///x.db', 's', 'a', None, False, False, 'space', None, None, (), ())",
     "mongodb": "from interlock import guards; guards.collection(None)",
+    "oidc": "from interlock.server.http.issuer import Issuer, Issuers; "
+    "Issuers([Issuer(issuer='i', audience='a', keys='k')])",
     "openai-agents": "import interlock.adapters.openai_agents",
     "otel": "from interlock.observe import otel; otel.instrument()",
     "plot": "from interlock.verify.simulate import results; results.check_drawable(P)",

@@ -13,7 +13,7 @@ from interlock.backends.redaction import redact_url
 from interlock.core.keys import DELETE
 from interlock.core.machine import AGENT_LIFECYCLE, BOOKING, Machine, MachineError
 from interlock.core.merge import REDUCERS, Clash, Reducer, merge_patch
-from interlock.core.records import Committed, Entry, KeyInfo, Record
+from interlock.core.records import Committed, Entry, KeyInfo, Leaseholder, Queue, Record, Waiter
 from interlock.core.rules import Rule, describe_rule, guarded, leased, merged, owned, private
 from interlock.core.struct import Json
 from interlock.errors import (
@@ -180,6 +180,7 @@ __all__ = [
     "KeyInfo",
     "Lease",
     "LeaseNotice",
+    "Leaseholder",
     "Leases",
     "LostCommits",
     "Machine",
@@ -192,6 +193,7 @@ __all__ = [
     "Progress",
     "Projection",
     "Pruned",
+    "Queue",
     "Record",
     "Reducer",
     "RefusalNote",
@@ -215,6 +217,7 @@ __all__ = [
     "Unavailable",
     "Unknown",
     "Unpublished",
+    "Waiter",
     "Worked",
     "Worker",
     "describe_rule",

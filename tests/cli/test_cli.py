@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +201,13 @@ def test_a_field_that_is_set_twice_is_refused(tmp_path: Path) -> None:
         told = CliRunner().invoke(main, [*command, *twice, *store])
         assert (told.exit_code, "--set names 'a' twice" in told.output) == (2, True)
     assert json.loads(CliRunner().invoke(main, ["get", "k", *store]).output) == {"a": 0}
+
+
+def test_the_package_runs_as_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "interlock", "get", "k"]
+    for more, code, said in (
+        (["--store", f"sqlite:///{tmp_path}/none.db"], 1, "Error: No Interlock store at "),
+        (["--help"], 0, "Usage: interlock get "),
+    ):
+        ran = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60)
+        assert (ran.returncode, (ran.stdout + ran.stderr)[: len(said)]) == (code, said)

@@ -374,7 +374,8 @@ class Drawing:
     def _list_keys(self) -> ListKeys:
         chance = self._chance
         after = chance.choice(("", *KEYS, "never"))
-        return ListKeys(chance.choice(PREFIXES), after, chance.choice((1, 2, 1000)))
+        limit, deleted = chance.choice((1, 2, 1000)), self._expiry.random() < 0.3
+        return ListKeys(chance.choice(PREFIXES), after, limit=limit, deleted=deleted)
 
     def _refusal(self) -> ReadRefusals | Noted:
         if self._rare(0.5):

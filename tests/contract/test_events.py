@@ -318,6 +318,11 @@ def test_a_page_at_a_time_is_read_backwards(
         assert list(space.log(prefix=prefix, newest_first=True)) == found[::-1]
     assert list(space.log(after=60, newest_first=True)) == everything[:59:-1]
     assert list(space.log(newest_first=True, limit=2)) == everything[:-3:-1]
+    for before in (1, 12, 60, 72, 1000):
+        found = everything[: before - 1]
+        assert list(space.log(before=before)) == found
+        assert list(space.log(before=before, newest_first=True)) == found[::-1]
+        assert list(space.log(5, "k/", before=before)) == [e for e in found[5:] if e.key[0] == "k"]
 
 
 def test_the_log_is_sifted_by_agent_kind_and_number(facades: Facades) -> None:
@@ -356,6 +361,8 @@ def test_the_log_is_sifted_by_agent_kind_and_number(facades: Facades) -> None:
         {"limit": "2"},
         {"after": -1, "newest_first": True},
         {"prefix": 3},
+        {"before": -1},
+        {"before": "9"},
     ],
 )
 def test_a_malformed_filter_of_the_log_is_invalid(space: Any, options: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import interlock
 from interlock.core.refusals import QUEUE
-from interlock.core.requests import DropLease, TakeLease, TakeTurn
+from interlock.core.requests import DropLease, LeaveTurn, TakeLease, TakeTurn
 from tests.facades import Facades, elsewhere
 
 
@@ -201,6 +201,25 @@ def test_nobody_passes_the_queue_for_a_lease(space: Any) -> None:
         ("k",), name="n1", agent="first", incarnation=0, ttl=30.0, ticket=waits.ticket
     )
     assert perform(asked).granted
+
+
+def test_who_holds_a_key_and_who_waits_is_told_in_order(space: Any) -> None:
+    assert space.queue("k") == interlock.Queue("k", None, ())
+    perform = space.session.driver.backend.perform
+    with space.lease("k", 30):
+        for name, key in (("a", QUEUE + "k"), ("b", "k"), ("c", QUEUE + "k"), ("x", "k2")):
+            perform(TakeTurn((key,), name=name, agent=name, ttl=30.0))
+        gone = perform(TakeTurn(("k",), name="gone", agent="gone", ttl=30.0))
+        perform(LeaveTurn(gone.ticket, name="gone"))
+        found = space.queue("k")
+        assert (found.lease.holder, found.lease.epoch) == (space.agent, 1)
+        assert 0 < found.lease.seconds <= 30
+        waits = [(each.agent, each.for_lease) for each in found.waiters]
+        assert waits == [("a", True), ("b", False), ("c", True)]
+        assert all(0 <= each.silent < 30 for each in found.waiters)
+    assert space.queue("k").lease is None
+    with pytest.raises(interlock.Invalid):
+        space.queue("")
 
 
 def test_a_leased_key_needs_its_lease(facades: Facades) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core.requests import PAGE_BYTES, ReadLog, ReadValues
+from interlock.core.requests import PAGE_BYTES, PAGE_SPAN, ReadLog, ReadValues
 from interlock.settings import PAGE
 from tests.facades import Facades
 
@@ -83,6 +83,21 @@ def test_a_page_of_the_log_ends_where_its_values_are_many_bytes(facades: Facades
         assert sum(map(len, read[:-1])) < PAGE_BYTES
         lines, position = lines + read, page.upto
     assert [line[1] for line in lines] == [str(n) for n in range(7)]
+
+
+def test_a_page_of_a_prefix_ends_where_too_many_others_are(sync_facades: Facades) -> None:
+    space = sync_facades.open(durability="off", rules={"many": interlock.merged("append")})
+    space.create("few/1", 1)
+    while left := PAGE_SPAN - 1 - space.position():
+        space.append_many("many", [0] * min(left, 9000))
+    space.create("few/2", 2)
+    space.create("few/3", 3)
+    perform = space.session.driver.backend.perform
+    page = perform(ReadLog(after=0, prefix="few/", limit=10))
+    assert page.upto <= PAGE_SPAN, "it looked at everything"
+    assert [entry.value for entry in page.entries] == [1, 2][: len(page.entries)]
+    assert [entry.value for entry in space.log(prefix="few/")] == [1, 2, 3]
+    assert [e.value for e in space.log(prefix="few/", newest_first=True)] == [3, 2, 1]
 
 
 def test_an_entry_says_who_when_and_what_the_commit_was_computed_from(space: Any) -> None:

@@ -228,6 +228,9 @@ def test_keys_are_listed_in_pages_without_values(space: Any) -> None:
     assert space.list_keys("b/", after="a", limit=1)[0].key == "b/1"
     assert space.list_keys("b/", after="c") == []
     assert space.list_keys("nothing/") == []
+    ever = space.list_keys("b/", deleted=True)
+    assert [each.key for each in ever] == ["b/1", "b/2", "b/gone", *names[3:-1]]
+    assert space.list_keys("b/", after="b/2", limit=1, deleted=True)[0].version == gone.version + 1
 
 
 def test_merged_keys_are_listed(facades: Facades) -> None:

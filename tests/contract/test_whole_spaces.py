@@ -90,7 +90,10 @@ def test_spaces_are_made_listed_renamed_and_dropped(store: interlock.Store, name
     assert (found.keys, found.entries, found.position, found.at) == (1, 3, 3, last.at)
     assert found.size > 0
     assert not found.importing
+    assert store.names() == [each.name for each in store.spaces() if not each.importing]
+    assert name in store.names()
     store.drop(name)
+    assert name not in store.names()
     assert name not in {each.name for each in store.spaces()}
     for wrong in (store.drop, lambda missing: store.rename(missing, "x")):
         with pytest.raises(interlock.Invalid, match="no space"):
@@ -285,6 +288,7 @@ def test_nobody_opens_a_space_that_is_being_imported(store: interlock.Store, nam
     with pytest.raises(interlock.Invalid, match="cut short"):
         store.load(lines[:50], to)
     assert {each.name: each.importing for each in store.spaces()}[to]
+    assert to not in store.names()
     for create in (True, False):
         with pytest.raises(interlock.Unavailable, match="being imported"):
             opened(store, to, create=create)

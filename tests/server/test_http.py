@@ -167,6 +167,13 @@ def test_a_lease_is_named_by_its_epoch(space: SpaceOf) -> None:
     assert space.ask("PUT", "leases/other", {"epoch": 0}).status == 400, "that would take it"
 
 
+def test_who_holds_a_key_is_told(space: SpaceOf) -> None:
+    assert space.ask("GET", "queue/k").json == {"key": "k", "lease": None, "waiters": []}
+    assert space.ask("POST", "leases/k", {"ttl": 60}, Interlock_Agent="holder").status == 201
+    lease = space.ask("GET", "queue/k").json["lease"]
+    assert (lease["holder"], lease["epoch"]) == ("holder", 1)
+
+
 def test_the_log_is_read_in_pages_and_as_a_stream(space: SpaceOf) -> None:
     for n in range(5):
         space.create(f"k/{n}", n)

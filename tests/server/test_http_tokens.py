@@ -253,6 +253,35 @@ def test_a_token_of_some_keys_sees_no_others(space: SpaceOf, token: Token) -> No
         assert [next(events)[1]["key"] for _ in range(2)] == ["booking/1", "of/a/x"]
 
 
+def test_refused_writes_are_for_operators_and_forgotten_with_their_keys(
+    service: Service, space: SpaceOf, token: Token
+) -> None:
+    writer, operator = (token(role, "--role", role) for role in ("writer", "operator"))
+    for key in ("k", "of/admin/x"):
+        old = space.create(key, {"n": 1}).etag
+        space.ask("PUT", f"records/{key}", {"n": 2}, If_Match=old)
+        assert space.ask("PUT", f"records/{key}", {"n": 3}, If_Match=old).status == 412
+    change = {"kind": "put", "key": "k", "version": 1, "epoch": 0, "value": 4}
+    assert space.ask("POST", "transactions", {"writes": [change]}).status == 409
+    kept = space.under(operator).ask("GET", "refused").json["refused"]
+    assert [(e["key"], e["value"], e["version"], e["agent"]) for e in kept] == [
+        ("of/admin/x", {"n": 3}, 1, "admin"),
+        ("k", {"n": 3}, 1, "admin"),
+    ]
+    page = f"/ui/{space.name}/refused/{kept[1]['id']}"
+    form = b"csrf=&version=2&epoch=0"
+    for who, status in ((writer, 403), (operator, 403)):  # by its role; by the mark that it lacks
+        assert space.under(who).ask("GET", "refused").status == (403 if who == writer else 200)
+        assert service.ask("POST", page, form, Cookie=f"interlock-token={who}").status == status
+    assert space.ask("GET", "records/k").json["version"] == 2
+    assert service.ask("GET", page, Cookie=f"interlock-token={writer}").status == 403
+    some = token("some", "--role", "operator", "--key", "other/*")
+    assert space.under(some).ask("GET", "refused").json == {"refused": []}
+    assert service.ask("GET", page, Cookie=f"interlock-token={some}").status == 403
+    assert space.ask("POST", "erase", {"prefix": "of/"}).status == 200
+    assert [each["key"] for each in space.ask("GET", "refused").json["refused"]] == ["k"]
+
+
 def test_python_clients_have_tokens_too(service: Service, space: SpaceOf, token: Token) -> None:
     text = token("planner", "--key", "plan/**")
     with interlock.open(service.url(text), space=space.name, agent="planner") as opened:

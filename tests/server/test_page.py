@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import threading
@@ -12,18 +11,19 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 import interlock
+from interlock.core.refusals import QUEUE
+from interlock.core.requests import TakeTurn
 from interlock.server.http.identity import SERVICE_RULES, SERVICE_SPACE, create_token
 from tests.servers.service import Service
 
 _numbers = count()
-_PICTURES = os.environ.get("INTERLOCK_PICTURES")  # a folder: the pictures of the manual go there
 PATHS = ("", "/keys", "/key/booking/1", "/conflicts", "/agents", "/runs", "/streams", "/operate")
 
 
@@ -100,7 +100,6 @@ def test_every_page_is_accessible_and_without_errors(
             page.goto(at(team, path))
             found = Axe().run(page)
             assert not found.violations_count, (path, found.generate_report())
-            _picture(page, path, scheme)
 
 
 def test_no_page_is_wider_than_a_telephone(
@@ -112,11 +111,14 @@ def test_no_page_is_wider_than_a_telephone(
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 
-def _picture(page: Page, path: str, scheme: str) -> None:
-    if _PICTURES and scheme == "light" and path in ("", "/key/booking/1"):
-        name = path.strip("/").split("/")[0] or "now"
-        page.wait_for_load_state("networkidle")
-        page.screenshot(path=Path(_PICTURES) / f"page-{name}-{scheme}.png")
+def test_a_large_screen_is_used(browser: Browser, service: Service, team: interlock.Space) -> None:
+    with looking(browser, service, viewport={"width": 1920, "height": 1080}) as page:
+        page.goto(at(team))
+        brand, log = (page.locator(each).bounding_box() for each in (".brand", "#log"))
+        assert brand is not None
+        assert log is not None
+        assert log["width"] > 1600
+        assert abs(brand["x"] - log["x"]) < 3, "the head stands above the page"
 
 
 def test_the_log_grows_while_one_looks(page: Page, team: interlock.Space) -> None:
@@ -255,6 +257,66 @@ def test_a_past_value_is_restored_as_a_new_version(page: Page, team: interlock.S
     expect(page.get_by_role("status")).to_contain_text("as version 3")
     record = team.read("booking/1")
     assert (record.version, record.value["seat"]) == (3, None)
+
+
+def test_who_holds_a_key_and_who_waits_is_on_its_page(page: Page, team: interlock.Space) -> None:
+    perform = team.session.driver.backend.perform
+    for n, (name, key) in enumerate((("anna", QUEUE + "report"), ("bert", "report"))):
+        perform(TakeTurn((key,), name=f"ticket {n}", agent=name, ttl=60.0))
+        page.goto(at(team, "/key/report"))
+        expect(page.get_by_role("region", name="Queue").locator("tbody tr")).to_have_count(n + 1)
+    rows = page.get_by_role("region", name="Queue").locator("tbody tr")
+    expect(rows.nth(0)).to_contain_text(re.compile("1.*anna.*the lease"))
+    expect(rows.nth(1)).to_contain_text(re.compile("2.*bert.*it has the turn"))
+    assert not Axe().run(page).violations_count
+    with team.lease("plan", ttl=60):
+        page.goto(at(team, "/key/plan"))
+        expect(page.get_by_text("planner holds the lease at epoch 1, for")).to_be_visible()
+    page.reload()
+    expect(page.get_by_role("heading", name="Lease and queue")).to_have_count(0)
+
+
+def refused(service: Service, team: interlock.Space, key: str, change: Any) -> None:
+    """Have somebody lose against the team's agent, through the service."""
+    name = team.session.driver.backend.name
+    with interlock.open(service.url(), name, "late") as late:
+        old = late.read(key)
+        team.update(key, lambda value: {**value, "status": "PENDING_PAYMENT"})
+        with pytest.raises(interlock.Conflict):
+            late.write(old, {**old.value, **change})
+
+
+def test_a_refused_write_is_applied_to_the_record_of_now(
+    page: Page, service: Service, team: interlock.Space
+) -> None:
+    refused(service, team, "booking/1", {"seat": "1A"})
+    page.goto(at(team, "/conflicts"))
+    row = page.get_by_role("region", name="Refused writes").locator("tbody tr")
+    expect(row).to_contain_text("late")
+    row.get_by_role("link", name="Look and apply").click()
+    diff = page.get_by_label("Difference")
+    expect(diff.locator(".removed")).to_have_text('-   "seat": "7C",')
+    expect(diff.locator(".added")).to_have_text('+   "seat": "1A",')
+    assert not Axe().run(page).violations_count
+    place = page.url
+    page.get_by_role("button", name="Apply to version 3").click()
+    expect(page.get_by_role("status")).to_have_text("Written as version 4.")
+    assert team.read("booking/1").value == {"status": "PENDING_PAYMENT", "seat": "1A"}
+    assert service.ask("GET", urlsplit(place).path).status == 404
+
+
+def test_a_refused_write_that_was_shown_beside_an_older_record_is_not_applied(
+    page: Page, service: Service, team: interlock.Space
+) -> None:
+    refused(service, team, "booking/1", {"seat": "1A"})
+    page.goto(at(team, "/conflicts"))
+    page.get_by_role("link", name="Look and apply").click()
+    team.update("booking/1", lambda value: {**value, "seat": "9F"})
+    page.get_by_role("button", name="Apply to version 3").click()
+    expect(page.get_by_role("alert")).to_contain_text("Nothing was written")
+    assert team.read("booking/1").value["seat"] == "9F"
+    expect(page.get_by_text("Left out, because it was changed since")).to_be_visible()
+    expect(page.get_by_role("button", name="Apply")).to_have_count(0)
 
 
 def test_a_form_of_another_page_changes_nothing(service: Service, team: interlock.Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -32,7 +33,8 @@ class AsyncPages:
 
     def backwards(self, asked: Choice, after: int | None, pick: Pick[T]) -> AsyncIterator[T]:
         """Yield the same, newest first, a page in memory at a time."""
-        return self._backwards(concurrency.at_once(partial(self._window, after)), asked, pick)
+        first = concurrency.at_once(partial(self._window, asked, after))
+        return self._backwards(first, asked, pick)
 
     def follow(self, asked: Choice, after: int | None, pick: Pick[T]) -> AsyncIterator[T]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
@@ -53,7 +55,7 @@ class AsyncPages:
                 left = None if left is None else left - 1
                 if left == 0:
                     return
-            if page.upto >= page.head:
+            if page.upto >= page.head or page.upto + 1 >= (asked.before or math.inf):
                 return
             page = await self._after(asked, page.upto)
 
@@ -94,8 +96,8 @@ class AsyncPages:
     async def _after(self, asked: Choice, after: int | None) -> LogPage:
         return await self._session.run(log.page_after(asked, after))
 
-    async def _window(self, after: int | None) -> Window:
-        return await self._session.run(log.window(after))
+    async def _window(self, asked: Choice, after: int | None) -> Window:
+        return await self._session.run(log.window(asked, after))
 
     async def _end(self) -> int:
         return (await self._session.run(read.load(self._session.writer, ()))).position

@@ -10,7 +10,7 @@ from interlock._async.moment import AsyncMoment
 from interlock._async.pages import AsyncPages
 from interlock.core import log, read
 from interlock.core.keys import check_key
-from interlock.core.records import Committed, Entry, KeyInfo, Record, as_datetime
+from interlock.core.records import Committed, Entry, KeyInfo, Queue, Record, as_datetime
 from interlock.errors import accepted
 from interlock.session import AsyncSession
 from interlock.settings import as_time_us, checked_op_id, distinct
@@ -103,14 +103,26 @@ class AsyncReader:
             after = listed[-1].key  # all of them were deleted meanwhile
 
     async def list_keys(
-        self, prefix: str = "", *, after: str | None = None, limit: int = 1000
+        self,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        deleted: bool = False,
     ) -> list[KeyInfo]:
         """Return at most `limit` existing keys that begin with `prefix`, in order, without values.
 
         `after`: only keys after this one, such as the last one of the page before.  At most 10,000
-        in one call.
+        in one call.  `deleted`: keys that were deleted or have expired, too.
         """
-        return list(await self.session.run(read.list_keys(prefix, after, limit)))
+        return list(await self.session.run(read.list_keys(prefix, after, limit, deleted)))
+
+    async def queue(self, key: str) -> Queue:
+        """Return who has the lease of `key`, and who waits for it or for a turn: the first 200.
+
+        Raises Invalid.
+        """
+        return await self.session.run(read.queue(key))
 
     @overload
     def history(
@@ -159,6 +171,7 @@ class AsyncReader:
         agent: str | None = None,
         kinds: str | Iterable[str] | None = None,
         limit: int | None = None,
+        before: int | None = None,
         newest_first: bool = False,
     ) -> AsyncIterator[Entry]: ...
     @overload
@@ -171,6 +184,7 @@ class AsyncReader:
         agent: str | None = None,
         kinds: str | Iterable[str] | None = None,
         limit: int | None = None,
+        before: int | None = None,
         newest_first: bool = False,
     ) -> AsyncIterator[Entry[T]]: ...
     def log(
@@ -182,17 +196,18 @@ class AsyncReader:
         agent: str | None = None,
         kinds: str | Iterable[str] | None = None,
         limit: int | None = None,
+        before: int | None = None,
         newest_first: bool = False,
     ) -> AsyncIterator[Entry]:
         """Yield the entries after position `after` (None: all kept) under `prefix`, in order.
 
         `agent`: only what it committed.  `kinds`: only `put`, `append` or `delete`, or several of
-        them.  `limit`: at most so many entries.  `newest_first`: from the end of the log as it is
-        now.  `type` is that of `history`; with one, entries of keys that begin with `$` are left
-        out, unless `prefix` does, too.  Raises Pruned if what comes after `after` was trimmed,
-        Invalid.
+        them.  `limit`: at most so many entries.  `before`: only entries before that position.
+        `newest_first`: from there, or from the end of the log as it is now, back.  `type` is that
+        of `history`; with one, entries of keys that begin with `$` are left out, unless `prefix`
+        does, too.  Raises Pruned if what comes after `after` was trimmed, Invalid.
         """
-        asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit))
+        asked = accepted(log.choice(prefix, agent=agent, kinds=kinds, limit=limit, before=before))
         pages, pick = AsyncPages(self.session), Typed(type).picking(asked.prefix)
         return (pages.backwards if newest_first else pages.read)(asked, after, pick)
 

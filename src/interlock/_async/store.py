@@ -59,6 +59,12 @@ class AsyncStore:
         session = await self._opened()
         return list(await session.run(spaces.ListSpaces().__iter__()))
 
+    async def names(self) -> list[str]:
+        """Return the names of the spaces that can be opened, in order.  Nothing is counted, so it
+        is fast however large they are.  Raises a fault."""
+        session = await self._opened()
+        return list(await session.run(spaces.NameSpaces().__iter__()))
+
     async def exists(self, space: str) -> bool:
         """Return whether there is a space of this name.  Raises Invalid, or a fault."""
         session = await self._opened()
@@ -209,9 +215,7 @@ class AsyncStore:
             session = await self._opened()
         except Unavailable:
             return False  # there is no store yet
-        if not await session.run(spaces.FindSpace(space).__iter__()):
-            return False
-        return any(each.name == space and not each.importing for each in await self.spaces())
+        return space in await session.run(spaces.NameSpaces().__iter__())
 
     async def _opened(self) -> AsyncSession:
         if self._session is None:

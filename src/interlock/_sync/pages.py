@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar
@@ -33,7 +34,8 @@ class Pages:
 
     def backwards(self, asked: Choice, after: int | None, pick: Pick[T]) -> Iterator[T]:
         """Yield the same, newest first, a page in memory at a time."""
-        return self._backwards(concurrency.at_once(partial(self._window, after)), asked, pick)
+        first = concurrency.at_once(partial(self._window, asked, after))
+        return self._backwards(first, asked, pick)
 
     def follow(self, asked: Choice, after: int | None, pick: Pick[T]) -> Iterator[T]:
         """Yield entries as they are committed, without end, after `after` (None: from now)."""
@@ -54,7 +56,7 @@ class Pages:
                 left = None if left is None else left - 1
                 if left == 0:
                     return
-            if page.upto >= page.head:
+            if page.upto >= page.head or page.upto + 1 >= (asked.before or math.inf):
                 return
             page = self._after(asked, page.upto)
 
@@ -95,8 +97,8 @@ class Pages:
     def _after(self, asked: Choice, after: int | None) -> LogPage:
         return self._session.run(log.page_after(asked, after))
 
-    def _window(self, after: int | None) -> Window:
-        return self._session.run(log.window(after))
+    def _window(self, asked: Choice, after: int | None) -> Window:
+        return self._session.run(log.window(asked, after))
 
     def _end(self) -> int:
         return (self._session.run(read.load(self._session.writer, ()))).position

@@ -61,6 +61,12 @@ class Store:
         session = self._opened()
         return list(session.run(spaces.ListSpaces().__iter__()))
 
+    def names(self) -> list[str]:
+        """Return the names of the spaces that can be opened, in order.  Nothing is counted, so it
+        is fast however large they are.  Raises a fault."""
+        session = self._opened()
+        return list(session.run(spaces.NameSpaces().__iter__()))
+
     def exists(self, space: str) -> bool:
         """Return whether there is a space of this name.  Raises Invalid, or a fault."""
         session = self._opened()
@@ -209,9 +215,7 @@ class Store:
             session = self._opened()
         except Unavailable:
             return False  # there is no store yet
-        if not session.run(spaces.FindSpace(space).__iter__()):
-            return False
-        return any(each.name == space and not each.importing for each in self.spaces())
+        return space in session.run(spaces.NameSpaces().__iter__())
 
     def _opened(self) -> Session:
         if self._session is None:

@@ -22,12 +22,14 @@ from interlock.core.records import (
     Record,
     Snapshot,
     Tail,
+    Waiter,
     Written,
     absent,
 )
 from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.requests import (
     PAGE_BYTES,
+    PAGE_SPAN,
     Entered,
     Floor,
     Grant,
@@ -179,6 +181,8 @@ def page_end(rows: Sequence[LogRow], end: int, request: ReadLog | ReadValues) ->
     """Return what a page of these rows is complete up to, where the log ends at `end`."""
     # A character has up to four bytes: a page that may have ended early counts as one that did.
     full = bool(rows) and (len(rows) == request.limit or 4 * size_of(rows) >= PAGE_BYTES)
+    if not full and request.prefix:
+        end = min(end, request.after + PAGE_SPAN)
     return rows[-1][0] if full else max(end, request.after)
 
 
@@ -200,6 +204,11 @@ def outcomes(plans: Sequence[Plan], rows: Iterable[Row], uid: str) -> list[Outco
             raise lost_commits(row.position)
         found[row.n or 0].append(row)
     return [_outcome(plan, mine, uid) for plan, mine in zip(plans, found, strict=True)]
+
+
+def waiters(rows: Iterable[Sequence[Any]]) -> tuple[Waiter, ...]:
+    """Return who waits, from rows of agent, whether for a lease, and microseconds of silence."""
+    return tuple(Waiter(row[0], bool(row[1]), max(row[2], 0) / 1e6) for row in rows)
 
 
 def place(rows: Sequence[Row], uid: str) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Literal, cast
 
 from interlock.core.requests import Request, T
@@ -13,6 +14,7 @@ from interlock.core.spaces import (
     Finding,
     FindSpace,
     ListSpaces,
+    NameSpaces,
     RenameSpace,
     SpaceInfo,
 )
@@ -30,6 +32,8 @@ class WholeStore(ABC):
         match request:
             case ListSpaces():
                 answer = self._list(request)
+            case NameSpaces():
+                answer = tuple(self._named())
             case FindSpace():
                 answer = self._find(request)
             case CreateSpace():
@@ -62,6 +66,10 @@ class WholeStore(ABC):
 
     @abstractmethod
     def _list(self, request: ListSpaces) -> tuple[SpaceInfo, ...]: ...
+
+    @abstractmethod
+    def _named(self) -> Iterable[str]:
+        """Answer a NameSpaces."""
 
     @abstractmethod
     def _find(self, request: FindSpace) -> str | None: ...

@@ -301,3 +301,12 @@ def check_is_kept(store: str) -> None:
         raise click.UsageError(
             "A store in memory ends with the command. Name a file: sqlite:///team.db"
         )
+
+
+def host_and_port(option: str, text: str) -> tuple[str, int]:
+    """Return an address to listen at.  Raises UsageError."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise click.UsageError(f"{option} {text!r} is not HOST:PORT. Example: 127.0.0.1:8700")
+    return host, int(port)

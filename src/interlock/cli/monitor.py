@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 import interlock
-from interlock.cli.common import compact, local, reported, terminated_as_interrupted
+from interlock.cli.common import compact, host_and_port, local, reported, terminated_as_interrupted
 from interlock.cli.forensics import duration, source_options
 from interlock.cli.table import DataTable
 from interlock.forensics import (
@@ -29,6 +29,7 @@ from interlock.forensics import (
 )
 from interlock.forensics.history import as_datetime
 from interlock.forensics.history_table import install
+from interlock.forensics.metrics import serving_metrics
 from interlock.forensics.monitor import KINDS, Hooks
 from interlock.forensics.record import AGENT_FIELD, COST
 from interlock.forensics.sources import POSTGRES, REDIS
@@ -141,6 +142,7 @@ def _record_commands(url: str, file: BinaryIO, ends: float) -> None:
               help="Go on here after a restart.")  # fmt: skip
 @click.option("--exec", "command", help="Run this for each alert, its JSON on standard input.")
 @click.option("--webhook", metavar="URL", help="POST each alert to this URL, as JSON.")
+@click.option("--metrics", metavar="HOST:PORT", help="Serve metrics for Prometheus at /metrics.")
 @_for
 @click.option("--json", "as_json", is_flag=True, help="Print one object per alert.")
 def monitor(
@@ -157,6 +159,7 @@ def monitor(
     position_file: Path | None,
     command: str | None,
     webhook: str | None,
+    metrics: str | None,
     for_: float | None,
     as_json: bool,
 ) -> None:
@@ -168,6 +171,7 @@ def monitor(
     """
     with reported(as_json), terminated_as_interrupted():
         ends = time.monotonic() + for_ if for_ is not None else float("inf")
+        address = None if metrics is None else host_and_port("--metrics", metrics)
         hooks = Hooks(command, webhook, lambda why: click.echo(f"Error: {why}", err=True))
         watcher = Watcher(
             lambda position: open_feed(
@@ -187,7 +191,10 @@ def monitor(
         )
         shown = interlock.redact_url(source) if "://" in source else source
         try:
-            with suppress(KeyboardInterrupt):
+            with suppress(KeyboardInterrupt), ExitStack() as stack:
+                if address is not None:
+                    port = stack.enter_context(serving_metrics(watcher, *address))
+                    click.echo(f"metrics at http://{address[0]}:{port}/metrics", err=True)
                 if sys.stdout.isatty() and not as_json:
                     _live(watcher, hooks, ends, shown)
                 else:

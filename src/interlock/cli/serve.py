@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import click
 from rich.console import Console
 
 import interlock
-from interlock.cli.common import INTERRUPTED, check_is_kept, compact, reported
+from interlock.cli.common import INTERRUPTED, check_is_kept, compact, host_and_port, reported
 from interlock.cli.table import DataTable
 from interlock.extras import needs
 
@@ -21,6 +22,13 @@ _EXISTING = click.Path(exists=True, dir_okay=False)
 @click.argument("urls", nargs=-1, required=True, metavar="URL...", envvar="INTERLOCK_STORE")
 @click.option("--bind", default="127.0.0.1:8700", show_default=True, metavar="HOST:PORT")
 @click.option("--tokens/--no-tokens", default=None, help="Ask for tokens (interlock tokens).")
+@click.option(
+    "--issuer",
+    "issuers",
+    type=_EXISTING,
+    multiple=True,
+    help="TOML file about whose JWTs are taken, too.",
+)
 @click.option("--tls-cert", type=_EXISTING, help="Certificate, with which it speaks HTTPS.")
 @click.option("--tls-key", type=_EXISTING, help="Private key of the certificate.")
 @click.option("--behind-proxy", is_flag=True, help="A proxy in front of it speaks HTTPS.")
@@ -44,6 +52,7 @@ def serve(
     urls: tuple[str, ...],
     bind: str,
     tokens: bool | None,
+    issuers: tuple[str, ...],
     tls_cert: str | None,
     tls_key: str | None,
     behind_proxy: bool,
@@ -59,8 +68,10 @@ def serve(
     with reported(False):
         for url in urls:
             check_is_kept(url)
-        host, port = _address(bind)
+        host, port = host_and_port("--bind", bind)
         public = host not in _LOCAL
+        if issuers and tokens is False:
+            raise click.UsageError("--issuer asks for tokens: leave --no-tokens out.")
         if (tls_cert is None) != (tls_key is None):
             raise click.UsageError("--tls-cert and --tls-key go together.")
         if public and tokens is False:
@@ -70,32 +81,31 @@ def serve(
                 f"Others can reach {host}, and tokens need HTTPS: pass --tls-cert and --tls-key, "
                 "or --behind-proxy."
             )
-        asks = public or behind_proxy if tokens is None else tokens
+        asks = public or behind_proxy or bool(issuers) if tokens is None else tokens
         if behind_proxy and not asks:
             raise click.UsageError("A proxy lets others in: leave --no-tokens out.")
         with needs("The HTTP service", "server"):
             from interlock.server.http.app import serve as run
+            from interlock.server.http.issuer import read_issuer
             from interlock.server.http.service import Bounds, Service
         names = [host if ":" not in host else f"[{host}]", *allow_host]
         bounds = Bounds(body=max_body, rate=rate)
+        trusted = [read_issuer(Path(each)) for each in issuers]
 
         async def serving() -> signal.Signals | None:
             service = Service(
-                urls, tokens=asks, create=not no_create, allowed_hosts=names, bounds=bounds
+                urls,
+                tokens=asks,
+                issuers=trusted,
+                create=not no_create,
+                allowed_hosts=names,
+                bounds=bounds,
             )
             tls = None if tls_cert is None or tls_key is None else (tls_cert, tls_key)
             return await run(service, host, port, told=_tell, tls=tls, behind_proxy=behind_proxy)
 
         if asyncio.run(serving()) == signal.SIGINT:
             raise SystemExit(INTERRUPTED)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or int(port) > 65535:
-        raise click.UsageError(f"--bind {text!r} is not HOST:PORT. Example: 127.0.0.1:8700")
-    return host, int(port)
 
 
 def _tell(url: str) -> None:

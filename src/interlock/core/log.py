@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from interlock.core.keys import check_key, check_name, check_prefix
 from interlock.core.plan import APPEND, DELETE, PUT
-from interlock.core.read import check_after
+from interlock.core.read import check_after, check_position
 from interlock.core.records import Entry
 from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import LogPage, ReadLog, ReadValues, Steps, ValuePage
@@ -24,18 +24,22 @@ _OLDEST = -1  # after this position: from the oldest that is kept
 
 @dataclass(frozen=True)
 class Choice:
-    """The entries that are asked for: of `key`, or under `prefix`; of `agent`; of some kinds."""
+    """The entries that are asked for: of `key`, or under `prefix`; of `agent`; of some kinds;
+    before a position."""
 
     prefix: str = ""
     key: str | None = None
     agent: str | None = None
     kinds: tuple[str, ...] = ()
     limit: int | None = None
+    before: int | None = None
 
     def of(self, page: list[Entry]) -> list[Entry]:
         """Return those of a page that are asked for, whose key was asked of the store."""
         if self.agent is not None:
             page = [entry for entry in page if entry.agent == self.agent]
+        if self.before is not None:
+            page = [entry for entry in page if entry.position < self.before]
         return [entry for entry in page if entry.kind in self.kinds] if self.kinds else page
 
 
@@ -59,10 +63,12 @@ def choice(
     agent: object = None,
     kinds: str | Iterable[str] | None = None,
     limit: object = None,
+    before: object = None,
 ) -> Choice | Invalid:
     """Return which entries are asked for, or what is malformed."""
     wrong = check_prefix(prefix) if key is None else check_key(key)
     wrong = wrong or (None if agent is None else check_name("agent", agent))
+    wrong = wrong or (None if before is None else check_position("before", before))
     if wrong is not None:
         return wrong
     if isinstance(kinds, str):
@@ -77,7 +83,8 @@ def choice(
     assert isinstance(prefix, str)
     assert key is None or isinstance(key, str)
     assert agent is None or isinstance(agent, str)
-    return Choice(prefix, key, agent, asked or (), limit)
+    assert before is None or isinstance(before, int)
+    return Choice(prefix, key, agent, asked or (), limit, before)
 
 
 def page_after(asked: Choice, after: int | None) -> Steps[LogPage | Invalid | Pruned]:
@@ -88,6 +95,8 @@ def page_after(asked: Choice, after: int | None) -> Steps[LogPage | Invalid | Pr
     few = asked.limit is not None and asked.agent is None and not asked.kinds
     limit = min(PAGE, asked.limit or PAGE) if few else PAGE
     start = _OLDEST if after is None else after
+    if asked.before is not None and after is not None:
+        limit = min(limit, max(asked.before - 1 - after, 1))
     return (yield from ReadLog(after=start, limit=limit, prefix=asked.prefix, key=asked.key))
 
 
@@ -99,8 +108,8 @@ def values_after(key: str, after: int | None) -> Steps[ValuePage | Invalid | Pru
     return (yield from ReadValues(after=_OLDEST if after is None else after, limit=VALUES, key=key))
 
 
-def window(after: int | None) -> Steps[Window | Invalid | Pruned]:
-    """Protocol: begin to read backwards, from the end of the log as it is now."""
+def window(asked: Choice, after: int | None) -> Steps[Window | Invalid | Pruned]:
+    """Protocol: begin to read backwards, from the end of the log as it is now, or `before`."""
     wrong = check_after(after)
     if wrong is not None:
         return wrong
@@ -108,7 +117,8 @@ def window(after: int | None) -> Steps[Window | Invalid | Pruned]:
     if isinstance(page, Pruned):
         return page
     oldest = page.entries[0].position if page.entries else page.head + 1
-    return Window(oldest - 1 if after is None else after, page.head, after is not None)
+    upto = page.head if asked.before is None else min(page.head, asked.before - 1)
+    return Window(oldest - 1 if after is None else after, upto, after is not None)
 
 
 def page_before(asked: Choice, view: Window) -> Steps[list[Entry] | Pruned]:

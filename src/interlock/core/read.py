@@ -5,10 +5,11 @@ from __future__ import annotations
 from interlock.core.conflict_report import ConflictReport, report
 from interlock.core.fold import ask, fold_snapshot
 from interlock.core.keys import check_all, check_key, check_prefix
-from interlock.core.records import Committed, KeyInfo, Snapshot
+from interlock.core.records import Committed, KeyInfo, Queue, Snapshot
 from interlock.core.refusals import Invalid, Pruned
 from interlock.core.requests import (
     ListKeys,
+    ListWaiters,
     Load,
     LoadAt,
     LogPage,
@@ -22,6 +23,7 @@ from interlock.core.writer import Writer
 
 _COMMIT_PAGE = 100  # entries of a commit whose end is looked for
 MOST_LISTED = 10_000  # keys in one answer
+MOST_WAITERS = 200
 _OLDEST = -1  # after this position: from the oldest that is kept
 
 
@@ -35,14 +37,26 @@ def load(
     return (yield from ask(writer, Load(keys, prefixes)))
 
 
-def list_keys(prefix: str, after: str | None, limit: int) -> Steps[tuple[KeyInfo, ...] | Invalid]:
+def list_keys(
+    prefix: str, after: str | None, limit: int, deleted: bool = False
+) -> Steps[tuple[KeyInfo, ...] | Invalid]:
     """List existing keys, without their values.  Returns a tuple of KeyInfo, or Invalid."""
     wrong = check_all((), (prefix,)) or (None if after is None else check_key(after))
     if wrong is not None:
         return wrong
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         return Invalid(f"limit={limit!r:.60} must be a whole number above 0.")
-    return (yield from ListKeys(prefix, after or "", min(limit, MOST_LISTED)))
+    most = min(limit, MOST_LISTED)
+    return (yield from ListKeys(prefix, after or "", limit=most, deleted=bool(deleted)))
+
+
+def queue(key: str) -> Steps[Queue | Invalid]:
+    """Say who has the lease of a key and who waits for it.  Returns a Queue, or Invalid."""
+    wrong = check_key(key)
+    if wrong is not None:
+        return wrong
+    leases = (yield from Load((key,))).leases
+    return Queue(key, leases.get(key), (yield from ListWaiters(key, MOST_WAITERS)))
 
 
 def load_at(

@@ -185,6 +185,25 @@ class Leaseholder(NamedTuple):
     seconds: float
 
 
+class Waiter(NamedTuple):
+    """Who waits for a key: for its lease, or else for a turn to think (the first one has it).
+
+    `silent`: seconds since its last sign of life.
+    """
+
+    agent: str
+    for_lease: bool
+    silent: float
+
+
+class Queue(NamedTuple):
+    """Who has the lease of a key, None where nobody has, and who waits, first come first served."""
+
+    key: str
+    lease: Leaseholder | None
+    waiters: tuple[Waiter, ...]
+
+
 class Written(NamedTuple):
     """One write of a commit: the key's new version and epoch, and its place in the log.
 

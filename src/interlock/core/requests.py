@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.plan import Plan
-from interlock.core.records import Entry, KeyInfo, Record, Snapshot
+from interlock.core.records import Entry, KeyInfo, Record, Snapshot, Waiter
 from interlock.core.refusals import Outcome, Pruned, Refusal, Wait
 from interlock.core.struct import Struct
 
@@ -56,10 +56,22 @@ class Load(Request[Snapshot]):
 
 class ListKeys(Request[tuple[KeyInfo, ...]]):
     """At most `limit` existing keys that begin with `prefix` and come after `after` ("": any), in
-    order, without their values.  Answered by a tuple of `KeyInfo`."""
+    order, without their values.  Answered by a tuple of `KeyInfo`.
+
+    `deleted`: those that do not exist any more, too.
+    """
 
     prefix: str
     after: str
+    limit: int
+    deleted: bool = False
+
+
+class ListWaiters(Request[tuple[Waiter, ...]]):
+    """At most `limit` live tickets in the queue of a key and in that of its lease, in their order.
+    Answered by a tuple of `Waiter`."""
+
+    key: str
     limit: int
 
 
@@ -92,7 +104,8 @@ class ReadLog(Request["LogPage | Pruned"]):
     """At most `limit` entries after position `after`, of one key or of a prefix, oldest first.
 
     `after` -1: from the oldest that is kept.  Answered by a `LogPage`, or by `Pruned`.  A page ends
-    early, but not before its first entry, once its values reach `PAGE_BYTES`.
+    early, but not before its first entry, once its values reach `PAGE_BYTES`, or where `PAGE_SPAN`
+    entries were looked at for a prefix.
     """
 
     after: int
@@ -101,6 +114,7 @@ class ReadLog(Request["LogPage | Pruned"]):
     key: str | None = None
 
 
+PAGE_SPAN = 20_000  # functions.sql has it, too
 PAGE_BYTES = 4 << 20  # of the values of a LogPage, beside the last; functions.sql has it, too
 
 

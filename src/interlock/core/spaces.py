@@ -56,6 +56,10 @@ class ListSpaces(Request[tuple[SpaceInfo, ...]]):
     """Answered by the spaces of the store, in the order of their names."""
 
 
+class NameSpaces(Request[tuple[str, ...]]):
+    """Answered by the names of the spaces that can be opened, in their order, counting nothing."""
+
+
 class FindSpace(Request[str | None]):
     """Answered by the unique id of a space, None where there is none of that name."""
 

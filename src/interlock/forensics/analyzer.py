@@ -5,13 +5,14 @@ read that one.  Where the source shows what the writer had read, this is `certai
 is inferred from content: a value that looks as if the earlier write had never happened is
 `likely`, or `possible` where it could as well be meant.
 
-In memory are each key's current value and what the last writes changed, 200,000 in all.
+In memory are each key's current value, as JSON but for the keys that were written last, and what
+the last writes changed, 200,000 in all.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
@@ -54,6 +55,7 @@ from interlock.forensics.loss import (
 _REMEMBERED = 200_000  # changes of all keys
 _INFERRED = 64  # writes of a key that one with an unknown read is compared with
 _BLIND = "its writer had not read the key since its own last write, if at all"
+_AT_WORK = 1000  # keys whose values are objects
 _OPEN = 16  # losses of a key that a later write may restore
 
 
@@ -71,7 +73,7 @@ class Write:
     time_us: int
     agent: str
     version: int | None
-    facts: list[Fact] | None
+    facts: Sequence[Fact] | None
     value: Any  # where reads are recorded by value
     base: int | None
     earlier: Write | None
@@ -130,6 +132,8 @@ class Analyzer:
         self._from_start = from_start
         self._shows_reads = shows_reads
         self._order: deque[Write] = deque()
+        self._at_work: dict[str, Key] = {}  # written last, in that order
+        self._names: dict[str, str] = {}
         self._by_value = False
         # Hosts of which a connection without a name has written what it had not read: it may be one
         # of a pool, and another one of it has read.
@@ -155,7 +159,7 @@ class Analyzer:
             found += self._overlap(key, event, base)
         before = _object(key.value)
         if key.last is not None and key.last.facts is None:
-            key.last.facts = [] if before is NOTHING else changes(REMOVED, before)
+            key.last.facts = () if before is NOTHING else tuple(changes(REMOVED, before))
         if event.kind in (PUT, CHANGE):
             new = event.value
         elif event.kind == DELETE:
@@ -367,6 +371,7 @@ class Analyzer:
     def _note(self, key: Key, event: Event, new: Any, facts: list[Fact], base: int | None) -> None:
         key.writes += 1
         key.last_us = event.time_us
+        agent = self._names.setdefault(event.agent, event.agent)
         key.version = event.version if event.version is not None else key.version
         key.size = event.size
         if event.agent not in key.agents:
@@ -376,9 +381,9 @@ class Analyzer:
             key.writes,
             event.position,
             event.time_us,
-            event.agent,
+            agent,
             event.version,
-            None if key.last is None else facts,
+            None if key.last is None else tuple(facts),
             new if self._by_value else NOTHING,
             base,
             key.last,
@@ -392,8 +397,12 @@ class Analyzer:
                 if loss.position != event.position and _brings_back(facts, loss.facts, new):
                     loss.restored = event.position
             key.open = [loss for loss in key.open if loss.restored is None]
-        # Most keys of a long history are written once: as bytes they take a third of the memory.
-        key.value = _packed(new) if key.writes == 1 else new
+        key.value = new
+        self._at_work.pop(key.name, None)  # most keys rest: as bytes they take a third
+        self._at_work[key.name] = key
+        if len(self._at_work) > _AT_WORK:
+            resting = self._at_work.pop(next(iter(self._at_work)))
+            resting.value = _packed(resting.value)
 
 
 def host_of(agent: str) -> str | None:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 import tomllib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +114,8 @@ class Watcher:
             round(window * 1e6), round(think * 1e6), from_start=self.feed.from_start
         )
         self.counts: dict[str, dict[str, int]] = {}
+        self.found: Counter[str] = Counter()  # by kind
+        self.raised: Counter[str] = Counter()
         self.away: str | None = None
         self._recent: dict[tuple[str, str], deque[float]] = {}
         self._active: dict[str, None] = {}
@@ -144,6 +146,16 @@ class Watcher:
             return []
         self.away, self._wait = None, 0.1
         return [alert for alert in found if self._counted(alert)]
+
+    @property
+    def longest_queue(self) -> int:
+        """How many wait in the longest queue."""
+        return max(self._queued.values(), default=0)
+
+    @property
+    def hanging(self) -> int:
+        """How many leases have expired and were not given up."""
+        return len(self._hanging)
 
     def save(self) -> None:
         """Keep the position: what was returned so far has been delivered."""
@@ -211,6 +223,12 @@ class Watcher:
         """Count an alert; whether it is to be raised."""
         counts = self.counts.setdefault(alert.key, dict.fromkeys(KINDS, 0))
         counts[alert.kind] += 1
+        self.found[alert.kind] += 1
+        raised = self._is_raised(alert)
+        self.raised[alert.kind] += raised
+        return raised
+
+    def _is_raised(self, alert: Alert) -> bool:
         limit: int = getattr(self._limits, alert.kind)
         if alert.kind in (QUEUE, LEASE) or limit <= 1:
             return limit > 0

@@ -2,19 +2,21 @@
 
 from typing import TYPE_CHECKING
 
-from interlock.extras import needs
+from interlock.extras import later, needs
 
 if TYPE_CHECKING:
     from interlock.server.http.app import app
+    from interlock.server.http.issuer import Issuer
     from interlock.server.http.service import Bounds
 
-__all__ = ["Bounds", "app"]
+_HOMES = {"app": "app", "issuer": "Issuer", "service": "Bounds"}
+__all__ = ["Bounds", "Issuer", "app"]
+_imported = later("interlock.server.http", _HOMES)
 
 
 def __getattr__(name: str) -> object:
-    """Import `app` and `Bounds` when they are first used."""
+    """Import a public name when it is first used."""
     if name not in __all__:
-        raise AttributeError(f"module 'interlock.server' has no attribute {name!r}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with needs("The HTTP service", "server"):
-        from interlock.server.http import app, service
-    return app.app if name == "app" else service.Bounds
+        return _imported(name)

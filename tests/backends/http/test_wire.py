@@ -27,6 +27,7 @@ REQUESTS: list[Request[Any]] = [
     requests.LoadAt(position=0, time_us=None, keys=("k",)),
     requests.ListKeys(prefix="", after="", limit=10),
     requests.ListExpired(limit=10),
+    requests.ListWaiters("k", limit=10),
     requests.ReadLog(after=0, limit=10),
     requests.ReadValues(after=0, limit=10, key="m"),
     requests.TakeTurn(("k",), name="turn", agent="a", ttl=5.0),

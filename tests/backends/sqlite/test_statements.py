@@ -59,7 +59,8 @@ def test_no_statement_reads_a_whole_table(db: sqlite3.Connection, name: str) -> 
         ("opening", "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         ("log_end", "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
         ("log_page", "INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
-        ("scan_versions", "(space=? AND key>?)"),
+        *((name, "(space=? AND key>? AND key<?)") for name in ("scan", "scan_at", "list_keys")),
+        ("scan_versions", "(space=? AND key>? AND key<?)"),
     ],
 )
 def test_the_index_that_a_statement_is_written_for(

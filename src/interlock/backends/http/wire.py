@@ -18,7 +18,7 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import Deliveries, GroupInfo
 from interlock.core.keys import decode
 from interlock.core.merge import Clash
-from interlock.core.records import Committed, KeyInfo, Record, Snapshot, Tail
+from interlock.core.records import Committed, KeyInfo, Record, Snapshot, Tail, Waiter
 from interlock.core.refusals import Refusal, Wait
 from interlock.core.requests import Request, T
 
@@ -28,6 +28,7 @@ ANSWERS: Mapping[type[Request[Any]], Any] = {
     requests.LoadAt: Snapshot,
     requests.ListKeys: tuple[KeyInfo, ...],
     requests.ListExpired: tuple[KeyInfo, ...],
+    requests.ListWaiters: tuple[Waiter, ...],
     requests.Commit: Committed,
     requests.ReadLog: requests.LogPage,
     requests.ReadValues: requests.ValuePage,

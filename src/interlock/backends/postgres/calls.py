@@ -15,7 +15,7 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import APPEND, DELETE, Expect, Plan
-from interlock.core.records import KeyInfo, Snapshot
+from interlock.core.records import KeyInfo, Snapshot, Waiter
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import LogPage, Request, ValuePage
 from interlock.core.rules import RULES_KEY
@@ -233,13 +233,19 @@ def _load(
 
 def _list_keys(request: requests.ListKeys, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
-    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after, request.limit)
-    return Call("list_keys", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
+    arguments = (space, prefix, prefix_end(prefix), max(prefix, after), after)
+    most = (request.limit, request.deleted)
+    return Call("list_keys", arguments + most, lambda rows: tuple(map(KeyInfo._make, rows)), False)
 
 
 def _list_expired(request: requests.ListExpired, space: int, uid: str) -> Call[tuple[KeyInfo, ...]]:
     arguments = (space, request.limit)
     return Call("list_expired", arguments, lambda rows: tuple(map(KeyInfo._make, rows)), False)
+
+
+def _list_waiters(request: requests.ListWaiters, space: int, uid: str) -> Call[tuple[Waiter, ...]]:
+    arguments = (space, request.key, refusals.QUEUE + request.key, request.limit)
+    return Call("list_waiters", arguments, answers.waiters, False)
 
 
 def _load_at(request: requests.LoadAt, space: int, uid: str) -> Call[Snapshot | Pruned]:
@@ -270,7 +276,8 @@ def _read_log(
             return refusals.pruned(request.after, floor)
         if isinstance(request, requests.ReadValues):
             return answers.value_page(rows[1:], head, request, rows[0][3])
-        return answers.log_page(rows[1:], head, request, rows[0][3])
+        begun = request.replace(after=max(request.after, floor))
+        return answers.log_page(rows[1:], head, begun, rows[0][3])
 
     return Call("read_log", arguments, parse, False)
 
@@ -463,6 +470,7 @@ def _nothing(rows: Rows) -> None:
 _CALLS: dict[type[Request[object]], Callable[[Any, int, str], Call[object]]] = {
     requests.ListKeys: _list_keys,
     requests.ListExpired: _list_expired,
+    requests.ListWaiters: _list_waiters,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
     requests.LeaveTurn: _leave_turn,

@@ -248,7 +248,7 @@ END $$;
 
 -- Existing keys under a prefix, from p_first to p_end and without p_after, in order, at most p_limit.
 CREATE FUNCTION interlock.list_keys(
-    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer
+    p_space integer, p_prefix text, p_end text, p_first text, p_after text, p_limit integer, p_deleted boolean
 ) RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
 AS $$
@@ -261,11 +261,27 @@ BEGIN
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
     WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
         AND (p_end IS NULL OR h.key < p_end)
-        AND as_of(h.live, now_us) > 0 AND (p_prefix <> '' OR left(h.key, 1) <> '$')
+        AND (p_deleted OR as_of(h.live, now_us) > 0) AND (p_prefix <> '' OR left(h.key, 1) <> '$')
     ORDER BY h.key LIMIT p_limit;
 END $$;
 
--- The same of keys whose values have expired, but of those that somebody has the lease of; the first first.
+-- Who waits in the queue of a key and in that of its lease, in their order; silent: microseconds since the
+-- last sign of life.
+CREATE FUNCTION interlock.list_waiters(p_space integer, p_key text, p_queue text, p_limit integer)
+RETURNS TABLE (agent text, for_lease integer, silent bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    now_us bigint := clock_us();
+BEGIN
+    PERFORM floor_of(p_space);
+    RETURN QUERY SELECT t.agent, (q.key = p_queue)::integer, now_us - t.renewed
+    FROM ticket_keys AS q JOIN tickets AS t ON t.space = q.space AND t.ticket = q.ticket
+    WHERE q.space = p_space AND q.key IN (p_key, p_queue) AND alive(t.renewed, t.expires, now_us)
+    ORDER BY q.ticket LIMIT p_limit;
+END $$;
+
+-- The same as list_keys of keys whose values have expired, but of those that somebody has the lease of; the first first.
 CREATE FUNCTION interlock.list_expired(p_space integer, p_limit integer)
 RETURNS TABLE (key text, version bigint, epoch bigint, agent text, "time" bigint, "position" bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp SET enable_seqscan = off SET plan_cache_mode = force_generic_plan
@@ -436,6 +452,7 @@ BEGIN
                 OVER (ORDER BY m.position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM (SELECT * FROM log AS l WHERE l.space = p_space AND l.position > p_after
                 AND l.key >= p_prefix AND (p_end IS NULL OR l.key < p_end)
+                AND (p_prefix = '' OR l.position <= p_after + 20000)
                 ORDER BY l.position LIMIT p_limit) AS m) AS l
         WHERE l.before IS NULL OR l.before < 4194304 ORDER BY l.position;
     END IF;

@@ -96,7 +96,7 @@ DECLARE
     each regprocedure;
     names text[] := ARRAY['open_space', 'enter', 'load', 'load_at', 'read_log', 'log_end', 'listen_until',
         'read_refusals', 'group_state', 'list_groups', 'load_projection', 'bounded', 'fetch_answers',
-        'fetch_deliveries', 'list_keys', 'list_expired', 'list_spaces', 'find_space', 'dump', 'read_base', 'examine'];
+        'fetch_deliveries', 'list_keys', 'list_expired', 'list_waiters', 'list_spaces', 'name_spaces', 'find_space', 'dump', 'read_base', 'examine'];
 BEGIN
     IF p_as IS NULL OR p_as NOT IN ('reader', 'writer', 'operator') THEN
         RAISE invalid_parameter_value

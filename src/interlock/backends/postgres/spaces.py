@@ -83,6 +83,9 @@ class PostgresStore(WholeStore):
         rows = self._store.send(Call("list_spaces", (), lambda found: found, False))
         return tuple(SpaceInfo._make((*row[:6], bool(row[6]))) for row in rows)
 
+    def _named(self) -> list[str]:
+        return [name for (name,) in self._ask("name_spaces", writes=False)]
+
     def _find(self, request: FindSpace) -> str | None:
         rows = self._ask("find_space", request.name, writes=False)
         return rows[0][0] if rows else None

@@ -25,6 +25,11 @@ AS $$
     ORDER BY s.name
 $$;
 
+-- The names of those that can be opened, in their order.
+CREATE FUNCTION interlock.name_spaces() RETURNS TABLE (name text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp
+AS $$ SELECT s.name FROM spaces AS s WHERE s.importing IS NULL ORDER BY s.name $$;
+
 -- The unique id of a space: one row at most.
 CREATE FUNCTION interlock.find_space(p_name text) RETURNS TABLE (uid text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = interlock, pg_temp

@@ -16,7 +16,7 @@ from interlock.core.conflict_report import RefusalNote
 from interlock.core.group import FORGOTTEN_AFTER, LISTED, SCANNED, Deliveries, GroupInfo
 from interlock.core.keys import prefix_end
 from interlock.core.plan import DELETE, PUT, Plan
-from interlock.core.records import Committed, KeyInfo, Snapshot
+from interlock.core.records import Committed, KeyInfo, Snapshot, Waiter
 from interlock.core.refusals import Outcome, Pruned
 from interlock.core.requests import PAGE_BYTES, LogPage, Request, T, ValuePage
 from interlock.core.transfer import (
@@ -57,6 +57,7 @@ _NAMES = (
         "load",
         "list_keys",
         "list_expired",
+        "list_waiters",
         "load_at",
         "log",
         "turn",
@@ -260,13 +261,17 @@ def _load(request: requests.Load, keys: Keys, uid: str, known: tuple[int, str]) 
 def _list_keys(request: requests.ListKeys, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
     prefix, after = request.prefix, request.after
     names = (prefix, max(prefix, after), prefix_end(prefix) or "", after)
-    command = script("list_keys", keys.fixed, *names, request.limit)
+    command = script("list_keys", keys.fixed, *names, request.limit, int(request.deleted))
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
 
 
 def _list_expired(request: requests.ListExpired, keys: Keys, uid: str) -> Call[tuple[KeyInfo, ...]]:
     command = script("list_expired", keys.fixed, request.limit)
     return _one(command, lambda rows: tuple(map(KeyInfo._make, rows)))
+
+
+def _list_waiters(request: requests.ListWaiters, keys: Keys, uid: str) -> Call[tuple[Waiter, ...]]:
+    return _one(script("list_waiters", keys.fixed, request.key, request.limit), answers.waiters)
 
 
 def _load_at(request: requests.LoadAt, keys: Keys, uid: str) -> Call[Snapshot | Pruned]:
@@ -552,6 +557,7 @@ def _nothing(replies: object) -> None:
 _CALLS: dict[type[Request[object]], Callable[[Any, Keys, str], Call[Any]]] = {
     requests.ListKeys: _list_keys,
     requests.ListExpired: _list_expired,
+    requests.ListWaiters: _list_waiters,
     requests.LoadAt: _load_at,
     requests.TakeTurn: _take_turn,
     requests.LeaveTurn: _leave_turn,

@@ -100,12 +100,20 @@ class RedisStore(WholeStore):
     def _count(self, keys: Keys, uid: str) -> int:
         count, after = 0, ""
         while True:
-            command = script("list_keys", keys.fixed, "", after, "", after, _PAGE, uid)
+            command = script("list_keys", keys.fixed, "", after, "", after, _PAGE, 0, uid)
             (rows,) = self._send(keys, command)
             count += len(rows)
             if len(rows) < _PAGE:
                 return count
             after = rows[-1][0]
+
+    def _named(self) -> list[str]:
+        return [name for name in sorted(self._names()) if self._is_whole(name)]
+
+    def _is_whole(self, name: str) -> bool:
+        keys = Keys(state_key(name))
+        uid, source = self._send(keys, ("HMGET", keys.state, "uid", "importing"))[0]
+        return uid is not None and source is None
 
     def _find(self, request: FindSpace) -> str | None:
         keys = Keys(state_key(request.name))

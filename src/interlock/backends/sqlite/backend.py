@@ -223,6 +223,7 @@ class SQLiteBackend:
         requests.GroupState: lambda self, request: self._read(groups.state, request),
         requests.ListKeys: lambda self, request: self._read(log.list_keys, request),
         requests.ListExpired: lambda self, request: self._read(log.list_expired, request),
+        requests.ListWaiters: lambda self, request: self._read(turns.waiters, request),
         requests.ListGroups: lambda self, request: self._read(groups.names, request),
         requests.DropGroup: lambda self, request: self._write(groups.drop, request),
         Dump: lambda self, request: self._read(transfer.dump, request),

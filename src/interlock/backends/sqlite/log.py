@@ -31,6 +31,7 @@ from interlock.core.refusals import Pruned, pruned
 from interlock.core.requests import (
     NEAR,
     PAGE_BYTES,
+    PAGE_SPAN,
     DropProjection,
     Floor,
     Kept,
@@ -94,7 +95,7 @@ def list_keys(
     prefix, after = request.prefix, request.after
     bounds = (prefix, prefix_end(prefix), max(prefix, after), after)
     rows = connection.execute(
-        SQL["list_keys"], (where.space, *bounds, request.limit, where.clock())
+        SQL["list_keys"], (where.space, *bounds, request.limit, where.clock(), request.deleted)
     )
     return tuple(map(KeyInfo._make, rows))
 
@@ -175,6 +176,7 @@ def _rows(
         rows = connection.execute(SQL["log_page_of_key"], (*window, where.space, request.key))
     elif request.prefix:
         bounds = (request.prefix, prefix_end(request.prefix))
+        window = (window[0], min(window[1], window[0] + PAGE_SPAN), window[2])
         rows = connection.execute(SQL["log_page_of_prefix"], (*window, *bounds))
     else:
         rows = connection.execute(SQL["log_page"], window)

@@ -59,6 +59,10 @@ class SQLiteStore(WholeStore):
 
         return self._read(read)
 
+    def _named(self) -> list[str]:
+        rows = self._read(lambda c: c.execute(SPACES["spaces"]).fetchall())
+        return [name for _, name, _, source in rows if source is None]
+
     def _find(self, request: FindSpace) -> str | None:
         row = self._read(lambda c: c.execute(SQL["find_space"], (request.name,)).fetchone())
         return None if row is None else str(row[1])

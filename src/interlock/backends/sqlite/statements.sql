@@ -61,15 +61,15 @@ LEFT JOIN log AS l ON l.id = h.entry;
 -- name: scan (space, first key, end, now)
 SELECT h.key, l.body, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF, h.live
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
-WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND h.live
+WHERE h.space = ?1 AND h.key >= ?2 AND h.key < COALESCE(?3, x'') AND h.live
     AND (h.live <= 2 OR h.live > ?4) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
 
--- name: list_keys (space, prefix, end, first key, after, limit, now)
+-- name: list_keys (space, prefix, end, first key, after, limit, now, whether deleted ones, too)
 SELECT h.key, h.version, h.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF
 FROM heads AS h CROSS JOIN log AS l ON l.id = h.entry
-WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND (?3 IS NULL OR h.key < ?3) AND h.live
-    AND (h.live <= 2 OR h.live > ?7) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
+WHERE h.space = ?1 AND h.key >= ?4 AND h.key <> ?5 AND h.key < COALESCE(?3, x'')
+    AND (?8 OR h.live AND (h.live <= 2 OR h.live > ?7)) AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key LIMIT ?6;
 
 -- name: list_expired (space, now, limit)
@@ -83,7 +83,7 @@ ORDER BY h.live, h.key LIMIT ?3;
 
 -- name: scan_versions (space, first key, end, now)
 SELECT key, version, epoch FROM heads
-WHERE space = ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) AND live AND (live <= 2 OR live > ?4)
+WHERE space = ?1 AND key >= ?2 AND key < COALESCE(?3, x'') AND live AND (live <= 2 OR live > ?4)
     AND (?2 <> '' OR substr(key, 1, 1) <> '$');
 
 -- name: records_at (keys as a JSON array, space, last id)
@@ -102,7 +102,7 @@ SELECT l.key, l.body, l.version, l.epoch, l.agent, l.time, l.id & 0xFFFFFFFFFF,
     CASE l.kind WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE COALESCE(l.expires, 1) END
 FROM heads AS h CROSS JOIN log AS l ON l.id = (
     SELECT MAX(id) FROM log INDEXED BY log_by_key WHERE space = h.space AND key = h.key AND id <= ?4)
-WHERE h.space = ?1 AND h.key >= ?2 AND (?3 IS NULL OR h.key < ?3) AND l.kind <> 'delete'
+WHERE h.space = ?1 AND h.key >= ?2 AND h.key < COALESCE(?3, x'') AND l.kind <> 'delete'
     AND (l.expires IS NULL OR l.expires > ?5) AND (l.kind <> 'put' OR l.body IS NOT NULL)
     AND (?2 <> '' OR substr(h.key, 1, 1) <> '$')
 ORDER BY h.key;
@@ -153,6 +153,11 @@ SELECT COUNT(*) FROM (
     WHERE q.space = ?1 AND q.key = ?2 AND t.expires > ?3 AND t.renewed <= ?3 + 1000000
     ORDER BY q.ticket LIMIT ?4
 );
+
+-- name: waiters (space, key, queue for its lease, now, limit)
+SELECT t.agent, q.key = ?3, ?4 - t.renewed FROM ticket_keys AS q JOIN tickets AS t ON t.ticket = q.ticket
+WHERE q.space = ?1 AND q.key IN (?2, ?3) AND t.expires > ?4 AND t.renewed <= ?4 + 1000000
+ORDER BY q.ticket LIMIT ?5;
 
 -- name: ticket (space, ticket, now)
 SELECT ticket, expires, firm FROM tickets

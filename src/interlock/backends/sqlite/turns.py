@@ -16,14 +16,24 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from interlock.backends import answers
 from interlock.backends.sqlite.commit import Where, alive, drop_ticket, opening
 from interlock.backends.sqlite.log import load
 from interlock.backends.sqlite.statements import SQL
+from interlock.core.records import Waiter
 from interlock.core.refusals import QUEUE, Wait
-from interlock.core.requests import LOOKED_AT, NEAR, LeaveTurn, Load, Place, TakeTurn
+from interlock.core.requests import LOOKED_AT, NEAR, LeaveTurn, ListWaiters, Load, Place, TakeTurn
 
 RENEW_BELOW, _RENEW_ABOVE = 0.7, 1.3  # of the ttl; in between, asking for one's place only reads
 _SILENT = 2.0  # of the asker's ttl: longer than this nobody at the head may live unheard of
+
+
+def waiters(
+    connection: sqlite3.Connection, where: Where, request: ListWaiters
+) -> tuple[Waiter, ...]:
+    """Answer a ListWaiters."""
+    values = (where.space, request.key, QUEUE + request.key, where.clock(), request.limit)
+    return answers.waiters(connection.execute(SQL["waiters"], values))
 
 
 def look(connection: sqlite3.Connection, where: Where, request: TakeTurn) -> Place | None:

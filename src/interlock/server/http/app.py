@@ -18,6 +18,7 @@ from interlock import AsyncSpace
 from interlock.server.connections import LIMITS, Limits, address_of, bound, serve_application
 from interlock.server.http.api import OPERATIONS, SPACE
 from interlock.server.http.call import handler
+from interlock.server.http.issuer import Issuer
 from interlock.server.http.mcp import Endpoint
 from interlock.server.http.openapi import openapi
 from interlock.server.http.operate import health
@@ -31,6 +32,7 @@ _NAMES = {404: "NotFound", 405: "NotAllowed"}
 def app(
     *sources: str | AsyncSpace,
     tokens: bool = False,
+    issuers: Sequence[Issuer] = (),
     create: bool = True,
     allowed_hosts: Sequence[str] = (),
     bounds: Bounds | None = None,
@@ -39,12 +41,18 @@ def app(
 
     `sources`: URLs of stores, whose spaces are served, and spaces that the application has open in
     this event loop.  `tokens`: whether callers must show a token of `interlock tokens`; without,
-    whoever reaches it may do everything.  `create`: whether stores and spaces are made where there
-    are none.  `allowed_hosts`: what a request's Host and Origin may name besides this machine, `*`
-    for any.  What it opens is closed at its shutdown (`lifespan`).  Raises Invalid.
+    whoever reaches it may do everything.  `issuers`: whose JWTs are tokens, too.  `create`: whether
+    stores and spaces are made where there are none.  `allowed_hosts`: what a request's Host and
+    Origin may name besides this machine, `*` for any.  What it opens is closed at its
+    shutdown (`lifespan`).  Raises Invalid.
     """
     service = Service(
-        sources, tokens=tokens, create=create, allowed_hosts=allowed_hosts, bounds=bounds
+        sources,
+        tokens=tokens,
+        issuers=issuers,
+        create=create,
+        allowed_hosts=allowed_hosts,
+        bounds=bounds,
     )
     return application(service)
 

@@ -110,6 +110,11 @@ class Call:
         """Return the store's answer to a request of `core`."""
         return await self.hosted.base.session.driver.backend.perform_async(request)
 
+    def keep_refused(self, agent: str, key: str, body: bytes, version: int | None) -> None:
+        """Keep a write that was refused with a conflict, for an operator to look at."""
+        if version and not is_reserved(key):
+            self.service.refused.keep(self.hosted.uid, agent, key, body, version)
+
     async def audit(self, what: str, **details: Json) -> None:
         """Keep what an operator did."""
         await self.service.audit(self.agent, what, self.hosted.name, **details)
@@ -186,8 +191,9 @@ def record_answer(record: Record, status: int = 200) -> Response:
     return answer(record.to_dict(), status, {"ETag": etag(record)})
 
 
-def key_dict(info: KeyInfo) -> dict[str, Json]:
+def key_dict(info: KeyInfo | Record) -> dict[str, Json]:
     """Return a key without its value."""
+    assert info.at is not None
     return {
         "key": info.key,
         "version": info.version,

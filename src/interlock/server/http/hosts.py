@@ -79,7 +79,7 @@ class Hosts:
         """Return the names of all spaces.  Raises a fault."""
         found = {*self._given}
         for store in self._stores:
-            found |= {each.name for each in await store.spaces() if not each.importing}
+            found |= {*await store.names()}
         return sorted(found - {SERVICE_SPACE})
 
     async def get(self, name: str) -> Hosted:

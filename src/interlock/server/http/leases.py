@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from interlock import Record
 from interlock._async import fences
+from interlock.server.http import upkeep
 from interlock.server.http.call import Call, answer
 from interlock.server.http.problem import etag, invalid
 from interlock.server.http.relay import holds, need_lease, need_owner
@@ -61,10 +62,18 @@ async def release(call: Call) -> Response:
     return Response(status_code=204)
 
 
+async def queue(call: Call) -> Response:
+    """Show who holds the lease of a key, and who waits for it or for a turn."""
+    found = await call.space.queue(call.key)
+    lease = None if found.lease is None else found.lease._asdict()
+    return answer(
+        {"key": found.key, "lease": lease, "waiters": [each._asdict() for each in found.waiters]}
+    )
+
+
 async def reclaim(call: Call) -> Response:
     """Take the lease of a key away from whoever holds it, who is fenced."""
-    record = await call.space.reclaim(call.key)
-    await call.audit("reclaim", key=record.key, epoch=record.epoch)
+    record = await upkeep.reclaim(call, call.key)
     return answer(record.to_dict(), headers={"ETag": etag(record)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from interlock.server.http.call import MOST_LISTED, Call, answer, entry_dict
 from interlock.server.http.feed import Feed
 from interlock.server.http.problem import Problem, invalid, problem_of
 
-_MOST_LOOKED_AT = 20_000  # entries that are not asked for, for one page
+_RECHECKED = 15.0  # seconds after which a busy stream looks at its token again
+_MOST_LOOKED_AT = 5000  # entries for one page
 
 
 def _chosen(call: Call) -> dict[str, Any]:
@@ -26,40 +28,70 @@ async def read(call: Call) -> Response:
     """Read the log page by page; as NDJSON all of it, however long."""
     after, prefix, chosen = call.number("after", None), call.query.get("prefix", ""), _chosen(call)
     if "application/x-ndjson" in call.request.headers.get("accept", ""):
-        entries = call.space.log(after, prefix, **chosen)
-        return StreamingResponse(_lines(call, entries), media_type="application/x-ndjson")
-    limit = call.number("limit", 100, 1, MOST_LISTED)
+        whole = call.space.log(after, prefix, **chosen)
+        return StreamingResponse(_lines(call, whole), media_type="application/x-ndjson")
+    limit, before = call.number("limit", 100, 1, MOST_LISTED), call.number("before", None, 1)
     if call.flag("newest_first"):
-        latest = call.space.log(after, prefix, newest_first=True, **chosen)
-        return await _page(call, latest, limit, None)
-    return await _page(call, call.space.log(after, prefix, **chosen), limit, after or 0)
+        entries, rest = await earlier(call, limit, before, after, prefix=prefix, **chosen)
+        return _page(call, entries, {"next_after": None, "next_before": rest, "more": bool(rest)})
+    entries, rest, reached = await _later(call, limit, after, before, prefix=prefix, **chosen)
+    return _page(call, entries, {"next_after": reached, "more": rest})
 
 
 async def history(call: Call) -> Response:
     """Read the entries of one key."""
-    after = call.number("after", None)
-    entries = call.space.history(call.key, after=after)
-    return await _page(call, entries, call.number("limit", 100, 1, MOST_LISTED), after or 0)
+    after, limit = call.number("after", None), call.number("limit", 100, 1, MOST_LISTED)
+    entries = [e async for e in call.space.history(call.key, after=after, limit=limit + 1)]
+    shown = entries[:limit]
+    last = shown[-1].position if shown else after or 0
+    return _page(call, shown, {"next_after": last, "more": len(entries) > limit})
 
 
-async def _page(
-    call: Call, entries: AsyncIterator[Entry], limit: int, after: int | None
-) -> Response:
-    shown: list[Any] = []
-    more, looked_at = False, 0
-    async for entry in entries:
-        looked_at += 1
+async def earlier(
+    call: Call, limit: int, before: int | None, after: int | None = None, **chosen: Any
+) -> tuple[list[Entry], int | None]:
+    """Return entries before a position (None: the last ones), the newest first, and before which
+    position the rest comes: so much of the log is looked at, however little is found."""
+    floor = await _oldest(call) - 1 if after is None else after
+    head = await call.space.position()
+    upto = head if before is None else min(head, before - 1)
+    least = max(floor, upto - _MOST_LOOKED_AT)
+    found: list[Entry] = []
+    async for entry in call.space.log(least, before=upto + 1, newest_first=True, **chosen):
+        if len(found) == limit:
+            return found, found[-1].position
         if call.sees(entry.key):
-            if len(shown) == limit:
-                more = True
-                break
-            shown.append(entry_dict(entry, call))
-        if after is not None:
-            after = entry.position
-        if looked_at - len(shown) > _MOST_LOOKED_AT:
-            more = True
-            break
-    return answer({"entries": shown, "next_after": after, "more": more})
+            found.append(entry)
+    return found, least + 1 if least > floor else None
+
+
+async def _later(
+    call: Call, limit: int, after: int | None, before: int | None, **chosen: Any
+) -> tuple[list[Entry], bool, int]:
+    """Return entries after a position (None: the oldest ones), whether there is more, and up to
+    where the log was looked at."""
+    start = await _oldest(call) - 1 if after is None else after
+    head = await call.space.position()
+    last = head if before is None else min(head, before - 1)
+    upto = min(last, start + _MOST_LOOKED_AT)
+    found: list[Entry] = []
+    async for entry in call.space.log(start, before=upto + 1, **chosen):
+        if len(found) == limit:
+            return found, True, found[-1].position
+        if call.sees(entry.key):
+            found.append(entry)
+    return found, upto < last, max(start, upto)
+
+
+async def _oldest(call: Call) -> int:
+    """Return the position of the oldest entry that is kept, 1 where there is none."""
+    async for entry in call.space.log(limit=1):
+        return entry.position
+    return 1
+
+
+def _page(call: Call, entries: list[Entry], rest: dict[str, Any]) -> Response:
+    return answer({"entries": [entry_dict(entry, call) for entry in entries], **rest})
 
 
 async def _lines(call: Call, entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
@@ -97,11 +129,14 @@ async def watch(call: Call) -> Response:
 
 async def _events(call: Call, feed: Feed, after: int, prefix: str) -> AsyncIterator[bytes]:
     yield b": watching\n\n"
+    checked = time.monotonic()
     try:
         async for entry in feed.follow(after):
+            if entry is None or time.monotonic() - checked >= _RECHECKED:
+                await call.service.recheck(call.request)
+                checked = time.monotonic()
             if entry is None:
                 yield b": still here\n\n"
-                await call.service.recheck(call.request)
             elif entry.key.startswith(prefix) and call.sees(entry.key):
                 data = msgspec.json.encode(entry_dict(entry, call))
                 yield b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)

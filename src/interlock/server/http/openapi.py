@@ -19,6 +19,7 @@ _WHOLE = {"type": "integer", "minimum": 0}
 _TEXT = {"type": "string"}
 _QUERY: dict[str, Json] = {
     "after": {"type": "string", "description": "A position, or of records a key."},
+    "before": {"type": "integer", "minimum": 1, "description": "Only entries before it."},
     "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
     "position": _WHOLE,
     "time": {"type": "string", "format": "date-time"},
@@ -85,6 +86,7 @@ _SCHEMAS: dict[str, Json] = {
         "entries next_after more",
         entries={"type": "array", "items": _of("Entry")},
         next_after={"type": ["integer", "null"]},
+        next_before={"type": ["integer", "null"]},
         more={"type": "boolean"},
     ),
     "Spaces": _object("spaces", spaces={"type": "array", "items": _TEXT}),

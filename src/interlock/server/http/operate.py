@@ -11,9 +11,10 @@ from starlette.responses import Response
 import interlock
 from interlock import Json
 from interlock._async.open import under
+from interlock.server.http import upkeep
 from interlock.server.http.call import Call, answer
 from interlock.server.http.identity import AUDIT
-from interlock.server.http.problem import forbidden, invalid, not_found
+from interlock.server.http.problem import forbidden, not_found
 
 API = 1  # the number that a Python client asks for
 
@@ -81,11 +82,7 @@ class Rules(msgspec.Struct, forbid_unknown_fields=True):
 async def apply_rules(call: Call) -> Response:
     """Store rules in place of those that the space has."""
     asked: Rules = await call.json(Rules)
-    declared = interlock.rules_from_json(asked.rules)
-    found = await call.space.apply_rules(declared, dry_run=asked.dry_run)
-    if not asked.dry_run:
-        await call.audit("apply rules", patterns=sorted(declared))
-    return answer(_rules(found))
+    return answer(_rules(await upkeep.apply_rules(call, asked.rules, asked.dry_run)))
 
 
 async def conflicts(call: Call) -> Response:
@@ -108,6 +105,12 @@ async def conflicts(call: Call) -> Response:
     return answer({"keys": shown, "dropped": found.dropped})
 
 
+async def refused(call: Call) -> Response:
+    """Show the writes that came through this service and were refused, as they would have been."""
+    kept = call.service.refused.of(call.hosted.uid)
+    return answer({"refused": [each.to_dict() for each in kept if call.sees(each.key)]})
+
+
 async def metrics(call: Call) -> Response:
     """Show what this process did in the space."""
     return answer(call.hosted.base.metrics().to_dict())
@@ -124,15 +127,7 @@ class Erase(msgspec.Struct, forbid_unknown_fields=True):
 async def erase(call: Call) -> Response:
     """Erase values, and say what was searched and removed."""
     asked: Erase = await call.json(Erase)
-    if (asked.key is None) == (asked.prefix is None):
-        raise invalid("Name either a key or a prefix.")
-    if asked.key is not None:
-        call.own(asked.key)
-    else:
-        call.identity.need_prefix(asked.prefix or "")
-    found = await call.space.erase(asked.key, prefix=asked.prefix, dry_run=asked.dry_run)
-    if not asked.dry_run:
-        await call.audit("erase", key=asked.key, prefix=asked.prefix)
+    found = await upkeep.erase(call, asked.key, asked.prefix, asked.dry_run)
     return answer(found._asdict())
 
 
@@ -146,10 +141,7 @@ class Trim(msgspec.Struct, forbid_unknown_fields=True):
 async def trim(call: Call) -> Response:
     """Cut off the oldest part of the log that nobody needs, and say what is kept and why."""
     asked: Trim = await call.json(Trim)
-    call.identity.need_all()
-    found = await call.space.trim(keep=asked.keep, before=asked.before)
-    await call.audit("trim", keep=asked.keep, before=asked.before)
-    return answer(found._asdict())
+    return answer((await upkeep.trim(call, asked.keep, asked.before))._asdict())
 
 
 async def audit(call: Call) -> Response:

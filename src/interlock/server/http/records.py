@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
@@ -19,8 +19,13 @@ from interlock.server.http.problem import Problem, invalid, not_found
 from interlock.server.http.relay import need_lease
 
 _STEP = 500  # keys that are looked at together
+_STEP_THEN = 100  # the same with their values
+_MOST_THEN = 2000
 _MOST_LOOKED_AT = 20_000  # keys of others, for one page
 LEASE = "interlock-lease"  # a header: the epoch of the lease that the caller holds
+
+
+_Found = KeyInfo | Record
 
 
 async def read(call: Call) -> Response:
@@ -65,7 +70,12 @@ async def put(call: Call) -> Response:
                 record, value, op_id=op_id, expires=expires, touch=True
             )
     except (Conflict, Fenced) as refused:
-        return shown(await _done_before(call, key, "put", value, refused))
+        done = await _done_before(call, key, "put", value)
+        if done is None:
+            if isinstance(refused, Conflict):
+                call.keep_refused(call.agent, key, msgspec.json.encode(value), version)
+            raise
+        return shown(done)
     return shown(written)
 
 
@@ -79,8 +89,11 @@ async def delete(call: Call) -> Response:
             gone = await fences.delete_leased(call.space, record, call.op_id)
         else:
             gone = await call.space.delete(record, op_id=call.op_id)
-    except (Conflict, Fenced) as refused:
-        return shown(await _done_before(call, key, "delete", None, refused))
+    except (Conflict, Fenced):
+        done = await _done_before(call, key, "delete", None)
+        if done is None:
+            raise
+        return shown(done)
     return shown(gone)
 
 
@@ -125,54 +138,61 @@ async def listed(call: Call) -> Response:
     """List records, or keys alone, page by page; as NDJSON all of them, however many."""
     prefix, after = call.query.get("prefix", ""), call.query.get("after") or None
     values = call.flag("values", "true")
-    if "application/x-ndjson" in call.request.headers.get("accept", ""):
-        lines = _lines(call, prefix, after, values)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
     at = moment(call)
+    if "application/x-ndjson" in call.request.headers.get("accept", ""):
+        lines = _lines(call, at, prefix, after, values)
+        return StreamingResponse(lines, media_type="application/x-ndjson")
     limit = call.number("limit", 100, 1, MOST_LISTED)
-    if at is not None:
-        found = sorted((await at.scan(prefix)).values(), key=lambda record: record.key)
-        some = [r for r in found if call.sees(r.key) and (after is None or r.key > after)]
-        page = [record.to_dict() for record in some[:limit]]
-        return _page(page, some[limit - 1].key if len(some) > limit else None)
-    infos, upto = await _visible(call, prefix, after, limit)
-    return _page(await _told(call, infos, values), upto)
+    found, upto = await _visible(call, at, prefix, after, limit)
+    shown = await _shown(call, found, values)
+    return answer({"records": shown, "next_after": upto, "more": upto is not None})
 
 
-def _page(found: list[dict[str, Json]], upto: str | None) -> Response:
-    return answer({"records": found, "next_after": upto, "more": upto is not None})
-
-
-async def _told(call: Call, infos: list[KeyInfo], values: bool) -> list[dict[str, Json]]:
+async def _shown(call: Call, found: list[_Found], values: bool) -> list[dict[str, Json]]:
     if not values:
-        return [key_dict(info) for info in infos]
-    records = await call.space.read_many([info.key for info in infos])
-    return [record.to_dict() for record in records.values() if record.exists]
+        return [key_dict(each) for each in found]
+    keys = [each.key for each in found if isinstance(each, KeyInfo)]
+    fresh = await call.space.read_many(keys)
+    records = [fresh[each.key] if isinstance(each, KeyInfo) else each for each in found]
+    return [record.to_dict() for record in records if record.exists]
 
 
 async def _visible(
-    call: Call, prefix: str, after: str | None, limit: int
-) -> tuple[list[KeyInfo], str | None]:
-    """Return a page of the keys that the caller sees, and after which key the next one begins."""
-    found: list[KeyInfo] = []
-    for _ in range(_MOST_LOOKED_AT // _STEP):
-        page = await call.space.list_keys(prefix, after=after, limit=_STEP)
-        for info in page:
+    call: Call, at: interlock.AsyncMoment | None, prefix: str, after: str | None, limit: int
+) -> tuple[list[_Found], str | None]:
+    """Return a page of what the caller sees, and after which key the next one begins.
+
+    Of a moment: whichever key there ever was may have existed then, and is looked up.
+    """
+    found: list[_Found] = []
+    step, most = (_STEP, _MOST_LOOKED_AT) if at is None else (_STEP_THEN, _MOST_THEN)
+    for _ in range(most // step):
+        page = await call.space.list_keys(prefix, after=after, limit=step, deleted=at is not None)
+        seen: Iterable[_Found] = [info for info in page if call.sees(info.key)]
+        if at is not None:
+            then = await at.read_many([info.key for info in seen])
+            seen = [record for record in then.values() if record.exists]
+        for each in seen:
             if len(found) == limit:
                 return found, found[-1].key
-            if call.sees(info.key):
-                found.append(info)
-        if len(page) < _STEP:
+            found.append(each)
+        if len(page) < step:
             return found, None
         after = page[-1].key
     return found, after
 
 
-async def _lines(call: Call, prefix: str, after: str | None, values: bool) -> AsyncIterator[bytes]:
+async def _lines(
+    call: Call,
+    at: interlock.AsyncMoment | None,
+    prefix: str,
+    after: str | None,
+    values: bool,
+) -> AsyncIterator[bytes]:
     while True:
-        infos, upto = await _visible(call, prefix, after, _STEP)
-        for told in await _told(call, infos, values):
-            yield msgspec.json.encode(told) + b"\n"
+        found, upto = await _visible(call, at, prefix, after, _STEP)
+        for line in await _shown(call, found, values):
+            yield msgspec.json.encode(line) + b"\n"
         if upto is None:
             return
         after = upto
@@ -210,14 +230,12 @@ async def _leased(call: Call, key: str, epoch: int) -> bool:
     return True
 
 
-async def _done_before(
-    call: Call, key: str, kind: str, value: Json, refused: interlock.Refused
-) -> Record:
-    """Return the record that the same operation wrote when it was sent before; raise what it was
-    refused with where it was not."""
+async def _done_before(call: Call, key: str, kind: str, value: Json) -> Record | None:
+    """Return the record that the same operation wrote when it was sent before, None where it was
+    not.  Raises Problem where another one was."""
     done = None if call.op_id is None else await call.space.outcome(call.op_id)
     if done is None:
-        raise refused
+        return None
     (written,) = done.writes if len(done.writes) == 1 else (None,)
     if (
         written is None
@@ -225,18 +243,7 @@ async def _done_before(
         or (kind == "put" and msgspec.json.decode(written.body or "null") != value)
     ):
         raise _reused(call)
-    return Record(
-        key=key,
-        value=value,
-        version=written.version,
-        epoch=written.epoch,
-        writer=done.agent,
-        time_us=done.time_us,
-        position=written.position,
-        exists=kind == "put",
-        space="",
-        expires_us=written.expires_us,
-    )
+    return fences.replayed(done, written)
 
 
 def _reused(call: Call) -> Problem:

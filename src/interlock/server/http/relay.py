@@ -83,9 +83,7 @@ async def _answered(call: Call, request: Request[Any]) -> Any:
             await call.space.read(request.key)  # ours, where the fold is not worth saving either
             return None
         case requests.Commit():
-            refusal = await judge(call, request.plan)
-            if refusal is not None:
-                return refusal
+            return await _committed(call, request)
         case requests.TakeTurn():
             need_owner(call, request.keys, request.agent)
         case requests.TakeLease():
@@ -102,6 +100,21 @@ async def _answered(call: Call, request: Request[Any]) -> Any:
             if found is not None:
                 call.identity.need_prefix(found.prefix)
     return _visible(call.identity, await call.ask(request))
+
+
+async def _committed(call: Call, request: requests.Commit) -> Any:
+    plan = request.plan
+    outcome = await judge(call, plan)
+    if outcome is None:
+        outcome = await call.ask(request)
+    elif not isinstance(outcome, refusals.Outdated):  # which the client answers by itself
+        await call.ask(requests.Noted(outcome, plan.agent))
+    if isinstance(outcome, refusals.Conflict) and [each.kind for each in plan.writes] == [PUT]:
+        key, body = plan.writes[0].key, plan.writes[0].body or ""
+        (version,) = [each.version for each in plan.expects if each.key == key] or (None,)
+        if not is_sealed(decode(body)):
+            call.keep_refused(plan.agent, key, body.encode(), version)
+    return _visible(call.identity, outcome)
 
 
 def check(identity: Identity, request: Request[Any]) -> None:
@@ -143,7 +156,7 @@ def _names(request: Request[Any]) -> tuple[list[str], list[str]]:
             return [request.key], []
         case requests.TakeTurn() | requests.TakeLease():
             return [*request.keys], []
-        case requests.DropLease() | requests.SaveFold():
+        case requests.DropLease() | requests.SaveFold() | requests.ListWaiters():
             return [request.key], []
         case requests.Commit():
             plan = request.plan

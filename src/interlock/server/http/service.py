@@ -16,7 +16,9 @@ from interlock import AsyncSpace, Json
 from interlock.server.http.feed import Feed
 from interlock.server.http.hosts import Hosted, Hosts
 from interlock.server.http.identity import ANYBODY, Identity, Tokens, unauthorized
+from interlock.server.http.issuer import Issuer, Issuers
 from interlock.server.http.problem import Problem
+from interlock.server.http.refused import RefusedWrites
 
 _log = logging.getLogger("interlock.server")
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -32,7 +34,7 @@ class Bounds:
     seconds: float = 60.0  # for one request, but not for one that streams
     rate: float = 2000.0  # requests a second of one token, or of one address without tokens
     refused: float = 10.0  # requests a second of one address whose tokens are wrong
-    watchers: int = 1000  # streams of events
+    watchers: int = 500  # streams of events: fewer than connections, so that others get in
 
 
 @dataclass
@@ -61,19 +63,22 @@ class Service:
         *,
         tokens: bool,
         create: bool = True,
+        issuers: Sequence[Issuer] = (),
         allowed_hosts: Sequence[str] = (),
         bounds: Bounds | None = None,
         remembered: float | None = None,
     ) -> None:
         self.hosts = Hosts(sources, create)
-        self.has_tokens = tokens
+        self.has_tokens = tokens or bool(issuers)
+        self._issuers = Issuers(issuers)
         self.bounds = bounds or Bounds()
         self._hosts = {*LOCAL_HOSTS, *allowed_hosts}
         self._remembered = {} if remembered is None else {"remembered": remembered}
         self._tokens: Tokens | None = None
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._feeds: dict[str, Feed] = {}
-        self._watching = 0
+        self.watching = 0
+        self.refused = RefusedWrites()
         self._closing: list[Callable[[], Awaitable[None]]] = []
 
     # Who calls
@@ -88,7 +93,8 @@ class Service:
         try:
             if scheme.lower() != "bearer" or not token.strip():
                 raise unauthorized("Send a token: Authorization: Bearer TOKEN.")
-            identity = await (await self._known()).identity(token.strip())
+            known = self._issuers if self._issuers.may_be(token) else await self._known()
+            identity = await known.identity(token.strip())
         except Problem as problem:
             _log.warning("%s: %s %s: %s", address, request.method, request.url.path[:200], problem)
             self._spend(f"refused {address}", self.bounds.refused)
@@ -141,9 +147,9 @@ class Service:
 
     def watched(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """Return a stream of events that counts as one.  Raises Problem: there are too many."""
-        if self._watching >= self.bounds.watchers:
+        if self.watching >= self.bounds.watchers:
             raise Problem(429, "TooMany", "Too many clients watch.", headers={"Retry-After": "5"})
-        self._watching += 1
+        self.watching += 1
         return self._counted(events)
 
     async def _counted(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -151,7 +157,7 @@ class Service:
             async for event in events:
                 yield event
         finally:
-            self._watching -= 1
+            self.watching -= 1
             await events.aclose()  # type: ignore[attr-defined]  # it is a generator
 
     def closes(self, close: Callable[[], Awaitable[None]]) -> None:

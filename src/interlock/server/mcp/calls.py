@@ -27,6 +27,7 @@ from interlock import (
     Refused,
     Unknown,
 )
+from interlock._async import fences
 from interlock._async.open import under
 from interlock.server.mcp.agents import Agent, Agents, Hold
 from interlock.settings import contribution_id, is_reserved
@@ -357,18 +358,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         raise Invalid(
             f"op_id {op_id!r} already belongs to another operation on {key!r}. Use a new one."
         )
-    record = Record(
-        key=key,
-        value=value,
-        version=written.version,
-        epoch=written.epoch,
-        writer=done.agent,
-        time_us=done.time_us,
-        position=written.position,
-        exists=written.kind != "delete",
-        space="",
-        expires_us=written.expires_us,
-    )
+    record = fences.replayed(done, written)
     if tool == "append":
         entry = Entry(
             position=record.position,

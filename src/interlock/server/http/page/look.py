@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
 from typing import Any
 
 from interlock import Entry, KeyInfo, Pruned, Record, describe_rule
 from interlock.server.http.call import Call
+from interlock.server.http.log import earlier
 from interlock.server.http.page.diff import diff
+from interlock.server.http.refused import RefusedWrite
 
 _SHOWN = 100  # entries of a page
 _VERSIONS = 50  # of a key that can be compared
@@ -23,16 +24,13 @@ async def now(call: Call) -> dict[str, Any]:
     kind = call.query.get("kind", "")
     before = call.number("before", None, 1)
     head = await call.space.position()
-    chosen = call.space.log(
-        prefix=prefix,
-        agent=agent or None,
-        kinds=kind if kind in _KINDS else None,
-        newest_first=True,
+    kinds = kind if kind in _KINDS else None
+    entries, older = await earlier(
+        call, _SHOWN, before, prefix=prefix, agent=agent or None, kinds=kinds
     )
-    entries = await _some(call, chosen, _SHOWN + 1, before)
     return {
-        "entries": entries[:_SHOWN],
-        "older": entries[_SHOWN - 1].position if len(entries) > _SHOWN else None,
+        "entries": entries,
+        "older": older,
         "before": before,
         "head": head,
         "prefix": prefix,
@@ -40,18 +38,6 @@ async def now(call: Call) -> dict[str, Any]:
         "kind": kind,
         "kinds": _KINDS,
     }
-
-
-async def _some(
-    call: Call, entries: AsyncIterator[Entry], limit: int, before: int | None = None
-) -> list[Entry]:
-    found: list[Entry] = []
-    async for entry in entries:
-        if call.sees(entry.key) and (before is None or entry.position < before):
-            found.append(entry)
-        if len(found) == limit:
-            break
-    return found
 
 
 async def keys(call: Call) -> dict[str, Any]:
@@ -82,6 +68,7 @@ async def key(call: Call) -> dict[str, Any]:
         "changes": await _changes(call, name, since, to) if entries else [],
         "oldest": positions[-1] if positions else 0,
         "head": await call.space.position(),
+        "queue": await call.space.queue(name),
         "rule": rule,
         "machine": machine,
         "state": state,
@@ -143,14 +130,23 @@ async def conflicts(call: Call) -> dict[str, Any]:
         "names": names,
         "heat": heat,
         "dropped": report.dropped,
+        "refused": await _refused(call),
     }
+
+
+async def _refused(call: Call) -> list[tuple[RefusedWrite, Record]]:
+    """Return the refused writes that are kept, each with the record as it is now."""
+    kept = [e for e in call.service.refused.of(call.hosted.uid) if call.sees(e.key)]
+    fresh = await call.space.read_many({each.key for each in kept})
+    return [(each, fresh[each.key]) for each in kept]
 
 
 async def agents(call: Call) -> dict[str, Any]:
     """Show what each agent did last."""
     last: dict[str, Entry] = {}
     commits: dict[str, set[str]] = defaultdict(set)
-    looked_at = await _some(call, call.space.log(newest_first=True, limit=_LOOKED_AT), _LOOKED_AT)
+    latest = [each async for each in call.space.log(newest_first=True, limit=_LOOKED_AT)]
+    looked_at = [entry for entry in latest if call.sees(entry.key)]
     for entry in looked_at:
         last.setdefault(entry.agent, entry)
         commits[entry.agent].add(entry.op_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import interlock
 from interlock import Json
+from interlock.server.http import upkeep
 from interlock.server.http.call import Call
 from interlock.server.http.page.sign_in import form_of
 from interlock.server.http.problem import invalid
@@ -18,11 +18,18 @@ async def show(call: Call) -> dict[str, Any]:
 
 
 async def _context(call: Call, done: str = "", rules: str | None = None) -> dict[str, Any]:
-    findings = [] if call.hosted.store is None else await call.hosted.store.doctor()
+    store, looks = call.hosted.store, call.query.get("health") == "yes"  # at every key
+    findings = await store.doctor() if store is not None and looks else []
     stored = {name: rule.to_json() for name, rule in sorted(call.space.rules.items())}
     text = json.dumps(stored, ensure_ascii=False, indent=2) if rules is None else rules
     key = call.query.get("key", "")
-    return {"done": done, "key": key, "rules": text, "findings": findings}
+    return {
+        "done": done,
+        "key": key,
+        "rules": text,
+        "findings": findings,
+        "may_look": store is not None and not looks,
+    }
 
 
 async def change(call: Call) -> dict[str, Any]:
@@ -36,55 +43,43 @@ async def change(call: Call) -> dict[str, Any]:
 
 
 async def _reclaim(call: Call, form: dict[str, str]) -> str:
-    key = call.own(form.get("key", ""))
-    record = await call.space.reclaim(key)
-    await call.audit("reclaim", key=key)
-    return f"{key} is at epoch {record.epoch}: whoever held it is fenced."
+    record = await upkeep.reclaim(call, form.get("key", ""))
+    return f"{record.key} is at epoch {record.epoch}: whoever held it is fenced."
 
 
 async def _restore(call: Call, form: dict[str, str]) -> str:
-    key, text = call.own(form.get("key", "")), form.get("position", "")
+    text = form.get("position", "")
     if not text.isascii() or not text.isdecimal():
         raise invalid(f"position={text!r:.40} must be a position of the log.")
-    record = await call.space.read(key)
-    was = await call.space.at(position=int(text)).read(key)
-    if not was.exists:
-        raise invalid(f"{key} did not exist at position {text}.")
-    written = await call.space.write(record, was.value)
-    await call.audit("restore", key=key, position=int(text))
-    return f"{key} is as it was at position {text}, as version {written.version}."
+    written = await upkeep.restore(call, form.get("key", ""), int(text))
+    return f"{written.key} is as it was at position {text}, as version {written.version}."
 
 
 async def _erase(call: Call, form: dict[str, str]) -> str:
-    key, dry_run = call.own(form.get("key", "")), form.get("sure") != "yes"
-    found = await call.space.erase(key, dry_run=dry_run)
-    if not dry_run:
-        await call.audit("erase", key=key)
+    key, dry_run = form.get("key", ""), form.get("sure") != "yes"
+    found = await upkeep.erase(call, key, None, dry_run)
     what: Json = found._asdict()
     return f"{'Would erase' if dry_run else 'Erased'} {key}: {json.dumps(what, default=str)}"
 
 
 async def _trim(call: Call, form: dict[str, str]) -> str:
-    call.identity.need_all()
     try:
         days = float(form.get("keep", ""))
     except ValueError:
         raise invalid("Say how many days of the log to keep, at least one.") from None
-    found = await call.space.trim(keep=days)
-    await call.audit("trim", keep=days)
+    found = await upkeep.trim(call, days)
     return f"Trimmed: {json.dumps(found._asdict(), default=str)}"
 
 
 async def _rules(call: Call, form: dict[str, str]) -> str:
     try:
-        declared = interlock.rules_from_json(json.loads(form.get("rules", "")))
+        rules = json.loads(form.get("rules", ""))
     except ValueError as problem:
         raise invalid(f"The rules are not JSON: {problem}.") from None
     dry_run = form.get("sure") != "yes"
-    await call.space.apply_rules(declared, dry_run=dry_run)
+    await upkeep.apply_rules(call, rules, dry_run)
     if dry_run:
         return "The rules can be applied: no value breaks them."
-    await call.audit("apply rules", patterns=sorted(declared))
     return "The rules are in force."
 
 

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from interlock.server.http import log
 from interlock.server.http.call import Call, answer, handler
 from interlock.server.http.identity import ROLES
-from interlock.server.http.page import look, operate, work
+from interlock.server.http.page import look, operate, refused, work
 from interlock.server.http.page.pulse import Pulses
 from interlock.server.http.page.sign_in import SignIn
 from interlock.server.http.problem import not_found
@@ -52,6 +52,8 @@ PAGES = (
     Page(_SPACE + "/key/{key:path}", "key.html", look.key),
     Page(_SPACE + "/moment/{key:path}", "_moment.html", look.moment),
     Page(_SPACE + "/conflicts", "conflicts.html", look.conflicts),
+    Page(_SPACE + "/refused/{id:int}", "refused.html", refused.show, "operator"),
+    Page(_SPACE + "/refused/{id:int}", "refused.html", refused.apply, "operator", "POST"),
     Page(_SPACE + "/agents", "agents.html", look.agents),
     Page(_SPACE + "/runs", "runs.html", work.runs),
     Page(_SPACE + "/runs/{run}", "run.html", work.run),

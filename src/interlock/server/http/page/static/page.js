@@ -75,7 +75,7 @@ function chartIn(place) {
   const axis = { stroke: color("--dim"), grid: { stroke: color("--line"), width: 1 }, ticks: { show: false } };
   const bars = uPlot.paths.bars({ size: [0.8, 12] });
   return new uPlot({
-    width: place.clientWidth, height: 190, legend: { show: false }, cursor: { show: false },
+    width: place.clientWidth, height: place.clientHeight, legend: { show: false }, cursor: { show: false },
     padding: [8, 8, 0, 0],
     scales: { y: { range: (_, low, high) => [0, Math.max(high, 4)] } },
     axes: [{ ...axis, grid: { show: false }, values: (_, times) => times.map((t) => new Date(t * 1000).toISOString().slice(14, 19)) }, { ...axis, size: 40 }],
@@ -115,7 +115,7 @@ function followPulse(section) {
     }
   };
   ask();
-  new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: 190 })).observe(place);
+  new ResizeObserver(() => chart.setSize({ width: place.clientWidth, height: place.clientHeight })).observe(place);
 }
 
 const table = byId("log");
