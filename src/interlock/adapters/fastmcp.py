@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
 from interlock.adapters.home import AsyncClosing
 from interlock.adapters.kv import Clash, GuardedWrites, merged, unread_record
-from interlock.adapters.observed import Observed, ObservedDict, observed
+from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
 from interlock.adapters.space import (
     as_written,
     commit,
@@ -261,8 +261,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Conflict as conflict:
-        message = f"{conflict.outcome.message}. {_ADVICE}"
-        raise KeyValueConflict(conflict.outcome.replace(message=message)) from None
+        raise KeyValueConflict(with_advice(conflict, _ADVICE).outcome) from None
 
 
 # What requests have read

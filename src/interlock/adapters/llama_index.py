@@ -100,8 +100,7 @@ class StateStorage:
         try:
             await run_async(self._space, self._calls.write(unread_record(fresh), fresh.value))
         except Conflict as conflict:
-            message = f"{conflict.outcome.message}. {_ADVICE}"
-            raise with_advice(conflict, message) from None
+            raise with_advice(conflict, _ADVICE) from None
 
     def to_handle(self) -> dict[str, Any]:
         """Return what stands for this state where a run goes on."""
