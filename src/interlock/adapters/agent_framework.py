@@ -32,11 +32,12 @@ from interlock import (
     Record,
     Space,
 )
+from interlock.adapters.home import AsyncClosing
 from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
-    OpensSpace,
     Write,
     commit,
+    delete_all,
     give_up,
     quoted,
     run_async,
@@ -104,7 +105,7 @@ class RunReplaced(asyncio.CancelledError):
 with warnings.catch_warnings():  # to inherit is to use, says the framework of what is experimental
     warnings.simplefilter("ignore", FutureWarning)
 
-    class _SessionStore(OpensSpace, agent_framework.SessionStore):
+    class _SessionStore(AsyncClosing, agent_framework.SessionStore):
         """What a session store of the framework is."""
 
 
@@ -126,7 +127,7 @@ class SessionStore(_SessionStore):
         wait: float | None = None,
         ttl: float = 30.0,
     ) -> None:
-        super().__init__(where, space, agent)
+        self._open(where, space, agent)
         self._wait, self._ttl = wait, ttl
 
     async def get(self, session_id: str) -> AgentSession | None:
@@ -148,7 +149,7 @@ class SessionStore(_SessionStore):
 
     async def delete(self, session_id: str) -> None:
         """Delete the stored session, if there is one.  Raises Held in somebody else's turn."""
-        await run_async(self._space, _delete(self._calls, self._key(session_id)))
+        await run_async(self._space, delete_all(self._calls, self._key(session_id)))
 
     @asynccontextmanager
     async def turn(self, session_id: str) -> AsyncIterator[AgentSession]:
@@ -185,7 +186,7 @@ def _session(record: Record) -> AgentSession:
     return session
 
 
-class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
+class HistoryProvider(AsyncClosing, agent_framework.HistoryProvider):
     """The history of conversations in a space, or at a URL, in the order in which runs ended.
 
     Whatever runs at once on a session, all messages are kept, those of a run together.  `options`
@@ -201,7 +202,7 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         agent: str | None = None,
         **options: Any,
     ) -> None:
-        OpensSpace.__init__(self, where, space, agent)
+        self._open(where, space, agent)
         agent_framework.HistoryProvider.__init__(self, source_id, **options)
 
     async def get_messages(
@@ -241,7 +242,7 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         return f"{_key('history', self.source_id)}/{quoted(session_id or '', 200)}/"
 
 
-class CheckpointStorage(OpensSpace):
+class CheckpointStorage(AsyncClosing):
     """The checkpoints of workflows in a space, or at a URL.
 
     A run resumes a checkpoint once.  It raises CheckpointHeld while somebody else resumes it, and
@@ -262,7 +263,7 @@ class CheckpointStorage(OpensSpace):
         agent: str | None = None,
         ttl: float = 30.0,
     ) -> None:
-        super().__init__(where, space, agent)
+        self._open(where, space, agent)
         self._allowed, self._ttl = frozenset(allowed_checkpoint_types), ttl
         _let_runs_resume_once()
 
@@ -311,7 +312,7 @@ class CheckpointStorage(OpensSpace):
 
     async def reopen(self, checkpoint_id: str) -> None:
         """Let a checkpoint be resumed once more, in a branch of its own: time travel."""
-        await run_async(self._space, _delete(self._calls, _key("next", checkpoint_id)))
+        await run_async(self._space, delete_all(self._calls, _key("next", checkpoint_id)))
 
     async def get_latest(self, *, workflow_name: str) -> WorkflowCheckpoint | None:
         """Return the latest checkpoint of a workflow, None if there is none."""
@@ -337,7 +338,7 @@ class CheckpointStorage(OpensSpace):
             return False
         index = _key("workflows", found.value["workflow_name"], checkpoint_id)
         for each in (key, index, _key("next", checkpoint_id)):
-            await run_async(self._space, _delete(self._calls, each))
+            await run_async(self._space, delete_all(self._calls, each))
         return True
 
     def _decoded(self, encoded: Json) -> WorkflowCheckpoint:
@@ -384,18 +385,6 @@ class CheckpointStorage(OpensSpace):
 def _key(kind: str, *names: str) -> str:
     """Return a key, or with "" as its last name a prefix."""
     return "/".join([_ROOT, kind, *(quoted(name, 200) if name else "" for name in names)])
-
-
-async def _delete(space: AsyncSpace, key: str) -> None:
-    """Delete a key if it exists, whatever it holds."""
-    while True:
-        record = await space.read(key)
-        try:
-            if record.exists:
-                await space.delete(record)
-            return
-        except Conflict:
-            continue
 
 
 @contextmanager
