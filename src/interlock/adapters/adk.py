@@ -43,7 +43,6 @@ from interlock import (
 )
 from interlock.adapters.home import AsyncClosing
 from interlock.adapters.space import Write, commit, delete_all, give_up, quoted, run_async, take
-from interlock.cancellation import finish
 from interlock.extras import needs
 
 with needs("Google ADK", "adk"):
@@ -221,7 +220,7 @@ class SessionService(AsyncClosing, BaseSessionService):
         finally:
             if self._turns.get(key) is lease:
                 del self._turns[key]
-            await finish(give_up(lease))
+            await give_up(lease)
 
     async def _create(self, app: str, user: str, name: str, state: dict[str, Any]) -> Session:
         keys, now = _Keys.of(app, user, name), time.get_time()

@@ -44,7 +44,6 @@ from interlock.adapters.space import (
     take,
     write,
 )
-from interlock.cancellation import finish
 from interlock.extras import needs
 
 with needs("Microsoft Agent Framework", "agent-framework"):
@@ -166,7 +165,7 @@ class SessionStore(_SessionStore):
             yield session
             await write(lease, session.to_dict())
         finally:
-            await finish(give_up(lease))
+            await give_up(lease)
 
     def _key(self, session_id: str) -> str:
         self.validate_session_id(session_id)
@@ -420,7 +419,7 @@ class _Run:
         lease, self.lease = self.lease, None
         if lease is not None:
             with suppress(InterlockError):  # a store that is away: the lease ends with its time
-                await finish(give_up(lease))
+                await give_up(lease)
 
     @contextmanager
     def here(self) -> Iterator[None]:

@@ -323,12 +323,12 @@ async def write(lease: Lease | AsyncLease, value: Json) -> Record:
 
 
 async def give_up(lease: Lease | AsyncLease) -> None:
-    """Give up a lease; one that was lost is none of ours."""
+    """Give up a lease, even if the caller is cancelled meanwhile; one that was lost is none of
+    ours."""
     if isinstance(lease, Lease):
-        # To its end: cancelled before a thread is free, it would never be given up.
         await finish(asyncio.to_thread(lease.release))
     else:
-        await lease.release()
+        await finish(lease.release())
 
 
 # Names that users choose, such as a session's, as one segment of a key
