@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from interlock.core import pace
 from tests.servers.postgres import Postgres
 from tests.servers.process import Missing
 from tests.servers.redis import Redis
@@ -54,6 +55,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what takes longest first, so that at the end no process waits for another's last file."""
     items.sort(key=lambda item: not any(part in item.nodeid for part in LONGEST))
+
+
+@pytest.fixture
+def long_thoughts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no function taken for a quick one, so that updates queue after a conflict."""
+    monkeypatch.setattr(pace, "QUICK", 0.0)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ def test_a_wait_says_what_its_caller_holds() -> None:
     lease = HeldRight("uid", "x", "lease")
     elsewhere = HeldRight("another space", "x", "other")
     assert holding() == ("lease",)
+    renewed = JOIN.replace(ticket=7)
+    assert with_held("uid", renewed) is renewed, "the store knows it by the ticket"
     inherited = contextvars.copy_context()
     assert inherited.run(holding) == ("lease",)
     lease.release()

@@ -42,6 +42,7 @@ def provoke(facades: Facades, space: Any) -> None:
 RULES = {"booking/*": interlock.guarded(machine=interlock.BOOKING)}
 
 
+@pytest.mark.usefixtures("long_thoughts")
 def test_hooks_are_told_who_met_whom_at_which_key(facades: Facades) -> None:
     space = facades.open("us", rules=RULES, exclusive=True)
     told: list[Any] = []
@@ -93,6 +94,7 @@ def test_the_log_names_keys_and_agents_and_never_a_value(
     assert SECRET not in caplog.text
 
 
+@pytest.mark.usefixtures("long_thoughts")
 def test_metrics_count_what_an_agent_did(facades: Facades) -> None:
     space = facades.open("us", rules=RULES, exclusive=True)
     provoke(facades, space)

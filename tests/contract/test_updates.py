@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import interlock
-from interlock.core import pace
 from interlock.core.requests import Load, TakeTurn
 from tests.facades import Facades, elsewhere
 
@@ -68,11 +67,9 @@ def test_a_turn_that_was_beaten_once_holds_other_writers_back(facades: Facades) 
     theirs.close()
 
 
-def test_an_update_without_a_turn_gives_way_to_who_has_it(
-    facades: Facades, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("long_thoughts")
+def test_an_update_without_a_turn_gives_way_to_who_has_it(facades: Facades) -> None:
     """It began before anybody had a turn.  A plain write does not give way: it competes."""
-    monkeypatch.setattr(pace, "QUICK", 0.0)  # it is not who thinks for a moment only
     ours, theirs = facades.open("us"), facades.peer("them")
 
     def overtaken(value: Any) -> Any:

@@ -319,6 +319,7 @@ def test_blind_writers_lose_nothing_to_the_guard(tmp_path: Path) -> None:
     assert len({*counted}) == len(counted) == 20  # two that both saw the same would be the same
 
 
+@pytest.mark.usefixtures("long_thoughts")
 def test_agents_in_turns_think_less_than_twice_each(tmp_path: Path) -> None:
     path, thoughts, all_read = tmp_path / "a.json", [], threading.Barrier(10)
     path.write_text('{"n": 0}')

@@ -46,6 +46,7 @@ def samples(registry: CollectorRegistry, space: str) -> dict[Any, float]:
     }
 
 
+@pytest.mark.usefixtures("long_thoughts")
 def test_the_three_agents_are_counted(three_agents: Any, tmp_path: Path) -> None:
     registry = CollectorRegistry()
     prometheus.register(registry)

@@ -98,6 +98,8 @@ class SyncDriver:
             request = next(steps)
             while True:
                 try:
+                    if isinstance(request, TakeTurn):
+                        request = holder.with_held(self.backend.uid, request)
                     answer = self.answer(request)
                 except BaseException as problem:
                     request = steps.throw(problem)
@@ -119,7 +121,7 @@ class SyncDriver:
         if isinstance(request, Pause) and request.ticket and pause(uid, request):
             return None
         if isinstance(request, TakeTurn) and not request.ticket:
-            return self._join(uid, holder.with_held(uid, request))
+            return self._join(uid, request)
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
             if WAITERS.was_only_here(uid, request):

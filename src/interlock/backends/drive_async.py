@@ -54,6 +54,8 @@ class AsyncDriver:
             request = next(steps)
             while True:
                 try:
+                    if isinstance(request, TakeTurn):
+                        request = holder.with_held(self.backend.uid, request)
                     answer = await self.answer(request)
                 except asyncio.CancelledError as problem:
                     request = steps.throw(problem)
@@ -82,7 +84,7 @@ class AsyncDriver:
         if isinstance(request, Pause) and request.ticket and await pause_async(uid, request):
             return None
         if isinstance(request, TakeTurn) and not request.ticket:
-            return await self._join(uid, holder.with_held(uid, request))
+            return await self._join(uid, request)
         if isinstance(request, LeaveTurn):
             WAITERS.answered(uid, request, None)  # whatever becomes of it
             if WAITERS.was_only_here(uid, request):

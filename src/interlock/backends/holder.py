@@ -73,8 +73,8 @@ def holds(uid: str) -> bool:
 
 
 def with_held(uid: str, request: TakeTurn) -> TakeTurn:
-    """Return a request that joins a queue so that it says what the calling context holds."""
-    if _held.get():
+    """Return a request; one that joins a queue says what the calling context holds."""
+    if not request.ticket and _held.get():
         names = dict.fromkeys(each.name for each in _current() if each.uid == uid)
         return request.replace(holding=tuple(names))
     return request
