@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,6 +92,43 @@ def undocumented_commands(group: click.Command, page: str) -> list[str]:
             if not mentions(code, flag)
         ]
     return problems
+
+
+ROW = re.compile(r"^\| (?!scenario)(.+) \|$", re.M)
+NODE = re.compile(r"`([\w/]+\.py)::(\w+)`")
+
+
+def rows_without_tests(page: str) -> list[str]:
+    """Return the rows of its tables that name no test, or one that is not below `tests`.
+
+    A row may say "not tested" of ours, or that the question does not arise: a dash.
+    """
+    problems = []
+    for row in ROW.findall(page):
+        cells = [cell.strip() for cell in row.split("|")]
+        if "::" not in row and cells[3] not in {"not tested", "-"}:
+            problems.append(f"{cells[0]} names no test")
+        problems += [
+            f"{cells[0]} names {path}::{name}, which does not exist"
+            for path, name in NODE.findall(row)
+            if name not in defined_in(ROOT / "tests" / path)
+        ]
+    return problems
+
+
+@cache
+def defined_in(path: Path) -> set[str]:
+    """Return the functions that a file has, without importing it; none if there is no file."""
+    parsed = ast.parse(text_of(path)) if path.is_file() else ast.Module([], [])
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {each.name for each in parsed.body if isinstance(each, functions)}
+
+
+def test_every_row_on_what_frameworks_keep_names_tests_that_exist() -> None:
+    page = text_of(ROOT / "docs" / "reference" / "frameworks.md")
+    assert len(ROW.findall(page)) > 60
+    problems = rows_without_tests(page)
+    assert not problems, "\n".join(problems)
 
 
 def test_every_public_name_has_a_docstring_and_is_in_the_manual() -> None:
@@ -187,6 +226,21 @@ def test_commands_that_change_the_machine_are_not_run(
     monkeypatch.chdir(tmp_path)
     assert run("```console\n$ git init here\n$ make test\n```") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_names_no_test_is_found() -> None:
+    head = "| scenario | expected | default | ours | tests |\n|---|---|---|---|---|\n"
+    here = "test_repository_docs.py::test_a_row_that_names_no_test_is_found"
+    good = f"| a | 1 | 0 | 1 | `{here}` |\n| b | 1 | 0 | not tested | |\n| c | - | - | - | |\n"
+    assert rows_without_tests(head + good) == []
+    bad = f"| d | 1 | not tested | 1 | |\n| e | 1 | 0 | 1 | `{here}`<br>`no.py::test_b` |\n"
+    assert rows_without_tests(head + bad) == [
+        "d names no test",
+        "e names no.py::test_b, which does not exist",
+    ]
+    assert rows_without_tests(f"| f | 1 | 0 | 1 | `{here}_not` |") == [
+        f"f names {here}_not, which does not exist"
+    ]
 
 
 def test_an_undocumented_name_is_found() -> None:

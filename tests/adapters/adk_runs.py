@@ -12,6 +12,7 @@ from google.adk.models import BaseLlm
 from google.adk.models.llm_request import LlmRequest
 from google.adk.models.llm_response import LlmResponse
 from google.adk.runners import Runner
+from google.adk.tools.function_tool import FunctionTool
 from google.genai import types
 
 WHO: dict[str, Any] = {"app_name": "app", "user_id": "u"}
@@ -70,6 +71,26 @@ async def ask(service: Any, text: str, gate: Any = None, session: str = "s") -> 
     by = runner(service, gate)
     found = by.run_async(user_id="u", session_id=session, new_message=message(text))
     return [event async for event in found]
+
+
+async def asked_for_confirmation(service: Any, effects: list[str]) -> Any:
+    """Let an agent ask whether it may pay; return what delivers the answer, in a run of its own."""
+
+    def pay() -> str:
+        effects.append("paid")
+        return "done"
+
+    async def run(content: types.Content) -> list[Event]:
+        by = runner(service, tools=[FunctionTool(pay, require_confirmation=True)])
+        found = by.run_async(user_id="u", session_id="s", new_message=content)
+        return [event async for event in found]
+
+    asked = await run(message("pay"))
+    calls = [call for event in asked for call in event.get_function_calls()]
+    (call,) = [each for each in calls if each.name == "adk_request_confirmation"]
+    answer = types.FunctionResponse(id=call.id, name=call.name, response={"confirmed": True})
+    content = types.Content(role="user", parts=[types.Part(function_response=answer)])
+    return lambda: run(content)
 
 
 def texts(session: Any) -> list[str]:

@@ -14,16 +14,24 @@ from google.adk.errors import StaleSessionError
 from google.adk.errors.already_exists_error import AlreadyExistsError
 from google.adk.errors.session_not_found_error import SessionNotFoundError
 from google.adk.events import Event
-from google.adk.runners import Runner
 from google.adk.sessions import InMemorySessionService, Session
 from google.adk.sessions.base_session_service import GetSessionConfig
 from google.adk.sessions.sqlite_session_service import SqliteSessionService
-from google.adk.tools.function_tool import FunctionTool
 from google.genai import types
 
 import interlock
 from interlock.adapters.adk import FencedSession, SessionService, StaleSession
-from tests.adapters.adk_runs import WHERE, WHO, Gate, ask, change, message, runner, texts
+from tests.adapters.adk_runs import (
+    WHERE,
+    WHO,
+    Gate,
+    ask,
+    asked_for_confirmation,
+    change,
+    message,
+    runner,
+    texts,
+)
 from tests.adapters.cuts import CUTS, Cut, cut_in_this_task
 from tests.adapters.spaces import FACADES, opened
 from tests.processes.writers import Place
@@ -372,31 +380,15 @@ async def test_a_run_inside_a_run_of_its_session_does_not_wait_for_itself(
 
 @ONLY_SQLITE
 async def test_a_confirmation_that_is_delivered_twice_acts_once(service: SessionService) -> None:
-    effects = []
-
-    def pay() -> str:
-        effects.append("paid")
-        return "done"
-
-    def by() -> Runner:
-        return runner(service, tools=[FunctionTool(pay, require_confirmation=True)])
-
-    async def run(content: types.Content) -> list[Event]:
-        found = by().run_async(user_id="u", session_id="s", new_message=content)
-        return [event async for event in found]
-
-    asked = await run(message("pay"))
-    calls = [call for event in asked for call in event.get_function_calls()]
-    (call,) = [each for each in calls if each.name == "adk_request_confirmation"]
-    answer = types.FunctionResponse(id=call.id, name=call.name, response={"confirmed": True})
-    content = types.Content(role="user", parts=[types.Part(function_response=answer)])
-    done = await asyncio.gather(run(content), run(content), return_exceptions=True)
+    effects = list[str]()
+    deliver = await asked_for_confirmation(service, effects)
+    done = await asyncio.gather(deliver(), deliver(), return_exceptions=True)
     assert effects == ["paid"]
     (refused,) = [each for each in done if isinstance(each, BaseException)]
     assert isinstance(refused, StaleSessionError)
     assert "delivered" in str(refused)
     with pytest.raises(StaleSession):
-        await run(content)
+        await deliver()
     assert effects == ["paid"]
 
 

@@ -99,6 +99,18 @@ async def test_the_model_is_told_what_the_tool_of_the_sdk_tells_it(
         assert same(str(answer)) == expected, command
 
 
+async def test_a_tool_opens_a_url_and_closes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/memory.db"
+    with MemoryTool(url, space="shop", agent="claude-1") as tool:
+        tool.call({"command": "create", "path": NOTES, "file_text": "tea"})
+    with pytest.raises(interlock.Closed):
+        tool.call({"command": "view", "path": NOTES})
+    async with AsyncMemoryTool(url, space="shop") as both:
+        assert "tea" in str(await both.call({"command": "view", "path": NOTES}))
+    with pytest.raises(interlock.Closed):
+        await both.call({"command": "view", "path": NOTES})
+
+
 async def test_the_tool_of_the_sdk_loses_edits_of_one_turn(tmp_path: Path) -> None:
     tool = BetaAsyncLocalFilesystemMemoryTool(str(tmp_path))
     await tool.call({"command": "create", "path": NOTES, "file_text": LINES})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,21 @@ async def test_the_sdk_lists_reads_and_deletes_what_it_stored(
     assert not await memory.scan("claude-agent/")
     log = [each async for each in memory.log()]
     assert "secret hello" not in str(log)
+
+
+async def test_a_store_opens_a_url_and_closes_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/sessions.db"
+    async with SessionStore(url, space="shop", agent="web-1") as store:
+        await store.append(KEY, [entry(1)])
+    with pytest.raises(interlock.Closed):
+        await store.load(KEY)
+
+
+async def test_a_space_that_was_given_stays_open(space: Any) -> None:
+    async with SessionStore(space) as store:
+        await store.append(KEY, [entry(1)])
+    store.close()
+    assert await store.load(KEY) == [entry(1)]
 
 
 async def test_names_may_be_anything_and_a_key_must_have_them(

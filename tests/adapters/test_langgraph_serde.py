@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import operator
 import os
 from collections.abc import Iterator
@@ -144,8 +145,15 @@ async def test_adapters_open_a_space_from_a_url(tmp_path: Path) -> None:
     async with Store.from_conn_string(url) as store:
         store.setup()
         await store.aput(("a",), "k", {"n": 1})
+        opened: Any = store.space
     with pytest.raises(interlock.Closed):
-        await store.aget(("a",), "k")
+        await opened.read("k")
+    assert await store.aget(("a",), "k") is not None  # which opens it again
+    opened = store.space
+    del store
+    gc.collect()  # nobody refers to it
+    with pytest.raises(interlock.Closed):
+        opened.read("k")
     with Store.from_conn_string(url) as kept:
         assert kept.search(("a",))[0].value == {"n": 1}
     with pytest.raises(interlock.Invalid, match="unread="), Store.from_conn_string(url, unread="x"):

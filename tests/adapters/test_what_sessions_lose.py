@@ -19,7 +19,15 @@ from google.adk.sessions.sqlite_session_service import SqliteSessionService
 import interlock
 from interlock.adapters.adk import SessionService
 from interlock.adapters.agent_framework import CheckpointStorage, SessionStore
-from tests.adapters.adk_runs import WHERE, WHO, Gate, ask, change, texts
+from tests.adapters.adk_runs import (
+    WHERE,
+    WHO,
+    Gate,
+    ask,
+    asked_for_confirmation,
+    change,
+    texts,
+)
 from tests.adapters.agent_framework_runs import workflow
 from tests.processes.writers import Place
 
@@ -112,6 +120,14 @@ async def test_adk_loses_state_that_others_changed_meanwhile(tmp_path: Path) -> 
 async def test_adk_loses_answers_of_runs_that_others_overtake(tmp_path: Path) -> None:
     # Their models were asked.
     assert await adk_runs(SqliteSessionService(str(tmp_path / "sessions.db"))) == Told(1, 4)
+
+
+async def test_adk_acts_twice_on_an_answer_that_is_delivered_twice() -> None:
+    service, effects = InMemorySessionService(), list[str]()
+    await service.create_session(**WHERE)
+    deliver = await asked_for_confirmation(service, effects)
+    await asyncio.gather(deliver(), deliver())
+    assert effects == ["paid", "paid"]
 
 
 @pytest.mark.parametrize(

@@ -88,10 +88,18 @@ def test_what_was_deleted_or_created_meanwhile_is_a_conflict(space: Any) -> None
     with pytest.raises(interlock.Conflict):
         space.write(record, {**PLAN, "title": "x"})
     absent = space.read("doc/2")
-    space.create("doc/2", {"a": 1})
+    space.create("doc/2", {"a": "x"})
     with pytest.raises(interlock.Conflict):
-        space.write(absent, {"b": 1})
-    assert space.write(absent, {"a": 1}).value == {"a": 1}, "both made the same"
+        space.write(absent, {"b": "x"})
+    assert space.write(absent, {"a": "x"}).value == {"a": "x"}, "both made the same"
+
+
+def test_two_increments_to_the_same_number_are_not_one(space: Any) -> None:
+    record = space.create("doc/1", {**PLAN, "count": 2})
+    space.write(record, {**PLAN, "count": 3})
+    with pytest.raises(interlock.Conflict) as refused:
+        space.write(record, {**PLAN, "count": 3})
+    assert [clash.path for clash in refused.value.clashes] == [("count",)]
 
 
 def test_a_rebased_write_sent_again_is_applied_once(space: Any) -> None:

@@ -140,7 +140,21 @@ def test_what_was_checked_can_be_declared() -> None:
 def test_an_unchanged_side_takes_the_other(base: Any, changed: Any) -> None:
     assert merge3(base, base, changed) == (changed, ())
     assert merge3(base, changed, base) == (changed, ())
-    assert merge3(base, changed, changed) == (changed, ())
+
+
+@pytest.mark.parametrize("both", ["PAID", True, None, {}, {"a": {"b": "c"}}])
+def test_the_same_change_on_both_sides_is_one(both: Any) -> None:
+    assert merge3({"k": "old"}, {"k": both}, {"k": both}) == ({"k": both}, ())
+    assert merge3({}, {"k": both}, {"k": both}) == ({"k": both}, ())
+    assert merge3({"k": 1}, {}, {}) == ({}, ())
+
+
+@pytest.mark.parametrize("both", [3, 3.5, {"a": {"b": 3}}, [1]])
+def test_the_same_change_of_a_number_may_be_two_increments(both: Any) -> None:
+    for base in ({"k": 2}, {}):
+        (clash,) = merge3(base, {"k": both}, {"k": both})[1]
+        assert clash.path == ("k",)
+    assert merge3({"l": [1]}, {"l": [1, 2]}, {"l": [1, 2]}) == ({"l": [1, 2, 2]}, ())
 
 
 @given(documents, documents, documents)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from stories import kickoff, no_thought, notes_flow
 
 import interlock
 from interlock.adapters.crewai import Persistence
@@ -66,3 +69,25 @@ def test_of_two_processes_one_is_kept_and_one_is_told(tmp_path: Path) -> None:
         saved = Persistence(space).load_state("trip")
     assert saved is not None
     assert saved["notes"] == ["process-0"]
+
+
+def test_the_next_kickoff_goes_on_from_the_last_method_before_a_crash(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+
+    def first() -> None:
+        with interlock.open(url, agent="dies") as space:
+            persistence = Persistence(space)
+            kickoff(notes_flow(persistence, no_thought), "kept")
+            kickoff(notes_flow(persistence, lambda: os._exit(7)), "lost")
+
+    child = os.fork()
+    if not child:
+        try:
+            first()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    with interlock.open(url, agent="next") as space:
+        persistence = Persistence(space)
+        kickoff(notes_flow(persistence, no_thought), "next")
+        assert (persistence.load_state("trip") or {})["notes"] == ["kept", "next"]

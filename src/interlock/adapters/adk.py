@@ -41,8 +41,8 @@ from interlock import (
     Refused,
     Space,
 )
-from interlock.adapters.space import OpensSpace, Write, commit, give_up, quoted, run_async, take
-from interlock.cancellation import finish
+from interlock.adapters.home import AsyncClosing
+from interlock.adapters.space import Write, commit, delete_all, give_up, quoted, run_async, take
 from interlock.extras import needs
 
 with needs("Google ADK", "adk"):
@@ -111,7 +111,7 @@ class _Seen(NamedTuple):
         session._storage_update_marker = json.dumps([self.head, self.shared], sort_keys=True)
 
 
-class SessionService(OpensSpace, BaseSessionService):
+class SessionService(AsyncClosing, BaseSessionService):
     """The sessions of ADK in a space, or at a URL: `SessionService("sqlite:///team.db")`.
 
     `append_event` to a session that others have changed since it was read raises StaleSession, and
@@ -135,7 +135,7 @@ class SessionService(OpensSpace, BaseSessionService):
         wait: float | None = None,
         ttl: float = 30.0,
     ) -> None:
-        super().__init__(where, space, agent)
+        self._open(where, space, agent)
         self._wait, self._ttl = wait, ttl
         self._turns: dict[str, Lease | AsyncLease] = {}
         _let_runs_take_turns()
@@ -179,7 +179,9 @@ class SessionService(OpensSpace, BaseSessionService):
     async def delete_session(self, *, app_name: str, user_id: str, session_id: str) -> None:
         """Delete a session and its events; `app:` and `user:` state stays."""
         keys = _Keys.of(app_name, user_id, session_id.strip())
-        await run_async(self._space, self._delete(keys))
+        below = [f"{keys.at(kind)}/" for kind in ("events", "answers")]
+        gone = delete_all(self._calls, keys.at("heads"), keys.at("states"), below=below)
+        await run_async(self._space, gone)
 
     async def get_user_state(self, *, app_name: str, user_id: str) -> dict[str, Any]:
         """Return the `user:` state, by names without that prefix."""
@@ -218,7 +220,7 @@ class SessionService(OpensSpace, BaseSessionService):
         finally:
             if self._turns.get(key) is lease:
                 del self._turns[key]
-            await finish(give_up(lease))
+            await give_up(lease)
 
     async def _create(self, app: str, user: str, name: str, state: dict[str, Any]) -> Session:
         keys, now = _Keys.of(app, user, name), time.get_time()
@@ -337,19 +339,6 @@ class SessionService(OpensSpace, BaseSessionService):
         key = next(write.key for write in done.writes if write.key.startswith(keys.at("events")))
         if (await self._calls.read(key)).value != stored:
             raise AlreadyExistsError(f"Another event of the session has the id {stored['id']!r}.")
-
-    async def _delete(self, keys: _Keys) -> None:
-        while True:
-            heads = [keys.at("heads"), keys.at("states")]
-            found = await self._calls.read_many(heads)
-            for kind in ("events", "answers"):
-                found |= await self._calls.scan(f"{keys.at(kind)}/")
-            gone = [("delete", record) for record in found.values() if record.exists]
-            try:
-                await commit(self._calls, gone)
-                return
-            except Conflict:
-                continue  # an event came in, or somebody else deletes it, too
 
 
 def _scopes(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -32,18 +32,18 @@ from interlock import (
     Record,
     Space,
 )
+from interlock.adapters.home import AsyncClosing
 from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
-    OpensSpace,
     Write,
     commit,
+    delete_all,
     give_up,
     quoted,
     run_async,
     take,
     write,
 )
-from interlock.cancellation import finish
 from interlock.extras import needs
 
 with needs("Microsoft Agent Framework", "agent-framework"):
@@ -104,7 +104,7 @@ class RunReplaced(asyncio.CancelledError):
 with warnings.catch_warnings():  # to inherit is to use, says the framework of what is experimental
     warnings.simplefilter("ignore", FutureWarning)
 
-    class _SessionStore(OpensSpace, agent_framework.SessionStore):
+    class _SessionStore(AsyncClosing, agent_framework.SessionStore):
         """What a session store of the framework is."""
 
 
@@ -126,7 +126,7 @@ class SessionStore(_SessionStore):
         wait: float | None = None,
         ttl: float = 30.0,
     ) -> None:
-        super().__init__(where, space, agent)
+        self._open(where, space, agent)
         self._wait, self._ttl = wait, ttl
 
     async def get(self, session_id: str) -> AgentSession | None:
@@ -148,7 +148,7 @@ class SessionStore(_SessionStore):
 
     async def delete(self, session_id: str) -> None:
         """Delete the stored session, if there is one.  Raises Held in somebody else's turn."""
-        await run_async(self._space, _delete(self._calls, self._key(session_id)))
+        await run_async(self._space, delete_all(self._calls, self._key(session_id)))
 
     @asynccontextmanager
     async def turn(self, session_id: str) -> AsyncIterator[AgentSession]:
@@ -165,7 +165,7 @@ class SessionStore(_SessionStore):
             yield session
             await write(lease, session.to_dict())
         finally:
-            await finish(give_up(lease))
+            await give_up(lease)
 
     def _key(self, session_id: str) -> str:
         self.validate_session_id(session_id)
@@ -185,7 +185,7 @@ def _session(record: Record) -> AgentSession:
     return session
 
 
-class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
+class HistoryProvider(AsyncClosing, agent_framework.HistoryProvider):
     """The history of conversations in a space, or at a URL, in the order in which runs ended.
 
     Whatever runs at once on a session, all messages are kept, those of a run together.  `options`
@@ -201,7 +201,7 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         agent: str | None = None,
         **options: Any,
     ) -> None:
-        OpensSpace.__init__(self, where, space, agent)
+        self._open(where, space, agent)
         agent_framework.HistoryProvider.__init__(self, source_id, **options)
 
     async def get_messages(
@@ -241,7 +241,7 @@ class HistoryProvider(OpensSpace, agent_framework.HistoryProvider):
         return f"{_key('history', self.source_id)}/{quoted(session_id or '', 200)}/"
 
 
-class CheckpointStorage(OpensSpace):
+class CheckpointStorage(AsyncClosing):
     """The checkpoints of workflows in a space, or at a URL.
 
     A run resumes a checkpoint once.  It raises CheckpointHeld while somebody else resumes it, and
@@ -262,7 +262,7 @@ class CheckpointStorage(OpensSpace):
         agent: str | None = None,
         ttl: float = 30.0,
     ) -> None:
-        super().__init__(where, space, agent)
+        self._open(where, space, agent)
         self._allowed, self._ttl = frozenset(allowed_checkpoint_types), ttl
         _let_runs_resume_once()
 
@@ -311,7 +311,7 @@ class CheckpointStorage(OpensSpace):
 
     async def reopen(self, checkpoint_id: str) -> None:
         """Let a checkpoint be resumed once more, in a branch of its own: time travel."""
-        await run_async(self._space, _delete(self._calls, _key("next", checkpoint_id)))
+        await run_async(self._space, delete_all(self._calls, _key("next", checkpoint_id)))
 
     async def get_latest(self, *, workflow_name: str) -> WorkflowCheckpoint | None:
         """Return the latest checkpoint of a workflow, None if there is none."""
@@ -337,7 +337,7 @@ class CheckpointStorage(OpensSpace):
             return False
         index = _key("workflows", found.value["workflow_name"], checkpoint_id)
         for each in (key, index, _key("next", checkpoint_id)):
-            await run_async(self._space, _delete(self._calls, each))
+            await run_async(self._space, delete_all(self._calls, each))
         return True
 
     def _decoded(self, encoded: Json) -> WorkflowCheckpoint:
@@ -386,18 +386,6 @@ def _key(kind: str, *names: str) -> str:
     return "/".join([_ROOT, kind, *(quoted(name, 200) if name else "" for name in names)])
 
 
-async def _delete(space: AsyncSpace, key: str) -> None:
-    """Delete a key if it exists, whatever it holds."""
-    while True:
-        record = await space.read(key)
-        try:
-            if record.exists:
-                await space.delete(record)
-            return
-        except Conflict:
-            continue
-
-
 @contextmanager
 def _refusals(checkpoint_id: str) -> Iterator[None]:
     """Raise why a checkpoint is not resumed as what users of the framework catch, too."""
@@ -431,7 +419,7 @@ class _Run:
         lease, self.lease = self.lease, None
         if lease is not None:
             with suppress(InterlockError):  # a store that is away: the lease ends with its time
-                await finish(give_up(lease))
+                await give_up(lease)
 
     @contextmanager
     def here(self) -> Iterator[None]:

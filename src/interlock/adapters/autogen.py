@@ -18,14 +18,13 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 
 from interlock import AsyncLease, AsyncSpace, Conflict, Invalid, Json, Lease, Record, Space
+from interlock.adapters.home import AsyncClosing, AtHome, Closing
 from interlock.adapters.kv import carrying
 from interlock.adapters.observed import Observed, observed
 from interlock.adapters.space import (
-    Closing,
-    Opening,
-    awaitable,
     checked,
     commit,
+    delete_all,
     give_up,
     one_of,
     quoted,
@@ -65,7 +64,7 @@ class SharedConfig(BaseModel):
     options: dict[str, Any] = {}
 
 
-class _Shared(Opening, ComponentBase[BaseModel], Component[SharedConfig]):
+class _Shared(AtHome, ComponentBase[BaseModel], Component[SharedConfig]):
     """A component of AutoGen in a space; it has a configuration if it was made with a URL."""
 
     component_type: ClassVar[str] = "interlock"  # each has AutoGen's own
@@ -81,15 +80,14 @@ class _Shared(Opening, ComponentBase[BaseModel], Component[SharedConfig]):
         space: str,
         agent: str | None,
         **options: object,
-    ) -> Space | AsyncSpace:
-        opened = checked(self._opened(where, space, agent), type(self).__name__)
+    ) -> None:
+        self._open(where, space, agent)
         self._name = name
         self._where = None
         if isinstance(where, str):
             self._where = SharedConfig(
                 url=where, space=space, agent=agent, name=name, options=options
             )
-        return opened
 
     def _to_config(self) -> SharedConfig:
         """Return what `dump_component` shows.  Raises Invalid if there is no URL to show."""
@@ -121,6 +119,7 @@ class SharedCacheStore(_Shared, CacheStore[T]):
     """
 
     component_type = "cache_store"
+    _space: Space
 
     def __init__(
         self,
@@ -134,8 +133,8 @@ class SharedCacheStore(_Shared, CacheStore[T]):
     ) -> None:
         one_of("on_conflict", on_conflict, "raise", "keep")
         one_of("unread", unread, "refuse", "overwrite")
-        opened = self._at(where, name, space, agent, on_conflict=on_conflict, unread=unread)
-        self._space = synchronous(opened, "SharedCacheStore")
+        self._at(where, name, space, agent, on_conflict=on_conflict, unread=unread)
+        self._space = synchronous(self._space, "SharedCacheStore")
         self._prefix = f"autogen/cache/{quoted(name)}/"
         self._keeps = on_conflict == "keep"
         self._overwrites = unread == "overwrite"
@@ -190,10 +189,9 @@ def _json(value: object) -> Json:
     return [_json(each) for each in value] if isinstance(value, list) else value
 
 
-class _Entries(_Shared):
+class _Entries(AsyncClosing, _Shared):
     """What many add to, in the order in which it was added."""
 
-    _space: Space | AsyncSpace
     _prefix: str
 
     @property
@@ -203,29 +201,15 @@ class _Entries(_Shared):
 
     async def clear(self) -> None:
         """Delete what is there now; what others add meanwhile stays."""
-
-        async def delete(calls: AsyncSpace) -> None:
-            while True:
-                found = await calls.scan(self._prefix)
-                try:
-                    await commit(calls, [("delete", record) for record in found.values()])
-                    return
-                except Conflict:
-                    continue  # somebody else clears it, too
-
-        await run_async(self._space, delete(awaitable(self._space)))
-
-    async def close(self) -> None:
-        """Close the space if this has opened it."""
-        await self.__aexit__()
+        await run_async(self._space, delete_all(self._calls, below=[self._prefix]))
 
     async def _add(self, values: Iterable[Json]) -> None:
         for value in values:
-            made = awaitable(self._space).create(f"{self._prefix}{uuid.uuid4().hex}", value)
+            made = self._calls.create(f"{self._prefix}{uuid.uuid4().hex}", value)
             await run_async(self._space, made)
 
     async def _all(self) -> list[Record]:
-        found = await run_async(self._space, awaitable(self._space).scan(self._prefix))
+        found = await run_async(self._space, self._calls.scan(self._prefix))
         return sorted(found.values(), key=lambda record: record.position)
 
 
@@ -255,7 +239,7 @@ class SharedMemory(_Entries, Memory):
     ) -> None:
         if k is not None and k < 1:
             raise Invalid(f"k={k!r:.40} is not a number of contents from 1")
-        self._space = self._at(where, name, space, agent, k=k, score_threshold=score_threshold)
+        self._at(where, name, space, agent, k=k, score_threshold=score_threshold)
         self._prefix = f"autogen/memory/{quoted(name)}/"
         self._k, self._threshold, self._score = k, score_threshold, score or _by_words
 
@@ -324,7 +308,7 @@ class SharedContext(_Entries, ChatCompletionContext):
         super().__init__()
         if last is not None and last < 1:
             raise Invalid(f"last={last!r:.40} is not a number of messages from 1")
-        self._space = self._at(where, name, space, agent, last=last)
+        self._at(where, name, space, agent, last=last)
         self._prefix = f"autogen/context/{quoted(name)}/"
         self._last = last
 
@@ -356,7 +340,7 @@ class SharedContext(_Entries, ChatCompletionContext):
             f"{self._prefix}{number:08d}" for number in range(len(wanted))
         ]
         made = [("create", key, value) for key, value in zip(keys, wanted, strict=False)]
-        await run_async(self._space, commit(awaitable(self._space), made))
+        await run_async(self._space, commit(self._calls, made))
 
 
 _RESULT = "FunctionExecutionResultMessage"
@@ -464,7 +448,7 @@ class Persistence(Closing):
         space: str = "default",
         agent: str | None = None,
     ) -> None:
-        self._space = checked(self._opened(where, space, agent), "Persistence")
+        self._open(where, space, agent)
 
     @asynccontextmanager
     async def run(

@@ -22,13 +22,11 @@ from typing import Any, Literal, SupportsFloat
 from weakref import WeakKeyDictionary
 
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
+from interlock.adapters.home import AsyncClosing
 from interlock.adapters.kv import Clash, GuardedWrites, merged, unread_record
-from interlock.adapters.observed import Observed, ObservedDict, observed
+from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
 from interlock.adapters.space import (
-    Opening,
     as_written,
-    awaitable,
-    checked,
     commit,
     one_of,
     quoted,
@@ -57,7 +55,7 @@ class KeyValueInvalid(Invalid, SerializationError):
     """A value that is not JSON."""
 
 
-class KeyValueStore(Opening):
+class KeyValueStore(AsyncClosing):
     """An `AsyncKeyValue` in a space, or at a URL: `FastMCP(..., session_state_store=...)`.
 
     `place`: a URL, which is opened (`space` and `agent` are those of `interlock.open`) until
@@ -77,8 +75,7 @@ class KeyValueStore(Opening):
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
         one_of("unread", unread, "refuse", "overwrite")
-        self._space = checked(self._opened(place, space, agent), "KeyValueStore")
-        self._calls = awaitable(self._space)
+        self._open(place, space, agent)
         self._writes = GuardedWrites(self._calls, merges=True)
         self._collection = default_collection
         self._overwrites = unread == "overwrite"
@@ -176,10 +173,6 @@ class KeyValueStore(Opening):
             finally:
                 self._reads.forget(places)
 
-    async def close(self) -> None:
-        """Close the space that a URL opened."""
-        await self.__aexit__()
-
     async def _read(self, keys: Sequence[str], collection: str | None) -> list[Record]:
         places = [self._place(key, collection) for key in keys]
         found = await run_async(self._space, self._calls.read_many(places))
@@ -268,8 +261,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except Conflict as conflict:
-        message = f"{conflict.outcome.message}. {_ADVICE}"
-        raise KeyValueConflict(conflict.outcome.replace(message=message)) from None
+        raise KeyValueConflict(with_advice(conflict, _ADVICE).outcome) from None
 
 
 # What requests have read

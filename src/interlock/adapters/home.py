@@ -1,35 +1,34 @@
-"""The space that an adapter works in: one that it was given, or one that it opens at a URL.
-
-`with Saver(url)` and `async with Saver(url)` open it and close it.  A plain `Saver(url)` opens it
-at the first call, for both kinds of calls, and `close()` closes it.
-"""
+"""The space that an adapter works in: one that it was given, or one that it opens at a URL."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Generator
+import weakref
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from typing import Self, TypeVar
 
 import interlock
 from interlock import AsyncSpace, Space
 from interlock.adapters.space import Work, awaitable, checked, run, run_async
+from interlock.cancellation import finish
 
 T = TypeVar("T")
 
 
 class Home:
-    """Where an adapter keeps what it is given.
+    """Where an adapter keeps what it is given: it opens at the first use.
 
-    `given`: a space, or a URL; `space` and `agent` are then arguments of `interlock.open`.  Raises
-    Invalid.
+    `given`: a space, which stays open, or a URL; `space` and `agent` are then arguments of
+    `interlock.open`.  Raises Invalid.
     """
 
     def __init__(self, given: object, adapter: str, space: str, agent: str | None) -> None:
         self._url = given if isinstance(given, str) else None
         self._opened = None if self._url is not None else checked(given, adapter)
         self._named = (space, agent)
+        self._shut: Callable[[], object] | None = None
         self._opening = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         with suppress(RuntimeError):  # there is none
@@ -37,11 +36,12 @@ class Home:
 
     @property
     def space(self) -> Space | AsyncSpace:
-        """The space.  It is opened here if it was not yet."""
+        """The space.  It is opened here if it was not yet, or was closed."""
         if self._opened is None:
             with self._opening:
                 if self._opened is None:
                     self._opened = interlock.open(self._url, *self._named)
+                    self._shut = weakref.finalize(self, self._opened.close)
         return self._opened
 
     @property
@@ -71,22 +71,64 @@ class Home:
 
     def close(self) -> None:
         """Close it, if it was opened here with `interlock.open`."""
-        if self._url is not None and isinstance(self._opened, Space):
-            self._opened.close()
-            self._opened = None
+        if self._shut is not None:
+            self._shut()
+            self._shut = self._opened = None
 
     async def close_async(self) -> None:
         """Close it, if it was opened here."""
         if self._url is not None and isinstance(self._opened, AsyncSpace):
             await self._opened.close()
             self._opened = None
-        self.close()
+        await finish(asyncio.to_thread(self.close))
 
 
 class AtHome:
-    """What LangGraph's own savers and stores offer for opening, for an adapter with a `_home`."""
+    """An adapter that is given a space, or the URL of one that it opens and closes itself: at the
+    end of a `with` or `async with` block, or when nobody refers to it any more."""
 
     _home: Home
+    _space: Space | AsyncSpace
+    _calls: AsyncSpace
+
+    def _open(self, given: object, space: str, agent: str | None) -> None:
+        """Open the space at a URL, or take what was given.  Raises as `interlock.open` does."""
+        self._home = Home(given, type(self).__name__, space, agent)
+        self._space = self._home.space
+        self._calls = self._home.calls
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._home.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._home.close_async()
+
+
+class Closing(AtHome):
+    """One that is closed by `close`, too."""
+
+    def close(self) -> None:
+        """Close the space that this opened; one that was given belongs to whoever opened it."""
+        self._home.close()
+
+
+class AsyncClosing(AtHome):
+    """One that is closed by `close`, too, which is awaited."""
+
+    async def close(self) -> None:
+        """Close the space that this opened; one that was given belongs to whoever opened it."""
+        await self._home.close_async()
+
+
+class ForLangGraph(Closing):
+    """What LangGraph's own savers and stores offer for opening, too.  The space of a URL is opened
+    at the first call, or for asyncio by `async with`, and again by a call after `close`."""
 
     @property
     def space(self) -> Space | AsyncSpace:
@@ -105,23 +147,13 @@ class AtHome:
         """Do nothing: opening a space makes its tables.  May be awaited."""
         return Done()
 
-    def close(self) -> None:
-        """Close the space of a plain `Saver(url)`; one that was given stays open."""
-        self._home.close()
-
     def __enter__(self) -> Self:
         _ = self.space
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._home.close()
-
     async def __aenter__(self) -> Self:
         await self._home.open_async()
         return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._home.close_async()
 
 
 class Done:

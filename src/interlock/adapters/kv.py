@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from interlock import AsyncSpace, Conflict, Invalid, Json, Record, Space
+from interlock.adapters.home import Closing
 from interlock.adapters.observed import Observed, ObservedDict, observed, with_advice
-from interlock.adapters.space import Closing, awaitable, checked, one_of, quoted, run, run_async
+from interlock.adapters.space import one_of, quoted, run, run_async
 
 __all__ = ["KeyValue"]
 
@@ -51,8 +52,7 @@ class KeyValue(Closing):
         one_of("unread", unread, "refuse", "overwrite")
         self._prefix = f"kv/{quoted(store)}/"
         self._overwrites = unread == "overwrite"
-        self._space = checked(self._opened(place, space, agent), "KeyValue")
-        self._calls = awaitable(self._space)
+        self._open(place, space, agent)
         self._writes = GuardedWrites(self._calls, merge)
 
     def get(self, name: str, default: Json = None) -> Any:
@@ -120,7 +120,7 @@ class KeyValue(Closing):
         try:
             written = await self._writes.write(_basis(fresh, value, base), fresh, value, expires)
         except Conflict as conflict:
-            raise _advising(conflict) from None
+            raise with_advice(conflict, _ADVICE) from None
         if base is _NOT_NAMED and observed(value, fresh) is not None:
             value.observed = Observed.of(written)  # it may be changed and set again
 
@@ -133,7 +133,7 @@ class KeyValue(Closing):
                 return True
             except Conflict as conflict:
                 if not blind:
-                    raise _advising(conflict) from None
+                    raise with_advice(conflict, _ADVICE) from None
                 fresh = conflict.record
         return False
 
@@ -204,11 +204,6 @@ def _basis(fresh: Record, value: object, base: object) -> Record:
 def unread_record(fresh: Record) -> Record:
     """Return what somebody knows who has not read the record: a write over it conflicts."""
     return fresh._replace(value=None, version=0, epoch=0, body=None)
-
-
-def _advising(conflict: Conflict) -> Conflict:
-    """Say in a refusal what to do about it here."""
-    return with_advice(conflict, f"{conflict.outcome.message}. {_ADVICE}")
 
 
 class Clash(Exception):

@@ -18,9 +18,10 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from interlock import AsyncSpace, Conflict, Json, Record, Space
+from interlock.adapters.home import Closing
 from interlock.adapters.kv import unread_record
 from interlock.adapters.observed import with_advice
-from interlock.adapters.space import Closing, awaitable, checked, quoted, run_async
+from interlock.adapters.space import awaitable, checked, quoted, run_async
 from interlock.extras import needs
 
 with needs("LlamaIndex workflows", "llama-index"):
@@ -99,8 +100,7 @@ class StateStorage:
         try:
             await run_async(self._space, self._calls.write(unread_record(fresh), fresh.value))
         except Conflict as conflict:
-            message = f"{conflict.outcome.message}. {_ADVICE}"
-            raise with_advice(conflict, message) from None
+            raise with_advice(conflict, _ADVICE) from None
 
     def to_handle(self) -> dict[str, Any]:
         """Return what stands for this state where a run goes on."""
@@ -221,8 +221,7 @@ class WorkflowStore(Closing, AbstractWorkflowStore):
         self, place: str | Space | AsyncSpace, *, space: str = "default", agent: str | None = None
     ) -> None:
         super().__init__()
-        self._space = checked(self._opened(place, space, agent), "WorkflowStore")
-        self._calls = awaitable(self._space)
+        self._open(place, space, agent)
 
     def _build_state_store(
         self,

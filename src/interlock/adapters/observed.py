@@ -88,9 +88,9 @@ def observed(value: object, record: Record) -> Observed | None:
     return found if isinstance(found, Observed) and found.is_of(record) else None
 
 
-def with_advice(conflict: Conflict, message: str) -> Conflict:
-    """Return the same refusal with a message in the words of the framework."""
-    return Conflict(conflict.outcome.replace(message=message))
+def with_advice(conflict: Conflict, advice: str) -> Conflict:
+    """Return the same refusal, which also says what to do about it here."""
+    return Conflict(conflict.outcome.replace(message=f"{conflict.outcome.message}. {advice}"))
 
 
 class Caller(NamedTuple):

@@ -17,8 +17,9 @@ from copy import copy
 from typing import Any, cast
 
 from interlock import AsyncLease, AsyncRun, AsyncSpace, Conflict, Json, Lease, Record, Space
+from interlock.adapters.home import Closing
 from interlock.adapters.kv import unread_record
-from interlock.adapters.space import Closing, awaitable, checked, give_up, quoted, run_async, take
+from interlock.adapters.space import give_up, quoted, run_async, take
 from interlock.extras import needs
 
 with needs("pydantic-ai", "pydantic-ai"):
@@ -46,8 +47,7 @@ class ConversationStore(Closing, theirs.ConversationStore):
     def __init__(
         self, place: str | Space | AsyncSpace, *, space: str = "default", agent: str | None = None
     ) -> None:
-        self._space = checked(self._opened(place, space, agent), "ConversationStore")
-        self._calls = awaitable(self._space)
+        self._open(place, space, agent)
         self._lease: Lease | AsyncLease | None = None
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The space that an adapter is given or opens, used in one way with and without asyncio.
+"""The space of an adapter, used in one way with and without asyncio.
 
 A framework asks for the same thing twice, as `put` and as `aput`.  An adapter writes it once, as a
 coroutine function of an `AsyncSpace`.  `awaitable(space)` gives a `Space` the same methods; what
@@ -11,28 +11,28 @@ import asyncio
 import contextvars
 import hashlib
 import time
-import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from typing import Any, Generic, Self, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar, cast
 from urllib.parse import quote
 
-import interlock
 from interlock import (
     AsyncLease,
     AsyncSpace,
     Committed,
+    Conflict,
     Entry,
     Held,
     Invalid,
     Json,
     Lease,
     Record,
+    Refused,
     Space,
     Tx,
 )
 from interlock.cancellation import finish, obtain
 
-A = TypeVar("A")
 T = TypeVar("T")
 Work = Coroutine[object, None, T]
 Write = tuple[Any, ...]  # the name of a method of a transaction, and its arguments
@@ -68,6 +68,31 @@ def one_of(name: str, given: object, *allowed: str) -> None:
     """Raise Invalid if an argument has none of the values that are allowed."""
     if given not in allowed:
         raise Invalid(f"{name}={given!r:.60} must be one of {', '.join(map(repr, allowed))}.")
+
+
+@contextmanager
+def raised_as(*kinds: type[Refused]) -> Iterator[None]:
+    """Raise a refusal as a class of `kinds`, whose first base is the refusal's own."""
+    try:
+        yield
+    except Refused as refused:
+        for kind in kinds:
+            if isinstance(refused, kind.__bases__[0]) and not isinstance(refused, kind):
+                raise kind(refused.outcome) from refused
+        raise
+
+
+async def delete_all(space: AsyncSpace, *keys: str, below: Iterable[str] = ()) -> None:
+    """Delete what is there now, at keys and below prefixes, in one commit.  Raises Held."""
+    while True:
+        found = await space.read_many(keys) if keys else {}
+        for prefix in below:
+            found |= await space.scan(prefix)
+        try:
+            await commit(space, [("delete", each) for each in found.values() if each.exists])
+            return
+        except Conflict:
+            continue  # somebody has changed or deleted it meanwhile
 
 
 async def erase_deleted(space: AsyncSpace, *prefixes: str) -> None:
@@ -223,113 +248,6 @@ def as_written(base: Record, value: Json, committed: Committed) -> Record:
     )
 
 
-# An adapter that opens its own space
-
-
-class Opening:
-    """An adapter that is given a space, or the URL of one that it opens and closes itself: at the
-    end of a `with` or `async with` block, or when nobody refers to it any more."""
-
-    _shut: Callable[[], object] | None = None
-
-    def _opened(self, where: T | str, space: str, agent: str | None) -> T | Space:
-        """Return the space at a URL, or what was given.  Raises as `interlock.open` does."""
-        if not isinstance(where, str):
-            return where
-        opened = interlock.open(where, space, agent)
-        self._shut = weakref.finalize(self, opened.close)
-        return opened
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shut is not None:
-            self._shut()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await finish(asyncio.to_thread(self.__exit__))
-
-
-class Closing(Opening):
-    """One that is closed by `close`, too."""
-
-    def close(self) -> None:
-        """Close the space that this opened; one that was given belongs to whoever opened it."""
-        self.__exit__()
-
-
-class Opened(Generic[A]):
-    """An adapter with a space of its own, for a `with` or `async with` block, which closes it."""
-
-    def __init__(
-        self, adapter: Callable[[Any], A], url: str, space: str, agent: str | None
-    ) -> None:
-        self._adapter = adapter
-        self._arguments = (url, space, agent)
-        self._space: Any = None
-
-    def __enter__(self) -> A:
-        self._space = interlock.open(*self._arguments)
-        try:
-            return self._adapter(self._space)
-        except BaseException:
-            self._space.close()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        self._space.close()
-
-    async def __aenter__(self) -> A:
-        self._space = await interlock.open_async(*self._arguments)
-        try:
-            return self._adapter(self._space)
-        except BaseException:
-            await self._space.close()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._space.close()
-
-
-class OpensSpace(Opening):
-    """An asynchronous adapter that is given a space, or the URL of one, which `close` closes."""
-
-    def __init__(self, where: str | Space | AsyncSpace, space: str, agent: str | None) -> None:
-        self._space = checked(self._opened(where, space, agent), type(self).__name__)
-        self._calls = awaitable(self._space)
-
-    async def close(self) -> None:
-        """Close the space if it was opened here."""
-        await self.__aexit__()
-
-
-class FromUrl:
-    """What LangGraph's own stores offer for opening: `from_conn_string` and `setup`."""
-
-    @classmethod
-    def from_conn_string(
-        cls,
-        conn_string: str,
-        *,
-        space: str = "default",
-        agent: str | None = None,
-        **options: object,
-    ) -> Opened[Self]:
-        """Open a space for `with` or `async with`: `with Saver.from_conn_string(url) as saver:`.
-
-        `space` and `agent` are arguments of `interlock.open`; `options` are those of the class.
-        """
-        adapter = cast(Callable[..., Self], cls)
-        return Opened(lambda opened: adapter(opened, **options), conn_string, space, agent)
-
-    def setup(self) -> None:
-        """Do nothing: `interlock.open` makes a space."""
-
-
 # A lease that asyncio code takes, whichever kind of space it was given
 
 _SHORTEST, _LONGEST = 0.005, 0.25  # seconds between two questions
@@ -405,12 +323,12 @@ async def write(lease: Lease | AsyncLease, value: Json) -> Record:
 
 
 async def give_up(lease: Lease | AsyncLease) -> None:
-    """Give up a lease; one that was lost is none of ours."""
+    """Give up a lease, even if the caller is cancelled meanwhile; one that was lost is none of
+    ours."""
     if isinstance(lease, Lease):
-        # To its end: cancelled before a thread is free, it would never be given up.
         await finish(asyncio.to_thread(lease.release))
     else:
-        await lease.release()
+        await finish(lease.release())
 
 
 # Names that users choose, such as a session's, as one segment of a key

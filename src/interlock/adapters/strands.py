@@ -9,12 +9,12 @@ are `sessions/<session>`, `agents/<session>/<agent>`, `messages/<session>/<agent
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from interlock import Conflict, Fenced, Invalid, Json, Lease, Record, Space
 from interlock.adapters.kv import unread_record
-from interlock.adapters.space import as_written, quoted, synchronous
+from interlock.adapters.space import as_written, quoted, raised_as, synchronous
 from interlock.extras import needs
 
 with needs("Strands", "strands"):
@@ -192,14 +192,6 @@ def _message_key(session_id: str, agent_id: str, message_id: int) -> str:
     return f"{_key('messages', session_id, agent_id)}/{message_id:0{_DIGITS}}"
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
+def _translated() -> AbstractContextManager[None]:
     """Raise refusals as exceptions of Strands."""
-    try:
-        yield
-    except Conflict as refused:
-        raise SessionConflict(refused.outcome) from None
-    except Fenced as refused:
-        raise SessionFenced(refused.outcome) from None
-    except Invalid as refused:
-        raise SessionInvalid(refused.outcome) from None
+    return raised_as(SessionConflict, SessionFenced, SessionInvalid)

@@ -152,7 +152,8 @@ def merge3(base: Json, mine: Json, theirs: Json) -> tuple[Json, tuple[Clash, ...
     """Merge two changes of one document; return it with the paths that both changed differently.
 
     Objects merge field by field.  A list is one value, with one exception: if both sides only
-    added at its end, the additions of theirs come first, then mine.  With clashes the returned
+    added at its end, the additions of theirs come first, then mine.  Both may have made the same
+    change, but not of a number, which each may have counted up.  With clashes the returned
     document has theirs in those places, and must not be written.
     """
     clashes: list[Clash] = []
@@ -176,6 +177,13 @@ def merge_patch(value: Json, changes: Json) -> Json:
     return merged
 
 
+def _may_be_two(value: Json) -> bool:
+    """Whether the same change on both sides may be two: 3 is what two increments of 2 write."""
+    if isinstance(value, dict):
+        return any(map(_may_be_two, value.values()))
+    return isinstance(value, list | int | float) and not isinstance(value, bool)
+
+
 def same(one: Json, other: Json) -> bool:
     """Whether two JSON values are the same: 1, 1.0 and true are three values."""
     if type(one) is not type(other):
@@ -190,7 +198,7 @@ def same(one: Json, other: Json) -> bool:
 def _merge(
     base: Json, mine: Json, theirs: Json, path: tuple[str | int, ...], clashes: list[Clash]
 ) -> Json:
-    if same(mine, theirs) or same(base, mine):
+    if same(base, mine):
         return theirs
     if same(base, theirs):
         return mine
@@ -211,5 +219,7 @@ def _merge(
         size = len(base)
         if same(mine[:size], base) and same(theirs[:size], base):
             return [*theirs, *mine[size:]]
+    if same(mine, theirs) and not _may_be_two(mine):
+        return theirs
     clashes.append(Clash(path, base, mine, theirs))
     return theirs

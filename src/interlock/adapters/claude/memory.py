@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from interlock import AsyncSpace, AsyncTx, Conflict, Invalid, Json, Record, Refused, Space
-from interlock.adapters.space import awaitable, checked, one_of, run, run_async
+from interlock.adapters.home import Closing
+from interlock.adapters.space import delete_all, one_of, run, run_async
 from interlock.extras import needs
 
 with needs("The anthropic SDK", "anthropic"):
@@ -40,9 +41,6 @@ class _Memory:
     """The commands, for spaces of both kinds."""
 
     def __init__(self, space: AsyncSpace, folder: str, unread: str) -> None:
-        one_of("unread", unread, "refuse", "delete")
-        if not isinstance(folder, str) or not folder.strip("/"):
-            raise Invalid(f"folder={folder!r:.60} must be a path, such as 'memories/user-17'.")
         self._space = space
         self._base = f"files/{folder.strip('/')}"
         self._refuses = unread == "refuse"
@@ -57,11 +55,7 @@ class _Memory:
             return answer
 
     async def clear(self) -> str:
-        async def delete(tx: AsyncTx) -> None:
-            for record in (await tx.scan(f"{self._base}/")).values():
-                await tx.delete(record)
-
-        await self._space.transact(delete)
+        await delete_all(self._space, below=[f"{self._base}/"])
         return "All memory cleared"
 
     async def _view(self, command: Any) -> str:
@@ -324,20 +318,25 @@ def _same(one: list[str], other: list[str]) -> int:
     return next((n for n, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-class _Tool:
+class _Tool(Closing):
     """The commands, as the SDK calls them."""
 
     def __init__(
         self,
-        space: Space | AsyncSpace,
+        where: str | Space | AsyncSpace,
         folder: str = "memories",
         *,
+        space: str = "default",
+        agent: str | None = None,
         unread: Literal["refuse", "delete"] = "refuse",
         cache_control: BetaCacheControlEphemeralParam | None = None,
     ) -> None:
         super().__init__(cache_control=cache_control)  # type: ignore[call-arg]  # of the SDK's class beside it
-        self._space = checked(space, type(self).__name__)
-        self._memory = _Memory(awaitable(self._space), folder, unread)
+        one_of("unread", unread, "refuse", "delete")
+        if not isinstance(folder, str) or not folder.strip("/"):
+            raise Invalid(f"folder={folder!r:.60} must be a path, such as 'memories/user-17'.")
+        self._open(where, space, agent)
+        self._memory = _Memory(self._calls, folder, unread)
 
     def execute(self, command: Any) -> Any:
         """Do what the model asks for, and return the text for it.  Raises ToolError."""
@@ -350,7 +349,10 @@ class _Tool:
 
 
 class MemoryTool(_Tool, BetaAbstractMemoryTool):
-    """The memory tool in a space from `interlock.open`: `tools=[MemoryTool(space)]`.
+    """The memory tool in a space, or at a URL: `tools=[MemoryTool("sqlite:///team.db")]`.
+
+    With a URL it opens the space called `space`, as `agent`, and closes it: at the end of a `with`
+    block, by `close()`, or when nobody refers to it any more.  A space is one of `interlock.open`.
 
     Edits change the file as it is now, whoever else writes it: none is lost.  `delete` raises
     ToolError unless the model was shown every file in its present version, by `view` of the file,

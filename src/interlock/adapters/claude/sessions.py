@@ -11,7 +11,8 @@ import uuid
 from typing import Any
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
-from interlock.adapters.space import awaitable, checked, erase_deleted, quoted, run_async
+from interlock.adapters.home import Closing
+from interlock.adapters.space import erase_deleted, quoted, run_async
 from interlock.extras import needs
 
 with needs("The Claude Agent SDK", "claude-agent"):
@@ -44,8 +45,9 @@ class _Keys:
             self.head, self.entries = f"{self.subkeys}{name}", f"{self.whole}sub/{name}/"
 
 
-class SessionStore(claude_agent_sdk.SessionStore):
-    """A session store in a space: `ClaudeAgentOptions(session_store=SessionStore(space))`.
+class SessionStore(Closing, claude_agent_sdk.SessionStore):
+    """A session store in a space, or at a URL, which is opened until `close` (`space` and `agent`
+    are those of `interlock.open`): `ClaudeAgentOptions(session_store=SessionStore(url))`.
 
     An entry that is delivered again is stored once, by its uuid, however many processes deliver it;
     entries without a uuid are always added.  A batch is stored whole or not at all.
@@ -54,9 +56,15 @@ class SessionStore(claude_agent_sdk.SessionStore):
     the SDK tries again, and then reports a `MirrorErrorMessage`.
     """
 
-    def __init__(self, space: Space | AsyncSpace, *, erase: bool = False) -> None:
-        self._space = checked(space, "SessionStore")
-        self._calls = awaitable(self._space)
+    def __init__(
+        self,
+        where: str | Space | AsyncSpace,
+        *,
+        space: str = "default",
+        agent: str | None = None,
+        erase: bool = False,
+    ) -> None:
+        self._open(where, space, agent)
         self._erases = erase
 
     async def append(self, key: SessionKey, entries: list[SessionStoreEntry]) -> None:

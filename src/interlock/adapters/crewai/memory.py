@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self, TypeVar
 
 from interlock import Conflict, Invalid, Json, Record, Space, Tx
+from interlock.adapters.home import Closing
 from interlock.adapters.observed import Observed, observed
-from interlock.adapters.space import Closing, one_of, quoted, synchronous, write_over
+from interlock.adapters.space import one_of, quoted, synchronous, write_over
 from interlock.cancellation import finish
 from interlock.extras import needs
 
@@ -59,6 +60,8 @@ class MemoryStorage(Closing):
     `unread="overwrite"` lets `update` replace memories that were not read.
     """
 
+    _space: Space
+
     def __init__(
         self,
         where: Space | str,
@@ -69,7 +72,8 @@ class MemoryStorage(Closing):
         unread: Literal["refuse", "overwrite"] = "refuse",
     ) -> None:
         one_of("unread", unread, "refuse", "overwrite")
-        self._space = synchronous(self._opened(where, space, agent), "MemoryStorage")
+        self._open(where, space, agent)
+        self._space = synchronous(self._space, "MemoryStorage")
         self._overwrites = unread == "overwrite"
 
     def __deepcopy__(self, memo: object) -> Self:

@@ -10,7 +10,7 @@ from contextvars import ContextVar, Token
 from datetime import date
 from typing import Literal, Self, cast
 
-from interlock import Invalid, Json, Lease, Record, Space
+from interlock import AsyncSpace, Invalid, Json, Lease, Record, Space
 from interlock.adapters.crewai.flow import (
     Caller,
     FlowId,
@@ -20,9 +20,9 @@ from interlock.adapters.crewai.flow import (
     saver,
     watch_flows,
 )
+from interlock.adapters.home import Closing, Home
 from interlock.adapters.observed import Observed, ObservedDict, observed
 from interlock.adapters.space import (
-    Closing,
     give_up,
     one_of,
     quoted,
@@ -60,6 +60,8 @@ class Persistence(Closing, FlowPersistence):
 
     persistence_type: str = "Persistence"
     _space: Space = PrivateAttr()
+    _home: Home = PrivateAttr()
+    _calls: AsyncSpace = PrivateAttr()
     _identity: str | None = PrivateAttr(default=None)
     _overwrites: bool = PrivateAttr(default=False)
 
@@ -76,8 +78,8 @@ class Persistence(Closing, FlowPersistence):
         super().__init__(**fields)
         one_of("unread", unread, "refuse", "overwrite")
         # A flow restored from a checkpoint of CrewAI names its persistence's type, and no space.
-        given = self._registered() if where is None else self._opened(where, space, agent)
-        self._space = synchronous(given, "Persistence")
+        self._open(self._registered() if where is None else where, space, agent)
+        self._space = synchronous(self._space, "Persistence")
         self._overwrites = unread == "overwrite"
         watch_flows()
 

@@ -32,7 +32,6 @@ from interlock.adapters.observed import (
     TaskReads,
     called_by,
     observed,
-    with_advice,
 )
 from interlock.adapters.space import Write, commit
 from interlock.extras import needs
@@ -294,12 +293,12 @@ def _claims(op: PutOp) -> bool:
 
 
 def _unread(conflict: Conflict, op: PutOp) -> Conflict:
-    return with_advice(
-        conflict,
+    message = (
         f"{op.key!r:.60} in {op.namespace!r:.100} exists, and this caller has not read it: "
         "pass back the value that get() returned, or base=item, or use store.update(); "
-        "Store(space, unread='overwrite') writes over what nobody read",
+        "Store(space, unread='overwrite') writes over what nobody read"
     )
+    return Conflict(conflict.outcome.replace(message=message))
 
 
 async def live(space: AsyncSpace, items: Sequence[Found], timed: bool = False) -> Alive:

@@ -31,7 +31,7 @@ from langgraph.checkpoint.serde.event_hooks import SerdeEvent, register_serde_ev
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from interlock import AsyncSpace, Invalid, Json, Space
-from interlock.adapters.home import AtHome, Home
+from interlock.adapters.home import ForLangGraph, Home
 from interlock.adapters.langgraph import checkpoints, stored, thread
 from interlock.adapters.langgraph.call import End, end_of_call, is_call, is_within
 from interlock.adapters.langgraph.checkpoints import EPOCH
@@ -42,7 +42,7 @@ from interlock.adapters.space import Work, one_of
 T = TypeVar("T")
 
 
-class Saver(AtHome, BaseCheckpointSaver[str]):
+class Saver(ForLangGraph, BaseCheckpointSaver[str]):
     """Checkpoints of LangGraph threads in a space.
 
     The first argument is a URL, or what `interlock.open` returned, for both ways of calling a

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from interlock import AsyncSpace, AsyncTx, Invalid, Json, Record, Space
-from interlock.adapters.home import AtHome, Home
+from interlock.adapters.home import ForLangGraph, Home
 from interlock.adapters.langgraph.batch import (
     READS,
     Batch,
@@ -53,7 +53,7 @@ Base = Item | Value | None | NotProvided
 Answer = TypeVar("Answer")
 
 
-class Store(AtHome, BaseStore):
+class Store(ForLangGraph, BaseStore):
     """A LangGraph store: `builder.compile(store=Store("postgresql://..."))`.
 
     `space`: a URL, or what `interlock.open` returned, for synchronous and asynchronous graphs, or

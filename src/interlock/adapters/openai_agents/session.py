@@ -14,6 +14,7 @@ from agents.memory.session_settings import (
 )
 
 from interlock import AsyncSpace, Conflict, Invalid, Record, Space
+from interlock.adapters.home import Closing
 from interlock.adapters.observed import Observed
 from interlock.adapters.openai_agents import history
 from interlock.adapters.openai_agents.branches import Branching
@@ -25,15 +26,7 @@ from interlock.adapters.openai_agents.turn import (
     install_runner,
     translated,
 )
-from interlock.adapters.space import (
-    Closing,
-    Work,
-    awaitable,
-    checked,
-    erase_deleted,
-    one_of,
-    run_async,
-)
+from interlock.adapters.space import Work, erase_deleted, one_of, run_async
 
 if TYPE_CHECKING:
     from agents import RunContextWrapper, TResponseInputItem
@@ -81,8 +74,7 @@ class Session(Closing, Branching, TakesTurns, SessionABC):
                 raise Invalid(f"session_id={session_id!r:.80} is not a string")
             if session_ttl is not None and not 0 < session_ttl <= 1e9:
                 raise Invalid(f"session_ttl={session_ttl!r:.40} is not a number of seconds")
-            self._space = checked(self._opened(where, space, agent), "Session")
-        self._calls = awaitable(self._space)
+            self._open(where, space, agent)
         self.session_id = session_id
         self.session_settings: SessionSettings | None = (
             SessionSettings()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -35,11 +35,10 @@ from interlock import (
     Invalid,
     Lease,
     Record,
-    Refused,
     Space,
 )
 from interlock.adapters.observed import Observed
-from interlock.adapters.space import give_up, take
+from interlock.adapters.space import give_up, raised_as, take
 from interlock.cancellation import PATIENCE, finish
 
 
@@ -59,24 +58,9 @@ class SessionInvalid(Invalid, UserError):
     """An item or an argument that cannot be stored: the message names it, and the limit."""
 
 
-_KINDS: tuple[tuple[type[Refused], type[Refused]], ...] = (
-    (Conflict, SessionConflict),
-    (Held, SessionHeld),
-    (Fenced, SessionFenced),
-    (Invalid, SessionInvalid),
-)
-
-
-@contextmanager
-def translated() -> Iterator[None]:
+def translated() -> AbstractContextManager[None]:
     """Raise a refusal as the one that users of OpenAI Agents catch, too."""
-    try:
-        yield
-    except Refused as refused:
-        for kind, ours in _KINDS:
-            if isinstance(refused, kind) and not isinstance(refused, ours):
-                raise ours(refused.outcome) from refused
-        raise
+    return raised_as(SessionConflict, SessionHeld, SessionFenced, SessionInvalid)
 
 
 @dataclass(frozen=True)
