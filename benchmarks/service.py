@@ -21,6 +21,7 @@ import interlock
 from benchmarks.cases import VALUE, Row, alternating, seconds, spread
 
 _TASKS = 32
+_VIEWERS = 200
 _SLOW = 10_000  # connections, or as many as there may be files
 _NEVER_WHOLE = (
     b"",
@@ -52,15 +53,16 @@ def served(url: str) -> Iterator[Served]:
     """Serve a store from a process of its own."""
     interlock_ = str(Path(sys.executable).parent / "interlock")
     command = [interlock_, "serve", url, "--bind", "127.0.0.1:0", "--rate", "1000000"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    try:
-        said = server.stderr.readline().strip().removeprefix("serving at ")
-        yield Served(said, server.pid)
-    finally:
-        server.terminate()
-        server.wait()
-        server.stderr.close()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            said = server.stderr.readline().strip().removeprefix("serving at ")
+            # A server whose log nobody takes halts.
+            threading.Thread(target=server.stderr.read, daemon=True).start()
+            yield Served(said, server.pid)
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def service(folder: Path, scale: int) -> list[Row]:
@@ -142,6 +144,58 @@ async def many(url: str, count: int) -> float:
         return max(count // _TASKS, 1) * _TASKS / (time.perf_counter() - began)
 
 
+def viewers(folder: Path, scale: int) -> list[Row]:
+    """What 200 live viewers of the service cost whoever commits to its store."""
+    store = f"sqlite:///{folder / 'viewed.db'}"
+    with served(store) as running, interlock.open(store, "main", "direct") as direct:
+        record = direct.create("k", VALUE)
+
+        def commit() -> None:
+            nonlocal record
+            for _ in range(3 * scale):
+                record = direct.write(record, VALUE, touch=True)
+
+        ratios = []
+        for _ in range(3):
+            alone = seconds(commit)
+            with viewing(running, _VIEWERS):
+                ratios.append(alone / seconds(commit))
+            asked(running.place)  # by now it knows that they are gone
+    how = (
+        f"rate of commits on the store with {_VIEWERS} viewers beside the rate without, one machine"
+    )
+    return [Row("commits while viewers watch", spread(ratios), "above 0.95x", how)]
+
+
+@contextmanager
+def viewing(running: Served, count: int) -> Iterator[None]:
+    """Have viewers watch, from a process of their own."""
+    watcher = [sys.executable, "-c", _VIEW, str(running.place[1]), str(count)]
+    with subprocess.Popen(watcher, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"watching\n", "a viewer was turned away"
+            yield
+        finally:
+            process.terminate()
+
+
+_VIEW = """
+import asyncio, sys
+async def main(port, count):
+    streams = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
+    for reader, writer in streams:
+        writer.write(b"GET /v1/spaces/main/watch HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\n\\r\\n")
+        await reader.readuntil(b"watching")
+    print("watching", flush=True)
+    async def read(reader):
+        while await reader.read(1 << 16):
+            pass
+    await asyncio.gather(*(read(reader) for reader, _ in streams))
+asyncio.run(main(*map(int, sys.argv[1:])))
+"""
+
+
 def slow(folder: Path, scale: int) -> list[Row]:
     """What thousands of connections cost the service that never send a whole request."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -183,4 +237,4 @@ def asked(place: tuple[str, int]) -> None:
     connection.close()
 
 
-CASES = (service, slow)
+CASES = (service, viewers, slow)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
 import subprocess
@@ -15,9 +16,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from starlette.types import Message
 
 import interlock
 from interlock.server import app
+from interlock.server.http.app import application
+from interlock.server.http.service import Service
 from tests.servers.service import INTERLOCK
 
 
@@ -40,6 +44,39 @@ async def test_an_application_mounts_the_spaces_that_it_has_open() -> None:
             headers = {"Host": "evil.example"}
             assert (await client.get("/v1/spaces", headers=headers)).status_code == 421
         assert (await space.read("n")).writer == "them"
+
+
+@pytest.mark.parametrize("path", ["log", "watch"])
+async def test_a_stream_ends_when_its_client_goes_whatever_is_still_to_be_sent(
+    path: str,
+) -> None:
+    gone, sent = asyncio.Event(), list[Message]()
+
+    async def receive() -> Message:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:  # never waits, as where the buffers have room
+        sent.append(message)
+        if b"k/0" in message.get("body", b""):
+            gone.set()
+
+    async with interlock.open_async("sqlite://", space="travel", agent="us") as space:
+        await space.create_many({f"k/{n}": n for n in range(300)})
+        service = Service([space], tokens=False)
+        await application(service)(
+            {
+                "type": "http",
+                "method": "GET",
+                "path": f"/v1/spaces/travel/{path}",
+                "query_string": b"after=0",
+                "headers": [(b"host", b"localhost"), (b"accept", b"application/x-ndjson")],
+            },
+            receive,
+            send,
+        )
+        assert service.watching == 0
+    assert len(sent) < 20
 
 
 async def test_a_page_that_is_mounted_links_to_itself() -> None:

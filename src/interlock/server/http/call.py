@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from interlock import AsyncSpace, Dropped, Entry, InterlockError, Json, KeyInfo, Record
 from interlock.errors import AnswerLost
@@ -184,6 +185,22 @@ def answer(value: Json, status: int = 200, headers: dict[str, str] | None = None
     """Return an answer of JSON."""
     body = msgspec.json.encode(value)
     return Response(body, status, headers, media_type="application/json")
+
+
+def streamed(
+    pieces: AsyncGenerator[bytes], media_type: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Return an answer that is sent piece by piece."""
+    return StreamingResponse(_in_turn(pieces), headers=headers, media_type=media_type)
+
+
+async def _in_turn(pieces: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield pieces, and let others have their turn after each.  Else all that is at hand would be
+    sent before anybody hears that the client is gone, and asyncio logs each piece that is lost."""
+    async with aclosing(pieces):
+        async for piece in pieces:
+            yield piece
+            await asyncio.sleep(0)
 
 
 def record_answer(record: Record, status: int = 200) -> Response:

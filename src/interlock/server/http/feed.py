@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from interlock import AsyncSpace, Entry, InterlockError
@@ -27,7 +27,7 @@ class Feed:
         self._beginning = asyncio.Lock()
         self.position = 0
 
-    async def follow(self, after: int | None) -> AsyncIterator[Entry | None]:
+    async def follow(self, after: int | None) -> AsyncGenerator[Entry | None]:
         """Yield entries after a position (None: from now on), None now and then where there are
         none.  Raises a fault, Pruned."""
         self._watchers += 1

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from interlock import Entry, InterlockError
-from interlock.server.http.call import MOST_LISTED, Call, answer, entry_dict
+from interlock.server.http.call import MOST_LISTED, Call, answer, entry_dict, streamed
 from interlock.server.http.feed import Feed
 from interlock.server.http.problem import Problem, invalid, problem_of
 
@@ -29,7 +30,7 @@ async def read(call: Call) -> Response:
     after, prefix, chosen = call.number("after", None), call.query.get("prefix", ""), _chosen(call)
     if "application/x-ndjson" in call.request.headers.get("accept", ""):
         whole = call.space.log(after, prefix, **chosen)
-        return StreamingResponse(_lines(call, whole), media_type="application/x-ndjson")
+        return streamed(_lines(call, whole), "application/x-ndjson")
     limit, before = call.number("limit", 100, 1, MOST_LISTED), call.number("before", None, 1)
     if call.flag("newest_first"):
         entries, rest = await earlier(call, limit, before, after, prefix=prefix, **chosen)
@@ -94,7 +95,7 @@ def _page(call: Call, entries: list[Entry], rest: dict[str, Any]) -> Response:
     return answer({"entries": [entry_dict(entry, call) for entry in entries], **rest})
 
 
-async def _lines(call: Call, entries: AsyncIterator[Entry]) -> AsyncIterator[bytes]:
+async def _lines(call: Call, entries: AsyncIterator[Entry]) -> AsyncGenerator[bytes]:
     async for entry in entries:
         if call.sees(entry.key):
             yield msgspec.json.encode(entry_dict(entry, call)) + b"\n"
@@ -120,26 +121,24 @@ async def watch(call: Call) -> Response:
         after = head
     feed = call.service.feed(call.hosted)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(
-        call.service.watched(_events(call, feed, after, prefix)),
-        headers=headers,
-        media_type="text/event-stream",
-    )
+    events = call.service.watched(_events(call, feed, after, prefix))
+    return streamed(events, "text/event-stream", headers)
 
 
-async def _events(call: Call, feed: Feed, after: int, prefix: str) -> AsyncIterator[bytes]:
+async def _events(call: Call, feed: Feed, after: int, prefix: str) -> AsyncGenerator[bytes]:
     yield b": watching\n\n"
     checked = time.monotonic()
     try:
-        async for entry in feed.follow(after):
-            if entry is None or time.monotonic() - checked >= _RECHECKED:
-                await call.service.recheck(call.request)
-                checked = time.monotonic()
-            if entry is None:
-                yield b": still here\n\n"
-            elif entry.key.startswith(prefix) and call.sees(entry.key):
-                data = msgspec.json.encode(entry_dict(entry, call))
-                yield b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)
+        async with aclosing(feed.follow(after)) as entries:
+            async for entry in entries:
+                if entry is None or time.monotonic() - checked >= _RECHECKED:
+                    await call.service.recheck(call.request)
+                    checked = time.monotonic()
+                if entry is None:
+                    yield b": still here\n\n"
+                elif entry.key.startswith(prefix) and call.sees(entry.key):
+                    data = msgspec.json.encode(entry_dict(entry, call))
+                    yield b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)
     except Problem as problem:
         yield _failed(problem)
     except InterlockError as problem:

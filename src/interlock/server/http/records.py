@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 import interlock
 from interlock import AsyncTx, Committed, Conflict, Fenced, Json, KeyInfo, Record
 from interlock._async import fences
-from interlock.server.http.call import MOST_LISTED, Call, answer, key_dict, precondition
+from interlock.server.http.call import MOST_LISTED, Call, answer, key_dict, precondition, streamed
 from interlock.server.http.call import record_answer as shown
 from interlock.server.http.problem import Problem, invalid, not_found
 from interlock.server.http.relay import need_lease
@@ -140,8 +140,7 @@ async def listed(call: Call) -> Response:
     values = call.flag("values", "true")
     at = moment(call)
     if "application/x-ndjson" in call.request.headers.get("accept", ""):
-        lines = _lines(call, at, prefix, after, values)
-        return StreamingResponse(lines, media_type="application/x-ndjson")
+        return streamed(_lines(call, at, prefix, after, values), "application/x-ndjson")
     limit = call.number("limit", 100, 1, MOST_LISTED)
     found, upto = await _visible(call, at, prefix, after, limit)
     shown = await _shown(call, found, values)
@@ -188,7 +187,7 @@ async def _lines(
     prefix: str,
     after: str | None,
     values: bool,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     while True:
         found, upto = await _visible(call, at, prefix, after, _STEP)
         for line in await _shown(call, found, values):

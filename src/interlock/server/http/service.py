@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -145,20 +145,20 @@ class Service:
             feed = self._feeds[hosted.uid] = Feed(hosted.base)
         return feed
 
-    def watched(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    def watched(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         """Return a stream of events that counts as one.  Raises Problem: there are too many."""
         if self.watching >= self.bounds.watchers:
             raise Problem(429, "TooMany", "Too many clients watch.", headers={"Retry-After": "5"})
         self.watching += 1
         return self._counted(events)
 
-    async def _counted(self, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _counted(self, events: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
         try:
             async for event in events:
                 yield event
         finally:
             self.watching -= 1
-            await events.aclose()  # type: ignore[attr-defined]  # it is a generator
+            await events.aclose()
 
     def closes(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call something before the spaces are closed."""
