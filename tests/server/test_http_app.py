@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import re
 import subprocess
+from contextlib import aclosing
 from pathlib import Path
 
 import httpx
@@ -21,6 +22,7 @@ from starlette.types import Message
 import interlock
 from interlock.server import app
 from interlock.server.http.app import application
+from interlock.server.http.feed import Feed
 from interlock.server.http.service import Service
 from tests.servers.service import INTERLOCK
 
@@ -77,6 +79,18 @@ async def test_a_stream_ends_when_its_client_goes_whatever_is_still_to_be_sent(
         )
         assert service.watching == 0
     assert len(sent) < 20
+
+
+async def test_who_is_behind_gets_each_entry_once_and_in_order() -> None:
+    got = list[str]()
+    async with interlock.open_async("sqlite://", space="travel", agent="us") as space:
+        await space.create("first", 1)
+        async with aclosing(Feed(space).follow(0)) as followed:
+            got += [entry.key for entry in await anext(followed)]
+            await space.create_many({f"k/{n:03}": n for n in range(300)})
+            while len(got) < 301:
+                got += [entry.key for entry in await anext(followed)]
+    assert got == ["first", *(f"k/{n:03}" for n in range(300))]
 
 
 async def test_a_page_that_is_mounted_links_to_itself() -> None:

@@ -27,9 +27,9 @@ class Feed:
         self._beginning = asyncio.Lock()
         self.position = 0
 
-    async def follow(self, after: int | None) -> AsyncGenerator[Entry | None]:
-        """Yield entries after a position (None: from now on), None now and then where there are
-        none.  Raises a fault, Pruned."""
+    async def follow(self, after: int | None) -> AsyncGenerator[list[Entry]]:
+        """Yield the entries after a position (None: from now on), those at hand together, and none
+        now and then where there are none.  Raises a fault, Pruned."""
         self._watchers += 1
         try:
             async with self._beginning:
@@ -41,11 +41,11 @@ class Feed:
                     if not self._ring or self._ring[0].position > position + 1:
                         async for entry in self._space.log(position, limit=_STEP):
                             position = entry.position
-                            yield entry
+                            yield [entry]
                         continue
-                    for entry in [each for each in self._ring if each.position > position]:
-                        position = entry.position
-                        yield entry
+                    entries = [each for each in self._ring if each.position > position]
+                    position = entries[-1].position
+                    yield entries
                     continue
                 if self._problem is not None:
                     raise self._problem
@@ -53,7 +53,7 @@ class Feed:
                     async with asyncio.timeout(_BEAT):
                         await changed.wait()
                 except TimeoutError:
-                    yield None
+                    yield []
         finally:
             self._watchers -= 1
             if not self._watchers:

@@ -16,6 +16,7 @@ from interlock.server.http.feed import Feed
 from interlock.server.http.problem import Problem, invalid, problem_of
 
 _RECHECKED = 15.0  # seconds after which a busy stream looks at its token again
+_PIECE = 16 << 10  # bytes of events after which they are sent
 _MOST_LOOKED_AT = 5000  # entries for one page
 
 
@@ -129,16 +130,23 @@ async def _events(call: Call, feed: Feed, after: int, prefix: str) -> AsyncGener
     yield b": watching\n\n"
     checked = time.monotonic()
     try:
-        async with aclosing(feed.follow(after)) as entries:
-            async for entry in entries:
-                if entry is None or time.monotonic() - checked >= _RECHECKED:
-                    await call.service.recheck(call.request)
-                    checked = time.monotonic()
-                if entry is None:
-                    yield b": still here\n\n"
-                elif entry.key.startswith(prefix) and call.sees(entry.key):
-                    data = msgspec.json.encode(entry_dict(entry, call))
-                    yield b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)
+        async with aclosing(feed.follow(after)) as followed:
+            async for entries in followed:
+                text = b""
+                for entry in entries or (None,):
+                    if entry is None or time.monotonic() - checked >= _RECHECKED:
+                        await call.service.recheck(call.request)
+                        checked = time.monotonic()
+                    if entry is None:
+                        text = b": still here\n\n"
+                    elif entry.key.startswith(prefix) and call.sees(entry.key):
+                        data = msgspec.json.encode(entry_dict(entry, call))
+                        text += b"id: %d\nevent: entry\ndata: %b\n\n" % (entry.position, data)
+                    if len(text) > _PIECE:
+                        yield text
+                        text = b""
+                if text:
+                    yield text
     except Problem as problem:
         yield _failed(problem)
     except InterlockError as problem:
