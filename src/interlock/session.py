@@ -126,8 +126,9 @@ class BaseSession:
 
     def thought(self, key: str = "", fn: object = None) -> Thought:
         """Return the mark of a function that decides an update of `key`, or a transaction; of an
-        update with the pace of `fn`, which is learned where time passes."""
-        pace = pace_of(fn) if fn is not None and self.keeps_alive else None
+        update with the pace of `fn`, where time passes and what others write is seen."""
+        learns = fn is not None and self.keeps_alive and not self.is_joined
+        pace = pace_of(fn) if learns else None
         return Thought(self.writer.space, key, pace)
 
     def inside(self, joined: BaseSession) -> Inside:

@@ -109,7 +109,7 @@ async def test_calls_that_are_retried_after_a_conflict_store_their_input_once(
         await asyncio.sleep(0)
 
     graph, overtaken = talking(Saver(space, on_busy=None), yielding), list[str]()
-    callers = 20 if durability == "async" else 8
+    callers = 10 if durability == "async" else 5
 
     async def send(message: str) -> None:
         while True:

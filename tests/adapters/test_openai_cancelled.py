@@ -67,11 +67,13 @@ async def test_a_timeout_in_a_task_that_goes_on_frees_the_session(place: Place) 
     "ignore:.*run_single_turn:pytest.PytestUnraisableExceptionWarning",
 )
 @pytest.mark.parametrize(
-    ("place", "facade"),
-    [("sqlite", "async"), ("sqlite", "sync"), ("postgres", "async"), ("redis", "async")],
+    ("kind", "place", "facade"),
+    [
+        *((kind, "sqlite", "async") for kind in ("run", "streamed", "turn")),
+        *(("run", "sqlite", "sync"), ("streamed", "postgres", "async"), ("run", "redis", "async")),
+    ],
     indirect=["place"],
 )
-@pytest.mark.parametrize("kind", ["run", "streamed", "turn"])
 async def test_a_run_cancelled_at_any_await_frees_the_session(
     kind: str, facade: str, place: Place
 ) -> None:

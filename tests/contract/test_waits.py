@@ -212,9 +212,9 @@ def test_a_ticket_of_one_far_back_is_short_again_when_it_is_first(facades: Facad
     """It was to live long because it was asked for seldom: dead, it would hold the others up."""
     ask = facades.peer().session.driver.backend.perform
     first = _join(ask, ("x",), "far back", "a", ttl=60.0)
-    second = _join(ask, ("x",), "next", "b", ttl=0.3)
-    for _ in range(3_000):  # until its time is over
-        found = _again(ask, ("x",), second, ttl=0.3)
+    second = _join(ask, ("x",), "next", "b", ttl=0.15)
+    for _ in range(100_000):  # until its time is over
+        found = _again(ask, ("x",), second, ttl=0.15)
         assert found.ticket, "it is asked for all the time"
         if not found.ahead:
             break

@@ -269,7 +269,7 @@ def drawn_call(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 @settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(drawn_call(), min_size=1, max_size=8))
 def test_no_arguments_make_it_fail(
