@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import aclosing, closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -454,9 +454,10 @@ async def test_a_sweeper_of_an_async_space_is_awaited_as_langgraphs(place: Place
         started = await store.start_ttl_sweeper(1e-5)
         space = store.space
         assert isinstance(space, interlock.AsyncSpace)
-        async for entry in space.watch("langgraph/store/", 0):
-            if entry.kind == "delete":
-                break
+        async with aclosing(space.watch("langgraph/store/", 0)) as entries:
+            async for entry in entries:
+                if entry.kind == "delete":
+                    break
         assert await store.stop_ttl_sweeper()
         assert started.cancelled()
 
