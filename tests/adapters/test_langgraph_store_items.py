@@ -454,7 +454,8 @@ async def test_a_sweeper_of_an_async_space_is_awaited_as_langgraphs(place: Place
         started = await store.start_ttl_sweeper(1e-5)
         space = store.space
         assert isinstance(space, interlock.AsyncSpace)
-        async with aclosing(space.watch("langgraph/store/", 0)) as entries:
+        entries: Any = space.watch("langgraph/store/", 0)
+        async with aclosing(entries):
             async for entry in entries:
                 if entry.kind == "delete":
                     break
