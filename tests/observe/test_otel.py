@@ -75,6 +75,7 @@ def events(span: ReadableSpan) -> list[tuple[str, Any]]:
     ]
 
 
+@pytest.mark.usefixtures("long_thoughts")
 def test_an_update_is_a_span_with_its_thoughts_and_commits(spans: Spans, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with interlock.open(url, agent="us") as space, interlock.open(url, agent="other") as other:
