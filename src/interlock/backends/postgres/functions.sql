@@ -121,6 +121,10 @@ AS $$
         WHEN 'delete' THEN 0 WHEN 'append' THEN 2 WHEN 'fold' THEN 2 ELSE COALESCE(p_expires, 1) END
 $$;
 
+-- A text after every key, which has 512 bytes at most: where a prefix has no end of its own.  A bound that may be NULL bounds no index.
+CREATE FUNCTION interlock.after_every_key() RETURNS text LANGUAGE sql IMMUTABLE
+AS $$ SELECT repeat(chr(1114111), 129) $$;
+
 -- The same as of a time: negative where the value has expired.
 CREATE FUNCTION interlock.as_of(p_live bigint, p_now bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
 AS $$ SELECT CASE WHEN p_live <= 2 OR p_live > p_now THEN p_live ELSE -p_live END $$;
@@ -220,11 +224,11 @@ BEGIN
         RETURN QUERY SELECT 'scan', i - 1, h.key, NULL, l.body, NULL, l.version,
             GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position, h.live, NULL::bigint
         FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
-        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
+        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND h.key < COALESCE(p_ends[i], after_every_key())
             AND (h.live = 1 OR h.live > 2 AND h.live > now_us) AND (l.body IS NOT NULL OR l.kind = 'delete')
             AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
         RETURN QUERY SELECT m.* FROM heads AS h, record(p_space, h.key, 'scan', i - 1, now_us) AS m
-        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
+        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND h.key < COALESCE(p_ends[i], after_every_key())
             AND h.live = 2 AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
     IF EXISTS (SELECT 1 FROM tickets AS t WHERE t.space = p_space) THEN
@@ -260,7 +264,7 @@ BEGIN
     RETURN QUERY SELECT h.key, l.version, GREATEST(l.epoch, h.epoch), l.agent, l.time, l.position
     FROM heads AS h CROSS JOIN LATERAL last_entry(p_space, h.key, 9223372036854775807) AS l
     WHERE h.space = p_space AND h.key >= p_first AND h.key <> p_after
-        AND (p_end IS NULL OR h.key < p_end)
+        AND h.key < COALESCE(p_end, after_every_key())
         AND (p_deleted OR as_of(h.live, now_us) > 0) AND (p_prefix <> '' OR left(h.key, 1) <> '$')
     ORDER BY h.key LIMIT p_limit;
 END $$;
@@ -411,7 +415,7 @@ BEGIN
     FOR i IN 1 .. cardinality(p_prefixes) LOOP
         RETURN QUERY SELECT m.*
         FROM heads AS h, record_at(p_space, h.key, r.position, 'scan', i - 1, now_us) AS m
-        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND (p_ends[i] IS NULL OR h.key < p_ends[i])
+        WHERE h.space = p_space AND h.key >= p_prefixes[i] AND h.key < COALESCE(p_ends[i], after_every_key())
             AND m.live > 0 AND m.body IS NOT NULL AND (p_prefixes[i] <> '' OR left(h.key, 1) <> '$');
     END LOOP;
 END $$;

@@ -117,7 +117,7 @@ BEGIN
             FROM heads AS k
             CROSS JOIN LATERAL last_entry(p_space, k.key, 9223372036854775807) AS l
             WHERE k.space = p_space AND k.key >= scan.prefix
-                AND (scan.upto IS NULL OR k.key < scan.upto)
+                AND k.key < COALESCE(scan.upto, after_every_key())
                 AND as_of(k.live, p_now) > 0 AND (scan.prefix <> '' OR left(k.key, 1) <> '$')
         ) AS h ON h.key = m.key
         WHERE (m.version, m.epoch) IS DISTINCT FROM (h.version, h.epoch)

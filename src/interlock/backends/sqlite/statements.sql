@@ -1,7 +1,8 @@
 -- Every statement of the SQLite dialect.  `-- name:` begins one; its arguments stand in the header.
 -- Tables: see schema.sql.  `first` is space * 2^40, the id before the space's first log row, and
 -- `last` the greatest id that it can have; a position is `id & 0xFFFFFFFFFF`.  `now` is in
--- microseconds since 1970.
+-- microseconds since 1970.  A range of keys without an end goes up to x'', which is after every text: an
+-- end that may be NULL would bound no index.
 
 -- name: opening (first, last)
 -- What a step begins with: id and time of the log's end, whether there is any ticket (1), any lease
