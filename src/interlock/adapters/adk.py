@@ -85,6 +85,11 @@ class _Keys(NamedTuple):
     def below(self, kind: str) -> str:
         return f"adk/{self.app}/{kind}/{self.user}/"
 
+    @property
+    def scopes(self) -> tuple[str, str]:
+        """Where the names are that sessions share: of the app, and of the user."""
+        return f"adk/{self.app}/app/", self.below("users")
+
     def shared(self, name: str) -> str:
         """The key of a name with its prefix `app:` or `user:`."""
         scope, _, rest = name.partition(":")
@@ -227,7 +232,7 @@ class SessionService(AsyncClosing, BaseSessionService):
         own, shared = _scopes(state)
         names = {each: keys.shared(each) for each in shared}
         head = {"app": app, "user": user, "id": name, "events": 0, "last": None, "time": now}
-        head["born"] = uuid.uuid4().hex  # told apart from one of this name that was deleted
+        head["born"] = uuid.uuid4().hex  # an earlier one of this name, deleted, had another
         while True:
             found = await self._calls.read_many(
                 [keys.at("heads"), keys.at("states"), *names.values()]
@@ -258,41 +263,27 @@ class SessionService(AsyncClosing, BaseSessionService):
             names = [keys.at("events", f"{n:08d}") for n in range(first, count)]
             found = await self._calls.read_many([*heads, *names])
         events = [Event.model_validate(found[name].value) for name in names]
-        return await self._session(head, found[heads[1]], keys, _since(events, config))
+        shared = await self._shared(*keys.scopes)
+        return _session(head, found[heads[1]], shared, _since(events, config))
 
     async def _list(self, app: str, user: str | None) -> list[Session]:
         keys = _Keys.of(app, user or "")
         kinds = ("heads", "states")
         below = [f"adk/{keys.app}/{kind}/" if user is None else keys.below(kind) for kind in kinds]
         heads, states = [await self._calls.scan(prefix) for prefix in below]
-        sessions = []
+        sessions, shared = list[Session](), dict[str, dict[str, Record]]()
         for head in heads.values():
             of = _Keys.of(app, head.value["user"], head.value["id"])
-            sessions.append(await self._session(head, states.get(of.at("states")), of, []))
+            if of.user not in shared:
+                shared[of.user] = await self._shared(*of.scopes)
+            state = states.get(of.at("states"))
+            sessions.append(_session(head, state, shared[of.user], []))
         return sessions
 
-    async def _session(
-        self, head: Record, state: Record | None, keys: _Keys, events: list[Event]
-    ) -> Session:
-        """Return the session of a head, with the shared state as it is now."""
-        shared = await self._shared(f"adk/{keys.app}/app/")
-        shared |= await self._shared(keys.below("users"))
-        own = state.value if state is not None and state.exists else {}
-        session = Session(
-            app_name=head.value["app"],
-            user_id=head.value["user"],
-            id=head.value["id"],
-            state={**own, **{name: record.value[1] for name, record in shared.items()}},
-            events=events,
-            last_update_time=head.value["time"],
-        )
-        versions = {name: record.version for name, record in shared.items()}
-        _Seen(head.version, versions).mark(session)
-        return session
-
-    async def _shared(self, prefix: str) -> dict[str, Record]:
-        """Return the records of shared names."""
-        return {each.value[0]: each for each in (await self._calls.scan(prefix)).values()}
+    async def _shared(self, *prefixes: str) -> dict[str, Record]:
+        """Return the records of shared names, as they are now."""
+        found = [await self._calls.scan(prefix) for prefix in prefixes]
+        return {each.value[0]: each for records in found for each in records.values()}
 
     async def _append(self, session: Session, event: Event) -> None:
         keys = _Keys.of(session.app_name, session.user_id, session.id)
@@ -339,6 +330,24 @@ class SessionService(AsyncClosing, BaseSessionService):
         key = next(write.key for write in done.writes if write.key.startswith(keys.at("events")))
         if (await self._calls.read(key)).value != stored:
             raise AlreadyExistsError(f"Another event of the session has the id {stored['id']!r}.")
+
+
+def _session(
+    head: Record, state: Record | None, shared: Mapping[str, Record], events: list[Event]
+) -> Session:
+    """Return the session of a head, with its own and the shared state."""
+    own = state.value if state is not None and state.exists else {}
+    session = Session(
+        app_name=head.value["app"],
+        user_id=head.value["user"],
+        id=head.value["id"],
+        state={**own, **{name: record.value[1] for name, record in shared.items()}},
+        events=events,
+        last_update_time=head.value["time"],
+    )
+    versions = {name: record.version for name, record in shared.items()}
+    _Seen(head.version, versions).mark(session)
+    return session
 
 
 def _scopes(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
