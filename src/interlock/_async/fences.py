@@ -10,10 +10,10 @@ from typing import Any
 
 from interlock._async.space import AsyncSpace
 from interlock.core import refusals, write
-from interlock.core.keys import check_key, decode
+from interlock.core.keys import check_key
 from interlock.core.lease import release_lease, renew_lease, take_lease
-from interlock.core.plan import DELETE, Expect
-from interlock.core.records import Committed, Record, Written
+from interlock.core.plan import Expect
+from interlock.core.records import Committed, Record
 from interlock.core.refusals import Refusal
 from interlock.core.requests import Noted
 from interlock.errors import raise_refusal, raise_refused
@@ -28,20 +28,9 @@ def difference(record: Record, version: int, epoch: int) -> Refusal | None:
     return None
 
 
-def replayed(done: Committed, written: Written) -> Record:
-    """Return the record of a write of a commit that was made before."""
-    return Record(
-        key=written.key,
-        value=None if written.body is None else decode(written.body),
-        version=written.version,
-        epoch=written.epoch,
-        writer=done.agent,
-        time_us=done.time_us,
-        position=written.position,
-        exists=written.kind != DELETE,
-        space="",
-        expires_us=written.expires_us,
-    )
+def replayed(done: Committed) -> Record:
+    """Return the record of the first write of a commit that was made before."""
+    return write.records_of(done, "")[0]
 
 
 async def as_read(space: AsyncSpace, key: str, version: int, epoch: int) -> Record:

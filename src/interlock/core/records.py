@@ -144,6 +144,22 @@ class Entry(NamedTuple, Generic[V_co]):
         """Whether it deletes a key whose value had expired: `agent` has trimmed."""
         return self.op_id.startswith(SWEEP)
 
+    def record(self, space: str) -> Record[V_co]:
+        """Return the record that it made of its key, which is no merged one."""
+        return Record(
+            key=self.key,
+            value=self.value,
+            version=self.version,
+            epoch=self.epoch,
+            writer=self.agent,
+            time_us=self.time_us,
+            position=self.position,
+            exists=self.kind != "delete" and not self.erased,
+            space=space,
+            expires_us=self.expires_us,
+            erased=self.erased,
+        )
+
     def to_dict(self) -> dict[str, Json]:
         """Return the entry as a dict of JSON values; times are ISO 8601."""
         return {

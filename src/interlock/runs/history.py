@@ -75,7 +75,7 @@ def replay(writer: Writer, run_id: str) -> Steps[list[RunMoment] | Invalid | Pru
     for _, made in groupby(entries, lambda entry: entry.op_id):
         own = tuple(made)
         for entry in own:
-            records[entry.key] = _record(entry, writer.space)
+            records[entry.key] = entry.record(writer.space)
         others = yield from _others(run_id, own)
         moments.append(RunMoment((*others, *own), _info(run_id, records)))
     return moments
@@ -131,21 +131,6 @@ def _others(run_id: str, own: tuple[Entry, ...]) -> Steps[tuple[Entry, ...]]:
         if len(own_commit) < limit or not after:
             return own_commit
         size *= 8
-
-
-def _record(entry: Entry, space: str) -> Record:
-    return Record(
-        entry.key,
-        entry.value,
-        entry.version,
-        entry.epoch,
-        entry.agent,
-        entry.time_us,
-        entry.position,
-        entry.kind != "delete" and not entry.erased,
-        space,
-        erased=entry.erased,
-    )
 
 
 def _info(run_id: str, records: Mapping[str, Record]) -> RunInfo:

@@ -46,7 +46,7 @@ from interlock.adapters.langgraph.keys import (
 from interlock.adapters.langgraph.recent import Recent
 from interlock.adapters.langgraph.refusals import Overtaken, of_thread
 from interlock.adapters.langgraph.stored import Indexed, Stored, config_of, dumped, loaded, place_of
-from interlock.adapters.space import Write, commit
+from interlock.adapters.space import Write, as_written, commit
 
 # What travels in a run's config; LangGraph hides what has this prefix from streams.
 EPOCH, ONCE = "__pregel_interlock_epoch", "__pregel_interlock_once"
@@ -212,20 +212,8 @@ def _after(
     """Return records as a commit has left them."""
     assert committed is not None  # a block that did not raise was committed
     values = {args[0].key: args[1] for name, *args in writes if name == "write"}
-    made = dict(records)
-    for written in committed.writes:
-        if written.key in values and written.key in made:
-            made[written.key] = made[written.key]._replace(
-                value=values[written.key],
-                version=written.version,
-                epoch=written.epoch,
-                writer=committed.agent,
-                time_us=committed.time_us,
-                position=written.position,
-                exists=True,
-                body=written.body,
-            )
-    return made
+    keys = {written.key for written in committed.writes} & values.keys() & records.keys()
+    return {**records, **{key: as_written(records[key], values[key], committed) for key in keys}}
 
 
 async def _has_input(

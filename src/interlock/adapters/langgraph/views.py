@@ -64,7 +64,7 @@ class View:
     def after(self, entries: Sequence[Entry], position: int) -> View:
         """Return the view with what was committed since."""
         space = self.newest[0].record.space
-        records = [_record(entry, space) for entry in entries]
+        records = [entry.record(space)._replace(body=json.dumps(entry.value)) for entry in entries]
         position = max(position, *(entry.position for entry in entries), 0)
         return View(self._namespace, self._index, position, records, self.items)
 
@@ -111,20 +111,3 @@ class Views:
             self._views.move_to_end(namespace)
             while sum(each.size for each in self._views.values()) > MOST_TEXT:
                 self._views.popitem(last=False)
-
-
-def _record(entry: Entry, space: str) -> Record:
-    """Return the record that an entry has made."""
-    return Record(
-        entry.key,
-        entry.value,
-        entry.version,
-        entry.epoch,
-        entry.agent,
-        entry.time_us,
-        entry.position,
-        exists=entry.kind == "put" and not entry.erased,
-        space=space,
-        body=json.dumps(entry.value),
-        expires_us=entry.expires_us,
-    )

@@ -242,7 +242,7 @@ async def _done_before(call: Call, key: str, kind: str, value: Json) -> Record |
         or (kind == "put" and msgspec.json.decode(written.body or "null") != value)
     ):
         raise _reused(call)
-    return fences.replayed(done, written)
+    return fences.replayed(done)
 
 
 def _reused(call: Call) -> Problem:

@@ -358,7 +358,7 @@ async def _done(tool: str, agent: Agent, arguments: Arguments) -> Answer | None:
         raise Invalid(
             f"op_id {op_id!r} already belongs to another operation on {key!r}. Use a new one."
         )
-    record = fences.replayed(done, written)
+    record = fences.replayed(done)
     if tool == "append":
         entry = Entry(
             position=record.position,
