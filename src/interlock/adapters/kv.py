@@ -1,4 +1,4 @@
-"""A guarded `get` and `set`, for whatever wants no more: settings, caches, notes, plug-ins.
+"""A guarded `get` and `set`, for whatever needs no more: settings, caches, notes, plug-ins.
 
 The value of `name` is the key `kv/<store>/<name>`, in which both are quoted.  A `set` writes what
 is not there yet, or over what its caller has read.  What was read is shown by the value itself:

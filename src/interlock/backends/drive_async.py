@@ -75,6 +75,8 @@ class AsyncDriver:
     async def answer(self, request: Request[object]) -> Any:
         """Perform one request."""
         if isinstance(request, Think):
+            if request.renew is None:
+                return await self._think(request)
             async with self._kept_alive(request.renew):
                 with holder.in_turn(self.backend.uid, request.renew):
                     return await self._think(request)

@@ -134,7 +134,7 @@ def update(
             if ticket:  # nothing was written, which would have given it up
                 yield LeaveTurn(ticket)
             return records_of(outcome, writer.space)[0]
-        give_up = final_refusal(key, outcome, limits, attempts) or _forbidden(writer, outcome)
+        give_up = final_refusal(key, outcome, limits, attempts) or _raised(writer, key, outcome)
         if give_up is not None:
             if ticket:
                 yield LeaveTurn(ticket)
@@ -198,11 +198,11 @@ def check_limits(limits: Limits) -> Invalid | None:
     return None
 
 
-def _forbidden(writer: Writer, outcome: Outcome) -> Conflict | None:
+def _raised(writer: Writer, key: str, outcome: Outcome) -> Conflict | None:
     """Return a conflict that the rule of the key says to raise rather than to think again."""
     if not isinstance(outcome, Conflict):
         return None
-    return outcome if writer.book.rules.match(outcome.key)[1].on_conflict == "raise" else None
+    return outcome if writer.book.rules.match(key)[1].on_conflict == "raise" else None
 
 
 def _is_quick(pace: Pace | None, limits: Limits) -> bool:

@@ -49,6 +49,7 @@ class _Memory:
     async def execute(self, command: Any) -> str:
         """Do what the model asks for.  Raises ToolError."""
         if command.command not in _COMMANDS:
+            # As the SDK's own class raises for a command of a later version.
             raise NotImplementedError(f"Unknown command: {command.command}")
         with self._for_the_model():
             answer: str = await getattr(self, f"_{command.command}")(command)

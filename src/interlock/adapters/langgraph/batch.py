@@ -354,11 +354,11 @@ def caller() -> Caller | None:
 
     Whatever contexts the node makes inherit the config that says so.
     """
-    told = (var_child_runnable_config.get() or {}).get("configurable") or {}
-    task = told.get(_TASK_ID)
+    config = (var_child_runnable_config.get() or {}).get("configurable") or {}
+    task = config.get(_TASK_ID)
     if task is None:
         return None
-    attempt = getattr(getattr(told.get(_RUNTIME), "execution_info", None), "node_attempt", 1)
+    attempt = getattr(getattr(config.get(_RUNTIME), "execution_info", None), "node_attempt", 1)
     return Caller.of(f"{task} {attempt}")
 
 

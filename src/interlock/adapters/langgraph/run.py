@@ -156,7 +156,7 @@ class ThreadRun:
 
     async def _enter_threaded(self, space: Space) -> RunnableConfig:
         """Enter with a synchronous space."""
-        # Asked again, whoever had the thread was told to leave it.
+        # The policy is for the first try: by the next one, the holder has been asked to leave.
         policies = chain([self._on_busy], repeat("enqueue"))
         return await taken(
             space,
