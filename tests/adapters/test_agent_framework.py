@@ -42,13 +42,6 @@ from tests.processes.writers import Place
 
 ONLY_SQLITE = pytest.mark.parametrize("place", ["sqlite"], indirect=True)
 
-# A workflow that is left in the middle keeps its connection to Redis until it is collected.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
-
-
 # Sessions
 
 
