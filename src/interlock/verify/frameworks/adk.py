@@ -15,6 +15,7 @@ from interlock.verify.frameworks.agents import (
     Report,
     Result,
     T,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -72,7 +73,7 @@ class _Kit:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
-        return counted(case, _done(answers), self.texts(case), refusals(answers))
+        return counted(case, map(str, acknowledged(answers)), self.texts(case), refusals(answers))
 
     def parallel_state(self, case: str, name: str) -> Result:
         """Agents add to a list in the state: of one session, of a user's, or of an app's."""
@@ -99,7 +100,7 @@ class _Kit:
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
         found = self.state(*sessions[0]).get(name, ())
-        return counted(case, _done(answers), found, refusals(answers))
+        return counted(case, map(str, acknowledged(answers)), found, refusals(answers))
 
     def zombie_agent(self) -> Result:
         case, stalls, goes_on = "zombie_agent", threading.Event(), threading.Event()
@@ -126,7 +127,7 @@ class _Kit:
 
         answers = together([partial(self.connected, each) for each in (zombie, replacement)])
         found = self.state(case).get("notes", ())
-        return counted(case, _done(answers), found, refusals(answers))
+        return counted(case, map(str, acknowledged(answers)), found, refusals(answers))
 
     def parallel_runs(self) -> Result:
         case, gate = "parallel_runs", Gate(_AGENTS, self.patience)
@@ -143,7 +144,8 @@ class _Kit:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
-        expected = [f"{kind} {n}" for n in _done(answers) for kind in ("question", "answer")]
+        kinds = ("question", "answer")
+        expected = [f"{kind} {n}" for n in acknowledged(answers) for kind in kinds]
         return counted(case, expected, self.texts(case), refusals(answers))
 
     def begin(self, session: str, user: str = "user") -> None:
@@ -199,7 +201,3 @@ async def _run(service: Any, session: str, question: str, thinks: Callable[[], A
     message = types.Content(role="user", parts=[types.Part(text=question)])
     async for _ in runner.run_async(user_id="user", session_id=session, new_message=message):
         pass
-
-
-def _done(answers: list[object]) -> list[str]:
-    return [f"{n}" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]

@@ -234,6 +234,11 @@ async def until_told_yes(attempt: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("there is at least one attempt")
 
 
+def acknowledged(answers: Sequence[object]) -> list[int]:
+    """Return the numbers of the agents that ended well."""
+    return [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+
+
 def refusals(answers: Sequence[object]) -> list[Exception]:
     """Return what refused agents were told."""
     return [answer for answer in answers if isinstance(answer, Exception)]

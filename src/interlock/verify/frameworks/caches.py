@@ -12,6 +12,7 @@ from interlock.verify.frameworks.agents import (
     Connection,
     Gate,
     Report,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -51,7 +52,7 @@ def check_cache_store(make: Callable[[], Any], *, patience: float = PATIENCE) ->
         return list(opened.subject.get("notes", None) or [])
 
     answers = together([partial(agent, n) for n in range(_WRITERS)], gate)
-    done = [f"{n}" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+    done = [*map(str, acknowledged(answers))]
     found = connected(make, "set", read)
     return Report(
         "AutoGen CacheStore", (counted("parallel_writers", done, found, refusals(answers)),)
@@ -101,7 +102,7 @@ def check_team_state(make: Callable[[Any], Any], *, patience: float = PATIENCE) 
 
     run(_FIRST)
     answers = together([partial(agent, n) for n in range(_RUNS)], gate)
-    done = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+    done = acknowledged(answers)
     expected = [text for n in done for text in (f"question {n}", f"answer {n}")]
     if done:
         expected = [*_FIRST, *expected]

@@ -14,6 +14,7 @@ from interlock.verify.frameworks.agents import (
     Gate,
     Report,
     Result,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -86,7 +87,7 @@ class _Memory:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
-        agents = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        agents = acknowledged(answers)
         done = [f"{agent}-{n}" for agent in agents for n in range(_EDITS)]
         return self.found(case, done, refusals(answers))
 
@@ -101,7 +102,7 @@ class _Memory:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
-        done = [f"{n}-0" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        done = [f"{n}-0" for n in acknowledged(answers)]
         return self.found(case, done, refusals(answers))
 
     def begin(self, case: str, lines: list[str]) -> None:
@@ -188,7 +189,7 @@ class _Transcripts:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_AGENTS)], gate)
-        agents = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        agents = acknowledged(answers)
         done = [f"{agent}-{n}" for agent in agents for n in range(_EDITS)]
         return counted(case, done, self.loaded(case), refusals(answers))
 

@@ -12,6 +12,7 @@ from interlock.verify.frameworks.agents import (
     Gate,
     Report,
     Result,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -65,7 +66,7 @@ class _Kit:
             return [note for key in keys for note in await session.get(key, [])]
 
         answers = together([partial(agent, n) for n in range(_REQUESTS)], gate)
-        done = [f"{n}" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        done = [*map(str, acknowledged(answers))]
         found = connected(self.make, "get", read, in_loop=True)
         return counted(case, done, found, refusals(answers))
 

@@ -15,6 +15,7 @@ from interlock.verify.frameworks.agents import (
     Gate,
     Report,
     Result,
+    acknowledged,
     connected,
     counted,
     effects,
@@ -67,7 +68,7 @@ class _Kit:
             return self._kickoff(id, f"{number}", lambda: gate.wait(number))
 
         answers = together([partial(agent, n) for n in range(_KICKOFFS)], gate)
-        done = [f"{n}" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        done = [*map(str, acknowledged(answers))]
         return self._found("parallel_kickoffs", id, done, answers)
 
     def answer_twice(self) -> Result:

@@ -17,6 +17,7 @@ from interlock.verify.frameworks.agents import (
     Report,
     Result,
     T,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -76,7 +77,7 @@ class _Kit:
             return self.connected(body)
 
         answers = together([partial(agent, n) for n in range(_WRITERS)], gate)
-        return counted(case, _done(answers), self.notes(case), refusals(answers))
+        return counted(case, map(str, acknowledged(answers)), self.notes(case), refusals(answers))
 
     def different_names(self) -> Result:
         gate = Gate(_WRITERS, self.patience)
@@ -94,7 +95,7 @@ class _Kit:
 
         answers = together([partial(agent, n) for n in range(_WRITERS)], gate)
         found = [note for n in range(_WRITERS) for note in self.notes(f"different/{n}")]
-        return counted("different_names", _done(answers), found, refusals(answers))
+        return counted("different_names", map(str, acknowledged(answers)), found, refusals(answers))
 
     def blind_writers(self) -> Result:
         async def first(opened: Connection) -> None:
@@ -108,7 +109,7 @@ class _Kit:
 
         self.connected(first)
         answers = together([partial(agent, n) for n in range(_WRITERS)])
-        expected = ["first", *_done(answers)]
+        expected = ["first", *map(str, acknowledged(answers))]
         return counted("blind_writers", expected, self.notes("blind"), refusals(answers))
 
     def zombie_writer(self) -> Result:
@@ -131,7 +132,12 @@ class _Kit:
                 goes_on.set()
 
         answers = together([partial(self.connected, each) for each in (zombie, replacement)])
-        return counted("zombie_writer", _done(answers), self.notes("zombie"), refusals(answers))
+        return counted(
+            "zombie_writer",
+            map(str, acknowledged(answers)),
+            self.notes("zombie"),
+            refusals(answers),
+        )
 
     def notes(self, name: str) -> list[str]:
         """Return what a reader finds."""
@@ -161,7 +167,3 @@ def _noted(found: Any, note: str) -> Any:
     changed = {} if found is None else found.copy()
     changed["notes"] = [*changed.get("notes", ()), note]
     return changed
-
-
-def _done(answers: list[object]) -> list[str]:
-    return [f"{n}" for n, answer in enumerate(answers) if not isinstance(answer, Exception)]

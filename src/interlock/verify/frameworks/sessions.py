@@ -16,6 +16,7 @@ from interlock.verify.frameworks.agents import (
     Gate,
     Report,
     Result,
+    acknowledged,
     connected,
     counted,
     refusals,
@@ -77,7 +78,7 @@ class _Kit:
             return self._connected(id, body)
 
         answers = together([partial(agent, n) for n in range(_APPENDERS)], gate)
-        done = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        done = acknowledged(answers)
         expected = [text for number in done for text in _texts(_turn(number))]
         return counted("parallel_appends", expected, self._history(id), refusals(answers))
 
@@ -189,7 +190,7 @@ class _Kit:
         """
         texts = self._history(id)
         pairs = [*pairwise(texts)]
-        done = [n for n, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        done = acknowledged(answers)
         whole = [
             f"whole turn {n}" for n in range(_RUNS) if (f"question {n}", f"answer {n}") in pairs
         ]
